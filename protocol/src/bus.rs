@@ -1,0 +1,189 @@
+//! What may cross D-Bus: the names, the bodies and the errors of both interfaces.
+//!
+//! The XML in `dbus/` is the reference; a test holds it against what the running services introspect.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use zbus::OwnedVariant;
+
+use crate::MacAddr;
+use crate::details::{Detail, Details};
+
+/// The bus name of the announcer.
+pub const CAPTURE_NAME: &str = "org.wakevirt.Capture1";
+/// The announcer's object.
+pub const CAPTURE_PATH: &str = "/org/wakevirt/Capture1";
+/// The announcer's interface.
+pub const CAPTURE_INTERFACE: &str = "org.wakevirt.Capture1";
+/// The signal that announces a magic packet.
+pub const MAGIC_PACKET: &str = "MagicPacket";
+
+/// The bus name of the actor.
+pub const ACTOR_NAME: &str = "org.wakevirt.Actor1";
+/// The actor's object.
+pub const ACTOR_PATH: &str = "/org/wakevirt/Actor1";
+/// The actor's interface.
+pub const ACTOR_INTERFACE: &str = "org.wakevirt.Actor1";
+
+/// A body of type `a{sv}`, as it is received.
+pub type Dict = HashMap<String, OwnedVariant>;
+
+/// The errors that both services reply with: `org.wakevirt.Error.…`, each with a sentence that says
+/// what to do.
+#[derive(Debug, zbus::DBusError)]
+#[zbus(prefix = "org.wakevirt.Error")]
+pub enum Error {
+    /// What the bus itself reports.
+    #[zbus(error)]
+    ZBus(zbus::Error),
+    /// An argument that cannot be what it should be.
+    InvalidArgument(String),
+    /// The caller may not do this.
+    NotAuthorized(String),
+    /// The service has reached the most that it takes.
+    LimitExceeded(String),
+    /// The packet is no longer remembered, or never was.
+    Forgotten(String),
+    /// The packet came without a SecureOn password.
+    NoSecureOn(String),
+    /// No domain has this MAC address, name or UUID.
+    NoSuchDomain(String),
+    /// More than one domain has this MAC address.
+    Ambiguous(String),
+    /// The hypervisor cannot be reached.
+    HypervisorAway(String),
+    /// The hypervisor refused, or the domain is in a state that a wake does not change.
+    Failed(String),
+}
+
+/// The announcer, seen by its callers.
+#[zbus::proxy(
+    interface = "org.wakevirt.Capture1",
+    default_service = "org.wakevirt.Capture1",
+    default_path = "/org/wakevirt/Capture1"
+)]
+pub trait Capture1 {
+    /// The remembered packets with a higher sequence, oldest first: `(epoch, lost, packets)`.
+    fn replay(&self, epoch: &str, after: u64) -> Result<(String, bool, Vec<(u64, String, Dict)>), Error>;
+    /// The password that came with a packet.
+    fn get_secure_on(&self, epoch: &str, sequence: u64) -> Result<Vec<u8>, Error>;
+    /// The MAC addresses of the caller's domains.
+    fn set_interest(&self, macs: &[Vec<u8>]) -> Result<(), Error>;
+    /// A magic packet was seen.
+    #[zbus(signal)]
+    fn magic_packet(&self, sequence: u64, mac: &str, details: Dict) -> zbus::Result<()>;
+    /// The version of wakevirt.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> zbus::Result<String>;
+    /// Random at each start of the service.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn epoch(&self) -> zbus::Result<String>;
+    /// How it hears: `raw` or `udp`.
+    #[zbus(property)]
+    fn mode(&self) -> zbus::Result<String>;
+    /// The interfaces that it hears on.
+    #[zbus(property)]
+    fn interfaces(&self) -> zbus::Result<Vec<String>>;
+    /// The sequence of the last packet that was announced.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn sequence(&self) -> zbus::Result<u64>;
+    /// Magic packets that were heard.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn received(&self) -> zbus::Result<u64>;
+    /// Frames that passed the kernel's filter and held no magic packet.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn malformed(&self) -> zbus::Result<u64>;
+    /// Magic packets that were copies of an announced one.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn duplicates(&self) -> zbus::Result<u64>;
+    /// Magic packets that were not announced because there were too many.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn limited(&self) -> zbus::Result<u64>;
+    /// What the kernel dropped because a buffer was full.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn kernel_dropped(&self) -> zbus::Result<u64>;
+    /// What was dropped between the sniffer and the announcer because the announcer was too slow.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn channel_dropped(&self) -> zbus::Result<u64>;
+    /// Received, duplicates, limited and dropped, for each transport.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn transports(&self) -> zbus::Result<HashMap<String, HashMap<String, u64>>>;
+}
+
+/// The actor, seen by its callers.
+#[zbus::proxy(
+    interface = "org.wakevirt.Actor1",
+    default_service = "org.wakevirt.Actor1",
+    default_path = "/org/wakevirt/Actor1"
+)]
+pub trait Actor1 {
+    /// Wakes the domain that owns this MAC address; returns the outcome.
+    fn wake(&self, mac: &str) -> Result<String, Error>;
+    /// Every domain that is known.
+    fn list_domains(&self) -> Result<Vec<Dict>, Error>;
+    /// A decision about a domain was made.
+    #[zbus(signal)]
+    fn wake_finished(&self, mac: &str, domain: &str, outcome: &str, details: Dict) -> zbus::Result<()>;
+    /// The version of wakevirt.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> zbus::Result<String>;
+    /// The hypervisor connections: URI, and whether it is connected.
+    #[zbus(property)]
+    fn connections(&self) -> zbus::Result<Vec<(String, bool)>>;
+    /// How many domains are known.
+    #[zbus(property)]
+    fn domains(&self) -> zbus::Result<u32>;
+}
+
+/// The details of a magic packet, as a subscriber of the signal reads them.
+///
+/// A key that is absent, or of another type than it should have, is `None`: later versions add
+/// keys, and no packet is lost for one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PacketDetails {
+    /// The epoch of the announcer that numbered the packet.
+    pub epoch: Option<String>,
+    /// The ingress interface.
+    pub interface: Option<String>,
+    /// Who sent the frame.
+    pub source_mac: Option<MacAddr>,
+    /// Who sent the datagram.
+    pub source: Option<IpAddr>,
+    /// Whether a SecureOn password came with it.
+    pub secure_on: bool,
+    /// When it was seen: CLOCK_BOOTTIME, in microseconds.
+    pub boottime: Option<u64>,
+}
+
+impl From<&Dict> for PacketDetails {
+    fn from(dict: &Dict) -> Self {
+        let text = |key| dict.get(key).and_then(|value| <&str>::try_from(value).ok());
+        Self {
+            epoch: text("epoch").map(str::to_owned),
+            interface: text("interface").map(str::to_owned),
+            source_mac: text("source-mac").and_then(|mac| mac.parse().ok()),
+            source: text("source").and_then(|address| address.parse().ok()),
+            secure_on: dict.get("secureon").and_then(|value| bool::try_from(value).ok()).unwrap_or(false),
+            boottime: dict.get("boottime").and_then(|value| u64::try_from(value).ok()),
+        }
+    }
+}
+
+/// The details as a body of type `a{sv}`.
+#[must_use]
+pub fn dict(details: Details) -> HashMap<&'static str, zbus::Variant<'static>> {
+    details.into_iter().map(|(key, value)| (key, value.into())).collect()
+}
+
+impl From<Detail> for zbus::Variant<'static> {
+    fn from(detail: Detail) -> Self {
+        match detail {
+            Detail::Text(text) => text.into(),
+            Detail::Truth(truth) => truth.into(),
+            Detail::Small(number) => number.into(),
+            Detail::Count(number) => number.into(),
+            Detail::Large(number) => number.into(),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The details of a sighting, under the keys that D-Bus and `wakevirt-capture --read` share.
+
+use serde::Serialize;
+
+use crate::{Carrier, Sighting, UdpPath};
+
+/// A value among the details.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Detail {
+    /// A text: D-Bus `s`.
+    Text(String),
+    /// A truth value: D-Bus `b`.
+    Truth(bool),
+    /// A small number: D-Bus `q`.
+    Small(u16),
+    /// A count: D-Bus `u`.
+    Count(u32),
+    /// A large number: D-Bus `t`.
+    Large(u64),
+}
+
+/// Details under their keys. A key that does not apply is absent.
+pub type Details = Vec<(&'static str, Detail)>;
+
+impl Sighting {
+    /// The details that the packet itself gives: all but the ingress interface's name, which only
+    /// the announcer knows.
+    ///
+    /// `secureon` tells whether there was a password; the password itself is never among them.
+    #[must_use]
+    pub fn details(&self) -> Details {
+        let mut details = self.heard.carrier.details();
+        if let Some(vlan) = self.heard.vlan {
+            details.push(("vlan", Detail::Small(vlan.get())));
+        }
+        details.push(("secureon", Detail::Truth(self.heard.magic.password().is_some())));
+        details.push(("timestamp", Detail::Large(self.timestamp)));
+        if self.boottime != 0 {
+            details.push(("boottime", Detail::Large(self.boottime)));
+        }
+        details
+    }
+}
+
+impl Carrier {
+    /// The name of the transport, as the details have it.
+    #[must_use]
+    pub const fn transport(&self) -> &'static str {
+        match self {
+            Self::Ethernet { .. } => "ethernet",
+            Self::Udp4(_) => "udp4",
+            Self::Udp6(_) => "udp6",
+        }
+    }
+
+    fn details(&self) -> Details {
+        let mut details = vec![("transport", Detail::Text(self.transport().to_owned()))];
+        match self {
+            Self::Ethernet { ethertype, source } => {
+                details.extend(source.map(|mac| ("source-mac", Detail::Text(mac.to_string()))));
+                details.extend(ethertype.map(|ethertype| ("ethertype", Detail::Small(ethertype))));
+            }
+            Self::Udp4(path) => details.extend(path.details()),
+            Self::Udp6(path) => details.extend(path.details()),
+        }
+        details
+    }
+}
+
+impl<Address: ToString> UdpPath<Address> {
+    fn details(&self) -> impl Iterator<Item = (&'static str, Detail)> {
+        let source_mac = self.source_mac.map(|mac| ("source-mac", Detail::Text(mac.to_string())));
+        source_mac.into_iter().chain([
+            ("source", Detail::Text(self.source.to_string())),
+            ("source-port", Detail::Small(self.source_port)),
+            ("destination", Detail::Text(self.destination.to_string())),
+            ("destination-port", Detail::Small(self.destination_port)),
+        ])
+    }
+}
