@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::{Carrier, Sighting, UdpPath};
+use crate::sighting::{Heard, Stamp};
+use crate::{Carrier, UdpPath};
 
 /// A value among the details.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,22 +24,18 @@ pub enum Detail {
 /// Details under their keys. A key that does not apply is absent.
 pub type Details = Vec<(&'static str, Detail)>;
 
-impl Sighting {
-    /// The details that the packet itself gives: all but the ingress interface's name, which only
-    /// the announcer knows.
+impl Heard {
+    /// The details that the packet itself gives, and when it was seen: all but the ingress
+    /// interface's name, which only the announcer knows.
     ///
     /// `secureon` tells whether there was a password; the password itself is never among them.
     #[must_use]
-    pub fn details(&self) -> Details {
-        let mut details = self.heard.carrier.details();
-        if let Some(vlan) = self.heard.vlan {
-            details.push(("vlan", Detail::Small(vlan.get())));
-        }
-        details.push(("secureon", Detail::Truth(self.heard.magic.password().is_some())));
-        details.push(("timestamp", Detail::Large(self.timestamp)));
-        if self.boottime != 0 {
-            details.push(("boottime", Detail::Large(self.boottime)));
-        }
+    pub fn details(&self, stamp: Stamp) -> Details {
+        let mut details = self.carrier.details();
+        details.extend(self.vlan.map(|vlan| ("vlan", Detail::Small(vlan.get()))));
+        details.push(("secureon", Detail::Truth(self.magic.password().is_some())));
+        details.push(("timestamp", Detail::Large(stamp.timestamp)));
+        details.extend(stamp.boottime.map(|boottime| ("boottime", Detail::Large(boottime))));
         details
     }
 }

@@ -18,4 +18,4 @@ pub mod sniffer;
 pub use mac::MacAddr;
 pub use magic::MagicPacket;
 pub use password::Password;
-pub use sighting::{Carrier, Sighting, UdpPath, VlanId};
+pub use sighting::{Carrier, Heard, Sighting, Stamp, UdpPath, VlanId};

@@ -17,17 +17,23 @@ pub struct Heard {
     pub vlan: Option<VlanId>,
 }
 
-/// A magic packet, with the place and the time at which the sniffer saw it.
+/// A magic packet, with the place at which the sniffer saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sighting {
     /// The magic packet and what carried it.
     pub heard: Heard,
     /// The kernel's index of the ingress interface (netdevice(7)); 0 where it is not known.
     pub interface: u32,
-    /// When it was read: CLOCK_REALTIME, in microseconds since 1970-01-01 00:00 UTC.
+}
+
+/// When a magic packet was seen. The announcer stamps live packets: a time from the sniffer would
+/// have to be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// CLOCK_REALTIME, in microseconds since 1970-01-01 00:00 UTC.
     pub timestamp: u64,
-    /// When it was read: CLOCK_BOOTTIME, in microseconds since boot, sleep included; 0 in a savefile.
-    pub boottime: u64,
+    /// CLOCK_BOOTTIME, in microseconds since boot, sleep included; absent in a savefile.
+    pub boottime: Option<u64>,
 }
 
 /// What carried a magic packet.
