@@ -1,0 +1,147 @@
+//! The message bus: which one, a name on it, and how long to wait before trying again.
+
+mod backoff;
+
+use core::fmt;
+use core::str::FromStr;
+use std::time::Duration;
+
+use zbus::Connection;
+use zbus::connection::Builder;
+use zbus::fdo::{self, DBusProxy, RequestNameFlags, RequestNameReply};
+use zbus::names::BusName;
+
+pub use backoff::Backoff;
+
+use crate::logs::quoted;
+
+/// How long a method call may take: what libdbus and GDBus allow, too.
+const METHOD_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// Which bus.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Address {
+    /// The system bus.
+    #[default]
+    System,
+    /// The bus of the login session.
+    Session,
+    /// The bus at this address.
+    At(zbus::Address),
+}
+
+impl Address {
+    /// A connection to this bus, to be built: calls on it end after 25 s.
+    pub fn builder(&self) -> Builder<'static> {
+        let builder = match self {
+            Self::System => Builder::system(),
+            Self::Session => Builder::session(),
+            Self::At(address) => Builder::address(address.clone()),
+        };
+        builder.method_timeout(METHOD_TIMEOUT)
+    }
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "system" => Ok(Self::System),
+            "session" => Ok(Self::Session),
+            // A semicolon parts the addresses of a list; zbus would take it for part of a path.
+            list if list.contains(';') => Err(Error::List(list.to_owned())),
+            address => address.parse().map(Self::At).map_err(|_| Error::Address(address.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("system"),
+            Self::Session => f.write_str("session"),
+            Self::At(address) => address.fmt(f),
+        }
+    }
+}
+
+/// What the bus does not give.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not an address.
+    #[error(
+        "{} is no bus; write system, session, or an address such as unix:path=/run/dbus/system_bus_socket",
+        quoted(_0)
+    )]
+    Address(String),
+    /// More than one address.
+    #[error("{} is a list of addresses; choose one of them", quoted(_0))]
+    List(String),
+    /// Another connection owns the name.
+    #[error("the bus name {name} is taken{by}; does the service run already? Stop the other one first")]
+    Taken {
+        /// The name.
+        name: String,
+        /// Who owns it, as far as the bus tells.
+        by: String,
+    },
+    /// The bus policy does not allow this user to own the name.
+    #[error(
+        "the bus does not let user {user} own {name} ({reason}): its policy file {name}.conf is missing in \
+         /usr/share/dbus-1/system.d or the bus has not read it yet (systemctl reload dbus), or the service \
+         runs as the wrong user"
+    )]
+    Refused {
+        /// The name.
+        name: String,
+        /// The user that this process runs as, by number.
+        user: nix::unistd::Uid,
+        /// What the bus says.
+        reason: String,
+    },
+    /// Something else.
+    #[error("cannot own the bus name {name}: {source}")]
+    Failed {
+        /// The name.
+        name: String,
+        /// What went wrong.
+        source: zbus::Error,
+    },
+}
+
+/// Owns a name, or says why not; never waits in the queue behind another owner.
+///
+/// # Errors
+/// [`Error::Taken`], [`Error::Refused`] or [`Error::Failed`].
+pub async fn own(connection: &Connection, name: &str) -> Result<(), Error> {
+    let reply = connection.request_name_with_flags(name, RequestNameFlags::DO_NOT_QUEUE).await;
+    let name = name.to_owned();
+    match reply {
+        Ok(RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner) => Ok(()),
+        Ok(RequestNameReply::InQueue | RequestNameReply::Exists) | Err(zbus::Error::NameTaken) => {
+            let by = owner(connection, &name).await.unwrap_or_default();
+            Err(Error::Taken { name, by })
+        }
+        Err(zbus::Error::FDO(error)) => match *error {
+            fdo::Error::AccessDenied(reason) => {
+                Err(Error::Refused { name, user: nix::unistd::geteuid(), reason })
+            }
+            other => Err(Error::Failed { name, source: zbus::Error::FDO(Box::new(other)) }),
+        },
+        Err(source) => Err(Error::Failed { name, source }),
+    }
+}
+
+/// Who owns the name, in words: the process and the user.
+async fn owner(connection: &Connection, name: &str) -> zbus::Result<String> {
+    let bus = DBusProxy::new(connection).await?;
+    let credentials = bus.get_connection_credentials(BusName::try_from(name)?).await?;
+    Ok(match (credentials.process_id(), credentials.unix_user_id()) {
+        (Some(process), Some(user)) => format!(" by process {process} of user {user}"),
+        _ => String::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

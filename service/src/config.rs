@@ -1,0 +1,88 @@
+//! Configuration files: layers of TOML, from the package's defaults to the administrator's drop-ins.
+//!
+//! Each file is parsed by itself, so that an error names the file and the line that it is in.
+
+mod duration;
+mod error;
+mod file;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Uid;
+use serde::de::DeserializeOwned;
+
+pub use duration::HumanDuration;
+pub use error::{Error, Problem};
+
+/// Where the files are, lowest first: the package's own, then the administrator's.
+const ROOTS: [&str; 2] = ["/usr/lib/wakevirt", "/etc/wakevirt"];
+
+/// What one configuration file may say: every key optional, tables in lists.
+pub trait Layer: DeserializeOwned + Default {
+    /// The name of the service, which names its files: `capture` for `capture.toml` and `capture.d/*.toml`.
+    const SERVICE: &'static str;
+
+    /// This layer over a lower one: own keys win, lists of tables accumulate.
+    #[must_use]
+    fn over(self, below: Self) -> Self;
+}
+
+/// Reads the configuration: `file` alone where it is given, else every file in the standard places,
+/// lowest first: `/usr/lib/wakevirt/NAME.toml`, `/usr/lib/wakevirt/NAME.d/*.toml` by file name, then
+/// the same under `/etc/wakevirt`. No file at all is a valid configuration.
+///
+/// `owner` is the service's own user, who may own the files beside root.
+///
+/// # Errors
+/// [`Error`] names the file, and the line where there is one, and says what to do.
+pub fn load<L: Layer>(file: Option<&Path>, owner: Uid) -> Result<L, Error> {
+    match file {
+        Some(file) => parse(file, &file::read(file, owner)?),
+        None => load_from(&ROOTS.map(Path::new), owner),
+    }
+}
+
+fn load_from<L: Layer>(roots: &[&Path], owner: Uid) -> Result<L, Error> {
+    let mut whole = L::default();
+    for root in roots {
+        let main = root.join(L::SERVICE).with_extension("toml");
+        match file::read(&main, owner) {
+            Ok(text) => whole = parse::<L>(&main, &text)?.over(whole),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+        for path in drop_ins(&root.join(L::SERVICE).with_extension("d"))? {
+            whole = parse::<L>(&path, &file::read(&path, owner)?)?.over(whole);
+        }
+    }
+    Ok(whole)
+}
+
+/// The drop-ins in a folder, by file name.
+fn drop_ins(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |source| Error::Read { path: folder.to_owned(), source };
+    let entries = match folder.read_dir() {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        // Editors keep their locks and copies beside the file, under names that begin with a dot.
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort_unstable();
+    Ok(paths)
+}
+
+fn parse<L: Layer>(path: &Path, text: &str) -> Result<L, Error> {
+    toml::from_str(text).map_err(|error| Error::content(path, text, &error))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! Reading a file that only root or the service's own user can have written.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+use nix::unistd::Uid;
+
+use super::Error;
+use super::error::line_at;
+
+/// The largest configuration file, in bytes.
+pub(super) const MAX_SIZE: u64 = 1024 * 1024;
+
+/// The text of a file that nobody can write but root and `owner`.
+///
+/// Links are followed: the file that is judged is the open one, so that it cannot be exchanged
+/// between the judgement and the reading.
+pub(super) fn read(path: &Path, owner: Uid) -> Result<String, Error> {
+    let failed = |source| Error::Read { path: path.to_owned(), source };
+    let mut file = open(path).map_err(failed)?;
+    check(path, &file.metadata().map_err(failed)?, owner)?;
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells a file that is too large, or grows while it is read.
+    let length = file.by_ref().take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if u64::try_from(length).is_ok_and(|length| length > MAX_SIZE) {
+        return Err(Error::TooLarge { path: path.to_owned() });
+    }
+    String::from_utf8(bytes).map_err(|error| Error::NotUtf8 {
+        path: path.to_owned(),
+        line: line_at(error.as_bytes(), error.utf8_error().valid_up_to()),
+    })
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    // A FIFO without a writer must not hold the service up, nor a terminal become its controlling one.
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+}
+
+fn check(path: &Path, metadata: &Metadata, owner: Uid) -> Result<(), Error> {
+    let path = || path.to_owned();
+    let user = Uid::from_raw(metadata.uid());
+    if !metadata.is_file() {
+        Err(Error::NotAFile { path: path() })
+    } else if !user.is_root() && user != owner {
+        Err(Error::Owner { path: path(), user })
+    } else if metadata.mode() & 0o022 != 0 {
+        Err(Error::Writable { path: path(), mode: metadata.mode() & 0o7777 })
+    } else {
+        Ok(())
+    }
+}

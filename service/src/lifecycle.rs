@@ -1,0 +1,78 @@
+//! What the service manager and the administrator say, and what is said to them: signals, readiness.
+
+use std::io;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{self, SignalKind};
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM, SIGINT: end cleanly.
+    Stop,
+    /// SIGHUP: read the configuration again.
+    Reload,
+}
+
+/// The signals that the process gets, from the moment that this is made.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    hang_up: unix::Signal,
+}
+
+impl Signals {
+    /// Takes the signals over; until then each of them ends the process. Call it within the runtime.
+    ///
+    /// # Errors
+    /// If the kernel refuses a signal handler.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: unix::signal(SignalKind::terminate())?,
+            interrupt: unix::signal(SignalKind::interrupt())?,
+            hang_up: unix::signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next signal. Nothing is lost when it is given up; a wish to stop goes before one to reload.
+    pub async fn next(&mut self) -> Signal {
+        // A stream of signals never ends (tokio::signal::unix::Signal::recv), so `None` needs no case of its own.
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Signal::Stop,
+            _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.hang_up.recv() => Signal::Reload,
+        }
+    }
+}
+
+/// Tells the service manager that the service is ready, and what it does.
+pub fn ready(status: &str) {
+    notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+}
+
+/// Tells the service manager what the service does, for people to read.
+pub fn status(status: &str) {
+    notify(&[NotifyState::Status(&one_line(status))]);
+}
+
+/// Tells the service manager that the service is about to end.
+pub fn stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+/// Nothing happens where no service manager asked (`NOTIFY_SOCKET` is not set).
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!("cannot tell the service manager {state:?}: {error}");
+    }
+}
+
+/// A line break would begin another statement to the service manager: sd_notify(3).
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+#[cfg(test)]
+mod tests;

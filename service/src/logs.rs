@@ -1,0 +1,186 @@
+//! Logs: to the journal, to syslog or to standard error, at a level that a reload may change.
+
+mod quota;
+mod text;
+
+use core::fmt;
+use core::str::FromStr;
+use std::ffi::CString;
+use std::io::{self, IsTerminal as _};
+use std::path::Path;
+
+use serde::Deserialize;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::{Layer, Layered, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, fmt as lines, reload};
+
+pub use quota::Quota;
+pub(crate) use text::plain;
+pub use text::quoted;
+
+/// Where syslog listens: syslog(3).
+const SYSLOG: &str = "/dev/log";
+
+/// How much is logged: this level and those before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// What keeps the service from its task.
+    Error,
+    /// What the administrator should look at.
+    Warn,
+    /// What happened.
+    #[default]
+    Info,
+    /// Why it happened.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Level {
+    const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Level {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|level| level.name() == text).ok_or_else(|| Error::Level(text.to_owned()))
+    }
+}
+
+impl From<Level> for LevelFilter {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => Self::ERROR,
+            Level::Warn => Self::WARN,
+            Level::Info => Self::INFO,
+            Level::Debug => Self::DEBUG,
+            Level::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// Where the log goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogTo {
+    /// Standard error if it is a terminal, else the journal, else syslog, else standard error.
+    #[default]
+    Auto,
+    /// The systemd journal.
+    Journal,
+    /// Syslog, as a daemon.
+    Syslog,
+    /// Standard error.
+    Stderr,
+}
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No level has this name.
+    #[error("{} is not a log level; choose error, warn, info, debug or trace", quoted(_0))]
+    Level(String),
+    /// The journal does not answer.
+    #[error("cannot log to the journal: {0}; start systemd-journald, or log elsewhere with --log-to")]
+    Journal(io::Error),
+    /// Nothing listens for syslog.
+    #[error(
+        "cannot log to syslog: there is no {SYSLOG}; start a syslog daemon, or log elsewhere with --log-to"
+    )]
+    NoSyslog,
+    /// The process logs already.
+    #[error("the log was set up before")]
+    Twice,
+}
+
+type Filtered = Layered<reload::Layer<LevelFilter, Registry>, Registry>;
+type Sink = Box<dyn Layer<Filtered> + Send + Sync>;
+
+/// The log of this process.
+#[derive(Debug)]
+pub struct Logs(reload::Handle<LevelFilter, Registry>);
+
+impl Logs {
+    /// Logs at this level from now on.
+    pub fn set_level(&self, level: Level) {
+        if let Err(error) = self.0.reload(LevelFilter::from(level)) {
+            tracing::warn!("the log level stays as it was: {error}");
+        }
+    }
+}
+
+/// Sets up the log of this process, once.
+///
+/// # Errors
+/// Where `to` names a place that is not there, or the log was set up before.
+pub fn init(level: Level, to: LogTo) -> Result<Logs, Error> {
+    let (filter, handle) = reload::Layer::new(LevelFilter::from(level));
+    let sink = match to {
+        LogTo::Auto => auto()?,
+        LogTo::Journal => journal()?,
+        LogTo::Syslog => syslog()?,
+        LogTo::Stderr => stderr(),
+    };
+    tracing_subscriber::registry().with(filter).with(sink).try_init().map_err(|_| Error::Twice)?;
+    Ok(Logs(handle))
+}
+
+fn auto() -> Result<Sink, Error> {
+    if io::stderr().is_terminal() {
+        return Ok(stderr());
+    }
+    match journal().or_else(|_| syslog()) {
+        Err(Error::NoSyslog) => Ok(stderr()),
+        sink => sink,
+    }
+}
+
+fn journal() -> Result<Sink, Error> {
+    let layer = tracing_journald::layer().map_err(Error::Journal)?;
+    Ok(Box::new(layer.with_syslog_identifier(program())))
+}
+
+fn syslog() -> Result<Sink, Error> {
+    if !Path::new(SYSLOG).exists() {
+        return Err(Error::NoSyslog);
+    }
+    let identity = CString::new(program()).unwrap_or_default();
+    let options = syslog_tracing::Options::LOG_PID;
+    let writer = syslog_tracing::Syslog::new(identity, options, syslog_tracing::Facility::Daemon)
+        .ok_or(Error::Twice)?;
+    // Syslog adds the time, and knows the level.
+    let layer = lines::layer().without_time().with_level(false);
+    Ok(Box::new(layer.with_target(false).with_ansi(false).with_writer(writer)))
+}
+
+fn stderr() -> Sink {
+    Box::new(lines::layer().with_target(false).with_ansi(false).with_writer(io::stderr))
+}
+
+/// The name that this process was started under.
+fn program() -> String {
+    let path = std::env::args_os().next().unwrap_or_default();
+    Path::new(&path).file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests;

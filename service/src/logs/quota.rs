@@ -1,0 +1,66 @@
+//! How many lines of one kind the log may take.
+
+use std::time::{Duration, Instant};
+
+/// Keeps lines that somebody outside can cause from flooding the log: so many in a stretch of time,
+/// which begins with the first line after the last stretch.
+#[derive(Debug, Clone)]
+pub struct Quota {
+    lines: u32,
+    per: Duration,
+    since: Option<Instant>,
+    logged: u32,
+    held_back: u64,
+}
+
+impl Quota {
+    /// At most `lines` lines in each stretch of `per`.
+    #[must_use]
+    pub const fn new(lines: u32, per: Duration) -> Self {
+        Self { lines, per, since: None, logged: 0, held_back: 0 }
+    }
+
+    /// Asks for one line now. `None`: hold it back. `Some(n)`: log it; n lines were held back since
+    /// the last one that was logged.
+    #[must_use]
+    pub fn take(&mut self, now: Instant) -> Option<u64> {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= self.per) {
+            self.since = Some(now);
+            self.logged = 0;
+        }
+        if self.logged >= self.lines {
+            self.held_back = self.held_back.saturating_add(1);
+            return None;
+        }
+        self.logged += 1;
+        Some(core::mem::take(&mut self.held_back))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holds_back_and_says_how_many() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut quota = Quota::new(2, Duration::from_secs(10));
+        assert_eq!(quota.take(at(0)), Some(0));
+        assert_eq!(quota.take(at(9)), Some(0));
+        assert_eq!(quota.take(at(9)), None);
+        assert_eq!(quota.take(at(9)), None);
+        assert_eq!(quota.take(at(10)), Some(2), "a new stretch");
+        assert_eq!(quota.take(at(11)), Some(0), "told once");
+        assert_eq!(quota.take(at(19)), None);
+        assert_eq!(quota.take(at(60)), Some(1));
+        assert_eq!(quota.take(at(69)), Some(0), "a stretch begins with a line");
+        assert_eq!(quota.take(at(69)), None);
+    }
+
+    #[test]
+    fn a_quota_of_nothing_holds_everything_back() {
+        let mut quota = Quota::new(0, Duration::ZERO);
+        assert_eq!(quota.take(Instant::now()), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! The change from root to the service's own user, where the service manager did not do it.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::fs;
+
+use caps::{CapSet, Capability};
+use nix::unistd::{self, Uid, User};
+
+/// Why the user was not changed. The process may be between two states: end it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The user does not exist.
+    #[error(
+        "there is no user {name}; create it with systemd-sysusers, or with: \
+         useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {name}"
+    )]
+    NoSuchUser {
+        /// The user's name.
+        name: String,
+    },
+    /// The user is root under another name.
+    #[error("user {name} has the user ID 0; the service needs a user of its own without rights")]
+    IsRoot {
+        /// The user's name.
+        name: String,
+    },
+    /// Capabilities belong to threads: the others would keep theirs.
+    #[error(
+        "cannot change the user in a process of {0} threads; it must be done before the second one starts"
+    )]
+    Threads(u32),
+    /// The kernel refused a step.
+    #[error(
+        "cannot change to user {name}: {step}: {reason}; start the service as root with all its capabilities, or as {name}"
+    )]
+    Step {
+        /// The user's name.
+        name: String,
+        /// What failed.
+        step: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Changes from root to the user `name` for good, with its groups and with no capability but those
+/// of `keep` that the process had; programs that it starts inherit them. Not started as root, it
+/// changes nothing and returns `false`.
+///
+/// Call it before the process has a second thread: the kernel keeps capabilities for each thread
+/// by itself.
+///
+/// # Errors
+/// [`Error`] says what is missing. The process must not go on then.
+pub fn change_to(name: &str, keep: &[Capability]) -> Result<bool, Error> {
+    if !Uid::effective().is_root() {
+        return Ok(false);
+    }
+    let step = |step| move |reason: String| Error::Step { name: name.to_owned(), step, reason };
+    match threads().map_err(step("count the threads in /proc/self/status"))? {
+        1 => {}
+        more => return Err(Error::Threads(more)),
+    }
+    let user = User::from_name(name).map_err(|error| step("look the user up")(error.to_string()))?;
+    let user = user.ok_or_else(|| Error::NoSuchUser { name: name.to_owned() })?;
+    if user.uid.is_root() {
+        return Err(Error::IsRoot { name: name.to_owned() });
+    }
+
+    // A container's root may lack what is to be kept; whoever needs it finds out by using it.
+    let had = caps::read(None, CapSet::Permitted)
+        .map_err(|error| step("read the capabilities")(error.to_string()))?;
+    let keep: HashSet<Capability> = keep.iter().copied().filter(|cap| had.contains(cap)).collect();
+
+    narrow_bounding_set(&keep).map_err(step("narrow the bounding set"))?;
+    become_user(&user).map_err(|(what, error)| step(what)(error.to_string()))?;
+    for set in [CapSet::Permitted, CapSet::Effective, CapSet::Inheritable, CapSet::Ambient] {
+        caps::set(None, set, &keep).map_err(|error| step("set the capabilities")(error.to_string()))?;
+    }
+    caps::securebits::set_keepcaps(false)
+        .map_err(|error| step("end keeping capabilities")(error.to_string()))?;
+    Ok(true)
+}
+
+/// Takes what is not kept from the bounding set, while CAP_SETPCAP is still there to do so:
+/// capabilities(7).
+fn narrow_bounding_set(keep: &HashSet<Capability>) -> Result<(), String> {
+    let bounding = caps::read(None, CapSet::Bounding).map_err(|error| error.to_string())?;
+    for capability in bounding.difference(keep) {
+        caps::drop(None, CapSet::Bounding, *capability).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// Groups first, while root may still set them; then the user, with the permitted set kept across.
+fn become_user(user: &User) -> Result<(), (&'static str, String)> {
+    let name =
+        CString::new(user.name.as_str()).map_err(|error| ("read the user's name", error.to_string()))?;
+    unistd::initgroups(&name, user.gid).map_err(|error| ("take over its groups", error.to_string()))?;
+    unistd::setresgid(user.gid, user.gid, user.gid)
+        .map_err(|error| ("take over its group", error.to_string()))?;
+    caps::securebits::set_keepcaps(true).map_err(|error| ("keep capabilities", error.to_string()))?;
+    unistd::setresuid(user.uid, user.uid, user.uid).map_err(|error| ("become the user", error.to_string()))
+}
+
+/// How many threads the process has.
+fn threads() -> Result<u32, String> {
+    let status = fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
+    let count = status.lines().find_map(|line| line.strip_prefix("Threads:"));
+    count.and_then(|count| count.trim().parse().ok()).ok_or_else(|| "it does not say".to_owned())
+}
+
+#[cfg(test)]
+mod tests;
