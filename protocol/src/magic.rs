@@ -16,6 +16,18 @@ const COPIES: usize = 16 * 6;
 /// The length of the shortest magic packet, in bytes.
 pub const SHORTEST: usize = SYNC + COPIES;
 
+/// Sixteen copies hold so many bytes, one behind the other, that equal the byte six places on.
+const REPEATED: usize = COPIES - 6;
+/// The search compares so many bytes with those six places on: what a processor does at once.
+const PROBE: usize = 16;
+/// It does so at the end of each step of so many bytes: often enough for one probe at least to lie
+/// among the repeated bytes of a packet, wherever the packet begins.
+const STEP: usize = 72;
+const _: () = assert!(STEP + PROBE - 1 <= REPEATED && (STEP - PROBE).is_multiple_of(8));
+/// The first such probe begins less than a step behind the synchronisation stream. So much is
+/// looked at in front of it, to find where the repeated bytes begin.
+const REACH: usize = STEP + 8;
+
 /// A valid magic packet: its target can be one network card's address, never a group's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked")]
@@ -61,19 +73,33 @@ impl MagicPacket {
 
     /// The first magic packet anywhere in the payload.
     ///
-    /// It takes a time linear in the payload's length, whatever the payload: an address that begins
-    /// with `FF` is a group address, so a target begins right behind a run of `FF` and nowhere
-    /// else; and sixteen copies of a target, or the beginning of them, hold no run of six `FF`
-    /// that would have to be looked at a second time.
+    /// It takes a time linear in the payload's length, whatever the payload: no more than
+    /// a comparison of [`PROBE`] bytes for each step, and for those where they are equal, one of
+    /// [`REACH`] bytes and one of a packet's length.
     #[must_use]
     pub fn find(payload: &[u8]) -> Option<Self> {
-        let mut rest = payload;
-        loop {
-            rest = behind_next_sync(rest)?;
-            if let Some(magic) = Self::behind_sync(rest) {
-                return Some(magic);
-            }
-        }
+        let (steps, _) = payload.as_chunks::<STEP>();
+        let (six_on, _) = payload.get(6..)?.as_chunks::<STEP>();
+        let ends = (STEP..).step_by(STEP);
+        steps
+            .iter()
+            .zip(six_on)
+            .zip(ends)
+            .filter(|((step, six_on), _)| step.last_chunk::<PROBE>() == six_on.last_chunk())
+            .find_map(|(_, end)| Self::around(payload, end - PROBE))
+    }
+
+    /// The magic packet among whose repeated bytes is this position.
+    fn around(payload: &[u8], position: usize) -> Option<Self> {
+        let before = payload.get(..position)?;
+        let six_on = payload.get(6..position + 6)?;
+        let start = position - equal_at_the_end(before, six_on);
+        // The last bytes of the synchronisation stream equal those six places on where the
+        // address holds FF there. Its first byte never does, as no address of one card begins
+        // with FF; so no stream that counts lies further in.
+        let start = start + run_of_ff(payload.get(start..start + 6)?);
+        let (before, rest) = payload.split_at_checked(start)?;
+        before.ends_with(&[0xff; SYNC]).then(|| Self::behind_sync(rest)).flatten()
     }
 
     /// The magic packet that the payload begins with.
@@ -89,17 +115,17 @@ impl MagicPacket {
     /// The magic packet whose synchronisation stream ends where `rest` begins.
     fn behind_sync(rest: &[u8]) -> Option<Self> {
         let (first, more) = rest.split_first_chunk::<6>()?;
+        let magic = Self::new(MacAddr::new(*first), None)?;
         // That each copy equals the one before it makes them all equal, in one comparison.
         let copies = rest.get(..COPIES)?;
         if more.get(..COPIES - 6)? != copies.get(..COPIES - 6)? {
             return None;
         }
-        let target = MacAddr::new(*first);
         let mut tail = rest.get(COPIES..)?;
         while let Some(shorter) = tail.strip_prefix(first) {
             tail = shorter;
         }
-        Self::new(target, password_in(tail, first))
+        Some(Self { password: password_in(tail, first), ..magic })
     }
 }
 
@@ -118,33 +144,24 @@ fn password_in(tail: &[u8], address: &[u8; 6]) -> Option<Password> {
 
 /// How many bytes `FF` the slice begins with.
 fn run_of_ff(bytes: &[u8]) -> usize {
-    let (words, _) = bytes.as_chunks::<8>();
-    let whole = 8 * words.iter().take_while(|word| **word == [0xff; 8]).count();
-    whole + bytes.iter().skip(whole).take_while(|byte| **byte == 0xff).count()
+    bytes.iter().take_while(|byte| **byte == 0xff).count()
 }
 
-/// What follows the first run of at least six `FF`.
+/// How many bytes at the end of two slices are equal; [`REACH`] stands for more.
 ///
-/// A run of six covers every sixth byte at least once, so only those are looked at until one of
-/// them is `FF`.
-fn behind_next_sync(bytes: &[u8]) -> Option<&[u8]> {
-    let mut rest = bytes;
-    loop {
-        let probe = first_ff_of_every_sixth(rest)?;
-        let (before, from) = rest.split_at_checked(probe)?;
-        let left = before.iter().rev().take_while(|byte| **byte == 0xff).count();
-        let right = run_of_ff(from);
-        rest = from.get(right..)?;
-        if left + right >= SYNC {
-            return Some(rest);
+/// Both are of one length, a multiple of eight bytes.
+fn equal_at_the_end(one: &[u8], other: &[u8]) -> usize {
+    let (_, one) = one.as_rchunks::<8>();
+    let (_, other) = other.as_rchunks::<8>();
+    let mut equal = 0;
+    for (one, other) in one.iter().zip(other).rev().take(REACH / 8) {
+        let difference = u64::from_le_bytes(*one) ^ u64::from_le_bytes(*other);
+        if difference != 0 {
+            return equal + difference.leading_zeros() as usize / 8;
         }
+        equal += 8;
     }
-}
-
-/// The position of the first `FF` among the bytes 5, 11, 17 and so on.
-fn first_ff_of_every_sixth(bytes: &[u8]) -> Option<usize> {
-    let (groups, _) = bytes.as_chunks::<SYNC>();
-    groups.iter().position(|[.., last]| *last == 0xff).map(|group| group * SYNC + SYNC - 1)
+    equal
 }
 
 #[cfg(test)]
@@ -166,7 +183,7 @@ mod tests {
 
     #[test]
     fn is_found_wherever_it_lies() {
-        for before in 0..40 {
+        for before in 0..3 * STEP {
             for sync in [6, 7, 8, 13, 200] {
                 let mut bytes = vec![0x11; before];
                 bytes.extend(packet(sync, MAC, 16, &[]));
@@ -176,6 +193,27 @@ mod tests {
                     before == 0,
                     "{before} before, {sync} FF"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn is_found_whatever_the_address_is() {
+        for mac in [
+            [2, 0xff, 0xff, 0xff, 0xff, 0xff],
+            [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff],
+            [2, 0xff, 0xff, 0xff, 0xff, 0],
+            [2, 0, 0xff, 0, 0, 0xff],
+            [2; 6],
+            [0, 0, 0, 0, 0, 1],
+            [2, 0, 0, 2, 0, 0],
+        ] {
+            for before in 0..3 * STEP {
+                // What stands in front repeats the address as well.
+                let mut bytes = mac.repeat(before / 6 + 1)[..before].to_vec();
+                bytes.extend(packet(6, mac, 16, &[0x11; 9]));
+                let found = MagicPacket::find(&bytes).map(|magic| magic.target());
+                assert_eq!(found, Some(MacAddr::new(mac)), "{before} before");
             }
         }
     }
