@@ -30,7 +30,8 @@ pub const UDP: u8 = 17;
 /// of type `SOCK_DGRAM` delivers (packet(7)).
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
-    /// The EtherType in host byte order, or a smaller number where the frame has a length instead.
+    /// The EtherType in host byte order, or a smaller number where the frame has a length instead
+    /// (which bounds nothing here: a packet socket does not tell it, and savefiles are judged alike).
     pub protocol: u16,
     /// The tag control information (host byte order) of an outer tag that was already taken off.
     pub tag: Option<u16>,
@@ -104,8 +105,7 @@ impl Default for Ports {
 /// # Errors
 /// [`Refusal`] says why it does not.
 pub fn judge(frame: &Frame<'_>, ports: &Ports) -> Result<Heard, Refusal> {
-    let (tag, protocol, payload) = untag(frame)?;
-    let vlan = tag.and_then(VlanId::from_tci);
+    let (vlan, protocol, payload) = untag(frame)?;
     let (magic, carrier) = match protocol {
         ETHERTYPE_IPV4 => ipv4(payload, frame.source, ports)?,
         ETHERTYPE_IPV6 => ipv6(payload, frame.source, ports)?,
@@ -134,9 +134,12 @@ fn search(payload: &[u8], in_full: bool) -> Result<MagicPacket, Refusal> {
     }
 }
 
-/// Takes the tags off: the outermost tag's control information, what lies under them all, and the rest.
-fn untag<'a>(frame: &Frame<'a>) -> Result<(Option<u16>, u16, &'a [u8]), Refusal> {
-    let Frame { mut tag, mut protocol, mut payload, .. } = *frame;
+/// Takes the tags off: the outermost VLAN, what lies under the tags, and the rest.
+///
+/// A tag of VLAN 0 carries a priority only, and leaves the VLAN to the next one.
+fn untag<'a>(frame: &Frame<'a>) -> Result<(Option<VlanId>, u16, &'a [u8]), Refusal> {
+    let Frame { tag, mut protocol, mut payload, .. } = *frame;
+    let mut vlan = tag.and_then(VlanId::from_tci);
     let mut tags = usize::from(tag.is_some());
     while ETHERTYPES_TAG.contains(&protocol) {
         tags += 1;
@@ -144,11 +147,11 @@ fn untag<'a>(frame: &Frame<'a>) -> Result<(Option<u16>, u16, &'a [u8]), Refusal>
             return Err(Refusal::TooManyTags);
         }
         let ([control @ .., high, low], rest) = payload.split_first_chunk::<4>().ok_or(Refusal::BadHeader)?;
-        tag = tag.or(Some(u16::from_be_bytes(*control)));
+        vlan = vlan.or_else(|| VlanId::from_tci(u16::from_be_bytes(*control)));
         protocol = u16::from_be_bytes([*high, *low]);
         payload = rest;
     }
-    Ok((tag, protocol, payload))
+    Ok((vlan, protocol, payload))
 }
 
 /// IPv4, RFC 791 section 3.1.

@@ -4,7 +4,7 @@
 //! message in postcard. Both binaries come from one build, so another version means a mixed
 //! installation and ends the service. The announcer reads every message as coming from an enemy:
 //! [`FromSniffer::decode`] checks the length, the version, that the message ends where the datagram
-//! does, and (by the types) every value.
+//! does, and every value: by the types, and where these allow more than the list, by `within_limits`.
 
 use serde::{Deserialize, Serialize};
 
@@ -140,9 +140,35 @@ pub enum BadMessage {
     /// A message, and more behind it.
     #[error("a message with {0} bytes behind its end")]
     Trailing(usize),
-    /// A message that does not fit the buffer it is to be written to.
-    #[error("a message that does not fit {MAX_MESSAGE} bytes")]
+    /// A message that is to be written, and holds more than is allowed.
+    #[error("a message with a longer text or list, or a greater number, than is allowed")]
     DoesNotFit,
+}
+
+/// What the types do not say about the values of a message.
+trait Limits {
+    /// Whether each text and list in it is as short, and each number as small, as the list says.
+    fn within_limits(&self) -> bool;
+}
+
+impl Limits for ToSniffer {
+    fn within_limits(&self) -> bool {
+        match self {
+            Self::Start(start) => {
+                start.ports.len() <= MAX_PORTS && usize::from(start.outgoing) <= MAX_OUTGOING
+            }
+            Self::Outgoing { slot, .. } => usize::from(*slot) < MAX_OUTGOING,
+        }
+    }
+}
+
+impl Limits for FromSniffer {
+    fn within_limits(&self) -> bool {
+        match self {
+            Self::Failed { reason } => reason.len() <= MAX_REASON,
+            Self::Ready { .. } | Self::Packet(_) | Self::Counters(_) => true,
+        }
+    }
 }
 
 macro_rules! message {
@@ -151,7 +177,7 @@ macro_rules! message {
             /// Writes the message to the buffer, and returns the part of it that is to be sent.
             ///
             /// # Errors
-            /// [`BadMessage::DoesNotFit`] where a text or list in it is longer than allowed.
+            /// [`BadMessage::DoesNotFit`] where a text or list in it is longer, or a number greater, than allowed.
             pub fn encode<'buffer>(
                 &self,
                 buffer: &'buffer mut [u8; MAX_MESSAGE],
@@ -173,17 +199,20 @@ macro_rules! message {
 message!(ToSniffer);
 message!(FromSniffer);
 
-fn encode<'buffer, Message: Serialize>(
+fn encode<'buffer, Message: Serialize + Limits>(
     message: &Message,
     buffer: &'buffer mut [u8; MAX_MESSAGE],
 ) -> Result<&'buffer [u8], BadMessage> {
+    if !message.within_limits() {
+        return Err(BadMessage::DoesNotFit);
+    }
     let [version, body @ ..] = buffer;
     *version = VERSION;
     let length = postcard::to_slice(message, body).map_err(|_| BadMessage::DoesNotFit)?.len();
     buffer.get(..=length).ok_or(BadMessage::DoesNotFit)
 }
 
-fn decode<'datagram, Message: Deserialize<'datagram>>(
+fn decode<'datagram, Message: Deserialize<'datagram> + Limits>(
     datagram: &'datagram [u8],
 ) -> Result<Message, BadMessage> {
     if datagram.len() > MAX_MESSAGE {
@@ -191,8 +220,9 @@ fn decode<'datagram, Message: Deserialize<'datagram>>(
     }
     match datagram {
         [] => Err(BadMessage::Empty),
-        [VERSION, body @ ..] => match postcard::take_from_bytes(body) {
-            Ok((message, [])) => Ok(message),
+        [VERSION, body @ ..] => match postcard::take_from_bytes::<Message>(body) {
+            Ok((message, [])) if message.within_limits() => Ok(message),
+            Ok((_, [])) => Err(BadMessage::Malformed),
             Ok((_, rest)) => Err(BadMessage::Trailing(rest.len())),
             Err(_) => Err(BadMessage::Malformed),
         },
