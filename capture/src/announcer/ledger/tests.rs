@@ -1,0 +1,159 @@
+use std::net::Ipv4Addr;
+
+use wakevirt_protocol::{MagicPacket, UdpPath};
+
+use super::*;
+
+const STAMP: Stamp = Stamp { timestamp: 1, boottime: Some(2) };
+
+fn ledger() -> Ledger {
+    let rules = Rules { deduplicate: Duration::from_secs(2), remember: 4, limit: 5 };
+    Ledger::new(rules, "epoch".to_owned())
+}
+
+fn mac(n: u8) -> MacAddr {
+    MacAddr::new([2, 0, 0, 0, 0, n])
+}
+
+fn frame(target: u8, password: Option<&[u8]>, source: u8, interface: u32) -> Sighting {
+    let password = password.map(|bytes| Password::try_from(bytes).unwrap());
+    let magic = MagicPacket::new(mac(target), password).unwrap();
+    let carrier = Carrier::Ethernet { ethertype: Some(0x0842), source: Some(mac(source)) };
+    Sighting { heard: Heard { magic, carrier, vlan: None }, interface }
+}
+
+fn datagram(target: u8, source: u8, source_mac: Option<MacAddr>) -> Sighting {
+    let carrier = Carrier::Udp4(UdpPath {
+        source_mac,
+        source: Ipv4Addr::new(192, 0, 2, source),
+        source_port: 40_000,
+        destination: Ipv4Addr::BROADCAST,
+        destination_port: 9,
+    });
+    let magic = MagicPacket::new(mac(target), None).unwrap();
+    Sighting { heard: Heard { magic, carrier, vlan: None }, interface: 1 }
+}
+
+/// The sequence under which it was announced.
+fn announced(ledger: &mut Ledger, sighting: Sighting, now: Instant) -> Option<u64> {
+    match ledger.hear(sighting, None, STAMP, now) {
+        Verdict::Announce { announcement, .. } => Some(announcement.sequence),
+        Verdict::Duplicate | Verdict::Limited => None,
+    }
+}
+
+fn sequences(packets: &[Remembered]) -> Vec<u64> {
+    packets.iter().map(|packet| packet.announcement.sequence).collect()
+}
+
+#[test]
+fn announces_once_for_each_target_password_interface_and_source() {
+    let (mut ledger, now) = (ledger(), Instant::now());
+    let different = [
+        frame(1, None, 9, 1),
+        frame(2, None, 9, 1),
+        frame(1, Some(b"four"), 9, 1),
+        frame(1, None, 8, 1),
+        frame(1, None, 9, 2),
+    ];
+    for sighting in &different {
+        assert!(announced(&mut ledger, sighting.clone(), now).is_some(), "{sighting:?}");
+    }
+    for sighting in different {
+        assert_eq!(ledger.hear(sighting, None, STAMP, now), Verdict::Duplicate);
+    }
+    assert_eq!(ledger.fates_of(Transport::Ethernet), Fates { received: 10, duplicates: 5, limited: 0 });
+}
+
+#[test]
+fn takes_a_datagram_heard_by_a_socket_for_a_copy_of_its_frame() {
+    let (mut ledger, now) = (ledger(), Instant::now());
+    assert!(announced(&mut ledger, datagram(1, 7, Some(mac(7))), now).is_some());
+    assert_eq!(ledger.hear(datagram(1, 7, None), None, STAMP, now), Verdict::Duplicate);
+    let (_, packets) = ledger.replay("epoch", 0);
+    assert_eq!(packets.first().unwrap().copies, 2);
+}
+
+#[test]
+fn announces_a_sender_that_never_stops_once_in_each_window() {
+    let (mut ledger, start) = (ledger(), Instant::now());
+    let heard: Vec<u64> = (0..50)
+        .filter(|tenth| {
+            let now = start + Duration::from_millis(100) * u32::try_from(*tenth).unwrap();
+            announced(&mut ledger, frame(1, None, 9, 1), now).is_some()
+        })
+        .collect();
+    assert_eq!(heard, [0, 20, 40]);
+}
+
+#[test]
+fn limits_strangers_together_and_each_address_of_interest_by_itself() {
+    let (mut ledger, now) = (ledger(), Instant::now());
+    ledger.set_interest(":1.1", BTreeSet::from([mac(1), mac(2)]), now).unwrap();
+    let flood = |ledger: &mut Ledger, target| {
+        (0..100).filter(|source| announced(ledger, frame(target, None, *source, 1), now).is_some()).count()
+    };
+    let strangers: usize = (100..110).map(|target| flood(&mut ledger, target)).sum();
+    assert_eq!(strangers, 5);
+    for target in [1, 2] {
+        assert_eq!(flood(&mut ledger, target), 10);
+    }
+    assert_eq!(ledger.fates_of(Transport::Ethernet).limited, 1200 - 25);
+}
+
+#[test]
+fn does_not_take_a_packet_for_a_copy_of_one_that_was_held_back() {
+    let (mut ledger, start) = (ledger(), Instant::now());
+    for target in 100..106 {
+        let _ = ledger.hear(frame(target, None, 9, 1), None, STAMP, start);
+    }
+    let later = start + Duration::from_secs(1);
+    assert!(announced(&mut ledger, frame(105, None, 9, 1), later).is_some());
+}
+
+#[test]
+fn replays_both_rings_in_order_and_says_what_is_lost() {
+    let (mut ledger, now) = (ledger(), Instant::now());
+    ledger.set_interest(":1.1", BTreeSet::from([mac(1)]), now).unwrap();
+    for (target, source) in [(1, 1), (100, 1), (1, 2), (100, 2), (1, 3)] {
+        assert!(announced(&mut ledger, frame(target, None, source, 1), now).is_some());
+    }
+    let (lost, packets) = ledger.replay("epoch", 0);
+    assert_eq!((lost, sequences(&packets)), (false, vec![1, 2, 3, 4, 5]));
+    let (lost, packets) = ledger.replay("epoch", 3);
+    assert_eq!((lost, sequences(&packets)), (false, vec![4, 5]));
+    let (_, packets) = ledger.replay("another epoch", 3);
+    assert_eq!(packets.len(), 5);
+
+    // Two more of interest push out sequence 1, and strangers' packets stay.
+    for source in [4, 5] {
+        assert!(announced(&mut ledger, frame(1, None, source, 1), now).is_some());
+    }
+    let (lost, packets) = ledger.replay("epoch", 0);
+    assert_eq!((lost, sequences(&packets)), (true, vec![2, 3, 4, 5, 6, 7]));
+    assert!(!ledger.replay("epoch", 1).0);
+}
+
+#[test]
+fn gives_a_password_until_its_packet_is_forgotten() {
+    let (mut ledger, now) = (ledger(), Instant::now());
+    let with = announced(&mut ledger, frame(1, Some(b"secret"), 1, 1), now).unwrap();
+    let without = announced(&mut ledger, frame(1, None, 1, 1), now).unwrap();
+    assert_eq!(ledger.password("epoch", with), Some(Some(Password::Six(*b"secret"))));
+    assert_eq!(ledger.password("epoch", without), Some(None));
+    assert_eq!(ledger.password("another epoch", with), None);
+    assert_eq!(ledger.password("epoch", 99), None);
+    ledger.set_rules(Rules { deduplicate: Duration::from_secs(2), remember: 1, limit: 5 });
+    assert_eq!(ledger.password("epoch", with), None);
+    assert_eq!(ledger.password("epoch", without), Some(None));
+}
+
+#[test]
+fn goes_on_when_nothing_is_to_be_remembered() {
+    let (mut ledger, now) = (ledger(), Instant::now());
+    ledger.set_rules(Rules { deduplicate: Duration::ZERO, remember: 0, limit: 5 });
+    assert_eq!(announced(&mut ledger, frame(1, None, 1, 1), now), Some(1));
+    assert_eq!(announced(&mut ledger, frame(1, None, 1, 1), now), Some(2));
+    assert!(ledger.replay("epoch", 0).1.is_empty());
+    assert!(ledger.replay("epoch", 0).0);
+}

@@ -1,0 +1,295 @@
+//! The system calls on packet sockets that no crate wraps: packet(7), socket(7), ip(7), ipv6(7).
+//!
+//! The one module of this crate with unsafe code. Everything here is a thin, safe wrapper; what is
+//! decided with it is decided elsewhere.
+#![expect(
+    unsafe_code,
+    reason = "packet sockets, their filters and their ancillary data have no safe wrapper"
+)]
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// Room for the ancillary data of one datagram: a `tpacket_auxdata` or a packet info, with headers.
+const CONTROL: usize = 128;
+
+/// What came with a datagram, beside its payload.
+#[derive(Debug, Default)]
+pub struct Envelope {
+    /// How many bytes of the payload are in the buffer.
+    pub length: usize,
+    /// Who sent it.
+    pub sender: Option<Sender>,
+    /// The tag control information (host byte order) of the VLAN tag that the kernel took off.
+    pub tag: Option<u16>,
+    /// The ingress interface and the destination address, as a UDP socket tells them.
+    pub arrival: Option<Arrival>,
+}
+
+/// Who sent a datagram, as the kind of socket tells it.
+#[derive(Debug)]
+pub enum Sender {
+    /// A packet socket's: `struct sockaddr_ll`.
+    Link {
+        /// The EtherType, host byte order.
+        protocol: u16,
+        /// The index of the ingress interface.
+        interface: u32,
+        /// The kind of the interface: an ARPHRD number.
+        kind: u16,
+        /// `PACKET_HOST`, `PACKET_OUTGOING` and so on.
+        packet_type: u8,
+        /// The length of the sender's link address.
+        address_length: u8,
+        /// The sender's link address.
+        address: [u8; 8],
+    },
+    /// A UDP socket's.
+    Inet(SocketAddr),
+}
+
+/// Where a datagram arrived: `struct in_pktinfo` (ip(7)) or `struct in6_pktinfo` (ipv6(7)).
+#[derive(Debug, Clone, Copy)]
+pub enum Arrival {
+    /// At an IPv4 socket.
+    V4 {
+        /// The index of the ingress interface.
+        interface: u32,
+        /// The destination address in the header.
+        destination: Ipv4Addr,
+    },
+    /// At an IPv6 socket.
+    V6 {
+        /// The index of the ingress interface.
+        interface: u32,
+        /// The destination address in the header.
+        destination: Ipv6Addr,
+    },
+}
+
+/// A packet socket that delivers frames without their link header, and hears nothing until it is
+/// bound: neither a protocol nor an interface is given.
+///
+/// # Errors
+/// `EPERM` without `CAP_NET_RAW`.
+pub fn packet_socket() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket() takes no pointer.
+    let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets a packet socket hear every protocol on the interface; on all interfaces where it is 0.
+///
+/// # Errors
+/// `ENODEV` where there is no such interface (any more).
+pub fn bind_packet_socket(socket: impl AsFd, interface: u32) -> io::Result<()> {
+    let protocol = u16::try_from(libc::ETH_P_ALL).map_err(io::Error::other)?;
+    let address = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?,
+        sll_protocol: protocol.to_be(),
+        sll_ifindex: i32::try_from(interface).map_err(io::Error::other)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the address is a whole sockaddr_ll that outlives the call, and its length is given.
+    check(unsafe { libc::bind(fd, (&raw const address).cast(), length_of::<libc::sockaddr_ll>()?) })?;
+    Ok(())
+}
+
+/// Attaches the filter: `SO_ATTACH_FILTER`. Where it succeeds, the kernel itself runs the filter.
+///
+/// # Errors
+/// `EINVAL` where the program is not one, `EPERM` where the socket's filter is locked.
+pub fn attach_filter(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(io::Error::other)?,
+        // The kernel only reads the program; the field lacks a const.
+        filter: program.as_ptr().cast_mut(),
+    };
+    set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+/// Sets an option that is an `int`.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_int_option(socket: impl AsFd, level: i32, option: i32, value: i32) -> io::Result<()> {
+    set_option(socket, level, option, &value)
+}
+
+fn set_option<Value>(socket: impl AsFd, level: i32, option: i32, value: &Value) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the value outlives the call, and its length is given.
+    check(unsafe { libc::setsockopt(fd, level, option, (&raw const *value).cast(), length_of::<Value>()?) })?;
+    Ok(())
+}
+
+/// How many frames a packet socket has dropped since this was last asked: `PACKET_STATISTICS`.
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn take_packet_drops(socket: impl AsFd) -> io::Result<u32> {
+    let statistics: libc::tpacket_stats = get_option(socket, libc::SOL_PACKET, libc::PACKET_STATISTICS)?;
+    Ok(statistics.tp_drops)
+}
+
+/// How many datagrams a socket has dropped since it was opened: `SO_MEMINFO`, the last of nine
+/// numbers (`SK_MEMINFO_DROPS` in linux/sock_diag.h).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn drops(socket: impl AsFd) -> io::Result<u32> {
+    let [.., drops]: [u32; 9] = get_option(socket, libc::SOL_SOCKET, libc::SO_MEMINFO)?;
+    Ok(drops)
+}
+
+/// A type of plain numbers, for which zeros are a value.
+trait Plain {}
+impl Plain for libc::tpacket_stats {}
+impl Plain for [u32; 9] {}
+
+fn get_option<Value: Plain>(socket: impl AsFd, level: i32, option: i32) -> io::Result<Value> {
+    let mut value = MaybeUninit::<Value>::zeroed();
+    let mut length = length_of::<Value>()?;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `length` bytes, the size of the value.
+    check(unsafe { libc::getsockopt(fd, level, option, value.as_mut_ptr().cast(), &raw mut length) })?;
+    // SAFETY: the value was zeroed, and is of plain numbers whatever the kernel wrote.
+    Ok(unsafe { value.assume_init() })
+}
+
+/// Takes one datagram from the socket, of any of the kinds that the sniffer has.
+///
+/// A payload longer than the buffer is cut off.
+///
+/// # Errors
+/// `EAGAIN` where none is waiting; else those of recvmsg(2).
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Envelope> {
+    // SAFETY: zeros are a value of sockaddr_storage.
+    let mut address: libc::sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
+    // u64s, because a cmsghdr wants their alignment.
+    let mut control = [0_u64; CONTROL / 8];
+    let mut payload = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: zeros are a value of msghdr: nothing is pointed to.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_name = (&raw mut address).cast();
+    message.msg_namelen = length_of::<libc::sockaddr_storage>()?;
+    message.msg_iov = &raw mut payload;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL;
+
+    // SAFETY: all that the message points to outlives the call, and each length is that of its part.
+    let received = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    let mut envelope = Envelope {
+        length,
+        sender: sender(&address, usize::try_from(message.msg_namelen).unwrap_or(0)),
+        ..Envelope::default()
+    };
+    // SAFETY: the message was filled in by recvmsg(), and its control buffer is alive.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        read_control(header, &mut envelope);
+        // SAFETY: the header came from this message.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    Ok(envelope)
+}
+
+fn sender(address: &libc::sockaddr_storage, length: usize) -> Option<Sender> {
+    let family = i32::from(address.ss_family);
+    if family == libc::AF_PACKET && length >= std::mem::offset_of!(libc::sockaddr_ll, sll_addr) + 6 {
+        // SAFETY: the storage is larger than a sockaddr_ll, aligned for it, and its family says that it is one.
+        let link = unsafe { &*(&raw const *address).cast::<libc::sockaddr_ll>() };
+        return Some(Sender::Link {
+            protocol: u16::from_be(link.sll_protocol),
+            interface: u32::try_from(link.sll_ifindex).ok()?,
+            kind: link.sll_hatype,
+            packet_type: link.sll_pkttype,
+            address_length: link.sll_halen,
+            address: link.sll_addr,
+        });
+    }
+    if family == libc::AF_INET && length >= size_of::<libc::sockaddr_in>() {
+        // SAFETY: as above, for a sockaddr_in.
+        let inet = unsafe { &*(&raw const *address).cast::<libc::sockaddr_in>() };
+        let ip = Ipv4Addr::from(u32::from_be(inet.sin_addr.s_addr));
+        return Some(Sender::Inet(SocketAddrV4::new(ip, u16::from_be(inet.sin_port)).into()));
+    }
+    if family == libc::AF_INET6 && length >= size_of::<libc::sockaddr_in6>() {
+        // SAFETY: as above, for a sockaddr_in6.
+        let inet = unsafe { &*(&raw const *address).cast::<libc::sockaddr_in6>() };
+        let ip = Ipv6Addr::from(inet.sin6_addr.s6_addr);
+        let port = u16::from_be(inet.sin6_port);
+        return Some(Sender::Inet(SocketAddrV6::new(ip, port, 0, inet.sin6_scope_id).into()));
+    }
+    None
+}
+
+/// Reads one header of ancillary data, which `CMSG_FIRSTHDR` or `CMSG_NXTHDR` gave.
+fn read_control(header: *const libc::cmsghdr, envelope: &mut Envelope) {
+    // SAFETY: those macros give pointers to whole headers inside the control buffer, aligned for them.
+    let libc::cmsghdr { cmsg_len, cmsg_level, cmsg_type, .. } = *unsafe { &*header };
+    match (cmsg_level, cmsg_type) {
+        (libc::SOL_PACKET, libc::PACKET_AUXDATA) => {
+            if let Some(data) = control_data::<libc::tpacket_auxdata>(header, cmsg_len)
+                && data.tp_status & libc::TP_STATUS_VLAN_VALID != 0
+            {
+                envelope.tag = Some(data.tp_vlan_tci);
+            }
+        }
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+            if let Some(info) = control_data::<libc::in_pktinfo>(header, cmsg_len) {
+                envelope.arrival = Some(Arrival::V4 {
+                    interface: u32::try_from(info.ipi_ifindex).unwrap_or(0),
+                    destination: Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)),
+                });
+            }
+        }
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+            if let Some(info) = control_data::<libc::in6_pktinfo>(header, cmsg_len) {
+                envelope.arrival = Some(Arrival::V6 {
+                    interface: info.ipi6_ifindex,
+                    destination: Ipv6Addr::from(info.ipi6_addr.s6_addr),
+                });
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What a header of ancillary data is followed by, where it is long enough for that.
+fn control_data<Data: Copy>(header: *const libc::cmsghdr, length: usize) -> Option<Data> {
+    let needed = u32::try_from(size_of::<Data>()).ok()?;
+    // SAFETY: CMSG_LEN only computes.
+    if length < usize::try_from(unsafe { libc::CMSG_LEN(needed) }).ok()? {
+        return None;
+    }
+    // SAFETY: the header is one, by the contract of read_control.
+    let data = unsafe { libc::CMSG_DATA(header) };
+    // SAFETY: the length says that a whole value of plain numbers lies there, whatever its alignment.
+    Some(unsafe { data.cast::<Data>().read_unaligned() })
+}
+
+/// Ends the process at once. `std::process::exit` would first make system calls that the sandbox
+/// forbids.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: _exit() takes no pointer and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn length_of<Value>() -> io::Result<libc::socklen_t> {
+    libc::socklen_t::try_from(size_of::<Value>()).map_err(io::Error::other)
+}

@@ -1,0 +1,340 @@
+//! The kernel's filter: a classic BPF program that passes every frame that the acceptance function
+//! accepts, and few others.
+//!
+//! It sees what the socket delivers: the frame behind its link header, the outer VLAN tag taken
+//! off, the EtherType beside it. It looks at the same headers as `wakevirt_protocol::frame`, in the
+//! same order, and leaves to that function what takes a search. A load beyond the frame's end
+//! drops the frame: Linux, Documentation/networking/filter.rst.
+//!
+//! libpcap's compiler is not used: its filters for such sockets know at most one tag and no IPv6
+//! extension header.
+
+use libc::sock_filter;
+use wakevirt_protocol::frame::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_WOL, ETHERTYPES_TAG, MAX_EXTENSION_HEADERS, MAX_TAGS, UDP,
+};
+use wakevirt_protocol::magic::SHORTEST;
+
+/// How much of a frame is captured, in bytes, without its link header.
+pub const CAPTURED: usize = 2048;
+
+/// Which frames a filter is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Every frame that the socket is given.
+    Any,
+    /// Frames that leave through the interface, alone.
+    Outgoing,
+}
+
+/// The program for these ports.
+///
+/// `None` where it would be longer than the kernel takes, which needs far more ports than the
+/// configuration allows.
+#[must_use]
+pub fn program(ports: &[u16], direction: Direction) -> Option<Vec<sock_filter>> {
+    let mut code = Assembler::default();
+    let pass = code.label();
+    let drop = code.label();
+    let udp = code.label();
+
+    // Too short for a magic packet.
+    code.load_length();
+    code.unless_at_least(u32::try_from(SHORTEST).ok()?, drop);
+    if direction == Direction::Outgoing {
+        code.load_ancillary(libc::SKF_AD_PKTTYPE)?;
+        code.unless_equal(u32::from(libc::PACKET_OUTGOING), drop);
+    }
+
+    code.load_ancillary(libc::SKF_AD_PROTOCOL)?;
+    let mut ip = Vec::new();
+    // A tag that the kernel took off is one of the two: one more than needed is looked under.
+    for tags in 0..=MAX_TAGS {
+        let base = u32::try_from(4 * tags).ok()?;
+        let (ipv4, ipv6, tag) = (code.label(), code.label(), code.label());
+        ip.push((base, ipv4, ipv6));
+        code.if_equal(u32::from(ETHERTYPE_IPV4), ipv4);
+        code.if_equal(u32::from(ETHERTYPE_IPV6), ipv6);
+        code.if_equal(u32::from(ETHERTYPE_WOL), pass);
+        if tags < MAX_TAGS {
+            for ethertype in ETHERTYPES_TAG {
+                code.if_equal(u32::from(ethertype), tag);
+            }
+        }
+        begins_with_sync(&mut code, Address::At(base), pass, drop);
+        code.place(tag);
+        code.load_half(Address::At(base + 2));
+    }
+
+    for (base, ipv4, ipv6) in ip {
+        code.place(ipv4);
+        code.load_byte(Address::At(base + 9));
+        code.unless_equal(u32::from(UDP), drop);
+        code.load_half(Address::At(base + 6));
+        code.if_any_bit(0x1fff, drop);
+        code.load_x_with_ipv4_header_length(base);
+        code.x_to_a();
+        code.add(base);
+        code.a_to_x();
+        code.go_to(udp);
+
+        code.place(ipv6);
+        code.load_x(base + 40);
+        code.load_byte(Address::At(base + 6));
+        extension_headers(&mut code, udp, drop);
+    }
+
+    // X is where the UDP header begins.
+    code.place(udp);
+    code.load_half(Address::AtX(2));
+    for port in ports {
+        code.if_equal(u32::from(*port), pass);
+    }
+    begins_with_sync(&mut code, Address::AtX(8), pass, drop);
+
+    code.place(pass);
+    code.give(u32::try_from(CAPTURED).ok()?);
+    code.place(drop);
+    code.give(0);
+    code.assemble()
+}
+
+/// Six `FF` at this place.
+fn begins_with_sync(code: &mut Assembler, at: Address, pass: Label, drop: Label) {
+    code.load_word(at);
+    code.unless_equal(0xffff_ffff, drop);
+    code.load_half(at.plus(4));
+    code.if_equal(0xffff, pass);
+    code.go_to(drop);
+}
+
+/// Skips IPv6 extension headers: on entry A is the next header's kind and X where it begins.
+///
+/// A BPF program has no loops, so the step is written out for each header that may be there.
+fn extension_headers(code: &mut Assembler, udp: Label, drop: Label) {
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        let (options, authentication, advance) = (code.label(), code.label(), code.label());
+        code.if_equal(u32::from(UDP), udp);
+        code.if_equal(0, options);
+        code.if_equal(43, options);
+        code.if_equal(60, options);
+        code.if_equal(51, authentication);
+        code.unless_equal(44, drop);
+
+        code.load_half(Address::AtX(2));
+        code.if_any_bit(0xfff8, drop);
+        code.load_number(8);
+        code.go_to(advance);
+
+        code.place(options);
+        code.load_byte(Address::AtX(1));
+        code.add(1);
+        code.shift_left(3);
+        code.go_to(advance);
+
+        code.place(authentication);
+        code.load_byte(Address::AtX(1));
+        code.add(2);
+        code.shift_left(2);
+
+        // A is this header's length; its first byte is the kind of the next.
+        code.place(advance);
+        code.store(0);
+        code.load_byte(Address::AtX(0));
+        code.store(1);
+        code.load_stored(0);
+        code.add_x();
+        code.a_to_x();
+        code.load_stored(1);
+    }
+    code.if_equal(u32::from(UDP), udp);
+    code.go_to(drop);
+}
+
+/// Where a load reads.
+#[derive(Debug, Clone, Copy)]
+enum Address {
+    /// At this offset.
+    At(u32),
+    /// At X and this offset.
+    AtX(u32),
+}
+
+impl Address {
+    fn plus(self, offset: u32) -> Self {
+        match self {
+            Self::At(at) => Self::At(at + offset),
+            Self::AtX(at) => Self::AtX(at + offset),
+        }
+    }
+}
+
+/// A place in the program that is jumped to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Label(usize);
+
+/// Writes a program. Jumps lead forward only, as the kernel demands.
+#[derive(Default)]
+struct Assembler {
+    code: Vec<sock_filter>,
+    /// Where each label is placed.
+    places: Vec<Option<usize>>,
+    /// The long jumps, with the label that each leads to.
+    jumps: Vec<(usize, Label)>,
+}
+
+impl Assembler {
+    fn push(&mut self, code: u32, k: u32) {
+        self.branch(code, k, 0, 0);
+    }
+
+    fn branch(&mut self, code: u32, k: u32, jt: u8, jf: u8) {
+        // Operation codes are sums of small constants that libc gives as u32.
+        let code = u16::try_from(code).unwrap_or_default();
+        self.code.push(sock_filter { code, jt, jf, k });
+    }
+
+    fn label(&mut self) -> Label {
+        self.places.push(None);
+        Label(self.places.len() - 1)
+    }
+
+    fn place(&mut self, label: Label) {
+        if let Some(place) = self.places.get_mut(label.0) {
+            *place = Some(self.code.len());
+        }
+    }
+
+    fn load(&mut self, size: u32, at: Address) {
+        match at {
+            Address::At(k) => self.push(libc::BPF_LD | size | libc::BPF_ABS, k),
+            Address::AtX(k) => self.push(libc::BPF_LD | size | libc::BPF_IND, k),
+        }
+    }
+
+    fn load_byte(&mut self, at: Address) {
+        self.load(libc::BPF_B, at);
+    }
+
+    fn load_half(&mut self, at: Address) {
+        self.load(libc::BPF_H, at);
+    }
+
+    fn load_word(&mut self, at: Address) {
+        self.load(libc::BPF_W, at);
+    }
+
+    fn load_length(&mut self) {
+        self.push(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN, 0);
+    }
+
+    fn load_number(&mut self, number: u32) {
+        self.push(libc::BPF_LD | libc::BPF_IMM, number);
+    }
+
+    /// What the kernel knows beside the bytes, at negative offsets (linux/filter.h).
+    fn load_ancillary(&mut self, what: i32) -> Option<()> {
+        let offset =
+            u32::MAX.checked_add_signed(libc::SKF_AD_OFF)?.checked_add_signed(what)?.checked_add(1)?;
+        self.load_word(Address::At(offset));
+        Some(())
+    }
+
+    fn load_x(&mut self, number: u32) {
+        self.push(libc::BPF_LDX | libc::BPF_IMM, number);
+    }
+
+    fn load_x_with_ipv4_header_length(&mut self, at: u32) {
+        self.push(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, at);
+    }
+
+    fn store(&mut self, slot: u32) {
+        self.push(libc::BPF_ST, slot);
+    }
+
+    fn load_stored(&mut self, slot: u32) {
+        self.push(libc::BPF_LD | libc::BPF_MEM, slot);
+    }
+
+    fn add(&mut self, number: u32) {
+        self.push(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_K, number);
+    }
+
+    fn add_x(&mut self) {
+        self.push(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_X, 0);
+    }
+
+    fn shift_left(&mut self, bits: u32) {
+        self.push(libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K, bits);
+    }
+
+    fn x_to_a(&mut self) {
+        self.push(libc::BPF_MISC | libc::BPF_TXA, 0);
+    }
+
+    fn a_to_x(&mut self) {
+        self.push(libc::BPF_MISC | libc::BPF_TAX, 0);
+    }
+
+    fn give(&mut self, length: u32) {
+        self.push(libc::BPF_RET | libc::BPF_K, length);
+    }
+
+    fn go_to(&mut self, label: Label) {
+        self.jumps.push((self.code.len(), label));
+        self.push(libc::BPF_JMP | libc::BPF_JA, 0);
+    }
+
+    // A conditional jump reaches 255 instructions: each one here leads over a long jump, or to it.
+
+    fn if_equal(&mut self, k: u32, then: Label) {
+        self.branch(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, 1);
+        self.go_to(then);
+    }
+
+    fn unless_equal(&mut self, k: u32, then: Label) {
+        self.branch(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 1, 0);
+        self.go_to(then);
+    }
+
+    fn unless_at_least(&mut self, k: u32, then: Label) {
+        self.branch(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, k, 1, 0);
+        self.go_to(then);
+    }
+
+    fn if_any_bit(&mut self, bits: u32, then: Label) {
+        self.branch(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, bits, 0, 1);
+        self.go_to(then);
+    }
+
+    /// The program, each jump with its distance.
+    fn assemble(mut self) -> Option<Vec<sock_filter>> {
+        for (from, label) in &self.jumps {
+            let to = self.places.get(label.0).copied().flatten()?;
+            self.code.get_mut(*from)?.k = u32::try_from(to.checked_sub(from + 1)?).ok()?;
+        }
+        (self.code.len() <= usize::try_from(libc::BPF_MAXINSNS).ok()?).then_some(self.code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wakevirt_protocol::sniffer::MAX_PORTS;
+
+    #[test]
+    fn fits_the_kernel_with_every_port_that_the_configuration_allows() {
+        let ports: Vec<u16> = (0..u16::try_from(MAX_PORTS).unwrap()).collect();
+        let length = program(&ports, Direction::Outgoing).unwrap().len();
+        // Well below BPF_MAXINSNS, and the buffer for options that the kernel charges it to.
+        assert!(length < 1000, "{length} instructions");
+    }
+
+    #[test]
+    fn reads_what_the_kernel_knows_at_the_documented_offsets() {
+        let program = program(&[9], Direction::Outgoing).unwrap();
+        let loads: Vec<u32> = program.iter().filter(|i| i.code == 0x20).map(|i| i.k).take(2).collect();
+        // SKF_AD_OFF is -0x1000; PKTTYPE is 4 and PROTOCOL 0.
+        assert_eq!(loads, [0xffff_f004, 0xffff_f000]);
+    }
+}
