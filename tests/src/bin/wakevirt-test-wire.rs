@@ -1,0 +1,17 @@
+//! Puts frames on an interface: see [`wakevirt_tests::inject`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    match wakevirt_tests::inject::run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = std::io::Write::write_fmt(
+                &mut std::io::stderr(),
+                format_args!("wakevirt-test-wire: {error}\n"),
+            );
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The system bus of a host, and those who call on it.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use crate::host::{Host, User, project};
+use crate::journal::Journal;
+use crate::process::Process;
+use crate::wait;
+
+/// Where the system bus listens: the D-Bus specification, "Well-known Message Bus Instances".
+const SOCKET: &str = "/run/dbus/system_bus_socket";
+const CONFIG: &str = "/run/bus/system.conf";
+const POLICIES: &str = "/run/bus/policies";
+
+/// A system bus with the rules of the one that distributions ship, and ours.
+const SYSTEM_CONF: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path=/run/dbus/system_bus_socket</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Introspectable"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Properties"/>
+    <deny send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus" send_member="UpdateActivationEnvironment"/>
+  </policy>
+  <policy user="root">
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Monitoring"/>
+  </policy>
+  <includedir>/run/bus/policies</includedir>
+</busconfig>
+"#;
+
+/// Which program is the bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The reference implementation.
+    DbusDaemon,
+    /// What Fedora and Arch ship.
+    DbusBroker,
+}
+
+/// The system bus of a host, with the shipped policy.
+#[derive(Debug)]
+pub struct Bus<'host> {
+    host: &'host Host,
+    kind: Kind,
+    process: Option<Process>,
+    _journal: Option<Journal>,
+}
+
+impl<'host> Bus<'host> {
+    /// Starts the system bus of the host.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start(host: &'host Host, kind: Kind) -> Self {
+        host.write(CONFIG, SYSTEM_CONF);
+        copy_policies(host);
+        // dbus-broker does not start where nobody takes its log.
+        let journal = (kind == Kind::DbusBroker).then(|| Journal::start(host));
+        let mut bus = Self { host, kind, process: None, _journal: journal };
+        bus.start_again();
+        bus
+    }
+
+    /// Starts the bus at the same address, after [`Self::kill`].
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_again(&mut self) {
+        let program = match self.kind {
+            Kind::DbusDaemon => {
+                format!("exec dbus-daemon --config-file={CONFIG} --nofork --nopidfile --nosyslog")
+            }
+            // It takes its socket from the service manager.
+            Kind::DbusBroker => format!(
+                "exec systemd-socket-activate --listen={SOCKET} \
+                 dbus-broker-launch --scope system --config-file={CONFIG}"
+            ),
+        };
+        let setup = format!("mkdir -p /run/dbus && rm -f {SOCKET}");
+        let mut command = self.host.command("sh");
+        command.args(["-euc", &format!("{setup}; {program}")]);
+        self.process = Some(Process::start("the bus", &mut command));
+        wait::until_true("the bus to listen", || self.host.path(SOCKET).exists());
+        let everyone = Permissions::from_mode(0o666);
+        std::fs::set_permissions(self.host.path(SOCKET), everyone).expect("the mode of the bus's socket");
+        wait::until_true("the bus to listen", || self.listens());
+    }
+
+    /// Kills the bus: every connection to it is lost.
+    pub fn kill(&mut self) {
+        self.process = None;
+        // dbus-broker is two processes, and the second one ends when it misses the first.
+        wait::until_true("the bus to be gone", || !self.listens());
+    }
+
+    /// What the bus wrote since it was started.
+    #[must_use]
+    pub fn log(&self) -> Vec<String> {
+        self.process.as_ref().map(|process| process.log().all()).unwrap_or_default()
+    }
+
+    /// The address of the bus for this process. On the host it is the system bus.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("unix:path={}", self.host.path(SOCKET).display())
+    }
+
+    /// Connects to the bus as root.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub async fn connect(&self) -> zbus::Connection {
+        let builder = zbus::connection::Builder::address(self.address().as_str());
+        builder.build().await.expect("a connection to the bus")
+    }
+
+    fn listens(&self) -> bool {
+        UnixStream::connect(self.host.path(SOCKET)).is_ok()
+    }
+}
+
+fn copy_policies(host: &Host) {
+    std::fs::create_dir_all(host.path(POLICIES)).expect("a folder in /run");
+    let folder = project().join("dbus");
+    let files = std::fs::read_dir(&folder).expect("the folder dbus").flatten().map(|file| file.path());
+    for policy in files.filter(|file| file.extension().is_some_and(|extension| extension == "conf")) {
+        let name = policy.file_name().unwrap_or_default();
+        std::fs::copy(&policy, host.path(POLICIES).join(Path::new(name))).expect("a copy of the policy");
+    }
+}
+
+/// A call that was answered by an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallError {
+    /// The name of the error, `org.freedesktop.DBus.Error.AccessDenied` for example.
+    pub name: String,
+    /// What it says.
+    pub message: String,
+}
+
+impl Host {
+    /// Calls a method of one of our services as this user. The interface is also the name of the
+    /// service, and leads to its object. Arguments and reply are in GVariant's text format.
+    ///
+    /// # Errors
+    /// The error that came instead of a reply.
+    ///
+    /// # Panics
+    /// If no message could be sent at all.
+    pub fn call(
+        &self,
+        user: User,
+        interface: &str,
+        method: &str,
+        arguments: &[&str],
+    ) -> Result<String, CallError> {
+        self.call_object(user, interface, &format!("{interface}.{method}"), arguments)
+    }
+
+    /// Reads a property of one of our services as this user.
+    ///
+    /// # Errors
+    /// The error that came instead of a reply.
+    pub fn property(&self, user: User, interface: &str, property: &str) -> Result<String, CallError> {
+        let quoted = [format!("'{interface}'"), format!("'{property}'")];
+        self.call_object(user, interface, "org.freedesktop.DBus.Properties.Get", &[&quoted[0], &quoted[1]])
+    }
+
+    /// Calls a method on the object of the service with this name: `org.example.A1` has `/org/example/A1`.
+    ///
+    /// # Errors
+    /// The error that came instead of a reply.
+    ///
+    /// # Panics
+    /// If no message could be sent at all.
+    pub fn call_object(
+        &self,
+        user: User,
+        service: &str,
+        method: &str,
+        arguments: &[&str],
+    ) -> Result<String, CallError> {
+        let object = format!("/{}", service.replace('.', "/"));
+        let mut command = self.command_as(user, "gdbus");
+        command.args(["call", "--system", "--dest", service, "--object-path", &object, "--method", method]);
+        let output = command.arg("--").args(arguments).output().expect("gdbus runs");
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let error = stderr.lines().find_map(|line| line.split_once("GDBus.Error:")?.1.split_once(": "));
+        let (name, message) = error.unwrap_or_else(|| panic!("{command:?} failed:\n{stderr}"));
+        Err(CallError { name: name.to_owned(), message: message.to_owned() })
+    }
+
+    /// Whether somebody owns this name on the bus.
+    ///
+    /// # Panics
+    /// If the bus does not answer.
+    #[must_use]
+    pub fn name_is_owned(&self, name: &str) -> bool {
+        let quoted = format!("'{name}'");
+        let bus = "org.freedesktop.DBus";
+        self.call(User::Root, bus, "NameHasOwner", &[&quoted]).expect("the bus answers").contains("true")
+    }
+
+    /// Waits until somebody owns this name on the bus.
+    ///
+    /// # Panics
+    /// If nobody does in time.
+    pub fn wait_for_name(&self, name: &str) {
+        wait::until_true(&format!("{name} on the bus"), || self.name_is_owned(name));
+    }
+
+    /// Listens to the signals of the service with this name as this user; each is a line of the log.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn monitor(&self, user: User, service: &str) -> Process {
+        let mut command = self.command_as(user, "gdbus");
+        let monitor = Process::start("gdbus", command.args(["monitor", "--system", "--dest", service]));
+        // It says so after it has subscribed.
+        let _ = monitor.log().wait_for(&format!("The name {service}"));
+        monitor
+    }
+}

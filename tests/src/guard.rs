@@ -1,0 +1,86 @@
+//! Whether this machine lets the bench build its hosts.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// Where programs are looked for: a fixed list, so that the user's own tools do not take part.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the bench calls.
+const PROGRAMS: [&str; 15] = [
+    "bash",
+    "busctl",
+    "dbus-broker-launch",
+    "dbus-daemon",
+    "etherwake",
+    "gdbus",
+    "ip",
+    "libvirtd",
+    "nsenter",
+    "setpriv",
+    "systemd-socket-activate",
+    "systemd-sysusers",
+    "unshare",
+    "virsh",
+    "wakeonlan",
+];
+
+/// Ends the test, saying that it was skipped, where it may not build a [`Host`](crate::host::Host).
+///
+/// With `CI=true` or `WAKEVIRT_NO_SKIP=1` in the environment it fails instead: nothing is skipped in
+/// silence where nobody looks.
+#[macro_export]
+macro_rules! privileged {
+    () => {
+        if !$crate::guard::privileged() {
+            return;
+        }
+    };
+}
+
+/// Whether the test may go on; if not, says why. See [`privileged!`](crate::privileged).
+///
+/// # Panics
+/// Where skipping is not allowed.
+#[must_use]
+pub fn privileged() -> bool {
+    static REASON: OnceLock<Option<String>> = OnceLock::new();
+    let Some(reason) = REASON.get_or_init(why_not) else { return true };
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    assert!(!skipping_forbidden(), "{test} cannot be skipped here: {reason}");
+    // Not by `eprintln`, which a test that passes keeps to itself.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
+    false
+}
+
+fn skipping_forbidden() -> bool {
+    let set = |name, value| std::env::var_os(name).is_some_and(|found| found == value);
+    set("CI", "true") || set("WAKEVIRT_NO_SKIP", "1")
+}
+
+/// Why no host can be built here.
+#[must_use]
+pub fn why_not() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("it makes network namespaces, which only root may".to_owned());
+    }
+    let missing: Vec<_> = PROGRAMS.into_iter().filter(|program| !is_installed(program)).collect();
+    if !missing.is_empty() {
+        return Some(format!("not installed: {}; run scripts/prepare check", missing.join(", ")));
+    }
+    let unshared = Command::new("unshare")
+        .args(["--mount", "--net", "--ipc", "--pid", "--fork", "true"])
+        .env("PATH", PATH)
+        .stderr(Stdio::null())
+        .status();
+    match unshared {
+        Ok(status) if status.success() => None,
+        _ => Some("this machine does not let root make namespaces (a container?)".to_owned()),
+    }
+}
+
+fn is_installed(program: &str) -> bool {
+    PATH.split(':').any(|folder| Path::new(folder).join(program).exists())
+}

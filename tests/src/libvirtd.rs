@@ -1,0 +1,160 @@
+//! libvirt on a host: a real libvirtd, with its QEMU driver and its test driver.
+
+use std::process::Stdio;
+
+use crate::host::{Host, User, succeed};
+use crate::process::Process;
+use crate::wait;
+
+/// The test driver, as libvirtd serves it: all clients see the same domains. There is one from the
+/// start, `test`, which runs.
+pub const TEST: &str = "test+unix:///default?socket=/run/libvirt/libvirt-sock";
+
+/// QEMU.
+pub const QEMU: &str = "qemu:///system";
+
+/// Nothing of the host is there to be protected, and much of it is missing: no cgroups, no devices.
+const QEMU_CONF: &str = r#"security_driver = "none"
+seccomp_sandbox = 0
+cgroup_controllers = [ ]
+namespaces = [ ]
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+stdio_handler = "file"
+max_queued = 0
+"#;
+
+/// As Debian has it where there is no polkit: the group libvirt may do everything.
+const LIBVIRTD_CONF: &str = r#"auth_unix_rw = "none"
+auth_unix_ro = "none"
+unix_sock_group = "libvirt"
+unix_sock_rw_perms = "0770"
+max_clients = 5000
+"#;
+
+/// The libvirtd of a host.
+#[derive(Debug)]
+pub struct Libvirtd<'host> {
+    host: &'host Host,
+    process: Option<Process>,
+    /// The test driver forgets everything when its last client leaves: this one stays.
+    events: Option<Process>,
+}
+
+impl<'host> Libvirtd<'host> {
+    /// Starts libvirtd on the host.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start(host: &'host Host) -> Self {
+        host.sh("rm -rf /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt");
+        host.write("/etc/libvirt/qemu.conf", QEMU_CONF);
+        host.write("/etc/libvirt/libvirtd.conf", LIBVIRTD_CONF);
+        let mut libvirtd = Self { host, process: None, events: None };
+        libvirtd.start_again();
+        libvirtd
+    }
+
+    /// Starts libvirtd after [`Self::kill`]. QEMU's domains are as they were, the test driver's new.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_again(&mut self) {
+        self.process = Some(Process::start("libvirtd", &mut self.host.command("libvirtd")));
+        wait::until_true("libvirtd to answer", || {
+            let mut virsh = self.host.command("virsh");
+            virsh.args(["-q", "-c", TEST, "uri"]).stdout(Stdio::null()).stderr(Stdio::null());
+            virsh.status().is_ok_and(|status| status.success())
+        });
+        let mut virsh = self.host.command("virsh");
+        virsh.args(["-q", "-c", TEST, "event", "--loop", "--timestamp", "--all"]);
+        self.events = Some(Process::start("virsh event", &mut virsh));
+    }
+
+    /// Kills libvirtd (SIGKILL): every connection to it is lost, QEMU's domains run on.
+    pub fn kill(&mut self) {
+        self.events = None;
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// libvirtd itself.
+    ///
+    /// # Panics
+    /// After [`Self::kill`].
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("libvirtd runs")
+    }
+
+    /// Runs virsh(1) as root, and returns what it wrote.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn virsh(&self, uri: &str, arguments: &[&str]) -> String {
+        let mut virsh = self.host.command_as(User::Root, "virsh");
+        succeed(virsh.args(["-q", "-c", uri]).args(arguments)).trim().to_owned()
+    }
+
+    /// Defines a domain from its XML.
+    ///
+    /// # Panics
+    /// If libvirt refuses it.
+    pub fn define(&self, uri: &str, xml: &str) {
+        let file = "/run/domain.xml";
+        self.host.write(file, xml);
+        self.virsh(uri, &["define", file]);
+    }
+
+    /// The state of a domain, as virsh(1) names it: `running`, `shut off`, `paused`, …
+    ///
+    /// # Panics
+    /// If there is no such domain.
+    #[must_use]
+    pub fn state(&self, uri: &str, domain: &str) -> String {
+        self.virsh(uri, &["domstate", domain])
+    }
+
+    /// Waits until a domain is in this state.
+    ///
+    /// # Panics
+    /// If it does not come to that.
+    pub fn wait_for_state(&self, uri: &str, domain: &str, state: &str) {
+        wait::until_true(&format!("{domain} to be {state}"), || self.state(uri, domain) == state);
+    }
+}
+
+/// The XML of a domain of the test driver, with one interface.
+#[must_use]
+pub fn test_domain(name: &str, mac: &str) -> String {
+    format!(
+        "<domain type='test'>
+  <name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
+  <os><type>hvm</type></os>
+  <devices><interface type='network'><mac address='{mac}'/><source network='default'/></interface></devices>
+</domain>
+"
+    )
+}
+
+/// The XML of a domain of QEMU, diskless, with one interface on a bridge of the host. It is emulated,
+/// which every machine can, and starts in a quarter of a second.
+#[must_use]
+pub fn qemu_domain(name: &str, mac: &str, bridge: &str) -> String {
+    format!(
+        "<domain type='qemu'>
+  <name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='usb' model='none'/><memballoon model='none'/>
+    <interface type='bridge'><mac address='{mac}'/><source bridge='{bridge}'/><model type='virtio'/></interface>
+  </devices>
+</domain>
+"
+    )
+}

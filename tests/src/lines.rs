@@ -1,0 +1,108 @@
+//! The lines that a program writes, collected as they come.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::wait::PATIENCE;
+
+/// The lines of one stream. Clones see the same lines.
+#[derive(Debug, Clone, Default)]
+pub struct Lines {
+    shared: Arc<(Mutex<Vec<String>>, Condvar)>,
+}
+
+impl Lines {
+    /// Reads the stream to its end, in a thread of its own.
+    pub fn of(stream: impl Read + Send + 'static) -> Self {
+        Self::watched(stream, |_| ())
+    }
+
+    /// Reads the stream to its end, and shows each line as it comes.
+    pub fn watched(stream: impl Read + Send + 'static, mut show: impl FnMut(&str) + Send + 'static) -> Self {
+        let lines = Self::default();
+        let writer = lines.clone();
+        std::thread::spawn(move || {
+            let mut stream = BufReader::new(stream);
+            let mut line = Vec::new();
+            while stream.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                show(&text);
+                writer.push(text);
+                line.clear();
+            }
+        });
+        lines
+    }
+
+    /// Adds a line.
+    pub fn push(&self, line: String) {
+        self.lock().push(line);
+        self.shared.1.notify_all();
+    }
+
+    /// All lines until now.
+    #[must_use]
+    pub fn all(&self) -> Vec<String> {
+        self.lock().clone()
+    }
+
+    /// How many lines hold this text until now.
+    #[must_use]
+    pub fn count(&self, text: &str) -> usize {
+        self.lock().iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits for the first line that holds this text, and returns it. An earlier line will do.
+    ///
+    /// # Panics
+    /// If none comes, with the lines that came instead.
+    #[must_use = "or write `let _ =`"]
+    pub fn wait_for(&self, text: &str) -> String {
+        self.wait_for_nth(text, 1)
+    }
+
+    /// Waits for the `nth` line (counted from 1) that holds this text, and returns it.
+    ///
+    /// # Panics
+    /// If it does not come, with the lines that came instead.
+    pub fn wait_for_nth(&self, text: &str, nth: usize) -> String {
+        self.within(PATIENCE, text, nth).unwrap_or_else(|| {
+            panic!("no {nth}. line with {text:?} within {PATIENCE:?}; what came:\n{}", self.all().join("\n"))
+        })
+    }
+
+    /// Waits this long for the `nth` line (counted from 1) that holds this text.
+    #[must_use]
+    pub fn within(&self, time: Duration, text: &str, nth: usize) -> Option<String> {
+        let find = |lines: &[String]| {
+            lines.iter().filter(|line| line.contains(text)).nth(nth.saturating_sub(1)).cloned()
+        };
+        let (lines, _) = self
+            .shared
+            .1
+            .wait_timeout_while(self.lock(), time, |lines| find(lines).is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        find(&lines)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_lines_that_came_and_those_to_come() {
+        let lines = Lines::of(&b"one\ntwo\none more"[..]);
+        assert_eq!(lines.wait_for_nth("one", 2), "one more");
+        assert_eq!(lines.wait_for("one"), "one");
+        assert_eq!(lines.count("one"), 2);
+        assert_eq!(lines.within(Duration::ZERO, "three", 1), None);
+        lines.push("three".to_owned());
+        assert_eq!(lines.wait_for("three"), "three");
+    }
+}

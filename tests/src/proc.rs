@@ -1,0 +1,81 @@
+//! What `/proc` tells about a process: proc(5).
+
+use std::collections::HashMap;
+use std::fs;
+use std::process::Child;
+
+use nix::unistd::Pid;
+
+/// The process ID of a child of this process.
+#[must_use]
+pub fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(child.id().try_into().expect("the kernel's process IDs fit"))
+}
+
+/// The children of a process, oldest first; none if it is gone.
+#[must_use]
+pub fn children(pid: Pid) -> Vec<Pid> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// The name of the file that a process runs, without its folders.
+#[must_use]
+pub fn program(pid: Pid) -> Option<String> {
+    let file = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    Some(file.file_name()?.to_string_lossy().into_owned())
+}
+
+/// `/proc/PID/status`: the fields by name, such as `Uid`, `CapEff`, `NoNewPrivs`, `Seccomp`.
+#[derive(Debug, Clone)]
+pub struct Status(HashMap<String, String>);
+
+impl Status {
+    /// Reads the status of a process.
+    ///
+    /// # Panics
+    /// If there is no such process.
+    #[must_use]
+    pub fn of(pid: Pid) -> Self {
+        let text = fs::read_to_string(format!("/proc/{pid}/status"))
+            .unwrap_or_else(|error| panic!("no process {pid}: {error}"));
+        let field = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            Some((name.to_owned(), value.trim().replace('\t', " ")))
+        };
+        Self(text.lines().filter_map(field).collect())
+    }
+
+    /// The value of a field, its parts parted by single blanks.
+    ///
+    /// # Panics
+    /// If this kernel has no such field.
+    #[must_use]
+    pub fn field(&self, name: &str) -> &str {
+        self.0.get(name).unwrap_or_else(|| panic!("/proc/PID/status has no {name}"))
+    }
+
+    /// One of the capability sets (`CapInh`, `CapPrm`, `CapEff`, `CapBnd`, `CapAmb`), a bit for each:
+    /// capabilities(7).
+    ///
+    /// # Panics
+    /// If this kernel has no such set.
+    #[must_use]
+    pub fn capabilities(&self, set: &str) -> u64 {
+        u64::from_str_radix(self.field(set), 16).expect("a set of capabilities is a hexadecimal number")
+    }
+
+    /// The effective user ID.
+    ///
+    /// # Panics
+    /// If the kernel does not tell.
+    #[must_use]
+    pub fn effective_uid(&self) -> u32 {
+        self.field("Uid").split(' ').nth(1).and_then(|uid| uid.parse().ok()).expect("four user IDs")
+    }
+}
