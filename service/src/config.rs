@@ -5,6 +5,7 @@
 mod duration;
 mod error;
 mod file;
+mod text;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,9 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Uid;
 use serde::de::DeserializeOwned;
 
-pub use duration::HumanDuration;
+pub use duration::{BadDuration, HumanDuration};
 pub use error::{Error, Problem};
+pub use text::from_text;
 
 /// Where the files are, lowest first: the package's own, then the administrator's.
 const ROOTS: [&str; 2] = ["/usr/lib/wakevirt", "/etc/wakevirt"];

@@ -7,3 +7,6 @@ pub mod lifecycle;
 pub mod logs;
 pub mod options;
 pub mod user;
+
+#[cfg(test)]
+mod testing;

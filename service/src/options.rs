@@ -24,3 +24,49 @@ pub struct Common {
     #[arg(long, value_name = "WHERE", value_enum, default_value_t)]
     pub log_to: LogTo,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Options {
+        #[command(flatten)]
+        common: Common,
+    }
+
+    fn parse(line: &str) -> Result<Common, String> {
+        Options::try_parse_from(line.split(' '))
+            .map(|options| options.common)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_the_system_bus_and_the_standard_files() {
+        Options::command().debug_assert();
+        let common = parse("service").unwrap();
+        assert_eq!(common.config, None);
+        assert_eq!(common.bus, Address::System);
+        assert!(!common.check);
+        assert_eq!(common.log_to, LogTo::Auto);
+    }
+
+    #[test]
+    fn every_option_is_read() {
+        let common = parse("service --config /a.toml --bus session --check --log-to syslog").unwrap();
+        assert_eq!(common.config, Some(PathBuf::from("/a.toml")));
+        assert_eq!(common.bus, Address::Session);
+        assert!(common.check);
+        assert_eq!(common.log_to, LogTo::Syslog);
+    }
+
+    #[test]
+    fn a_bad_value_names_the_good_ones() {
+        let error = parse("service --bus systme").unwrap_err();
+        assert!(error.contains("\"systme\" is no bus; write system, session, or an address"), "{error}");
+        let error = parse("service --log-to file").unwrap_err();
+        assert!(error.contains("auto, journal, syslog, stderr"), "{error}");
+    }
+}

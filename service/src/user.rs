@@ -110,6 +110,3 @@ fn threads() -> Result<u32, String> {
     let count = status.lines().find_map(|line| line.strip_prefix("Threads:"));
     count.and_then(|count| count.trim().parse().ok()).ok_or_else(|| "it does not say".to_owned())
 }
-
-#[cfg(test)]
-mod tests;

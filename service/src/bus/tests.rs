@@ -1,1 +1,134 @@
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
 
+use super::*;
+use crate::testing;
+
+/// A private bus, on which only `org.wakevirt.Open1` may be owned.
+struct Bus {
+    daemon: Child,
+    address: Address,
+    _folder: tempfile::TempDir,
+}
+
+impl Bus {
+    fn start() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("bus.conf");
+        let socket = folder.path().join("bus").display().to_string();
+        let text = format!(
+            r#"<busconfig><type>session</type><listen>unix:path={socket}</listen><auth>EXTERNAL</auth>
+            <policy context="default"><allow user="*"/><allow send_type="method_call"/>
+            <allow send_type="method_return"/><allow send_type="error"/><allow receive_type="method_return"/>
+            <allow receive_type="error"/><allow receive_type="signal"/><deny own="*"/>
+            <allow own="org.wakevirt.Open1"/></policy></busconfig>"#
+        );
+        std::fs::write(&config, text).unwrap();
+        let daemon = Command::new("dbus-daemon")
+            .arg(format!("--config-file={}", config.display()))
+            .args(["--nofork", "--nopidfile", "--nosyslog", "--print-address=1"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        if !testing::have("dbus-daemon", daemon.is_ok()) {
+            return None;
+        }
+        let mut daemon = daemon.unwrap();
+        let mut address = String::new();
+        BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
+        Some(Self { daemon, address: address.trim().parse().unwrap(), _folder: folder })
+    }
+
+    async fn connect(&self) -> Connection {
+        self.address.builder().build().await.unwrap()
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_free_name_is_owned() {
+    let Some(bus) = Bus::start() else { return };
+    let connection = bus.connect().await;
+    own(&connection, "org.wakevirt.Open1").await.unwrap();
+    own(&connection, "org.wakevirt.Open1").await.unwrap();
+    let proxy = DBusProxy::new(&connection).await.unwrap();
+    let owner = proxy.get_name_owner("org.wakevirt.Open1".try_into().unwrap()).await.unwrap();
+    assert_eq!(Some(owner.as_str()), connection.unique_name().map(|name| name.as_str()));
+}
+
+#[tokio::test]
+async fn a_taken_name_is_not_waited_for() {
+    let Some(bus) = Bus::start() else { return };
+    let (first, second) = (bus.connect().await, bus.connect().await);
+    own(&first, "org.wakevirt.Open1").await.unwrap();
+    assert_eq!(
+        own(&second, "org.wakevirt.Open1").await.unwrap_err().to_string(),
+        format!(
+            "the bus name org.wakevirt.Open1 is taken by process {} of user {}; does the service run already? \
+             Stop the other one first",
+            std::process::id(),
+            nix::unistd::geteuid()
+        )
+    );
+    first.close().await.unwrap();
+    let proxy = DBusProxy::new(&second).await.unwrap();
+    let mut backoff = Backoff::new();
+    while proxy.name_has_owner("org.wakevirt.Open1".try_into().unwrap()).await.unwrap() {
+        backoff.wait().await;
+    }
+    own(&second, "org.wakevirt.Open1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_name_points_at_the_policy() {
+    let Some(bus) = Bus::start() else { return };
+    let error = own(&bus.connect().await, "org.wakevirt.Capture1").await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+    let error = error.to_string();
+    let user = nix::unistd::geteuid();
+    assert!(
+        error.starts_with(&format!("the bus does not let user {user} own org.wakevirt.Capture1 (")),
+        "{error}"
+    );
+    assert!(error.contains("org.wakevirt.Capture1.conf is missing in /usr/share/dbus-1/system.d"), "{error}");
+}
+
+#[tokio::test]
+async fn anything_else_says_what_it_was() {
+    let Some(bus) = Bus::start() else { return };
+    let error = own(&bus.connect().await, "not a name").await.unwrap_err().to_string();
+    assert!(error.starts_with("cannot own the bus name not a name: "), "{error}");
+    let connection = bus.connect().await;
+    drop(bus);
+    let error = own(&connection, "org.wakevirt.Open1").await.unwrap_err().to_string();
+    assert!(error.starts_with("cannot own the bus name org.wakevirt.Open1: "), "{error}");
+}
+
+#[test]
+fn addresses_are_read_and_shown() {
+    for text in ["system", "session", "unix:path=/run/dbus/system_bus_socket", "unix:abstract=wakevirt"] {
+        assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+    }
+    assert_eq!(Address::default(), Address::System);
+    for text in
+        ["", "System", "/run/dbus/system_bus_socket", "unix:", "tcp:host=localhost", "carrier:pigeon=1"]
+    {
+        assert_eq!(
+            text.parse::<Address>().unwrap_err().to_string(),
+            format!(
+                "\"{text}\" is no bus; write system, session, or an address such as \
+                 unix:path=/run/dbus/system_bus_socket"
+            )
+        );
+    }
+    assert_eq!(
+        "unix:path=/a;unix:path=/b".parse::<Address>().unwrap_err().to_string(),
+        "\"unix:path=/a;unix:path=/b\" is a list of addresses; choose one of them"
+    );
+}

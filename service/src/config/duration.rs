@@ -1,9 +1,15 @@
 //! Durations as people write them.
 
 use core::fmt;
+use core::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::from_text;
+use crate::logs::quoted;
+
+const EXPECTED: &str = r#"a duration with its unit, such as "2s", "500ms" or "1m 30s""#;
 
 /// A duration that is written with its units: `"2s"`, `"500ms"`, `"1m 30s"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,40 +33,34 @@ impl fmt::Display for HumanDuration {
     }
 }
 
-impl<'de> Deserialize<'de> for HumanDuration {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Text)
+/// A text that is no duration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} is not {EXPECTED}", quoted(_0))]
+pub struct BadDuration(String);
+
+impl FromStr for HumanDuration {
+    type Err = BadDuration;
+
+    fn from_str(text: &str) -> Result<Self, BadDuration> {
+        humantime::parse_duration(text).map(Self).map_err(|_| BadDuration(text.to_owned()))
     }
 }
 
-struct Text;
-
-impl Visitor<'_> for Text {
-    type Value = HumanDuration;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(r#"a duration with its unit, such as "2s", "500ms" or "1m 30s""#)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<HumanDuration, E> {
-        humantime::parse_duration(text).map(HumanDuration).map_err(|problem| {
-            E::custom(format_args!(
-                r#"not a duration ({problem}); write it with its unit, such as "2s", "500ms" or "1m 30s""#
-            ))
-        })
+impl<'de> Deserialize<'de> for HumanDuration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, EXPECTED)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use serde::de::IntoDeserializer;
-    use serde::de::value::{Error, StrDeserializer, U64Deserializer};
+    use serde::de::value::{Error, U64Deserializer};
 
     use super::*;
 
     fn read(text: &str) -> Result<HumanDuration, String> {
-        let deserializer: StrDeserializer<'_, Error> = text.into_deserializer();
-        HumanDuration::deserialize(deserializer).map_err(|error| error.to_string())
+        text.parse::<HumanDuration>().map_err(|error| error.to_string())
     }
 
     #[test]
@@ -81,9 +81,9 @@ mod tests {
     #[test]
     fn says_what_to_write_instead() {
         for text in ["", "2", "s", "-2s", "2 parsecs", "99999999999999999999s", "2s\u{202e}"] {
-            let message = read(text).unwrap_err();
-            assert!(message.starts_with("not a duration ("), "{text}: {message}");
-            assert!(message.ends_with(r#"such as "2s", "500ms" or "1m 30s""#), "{text}: {message}");
+            let shown = quoted(text);
+            let expected = r#"a duration with its unit, such as "2s", "500ms" or "1m 30s""#;
+            assert_eq!(read(text).unwrap_err(), format!("{shown} is not {expected}"));
         }
         let number: U64Deserializer<Error> = 5_u64.into_deserializer();
         assert_eq!(

@@ -9,9 +9,6 @@ use nix::unistd::Uid;
 use super::file::MAX_SIZE;
 use crate::logs::{plain, quoted};
 
-/// How alike two words must be for one to be suggested for the other, from 0 to 1 (Jaro-Winkler).
-const ALIKE: f64 = 0.8;
-
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -132,15 +129,15 @@ impl Problem {
     }
 
     /// The valid word that is nearest to the unknown one, if any is near.
-    fn suggestion(word: &str, valid: &[String]) -> Option<String> {
-        // People write `cool_down` and `Interfaces`; that is not what the likeness is to measure.
-        let written = word.to_lowercase().replace('_', "-");
-        valid
-            .iter()
-            .map(|valid| (strsim::jaro_winkler(&written, valid), valid))
-            .filter(|(likeness, _)| *likeness >= ALIKE)
-            .max_by(|(one, _), (other, _)| one.total_cmp(other))
-            .map(|(_, valid)| valid.clone())
+    fn suggestion<'a>(word: &str, valid: &'a [String]) -> Option<&'a str> {
+        // People write `cool_down` and `Interfaces`; that is not what the distance is to measure.
+        let word = word.to_lowercase().replace('_', "-");
+        let near = valid.iter().filter_map(|valid| {
+            let distance = strsim::damerau_levenshtein(&word, valid);
+            let cut_short = word.len() >= 3 && valid.starts_with(&word);
+            (cut_short || distance <= word.len().max(valid.len()) / 3).then_some((distance, valid))
+        });
+        near.min_by_key(|(distance, _)| *distance).map(|(_, valid)| valid.as_str())
     }
 }
 
@@ -154,12 +151,12 @@ fn unknown(message: &str, prefix: &str, what: &'static str) -> Option<Problem> {
     Some(Problem::Unknown { what, word: word.to_owned(), valid })
 }
 
-/// The line around a position, without the blanks at its ends.
+/// The line around a position, without the blanks and the comma at its ends.
 fn line_around(text: &str, position: usize) -> &str {
     let (before, after) = text.split_at_checked(position).unwrap_or((text, ""));
     let start = before.rfind('\n').map_or(0, |end| end + 1);
     let end = after.find('\n').map_or(text.len(), |length| position + length);
-    text.get(start..end).unwrap_or_default().trim()
+    text.get(start..end).unwrap_or_default().trim().trim_end_matches(',')
 }
 
 impl fmt::Display for Problem {
@@ -167,18 +164,19 @@ impl fmt::Display for Problem {
         match self {
             Self::Unknown { what, word, valid } => {
                 write!(f, "unknown {what} {}", quoted(word))?;
-                if let Some(suggestion) = Self::suggestion(word, valid) {
-                    write!(f, "; did you mean {}?", quoted(&suggestion))?;
+                match Self::suggestion(word, valid) {
+                    Some(suggestion) => write!(f, "; did you mean {}?", quoted(suggestion))?,
+                    None => write!(f, ".")?,
                 }
                 write!(f, " Valid {what}s here: {}", valid.join(", "))
             }
             Self::Bad { part, line, message } => {
-                write!(f, "{}: {}", plain(line), plain(message))?;
+                write!(f, "{}: {}", plain(line, 100), plain(message, 400))?;
                 // A list on one line does not show which of its values it is.
-                if part.is_empty() || part.contains('\n') || message.contains(part.trim_matches('"')) {
+                if part == line || !line.contains(part) || message.contains(part.trim_matches('"')) {
                     Ok(())
                 } else {
-                    write!(f, ", at {}", plain(part))
+                    write!(f, ", at {}", plain(part, 60))
                 }
             }
         }

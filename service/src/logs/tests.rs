@@ -1,1 +1,144 @@
+use std::fs;
+use std::os::unix::net::UnixDatagram;
 
+use super::*;
+use crate::testing;
+
+#[test]
+fn levels_are_read_by_name() {
+    for level in Level::ALL {
+        assert_eq!(level.to_string().parse::<Level>().unwrap(), level);
+        assert_eq!(LevelFilter::from(level).to_string(), level.to_string());
+    }
+    for other in ["", "Info", "warning", "off", "info\n"] {
+        let error = other.parse::<Level>().unwrap_err().to_string();
+        assert!(error.ends_with(" is not a log level; choose error, warn, info, debug or trace"), "{error}");
+    }
+}
+
+/// Logs in a second process, as the environment says.
+#[test]
+#[ignore = "the second process of other tests"]
+fn second_logs() {
+    if !testing::is_second() {
+        return;
+    }
+    let socket = std::env::var("SOCKET").ok().map(|path| {
+        fs::create_dir_all(Path::new(&path).parent().unwrap()).unwrap();
+        UnixDatagram::bind(path).unwrap()
+    });
+    let to = match std::env::var("LOG_TO").unwrap().as_str() {
+        "auto" => LogTo::Auto,
+        "stderr" => LogTo::Stderr,
+        "journal" => LogTo::Journal,
+        _ => LogTo::Syslog,
+    };
+    // Not on the line that says which test this is.
+    println!();
+    let logs = match init(Level::Warn, to) {
+        Ok(logs) => logs,
+        Err(error) => return println!("ERROR {error}"),
+    };
+    tracing::info!("too low");
+    tracing::warn!(mac = "52:54:00:00:00:01", "first");
+    logs.set_level(Level::Debug);
+    tracing::debug!("second");
+    logs.set_level(Level::Error);
+    tracing::warn!("too low again");
+    assert_eq!(init(Level::Info, LogTo::Stderr).unwrap_err().to_string(), "the log was set up before");
+    if let Some(socket) = socket {
+        socket.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 2048];
+        while let Ok(length) = socket.recv(&mut buffer) {
+            println!("RECEIVED {:?}", String::from_utf8_lossy(&buffer[..length]));
+        }
+    }
+}
+
+/// What a second process prints that has only the sockets of this test under /run and /dev.
+fn log_alone(to: &str, socket: Option<&str>) -> (String, String) {
+    let hide = "mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /dev && exec \"$0\" \"$@\"";
+    let mut command = testing::second(&["unshare", "--mount", "sh", "-c", hide], "logs::tests::second_logs");
+    command.env("LOG_TO", to);
+    if let Some(socket) = socket {
+        command.env("SOCKET", socket);
+    }
+    testing::run(command)
+}
+
+fn assert_two_lines(stderr: &str) {
+    let lines: Vec<_> = stderr.lines().collect();
+    let [first, second] = lines[..] else { panic!("{stderr}") };
+    assert!(first.ends_with("Z  WARN first mac=\"52:54:00:00:00:01\""), "{first}");
+    assert!(second.ends_with("Z DEBUG second"), "{second}");
+}
+
+#[test]
+fn standard_error_gets_plain_lines_at_the_level_of_the_moment() {
+    let mut command = testing::second(&[], "logs::tests::second_logs");
+    command.env("LOG_TO", "stderr");
+    assert_two_lines(&testing::run(command).1);
+}
+
+#[test]
+fn the_journal_gets_level_and_fields() {
+    if !testing::have_root() {
+        return;
+    }
+    for to in ["auto", "journal"] {
+        let (stdout, stderr) = log_alone(to, Some("/run/systemd/journal/socket"));
+        assert_eq!(stderr, "");
+        let received: Vec<_> = stdout.lines().filter(|line| line.starts_with("RECEIVED")).collect();
+        // The first is empty: whether the journal answers.
+        let [_, first, second] = received[..] else { panic!("{stdout}") };
+        for part in [
+            "first",
+            "PRIORITY\\n\\u{1}\\0\\0\\0\\0\\0\\0\\04\\n",
+            "52:54:00:00:00:01",
+            "F_MAC",
+            "SYSLOG_IDENTIFIER",
+        ] {
+            assert!(first.contains(part), "{part}: {first}");
+        }
+        assert!(second.contains("second"), "{second}");
+    }
+}
+
+#[test]
+fn syslog_gets_the_lines_of_a_daemon() {
+    if !testing::have_root() {
+        return;
+    }
+    for to in ["auto", "syslog"] {
+        let (stdout, stderr) = log_alone(to, Some("/dev/log"));
+        assert_eq!(stderr, "");
+        let received: Vec<_> = stdout.lines().filter(|line| line.starts_with("RECEIVED")).collect();
+        let [first, second] = received[..] else { panic!("{stdout}") };
+        // Facility daemon (3 << 3), severity warning (4): RFC 3164 4.1.1.
+        assert!(first.starts_with("RECEIVED \"<28>"), "{first}");
+        assert!(first.contains("]: first mac="), "{first}");
+        assert!(second.contains("]: second"), "{second}");
+    }
+}
+
+#[test]
+fn without_journal_and_syslog_there_is_standard_error() {
+    if !testing::have_root() {
+        return;
+    }
+    assert_two_lines(&log_alone("auto", None).1);
+    for (to, error) in [
+        (
+            "journal",
+            "ERROR cannot log to the journal: No such file or directory (os error 2); \
+             start systemd-journald, or log elsewhere with --log-to",
+        ),
+        (
+            "syslog",
+            "ERROR cannot log to syslog: there is no /dev/log; start a syslog daemon, or log elsewhere with --log-to",
+        ),
+    ] {
+        let (stdout, _) = log_alone(to, None);
+        assert!(stdout.contains(error), "{stdout}");
+    }
+}

@@ -2,26 +2,24 @@
 
 use core::fmt::{self, Write as _};
 
-/// The most characters of a text from outside that are shown.
-const MOST: usize = 200;
-
 /// Shows a text from outside in double quotes.
 ///
 /// What could forge a log line or change how it is read (line breaks, escape sequences, marks that
 /// reverse the direction, invisible and combining characters) is escaped; what goes beyond 200
 /// characters is cut off, with an ellipsis behind the closing quote.
 pub fn quoted(text: &str) -> impl fmt::Display {
-    Shown { text, quote: true }
+    Shown { text, quote: true, most: 200 }
 }
 
-/// The same without quotes, for what shows by itself where it ends.
-pub(crate) fn plain(text: &str) -> impl fmt::Display {
-    Shown { text, quote: false }
+/// The same without quotes, for what shows by itself where it ends; cut after `most` characters.
+pub(crate) fn plain(text: &str, most: usize) -> impl fmt::Display {
+    Shown { text, quote: false, most }
 }
 
 struct Shown<'a> {
     text: &'a str,
     quote: bool,
+    most: usize,
 }
 
 impl fmt::Display for Shown<'_> {
@@ -30,7 +28,7 @@ impl fmt::Display for Shown<'_> {
         if self.quote {
             f.write_char('"')?;
         }
-        for character in characters.by_ref().take(MOST) {
+        for character in characters.by_ref().take(self.most) {
             match character {
                 '"' | '\\' if self.quote => write!(f, "\\{character}")?,
                 ' '..='~' => f.write_char(character)?,
@@ -82,11 +80,11 @@ mod tests {
         let most = "ü".repeat(200);
         assert_eq!(quoted(&most).to_string(), format!("\"{most}\""));
         assert_eq!(quoted(&format!("{most}ü")).to_string(), format!("\"{most}\"…"));
-        assert_eq!(plain(&format!("{most}ü")).to_string(), format!("{most}…"));
+        assert_eq!(plain(&format!("{most}ü"), 200).to_string(), format!("{most}…"));
     }
 
     #[test]
     fn plain_leaves_quotes_and_backslashes() {
-        assert_eq!(plain("a = \"b\\c\"\u{1b}").to_string(), "a = \"b\\c\"\\u{1b}");
+        assert_eq!(plain("a = \"b\\c\"\u{1b}", 20).to_string(), "a = \"b\\c\"\\u{1b}");
     }
 }
