@@ -4,4 +4,61 @@
 //! sees a packet's bytes.
 
 pub mod announcer;
+mod options;
+pub mod savefile;
 pub mod sniffer;
+
+use std::io::{self, BufWriter};
+use std::path::Path;
+use std::process::ExitCode;
+
+use wakevirt_protocol::frame::Ports;
+
+use announcer::config::Settings;
+pub use options::Options;
+
+/// Does what the command line asks for.
+#[must_use]
+pub fn run(options: &Options) -> ExitCode {
+    let done = if let Some(savefile) = &options.read {
+        read(savefile, options)
+    } else if options.common.check {
+        check(options)
+    } else {
+        announcer::run(options).map_err(|error| {
+            // In the log as well, where there is one by now.
+            tracing::error!("{error}");
+            error.into()
+        })
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "for who started it, by hand or in a service manager")]
+            {
+                eprintln!("wakevirt-capture: {error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Anything = Box<dyn std::error::Error>;
+
+fn read(savefile: &Path, options: &Options) -> Result<(), Anything> {
+    let ports = Ports::new(Settings::load(options)?.start.ports);
+    match savefile::read(savefile, &ports, BufWriter::new(io::stdout().lock())) {
+        // Whoever read the output has enough of it.
+        Err(savefile::Error::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+fn check(options: &Options) -> Result<(), Anything> {
+    Settings::load(options)?;
+    #[expect(clippy::print_stdout, reason = "what was asked for")]
+    {
+        println!("The configuration is valid.");
+    }
+    Ok(())
+}

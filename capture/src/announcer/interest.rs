@@ -91,7 +91,9 @@ impl Interests {
     fn expire(&mut self, now: Instant) {
         let gone = |caller: &Caller| caller.gone.is_some_and(|gone| now.duration_since(gone) >= LINGER);
         // Nearly always there is none, and a caller or two to look at.
-        while let Some(name) = self.callers.iter().find(|(_, caller)| gone(caller)).map(|(name, _)| name.clone()) {
+        while let Some(name) =
+            self.callers.iter().find(|(_, caller)| gone(caller)).map(|(name, _)| name.clone())
+        {
             self.forget(&name);
         }
     }
@@ -112,7 +114,9 @@ impl Interests {
 
 /// More addresses than are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no more than {MOST} MAC addresses are kept for all callers together; name only those of your own domains")]
+#[error(
+    "no more than {MOST} MAC addresses are kept for all callers together; name only those of your own domains"
+)]
 pub struct TooMany;
 
 #[cfg(test)]

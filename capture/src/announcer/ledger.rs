@@ -113,7 +113,13 @@ impl Ledger {
     }
 
     /// Decides about one magic packet that was heard on the interface of this name.
-    pub fn hear(&mut self, sighting: Sighting, name: Option<Arc<str>>, stamp: Stamp, now: Instant) -> Verdict {
+    pub fn hear(
+        &mut self,
+        sighting: Sighting,
+        name: Option<Arc<str>>,
+        stamp: Stamp,
+        now: Instant,
+    ) -> Verdict {
         let Sighting { heard, interface } = sighting;
         self.fates(&heard).received += 1;
         if let Some(sequence) = self.recent.original(&heard, interface, self.rules.deduplicate, now) {
@@ -166,7 +172,12 @@ impl Ledger {
     ///
     /// # Errors
     /// [`TooMany`], and nothing is changed.
-    pub fn set_interest(&mut self, caller: &str, macs: BTreeSet<MacAddr>, now: Instant) -> Result<(), TooMany> {
+    pub fn set_interest(
+        &mut self,
+        caller: &str,
+        macs: BTreeSet<MacAddr>,
+        now: Instant,
+    ) -> Result<(), TooMany> {
         self.interests.set(caller, macs, now)
     }
 

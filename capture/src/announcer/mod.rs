@@ -1,6 +1,172 @@
-//! The announcer.
-pub mod interest;
-pub mod ledger;
-pub mod limit;
-pub mod recent;
-pub mod ring;
+//! The announcer: starts the sniffer, gives up what the sniffer needed, and tells the bus what it
+//! hears. It never sees a packet's bytes, and reads every message of the sniffer as an enemy's.
+
+mod bus;
+mod child;
+mod clock;
+pub mod config;
+mod ffi;
+mod hearing;
+mod interest;
+mod interfaces;
+mod ledger;
+mod limit;
+pub mod pattern;
+mod recent;
+mod ring;
+mod shared;
+mod udp;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use caps::{CapSet, Capability};
+use rustix::thread::set_no_new_privs;
+use wakevirt_protocol::sniffer::BadMessage;
+use wakevirt_service::lifecycle::{self, Signal, Signals};
+use wakevirt_service::logs::{self, Logs};
+use wakevirt_service::user;
+
+use crate::options::Options;
+use child::{Process, Sniffer};
+use config::Settings;
+use hearing::Hearing;
+use shared::Shared;
+
+/// Whom the service runs as.
+pub const USER: &str = "wakevirt-capture";
+
+/// Why the service does not start, or ends.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] wakevirt_service::config::Error),
+    /// The log.
+    #[error(transparent)]
+    Logs(#[from] logs::Error),
+    /// The change of user.
+    #[error(transparent)]
+    User(#[from] user::Error),
+    /// The bus name is refused, or taken by another.
+    #[error(transparent)]
+    Bus(#[from] wakevirt_service::bus::Error),
+    /// The path of the running program, beside which the sniffer lies.
+    #[error("cannot tell where this program lies, and so not where its sniffer does: {0}")]
+    OwnPath(#[source] io::Error),
+    /// The sniffer is not where it should be.
+    #[error("wakevirt-sniffer is missing; it should be {} or {}: install wakevirt again", .candidates[0].display(), .candidates[1].display())]
+    NoSniffer {
+        /// Where it was looked for.
+        candidates: [PathBuf; 2],
+    },
+    /// The sniffer cannot be started.
+    #[error("cannot start {}: {error}", .program.display())]
+    Sniffer {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The sniffer ended, and so does the service.
+    #[error("the sniffer has gone: {0}; the service ends, to be started again whole")]
+    SnifferGone(String),
+    /// The sniffer says that it cannot go on.
+    #[error("the sniffer cannot go on: {0}")]
+    SnifferFailed(String),
+    /// The sniffer does not get ready.
+    #[error("the sniffer did not get ready within {0} s")]
+    SnifferSlow(u64),
+    /// The sniffer sent what is no message: it is broken, or was taken over.
+    #[error("the sniffer sent {0}; it is not trusted any more, and the service ends")]
+    BadMessage(#[from] BadMessage),
+    /// The sniffer sent a message that contradicts what it said before.
+    #[error("the sniffer sent {0}; it is not trusted any more, and the service ends")]
+    Contradiction(&'static str),
+    /// The socketpair to the sniffer.
+    #[error("the socketpair to the sniffer fails: {0}")]
+    Channel(#[source] io::Error),
+    /// The capabilities.
+    #[error("cannot give up capabilities: {0}")]
+    Capabilities(String),
+    /// The kernel's news about interfaces.
+    #[error("cannot follow the network interfaces: {0}")]
+    Interfaces(#[source] io::Error),
+    /// The async runtime, or the signals.
+    #[error("cannot start the event loop: {0}")]
+    Runtime(#[source] io::Error),
+    /// Randomness for the epoch.
+    #[error("cannot get random bytes: {0}")]
+    Random(#[source] io::Error),
+}
+
+/// Runs the service until it is told to stop.
+///
+/// # Errors
+/// [`Error`] says what ended it, and what to do.
+pub fn run(options: &Options) -> Result<(), Error> {
+    let settings = Settings::load(options)?;
+    let logs = logs::init(settings.log, options.common.log_to)?;
+    let sockets = udp::sockets(&settings.listen);
+    user::change_to(USER, &[Capability::CAP_NET_RAW])?;
+    let sniffer = Sniffer::start(&settings.start, &sockets)?;
+    drop(sockets);
+    give_up_capabilities()?;
+
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+    let ended = runtime.block_on(serve(options, settings, logs, sniffer));
+    lifecycle::stopping();
+    ended
+}
+
+/// Nothing that the announcer does from here on needs a capability, nor may bring one back.
+fn give_up_capabilities() -> Result<(), Error> {
+    set_no_new_privs(true).map_err(|error| Error::Capabilities(error.to_string()))?;
+    for set in [CapSet::Ambient, CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
+        caps::clear(None, set).map_err(|error| Error::Capabilities(error.to_string()))?;
+    }
+    Ok(())
+}
+
+async fn serve(options: &Options, settings: Settings, logs: Logs, sniffer: Sniffer) -> Result<(), Error> {
+    let (process, channel) = sniffer.listen()?;
+    let mut signals = Signals::new().map_err(Error::Runtime)?;
+    let ended = tokio::select! {
+        ended = announce(options, settings, &logs, channel) => ended,
+        () = until_stopped(&mut signals) => Ok(()),
+    };
+    // The channel is closed by now, which ends the sniffer.
+    explain(ended, process)
+}
+
+/// Waits for the sniffer, then tells the bus what it hears, for ever.
+async fn announce(
+    options: &Options,
+    settings: Settings,
+    logs: &Logs,
+    channel: child::Channel,
+) -> Result<(), Error> {
+    let mode = hearing::ready(&channel).await?;
+    let shared = Arc::new(Shared::new(&settings, mode)?);
+    let mut hearing = Hearing::new(channel, Arc::clone(&shared), settings, options.clone(), logs)?;
+    let mut reloads = Signals::new().map_err(Error::Runtime)?;
+    tokio::select! {
+        ended = hearing.hear(&mut reloads) => ended,
+        refused = bus::keep(&options.common.bus, &shared) => Err(refused),
+    }
+}
+
+async fn until_stopped(signals: &mut Signals) {
+    while signals.next().await != Signal::Stop {}
+}
+
+/// Adds how the sniffer ended to an end that it caused.
+fn explain(ended: Result<(), Error>, process: Process) -> Result<(), Error> {
+    let how = process.end();
+    match ended {
+        Err(Error::SnifferGone(_)) => Err(Error::SnifferGone(how)),
+        ended => ended,
+    }
+}

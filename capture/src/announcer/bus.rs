@@ -1,0 +1,290 @@
+//! The announcer on the bus: the interface `org.wakevirt.Capture1`, and the connection that is
+//! made again whenever it is lost. This file translates; the ledger decides.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio_stream::StreamExt as _;
+use wakevirt_protocol::MacAddr;
+use wakevirt_protocol::bus::{CAPTURE_NAME, CAPTURE_PATH, Error as Refusal, dict};
+use wakevirt_protocol::details::Detail;
+use wakevirt_protocol::sniffer::Mode;
+use wakevirt_service::bus::{Address, Backoff, own};
+use wakevirt_service::lifecycle;
+use zbus::message::{Header, Type};
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, MatchRule, MessageStream, Variant, interface};
+
+use super::Error;
+use super::ledger::{Fates, Transport};
+use super::ring::{Announcement, Remembered};
+use super::shared::Shared;
+
+/// A body of type `a{sv}`.
+type Dict = HashMap<&'static str, Variant<'static>>;
+
+/// Keeps the service on the bus. Returns only where the bus refuses the name for good.
+pub async fn keep(address: &Address, shared: &Arc<Shared>) -> Error {
+    let mut backoff = Backoff::new();
+    loop {
+        match visit(address, shared, &mut backoff).await {
+            Ok(()) => tracing::warn!("the connection to the bus is lost; the packets of now are remembered"),
+            Err(Error::Bus(
+                refused @ (wakevirt_service::bus::Error::Taken { .. }
+                | wakevirt_service::bus::Error::Refused { .. }),
+            )) => {
+                return refused.into();
+            }
+            Err(error) => tracing::warn!("cannot reach the bus {address}, and goes on trying: {error}"),
+        }
+        shared.ledger().bus_lost(Instant::now());
+        lifecycle::ready("hearing; waiting for the bus");
+        backoff.wait().await;
+    }
+}
+
+/// Serves until the connection is lost.
+async fn visit(address: &Address, shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), Error> {
+    let failed = |source| wakevirt_service::bus::Error::Failed { name: CAPTURE_NAME.to_owned(), source };
+    let service = Capture1 { shared: Arc::clone(shared) };
+    let connection = address.builder().serve_at(CAPTURE_PATH, service).build().await.map_err(failed)?;
+    let emitter = SignalEmitter::new(&connection, CAPTURE_PATH).map_err(failed)?;
+    let departures = departures(&connection).await.map_err(failed)?;
+    // What was announced until now is for Replay: nobody can have subscribed to this owner yet.
+    let announced = shared.ledger().sequence();
+    own(&connection, CAPTURE_NAME).await?;
+    backoff.reset();
+    tracing::info!("on the bus as {CAPTURE_NAME}");
+    lifecycle::ready("hearing");
+    tokio::select! {
+        () = connection.closed() => Ok(()),
+        ended = publish(&emitter, shared, announced) => ended.or(Ok(())),
+        ended = tell_interfaces(&emitter, shared) => ended.or(Ok(())),
+        () = watch(departures, shared) => Ok(()),
+    }
+}
+
+/// Signals what the ledger announces. A bus that is slow makes it wait, and the ledger's rings are
+/// the queue: what they forget meanwhile is missing from the sequence.
+async fn publish(emitter: &SignalEmitter<'_>, shared: &Shared, mut last: u64) -> zbus::Result<()> {
+    let mut announced = shared.announced.subscribe();
+    loop {
+        let (epoch, packets) = {
+            let ledger = shared.ledger();
+            let (_, packets) = ledger.replay(ledger.epoch(), last);
+            (ledger.epoch().to_owned(), packets)
+        };
+        for Remembered { announcement, .. } in packets {
+            let mac = announcement.heard.magic.target().to_string();
+            let details = details(&announcement, &epoch);
+            Capture1::magic_packet(emitter, announcement.sequence, &mac, details).await?;
+            last = announcement.sequence;
+        }
+        // The sender lives as long as `shared`.
+        let _ = announced.changed().await;
+    }
+}
+
+async fn tell_interfaces(emitter: &SignalEmitter<'_>, shared: &Arc<Shared>) -> zbus::Result<()> {
+    let mut interfaces = shared.interfaces.subscribe();
+    loop {
+        let _ = interfaces.changed().await;
+        Capture1 { shared: Arc::clone(shared) }.interfaces_changed(emitter).await?;
+    }
+}
+
+/// The bus's news of connections that are closed: their names have no owner any more.
+async fn departures(connection: &Connection) -> zbus::Result<MessageStream> {
+    let rule = MatchRule::builder()
+        .msg_type(Type::Signal)
+        .sender("org.freedesktop.DBus")
+        .interface("org.freedesktop.DBus")
+        .member("NameOwnerChanged")
+        .arg(2, "")
+        .build()?;
+    MessageStream::for_match_rule(rule, connection, None).await
+}
+
+/// Lets the interests of callers that leave fade.
+async fn watch(mut departures: MessageStream, shared: &Shared) {
+    while let Some(Ok(message)) = departures.next().await {
+        if let Ok((name, _, _)) = message.body().deserialize::<(&str, &str, &str)>() {
+            shared.ledger().caller_disconnected(name, Instant::now());
+        }
+    }
+}
+
+fn details(announcement: &Announcement, epoch: &str) -> Dict {
+    let mut details = announcement.heard.details(announcement.stamp);
+    details.push(("epoch", Detail::Text(epoch.to_owned())));
+    details.extend(announcement.interface.as_ref().map(|name| ("interface", Detail::Text(name.to_string()))));
+    dict(details)
+}
+
+/// The object.
+struct Capture1 {
+    shared: Arc<Shared>,
+}
+
+#[interface(name = "org.wakevirt.Capture1")]
+impl Capture1 {
+    /// The remembered packets with a higher sequence, oldest first.
+    #[zbus(out_args("epoch", "lost", "packets"))]
+    fn replay(&self, epoch: &str, after: u64) -> (String, bool, Vec<(u64, String, Dict)>) {
+        let ledger = self.shared.ledger();
+        let (lost, packets) = ledger.replay(epoch, after);
+        let now = ledger.epoch().to_owned();
+        let packets = packets.into_iter().map(|Remembered { announcement, copies }| {
+            let mut details = details(&announcement, &now);
+            details.insert("copies", copies.into());
+            (announcement.sequence, announcement.heard.magic.target().to_string(), details)
+        });
+        let packets = packets.collect();
+        (now, lost, packets)
+    }
+
+    /// The SecureOn password that came with a packet.
+    #[zbus(out_args("password"))]
+    fn get_secure_on(&self, epoch: &str, sequence: u64) -> Result<Vec<u8>, Refusal> {
+        match self.shared.ledger().password(epoch, sequence) {
+            Some(Some(password)) => Ok(password.as_bytes().to_vec()),
+            Some(None) => Err(Refusal::NoSecureOn(format!(
+                "packet {sequence} came without a password; ask only where `secureon` is true"
+            ))),
+            None => Err(Refusal::Forgotten(format!(
+                "packet {sequence} of epoch {epoch:?} is not remembered; ask sooner, or raise `remember` in capture.toml"
+            ))),
+        }
+    }
+
+    /// Replaces the MAC addresses that the caller is interested in.
+    fn set_interest(&self, macs: Vec<Vec<u8>>, #[zbus(header)] header: Header<'_>) -> Result<(), Refusal> {
+        let caller =
+            header.sender().ok_or_else(|| Refusal::InvalidArgument("the caller has no name".to_owned()))?;
+        let macs: BTreeSet<MacAddr> = macs.iter().map(|mac| read_mac(mac)).collect::<Result<_, _>>()?;
+        let count = macs.len();
+        self.shared
+            .ledger()
+            .set_interest(caller.as_str(), macs, Instant::now())
+            .map_err(|error| Refusal::LimitExceeded(error.to_string()))?;
+        tracing::debug!("{caller} is interested in {count} MAC addresses");
+        Ok(())
+    }
+
+    /// A magic packet was heard.
+    #[zbus(signal)]
+    async fn magic_packet(
+        emitter: &SignalEmitter<'_>,
+        sequence: u64,
+        mac: &str,
+        details: Dict,
+    ) -> zbus::Result<()>;
+
+    /// The version of wakevirt.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    /// Random at each start of the service.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn epoch(&self) -> String {
+        self.shared.ledger().epoch().to_owned()
+    }
+
+    /// How it hears: `raw` or `udp`.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn mode(&self) -> &'static str {
+        match self.shared.mode {
+            Mode::Raw => "raw",
+            Mode::Udp => "udp",
+        }
+    }
+
+    /// The interfaces that it hears on.
+    #[zbus(property)]
+    fn interfaces(&self) -> Vec<String> {
+        self.shared.interfaces.borrow().clone()
+    }
+
+    /// The sequence of the last packet that was announced.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn sequence(&self) -> u64 {
+        self.shared.ledger().sequence()
+    }
+
+    /// Magic packets that were heard.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn received(&self) -> u64 {
+        self.sum(|fates| fates.received)
+    }
+
+    /// Frames and datagrams that passed the kernel's filter and held no magic packet.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn malformed(&self) -> u64 {
+        self.shared.counters().malformed
+    }
+
+    /// Magic packets that were copies of an announced one.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn duplicates(&self) -> u64 {
+        self.sum(|fates| fates.duplicates)
+    }
+
+    /// Magic packets that were not announced because there were too many.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn limited(&self) -> u64 {
+        self.sum(|fates| fates.limited)
+    }
+
+    /// What the kernel dropped because a socket's buffer was full.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn kernel_dropped(&self) -> u64 {
+        let counters = *self.shared.counters();
+        counters.dropped_raw + counters.dropped_udp
+    }
+
+    /// Magic packets that were lost behind the sniffer because the announcer was too slow.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn channel_dropped(&self) -> u64 {
+        self.shared.counters().dropped_channel
+    }
+
+    /// The counters that are known for each transport.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn transports(&self) -> HashMap<&'static str, HashMap<&'static str, u64>> {
+        let ledger = self.shared.ledger();
+        let counts = |transport| {
+            let Fates { received, duplicates, limited } = ledger.fates_of(transport);
+            HashMap::from([("received", received), ("duplicates", duplicates), ("limited", limited)])
+        };
+        HashMap::from([
+            ("ethernet", counts(Transport::Ethernet)),
+            ("udp4", counts(Transport::Udp4)),
+            ("udp6", counts(Transport::Udp6)),
+        ])
+    }
+}
+
+impl Capture1 {
+    fn sum(&self, count: impl Fn(Fates) -> u64) -> u64 {
+        let ledger = self.shared.ledger();
+        [Transport::Ethernet, Transport::Udp4, Transport::Udp6]
+            .into_iter()
+            .map(|transport| count(ledger.fates_of(transport)))
+            .sum()
+    }
+}
+
+fn read_mac(bytes: &[u8]) -> Result<MacAddr, Refusal> {
+    let octets = bytes.try_into().map_err(|_| {
+        Refusal::InvalidArgument(format!("a MAC address has 6 bytes, one of these has {}", bytes.len()))
+    })?;
+    let mac = MacAddr::new(octets);
+    if mac.is_unicast() {
+        Ok(mac)
+    } else {
+        Err(Refusal::InvalidArgument(format!("{mac} is no single network card's address")))
+    }
+}

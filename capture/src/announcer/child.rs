@@ -1,0 +1,184 @@
+//! The sniffer, as the announcer sees it: a child process that may be taken over at any moment.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    recv, send, sendmsg, socketpair,
+};
+use tokio::io::unix::AsyncFd;
+use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, MAX_UDP_SOCKETS, Start, ToSniffer};
+use zeroize::Zeroize;
+
+use super::{Error, ffi};
+
+/// The sniffer's file name.
+const PROGRAM: &str = "wakevirt-sniffer";
+
+/// How long a sniffer that closed its end may take to end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The sniffer, just started.
+#[derive(Debug)]
+pub struct Sniffer {
+    process: Child,
+    channel: OwnedFd,
+}
+
+impl Sniffer {
+    /// Starts the sniffer with the UDP sockets and one end of a socketpair, and nothing else: no
+    /// environment, no argument, and standard output and error that lead nowhere, for whoever takes
+    /// it over could write into the log by them.
+    ///
+    /// It inherits the ambient capabilities. Call this before there is a second thread.
+    ///
+    /// # Errors
+    /// [`Error::Sniffer`] where it cannot be started.
+    pub fn start(start: &Start, sockets: &[OwnedFd]) -> Result<Self, Error> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )
+        .map_err(|error| Error::Channel(error.into()))?;
+        // The sniffer waits for the first message; what it says afterwards never waits.
+        rustix::io::ioctl_fionbio(&theirs, false).map_err(|error| Error::Channel(error.into()))?;
+        let program = find()?;
+        let process = Command::new(&program)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| Error::Sniffer { program, error })?;
+        let sniffer = Self { process, channel: ours };
+        sniffer.hand_over(start, sockets)?;
+        Ok(sniffer)
+    }
+
+    fn hand_over(&self, start: &Start, sockets: &[OwnedFd]) -> Result<(), Error> {
+        let mut buffer = [0; MAX_MESSAGE];
+        let message = ToSniffer::Start(start.clone());
+        let bytes = message.encode(&mut buffer).map_err(|error| Error::Channel(io::Error::other(error)))?;
+        let sockets: Vec<_> = sockets.iter().take(MAX_UDP_SOCKETS).map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_UDP_SOCKETS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !sockets.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(&sockets));
+        }
+        sendmsg(&self.channel, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+            .map_err(|error| Error::Channel(error.into()))?;
+        Ok(())
+    }
+
+    /// Begins to listen to it. Needs the runtime.
+    ///
+    /// # Errors
+    /// [`Error::Channel`] where the runtime cannot watch the socketpair.
+    pub fn listen(self) -> Result<(Process, Channel), Error> {
+        let channel = ffi::readable(self.channel).map_err(Error::Channel)?;
+        Ok((Process(self.process), Channel(channel)))
+    }
+}
+
+/// The sniffer's process.
+#[derive(Debug)]
+pub struct Process(Child);
+
+impl Process {
+    /// How the sniffer ended; it is ended if it does not do so by itself.
+    #[must_use]
+    pub fn end(mut self) -> String {
+        let deadline = Instant::now() + LAST_WORDS;
+        loop {
+            match self.0.try_wait() {
+                Ok(Some(status)) => return describe(status),
+                Ok(None) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
+                Ok(None) => {
+                    let _gone = self.0.kill();
+                    let _status = self.0.wait();
+                    return "it closed its end and did not end".to_owned();
+                }
+                Err(error) => return format!("how it ended is not known: {error}"),
+            }
+        }
+    }
+}
+
+/// The announcer's end of the socketpair.
+#[derive(Debug)]
+pub struct Channel(AsyncFd<OwnedFd>);
+
+impl Channel {
+    /// Waits for the next message: `None` where the sniffer has closed its end.
+    ///
+    /// # Errors
+    /// [`Error::BadMessage`] where it sent something that is none, [`Error::Channel`] where the
+    /// socketpair fails.
+    pub async fn next(&self) -> Result<Option<FromSniffer>, Error> {
+        // One byte more than a message may have, so that a longer one shows.
+        let mut buffer = [0; MAX_MESSAGE + 1];
+        loop {
+            let mut ready = self.0.readable().await.map_err(Error::Channel)?;
+            let received = ready.try_io(|channel| {
+                let (received, _) = recv(channel, &mut buffer, RecvFlags::DONTWAIT)?;
+                Ok(received)
+            });
+            let length = match received {
+                Ok(Ok(0)) => return Ok(None),
+                Ok(Ok(length)) => length,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Ok(Err(error)) => return Err(Error::Channel(error)),
+                Err(_would_block) => continue,
+            };
+            let message = FromSniffer::decode(buffer.get(..length).unwrap_or_default());
+            // A password may be in it.
+            buffer.zeroize();
+            return Ok(Some(message?));
+        }
+    }
+
+    /// Tells the sniffer to hear the frames that leave through an interface.
+    ///
+    /// # Errors
+    /// [`Error::Channel`]; the sniffer is then not listening, which is not how it should be.
+    pub fn hear_outgoing(&self, slot: u8, interface: u32) -> Result<(), Error> {
+        let mut buffer = [0; MAX_MESSAGE];
+        let message = ToSniffer::Outgoing { slot, interface };
+        let bytes = message.encode(&mut buffer).map_err(|error| Error::Channel(io::Error::other(error)))?;
+        send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+            .map_err(|error| Error::Channel(error.into()))?;
+        Ok(())
+    }
+}
+
+/// The sniffer beside the running program, as in a build folder, or in the folder for programs that
+/// only programs start.
+fn find() -> Result<PathBuf, Error> {
+    let own = std::env::current_exe().map_err(Error::OwnPath)?;
+    let folder = own.parent().unwrap_or(Path::new("/"));
+    let candidates = [folder.join(PROGRAM), folder.join("../libexec/wakevirt").join(PROGRAM)];
+    candidates.iter().find(|path| path.is_file()).cloned().ok_or(Error::NoSniffer { candidates })
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (_, Some(libc::SIGSYS)) => {
+            "the kernel ended it: it made a system call that it may not make; the kernel's log names it (type=1326)"
+                .to_owned()
+        }
+        (_, Some(signal)) => format!("signal {signal} ended it"),
+        (Some(code), None) => format!("it ended with exit code {code}"),
+        (None, None) => "it ended".to_owned(),
+    }
+}

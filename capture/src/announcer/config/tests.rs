@@ -1,0 +1,95 @@
+use std::fs;
+use std::path::Path;
+
+use clap::Parser as _;
+
+use super::*;
+
+/// Settings from a file with this content, and these options.
+fn settings(content: &str, options: &[&str]) -> Result<Settings, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("capture.toml");
+    fs::write(&path, content).unwrap();
+    load_file(&path, options)
+}
+
+fn load_file(path: &Path, options: &[&str]) -> Result<Settings, String> {
+    let path = path.to_str().unwrap();
+    let line = ["wakevirt-capture", "--config", path].into_iter().chain(options.iter().copied());
+    let options = Options::try_parse_from(line).map_err(|error| error.to_string())?;
+    Settings::load(&options).map_err(|error| error.to_string())
+}
+
+fn assert_default(settings: &Settings) {
+    assert_eq!(settings.start.request, Request::Auto);
+    assert_eq!(settings.start.ports, [0, 7, 9]);
+    assert_eq!(settings.start.outgoing, 0);
+    assert!(settings.start.require_landlock);
+    assert!(settings.outgoing.is_empty());
+    assert_eq!(settings.listen, ["0.0.0.0:9".parse().unwrap(), "[::]:9".parse().unwrap()]);
+    assert!(settings.interfaces.include_everything());
+    assert_eq!(settings.rules, Rules { deduplicate: Duration::from_secs(2), remember: 256, limit: 100 });
+    assert_eq!(settings.log, Level::Info);
+}
+
+#[test]
+fn an_empty_file_gives_the_defaults() {
+    assert_default(&settings("", &[]).unwrap());
+}
+
+#[test]
+fn the_example_names_every_key_with_its_default() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/capture.toml");
+    assert_default(&load_file(&example, &[]).unwrap());
+    let text = fs::read_to_string(&example).unwrap();
+    // Every key that an unknown one could have been is in the example.
+    let error = settings("no-such-key = 1", &[]).unwrap_err();
+    let (_, keys) = error.split_once("Valid keys here: ").unwrap();
+    for key in keys.split(", ") {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{key} "))), "{key} is not in the example");
+    }
+}
+
+#[test]
+fn options_take_the_place_of_keys() {
+    let file = "mode = \"raw\"\ninterfaces = [\"br0\"]\nlisten = [\"127.0.0.1:4000\"]\nlimit = 7";
+    let options = ["--mode", "udp", "--interface", "en*", "--interface", "!en1", "--listen", "[::1]:9"];
+    let settings = settings(file, &options).unwrap();
+    assert_eq!(settings.start.request, Request::Udp);
+    assert!(settings.interfaces.include("en0") && !settings.interfaces.include("en1"));
+    assert!(!settings.interfaces.include("br0"));
+    assert_eq!(settings.listen, ["[::1]:9".parse().unwrap()]);
+    assert_eq!(settings.rules.limit, 7);
+}
+
+#[test]
+fn mistakes_name_the_line_and_what_is_meant() {
+    for (content, parts) in [
+        ("mode = \"auto\"\nintefaces = []", &[":2:", "intefaces", "interfaces"] as &[&str]),
+        ("mode = \"promiscuous\"", &[":1:", "auto", "raw", "udp"]),
+        ("\n\ninterfaces = [\"a/b\"]", &[":3:", "a/b"]),
+        ("interfaces = [\"br[\"]", &[":1:", "br["]),
+        ("outgoing = [\"br*\"]", &[":1:", "br*", "not a glob"]),
+        ("ports = [70000]", &[":1:", "70000"]),
+        ("listen = [\"0.0.0.0\"]", &[":1:"]),
+        ("deduplicate = \"2 parsecs\"", &[":1:", "parsecs"]),
+        ("remember = 100000", &[":1:", "100000", "65536"]),
+        ("limit = -1", &[":1:", "-1"]),
+        ("log = \"loud\"", &[":1:", "loud", "debug"]),
+    ] {
+        let error = settings(content, &[]).unwrap_err();
+        for part in parts {
+            assert!(error.contains(part), "{content:?} gives {error:?}, without {part:?}");
+        }
+    }
+    let many = format!("ports = {:?}", (0..65).collect::<Vec<u16>>());
+    assert!(settings(&many, &[]).unwrap_err().contains("65 UDP ports are too many"));
+}
+
+#[test]
+fn a_change_of_what_the_sniffer_was_told_needs_a_restart() {
+    let running = settings("", &[]).unwrap();
+    let other = "mode = \"udp\"\nports = [9]\nlimit = 1\ninterfaces = [\"br0\"]\noutgoing = [\"br0\"]";
+    assert_eq!(settings(other, &[]).unwrap().need_restart(&running), ["mode", "ports", "outgoing"]);
+    assert!(running.need_restart(&running).is_empty());
+}

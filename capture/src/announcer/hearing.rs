@@ -1,0 +1,241 @@
+//! What the sniffer says, and what the kernel says about interfaces, on the way into the ledger.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+use wakevirt_protocol::Sighting;
+use wakevirt_protocol::sniffer::{Counters, FromSniffer, Mode};
+use wakevirt_service::lifecycle::{Signal, Signals};
+use wakevirt_service::logs::{Logs, Quota, quoted};
+
+use super::Error;
+use super::child::Channel;
+use super::clock;
+use super::config::Settings;
+use super::interfaces::Interfaces;
+use super::ledger::Verdict;
+use super::ring::Announcement;
+use super::shared::Shared;
+use crate::options::Options;
+
+/// How long the sniffer may take to get ready, in seconds.
+const READY: u64 = 10;
+
+/// Waits until the sniffer is ready, and says how it hears.
+pub async fn ready(channel: &Channel) -> Result<Mode, Error> {
+    let first = timeout(Duration::from_secs(READY), channel.next()).await;
+    match first.map_err(|_| Error::SnifferSlow(READY))?? {
+        Some(FromSniffer::Ready { mode, landlock }) => {
+            report(mode, landlock);
+            Ok(mode)
+        }
+        Some(FromSniffer::Failed { reason }) => Err(failed(&reason)),
+        Some(FromSniffer::Packet(_) | FromSniffer::Counters(_)) => {
+            Err(Error::Contradiction("something else before it was ready"))
+        }
+        None => Err(Error::SnifferGone(String::new())),
+    }
+}
+
+fn report(mode: Mode, landlock: bool) {
+    match mode {
+        Mode::Raw => tracing::info!("hearing on every interface, by packet sockets"),
+        Mode::Udp => tracing::warn!(
+            "HEARING UDP ONLY: there is no CAP_NET_RAW, or mode = \"udp\". Frames of routers and etherwake, and \
+             datagrams to other ports or other hosts, are not heard. To hear everything, start the service by its \
+             unit or as root"
+        ),
+    }
+    if !landlock {
+        tracing::warn!("this kernel has no Landlock; the sniffer goes without that layer of its sandbox");
+    }
+}
+
+/// The sniffer's own words may be an enemy's.
+fn failed(reason: &str) -> Error {
+    Error::SnifferFailed(quoted(reason).to_string())
+}
+
+/// Hears, for as long as the service runs.
+pub struct Hearing<'a> {
+    channel: Channel,
+    interfaces: Interfaces,
+    shared: Arc<Shared>,
+    settings: Settings,
+    options: Options,
+    logs: &'a Logs,
+    /// The interface that each of the sniffer's sockets for outgoing frames is bound to.
+    outgoing: HashMap<u8, u32>,
+    packet_lines: Quota,
+    loss_lines: Quota,
+}
+
+impl<'a> Hearing<'a> {
+    /// Begins to follow the interfaces.
+    pub fn new(
+        channel: Channel,
+        shared: Arc<Shared>,
+        settings: Settings,
+        options: Options,
+        logs: &'a Logs,
+    ) -> Result<Self, Error> {
+        let mut hearing = Self {
+            channel,
+            interfaces: Interfaces::watch().map_err(Error::Interfaces)?,
+            shared,
+            settings,
+            options,
+            logs,
+            outgoing: HashMap::new(),
+            packet_lines: Quota::new(20, Duration::from_secs(10)),
+            loss_lines: Quota::new(1, Duration::from_secs(60)),
+        };
+        hearing.warn_of_absent_interfaces();
+        hearing.follow_interfaces()?;
+        Ok(hearing)
+    }
+
+    /// Hears until something fails.
+    pub async fn hear(&mut self, signals: &mut Signals) -> Result<(), Error> {
+        loop {
+            // In this order: a packet's interface is to be known under its present name.
+            tokio::select! {
+                biased;
+                signal = signals.next() => if signal == Signal::Reload { self.reload()?; },
+                changed = self.interfaces.changed() => {
+                    changed.map_err(Error::Interfaces)?;
+                    self.follow_interfaces()?;
+                }
+                message = self.channel.next() => match message? {
+                    Some(FromSniffer::Packet(sighting)) => self.packet(sighting),
+                    Some(FromSniffer::Counters(counters)) => self.count(counters)?,
+                    Some(FromSniffer::Failed { reason }) => return Err(failed(&reason)),
+                    Some(FromSniffer::Ready { .. }) => return Err(Error::Contradiction("that it is ready, twice")),
+                    None => return Err(Error::SnifferGone(String::new())),
+                },
+            }
+        }
+    }
+
+    fn packet(&mut self, sighting: Sighting) {
+        let name = self.interfaces.names().get(&sighting.interface).map(Arc::clone);
+        let heard_on = match &name {
+            Some(name) => self.settings.interfaces.include(name),
+            None => self.settings.interfaces.include_everything(),
+        };
+        if !heard_on {
+            return;
+        }
+        let verdict = self.shared.ledger().hear(sighting, name, clock::stamp(), Instant::now());
+        if let Verdict::Announce { announcement, of_interest } = verdict {
+            self.shared.announced.send_replace(announcement.sequence);
+            self.log(&announcement, of_interest);
+        }
+    }
+
+    /// One line for each packet that somebody is interested in; the others show at level debug.
+    fn log(&mut self, announcement: &Announcement, of_interest: bool) {
+        if !of_interest && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let Some(held_back) = self.packet_lines.take(Instant::now()) else { return };
+        let Announcement { sequence, heard, interface, .. } = announcement;
+        let interface = interface.as_deref().unwrap_or("an interface that has gone");
+        let (mac, transport) = (heard.magic.target(), heard.carrier.transport());
+        let interface = quoted(interface);
+        if of_interest {
+            tracing::info!(sequence, %mac, transport, held_back, "magic packet for {mac} on {interface}");
+        } else {
+            tracing::debug!(sequence, %mac, transport, held_back, "magic packet for {mac} on {interface}");
+        }
+    }
+
+    /// Takes over the sniffer's counters.
+    fn count(&mut self, counters: Counters) -> Result<(), Error> {
+        let earlier = std::mem::replace(&mut *self.shared.counters(), counters);
+        if !counters.follow(&earlier) {
+            return Err(Error::Contradiction("counters that fall"));
+        }
+        let kernel = counters.dropped_raw + counters.dropped_udp - earlier.dropped_raw - earlier.dropped_udp;
+        let channel = counters.dropped_channel - earlier.dropped_channel;
+        if (kernel > 0 || channel > 0) && self.loss_lines.take(Instant::now()).is_some() {
+            tracing::warn!(
+                kernel,
+                channel,
+                "packets were lost: {kernel} before and {channel} behind the sniffer; somebody sends more magic packets \
+                 than can be read"
+            );
+        }
+        Ok(())
+    }
+
+    fn reload(&mut self) -> Result<(), Error> {
+        let settings = match Settings::load(&self.options) {
+            Ok(settings) => settings,
+            Err(error) => {
+                tracing::error!("the old configuration stays in force: {error}");
+                return Ok(());
+            }
+        };
+        let later = settings.need_restart(&self.settings);
+        if !later.is_empty() {
+            tracing::warn!("a change of {} takes effect when the service is started again", later.join(", "));
+        }
+        self.logs.set_level(settings.log);
+        self.shared.ledger().set_rules(settings.rules);
+        // What is fixed stays as it is, and is compared with again.
+        self.settings = Settings {
+            start: self.settings.start.clone(),
+            outgoing: self.settings.outgoing.clone(),
+            listen: self.settings.listen.clone(),
+            ..settings
+        };
+        tracing::info!("the configuration was read again");
+        self.warn_of_absent_interfaces();
+        self.follow_interfaces()
+    }
+
+    /// Tells the bus which interfaces are heard on, and the sniffer which outgoing frames to hear.
+    fn follow_interfaces(&mut self) -> Result<(), Error> {
+        let names = self.interfaces.names();
+        let mut heard_on: Vec<String> = names
+            .values()
+            .filter(|name| self.settings.interfaces.include(name))
+            .map(|name| name.to_string())
+            .collect();
+        heard_on.sort_unstable();
+        self.shared.interfaces.send_if_modified(|now| {
+            let differs = *now != heard_on;
+            *now = heard_on;
+            differs
+        });
+        if self.shared.mode == Mode::Udp {
+            return Ok(());
+        }
+        for (slot, wanted) in (0_u8..).zip(&self.settings.outgoing) {
+            let index = names.iter().find(|(_, name)| ***name == **wanted).map(|(index, _)| *index);
+            if let Some(index) = index
+                && self.outgoing.insert(slot, index) != Some(index)
+            {
+                self.channel.hear_outgoing(slot, index)?;
+                tracing::info!("hearing what leaves through {} as well", quoted(wanted));
+            }
+        }
+        Ok(())
+    }
+
+    fn warn_of_absent_interfaces(&self) {
+        let wanted =
+            self.settings.interfaces.plain_names().chain(self.settings.outgoing.iter().map(String::as_str));
+        for name in wanted {
+            if !self.interfaces.names().values().any(|there| **there == *name) {
+                tracing::warn!(
+                    "there is no interface {} now; it will be heard on when it appears",
+                    quoted(name)
+                );
+            }
+        }
+    }
+}
