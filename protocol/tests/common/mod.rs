@@ -1,0 +1,180 @@
+//! Frames, built layer by layer. Every field of a header can be made to lie.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+use wakevirt_protocol::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, UDP};
+
+/// Whom the magic packets are to wake.
+pub(crate) const TARGET: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
+/// Who sent the frames.
+pub(crate) const SENDER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x07];
+pub(crate) const SENDER4: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 7);
+pub(crate) const SENDER6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 7);
+/// `ff02::1`, all nodes on the link.
+pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+pub(crate) const SENDER_PORT: u16 = 54321;
+
+pub(crate) const HOP_BY_HOP: u8 = 0;
+pub(crate) const ROUTING: u8 = 43;
+pub(crate) const FRAGMENT: u8 = 44;
+pub(crate) const AUTHENTICATION: u8 = 51;
+pub(crate) const DESTINATION_OPTIONS: u8 = 60;
+
+/// The magic packet that everybody sends, of 102 bytes.
+pub(crate) fn magic() -> Vec<u8> {
+    stream(6, TARGET, 16, b"")
+}
+
+/// So many FF, so many copies of an address, and what follows.
+pub(crate) fn stream(sync: usize, address: [u8; 6], copies: usize, behind: &[u8]) -> Vec<u8> {
+    [&vec![0xff; sync], &address.repeat(copies), behind].concat()
+}
+
+/// A broadcast frame. What is less than 0x0600 stands for a length (IEEE 802.3).
+pub(crate) fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    [&[0xff; 6][..], &SENDER, &ethertype.to_be_bytes(), payload].concat()
+}
+
+/// A broadcast frame with tags, outermost first: each an EtherType and the control information.
+pub(crate) fn tagged(tags: &[(u16, u16)], ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = ethernet(ethertype, payload);
+    let tags = tags.iter().flat_map(|(kind, control)| [kind.to_be_bytes(), control.to_be_bytes()]);
+    frame.splice(12..12, tags.flatten());
+    frame
+}
+
+/// A frame with a UDP datagram to 255.255.255.255.
+pub(crate) fn udp4(port: u16, payload: &[u8]) -> Vec<u8> {
+    Ipv4::default().frame(&Udp::to(port).around(payload))
+}
+
+/// A frame with a UDP datagram to ff02::1.
+pub(crate) fn udp6(port: u16, payload: &[u8]) -> Vec<u8> {
+    Ipv6::default().frame(&Udp::to(port).around(payload))
+}
+
+/// A UDP header. No checksum: nobody looks at it.
+pub(crate) struct Udp {
+    pub(crate) port: u16,
+    /// Instead of the true length.
+    pub(crate) length: Option<u16>,
+}
+
+impl Udp {
+    pub(crate) fn to(port: u16) -> Self {
+        Self { port, length: None }
+    }
+
+    pub(crate) fn around(&self, payload: &[u8]) -> Vec<u8> {
+        let length = self.length.unwrap_or_else(|| (8 + payload.len()).try_into().unwrap());
+        let header = [SENDER_PORT, self.port, length, 0].map(u16::to_be_bytes);
+        [header.as_flattened(), payload].concat()
+    }
+}
+
+/// An IPv4 header. No checksum: nobody looks at it.
+pub(crate) struct Ipv4 {
+    pub(crate) version: u8,
+    /// Instead of the true length, in units of four bytes.
+    pub(crate) ihl: Option<u8>,
+    /// A multiple of four bytes.
+    pub(crate) options: Vec<u8>,
+    /// Instead of the true length.
+    pub(crate) length: Option<u16>,
+    /// Flags, and the offset in units of eight bytes.
+    pub(crate) fragment: u16,
+    pub(crate) protocol: u8,
+}
+
+impl Default for Ipv4 {
+    fn default() -> Self {
+        Self { version: 4, ihl: None, options: vec![], length: None, fragment: 0, protocol: UDP }
+    }
+}
+
+impl Ipv4 {
+    pub(crate) fn around(&self, payload: &[u8]) -> Vec<u8> {
+        let header = 20 + self.options.len();
+        let ihl = self.ihl.unwrap_or_else(|| (header / 4).try_into().unwrap());
+        let length = self.length.unwrap_or_else(|| (header + payload.len()).try_into().unwrap());
+        let mut packet = vec![self.version << 4 | ihl, 0];
+        packet.extend(length.to_be_bytes());
+        packet.extend([0, 1]);
+        packet.extend(self.fragment.to_be_bytes());
+        packet.extend([64, self.protocol, 0, 0]);
+        packet.extend(SENDER4.octets());
+        packet.extend(Ipv4Addr::BROADCAST.octets());
+        packet.extend(&self.options);
+        packet.extend(payload);
+        packet
+    }
+
+    pub(crate) fn frame(&self, payload: &[u8]) -> Vec<u8> {
+        ethernet(ETHERTYPE_IPV4, &self.around(payload))
+    }
+}
+
+/// An IPv6 header with extension headers.
+pub(crate) struct Ipv6 {
+    pub(crate) version: u8,
+    /// Kinds and contents, where the first byte of each, the next header, is filled in.
+    pub(crate) extensions: Vec<(u8, Vec<u8>)>,
+    /// What comes behind them.
+    pub(crate) protocol: u8,
+    /// Instead of the true length.
+    pub(crate) length: Option<u16>,
+}
+
+impl Default for Ipv6 {
+    fn default() -> Self {
+        Self { version: 6, extensions: vec![], protocol: UDP, length: None }
+    }
+}
+
+impl Ipv6 {
+    pub(crate) fn with(extensions: &[(u8, Vec<u8>)]) -> Self {
+        Self { extensions: extensions.to_vec(), ..Self::default() }
+    }
+
+    pub(crate) fn around(&self, payload: &[u8]) -> Vec<u8> {
+        let mut next = self.protocol;
+        let mut body = payload.to_vec();
+        for (kind, contents) in self.extensions.iter().rev() {
+            let rest = contents.iter().copied().skip(1);
+            body.splice(0..0, std::iter::once(next).chain(rest));
+            next = *kind;
+        }
+        let length = self.length.unwrap_or_else(|| body.len().try_into().unwrap());
+        let mut packet = vec![self.version << 4, 0, 0, 0];
+        packet.extend(length.to_be_bytes());
+        packet.extend([next, 64]);
+        packet.extend(SENDER6.octets());
+        packet.extend(ALL_NODES.octets());
+        packet.extend(body);
+        packet
+    }
+
+    pub(crate) fn frame(&self, payload: &[u8]) -> Vec<u8> {
+        ethernet(ETHERTYPE_IPV6, &self.around(payload))
+    }
+}
+
+/// An extension header of this kind, with so many units more than the shortest has.
+pub(crate) fn extension(kind: u8, more: u8) -> (u8, Vec<u8>) {
+    let more_bytes = usize::from(more);
+    match kind {
+        // An integrity check value of 12 bytes; units of four (RFC 4302 section 2.2).
+        AUTHENTICATION => (kind, [vec![0, 4 + more], vec![0xa5; 22 + 4 * more_bytes]].concat()),
+        FRAGMENT => fragment(0, true),
+        _ => (kind, [vec![0, more], vec![0; 6 + 8 * more_bytes]].concat()),
+    }
+}
+
+/// A fragment header (RFC 8200 section 4.5), the offset in units of eight bytes.
+pub(crate) fn fragment(offset: u16, more: bool) -> (u8, Vec<u8>) {
+    let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
+    (FRAGMENT, vec![0, 0, high, low, 0, 0, 0, 1])
+}

@@ -1,0 +1,98 @@
+//! Rows: EtherTypes, and tags.
+
+use wakevirt_protocol::frame::Refusal::{BadHeader, NotAtStart, TooManyTags};
+use wakevirt_protocol::{Carrier, MacAddr};
+
+use crate::common::*;
+use crate::rows::*;
+
+/// EtherTypes and tags.
+pub(crate) fn ethertypes_and_tags() -> Vec<Row> {
+    let late = bytes![[0], magic()];
+    let ip = Ipv4::default().around(&Udp::to(9).around(&magic()));
+    let ip6 = Ipv6::default().around(&Udp::to(9).around(&magic()));
+    let length = Carrier::Ethernet { ethertype: None, source: Some(MacAddr::new(SENDER)) };
+    let mut rows = vec![
+        row("another EtherType", ethernet(0x88b5, &magic()), accepted(raw(0x88b5))),
+        row("another EtherType, not at its start", ethernet(0x88b5, &late), Err(NotAtStart)),
+        row("the smallest EtherType", ethernet(0x0600, &magic()), accepted(raw(0x0600))),
+        row("ARP", ethernet(0x0806, &bytes![[0, 1, 8, 0, 6, 4, 0, 1], magic()]), Err(NotAtStart)),
+        row("PPPoE", ethernet(0x8864, &bytes![[0x11, 0, 0, 1, 0, 104, 0, 0x57], magic()]), Err(NotAtStart)),
+        row("a length (802.3)", ethernet(102, &magic()), accepted(length.clone())),
+        row("a length that is too short", ethernet(50, &magic()), accepted(length.clone())),
+        row("a length, and LLC", ethernet(105, &bytes![[0x42, 0x42, 3], magic()]), Err(NotAtStart)),
+        row(
+            "a length, and SNAP",
+            ethernet(110, &bytes![[0xaa, 0xaa, 3, 0, 0, 0, 8, 0x42], magic()]),
+            Err(NotAtStart),
+        ),
+        row("802.1Q", tagged(&[(0x8100, 5)], 0x0842, &magic()), in_vlan(5, accepted(raw(0x0842)))),
+        row(
+            "802.1Q, not at its start",
+            tagged(&[(0x8100, 5)], 0x0842, &late),
+            in_vlan(5, accepted(raw(0x0842))),
+        ),
+        row("802.1ad alone", tagged(&[(0x88a8, 6)], 0x0842, &magic()), in_vlan(6, accepted(raw(0x0842)))),
+        row("a tag of 0x9100", tagged(&[(0x9100, 7)], 0x0842, &magic()), in_vlan(7, accepted(raw(0x0842)))),
+        row(
+            "a tag with a priority",
+            tagged(&[(0x8100, 0xf005)], 0x0842, &magic()),
+            in_vlan(5, accepted(raw(0x0842))),
+        ),
+        row(
+            "the greatest VLAN",
+            tagged(&[(0x8100, 4094)], 0x0842, &magic()),
+            in_vlan(4094, accepted(raw(0x0842))),
+        ),
+        row("a priority tag", tagged(&[(0x8100, 0xe000)], 0x0842, &magic()), accepted(raw(0x0842))),
+        row("the reserved VLAN", tagged(&[(0x8100, 0x0fff)], 0x0842, &magic()), accepted(raw(0x0842))),
+        row("UDP in 802.1Q", tagged(&[(0x8100, 5)], 0x0800, &ip), in_vlan(5, accepted(v4(9)))),
+        row("UDP over IPv6 in 802.1Q", tagged(&[(0x8100, 5)], 0x86dd, &ip6), in_vlan(5, accepted(v6(9)))),
+        row("a length in 802.1Q", tagged(&[(0x8100, 5)], 102, &magic()), in_vlan(5, accepted(length))),
+        row("another EtherType in 802.1Q, late", tagged(&[(0x8100, 5)], 0x88b5, &late), Err(NotAtStart)),
+        row("two tags", tagged(&[(0x88a8, 8), (0x8100, 5)], 0x0800, &ip), in_vlan(8, accepted(v4(9)))),
+        row(
+            "two tags of 802.1Q",
+            tagged(&[(0x8100, 8), (0x8100, 5)], 0x0842, &magic()),
+            in_vlan(8, accepted(raw(0x0842))),
+        ),
+        row(
+            "a priority tag, and a VLAN",
+            tagged(&[(0x8100, 0xe000), (0x8100, 5)], 0x0842, &magic()),
+            in_vlan(5, accepted(raw(0x0842))),
+        ),
+        row(
+            "three tags",
+            tagged(&[(0x88a8, 8), (0x8100, 5), (0x8100, 6)], 0x0842, &magic()),
+            Err(TooManyTags),
+        ),
+        row("a tag cut off", ethernet(0x8100, &[0, 5, 8]), Err(BadHeader)),
+        row("the stream in the place of a tag", ethernet(0x8100, &magic()), Err(NotAtStart)),
+    ];
+    for (name, tag, bytes, expected) in [
+        ("a tag taken off", 5, ethernet(0x0842, &magic()), in_vlan(5, accepted(raw(0x0842)))),
+        ("a tag taken off UDP", 5, udp4(9, &magic()), in_vlan(5, accepted(v4(9)))),
+        (
+            "a tag taken off, and one left",
+            8,
+            tagged(&[(0x8100, 5)], 0x0800, &ip),
+            in_vlan(8, accepted(v4(9))),
+        ),
+        ("a priority tag taken off", 0x2000, ethernet(0x0842, &magic()), accepted(raw(0x0842))),
+        (
+            "a priority tag taken off a VLAN",
+            0x2000,
+            tagged(&[(0x8100, 5)], 0x0842, &magic()),
+            in_vlan(5, accepted(raw(0x0842))),
+        ),
+        (
+            "a tag taken off, and two left",
+            8,
+            tagged(&[(0x8100, 5), (0x8100, 6)], 0x0842, &magic()),
+            Err(TooManyTags),
+        ),
+    ] {
+        rows.push(Row { tag: Some(tag), ..row(name, bytes, expected) });
+    }
+    rows
+}

@@ -1,0 +1,124 @@
+//! Rows: the magic packets of the field, and the format with all that may be wrong with it.
+
+use wakevirt_protocol::frame::Refusal::NoMagicPacket;
+
+use crate::common::*;
+use crate::rows::*;
+
+const OTHER: [u8; 6] = [0x52, 0x54, 0x00, 0xab, 0xcd, 0xef];
+
+/// What the senders of the field emit.
+pub(crate) fn senders() -> Vec<Row> {
+    let plan9 = bytes![magic(), [0; 7]];
+    let mut rows = vec![
+        row(
+            "etherwake, to the target's own MAC",
+            bytes![TARGET, SENDER, [0x08, 0x42], magic()],
+            accepted(raw(0x0842)),
+        ),
+        row("etherwake -b", ethernet(0x0842, &magic()), accepted(raw(0x0842))),
+        row(
+            "etherwake -p with four bytes",
+            ethernet(0x0842, &bytes![magic(), b"pass"]),
+            with_password(b"pass", raw(0x0842)),
+        ),
+        row(
+            "etherwake -p with six bytes",
+            ethernet(0x0842, &bytes![magic(), b"secret"]),
+            with_password(b"secret", raw(0x0842)),
+        ),
+        row("FritzBox and MikroTik", bytes![[0xff; 6], SENDER, [0x08, 0x42], magic()], accepted(raw(0x0842))),
+        row("wakeonlan", udp4(9, &magic()), accepted(v4(9))),
+        row(
+            "wakeonlan with a password",
+            udp4(9, &bytes![magic(), b"secret"]),
+            with_password(b"secret", v4(9)),
+        ),
+        row("Guacamole by IPv6 multicast", udp6(9, &magic()), accepted(v6(9))),
+        row("wol and OPNsense", udp4(40000, &magic()), accepted(v4(40000))),
+        row("Plan 9, 109 bytes", udp4(0, &plan9), with_password(&[0; 6], v4(0))),
+        row(
+            "Plan 9 with a password",
+            udp4(0, &bytes![magic(), b"secret\0"]),
+            with_password(b"secret", v4(0)),
+        ),
+        row("Ansible, twenty copies, 126 bytes", udp4(9, &stream(6, TARGET, 20, b"")), accepted(v4(9))),
+        row("wolforward, forty copies to 7", udp4(7, &stream(6, TARGET, 40, b"")), accepted(v4(7))),
+        row("wolforward, forty copies to 9", udp4(9, &stream(6, TARGET, 40, b"")), accepted(v4(9))),
+        row("Windows by IPv4", udp4(9, &magic()), accepted(v4(9))),
+        row("Windows by ff02::1", udp6(9, &magic()), accepted(v6(9))),
+    ];
+    for port in [9, 47009, 47998, 47999, 48000, 48002, 48010] {
+        rows.push(row(format!("Moonlight to {port}"), udp4(port, &magic()), accepted(v4(port))));
+        rows.push(row(format!("Moonlight by IPv6 to {port}"), udp6(port, &magic()), accepted(v6(port))));
+    }
+    rows
+}
+
+/// The format itself, in the payload of a frame that is searched in full.
+pub(crate) fn formats() -> Vec<Row> {
+    let wol = |payload: &[u8]| ethernet(0x0842, payload);
+    let found = || accepted(raw(0x0842));
+    let refused = || Err(NoMagicPacket);
+    let mut rows = vec![
+        row("seven FF", wol(&stream(7, TARGET, 16, b"")), found()),
+        row("two hundred FF", wol(&stream(200, TARGET, 16, b"")), found()),
+        row("twenty bytes in", wol(&bytes![[0x11; 20], magic()]), found()),
+        row("a kilobyte in, and more behind", wol(&bytes![[0x11; 1001], magic(), [0xff; 3]]), found()),
+        row("behind fifteen copies", wol(&bytes![stream(6, TARGET, 15, b""), magic()]), found()),
+        row("behind a packet for a group", wol(&bytes![stream(6, [0x33; 6], 16, b""), magic()]), found()),
+        row("behind a stream without copies", wol(&bytes![[0xff; 6], [0x11; 5], magic()]), found()),
+        row("behind five FF", wol(&bytes![[0xff; 5], [0], magic()]), found()),
+        row(
+            "the first of two",
+            wol(&bytes![magic(), stream(6, OTHER, 16, b"")]),
+            with_password(&[0xff; 6], raw(0x0842)),
+        ),
+        row("17 copies", wol(&stream(6, TARGET, 17, b"")), found()),
+        row("20 copies", wol(&stream(6, TARGET, 20, b"")), found()),
+        row("40 copies", wol(&stream(6, TARGET, 40, b"")), found()),
+        row(
+            "17 copies and a password",
+            wol(&stream(6, TARGET, 17, b"secret")),
+            with_password(b"secret", raw(0x0842)),
+        ),
+        row("five FF", wol(&stream(5, TARGET, 16, b"")), refused()),
+        row("15 copies", wol(&stream(6, TARGET, 15, b"")), refused()),
+        row("16 copies less a byte", wol(&stream(6, TARGET, 15, &TARGET[..5])), refused()),
+        row("a byte behind the stream", wol(&bytes![[0xff; 6], [0], TARGET.repeat(16)]), refused()),
+        row(
+            "a break between copies",
+            wol(&bytes![stream(6, TARGET, 8, b""), [0], TARGET.repeat(8)]),
+            refused(),
+        ),
+        row("the last copy of another", wol(&stream(6, TARGET, 15, &OTHER)), refused()),
+        row("copies of two in turn", wol(&bytes![[0xff; 6], bytes![TARGET, OTHER].repeat(8)]), refused()),
+        row("for 255.255.255.255's MAC", wol(&stream(6, [0xff; 6], 16, b"")), refused()),
+        row("for an IPv4 multicast MAC", wol(&stream(6, [0x01, 0x00, 0x5e, 0, 0, 1], 16, b"")), refused()),
+        row("for an IPv6 multicast MAC", wol(&stream(6, [0x33, 0x33, 0, 0, 0, 1], 16, b"")), refused()),
+        row("for the MAC of zeros", wol(&stream(6, [0; 6], 16, b"")), refused()),
+        row("nothing but FF", wol(&[0xff; 1500]), refused()),
+        row("nothing but the stream", wol(&[0xff; 6]), refused()),
+        row("nothing", wol(&[]), refused()),
+    ];
+    for length in 0..=3 {
+        rows.push(row(
+            format!("{length} bytes of password"),
+            wol(&stream(6, TARGET, 16, &b"sec"[..length])),
+            found(),
+        ));
+    }
+    for length in 4..=5 {
+        let frame = wol(&stream(6, TARGET, 16, &b"passw"[..length]));
+        rows.push(row(format!("{length} bytes of password"), frame, with_password(b"pass", raw(0x0842))));
+    }
+    for length in 6..=8 {
+        let frame = wol(&stream(6, TARGET, 16, &b"password"[..length]));
+        rows.push(row(format!("{length} bytes of password"), frame, with_password(b"passwo", raw(0x0842))));
+    }
+    for length in 1..6 {
+        let frame = wol(&stream(6, TARGET, 16, &TARGET[..length]));
+        rows.push(row(format!("{length} bytes of a seventeenth copy"), frame, found()));
+    }
+    rows
+}

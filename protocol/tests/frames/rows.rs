@@ -1,0 +1,84 @@
+//! What the tables are made of.
+
+use core::net::Ipv4Addr;
+
+use wakevirt_protocol::frame::{Frame, Ports, Refusal, judge};
+use wakevirt_protocol::link::LinkType;
+use wakevirt_protocol::{Carrier, Heard, MacAddr, MagicPacket, Password, UdpPath, VlanId};
+
+use crate::common::*;
+
+/// A port that the configuration has added to the well-known ones.
+pub(crate) const CONFIGURED: u16 = 4000;
+
+pub(crate) fn ports() -> Ports {
+    Ports::new(vec![0, 7, 9, CONFIGURED])
+}
+
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) link: LinkType,
+    /// A tag that the kernel has taken off.
+    pub(crate) tag: Option<u16>,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) expected: Option<Result<Heard, Refusal>>,
+}
+
+/// What is said of such a frame; nothing where its link header cannot be read.
+pub(crate) fn judged(link: LinkType, tag: Option<u16>, bytes: &[u8]) -> Option<Result<Heard, Refusal>> {
+    let frame = Frame { tag, ..link.strip(bytes)? };
+    Some(judge(&frame, &ports()))
+}
+
+pub(crate) fn row(name: impl Into<String>, bytes: Vec<u8>, expected: Result<Heard, Refusal>) -> Row {
+    Row { name: name.into(), link: LinkType::Ethernet, tag: None, bytes, expected: Some(expected) }
+}
+
+pub(crate) fn accepted(carrier: Carrier) -> Result<Heard, Refusal> {
+    Ok(Heard { magic: MagicPacket::new(MacAddr::new(TARGET), None).unwrap(), carrier, vlan: None })
+}
+
+pub(crate) fn with_password(password: &[u8], carrier: Carrier) -> Result<Heard, Refusal> {
+    let password = Some(Password::try_from(password).unwrap());
+    let magic = MagicPacket::new(MacAddr::new(TARGET), password).unwrap();
+    Ok(Heard { magic, carrier, vlan: None })
+}
+
+pub(crate) fn in_vlan(id: u16, heard: Result<Heard, Refusal>) -> Result<Heard, Refusal> {
+    heard.map(|heard| Heard { vlan: Some(VlanId::try_from(id).unwrap()), ..heard })
+}
+
+pub(crate) fn raw(ethertype: u16) -> Carrier {
+    Carrier::Ethernet { ethertype: Some(ethertype), source: Some(MacAddr::new(SENDER)) }
+}
+
+pub(crate) fn v4(port: u16) -> Carrier {
+    Carrier::Udp4(UdpPath {
+        source_mac: Some(MacAddr::new(SENDER)),
+        source: SENDER4,
+        source_port: SENDER_PORT,
+        destination: Ipv4Addr::BROADCAST,
+        destination_port: port,
+    })
+}
+
+pub(crate) fn v6(port: u16) -> Carrier {
+    Carrier::Udp6(UdpPath {
+        source_mac: Some(MacAddr::new(SENDER)),
+        source: SENDER6,
+        source_port: SENDER_PORT,
+        destination: ALL_NODES,
+        destination_port: port,
+    })
+}
+
+/// Bytes, one behind the other.
+macro_rules! bytes {
+    ($($part:expr),* $(,)?) => {{
+        let mut bytes = Vec::<u8>::new();
+        $(bytes.extend_from_slice(&$part[..]);)*
+        bytes
+    }};
+}
+
+pub(crate) use bytes;
