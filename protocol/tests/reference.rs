@@ -1,0 +1,194 @@
+//! The acceptance function against a second one that shares no code with it, over payloads and
+//! frames that are nearly right.
+
+#![expect(clippy::indexing_slicing, reason = "a test may stop where it stands")]
+
+mod common;
+mod naive;
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, TestRunner};
+use wakevirt_protocol::frame::{Frame, Ports, Refusal, judge};
+use wakevirt_protocol::link::LinkType;
+use wakevirt_protocol::{MagicPacket, Password};
+
+use common::*;
+use naive::Found;
+
+const CONFIGURED: [u16; 4] = [0, 7, 9, 4000];
+
+/// Addresses that are easily mistaken: for the stream, for each other, for a group's.
+fn address() -> impl Strategy<Value = [u8; 6]> {
+    prop_oneof![
+        4 => Just(TARGET),
+        1 => Just([0x02, 0xff, 0xff, 0xff, 0xff, 0xff]),
+        1 => Just([0xfe, 0xff, 0xff, 0xff, 0xff, 0x02]),
+        1 => Just([0x02; 6]),
+        1 => Just([0x02, 0, 0xff, 0x02, 0, 0xff]),
+        1 => Just([0; 6]),
+        1 => Just([0xff; 6]),
+        1 => Just([0x01, 0, 0x5e, 0, 0, 1]),
+        2 => proptest::array::uniform6(prop_oneof![Just(0xff), Just(0), any::<u8>()]),
+    ]
+}
+
+/// A stream of about six FF, about sixteen copies, and perhaps a byte that is wrong.
+fn near_miss() -> impl Strategy<Value = Vec<u8>> {
+    let sync = prop_oneof![4 => Just(6_usize), 2 => 4..9_usize, 1 => 0..200_usize];
+    let copies = prop_oneof![5 => Just(16_usize), 2 => 14..19_usize, 1 => 0..42_usize];
+    let wrong = prop_oneof![3 => Just(None), 1 => any::<(prop::sample::Index, u8)>().prop_map(Some)];
+    (sync, address(), copies, 0..6_usize, wrong).prop_map(|(sync, address, copies, part, wrong)| {
+        let mut bytes = stream(sync, address, copies, &address[..part]);
+        if let Some((index, change)) = wrong
+            && !bytes.is_empty()
+        {
+            let index = index.index(bytes.len());
+            bytes[index] ^= change;
+        }
+        bytes
+    })
+}
+
+fn noise() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        vec(any::<u8>(), 0..12),
+        vec(any::<u8>(), 0..120),
+        vec(prop_oneof![Just(0xff), Just(0), Just(0x52)], 0..120),
+        (any::<u8>(), 0..120_usize).prop_map(|(byte, count)| vec![byte; count]),
+    ]
+}
+
+/// Near misses, with noise between them or none.
+fn payload() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![3 => near_miss(), 1 => noise()];
+    let late = prop_oneof![1 => Just(vec![]), 1 => noise()];
+    (late, vec(piece, 0..5)).prop_map(|(late, pieces)| [late, pieces.concat()].concat())
+}
+
+fn port() -> impl Strategy<Value = u16> {
+    prop_oneof![3 => prop::sample::select(&CONFIGURED[..]), 1 => Just(40000), 1 => any::<u16>()]
+}
+
+/// The true length, or another one.
+fn length() -> impl Strategy<Value = Option<u16>> {
+    prop_oneof![6 => Just(None), 1 => (0..300_u16).prop_map(Some), 1 => any::<u16>().prop_map(Some)]
+}
+
+fn datagram() -> impl Strategy<Value = Vec<u8>> {
+    (port(), length(), payload()).prop_map(|(port, length, payload)| Udp { port, length }.around(&payload))
+}
+
+fn ipv4() -> impl Strategy<Value = Vec<u8>> {
+    let ihl = prop_oneof![9 => Just(None), 1 => (0..16_u8).prop_map(Some)];
+    let fragment = prop_oneof![6 => Just(0), 1 => Just(0x2000), 1 => any::<u16>()];
+    let protocol = prop_oneof![9 => Just(17), 1 => any::<u8>()];
+    (ihl, 0..11_usize, length(), fragment, protocol, datagram()).prop_map(
+        |(ihl, words, length, fragment, protocol, datagram)| {
+            Ipv4 { ihl, options: vec![1; 4 * words], length, fragment, protocol, version: 4 }
+                .around(&datagram)
+        },
+    )
+}
+
+fn ipv6() -> impl Strategy<Value = Vec<u8>> {
+    let kinds =
+        prop::sample::select(vec![HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION_OPTIONS, 59]);
+    let whole = (kinds, 0..4_u8).prop_map(|(kind, more)| extension(kind, more));
+    let part = (0..3_u16, any::<bool>()).prop_map(|(offset, more)| fragment(offset, more));
+    let broken = (any::<u8>(), vec(any::<u8>(), 0..20));
+    let extensions = vec(prop_oneof![18 => whole, 2 => part, 1 => broken], 0..6);
+    let protocol = prop_oneof![9 => Just(17), 1 => any::<u8>()];
+    (extensions, protocol, length(), datagram()).prop_map(|(extensions, protocol, length, datagram)| {
+        Ipv6 { extensions, protocol, length, version: 6 }.around(&datagram)
+    })
+}
+
+/// A frame with up to three tags, now and then with a few bytes that are wrong, or cut off.
+fn frame() -> impl Strategy<Value = (Option<u16>, Vec<u8>)> {
+    let layer3 = prop_oneof![
+        3 => ipv4().prop_map(|packet| (0x0800, packet)),
+        3 => ipv6().prop_map(|packet| (0x86dd, packet)),
+        1 => payload().prop_map(|payload| (0x0842, payload)),
+        1 => (any::<u16>(), payload()),
+        1 => (0..0x0700_u16, payload()),
+    ];
+    let tag =
+        (prop::sample::select(vec![0x8100, 0x88a8, 0x9100]), prop_oneof![Just(0), Just(5), any::<u16>()]);
+    let taken = prop::option::weighted(0.3, any::<u16>());
+    let wrong = prop_oneof![2 => Just(vec![]), 1 => vec(any::<(prop::sample::Index, u8)>(), 0..4)];
+    let cut = prop::option::weighted(0.2, any::<prop::sample::Index>());
+    let tags = prop_oneof![9 => vec(tag.clone(), 0..3), 1 => vec(tag, 3)];
+    (tags, layer3, taken, wrong, cut).prop_map(|(tags, (ethertype, packet), taken, wrong, cut)| {
+        let mut bytes = tagged(&tags, ethertype, &packet);
+        for (index, value) in wrong {
+            let index = index.index(bytes.len());
+            bytes[index] = value;
+        }
+        bytes.truncate(cut.map_or(bytes.len(), |cut| cut.index(bytes.len())));
+        (taken, bytes)
+    })
+}
+
+fn plain(magic: &MagicPacket) -> naive::Magic {
+    let password = magic.password().map_or(vec![], |password: &Password| password.as_bytes().to_vec());
+    (magic.target().octets(), password)
+}
+
+/// What both say of a frame; `None` where its link header is cut off.
+fn both(tag: Option<u16>, bytes: &[u8]) -> Option<(Result<Found, Refusal>, Option<Found>)> {
+    let frame = Frame { tag, ..LinkType::Ethernet.strip(bytes)? };
+    let judged = judge(&frame, &Ports::new(CONFIGURED.to_vec())).map(|heard| Found::from(&heard));
+    let source = bytes[6..12].iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":");
+    let ethertype = u16::from_be_bytes([bytes[12], bytes[13]]);
+    Some((judged, naive::frame(Some(source), tag, ethertype, &bytes[14..], &CONFIGURED)))
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 10_000, failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn agrees_on_near_misses(payload in payload()) {
+        prop_assert_eq!(MagicPacket::find(&payload).as_ref().map(plain), naive::anywhere(&payload));
+        prop_assert_eq!(MagicPacket::at_start(&payload).as_ref().map(plain), naive::at_start(&payload));
+    }
+
+    #[test]
+    fn agrees_on_frames((tag, bytes) in frame()) {
+        if let Some((judged, expected)) = both(tag, &bytes) {
+            prop_assert_eq!(judged.as_ref().ok(), expected.as_ref(), "judged {:?}", judged);
+        }
+    }
+
+    #[test]
+    fn agrees_on_random_bytes(
+        ethertype in prop::sample::select(vec![0x0800, 0x86dd, 0x8100, 0x0842, 0x88b5]),
+        payload in vec(any::<u8>(), 0..200),
+    ) {
+        let frame = ethernet(ethertype, &payload);
+        let (judged, expected) = both(None, &frame).unwrap();
+        prop_assert_eq!(judged.ok(), expected);
+    }
+}
+
+/// A comparison says little where all are accepted, or none.
+#[test]
+fn meets_every_transport_and_every_refusal() {
+    let mut runner = TestRunner::deterministic();
+    let frame = frame();
+    let mut met = BTreeMap::<String, u32>::new();
+    for _ in 0..10_000 {
+        let (tag, bytes) = frame.new_tree(&mut runner).unwrap().current();
+        let kind = match both(tag, &bytes) {
+            Some((Ok(found), _)) => found.carrier.split(' ').next().unwrap().to_owned(),
+            Some((Err(refusal), _)) => format!("{refusal:?}"),
+            None => continue,
+        };
+        *met.entry(kind).or_default() += 1;
+    }
+    assert_eq!(met.len(), 3 + 7, "{met:?}");
+    assert!(met.values().all(|count| *count > 50), "{met:?}");
+}
