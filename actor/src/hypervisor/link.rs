@@ -1,0 +1,102 @@
+//! The link to one hypervisor: connects, tells what there is and what changes, connects again.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use uuid::Uuid;
+use wakevirt_service::bus::Backoff;
+
+use super::libvirt::Libvirt;
+use super::{Change, Domain, Hypervisor, blocking};
+use crate::Error;
+
+/// What the link tells.
+pub enum Update {
+    /// There is a connection, and these are all the domains.
+    Up(Arc<dyn Hypervisor>, Vec<Domain>),
+    /// This domain is new, or changed.
+    Domain(Domain),
+    /// This domain is gone.
+    Gone(Uuid),
+    /// The connection is lost.
+    Down,
+}
+
+/// Keeps the link to the hypervisor at `uri`, until nobody takes its updates any more.
+pub async fn keep(uri: String, updates: mpsc::Sender<Update>) {
+    let mut backoff = Backoff::new();
+    let mut told = false;
+    while !updates.is_closed() {
+        match connect(&uri).await {
+            Ok((hypervisor, changes, domains)) => {
+                tracing::info!("connected to {uri}: {} domains", domains.len());
+                backoff.reset();
+                told = false;
+                let reason = follow(hypervisor, domains, changes, &updates).await;
+                tracing::warn!("the connection to {uri} is lost: {reason}; trying again");
+            }
+            // Said once, not for each attempt.
+            Err(error) if !told => {
+                tracing::warn!("no connection to {uri}: {error}; trying again until there is one");
+                told = true;
+            }
+            Err(error) => tracing::debug!("no connection to {uri}: {error}"),
+        }
+        backoff.wait().await;
+    }
+}
+
+type Connected = (Arc<dyn Hypervisor>, mpsc::UnboundedReceiver<Change>, Vec<Domain>);
+
+async fn connect(uri: &str) -> Result<Connected, Error> {
+    let (sender, changes) = mpsc::unbounded_channel();
+    let uri = uri.to_owned();
+    let opening = tokio::task::spawn_blocking(move || Libvirt::open(&uri, &sender));
+    let hypervisor: Arc<dyn Hypervisor> = Arc::new(opening.await.map_err(Error::Interrupted)??);
+    // What changes while they are listed waits among the changes.
+    let domains = blocking(&hypervisor, |hypervisor| hypervisor.domains()).await?;
+    Ok((hypervisor, changes, domains))
+}
+
+/// Tells what changes until the connection is lost; returns why it was.
+async fn follow(
+    hypervisor: Arc<dyn Hypervisor>,
+    domains: Vec<Domain>,
+    mut changes: mpsc::UnboundedReceiver<Change>,
+    updates: &mpsc::Sender<Update>,
+) -> &'static str {
+    // An update that nobody takes means that the actor ends.
+    let _ = updates.send(Update::Up(Arc::clone(&hypervisor), domains)).await;
+    let mut batch = Vec::new();
+    let reason = 'lost: loop {
+        // What has come together is read once for each domain, however often it changed.
+        if changes.recv_many(&mut batch, usize::MAX).await == 0 {
+            break "nothing more is told";
+        }
+        let mut read = HashSet::new();
+        for change in batch.drain(..) {
+            match change {
+                Change::Closed(reason) => break 'lost reason,
+                Change::Domain(uuid) if read.insert(uuid) => look(&hypervisor, uuid, updates).await,
+                Change::Domain(_) => {}
+            }
+        }
+    };
+    let _ = updates.send(Update::Down).await;
+    // Closing may wait for the daemon.
+    tokio::task::spawn_blocking(move || drop(hypervisor));
+    reason
+}
+
+async fn look(hypervisor: &Arc<dyn Hypervisor>, uuid: Uuid, updates: &mpsc::Sender<Update>) {
+    let update = match blocking(hypervisor, move |hypervisor| hypervisor.domain(uuid)).await {
+        Ok(Some(domain)) => Update::Domain(domain),
+        Ok(None) => Update::Gone(uuid),
+        Err(error) => {
+            tracing::warn!("domain {uuid} has changed and cannot be read; it is taken as it was: {error}");
+            return;
+        }
+    };
+    let _ = updates.send(update).await;
+}

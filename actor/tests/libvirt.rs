@@ -1,0 +1,149 @@
+//! libvirt's test driver, which lives in this process: the link to it, its events, and what it does.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test may stop where it stands"
+)]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use uuid::Uuid;
+use virt::connect::Connect;
+use wakevirt_actor::decision::Outcome;
+use wakevirt_actor::hypervisor::{self, Domain, Hypervisor, Pause, State, Update};
+use wakevirt_actor::wake::wake;
+use wakevirt_protocol::MacAddr;
+
+const URI: &str = "test:///default";
+
+fn mac(last: u8) -> MacAddr {
+    MacAddr::new([0x52, 0x54, 0, 0, 0, last])
+}
+
+fn xml(uuid: Uuid, macs: &[u8]) -> String {
+    let interface = |last: &u8| format!("<interface type='user'><mac address='{}'/></interface>", mac(*last));
+    let interfaces: String = macs.iter().map(interface).collect();
+    format!(
+        "<domain type='test'><name>vm-{uuid}</name><uuid>{uuid}</uuid><memory>1024</memory>\
+         <os><type>hvm</type></os><devices>{interfaces}</devices></domain>"
+    )
+}
+
+/// Another connection, as an administrator has one. The driver's domains are the same in all.
+struct Administrator(Connect);
+
+impl Administrator {
+    fn new() -> Self {
+        Self(Connect::open(Some(URI)).unwrap())
+    }
+
+    fn define(&self, uuid: Uuid, macs: &[u8]) -> virt::domain::Domain {
+        self.0.define_domain_xml(&xml(uuid, macs)).unwrap()
+    }
+}
+
+/// The link to the driver, as the actor has it.
+struct Link(mpsc::Receiver<Update>);
+
+impl Link {
+    async fn up() -> (Self, Arc<dyn Hypervisor>, Vec<Domain>) {
+        let (sender, updates) = mpsc::channel(64);
+        tokio::spawn(hypervisor::keep(URI.to_owned(), sender));
+        let mut link = Self(updates);
+        match link.next().await {
+            Update::Up(hypervisor, domains) => (link, hypervisor, domains),
+            _ => panic!("not connected first"),
+        }
+    }
+
+    async fn next(&mut self) -> Update {
+        tokio::time::timeout(Duration::from_secs(10), self.0.recv()).await.expect("no event").unwrap()
+    }
+
+    /// Waits until this domain is told as this; other tests' domains pass by.
+    async fn until(&mut self, uuid: Uuid, expected: impl Fn(&Domain) -> bool) {
+        loop {
+            match self.next().await {
+                Update::Domain(domain) if domain.uuid == uuid && expected(&domain) => return,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn tells_what_there_is_and_what_changes() {
+    let administrator = Administrator::new();
+    let (old, new) = (Uuid::from_u128(0x11), Uuid::from_u128(0x12));
+    let old_domain = administrator.define(old, &[1, 2]);
+    let (mut link, _hypervisor, domains) = Link::up().await;
+    let listed = domains.iter().find(|domain| domain.uuid == old).expect("it is listed");
+    assert_eq!(listed.name, format!("vm-{old}"));
+    assert_eq!(listed.macs, BTreeSet::from([mac(1), mac(2)]));
+    assert_eq!(listed.state, State::ShutOff);
+
+    let domain = administrator.define(new, &[3]);
+    link.until(new, |domain| domain.macs == BTreeSet::from([mac(3)])).await;
+    domain.create().unwrap();
+    link.until(new, |domain| domain.state == State::Running).await;
+    // Its next start will have another address; what runs has the old one.
+    administrator.define(new, &[4]);
+    link.until(new, |domain| domain.macs == BTreeSet::from([mac(3), mac(4)])).await;
+    domain.suspend().unwrap();
+    link.until(new, |domain| domain.state == State::Paused(Pause::User)).await;
+    domain.destroy().unwrap();
+    link.until(new, |domain| domain.state == State::ShutOff && domain.macs == BTreeSet::from([mac(4)])).await;
+    domain.undefine().unwrap();
+    while !matches!(link.next().await, Update::Gone(uuid) if uuid == new) {}
+    old_domain.undefine().unwrap();
+}
+
+#[tokio::test]
+async fn wakes_by_the_state() {
+    let administrator = Administrator::new();
+    let uuid = Uuid::from_u128(0x21);
+    let domain = administrator.define(uuid, &[5]);
+    let (_link, hypervisor, _) = Link::up().await;
+
+    assert_eq!(wake(Arc::clone(&hypervisor), uuid).await.0, Outcome::Started);
+    assert!(domain.is_active().unwrap());
+    assert_eq!(wake(Arc::clone(&hypervisor), uuid).await.0, Outcome::AlreadyRunning);
+    domain.suspend().unwrap();
+    let (outcome, reason) = wake(Arc::clone(&hypervisor), uuid).await;
+    assert_eq!(outcome, Outcome::Failed);
+    assert!(reason.contains("paused (user)"), "{reason}");
+    domain.destroy().unwrap();
+    domain.undefine().unwrap();
+    let (outcome, reason) = wake(Arc::clone(&hypervisor), uuid).await;
+    assert_eq!(outcome, Outcome::Failed);
+    assert!(reason.contains("look the domain up"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_start_of_what_runs_is_an_error_of_the_driver() {
+    let administrator = Administrator::new();
+    let uuid = Uuid::from_u128(0x31);
+    let domain = administrator.define(uuid, &[6]);
+    let (_link, hypervisor, _) = Link::up().await;
+    assert!(hypervisor.start(uuid).is_ok());
+    assert!(hypervisor.start(uuid).is_err());
+    assert_eq!(hypervisor.state(uuid).unwrap(), State::Running, "so the state is looked at again");
+    assert!(hypervisor.domain(Uuid::from_u128(0x32)).unwrap().is_none());
+    assert!(hypervisor.state(Uuid::from_u128(0x32)).is_err());
+    domain.destroy().unwrap();
+    domain.undefine().unwrap();
+}
+
+#[tokio::test]
+async fn no_connection_is_tried_again_and_ends_nothing() {
+    let (sender, mut updates) = mpsc::channel(1);
+    let link = tokio::spawn(hypervisor::keep("test:///no/such/file.xml".to_owned(), sender));
+    let nothing = tokio::time::timeout(Duration::from_millis(400), updates.recv()).await;
+    assert!(nothing.is_err(), "an update without a connection");
+    drop(updates);
+    tokio::time::timeout(Duration::from_secs(5), link).await.expect("it ends with the actor").unwrap();
+}
