@@ -1,0 +1,58 @@
+//! Telling the announcer whose packets matter here.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use wakevirt_protocol::MacAddr;
+use wakevirt_protocol::bus::Capture1Proxy;
+use wakevirt_service::logs::quoted;
+use zbus::Connection;
+use zbus::names::OwnedUniqueName;
+use zbus::proxy::CacheProperties;
+
+/// The MAC addresses of all known domains.
+pub type Macs = Arc<BTreeSet<MacAddr>>;
+
+/// Tells the announcer the addresses whenever they change, and whenever there is a new announcer.
+/// One that does not take them is told again at the next such moment.
+/// It ends when nobody has addresses to tell any more.
+pub async fn tell(
+    connection: &Connection,
+    mut owner: watch::Receiver<Option<OwnedUniqueName>>,
+    mut macs: watch::Receiver<Macs>,
+) {
+    loop {
+        let name = owner.borrow_and_update().clone();
+        let interest = macs.borrow_and_update().clone();
+        if let Some(name) = name
+            && let Err(error) = set(connection, name, &interest).await
+        {
+            tracing::warn!(
+                "the announcer does not take the interest in {} MAC addresses: {}; it is told again later",
+                interest.len(),
+                quoted(&error.to_string())
+            );
+        }
+        tokio::select! {
+            Ok(()) = owner.changed() => {}
+            Ok(()) = macs.changed() => {}
+            else => return,
+        }
+    }
+}
+
+async fn set(
+    connection: &Connection,
+    name: OwnedUniqueName,
+    macs: &BTreeSet<MacAddr>,
+) -> Result<(), wakevirt_protocol::bus::Error> {
+    // To the very connection that is believed; a call to the well-known name could start a service.
+    let announcer = Capture1Proxy::builder(connection)
+        .destination(name)
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await?;
+    let macs: Vec<Vec<u8>> = macs.iter().map(|mac| mac.octets().to_vec()).collect();
+    announcer.set_interest(&macs).await
+}
