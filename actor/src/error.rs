@@ -1,0 +1,53 @@
+//! What can go wrong in the actor.
+
+use virt::error::ErrorNumber;
+use wakevirt_service::logs::quoted;
+use wakevirt_service::{bus, config, logs, user};
+
+/// What can go wrong in the actor.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// There is no log.
+    #[error(transparent)]
+    Logs(#[from] logs::Error),
+    /// The user was not changed.
+    #[error(transparent)]
+    User(#[from] user::Error),
+    /// The capabilities were not given up.
+    #[error("cannot give up the capabilities: {0}")]
+    Capabilities(#[from] caps::errors::CapsError),
+    /// The kernel did not take the promise never to gain privileges.
+    #[error("cannot set no_new_privs: {0}")]
+    NoNewPrivileges(std::io::Error),
+    /// Something that every program needs: signals, time, standard output.
+    #[error("cannot start: {0}")]
+    Start(std::io::Error),
+    /// The bus does not give the name.
+    #[error(transparent)]
+    Name(#[from] bus::Error),
+    /// The bus, or the connection to it.
+    #[error(transparent)]
+    Bus(#[from] zbus::Error),
+    /// The bus has closed the connection.
+    #[error("the connection is closed")]
+    BusClosed,
+    /// libvirt.
+    #[error("cannot {doing}: {}", quoted(message))]
+    Libvirt {
+        /// What was to be done.
+        doing: &'static str,
+        /// libvirt's code, as far as it is known.
+        code: Option<ErrorNumber>,
+        /// What libvirt says.
+        message: String,
+    },
+    /// libvirt's XML.
+    #[error("cannot read the domain's definition: {0}")]
+    DomainXml(roxmltree::Error),
+    /// A call that was not done to its end.
+    #[error("the call to the hypervisor was not done to its end: {0}")]
+    Interrupted(tokio::task::JoinError),
+}

@@ -1,0 +1,164 @@
+//! A decision that was made: what is told about it, in the log and on the bus.
+
+use core::fmt;
+
+use tracing::field::display;
+use uuid::Uuid;
+use wakevirt_protocol::MacAddr;
+use wakevirt_service::logs::quoted;
+
+use crate::decision::{Outcome, Trigger};
+use crate::hypervisor::Domain;
+use crate::listen::Packet;
+use crate::rules::Rule;
+
+/// What a decision is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// The MAC address that was to be woken.
+    pub mac: MacAddr,
+    /// The domain that is meant: its UUID and its name at that time.
+    pub domain: Option<(Uuid, String)>,
+    /// The rule that allows it, as it is written in the configuration.
+    pub rule: Option<String>,
+    /// The packet that asked for it; none if somebody called.
+    pub packet: Option<Packet>,
+}
+
+impl Subject {
+    /// A decision about this domain, or about none in particular.
+    #[must_use]
+    pub fn new(mac: MacAddr, domain: Option<&Domain>, rule: Option<&Rule>, packet: Option<&Packet>) -> Self {
+        Self {
+            mac,
+            domain: domain.map(|domain| (domain.uuid, domain.name.clone())),
+            rule: rule.map(Rule::to_string),
+            packet: packet.cloned(),
+        }
+    }
+
+    /// Who asked.
+    #[must_use]
+    pub const fn trigger(&self) -> Trigger {
+        if self.packet.is_some() { Trigger::Packet } else { Trigger::Call }
+    }
+}
+
+/// A decision that was made, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// What it is about.
+    pub subject: Subject,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why so, in words.
+    pub reason: String,
+    /// The hypervisor's URI.
+    pub connection: String,
+}
+
+impl Finished {
+    /// Logs the decision in one line: who, what, why, which rule; as a sentence for those who read the
+    /// log, and in fields for those who search it. `held_back` lines about the same domain were not
+    /// logged before it.
+    pub fn log(&self, held_back: u64) {
+        let Subject { mac, rule, packet, .. } = &self.subject;
+        let domain = self.domain().map(|name| display(quoted(name)));
+        let rule = rule.as_ref().map(|rule| display(quoted(rule)));
+        let interface = packet.as_ref().and_then(|packet| packet.details.interface.as_deref());
+        let interface = interface.map(|it| display(quoted(it)));
+        let source = packet.as_ref().and_then(source).map(display);
+        let held_back = (held_back > 0).then_some(held_back);
+        // The level is part of the line's place in the source, so there are two.
+        macro_rules! line {
+            ($log:ident) => {
+                tracing::$log!(
+                    outcome = %self.outcome,
+                    domain,
+                    %mac,
+                    trigger = %self.subject.trigger().as_str(),
+                    rule,
+                    interface,
+                    source,
+                    reason = %quoted(&self.reason),
+                    held_back,
+                    "{self}"
+                )
+            };
+        }
+        match self.outcome {
+            Outcome::Failed => line!(warn),
+            _ => line!(info),
+        }
+    }
+    /// The domain's name, if the decision is about one.
+    #[must_use]
+    pub fn domain(&self) -> Option<&str> {
+        self.subject.domain.as_ref().map(|(_, name)| name.as_str())
+    }
+}
+
+impl fmt::Display for Finished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Subject { mac, rule, packet, .. } = &self.subject;
+        write!(f, "{}: ", self.outcome)?;
+        if let Some(name) = self.domain() {
+            write!(f, "domain {}, ", quoted(name))?;
+        }
+        match packet {
+            None => write!(f, "called for {mac}")?,
+            Some(packet) => {
+                write!(f, "packet for {mac}")?;
+                source(packet).map_or(Ok(()), |source| write!(f, " from {source}"))?;
+                let interface = packet.details.interface.as_ref();
+                interface.map_or(Ok(()), |interface| write!(f, " on {}", quoted(interface)))?;
+            }
+        }
+        if let Some(rule) = rule {
+            write!(f, ", rule {rule}")?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+/// Who sent the packet: the IP address, else the MAC address.
+fn source(packet: &Packet) -> Option<String> {
+    let details = &packet.details;
+    details.source.map(|it| it.to_string()).or_else(|| details.source_mac.map(|it| it.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use wakevirt_protocol::bus::PacketDetails;
+
+    use super::*;
+
+    #[test]
+    fn is_told_in_a_sentence_that_nobody_can_forge() {
+        let details = PacketDetails {
+            interface: Some("br0\n".to_owned()),
+            source: Some([192, 168, 1, 5].into()),
+            ..PacketDetails::default()
+        };
+        let mac = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
+        let mut finished = Finished {
+            subject: Subject {
+                mac,
+                domain: Some((Uuid::nil(), "win\u{1b}[2J".to_owned())),
+                rule: Some("domain = \"win*\"".to_owned()),
+                packet: Some(Packet { mac, sequence: 1, details }),
+            },
+            outcome: Outcome::Started,
+            reason: "it was shut off".to_owned(),
+            connection: "qemu:///system".to_owned(),
+        };
+        assert_eq!(
+            finished.to_string(),
+            r#"started: domain "win\u{1b}[2J", packet for 52:54:00:00:00:01 from 192.168.1.5 on "br0\n", rule domain = "win*": it was shut off"#
+        );
+        finished.subject = Subject::new(mac, None, None, None);
+        finished.outcome = Outcome::Ambiguous;
+        finished.reason = "two have it".to_owned();
+        assert_eq!(finished.to_string(), "ambiguous: called for 52:54:00:00:00:01: two have it");
+    }
+}
