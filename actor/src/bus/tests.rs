@@ -1,0 +1,109 @@
+use std::collections::BTreeMap;
+
+use roxmltree::{Document, Node, ParsingOptions};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+use wakevirt_protocol::bus::PacketDetails;
+use zbus::DBusError as _;
+use zbus::object_server::Interface as _;
+
+use super::*;
+use crate::hypervisor::{Domain, State};
+use crate::listen::Packet;
+use crate::report::Subject;
+
+const XML: &str = include_str!("../../../dbus/org.wakevirt.Actor1.xml");
+const MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
+
+/// Each member with its arguments and annotations.
+fn members(xml: &str) -> BTreeMap<String, Vec<Vec<(String, String)>>> {
+    let options = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
+    let document = Document::parse_with_options(xml, options).unwrap();
+    let is_interface = |node: &Node<'_, '_>| node.attribute("name") == Some("org.wakevirt.Actor1");
+    let interface = document.descendants().find(is_interface).unwrap();
+    let attributes = |node: Node<'_, '_>| {
+        node.attributes().map(|it| (it.name().to_owned(), it.value().to_owned())).collect::<Vec<_>>()
+    };
+    let member = |node: Node<'_, '_>| {
+        let name = format!("{} {:?}", node.tag_name().name(), attributes(node));
+        (name, node.children().filter(Node::is_element).map(attributes).collect())
+    };
+    interface.children().filter(Node::is_element).map(member).collect()
+}
+
+#[test]
+fn is_what_the_reference_says() {
+    let interface = Actor1 {
+        connection: String::new(),
+        requests: Requests::new(mpsc::channel(1).0),
+        status: watch::channel(Status::default()).1,
+    };
+    let mut introspected = String::new();
+    interface.introspect_to_writer(&mut introspected, 0);
+    assert_eq!(members(&introspected), members(XML));
+    assert!(!members(XML).is_empty());
+}
+
+fn finished(outcome: Outcome, packet: Option<Packet>) -> Answer {
+    let domain = Some((Uuid::nil(), "win11".to_owned()));
+    let subject = Subject { mac: MAC, domain, rule: Some("domain = \"win11\"".to_owned()), packet };
+    let (reason, connection) = ("because".to_owned(), "test:///".to_owned());
+    Answer::Finished(Arc::new(Finished { subject, outcome, reason, connection }))
+}
+
+#[test]
+fn a_reply_means_success_and_an_error_says_why() {
+    let name = |answer| match reply(&answer, MAC, "test:///") {
+        Ok(outcome) => outcome,
+        Err(error) => format!("{}: {}", error.name(), error.description().unwrap()),
+    };
+    assert_eq!(name(finished(Outcome::Started, None)), "started");
+    assert_eq!(name(finished(Outcome::AlreadyRunning, None)), "already-running");
+    assert_eq!(
+        name(finished(Outcome::Failed, None)),
+        "org.wakevirt.Error.Failed: win11 was not woken: because"
+    );
+    assert_eq!(name(finished(Outcome::Ambiguous, None)), "org.wakevirt.Error.Ambiguous: because");
+    assert!(name(Answer::Unknown).starts_with("org.wakevirt.Error.NoSuchDomain: no domain of test:///"));
+    assert!(name(Answer::Away).starts_with("org.wakevirt.Error.HypervisorAway: test:///"));
+}
+
+/// The body's keys, each with the signature of its value.
+fn signatures(dict: &Dict) -> BTreeMap<&str, String> {
+    dict.iter().map(|(key, value)| (*key, value.value_signature().to_string())).collect()
+}
+
+#[test]
+fn details_have_the_keys_that_apply() {
+    let details_of = |answer| match answer {
+        Answer::Finished(finished) => details(&finished),
+        _ => unreachable!(),
+    };
+    let call = details_of(finished(Outcome::Started, None));
+    let expected = ["connection", "reason", "rule", "trigger", "uuid"].map(|key| (key, "s".to_owned()));
+    assert_eq!(signatures(&call), BTreeMap::from(expected.clone()));
+    let details = PacketDetails { epoch: Some("e".to_owned()), ..PacketDetails::default() };
+    let packet = details_of(finished(Outcome::Started, Some(Packet { mac: MAC, sequence: 7, details })));
+    let mut expected = BTreeMap::from(expected);
+    expected.extend([("epoch", "s".to_owned()), ("sequence", "t".to_owned())]);
+    assert_eq!(signatures(&packet), expected);
+}
+
+#[test]
+fn an_entry_of_the_list_has_the_keys_that_apply() {
+    let macs = [MAC].into();
+    let domain = Domain { uuid: Uuid::nil(), name: "win11".to_owned(), macs, state: State::Running };
+    let (connection, rule) = ("test:///".to_owned(), Some("mac = \"*\"".to_owned()));
+    let entry = listed(Listed { connection, domain, state: State::Running, rule, last_wake: Some(1) });
+    let expected = [
+        ("allowed", "b"),
+        ("connection", "s"),
+        ("last-wake", "t"),
+        ("macs", "as"),
+        ("name", "s"),
+        ("rule", "s"),
+        ("state", "s"),
+        ("uuid", "s"),
+    ];
+    assert_eq!(signatures(&entry), expected.map(|(key, signature)| (key, signature.to_owned())).into());
+}

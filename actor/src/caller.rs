@@ -1,0 +1,58 @@
+//! Who calls, and what they may do: by the credentials that the bus vouches for.
+
+use nix::unistd::Group;
+use wakevirt_protocol::bus::Error;
+use zbus::Connection;
+use zbus::fdo::{ConnectionCredentials, DBusProxy};
+use zbus::message::Header;
+
+/// The group that may do everything with libvirt, and so may wake.
+const GROUP: &str = "libvirt";
+
+/// Makes sure that the caller may wake any domain: root, or a member of the group libvirt.
+///
+/// # Errors
+/// [`Error::NotAuthorized`] says what to do. What cannot be found out is a refusal.
+pub async fn may_wake(connection: &Connection, header: &Header<'_>) -> Result<(), Error> {
+    let sender = header.sender().ok_or_else(refusal)?;
+    let bus = DBusProxy::new(connection).await?;
+    let credentials = bus.get_connection_credentials(sender.to_owned().into()).await.map_err(|error| {
+        tracing::warn!("the bus does not tell who {sender} is, its call is refused: {error}");
+        refusal()
+    })?;
+    // The group database may be far away.
+    let group = tokio::task::spawn_blocking(|| Group::from_name(GROUP)).await;
+    let group = group.ok().and_then(Result::ok).flatten().map(|group| group.gid.as_raw());
+    if trusted(&credentials, group) { Ok(()) } else { Err(refusal()) }
+}
+
+fn trusted(credentials: &ConnectionCredentials, group: Option<u32>) -> bool {
+    let is_member = |group| credentials.unix_group_ids().is_some_and(|groups| groups.contains(&group));
+    credentials.unix_user_id() == Some(0) || group.is_some_and(is_member)
+}
+
+fn refusal() -> Error {
+    Error::NotAuthorized(format!(
+        "only root and members of the group {GROUP} may wake domains; become a member \
+         (usermod --append --groups {GROUP} USER, as root) and log in again"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trusts_root_and_the_group() {
+        let user = |uid| ConnectionCredentials::default().set_unix_user_id(uid);
+        assert!(trusted(&user(0), None));
+        assert!(trusted(&user(0), Some(7)));
+        assert!(trusted(&user(1000).add_unix_group_id(1000).add_unix_group_id(7), Some(7)));
+        assert!(!trusted(&user(1000).add_unix_group_id(1000), Some(7)));
+        assert!(!trusted(&user(1000), Some(7)));
+        assert!(!trusted(&user(1000).add_unix_group_id(1000), None), "there is no such group");
+        // The bus does not know: nobody.
+        assert!(!trusted(&ConnectionCredentials::default(), Some(7)));
+        assert!(!trusted(&ConnectionCredentials::default(), None));
+    }
+}
