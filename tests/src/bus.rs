@@ -120,7 +120,7 @@ impl<'host> Bus<'host> {
     /// The address of the bus for this process. On the host it is the system bus.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("unix:path={}", self.host.path(SOCKET).display())
+        address(self.host)
     }
 
     /// Connects to the bus as root.
@@ -135,6 +135,12 @@ impl<'host> Bus<'host> {
     fn listens(&self) -> bool {
         UnixStream::connect(self.host.path(SOCKET)).is_ok()
     }
+}
+
+/// The address of the host's system bus for this process.
+#[must_use]
+pub fn address(host: &Host) -> String {
+    format!("unix:path={}", host.path(SOCKET).display())
 }
 
 fn copy_policies(host: &Host) {

@@ -30,11 +30,13 @@
 
 pub mod bus;
 pub mod daemon;
+pub mod demo;
 mod ffi;
 pub mod frames;
 pub mod guard;
 pub mod host;
 pub mod inject;
+pub mod introspection;
 pub mod journal;
 pub mod libvirtd;
 pub mod lines;

@@ -40,7 +40,7 @@ pub struct Libvirtd<'host> {
     host: &'host Host,
     process: Option<Process>,
     /// The test driver forgets everything when its last client leaves: this one stays.
-    events: Option<Process>,
+    client: Option<Process>,
 }
 
 impl<'host> Libvirtd<'host> {
@@ -53,7 +53,7 @@ impl<'host> Libvirtd<'host> {
         host.sh("rm -rf /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt");
         host.write("/etc/libvirt/qemu.conf", QEMU_CONF);
         host.write("/etc/libvirt/libvirtd.conf", LIBVIRTD_CONF);
-        let mut libvirtd = Self { host, process: None, events: None };
+        let mut libvirtd = Self { host, process: None, client: None };
         libvirtd.start_again();
         libvirtd
     }
@@ -70,13 +70,16 @@ impl<'host> Libvirtd<'host> {
             virsh.status().is_ok_and(|status| status.success())
         });
         let mut virsh = self.host.command("virsh");
-        virsh.args(["-q", "-c", TEST, "event", "--loop", "--timestamp", "--all"]);
-        self.events = Some(Process::start("virsh event", &mut virsh));
+        virsh.args(["-q", "-c", TEST, "uri; event --loop --timestamp --all"]);
+        let client = Process::start("virsh event", &mut virsh);
+        // It is there when it has said the first thing.
+        let _ = client.log().wait_for("test");
+        self.client = Some(client);
     }
 
     /// Kills libvirtd (SIGKILL): every connection to it is lost, QEMU's domains run on.
     pub fn kill(&mut self) {
-        self.events = None;
+        self.client = None;
         if let Some(mut process) = self.process.take() {
             process.kill();
         }

@@ -1,0 +1,111 @@
+//! How the demonstration looks. Colour only where somebody watches.
+
+use std::io::{IsTerminal, Write, stdout};
+
+use crate::demo::events::Event;
+
+const BOLD: &str = "1";
+const DIM: &str = "2";
+const RED: &str = "31";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+
+/// Standard output.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Screen {
+    colours: bool,
+}
+
+impl Screen {
+    /// Colours are for terminals, where `NO_COLOR` is not set (<https://no-color.org>).
+    pub(super) fn new() -> Self {
+        Self { colours: stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() }
+    }
+
+    pub(super) fn title(self, text: &str) {
+        self.line(&self.in_colour(BOLD, text));
+    }
+
+    pub(super) fn heading(self, text: &str) {
+        self.line("");
+        self.line(&self.in_colour(BOLD, text));
+    }
+
+    pub(super) fn item(self, name: &str, text: &str) {
+        self.line(&format!("  {name:<11} {text}"));
+    }
+
+    pub(super) fn note(self, text: &str) {
+        self.line(&format!("    {}", self.in_colour(DIM, text)));
+    }
+
+    pub(super) fn packet(self, what: &str) {
+        self.line(&format!("  ▸ {what}"));
+    }
+
+    /// An event, and how long after the packet was read it was heard.
+    pub(super) fn event(self, event: &Event, read: Option<u64>) {
+        let (now, name, text) = match event {
+            Event::Packet { mac, details, now, .. } => (now, "announced", format!("{mac} {details}")),
+            Event::Decision { domain, outcome, reason, now } => {
+                let colour = if outcome == "started" { GREEN } else { YELLOW };
+                (now, "decided", format!("{domain}: {}, {reason}", self.in_colour(colour, outcome)))
+            }
+        };
+        let after = read.map_or_else(String::new, |read| milliseconds(now.saturating_sub(read)));
+        self.line(&format!("    {} {name:<9} {text}", self.in_colour(DIM, &format!("{after:>9}"))));
+    }
+
+    pub(super) fn silence(self, text: &str) {
+        self.line(&format!("    {:>9} {}", "", self.in_colour(DIM, text)));
+    }
+
+    pub(super) fn refusal(self, what: &str, error: &str) {
+        self.line(&format!("  ▸ {what:<36} {}", self.in_colour(YELLOW, error)));
+    }
+
+    pub(super) fn domain(self, name: &str, mac: &str, before: &str, after: &str) {
+        let colour = if after == "running" { GREEN } else { DIM };
+        self.line(&format!("  {name:<9} {mac}   {before} → {}", self.in_colour(colour, after)));
+    }
+
+    /// A table whose columns are as wide as they need to be.
+    pub(super) fn table<const N: usize>(self, heads: &[String; N], rows: impl Iterator<Item = [String; N]>) {
+        let rows: Vec<_> = rows.collect();
+        let width = |column: usize| {
+            let cells = rows.iter().chain([heads]).filter_map(|row| row.get(column));
+            cells.map(String::len).max().unwrap_or_default()
+        };
+        let text = |row: &[String; N]| {
+            let cells = row.iter().enumerate().map(|(column, cell)| format!("{cell:<0$}", width(column)));
+            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        };
+        self.line(&format!("    {}", self.in_colour(DIM, &text(heads))));
+        for row in &rows {
+            self.line(&format!("    {}", text(row)));
+        }
+    }
+
+    pub(super) fn success(self, text: &str) {
+        self.line("");
+        self.line(&self.in_colour(GREEN, text));
+    }
+
+    pub(super) fn failure(self, text: &str) {
+        self.line("");
+        self.line(&self.in_colour(RED, text));
+    }
+
+    fn in_colour(self, colour: &str, text: &str) -> String {
+        if self.colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// Nobody is left to be told when standard output is closed.
+    fn line(self, text: &str) {
+        let _ = writeln!(stdout(), "{text}");
+    }
+}
+
+fn milliseconds(microseconds: u64) -> String {
+    format!("{}.{} ms", microseconds / 1000, microseconds % 1000 / 100)
+}

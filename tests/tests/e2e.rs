@@ -1,0 +1,172 @@
+//! From the wire to a running domain: real packets, both services, a real bus, a real libvirt.
+
+use std::net::Ipv6Addr;
+
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::{Daemon, StartedBy};
+use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic, tagged, udp6};
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::libvirtd::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
+use wakevirt_tests::net::Peer;
+use wakevirt_tests::privileged;
+
+/// A machine on the network, as it sends frames.
+const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 7];
+
+/// A host with a bridge, and a machine on the network behind the bridge's port.
+fn bridged(host: &Host) -> Peer<'_> {
+    host.bridge("br0");
+    let lan = host.veth("port0");
+    host.sh("ip link set port0 master br0; ip address add 192.0.2.1/24 dev br0");
+    lan.address("192.0.2.2/24");
+    lan
+}
+
+/// Both services, started in the order in which nothing waits for anything.
+fn services(host: &Host, started_by: StartedBy, uri: &str, rules: &str) -> (Daemon, Daemon) {
+    let mut capture = Daemon::capture(host).started_by(started_by).start();
+    capture.wait_until_ready();
+    let config = format!("connections = [\"{uri}\"]\n{rules}");
+    let mut actor = Daemon::actor(host).started_by(started_by).config(&config).start();
+    actor.wait_until_ready();
+    (capture, actor)
+}
+
+fn mac(number: usize) -> String {
+    format!("52:54:00:00:00:{number:02x}")
+}
+
+/// What is sent, and how.
+type Sender = (&'static str, fn(&Peer<'_>, &str));
+
+/// The ways in which magic packets come, each as different as can be from the others.
+const SENDERS: [Sender; 8] = [
+    // By unicast: the domain is off, no bridge port has its address.
+    ("etherwake", |lan, mac| lan.etherwake(mac, &[])),
+    ("etherwake to everyone", |lan, mac| lan.etherwake(mac, &["-b"])),
+    ("etherwake with a password", |lan, mac| lan.etherwake(mac, &["-p", "192.168.1.1"])),
+    ("wakeonlan", |lan, mac| lan.wakeonlan(mac, "192.0.2.255", &[])),
+    ("wakeonlan to the host", |lan, mac| lan.wakeonlan(mac, "192.0.2.1", &["-p", "7"])),
+    ("a frame in a VLAN", |lan, mac| {
+        let frame = ethernet(bytes_of(mac), SENDER, WAKE_ON_LAN, &magic(mac, &[]));
+        lan.send(&tagged(&frame, 0x8100, 42));
+    }),
+    ("a frame in two VLANs", |lan, mac| {
+        let frame = ethernet(bytes_of(mac), SENDER, WAKE_ON_LAN, &magic(mac, b"secret"));
+        lan.send(&tagged(&tagged(&frame, 0x8100, 42), 0x88a8, 7));
+    }),
+    ("IPv6 multicast to another port", |lan, mac| {
+        let everyone = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 7);
+        let packet = udp6(source, everyone, 47998, &magic(mac, &[]));
+        lan.send(&ethernet([0x33, 0x33, 0, 0, 0, 1], SENDER, 0x86dd, &packet));
+    }),
+];
+
+#[test]
+fn every_sender_wakes_its_domain() {
+    privileged!();
+    for (bus, started_by) in [(Kind::DbusDaemon, StartedBy::Manager), (Kind::DbusBroker, StartedBy::Root)] {
+        let host = Host::new();
+        let _bus = Bus::start(&host, bus);
+        let lan = bridged(&host);
+        let libvirtd = Libvirtd::start(&host);
+        for number in 0..SENDERS.len() {
+            libvirtd.define(TEST, &test_domain(&format!("vm{number}"), &mac(number)));
+        }
+        let (mut capture, mut actor) = services(&host, started_by, TEST, "[[allow]]\ndomain = \"vm*\"\n");
+        let finished = host.monitor(User::Stranger, "org.wakevirt.Actor1");
+        for (number, (name, send)) in SENDERS.iter().enumerate() {
+            let (domain, mac) = (format!("vm{number}"), mac(number));
+            assert_eq!(libvirtd.state(TEST, &domain), "shut off", "before {name}");
+            send(&lan, &mac);
+            let signal = finished.log().wait_for(&format!("'{mac}', '{domain}', 'started'"));
+            assert!(signal.contains("WakeFinished"), "{signal}");
+            assert_eq!(libvirtd.state(TEST, &domain), "running", "after {name}");
+        }
+        // Bridge and port both saw them, and each was done once.
+        assert_eq!(finished.log().count("'started'"), SENDERS.len());
+        actor.stop();
+        capture.stop();
+    }
+}
+
+#[test]
+fn what_no_rule_allows_stays_off() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = bridged(&host);
+    let libvirtd = Libvirtd::start(&host);
+    for (number, name) in ["listed", "unlisted", "by-mac"].into_iter().enumerate() {
+        libvirtd.define(TEST, &test_domain(name, &mac(number)));
+    }
+    let rules = format!("[[allow]]\ndomain = \"listed\"\n[[allow]]\nmac = \"{}\"\n", mac(2));
+    let (_capture, actor) = services(&host, StartedBy::Manager, TEST, &rules);
+    let finished = host.monitor(User::Stranger, "org.wakevirt.Actor1");
+
+    lan.etherwake(&mac(1), &[]);
+    let _ = finished.log().wait_for(&format!("'{}', 'unlisted', 'not-allowed'", mac(1)));
+    let _ = actor.log().wait_for("unlisted");
+    // Nobody's MAC address.
+    lan.etherwake(&mac(9), &[]);
+    lan.etherwake(&mac(0), &[]);
+    libvirtd.wait_for_state(TEST, "listed", "running");
+    lan.etherwake(&mac(2), &[]);
+    libvirtd.wait_for_state(TEST, "by-mac", "running");
+    assert_eq!(libvirtd.state(TEST, "unlisted"), "shut off");
+    assert_eq!(finished.log().count(&mac(9)), 0);
+}
+
+#[test]
+fn follows_the_domains_of_libvirt() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusBroker);
+    let lan = bridged(&host);
+    let libvirtd = Libvirtd::start(&host);
+    let (_capture, _actor) = services(&host, StartedBy::Manager, TEST, "[[allow]]\ndomain = \"*\"\n");
+    let finished = host.monitor(User::Stranger, "org.wakevirt.Actor1");
+    let domains = |expected: &str| {
+        wakevirt_tests::wait::until_true(&format!("{expected} domains"), || {
+            host.property(User::Stranger, "org.wakevirt.Actor1", "Domains")
+                .is_ok_and(|found| found == expected)
+        });
+    };
+    domains("(<uint32 1>,)");
+    libvirtd.define(TEST, &test_domain("late", &mac(1)));
+    domains("(<uint32 2>,)");
+    lan.etherwake(&mac(1), &[]);
+    libvirtd.wait_for_state(TEST, "late", "running");
+    libvirtd.virsh(TEST, &["destroy", "late"]);
+    libvirtd.virsh(TEST, &["undefine", "late"]);
+    domains("(<uint32 1>,)");
+    libvirtd.define(TEST, &test_domain("later", &mac(1)));
+    domains("(<uint32 2>,)");
+    // The same MAC address, and another domain; from another sender, which deduplication tells apart.
+    lan.send(&ethernet(BROADCAST, SENDER, WAKE_ON_LAN, &magic(&mac(1), &[])));
+    let _ = finished.log().wait_for(&format!("'{}', 'later', 'started'", mac(1)));
+}
+
+#[test]
+fn a_real_machine_runs() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = bridged(&host);
+    let libvirtd = Libvirtd::start(&host);
+    libvirtd.define(QEMU, &qemu_domain("vm1", &mac(1), "br0"));
+    let (_capture, _actor) = services(&host, StartedBy::Manager, QEMU, "[[allow]]\ndomain = \"vm1\"\n");
+    let finished = host.monitor(User::Stranger, "org.wakevirt.Actor1");
+
+    lan.etherwake(&mac(1), &[]);
+    let _ = finished.log().wait_for(&format!("'{}', 'vm1', 'started'", mac(1)));
+    assert_eq!(libvirtd.state(QEMU, "vm1"), "running");
+    // It is there: a QEMU with a tap on the bridge.
+    assert!(host.sh("ip -brief link show master br0").contains("vnet"));
+
+    libvirtd.virsh(QEMU, &["destroy", "vm1"]);
+    // From another sender, which deduplication tells apart.
+    lan.send(&ethernet(BROADCAST, SENDER, WAKE_ON_LAN, &magic(&mac(1), &[])));
+    libvirtd.wait_for_state(QEMU, "vm1", "running");
+}

@@ -1,0 +1,226 @@
+//! Who may do what on the bus, by the shipped policy and by the services themselves: on both buses,
+//! with users of their own.
+
+use std::fs;
+
+use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, CAPTURE_INTERFACE, CAPTURE_NAME};
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::host::{Host, User, project, succeed};
+use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::{introspection, privileged};
+
+const BUSES: [Kind; 2] = [Kind::DbusDaemon, Kind::DbusBroker];
+const EVERYONE: [User; 6] =
+    [User::Root, User::Capture, User::Actor, User::Stranger, User::Member, User::Listener];
+const DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
+const NOT_AUTHORIZED: &str = "org.wakevirt.Error.NotAuthorized";
+const MAC: &str = "52:54:00:01:02:03";
+const OTHER_MAC: &str = "52:54:00:01:02:04";
+
+/// Starts capture, and waits until it may be called.
+fn capture(host: &Host) -> Daemon {
+    let mut capture = Daemon::capture(host).start();
+    capture.wait_until_ready();
+    host.wait_for_name(CAPTURE_NAME);
+    capture
+}
+
+/// Starts the actor for the test driver, allowed to wake these domains.
+fn actor(host: &Host, domains: &str) -> Daemon {
+    let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"{domains}\"\n");
+    let mut actor = Daemon::actor(host).config(&config).start();
+    actor.wait_until_ready();
+    host.wait_for_name(ACTOR_NAME);
+    actor
+}
+
+#[test]
+fn only_the_services_users_own_the_names() {
+    privileged!();
+    for bus in BUSES {
+        let host = Host::new();
+        let _bus = Bus::start(&host, bus);
+        for (name, owner) in [(CAPTURE_NAME, User::Capture), (ACTOR_NAME, User::Actor)] {
+            for user in EVERYONE {
+                let arguments = [&format!("'{name}'"), "uint32 4"];
+                let reply = host.call(user, "org.freedesktop.DBus", "RequestName", &arguments);
+                if user == owner {
+                    assert_eq!(reply.as_deref(), Ok("(uint32 1,)"), "{bus:?}: {user:?} owns {name}");
+                } else {
+                    let error = reply.expect_err(&format!("{bus:?}: {user:?} must not own {name}"));
+                    assert_eq!(error.name, DENIED, "{bus:?}: {user:?} asks for {name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn capture_is_called_only_by_those_who_may() {
+    privileged!();
+    const MEMBERS: &[User] = &[User::Root, User::Actor, User::Member, User::Listener];
+    const TRUSTED: &[User] = &[User::Root, User::Actor, User::Listener];
+    for bus in BUSES {
+        let host = Host::new();
+        let _bus = Bus::start(&host, bus);
+        let _capture = capture(&host);
+        let calls: [(&str, &[&str], &[User]); 3] = [
+            ("Replay", &["''", "uint64 0"], MEMBERS),
+            ("GetSecureOn", &["''", "uint64 1"], TRUSTED),
+            ("SetInterest", &["@aay []"], TRUSTED),
+        ];
+        for (method, arguments, allowed) in calls {
+            for user in EVERYONE {
+                let reply = host.call(user, CAPTURE_INTERFACE, method, arguments);
+                let denied = reply.as_ref().is_err_and(|error| error.name == DENIED);
+                assert_eq!(denied, !allowed.contains(&user), "{bus:?}: {user:?} calls {method}: {reply:?}");
+            }
+        }
+        let reply = host.call(User::Listener, CAPTURE_INTERFACE, "Replay", &["''", "uint64 0"]).unwrap();
+        assert!(reply.ends_with("', false, @a(tsa{sv}) [])"), "{reply}");
+        let error =
+            host.call(User::Actor, CAPTURE_INTERFACE, "GetSecureOn", &["''", "uint64 1"]).unwrap_err();
+        assert_eq!(error.name, "org.wakevirt.Error.Forgotten");
+    }
+}
+
+#[test]
+fn everyone_hears_and_reads() {
+    privileged!();
+    for bus in BUSES {
+        let host = Host::new();
+        let _bus = Bus::start(&host, bus);
+        let lan = host.veth("lan0");
+        let _capture = capture(&host);
+        let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+        lan.etherwake(MAC, &["-p", "73:65:63:72:65:74"]);
+        let signal = monitor.log().wait_for("MagicPacket");
+        assert!(signal.contains(&format!("'{MAC}'")), "{bus:?}: {signal}");
+        assert!(signal.contains("'interface': <'lan0'>"), "{bus:?}: {signal}");
+        assert!(signal.contains("'secureon': <true>"), "{bus:?}: {signal}");
+        for part_of_password in ["secret", "0x73", "73:65", "'password'"] {
+            assert!(!signal.contains(part_of_password), "{bus:?}: {signal}");
+        }
+        assert_eq!(host.property(User::Stranger, CAPTURE_NAME, "Sequence").unwrap(), "(<uint64 1>,)");
+        host.call_object(User::Stranger, CAPTURE_NAME, "org.freedesktop.DBus.Peer.Ping", &[]).unwrap();
+        // Those who may know the password are told.
+        let epoch = host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap();
+        let epoch = epoch.trim_start_matches("(<").trim_end_matches(">,)");
+        let password = host.call(User::Listener, CAPTURE_NAME, "GetSecureOn", &[epoch, "uint64 1"]).unwrap();
+        assert_eq!(password, "([byte 0x73, 0x65, 0x63, 0x72, 0x65, 0x74],)");
+    }
+}
+
+#[test]
+fn a_forged_signal_wakes_nothing() {
+    privileged!();
+    for bus in BUSES {
+        let host = Host::new();
+        let _bus = Bus::start(&host, bus);
+        let lan = host.veth("lan0");
+        let libvirtd = Libvirtd::start(&host);
+        libvirtd.define(TEST, &test_domain("victim", MAC));
+        libvirtd.define(TEST, &test_domain("other", OTHER_MAC));
+        let _capture = capture(&host);
+        let mut actor = actor(&host, "*");
+        let owner =
+            host.call(User::Root, "org.freedesktop.DBus", "GetNameOwner", &[&format!("'{ACTOR_NAME}'")]);
+        let owner = owner.unwrap();
+        let owner = owner.trim_start_matches("('").trim_end_matches("',)");
+        let signal = format!("{CAPTURE_INTERFACE}.MagicPacket");
+        let body = ["uint64 1", &format!("'{MAC}'"), "{'interface': <'lan0'>}"];
+        for user in [User::Stranger, User::Member, User::Listener, User::Root] {
+            // To everyone, and to the actor alone, which needs no subscription to get it.
+            for destination in [&[][..], &["--dest", owner]] {
+                let mut forge = host.command_as(user, "gdbus");
+                forge.args(["emit", "--system", "--object-path", "/org/wakevirt/Capture1"]);
+                // The bus may refuse it, which is as good.
+                let _ = forge.args(destination).args(["--signal", &signal]).args(body).output();
+            }
+        }
+        // The actor sees signals in the order in which they were sent: after this one, those were seen.
+        lan.etherwake(OTHER_MAC, &[]);
+        libvirtd.wait_for_state(TEST, "other", "running");
+        assert_eq!(libvirtd.state(TEST, "victim"), "shut off", "{bus:?}");
+        lan.etherwake(MAC, &[]);
+        libvirtd.wait_for_state(TEST, "victim", "running");
+        actor.stop();
+    }
+}
+
+#[test]
+fn the_actor_is_called_only_by_those_who_may() {
+    privileged!();
+    for bus in BUSES {
+        let host = Host::new();
+        let _bus = Bus::start(&host, bus);
+        let libvirtd = Libvirtd::start(&host);
+        libvirtd.define(TEST, &test_domain("vm1", MAC));
+        let _capture = capture(&host);
+        let _actor = actor(&host, "nothing");
+        for user in EVERYONE {
+            let list = host.call(user, ACTOR_INTERFACE, "ListDomains", &[]);
+            match user {
+                User::Root | User::Actor | User::Member | User::Listener => {
+                    assert!(
+                        list.as_ref().is_ok_and(|list| list.contains("'vm1'")),
+                        "{bus:?}: {user:?}: {list:?}"
+                    );
+                }
+                _ => assert_eq!(list.unwrap_err().name, DENIED, "{bus:?}: {user:?}"),
+            }
+            let wake = host.call(user, ACTOR_INTERFACE, "Wake", &[&format!("'{MAC}'")]);
+            match user {
+                // Who is authorised is not subject to the allowlist, which holds nothing here.
+                User::Root | User::Member => {
+                    let outcome = wake.unwrap();
+                    assert!(
+                        ["('started',)", "('already-running',)"].contains(&outcome.as_str()),
+                        "{outcome}"
+                    );
+                    assert_eq!(libvirtd.state(TEST, "vm1"), "running");
+                }
+                // In group libvirt as a member is, and yet it has nothing to ask of itself.
+                User::Actor => {}
+                _ => assert_eq!(wake.unwrap_err().name, NOT_AUTHORIZED, "{bus:?}: {user:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_services_are_what_the_xml_says() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let _libvirtd = Libvirtd::start(&host);
+    let (_capture, _actor) = (capture(&host), actor(&host, "nothing"));
+    for name in [CAPTURE_NAME, ACTOR_NAME] {
+        let file = project().join(format!("dbus/{name}.xml"));
+        let written = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let running = introspection::of_service(&host, name);
+        assert_eq!(
+            introspection::members(&written, name),
+            introspection::members(&running, name),
+            "left: dbus/{name}.xml, right: the running service"
+        );
+    }
+}
+
+#[test]
+fn the_policies_are_well_formed() {
+    privileged!();
+    // Both buses ignore what they do not understand, and say so.
+    for bus in BUSES {
+        let host = Host::new();
+        let bus = Bus::start(&host, bus);
+        let _ = succeed(host.command("busctl").args(["--system", "list"]));
+        let complaints: Vec<_> = bus
+            .log()
+            .into_iter()
+            .filter(|line| line.contains("wakevirt") || line.contains("nvalid"))
+            .collect();
+        assert!(complaints.is_empty(), "{complaints:?}");
+    }
+}
