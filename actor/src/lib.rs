@@ -1,1 +1,64 @@
-//! Tests.
+//! wakevirt's actor: hears announced magic packets and starts the domains that may be woken.
+//!
+//! The way of a packet: [`listen`] believes it, [`index`] finds the domain, [`decision`] decides,
+//! [`wake`] does it, [`report`] tells. [`actor`] holds these together; [`hypervisor`] is the only module
+//! that knows what runs VMs, and [`bus`] the only one that knows how the actor looks on the bus.
+
+pub mod actor;
+pub mod bus;
+pub mod caller;
+pub mod config;
+mod daemon;
+pub mod decision;
+pub mod domain_xml;
+mod error;
+pub mod hypervisor;
+pub mod index;
+pub mod interest;
+pub mod keep;
+pub mod listen;
+mod options;
+pub mod privilege;
+pub mod report;
+pub mod request;
+pub mod rules;
+pub mod wake;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use wakevirt_service::{lifecycle, logs};
+
+pub use error::Error;
+pub use options::Options;
+
+/// Runs the service until it is asked to end.
+///
+/// # Errors
+/// If it cannot start, or another instance runs.
+pub fn run(options: &Options) -> Result<(), Error> {
+    privilege::give_up()?;
+    let config = config::Config::load(options)?;
+    if options.common.check {
+        return writeln!(std::io::stdout(), "# The configuration is good:\n{config}").map_err(Error::Start);
+    }
+    let logs = logs::init(config.log, options.common.log_to)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
+    let result = runtime.block_on(daemon::serve(options, config, &logs));
+    lifecycle::stopping();
+    // A call to libvirt that is under way is not waited for: it goes on in its daemon.
+    runtime.shutdown_background();
+    result
+}
+
+/// Tells why the service ends: in the log, or on standard error where there is no log yet.
+#[must_use]
+pub fn failure(error: &Error) -> ExitCode {
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{error}");
+    } else {
+        // Where there is no standard error either, the exit code tells.
+        let _ = writeln!(std::io::stderr(), "wakevirt-actor: {error}");
+    }
+    ExitCode::FAILURE
+}

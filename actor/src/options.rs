@@ -1,0 +1,21 @@
+//! The command line.
+
+use wakevirt_service::bus::Address;
+use wakevirt_service::options::Common;
+
+/// Hears announced magic packets and starts the virtual machines that may be woken
+#[derive(Debug, Clone, clap::Parser)]
+#[command(version)]
+pub struct Options {
+    /// The options that both services have.
+    #[command(flatten)]
+    pub common: Common,
+
+    /// Hypervisor to connect to, instead of the configured one
+    #[arg(long, value_name = "URI")]
+    pub connect: Option<String>,
+
+    /// Message bus to hear the announcer on, where it is another than --bus
+    #[arg(long, value_name = "system|session|ADDRESS")]
+    pub capture_bus: Option<Address>,
+}
