@@ -187,7 +187,7 @@ fn ipv4(
     }
     let header_length = usize::from(version_ihl & 0x0f) * 4;
     let total_length = usize::from(u16::from_be_bytes([*length_high, *length_low]));
-    if header_length < header.len() || total_length < header_length {
+    if header_length < header.len() {
         return Err(Refusal::BadHeader);
     }
     let end = total_length.min(packet.len());

@@ -24,9 +24,6 @@ const PROBE: usize = 16;
 /// among the repeated bytes of a packet, wherever the packet begins.
 const STEP: usize = 72;
 const _: () = assert!(STEP + PROBE - 1 <= REPEATED && (STEP - PROBE).is_multiple_of(8));
-/// The first such probe begins less than a step behind the synchronisation stream. So much is
-/// looked at in front of it, to find where the repeated bytes begin.
-const REACH: usize = STEP + 8;
 
 /// A valid magic packet: its target can be one network card's address, never a group's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +72,7 @@ impl MagicPacket {
     ///
     /// It takes a time linear in the payload's length, whatever the payload: no more than
     /// a comparison of [`PROBE`] bytes for each step, and for those where they are equal, one of
-    /// [`REACH`] bytes and one of a packet's length.
+    /// [`STEP`] bytes and one of a packet's length.
     #[must_use]
     pub fn find(payload: &[u8]) -> Option<Self> {
         let (steps, _) = payload.as_chunks::<STEP>();
@@ -89,14 +86,14 @@ impl MagicPacket {
             .find_map(|(_, end)| Self::around(payload, end - PROBE))
     }
 
-    /// The magic packet among whose repeated bytes is this position.
+    /// The magic packet that repeats itself at this position, and begins less than a step in front
+    /// of it.
     fn around(payload: &[u8], position: usize) -> Option<Self> {
         let before = payload.get(..position)?;
         let six_on = payload.get(6..position + 6)?;
         let start = position - equal_at_the_end(before, six_on);
-        // The last bytes of the synchronisation stream equal those six places on where the
-        // address holds FF there. Its first byte never does, as no address of one card begins
-        // with FF; so no stream that counts lies further in.
+        // What repeats begins with the address, or up to five bytes earlier, in the stream, where
+        // the address holds FF too. Not six: no address of a single card begins with FF.
         let start = start + run_of_ff(payload.get(start..start + 6)?);
         let (before, rest) = payload.split_at_checked(start)?;
         before.ends_with(&[0xff; SYNC]).then(|| Self::behind_sync(rest)).flatten()
@@ -147,14 +144,14 @@ fn run_of_ff(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|byte| **byte == 0xff).count()
 }
 
-/// How many bytes at the end of two slices are equal; [`REACH`] stands for more.
+/// How many bytes at the end of two slices are equal; [`STEP`] stands for more.
 ///
 /// Both are of one length, a multiple of eight bytes.
 fn equal_at_the_end(one: &[u8], other: &[u8]) -> usize {
     let (_, one) = one.as_rchunks::<8>();
     let (_, other) = other.as_rchunks::<8>();
     let mut equal = 0;
-    for (one, other) in one.iter().zip(other).rev().take(REACH / 8) {
+    for (one, other) in one.iter().zip(other).rev().take(STEP / 8) {
         let difference = u64::from_le_bytes(*one) ^ u64::from_le_bytes(*other);
         if difference != 0 {
             return equal + difference.leading_zeros() as usize / 8;

@@ -230,14 +230,15 @@ fn values_that_no_sniffer_has_are_refused() {
     // Version, variant, target, no password, Ethernet, no EtherType, no source, a VLAN, interface.
     assert_eq!(good, [VERSION, 2, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 5, 2]);
     for (what, place, value) in [
-        ("a target that is a group", 2, 3),
-        ("a password of a third kind", 8, 9),
-        ("a fourth kind of carrier", 9, 3),
-        ("VLAN 0", 13, 0),
-        ("a fifth kind of message", 1, 4),
+        ("a target that is a group", 2, &[3][..]),
+        ("neither a password nor none", 8, &[9]),
+        ("a fourth kind of carrier", 9, &[3]),
+        ("VLAN 0", 13, &[0]),
+        ("VLAN 4101", 13, &[0x85, 0x20]),
+        ("a fifth kind of message", 1, &[4]),
     ] {
         let mut bad = good.clone();
-        bad[place] = value;
+        bad.splice(place..=place, value.iter().copied());
         assert_eq!(FromSniffer::read(&bad), Err(BadMessage::Malformed), "{what}");
     }
 }

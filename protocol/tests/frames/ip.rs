@@ -111,6 +111,7 @@ pub(crate) fn ipv4() -> Vec<Row> {
         row("not to be fragmented", fragment(0x4000).frame(&datagram), accepted(v4(9))),
         row("a first fragment", fragment(0x2000).frame(&datagram), accepted(v4(9))),
         row("a later fragment", fragment(0x2001).frame(&datagram), Err(LaterFragment)),
+        row("a later fragment, far out", fragment(0x1000).frame(&datagram), Err(LaterFragment)),
         row("the last fragment", fragment(0x00b9).frame(&magic()), Err(LaterFragment)),
         row("TCP", protocol(6).frame(&datagram), Err(NotUdp)),
         row("ICMP", protocol(1).frame(&datagram), Err(NotUdp)),

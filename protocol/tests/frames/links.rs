@@ -59,6 +59,8 @@ pub(crate) fn links() -> Vec<Row> {
         row(LinuxSll, "IPv4", sll(1, 6, 0x0800, &ip), Some(accepted(v4(9)))),
         row(LinuxSll, "the loopback", sll(772, 6, 0x0800, &ip), Some(accepted(v4(9)))),
         row(LinuxSll, "a tun device", sll(0xfffe, 0, 0x0800, &ip), Some(from_nobody(accepted(v4(9))))),
+        row(LinuxSll, "long addresses", sll(1, 8, 0x0800, &ip), Some(from_nobody(accepted(v4(9))))),
+        row(LinuxSll, "six bytes of no MAC", sll(0xfffe, 6, 0x0800, &ip), Some(from_nobody(accepted(v4(9))))),
         row(LinuxSll, "InfiniBand", sll(32, 20, 0x0800, &ip), Some(from_nobody(accepted(v4(9))))),
         row(
             LinuxSll,

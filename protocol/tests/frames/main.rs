@@ -14,7 +14,7 @@ mod seeds;
 use std::collections::BTreeSet;
 
 use wakevirt_protocol::frame::Refusal::{NoMagicPacket, NotAtStart};
-use wakevirt_protocol::frame::judge_datagram;
+use wakevirt_protocol::frame::{Ports, judge_datagram};
 use wakevirt_protocol::link::LinkType;
 use wakevirt_protocol::{MacAddr, MagicPacket};
 
@@ -95,6 +95,12 @@ fn is_judged_alike_when_a_socket_delivers_the_datagram() {
     ] {
         assert_eq!(judge_datagram(&payload, port, &ports()).map(Some), expected, "to {port}");
     }
+}
+
+#[test]
+fn searches_the_well_known_ports_in_full() {
+    assert_eq!(Ports::default().as_slice(), [0, 7, 9]);
+    assert_eq!(Ports::new(vec![9, 40000, 7, 9]).as_slice(), [7, 9, 40000]);
 }
 
 #[test]

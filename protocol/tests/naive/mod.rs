@@ -1,9 +1,11 @@
 //! What counts as a magic packet, said a second time: slowly, in the order of the design's prose,
-//! and with nothing of the library but the types that go in and come out.
+//! and with nothing of the library but the types that it is compared with. The fuzz targets use it too.
+
+#![allow(dead_code, reason = "each program uses a part of it")]
 
 use std::fmt::Display;
 
-use wakevirt_protocol::{Carrier, Heard, UdpPath};
+use wakevirt_protocol::{Carrier, Heard, MagicPacket, UdpPath};
 
 /// An address, and the password behind its copies, or nothing.
 pub(crate) type Magic = ([u8; 6], Vec<u8>);
@@ -158,6 +160,11 @@ fn sent_by(carrier: String, source: Option<String>) -> String {
     format!("{carrier} by {}", source.as_deref().unwrap_or("nobody"))
 }
 
+/// What the library's magic packet says.
+pub(crate) fn said(magic: &MagicPacket) -> Magic {
+    (magic.target().octets(), magic.password().map_or(vec![], |password| password.as_bytes().to_vec()))
+}
+
 impl From<&Heard> for Found {
     fn from(heard: &Heard) -> Self {
         let (carrier, source) = match &heard.carrier {
@@ -172,9 +179,8 @@ impl From<&Heard> for Found {
                 (way("udp6", path, path.source.octets(), path.destination.octets()), &path.source_mac)
             }
         };
-        let password = heard.magic.password().map_or(vec![], |password| password.as_bytes().to_vec());
         Self {
-            magic: (heard.magic.target().octets(), password),
+            magic: said(&heard.magic),
             carrier: sent_by(carrier, source.map(|mac| mac.to_string())),
             vlan: heard.vlan.map(|vlan| vlan.get()),
         }
