@@ -84,23 +84,34 @@ impl<'host> Bus<'host> {
     /// # Panics
     /// If it does not start.
     pub fn start_again(&mut self) {
-        let program = match self.kind {
+        // What is at this place afterwards is the new socket.
+        let socket = self.host.path(SOCKET);
+        std::fs::create_dir_all(socket.parent().expect("it is in a folder")).expect("a folder in /run");
+        let _ = std::fs::remove_file(&socket);
+        let config = format!("--config-file={CONFIG}");
+        let mut command = match self.kind {
             Kind::DbusDaemon => {
-                format!("exec dbus-daemon --config-file={CONFIG} --nofork --nopidfile --nosyslog")
+                let mut command = self.host.command("dbus-daemon");
+                command.args([&config, "--nofork", "--nopidfile", "--nosyslog"]);
+                command
             }
-            // It takes its socket from the service manager.
-            Kind::DbusBroker => format!(
-                "exec systemd-socket-activate --listen={SOCKET} \
-                 dbus-broker-launch --scope system --config-file={CONFIG}"
-            ),
+            // It takes its socket from the service manager, which gives it to root alone.
+            Kind::DbusBroker => {
+                let mut command = self.host.command("systemd-socket-activate");
+                command.args([
+                    &format!("--listen={SOCKET}"),
+                    "dbus-broker-launch",
+                    "--scope",
+                    "system",
+                    &config,
+                ]);
+                command
+            }
         };
-        let setup = format!("mkdir -p /run/dbus && rm -f {SOCKET}");
-        let mut command = self.host.command("sh");
-        command.args(["-euc", &format!("{setup}; {program}")]);
         self.process = Some(Process::start("the bus", &mut command));
-        wait::until_true("the bus to listen", || self.host.path(SOCKET).exists());
-        let everyone = Permissions::from_mode(0o666);
-        std::fs::set_permissions(self.host.path(SOCKET), everyone).expect("the mode of the bus's socket");
+        wait::until_true("the bus's socket", || socket.exists());
+        std::fs::set_permissions(&socket, Permissions::from_mode(0o666))
+            .expect("the mode of the bus's socket");
         wait::until_true("the bus to listen", || self.listens());
     }
 

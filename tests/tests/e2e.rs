@@ -2,13 +2,15 @@
 
 use std::net::Ipv6Addr;
 
+use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
 use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic, tagged, udp6};
 use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirtd::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
 use wakevirt_tests::net::Peer;
-use wakevirt_tests::privileged;
+use wakevirt_tests::wait::PATIENCE;
+use wakevirt_tests::{privileged, wait};
 
 /// A machine on the network, as it sends frames.
 const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 7];
@@ -29,6 +31,8 @@ fn services(host: &Host, started_by: StartedBy, uri: &str, rules: &str) -> (Daem
     let config = format!("connections = [\"{uri}\"]\n{rules}");
     let mut actor = Daemon::actor(host).started_by(started_by).config(&config).start();
     actor.wait_until_ready();
+    // A packet that comes before it knows the domains is for nobody.
+    let _ = actor.log().wait_for("connected to");
     (capture, actor)
 }
 
@@ -75,7 +79,7 @@ fn every_sender_wakes_its_domain() {
             libvirtd.define(TEST, &test_domain(&format!("vm{number}"), &mac(number)));
         }
         let (mut capture, mut actor) = services(&host, started_by, TEST, "[[allow]]\ndomain = \"vm*\"\n");
-        let finished = host.monitor(User::Stranger, "org.wakevirt.Actor1");
+        let finished = host.monitor(User::Stranger, ACTOR_NAME);
         for (number, (name, send)) in SENDERS.iter().enumerate() {
             let (domain, mac) = (format!("vm{number}"), mac(number));
             assert_eq!(libvirtd.state(TEST, &domain), "shut off", "before {name}");
@@ -103,7 +107,7 @@ fn what_no_rule_allows_stays_off() {
     }
     let rules = format!("[[allow]]\ndomain = \"listed\"\n[[allow]]\nmac = \"{}\"\n", mac(2));
     let (_capture, actor) = services(&host, StartedBy::Manager, TEST, &rules);
-    let finished = host.monitor(User::Stranger, "org.wakevirt.Actor1");
+    let finished = host.monitor(User::Stranger, ACTOR_NAME);
 
     lan.etherwake(&mac(1), &[]);
     let _ = finished.log().wait_for(&format!("'{}', 'unlisted', 'not-allowed'", mac(1)));
@@ -126,11 +130,10 @@ fn follows_the_domains_of_libvirt() {
     let lan = bridged(&host);
     let libvirtd = Libvirtd::start(&host);
     let (_capture, _actor) = services(&host, StartedBy::Manager, TEST, "[[allow]]\ndomain = \"*\"\n");
-    let finished = host.monitor(User::Stranger, "org.wakevirt.Actor1");
+    let finished = host.monitor(User::Stranger, ACTOR_NAME);
     let domains = |expected: &str| {
-        wakevirt_tests::wait::until_true(&format!("{expected} domains"), || {
-            host.property(User::Stranger, "org.wakevirt.Actor1", "Domains")
-                .is_ok_and(|found| found == expected)
+        wait::until_true(&format!("{expected} domains"), || {
+            host.property(User::Stranger, ACTOR_NAME, "Domains").is_ok_and(|found| found == expected)
         });
     };
     domains("(<uint32 1>,)");
@@ -149,6 +152,36 @@ fn follows_the_domains_of_libvirt() {
 }
 
 #[test]
+fn goes_on_when_the_bus_was_lost() {
+    privileged!();
+    for kind in [Kind::DbusDaemon, Kind::DbusBroker] {
+        let host = Host::new();
+        let lan = bridged(&host);
+        // Before the bus: libvirtd ends when it loses a bus that it knows.
+        let libvirtd = Libvirtd::start(&host);
+        let mut bus = Bus::start(&host, kind);
+        libvirtd.define(TEST, &test_domain("vm1", &mac(1)));
+        let (mut capture, mut actor) =
+            services(&host, StartedBy::Manager, TEST, "[[allow]]\ndomain = \"*\"\n");
+        let epoch = host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap();
+
+        bus.kill();
+        bus.start_again();
+        for (name, service) in [(CAPTURE_NAME, &capture), (ACTOR_NAME, &actor)] {
+            let back = wait::within(PATIENCE, || host.name_is_owned(name).then_some(()));
+            assert!(back.is_some(), "{kind:?}: {name} is not back:\n{}", service.log().all().join("\n"));
+        }
+        assert_eq!(host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap(), epoch, "{kind:?}");
+        // The actor has its name before it hears: it tells when it does, for the second time.
+        let _ = actor.log().wait_for_nth("hearing the announcer", 2);
+        lan.etherwake(&mac(1), &[]);
+        libvirtd.wait_for_state(TEST, "vm1", "running");
+        actor.stop();
+        capture.stop();
+    }
+}
+
+#[test]
 fn a_real_machine_runs() {
     privileged!();
     let host = Host::new();
@@ -157,7 +190,7 @@ fn a_real_machine_runs() {
     let libvirtd = Libvirtd::start(&host);
     libvirtd.define(QEMU, &qemu_domain("vm1", &mac(1), "br0"));
     let (_capture, _actor) = services(&host, StartedBy::Manager, QEMU, "[[allow]]\ndomain = \"vm1\"\n");
-    let finished = host.monitor(User::Stranger, "org.wakevirt.Actor1");
+    let finished = host.monitor(User::Stranger, ACTOR_NAME);
 
     lan.etherwake(&mac(1), &[]);
     let _ = finished.log().wait_for(&format!("'{}', 'vm1', 'started'", mac(1)));

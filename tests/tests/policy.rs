@@ -32,6 +32,8 @@ fn actor(host: &Host, domains: &str) -> Daemon {
     let mut actor = Daemon::actor(host).config(&config).start();
     actor.wait_until_ready();
     host.wait_for_name(ACTOR_NAME);
+    // A packet that comes before it knows the domains is for nobody.
+    let _ = actor.log().wait_for("connected to");
     actor
 }
 
@@ -189,23 +191,34 @@ fn the_actor_is_called_only_by_those_who_may() {
     }
 }
 
+/// Holds the reference against what the running service tells of itself.
+fn is_what_the_xml_says(host: &Host, name: &str) {
+    let file = project().join(format!("dbus/{name}.xml"));
+    let written = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    assert_eq!(
+        introspection::members(&written, name),
+        introspection::members(&introspection::of_service(host, name), name),
+        "left: dbus/{name}.xml, right: the running service"
+    );
+}
+
 #[test]
-fn the_services_are_what_the_xml_says() {
+fn capture_is_what_the_xml_says() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let _capture = capture(&host);
+    is_what_the_xml_says(&host, CAPTURE_NAME);
+}
+
+#[test]
+fn the_actor_is_what_the_xml_says() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let _libvirtd = Libvirtd::start(&host);
-    let (_capture, _actor) = (capture(&host), actor(&host, "nothing"));
-    for name in [CAPTURE_NAME, ACTOR_NAME] {
-        let file = project().join(format!("dbus/{name}.xml"));
-        let written = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let running = introspection::of_service(&host, name);
-        assert_eq!(
-            introspection::members(&written, name),
-            introspection::members(&running, name),
-            "left: dbus/{name}.xml, right: the running service"
-        );
-    }
+    let _actor = actor(&host, "nothing");
+    is_what_the_xml_says(&host, ACTOR_NAME);
 }
 
 #[test]

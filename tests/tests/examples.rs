@@ -1,0 +1,37 @@
+//! The examples in docs/examples that are programs do what they say.
+
+use std::time::Duration;
+
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::host::{Host, User, project, succeed};
+use wakevirt_tests::process::Process;
+use wakevirt_tests::{privileged, wait};
+
+#[test]
+fn other_programs_can_listen() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = host.veth("lan0");
+    let mut capture = Daemon::capture(&host).config("deduplicate = \"1ms\"\n").start();
+    capture.wait_until_ready();
+    for (interpreter, example) in [("sh", "listen.sh"), ("python3", "listen.py")] {
+        let text = std::fs::read_to_string(project().join("docs/examples").join(example)).unwrap();
+        let on_host = format!("/run/{example}");
+        host.write(&on_host, &text);
+        let listener = Process::start(example, host.command_as(User::Stranger, interpreter).arg(&on_host));
+        // A forged signal, then a packet, until it listens.
+        wait::until_true(&format!("{example} to hear"), || {
+            let mut forge = host.command_as(User::Stranger, "gdbus");
+            forge.args(["emit", "--system", "--object-path", "/org/wakevirt/Capture1"]);
+            forge.args(["--signal", "org.wakevirt.Capture1.MagicPacket"]);
+            succeed(forge.args(["uint64 1", "'52:54:00:66:66:66'", "{'interface': <'lan0'>}"]));
+            lan.etherwake("52:54:00:01:02:03", &[]);
+            listener.log().within(Duration::from_millis(100), "52:54:00:01:02:03 on lan0", 1).is_some()
+        });
+        lan.etherwake("52:54:00:01:02:04", &[]);
+        let _ = listener.log().wait_for("52:54:00:01:02:04 on lan0");
+        assert_eq!(listener.log().count("66:66:66"), 0, "{:?}", listener.log().all());
+    }
+}
