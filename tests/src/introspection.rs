@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use roxmltree::{Document, Node, ParsingOptions};
 
-use crate::host::{Host, User, succeed};
+use crate::host::{Host, User, project, succeed};
 
 /// What an interface has, a line for each member: `method Replay(in s epoch, …)`, `property Epoch s read`.
 /// The names of arguments count, and so do annotations.
@@ -21,6 +21,16 @@ pub fn members(xml: &str, interface: &str) -> BTreeSet<String> {
         .unwrap_or_else(|| panic!("{interface} is not in:\n{xml}"));
     let members = elements(interface).filter(|node| !node.has_tag_name("annotation"));
     annotations(interface).into_iter().chain(members.map(member)).collect()
+}
+
+/// The reference: the XML in `dbus/` for the service with this name.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn reference(service: &str) -> String {
+    let file = project().join(format!("dbus/{service}.xml"));
+    std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
 /// The introspection data of the service with this name, as the running service gives it to anyone.

@@ -1,12 +1,10 @@
 //! Who may do what on the bus, by the shipped policy and by the services themselves: on both buses,
 //! with users of their own.
 
-use std::fs;
-
 use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, CAPTURE_INTERFACE, CAPTURE_NAME};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
-use wakevirt_tests::host::{Host, User, project, succeed};
+use wakevirt_tests::host::{Host, User, succeed};
 use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
 use wakevirt_tests::{introspection, privileged};
 
@@ -193,10 +191,8 @@ fn the_actor_is_called_only_by_those_who_may() {
 
 /// Holds the reference against what the running service tells of itself.
 fn is_what_the_xml_says(host: &Host, name: &str) {
-    let file = project().join(format!("dbus/{name}.xml"));
-    let written = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     assert_eq!(
-        introspection::members(&written, name),
+        introspection::members(&introspection::reference(name), name),
         introspection::members(&introspection::of_service(host, name), name),
         "left: dbus/{name}.xml, right: the running service"
     );
