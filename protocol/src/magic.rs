@@ -71,8 +71,8 @@ impl MagicPacket {
     /// The first magic packet anywhere in the payload.
     ///
     /// It takes a time linear in the payload's length, whatever the payload: no more than
-    /// a comparison of [`PROBE`] bytes for each step, and for those where they are equal, one of
-    /// [`STEP`] bytes and one of a packet's length.
+    /// a comparison of 16 bytes for each step of 72, and for those where they are equal, one of the
+    /// step and one of a packet's length.
     #[must_use]
     pub fn find(payload: &[u8]) -> Option<Self> {
         let (steps, _) = payload.as_chunks::<STEP>();
