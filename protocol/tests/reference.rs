@@ -143,7 +143,7 @@ fn both(tag: Option<u16>, bytes: &[u8]) -> Option<(Result<Found, Refusal>, Optio
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 10_000, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: 5_000, failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn agrees_on_near_misses(payload in payload()) {
@@ -175,7 +175,7 @@ fn meets_every_transport_and_every_refusal() {
     let mut runner = TestRunner::deterministic();
     let frame = frame();
     let mut met = BTreeMap::<String, u32>::new();
-    for _ in 0..10_000 {
+    for _ in 0..5_000 {
         let (tag, bytes) = frame.new_tree(&mut runner).unwrap().current();
         let kind = match both(tag, &bytes) {
             Some((Ok(found), _)) => found.carrier.split(' ').next().unwrap().to_owned(),
@@ -185,5 +185,5 @@ fn meets_every_transport_and_every_refusal() {
         *met.entry(kind).or_default() += 1;
     }
     assert_eq!(met.len(), 3 + 7, "{met:?}");
-    assert!(met.values().all(|count| *count > 50), "{met:?}");
+    assert!(met.values().all(|count| *count > 25), "{met:?}");
 }
