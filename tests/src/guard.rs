@@ -8,11 +8,9 @@ use std::sync::OnceLock;
 /// Where programs are looked for: a fixed list, so that the user's own tools do not take part.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What the bench calls.
-const PROGRAMS: [&str; 15] = [
+/// What the demonstration calls.
+pub const FOR_DEMO: &[&str] = &[
     "bash",
-    "busctl",
-    "dbus-broker-launch",
     "dbus-daemon",
     "etherwake",
     "gdbus",
@@ -20,12 +18,15 @@ const PROGRAMS: [&str; 15] = [
     "libvirtd",
     "nsenter",
     "setpriv",
-    "systemd-socket-activate",
     "systemd-sysusers",
     "unshare",
     "virsh",
     "wakeonlan",
 ];
+
+/// What the tests call besides.
+pub const FOR_TESTS: &[&str] =
+    &["busctl", "dbus-broker-launch", "python3", "qemu-system-x86_64", "systemd-socket-activate", "tcpdump"];
 
 /// Ends the test, saying that it was skipped, where it may not build a [`Host`](crate::host::Host).
 ///
@@ -47,7 +48,8 @@ macro_rules! privileged {
 #[must_use]
 pub fn privileged() -> bool {
     static REASON: OnceLock<Option<String>> = OnceLock::new();
-    let Some(reason) = REASON.get_or_init(why_not) else { return true };
+    let find = || why_not(&[FOR_DEMO, FOR_TESTS].concat());
+    let Some(reason) = REASON.get_or_init(find) else { return true };
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(!skipping_forbidden(), "{test} cannot be skipped here: {reason}");
     // Not by `eprintln`, which a test that passes keeps to itself.
@@ -60,15 +62,15 @@ fn skipping_forbidden() -> bool {
     set("CI", "true") || set("WAKEVIRT_NO_SKIP", "1")
 }
 
-/// Why no host can be built here.
+/// Why no host can be built here, on which these programs run.
 #[must_use]
-pub fn why_not() -> Option<String> {
+pub fn why_not(programs: &[&str]) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("it makes network namespaces, which only root may".to_owned());
     }
-    let missing: Vec<_> = PROGRAMS.into_iter().filter(|program| !is_installed(program)).collect();
+    let missing: Vec<_> = programs.iter().copied().filter(|program| !is_installed(program)).collect();
     if !missing.is_empty() {
-        return Some(format!("not installed: {}; run scripts/prepare check", missing.join(", ")));
+        return Some(format!("not installed: {}; see scripts/prepare", missing.join(", ")));
     }
     let unshared = Command::new("unshare")
         .args(["--mount", "--net", "--ipc", "--pid", "--fork", "true"])

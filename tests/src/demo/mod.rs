@@ -39,7 +39,7 @@ const COPIES: Duration = Duration::from_millis(50);
 #[must_use]
 pub fn run() -> ExitCode {
     let screen = Screen::new();
-    if let Some(reason) = guard::why_not() {
+    if let Some(reason) = guard::why_not(guard::FOR_DEMO) {
         screen.failure(&format!("the demonstration cannot run here: {reason}"));
         return ExitCode::FAILURE;
     }
