@@ -148,7 +148,9 @@ impl Host {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .args(["--target", &self.init.to_string(), "--mount", "--net", "--ipc", "--pid", "--", program])
+            .args(["--target", &self.init.to_string(), "--mount", "--net", "--ipc", "--pid"])
+            // The root of the host is not that of its mount namespace where the test runs in a chroot.
+            .args(["--root", "--wd", "--", program])
             .env_clear()
             .env("PATH", PATH)
             .env("LC_ALL", "C.UTF-8")

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use crate::host::{Host, User, succeed};
 use crate::process::Process;
-use crate::wait;
+use crate::wait::{self, PATIENCE};
 
 /// The test driver, as libvirtd serves it: all clients see the same domains. There is one from the
 /// start, `test`, which runs.
@@ -63,12 +63,15 @@ impl<'host> Libvirtd<'host> {
     /// # Panics
     /// If it does not start.
     pub fn start_again(&mut self) {
-        self.process = Some(Process::start("libvirtd", &mut self.host.command("libvirtd")));
-        wait::until_true("libvirtd to answer", || {
+        let mut process = Process::start("libvirtd", &mut self.host.command("libvirtd"));
+        let answers = wait::within(PATIENCE, || {
             let mut virsh = self.host.command("virsh");
             virsh.args(["-q", "-c", TEST, "uri"]).stdout(Stdio::null()).stderr(Stdio::null());
-            virsh.status().is_ok_and(|status| status.success())
+            let answers = virsh.status().is_ok_and(|status| status.success());
+            (answers || process.ended().is_some()).then_some(answers)
         });
+        assert!(answers == Some(true), "libvirtd does not answer\n{}", process.log().all().join("\n"));
+        self.process = Some(process);
         let mut virsh = self.host.command("virsh");
         virsh.args(["-q", "-c", TEST, "uri; event --loop --timestamp --all"]);
         let client = Process::start("virsh event", &mut virsh);
