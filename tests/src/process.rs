@@ -84,6 +84,10 @@ impl Process {
 
     /// Sends it a signal; nothing happens if it has ended.
     pub fn signal(&self, signal: Signal) {
+        if matches!(signal, Signal::SIGCONT | Signal::SIGKILL) {
+            // nsenter stops itself when its child is stopped, and would never see it end.
+            let _ = kill(proc::pid_of(&self.child), Signal::SIGCONT);
+        }
         // Only while it is the child of its `nsenter`: afterwards its number may be somebody else's.
         let running = proc::children(proc::pid_of(&self.child));
         for pid in running.into_iter().filter(|pid| Some(*pid) == self.pid) {
@@ -124,16 +128,19 @@ impl Process {
     }
 
     /// Kills it (SIGKILL), and waits until it is gone.
+    ///
+    /// # Panics
+    /// If the kernel does not tell.
     pub fn kill(&mut self) {
-        self.signal(Signal::SIGKILL);
-        let _ = self.child.wait();
+        while self.ended().is_none() {
+            self.signal(Signal::SIGKILL);
+            std::thread::sleep(wait::STEP);
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if !matches!(self.child.try_wait(), Ok(Some(_))) {
-            self.kill();
-        }
+        self.kill();
     }
 }

@@ -1,7 +1,9 @@
 //! The bench itself: what the other tests rely on.
 
 use std::net::Ipv4Addr;
+use std::os::unix::process::ExitStatusExt;
 
+use nix::sys::signal::Signal;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::frames::{BROADCAST, ethernet, magic, udp4};
 use wakevirt_tests::host::{Host, User};
@@ -31,6 +33,20 @@ fn what_runs_on_a_host_ends_with_it() {
     let pid = process.pid();
     drop(host);
     wait::until_true("the process to end", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn a_process_that_was_stopped_can_go_on_and_be_killed() {
+    privileged!();
+    let host = Host::new();
+    let mut process = Process::start("sleep", host.command("sleep").arg("600"));
+    process.signal(Signal::SIGSTOP);
+    wait::until_true("it to stop", || process.status().field("State").starts_with('T'));
+    process.signal(Signal::SIGCONT);
+    wait::until_true("it to go on", || process.status().field("State").starts_with('S'));
+    process.signal(Signal::SIGSTOP);
+    process.kill();
+    assert_eq!(process.ended().unwrap().signal(), Some(Signal::SIGKILL as i32));
 }
 
 #[test]
