@@ -110,6 +110,12 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// What the kernel dropped before the sniffer could read it. The counts may be an enemy's.
+    #[must_use]
+    pub const fn dropped_by_kernel(&self) -> u64 {
+        self.dropped_raw.saturating_add(self.dropped_udp)
+    }
+
     /// Whether these can follow the earlier ones: no count falls.
     #[must_use]
     pub const fn follow(&self, earlier: &Self) -> bool {

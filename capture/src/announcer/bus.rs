@@ -241,8 +241,7 @@ impl Capture1 {
     /// What the kernel dropped because a socket's buffer was full.
     #[zbus(property(emits_changed_signal = "false"))]
     fn kernel_dropped(&self) -> u64 {
-        let counters = *self.shared.counters();
-        counters.dropped_raw + counters.dropped_udp
+        self.shared.counters().dropped_by_kernel()
     }
 
     /// Magic packets that were lost behind the sniffer because the announcer was too slow.
@@ -251,10 +250,11 @@ impl Capture1 {
         self.shared.counters().dropped_channel
     }
 
-    /// The counters that are known for each transport.
+    /// The counters that are known for each transport, and what the kernel dropped for each kind of socket.
     #[zbus(property(emits_changed_signal = "false"))]
     fn transports(&self) -> HashMap<&'static str, HashMap<&'static str, u64>> {
         let ledger = self.shared.ledger();
+        let counters = *self.shared.counters();
         let counts = |transport| {
             let Fates { received, duplicates, limited } = ledger.fates_of(transport);
             HashMap::from([("received", received), ("duplicates", duplicates), ("limited", limited)])
@@ -263,6 +263,8 @@ impl Capture1 {
             ("ethernet", counts(Transport::Ethernet)),
             ("udp4", counts(Transport::Udp4)),
             ("udp6", counts(Transport::Udp6)),
+            ("raw", HashMap::from([("dropped", counters.dropped_raw)])),
+            ("udp", HashMap::from([("dropped", counters.dropped_udp)])),
         ])
     }
 }

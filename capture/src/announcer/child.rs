@@ -51,6 +51,7 @@ impl Sniffer {
         .map_err(|error| Error::Channel(error.into()))?;
         // The sniffer waits for the first message; what it says afterwards never waits.
         rustix::io::ioctl_fionbio(&theirs, false).map_err(|error| Error::Channel(error.into()))?;
+        ffi::keep_descriptors_from_children().map_err(Error::Descriptors)?;
         let program = find()?;
         let process = Command::new(&program)
             .env_clear()

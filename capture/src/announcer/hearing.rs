@@ -158,7 +158,7 @@ impl<'a> Hearing<'a> {
         if !counters.follow(&earlier) {
             return Err(Error::Contradiction("counters that fall"));
         }
-        let kernel = counters.dropped_raw + counters.dropped_udp - earlier.dropped_raw - earlier.dropped_udp;
+        let kernel = counters.dropped_by_kernel() - earlier.dropped_by_kernel();
         let channel = counters.dropped_channel - earlier.dropped_channel;
         if (kernel > 0 || channel > 0) && self.loss_lines.take(Instant::now()).is_some() {
             tracing::warn!(
@@ -216,9 +216,12 @@ impl<'a> Hearing<'a> {
         }
         for (slot, wanted) in (0_u8..).zip(&self.settings.outgoing) {
             let index = names.iter().find(|(_, name)| ***name == **wanted).map(|(index, _)| *index);
-            if let Some(index) = index
-                && self.outgoing.insert(slot, index) != Some(index)
-            {
+            let Some(index) = index else {
+                // It may come back under the same index, from another network namespace.
+                self.outgoing.remove(&slot);
+                continue;
+            };
+            if self.outgoing.insert(slot, index) != Some(index) {
                 self.channel.hear_outgoing(slot, index)?;
                 tracing::info!("hearing what leaves through {} as well", quoted(wanted));
             }

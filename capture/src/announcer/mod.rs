@@ -87,6 +87,9 @@ pub enum Error {
     /// The socketpair to the sniffer.
     #[error("the socketpair to the sniffer fails: {0}")]
     Channel(#[source] io::Error),
+    /// What whoever started the service left open.
+    #[error("cannot keep inherited descriptors from the sniffer: {0}; Linux 5.11 or later is needed")]
+    Descriptors(#[source] io::Error),
     /// The capabilities.
     #[error("cannot give up capabilities: {0}")]
     Capabilities(String),

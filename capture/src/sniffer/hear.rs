@@ -1,20 +1,19 @@
 //! Reading packets, for ever.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use wakevirt_protocol::frame::{Frame, Refusal, judge, judge_datagram};
-use wakevirt_protocol::link::sender;
+use wakevirt_protocol::Sighting;
+use wakevirt_protocol::frame::Refusal;
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, ToSniffer};
-use wakevirt_protocol::{Carrier, Heard, Sighting, UdpPath};
 
 use super::Error;
 use super::channel::{Channel, Said};
-use super::ffi::{self, Arrival, Envelope, Sender};
+use super::delivery;
+use super::ffi::{self, Envelope};
 use super::filter::CAPTURED;
 use super::sockets::Sockets;
 
@@ -89,7 +88,7 @@ impl Sniffer<'_> {
         for _ in 0..TURN {
             let Some(envelope) = receive(&socket, &mut buffer)? else { break };
             let payload = buffer.get(..envelope.length).unwrap_or_default();
-            self.weigh(frame(&envelope, payload, self.sockets))?;
+            self.weigh(delivery::frame(&envelope, payload, &self.sockets.ports))?;
         }
         Ok(())
     }
@@ -99,7 +98,7 @@ impl Sniffer<'_> {
         for _ in 0..TURN {
             let Some(envelope) = receive(&socket, &mut buffer)? else { break };
             let payload = buffer.get(..envelope.length).unwrap_or_default();
-            self.weigh(datagram(&envelope, payload, port, self.sockets))?;
+            self.weigh(delivery::datagram(&envelope, payload, port, &self.sockets.ports))?;
         }
         Ok(())
     }
@@ -139,51 +138,6 @@ fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Envelope>, Err
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
             Err(error) => return Err(Error::Receive(error)),
         }
-    }
-}
-
-/// Judges what a packet socket delivered.
-fn frame(envelope: &Envelope, payload: &[u8], sockets: &Sockets) -> Result<Sighting, Refusal> {
-    let Some(Sender::Link { protocol, interface, kind, address_length, address, .. }) = envelope.sender
-    else {
-        return Err(Refusal::BadHeader);
-    };
-    let source = sender(kind, u16::from(address_length), address);
-    let frame = Frame { protocol, tag: envelope.tag, source, payload };
-    Ok(Sighting { heard: judge(&frame, &sockets.ports)?, interface })
-}
-
-/// Judges what a UDP socket delivered.
-fn datagram(envelope: &Envelope, payload: &[u8], port: u16, sockets: &Sockets) -> Result<Sighting, Refusal> {
-    let Some(Sender::Inet(source)) = &envelope.sender else { return Err(Refusal::BadHeader) };
-    let (interface, destination) = match envelope.arrival {
-        Some(Arrival::V4 { interface, destination }) => (interface, IpAddr::V4(destination)),
-        Some(Arrival::V6 { interface, destination }) => (interface, IpAddr::V6(destination)),
-        None => return Err(Refusal::BadHeader),
-    };
-    let magic = judge_datagram(payload, port, &sockets.ports)?;
-    let carrier = carrier(*source, destination, port).ok_or(Refusal::BadHeader)?;
-    Ok(Sighting { heard: Heard { magic, carrier, vlan: None }, interface })
-}
-
-/// What carried a datagram. A socket for both versions tells IPv4 addresses as mapped ones (ipv6(7)).
-fn carrier(source: SocketAddr, destination: IpAddr, port: u16) -> Option<Carrier> {
-    match (source.ip().to_canonical(), destination.to_canonical()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => Some(Carrier::Udp4(UdpPath {
-            source_mac: None,
-            source: from,
-            source_port: source.port(),
-            destination: to,
-            destination_port: port,
-        })),
-        (IpAddr::V6(from), IpAddr::V6(to)) => Some(Carrier::Udp6(UdpPath {
-            source_mac: None,
-            source: from,
-            source_port: source.port(),
-            destination: to,
-            destination_port: port,
-        })),
-        _ => None,
     }
 }
 

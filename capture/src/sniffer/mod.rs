@@ -5,11 +5,12 @@
 //! other. [`sandbox`] lists the stages; [`hear`] is what it does for the rest of its life.
 
 mod channel;
+pub mod delivery;
 pub mod ffi;
 pub mod filter;
 mod hear;
 pub mod sandbox;
-mod sockets;
+pub mod sockets;
 
 use std::io;
 

@@ -18,20 +18,20 @@ use super::{Error, ffi};
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// The sockets that the sniffer reads.
-pub(super) struct Sockets {
+pub struct Sockets {
     /// Every incoming frame on every interface, now and later; none in UDP mode.
-    pub(super) incoming: Option<OwnedFd>,
+    pub incoming: Option<OwnedFd>,
     /// Outgoing frames, each socket for one interface once it is bound.
-    pub(super) outgoing: Vec<OwnedFd>,
+    pub outgoing: Vec<OwnedFd>,
     /// UDP sockets, each with the port that it is bound to.
-    pub(super) udp: Vec<(OwnedFd, u16)>,
+    pub udp: Vec<(OwnedFd, u16)>,
     /// The ports whose payload is searched in full.
-    pub(super) ports: Ports,
+    pub ports: Ports,
 }
 
 impl Sockets {
     /// Opens, filters and locks the packet sockets, and makes the UDP sockets tell where a datagram arrived.
-    pub(super) fn open(start: &Start, udp: Vec<OwnedFd>) -> Result<Self, Error> {
+    pub fn open(start: &Start, udp: Vec<OwnedFd>) -> Result<Self, Error> {
         let ports = Ports::new(start.ports.clone());
         let (incoming, outgoing) = match start.request {
             Request::Udp => (None, Vec::new()),
@@ -49,7 +49,7 @@ impl Sockets {
     }
 
     /// How these sockets hear.
-    pub(super) const fn mode(&self) -> Mode {
+    pub const fn mode(&self) -> Mode {
         if self.incoming.is_some() { Mode::Raw } else { Mode::Udp }
     }
 }

@@ -1,0 +1,201 @@
+//! The kernel's filter passes every frame that the acceptance function accepts, and few others:
+//! both judge the same frames, crafted ones and mutations of them, on a real interface.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop where it stands")]
+#![expect(clippy::print_stdout, reason = "libtest shows it when it is asked to")]
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::Command;
+use std::thread;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, setsockopt, socket, sockopt,
+};
+use wakevirt_capture::sniffer::delivery;
+use wakevirt_capture::sniffer::ffi::{self, Envelope};
+use wakevirt_capture::sniffer::filter::{CAPTURED, Direction, program};
+use wakevirt_protocol::frame::Ports;
+use wakevirt_tests::frames::{ethernet, magic, tagged, udp4, udp6};
+use wakevirt_tests::privileged;
+
+const MAC: &str = "52:54:00:01:02:03";
+const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// How many frames are sent, and how many of them before the sockets are read: their buffers hold
+/// that many of any size.
+const ROUNDS: usize = 2500;
+const BATCH: usize = 80;
+
+/// What a socket delivered: what came with it, in words to compare it by, and the payload.
+type Delivered = (String, Vec<u8>);
+
+#[test]
+fn passes_all_that_is_accepted_and_little_else() {
+    privileged!();
+    // Namespaces belong to threads, and go with them.
+    thread::spawn(compare).join().unwrap();
+}
+
+fn compare() {
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    for line in
+        ["link add name sender type veth peer name receiver", "link set sender up", "link set receiver up"]
+    {
+        assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "ip {line}");
+    }
+    let ports = Ports::default();
+    let (wire, address) = sending_socket("sender");
+    let everything = listening_socket(None);
+    let filtered = listening_socket(Some(ports.as_slice()));
+
+    let mut random = fastrand::Rng::with_seed(0x0842);
+    let crafted = crafted();
+    let (mut seen, mut accepted, mut passed) = (0, 0, 0);
+    for _ in 0..ROUNDS {
+        for _ in 0..BATCH {
+            let frame = mutated(random.choice(&crafted).unwrap(), &mut random);
+            sendto(wire.as_raw_fd(), &frame, &address, MsgFlags::empty()).unwrap();
+        }
+        let all = deliveries(&everything);
+        let through: HashSet<Delivered> = deliveries(&filtered).into_iter().map(comparable).collect();
+        for (envelope, payload) in all {
+            seen += 1;
+            if let Ok(judged) = delivery::frame(&envelope, &payload, &ports) {
+                accepted += 1;
+                let delivered = comparable((envelope, payload));
+                assert!(
+                    through.contains(&delivered),
+                    "dropped although accepted: {judged:?}\n{delivered:02x?}"
+                );
+            }
+        }
+        passed += through.len();
+    }
+    println!("{seen} frames: {accepted} accepted, {passed} different ones passed the filter");
+    assert!(seen >= ROUNDS * BATCH * 9 / 10, "{seen} frames of {} arrived", ROUNDS * BATCH);
+    assert!(
+        accepted > seen / 20,
+        "too few frames of {seen} are accepted for the test to mean anything: {accepted}"
+    );
+    assert!(passed < seen * 3 / 4, "the filter drops too little: {passed} of {seen} passed");
+}
+
+/// A packet socket that sends whole frames, and where to.
+fn sending_socket(interface: &str) -> (OwnedFd, LinkAddr) {
+    let address = nix::ifaddrs::getifaddrs()
+        .unwrap()
+        .filter(|address| address.interface_name == interface)
+        .find_map(|address| address.address?.as_link_addr().copied())
+        .unwrap();
+    (socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap(), address)
+}
+
+/// A packet socket as the sniffer has it, with its filter or without one.
+fn listening_socket(ports: Option<&[u16]>) -> OwnedFd {
+    let socket = ffi::packet_socket().unwrap();
+    if let Some(ports) = ports {
+        ffi::attach_filter(&socket, &program(ports, Direction::Any).unwrap()).unwrap();
+    }
+    ffi::set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1).unwrap();
+    ffi::set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1).unwrap();
+    setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).unwrap();
+    ffi::bind_packet_socket(&socket, 0).unwrap();
+    socket
+}
+
+/// Everything that a socket has waiting. A veth hands frames over before sendto() returns.
+fn deliveries(socket: &OwnedFd) -> Vec<(Envelope, Vec<u8>)> {
+    let mut buffer = [0; CAPTURED];
+    let mut all = Vec::new();
+    while let Ok(envelope) = ffi::receive(socket, &mut buffer) {
+        let payload = buffer[..envelope.length].to_vec();
+        all.push((envelope, payload));
+    }
+    all
+}
+
+fn comparable((envelope, payload): (Envelope, Vec<u8>)) -> Delivered {
+    (format!("{envelope:?}"), payload)
+}
+
+/// Frames that are accepted, of every kind, and some that are nearly.
+fn crafted() -> Vec<Vec<u8>> {
+    let plain = magic(MAC, &[]);
+    let late = [&[0x11; 40][..], &magic(MAC, b"secret")].concat();
+    let mut payloads = Vec::new();
+    for magic in [&plain, &late] {
+        payloads.extend([(0x0842, magic.clone()), (0x4242, magic.clone())]);
+        for port in [0, 7, 9, 40_000] {
+            let v4 = udp4(Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::BROADCAST, port, magic);
+            let v6 = udp6(Ipv6Addr::LOCALHOST, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), port, magic);
+            payloads.push((0x0800, with_options(&v4)));
+            payloads.push((0x0800, v4));
+            for kinds in [&[][..], &[0], &[43, 60], &[44], &[51, 0], &[0, 43, 44, 60], &[0, 60, 60, 60, 60]] {
+                payloads.push((0x86dd, with_extension_headers(&v6, kinds)));
+            }
+        }
+    }
+    let mut frames = Vec::new();
+    for (ethertype, payload) in payloads {
+        let untagged = ethernet([0xff; 6], SOURCE, ethertype, &payload);
+        let once = tagged(&untagged, 0x8100, 10);
+        let twice = tagged(&once, 0x88a8, 20);
+        frames.extend([tagged(&untagged, 0x9100, 30), tagged(&twice, 0x8100, 40), untagged, once, twice]);
+    }
+    frames
+}
+
+/// An IPv4 packet with eight bytes of options (RFC 791: no operation).
+fn with_options(packet: &[u8]) -> Vec<u8> {
+    let mut packet = [&packet[..20], &[1; 8], &packet[20..]].concat();
+    packet[0] = 0x47;
+    let length = u16::try_from(packet.len()).unwrap().to_be_bytes();
+    packet[2..4].copy_from_slice(&length);
+    packet
+}
+
+/// An IPv6 packet with extension headers of these kinds, of various lengths.
+fn with_extension_headers(packet: &[u8], kinds: &[u8]) -> Vec<u8> {
+    let mut headers = Vec::new();
+    for (n, kind) in kinds.iter().enumerate() {
+        let next = kinds.get(n + 1).copied().unwrap_or(17);
+        let length = match kind {
+            44 => 0,
+            51 => 4,
+            _ => u8::try_from(n % 2).unwrap(),
+        };
+        let size = if *kind == 51 { (usize::from(length) + 2) * 4 } else { (usize::from(length) + 1) * 8 };
+        headers.extend([next, length]);
+        headers.extend(vec![0; size - 2]);
+    }
+    let mut packet = [&packet[..40], &headers, &packet[40..]].concat();
+    let length = u16::try_from(packet.len() - 40).unwrap().to_be_bytes();
+    packet[4..6].copy_from_slice(&length);
+    if let Some(first) = kinds.first() {
+        packet[6] = *first;
+    }
+    packet
+}
+
+/// The frame as it is, or with some bytes changed, cut off or put in, mostly in its headers.
+fn mutated(frame: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    for _ in 0..random.usize(0..3) {
+        let headers = frame.len().min(if random.bool() { 40 } else { 150 });
+        let at = random.usize(12..headers);
+        match random.u8(0..6) {
+            0 => frame[at] ^= 1 << random.u8(0..8),
+            1 => frame[at] = random.u8(..),
+            2 => frame[at] = *random.choice([0, 6, 17, 43, 44, 51, 60, 0xff].iter()).unwrap(),
+            3 => frame.truncate(random.usize(60..=frame.len().max(61)).min(frame.len())),
+            4 => frame.insert(at, random.u8(..)),
+            _ => {
+                frame.remove(at);
+            }
+        }
+    }
+    frame
+}

@@ -1,0 +1,374 @@
+//! The announcer under stress: a sniffer that was taken over or dies, a bus that goes, more packets
+//! than anybody can read; and what `/proc` tells about both processes.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop where it stands")]
+
+use std::os::unix::fs::PermissionsExt;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use wakevirt_protocol::bus::CAPTURE_NAME;
+use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_MESSAGE, Mode};
+use wakevirt_protocol::{Carrier, Heard, MacAddr, MagicPacket, Sighting};
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::{Daemon, StartedBy};
+use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic};
+use wakevirt_tests::host::{Host, PROGRAMS, User};
+use wakevirt_tests::proc::Status;
+use wakevirt_tests::process::Process;
+use wakevirt_tests::{privileged, wait};
+
+const MAC: &str = "52:54:00:01:02:03";
+
+/// Bit 13: linux/capability.h.
+const NET_RAW: u64 = 1 << 13;
+
+fn capture(host: &Host, started_by: StartedBy, config: &str) -> Daemon {
+    let mut capture = Daemon::capture(host).started_by(started_by).config(config).start();
+    capture.wait_until_ready();
+    host.wait_for_name(CAPTURE_NAME);
+    capture
+}
+
+/// A property that is a number.
+fn count(host: &Host, property: &str) -> u64 {
+    let reply = host.property(User::Stranger, CAPTURE_NAME, property).unwrap();
+    reply.trim_matches(|char: char| !char.is_ascii_digit()).rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// A frame for a different MAC address for each number.
+fn wake(number: u16) -> Vec<u8> {
+    let [high, low] = number.to_be_bytes();
+    let mac = format!("52:54:00:00:{high:02x}:{low:02x}");
+    ethernet(BROADCAST, [2, 0, 0, 0, 0, 1], WAKE_ON_LAN, &magic(&mac, &[]))
+}
+
+fn is_gone(pid: Pid) -> bool {
+    !std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// What a sniffer that was taken over says, and the words with which the service ends.
+fn lies() -> Vec<(Vec<Vec<u8>>, &'static str)> {
+    let encode = |message: &FromSniffer| message.encode(&mut [0; MAX_MESSAGE]).unwrap().to_vec();
+    let ready = encode(&FromSniffer::Ready { mode: Mode::Raw, landlock: true });
+    let packet = encode(&FromSniffer::Packet(Sighting {
+        heard: Heard {
+            magic: MagicPacket::new(MacAddr::new(bytes_of(MAC)), None).unwrap(),
+            carrier: Carrier::Ethernet { ethertype: Some(WAKE_ON_LAN), source: None },
+            vlan: None,
+        },
+        interface: 1,
+    }));
+    let counters = |malformed| {
+        encode(&FromSniffer::Counters(Counters {
+            malformed,
+            dropped_raw: malformed,
+            dropped_udp: malformed,
+            ..Counters::default()
+        }))
+    };
+    let reason = "fine\n2026-01-01 INFO all is well\x1b[2J".to_owned();
+    // A multicast address for a target: its first byte, in front of which stands the version and the
+    // message's number.
+    let mut group = packet.clone();
+    group[2] |= 1;
+    vec![
+        (vec![packet.clone()], "something else before it was ready"),
+        (vec![ready.clone(), ready.clone()], "that it is ready, twice"),
+        (vec![ready.clone(), vec![0xee; 40]], "a message of version 238"),
+        (vec![ready.clone(), vec![1; MAX_MESSAGE + 1]], "a message of 513 bytes, where 512 are the most"),
+        (vec![ready.clone(), vec![1; 100_000]], "a message of 513 bytes, where 512 are the most"),
+        (vec![ready.clone(), vec![1, 200]], "a message that cannot be read"),
+        (vec![ready.clone(), group], "a message that cannot be read"),
+        (vec![ready.clone(), packet[..packet.len() - 1].to_vec()], "a message that cannot be read"),
+        (vec![ready.clone(), [&packet[..], &[0]].concat()], "a message with 1 bytes behind its end"),
+        (vec![ready.clone(), counters(7), counters(6)], "counters that fall"),
+        (vec![ready.clone(), counters(u64::MAX), packet.clone(), counters(6)], "counters that fall"),
+        (vec![ready.clone(), vec![]], "the sniffer has gone"),
+        (vec![ready], "the sniffer has gone: it ended with exit code 7"),
+        (
+            vec![encode(&FromSniffer::Failed { reason })],
+            "cannot go on: \"fine\\n2026-01-01 INFO all is well\\u{1b}[2J\"",
+        ),
+    ]
+}
+
+#[test]
+fn believes_no_message_that_cannot_be_true() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    host.sh(&format!("mkdir /run/lies && cp {PROGRAMS}/wakevirt-capture /run/lies/"));
+    for (messages, complaint) in lies() {
+        let messages: Vec<String> = messages
+            .iter()
+            .map(|message| message.iter().map(|byte| format!("{byte:02x}")).collect())
+            .collect();
+        host.write(
+            "/run/lies/wakevirt-sniffer",
+            &format!(
+                "#!/usr/bin/python3\nimport socket\ns = socket.socket(fileno=0)\ns.recv(512)\n\
+                 for message in {messages:?}: s.send(bytes.fromhex(message))\nexit(7)\n"
+            ),
+        );
+        let script = host.path("/run/lies/wakevirt-sniffer");
+        std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut command = host.command("/run/lies/wakevirt-capture");
+        let mut capture = Process::start("capture", command.args(["--log-to", "stderr"]));
+        assert_eq!(capture.wait_until_ended().code(), Some(1), "{complaint}");
+        let line = capture.log().wait_for(complaint);
+        assert!(line.contains("ERROR"), "{line}");
+        assert!(!capture.log().all().iter().any(|line| line.starts_with("2026-01-01")), "a forged line");
+    }
+}
+
+#[test]
+fn has_no_right_left_and_cannot_trace_the_sniffer() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    for started_by in [StartedBy::Manager, StartedBy::Root] {
+        let mut capture = capture(&host, started_by, "");
+        let sniffer = capture.child("wakevirt-sniffer");
+        let uid = host.sh("id -u wakevirt-capture");
+        let gid = host.sh("id -g wakevirt-capture");
+        for (pid, seccomp) in [(capture.pid(), "0"), (sniffer, "2")] {
+            let status = Status::of(pid);
+            for (field, id) in [("Uid", &uid), ("Gid", &gid)] {
+                assert_eq!(status.field(field), [id.trim(); 4].join(" "), "{started_by:?}: {field}");
+            }
+            assert_eq!(status.field("Groups").trim(), gid.trim(), "{started_by:?}");
+            for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+                assert_eq!(status.capabilities(set), 0, "{started_by:?}: {set}");
+            }
+            assert_eq!(status.capabilities("CapBnd"), NET_RAW, "{started_by:?}");
+            assert_eq!(status.field("NoNewPrivs"), "1", "{started_by:?}");
+            assert_eq!(status.field("Seccomp"), seccomp, "{started_by:?}");
+        }
+        // Standard input is the channel, output and error lead nowhere, the rest is the packet socket.
+        let on_host = sniffer_on_host(&host);
+        assert_eq!(
+            host.sh(&format!("readlink /proc/{on_host}/fd/1 /proc/{on_host}/fd/2")),
+            "/dev/null\n/dev/null\n"
+        );
+        assert_eq!(
+            host.sh(&format!("ls /proc/{on_host}/fd | grep -v '[012]$' | wc -l")).trim(),
+            sockets(started_by)
+        );
+
+        // The same user, as the announcer is; and the same against a process that did not hide.
+        let open = Process::start("sleep", host.command_as(User::Capture, "sleep").arg("60"));
+        let own = Status::of(open.pid());
+        let open_on_host = own.field("NSpid").rsplit(' ').next().unwrap();
+        for (attack, refusal) in [
+            ("open('/proc/{}/mem', 'rb')", "PermissionError"),
+            ("os.listdir('/proc/{}/fd')", "PermissionError"),
+            ("open('/proc/{}/environ', 'rb').read()", "PermissionError"),
+            ("trace({})", "Operation not permitted"),
+        ] {
+            let run = |pid: &str| {
+                let script = format!(
+                    "import ctypes, os\n\
+                     libc = ctypes.CDLL(None, use_errno=True)\n\
+                     def trace(pid):\n    \
+                     if libc.ptrace(16, pid, None, None): raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))\n\
+                     {}",
+                    attack.replace("{}", pid)
+                );
+                host.command_as(User::Capture, "python3").args(["-c", &script]).output().unwrap()
+            };
+            let control = run(open_on_host);
+            assert!(control.status.success(), "{attack}: {}", String::from_utf8_lossy(&control.stderr));
+            let refused = run(&on_host);
+            let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(!refused.status.success() && error.contains(refusal), "{attack}: {error}");
+        }
+        capture.stop();
+    }
+}
+
+/// The process ID of the sniffer, as the host itself sees it.
+fn sniffer_on_host(host: &Host) -> String {
+    host.sh("pgrep -x wakevirt-sniffe").trim().to_owned()
+}
+
+/// How many sockets the sniffer holds beside the channel: UDP ones where port 9 may be taken.
+fn sockets(started_by: StartedBy) -> &'static str {
+    if started_by == StartedBy::Root { "3" } else { "1" }
+}
+
+#[test]
+fn hands_nothing_on_that_was_left_open() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let line = format!("exec 9</etc/shadow; exec {PROGRAMS}/wakevirt-capture --log-to stderr");
+    let mut capture = Process::start("capture", host.command("sh").args(["-c", &line]));
+    let _ = capture.log().wait_for("on the bus");
+    let open = |pid: &str| host.sh(&format!("readlink /proc/{pid}/fd/*"));
+    assert!(open(host.sh("pgrep -x wakevirt-captur").trim()).contains("/etc/shadow"));
+    assert!(!open(&sniffer_on_host(&host)).contains("/etc/shadow"));
+    capture.stop();
+}
+
+#[test]
+fn ends_with_the_sniffer_and_the_sniffer_with_it() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let mut first = capture(&host, StartedBy::Manager, "");
+    kill(first.child("wakevirt-sniffer"), Signal::SIGKILL).unwrap();
+    assert_eq!(first.wait_until_ended().code(), Some(1));
+    let _ = first.log().wait_for("the sniffer has gone: signal 9 ended it");
+
+    let mut second = capture(&host, StartedBy::Manager, "");
+    let sniffer = second.child("wakevirt-sniffer");
+    second.kill();
+    wait::until_true("the sniffer to end", || is_gone(sniffer));
+
+    let mut third = capture(&host, StartedBy::Manager, "");
+    let sniffer = third.child("wakevirt-sniffer");
+    third.stop();
+    assert!(is_gone(sniffer), "a clean end leaves nothing behind");
+}
+
+#[test]
+fn hears_on_while_the_bus_is_away_and_forgets_nothing() {
+    privileged!();
+    for kind in [Kind::DbusDaemon, Kind::DbusBroker] {
+        let host = Host::new();
+        let mut bus = Bus::start(&host, kind);
+        let lan = host.veth("lan0");
+        let mut capture = capture(&host, StartedBy::Manager, "");
+        let sniffer = capture.child("wakevirt-sniffer");
+        lan.etherwake(MAC, &[]);
+        wait::until_true("the first packet", || count(&host, "Sequence") == 1);
+        let epoch = host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap();
+        bus.kill();
+        let _ = capture.log().wait_for("the connection to the bus is lost");
+        lan.etherwake("52:54:00:01:02:04", &[]);
+        bus.start_again();
+        host.wait_for_name(CAPTURE_NAME);
+        assert_eq!(host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap(), epoch, "{kind:?}");
+        let epoch = epoch.trim_start_matches("(<").trim_end_matches(">,)");
+        let missed = host.call(User::Listener, CAPTURE_NAME, "Replay", &[epoch, "uint64 1"]).unwrap();
+        assert!(missed.contains("false, [(uint64 2, '52:54:00:01:02:04', {"), "{kind:?}: {missed}");
+        assert_eq!(capture.child("wakevirt-sniffer"), sniffer);
+        capture.stop();
+    }
+}
+
+#[test]
+fn starts_before_the_bus() {
+    privileged!();
+    let host = Host::new();
+    let mut capture = Daemon::capture(&host).start();
+    capture.wait_until_ready();
+    let _ = capture.log().wait_for("cannot reach the bus system, and goes on trying");
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    host.wait_for_name(CAPTURE_NAME);
+    // A second one is told who has the name, and ends.
+    let mut second = Daemon::capture(&host).start();
+    assert_eq!(second.wait_until_ended().code(), Some(1));
+    let _ = second.log().wait_for("the bus name org.wakevirt.Capture1 is taken by process");
+    capture.stop();
+}
+
+#[test]
+fn never_makes_the_sniffer_wait() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = host.veth("lan0");
+    let mut capture = capture(&host, StartedBy::Manager, "");
+    let sniffer = capture.child("wakevirt-sniffer");
+    let mut wire = lan.injector();
+    capture.signal(Signal::SIGSTOP);
+    (0..2000).for_each(|number| wire.send(&wake(number)));
+    // It has read them all, and waits for more.
+    wait::until_true("the sniffer to be done", || Status::of(sniffer).field("State").starts_with('S'));
+    capture.signal(Signal::SIGCONT);
+    wait::until_true("what was lost to be counted", || count(&host, "ChannelDropped") > 0);
+    wait::until_true("the rest to be heard", || {
+        count(&host, "Received") + count(&host, "ChannelDropped") == 2000
+    });
+    assert_eq!(count(&host, "KernelDropped"), 0);
+    let _ = capture.log().wait_for("packets were lost: 0 before and");
+    wire.send(&wake(2001));
+    wait::until_true("the next packet", || count(&host, "Received") + count(&host, "ChannelDropped") == 2001);
+    capture.stop();
+}
+
+#[test]
+fn shows_what_the_kernel_dropped_before_the_sniffer() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = host.veth("lan0");
+    let mut capture = capture(&host, StartedBy::Manager, "");
+    let sniffer = capture.child("wakevirt-sniffer");
+    let mut wire = lan.injector();
+    // A stopped process goes on, sandbox or not.
+    kill(sniffer, Signal::SIGSTOP).unwrap();
+    let padding = [0; 1300];
+    (0..8000).for_each(|number| wire.send(&[&wake(number)[..], &padding].concat()));
+    kill(sniffer, Signal::SIGCONT).unwrap();
+    wait::until_true("what was lost to be counted", || count(&host, "KernelDropped") > 0);
+    wait::until_true("the rest to be heard", || {
+        count(&host, "Received") + count(&host, "KernelDropped") + count(&host, "ChannelDropped") == 8000
+    });
+    let transports = host.property(User::Stranger, CAPTURE_NAME, "Transports").unwrap();
+    assert!(!transports.contains("'raw': {'dropped': 0}"), "{transports}");
+    let _ = capture.log().wait_for("packets were lost:");
+    capture.stop();
+}
+
+#[test]
+fn announces_copies_once_and_limits_each_address_by_itself() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = host.veth("lan0");
+    let mut capture = capture(&host, StartedBy::Manager, "limit = 5\ndeduplicate = \"1h\"");
+    // Whoever names an interest keeps it for a while after leaving.
+    let [mac] = [bytes_of(MAC)];
+    let interest = format!("[{}]", mac.map(|byte| format!("byte 0x{byte:02x}")).join(", "));
+    host.call(User::Listener, CAPTURE_NAME, "SetInterest", &[&format!("[{interest}]")]).unwrap();
+    let mut wire = lan.injector();
+    (0..200).for_each(|number| wire.send(&wake(number)));
+    for _ in 0..3 {
+        lan.etherwake(MAC, &[]);
+    }
+    wait::until_true("all to be heard", || count(&host, "Received") == 203);
+    let (limited, sequence) = (count(&host, "Limited"), count(&host, "Sequence"));
+    assert_eq!(count(&host, "Duplicates"), 2);
+    assert_eq!(sequence + limited, 201);
+    assert!(limited >= 100, "{limited} of 200 were held back");
+    let replay = host.call(User::Listener, CAPTURE_NAME, "Replay", &["''", "uint64 0"]).unwrap();
+    assert!(replay.contains(&format!("({sequence}, '{MAC}', {{")), "{replay}");
+    assert_eq!(replay.matches("'copies': <uint32 3>").count(), 1, "{replay}");
+    // Only what somebody is interested in is logged.
+    assert_eq!(capture.log().count("magic packet for"), 1);
+
+    let refused =
+        |argument: &str| host.call(User::Listener, CAPTURE_NAME, "SetInterest", &[argument]).unwrap_err();
+    for bad in ["[[byte 1, 2, 3]]", "[[byte 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]]"] {
+        assert_eq!(refused(bad).name, "org.wakevirt.Error.InvalidArgument", "{bad}");
+    }
+    capture.stop();
+}
+
+#[test]
+fn does_not_let_packets_flood_the_log() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = host.veth("lan0");
+    let mut capture = capture(&host, StartedBy::Manager, "limit = 100000\nlog = \"debug\"");
+    let mut wire = lan.injector();
+    (0..3000).for_each(|number| wire.send(&wake(number)));
+    wait::until_true("all to be heard", || count(&host, "Received") == 3000);
+    let lines = capture.log().count("magic packet for");
+    // Twenty in ten seconds; the test takes less than thirty.
+    assert!((1..=60).contains(&lines), "{lines} lines");
+    capture.stop();
+}

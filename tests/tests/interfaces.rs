@@ -1,0 +1,251 @@
+//! Interfaces that appear, vanish, flap, are renamed or absent at start: capture goes on hearing, by
+//! the same processes and without a privilege.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use nix::unistd::Pid;
+use wakevirt_protocol::bus::CAPTURE_NAME;
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::{Daemon, StartedBy};
+use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic, tagged, udp4, udp6};
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::privileged;
+use wakevirt_tests::proc::Status;
+use wakevirt_tests::process::Process;
+
+const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// A host on which capture runs and somebody listens.
+struct Scene<'host> {
+    host: &'host Host,
+    _bus: Bus<'host>,
+    capture: Daemon,
+    monitor: Process,
+    sniffer: Pid,
+    /// How many signals there were.
+    heard: usize,
+}
+
+impl<'host> Scene<'host> {
+    fn new(host: &'host Host, config: &str) -> Self {
+        let bus = Bus::start(host, Kind::DbusDaemon);
+        let mut capture = Daemon::capture(host).config(config).started_by(StartedBy::Manager).start();
+        capture.wait_until_ready();
+        host.wait_for_name(CAPTURE_NAME);
+        let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+        let sniffer = capture.child("wakevirt-sniffer");
+        Self { host, _bus: bus, capture, monitor, sniffer, heard: 0 }
+    }
+
+    /// The next signal, which is for this MAC address and came in by this interface.
+    fn expect(&mut self, mac: &str, interface: &str) -> String {
+        self.heard += 1;
+        let signal = self.monitor.log().wait_for_nth("MagicPacket", self.heard);
+        assert!(signal.contains(&format!("'{mac}'")), "for {mac}: {signal}");
+        assert!(signal.contains(&format!("'interface': <'{interface}'>")), "on {interface}: {signal}");
+        signal
+    }
+
+    fn wait_for_interfaces(&self, names: &str) {
+        wakevirt_tests::wait::until_true(&format!("Interfaces to be {names}"), || {
+            self.host.property(User::Stranger, CAPTURE_NAME, "Interfaces").is_ok_and(|found| found == names)
+        });
+    }
+
+    /// Nothing was started again and nothing came back; and nothing but what was expected was heard.
+    fn end(mut self) {
+        assert_eq!(self.capture.child("wakevirt-sniffer"), self.sniffer);
+        for pid in [self.sniffer, self.capture.pid()] {
+            for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+                assert_eq!(Status::of(pid).capabilities(set), 0, "{set} of {pid}");
+            }
+        }
+        assert_eq!(self.monitor.log().count("MagicPacket"), self.heard);
+        self.capture.stop();
+    }
+}
+
+/// A different MAC address for each number, so that none is a copy of another.
+fn mac(number: u8) -> String {
+    format!("52:54:00:00:00:{number:02x}")
+}
+
+fn wake_on_lan(mac: &str) -> Vec<u8> {
+    ethernet(bytes_of(mac), SOURCE, WAKE_ON_LAN, &magic(mac, &[]))
+}
+
+#[test]
+fn are_followed_as_they_come_go_and_are_renamed() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host, "");
+    scene.wait_for_interfaces("(<['lo']>,)");
+
+    // One that was not there at start.
+    let lan = host.veth("lan0");
+    scene.wait_for_interfaces("(<['lan0', 'lo']>,)");
+    lan.etherwake(&mac(1), &[]);
+    scene.expect(&mac(1), "lan0");
+
+    // It flaps.
+    for round in 0..5 {
+        host.sh("ip link set lan0 down && ip link set lan0 up");
+        lan.send(&wake_on_lan(&mac(10 + round)));
+        scene.expect(&mac(10 + round), "lan0");
+    }
+
+    // It is renamed.
+    host.sh("ip link set lan0 down && ip link set lan0 name uplink && ip link set uplink up");
+    scene.wait_for_interfaces("(<['lo', 'uplink']>,)");
+    lan.send(&wake_on_lan(&mac(2)));
+    scene.expect(&mac(2), "uplink");
+
+    // It vanishes, and another comes under the old name.
+    host.sh("ip link del uplink && ip netns del beyond-lan0");
+    scene.wait_for_interfaces("(<['lo']>,)");
+    let lan = host.veth("lan0");
+    lan.send(&wake_on_lan(&mac(3)));
+    scene.expect(&mac(3), "lan0");
+    scene.end();
+}
+
+#[test]
+fn of_every_kind_are_heard() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host, "");
+    let (mut tap, mut tun) = (host.tap("tap0"), host.tun("tun0"));
+    scene.wait_for_interfaces("(<['lo', 'tap0', 'tun0']>,)");
+
+    tap.send(&wake_on_lan(&mac(1)));
+    scene.expect(&mac(1), "tap0");
+
+    // A link without Ethernet headers, as WireGuard's: the VPN's packets come by unicast.
+    let (here, there) = (Ipv4Addr::new(198, 51, 100, 2), Ipv4Addr::new(198, 51, 100, 1));
+    tun.send(&udp4(there, here, 9, &magic(&mac(2), &[])));
+    let signal = scene.expect(&mac(2), "tun0");
+    assert!(signal.contains("'source': <'198.51.100.1'>") && !signal.contains("source-mac"), "{signal}");
+    let multicast = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    tun.send(&udp6(Ipv6Addr::LOCALHOST, multicast, 47_998, &magic(&mac(3), &[])));
+    let signal = scene.expect(&mac(3), "tun0");
+    assert!(signal.contains("'destination-port': <uint16 47998>"), "{signal}");
+
+    // Loopback.
+    host.sh(&format!("wakeonlan -i 127.0.0.1 {}", mac(4)));
+    scene.expect(&mac(4), "lo");
+    scene.end();
+}
+
+#[test]
+fn of_a_bridge_tell_port_and_bridge_apart() {
+    privileged!();
+    let host = Host::new();
+    host.bridge("br0");
+    let lan = host.veth("port0");
+    host.sh("ip link set port0 master br0");
+    let mut scene = Scene::new(&host, "");
+    scene.wait_for_interfaces("(<['br0', 'lo', 'port0']>,)");
+
+    // To the MAC address of a VM that is off, which the bridge does not take for its own.
+    lan.etherwake(&mac(1), &[]);
+    scene.expect(&mac(1), "port0");
+    // To everybody: the port has it, and the bridge.
+    lan.etherwake(&mac(2), &["-b"]);
+    scene.expect(&mac(2), "port0");
+    scene.expect(&mac(2), "br0");
+    scene.end();
+}
+
+#[test]
+fn carry_tagged_frames() {
+    privileged!();
+    let host = Host::new();
+    let lan = host.veth("lan0");
+    let mut scene = Scene::new(&host, "");
+    let once = |number, vlan| tagged(&wake_on_lan(&mac(number)), 0x8100, vlan);
+    lan.send(&once(1, 10));
+    let signal = scene.expect(&mac(1), "lan0");
+    assert!(signal.contains("'vlan': <uint16 10>"), "{signal}");
+
+    lan.send(&tagged(&once(2, 10), 0x88a8, 20));
+    let signal = scene.expect(&mac(2), "lan0");
+    assert!(signal.contains("'vlan': <uint16 20>"), "{signal}");
+
+    let datagram = udp4(Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::BROADCAST, 9, &magic(&mac(3), b"four"));
+    lan.send(&tagged(&ethernet(BROADCAST, SOURCE, 0x0800, &datagram), 0x8100, 4094));
+    let signal = scene.expect(&mac(3), "lan0");
+    assert!(signal.contains("'vlan': <uint16 4094>") && signal.contains("'secureon': <true>"), "{signal}");
+
+    // A tag that carries a priority only names no VLAN.
+    lan.send(&once(4, 0xe000));
+    assert!(!scene.expect(&mac(4), "lan0").contains("vlan"));
+
+    // Below two tags, headers are found as below none.
+    let datagram = udp4(Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::BROADCAST, 9, &magic(&mac(5), &[]));
+    let inner = tagged(&ethernet(BROADCAST, SOURCE, 0x0800, &datagram), 0x8100, 10);
+    lan.send(&tagged(&inner, 0x88a8, 20));
+    let signal = scene.expect(&mac(5), "lan0");
+    assert!(signal.contains("'vlan': <uint16 20>") && signal.contains("'udp4'"), "{signal}");
+
+    // Three tags are one too many.
+    lan.send(&tagged(&tagged(&once(6, 10), 0x88a8, 20), 0x88a8, 30));
+    lan.send(&wake_on_lan(&mac(7)));
+    scene.expect(&mac(7), "lan0");
+    scene.end();
+}
+
+#[test]
+fn are_chosen_by_name_and_glob_and_chosen_anew_on_reload() {
+    privileged!();
+    let host = Host::new();
+    let (guest, lan) = (host.veth("vnet0"), host.veth("lan0"));
+    let mut scene = Scene::new(&host, "interfaces = [\"*\", \"!vnet*\", \"!lo\"]");
+    scene.wait_for_interfaces("(<['lan0']>,)");
+    guest.send(&wake_on_lan(&mac(1)));
+    lan.send(&wake_on_lan(&mac(2)));
+    scene.expect(&mac(2), "lan0");
+
+    let config = host.sh("ls /etc/wakevirt/wakevirt-capture-test-*.toml");
+    host.write(config.trim(), "interfaces = [\"vnet0\", \"not-yet\"]");
+    scene.capture.signal(nix::sys::signal::Signal::SIGHUP);
+    scene.wait_for_interfaces("(<['vnet0']>,)");
+    let _ = scene.capture.log().wait_for("there is no interface \"not-yet\" now");
+    lan.send(&wake_on_lan(&mac(3)));
+    guest.send(&wake_on_lan(&mac(4)));
+    scene.expect(&mac(4), "vnet0");
+
+    // What is wrong changes nothing.
+    host.write(config.trim(), "intefaces = [\"*\"]");
+    scene.capture.signal(nix::sys::signal::Signal::SIGHUP);
+    let line = scene.capture.log().wait_for("the old configuration stays in force");
+    assert!(line.contains("did you mean \"interfaces\""), "{line}");
+    guest.send(&wake_on_lan(&mac(5)));
+    scene.expect(&mac(5), "vnet0");
+    scene.end();
+}
+
+#[test]
+fn named_by_outgoing_are_heard_both_ways_even_those_that_come_later() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host, "outgoing = [\"br0\"]\ninterfaces = [\"br0\", \"port0\"]");
+    let _ = scene.capture.log().wait_for("there is no interface \"br0\" now");
+    for round in 0..3 {
+        host.bridge("br0");
+        let _lan = host.veth("port0");
+        host.sh("ip link set port0 master br0");
+        scene
+            .capture
+            .log()
+            .wait_for_nth("hearing what leaves through \"br0\" as well", usize::from(round) + 1);
+        // What the host sends through another interface is not heard, nor is it twice through this one.
+        host.sh(&format!("etherwake -i port0 {}", mac(100 + round)));
+        host.sh(&format!("etherwake -i br0 {}", mac(round)));
+        scene.expect(&mac(round), "br0");
+        host.sh("ip link set br0 down && ip link set br0 up");
+        host.sh(&format!("etherwake -i br0 {}", mac(50 + round)));
+        scene.expect(&mac(50 + round), "br0");
+        host.sh("ip link del br0 && ip link del port0 && ip netns del beyond-port0");
+    }
+    scene.end();
+}

@@ -1,0 +1,185 @@
+//! UDP sockets: alone, where there is no privilege, and beside packet sockets.
+
+use wakevirt_protocol::bus::CAPTURE_NAME;
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::{Daemon, StartedBy};
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::net::Peer;
+use wakevirt_tests::{privileged, proc, wait};
+
+const MAC: &str = "52:54:00:01:02:03";
+const OTHER: &str = "52:54:00:01:02:04";
+
+/// A cable to a machine, with addresses on both ends.
+fn cable(host: &Host) -> Peer<'_> {
+    let lan = host.veth("lan0");
+    host.sh("ip address add 192.0.2.1/24 broadcast 192.0.2.255 dev lan0 && ip address add 2001:db8::1/64 dev lan0 nodad");
+    lan.address("192.0.2.2/24 broadcast 192.0.2.255");
+    lan.address("2001:db8::2/64");
+    lan
+}
+
+/// Sends a magic packet by UDP over IPv6.
+fn wake_by_ipv6(lan: &Peer<'_>, destination: &str, port: u16, mac: &str) {
+    lan.sh(&format!(
+        "python3 -c 'import socket
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+s.sendto(b\"\\xff\" * 6 + bytes.fromhex(\"{}\") * 16, (\"{destination}\", {port}))'",
+        mac.replace(':', "")
+    ));
+}
+
+#[test]
+fn are_all_there_is_without_the_privilege() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = cable(&host);
+    let mut capture = Daemon::capture(&host)
+        .started_by(StartedBy::Nobody)
+        .config("listen = [\"0.0.0.0:4009\", \"[::]:4009\"]")
+        .start();
+    capture.wait_until_ready();
+    assert_eq!(capture.log().count("HEARING UDP ONLY"), 1);
+    host.wait_for_name(CAPTURE_NAME);
+    assert_eq!(host.property(User::Stranger, CAPTURE_NAME, "Mode").unwrap(), "(<'udp'>,)");
+    let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+
+    // A frame is not heard, a broadcast is, and what the socket knows of it is told.
+    lan.etherwake(OTHER, &["-b"]);
+    lan.wakeonlan(MAC, "192.0.2.255", &["-p", "4009"]);
+    let signal = monitor.log().wait_for("MagicPacket");
+    for part in [
+        "uint64 1",
+        MAC,
+        "'interface': <'lan0'>",
+        "'transport': <'udp4'>",
+        "'source': <'192.0.2.2'>",
+        "'destination': <'192.0.2.255'>",
+        "'destination-port': <uint16 4009>",
+    ] {
+        assert!(signal.contains(part), "{part} in {signal}");
+    }
+    wake_by_ipv6(&lan, "ff02::1%eth0", 4009, MAC);
+    let signal = monitor.log().wait_for_nth("MagicPacket", 2);
+    for part in ["'transport': <'udp6'>", "'interface': <'lan0'>", "'destination': <'ff02::1'>"] {
+        assert!(signal.contains(part), "{part} in {signal}");
+    }
+
+    // What is none is counted.
+    lan.sh("python3 -c 'import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"hello\", (\"192.0.2.1\", 4009))'");
+    wait::until_true("the datagram to be counted", || {
+        host.property(User::Stranger, CAPTURE_NAME, "Malformed").unwrap() == "(<uint64 1>,)"
+    });
+    let sniffer = proc::Status::of(capture.child("wakevirt-sniffer"));
+    assert_eq!((sniffer.field("Seccomp"), sniffer.field("NoNewPrivs")), ("2", "1"));
+    capture.stop();
+}
+
+#[test]
+fn can_be_handed_over_by_the_service_manager() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = cable(&host);
+    // sd_listen_fds(3). One socket for both versions, as systemd's ListenDatagram=9 makes it; and one
+    // that is of no use.
+    let mut activate = host.command("python3");
+    activate.args([
+        "-c",
+        "import os, socket, sys
+udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); udp.bind((\"::\", 9))
+other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+os.dup2(udp.fileno(), 13); os.dup2(other.fileno(), 14)
+os.dup2(13, 3, inheritable=True); os.dup2(14, 4, inheritable=True)
+os.environ.update(LISTEN_FDS=\"2\", LISTEN_PID=str(os.getpid()))
+os.execvp(sys.argv[1], sys.argv[1:])",
+    ]);
+    let user = User::Capture.name();
+    activate.args(["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--bounding-set=-all"]);
+    activate.args(["/run/wakevirt-programs/wakevirt-capture", "--log-to", "stderr"]);
+    let capture = wakevirt_tests::process::Process::start("capture", &mut activate);
+    let _ = capture.log().wait_for("HEARING UDP ONLY");
+    let _ = capture.log().wait_for("only UDP sockets can be heard");
+    host.wait_for_name(CAPTURE_NAME);
+    let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+    lan.wakeonlan(MAC, "192.0.2.255", &[]);
+    let signal = monitor.log().wait_for("MagicPacket");
+    assert!(
+        signal.contains("'transport': <'udp4'>") && signal.contains("'source': <'192.0.2.2'>"),
+        "{signal}"
+    );
+    wake_by_ipv6(&lan, "2001:db8::1", 9, MAC);
+    let signal = monitor.log().wait_for_nth("MagicPacket", 2);
+    assert!(
+        signal.contains("'source': <'2001:db8::2'>") && signal.contains("'interface': <'lan0'>"),
+        "{signal}"
+    );
+}
+
+#[test]
+fn beside_packet_sockets_add_what_the_host_itself_broadcasts_and_nothing_twice() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = cable(&host);
+    // Started as root, it may take port 9.
+    let mut capture = Daemon::capture(&host).started_by(StartedBy::Root).start();
+    capture.wait_until_ready();
+    assert_eq!(capture.log().count("cannot listen"), 0);
+    host.wait_for_name(CAPTURE_NAME);
+    let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+
+    // By both kinds of socket, announced once, with what only the frame tells.
+    lan.wakeonlan(MAC, "192.0.2.255", &[]);
+    let signal = monitor.log().wait_for("MagicPacket");
+    assert!(signal.contains("source-mac"), "{signal}");
+    wait::until_true("the copy to be counted", || {
+        host.property(User::Stranger, CAPTURE_NAME, "Duplicates").unwrap() == "(<uint64 1>,)"
+    });
+
+    // Outgoing: the packet socket does not see it, the kernel loops it back to the UDP socket.
+    host.sh(&format!("wakeonlan -i 192.0.2.255 {OTHER}"));
+    let signal = monitor.log().wait_for_nth("MagicPacket", 2);
+    assert!(signal.contains(OTHER) && !signal.contains("source-mac"), "{signal}");
+    assert_eq!(monitor.log().count("MagicPacket"), 2);
+    capture.stop();
+}
+
+#[test]
+fn are_asked_for_where_there_is_nothing_to_hear_with() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let mut capture = Daemon::capture(&host).started_by(StartedBy::Nobody).start();
+    assert!(!capture.wait_until_ended().success());
+    for part in ["cannot listen on UDP 0.0.0.0:9", "wakevirt-capture.socket", "no UDP socket to hear with"] {
+        let _ = capture.log().wait_for(part);
+    }
+    let mut raw = Daemon::capture(&host).started_by(StartedBy::Nobody).options(&["--mode", "raw"]).start();
+    assert!(!raw.wait_until_ended().success());
+    let _ = raw.log().wait_for("mode = \\\"raw\\\" needs CAP_NET_RAW");
+}
+
+#[test]
+fn that_are_taken_are_a_warning() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let other = wakevirt_tests::process::Process::start(
+        "another program",
+        host.command("python3").args([
+            "-uc",
+            "import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((\"0.0.0.0\", 4009)); print(\"bound\"); time.sleep(60)",
+        ]),
+    );
+    let _ = other.log().wait_for("bound");
+    let mut capture = Daemon::capture(&host).options(&["--listen", "0.0.0.0:4009"]).start();
+    capture.wait_until_ready();
+    let line = capture.log().wait_for("cannot listen on UDP 0.0.0.0:4009");
+    assert!(line.contains("WARN") && line.contains("another program has it"), "{line}");
+    capture.stop();
+}
