@@ -62,7 +62,8 @@ impl Status {
     #[must_use]
     pub fn words(self, connection: &str) -> String {
         let away = if self.connected { "" } else { ", which cannot be reached" };
-        format!("{} domains of {connection}{away}", self.domains)
+        let s = if self.domains == 1 { "" } else { "s" };
+        format!("{} domain{s} of {connection}{away}", self.domains)
     }
 }
 

@@ -2,12 +2,13 @@
 
 use core::fmt;
 
-use nix::unistd::Uid;
 use serde::Deserialize;
 use wakevirt_service::config;
 use wakevirt_service::logs::{Level, quoted};
+use wakevirt_service::user::service_uid;
 
 use crate::options::Options;
+use crate::privilege::USER;
 use crate::rules::{Rule, Rules};
 
 /// Where domains are looked for if nothing else is said.
@@ -30,7 +31,7 @@ impl Config {
     /// # Errors
     /// [`config::Error`] names the file and the line, and says what to do.
     pub fn load(options: &Options) -> Result<Self, config::Error> {
-        let file: File = config::load(options.common.config.as_deref(), Uid::effective())?;
+        let file: File = config::load(options.common.config.as_deref(), service_uid(USER))?;
         Ok(Self::new(file, options))
     }
 

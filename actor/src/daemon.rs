@@ -43,14 +43,12 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     let serve = async |bus: &Connection| bus::serve(bus, &interface, finished.subscribe()).await;
     let hear = async |bus: &Connection| hear(bus, &packets, macs.clone()).await;
     let buses = async {
-        match options.capture_bus.as_ref().filter(|capture_bus| **capture_bus != options.common.bus) {
-            None => {
-                let both = async |bus: &Connection| tokio::try_join!(serve(bus), hear(bus)).map(drop);
-                keep(&options.common.bus, both).await
-            }
-            Some(capture_bus) => {
-                tokio::try_join!(keep(&options.common.bus, serve), keep(capture_bus, hear)).map(drop)
-            }
+        let (bus, capture_bus) = (&options.common.bus, &options.capture_bus);
+        if bus == capture_bus {
+            let both = async |bus: &Connection| tokio::try_join!(serve(bus), hear(bus)).map(drop);
+            keep(bus, both).await
+        } else {
+            tokio::try_join!(keep(bus, serve), keep(capture_bus, hear)).map(drop)
         }
     };
     tokio::select! {

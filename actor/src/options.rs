@@ -15,7 +15,7 @@ pub struct Options {
     #[arg(long, value_name = "URI")]
     pub connect: Option<String>,
 
-    /// Message bus to hear the announcer on, where it is another than --bus
-    #[arg(long, value_name = "system|session|ADDRESS")]
-    pub capture_bus: Option<Address>,
+    /// Message bus to hear the announcer on
+    #[arg(long, value_name = "system|session|ADDRESS", default_value = "system")]
+    pub capture_bus: Address,
 }

@@ -6,7 +6,7 @@ use wakevirt_service::user;
 use crate::Error;
 
 /// The service's own user.
-const USER: &str = "wakevirt-actor";
+pub(crate) const USER: &str = "wakevirt-actor";
 
 /// Gives up every privilege, for good: root becomes the service's own user, whoever else it is stays
 /// who it is; in either case no capability is kept, and none can be gained by starting a program.

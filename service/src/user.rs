@@ -83,6 +83,17 @@ pub fn change_to(name: &str, keep: &[Capability]) -> Result<bool, Error> {
     Ok(true)
 }
 
+/// Whom the service runs as: where it was started as root, the user `name` that it will change to,
+/// if there is one.
+#[must_use]
+pub fn service_uid(name: &str) -> Uid {
+    let running = Uid::effective();
+    if !running.is_root() {
+        return running;
+    }
+    User::from_name(name).ok().flatten().map_or(running, |user| user.uid)
+}
+
 /// Takes what is not kept from the bounding set, while CAP_SETPCAP is still there to do so:
 /// capabilities(7).
 fn narrow_bounding_set(keep: &HashSet<Capability>) -> Result<(), String> {

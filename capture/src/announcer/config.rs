@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use nix::unistd::{Uid, User};
 use serde::{Deserialize, Deserializer, de};
 use wakevirt_protocol::frame::Ports;
 use wakevirt_protocol::sniffer::{MAX_OUTGOING, MAX_PORTS, MAX_UDP_SOCKETS, Request, Start};
 use wakevirt_service::config::{self, HumanDuration, Layer, load};
 use wakevirt_service::logs::{Level, quoted};
+use wakevirt_service::user::service_uid;
 
 use super::USER;
 use super::ledger::Rules;
@@ -103,7 +103,7 @@ impl Settings {
     /// # Errors
     /// What is wrong with which file, and where.
     pub fn load(options: &Options) -> Result<Self, config::Error> {
-        let file: File = load(options.common.config.as_deref(), service_user())?;
+        let file: File = load(options.common.config.as_deref(), service_uid(USER))?;
         let options = File {
             mode: options.mode,
             interfaces: non_empty(&options.interfaces),
@@ -159,15 +159,6 @@ impl From<File> for Settings {
 
 fn non_empty<T: Clone>(list: &[T]) -> Option<Vec<T>> {
     (!list.is_empty()).then(|| list.to_vec())
-}
-
-/// Who may own the files beside root: whom the service runs as, or will.
-fn service_user() -> Uid {
-    let running = Uid::effective();
-    if !running.is_root() {
-        return running;
-    }
-    User::from_name(USER).ok().flatten().map_or(running, |user| user.uid)
 }
 
 fn ports<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<u16>>, D::Error> {
