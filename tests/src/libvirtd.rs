@@ -14,7 +14,7 @@ pub const TEST: &str = "test+unix:///default?socket=/run/libvirt/libvirt-sock";
 pub const QEMU: &str = "qemu:///system";
 
 /// Nothing of the host is there to be protected, and much of it is missing: no cgroups, no devices.
-const QEMU_CONF: &str = r#"security_driver = "none"
+pub(crate) const QEMU_CONF: &str = r#"security_driver = "none"
 seccomp_sandbox = 0
 cgroup_controllers = [ ]
 namespaces = [ ]
@@ -27,7 +27,7 @@ max_queued = 0
 "#;
 
 /// As Debian has it where there is no polkit: the group libvirt may do everything.
-const LIBVIRTD_CONF: &str = r#"auth_unix_rw = "none"
+pub(crate) const LIBVIRTD_CONF: &str = r#"auth_unix_rw = "none"
 auth_unix_ro = "none"
 unix_sock_group = "libvirt"
 unix_sock_rw_perms = "0770"
@@ -95,6 +95,12 @@ impl<'host> Libvirtd<'host> {
     #[must_use]
     pub fn process(&self) -> &Process {
         self.process.as_ref().expect("libvirtd runs")
+    }
+
+    /// The host that it runs on.
+    #[must_use]
+    pub fn host(&self) -> &'host Host {
+        self.host
     }
 
     /// Runs virsh(1) as root, and returns what it wrote.

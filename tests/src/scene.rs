@@ -1,0 +1,173 @@
+//! The whole way on a host: a machine on the network, a bridge, both services, and QEMU's domains.
+
+use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME};
+
+use crate::bus::{Bus, CallError, Kind};
+use crate::daemon::Daemon;
+use crate::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
+use crate::host::{Host, User};
+use crate::libvirtd::{Libvirtd, QEMU};
+use crate::machine::Machine;
+use crate::net::Peer;
+use crate::process::Process;
+use crate::wait;
+
+/// Rules that allow every domain.
+pub const ALL_ALLOWED: &str = "[[allow]]\ndomain = \"*\"\n";
+
+/// The whole way on a host. A machine on the network is behind `port0`, which is a port of `br0`.
+#[derive(Debug)]
+pub struct Scene<'host> {
+    host: &'host Host,
+    /// The machine on the network.
+    pub lan: Peer<'host>,
+    /// libvirt.
+    pub libvirtd: Libvirtd<'host>,
+    config: String,
+    /// The actor; `None` while it is killed.
+    pub actor: Option<Daemon>,
+    finished: Process,
+    _capture: Daemon,
+    _bus: Bus<'host>,
+}
+
+impl<'host> Scene<'host> {
+    /// Starts everything. The machines are defined before the actor looks; `config` is what its
+    /// configuration says besides the connection.
+    ///
+    /// # Panics
+    /// If anything does not start.
+    #[must_use]
+    pub fn new(host: &'host Host, machines: &[Machine], config: &str) -> Self {
+        host.bridge("br0");
+        let lan = host.veth("port0");
+        host.sh("ip link set port0 master br0");
+        // Before the bus: libvirtd ends when it loses a bus that it knows.
+        let libvirtd = Libvirtd::start(host);
+        machines.iter().for_each(|machine| machine.define(&libvirtd));
+        let bus = Bus::start(host, Kind::DbusDaemon);
+        let mut capture = Daemon::capture(host).start();
+        capture.wait_until_ready();
+        let config = format!("connections = [\"{QEMU}\"]\n{config}");
+        let actor = Some(start_actor(host, &config));
+        let finished = host.monitor(User::Stranger, ACTOR_NAME);
+        Self { host, lan, libvirtd, config, actor, finished, _capture: capture, _bus: bus }
+    }
+
+    /// Kills the actor (SIGKILL).
+    pub fn kill_actor(&mut self) {
+        if let Some(mut actor) = self.actor.take() {
+            actor.kill();
+        }
+    }
+
+    /// Starts the actor after [`Self::kill_actor`].
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_actor_again(&mut self) {
+        self.actor = Some(start_actor(self.host, &self.config));
+    }
+
+    /// Sends a packet for a domain. The sender is a number of the caller's choice: what copies of one
+    /// packet are, capture decides by it.
+    ///
+    /// # Panics
+    /// If the domain has no MAC address.
+    pub fn packet(&self, domain: &str, sender: u8) {
+        let source = [2, 0, 0, 0, 0, sender];
+        self.lan.send(&ethernet(BROADCAST, source, WAKE_ON_LAN, &magic(&self.mac(domain), &[])));
+    }
+
+    /// Calls `Wake` as root.
+    ///
+    /// # Errors
+    /// The error that came instead of an outcome.
+    pub fn call(&self, domain: &str) -> Result<String, CallError> {
+        self.host.call(User::Root, ACTOR_INTERFACE, "Wake", &[&format!("'{}'", self.mac(domain))])
+    }
+
+    /// The MAC address of a domain, from its definition.
+    ///
+    /// # Panics
+    /// If it has none.
+    #[must_use]
+    pub fn mac(&self, domain: &str) -> String {
+        let interfaces = self.virsh(&["domiflist", domain]);
+        interfaces.split_whitespace().last().expect("it has an interface").to_owned()
+    }
+
+    /// Runs virsh(1), and returns what it wrote.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn virsh(&self, arguments: &[&str]) -> String {
+        self.libvirtd.virsh(QEMU, arguments)
+    }
+
+    /// State and reason of a domain, as virsh(1) tells them: `running (booted)`.
+    ///
+    /// # Panics
+    /// If there is no such domain.
+    #[must_use]
+    pub fn state(&self, domain: &str) -> String {
+        self.virsh(&["domstate", "--reason", domain])
+    }
+
+    /// Waits until a domain is in this state, whatever the reason.
+    ///
+    /// # Panics
+    /// If it does not come to that.
+    pub fn wait_for_state(&self, domain: &str, state: &str) {
+        self.libvirtd.wait_for_state(QEMU, domain, state);
+    }
+
+    /// Kills the QEMU of a domain, and waits until libvirt has seen it.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn kill_machine(&self, domain: &str) {
+        self.host.sh(&format!("kill -9 $(cat /run/libvirt/qemu/{domain}.pid)"));
+        let pid = self.host.path(&format!("/run/libvirt/qemu/{domain}.pid"));
+        wait::until_true("libvirt to miss its QEMU", || !pid.exists());
+    }
+
+    /// How often libvirt has started a QEMU for the domain.
+    #[must_use]
+    pub fn starts(&self, domain: &str) -> usize {
+        let log = self.host.path(&format!("/var/log/libvirt/qemu/{domain}.log"));
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(": starting up libvirt version")).count()
+    }
+
+    /// Waits for the first decision about the domain: the outcome, and all that was told.
+    ///
+    /// # Panics
+    /// If there is none in time.
+    #[must_use]
+    pub fn outcome(&self, domain: &str) -> (String, String) {
+        let line = self.finished.log().wait_for(&told(domain));
+        let outcome = line.split(&told(domain)).nth(1).and_then(|rest| rest.split('\'').next());
+        (outcome.unwrap_or_default().to_owned(), line)
+    }
+
+    /// The decisions about the domain until now.
+    #[must_use]
+    pub fn decisions(&self, domain: &str) -> usize {
+        self.finished.log().count(&told(domain))
+    }
+}
+
+/// The part of a line of gdbus that tells of a decision about the domain; the outcome follows.
+fn told(domain: &str) -> String {
+    format!("', '{domain}', '")
+}
+
+fn start_actor(host: &Host, config: &str) -> Daemon {
+    let mut actor = Daemon::actor(host).config(config).start();
+    actor.wait_until_ready();
+    host.wait_for_name(ACTOR_NAME);
+    // A packet that comes before it knows the domains is for nobody.
+    let _ = actor.log().wait_for("connected to");
+    actor
+}
