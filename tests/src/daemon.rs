@@ -32,6 +32,7 @@ pub struct Starter<'host> {
     user: User,
     started_by: StartedBy,
     config: String,
+    file: String,
     options: Vec<String>,
     environment: Vec<(String, String)>,
     namespace: Option<String>,
@@ -91,14 +92,14 @@ impl<'host> Starter<'host> {
         let notices = Notices::open(self.host);
         let mut command = self.command();
         command.env("NOTIFY_SOCKET", &notices.path);
-        Daemon { process: Process::start_watched(self.name, &mut command, show), notices }
+        let process = Process::start_watched(self.name, &mut command, show);
+        Daemon { process, notices, file: self.file }
     }
 
     /// The command line, ready to run. Nothing waits for its readiness.
     #[must_use]
     pub fn command(&self) -> Command {
-        let config = format!("/etc/wakevirt/{}-test-{}.toml", self.name, number());
-        self.host.write(&config, &self.config);
+        self.host.write(&self.file, &self.config);
         let mut line = vec![];
         if let Some(namespace) = &self.namespace {
             line.extend(["ip", "netns", "exec", namespace]);
@@ -117,7 +118,7 @@ impl<'host> Starter<'host> {
             line.push("--");
         }
         let program = format!("{PROGRAMS}/{}", self.name);
-        line.extend([program.as_str(), "--config", &config, "--log-to", "stderr"]);
+        line.extend([program.as_str(), "--config", &self.file, "--log-to", "stderr"]);
         line.extend(self.options.iter().map(String::as_str));
         // There is always a first part, the program.
         let (first, rest) = line.split_first().unwrap_or((&"false", &[]));
@@ -132,6 +133,7 @@ impl<'host> Starter<'host> {
 pub struct Daemon {
     process: Process,
     notices: Notices,
+    file: String,
 }
 
 impl Daemon {
@@ -154,6 +156,7 @@ impl Daemon {
             user,
             started_by: StartedBy::Manager,
             config: String::new(),
+            file: format!("/etc/wakevirt/{name}-test-{}.toml", number()),
             options: Vec::new(),
             environment: Vec::new(),
             namespace: None,
@@ -169,6 +172,12 @@ impl Daemon {
             if self.notices.lines.count("READY=1") > 0 { Some(true) } else { self.ended().map(|_| false) }
         });
         assert!(ready == Some(true), "it is not ready:\n{}", self.log().all().join("\n"));
+    }
+
+    /// Its configuration file on the host.
+    #[must_use]
+    pub fn config_file(&self) -> &str {
+        &self.file
     }
 
     /// What it told the service manager: `READY=1`, `STATUS=…`, a line for each.

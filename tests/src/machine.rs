@@ -27,6 +27,8 @@ pub enum Guest {
     Panicking,
     /// Writes one sector to its first disk.
     Writing,
+    /// Lets its watchdog go off, at port 0x443 (the ib700).
+    Stuck,
 }
 
 /// `sti`, `hlt`, and again.
@@ -51,6 +53,7 @@ impl Guest {
                 0xba, 0x04, 0x06, 0xb8, 0x00, 0x24, 0xef, // out 604h, 2400h: S3
             ],
             Self::Panicking => &[0xba, 0x05, 0x05, 0xb0, 0x01, 0xee], // out 505h, 1
+            Self::Stuck => &[0xba, 0x43, 0x04, 0xb0, 0x0f, 0xee],     // out 443h, 15: in no time
             Self::Writing => &[
                 0xb8, 0x01, 0x03, // write one sector,
                 0xb9, 0x01, 0x00, 0xba, 0x80, 0x00, // the first of the first disk,
@@ -68,6 +71,7 @@ impl Guest {
             Self::Sleepy => "sleepy",
             Self::Panicking => "panicking",
             Self::Writing => "writing",
+            Self::Stuck => "stuck",
         }
     }
 
@@ -198,6 +202,7 @@ impl Machine {
     <controller type='usb' model='none'/><memballoon model='none'/>
     {disks}
     <panic model='isa'><address type='isa' iobase='0x505'/></panic>
+    <watchdog model='ib700' action='pause'/>
     <interface type='bridge'><source bridge='br0'/><model type='virtio'/></interface>
   </devices>
 </domain>
@@ -212,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_guest_fits_into_a_sector() {
-        for guest in [Guest::Obedient, Guest::Sleepy, Guest::Panicking, Guest::Writing] {
+        for guest in [Guest::Obedient, Guest::Sleepy, Guest::Panicking, Guest::Writing, Guest::Stuck] {
             assert!(guest.code().unwrap().len() <= 510, "{guest:?}");
         }
         assert_eq!(Guest::Nothing.code(), None);

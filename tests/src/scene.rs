@@ -1,5 +1,7 @@
 //! The whole way on a host: a machine on the network, a bridge, both services, and QEMU's domains.
 
+use std::collections::HashMap;
+
 use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME};
 
 use crate::bus::{Bus, CallError, Kind};
@@ -23,6 +25,7 @@ pub struct Scene<'host> {
     pub lan: Peer<'host>,
     /// libvirt.
     pub libvirtd: Libvirtd<'host>,
+    macs: HashMap<String, String>,
     config: String,
     /// The actor; `None` while it is killed.
     pub actor: Option<Daemon>,
@@ -45,13 +48,14 @@ impl<'host> Scene<'host> {
         // Before the bus: libvirtd ends when it loses a bus that it knows.
         let libvirtd = Libvirtd::start(host);
         machines.iter().for_each(|machine| machine.define(&libvirtd));
+        let macs = macs(&libvirtd);
         let bus = Bus::start(host, Kind::DbusDaemon);
         let mut capture = Daemon::capture(host).start();
         capture.wait_until_ready();
         let config = format!("connections = [\"{QEMU}\"]\n{config}");
         let actor = Some(start_actor(host, &config));
         let finished = host.monitor(User::Stranger, ACTOR_NAME);
-        Self { host, lan, libvirtd, config, actor, finished, _capture: capture, _bus: bus }
+        Self { host, lan, libvirtd, macs, config, actor, finished, _capture: capture, _bus: bus }
     }
 
     /// Kills the actor (SIGKILL).
@@ -71,12 +75,9 @@ impl<'host> Scene<'host> {
 
     /// Sends a packet for a domain. The sender is a number of the caller's choice: what copies of one
     /// packet are, capture decides by it.
-    ///
-    /// # Panics
-    /// If the domain has no MAC address.
     pub fn packet(&self, domain: &str, sender: u8) {
         let source = [2, 0, 0, 0, 0, sender];
-        self.lan.send(&ethernet(BROADCAST, source, WAKE_ON_LAN, &magic(&self.mac(domain), &[])));
+        self.lan.send(&ethernet(BROADCAST, source, WAKE_ON_LAN, &magic(self.mac(domain), &[])));
     }
 
     /// Calls `Wake` as root.
@@ -87,14 +88,13 @@ impl<'host> Scene<'host> {
         self.host.call(User::Root, ACTOR_INTERFACE, "Wake", &[&format!("'{}'", self.mac(domain))])
     }
 
-    /// The MAC address of a domain, from its definition.
+    /// The MAC address of a machine.
     ///
     /// # Panics
-    /// If it has none.
+    /// If it was not there from the start.
     #[must_use]
-    pub fn mac(&self, domain: &str) -> String {
-        let interfaces = self.virsh(&["domiflist", domain]);
-        interfaces.split_whitespace().last().expect("it has an interface").to_owned()
+    pub fn mac(&self, domain: &str) -> &str {
+        self.macs.get(domain).expect("the machine is there from the start")
     }
 
     /// Runs virsh(1), and returns what it wrote.
@@ -146,7 +146,16 @@ impl<'host> Scene<'host> {
     /// If there is none in time.
     #[must_use]
     pub fn outcome(&self, domain: &str) -> (String, String) {
-        let line = self.finished.log().wait_for(&told(domain));
+        self.nth_outcome(domain, 1)
+    }
+
+    /// Waits for the `nth` decision about the domain, counted from 1.
+    ///
+    /// # Panics
+    /// If there is none in time.
+    #[must_use]
+    pub fn nth_outcome(&self, domain: &str, nth: usize) -> (String, String) {
+        let line = self.finished.log().wait_for_nth(&told(domain), nth);
         let outcome = line.split(&told(domain)).nth(1).and_then(|rest| rest.split('\'').next());
         (outcome.unwrap_or_default().to_owned(), line)
     }
@@ -161,6 +170,17 @@ impl<'host> Scene<'host> {
 /// The part of a line of gdbus that tells of a decision about the domain; the outcome follows.
 fn told(domain: &str) -> String {
     format!("', '{domain}', '")
+}
+
+/// The MAC addresses of QEMU's domains, by name.
+fn macs(libvirtd: &Libvirtd<'_>) -> HashMap<String, String> {
+    let names = libvirtd.virsh(QEMU, &["list", "--all", "--name"]);
+    let mac = |name: &str| {
+        let interfaces = libvirtd.virsh(QEMU, &["domiflist", name]);
+        let mac = interfaces.split_whitespace().last().unwrap_or_default();
+        (name.to_owned(), mac.to_owned())
+    };
+    names.split_whitespace().map(mac).collect()
 }
 
 fn start_actor(host: &Host, config: &str) -> Daemon {

@@ -15,7 +15,7 @@ const BOTH: [&str; 2] = [BY_PACKET, BY_CALL];
 
 /// Wakes the one domain by a packet, the other by a call. Both end so, and `reason` is told of both.
 fn wake_both(scene: &Scene<'_>, outcome: &str, reason: &str) {
-    scene.lan.etherwake(&scene.mac(BY_PACKET), &[]);
+    scene.lan.etherwake(scene.mac(BY_PACKET), &[]);
     match scene.call(BY_CALL) {
         Ok(reply) => assert_eq!(reply, format!("('{outcome}',)")),
         Err(error) => {
@@ -117,6 +117,19 @@ fn paused_for_a_disk_that_is_full() {
 }
 
 #[test]
+fn paused_by_its_watchdog() {
+    privileged!();
+    let host = Host::new();
+    let scene = Scene::new(&host, &two(|machine| machine.guest(Guest::Stuck)), ALL_ALLOWED);
+    for domain in BOTH {
+        scene.virsh(&["start", domain]);
+        scene.wait_for_state(domain, "paused");
+    }
+    wake_both(&scene, "failed", "watchdog");
+    both_are(&scene, "paused (watchdog)", 1);
+}
+
+#[test]
 fn crashed_and_preserved() {
     privileged!();
     let host = Host::new();
@@ -136,11 +149,11 @@ fn a_slow_start_holds_up_no_other() {
     let machines =
         [Machine::new(BY_PACKET).emulator(Emulator::Slow(10)), Machine::new(BY_CALL), Machine::new("third")];
     let scene = Scene::new(&host, &machines, ALL_ALLOWED);
-    scene.lan.etherwake(&scene.mac(BY_PACKET), &[]);
+    scene.lan.etherwake(scene.mac(BY_PACKET), &[]);
     scene.wait_for_state(BY_PACKET, "paused");
     assert_eq!(scene.state(BY_PACKET), "paused (starting up)");
 
-    scene.lan.etherwake(&scene.mac("third"), &[]);
+    scene.lan.etherwake(scene.mac("third"), &[]);
     assert_eq!(scene.call(BY_CALL).unwrap(), "('started',)");
     assert_eq!(scene.outcome("third").0, "started");
     assert_eq!(scene.decisions(BY_PACKET), 0, "the others waited for it");
