@@ -1,29 +1,36 @@
 //! The actor itself: one task that knows the domains and the rules, and makes every decision.
 //!
-//! Packets, calls and the hypervisor's news reach it through channels, and what comes of them leaves
+//! Packets, calls and the hypervisors' news reach it through channels, and what comes of them leaves
 //! it through channels: it holds no lock and never waits for a hypervisor. Each wake runs as a task
 //! of its own.
 
+mod answers;
+mod pending;
+mod wakes;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::{JoinError, JoinSet};
-use uuid::Uuid;
-use wakevirt_protocol::MacAddr;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use wakevirt_protocol::{MacAddr, Password};
 use wakevirt_service::lifecycle;
-use wakevirt_service::logs::{Quota, quoted};
+use wakevirt_service::logs::Quota;
 
-use crate::decision::{Admission, Outcome, Trigger, admit};
-use crate::hypervisor::{Hypervisor, State, Update};
+use crate::config::Policy;
+use crate::decision::{self, Admission, Grant, Outcome, Presented, admit};
+use crate::fetch::Fetch;
+use crate::hypervisor::{Hypervisor, Id, Update};
 use crate::index::Index;
 use crate::interest::Macs;
 use crate::listen::Packet;
 use crate::report::{Finished, Subject};
-use crate::request::{Answer, Listed, Request};
-use crate::rules::Rules;
-use crate::wake::{End, wake};
+use crate::request::{Answer, Request, Target};
+use answers::Records;
+use pending::Pending;
+use wakes::Wakes;
 
 /// How long changes of the index are gathered before they are told.
 const GATHER: Duration = Duration::from_millis(50);
@@ -34,11 +41,11 @@ pub struct Inlets {
     pub packets: mpsc::Receiver<Packet>,
     /// Calls of those who may call, and the administrator's wishes.
     pub requests: mpsc::Receiver<Request>,
-    /// News of the hypervisor.
+    /// News of the hypervisors.
     pub updates: mpsc::Receiver<Update>,
 }
 
-/// What the actor tells.
+/// What the actor tells, and asks.
 pub struct Outlets {
     /// Each decision about a domain.
     pub finished: broadcast::Sender<Arc<Finished>>,
@@ -46,13 +53,15 @@ pub struct Outlets {
     pub macs: watch::Sender<Macs>,
     /// What there is.
     pub status: watch::Sender<Status>,
+    /// Passwords that rules ask for.
+    pub fetches: mpsc::Sender<Fetch>,
 }
 
 /// What there is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Whether the hypervisor is connected.
-    pub connected: bool,
+    /// The hypervisors' URIs, and whether each is connected.
+    pub connections: Vec<(Arc<str>, bool)>,
     /// How many domains are known.
     pub domains: u32,
 }
@@ -60,57 +69,53 @@ pub struct Status {
 impl Status {
     /// The status in words, for the service manager.
     #[must_use]
-    pub fn words(self, connection: &str) -> String {
-        let away = if self.connected { "" } else { ", which cannot be reached" };
+    pub fn words(&self) -> String {
         let s = if self.domains == 1 { "" } else { "s" };
-        format!("{} domain{s} of {connection}{away}", self.domains)
+        let connections: Vec<String> = self
+            .connections
+            .iter()
+            .map(|(uri, connected)| {
+                format!("{uri}{}", if *connected { "" } else { ", which cannot be reached" })
+            })
+            .collect();
+        format!("{} domain{s} of {}", self.domains, connections.join("; "))
     }
 }
 
 /// The actor.
 pub struct Actor {
-    connection: String,
-    rules: Rules,
+    policy: Policy,
     outlets: Outlets,
     index: Index,
-    /// `None` while it is away. What is known of its domains stays known.
-    hypervisor: Option<Arc<dyn Hypervisor>>,
-    under_way: HashMap<Uuid, UnderWay>,
-    wakes: JoinSet<(Uuid, End)>,
-    /// When a wake last succeeded: CLOCK_REALTIME, in microseconds.
-    last_wakes: HashMap<Uuid, u64>,
+    /// In the order of the configuration; `None` while it is away. What is known of its domains stays known.
+    hypervisors: Vec<(Arc<str>, Option<Connected>)>,
+    wakes: Wakes,
+    pending: Pending,
+    fetched: JoinSet<(Packet, Result<Password, String>)>,
+    records: Records,
     /// What packets may add to the log, for each domain and for those that are ambiguous.
-    quotas: HashMap<Option<Uuid>, Quota>,
+    quotas: HashMap<Option<Id>, Quota>,
     /// What packets for MAC addresses that no domain has may add to the log.
     unknown: Quota,
-    tell_at: Option<tokio::time::Instant>,
+    tell_at: Option<Instant>,
 }
 
-/// A wake that is under way: all who ask for it meanwhile share it.
-struct UnderWay {
-    subject: Subject,
-    callers: Vec<oneshot::Sender<Answer>>,
-}
-
-/// Who asks for a wake.
-enum Asker {
-    Packet(Packet),
-    Caller(oneshot::Sender<Answer>),
-}
+type Connected = Arc<dyn Hypervisor>;
+type Caller = oneshot::Sender<Answer>;
 
 impl Actor {
-    /// An actor that knows nothing yet, for the hypervisor at this URI.
+    /// An actor that knows nothing yet, for the hypervisors at these URIs.
     #[must_use]
-    pub fn new(connection: String, rules: Rules, outlets: Outlets) -> Self {
+    pub fn new(connections: &[Arc<str>], policy: Policy, outlets: Outlets) -> Self {
         Self {
-            connection,
-            rules,
+            index: Index::new(policy.aliases.clone()),
+            policy,
             outlets,
-            index: Index::default(),
-            hypervisor: None,
-            under_way: HashMap::new(),
-            wakes: JoinSet::new(),
-            last_wakes: HashMap::new(),
+            hypervisors: connections.iter().map(|uri| (Arc::clone(uri), None)).collect(),
+            wakes: Wakes::default(),
+            pending: Pending::default(),
+            fetched: JoinSet::new(),
+            records: Records::default(),
             quotas: HashMap::new(),
             unknown: quota(),
             tell_at: None,
@@ -119,16 +124,24 @@ impl Actor {
 
     /// Acts until nobody is left who could ask for anything.
     pub async fn run(mut self, mut inlets: Inlets) {
+        self.tell();
         loop {
-            let tell_at = self.tell_at.unwrap_or_else(tokio::time::Instant::now);
+            let tell_at = self.tell_at.unwrap_or_else(Instant::now);
+            let expiry = self.next_expiry();
+            let expire_at = expiry.unwrap_or_else(Instant::now);
             tokio::select! {
                 // Packets come last: they are anonymous, and there may be many.
                 biased;
                 Some(update) = inlets.updates.recv() => self.update(update),
                 Some(end) = self.wakes.join_next() => self.ended(end),
+                Some(fetched) = self.fetched.join_next() => match fetched {
+                    Ok((packet, password)) => self.packet(packet, Some(password)),
+                    Err(error) => tracing::error!("a password was not fetched: {error}"),
+                },
                 () = tokio::time::sleep_until(tell_at), if self.tell_at.is_some() => self.tell(),
+                () = tokio::time::sleep_until(expire_at), if expiry.is_some() => self.expire(),
                 Some(request) = inlets.requests.recv() => self.request(request),
-                Some(packet) = inlets.packets.recv() => self.consider(packet.mac, Asker::Packet(packet)),
+                Some(packet) = inlets.packets.recv() => self.packet(packet, None),
                 else => return,
             }
         }
@@ -136,34 +149,52 @@ impl Actor {
 
     fn update(&mut self, update: Update) {
         match update {
-            Update::Up(hypervisor, domains) => {
-                self.hypervisor = Some(hypervisor);
-                self.index.replace(domains);
+            Update::Up(uri, hypervisor, domains) => {
+                self.connection(&uri, Some(hypervisor));
+                self.index.replace(&uri, domains);
                 self.quotas.clear();
                 self.tell();
+                self.resume_held(&uri);
+                self.reconsider();
             }
             Update::Domain(domain) => {
                 if self.index.put(domain) {
                     self.tell_soon();
                 }
             }
-            Update::Gone(uuid) => {
-                self.last_wakes.remove(&uuid);
-                self.quotas.remove(&Some(uuid));
-                if self.index.remove(uuid) {
+            Update::Gone(id) => {
+                self.records.forget(&id);
+                self.quotas.remove(&Some(id.clone()));
+                if self.index.remove(&id) {
                     self.tell_soon();
                 }
             }
-            Update::Down => {
-                self.hypervisor = None;
+            Update::Down(uri) => {
+                self.connection(&uri, None);
                 self.tell();
             }
         }
     }
 
+    fn connection(&mut self, uri: &str, hypervisor: Option<Connected>) {
+        if let Some((_, known)) = self.hypervisors.iter_mut().find(|(known, _)| **known == *uri) {
+            *known = hypervisor;
+        }
+    }
+
+    fn hypervisor(&self, uri: &str) -> Option<&Connected> {
+        let known = self.hypervisors.iter().find(|(known, _)| **known == *uri)?;
+        known.1.as_ref()
+    }
+
+    /// Whether there may be domains that are not known yet.
+    fn is_one_away(&self) -> bool {
+        self.hypervisors.iter().any(|(_, hypervisor)| hypervisor.is_none())
+    }
+
     /// Tells soon what there is, so that many changes are told as one.
     fn tell_soon(&mut self) {
-        self.tell_at.get_or_insert_with(|| tokio::time::Instant::now() + GATHER);
+        self.tell_at.get_or_insert_with(|| Instant::now() + GATHER);
     }
 
     fn tell(&mut self) {
@@ -174,150 +205,105 @@ impl Actor {
             *told = macs;
             changed
         });
+        let connections = self.hypervisors.iter().map(|(uri, it)| (Arc::clone(uri), it.is_some())).collect();
         let domains = u32::try_from(self.index.domains().len()).unwrap_or(u32::MAX);
-        let status = Status { connected: self.hypervisor.is_some(), domains };
-        self.outlets.status.send_if_modified(|told| std::mem::replace(told, status) != status);
-        lifecycle::status(&status.words(&self.connection));
+        let status = Status { connections, domains };
+        lifecycle::status(&status.words());
+        self.outlets.status.send_if_modified(|told| {
+            let changed = *told != status;
+            *told = status;
+            changed
+        });
     }
 
     fn request(&mut self, request: Request) {
         match request {
-            Request::Wake { mac, answer } => self.consider(mac, Asker::Caller(answer)),
+            Request::Wake { target, answer } => self.call(&target, answer),
             // A caller who does not wait any more needs no answer, here and below.
+            Request::Explain { mac, details, answer } => drop(answer.send(self.explain(mac, &details))),
             Request::List { answer } => drop(answer.send(self.list())),
-            Request::Rules(rules) => self.rules = rules,
-        }
-    }
-
-    fn consider(&mut self, mac: MacAddr, asker: Asker) {
-        let (trigger, packet) = match &asker {
-            Asker::Packet(packet) => (Trigger::Packet, Some(packet)),
-            Asker::Caller(_) => (Trigger::Call, None),
-        };
-        let subject = |domain, rule| Subject::new(mac, domain, rule, packet);
-        match admit(self.index.find(mac), &self.rules, mac, trigger) {
-            Admission::Unknown => self.unknown(mac, asker),
-            Admission::Ambiguous(domains) => {
-                let names: Vec<String> =
-                    domains.iter().map(|domain| quoted(&domain.name).to_string()).collect();
-                let names = names.join(", ");
-                let reason =
-                    format!("{names} have this MAC address; give one another, or name one in a rule");
-                self.finish(subject(None, None), Outcome::Ambiguous, reason, asker.callers());
-            }
-            Admission::NotAllowed(domain) => {
-                let subject = subject(Some(domain), None);
-                self.finish(subject, Outcome::NotAllowed, "no rule allows it".to_owned(), asker.callers());
-            }
-            Admission::Admitted(domain, rule) => {
-                let (uuid, subject) = (domain.uuid, subject(Some(domain), rule));
-                self.wake(uuid, subject, asker.callers());
-            }
-        }
-    }
-
-    /// Counted, and shown to those who look for it; there may be many other machines on the network.
-    fn unknown(&mut self, mac: MacAddr, asker: Asker) {
-        match asker {
-            Asker::Packet(_) => {
-                if let Some(held_back) = self.unknown.take(Instant::now()) {
-                    tracing::debug!(%mac, held_back, "packet for {mac}, which no domain has");
+            Request::History { most, answer } => drop(answer.send(self.records.history(most))),
+            Request::Counts { answer } => drop(answer.send(self.records.counts())),
+            Request::Policy(policy) => {
+                if policy.aliases != self.policy.aliases {
+                    self.index.set_aliases(policy.aliases.clone());
+                    self.tell_soon();
                 }
-            }
-            Asker::Caller(answer) => {
-                let away = self.hypervisor.is_none();
-                let _ = answer.send(if away { Answer::Away } else { Answer::Unknown });
+                self.policy = policy;
             }
         }
     }
 
-    /// Wakes the domain, or joins the wake that is under way for it.
-    fn wake(&mut self, uuid: Uuid, subject: Subject, mut callers: Vec<oneshot::Sender<Answer>>) {
-        if let Some(under_way) = self.under_way.get_mut(&uuid) {
-            tracing::debug!(%uuid, mac = %subject.mac, "joins the wake that is under way");
-            under_way.callers.append(&mut callers);
-            return;
-        }
-        let Some(hypervisor) = self.hypervisor.clone() else {
-            let reason = format!("{} cannot be reached", self.connection);
-            self.finish(subject, Outcome::Failed, reason, Vec::new());
-            for caller in callers {
-                let _ = caller.send(Answer::Away);
-            }
-            return;
+    fn call(&mut self, target: &Target, caller: Caller) {
+        let (mac, found) = match target {
+            Target::Mac(mac) => (Some(*mac), self.index.find(*mac)),
+            Target::Domain(name) => (None, self.index.find_domain(name)),
         };
-        self.under_way.insert(uuid, UnderWay { subject, callers });
-        self.wakes.spawn(async move { (uuid, wake(hypervisor, uuid).await) });
+        // The rules are for packets; here they only tell which of several domains is meant.
+        let rules = &self.policy.rules;
+        let nobody = MacAddr::new([0; 6]);
+        match admit(found, rules, mac.unwrap_or(nobody), decision::Asker::Call) {
+            Admission::Ambiguous(domains) => {
+                let reason = ambiguous(&domains);
+                let subject = Subject::new(mac, None, None, None);
+                self.finish(subject, Outcome::Ambiguous, reason, vec![caller]);
+            }
+            Admission::Admitted(domain, grant) => {
+                let id = domain.id.clone();
+                let rule = mac.and(grant.rule.clone());
+                let subject = Subject::new(mac, Some(domain), rule, None);
+                self.wake(id, subject, grant.paused, vec![caller]);
+            }
+            _ => {
+                let answer = if self.is_one_away() { Answer::Away } else { Answer::Unknown };
+                let _ = caller.send(answer);
+            }
+        }
     }
 
-    fn ended(&mut self, end: Result<(Uuid, End), JoinError>) {
-        let (uuid, (outcome, reason)) = match end {
-            Ok(end) => end,
-            Err(error) => return tracing::error!("a wake was not done to its end: {error}"),
+    /// Decides about a packet, whose password was fetched or not.
+    fn packet(&mut self, packet: Packet, password: Option<Result<Password, String>>) {
+        let presented = match &password {
+            None => Presented::NotFetched,
+            Some(password) => Presented::Fetched(password.as_ref().ok()),
         };
-        if outcome == Outcome::Started {
-            self.last_wakes.insert(uuid, now());
-        }
-        if let Some(UnderWay { subject, callers }) = self.under_way.remove(&uuid) {
-            self.finish(subject, outcome, reason, callers);
-        }
-    }
-
-    /// Logs the decision, and tells everyone.
-    fn finish(
-        &mut self,
-        subject: Subject,
-        outcome: Outcome,
-        reason: String,
-        callers: Vec<oneshot::Sender<Answer>>,
-    ) {
-        let finished = Arc::new(Finished { subject, outcome, reason, connection: self.connection.clone() });
-        if let Some(held_back) = self.may_log(&finished) {
-            finished.log(held_back);
-        }
-        for caller in callers {
-            let _ = caller.send(Answer::Finished(Arc::clone(&finished)));
-        }
-        // Nobody listens while the bus is away.
-        let _ = self.outlets.finished.send(finished);
-    }
-
-    /// Whether there is a line in the log for it. What packets cause without starting anything could
-    /// be sent in any number.
-    fn may_log(&mut self, finished: &Finished) -> Option<u64> {
-        if finished.subject.trigger() == Trigger::Call || finished.outcome == Outcome::Started {
-            return Some(0);
-        }
-        let uuid = finished.subject.domain.as_ref().map(|(uuid, _)| *uuid);
-        let quota = self.quotas.entry(uuid).or_insert_with(quota);
-        quota.take(Instant::now())
-    }
-
-    fn list(&self) -> Vec<Listed> {
-        let connected = self.hypervisor.is_some();
-        let listed = self.index.domains().map(|domain| Listed {
-            connection: self.connection.clone(),
-            // Whatever it does now, nobody here knows.
-            state: if connected { domain.state } else { State::Unknown },
-            rule: domain
-                .macs
-                .iter()
-                .find_map(|mac| self.rules.allowing(domain, *mac))
-                .map(ToString::to_string),
-            last_wake: self.last_wakes.get(&domain.uuid).copied(),
-            domain: domain.clone(),
-        });
-        listed.collect()
+        let asker = decision::Asker::Packet(&packet.details, presented);
+        let mac = packet.mac;
+        let subject = |domain, rule| Subject::new(Some(mac), domain, rule, Some(&packet));
+        let (subject, outcome, reason) = match admit(self.index.find(mac), &self.policy.rules, mac, asker) {
+            Admission::Unknown => return self.unknown(packet),
+            Admission::FetchPassword(..) => return self.fetch(packet),
+            Admission::Admitted(domain, Grant { rule, paused }) => {
+                let (id, subject) = (domain.id.clone(), subject(Some(domain), rule));
+                return self.wake(id, subject, paused, Vec::new());
+            }
+            Admission::Ambiguous(domains) => (subject(None, None), Outcome::Ambiguous, ambiguous(&domains)),
+            Admission::NotAllowed(domain) => {
+                (subject(Some(domain), None), Outcome::NotAllowed, "no rule allows it".to_owned())
+            }
+            Admission::Refused(domain, rule) => {
+                let reason = "the rule does not take packets from there".to_owned();
+                (subject(Some(domain), Some(rule.to_string())), Outcome::NotAllowed, reason)
+            }
+            Admission::BadPassword(domain, rule) => {
+                let reason = match &password {
+                    Some(Err(error)) => format!("its SecureOn password cannot be fetched: {error}"),
+                    Some(Ok(_)) => "its SecureOn password is wrong".to_owned(),
+                    None => "it has no SecureOn password, and the rule asks for one".to_owned(),
+                };
+                (subject(Some(domain), Some(rule.to_string())), Outcome::BadPassword, reason)
+            }
+        };
+        self.finish(subject, outcome, reason, Vec::new());
     }
 }
 
-impl Asker {
-    fn callers(self) -> Vec<oneshot::Sender<Answer>> {
-        match self {
-            Self::Packet(_) => Vec::new(),
-            Self::Caller(answer) => vec![answer],
-        }
-    }
+fn ambiguous(domains: &[&crate::hypervisor::Domain]) -> String {
+    let name = |domain: &&crate::hypervisor::Domain| {
+        format!("{} of {}", wakevirt_service::logs::quoted(&domain.name), domain.id.connection)
+    };
+    let names: Vec<String> = domains.iter().map(name).collect();
+    format!("{} are meant; give one another MAC address, or name one in a rule", names.join(" and "))
 }
 
 /// Lines that packets can cause: a few a minute.
@@ -328,6 +314,13 @@ const fn quota() -> Quota {
 /// CLOCK_REALTIME, in microseconds.
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// CLOCK_BOOTTIME, in microseconds: it goes on while the host sleeps.
+fn boottime() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let since = Duration::try_from(time).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use wakevirt_protocol::MacAddr;
-use wakevirt_protocol::bus::{ACTOR_NAME, ACTOR_PATH, Error};
+use wakevirt_protocol::bus::{self as names, ACTOR_NAME, ACTOR_PATH, Error, PacketDetails};
 use wakevirt_service::bus::own;
 use wakevirt_service::lifecycle;
+use wakevirt_service::logs::quoted;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, Variant};
@@ -17,17 +19,25 @@ use crate::actor::Status;
 use crate::caller;
 use crate::decision::Outcome;
 use crate::report::Finished;
-use crate::request::{Answer, Listed, Requests};
+use crate::request::{Answer, Listed, Requests, Target};
 
 type Dict = HashMap<&'static str, Variant<'static>>;
+
+/// How long a caller waits for the end of a wake: callers give up after 25 s.
+const PATIENCE: Duration = Duration::from_secs(18);
+/// What a caller is told whose wake has not ended by then; `WakeFinished` tells its end.
+const HELD: &str = "held";
+
+/// A caller who wants the configuration to be read again, and waits for what comes of it.
+pub type Reload = oneshot::Sender<Result<(), String>>;
 
 /// The actor's interface.
 #[derive(Debug, Clone)]
 pub struct Actor1 {
-    /// The hypervisor's URI.
-    pub connection: String,
     /// Where calls are answered.
     pub requests: Requests,
+    /// Where the configuration is read again.
+    pub reloads: mpsc::Sender<Reload>,
     /// What there is.
     pub status: watch::Receiver<Status>,
 }
@@ -44,10 +54,10 @@ pub async fn serve(
     let mut status = interface.status.clone();
     connection.object_server().at(ACTOR_PATH, interface.clone()).await?;
     own(connection, ACTOR_NAME).await?;
-    lifecycle::ready(&status.borrow().words(&interface.connection));
+    lifecycle::ready(&status.borrow().words());
     tracing::info!("serving {ACTOR_NAME}");
     let emitter = SignalEmitter::new(connection, ACTOR_PATH)?;
-    let mut told = *status.borrow_and_update();
+    let mut told = status.borrow_and_update().clone();
     loop {
         tokio::select! {
             decision = finished.recv() => match decision {
@@ -56,8 +66,8 @@ pub async fn serve(
                 Err(RecvError::Closed) => return Ok(()),
             },
             Ok(()) = status.changed() => {
-                let now = *status.borrow_and_update();
-                if now.connected != told.connected {
+                let now = status.borrow_and_update().clone();
+                if now.connections != told.connections {
                     interface.connections_changed(&emitter).await?;
                 }
                 if now.domains != told.domains {
@@ -74,7 +84,8 @@ async fn tell(emitter: &SignalEmitter<'_>, finished: &Finished) -> zbus::Result<
     let subject = &finished.subject;
     let name = finished.domain().unwrap_or_default();
     let outcome = finished.outcome.as_str();
-    Actor1::wake_finished(emitter, &subject.mac.to_string(), name, outcome, details(finished)).await
+    let mac = subject.mac.map(|mac| mac.to_string()).unwrap_or_default();
+    Actor1::wake_finished(emitter, &mac, name, outcome, details(finished)).await
 }
 
 fn details(finished: &Finished) -> Dict {
@@ -82,9 +93,11 @@ fn details(finished: &Finished) -> Dict {
     let mut details = Dict::from([
         ("trigger", subject.trigger().as_str().into()),
         ("reason", finished.reason.clone().into()),
-        ("connection", finished.connection.clone().into()),
     ]);
-    details.extend(subject.domain.as_ref().map(|(uuid, _)| ("uuid", uuid.to_string().into())));
+    if let Some((id, _)) = &subject.domain {
+        details.insert("connection", id.connection.to_string().into());
+        details.insert("uuid", id.uuid.to_string().into());
+    }
     details.extend(subject.rule.as_ref().map(|rule| ("rule", rule.clone().into())));
     if let Some(packet) = &subject.packet {
         details.insert("sequence", packet.sequence.into());
@@ -93,12 +106,22 @@ fn details(finished: &Finished) -> Dict {
     details
 }
 
+/// A decision of the past: what its signal told, and when.
+fn remembered(finished: &Finished) -> Dict {
+    let mut entry = details(finished);
+    entry.insert("time", finished.time.into());
+    entry.insert("outcome", finished.outcome.as_str().into());
+    entry.extend(finished.domain().map(|name| ("domain", name.to_owned().into())));
+    entry.extend(finished.subject.mac.map(|mac| ("mac", mac.to_string().into())));
+    entry
+}
+
 fn listed(listed: Listed) -> Dict {
-    let macs: Vec<String> = listed.domain.macs.iter().map(MacAddr::to_string).collect();
+    let macs: Vec<String> = listed.macs.iter().map(MacAddr::to_string).collect();
     let mut entry = Dict::from([
-        ("connection", listed.connection.into()),
+        ("connection", listed.domain.id.connection.to_string().into()),
         ("name", listed.domain.name.into()),
-        ("uuid", listed.domain.uuid.to_string().into()),
+        ("uuid", listed.domain.id.uuid.to_string().into()),
         ("macs", macs.into()),
         ("state", listed.state.to_string().into()),
         ("allowed", listed.rule.is_some().into()),
@@ -109,33 +132,64 @@ fn listed(listed: Listed) -> Dict {
 }
 
 /// The reply to a call that wakes, or the error.
-fn reply(answer: &Answer, mac: MacAddr, connection: &str) -> Result<String, Error> {
-    let finished = match answer {
-        Answer::Finished(finished) => finished,
-        Answer::Unknown => {
+fn reply(answer: &Answer, target: &Target) -> Result<String, Error> {
+    let finished = match (answer, target) {
+        (Answer::Finished(finished), _) => finished,
+        (Answer::Unknown, Target::Mac(mac)) => {
             return Err(Error::NoSuchDomain(format!(
-                "no domain of {connection} has the MAC address {mac}; virsh domiflist shows those of a domain"
+                "no domain has the MAC address {mac}; virsh domiflist shows those of a domain"
             )));
         }
-        Answer::Away => {
-            return Err(Error::HypervisorAway(format!(
-                "{connection} cannot be reached; see the log of wakevirt-actor, and try again"
+        (Answer::Unknown, Target::Domain(name)) => {
+            return Err(Error::NoSuchDomain(format!(
+                "no domain has the name or UUID {}; virsh list --all shows them",
+                quoted(name)
             )));
+        }
+        (Answer::Away, _) => {
+            return Err(Error::HypervisorAway(
+                "no such domain is known, and not all hypervisors can be reached; see the property \
+                 Connections and the log of wakevirt-actor, and try again"
+                    .to_owned(),
+            ));
         }
     };
     let name = finished.domain().unwrap_or_default();
     let reason = &finished.reason;
     match finished.outcome {
-        Outcome::Started | Outcome::AlreadyRunning => Ok(finished.outcome.as_str().to_owned()),
-        Outcome::Ambiguous => Err(Error::Ambiguous(reason.clone())),
-        Outcome::NotAllowed | Outcome::Failed => {
-            Err(Error::Failed(format!("{name} was not woken: {reason}")))
+        Outcome::Started | Outcome::Resumed | Outcome::Woken | Outcome::AlreadyRunning => {
+            Ok(finished.outcome.as_str().to_owned())
         }
+        Outcome::Ambiguous => Err(Error::Ambiguous(reason.clone())),
+        Outcome::NotAllowed
+        | Outcome::CoolingDown
+        | Outcome::BadPassword
+        | Outcome::MigratedAway
+        | Outcome::Expired
+        | Outcome::Failed => Err(Error::Failed(format!("{name} was not woken: {reason}"))),
     }
 }
 
 fn ended() -> Error {
     Error::Failed("the service is about to end; try again".to_owned())
+}
+
+fn ending() -> zbus::fdo::Error {
+    zbus::fdo::Error::Failed("the service is about to end; try again".to_owned())
+}
+
+fn address(text: &str) -> Result<MacAddr, Error> {
+    text.parse().map_err(|error| Error::InvalidArgument(format!("{error}")))
+}
+
+impl Actor1 {
+    /// Wakes; what takes longer than a caller can wait goes on without them.
+    async fn wake_target(&self, target: Target) -> Result<String, Error> {
+        match tokio::time::timeout(PATIENCE, self.requests.wake(target.clone())).await {
+            Ok(answer) => reply(&answer.ok_or_else(ended)?, &target),
+            Err(_) => Ok(HELD.to_owned()),
+        }
+    }
 }
 
 #[zbus::interface(name = "org.wakevirt.Actor1")]
@@ -149,8 +203,47 @@ impl Actor1 {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<String, Error> {
         caller::may_wake(connection, &header).await?;
-        let mac: MacAddr = mac.parse().map_err(|error| Error::InvalidArgument(format!("{error}")))?;
-        reply(&self.requests.wake(mac).await.ok_or_else(ended)?, mac, &self.connection)
+        self.wake_target(Target::Mac(address(mac)?)).await
+    }
+
+    /// Wakes the domain that has this name or UUID; returns the outcome.
+    #[zbus(out_args("outcome"))]
+    async fn wake_domain(
+        &self,
+        name_or_uuid: &str,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<String, Error> {
+        caller::may_wake(connection, &header).await?;
+        self.wake_target(Target::Domain(name_or_uuid.to_owned())).await
+    }
+
+    /// What would come of such a packet; nothing is done.
+    #[zbus(out_args("would_wake", "reason"))]
+    async fn explain(&self, mac: &str, details: names::Dict) -> Result<(bool, String), Error> {
+        let details = PacketDetails::from(&details);
+        self.requests.explain(address(mac)?, details).await.ok_or_else(ended)
+    }
+
+    /// The last decisions, the newest first.
+    #[zbus(out_args("decisions"))]
+    async fn history(&self, most: u32) -> Result<Vec<Dict>, Error> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let history = self.requests.history(most).await.ok_or_else(ended)?;
+        Ok(history.iter().map(|finished| remembered(finished)).collect())
+    }
+
+    /// Reads the configuration again.
+    async fn reload(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(), Error> {
+        caller::may_reload(connection, &header).await?;
+        let (caller, end) = oneshot::channel();
+        self.reloads.send(caller).await.map_err(|_| ended())?;
+        let stays = |error| Error::Failed(format!("the configuration stays as it was: {error}"));
+        end.await.map_err(|_| ended())?.map_err(stays)
     }
 
     /// Every domain that is known.
@@ -179,13 +272,28 @@ impl Actor1 {
     /// The hypervisor connections: URI, and whether it is connected.
     #[zbus(property)]
     fn connections(&self) -> Vec<(String, bool)> {
-        vec![(self.connection.clone(), self.status.borrow().connected)]
+        let status = self.status.borrow();
+        status.connections.iter().map(|(uri, connected)| (uri.to_string(), *connected)).collect()
     }
 
     /// How many domains are known.
     #[zbus(property)]
     fn domains(&self) -> u32 {
         self.status.borrow().domains
+    }
+
+    /// How often a wake ended how.
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn outcomes(&self) -> zbus::fdo::Result<HashMap<&'static str, u64>> {
+        let counts = self.requests.counts().await.ok_or_else(ending)?;
+        let count = |outcome: Outcome| counts.outcomes.get(&outcome).copied().unwrap_or_default();
+        Ok(Outcome::ALL.into_iter().map(|outcome| (outcome.as_str(), count(outcome))).collect())
+    }
+
+    /// Packets for MAC addresses that no domain has.
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn unknown_packets(&self) -> zbus::fdo::Result<u64> {
+        Ok(self.requests.counts().await.ok_or_else(ending)?.unknown)
     }
 }
 

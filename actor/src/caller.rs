@@ -14,17 +14,39 @@ const GROUP: &str = "libvirt";
 /// # Errors
 /// [`Error::NotAuthorized`] says what to do. What cannot be found out is a refusal.
 pub async fn may_wake(connection: &Connection, header: &Header<'_>) -> Result<(), Error> {
-    let sender = header.sender().ok_or_else(refusal)?;
-    let bus = DBusProxy::new(connection).await?;
-    let credentials = bus.get_connection_credentials(sender.to_owned().into()).await.map_err(|error| {
-        // Anybody can cause it, by calling and leaving at once.
-        tracing::debug!("the bus does not tell who {sender} is, its call is refused: {error}");
-        refusal()
-    })?;
+    let credentials = credentials(connection, header).await.ok_or_else(refusal)?;
     // The group database may be far away.
     let group = tokio::task::spawn_blocking(|| Group::from_name(GROUP)).await;
     let group = group.ok().and_then(Result::ok).flatten().map(|group| group.gid.as_raw());
     if trusted(&credentials, group) { Ok(()) } else { Err(refusal()) }
+}
+
+/// Makes sure that the caller may have the configuration read again: root.
+///
+/// # Errors
+/// [`Error::NotAuthorized`] says what to do. What cannot be found out is a refusal.
+pub async fn may_reload(connection: &Connection, header: &Header<'_>) -> Result<(), Error> {
+    let credentials = credentials(connection, header).await;
+    let user = credentials.and_then(|credentials| credentials.unix_user_id());
+    if user == Some(0) {
+        Ok(())
+    } else {
+        let text = "only root may have the configuration read again; ask for it as root".to_owned();
+        Err(Error::NotAuthorized(text))
+    }
+}
+
+/// Who the bus says the caller is.
+async fn credentials(connection: &Connection, header: &Header<'_>) -> Option<ConnectionCredentials> {
+    let sender = header.sender()?;
+    let asked = async {
+        DBusProxy::new(connection).await?.get_connection_credentials(sender.to_owned().into()).await
+    };
+    // Anybody can cause an error, by calling and leaving at once.
+    let refused = |error: &_| {
+        tracing::debug!("the bus does not tell who {sender} is, its call is refused: {error}");
+    };
+    asked.await.inspect_err(refused).ok()
 }
 
 fn trusted(credentials: &ConnectionCredentials, group: Option<u32>) -> bool {

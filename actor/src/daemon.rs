@@ -1,13 +1,16 @@
 //! The parts of the running service, and what holds them together.
 
-use tokio::sync::{broadcast, mpsc, watch};
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 use wakevirt_service::lifecycle::{Signal, Signals};
 use wakevirt_service::logs::Logs;
 use zbus::Connection;
 
 use crate::actor::{Actor, Inlets, Outlets, Status};
-use crate::bus::{self, Actor1};
+use crate::bus::{self, Actor1, Reload};
 use crate::config::Config;
+use crate::fetch::{self, Fetch};
 use crate::interest::{self, Macs};
 use crate::keep::keep;
 use crate::listen::{Packet, listen};
@@ -16,7 +19,7 @@ use crate::rules::Rules;
 use crate::{Error, Options, hypervisor};
 
 /// Packets that may wait for a decision; what goes beyond is lost, and counted.
-const PACKETS: usize = 256;
+const PACKETS: usize = 1024;
 /// Requests and the hypervisor's news that may wait; who brings more waits with them.
 const REQUESTS: usize = 64;
 /// Decisions that may wait for the bus; what goes beyond is not told there.
@@ -32,16 +35,23 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     let (status_in, status) = watch::channel(Status::default());
     let finished = broadcast::Sender::new(DECISIONS);
     let requests = Requests::new(requests);
-    tell(&config.rules);
+    let (fetches, fetches_out) = mpsc::channel(REQUESTS);
+    let (reloads, reloads_out) = mpsc::channel(1);
+    let fetches_out = Mutex::new(fetches_out);
+    tell(&config.policy.rules);
 
-    let outlets = Outlets { finished: finished.clone(), macs: macs_in, status: status_in };
-    let actor = Actor::new(config.connection.clone(), config.rules.clone(), outlets);
+    let outlets = Outlets { finished: finished.clone(), macs: macs_in, status: status_in, fetches };
+    let connections: Vec<Arc<str>> = config.connections.iter().map(|uri| uri.as_str().into()).collect();
+    let actor = Actor::new(&connections, config.policy.clone(), outlets);
     tokio::spawn(actor.run(Inlets { packets: packets_out, requests: requests_out, updates: updates_out }));
-    tokio::spawn(hypervisor::keep(config.connection.clone(), updates));
+    for uri in connections {
+        tokio::spawn(hypervisor::keep(uri, updates.clone()));
+    }
+    drop(updates);
 
-    let interface = Actor1 { connection: config.connection.clone(), requests: requests.clone(), status };
+    let interface = Actor1 { requests: requests.clone(), reloads, status };
     let serve = async |bus: &Connection| bus::serve(bus, &interface, finished.subscribe()).await;
-    let hear = async |bus: &Connection| hear(bus, &packets, macs.clone()).await;
+    let hear = async |bus: &Connection| hear(bus, &packets, macs.clone(), &fetches_out).await;
     let buses = async {
         let (bus, capture_bus) = (&options.common.bus, &options.capture_bus);
         if bus == capture_bus {
@@ -53,7 +63,7 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     };
     tokio::select! {
         result = buses => result,
-        () = obey(signals, options, config, logs, &requests) => Ok(()),
+        () = obey(signals, reloads_out, options, config, logs, &requests) => Ok(()),
     }
 }
 
@@ -62,40 +72,61 @@ async fn hear(
     bus: &Connection,
     packets: &mpsc::Sender<Packet>,
     macs: watch::Receiver<Macs>,
+    fetches: &Mutex<mpsc::Receiver<Fetch>>,
 ) -> Result<(), Error> {
     let (owner, owners) = watch::channel(None);
     tokio::select! {
         result = listen(bus, packets, &owner) => result,
-        () = interest::tell(bus, owners, macs) => Ok(()),
+        () = interest::tell(bus, owners.clone(), macs) => Ok(()),
+        () = fetch::serve(bus, owners, fetches) => Ok(()),
     }
 }
 
-/// Does what signals ask for, until one asks to end.
-async fn obey(mut signals: Signals, options: &Options, mut config: Config, logs: &Logs, requests: &Requests) {
-    while let Signal::Reload = signals.next().await {
-        match Config::load(options) {
-            Ok(new) => {
-                tracing::info!("the configuration is read again");
-                if new.connection != config.connection {
-                    tracing::warn!(
-                        "connections has changed: restart the service to connect to {}",
-                        new.connection
-                    );
-                }
-                logs.set_level(new.log);
-                tell(&new.rules);
-                requests.rules(new.rules.clone()).await;
-                config = Config { connection: config.connection, ..new };
-            }
+/// Does what signals and callers ask for, until a signal asks to end.
+async fn obey(
+    mut signals: Signals,
+    mut reloads: mpsc::Receiver<Reload>,
+    options: &Options,
+    mut config: Config,
+    logs: &Logs,
+    requests: &Requests,
+) {
+    loop {
+        let caller = tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Stop => return,
+                Signal::Reload => None,
+            },
+            Some(caller) = reloads.recv() => Some(caller),
+        };
+        let result = Config::load(options).map_err(|error| error.to_string());
+        let told = result.as_ref().map(drop).map_err(Clone::clone);
+        match result {
+            Ok(new) => config = put_in_force(new, config, logs, requests).await,
             Err(error) => tracing::error!("the configuration stays as it was: {error}"),
         }
+        // A caller who does not wait any more needs no answer.
+        caller.map(|caller: oneshot::Sender<_>| caller.send(told));
     }
+}
+
+async fn put_in_force(new: Config, old: Config, logs: &Logs, requests: &Requests) -> Config {
+    tracing::info!("the configuration is read again");
+    if new.connections != old.connections {
+        let connections = new.connections.join(", ");
+        tracing::warn!("connections has changed: restart the service to connect to {connections}");
+    }
+    logs.set_level(new.log);
+    tell(&new.policy.rules);
+    requests.policy(new.policy.clone()).await;
+    Config { connections: old.connections, ..new }
 }
 
 fn tell(rules: &Rules) {
     if rules.is_empty() {
+        let metadata = if rules.metadata() { " but a domain's own metadata" } else { "" };
         tracing::warn!(
-            "no packet can wake anything, for no rule allows it; to allow the domain NAME, write the two \
+            "no packet can wake anything, for no rule{metadata} allows it; to allow the domain NAME, write the two \
              lines [[allow]] and domain = \"NAME\" to /etc/wakevirt/actor.toml and reload the service"
         );
     }

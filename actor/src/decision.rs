@@ -4,12 +4,14 @@
 //! [`admit`] says which domain is meant and whether it may be woken, [`act`] what its state calls for.
 
 use core::fmt;
+use core::time::Duration;
 
-use wakevirt_protocol::MacAddr;
+use wakevirt_protocol::bus::PacketDetails;
+use wakevirt_protocol::{MacAddr, Password};
 
-use crate::hypervisor::{Domain, State};
+use crate::hypervisor::{Domain, Pause, State};
 use crate::index::Found;
-use crate::rules::{Rule, Rules};
+use crate::rules::{METADATA, Paused, Rule, Rules};
 
 /// Who asks for a wake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,24 @@ impl Trigger {
     }
 }
 
+/// Who asks, and what they bring.
+#[derive(Debug, Clone, Copy)]
+pub enum Asker<'a> {
+    /// A packet that came like this, with this password.
+    Packet(&'a PacketDetails, Presented<'a>),
+    /// A caller.
+    Call,
+}
+
+/// The password that came with a packet.
+#[derive(Debug, Clone, Copy)]
+pub enum Presented<'a> {
+    /// There may be one: the announcer is asked for it where a rule asks.
+    NotFetched,
+    /// This one, or none.
+    Fetched(Option<&'a Password>),
+}
+
 /// Whether a domain may be woken, and which.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
@@ -41,12 +61,27 @@ pub enum Admission<'a> {
     Ambiguous(Vec<&'a Domain>),
     /// No rule allows the domain.
     NotAllowed(&'a Domain),
+    /// This rule would allow the domain, were the packet from elsewhere.
+    Refused(&'a Domain, &'a Rule),
+    /// It depends on the password, which is to be fetched.
+    FetchPassword(&'a Domain, &'a Rule),
+    /// This rule would allow the domain, were the password right.
+    BadPassword(&'a Domain, &'a Rule),
     /// The domain may be woken.
-    Admitted(&'a Domain, Option<&'a Rule>),
+    Admitted(&'a Domain, Grant),
+}
+
+/// What allows a wake, and what it allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The rule, as it is written in the configuration.
+    pub rule: Option<String>,
+    /// What is done with a domain that somebody has paused.
+    pub paused: Paused,
 }
 
 /// Which domain is meant, and whether it may be woken.
-pub fn admit<'a>(found: Found<'a>, rules: &'a Rules, mac: MacAddr, trigger: Trigger) -> Admission<'a> {
+pub fn admit<'a>(found: Found<'a>, rules: &'a Rules, mac: MacAddr, asker: Asker<'_>) -> Admission<'a> {
     let domain = match found {
         Found::Nothing => return Admission::Unknown,
         Found::One(domain) => domain,
@@ -58,10 +93,63 @@ pub fn admit<'a>(found: Found<'a>, rules: &'a Rules, mac: MacAddr, trigger: Trig
             }
         }
     };
-    match (rules.allowing(domain, mac), trigger) {
-        (None, Trigger::Packet) => Admission::NotAllowed(domain),
-        (rule, _) => Admission::Admitted(domain, rule),
+    match asker {
+        Asker::Call => {
+            let grant = Grant { rule: rules.allowing(domain, mac), paused: Paused::Resume };
+            Admission::Admitted(domain, grant)
+        }
+        Asker::Packet(details, password) => judge(domain, rules, mac, details, password),
     }
+}
+
+/// The first rule that takes the packet as it is decides; else what is nearest to being allowed.
+fn judge<'a>(
+    domain: &'a Domain,
+    rules: &'a Rules,
+    mac: MacAddr,
+    details: &PacketDetails,
+    password: Presented<'_>,
+) -> Admission<'a> {
+    let mut refusal = Admission::NotAllowed(domain);
+    for rule in rules.about(domain, mac) {
+        if !rule.takes(details) {
+            if let Admission::NotAllowed(_) = refusal {
+                refusal = Admission::Refused(domain, rule);
+            }
+            continue;
+        }
+        let right = rule.secure_on().is_none_or(|expected| match password {
+            Presented::Fetched(Some(password)) => expected.accepts(password),
+            Presented::Fetched(None) | Presented::NotFetched => false,
+        });
+        if right {
+            let grant = Grant { rule: Some(rule.to_string()), paused: rule.paused() };
+            return Admission::Admitted(domain, grant);
+        }
+        if details.secure_on && matches!(password, Presented::NotFetched) {
+            return Admission::FetchPassword(domain, rule);
+        }
+        if !matches!(refusal, Admission::BadPassword(..)) {
+            refusal = Admission::BadPassword(domain, rule);
+        }
+    }
+    if rules.by_metadata(domain) {
+        let grant = Grant { rule: Some(METADATA.to_owned()), paused: Paused::Resume };
+        return Admission::Admitted(domain, grant);
+    }
+    refusal
+}
+
+/// Whether a wake has waited for too long.
+#[must_use]
+pub fn has_expired(age: Duration, hold: Duration) -> bool {
+    age > hold
+}
+
+/// Whether a packet comes too soon after the last wake that succeeded. A call never does.
+#[must_use]
+pub fn cools_down(trigger: Trigger, since_success: Option<Duration>, cool_down: Duration) -> bool {
+    trigger == Trigger::Packet && since_success.is_some_and(|since| since < cool_down)
 }
 
 /// What is done for a wake.
@@ -70,45 +158,134 @@ pub fn admit<'a>(found: Found<'a>, rules: &'a Rules, mac: MacAddr, trigger: Trig
 pub enum Action {
     /// Start the domain.
     Start,
+    /// Resume the domain.
+    Resume,
+    /// Wake the guest up, which has suspended itself.
+    WakeUp,
+    /// Wait for it to be off, then decide again.
+    AwaitOff,
+    /// Wait for whatever has paused it for a while, then decide again.
+    AwaitPause,
     /// Nothing: it has this outcome already.
     Nothing(Outcome, String),
 }
 
 /// What the state of a domain calls for.
-pub fn act(state: State) -> Action {
+pub fn act(state: State, paused: Paused) -> Action {
+    let failed = || Action::Nothing(Outcome::Failed, format!("it is {state}: a wake does not change that"));
     match state {
         State::ShutOff => Action::Start,
+        State::MigratedAway => {
+            let reason = "it runs on the host that it has migrated to; wake it there".to_owned();
+            Action::Nothing(Outcome::MigratedAway, reason)
+        }
         State::Running => Action::Nothing(Outcome::AlreadyRunning, "it runs".to_owned()),
-        other => Action::Nothing(Outcome::Failed, format!("it is {other}: a wake does not change that")),
+        State::Suspended => Action::WakeUp,
+        State::ShuttingDown => Action::AwaitOff,
+        State::Crashed | State::Unknown => failed(),
+        State::Paused(pause) => match pause {
+            // libvirt tells no reason where it has forgotten it: nothing speaks against resuming then.
+            Pause::User | Pause::FromSnapshot | Pause::Unknown => match paused {
+                Paused::Resume => Action::Resume,
+                Paused::Leave => {
+                    let reason = format!("it is {state}, and its rule says paused = \"leave\"");
+                    Action::Nothing(Outcome::NotAllowed, reason)
+                }
+            },
+            Pause::StartingUp
+            | Pause::Save
+            | Pause::Dump
+            | Pause::Snapshot
+            | Pause::Migration
+            | Pause::PostCopy => Action::AwaitPause,
+            Pause::IoError
+            | Pause::Watchdog
+            | Pause::Crashed
+            | Pause::ShuttingDown
+            | Pause::PostCopyFailed
+            | Pause::ApiError => failed(),
+        },
     }
 }
 
+/// Whether a domain that was just started is to be resumed: it was saved while it was paused.
+///
+/// libvirt then gives the reason for a migration, which restoring is a kind of.
+#[must_use]
+pub fn is_restored_paused(state: State) -> bool {
+    matches!(
+        state,
+        State::Paused(
+            Pause::User | Pause::FromSnapshot | Pause::Unknown | Pause::Migration | Pause::StartingUp
+        )
+    )
+}
+
 /// How a wake ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The domain was off, and runs now.
     Started,
+    /// It was paused, and runs now.
+    Resumed,
+    /// The guest had suspended itself, and was woken up.
+    Woken,
     /// It ran already.
     AlreadyRunning,
     /// No rule allows it.
     NotAllowed,
+    /// A wake has succeeded just before.
+    CoolingDown,
+    /// The password is wrong, or missing.
+    BadPassword,
     /// More than one domain has the MAC address.
     Ambiguous,
+    /// It runs elsewhere.
+    MigratedAway,
+    /// The hypervisor was away for too long.
+    Expired,
     /// It could not be done.
     Failed,
 }
 
 impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Started,
+        Self::Resumed,
+        Self::Woken,
+        Self::AlreadyRunning,
+        Self::NotAllowed,
+        Self::CoolingDown,
+        Self::BadPassword,
+        Self::Ambiguous,
+        Self::MigratedAway,
+        Self::Expired,
+        Self::Failed,
+    ];
+
     /// The outcome as it is told on the bus and in the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Started => "started",
+            Self::Resumed => "resumed",
+            Self::Woken => "woken",
             Self::AlreadyRunning => "already-running",
             Self::NotAllowed => "not-allowed",
+            Self::CoolingDown => "cooling-down",
+            Self::BadPassword => "bad-password",
             Self::Ambiguous => "ambiguous",
+            Self::MigratedAway => "migrated-away",
+            Self::Expired => "expired",
             Self::Failed => "failed",
         }
+    }
+
+    /// Whether the wake has changed something: the domain runs because of it.
+    #[must_use]
+    pub const fn is_success(self) -> bool {
+        matches!(self, Self::Started | Self::Resumed | Self::Woken)
     }
 }
 
@@ -119,102 +296,4 @@ impl fmt::Display for Outcome {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use serde::Deserialize;
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::hypervisor::Pause;
-
-    const MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
-
-    fn domain(name: &str) -> Domain {
-        let uuid = Uuid::from_u128(name.len().try_into().unwrap());
-        Domain { uuid, name: name.to_owned(), macs: BTreeSet::from([MAC]), state: State::ShutOff }
-    }
-
-    fn rules(rules: &[&str]) -> Rules {
-        #[derive(Deserialize)]
-        struct File {
-            #[serde(default)]
-            allow: Vec<Rule>,
-        }
-        let text: String = rules.iter().map(|rule| format!("[[allow]]\n{rule}\n")).collect();
-        Rules::new(toml::from_str::<File>(&text).unwrap().allow)
-    }
-
-    /// The admission in short: the domain that is admitted, by which rule; or what it is instead.
-    fn short(names: &[&str], allow: &[&str], trigger: Trigger) -> String {
-        let domains: Vec<Domain> = names.iter().map(|name| domain(name)).collect();
-        let rules = rules(allow);
-        let found = match domains.as_slice() {
-            [] => Found::Nothing,
-            [one] => Found::One(one),
-            several => Found::Several(several.iter().collect()),
-        };
-        match admit(found, &rules, MAC, trigger) {
-            Admission::Unknown => "unknown".to_owned(),
-            Admission::Ambiguous(domains) => format!("ambiguous: {}", domains.len()),
-            Admission::NotAllowed(domain) => format!("not allowed: {}", domain.name),
-            Admission::Admitted(domain, None) => domain.name.clone(),
-            Admission::Admitted(domain, Some(rule)) => format!("{}: {rule}", domain.name),
-        }
-    }
-
-    #[test]
-    fn admits_what_the_rules_allow() {
-        use Trigger::{Call, Packet};
-        let win = "domain = \"win\"";
-        let linux = "domain = \"linux\"";
-        let mac = "mac = \"52:54:*\"";
-        for (domains, allow, trigger, admission) in [
-            (&[] as &[_], &[] as &[_], Packet, "unknown"),
-            (&[], &[win], Call, "unknown"),
-            (&["win"], &[], Packet, "not allowed: win"),
-            (&["win"], &[linux], Packet, "not allowed: win"),
-            (&["win"], &[win], Packet, "win: domain = \"win\""),
-            (&["win"], &[linux, mac], Packet, "win: mac = \"52:54:*\""),
-            // The allowlist is for packets.
-            (&["win"], &[], Call, "win"),
-            (&["win"], &[win], Call, "win: domain = \"win\""),
-            // One MAC in two domains starts neither, unless a rule names one of them.
-            (&["win", "linux"], &[], Packet, "ambiguous: 2"),
-            (&["win", "linux"], &[], Call, "ambiguous: 2"),
-            (&["win", "linux"], &[mac], Packet, "ambiguous: 2"),
-            (&["win", "linux"], &[win, linux], Packet, "ambiguous: 2"),
-            (&["win", "linux"], &["domain = \"*\""], Packet, "ambiguous: 2"),
-            (&["win", "linux"], &[linux], Packet, "linux: domain = \"linux\""),
-            (&["win", "linux"], &[linux], Call, "linux: domain = \"linux\""),
-            (&["win", "linux"], &[mac, linux], Packet, "linux: mac = \"52:54:*\""),
-        ] {
-            assert_eq!(short(domains, allow, trigger), admission, "{domains:?} {allow:?} {trigger:?}");
-        }
-    }
-
-    #[test]
-    fn acts_by_the_state() {
-        use State::*;
-        for (state, action) in [
-            (ShutOff, Ok(())),
-            (Running, Err((Outcome::AlreadyRunning, "it runs"))),
-            (MigratedAway, Err((Outcome::Failed, "shut off (migrated)"))),
-            (Paused(Pause::User), Err((Outcome::Failed, "paused (user)"))),
-            (Paused(Pause::IoError), Err((Outcome::Failed, "paused (I/O error)"))),
-            (ShuttingDown, Err((Outcome::Failed, "in shutdown"))),
-            (Crashed, Err((Outcome::Failed, "crashed"))),
-            (Suspended, Err((Outcome::Failed, "pmsuspended"))),
-            (Unknown, Err((Outcome::Failed, "unknown"))),
-        ] {
-            match (act(state), action) {
-                (Action::Start, Ok(())) => {}
-                (Action::Nothing(outcome, reason), Err((expected, words))) => {
-                    assert_eq!(outcome, expected, "{state}");
-                    assert!(reason.contains(words), "{reason}");
-                }
-                (other, _) => panic!("{state}: {other:?}"),
-            }
-        }
-    }
-}
+mod tests;

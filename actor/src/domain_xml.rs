@@ -1,22 +1,41 @@
-//! The MAC addresses in a domain's XML.
+//! What matters in a domain's XML: its MAC addresses, and whether it may be woken.
 
 use std::collections::BTreeSet;
 
 use roxmltree::{Document, Node};
 use wakevirt_protocol::MacAddr;
 
-/// The MAC addresses of the domain's network interfaces: `<devices><interface><mac address="…">`
-/// (<https://libvirt.org/formatdomain.html#network-interfaces>).
+/// The namespace of what a domain's metadata say about wakevirt.
+pub const NAMESPACE: &str = "https://wakevirt.org/metadata/1.0";
+
+/// What a definition says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Definition {
+    /// The MAC addresses of the domain's network interfaces.
+    pub macs: BTreeSet<MacAddr>,
+    /// Whether the domain's metadata allow packets to wake it.
+    pub opt_in: bool,
+}
+
+/// Reads the MAC addresses, `<devices><interface><mac address="…">`
+/// (<https://libvirt.org/formatdomain.html#network-interfaces>), and the opt-in,
+/// `<metadata><wakevirt:wake allowed="yes" xmlns:wakevirt="https://wakevirt.org/metadata/1.0"/>`;
+/// without the attribute it means yes, with any other value no.
 ///
 /// An interface without an address, or with one that cannot be read, is passed over.
 ///
 /// # Errors
 /// If it is no XML.
-pub fn macs(xml: &str) -> Result<BTreeSet<MacAddr>, roxmltree::Error> {
+pub fn read(xml: &str) -> Result<Definition, roxmltree::Error> {
     let document = Document::parse(xml)?;
-    let interfaces = children(document.root_element(), "devices").flat_map(|it| children(it, "interface"));
+    let root = document.root_element();
+    let interfaces = children(root, "devices").flat_map(|it| children(it, "interface"));
     let addresses = interfaces.flat_map(|it| children(it, "mac")).filter_map(|mac| mac.attribute("address"));
-    Ok(addresses.filter_map(|address| address.parse().ok()).collect())
+    let macs = addresses.filter_map(|address| address.parse().ok()).collect();
+    let mut metadata = children(root, "metadata").flat_map(|it| it.children());
+    let wake = metadata.find(|element| element.has_tag_name((NAMESPACE, "wake")));
+    let opt_in = wake.is_some_and(|wake| wake.attribute("allowed").is_none_or(|allowed| allowed == "yes"));
+    Ok(Definition { macs, opt_in })
 }
 
 fn children<'a, 'input: 'a>(
@@ -45,14 +64,36 @@ mod tests {
             <interface><mac address='52:54:00:00:00:97'/></interface>
           </domain>"#;
         let expected = ["52:54:00:aa:00:01", "52:54:00:aa:00:02"].map(|mac| mac.parse().unwrap());
-        assert_eq!(macs(xml).unwrap(), BTreeSet::from(expected));
+        assert_eq!(read(xml).unwrap(), Definition { macs: BTreeSet::from(expected), opt_in: false });
     }
 
     #[test]
     fn refuses_what_is_no_xml() {
-        assert!(macs("<domain><devices>").is_err());
-        assert!(macs("").is_err());
+        assert!(read("<domain><devices>").is_err());
+        assert!(read("").is_err());
         // Entities that grow when they are read need a DTD, which is refused.
-        assert!(macs("<!DOCTYPE d [<!ENTITY a 'aaaa'>]><domain>&a;</domain>").is_err());
+        assert!(read("<!DOCTYPE d [<!ENTITY a 'aaaa'>]><domain>&a;</domain>").is_err());
+    }
+
+    #[test]
+    fn finds_the_opt_in() {
+        let opt_in = |metadata: &str| {
+            let xml = format!(
+                "<domain><metadata xmlns:w='https://wakevirt.org/metadata/1.0' xmlns:x='urn:x'>{metadata}</metadata></domain>"
+            );
+            read(&xml).unwrap().opt_in
+        };
+        assert!(opt_in("<x:wake allowed='no'/><w:wake/>"));
+        assert!(opt_in("<wake xmlns='https://wakevirt.org/metadata/1.0' allowed='yes'/>"));
+        for not in [
+            "",
+            "<w:wake allowed='no'/>",
+            "<w:wake allowed='true'/>",
+            "<x:wake/>",
+            "<wake/>",
+            "<x:a><w:wake/></x:a>",
+        ] {
+            assert!(!opt_in(not), "{not}");
+        }
     }
 }

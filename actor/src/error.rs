@@ -10,6 +10,9 @@ pub enum Error {
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// A SecureOn password cannot be read.
+    #[error(transparent)]
+    SecureOn(#[from] crate::rules::SecureOnError),
     /// There is no log.
     #[error(transparent)]
     Logs(#[from] logs::Error),

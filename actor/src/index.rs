@@ -1,18 +1,51 @@
 //! Which domain has which MAC address: in memory, so that a packet costs one look-up, however many
 //! domains there are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
+use serde::Deserialize;
 use uuid::Uuid;
 use wakevirt_protocol::MacAddr;
 
-use crate::hypervisor::Domain;
+use crate::hypervisor::{Domain, Id};
+use crate::rules::DomainPattern;
 
-/// The known domains, by UUID and by MAC address.
+/// The known domains, by what identifies them and by MAC address.
 #[derive(Debug, Default)]
 pub struct Index {
-    domains: HashMap<Uuid, Domain>,
-    owners: HashMap<MacAddr, Vec<Uuid>>,
+    entries: HashMap<Id, Entry>,
+    owners: HashMap<MacAddr, Vec<Id>>,
+    aliases: Vec<Alias>,
+}
+
+/// A domain that is known.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The domain.
+    pub domain: Domain,
+    /// Its MAC addresses, aliases included.
+    pub macs: BTreeSet<MacAddr>,
+}
+
+/// `[[alias]]` in the configuration: a MAC address that a domain has and its definition does not tell.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alias {
+    #[serde(deserialize_with = "mac")]
+    mac: MacAddr,
+    domain: DomainPattern,
+}
+
+fn mac<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<MacAddr, D::Error> {
+    wakevirt_service::config::from_text(deserializer, "a MAC address such as \"52:54:00:12:34:56\"")
+}
+
+impl core::fmt::Display for Alias {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let domain = wakevirt_service::logs::quoted(self.domain.text());
+        write!(f, "mac = \"{}\"\ndomain = {domain}", self.mac)
+    }
 }
 
 /// Which domains have a MAC address.
@@ -27,33 +60,53 @@ pub enum Found<'a> {
 }
 
 impl Index {
-    /// Forgets all and takes these domains.
-    pub fn replace(&mut self, domains: Vec<Domain>) {
-        *self = Self::default();
+    /// An index that knows no domain yet.
+    #[must_use]
+    pub fn new(aliases: Vec<Alias>) -> Self {
+        Self { aliases, ..Self::default() }
+    }
+
+    /// Forgets all domains of this connection and takes these.
+    pub fn replace(&mut self, connection: &str, domains: Vec<Domain>) {
+        let old: Vec<Id> = self.entries.keys().filter(|id| &*id.connection == connection).cloned().collect();
+        for id in old {
+            self.remove(&id);
+        }
         for domain in domains {
             self.put(domain);
+        }
+    }
+
+    /// Puts other aliases in force.
+    pub fn set_aliases(&mut self, aliases: Vec<Alias>) {
+        self.aliases = aliases;
+        self.owners.clear();
+        for (_, entry) in std::mem::take(&mut self.entries) {
+            self.put(entry.domain);
         }
     }
 
     /// Takes a domain that is new or has changed. Returns whether it is new, or has other MAC
     /// addresses than before.
     pub fn put(&mut self, domain: Domain) -> bool {
-        let before = self.domains.get(&domain.uuid).map(|before| &before.macs);
-        let changed = before != Some(&domain.macs);
-        self.remove(domain.uuid);
-        for mac in &domain.macs {
-            self.owners.entry(*mac).or_default().push(domain.uuid);
+        let aliases = self.aliases.iter().filter(|alias| alias.domain.matches(&domain));
+        let macs: BTreeSet<MacAddr> = domain.macs.iter().copied().chain(aliases.map(|it| it.mac)).collect();
+        let before = self.entries.get(&domain.id).map(|before| &before.macs);
+        let changed = before != Some(&macs);
+        self.remove(&domain.id);
+        for mac in &macs {
+            self.owners.entry(*mac).or_default().push(domain.id.clone());
         }
-        self.domains.insert(domain.uuid, domain);
+        self.entries.insert(domain.id.clone(), Entry { domain, macs });
         changed
     }
 
     /// Forgets a domain. Returns whether it was known.
-    pub fn remove(&mut self, uuid: Uuid) -> bool {
-        let Some(domain) = self.domains.remove(&uuid) else { return false };
-        for mac in domain.macs {
+    pub fn remove(&mut self, id: &Id) -> bool {
+        let Some(entry) = self.entries.remove(id) else { return false };
+        for mac in entry.macs {
             if let Some(owners) = self.owners.get_mut(&mac) {
-                owners.retain(|owner| *owner != uuid);
+                owners.retain(|owner| owner != id);
                 if owners.is_empty() {
                     self.owners.remove(&mac);
                 }
@@ -66,25 +119,50 @@ impl Index {
     #[must_use]
     pub fn find(&self, mac: MacAddr) -> Found<'_> {
         let owners = self.owners.get(&mac).map(Vec::as_slice).unwrap_or_default();
-        let mut found: Vec<&Domain> = owners.iter().filter_map(|uuid| self.domains.get(uuid)).collect();
-        match found.as_slice() {
-            [] => Found::Nothing,
-            [domain] => Found::One(domain),
-            _ => {
-                found.sort_by(|one, other| one.name.cmp(&other.name));
-                Found::Several(found)
-            }
+        found(owners.iter().filter_map(|id| self.get(id)).collect())
+    }
+
+    /// The domains with this UUID or, if there is none, with this name.
+    #[must_use]
+    pub fn find_domain(&self, name_or_uuid: &str) -> Found<'_> {
+        let uuid = Uuid::parse_str(name_or_uuid).ok();
+        let by_uuid: Vec<&Domain> = self.domains().filter(|it| Some(it.id.uuid) == uuid).collect();
+        if by_uuid.is_empty() {
+            return found(self.domains().filter(|it| it.name == name_or_uuid).collect());
         }
+        found(by_uuid)
+    }
+
+    /// The domain that this identifies.
+    #[must_use]
+    pub fn get(&self, id: &Id) -> Option<&Domain> {
+        self.entries.get(id).map(|entry| &entry.domain)
+    }
+
+    /// All domains with their addresses, in no order.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
+        self.entries.values()
     }
 
     /// All domains, in no order.
     pub fn domains(&self) -> impl ExactSizeIterator<Item = &Domain> {
-        self.domains.values()
+        self.entries.values().map(|entry| &entry.domain)
     }
 
     /// All MAC addresses, in no order.
     pub fn macs(&self) -> impl ExactSizeIterator<Item = MacAddr> {
         self.owners.keys().copied()
+    }
+}
+
+fn found(mut domains: Vec<&Domain>) -> Found<'_> {
+    match domains.as_slice() {
+        [] => Found::Nothing,
+        [domain] => Found::One(domain),
+        _ => {
+            domains.sort_by(|one, other| one.name.cmp(&other.name));
+            Found::Several(domains)
+        }
     }
 }
 
@@ -97,18 +175,23 @@ mod tests {
         MacAddr::new([0x52, 0x54, 0, 0, 0, last])
     }
 
+    fn id(number: u8) -> Id {
+        Id { connection: "test:///".into(), uuid: Uuid::from_u128(number.into()) }
+    }
+
     fn domain(number: u8, macs: &[u8]) -> Domain {
         Domain {
-            uuid: Uuid::from_u128(number.into()),
+            id: id(number),
             name: format!("domain {number}"),
             macs: macs.iter().copied().map(mac).collect(),
+            opt_in: false,
             state: State::ShutOff,
         }
     }
 
     fn index(domains: &[Domain]) -> Index {
         let mut index = Index::default();
-        index.replace(domains.to_vec());
+        index.replace("test:///", domains.to_vec());
         index
     }
 
@@ -137,10 +220,10 @@ mod tests {
         assert_eq!(index.find(mac(1)), Found::Nothing);
         assert_eq!(index.find(mac(2)), Found::One(&domain(1, &[2, 3])));
         assert_eq!(macs(&index), [mac(2), mac(3)]);
-        assert!(index.remove(Uuid::from_u128(1)));
+        assert!(index.remove(&id(1)));
         assert_eq!(macs(&index), []);
         assert_eq!(index.domains().len(), 0);
-        assert!(!index.remove(Uuid::from_u128(1)));
+        assert!(!index.remove(&id(1)));
         assert!(index.put(domain(1, &[])));
     }
 
@@ -152,15 +235,48 @@ mod tests {
         index.put(domain(2, &[2]));
         assert_eq!(index.find(mac(1)), Found::One(&domain(1, &[1])));
         index.put(domain(2, &[1]));
-        index.remove(Uuid::from_u128(1));
+        index.remove(&id(1));
         assert_eq!(index.find(mac(1)), Found::One(&domain(2, &[1])));
     }
 
     #[test]
     fn a_new_list_replaces_the_old_one() {
         let mut index = index(&[domain(1, &[1]), domain(2, &[2])]);
-        index.replace(vec![domain(2, &[3])]);
+        index.replace("test:///", vec![domain(2, &[3])]);
         assert_eq!(macs(&index), [mac(3)]);
         assert_eq!(index.domains().len(), 1);
+    }
+
+    #[test]
+    fn connections_do_not_touch_each_other() {
+        let mut index = index(&[domain(1, &[1])]);
+        let mut other = domain(1, &[2]);
+        other.id.connection = "lxc:///".into();
+        index.put(other.clone());
+        assert_eq!(index.find(mac(2)), Found::One(&other));
+        assert!(matches!(index.find_domain("domain 1"), Found::Several(_)));
+        index.replace("lxc:///", Vec::new());
+        assert_eq!(macs(&index), [mac(1)]);
+    }
+
+    #[test]
+    fn finds_a_domain_by_name_or_uuid() {
+        let index = index(&[domain(1, &[1])]);
+        for text in ["domain 1", "00000000-0000-0000-0000-000000000001"] {
+            assert_eq!(index.find_domain(text), Found::One(&domain(1, &[1])), "{text}");
+        }
+        assert_eq!(index.find_domain("domain"), Found::Nothing);
+    }
+
+    #[test]
+    fn an_alias_is_an_address_of_the_domain() {
+        let alias: Alias = toml::from_str("mac = \"d8:5e:d3:00:00:01\"\ndomain = \"domain 1\"").unwrap();
+        let mut index = index(&[domain(1, &[1]), domain(2, &[2])]);
+        index.set_aliases(vec![alias.clone()]);
+        assert_eq!(index.find(alias.mac), Found::One(&domain(1, &[1])));
+        assert!(!index.put(domain(1, &[1])), "as before");
+        assert_eq!(index.macs().len(), 3);
+        index.set_aliases(Vec::new());
+        assert_eq!(macs(&index), [mac(1), mac(2)]);
     }
 }

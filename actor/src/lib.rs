@@ -12,6 +12,7 @@ mod daemon;
 pub mod decision;
 pub mod domain_xml;
 mod error;
+pub mod fetch;
 pub mod hypervisor;
 pub mod index;
 pub mod interest;

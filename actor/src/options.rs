@@ -11,9 +11,9 @@ pub struct Options {
     #[command(flatten)]
     pub common: Common,
 
-    /// Hypervisor to connect to, instead of the configured one
+    /// Hypervisor to connect to, instead of the configured ones; may be given more than once
     #[arg(long, value_name = "URI")]
-    pub connect: Option<String>,
+    pub connect: Vec<String>,
 
     /// Message bus to hear the announcer on
     #[arg(long, value_name = "system|session|ADDRESS", default_value = "system")]

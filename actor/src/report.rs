@@ -3,22 +3,20 @@
 use core::fmt;
 
 use tracing::field::display;
-use uuid::Uuid;
 use wakevirt_protocol::MacAddr;
 use wakevirt_service::logs::quoted;
 
 use crate::decision::{Outcome, Trigger};
-use crate::hypervisor::Domain;
+use crate::hypervisor::{Domain, Id};
 use crate::listen::Packet;
-use crate::rules::Rule;
 
 /// What a decision is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
-    /// The MAC address that was to be woken.
-    pub mac: MacAddr,
-    /// The domain that is meant: its UUID and its name at that time.
-    pub domain: Option<(Uuid, String)>,
+    /// The MAC address that was to be woken; none if a caller named the domain.
+    pub mac: Option<MacAddr>,
+    /// The domain that is meant, and its name at that time.
+    pub domain: Option<(Id, String)>,
     /// The rule that allows it, as it is written in the configuration.
     pub rule: Option<String>,
     /// The packet that asked for it; none if somebody called.
@@ -28,11 +26,16 @@ pub struct Subject {
 impl Subject {
     /// A decision about this domain, or about none in particular.
     #[must_use]
-    pub fn new(mac: MacAddr, domain: Option<&Domain>, rule: Option<&Rule>, packet: Option<&Packet>) -> Self {
+    pub fn new(
+        mac: Option<MacAddr>,
+        domain: Option<&Domain>,
+        rule: Option<String>,
+        packet: Option<&Packet>,
+    ) -> Self {
         Self {
             mac,
-            domain: domain.map(|domain| (domain.uuid, domain.name.clone())),
-            rule: rule.map(Rule::to_string),
+            domain: domain.map(|domain| (domain.id.clone(), domain.name.clone())),
+            rule,
             packet: packet.cloned(),
         }
     }
@@ -53,8 +56,8 @@ pub struct Finished {
     pub outcome: Outcome,
     /// Why so, in words.
     pub reason: String,
-    /// The hypervisor's URI.
-    pub connection: String,
+    /// When: CLOCK_REALTIME, in microseconds.
+    pub time: u64,
 }
 
 impl Finished {
@@ -75,7 +78,7 @@ impl Finished {
                 tracing::$log!(
                     outcome = %self.outcome,
                     domain,
-                    %mac,
+                    mac = mac.as_ref().map(display),
                     trigger = %self.subject.trigger().as_str(),
                     rule,
                     interface,
@@ -91,6 +94,7 @@ impl Finished {
             _ => line!(info),
         }
     }
+
     /// The domain's name, if the decision is about one.
     #[must_use]
     pub fn domain(&self) -> Option<&str> {
@@ -106,9 +110,12 @@ impl fmt::Display for Finished {
             write!(f, "domain {}, ", quoted(name))?;
         }
         match packet {
-            None => write!(f, "called for {mac}")?,
+            None => {
+                write!(f, "called")?;
+                mac.map_or(Ok(()), |mac| write!(f, " for {mac}"))?;
+            }
             Some(packet) => {
-                write!(f, "packet for {mac}")?;
+                write!(f, "packet for {}", packet.mac)?;
                 source(packet).map_or(Ok(()), |source| write!(f, " from {source}"))?;
                 let interface = packet.details.interface.as_ref();
                 interface.map_or(Ok(()), |interface| write!(f, " on {}", quoted(interface)))?;
@@ -143,20 +150,23 @@ mod tests {
         let mac = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
         let mut finished = Finished {
             subject: Subject {
-                mac,
-                domain: Some((Uuid::nil(), "win\u{1b}[2J".to_owned())),
+                mac: Some(mac),
+                domain: Some((
+                    Id { connection: "qemu:///system".into(), uuid: uuid::Uuid::nil() },
+                    "win\u{1b}[2J".to_owned(),
+                )),
                 rule: Some("domain = \"win*\"".to_owned()),
                 packet: Some(Packet { mac, sequence: 1, details }),
             },
             outcome: Outcome::Started,
             reason: "it was shut off".to_owned(),
-            connection: "qemu:///system".to_owned(),
+            time: 0,
         };
         assert_eq!(
             finished.to_string(),
             r#"started: domain "win\u{1b}[2J", packet for 52:54:00:00:00:01 from 192.168.1.5 on "br0\n", rule domain = "win*": it was shut off"#
         );
-        finished.subject = Subject::new(mac, None, None, None);
+        finished.subject = Subject::new(Some(mac), None, None, None);
         finished.outcome = Outcome::Ambiguous;
         finished.reason = "two have it".to_owned();
         assert_eq!(finished.to_string(), "ambiguous: called for 52:54:00:00:00:01: two have it");

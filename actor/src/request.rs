@@ -1,49 +1,91 @@
 //! What can be asked of the actor, and its answers.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use wakevirt_protocol::MacAddr;
+use wakevirt_protocol::bus::PacketDetails;
 
+use crate::config::Policy;
+use crate::decision::Outcome;
 use crate::hypervisor::{Domain, State};
 use crate::report::Finished;
-use crate::rules::Rules;
 
 /// What can be asked of the actor.
 pub enum Request {
-    /// Wake the domain that has this MAC address; the caller is authorised.
+    /// Wake a domain; the caller is authorised.
     Wake {
-        /// The MAC address.
-        mac: MacAddr,
+        /// Which one.
+        target: Target,
         /// Who waits for the end.
         answer: oneshot::Sender<Answer>,
+    },
+    /// Say what would come of a packet, and do nothing.
+    Explain {
+        /// The MAC address in it.
+        mac: MacAddr,
+        /// What is known of it.
+        details: PacketDetails,
+        /// Who waits: whether it would wake, and why so.
+        answer: oneshot::Sender<(bool, String)>,
     },
     /// List the domains.
     List {
         /// Who waits for the list.
         answer: oneshot::Sender<Vec<Listed>>,
     },
-    /// Decide by these rules from now on.
-    Rules(Rules),
+    /// Tell the last decisions, the newest first.
+    History {
+        /// How many at most.
+        most: usize,
+        /// Who waits for them.
+        answer: oneshot::Sender<Vec<Arc<Finished>>>,
+    },
+    /// Tell how often what came of a wake.
+    Counts {
+        /// Who waits for them.
+        answer: oneshot::Sender<Counts>,
+    },
+    /// Decide by this from now on.
+    Policy(Policy),
+}
+
+/// What a caller wants to have woken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The domain that has this MAC address.
+    Mac(MacAddr),
+    /// The domain that has this name or UUID.
+    Domain(String),
+}
+
+/// How often what came of a wake, since the actor was started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Decisions about domains.
+    pub outcomes: HashMap<Outcome, u64>,
+    /// Packets for MAC addresses that no domain has.
+    pub unknown: u64,
 }
 
 /// What came of a wake.
 pub enum Answer {
     /// A decision about a domain.
     Finished(Arc<Finished>),
-    /// No domain has the MAC address.
+    /// There is no such domain.
     Unknown,
-    /// The hypervisor is away.
+    /// A hypervisor is away, and no domain that is known is meant.
     Away,
 }
 
 /// A domain in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// The hypervisor's URI.
-    pub connection: String,
     /// The domain, as it was when it last changed.
     pub domain: Domain,
+    /// Its MAC addresses, aliases included.
+    pub macs: BTreeSet<MacAddr>,
     /// What it does, as far as the hypervisor is there to tell.
     pub state: State,
     /// The rule that allows a packet to wake it, if any does.
@@ -52,7 +94,7 @@ pub struct Listed {
     pub last_wake: Option<u64>,
 }
 
-/// Where requests are sent to.
+/// Where requests are sent to. Each answer is `None` if the actor has ended.
 #[derive(Debug, Clone)]
 pub struct Requests(mpsc::Sender<Request>);
 
@@ -63,23 +105,40 @@ impl Requests {
         Self(requests)
     }
 
-    /// Wakes a domain; `None` if the actor has ended.
-    pub async fn wake(&self, mac: MacAddr) -> Option<Answer> {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (answer, end) = oneshot::channel();
-        self.0.send(Request::Wake { mac, answer }).await.ok()?;
+        self.0.send(request(answer)).await.ok()?;
         end.await.ok()
     }
 
-    /// Lists the domains; `None` if the actor has ended.
-    pub async fn list(&self) -> Option<Vec<Listed>> {
-        let (answer, list) = oneshot::channel();
-        self.0.send(Request::List { answer }).await.ok()?;
-        list.await.ok()
+    /// Wakes a domain.
+    pub async fn wake(&self, target: Target) -> Option<Answer> {
+        self.ask(|answer| Request::Wake { target, answer }).await
     }
 
-    /// Puts these rules in force.
-    pub async fn rules(&self, rules: Rules) {
+    /// Says what would come of a packet: whether it would wake, and why so.
+    pub async fn explain(&self, mac: MacAddr, details: PacketDetails) -> Option<(bool, String)> {
+        self.ask(|answer| Request::Explain { mac, details, answer }).await
+    }
+
+    /// Lists the domains.
+    pub async fn list(&self) -> Option<Vec<Listed>> {
+        self.ask(|answer| Request::List { answer }).await
+    }
+
+    /// The last decisions, the newest first.
+    pub async fn history(&self, most: usize) -> Option<Vec<Arc<Finished>>> {
+        self.ask(|answer| Request::History { most, answer }).await
+    }
+
+    /// How often what came of a wake.
+    pub async fn counts(&self) -> Option<Counts> {
+        self.ask(|answer| Request::Counts { answer }).await
+    }
+
+    /// Puts this in force.
+    pub async fn policy(&self, policy: Policy) {
         // An actor that has ended needs none.
-        let _ = self.0.send(Request::Rules(rules)).await;
+        let _ = self.0.send(Request::Policy(policy)).await;
     }
 }

@@ -1,63 +1,185 @@
-//! The allowlist: which domains may be woken by a packet.
+//! The allowlist: which domains may be woken by a packet, and by which one.
+
+mod pattern;
+mod secure_on;
 
 use core::fmt;
-use core::str::FromStr;
 
-use globset::{Glob, GlobMatcher};
 use serde::Deserialize;
-use uuid::Uuid;
 use wakevirt_protocol::MacAddr;
+use wakevirt_protocol::bus::PacketDetails;
 use wakevirt_service::logs::quoted;
+
+pub(crate) use pattern::DomainPattern;
+use pattern::{InterfacePattern, MacPattern, Source};
+pub use secure_on::{Error as SecureOnError, SecureOn};
 
 use crate::hypervisor::Domain;
 
 /// The rules, in the order of their precedence. Without any, nothing is allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rules(Vec<Rule>);
+pub struct Rules {
+    rules: Vec<Rule>,
+    metadata: bool,
+}
 
 impl Rules {
-    /// These rules.
+    /// These rules; with `metadata`, a domain's own metadata may allow it as well.
     #[must_use]
-    pub const fn new(rules: Vec<Rule>) -> Self {
-        Self(rules)
+    pub const fn new(rules: Vec<Rule>, metadata: bool) -> Self {
+        Self { rules, metadata }
+    }
+
+    /// Whether a domain's own metadata may allow it.
+    #[must_use]
+    pub const fn metadata(&self) -> bool {
+        self.metadata
     }
 
     /// Whether there are none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.rules.is_empty()
     }
 
     /// The rules, in the order of their precedence.
     pub fn iter(&self) -> impl Iterator<Item = &Rule> {
-        self.0.iter()
+        self.rules.iter()
     }
 
-    /// The first rule that allows this domain to be woken by a packet for this MAC address.
+    /// The rules that are about this domain and MAC address, whatever else they ask for.
+    pub fn about(&self, domain: &Domain, mac: MacAddr) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(move |rule| rule.is_about(domain, mac))
+    }
+
+    /// Whether the domain's own metadata allows it.
     #[must_use]
-    pub fn allowing(&self, domain: &Domain, mac: MacAddr) -> Option<&Rule> {
-        self.0.iter().find(|rule| match &rule.0 {
-            Target::Domain(pattern) => pattern.matches(domain),
-            Target::Mac(pattern) => pattern.matches(mac),
-        })
+    pub const fn by_metadata(&self, domain: &Domain) -> bool {
+        self.metadata && domain.opt_in
+    }
+
+    /// By what a packet for this MAC address may wake the domain, whatever else is asked for.
+    #[must_use]
+    pub fn allowing(&self, domain: &Domain, mac: MacAddr) -> Option<String> {
+        let rule = self.about(domain, mac).next().map(ToString::to_string);
+        rule.or_else(|| self.by_metadata(domain).then(|| METADATA.to_owned()))
     }
 
     /// Whether a rule names this domain, by name, glob or UUID.
     #[must_use]
     pub fn name(&self, domain: &Domain) -> bool {
-        self.0.iter().any(|rule| matches!(&rule.0, Target::Domain(pattern) if pattern.matches(domain)))
+        self.rules.iter().any(|rule| rule.names(domain))
     }
+
+    /// Reads the passwords that rules ask for.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn read_passwords(&mut self) -> Result<(), SecureOnError> {
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(std::path::PathBuf::from);
+        let mut asked = self.rules.iter_mut().filter_map(|rule| rule.secure_on.as_mut());
+        asked.try_for_each(|secure_on| secure_on.read(credentials.as_deref()))
+    }
+}
+
+/// What is told as the rule where the domain's own metadata allows it.
+pub const METADATA: &str = "metadata of the domain";
+
+/// What is done with a domain that somebody has paused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Paused {
+    /// It is resumed.
+    #[default]
+    Resume,
+    /// It is left as it is.
+    Leave,
 }
 
 /// One rule: `[[allow]]` in the configuration. It is shown as it is written there.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Written")]
-pub struct Rule(Target);
+pub struct Rule {
+    target: Target,
+    connection: Option<String>,
+    interfaces: Option<Vec<InterfacePattern>>,
+    sources: Option<Vec<Source>>,
+    secure_on: Option<SecureOn>,
+    paused: Option<Paused>,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Target {
     Domain(DomainPattern),
     Mac(MacPattern),
+}
+
+impl Rule {
+    fn is_about(&self, domain: &Domain, mac: MacAddr) -> bool {
+        self.is_connected(domain)
+            && match &self.target {
+                Target::Domain(pattern) => pattern.matches(domain),
+                Target::Mac(pattern) => pattern.matches(mac),
+            }
+    }
+
+    fn names(&self, domain: &Domain) -> bool {
+        self.is_connected(domain)
+            && matches!(&self.target, Target::Domain(pattern) if pattern.matches(domain))
+    }
+
+    fn is_connected(&self, domain: &Domain) -> bool {
+        self.connection.as_deref().is_none_or(|uri| uri == &*domain.id.connection)
+    }
+
+    /// Whether the rule takes packets that came in there, from them.
+    #[must_use]
+    pub fn takes(&self, details: &PacketDetails) -> bool {
+        let interface = |interfaces: &Vec<InterfacePattern>| interfaces.iter().any(|it| it.matches(details));
+        let source = |sources: &Vec<Source>| sources.iter().any(|it| it.matches(details));
+        self.interfaces.as_ref().is_none_or(interface) && self.sources.as_ref().is_none_or(source)
+    }
+
+    /// The password that the rule asks for.
+    #[must_use]
+    pub const fn secure_on(&self) -> Option<&SecureOn> {
+        self.secure_on.as_ref()
+    }
+
+    /// What is done with a domain that somebody has paused.
+    #[must_use]
+    pub fn paused(&self) -> Paused {
+        self.paused.unwrap_or_default()
+    }
+
+    /// The keys and their values, each as it is written in the configuration.
+    pub fn keys(&self) -> impl Iterator<Item = String> {
+        let target = match &self.target {
+            Target::Domain(pattern) => format!("domain = {}", quoted(&pattern.text)),
+            Target::Mac(pattern) => format!("mac = {}", quoted(&pattern.0)),
+        };
+        let interfaces = self.interfaces.as_ref().map(|it| list("interfaces", it.iter().map(|it| &*it.text)));
+        let sources = self.sources.as_ref().map(|it| list("sources", it.iter().map(|it| &*it.text)));
+        let paused = self.paused.map(|paused| match paused {
+            Paused::Resume => "paused = \"resume\"".to_owned(),
+            Paused::Leave => "paused = \"leave\"".to_owned(),
+        });
+        [
+            Some(target),
+            self.connection.as_ref().map(|uri| format!("connection = {}", quoted(uri))),
+            interfaces,
+            sources,
+            self.secure_on.as_ref().map(|it| format!("secure-on = {}", quoted(it.text()))),
+            paused,
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+fn list<'a>(key: &str, texts: impl Iterator<Item = &'a str>) -> String {
+    let texts: Vec<String> = texts.map(|text| quoted(text).to_string()).collect();
+    format!("{key} = [{}]", texts.join(", "))
 }
 
 /// The keys of a rule.
@@ -66,129 +188,65 @@ enum Target {
 struct Written {
     domain: Option<DomainPattern>,
     mac: Option<MacPattern>,
+    connection: Option<String>,
+    interfaces: Option<Vec<InterfacePattern>>,
+    sources: Option<Vec<Source>>,
+    secure_on: Option<SecureOn>,
+    paused: Option<Paused>,
 }
 
 impl TryFrom<Written> for Rule {
     type Error = &'static str;
 
     fn try_from(written: Written) -> Result<Self, Self::Error> {
-        match (written.domain, written.mac) {
-            (Some(domain), None) => Ok(Self(Target::Domain(domain))),
-            (None, Some(mac)) => Ok(Self(Target::Mac(mac))),
-            (None, None) => Err("a rule allows a domain or a MAC address; add domain = \"…\" or mac = \"…\""),
-            (Some(_), Some(_)) => Err("a rule has either domain or mac, not both; make two rules of it"),
+        let Written { domain, mac, connection, interfaces, sources, secure_on, paused } = written;
+        let target = match (domain, mac) {
+            (Some(domain), None) => Target::Domain(domain),
+            (None, Some(mac)) => Target::Mac(mac),
+            (None, None) => {
+                return Err("a rule allows a domain or a MAC address; add domain = \"…\" or mac = \"…\"");
+            }
+            (Some(_), Some(_)) => {
+                return Err("a rule has either domain or mac, not both; make two rules of it");
+            }
+        };
+        if interfaces.as_ref().is_some_and(Vec::is_empty) || sources.as_ref().is_some_and(Vec::is_empty) {
+            return Err("an empty list allows nothing; leave interfaces or sources out to allow all of them");
         }
+        Ok(Self { target, connection, interfaces, sources, secure_on, paused })
     }
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Target::Domain(pattern) => write!(f, "domain = {}", quoted(&pattern.text)),
-            Target::Mac(pattern) => write!(f, "mac = {}", quoted(&pattern.0)),
-        }
+        f.write_str(&self.keys().collect::<Vec<_>>().join(", "))
     }
-}
-
-/// A domain's name, a glob of names, or a UUID.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "String")]
-struct DomainPattern {
-    text: String,
-    uuid: Option<Uuid>,
-    glob: GlobMatcher,
-}
-
-impl DomainPattern {
-    fn matches(&self, domain: &Domain) -> bool {
-        // A name may hold what means something in a glob, as in "vm[1]".
-        self.uuid == Some(domain.uuid) || self.text == domain.name || self.glob.is_match(&domain.name)
-    }
-}
-
-impl PartialEq for DomainPattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-impl Eq for DomainPattern {}
-
-impl TryFrom<String> for DomainPattern {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if text.is_empty() {
-            return Err(
-                "no domain has an empty name; write a name, a glob such as \"web-*\", or a UUID".to_owned()
-            );
-        }
-        let glob = Glob::new(&text).map_err(|error| {
-            format!("not a glob ({}); write a name, a glob such as \"web-*\", or a UUID", error.kind())
-        })?;
-        Ok(Self { uuid: Uuid::parse_str(&text).ok(), glob: glob.compile_matcher(), text })
-    }
-}
-
-/// A MAC address in which `*` stands for any octet, and at the end for all the rest.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-struct MacPattern(String, [Option<u8>; 6]);
-
-impl MacPattern {
-    fn matches(&self, mac: MacAddr) -> bool {
-        self.1.iter().zip(mac.octets()).all(|(pattern, octet)| pattern.is_none_or(|it| it == octet))
-    }
-}
-
-impl TryFrom<String> for MacPattern {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        octets(&text).map(|octets| Self(text, octets)).ok_or(
-            "not a MAC address; write one such as \"52:54:00:12:34:56\", with * for any octet, \
-             or \"52:54:00:*\" for all that begin so",
-        )
-    }
-}
-
-fn octets(text: &str) -> Option<[Option<u8>; 6]> {
-    let mut parts: Vec<&str> = text.split(if text.contains('-') { '-' } else { ':' }).collect();
-    if parts.len() < 6 && parts.last() == Some(&"*") {
-        parts.resize(6, "*");
-    }
-    // What is left is an address with the stars filled in, and is read as one.
-    let filled: Vec<&str> = parts.iter().map(|part| if *part == "*" { "00" } else { part }).collect();
-    let mac = MacAddr::from_str(&filled.join(":")).ok()?;
-    let mut octets = mac.octets().map(Some);
-    for (octet, part) in octets.iter_mut().zip(parts) {
-        if part == "*" {
-            *octet = None;
-        }
-    }
-    Some(octets)
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
+    use uuid::Uuid;
+
+    use super::pattern::octets;
     use super::*;
-    use crate::hypervisor::State;
+    use crate::hypervisor::{Id, State};
 
     fn rules(text: &str) -> Rules {
         #[derive(Deserialize)]
         struct File {
             allow: Vec<Rule>,
         }
-        Rules::new(toml::from_str::<File>(text).unwrap().allow)
+        Rules::new(toml::from_str::<File>(text).unwrap().allow, true)
     }
 
     fn domain(name: &str) -> Domain {
         Domain {
-            uuid: Uuid::from_u128(7),
+            id: Id { connection: "test:///".into(), uuid: Uuid::from_u128(7) },
             name: name.to_owned(),
             macs: BTreeSet::new(),
+            opt_in: false,
             state: State::ShutOff,
         }
     }
@@ -241,9 +299,9 @@ mod tests {
     fn the_first_rule_that_fits_is_named() {
         let rules =
             rules("[[allow]]\nmac = \"aa:*\"\n[[allow]]\ndomain = \"w*\"\n[[allow]]\ndomain = \"win11\"");
-        assert_eq!(rules.allowing(&domain("win11"), mac()).unwrap().to_string(), "domain = \"w*\"");
+        assert_eq!(rules.allowing(&domain("win11"), mac()).unwrap(), "domain = \"w*\"");
         let aa = MacAddr::new([0xaa; 6]);
-        assert_eq!(rules.allowing(&domain("win11"), aa).unwrap().to_string(), "mac = \"aa:*\"");
+        assert_eq!(rules.allowing(&domain("win11"), aa).unwrap(), "mac = \"aa:*\"");
     }
 
     #[test]
@@ -260,5 +318,62 @@ mod tests {
         }
         assert!(DomainPattern::try_from("web-[".to_owned()).is_err());
         assert!(DomainPattern::try_from(String::new()).is_err());
+    }
+
+    fn details(interface: &str, source: Option<&str>, source_mac: Option<&str>) -> PacketDetails {
+        PacketDetails {
+            interface: Some(interface.to_owned()),
+            source: source.map(|it| it.parse().unwrap()),
+            source_mac: source_mac.map(|it| it.parse().unwrap()),
+            ..PacketDetails::default()
+        }
+    }
+
+    #[test]
+    fn narrows_by_interface_and_source() {
+        let lan = details("br0", Some("192.168.1.7"), Some("02:00:00:00:00:07"));
+        let mapped = details("br0", Some("::ffff:192.168.1.7"), None);
+        let frame = details("eth1", None, Some("02:00:00:00:00:08"));
+        for (keys, expected) in [
+            ("", [true, true, true]),
+            ("interfaces = [\"br0\"]", [true, true, false]),
+            ("interfaces = [\"eth*\", \"x\"]", [false, false, true]),
+            ("sources = [\"192.168.1.0/24\"]", [true, true, false]),
+            ("sources = [\"192.168.1.8\"]", [false, false, false]),
+            ("sources = [\"02:00:00:00:00:07\"]", [true, false, false]),
+            ("sources = [\"fd00::/8\", \"02:00:*\"]", [true, false, true]),
+            ("interfaces = [\"br0\"]\nsources = [\"02:00:00:00:00:08\"]", [false, false, false]),
+        ] {
+            let rules = rules(&format!("[[allow]]\ndomain = \"*\"\n{keys}"));
+            let rule = rules.iter().next().unwrap();
+            assert_eq!([&lan, &mapped, &frame].map(|it| rule.takes(it)), expected, "{keys}");
+            let shown = rule.keys().collect::<Vec<_>>().join("\n");
+            assert_eq!(shown, format!("domain = \"*\"\n{keys}").trim());
+        }
+        assert!(
+            !rules("[[allow]]\ndomain = \"*\"\ninterfaces = [\"*\"]")
+                .iter()
+                .next()
+                .unwrap()
+                .takes(&PacketDetails::default())
+        );
+    }
+
+    #[test]
+    fn a_rule_may_be_for_one_connection() {
+        let rules = rules("[[allow]]\ndomain = \"*\"\nconnection = \"lxc:///\"");
+        assert!(!rules.name(&domain("a")));
+        let mut other = domain("a");
+        other.id.connection = "lxc:///".into();
+        assert!(rules.name(&other));
+        assert!(rules.allowing(&other, mac()).is_some());
+    }
+
+    #[test]
+    fn a_domain_may_allow_itself() {
+        let own = Domain { opt_in: true, ..domain("a") };
+        assert_eq!(Rules::new(Vec::new(), true).allowing(&own, mac()).as_deref(), Some(METADATA));
+        assert_eq!(Rules::new(Vec::new(), false).allowing(&own, mac()), None);
+        assert_eq!(Rules::new(Vec::new(), true).allowing(&domain("a"), mac()), None);
     }
 }

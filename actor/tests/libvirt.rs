@@ -14,8 +14,10 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 use virt::connect::Connect;
 use wakevirt_actor::decision::Outcome;
+use wakevirt_actor::decision::Trigger;
 use wakevirt_actor::hypervisor::{self, Domain, Hypervisor, Pause, State, Update};
-use wakevirt_actor::wake::wake;
+use wakevirt_actor::rules::Paused;
+use wakevirt_actor::wake::{End, Order, Terms, wake};
 use wakevirt_protocol::MacAddr;
 
 const URI: &str = "test:///default";
@@ -52,10 +54,10 @@ struct Link(mpsc::Receiver<Update>);
 impl Link {
     async fn up() -> (Self, Arc<dyn Hypervisor>, Vec<Domain>) {
         let (sender, updates) = mpsc::channel(64);
-        tokio::spawn(hypervisor::keep(URI.to_owned(), sender));
+        tokio::spawn(hypervisor::keep(URI.into(), sender));
         let mut link = Self(updates);
         match link.next().await {
-            Update::Up(hypervisor, domains) => (link, hypervisor, domains),
+            Update::Up(_, hypervisor, domains) => (link, hypervisor, domains),
             _ => panic!("not connected first"),
         }
     }
@@ -68,7 +70,7 @@ impl Link {
     async fn until(&mut self, uuid: Uuid, expected: impl Fn(&Domain) -> bool) {
         loop {
             match self.next().await {
-                Update::Domain(domain) if domain.uuid == uuid && expected(&domain) => return,
+                Update::Domain(domain) if domain.id.uuid == uuid && expected(&domain) => return,
                 _ => {}
             }
         }
@@ -81,7 +83,7 @@ async fn tells_what_there_is_and_what_changes() {
     let (old, new) = (Uuid::from_u128(0x11), Uuid::from_u128(0x12));
     let old_domain = administrator.define(old, &[1, 2]);
     let (mut link, _hypervisor, domains) = Link::up().await;
-    let listed = domains.iter().find(|domain| domain.uuid == old).expect("it is listed");
+    let listed = domains.iter().find(|domain| domain.id.uuid == old).expect("it is listed");
     assert_eq!(listed.name, format!("vm-{old}"));
     assert_eq!(listed.macs, BTreeSet::from([mac(1), mac(2)]));
     assert_eq!(listed.state, State::ShutOff);
@@ -98,8 +100,18 @@ async fn tells_what_there_is_and_what_changes() {
     domain.destroy().unwrap();
     link.until(new, |domain| domain.state == State::ShutOff && domain.macs == BTreeSet::from([mac(4)])).await;
     domain.undefine().unwrap();
-    while !matches!(link.next().await, Update::Gone(uuid) if uuid == new) {}
+    while !matches!(link.next().await, Update::Gone(id) if id.uuid == new) {}
     old_domain.undefine().unwrap();
+}
+
+/// The outcome of a wake, and its reason.
+async fn outcome(hypervisor: &Arc<dyn Hypervisor>, uuid: Uuid, paused: Paused) -> (Outcome, String) {
+    let terms = Terms { trigger: Trigger::Packet, paused, cool_down: None };
+    let order = Order { uuid, terms, shutdown_wait: Duration::from_secs(1), called: false };
+    match wake(Arc::clone(hypervisor), order).await {
+        End::Done(outcome, reason) => (outcome, reason),
+        End::Lost { .. } => panic!("the driver is in this process"),
+    }
 }
 
 #[tokio::test]
@@ -108,19 +120,36 @@ async fn wakes_by_the_state() {
     let uuid = Uuid::from_u128(0x21);
     let domain = administrator.define(uuid, &[5]);
     let (_link, hypervisor, _) = Link::up().await;
+    assert!(hypervisor.is_alive());
 
-    assert_eq!(wake(Arc::clone(&hypervisor), uuid).await.0, Outcome::Started);
+    assert_eq!(outcome(&hypervisor, uuid, Paused::Resume).await.0, Outcome::Started);
     assert!(domain.is_active().unwrap());
-    assert_eq!(wake(Arc::clone(&hypervisor), uuid).await.0, Outcome::AlreadyRunning);
+    assert_eq!(outcome(&hypervisor, uuid, Paused::Resume).await.0, Outcome::AlreadyRunning);
     domain.suspend().unwrap();
-    let (outcome, reason) = wake(Arc::clone(&hypervisor), uuid).await;
-    assert_eq!(outcome, Outcome::Failed);
+    let (left, reason) = outcome(&hypervisor, uuid, Paused::Leave).await;
+    assert_eq!(left, Outcome::NotAllowed);
     assert!(reason.contains("paused (user)"), "{reason}");
+    assert_eq!(outcome(&hypervisor, uuid, Paused::Resume).await.0, Outcome::Resumed);
+    assert_eq!(hypervisor.state(uuid).unwrap(), State::Running);
     domain.destroy().unwrap();
     domain.undefine().unwrap();
-    let (outcome, reason) = wake(Arc::clone(&hypervisor), uuid).await;
-    assert_eq!(outcome, Outcome::Failed);
+    let (failed, reason) = outcome(&hypervisor, uuid, Paused::Resume).await;
+    assert_eq!(failed, Outcome::Failed);
     assert!(reason.contains("look the domain up"), "{reason}");
+}
+
+#[tokio::test]
+async fn reads_the_opt_in() {
+    let administrator = Administrator::new();
+    let uuid = Uuid::from_u128(0x41);
+    let domain = administrator.define(uuid, &[7]);
+    let (mut link, hypervisor, _) = Link::up().await;
+    assert!(!hypervisor.domain(uuid).unwrap().unwrap().opt_in);
+    let metadata = "<metadata><w:wake xmlns:w='https://wakevirt.org/metadata/1.0'/></metadata></domain>";
+    let xml = xml(uuid, &[7]).replace("</domain>", metadata);
+    administrator.0.define_domain_xml(&xml).unwrap();
+    link.until(uuid, |domain| domain.opt_in).await;
+    domain.undefine().unwrap();
 }
 
 #[tokio::test]
@@ -141,7 +170,7 @@ async fn a_start_of_what_runs_is_an_error_of_the_driver() {
 #[tokio::test]
 async fn no_connection_is_tried_again_and_ends_nothing() {
     let (sender, mut updates) = mpsc::channel(1);
-    let link = tokio::spawn(hypervisor::keep("test:///no/such/file.xml".to_owned(), sender));
+    let link = tokio::spawn(hypervisor::keep("test:///no/such/file.xml".into(), sender));
     let nothing = tokio::time::timeout(Duration::from_millis(400), updates.recv()).await;
     assert!(nothing.is_err(), "an update without a connection");
     drop(updates);

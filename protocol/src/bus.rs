@@ -120,6 +120,14 @@ pub trait Capture1 {
 pub trait Actor1 {
     /// Wakes the domain that owns this MAC address; returns the outcome.
     fn wake(&self, mac: &str) -> Result<String, Error>;
+    /// Wakes the domain that has this name or UUID; returns the outcome.
+    fn wake_domain(&self, name_or_uuid: &str) -> Result<String, Error>;
+    /// What would come of such a packet: whether it would wake, and why so. Nothing is done.
+    fn explain(&self, mac: &str, details: HashMap<&str, zbus::Variant<'_>>) -> Result<(bool, String), Error>;
+    /// The last decisions, the newest first.
+    fn history(&self, most: u32) -> Result<Vec<Dict>, Error>;
+    /// Reads the configuration again.
+    fn reload(&self) -> Result<(), Error>;
     /// Every domain that is known.
     fn list_domains(&self) -> Result<Vec<Dict>, Error>;
     /// A decision about a domain was made.
@@ -134,6 +142,12 @@ pub trait Actor1 {
     /// How many domains are known.
     #[zbus(property)]
     fn domains(&self) -> zbus::Result<u32>;
+    /// How often a wake ended how.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn outcomes(&self) -> zbus::Result<HashMap<String, u64>>;
+    /// Packets for MAC addresses that no domain has.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn unknown_packets(&self) -> zbus::Result<u64>;
 }
 
 /// The details of a magic packet, as a subscriber of the signal reads them.

@@ -1,20 +1,27 @@
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 
 use serde::Deserialize;
+use uuid::Uuid;
 use virt::error::ErrorNumber;
 use wakevirt_protocol::bus::PacketDetails;
 
 use super::*;
 use crate::Error;
+use crate::config::Times;
 use crate::hypervisor::{Domain, Pause, State};
 use crate::request::Requests;
-use crate::rules::Rule;
+use crate::rules::{Rule, Rules};
 
 /// A hypervisor whose starts wait until they are let go.
 struct Fake {
     states: Mutex<HashMap<Uuid, State>>,
     starts: Mutex<Vec<Uuid>>,
+    calls: Mutex<Vec<&'static str>>,
+    /// What the state is after a start.
+    restored: Mutex<State>,
+    dead: AtomicBool,
     held: Mutex<BTreeSet<Uuid>>,
     released: Condvar,
 }
@@ -24,6 +31,9 @@ impl Fake {
         Arc::new(Self {
             states: Mutex::new(states.iter().map(|(number, state)| (uuid(*number), *state)).collect()),
             starts: Mutex::default(),
+            calls: Mutex::default(),
+            restored: Mutex::new(State::Running),
+            dead: AtomicBool::new(false),
             held: Mutex::new(held.iter().map(|number| uuid(*number)).collect()),
             released: Condvar::new(),
         })
@@ -55,6 +65,7 @@ impl Hypervisor for Fake {
     }
 
     fn state(&self, uuid: Uuid) -> Result<State, Error> {
+        self.alive()?;
         Ok(self.states.lock().unwrap()[&uuid])
     }
 
@@ -62,14 +73,52 @@ impl Hypervisor for Fake {
         self.starts.lock().unwrap().push(uuid);
         let held = self.held.lock().unwrap();
         drop(self.released.wait_while(held, |held| held.contains(&uuid)).unwrap());
-        let before = self.states.lock().unwrap().insert(uuid, State::Running);
+        let restored = *self.restored.lock().unwrap();
+        let before = self.states.lock().unwrap().insert(uuid, restored);
+        self.alive()?;
         if before == Some(State::Running) {
             let code = Some(ErrorNumber::InternalError);
             return Err(Error::Libvirt { doing: "start the domain", code, message: "it runs".to_owned() });
         }
         Ok(())
     }
+
+    fn resume(&self, uuid: Uuid) -> Result<(), Error> {
+        self.run("resume", uuid)
+    }
+
+    fn pm_wakeup(&self, uuid: Uuid) -> Result<(), Error> {
+        self.run("wake up", uuid)
+    }
+
+    fn is_alive(&self) -> bool {
+        !self.dead.load(Ordering::SeqCst)
+    }
 }
+
+impl Fake {
+    fn run(&self, call: &'static str, uuid: Uuid) -> Result<(), Error> {
+        self.alive()?;
+        self.calls.lock().unwrap().push(call);
+        self.states.lock().unwrap().insert(uuid, State::Running);
+        Ok(())
+    }
+
+    fn alive(&self) -> Result<(), Error> {
+        let lost = || Error::Libvirt { doing: "ask", code: None, message: "gone".to_owned() };
+        if self.is_alive() { Ok(()) } else { Err(lost()) }
+    }
+
+    fn set(&self, number: u8, state: State) {
+        self.states.lock().unwrap().insert(uuid(number), state);
+    }
+
+    fn calls(&self) -> Vec<&'static str> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+const URI: &str = "fake:///";
 
 struct Bench {
     packets: mpsc::Sender<Packet>,
@@ -78,6 +127,7 @@ struct Bench {
     finished: broadcast::Receiver<Arc<Finished>>,
     macs: watch::Receiver<Macs>,
     status: watch::Receiver<Status>,
+    fetches: mpsc::Receiver<Fetch>,
 }
 
 fn uuid(number: u8) -> Uuid {
@@ -88,39 +138,69 @@ fn mac(last: u8) -> MacAddr {
     MacAddr::new([0x52, 0x54, 0, 0, 0, last])
 }
 
-fn domain(number: u8, macs: &[u8]) -> Domain {
-    let macs = macs.iter().copied().map(mac).collect();
-    Domain { uuid: uuid(number), name: format!("vm{number}"), macs, state: State::ShutOff }
+fn id(number: u8) -> Id {
+    Id { connection: URI.into(), uuid: uuid(number) }
 }
 
-fn rules(patterns: &[&str]) -> Rules {
+fn domain(number: u8, macs: &[u8]) -> Domain {
+    let macs = macs.iter().copied().map(mac).collect();
+    Domain { id: id(number), name: format!("vm{number}"), macs, opt_in: false, state: State::ShutOff }
+}
+
+fn rules(patterns: &[&str]) -> Policy {
+    let text: String = patterns.iter().map(|it| format!("[[allow]]\ndomain = {it:?}\n")).collect();
+    policy(&text)
+}
+
+/// By these rules, and without a cool-down.
+fn policy(text: &str) -> Policy {
     #[derive(Deserialize)]
     struct File {
         allow: Vec<Rule>,
     }
-    let text: String = patterns.iter().map(|it| format!("[[allow]]\ndomain = {it:?}\n")).collect();
-    Rules::new(toml::from_str::<File>(&text).unwrap().allow)
+    let rules = Rules::new(toml::from_str::<File>(text).unwrap().allow, true);
+    let times = Times { cool_down: Duration::ZERO, ..Times::default() };
+    Policy { rules, times, ..Policy::default() }
+}
+
+fn up(hypervisor: &Arc<Fake>, domains: Vec<Domain>) -> Update {
+    let hypervisor: Arc<Fake> = Arc::clone(hypervisor);
+    Update::Up(URI.into(), hypervisor, domains)
 }
 
 /// An actor with these domains, all of which may be woken.
 async fn bench(hypervisor: &Arc<Fake>, domains: Vec<Domain>) -> Bench {
+    let bench = away(rules(&["vm*"]));
+    bench.update(up(hypervisor, domains)).await;
+    bench
+}
+
+/// An actor whose hypervisor is away.
+fn away(policy: Policy) -> Bench {
     let (packets, packets_out) = mpsc::channel(16);
     let (requests, requests_out) = mpsc::channel(16);
     let (updates, updates_out) = mpsc::channel(16);
     let (finished_in, finished) = broadcast::channel(16);
     let (macs_in, macs) = watch::channel(Macs::default());
     let (status_in, status) = watch::channel(Status::default());
-    let outlets = Outlets { finished: finished_in, macs: macs_in, status: status_in };
-    let actor = Actor::new("fake:///".to_owned(), rules(&["vm*"]), outlets);
+    let (fetches_in, fetches) = mpsc::channel(16);
+    let outlets = Outlets { finished: finished_in, macs: macs_in, status: status_in, fetches: fetches_in };
+    let actor = Actor::new(&[URI.into()], policy, outlets);
     tokio::spawn(actor.run(Inlets { packets: packets_out, requests: requests_out, updates: updates_out }));
-    let hypervisor = Arc::clone(hypervisor);
-    assert!(updates.send(Update::Up(hypervisor, domains)).await.is_ok());
-    Bench { packets, requests: Requests::new(requests), updates, finished, macs, status }
+    Bench { packets, requests: Requests::new(requests), updates, finished, macs, status, fetches }
 }
 
 impl Bench {
+    async fn update(&self, update: Update) {
+        assert!(self.updates.send(update).await.is_ok());
+    }
+
     async fn packet(&self, last: u8) {
-        let details = PacketDetails { interface: Some("br0".to_owned()), ..PacketDetails::default() };
+        self.packet_on("br0", last).await;
+    }
+
+    async fn packet_on(&self, interface: &str, last: u8) {
+        let details = PacketDetails { interface: Some(interface.to_owned()), ..PacketDetails::default() };
         self.packets.send(Packet { mac: mac(last), sequence: last.into(), details }).await.unwrap();
     }
 
@@ -130,7 +210,7 @@ impl Bench {
     }
 
     async fn call(&self, last: u8) -> Result<Outcome, &'static str> {
-        match self.requests.wake(mac(last)).await.unwrap() {
+        match self.requests.wake(Target::Mac(mac(last))).await.unwrap() {
             Answer::Finished(finished) => Ok(finished.outcome),
             Answer::Unknown => Err("unknown"),
             Answer::Away => Err("away"),
@@ -194,17 +274,17 @@ async fn a_start_that_fails_because_it_runs_is_no_failure() {
 
 #[tokio::test]
 async fn a_call_needs_no_rule_and_a_packet_does() {
-    let fake = Fake::new(&[(1, State::ShutOff), (2, State::Paused(Pause::User))], &[]);
+    let fake = Fake::new(&[(1, State::ShutOff), (2, State::Crashed)], &[]);
     let mut bench =
         bench(&fake, vec![domain(1, &[1]), domain(2, &[2]), domain(3, &[4]), domain(4, &[4])]).await;
-    bench.requests.rules(rules(&["other"])).await;
+    bench.requests.policy(rules(&["other"])).await;
     bench.packet(1).await;
     assert_eq!(bench.finished().await, (1, Outcome::NotAllowed));
     assert_eq!(bench.call(1).await, Ok(Outcome::Started));
-    assert_eq!(bench.call(2).await, Ok(Outcome::Failed), "it is paused");
+    assert_eq!(bench.call(2).await, Ok(Outcome::Failed), "it has crashed");
     assert_eq!(bench.call(3).await, Err("unknown"));
     assert_eq!(bench.call(4).await, Ok(Outcome::Ambiguous));
-    bench.requests.rules(rules(&["vm3"])).await;
+    bench.requests.policy(rules(&["vm3"])).await;
     fake.states.lock().unwrap().insert(uuid(3), State::Running);
     assert_eq!(bench.call(4).await, Ok(Outcome::AlreadyRunning), "a rule names one of them");
 }
@@ -213,15 +293,218 @@ async fn a_call_needs_no_rule_and_a_packet_does() {
 async fn what_is_known_stays_known_while_the_hypervisor_is_away() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
-    bench.updates.send(Update::Down).await.ok().unwrap();
+    bench.update(Update::Down(URI.into())).await;
     bench.packet(1).await;
-    assert_eq!(bench.finished().await, (1, Outcome::Failed));
-    assert_eq!(bench.call(1).await, Err("away"));
     assert_eq!(bench.call(2).await, Err("away"), "perhaps there is one, nobody knows");
     let list = bench.requests.list().await.unwrap();
     assert_eq!((list.len(), list[0].state), (1, State::Unknown));
-    bench.updates.send(Update::Up(fake, vec![])).await.ok().unwrap();
-    assert_eq!(bench.call(1).await, Err("unknown"), "it was undefined meanwhile");
+    bench.update(up(&fake, vec![])).await;
+    assert_eq!(bench.finished().await, (1, Outcome::Failed), "it was undefined meanwhile");
+    assert_eq!(bench.call(1).await, Err("unknown"));
+}
+
+#[tokio::test]
+async fn a_wake_is_held_until_the_hypervisor_is_back() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
+    bench.update(Update::Down(URI.into())).await;
+    bench.packet(1).await;
+    bench.packet(1).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        bench.update(up(&fake, vec![domain(1, &[1])])).await;
+    };
+    assert_eq!(tokio::join!(bench.call(1), back).0, Ok(Outcome::Started));
+    assert_eq!(bench.finished().await, (1, Outcome::Started));
+    assert_eq!(fake.starts(), [uuid(1)]);
+}
+
+#[tokio::test]
+async fn a_packet_waits_for_the_first_list_of_domains() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut bench = away(rules(&["vm*"]));
+    bench.packet(9).await;
+    bench.packet(1).await;
+    assert!(bench.requests.list().await.unwrap().is_empty());
+    bench.update(up(&fake, vec![domain(1, &[1])])).await;
+    assert_eq!(bench.finished().await, (1, Outcome::Started));
+    assert_eq!(bench.requests.counts().await.unwrap().unknown, 1);
+}
+
+#[tokio::test]
+async fn a_wake_that_waits_for_too_long_expires() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut policy = rules(&["vm*"]);
+    policy.times.hold = Duration::from_millis(50);
+    let mut bench = away(policy);
+    bench.update(up(&fake, vec![domain(1, &[1])])).await;
+    bench.update(Update::Down(URI.into())).await;
+    bench.packet(1).await;
+    assert_eq!(bench.finished().await, (1, Outcome::Expired));
+    // So does one that was announced long ago.
+    bench.update(up(&fake, vec![domain(1, &[1])])).await;
+    let details = PacketDetails { boottime: Some(1), ..PacketDetails::default() };
+    bench.packets.send(Packet { mac: mac(1), sequence: 2, details }).await.unwrap();
+    assert_eq!(bench.finished().await, (2, Outcome::Expired));
+    assert!(fake.starts().is_empty());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_half_way_costs_nothing() {
+    for done in [true, false] {
+        let fake = Fake::new(&[(1, State::ShutOff)], &[1]);
+        let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
+        bench.packet(1).await;
+        fake.until_it_starts().await;
+        fake.dead.store(true, Ordering::SeqCst);
+        bench.update(Update::Down(URI.into())).await;
+        fake.release();
+        let state = if done { State::Running } else { State::ShutOff };
+        let again = Fake::new(&[(1, state)], &[]);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        bench.update(up(&again, vec![domain(1, &[1])])).await;
+        assert_eq!(bench.finished().await, (1, Outcome::Started));
+        assert_eq!(again.starts().is_empty(), done, "it is judged by the state");
+    }
+}
+
+#[tokio::test]
+async fn resumes_wakes_up_and_leaves() {
+    let user = State::Paused(Pause::User);
+    let fake = Fake::new(&[(1, user), (2, State::Suspended), (3, State::MigratedAway)], &[]);
+    let domains = vec![domain(1, &[1]), domain(2, &[2]), domain(3, &[3])];
+    let mut bench = bench(&fake, domains).await;
+    for (number, outcome) in [(1, Outcome::Resumed), (2, Outcome::Woken), (3, Outcome::MigratedAway)] {
+        bench.packet(number).await;
+        assert_eq!(bench.finished().await, (number.into(), outcome));
+    }
+    assert_eq!(fake.calls(), ["resume", "wake up"]);
+    fake.set(1, user);
+    bench.requests.policy(policy("[[allow]]\ndomain = \"*\"\npaused = \"leave\"")).await;
+    bench.packet(1).await;
+    assert_eq!(bench.finished().await, (1, Outcome::NotAllowed));
+    assert_eq!(bench.call(1).await, Ok(Outcome::Resumed), "the rules are for packets");
+}
+
+#[tokio::test]
+async fn a_domain_that_was_saved_while_paused_runs_after_its_start() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    *fake.restored.lock().unwrap() = State::Paused(Pause::Migration);
+    let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
+    bench.packet(1).await;
+    assert_eq!(bench.finished().await, (1, Outcome::Started));
+    assert_eq!(fake.calls(), ["resume"]);
+}
+
+#[tokio::test]
+async fn waits_for_what_passes_and_decides_again() {
+    let fake = Fake::new(&[(1, State::ShuttingDown), (2, State::Paused(Pause::Save))], &[]);
+    let mut bench = bench(&fake, vec![domain(1, &[1]), domain(2, &[2])]).await;
+    bench.packet(1).await;
+    bench.packet(2).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    fake.set(1, State::ShutOff);
+    assert_eq!(bench.finished().await, (1, Outcome::Started));
+    fake.set(2, State::Running);
+    assert_eq!(bench.finished().await, (2, Outcome::AlreadyRunning));
+    let mut policy = rules(&["vm*"]);
+    policy.times.shutdown_wait = Duration::from_millis(100);
+    bench.requests.policy(policy).await;
+    fake.set(1, State::ShuttingDown);
+    assert_eq!(bench.call(1).await, Ok(Outcome::Failed), "it does not end");
+}
+
+#[tokio::test]
+async fn only_a_success_cools_down_and_only_packets() {
+    let fake = Fake::new(&[(1, State::Crashed)], &[]);
+    let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
+    let mut policy = rules(&["vm*"]);
+    policy.times.cool_down = Duration::from_millis(300);
+    bench.requests.policy(policy).await;
+    bench.packet(1).await;
+    assert_eq!(bench.finished().await, (1, Outcome::Failed));
+    fake.set(1, State::ShutOff);
+    bench.packet(1).await;
+    assert_eq!(bench.finished().await, (1, Outcome::Started), "a failure is not remembered");
+    let began = Instant::now();
+    fake.set(1, State::ShutOff);
+    bench.packet(1).await;
+    assert_eq!(bench.finished().await, (1, Outcome::CoolingDown));
+    tokio::time::sleep_until(began + Duration::from_millis(310)).await;
+    bench.packet(1).await;
+    assert_eq!(bench.finished().await, (1, Outcome::Started), "the window does not slide");
+    fake.set(1, State::ShutOff);
+    assert_eq!(bench.call(1).await, Ok(Outcome::Started));
+}
+
+#[tokio::test]
+async fn a_refused_copy_does_not_swallow_an_allowed_one() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
+    bench.requests.policy(policy("[[allow]]\ndomain = \"*\"\ninterfaces = [\"br0\"]")).await;
+    bench.packet_on("eth0", 1).await;
+    bench.packet_on("br0", 1).await;
+    bench.packet_on("eth0", 1).await;
+    let mut outcomes = [bench.finished().await.1, bench.finished().await.1, bench.finished().await.1];
+    outcomes.sort_by_key(|outcome| outcome.as_str());
+    assert_eq!(outcomes, [Outcome::NotAllowed, Outcome::NotAllowed, Outcome::Started]);
+    let history = bench.requests.history(2).await.unwrap();
+    assert_eq!(history.len(), 2);
+    let counts = bench.requests.counts().await.unwrap();
+    assert_eq!(counts.outcomes, HashMap::from([(Outcome::NotAllowed, 2), (Outcome::Started, 1)]));
+}
+
+#[tokio::test]
+async fn a_copy_that_may_do_more_is_not_swallowed() {
+    let fake = Fake::new(&[(1, State::Paused(Pause::Save))], &[]);
+    let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
+    let narrow = "[[allow]]\ndomain = \"*\"\ninterfaces = [\"eth0\"]\npaused = \"leave\"\n";
+    bench.requests.policy(policy(&format!("{narrow}[[allow]]\ndomain = \"*\""))).await;
+    bench.packet_on("eth0", 1).await;
+    bench.packet_on("br0", 1).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    fake.set(1, State::Paused(Pause::User));
+    assert_eq!(bench.finished().await, (1, Outcome::NotAllowed));
+    assert_eq!(bench.finished().await, (1, Outcome::Resumed));
+}
+
+#[tokio::test]
+async fn fetches_the_password_that_a_rule_asks_for() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "1.2.3.4").unwrap();
+    let mut policy = policy(&format!("[[allow]]\ndomain = \"*\"\nsecure-on = {:?}", file.path()));
+    policy.rules.read_passwords().unwrap();
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut bench = away(policy);
+    bench.update(up(&fake, vec![domain(1, &[1])])).await;
+    bench.packet(1).await;
+    assert_eq!(bench.finished().await.1, Outcome::BadPassword, "it has none");
+    for (answer, outcome) in [
+        (Ok(Password::Four([1, 2, 3, 5])), Outcome::BadPassword),
+        (Err("forgotten".to_owned()), Outcome::BadPassword),
+        (Ok(Password::Four([1, 2, 3, 4])), Outcome::Started),
+    ] {
+        let details = PacketDetails { secure_on: true, ..PacketDetails::default() };
+        bench.packets.send(Packet { mac: mac(1), sequence: 5, details }).await.unwrap();
+        bench.fetches.recv().await.unwrap().answer(answer);
+        assert_eq!(bench.finished().await, (5, outcome));
+    }
+}
+
+#[tokio::test]
+async fn wakes_by_name_and_explains() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let bench = bench(&fake, vec![domain(1, &[1])]).await;
+    let details = PacketDetails::default();
+    let (would_wake, reason) = bench.requests.explain(mac(1), details.clone()).await.unwrap();
+    assert!(would_wake && reason.contains("vm*") && reason.contains("started"), "{reason}");
+    assert!(!bench.requests.explain(mac(2), details).await.unwrap().0);
+    assert!(fake.starts().is_empty(), "nothing is done");
+    let answer = bench.requests.wake(Target::Domain("vm1".to_owned())).await.unwrap();
+    assert!(matches!(answer, Answer::Finished(finished) if finished.outcome == Outcome::Started));
+    let answer = bench.requests.wake(Target::Domain("vm2".to_owned())).await.unwrap();
+    assert!(matches!(answer, Answer::Unknown));
 }
 
 #[tokio::test]
@@ -244,11 +527,14 @@ async fn tells_the_addresses_once_for_many_changes() {
     let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
     bench.macs.changed().await.unwrap();
     assert_eq!(**bench.macs.borrow_and_update(), BTreeSet::from([mac(1)]));
-    assert_eq!(*bench.status.borrow_and_update(), Status { connected: true, domains: 1 });
+    assert_eq!(
+        *bench.status.borrow_and_update(),
+        Status { connections: vec![(URI.into(), true)], domains: 1 }
+    );
     for number in 2..10 {
         bench.updates.send(Update::Domain(domain(number, &[number]))).await.ok().unwrap();
     }
-    bench.updates.send(Update::Gone(uuid(1))).await.ok().unwrap();
+    bench.updates.send(Update::Gone(id(1))).await.ok().unwrap();
     bench.macs.changed().await.unwrap();
     assert_eq!(**bench.macs.borrow_and_update(), (2..10).map(mac).collect::<BTreeSet<_>>());
     assert_eq!(bench.status.borrow_and_update().domains, 8);

@@ -8,7 +8,7 @@ use zbus::DBusError as _;
 use zbus::object_server::Interface as _;
 
 use super::*;
-use crate::hypervisor::{Domain, State};
+use crate::hypervisor::{Domain, Id, State};
 use crate::listen::Packet;
 use crate::report::Subject;
 
@@ -34,8 +34,8 @@ fn members(xml: &str) -> BTreeMap<String, Vec<Vec<(String, String)>>> {
 #[test]
 fn is_what_the_reference_says() {
     let interface = Actor1 {
-        connection: String::new(),
         requests: Requests::new(mpsc::channel(1).0),
+        reloads: mpsc::channel(1).0,
         status: watch::channel(Status::default()).1,
     };
     let mut introspected = String::new();
@@ -44,28 +44,33 @@ fn is_what_the_reference_says() {
     assert!(!members(XML).is_empty());
 }
 
+fn id() -> Id {
+    Id { connection: "test:///".into(), uuid: Uuid::nil() }
+}
+
 fn finished(outcome: Outcome, packet: Option<Packet>) -> Answer {
-    let domain = Some((Uuid::nil(), "win11".to_owned()));
-    let subject = Subject { mac: MAC, domain, rule: Some("domain = \"win11\"".to_owned()), packet };
-    let (reason, connection) = ("because".to_owned(), "test:///".to_owned());
-    Answer::Finished(Arc::new(Finished { subject, outcome, reason, connection }))
+    let domain = Some((id(), "win11".to_owned()));
+    let subject = Subject { mac: Some(MAC), domain, rule: Some("domain = \"win11\"".to_owned()), packet };
+    Answer::Finished(Arc::new(Finished { subject, outcome, reason: "because".to_owned(), time: 1 }))
 }
 
 #[test]
 fn a_reply_means_success_and_an_error_says_why() {
-    let name = |answer| match reply(&answer, MAC, "test:///") {
+    let name = |answer| match reply(&answer, &Target::Mac(MAC)) {
         Ok(outcome) => outcome,
         Err(error) => format!("{}: {}", error.name(), error.description().unwrap()),
     };
     assert_eq!(name(finished(Outcome::Started, None)), "started");
     assert_eq!(name(finished(Outcome::AlreadyRunning, None)), "already-running");
+    assert_eq!(name(finished(Outcome::Resumed, None)), "resumed");
+    assert_eq!(name(finished(Outcome::Woken, None)), "woken");
     assert_eq!(
         name(finished(Outcome::Failed, None)),
         "org.wakevirt.Error.Failed: win11 was not woken: because"
     );
     assert_eq!(name(finished(Outcome::Ambiguous, None)), "org.wakevirt.Error.Ambiguous: because");
-    assert!(name(Answer::Unknown).starts_with("org.wakevirt.Error.NoSuchDomain: no domain of test:///"));
-    assert!(name(Answer::Away).starts_with("org.wakevirt.Error.HypervisorAway: test:///"));
+    assert!(name(Answer::Unknown).starts_with("org.wakevirt.Error.NoSuchDomain: no domain has the MAC"));
+    assert!(name(Answer::Away).starts_with("org.wakevirt.Error.HypervisorAway: no such domain"));
 }
 
 /// The body's keys, each with the signature of its value.
@@ -91,10 +96,16 @@ fn details_have_the_keys_that_apply() {
 
 #[test]
 fn an_entry_of_the_list_has_the_keys_that_apply() {
-    let macs = [MAC].into();
-    let domain = Domain { uuid: Uuid::nil(), name: "win11".to_owned(), macs, state: State::Running };
-    let (connection, rule) = ("test:///".to_owned(), Some("mac = \"*\"".to_owned()));
-    let entry = listed(Listed { connection, domain, state: State::Running, rule, last_wake: Some(1) });
+    let macs = std::collections::BTreeSet::from([MAC]);
+    let domain = Domain {
+        id: id(),
+        name: "win11".to_owned(),
+        macs: macs.clone(),
+        opt_in: false,
+        state: State::Running,
+    };
+    let rule = Some("mac = \"*\"".to_owned());
+    let entry = listed(Listed { domain, macs, state: State::Running, rule, last_wake: Some(1) });
     let expected = [
         ("allowed", "b"),
         ("connection", "s"),
@@ -106,4 +117,28 @@ fn an_entry_of_the_list_has_the_keys_that_apply() {
         ("uuid", "s"),
     ];
     assert_eq!(signatures(&entry), expected.map(|(key, signature)| (key, signature.to_owned())).into());
+}
+
+#[test]
+fn a_decision_of_the_past_tells_what_its_signal_told() {
+    let Answer::Finished(finished) = finished(Outcome::Started, None) else { unreachable!() };
+    let entry = remembered(&finished);
+    let own = [("domain", "s"), ("mac", "s"), ("outcome", "s"), ("time", "t")];
+    let mut expected = signatures(&entry);
+    expected.retain(|key, _| !details(&finished).contains_key(key));
+    assert_eq!(expected, own.map(|(key, signature)| (key, signature.to_owned())).into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_is_told_that_the_wake_goes_on() {
+    let (requests, mut asked) = mpsc::channel(1);
+    let interface = Actor1 {
+        requests: Requests::new(requests),
+        reloads: mpsc::channel(1).0,
+        status: watch::channel(Status::default()).1,
+    };
+    let began = tokio::time::Instant::now();
+    let (reply, _asked) = tokio::join!(interface.wake_target(Target::Mac(MAC)), asked.recv());
+    assert_eq!(reply.unwrap(), "held");
+    assert!(began.elapsed() < Duration::from_secs(20));
 }

@@ -1,5 +1,7 @@
 //! libvirt: one connection to one of its daemons, or to a driver within this process.
 
+use std::sync::Arc;
+
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
@@ -11,7 +13,7 @@ use virt::sys;
 use wakevirt_service::logs::quoted;
 
 use super::events::{self, Subscription};
-use super::{Change, Domain, Hypervisor, Pause, State};
+use super::{Change, Domain, Hypervisor, Id, Pause, State};
 use crate::{Error, domain_xml};
 
 /// Seconds between two signs of life that are asked of the daemon.
@@ -29,7 +31,7 @@ pub struct Libvirt {
     // Dropped first: what is registered keeps the connection open.
     _subscription: Subscription,
     connection: Connect,
-    uri: String,
+    uri: Arc<str>,
     starts: Semaphore,
 }
 
@@ -39,17 +41,12 @@ impl Libvirt {
     ///
     /// # Errors
     /// If there is no connection to be had, or it tells no events.
-    pub fn open(uri: &str, changes: &UnboundedSender<Change>) -> Result<Self, Error> {
+    pub fn open(uri: Arc<str>, changes: &UnboundedSender<Change>) -> Result<Self, Error> {
         events::start_loop().map_err(failed("start libvirt's event loop"))?;
-        let connection = connect(uri)?;
+        let connection = connect(&uri)?;
         let subscription =
             events::subscribe(&connection, changes).map_err(failed("subscribe to libvirt's events"))?;
-        Ok(Self {
-            _subscription: subscription,
-            connection,
-            uri: uri.to_owned(),
-            starts: Semaphore::new(SHARED_STARTS),
-        })
+        Ok(Self { _subscription: subscription, connection, uri, starts: Semaphore::new(SHARED_STARTS) })
     }
 
     fn look_up(&self, uuid: Uuid) -> Result<virt::domain::Domain, virt::error::Error> {
@@ -60,14 +57,14 @@ impl Libvirt {
 impl Hypervisor for Libvirt {
     fn domains(&self) -> Result<Vec<Domain>, Error> {
         let all = self.connection.list_all_domains(0).map_err(failed("list the domains"))?;
-        Ok(all.iter().filter_map(read_or_log).collect())
+        Ok(all.iter().filter_map(|domain| read_or_log(&self.uri, domain)).collect())
     }
 
     fn domain(&self, uuid: Uuid) -> Result<Option<Domain>, Error> {
         match self.look_up(uuid).map_err(failed("look a domain up")) {
             Err(Error::Libvirt { code: Some(ErrorNumber::NoDomain), .. }) => Ok(None),
             Err(error) => Err(error),
-            Ok(domain) => match read(&domain) {
+            Ok(domain) => match read(&self.uri, &domain) {
                 // It went away between the two calls.
                 Err(Error::Libvirt { code: Some(ErrorNumber::NoDomain), .. }) => Ok(None),
                 result => result.map(Some),
@@ -85,6 +82,20 @@ impl Hypervisor for Libvirt {
         let domain = connection.lookup_domain_by_uuid(uuid).map_err(failed("look the domain up"))?;
         domain.create().map_err(failed("start the domain"))
     }
+
+    fn resume(&self, uuid: Uuid) -> Result<(), Error> {
+        let domain = self.look_up(uuid).map_err(failed("look the domain up"))?;
+        domain.resume().map_err(failed("resume the domain"))
+    }
+
+    fn pm_wakeup(&self, uuid: Uuid) -> Result<(), Error> {
+        let domain = self.look_up(uuid).map_err(failed("look the domain up"))?;
+        domain.pm_wakeup(0).map_err(failed("wake the guest up"))
+    }
+
+    fn is_alive(&self) -> bool {
+        self.connection.is_alive().unwrap_or(false)
+    }
 }
 
 fn connect(uri: &str) -> Result<Connect, Error> {
@@ -96,8 +107,8 @@ fn connect(uri: &str) -> Result<Connect, Error> {
     Ok(connection)
 }
 
-fn read_or_log(domain: &virt::domain::Domain) -> Option<Domain> {
-    read(domain)
+fn read_or_log(uri: &Arc<str>, domain: &virt::domain::Domain) -> Option<Domain> {
+    read(uri, domain)
         .inspect_err(|error| {
             let name = domain.name().unwrap_or_default();
             tracing::warn!("domain {} cannot be woken, it cannot be read: {error}", quoted(&name));
@@ -105,24 +116,26 @@ fn read_or_log(domain: &virt::domain::Domain) -> Option<Domain> {
         .ok()
 }
 
-fn read(domain: &virt::domain::Domain) -> Result<Domain, Error> {
+fn read(uri: &Arc<str>, domain: &virt::domain::Domain) -> Result<Domain, Error> {
     let uuid = domain.uuid().map_err(failed("read a domain's UUID"))?;
     let name = domain.name().map_err(failed("read a domain's name"))?;
     let state = state(domain)?;
-    let mut macs = macs(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
+    // What it opts in to is what will be started.
+    let domain_xml::Definition { mut macs, opt_in } = definition(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
     // While it is off both definitions are one.
     if !matches!(state, State::ShutOff | State::MigratedAway) {
-        macs.append(&mut self::macs(domain, 0)?);
+        macs.append(&mut definition(domain, 0)?.macs);
     }
-    Ok(Domain { uuid, name, macs, state })
+    let id = Id { connection: Arc::clone(uri), uuid };
+    Ok(Domain { id, name, macs, opt_in, state })
 }
 
-fn macs(
+fn definition(
     domain: &virt::domain::Domain,
     flags: sys::virDomainXMLFlags,
-) -> Result<std::collections::BTreeSet<wakevirt_protocol::MacAddr>, Error> {
+) -> Result<domain_xml::Definition, Error> {
     let xml = domain.xml_desc(flags).map_err(failed("read the domain's definition"))?;
-    domain_xml::macs(&xml).map_err(Error::DomainXml)
+    domain_xml::read(&xml).map_err(Error::DomainXml)
 }
 
 fn state(domain: &virt::domain::Domain) -> Result<State, Error> {

@@ -4,27 +4,26 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use uuid::Uuid;
 use wakevirt_service::bus::Backoff;
 
 use super::libvirt::Libvirt;
-use super::{Change, Domain, Hypervisor, blocking};
+use super::{Change, Domain, Hypervisor, Id, blocking};
 use crate::Error;
 
 /// What the link tells.
 pub enum Update {
-    /// There is a connection, and these are all the domains.
-    Up(Arc<dyn Hypervisor>, Vec<Domain>),
+    /// There is a connection to this URI, and these are all its domains.
+    Up(Arc<str>, Arc<dyn Hypervisor>, Vec<Domain>),
     /// This domain is new, or changed.
     Domain(Domain),
     /// This domain is gone.
-    Gone(Uuid),
-    /// The connection is lost.
-    Down,
+    Gone(Id),
+    /// The connection to this URI is lost.
+    Down(Arc<str>),
 }
 
 /// Keeps the link to the hypervisor at `uri`, until nobody takes its updates any more.
-pub async fn keep(uri: String, updates: mpsc::Sender<Update>) {
+pub async fn keep(uri: Arc<str>, updates: mpsc::Sender<Update>) {
     let mut backoff = Backoff::new();
     let mut told = false;
     while !updates.is_closed() {
@@ -33,7 +32,7 @@ pub async fn keep(uri: String, updates: mpsc::Sender<Update>) {
                 tracing::info!("connected to {uri}: {} domains", domains.len());
                 backoff.reset();
                 told = false;
-                let reason = follow(hypervisor, domains, changes, &updates).await;
+                let reason = follow(&uri, hypervisor, domains, changes, &updates).await;
                 tracing::warn!("the connection to {uri} is lost: {reason}; trying again");
             }
             // Said once, not for each attempt.
@@ -49,10 +48,10 @@ pub async fn keep(uri: String, updates: mpsc::Sender<Update>) {
 
 type Connected = (Arc<dyn Hypervisor>, mpsc::UnboundedReceiver<Change>, Vec<Domain>);
 
-async fn connect(uri: &str) -> Result<Connected, Error> {
+async fn connect(uri: &Arc<str>) -> Result<Connected, Error> {
     let (sender, changes) = mpsc::unbounded_channel();
-    let uri = uri.to_owned();
-    let opening = tokio::task::spawn_blocking(move || Libvirt::open(&uri, &sender));
+    let uri = Arc::clone(uri);
+    let opening = tokio::task::spawn_blocking(move || Libvirt::open(uri, &sender));
     let hypervisor: Arc<dyn Hypervisor> = Arc::new(opening.await.map_err(Error::Interrupted)??);
     // What changes while they are listed waits among the changes.
     let domains = blocking(&hypervisor, |hypervisor| hypervisor.domains()).await?;
@@ -61,13 +60,14 @@ async fn connect(uri: &str) -> Result<Connected, Error> {
 
 /// Tells what changes until the connection is lost; returns why it was.
 async fn follow(
+    uri: &Arc<str>,
     hypervisor: Arc<dyn Hypervisor>,
     domains: Vec<Domain>,
     mut changes: mpsc::UnboundedReceiver<Change>,
     updates: &mpsc::Sender<Update>,
 ) -> &'static str {
     // An update that nobody takes means that the actor ends.
-    let _ = updates.send(Update::Up(Arc::clone(&hypervisor), domains)).await;
+    let _ = updates.send(Update::Up(Arc::clone(uri), Arc::clone(&hypervisor), domains)).await;
     let mut batch = Vec::new();
     let reason = 'lost: loop {
         // What has come together is read once for each domain, however often it changed.
@@ -78,21 +78,26 @@ async fn follow(
         for change in batch.drain(..) {
             match change {
                 Change::Closed(reason) => break 'lost reason,
-                Change::Domain(uuid) if read.insert(uuid) => look(&hypervisor, uuid, updates).await,
+                Change::Domain(uuid) if read.insert(uuid) => look(uri, &hypervisor, uuid, updates).await,
                 Change::Domain(_) => {}
             }
         }
     };
-    let _ = updates.send(Update::Down).await;
+    let _ = updates.send(Update::Down(Arc::clone(uri))).await;
     // Closing may wait for the daemon.
     tokio::task::spawn_blocking(move || drop(hypervisor));
     reason
 }
 
-async fn look(hypervisor: &Arc<dyn Hypervisor>, uuid: Uuid, updates: &mpsc::Sender<Update>) {
+async fn look(
+    uri: &Arc<str>,
+    hypervisor: &Arc<dyn Hypervisor>,
+    uuid: uuid::Uuid,
+    updates: &mpsc::Sender<Update>,
+) {
     let update = match blocking(hypervisor, move |hypervisor| hypervisor.domain(uuid)).await {
         Ok(Some(domain)) => Update::Domain(domain),
-        Ok(None) => Update::Gone(uuid),
+        Ok(None) => Update::Gone(Id { connection: Arc::clone(uri), uuid }),
         Err(error) => {
             tracing::warn!("domain {uuid} has changed and cannot be read; it is taken as it was: {error}");
             return;

@@ -20,13 +20,24 @@ pub use state::{Pause, State};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domain {
     /// What identifies it for as long as it is defined.
-    pub uuid: Uuid,
+    pub id: Id,
     /// Its name; another domain may have had it before.
     pub name: String,
     /// The MAC addresses of its network interfaces, in its persistent and in its live definition.
     pub macs: BTreeSet<MacAddr>,
+    /// Whether its own metadata allow packets to wake it.
+    pub opt_in: bool,
     /// What it does.
     pub state: State,
+}
+
+/// What identifies a domain: two hypervisors may have domains of the same UUID.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id {
+    /// The hypervisor's URI.
+    pub connection: Arc<str>,
+    /// The domain's UUID.
+    pub uuid: Uuid,
 }
 
 /// A connection to what runs VMs.
@@ -57,6 +68,21 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// # Errors
     /// If it does not start. A domain that runs already is such an error with some hypervisors.
     fn start(&self, uuid: Uuid) -> Result<(), Error>;
+
+    /// Lets a domain that is paused run.
+    ///
+    /// # Errors
+    /// If it cannot.
+    fn resume(&self, uuid: Uuid) -> Result<(), Error>;
+
+    /// Wakes up a guest that has suspended itself.
+    ///
+    /// # Errors
+    /// If it cannot.
+    fn pm_wakeup(&self, uuid: Uuid) -> Result<(), Error>;
+
+    /// Whether the connection is there, as far as it knows without asking.
+    fn is_alive(&self) -> bool;
 }
 
 /// What a connection tells by itself.

@@ -1,0 +1,186 @@
+//! Wakes that are under way, and those that wait for their hypervisor.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+
+use super::{Actor, Caller, boottime};
+use crate::decision::{Outcome, has_expired};
+use crate::hypervisor::Id;
+use crate::report::Subject;
+use crate::rules::Paused;
+use crate::wake::{End, Order, Terms, wake as wake_domain};
+
+/// The wakes.
+#[derive(Default)]
+pub(super) struct Wakes {
+    under_way: HashMap<Id, Wake>,
+    /// Those whose hypervisor is away.
+    held: HashMap<Id, Wake>,
+    tasks: JoinSet<(Id, End)>,
+}
+
+/// A wake: all who ask for it meanwhile share it.
+struct Wake {
+    subject: Subject,
+    terms: Terms,
+    callers: Vec<Caller>,
+    /// When it was asked for: CLOCK_BOOTTIME, in microseconds.
+    since: u64,
+    /// Whether the hypervisor was called for it, and has not told what came of that.
+    called: bool,
+    /// What was asked for meanwhile and may do more: done after this one, if this one was not allowed to.
+    next: Option<Box<Wake>>,
+}
+
+impl Wakes {
+    /// The end of one that is under way.
+    pub(super) async fn join_next(&mut self) -> Option<Result<(Id, End), JoinError>> {
+        self.tasks.join_next().await
+    }
+}
+
+impl Wake {
+    /// Takes another one for the same domain in.
+    fn join(&mut self, mut other: Self) {
+        if self.terms.cover(&other.terms) {
+            self.callers.append(&mut other.callers);
+        } else if let Some(next) = &mut self.next {
+            // The one that may do more goes on.
+            if other.terms.cover(&next.terms) {
+                std::mem::swap(&mut **next, &mut other);
+            }
+            next.callers.append(&mut other.callers);
+        } else {
+            self.next = Some(Box::new(other));
+        }
+    }
+}
+
+impl Actor {
+    /// Wakes the domain, or joins the wake that is under way for it.
+    pub(super) fn wake(&mut self, id: Id, subject: Subject, paused: Paused, callers: Vec<Caller>) {
+        let cool_down = self.records.last_success(&id).map(|at| (at, self.policy.times.cool_down));
+        let terms = Terms { trigger: subject.trigger(), paused, cool_down };
+        let seen = subject.packet.as_ref().and_then(|packet| packet.details.boottime);
+        let wake =
+            Wake { terms, callers, since: seen.unwrap_or_else(boottime), called: false, next: None, subject };
+        if self.is_expired(&wake) {
+            return self.expired(wake);
+        }
+        self.begin(id, wake);
+    }
+
+    fn begin(&mut self, id: Id, wake: Wake) {
+        for same in [&mut self.wakes.under_way, &mut self.wakes.held] {
+            if let Some(same) = same.get_mut(&id) {
+                tracing::debug!(uuid = %id.uuid, "joins the wake that is under way");
+                return same.join(wake);
+            }
+        }
+        let Some(hypervisor) = self.hypervisor(&id.connection).cloned() else {
+            let name = wake.subject.domain.as_ref().map(|(_, name)| name.as_str()).unwrap_or_default();
+            tracing::info!(
+                "the wake of {} waits for {}, which cannot be reached",
+                wakevirt_service::logs::quoted(name),
+                id.connection
+            );
+            self.wakes.held.insert(id, wake);
+            return;
+        };
+        let shutdown_wait = self.policy.times.shutdown_wait;
+        let order = Order { uuid: id.uuid, terms: wake.terms, shutdown_wait, called: wake.called };
+        self.wakes.under_way.insert(id.clone(), wake);
+        self.wakes.tasks.spawn(async move { (id, wake_domain(hypervisor, order).await) });
+    }
+
+    pub(super) fn ended(&mut self, end: Result<(Id, End), JoinError>) {
+        let (id, end) = match end {
+            Ok(end) => end,
+            Err(error) => return tracing::error!("a wake was not done to its end: {error}"),
+        };
+        let Some(mut wake) = self.wakes.under_way.remove(&id) else { return };
+        match end {
+            End::Lost { called } => {
+                wake.called = called;
+                // Perhaps the connection is back already, under another handle.
+                match self.hypervisor(&id.connection).is_some_and(|it| it.is_alive()) {
+                    true => self.begin(id, wake),
+                    false => drop(self.wakes.held.insert(id, wake)),
+                }
+            }
+            End::Done(outcome, reason) => self.done(id, wake, outcome, reason),
+        }
+    }
+
+    fn done(&mut self, id: Id, mut wake: Wake, outcome: Outcome, reason: String) {
+        let next = wake.next.take();
+        let refused = matches!(outcome, Outcome::CoolingDown | Outcome::NotAllowed);
+        match next {
+            Some(next) if refused => {
+                self.finish(wake.subject, outcome, reason, wake.callers);
+                self.begin(id, *next);
+            }
+            // What more it might have done is done.
+            Some(mut next) => {
+                wake.callers.append(&mut next.callers);
+                self.finish(wake.subject, outcome, reason, wake.callers);
+            }
+            None => self.finish(wake.subject, outcome, reason, wake.callers),
+        }
+    }
+
+    /// Does what has waited for this hypervisor.
+    pub(super) fn resume_held(&mut self, uri: &str) {
+        let held = self.wakes.held.keys().filter(|id| &*id.connection == uri);
+        for id in held.cloned().collect::<Vec<_>>() {
+            let Some(wake) = self.wakes.held.remove(&id) else { continue };
+            if self.is_expired(&wake) {
+                self.expired(wake);
+            } else if self.index.get(&id).is_none() {
+                let reason = "the domain was gone when the hypervisor came back".to_owned();
+                self.done(id, wake, Outcome::Failed, reason);
+            } else {
+                self.begin(id, wake);
+            }
+        }
+    }
+
+    fn is_expired(&self, wake: &Wake) -> bool {
+        has_expired(age(wake.since), self.policy.times.hold)
+    }
+
+    fn expired(&mut self, mut wake: Wake) {
+        let reason = format!("it was asked for {} s ago; wake it again", age(wake.since).as_secs());
+        let next = wake.next.take();
+        wake.callers.extend(next.into_iter().flat_map(|next| next.callers));
+        self.finish(wake.subject, Outcome::Expired, reason, wake.callers);
+    }
+
+    /// When the next thing that waits is too old.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        let held = self.wakes.held.values().map(|wake| wake.since);
+        let oldest = held.chain(self.pending.oldest()).min()?;
+        // A little later, so that it is too old then.
+        let left = self.policy.times.hold.saturating_sub(age(oldest)) + Duration::from_millis(10);
+        Some(Instant::now() + left)
+    }
+
+    /// Ends what has waited for too long.
+    pub(super) fn expire(&mut self) {
+        let old = self.wakes.held.iter().filter(|(_, wake)| self.is_expired(wake)).map(|(id, _)| id.clone());
+        for id in old.collect::<Vec<_>>() {
+            if let Some(wake) = self.wakes.held.remove(&id) {
+                self.expired(wake);
+            }
+        }
+        self.forget_old();
+    }
+}
+
+/// How long ago that was (CLOCK_BOOTTIME, in microseconds).
+pub(super) fn age(since: u64) -> Duration {
+    Duration::from_micros(boottime().saturating_sub(since))
+}

@@ -1,0 +1,249 @@
+//! The SecureOn password that a rule asks for: where it is, and what it is.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Component, Path, PathBuf};
+
+use nix::unistd::{Gid, Group, Uid};
+use serde::Deserialize;
+use wakevirt_protocol::Password;
+use wakevirt_service::user::service_uid;
+
+use crate::privilege::USER;
+
+/// The largest password file, in bytes: a password and whatever blanks are around it.
+const MAX_SIZE: u64 = 256;
+
+/// The password that a rule asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SecureOn {
+    text: String,
+    place: Place,
+    /// `None` until it was read: nothing is right then.
+    password: Option<Password>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    File(PathBuf),
+    /// A credential of the service manager (systemd.exec(5), `LoadCredential=`).
+    Credential(String),
+}
+
+/// Why a password cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The service manager has passed no credentials.
+    #[error(
+        "secure-on = \"credential:{0}\": the service manager passes no credentials; add \
+         LoadCredential={0}:FILE to the unit"
+    )]
+    NoCredentials(String),
+    /// The file cannot be read.
+    #[error("{}: cannot read the SecureOn password: {source}; the file belongs to {USER}, mode 0400", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// Others can read it, or change it.
+    #[error(
+        "{}: others could read or change this SecureOn password (user {user}, mode {mode:04o}); \
+         protect it: chown {USER} {}; chmod 0400 {}",
+        path.display(), path.display(), path.display()
+    )]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        user: Uid,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// No password.
+    #[error(
+        "{}: not a SecureOn password; write 4 or 6 bytes, such as 192.168.1.2, 01:02:03:04:05:06 or \
+         010203040506",
+        path.display()
+    )]
+    NoPassword {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl TryFrom<String> for SecureOn {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let place = match text.strip_prefix("credential:") {
+            Some(name) if is_file_name(name) => Place::Credential(name.to_owned()),
+            Some(_) => return Err("not the name of a credential; write one such as \"credential:win11\""),
+            None if Path::new(&text).is_absolute() => Place::File(PathBuf::from(&text)),
+            None => {
+                return Err("not an absolute path; write one such as \"/etc/wakevirt/win11.secureon\", or \
+                            \"credential:NAME\"; the password itself does not belong here");
+            }
+        };
+        Ok(Self { text, place, password: None })
+    }
+}
+
+fn is_file_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))
+}
+
+impl SecureOn {
+    /// As it is written in the configuration.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether this is the password, in a time that does not tell how much of it is right.
+    #[must_use]
+    pub fn accepts(&self, password: &Password) -> bool {
+        self.password.as_ref().is_some_and(|expected| password.matches(expected))
+    }
+
+    /// Reads the password. `credentials` is where the service manager's credentials are.
+    ///
+    /// # Errors
+    /// [`Error`] names the file, and says what to do.
+    pub fn read(&mut self, credentials: Option<&Path>) -> Result<(), Error> {
+        let (path, passed) = match &self.place {
+            Place::File(path) => (path.clone(), false),
+            Place::Credential(name) => {
+                let folder = credentials.ok_or_else(|| Error::NoCredentials(name.clone()))?;
+                (folder.join(name), true)
+            }
+        };
+        let failed = |source| Error::Read { path: path.clone(), source };
+        // A FIFO without a writer must not hold the service up.
+        let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY;
+        let mut options = File::options();
+        let file = options.read(true).custom_flags(flags.bits()).open(&path).map_err(failed)?;
+        // What is judged is the open file, which cannot be exchanged any more.
+        let metadata = file.metadata().map_err(failed)?;
+        if !is_private(&metadata, passed) {
+            let (user, mode) = (Uid::from_raw(metadata.uid()), metadata.mode() & 0o7777);
+            return Err(Error::Exposed { path, user, mode });
+        }
+        let mut text = String::new();
+        file.take(MAX_SIZE).read_to_string(&mut text).map_err(failed)?;
+        self.password = Some(parse(text.trim()).ok_or(Error::NoPassword { path })?);
+        Ok(())
+    }
+}
+
+/// Whether only root and the service can read the file. The service manager itself protects what it
+/// passes, by the folder and by an access control list that shows as rights of the group.
+fn is_private(metadata: &Metadata, passed: bool) -> bool {
+    let mode = metadata.mode();
+    let owner = metadata.uid();
+    let group = Gid::from_raw(metadata.gid());
+    let by_group = || Group::from_name(USER).ok().flatten().is_some_and(|own| own.gid == group);
+    metadata.is_file()
+        && (owner == 0 || owner == service_uid(USER).as_raw())
+        && mode & 0o027 == 0
+        && (mode & 0o040 == 0 || passed || by_group())
+}
+
+/// The password in a text: hexadecimal digits, plain or in pairs, or a dotted quad.
+fn parse(text: &str) -> Option<Password> {
+    if let Ok(quad) = text.parse::<core::net::Ipv4Addr>() {
+        return Some(Password::Four(quad.octets()));
+    }
+    let digits: String = match text.contains([':', '-']) {
+        true => {
+            let pairs: Vec<&str> = text.split(if text.contains('-') { '-' } else { ':' }).collect();
+            pairs.iter().all(|pair| pair.len() == 2).then(|| pairs.concat())?
+        }
+        false => text.to_owned(),
+    };
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) || !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    let pairs = digits.as_bytes().chunks(2).filter_map(|pair| core::str::from_utf8(pair).ok());
+    let bytes: Vec<u8> = pairs.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect();
+    Password::try_from(bytes.as_slice()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        let six = Password::Six([1, 2, 3, 4, 5, 0xfa]);
+        for text in ["01:02:03:04:05:fa", "01-02-03-04-05-FA", "0102030405fa"] {
+            assert_eq!(parse(text), Some(six.clone()), "{text}");
+        }
+        let four = Password::Four([192, 168, 1, 2]);
+        for text in ["192.168.1.2", "c0:a8:01:02", "c0a80102"] {
+            assert_eq!(parse(text), Some(four.clone()), "{text}");
+        }
+        for text in
+            ["", "1:2:3:4:5:6", "0102030405", "secret", "0102-0304", "+1020304", "192.168.1", "é1é1é1"]
+        {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    fn file(mode: u32, text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file.as_file().set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
+        file
+    }
+
+    fn secure_on(path: &Path) -> SecureOn {
+        SecureOn::try_from(path.to_str().unwrap().to_owned()).unwrap()
+    }
+
+    #[test]
+    fn takes_a_private_file_alone() {
+        for (mode, private) in
+            [(0o400, true), (0o600, true), (0o640, false), (0o604, false), (0o660, false), (0o602, false)]
+        {
+            let file = file(mode, "01:02:03:04:05:06\n");
+            let mut secure_on = secure_on(file.path());
+            assert!(!secure_on.accepts(&Password::Six([1, 2, 3, 4, 5, 6])), "not read yet");
+            let result = secure_on.read(None);
+            assert_eq!(result.is_ok(), private, "{mode:o}: {result:?}");
+            assert_eq!(secure_on.accepts(&Password::Six([1, 2, 3, 4, 5, 6])), private);
+            assert!(!secure_on.accepts(&Password::Six([1, 2, 3, 4, 5, 7])));
+        }
+    }
+
+    #[test]
+    fn takes_a_credential_from_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("win11"), "1.2.3.4").unwrap();
+        std::fs::set_permissions(folder.path().join("win11"), std::fs::Permissions::from_mode(0o440))
+            .unwrap();
+        let mut secure_on = SecureOn::try_from("credential:win11".to_owned()).unwrap();
+        assert!(matches!(secure_on.read(None), Err(Error::NoCredentials(_))));
+        secure_on.read(Some(folder.path())).unwrap();
+        assert!(secure_on.accepts(&Password::Four([1, 2, 3, 4])));
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        let file = file(0o600, "secret");
+        let error = secure_on(file.path()).read(None).unwrap_err().to_string();
+        assert!(error.contains("4 or 6 bytes") && !error.contains("secret"), "{error}");
+        assert!(matches!(secure_on(Path::new("/no/such")).read(None), Err(Error::Read { .. })));
+        for text in ["", "relative", "credential:", "credential:../x", "credential:a/b", "01:02:03:04:05:06"]
+        {
+            assert!(SecureOn::try_from(text.to_owned()).is_err(), "{text}");
+        }
+    }
+}
