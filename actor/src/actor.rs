@@ -26,6 +26,8 @@ use crate::hypervisor::{Hypervisor, Id, Update};
 use crate::index::Index;
 use crate::interest::Macs;
 use crate::listen::Packet;
+use crate::memory::{Memory, State};
+use crate::merge::Position;
 use crate::report::{Finished, Subject};
 use crate::request::{Answer, Request, Target};
 use answers::Records;
@@ -93,6 +95,10 @@ pub struct Actor {
     pending: Pending,
     fetched: JoinSet<(Packet, Result<Password, String>)>,
     records: Records,
+    memory: Memory,
+    position: Position,
+    /// Whether there is something that the memory does not know.
+    changed: bool,
     /// What packets may add to the log, for each domain and for those that are ambiguous.
     quotas: HashMap<Option<Id>, Quota>,
     /// What packets for MAC addresses that no domain has may add to the log.
@@ -116,16 +122,30 @@ impl Actor {
             pending: Pending::default(),
             fetched: JoinSet::new(),
             records: Records::default(),
+            memory: Memory::default(),
+            position: Position::default(),
+            changed: false,
             quotas: HashMap::new(),
             unknown: quota(),
             tell_at: None,
         }
     }
 
+    /// Goes on with what was under way, and keeps there what is.
+    #[must_use]
+    pub fn remembering(mut self, memory: Memory, state: State) -> Self {
+        self.memory = memory;
+        self.position = state.position;
+        self.pending.restore(state.waiting);
+        self.wakes.restore(state.intents);
+        self
+    }
+
     /// Acts until nobody is left who could ask for anything.
     pub async fn run(mut self, mut inlets: Inlets) {
         self.tell();
         loop {
+            self.remember();
             let tell_at = self.tell_at.unwrap_or_else(Instant::now);
             let expiry = self.next_expiry();
             let expire_at = expiry.unwrap_or_else(Instant::now);
@@ -135,16 +155,32 @@ impl Actor {
                 Some(update) = inlets.updates.recv() => self.update(update),
                 Some(end) = self.wakes.join_next() => self.ended(end),
                 Some(fetched) = self.fetched.join_next() => match fetched {
-                    Ok((packet, password)) => self.packet(packet, Some(password)),
+                    Ok((packet, password)) => {
+                        self.pending.fetched(&packet);
+                        self.packet(packet, Some(password));
+                    }
                     Err(error) => tracing::error!("a password was not fetched: {error}"),
                 },
                 () = tokio::time::sleep_until(tell_at), if self.tell_at.is_some() => self.tell(),
                 () = tokio::time::sleep_until(expire_at), if expiry.is_some() => self.expire(),
                 Some(request) = inlets.requests.recv() => self.request(request),
-                Some(packet) = inlets.packets.recv() => self.packet(packet, None),
+                Some(packet) = inlets.packets.recv() => {
+                    self.position = Position::of(&packet);
+                    self.packet(packet, None);
+                }
                 else => return,
             }
         }
+    }
+
+    /// Writes down what has changed.
+    fn remember(&mut self) {
+        if !std::mem::take(&mut self.changed) || !self.memory.is_kept() {
+            return;
+        }
+        let position = self.position.clone();
+        let (waiting, intents) = (self.pending.packets(), self.wakes.intents());
+        self.memory.keep(&State { position, waiting, intents });
     }
 
     fn update(&mut self, update: Update) {

@@ -1,5 +1,6 @@
 //! The parts of the running service, and what holds them together.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
@@ -14,6 +15,8 @@ use crate::fetch::{self, Fetch};
 use crate::interest::{self, Macs};
 use crate::keep::keep;
 use crate::listen::{Packet, listen};
+use crate::memory::Memory;
+use crate::merge::Merge;
 use crate::request::Requests;
 use crate::rules::Rules;
 use crate::{Error, Options, hypervisor};
@@ -39,10 +42,12 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     let (reloads, reloads_out) = mpsc::channel(1);
     let fetches_out = Mutex::new(fetches_out);
     tell(&config.policy.rules);
+    let (memory, state) = Memory::open();
+    let merge = RefCell::new(Merge::new(state.position.clone()));
 
     let outlets = Outlets { finished: finished.clone(), macs: macs_in, status: status_in, fetches };
     let connections: Vec<Arc<str>> = config.connections.iter().map(|uri| uri.as_str().into()).collect();
-    let actor = Actor::new(&connections, config.policy.clone(), outlets);
+    let actor = Actor::new(&connections, config.policy.clone(), outlets).remembering(memory, state);
     tokio::spawn(actor.run(Inlets { packets: packets_out, requests: requests_out, updates: updates_out }));
     for uri in connections {
         tokio::spawn(hypervisor::keep(uri, updates.clone()));
@@ -51,7 +56,7 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
 
     let interface = Actor1 { requests: requests.clone(), reloads, status };
     let serve = async |bus: &Connection| bus::serve(bus, &interface, finished.subscribe()).await;
-    let hear = async |bus: &Connection| hear(bus, &packets, macs.clone(), &fetches_out).await;
+    let hear = async |bus: &Connection| hear(bus, &packets, macs.clone(), &fetches_out, &merge).await;
     let buses = async {
         let (bus, capture_bus) = (&options.common.bus, &options.capture_bus);
         if bus == capture_bus {
@@ -73,10 +78,11 @@ async fn hear(
     packets: &mpsc::Sender<Packet>,
     macs: watch::Receiver<Macs>,
     fetches: &Mutex<mpsc::Receiver<Fetch>>,
+    merge: &RefCell<Merge>,
 ) -> Result<(), Error> {
     let (owner, owners) = watch::channel(None);
     tokio::select! {
-        result = listen(bus, packets, &owner) => result,
+        result = listen(bus, packets, &owner, merge) => result,
         () = interest::tell(bus, owners.clone(), macs) => Ok(()),
         () = fetch::serve(bus, owners, fetches) => Ok(()),
     }

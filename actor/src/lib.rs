@@ -18,6 +18,8 @@ pub mod index;
 pub mod interest;
 pub mod keep;
 pub mod listen;
+pub mod memory;
+pub mod merge;
 mod options;
 pub mod privilege;
 pub mod report;

@@ -4,14 +4,17 @@
 //! connection that owns `org.wakevirt.Capture1` at that moment, and only the announcer's user may own
 //! that name. Signals, changes of the owner and the answer to the question who owns it now are read
 //! from one stream, in the order in which the bus sent them: there is no moment at which an old owner
-//! is believed, or a new one is not.
+//! is believed, or a new one is not. A new owner is asked for what it remembers; its answer comes
+//! through the same stream, so that it is known what was announced before it and what after.
 
+use core::cell::RefCell;
 use core::future::poll_fn;
 use core::num::NonZeroU32;
 use core::pin::Pin;
 use std::time::{Duration, Instant};
 
 use futures_core::Stream as _;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use wakevirt_protocol::MacAddr;
@@ -25,12 +28,13 @@ use zbus::names::OwnedUniqueName;
 use zbus::{Connection, MatchRule, Message, MessageStream};
 
 use crate::Error;
+use crate::merge::{Merge, Position, Step};
 
 /// The name of the bus itself, and of its interface.
 const BUS: &str = "org.freedesktop.DBus";
 
 /// A magic packet that the announcer has announced.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packet {
     /// The MAC address that it asks to wake.
     pub mac: MacAddr,
@@ -45,7 +49,8 @@ const fn quota() -> Quota {
     Quota::new(3, Duration::from_secs(60))
 }
 
-/// Hears until the connection is lost: `packets` gets every packet, `owner` the announcer's name.
+/// Hears until the connection is lost: `packets` gets every packet that `merge` does not know yet,
+/// `owner` the announcer's name.
 ///
 /// It never waits for either, because what is not read from the bus holds up the whole connection.
 ///
@@ -55,6 +60,7 @@ pub async fn listen(
     connection: &Connection,
     packets: &mpsc::Sender<Packet>,
     owner: &watch::Sender<Option<OwnedUniqueName>>,
+    merge: &RefCell<Merge>,
 ) -> Result<(), Error> {
     // The stream takes everything that comes from now on.
     let mut stream = MessageStream::from(connection);
@@ -63,17 +69,13 @@ pub async fn listen(
     loop {
         let next = poll_fn(|context| Pin::new(&mut stream).poll_next(context)).await;
         let message = next.ok_or(Error::BusClosed)??;
-        match ear.hear(&message)? {
-            Heard::Packet(packet) => match packets.try_send(packet) {
-                Ok(()) => {}
-                Err(TrySendError::Full(packet)) => {
-                    if let Some(more) = overflown.take(Instant::now()) {
-                        let mac = packet.mac;
-                        tracing::warn!(%mac, held_back = more, "too many magic packets at once: one is lost");
-                    }
-                }
-                Err(TrySendError::Closed(_)) => return Ok(()),
+        let (taken, replay) = match ear.hear(&message)? {
+            Heard::Packet(packet) => match merge.borrow_mut().announced(packet) {
+                Step::Take(packet) => (vec![packet], false),
+                Step::Replay => (Vec::new(), true),
+                Step::Nothing => (Vec::new(), false),
             },
+            Heard::Replayed(replayed) => (merge.borrow_mut().replayed(replayed), false),
             Heard::Owner(name) => {
                 match &name {
                     Some(name) => tracing::info!("hearing the announcer, {CAPTURE_NAME} ({name})"),
@@ -82,7 +84,10 @@ pub async fn listen(
                          start wakevirt-capture.service"
                     ),
                 }
+                let replay = name.is_some();
                 owner.send_replace(name);
+                // The old one does not answer any more.
+                (merge.borrow_mut().replayed(Vec::new()), replay)
             }
             Heard::Forged(sender) => {
                 if let Some(more) = forged.take(Instant::now()) {
@@ -91,8 +96,25 @@ pub async fn listen(
                         "ignored a magic packet that does not come from the owner of {CAPTURE_NAME}"
                     );
                 }
+                continue;
             }
-            Heard::Nothing => {}
+            Heard::Nothing => continue,
+        };
+        for packet in taken {
+            match packets.try_send(packet) {
+                Ok(()) => {}
+                Err(TrySendError::Full(packet)) => {
+                    if let Some(more) = overflown.take(Instant::now()) {
+                        let mac = packet.mac;
+                        tracing::warn!(%mac, held_back = more, "too many magic packets at once: one is lost");
+                    }
+                }
+                Err(TrySendError::Closed(_)) => return Ok(()),
+            }
+        }
+        if replay {
+            let after = merge.borrow_mut().ask().clone();
+            ear.ask_for_replay(connection, &after).await?;
         }
     }
 }
@@ -103,6 +125,8 @@ struct Ear {
     owner: Option<Option<OwnedUniqueName>>,
     question: NonZeroU32,
     subscriptions: [NonZeroU32; 2],
+    /// The call for a replay that was not answered yet.
+    replay: Option<NonZeroU32>,
 }
 
 /// What a message is.
@@ -112,6 +136,8 @@ enum Heard {
     Packet(Packet),
     /// The announcer is this connection from now on.
     Owner(Option<OwnedUniqueName>),
+    /// What the announcer remembers; nothing if it does not tell.
+    Replayed(Vec<Packet>),
     /// A packet from somebody else, of this name.
     Forged(String),
     /// Nothing that is of interest here.
@@ -143,7 +169,18 @@ impl Ear {
         ];
         let [packets, owners, question] = calls.each_ref().map(|call| call.primary_header().serial_num());
         connection.send_all(&calls).await?;
-        Ok(Self { owner: None, question, subscriptions: [packets, owners] })
+        Ok(Self { owner: None, question, subscriptions: [packets, owners], replay: None })
+    }
+
+    /// Asks the announcer for what it remembers after this. The answer comes through the stream.
+    async fn ask_for_replay(&mut self, connection: &Connection, after: &Position) -> Result<(), Error> {
+        let Some(Some(owner)) = &self.owner else { return Ok(()) };
+        let call = Message::method_call(CAPTURE_PATH, "Replay")
+            .destination(owner)
+            .interface(CAPTURE_INTERFACE)
+            .build(&(&after.epoch, after.sequence))?;
+        self.replay = Some(call.primary_header().serial_num());
+        Ok(connection.send(&call).await?)
     }
 
     fn hear(&mut self, message: &Message) -> Result<Heard, Error> {
@@ -156,6 +193,12 @@ impl Ear {
             }
             // Nobody owns it: the only reason for which the bus does not answer.
             Type::Error if header.reply_serial() == Some(self.question) => Ok(self.owner_is(None)),
+            Type::MethodReturn | Type::Error
+                if self.replay.is_some() && header.reply_serial() == self.replay =>
+            {
+                self.replay = None;
+                Ok(Heard::Replayed(replayed(message)))
+            }
             Type::Error if header.reply_serial().is_some_and(|it| self.subscriptions.contains(&it)) => {
                 Err(zbus::Error::from(message.clone()).into())
             }
@@ -190,6 +233,7 @@ impl Ear {
 
     fn owner_is(&mut self, owner: Option<OwnedUniqueName>) -> Heard {
         self.owner = Some(owner.clone());
+        self.replay = None;
         Heard::Owner(owner)
     }
 }
@@ -209,10 +253,36 @@ fn is_packet(header: &Header<'_>) -> bool {
 fn packet(message: &Message) -> Option<Packet> {
     let body = message.body();
     let read = body.deserialize::<(u64, String, Dict)>();
-    let (sequence, mac, details) = read
-        .inspect_err(|error| tracing::debug!("a signal of the announcer cannot be read: {error}"))
-        .ok()?;
-    Some(Packet { mac: mac.parse().ok()?, sequence, details: PacketDetails::from(&details) })
+    let read = read.inspect_err(|error| tracing::debug!("a signal of the announcer cannot be read: {error}"));
+    Packet::new(read.ok()?)
+}
+
+/// The packets that the announcer remembers, in its answer.
+fn replayed(message: &Message) -> Vec<Packet> {
+    let body = message.body();
+    let answer = match message.message_type() {
+        Type::Error => Err(zbus::Error::from(message.clone())),
+        _ => body.deserialize::<(String, bool, Vec<(u64, String, Dict)>)>(),
+    };
+    match answer {
+        Ok((_, lost, packets)) => {
+            if lost {
+                tracing::warn!("the announcer has forgotten magic packets that were not heard here");
+            }
+            packets.into_iter().filter_map(Packet::new).collect()
+        }
+        Err(error) => {
+            let error = error.to_string();
+            tracing::warn!("the announcer does not tell what was missed: {}", quoted(&error));
+            Vec::new()
+        }
+    }
+}
+
+impl Packet {
+    fn new((sequence, mac, details): (u64, String, Dict)) -> Option<Self> {
+        Some(Self { mac: mac.parse().ok()?, sequence, details: PacketDetails::from(&details) })
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
 use zbus::OwnedVariant;
 
 use crate::MacAddr;
@@ -154,7 +155,7 @@ pub trait Actor1 {
 ///
 /// A key that is absent, or of another type than it should have, is `None`: later versions add
 /// keys, and no packet is lost for one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketDetails {
     /// The epoch of the announcer that numbered the packet.
     pub epoch: Option<String>,

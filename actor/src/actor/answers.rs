@@ -73,6 +73,7 @@ impl Actor {
         reason: String,
         callers: Vec<Caller>,
     ) {
+        self.changed = true;
         let finished = Arc::new(Finished { subject, outcome, reason, time: now() });
         if let Some(held_back) = self.may_log(&finished) {
             finished.log(held_back);

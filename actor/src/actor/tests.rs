@@ -177,6 +177,10 @@ async fn bench(hypervisor: &Arc<Fake>, domains: Vec<Domain>) -> Bench {
 
 /// An actor whose hypervisor is away.
 fn away(policy: Policy) -> Bench {
+    remembering(policy, Memory::default(), crate::memory::State::default())
+}
+
+fn remembering(policy: Policy, memory: Memory, state: crate::memory::State) -> Bench {
     let (packets, packets_out) = mpsc::channel(16);
     let (requests, requests_out) = mpsc::channel(16);
     let (updates, updates_out) = mpsc::channel(16);
@@ -185,7 +189,7 @@ fn away(policy: Policy) -> Bench {
     let (status_in, status) = watch::channel(Status::default());
     let (fetches_in, fetches) = mpsc::channel(16);
     let outlets = Outlets { finished: finished_in, macs: macs_in, status: status_in, fetches: fetches_in };
-    let actor = Actor::new(&[URI.into()], policy, outlets);
+    let actor = Actor::new(&[URI.into()], policy, outlets).remembering(memory, state);
     tokio::spawn(actor.run(Inlets { packets: packets_out, requests: requests_out, updates: updates_out }));
     Bench { packets, requests: Requests::new(requests), updates, finished, macs, status, fetches }
 }
@@ -547,4 +551,50 @@ async fn tells_the_addresses_once_for_many_changes() {
         .unwrap();
     tokio::time::sleep(GATHER * 2).await;
     assert!(!bench.macs.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn the_next_process_takes_up_what_was_under_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Memory::in_folder(folder.path());
+    let fake = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[1]);
+    let (memory, state) = open();
+    let mut first = remembering(rules(&["vm*"]), memory, state);
+    first.update(up(&fake, vec![domain(1, &[1]), domain(2, &[2])])).await;
+    first.packet(2).await;
+    assert_eq!(first.finished().await, (2, Outcome::Started));
+    first.packet(1).await;
+    fake.until_it_starts().await;
+    while fake.starts().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (_, state) = open();
+    assert_eq!(state.intents.len(), 1, "it was written down before the call");
+    assert_eq!(state.position.sequence, 1);
+
+    // The process ends here; the domain is as it was.
+    let again = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[]);
+    let (memory, state) = open();
+    let mut second = remembering(rules(&["vm*"]), memory, state);
+    second.update(up(&again, vec![domain(1, &[1]), domain(2, &[2])])).await;
+    assert_eq!(second.finished().await, (1, Outcome::Started));
+    second.requests.list().await.unwrap();
+    assert_eq!(again.starts(), [uuid(1)], "what was done is not done again");
+    assert!(open().1.intents.is_empty());
+    fake.release();
+}
+
+#[tokio::test]
+async fn packets_that_wait_outlive_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let (memory, state) = Memory::in_folder(folder.path());
+    let first = remembering(rules(&["vm*"]), memory, state);
+    first.packet(1).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let (memory, state) = Memory::in_folder(folder.path());
+    assert_eq!(state.waiting.len(), 1);
+    let mut second = remembering(rules(&["vm*"]), memory, state);
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    second.update(up(&fake, vec![domain(1, &[1])])).await;
+    assert_eq!(second.finished().await, (1, Outcome::Started));
 }

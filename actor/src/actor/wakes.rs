@@ -1,6 +1,7 @@
 //! Wakes that are under way, and those that wait for their hypervisor.
 
 use std::collections::HashMap;
+use std::iter;
 use std::time::Duration;
 
 use tokio::task::{JoinError, JoinSet};
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 use super::{Actor, Caller, boottime};
 use crate::decision::{Outcome, has_expired};
 use crate::hypervisor::Id;
+use crate::memory::Intent;
 use crate::report::Subject;
 use crate::rules::Paused;
 use crate::wake::{End, Order, Terms, wake as wake_domain};
@@ -39,6 +41,30 @@ impl Wakes {
     /// The end of one that is under way.
     pub(super) async fn join_next(&mut self) -> Option<Result<(Id, End), JoinError>> {
         self.tasks.join_next().await
+    }
+
+    /// What has not ended, to be written down.
+    pub(super) fn intents(&self) -> Vec<Intent> {
+        let wakes = self.under_way.iter().chain(&self.held);
+        let all = wakes.flat_map(|(id, wake)| {
+            iter::successors(Some(wake), |wake| wake.next.as_deref()).map(move |wake| (id, wake))
+        });
+        all.map(|(id, wake)| Intent::new(id, &wake.subject, wake.terms.paused, wake.since)).collect()
+    }
+
+    /// Takes up what had not ended when the last process did: what is to be done is judged by the
+    /// domain's state, as soon as its hypervisor tells it.
+    pub(super) fn restore(&mut self, intents: Vec<Intent>) {
+        for intent in intents {
+            let (paused, since) = (intent.paused(), intent.since);
+            let (id, subject) = intent.subject();
+            let terms = Terms { trigger: subject.trigger(), paused, cool_down: None };
+            let wake = Wake { subject, terms, callers: Vec::new(), since, called: false, next: None };
+            match self.held.get_mut(&id) {
+                Some(same) => same.join(wake),
+                None => drop(self.held.insert(id, wake)),
+            }
+        }
     }
 }
 
@@ -77,7 +103,9 @@ impl Actor {
         for same in [&mut self.wakes.under_way, &mut self.wakes.held] {
             if let Some(same) = same.get_mut(&id) {
                 tracing::debug!(uuid = %id.uuid, "joins the wake that is under way");
-                return same.join(wake);
+                same.join(wake);
+                self.changed = true;
+                return;
             }
         }
         let Some(hypervisor) = self.hypervisor(&id.connection).cloned() else {
@@ -87,12 +115,16 @@ impl Actor {
                 wakevirt_service::logs::quoted(name),
                 id.connection
             );
+            self.changed = true;
             self.wakes.held.insert(id, wake);
             return;
         };
         let shutdown_wait = self.policy.times.shutdown_wait;
         let order = Order { uuid: id.uuid, terms: wake.terms, shutdown_wait, called: wake.called };
         self.wakes.under_way.insert(id.clone(), wake);
+        // Before the hypervisor is called: should the process end meanwhile, the next one takes it up.
+        self.changed = true;
+        self.remember();
         self.wakes.tasks.spawn(async move { (id, wake_domain(hypervisor, order).await) });
     }
 

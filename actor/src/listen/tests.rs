@@ -14,7 +14,7 @@ fn serial(number: u32) -> NonZeroU32 {
 
 fn ear(owner: Option<Option<&str>>) -> Ear {
     let owner = owner.map(|owner| owner.map(name));
-    Ear { owner, question: serial(103), subscriptions: [serial(101), serial(102)] }
+    Ear { owner, question: serial(103), subscriptions: [serial(101), serial(102)], replay: None }
 }
 
 fn name(name: &str) -> OwnedUniqueName {
@@ -108,4 +108,27 @@ fn passes_over_what_is_no_packet() {
     ] {
         assert_eq!(ear.hear(&message).unwrap(), Heard::Nothing, "{message:?}");
     }
+}
+
+#[test]
+fn takes_the_answer_to_its_own_question_alone() {
+    let details = HashMap::from([("epoch", Variant::from("e"))]);
+    let remembered = vec![(4_u64, "52:54:00:00:00:01", details)];
+    let answer =
+        |number| Message::method_return(&call(number).header()).build(&("e", false, &remembered)).unwrap();
+    let mut asked = Ear { replay: Some(serial(105)), ..ear(Some(Some(OWNER))) };
+    assert_eq!(asked.hear(&answer(104)).unwrap(), Heard::Nothing);
+    let Heard::Replayed(packets) = asked.hear(&answer(105)).unwrap() else { panic!("no answer") };
+    assert_eq!(
+        packets.iter().map(|it| (it.sequence, it.details.epoch.as_deref())).collect::<Vec<_>>(),
+        [(4, Some("e"))]
+    );
+    assert_eq!(asked.hear(&answer(105)).unwrap(), Heard::Nothing, "it was answered");
+    let mut asked = Ear { replay: Some(serial(105)), ..ear(Some(Some(OWNER))) };
+    let error = Message::error(&call(105).header(), "org.freedesktop.DBus.Error.AccessDenied");
+    assert_eq!(asked.hear(&error.build(&"no").unwrap()).unwrap(), Heard::Replayed(Vec::new()));
+    // Another owner is asked anew.
+    let mut asked = Ear { replay: Some(serial(105)), ..ear(Some(Some(OWNER))) };
+    asked.hear(&owner_changed(BUS, STRANGER)).unwrap();
+    assert_eq!(asked.hear(&answer(105)).unwrap(), Heard::Nothing);
 }
