@@ -1,8 +1,9 @@
 //! The whole way on a host: a machine on the network, a bridge, both services, and QEMU's domains.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME};
+use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, CAPTURE_NAME};
 
 use crate::bus::{Bus, CallError, Kind};
 use crate::daemon::Daemon;
@@ -30,7 +31,8 @@ pub struct Scene<'host> {
     /// The actor; `None` while it is killed.
     pub actor: Option<Daemon>,
     finished: Process,
-    _capture: Daemon,
+    /// The announcer; `None` while it is killed.
+    pub capture: Option<Daemon>,
     _bus: Bus<'host>,
 }
 
@@ -50,12 +52,14 @@ impl<'host> Scene<'host> {
         machines.iter().for_each(|machine| machine.define(&libvirtd));
         let macs = macs(&libvirtd);
         let bus = Bus::start(host, Kind::DbusDaemon);
-        let mut capture = Daemon::capture(host).start();
-        capture.wait_until_ready();
+        let capture = Some(start_capture(host));
         let config = format!("connections = [\"{QEMU}\"]\n{config}");
-        let actor = Some(start_actor(host, &config));
+        let actor = start_actor(host, &config);
+        // A packet that comes before it knows the domains is for nobody.
+        let _ = actor.log().wait_for("connected to");
+        let actor = Some(actor);
         let finished = host.monitor(User::Stranger, ACTOR_NAME);
-        Self { host, lan, libvirtd, macs, config, actor, finished, _capture: capture, _bus: bus }
+        Self { host, lan, libvirtd, macs, config, actor, finished, capture, _bus: bus }
     }
 
     /// Kills the actor (SIGKILL).
@@ -65,12 +69,23 @@ impl<'host> Scene<'host> {
         }
     }
 
-    /// Starts the actor after [`Self::kill_actor`].
+    /// Starts the actor after [`Self::kill_actor`]. Whether it has found libvirt shows later.
     ///
     /// # Panics
     /// If it does not start.
     pub fn start_actor_again(&mut self) {
         self.actor = Some(start_actor(self.host, &self.config));
+    }
+
+    /// Kills the announcer (SIGKILL), and starts it again.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn restart_capture(&mut self) {
+        if let Some(mut capture) = self.capture.take() {
+            capture.kill();
+        }
+        self.capture = Some(start_capture(self.host));
     }
 
     /// Sends a packet for a domain. The sender is a number of the caller's choice: what copies of one
@@ -120,6 +135,19 @@ impl<'host> Scene<'host> {
     /// If it does not come to that.
     pub fn wait_for_state(&self, domain: &str, state: &str) {
         self.libvirtd.wait_for_state(QEMU, domain, state);
+    }
+
+    /// Asks the guest of a domain to power off, until it is about to. One that still boots does not
+    /// listen.
+    ///
+    /// # Panics
+    /// If it does not come to that.
+    pub fn shut_down(&self, domain: &str) {
+        wait::until_true(&format!("{domain} to shut down"), || {
+            self.virsh(&["shutdown", domain]);
+            std::thread::sleep(Duration::from_millis(300));
+            self.libvirtd.state(QEMU, domain) == "in shutdown"
+        });
     }
 
     /// Kills the QEMU of a domain, and waits until libvirt has seen it.
@@ -187,7 +215,12 @@ fn start_actor(host: &Host, config: &str) -> Daemon {
     let mut actor = Daemon::actor(host).config(config).start();
     actor.wait_until_ready();
     host.wait_for_name(ACTOR_NAME);
-    // A packet that comes before it knows the domains is for nobody.
-    let _ = actor.log().wait_for("connected to");
     actor
+}
+
+fn start_capture(host: &Host) -> Daemon {
+    let mut capture = Daemon::capture(host).start();
+    capture.wait_until_ready();
+    host.wait_for_name(CAPTURE_NAME);
+    capture
 }

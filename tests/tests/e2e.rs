@@ -189,7 +189,8 @@ fn a_real_machine_runs() {
     let lan = bridged(&host);
     let libvirtd = Libvirtd::start(&host);
     libvirtd.define(QEMU, &qemu_domain("vm1", &mac(1), "br0"));
-    let (_capture, _actor) = services(&host, StartedBy::Manager, QEMU, "[[allow]]\ndomain = \"vm1\"\n");
+    let config = "cool-down = \"0s\"\n[[allow]]\ndomain = \"vm1\"\n";
+    let (_capture, _actor) = services(&host, StartedBy::Manager, QEMU, config);
     let finished = host.monitor(User::Stranger, ACTOR_NAME);
 
     lan.etherwake(&mac(1), &[]);

@@ -160,31 +160,44 @@ fn the_actor_is_called_only_by_those_who_may() {
         libvirtd.define(TEST, &test_domain("vm1", MAC));
         let _capture = capture(&host);
         let _actor = actor(&host, "nothing");
+        let (mac, nothing) = (format!("'{MAC}'"), "@a{sv} {}");
         for user in EVERYONE {
-            let list = host.call(user, ACTOR_INTERFACE, "ListDomains", &[]);
-            match user {
-                User::Root | User::Actor | User::Member | User::Listener => {
-                    assert!(
-                        list.as_ref().is_ok_and(|list| list.contains("'vm1'")),
-                        "{bus:?}: {user:?}: {list:?}"
-                    );
+            let reading: [(&str, &[&str]); 3] =
+                [("ListDomains", &[]), ("History", &["uint32 10"]), ("Explain", &[&mac, nothing])];
+            for (method, arguments) in reading {
+                let reply = host.call(user, ACTOR_INTERFACE, method, arguments);
+                match (user, reply) {
+                    (User::Root | User::Actor | User::Member | User::Listener, Ok(reply)) => {
+                        assert!(method == "History" || reply.contains("vm1"), "{bus:?}: {user:?}: {reply}");
+                    }
+                    (User::Capture | User::Stranger, Err(error)) => {
+                        assert_eq!(error.name, DENIED, "{bus:?}: {user:?} calls {method}");
+                    }
+                    (_, reply) => panic!("{bus:?}: {user:?} calls {method}: {reply:?}"),
                 }
-                _ => assert_eq!(list.unwrap_err().name, DENIED, "{bus:?}: {user:?}"),
             }
-            let wake = host.call(user, ACTOR_INTERFACE, "Wake", &[&format!("'{MAC}'")]);
-            match user {
-                // Who is authorised is not subject to the allowlist, which holds nothing here.
-                User::Root | User::Member => {
-                    let outcome = wake.unwrap();
-                    assert!(
-                        ["('started',)", "('already-running',)"].contains(&outcome.as_str()),
-                        "{outcome}"
-                    );
-                    assert_eq!(libvirtd.state(TEST, "vm1"), "running");
+            for (method, argument) in [("Wake", mac.as_str()), ("WakeDomain", "'vm1'")] {
+                match (user, host.call(user, ACTOR_INTERFACE, method, &[argument])) {
+                    // Who is authorised is not subject to the allowlist, which holds nothing here.
+                    (User::Root | User::Member, Ok(outcome)) => {
+                        let outcomes = ["('started',)", "('already-running',)"];
+                        assert!(outcomes.contains(&outcome.as_str()), "{bus:?}: {user:?}: {outcome}");
+                        assert_eq!(libvirtd.state(TEST, "vm1"), "running");
+                    }
+                    // In group libvirt as a member is, and yet it has nothing to ask of itself.
+                    (User::Actor, _) => {}
+                    (User::Capture | User::Stranger | User::Listener, Err(error)) => {
+                        assert_eq!(error.name, NOT_AUTHORIZED, "{bus:?}: {user:?} calls {method}");
+                        assert!(error.message.len() > 20, "it says what to do: {error:?}");
+                    }
+                    (_, reply) => panic!("{bus:?}: {user:?} calls {method}: {reply:?}"),
                 }
-                // In group libvirt as a member is, and yet it has nothing to ask of itself.
-                User::Actor => {}
-                _ => assert_eq!(wake.unwrap_err().name, NOT_AUTHORIZED, "{bus:?}: {user:?}"),
+            }
+            match (user, host.call(user, ACTOR_INTERFACE, "Reload", &[])) {
+                (User::Root, reply) => assert_eq!(reply.as_deref(), Ok("()"), "{bus:?}"),
+                (_, reply) => {
+                    assert_eq!(reply.unwrap_err().name, NOT_AUTHORIZED, "{bus:?}: {user:?} calls Reload");
+                }
             }
         }
     }

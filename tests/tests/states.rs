@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wakevirt_tests::host::Host;
 use wakevirt_tests::machine::{Emulator, Guest, Machine};
+use wakevirt_tests::neighbour::{NEIGHBOUR, Neighbour};
 use wakevirt_tests::privileged;
 use wakevirt_tests::scene::{ALL_ALLOWED, Scene};
 
@@ -70,18 +71,6 @@ fn shut_off_because_qemu_was_killed() {
 }
 
 #[test]
-fn running() {
-    privileged!();
-    let host = Host::new();
-    let scene = Scene::new(&host, &two(|plain| plain), ALL_ALLOWED);
-    for domain in BOTH {
-        scene.virsh(&["start", domain]);
-    }
-    wake_both(&scene, "already-running", "");
-    both_are(&scene, "running (booted)", 1);
-}
-
-#[test]
 fn saved() {
     privileged!();
     let host = Host::new();
@@ -92,6 +81,65 @@ fn saved() {
     }
     wake_both(&scene, "started", "");
     both_are(&scene, "running (restored)", 2);
+}
+
+#[test]
+fn saved_while_paused() {
+    privileged!();
+    let host = Host::new();
+    let scene = Scene::new(&host, &two(|plain| plain), ALL_ALLOWED);
+    for domain in BOTH {
+        scene.virsh(&["start", domain]);
+        scene.virsh(&["suspend", domain]);
+        scene.virsh(&["managedsave", domain]);
+    }
+    wake_both(&scene, "started", "");
+    both_are(&scene, "running (unpaused)", 2);
+}
+
+#[test]
+fn shut_off_because_it_migrated_away() {
+    privileged!();
+    let host = Host::new();
+    let scene = Scene::new(&host, &two(|plain| plain), ALL_ALLOWED);
+    let _neighbour = Neighbour::start(&host);
+    for domain in BOTH {
+        scene.virsh(&["start", domain]);
+        scene.virsh(&["migrate", "--live", domain, NEIGHBOUR, "--migrateuri", "unix:///run/migration"]);
+    }
+    wake_both(&scene, "migrated-away", "");
+    both_are(&scene, "shut off (migrated)", 1);
+}
+
+#[test]
+fn paused_by_a_user() {
+    privileged!();
+    let host = Host::new();
+    let scene = Scene::new(&host, &two(|plain| plain), ALL_ALLOWED);
+    for domain in BOTH {
+        scene.virsh(&["start", "--paused", domain]);
+    }
+    wake_both(&scene, "resumed", "");
+    both_are(&scene, "running (unpaused)", 1);
+}
+
+#[test]
+fn paused_by_a_user_who_wants_it_so() {
+    privileged!();
+    let host = Host::new();
+    let rules = "[[allow]]\ndomain = \"*\"\npaused = \"leave\"\n";
+    let scene = Scene::new(&host, &two(|plain| plain), rules);
+    for domain in BOTH {
+        scene.virsh(&["start", "--paused", domain]);
+    }
+    scene.packet(BY_PACKET, 1);
+    let (outcome, line) = scene.outcome(BY_PACKET);
+    assert_eq!(outcome, "not-allowed", "{line}");
+    assert!(line.contains("leave"), "{line}");
+    assert_eq!(scene.state(BY_PACKET), "paused (user)");
+    // Rules are for packets.
+    assert_eq!(scene.call(BY_CALL).unwrap(), "('resumed',)");
+    assert_eq!(scene.state(BY_CALL), "running (unpaused)");
 }
 
 #[test]
@@ -130,6 +178,48 @@ fn paused_by_its_watchdog() {
 }
 
 #[test]
+fn suspended_by_its_guest() {
+    privileged!();
+    let host = Host::new();
+    let scene = Scene::new(&host, &two(|machine| machine.guest(Guest::Sleepy)), ALL_ALLOWED);
+    for domain in BOTH {
+        scene.virsh(&["start", domain]);
+        scene.wait_for_state(domain, "pmsuspended");
+    }
+    wake_both(&scene, "woken", "");
+    both_are(&scene, "running (event wakeup)", 1);
+}
+
+#[test]
+fn shutting_down() {
+    privileged!();
+    let host = Host::new();
+    let machines = two(|machine| machine.guest(Guest::Obedient).emulator(Emulator::Stubborn));
+    let scene = Scene::new(&host, &machines, ALL_ALLOWED);
+    for domain in BOTH {
+        scene.virsh(&["start", domain]);
+        scene.shut_down(domain);
+    }
+    scene.lan.etherwake(scene.mac(BY_PACKET), &[]);
+    let reply = std::thread::scope(|scope| {
+        let reply = scope.spawn(|| scene.call(BY_CALL));
+        std::thread::sleep(Duration::from_secs(2));
+        for domain in BOTH {
+            assert_eq!((scene.decisions(domain), scene.state(domain).as_str()), (0, "in shutdown (unknown)"));
+            scene.kill_machine(domain);
+        }
+        reply.join().unwrap().unwrap()
+    });
+    assert_eq!(reply, "('started',)");
+    for domain in BOTH {
+        let (outcome, line) = scene.outcome(domain);
+        assert_eq!(outcome, "started", "{line}");
+        assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", 2));
+        assert_eq!(scene.decisions(domain), 1, "{domain}");
+    }
+}
+
+#[test]
 fn crashed_and_preserved() {
     privileged!();
     let host = Host::new();
@@ -140,6 +230,18 @@ fn crashed_and_preserved() {
     }
     wake_both(&scene, "failed", "crashed");
     both_are(&scene, "crashed (panicked)", 1);
+}
+
+#[test]
+fn running() {
+    privileged!();
+    let host = Host::new();
+    let scene = Scene::new(&host, &two(|plain| plain), ALL_ALLOWED);
+    for domain in BOTH {
+        scene.virsh(&["start", domain]);
+    }
+    wake_both(&scene, "already-running", "");
+    both_are(&scene, "running (booted)", 1);
 }
 
 #[test]

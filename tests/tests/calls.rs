@@ -1,0 +1,119 @@
+//! What a caller can ask of the actor, and what it is told.
+
+use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME};
+use wakevirt_tests::bus::{Bus, CallError, Kind};
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::privileged;
+
+const MAC: &str = "52:54:00:01:02:03";
+const OTHER_MAC: &str = "52:54:00:01:02:04";
+const NOBODYS_MAC: &str = "52:54:00:01:02:05";
+
+/// Starts the actor for the test driver.
+fn actor(host: &Host, rules: &str) -> Daemon {
+    let mut actor = Daemon::actor(host).config(&config(rules)).start();
+    actor.wait_until_ready();
+    host.wait_for_name(ACTOR_NAME);
+    let _ = actor.log().wait_for("connected to");
+    actor
+}
+
+fn config(rules: &str) -> String {
+    format!("connections = [\"{TEST}\"]\n{rules}")
+}
+
+fn call(host: &Host, method: &str, arguments: &[&str]) -> Result<String, CallError> {
+    host.call(User::Root, ACTOR_INTERFACE, method, arguments)
+}
+
+/// Whether a packet would wake, with the sentence that says why.
+fn explain(host: &Host, mac: &str, details: &str) -> (bool, String) {
+    let reply = call(host, "Explain", &[&format!("'{mac}'"), details]);
+    let reply = reply.unwrap_or_else(|error| format!("{error:?}"));
+    (reply.starts_with("(true, "), reply)
+}
+
+#[test]
+fn a_domain_is_woken_by_its_name_or_its_uuid() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let libvirtd = Libvirtd::start(&host);
+    libvirtd.define(TEST, &test_domain("vm1", MAC));
+    libvirtd.define(TEST, &test_domain("vm2", OTHER_MAC));
+    let _actor = actor(&host, "");
+    assert_eq!(call(&host, "WakeDomain", &["'vm1'"]).unwrap(), "('started',)");
+    assert_eq!(libvirtd.state(TEST, "vm1"), "running");
+    assert_eq!(libvirtd.state(TEST, "vm2"), "shut off");
+    let uuid = libvirtd.virsh(TEST, &["domuuid", "vm2"]);
+    assert_eq!(call(&host, "WakeDomain", &[&format!("'{uuid}'")]).unwrap(), "('started',)");
+    assert_eq!(libvirtd.state(TEST, "vm2"), "running");
+    assert_eq!(call(&host, "WakeDomain", &["'vm1'"]).unwrap(), "('already-running',)");
+
+    let history = call(&host, "History", &["uint32 2"]).unwrap();
+    assert_eq!(history.matches("'outcome'").count(), 2, "{history}");
+    assert!(history.contains("'already-running'") && history.contains("'vm2'"), "{history}");
+
+    for (method, argument, error, part) in [
+        ("WakeDomain", "'vm3'", "NoSuchDomain", "vm3"),
+        ("WakeDomain", "'*'", "NoSuchDomain", "*"),
+        ("WakeDomain", "''", "NoSuchDomain", ""),
+        ("Wake", "'52:54:00:01:02:05'", "NoSuchDomain", NOBODYS_MAC),
+        ("Wake", "'vm1'", "InvalidArgument", "MAC"),
+    ] {
+        let refused = call(&host, method, &[argument]).unwrap_err();
+        assert_eq!(refused.name, format!("org.wakevirt.Error.{error}"), "{method} {argument}: {refused:?}");
+        assert!(refused.message.contains(part), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_decision_is_explained_and_nothing_is_done() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusBroker);
+    let libvirtd = Libvirtd::start(&host);
+    libvirtd.define(TEST, &test_domain("vm1", MAC));
+    libvirtd.define(TEST, &test_domain("vm2", OTHER_MAC));
+    let rules = "[[allow]]\ndomain = \"vm1\"\ninterfaces = [\"br0\"]\nsources = [\"192.0.2.0/24\"]\n";
+    let _actor = actor(&host, rules);
+    for (mac, details, would_wake, part) in [
+        (MAC, "{'interface': <'br0'>, 'source': <'192.0.2.7'>}", true, "vm1"),
+        (MAC, "{'interface': <'br1'>, 'source': <'192.0.2.7'>}", false, "192.0.2.0/24"),
+        (MAC, "{'interface': <'br0'>, 'source': <'198.51.100.7'>}", false, "192.0.2.0/24"),
+        (OTHER_MAC, "{'interface': <'br0'>, 'source': <'192.0.2.7'>}", false, "vm2"),
+        (NOBODYS_MAC, "@a{sv} {}", false, NOBODYS_MAC),
+    ] {
+        let (would, reason) = explain(&host, mac, details);
+        assert_eq!(would, would_wake, "{mac} {details}: {reason}");
+        assert!(reason.contains(part), "{mac} {details}: {reason}");
+    }
+    for domain in ["vm1", "vm2"] {
+        assert_eq!(libvirtd.state(TEST, domain), "shut off");
+    }
+    // Nothing was decided.
+    assert_eq!(call(&host, "History", &["uint32 10"]).unwrap(), "(@aa{sv} [],)");
+}
+
+#[test]
+fn the_configuration_is_read_again() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let libvirtd = Libvirtd::start(&host);
+    libvirtd.define(TEST, &test_domain("vm1", MAC));
+    let actor = actor(&host, "");
+    assert!(!explain(&host, MAC, "@a{sv} {}").0);
+    host.write(actor.config_file(), &config("[[allow]]\ndomain = \"vm1\"\n"));
+    assert_eq!(call(&host, "Reload", &[]).unwrap(), "()");
+    assert!(explain(&host, MAC, "@a{sv} {}").0);
+
+    // What it cannot read changes nothing.
+    host.write(actor.config_file(), &config("[[alow]]\ndomain = \"vm1\"\n"));
+    let error = call(&host, "Reload", &[]).unwrap_err();
+    assert!(error.name.starts_with("org.wakevirt.Error."), "{error:?}");
+    assert!(error.message.contains("alow"), "{error:?}");
+    assert!(explain(&host, MAC, "@a{sv} {}").0);
+}

@@ -1,0 +1,226 @@
+//! What a wake comes to when something is away, slow or killed: it is done, and it is done once.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use wakevirt_protocol::bus::ACTOR_INTERFACE;
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::machine::{Emulator, Machine};
+use wakevirt_tests::privileged;
+use wakevirt_tests::scene::{ALL_ALLOWED, Scene};
+
+const VM: &str = "vm1";
+const OTHER: &str = "vm2";
+
+/// What a decision takes that is not made at all.
+const LONG: Duration = Duration::from_secs(2);
+
+/// The domain runs, and was started so often.
+fn runs(scene: &Scene<'_>, domain: &str, starts: usize) {
+    scene.wait_for_state(domain, "running");
+    thread::sleep(LONG);
+    assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", starts));
+}
+
+#[test]
+fn a_start_by_somebody_else_is_waited_for() {
+    privileged!();
+    let host = Host::new();
+    let slow = Machine::new(VM).emulator(Emulator::Slow(4));
+    let scene = Scene::new(&host, &[slow], ALL_ALLOWED);
+    thread::scope(|scope| {
+        scope.spawn(|| scene.virsh(&["start", VM]));
+        scene.wait_for_state(VM, "paused");
+        scene.packet(VM, 1);
+        thread::sleep(Duration::from_secs(1));
+        assert_eq!((scene.decisions(VM), scene.state(VM).as_str()), (0, "paused (starting up)"));
+    });
+    let (outcome, line) = scene.outcome(VM);
+    assert_eq!(outcome, "already-running", "{line}");
+    runs(&scene, VM, 1);
+}
+
+#[test]
+fn a_wake_waits_for_libvirt() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host, &[Machine::new(VM), Machine::new(OTHER)], ALL_ALLOWED);
+    scene.libvirtd.kill();
+    scene.packet(VM, 1);
+    scene.packet(VM, 2);
+    let mac = format!("'{}'", scene.mac(OTHER));
+    let reply = thread::scope(|scope| {
+        let call = scope.spawn(|| host.call(User::Root, ACTOR_INTERFACE, "Wake", &[&mac]));
+        thread::sleep(LONG);
+        assert_eq!(scene.decisions(VM), 0);
+        scene.libvirtd.start_again();
+        call.join().unwrap()
+    });
+    assert_eq!(reply.unwrap(), "('started',)");
+    for domain in [VM, OTHER] {
+        let (outcome, line) = scene.outcome(domain);
+        assert_eq!(outcome, "started", "{line}");
+        runs(&scene, domain, 1);
+        assert_eq!(scene.decisions(domain), 1);
+    }
+}
+
+#[test]
+fn a_caller_is_told_that_its_wake_is_held() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host, &[Machine::new(VM)], ALL_ALLOWED);
+    scene.libvirtd.kill();
+    let called = Instant::now();
+    assert_eq!(scene.call(VM).unwrap(), "('held',)");
+    assert!(called.elapsed() < Duration::from_secs(20), "who calls waits for 25 s, as most libraries do");
+    scene.libvirtd.start_again();
+    let (outcome, line) = scene.outcome(VM);
+    assert_eq!(outcome, "started", "{line}");
+    runs(&scene, VM, 1);
+}
+
+#[test]
+fn a_wake_does_not_wait_for_ever() {
+    privileged!();
+    let host = Host::new();
+    let config = format!("hold = \"2s\"\n{ALL_ALLOWED}");
+    let mut scene = Scene::new(&host, &[Machine::new(VM)], &config);
+    scene.libvirtd.kill();
+    let sent = Instant::now();
+    scene.packet(VM, 1);
+    let (outcome, line) = scene.outcome(VM);
+    assert_eq!(outcome, "expired", "{line}");
+    assert!(sent.elapsed() >= LONG, "{line}");
+    scene.libvirtd.start_again();
+    thread::sleep(LONG);
+    assert_eq!(scene.state(VM), "shut off (unknown)");
+    // And the next one is a wake like any other.
+    scene.packet(VM, 2);
+    let (outcome, line) = scene.nth_outcome(VM, 2);
+    assert_eq!(outcome, "started", "{line}");
+}
+
+#[test]
+fn a_wake_is_done_once_though_the_actor_is_killed() {
+    privileged!();
+    let host = Host::new();
+    let slow = Machine::new(VM).emulator(Emulator::Slow(4));
+    let mut scene = Scene::new(&host, &[slow], ALL_ALLOWED);
+    scene.packet(VM, 1);
+    scene.wait_for_state(VM, "paused");
+    // It has asked libvirt for it, and does not hear the answer.
+    scene.kill_actor();
+    scene.start_actor_again();
+    runs(&scene, VM, 1);
+    assert!(scene.decisions(VM) <= 1);
+}
+
+#[test]
+fn a_wake_that_was_done_is_not_done_again() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host, &[Machine::new(VM)], ALL_ALLOWED);
+    scene.packet(VM, 1);
+    let (outcome, line) = scene.outcome(VM);
+    assert_eq!(outcome, "started", "{line}");
+    scene.virsh(&["destroy", VM]);
+    scene.kill_actor();
+    scene.start_actor_again();
+    thread::sleep(LONG);
+    assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("shut off (destroyed)", 1));
+}
+
+#[test]
+fn a_start_that_libvirt_does_not_live_to_see_is_done_again() {
+    privileged!();
+    let host = Host::new();
+    let slow = Machine::new(VM).emulator(Emulator::Slow(4));
+    let mut scene = Scene::new(&host, &[slow], ALL_ALLOWED);
+    scene.packet(VM, 1);
+    scene.wait_for_state(VM, "paused");
+    scene.libvirtd.kill();
+    scene.libvirtd.start_again();
+    let (outcome, line) = scene.outcome(VM);
+    assert_eq!(outcome, "started", "{line}");
+    scene.wait_for_state(VM, "running");
+    thread::sleep(LONG);
+    assert_eq!((scene.state(VM).as_str(), scene.decisions(VM)), ("running (booted)", 1));
+}
+
+#[test]
+fn a_domain_that_was_just_woken_cools_down() {
+    privileged!();
+    let host = Host::new();
+    let config = format!("cool-down = \"4s\"\n{ALL_ALLOWED}");
+    let scene = Scene::new(&host, &[Machine::new(VM)], &config);
+    scene.packet(VM, 1);
+    assert_eq!(scene.outcome(VM).0, "started");
+    let woken = Instant::now();
+    scene.virsh(&["destroy", VM]);
+    scene.packet(VM, 2);
+    let (outcome, line) = scene.nth_outcome(VM, 2);
+    assert_eq!(outcome, "cooling-down", "{line}");
+    assert_eq!(scene.state(VM), "shut off (destroyed)");
+    // The window does not slide.
+    thread::sleep(Duration::from_secs(4).saturating_sub(woken.elapsed()));
+    scene.packet(VM, 3);
+    let (outcome, line) = scene.nth_outcome(VM, 3);
+    assert_eq!(outcome, "started", "{line}");
+    // It is for packets, not for callers.
+    scene.virsh(&["destroy", VM]);
+    assert_eq!(scene.call(VM).unwrap(), "('started',)");
+}
+
+#[test]
+fn a_wake_waits_for_a_libvirt_that_was_never_seen() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host, &[Machine::new(VM)], ALL_ALLOWED);
+    scene.kill_actor();
+    scene.libvirtd.kill();
+    scene.start_actor_again();
+    // It cannot know yet whose MAC address that is.
+    scene.packet(VM, 1);
+    thread::sleep(LONG);
+    assert_eq!(scene.decisions(VM), 0);
+    scene.libvirtd.start_again();
+    let (outcome, line) = scene.outcome(VM);
+    assert_eq!(outcome, "started", "{line}");
+    runs(&scene, VM, 1);
+}
+
+#[test]
+fn a_wake_waits_for_a_libvirt_that_hangs() {
+    privileged!();
+    let host = Host::new();
+    let scene = Scene::new(&host, &[Machine::new(VM)], ALL_ALLOWED);
+    scene.libvirtd.process().signal(Signal::SIGSTOP);
+    scene.packet(VM, 1);
+    scene.packet(VM, 2);
+    thread::sleep(LONG);
+    assert_eq!(scene.decisions(VM), 0);
+    scene.libvirtd.process().signal(Signal::SIGCONT);
+    let (outcome, line) = scene.outcome(VM);
+    assert_eq!(outcome, "started", "{line}");
+    runs(&scene, VM, 1);
+    assert_eq!(scene.decisions(VM), 1);
+}
+
+#[test]
+fn a_new_announcer_is_heard_and_old_packets_are_not_done_again() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host, &[Machine::new(VM), Machine::new(OTHER)], ALL_ALLOWED);
+    scene.packet(VM, 1);
+    assert_eq!(scene.outcome(VM).0, "started");
+    scene.virsh(&["destroy", VM]);
+    scene.restart_capture();
+    // It counts from one again.
+    scene.packet(OTHER, 1);
+    let (outcome, line) = scene.outcome(OTHER);
+    assert_eq!(outcome, "started", "{line}");
+    runs(&scene, OTHER, 1);
+    assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("shut off (destroyed)", 1));
+}
