@@ -100,6 +100,13 @@ impl<'host> Starter<'host> {
     #[must_use]
     pub fn command(&self) -> Command {
         self.host.write(&self.file, &self.config);
+        let mut environment = self.environment.clone();
+        if (self.user, self.started_by) == (User::Actor, StartedBy::Manager) {
+            // systemd.exec(5), RuntimeDirectory=, which outlives the service here.
+            let (user, folder) = (self.user.name(), format!("/run/{}", self.name));
+            self.host.sh(&format!("install -d -o {user} -g {user} {folder}"));
+            environment.push(("RUNTIME_DIRECTORY".to_owned(), folder));
+        }
         let mut line = vec![];
         if let Some(namespace) = &self.namespace {
             line.extend(["ip", "netns", "exec", namespace]);
@@ -123,7 +130,7 @@ impl<'host> Starter<'host> {
         // There is always a first part, the program.
         let (first, rest) = line.split_first().unwrap_or((&"false", &[]));
         let mut command = self.host.command(first);
-        command.args(rest).envs(self.environment.iter().cloned());
+        command.args(rest).envs(environment);
         command
     }
 }

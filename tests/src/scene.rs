@@ -174,18 +174,25 @@ impl<'host> Scene<'host> {
     /// If there is none in time.
     #[must_use]
     pub fn outcome(&self, domain: &str) -> (String, String) {
-        self.nth_outcome(domain, 1)
+        let line = self.finished.log().wait_for(&told(domain));
+        let outcome = line.split(&told(domain)).nth(1).and_then(|rest| rest.split('\'').next());
+        (outcome.unwrap_or_default().to_owned(), line)
     }
 
-    /// Waits for the `nth` decision about the domain, counted from 1.
+    /// Waits for the `nth` decision about the domain with this outcome, counted from 1. There may be
+    /// others: a packet is heard on the bridge and on its port, and when the first copy has been dealt
+    /// with, the second one is a packet like any other.
     ///
     /// # Panics
     /// If there is none in time.
+    pub fn wait_for_outcome(&self, domain: &str, outcome: &str, nth: usize) {
+        let _ = self.finished.log().wait_for_nth(&format!("{}{outcome}'", told(domain)), nth);
+    }
+
+    /// How many decisions about the domain had this outcome until now.
     #[must_use]
-    pub fn nth_outcome(&self, domain: &str, nth: usize) -> (String, String) {
-        let line = self.finished.log().wait_for_nth(&told(domain), nth);
-        let outcome = line.split(&told(domain)).nth(1).and_then(|rest| rest.split('\'').next());
-        (outcome.unwrap_or_default().to_owned(), line)
+    pub fn outcomes(&self, domain: &str, outcome: &str) -> usize {
+        self.finished.log().count(&format!("{}{outcome}'", told(domain)))
     }
 
     /// The decisions about the domain until now.

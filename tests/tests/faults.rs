@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use wakevirt_protocol::bus::ACTOR_INTERFACE;
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::machine::{Emulator, Machine};
+use wakevirt_tests::machine::{Emulator, Guest, Machine};
 use wakevirt_tests::privileged;
 use wakevirt_tests::scene::{ALL_ALLOWED, Scene};
 
@@ -62,7 +62,7 @@ fn a_wake_waits_for_libvirt() {
         let (outcome, line) = scene.outcome(domain);
         assert_eq!(outcome, "started", "{line}");
         runs(&scene, domain, 1);
-        assert_eq!(scene.decisions(domain), 1);
+        assert_eq!(scene.outcomes(domain, "started"), 1);
     }
 }
 
@@ -98,8 +98,7 @@ fn a_wake_does_not_wait_for_ever() {
     assert_eq!(scene.state(VM), "shut off (unknown)");
     // And the next one is a wake like any other.
     scene.packet(VM, 2);
-    let (outcome, line) = scene.nth_outcome(VM, 2);
-    assert_eq!(outcome, "started", "{line}");
+    scene.wait_for_outcome(VM, "started", 1);
 }
 
 #[test]
@@ -114,7 +113,7 @@ fn a_wake_is_done_once_though_the_actor_is_killed() {
     scene.kill_actor();
     scene.start_actor_again();
     runs(&scene, VM, 1);
-    assert!(scene.decisions(VM) <= 1);
+    assert!(scene.outcomes(VM, "started") <= 1);
 }
 
 #[test]
@@ -146,7 +145,7 @@ fn a_start_that_libvirt_does_not_live_to_see_is_done_again() {
     assert_eq!(outcome, "started", "{line}");
     scene.wait_for_state(VM, "running");
     thread::sleep(LONG);
-    assert_eq!((scene.state(VM).as_str(), scene.decisions(VM)), ("running (booted)", 1));
+    assert_eq!((scene.state(VM).as_str(), scene.outcomes(VM, "started")), ("running (booted)", 1));
 }
 
 #[test]
@@ -160,14 +159,12 @@ fn a_domain_that_was_just_woken_cools_down() {
     let woken = Instant::now();
     scene.virsh(&["destroy", VM]);
     scene.packet(VM, 2);
-    let (outcome, line) = scene.nth_outcome(VM, 2);
-    assert_eq!(outcome, "cooling-down", "{line}");
+    scene.wait_for_outcome(VM, "cooling-down", 1);
     assert_eq!(scene.state(VM), "shut off (destroyed)");
     // The window does not slide.
     thread::sleep(Duration::from_secs(4).saturating_sub(woken.elapsed()));
     scene.packet(VM, 3);
-    let (outcome, line) = scene.nth_outcome(VM, 3);
-    assert_eq!(outcome, "started", "{line}");
+    scene.wait_for_outcome(VM, "started", 2);
     // It is for packets, not for callers.
     scene.virsh(&["destroy", VM]);
     assert_eq!(scene.call(VM).unwrap(), "('started',)");
@@ -205,7 +202,7 @@ fn a_wake_waits_for_a_libvirt_that_hangs() {
     let (outcome, line) = scene.outcome(VM);
     assert_eq!(outcome, "started", "{line}");
     runs(&scene, VM, 1);
-    assert_eq!(scene.decisions(VM), 1);
+    assert_eq!(scene.outcomes(VM, "started"), 1);
 }
 
 #[test]
@@ -223,4 +220,36 @@ fn a_new_announcer_is_heard_and_old_packets_are_not_done_again() {
     assert_eq!(outcome, "started", "{line}");
     runs(&scene, OTHER, 1);
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("shut off (destroyed)", 1));
+}
+
+#[test]
+fn a_wake_is_done_when_the_actor_is_back() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host, &[Machine::new(VM), Machine::new(OTHER)], ALL_ALLOWED);
+    // Both it has not seen, and the second one twice.
+    scene.kill_actor();
+    scene.packet(VM, 1);
+    scene.packet(OTHER, 1);
+    scene.packet(OTHER, 2);
+    scene.start_actor_again();
+    for domain in [VM, OTHER] {
+        runs(&scene, domain, 1);
+    }
+}
+
+#[test]
+fn a_wake_that_waits_is_not_lost_with_the_actor() {
+    privileged!();
+    let host = Host::new();
+    let machine = Machine::new(VM).guest(Guest::Obedient).emulator(Emulator::Stubborn);
+    let mut scene = Scene::new(&host, &[machine], ALL_ALLOWED);
+    scene.virsh(&["start", VM]);
+    scene.shut_down(VM);
+    scene.packet(VM, 1);
+    thread::sleep(Duration::from_secs(1));
+    scene.kill_actor();
+    scene.start_actor_again();
+    scene.kill_machine(VM);
+    runs(&scene, VM, 2);
 }
