@@ -355,6 +355,22 @@ async fn a_wake_that_waits_for_too_long_expires() {
 }
 
 #[tokio::test]
+async fn a_later_packet_is_held_for_its_own_time() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut policy = rules(&["vm*"]);
+    policy.times.hold = Duration::from_millis(300);
+    let mut bench = away(policy);
+    bench.update(up(&fake, vec![domain(1, &[1])])).await;
+    bench.update(Update::Down(URI.into())).await;
+    bench.packet(1).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    bench.packet(1).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    bench.update(up(&fake, vec![domain(1, &[1])])).await;
+    assert_eq!(bench.finished().await, (1, Outcome::Started));
+}
+
+#[tokio::test]
 async fn a_connection_that_is_lost_half_way_costs_nothing() {
     for done in [true, false] {
         let fake = Fake::new(&[(1, State::ShutOff)], &[1]);

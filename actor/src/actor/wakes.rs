@@ -72,6 +72,8 @@ impl Wake {
     /// Takes another one for the same domain in.
     fn join(&mut self, mut other: Self) {
         if self.terms.cover(&other.terms) {
+            // It lasts for as long as the later one would.
+            self.since = self.since.max(other.since);
             self.callers.append(&mut other.callers);
         } else if let Some(next) = &mut self.next {
             // The one that may do more goes on.
@@ -94,7 +96,7 @@ impl Actor {
         let wake =
             Wake { terms, callers, since: seen.unwrap_or_else(boottime), called: false, next: None, subject };
         if self.is_expired(&wake) {
-            return self.expired(wake);
+            return self.expired(id, wake);
         }
         self.begin(id, wake);
     }
@@ -170,7 +172,7 @@ impl Actor {
         for id in held.cloned().collect::<Vec<_>>() {
             let Some(wake) = self.wakes.held.remove(&id) else { continue };
             if self.is_expired(&wake) {
-                self.expired(wake);
+                self.expired(id, wake);
             } else if self.index.get(&id).is_none() {
                 let reason = "the domain was gone when the hypervisor came back".to_owned();
                 self.done(id, wake, Outcome::Failed, reason);
@@ -184,11 +186,15 @@ impl Actor {
         has_expired(age(wake.since), self.policy.times.hold)
     }
 
-    fn expired(&mut self, mut wake: Wake) {
+    fn expired(&mut self, id: Id, mut wake: Wake) {
         let reason = format!("it was asked for {} s ago; wake it again", age(wake.since).as_secs());
         let next = wake.next.take();
-        wake.callers.extend(next.into_iter().flat_map(|next| next.callers));
         self.finish(wake.subject, Outcome::Expired, reason, wake.callers);
+        match next {
+            Some(next) if self.is_expired(&next) => self.expired(id, *next),
+            Some(next) => self.begin(id, *next),
+            None => {}
+        }
     }
 
     /// When the next thing that waits is too old.
@@ -205,7 +211,7 @@ impl Actor {
         let old = self.wakes.held.iter().filter(|(_, wake)| self.is_expired(wake)).map(|(id, _)| id.clone());
         for id in old.collect::<Vec<_>>() {
             if let Some(wake) = self.wakes.held.remove(&id) {
-                self.expired(wake);
+                self.expired(id, wake);
             }
         }
         self.forget_old();
