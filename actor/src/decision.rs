@@ -185,7 +185,7 @@ pub fn act(state: State, paused: Paused) -> Action {
         State::Crashed | State::Unknown => failed(),
         State::Paused(pause) => match pause {
             // libvirt tells no reason where it has forgotten it: nothing speaks against resuming then.
-            Pause::User | Pause::FromSnapshot | Pause::Unknown => match paused {
+            Pause::User | Pause::FromSnapshot | Pause::Restored | Pause::Unknown => match paused {
                 Paused::Resume => Action::Resume,
                 Paused::Leave => {
                     let reason = format!("it is {state}, and its rule says paused = \"leave\"");
@@ -210,13 +210,18 @@ pub fn act(state: State, paused: Paused) -> Action {
 
 /// Whether a domain that was just started is to be resumed: it was saved while it was paused.
 ///
-/// libvirt then gives the reason for a migration, which restoring is a kind of.
+/// Perhaps it is not seen yet that this is no migration.
 #[must_use]
 pub fn is_restored_paused(state: State) -> bool {
     matches!(
         state,
         State::Paused(
-            Pause::User | Pause::FromSnapshot | Pause::Unknown | Pause::Migration | Pause::StartingUp
+            Pause::User
+                | Pause::FromSnapshot
+                | Pause::Restored
+                | Pause::Unknown
+                | Pause::Migration
+                | Pause::StartingUp
         )
     )
 }

@@ -151,6 +151,7 @@ fn acts_by_the_state() {
         (MigratedAway, nothing(Outcome::MigratedAway)),
         (Paused(Pause::User), Ok(Action::Resume)),
         (Paused(Pause::FromSnapshot), Ok(Action::Resume)),
+        (Paused(Pause::Restored), Ok(Action::Resume)),
         (Paused(Pause::Unknown), Ok(Action::Resume)),
         (Paused(Pause::StartingUp), Ok(Action::AwaitPause)),
         (Paused(Pause::Save), Ok(Action::AwaitPause)),

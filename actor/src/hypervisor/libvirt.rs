@@ -141,13 +141,21 @@ fn definition(
 fn state(domain: &virt::domain::Domain) -> Result<State, Error> {
     let (state, reason) = domain.state().map_err(failed("read the domain's state"))?;
     match state {
-        Enum::Known(state) => Ok(translate(state, reason)),
+        Enum::Known(state) => Ok(match translate(state, reason) {
+            State::Paused(Pause::Migration) if has_no_job(domain) => State::Paused(Pause::Restored),
+            state => state,
+        }),
         // The crate hides the error of the call, and leaves the -1 that it began with.
         Enum::Unknown(sys::virDomainState::MAX) => {
             Err(failed("read the domain's state")(virt::error::Error::last_error()))
         }
         Enum::Unknown(_) => Ok(State::Unknown),
     }
+}
+
+/// Whether libvirt is known to do nothing with the domain. The destination of a migration does not tell.
+fn has_no_job(domain: &virt::domain::Domain) -> bool {
+    domain.job_info().is_ok_and(|job| u32::try_from(job.r#type) == Ok(sys::VIR_DOMAIN_JOB_NONE))
 }
 
 fn translate(state: DomainState, reason: Enum<DomainStateReason, i32>) -> State {

@@ -30,6 +30,8 @@ pub enum Pause {
     User,
     /// It migrates, in or out.
     Migration,
+    /// It was saved while it was paused, and is restored. libvirt calls that a migration.
+    Restored,
     /// It is being saved.
     Save,
     /// Its memory is being dumped.
@@ -77,7 +79,7 @@ impl fmt::Display for Pause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::User => "user",
-            Self::Migration => "migrating",
+            Self::Migration | Self::Restored => "migrating",
             Self::Save => "saving",
             Self::Dump => "dumping",
             Self::IoError => "I/O error",
