@@ -99,6 +99,8 @@ pub struct Actor {
     position: Position,
     /// Whether there is something that the memory does not know.
     changed: bool,
+    /// Whether the rules were compared with the domains that there are.
+    checked: bool,
     /// What packets may add to the log, for each domain and for those that are ambiguous.
     quotas: HashMap<Option<Id>, Quota>,
     /// What packets for MAC addresses that no domain has may add to the log.
@@ -125,6 +127,7 @@ impl Actor {
             memory: Memory::default(),
             position: Position::default(),
             changed: false,
+            checked: false,
             quotas: HashMap::new(),
             unknown: quota(),
             tell_at: None,
@@ -190,6 +193,7 @@ impl Actor {
                 self.index.replace(&uri, domains);
                 self.quotas.clear();
                 self.tell();
+                self.check_rules();
                 self.resume_held(&uri);
                 self.reconsider();
             }
@@ -208,6 +212,19 @@ impl Actor {
             Update::Down(uri) => {
                 self.connection(&uri, None);
                 self.tell();
+            }
+        }
+    }
+
+    /// Warns of rules that no domain is meant by, once all domains are known.
+    fn check_rules(&mut self) {
+        if self.checked || self.is_one_away() {
+            return;
+        }
+        self.checked = true;
+        for rule in self.policy.rules.iter().filter(|rule| rule.is_for_domains()) {
+            if !self.index.domains().any(|domain| rule.names(domain)) {
+                tracing::warn!("no domain is meant by the rule {rule}; virsh list --all shows the domains");
             }
         }
     }
@@ -266,6 +283,8 @@ impl Actor {
                     self.tell_soon();
                 }
                 self.policy = policy;
+                self.checked = false;
+                self.check_rules();
             }
         }
     }

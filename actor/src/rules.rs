@@ -123,7 +123,15 @@ impl Rule {
             }
     }
 
-    fn names(&self, domain: &Domain) -> bool {
+    /// Whether the rule is about domains, not about MAC addresses.
+    #[must_use]
+    pub const fn is_for_domains(&self) -> bool {
+        matches!(self.target, Target::Domain(_))
+    }
+
+    /// Whether the rule names this domain, by name, glob or UUID.
+    #[must_use]
+    pub fn names(&self, domain: &Domain) -> bool {
         self.is_connected(domain)
             && matches!(&self.target, Target::Domain(pattern) if pattern.matches(domain))
     }
