@@ -7,8 +7,8 @@ use nix::sys::signal::Signal;
 use wakevirt_protocol::bus::ACTOR_INTERFACE;
 use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::machine::{Emulator, Guest, Machine};
-use wakevirt_tests::privileged;
 use wakevirt_tests::scene::{ALL_ALLOWED, Scene};
+use wakevirt_tests::{privileged, wait};
 
 const VM: &str = "vm1";
 const OTHER: &str = "vm2";
@@ -252,4 +252,40 @@ fn a_wake_that_waits_is_not_lost_with_the_actor() {
     scene.start_actor_again();
     scene.kill_machine(VM);
     runs(&scene, VM, 2);
+}
+
+/// A domain that was saved while it was paused is paused when it has been restored, and the reason
+/// that libvirt gives is a migration, for as long as it stays so.
+#[test]
+fn a_domain_that_somebody_restored_paused_is_resumed() {
+    privileged!();
+    let host = Host::new();
+    let scene = Scene::new(&host, &[Machine::new(VM)], ALL_ALLOWED);
+    scene.virsh(&["start", VM]);
+    scene.virsh(&["suspend", VM]);
+    scene.virsh(&["managedsave", VM]);
+    scene.virsh(&["start", VM]);
+    assert_eq!(scene.state(VM), "paused (migrating)");
+    scene.packet(VM, 1);
+    let (outcome, line) = scene.outcome(VM);
+    assert_eq!(outcome, "resumed", "{line}");
+    assert_eq!(scene.state(VM), "running (unpaused)");
+}
+
+#[test]
+fn a_restored_domain_is_resumed_though_the_actor_is_killed() {
+    privileged!();
+    let host = Host::new();
+    let slow = Machine::new(VM).emulator(Emulator::Slow(3));
+    let mut scene = Scene::new(&host, &[slow], ALL_ALLOWED);
+    scene.virsh(&["start", VM]);
+    scene.virsh(&["suspend", VM]);
+    scene.virsh(&["managedsave", VM]);
+    scene.packet(VM, 1);
+    scene.wait_for_state(VM, "paused");
+    scene.kill_actor();
+    wait::until_true("libvirt to restore it", || scene.state(VM) == "paused (migrating)");
+    scene.start_actor_again();
+    scene.wait_for_state(VM, "running");
+    assert_eq!(scene.starts(VM), 2);
 }
