@@ -11,23 +11,33 @@ use std::panic;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, ACTOR_PATH};
+
 use crate::bus::{Bus, Kind};
 use crate::daemon::{Daemon, StartedBy};
 use crate::demo::events::{Event, Events};
 use crate::demo::screen::Screen;
 use crate::frames::{WAKE_ON_LAN, bytes_of, ethernet, magic, tagged};
 use crate::guard;
-use crate::host::{Host, User};
+use crate::host::{Host, User, succeed};
 use crate::libvirtd::{Libvirtd, TEST, test_domain};
-use crate::net::Peer;
+use crate::net::{FAR_END, Peer};
 
-/// The domains, and which of them a rule allows to be woken.
-const DOMAINS: [(&str, &str, bool); 4] = [
-    ("desktop", "52:54:00:00:00:01", true),
-    ("media", "52:54:00:00:00:02", true),
-    ("build", "52:54:00:00:00:03", true),
-    ("secret", "52:54:00:00:00:04", false),
+/// Name, MAC address, and what else the rule says that allows it, if there is one.
+type Domain = (&'static str, &'static str, Option<&'static str>);
+
+/// The domains.
+const DOMAINS: [Domain; 6] = [
+    ("desktop", "52:54:00:00:00:01", Some("")),
+    ("media", "52:54:00:00:00:02", Some("")),
+    ("build", "52:54:00:00:00:03", Some("")),
+    ("laptop", "52:54:00:00:00:05", Some("")),
+    ("secret", "52:54:00:00:00:04", Some("sources = [\"02:00:00:00:00:01\"]")),
+    ("archive", "52:54:00:00:00:06", None),
 ];
+
+/// The only machine that may wake `secret`.
+const TRUSTED: &str = "02:00:00:00:00:01";
 
 /// How long a decision may take before the demonstration has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,7 +49,7 @@ const COPIES: Duration = Duration::from_millis(50);
 #[must_use]
 pub fn run() -> ExitCode {
     let screen = Screen::new();
-    if let Some(reason) = guard::why_not(guard::FOR_DEMO) {
+    if let Some(reason) = guard::why_not(&[guard::FOR_DEMO, &["busctl"]].concat()) {
         screen.failure(&format!("the demonstration cannot run here: {reason}"));
         return ExitCode::FAILURE;
     }
@@ -71,13 +81,13 @@ fn show(screen: Screen) {
     for (name, mac, _) in DOMAINS {
         libvirtd.define(TEST, &test_domain(name, mac));
     }
+    libvirtd.virsh(TEST, &["start", "laptop"]);
+    libvirtd.virsh(TEST, &["suspend", "laptop"]);
     screen.item("hypervisor", "libvirtd with its test driver");
 
     let mut capture = Daemon::capture(&host).started_by(StartedBy::Root).start();
     capture.wait_until_ready();
-    let allowed = DOMAINS.iter().filter(|(_, _, allowed)| *allowed);
-    let rules: String = allowed.map(|(name, _, _)| format!("[[allow]]\ndomain = \"{name}\"\n")).collect();
-    let config = format!("connections = [\"{TEST}\"]\n{rules}");
+    let config = format!("connections = [\"{TEST}\"]\n{}", rules());
     let mut actor = Daemon::actor(&host).started_by(StartedBy::Root).config(&config).start();
     actor.wait_until_ready();
     screen.item("services", "started by root, as a service manager does; now each has its own user:");
@@ -87,23 +97,33 @@ fn show(screen: Screen) {
 
     let before = states(&libvirtd);
     let events = Events::subscribe(&host);
-    let act = Act { screen, events, libvirtd: &libvirtd, services: [&capture, &actor] };
+    let act = Act { screen, events, host: &host, libvirtd: &libvirtd, services: [&capture, &actor] };
 
-    screen.heading("Packets from the machine on the network, and how long after the sniffer has them");
-    act.wakes("desktop", "etherwake: a bare frame, sent to the domain's own address", |mac| {
+    screen.heading("Packets from the machine on the network, and how long after the announcer knew of them");
+    act.wakes("desktop", "started", "etherwake: a bare frame, sent to the domain's own address", |mac| {
         lan.etherwake(mac, &[]);
     });
-    act.wakes("media", "wakeonlan: UDP to the subnet's broadcast address, port 9", |mac| {
+    act.wakes("media", "started", "wakeonlan: UDP to the subnet's broadcast address, port 9", |mac| {
         lan.wakeonlan(mac, "192.0.2.255", &[]);
     });
-    act.wakes("build", "crafted: a frame in two VLANs, with a SecureOn password", |mac| {
+    act.wakes("build", "started", "crafted: a frame in two VLANs, with a SecureOn password", |mac| {
         lan.send(&crafted(mac));
     });
-    act.wakes_not("secret", "etherwake: for a domain that no rule allows", |mac| lan.etherwake(mac, &[]));
+    act.wakes("laptop", "resumed", "etherwake: for a domain that is paused", |mac| lan.etherwake(mac, &[]));
+    act.wakes_not("secret", "etherwake: for a domain that only another machine may wake", |mac| {
+        lan.etherwake(mac, &[]);
+    });
     act.says_nothing(&lan, "secret");
+
+    screen.heading("The actor explains, and does nothing: such a packet, and one from the machine that may");
+    act.explains("secret", &address_of(&lan), "false");
+    act.explains("secret", TRUSTED, "true");
 
     screen.heading("Somebody on the host, without any right");
     refused(screen, &host);
+
+    screen.heading("Root, who needs no rule");
+    act.is_woken_by_root("archive");
 
     screen.heading("The domains");
     for ((name, mac, _), before) in DOMAINS.iter().zip(before) {
@@ -120,6 +140,16 @@ fn crafted(mac: &str) -> Vec<u8> {
     tagged(&tagged(&frame, 0x8100, 42), 0x88a8, 7)
 }
 
+/// The address that the machine sends from.
+fn address_of(lan: &Peer<'_>) -> String {
+    lan.sh(&format!("cat /sys/class/net/{FAR_END}/address")).trim().to_owned()
+}
+
+fn rules() -> String {
+    let rules = DOMAINS.iter().filter_map(|(name, _, rule)| Some((name, rule.as_ref()?)));
+    rules.map(|(name, more)| format!("[[allow]]\ndomain = \"{name}\"\n{more}\n")).collect()
+}
+
 fn states(libvirtd: &Libvirtd<'_>) -> Vec<String> {
     DOMAINS.iter().map(|(name, _, _)| libvirtd.state(TEST, name)).collect()
 }
@@ -132,13 +162,14 @@ fn mac_of(domain: &str) -> &'static str {
 struct Act<'a> {
     screen: Screen,
     events: Events,
+    host: &'a Host,
     libvirtd: &'a Libvirtd<'a>,
     services: [&'a Daemon; 2],
 }
 
 impl Act<'_> {
-    fn wakes(&self, domain: &str, what: &str, send: impl FnOnce(&str)) {
-        self.play(domain, what, "started", send);
+    fn wakes(&self, domain: &str, outcome: &str, what: &str, send: impl FnOnce(&str)) {
+        self.play(domain, what, outcome, send);
         assert_eq!(self.libvirtd.state(TEST, domain), "running", "the state of {domain}");
     }
 
@@ -150,6 +181,11 @@ impl Act<'_> {
     fn play(&self, domain: &str, what: &str, expected: &str, send: impl FnOnce(&str)) {
         self.screen.packet(what);
         send(mac_of(domain));
+        self.follow(domain, expected);
+    }
+
+    /// What is told until there is a decision about the domain, which has this outcome.
+    fn follow(&self, domain: &str, expected: &str) {
         let mut read = None;
         loop {
             let event = self.events.next(PATIENCE).unwrap_or_else(|| {
@@ -169,6 +205,29 @@ impl Act<'_> {
         while let Some(event) = self.events.next(COPIES) {
             self.screen.event(&event, read);
         }
+    }
+
+    /// What would come of a packet from this machine. It is asked as a person would ask.
+    fn explains(&self, domain: &str, source: &str, expected: &str) {
+        let arguments = ["Explain", "sa{sv}", mac_of(domain), "1", "source-mac", "s", source];
+        let reply = self.busctl(&arguments);
+        assert!(reply.starts_with(&format!("bs {expected} ")), "the explanation is {reply}");
+    }
+
+    fn is_woken_by_root(&self, domain: &str) {
+        let reply = self.busctl(&["Wake", "s", mac_of(domain)]);
+        assert_eq!(reply, "s \"started\"", "the reply");
+        self.follow(domain, "started");
+        assert_eq!(self.libvirtd.state(TEST, domain), "running", "the state of {domain}");
+    }
+
+    /// Calls the actor by busctl(1) as root, shows the call and the reply, and returns the reply.
+    fn busctl(&self, arguments: &[&str]) -> String {
+        let object = [ACTOR_NAME, ACTOR_PATH, ACTOR_INTERFACE];
+        let line = [&["busctl", "call"], object.as_slice(), arguments].concat().join(" ");
+        let reply = succeed(self.host.command("busctl").arg("call").args(object).args(arguments));
+        self.screen.call(&line, reply.trim());
+        reply.trim().to_owned()
     }
 
     /// One copy of the address is missing, so it is no magic packet.

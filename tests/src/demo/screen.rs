@@ -48,7 +48,8 @@ impl Screen {
         let (now, name, text) = match event {
             Event::Packet { mac, details, now, .. } => (now, "announced", format!("{mac} {details}")),
             Event::Decision { domain, outcome, reason, now } => {
-                let colour = if outcome == "started" { GREEN } else { YELLOW };
+                let woken = matches!(outcome.as_str(), "started" | "resumed");
+                let colour = if woken { GREEN } else { YELLOW };
                 (now, "decided", format!("{domain}: {}, {reason}", self.in_colour(colour, outcome)))
             }
         };
@@ -58,6 +59,12 @@ impl Screen {
 
     pub(super) fn silence(self, text: &str) {
         self.line(&format!("    {:>9} {}", "", self.in_colour(DIM, text)));
+    }
+
+    /// A call that somebody could make as well, and its reply.
+    pub(super) fn call(self, line: &str, reply: &str) {
+        self.line(&format!("  ▸ {line}"));
+        self.line(&format!("    {}", self.in_colour(BOLD, reply)));
     }
 
     pub(super) fn refusal(self, what: &str, error: &str) {
