@@ -1,0 +1,191 @@
+//! A user's own actor: on the session bus, without any right, for the user's own domains. It hears the
+//! system's capture.
+
+use std::process::Command;
+
+use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, ACTOR_PATH, CAPTURE_NAME};
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::host::{Host, PROGRAMS, User, succeed};
+use wakevirt_tests::net::Peer;
+use wakevirt_tests::process::Process;
+use wakevirt_tests::{privileged, proc, wait};
+
+/// Somebody in no group that matters.
+const USER: User = User::Stranger;
+/// `XDG_RUNTIME_DIR` and `HOME` of the user.
+const RUNTIME: &str = "/run/user/test";
+const HOME: &str = "/run/home/test";
+/// Where the session bus listens.
+const ADDRESS: &str = "unix:path=/run/user/test/bus";
+const MAC: &str = "52:54:00:01:02:03";
+/// The domain that the test driver has from the start, which runs.
+const TESTS_MAC: &str = "aa:bb:cc:dd:ee:ff";
+
+/// What a user has who has logged in: folders and a session bus.
+struct Session<'host> {
+    host: &'host Host,
+    _bus: Process,
+}
+
+impl<'host> Session<'host> {
+    fn start(host: &'host Host) -> Self {
+        let name = USER.name();
+        host.sh(&format!(
+            "mkdir -p /run/user /run/home; install -d -m 700 -o {name} -g {name} {RUNTIME} {HOME}"
+        ));
+        let mut bus = as_user(host, "dbus-daemon");
+        bus.args(["--session", "--nofork", "--nopidfile", "--nosyslog", "--address", ADDRESS]);
+        let bus = Process::start("the session bus", &mut bus);
+        let socket = host.path(&format!("{RUNTIME}/bus"));
+        wait::until_true("the session bus", || socket.exists());
+        Self { host, _bus: bus }
+    }
+
+    /// Writes a file that the user owns.
+    fn write(&self, path: &str, text: &str) {
+        self.host.write(path, text);
+        self.host.sh(&format!("chown -R {0}:{0} {HOME}", USER.name()));
+    }
+
+    /// Starts the user's actor, as a user's unit would: with a folder for what it is to remember.
+    fn actor(&self, config: &str) -> Process {
+        let (file, folder) = (format!("{HOME}/.config/actor.toml"), format!("{RUNTIME}/wakevirt-actor"));
+        self.write(&file, config);
+        self.host.sh(&format!("install -d -o {0} -g {0} {folder}", USER.name()));
+        let mut actor = as_user(self.host, &format!("{PROGRAMS}/wakevirt-actor"));
+        actor.args(["--config", &file, "--log-to", "stderr", "--bus", ADDRESS, "--capture-bus", "system"]);
+        let actor = Process::start("wakevirt-actor", actor.env("RUNTIME_DIRECTORY", folder));
+        // A packet that comes before it hears and knows the domains is for nobody.
+        let _ = actor.log().wait_for("hearing the announcer");
+        actor
+    }
+
+    /// Hears the decisions of the user's actor.
+    fn monitor(&self) -> Process {
+        let mut gdbus = as_user(self.host, "gdbus");
+        let gdbus = gdbus.args(["monitor", "--address", ADDRESS, "--dest", ACTOR_NAME]);
+        let monitor = Process::start("gdbus", gdbus);
+        let _ = monitor.log().wait_for(&format!("The name {ACTOR_NAME} is owned"));
+        monitor
+    }
+
+    /// Calls a method of the user's actor.
+    fn call(&self, method: &str) -> String {
+        let mut gdbus = as_user(self.host, "gdbus");
+        gdbus.args(["call", "--address", ADDRESS, "--dest", ACTOR_NAME, "--object-path", ACTOR_PATH]);
+        succeed(gdbus.args(["--method", &format!("{ACTOR_INTERFACE}.{method}")]))
+    }
+
+    fn virsh(&self, uri: &str, arguments: &[&str]) -> String {
+        let mut virsh = as_user(self.host, "virsh");
+        succeed(virsh.args(["-q", "-c", uri]).args(arguments)).trim().to_owned()
+    }
+}
+
+/// A program that is to run as the user, in the user's session. Clients of libvirt do not start daemons
+/// there: one could get in the way of another that starts later.
+fn as_user(host: &Host, program: &str) -> Command {
+    let mut command = host.command_as(USER, program);
+    command.env("XDG_RUNTIME_DIR", RUNTIME).env("HOME", HOME).env("USER", USER.name());
+    command.env("LIBVIRT_AUTOSTART", "0");
+    command
+}
+
+/// The system's part: a network, the system bus, capture.
+fn system(host: &Host) -> (Peer<'_>, Bus<'_>, Daemon) {
+    let lan = host.veth("lan0");
+    let bus = Bus::start(host, Kind::DbusDaemon);
+    let mut capture = Daemon::capture(host).start();
+    capture.wait_until_ready();
+    host.wait_for_name(CAPTURE_NAME);
+    (lan, bus, capture)
+}
+
+/// A host of libvirt's test driver, which lives within the process that connects to it. There is one
+/// domain, which is off.
+const NODE: &str = "<node>
+  <domain type='test' xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>
+    <name>own</name><memory unit='MiB'>32</memory><vcpu>1</vcpu><os><type>hvm</type></os>
+    <devices><interface type='user'><mac address='52:54:00:01:02:03'/></interface></devices>
+    <test:runstate>5</test:runstate>
+  </domain>
+</node>
+";
+
+#[test]
+fn a_users_own_actor_hears_the_systems_capture() {
+    privileged!();
+    let host = Host::new();
+    let (lan, _bus, _capture) = system(&host);
+    let session = Session::start(&host);
+    let (node, default) = (format!("{HOME}/node.xml"), "test:///default");
+    session.write(&node, NODE);
+    let mut actor = session.actor(&format!(
+        "connections = [\"{default}\", \"test://{node}\"]\n[[allow]]\ndomain = \"*\"\ninterfaces = [\"lan0\"]\n"
+    ));
+    for uri in [default, &format!("test://{node}")] {
+        let _ = actor.log().wait_for(&format!("connected to {uri}"));
+    }
+    let decisions = session.monitor();
+
+    lan.etherwake(TESTS_MAC, &[]);
+    let _ = decisions.log().wait_for(&format!("'{TESTS_MAC}', 'test', 'already-running'"));
+    lan.etherwake(MAC, &[]);
+    let _ = decisions.log().wait_for(&format!("'{MAC}', 'own', 'started'"));
+    let domains = session.call("ListDomains");
+    assert!(!domains.contains("'shut off'"), "{domains}");
+
+    // It is the user's, and nobody else's: it is not on the system bus, and has no right.
+    assert!(!host.name_is_owned(ACTOR_NAME));
+    let status = actor.status();
+    assert_eq!(status.field("NoNewPrivs"), "1");
+    for set in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
+        assert_eq!(status.capabilities(set), 0, "{set}");
+    }
+    actor.stop();
+}
+
+/// What a user without rights needs to say of QEMU where nothing else is installed.
+const QEMU_CONF: &str = "security_driver = \"none\"\nseccomp_sandbox = 0\nstdio_handler = \"file\"\n";
+
+/// Emulated and without a disk; its network is that of the user.
+const MACHINE: &str = "<domain type='qemu'>
+  <name>vm1</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='usb' model='none'/><memballoon model='none'/>
+    <interface type='user'><mac address='52:54:00:01:02:03'/><model type='virtio'/></interface>
+  </devices>
+</domain>
+";
+
+#[test]
+fn a_users_own_actor_wakes_the_users_machine() {
+    privileged!();
+    const URI: &str = "qemu:///session";
+    let host = Host::new();
+    let (lan, _bus, _capture) = system(&host);
+    let session = Session::start(&host);
+    let mut actor = session.actor(&format!("connections = [\"{URI}\"]\n[[allow]]\ndomain = \"vm1\"\n"));
+    // No daemon runs yet, and it starts none.
+    let _ = actor.log().wait_for(&format!("no connection to {URI}"));
+    assert_eq!(proc::children(actor.pid()), []);
+    assert!(!host.path(&format!("{RUNTIME}/libvirt/libvirt-sock")).exists());
+
+    session.write(&format!("{HOME}/.config/libvirt/qemu.conf"), QEMU_CONF);
+    session.write(&format!("{HOME}/vm1.xml"), MACHINE);
+    let mut libvirtd = Process::start("libvirtd", &mut as_user(&host, "libvirtd"));
+    let _ = actor.log().wait_for(&format!("connected to {URI}"));
+    let decisions = session.monitor();
+    session.virsh(URI, &["define", &format!("{HOME}/vm1.xml")]);
+    wait::until_true("the actor to know the machine", || session.call("ListDomains").contains("'vm1'"));
+
+    lan.etherwake(MAC, &[]);
+    let _ = decisions.log().wait_for(&format!("'{MAC}', 'vm1', 'started'"));
+    assert_eq!(session.virsh(URI, &["domstate", "vm1"]), "running");
+    session.virsh(URI, &["destroy", "vm1"]);
+    actor.stop();
+    libvirtd.stop();
+}
