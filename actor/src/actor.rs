@@ -271,7 +271,7 @@ impl Actor {
 
     fn request(&mut self, request: Request) {
         match request {
-            Request::Wake { target, answer } => self.call(&target, answer),
+            Request::Wake { target, user, answer } => self.call(&target, user, answer),
             // A caller who does not wait any more needs no answer, here and below.
             Request::Explain { mac, details, answer } => drop(answer.send(self.explain(mac, &details))),
             Request::List { answer } => drop(answer.send(self.list())),
@@ -289,7 +289,7 @@ impl Actor {
         }
     }
 
-    fn call(&mut self, target: &Target, caller: Caller) {
+    fn call(&mut self, target: &Target, user: u32, caller: Caller) {
         let (mac, found) = match target {
             Target::Mac(mac) => (Some(*mac), self.index.find(*mac)),
             Target::Domain(name) => (None, self.index.find_domain(name)),
@@ -300,13 +300,13 @@ impl Actor {
         match admit(found, rules, mac.unwrap_or(nobody), decision::Asker::Call) {
             Admission::Ambiguous(domains) => {
                 let reason = ambiguous(&domains);
-                let subject = Subject::new(mac, None, None, None);
+                let subject = Subject::new(mac, None, None, None).called_by(user);
                 self.finish(subject, Outcome::Ambiguous, reason, vec![caller]);
             }
             Admission::Admitted(domain, grant) => {
                 let id = domain.id.clone();
                 let rule = mac.and(grant.rule.clone());
-                let subject = Subject::new(mac, Some(domain), rule, None);
+                let subject = Subject::new(mac, Some(domain), rule, None).called_by(user);
                 self.wake(id, subject, grant.paused, vec![caller]);
             }
             _ => {
@@ -373,7 +373,7 @@ fn now() -> u64 {
 }
 
 /// CLOCK_BOOTTIME, in microseconds: it goes on while the host sleeps.
-fn boottime() -> u64 {
+pub(crate) fn boottime() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let since = Duration::try_from(time).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)

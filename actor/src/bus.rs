@@ -16,7 +16,7 @@ use zbus::object_server::SignalEmitter;
 use zbus::{Connection, Variant};
 
 use crate::actor::Status;
-use crate::caller;
+use crate::caller::{self, Caller};
 use crate::decision::Outcome;
 use crate::report::Finished;
 use crate::request::{Answer, Listed, Requests, Target};
@@ -184,8 +184,8 @@ fn address(text: &str) -> Result<MacAddr, Error> {
 
 impl Actor1 {
     /// Wakes; what takes longer than a caller can wait goes on without them.
-    async fn wake_target(&self, target: Target) -> Result<String, Error> {
-        match tokio::time::timeout(PATIENCE, self.requests.wake(target.clone())).await {
+    async fn wake_target(&self, target: Target, caller: Caller) -> Result<String, Error> {
+        match tokio::time::timeout(PATIENCE, self.requests.wake(target.clone(), caller.user)).await {
             Ok(answer) => reply(&answer.ok_or_else(ended)?, &target),
             Err(_) => Ok(HELD.to_owned()),
         }
@@ -202,8 +202,8 @@ impl Actor1 {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<String, Error> {
-        caller::may_wake(connection, &header).await?;
-        self.wake_target(Target::Mac(address(mac)?)).await
+        let caller = caller::may_wake(connection, &header).await?;
+        self.wake_target(Target::Mac(address(mac)?), caller).await
     }
 
     /// Wakes the domain that has this name or UUID; returns the outcome.
@@ -214,8 +214,8 @@ impl Actor1 {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<String, Error> {
-        caller::may_wake(connection, &header).await?;
-        self.wake_target(Target::Domain(name_or_uuid.to_owned())).await
+        let caller = caller::may_wake(connection, &header).await?;
+        self.wake_target(Target::Domain(name_or_uuid.to_owned()), caller).await
     }
 
     /// What would come of such a packet; nothing is done.

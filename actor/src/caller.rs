@@ -9,16 +9,24 @@ use zbus::message::Header;
 /// The group that may do everything with libvirt, and so may wake.
 const GROUP: &str = "libvirt";
 
+/// Somebody who called, and may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// The user ID, as the bus vouches for it.
+    pub user: u32,
+}
+
 /// Makes sure that the caller may wake any domain: root, or a member of the group libvirt.
 ///
 /// # Errors
 /// [`Error::NotAuthorized`] says what to do. What cannot be found out is a refusal.
-pub async fn may_wake(connection: &Connection, header: &Header<'_>) -> Result<(), Error> {
+pub async fn may_wake(connection: &Connection, header: &Header<'_>) -> Result<Caller, Error> {
     let credentials = credentials(connection, header).await.ok_or_else(refusal)?;
     // The group database may be far away.
     let group = tokio::task::spawn_blocking(|| Group::from_name(GROUP)).await;
     let group = group.ok().and_then(Result::ok).flatten().map(|group| group.gid.as_raw());
-    if trusted(&credentials, group) { Ok(()) } else { Err(refusal()) }
+    let user = credentials.unix_user_id().ok_or_else(refusal)?;
+    if trusted(&credentials, group) { Ok(Caller { user }) } else { Err(refusal()) }
 }
 
 /// Makes sure that the caller may have the configuration read again: root.

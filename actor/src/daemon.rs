@@ -8,7 +8,7 @@ use wakevirt_service::lifecycle::{Signal, Signals};
 use wakevirt_service::logs::Logs;
 use zbus::Connection;
 
-use crate::actor::{Actor, Inlets, Outlets, Status};
+use crate::actor::{Actor, Inlets, Outlets, Status, boottime};
 use crate::bus::{self, Actor1, Reload};
 use crate::config::Config;
 use crate::fetch::{self, Fetch};
@@ -43,7 +43,9 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     let fetches_out = Mutex::new(fetches_out);
     tell(&config.policy.rules);
     let (memory, state) = Memory::open();
-    let merge = RefCell::new(Merge::new(state.position.clone()));
+    let merge =
+        if memory.is_kept() { Merge::new(state.position.clone()) } else { Merge::from_now_on(boottime()) };
+    let merge = RefCell::new(merge);
 
     let outlets = Outlets { finished: finished.clone(), macs: macs_in, status: status_in, fetches };
     let connections: Vec<Arc<str>> = config.connections.iter().map(|uri| uri.as_str().into()).collect();

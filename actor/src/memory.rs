@@ -20,7 +20,7 @@ use crate::report::Subject;
 use crate::rules::Paused;
 
 /// Where it is where the service manager names no other place.
-const FOLDER: &str = "/run/wakevirt-actor";
+pub(crate) const FOLDER: &str = "/run/wakevirt-actor";
 const FILE: &str = "state";
 /// The version of the format, which is the file's first byte.
 const VERSION: u8 = 1;
@@ -45,6 +45,7 @@ pub struct Intent {
     mac: Option<MacAddr>,
     rule: Option<String>,
     packet: Option<Packet>,
+    caller: Option<u32>,
     leave: bool,
     /// When it was asked for: CLOCK_BOOTTIME, in microseconds.
     pub since: u64,
@@ -61,6 +62,7 @@ impl Intent {
             mac: subject.mac,
             rule: subject.rule.clone(),
             packet: subject.packet.clone(),
+            caller: subject.caller,
             leave: paused == Paused::Leave,
             since,
         }
@@ -71,7 +73,7 @@ impl Intent {
     pub fn subject(self) -> (Id, Subject) {
         let id = Id { connection: self.connection.into(), uuid: Uuid::from_u128(self.uuid) };
         let domain = Some((id.clone(), self.name));
-        (id, Subject { mac: self.mac, domain, rule: self.rule, packet: self.packet })
+        (id, Subject { mac: self.mac, domain, rule: self.rule, packet: self.packet, caller: self.caller })
     }
 
     /// What is done with a domain that somebody has paused.
@@ -112,8 +114,8 @@ impl Memory {
         };
         if let Err(error) = write(&path, &state) {
             tracing::warn!(
-                "cannot write to {}: {error}; what is under way when the service ends is forgotten; \
-                 create the folder for the service's user, or let the service manager do so (RuntimeDirectory=)",
+                "cannot write to {}: {error}; what is under way when the service ends is forgotten, and so are \
+                 packets that come while it is away; create the folder for the service's user, or let the service manager do so (RuntimeDirectory=)",
                 folder.display()
             );
             return (Self::default(), state);
@@ -184,6 +186,7 @@ mod tests {
             domain: Some((id.clone(), "win11".to_owned())),
             rule: Some("mac = \"*\"".to_owned()),
             packet: Some(packet.clone()),
+            caller: Some(1000),
         };
         let intent = Intent::new(&id, &subject, Paused::Leave, 5);
         assert_eq!(intent.paused(), Paused::Leave);

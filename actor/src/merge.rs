@@ -33,6 +33,8 @@ fn epoch(packet: &Packet) -> &str {
 #[derive(Debug, Default)]
 pub struct Merge {
     position: Position,
+    /// Packets from before this are past: CLOCK_BOOTTIME, in microseconds.
+    not_before: u64,
     /// Packets that were announced since a replay was asked for; `None` if none was.
     announced: Option<Vec<Packet>>,
 }
@@ -52,7 +54,14 @@ impl Merge {
     /// Goes on from there.
     #[must_use]
     pub const fn new(position: Position) -> Self {
-        Self { position, announced: None }
+        Self { position, not_before: 0, announced: None }
+    }
+
+    /// Begins now (CLOCK_BOOTTIME, in microseconds): nobody knows what was done about earlier packets,
+    /// and to do it twice is worse than to leave it.
+    #[must_use]
+    pub fn from_now_on(now: u64) -> Self {
+        Self { not_before: now, ..Self::default() }
     }
 
     /// After what a replay is to be asked for: it is asked for now.
@@ -89,7 +98,8 @@ impl Merge {
             return None;
         }
         self.position = Position::of(&packet);
-        Some(packet)
+        let seen = packet.details.boottime.unwrap_or(u64::MAX);
+        (seen >= self.not_before).then_some(packet)
     }
 }
 
@@ -167,5 +177,19 @@ mod tests {
             let all: Vec<u64> = (after + 1..=end).collect();
             prop_assert_eq!(taken, packets("a", &all));
         }
+    }
+
+    #[test]
+    fn begins_now_where_nobody_knows_what_was_done_before() {
+        let seen = |sequence, boottime| {
+            let mut packet = packet("a", sequence);
+            packet.details.boottime = Some(boottime);
+            packet
+        };
+        let mut merge = Merge::from_now_on(100);
+        merge.ask();
+        let taken = merge.replayed(vec![seen(1, 98), seen(2, 99), seen(3, 100)]);
+        assert_eq!(taken, [seen(3, 100)]);
+        assert_eq!(merge.announced(seen(4, 101)), Step::Take(seen(4, 101)));
     }
 }

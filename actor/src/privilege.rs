@@ -1,12 +1,29 @@
 //! What the process gives up before it does anything.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+
 use caps::CapSet;
+use nix::unistd::User;
 use wakevirt_service::user;
 
 use crate::Error;
+use crate::memory::FOLDER;
 
 /// The service's own user.
 pub(crate) const USER: &str = "wakevirt-actor";
+
+/// Makes the runtime directory as systemd does for `RuntimeDirectory=`, where root starts the service
+/// without it. A folder that is missing or wrong is reported when it is written to.
+fn make_runtime_directory() {
+    if !nix::unistd::geteuid().is_root() || std::env::var_os("RUNTIME_DIRECTORY").is_some() {
+        return;
+    }
+    if let (Ok(()), Ok(Some(user))) = (DirBuilder::new().mode(0o700).create(FOLDER), User::from_name(USER)) {
+        // Only what was made here is handed over.
+        let _reported_later = nix::unistd::chown(FOLDER, Some(user.uid), Some(user.gid));
+    }
+}
 
 /// Gives up every privilege, for good: root becomes the service's own user, whoever else it is stays
 /// who it is; in either case no capability is kept, and none can be gained by starting a program.
@@ -17,6 +34,7 @@ pub(crate) const USER: &str = "wakevirt-actor";
 /// # Errors
 /// If the kernel refuses a step. The process must not go on then.
 pub fn give_up() -> Result<(), Error> {
+    make_runtime_directory();
     user::change_to(USER, &[])?;
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::clear(None, set)?;

@@ -21,6 +21,8 @@ pub struct Subject {
     pub rule: Option<String>,
     /// The packet that asked for it; none if somebody called.
     pub packet: Option<Packet>,
+    /// The user ID of who called, as the bus vouches for it.
+    pub caller: Option<u32>,
 }
 
 impl Subject {
@@ -37,7 +39,14 @@ impl Subject {
             domain: domain.map(|domain| (domain.id.clone(), domain.name.clone())),
             rule,
             packet: packet.cloned(),
+            caller: None,
         }
+    }
+
+    /// The same, asked for by this user.
+    #[must_use]
+    pub fn called_by(self, user: u32) -> Self {
+        Self { caller: Some(user), ..self }
     }
 
     /// Who asked.
@@ -65,7 +74,7 @@ impl Finished {
     /// log, and in fields for those who search it. `held_back` lines about the same domain were not
     /// logged before it.
     pub fn log(&self, held_back: u64) {
-        let Subject { mac, rule, packet, .. } = &self.subject;
+        let Subject { mac, rule, packet, caller, .. } = &self.subject;
         let domain = self.domain().map(|name| display(quoted(name)));
         let rule = rule.as_ref().map(|rule| display(quoted(rule)));
         let interface = packet.as_ref().and_then(|packet| packet.details.interface.as_deref());
@@ -80,6 +89,7 @@ impl Finished {
                     domain,
                     mac = mac.as_ref().map(display),
                     trigger = %self.subject.trigger().as_str(),
+                    caller,
                     rule,
                     interface,
                     source,
@@ -112,6 +122,7 @@ impl fmt::Display for Finished {
         match packet {
             None => {
                 write!(f, "called")?;
+                self.subject.caller.map_or(Ok(()), |user| write!(f, " by user {user}"))?;
                 mac.map_or(Ok(()), |mac| write!(f, " for {mac}"))?;
             }
             Some(packet) => {
@@ -157,6 +168,7 @@ mod tests {
                 )),
                 rule: Some("domain = \"win*\"".to_owned()),
                 packet: Some(Packet { mac, sequence: 1, details }),
+                caller: None,
             },
             outcome: Outcome::Started,
             reason: "it was shut off".to_owned(),

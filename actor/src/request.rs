@@ -18,6 +18,8 @@ pub enum Request {
     Wake {
         /// Which one.
         target: Target,
+        /// The user ID of who calls.
+        user: u32,
         /// Who waits for the end.
         answer: oneshot::Sender<Answer>,
     },
@@ -111,9 +113,9 @@ impl Requests {
         end.await.ok()
     }
 
-    /// Wakes a domain.
-    pub async fn wake(&self, target: Target) -> Option<Answer> {
-        self.ask(|answer| Request::Wake { target, answer }).await
+    /// Wakes a domain for this user.
+    pub async fn wake(&self, target: Target, user: u32) -> Option<Answer> {
+        self.ask(|answer| Request::Wake { target, user, answer }).await
     }
 
     /// Says what would come of a packet: whether it would wake, and why so.

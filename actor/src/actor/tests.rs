@@ -214,7 +214,7 @@ impl Bench {
     }
 
     async fn call(&self, last: u8) -> Result<Outcome, &'static str> {
-        match self.requests.wake(Target::Mac(mac(last))).await.unwrap() {
+        match self.requests.wake(Target::Mac(mac(last)), 0).await.unwrap() {
             Answer::Finished(finished) => Ok(finished.outcome),
             Answer::Unknown => Err("unknown"),
             Answer::Away => Err("away"),
@@ -521,9 +521,9 @@ async fn wakes_by_name_and_explains() {
     assert!(would_wake && reason.contains("vm*") && reason.contains("started"), "{reason}");
     assert!(!bench.requests.explain(mac(2), details).await.unwrap().0);
     assert!(fake.starts().is_empty(), "nothing is done");
-    let answer = bench.requests.wake(Target::Domain("vm1".to_owned())).await.unwrap();
+    let answer = bench.requests.wake(Target::Domain("vm1".to_owned()), 0).await.unwrap();
     assert!(matches!(answer, Answer::Finished(finished) if finished.outcome == Outcome::Started));
-    let answer = bench.requests.wake(Target::Domain("vm2".to_owned())).await.unwrap();
+    let answer = bench.requests.wake(Target::Domain("vm2".to_owned()), 0).await.unwrap();
     assert!(matches!(answer, Answer::Unknown));
 }
 

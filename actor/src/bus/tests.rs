@@ -50,7 +50,8 @@ fn id() -> Id {
 
 fn finished(outcome: Outcome, packet: Option<Packet>) -> Answer {
     let domain = Some((id(), "win11".to_owned()));
-    let subject = Subject { mac: Some(MAC), domain, rule: Some("domain = \"win11\"".to_owned()), packet };
+    let subject =
+        Subject { mac: Some(MAC), domain, rule: Some("domain = \"win11\"".to_owned()), packet, caller: None };
     Answer::Finished(Arc::new(Finished { subject, outcome, reason: "because".to_owned(), time: 1 }))
 }
 
@@ -138,7 +139,8 @@ async fn a_caller_is_told_that_the_wake_goes_on() {
         status: watch::channel(Status::default()).1,
     };
     let began = tokio::time::Instant::now();
-    let (reply, _asked) = tokio::join!(interface.wake_target(Target::Mac(MAC)), asked.recv());
+    let (reply, _asked) =
+        tokio::join!(interface.wake_target(Target::Mac(MAC), Caller { user: 0 }), asked.recv());
     assert_eq!(reply.unwrap(), "held");
     assert!(began.elapsed() < Duration::from_secs(20));
 }
