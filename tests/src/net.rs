@@ -1,5 +1,6 @@
 //! Interfaces of a host, and who is at the other end of them.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::host::{Host, succeed};
@@ -9,6 +10,12 @@ use crate::inject::Injector;
 pub const FAR_END: &str = "eth0";
 
 impl Host {
+    /// The file of the host's network namespace, for setns(2).
+    #[must_use]
+    pub fn network(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/net", self.init()))
+    }
+
     /// Makes a bridge, and sets it up.
     pub fn bridge(&self, name: &str) {
         self.sh(&format!("ip link add {name} type bridge && ip link set {name} up"));
@@ -64,6 +71,12 @@ pub struct Peer<'host> {
 }
 
 impl Peer<'_> {
+    /// The file of this machine's network namespace, for setns(2).
+    #[must_use]
+    pub fn network(&self) -> PathBuf {
+        self.host.path(&format!("/run/netns/{}", self.namespace))
+    }
+
     /// A program that is to run on this machine as root.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {

@@ -1,0 +1,135 @@
+//! What a flood costs capture.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use wakevirt_protocol::bus::CAPTURE_NAME;
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, ethernet, udp4};
+use wakevirt_tests::host::Host;
+use wakevirt_tests::net::FAR_END;
+
+use crate::bus::Accounts;
+use crate::packets::PacketSocket;
+use crate::process::cpu_time;
+use crate::report::Report;
+
+/// The sniffer tells what it counted each second.
+const COUNTED: Duration = Duration::from_millis(1200);
+
+/// Frames per second where the sniffer reads them all.
+const PACE: f64 = 100_000.0;
+
+/// One kind of flood.
+struct Flood {
+    name: &'static str,
+    frames: Vec<Vec<u8>>,
+    count: usize,
+    /// Whether the sniffer gets to see them; else the kernel's filter drops them.
+    passes: bool,
+    /// In frames per second; none is as fast as it goes.
+    pace: Option<f64>,
+}
+
+/// Measures it with the configuration that is the default.
+pub fn measure(report: &mut Report) {
+    let host = Host::new();
+    let bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = host.veth("lan0");
+    let mut capture = Daemon::capture(&host).start();
+    capture.wait_until_ready();
+    host.wait_for_name(CAPTURE_NAME);
+    let (announcer, sniffer) = (capture.pid(), capture.child("wakevirt-sniffer"));
+    let accounts = Accounts::open(&bus);
+    let wire = PacketSocket::sender(&lan.network(), FAR_END);
+
+    // Another host, on which nothing runs but a socket without a filter that reads everything.
+    let plain = Host::new();
+    let plain_lan = plain.veth("lan0");
+    let plain_wire = PacketSocket::sender(&plain_lan.network(), FAR_END);
+
+    for flood in floods() {
+        let reading = PacketSocket::reader(&plain.network(), "lan0").read(|_, _| ());
+        let _ = plain_wire.flood(&flood.frames, flood.count, flood.pace);
+        let (plain_read, plain_time) = reading.stop();
+
+        let before = accounts.read();
+        let times = [cpu_time(sniffer), cpu_time(announcer)];
+        let took = wire.flood(&flood.frames, flood.count, flood.pace);
+        std::thread::sleep(COUNTED);
+        let [sniffer_time, announcer_time] = [cpu_time(sniffer) - times[0], cpu_time(announcer) - times[1]];
+        let after = accounts.read();
+
+        let (name, count) = (flood.name, flood.count as f64);
+        // What was not read cost nothing: where much is lost, this would say little.
+        if !flood.passes || flood.pace.is_some() {
+            let per_million = |time: Duration| time.as_secs_f64() / count * 1e6;
+            let baselines = [("a plain socket that reads it all", per_million(plain_time))];
+            report.add(&format!("{name}: sniffer"), "s", per_million(sniffer_time), &baselines);
+            report.add(&format!("{name}: announcer"), "s", per_million(announcer_time), &baselines);
+        }
+        if flood.passes {
+            let percent = |frames: f64| frames / count * 100.0;
+            let lost = percent((after.kernel_dropped - before.kernel_dropped) as f64);
+            let plain_lost = percent((count - plain_read as f64).max(0.0));
+            report.add(
+                &format!("{name}: lost before the sniffer"),
+                "%",
+                lost,
+                &[("a plain socket", plain_lost)],
+            );
+            let lost = percent((after.channel_dropped - before.channel_dropped) as f64);
+            report.add(&format!("{name}: lost behind the sniffer"), "%", lost, &[]);
+        }
+        report.add(&format!("{name}: sent"), "k/s", count / took.as_secs_f64() / 1e3, &[]);
+    }
+    capture.stop();
+}
+
+fn floods() -> Vec<Flood> {
+    let (source, destination) = (Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 3));
+    let to_all = |ethertype, payload: &[u8]| ethernet(BROADCAST, [2, 0, 0, 0, 0, 7], ethertype, payload);
+    // To another machine, as what a host forwards.
+    let to_other = |payload: &[u8]| ethernet([2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 7], 0x0800, payload);
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+
+    let udp = udp4(source, destination, 5004, &[7; 200]);
+    let mut tcp = udp4(source, destination, 443, &[0; 22]);
+    // The protocol's number is what a filter looks at, and nothing answers these.
+    tcp.splice(9..10, [6]);
+    let port_9: Vec<_> = (0..1000)
+        .map(|_| to_all(0x0800, &udp4(source, Ipv4Addr::BROADCAST, 9, &random.bytes(102))))
+        .collect();
+    let magic: Vec<_> = (0..200_000)
+        .map(|_| {
+            let mac = [&[0x52, 0x54, 0][..], &random.bytes(3)].concat();
+            to_all(WAKE_ON_LAN, &[&[0xff; 6][..], &mac.repeat(16)].concat())
+        })
+        .collect();
+    let junk = |name, frame| Flood { name, frames: vec![frame], count: 1_000_000, passes: false, pace: None };
+    let read = |name, frames, pace| Flood { name, frames, count: 200_000, passes: true, pace };
+    vec![
+        junk("UDP", to_other(&udp)),
+        junk("TCP", to_other(&tcp)),
+        read("junk to port 9", port_9, Some(PACE)),
+        read("magic packets", magic.clone(), Some(PACE)),
+        read("magic packets, unpaced", magic, None),
+    ]
+}
+
+/// Marsaglia's xorshift: the same frames on every run.
+struct Random(u64);
+
+impl Random {
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        std::iter::repeat_with(|| self.byte()).take(length).collect()
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.to_be_bytes()[0]
+    }
+}

@@ -1,0 +1,89 @@
+//! The figures: told as they come, and written down at the end.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+/// What was measured in the same run, and what it gave.
+pub type Baseline<'a> = (&'a str, f64);
+
+/// The figures of this run.
+pub struct Report {
+    /// By section.
+    figures: Map<String, Value>,
+    section: Map<String, Value>,
+}
+
+impl Report {
+    /// Begins, and says on what machine.
+    pub fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let kernel = read("/proc/sys/kernel/osrelease");
+        let load = read("/proc/loadavg").split(' ').next().and_then(|load| load.parse::<f64>().ok());
+        println!("Linux {kernel}, {cores} cores, load {:.1} before", load.unwrap_or_default());
+        let machine = json!({ "kernel": kernel, "cores": cores, "load": load });
+        Self { figures: Map::from_iter([("machine".to_owned(), machine)]), section: Map::new() }
+    }
+
+    /// Measures what belongs together, under this title; in the JSON it has this name.
+    pub fn section(&mut self, name: &str, title: &str, measure: impl FnOnce(&mut Self)) {
+        println!("\n{title}");
+        measure(self);
+        self.figures.insert(name.to_owned(), Value::Object(std::mem::take(&mut self.section)));
+    }
+
+    /// Tells a figure, and how it compares. The ratio is this figure by the baseline's.
+    pub fn add(&mut self, name: &str, unit: &str, figure: f64, baselines: &[Baseline<'_>]) {
+        println!("  {name:42} {:>9} {unit}", round(figure));
+        let mut against = Map::new();
+        for (what, baseline) in baselines {
+            let ratio = if *baseline > 0.0 { figure / baseline } else { 0.0 };
+            println!("  {:42} {:>9} {unit:5} {ratio:7.3}x", format!("  {what}"), round(*baseline));
+            against.insert((*what).to_owned(), json!({ "figure": baseline, "ratio": ratio }));
+        }
+        let entry = json!({ "unit": unit, "figure": figure, "against": against });
+        self.section.insert(name.to_owned(), entry);
+    }
+
+    /// Adds the figures to the file that is asked for.
+    pub fn write(self) {
+        let Some(path) = std::env::var_os("WAKEVIRT_BENCH_JSON") else { return };
+        let path = Path::new(&path);
+        let mut all: Map<String, Value> = match fs::read_to_string(path) {
+            Ok(text) => serde_json::from_str(&text).expect("WAKEVIRT_BENCH_JSON names a JSON object"),
+            Err(_) => Map::new(),
+        };
+        all.insert("wire".to_owned(), Value::Object(self.figures));
+        let text = serde_json::to_string_pretty(&all).expect("JSON");
+        fs::write(path, text + "\n").expect("WAKEVIRT_BENCH_JSON names a file that can be written");
+    }
+}
+
+/// Three digits that say something.
+fn round(figure: f64) -> String {
+    match figure {
+        _ if figure >= 100.0 => format!("{figure:.0}"),
+        _ if figure >= 10.0 => format!("{figure:.1}"),
+        _ => format!("{figure:.2}"),
+    }
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+/// The value that this share of the figures stays below; 0.5 gives the median.
+pub fn quantile(figures: &[f64], share: f64) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let below = sorted.len() as f64 * share;
+    // Counted instead of computed: there is no conversion from a float to an index that cannot fail.
+    let index = (0..sorted.len()).take_while(|index| (index + 1) as f64 <= below).count();
+    sorted.get(index).or(sorted.last()).copied().expect("at least one figure")
+}
+
+/// The median.
+pub fn median(figures: &[f64]) -> f64 {
+    quantile(figures, 0.5)
+}

@@ -1,0 +1,85 @@
+//! From the wire to the signal.
+
+use std::time::{Duration, Instant};
+
+use wakevirt_protocol::bus::{CAPTURE_INTERFACE, CAPTURE_NAME, Dict, MAGIC_PACKET};
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
+use wakevirt_tests::host::Host;
+use wakevirt_tests::net::FAR_END;
+
+use crate::bus::Subscriber;
+use crate::packets::PacketSocket;
+use crate::report::{Report, median, quantile};
+
+/// So many are timed, of each kind in turn.
+const PACKETS: usize = 400;
+/// So many go before, untimed.
+const FIRST: usize = 20;
+/// Between two, everything falls asleep, as it is when a packet comes.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Measures it through both kinds of bus.
+pub fn measure(report: &mut Report) {
+    measure_through(report, "dbus-daemon", Kind::DbusDaemon);
+    measure_through(report, "dbus-broker", Kind::DbusBroker);
+}
+
+fn measure_through(report: &mut Report, name: &str, kind: Kind) {
+    let host = Host::new();
+    let bus = Bus::start(&host, kind);
+    let (lan, plain) = (host.veth("lan0"), host.veth("plain0"));
+    let mut capture = Daemon::capture(&host).config("limit = 100000\ninterfaces = [\"lan0\"]").start();
+    capture.wait_until_ready();
+    host.wait_for_name(CAPTURE_NAME);
+
+    let wire = PacketSocket::sender(&lan.network(), FAR_END);
+    let plain_wire = PacketSocket::sender(&plain.network(), FAR_END);
+    let frame = |number: usize| {
+        let mac = format!("52:54:00:00:{:02x}:{:02x}", number >> 8, number & 0xff);
+        ethernet(BROADCAST, [2, 0, 0, 0, 0, 7], WAKE_ON_LAN, &magic(&mac, &[]))
+    };
+    let (reading, arrivals) = PacketSocket::reader(&host.network(), "plain0").arrivals(vec![0xff; 6]);
+    let mut subscriber = Subscriber::new(&bus, CAPTURE_INTERFACE, MAGIC_PACKET);
+    let speaker = subscriber.another(&bus);
+
+    let (mut whole, mut signal_alone, mut packet_alone) = (vec![], vec![], vec![]);
+    for number in 0..FIRST + PACKETS {
+        let frame = frame(number);
+        std::thread::sleep(PAUSE);
+        let begin = Instant::now();
+        wire.send(&frame);
+        let message = subscriber.next();
+        whole.push(begin.elapsed());
+
+        let body: (u64, String, Dict) = message.body().deserialize().expect("the body of a MagicPacket");
+        std::thread::sleep(PAUSE);
+        let begin = Instant::now();
+        subscriber.repeat(&speaker, CAPTURE_INTERFACE, MAGIC_PACKET, &body);
+        let _ = subscriber.next();
+        signal_alone.push(begin.elapsed());
+
+        std::thread::sleep(PAUSE);
+        let begin = Instant::now();
+        plain_wire.send(&frame);
+        packet_alone.push(arrivals.recv().expect("the reader lives") - begin);
+    }
+    let _ = reading.stop();
+    capture.stop();
+
+    let [whole, signal, packet] = [whole, signal_alone, packet_alone].map(in_microseconds);
+    for (what, share) in [("median", 0.5), ("99th percentile", 0.99)] {
+        let baselines = [
+            ("a signal alone", quantile(&signal, share)),
+            ("a packet to a plain socket alone", quantile(&packet, share)),
+            ("both medians added", median(&signal) + median(&packet)),
+        ];
+        let baselines = if share > 0.5 { &baselines[..2] } else { &baselines[..] };
+        report.add(&format!("{name}, {what}"), "µs", quantile(&whole, share), baselines);
+    }
+}
+
+fn in_microseconds(times: Vec<Duration>) -> Vec<f64> {
+    times.iter().skip(FIRST).map(|time| time.as_secs_f64() * 1e6).collect()
+}
