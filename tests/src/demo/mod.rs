@@ -89,7 +89,7 @@ fn show(screen: Screen) {
     let events = Events::subscribe(&host);
     let act = Act { screen, events, libvirtd: &libvirtd, services: [&capture, &actor] };
 
-    screen.heading("Packets from the machine on the network, and how long after the sniffer has them");
+    screen.heading("Packets from the machine on the network, and how long after the announcer knew of them");
     act.wakes("desktop", "etherwake: a bare frame, sent to the domain's own address", |mac| {
         lan.etherwake(mac, &[]);
     });
