@@ -38,8 +38,9 @@ impl Report {
         println!("  {name:42} {:>9} {unit}", round(figure));
         let mut against = Map::new();
         for (what, baseline) in baselines {
-            let ratio = if *baseline > 0.0 { figure / baseline } else { 0.0 };
-            println!("  {:42} {:>9} {unit:5} {ratio:7.3}x", format!("  {what}"), round(*baseline));
+            let ratio = (*baseline > 0.0).then(|| figure / baseline);
+            let shown = ratio.map_or(String::new(), |ratio| format!("{ratio:7.3}x"));
+            println!("  {:42} {:>9} {unit:5} {shown}", format!("  {what}"), round(*baseline));
             against.insert((*what).to_owned(), json!({ "figure": baseline, "ratio": ratio }));
         }
         let entry = json!({ "unit": unit, "figure": figure, "against": against });
