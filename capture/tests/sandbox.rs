@@ -21,7 +21,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 
 use caps::{CapSet, Capability};
 use nix::sys::ptrace;
@@ -159,11 +159,12 @@ fn act(stages: &str, name: &str) -> ExitCode {
     }
     if stages == "all" {
         sandbox::forbid_system_calls(&loot.outgoing).unwrap();
-        ffi::exit(code(attack(&loot)))
     }
     let code = code(attack(&loot));
-    let _ = loot.victim.kill();
-    let _ = loot.victim.wait();
+    if stages == "free" {
+        // Whoever was traced is stopped, and would stay so.
+        let _ = loot.victim.kill();
+    }
     ffi::exit(code)
 }
 
@@ -195,7 +196,8 @@ fn prepare(locked: bool) -> Loot {
         udp: UdpSocket::bind("127.0.0.1:0").unwrap(),
         loopback,
         listener: TcpListener::bind("127.0.0.1:0").unwrap(),
-        victim: Command::new("sleep").arg("20").spawn().unwrap(),
+        // It ends with this program, however that ends: nobody else could write to it.
+        victim: Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap(),
         _ears: [accomplice, announcer],
     }
 }

@@ -27,18 +27,27 @@ type Dict = HashMap<&'static str, Variant<'static>>;
 /// Keeps the service on the bus. Returns only where the bus refuses the name for good.
 pub async fn keep(address: &Address, shared: &Arc<Shared>) -> Error {
     let mut backoff = Backoff::new();
+    let mut told = false;
     loop {
         match visit(address, shared, &mut backoff).await {
-            Ok(()) => tracing::warn!("the connection to the bus is lost; the packets of now are remembered"),
+            Ok(()) => {
+                told = false;
+                tracing::warn!(
+                    "the connection to the bus is lost; what is heard now is remembered for Replay"
+                );
+            }
             Err(Error::Bus(
                 refused @ (wakevirt_service::bus::Error::Taken { .. }
                 | wakevirt_service::bus::Error::Refused { .. }),
-            )) => {
-                return refused.into();
+            )) => return refused.into(),
+            Err(error) if told => tracing::debug!("cannot reach the bus {address}: {error}"),
+            Err(error) => {
+                told = true;
+                tracing::warn!("cannot reach the bus {address}, and goes on trying: {error}");
             }
-            Err(error) => tracing::warn!("cannot reach the bus {address}, and goes on trying: {error}"),
         }
         shared.ledger().bus_lost(Instant::now());
+        // Ready all the same: it hears, and remembers.
         lifecycle::ready("hearing; waiting for the bus");
         backoff.wait().await;
     }

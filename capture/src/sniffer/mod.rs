@@ -2,7 +2,7 @@
 //!
 //! It links no D-Bus, no async runtime and no libpcap. It holds packet and UDP sockets and one end
 //! of a socketpair, and once it says `Ready` it can do nothing but read the ones and write the
-//! other. [`sandbox`] lists the stages; [`hear`] is what it does for the rest of its life.
+//! other. [`sandbox`] lists the stages; `hear` is what it does for the rest of its life.
 
 mod channel;
 pub mod delivery;
