@@ -24,7 +24,8 @@ use wakevirt_tests::guard::{FOR_DEMO, why_not};
 use crate::report::Report;
 
 /// What is called besides what the demonstration calls.
-const PROGRAMS: [&str; 3] = ["dbus-broker-launch", "systemd-socket-activate", "tcpdump"];
+const PROGRAMS: [&str; 4] =
+    ["dbus-broker-launch", "qemu-system-x86_64", "systemd-socket-activate", "tcpdump"];
 
 /// What is measured: its name, its title, and how.
 type Section = (&'static str, &'static str, fn(&mut Report));

@@ -11,7 +11,7 @@ use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::host::Host;
-use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::libvirtd::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
 use wakevirt_tests::net::FAR_END;
 
 use crate::bus::Subscriber;
@@ -19,34 +19,41 @@ use crate::packets::{PacketSocket, Reading};
 use crate::process::report_memory;
 use crate::report::{Report, median};
 
-/// So many wakes are timed, of each kind in turn.
-const WAKES: usize = 50;
+/// So many wakes are timed at most, of each kind in turn.
+const WAKES: u8 = 50;
+/// No more of them are begun after this time.
+const TIME: Duration = Duration::from_secs(15);
+/// No more domains are defined after this time.
+const DEFINING: Duration = Duration::from_secs(30);
 /// Between two, everything falls asleep, and libvirt's events are done with.
 const PAUSE: Duration = Duration::from_millis(20);
+/// What QEMU's domains are connected to.
+const BRIDGE: &str = "br0";
 
-/// Measures it with few domains and with many, all of libvirt's test driver, which boots nothing.
+/// Measures it with few domains and with many of libvirt's test driver, which boots nothing, and with
+/// a few that are real.
 pub fn measure(report: &mut Report) {
-    measure_among(report, 10);
-    measure_among(report, 1000);
+    for domains in [10, 1000, 10_000] {
+        measure_among(report, TEST, domains);
+    }
+    measure_among(report, QEMU, 10);
 }
 
-fn measure_among(report: &mut Report, domains: usize) {
+fn measure_among(report: &mut Report, connection: &str, domains: usize) {
     let host = Host::new();
+    host.bridge(BRIDGE);
     let _libvirtd = Libvirtd::start(&host);
     let bus = Bus::start(&host, Kind::DbusDaemon);
     let (lan, other) = (host.veth("lan0"), host.veth("tool0"));
-    let uri = format!("test+unix:///default?socket={}", host.path("/run/libvirt/libvirt-sock").display());
-    let libvirt = Connect::open(Some(&uri)).expect("a connection to libvirt");
-    // One half is for us, the other for the tool.
-    for number in 0..domains {
-        let _ = libvirt.define_domain_xml(&test_domain(&name(number), &mac(number))).expect("a domain");
-    }
+    let libvirt = Connect::open(Some(&from_here(&host, connection))).expect("a connection to libvirt");
+    let domains = define(&libvirt, connection, domains);
 
     let mut capture = Daemon::capture(&host).config("limit = 100000\ninterfaces = [\"lan0\"]").start();
     capture.wait_until_ready();
     host.wait_for_name(CAPTURE_NAME);
-    let rules = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"ours-*\"\n");
-    let mut actor = Daemon::actor(&host).config(&rules).start();
+    let mut config = format!("connections = [\"{connection}\"]\ncool-down = \"0s\"\n");
+    config += "[[allow]]\ndomain = \"ours-*\"\n";
+    let mut actor = Daemon::actor(&host).config(&config).start();
     actor.wait_until_ready();
     let _ = actor.log().wait_for("connected to");
 
@@ -57,11 +64,13 @@ fn measure_among(report: &mut Report, domains: usize) {
 
     let (mut ours, mut tools, mut bare) = (vec![], vec![], vec![]);
     let half = domains / 2;
-    for wake in 0..WAKES {
+    let first = Instant::now();
+    for wake in (0..WAKES).take_while(|_| first.elapsed() < TIME) {
         // From another sender each time: this is no copy of the packet before.
-        let sender = [2, 0, 0, 0, 1, u8::try_from(wake).expect("few wakes")];
+        let sender = [2, 0, 0, 0, 1, wake];
         let frame = |mac: &str| ethernet(BROADCAST, sender, WAKE_ON_LAN, &magic(mac, &[]));
-        let (number, tools_number) = (2 * (wake % half), 2 * (wake % half) + 1);
+        let number = 2 * (usize::from(wake) % half);
+        let tools_number = number + 1;
 
         let frame_for_us = frame(&mac(number));
         std::thread::sleep(PAUSE);
@@ -90,15 +99,39 @@ fn measure_among(report: &mut Report, domains: usize) {
     let [ours, tools, bare] = [ours, tools, bare].map(in_milliseconds);
     let baselines =
         [("a tool that lists and reads them all", median(&tools)), ("libvirt's start alone", median(&bare))];
-    report.add(&format!("{domains} domains, median"), "ms", median(&ours), &baselines);
+    let what = if connection == QEMU { "domains of QEMU" } else { "domains" };
+    report.add(&format!("{domains} {what}, median"), "ms", median(&ours), &baselines);
     let processes = [
         ("sniffer", capture.child("wakevirt-sniffer")),
         ("announcer", capture.pid()),
         ("actor", actor.pid()),
     ];
-    report_memory(report, &format!("{domains} domains"), &processes);
+    report_memory(report, &format!("{domains} {what}"), &processes);
     actor.stop();
     capture.stop();
+}
+
+/// The URI for this process of what is another one on the host.
+fn from_here(host: &Host, connection: &str) -> String {
+    let path = if connection == QEMU { "qemu+unix:///system" } else { "test+unix:///default" };
+    format!("{path}?socket={}", host.path("/run/libvirt/libvirt-sock").display())
+}
+
+/// Defines so many domains, if the time allows; one half is for us, the other for the tool. Returns
+/// how many there are.
+fn define(libvirt: &Connect, connection: &str, domains: usize) -> usize {
+    let begin = Instant::now();
+    let mut defined = 0;
+    while defined < domains && begin.elapsed() < DEFINING {
+        for number in [defined, defined + 1] {
+            let (name, mac) = (name(number), mac(number));
+            let xml =
+                if connection == QEMU { qemu_domain(&name, &mac, BRIDGE) } else { test_domain(&name, &mac) };
+            let _ = libvirt.define_domain_xml(&xml).expect("a domain");
+        }
+        defined += 2;
+    }
+    defined
 }
 
 /// Waits until the actor has started the domain.
