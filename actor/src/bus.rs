@@ -40,6 +40,8 @@ pub struct Actor1 {
     pub reloads: mpsc::Sender<Reload>,
     /// What there is.
     pub status: watch::Receiver<Status>,
+    /// Whose bus this is, by user ID: who runs the actor may call it there. The system's bus is nobody's.
+    pub owner: Option<u32>,
 }
 
 /// Serves the interface, and emits its signals, until the connection is lost.
@@ -202,7 +204,7 @@ impl Actor1 {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<String, Error> {
-        let caller = caller::may_wake(connection, &header).await?;
+        let caller = caller::may_wake(connection, &header, self.owner).await?;
         self.wake_target(Target::Mac(address(mac)?), caller).await
     }
 
@@ -214,7 +216,7 @@ impl Actor1 {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<String, Error> {
-        let caller = caller::may_wake(connection, &header).await?;
+        let caller = caller::may_wake(connection, &header, self.owner).await?;
         self.wake_target(Target::Domain(name_or_uuid.to_owned()), caller).await
     }
 
@@ -239,7 +241,7 @@ impl Actor1 {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Error> {
-        caller::may_reload(connection, &header).await?;
+        caller::may_reload(connection, &header, self.owner).await?;
         let (caller, end) = oneshot::channel();
         self.reloads.send(caller).await.map_err(|_| ended())?;
         let stays = |error| Error::Failed(format!("the configuration stays as it was: {error}"));

@@ -16,27 +16,37 @@ pub struct Caller {
     pub user: u32,
 }
 
-/// Makes sure that the caller may wake any domain: root, or a member of the group libvirt.
+/// Makes sure that the caller may wake any domain: root, a member of the group libvirt, or `owner`, whose
+/// own bus this is.
 ///
 /// # Errors
 /// [`Error::NotAuthorized`] says what to do. What cannot be found out is a refusal.
-pub async fn may_wake(connection: &Connection, header: &Header<'_>) -> Result<Caller, Error> {
+pub async fn may_wake(
+    connection: &Connection,
+    header: &Header<'_>,
+    owner: Option<u32>,
+) -> Result<Caller, Error> {
     let credentials = credentials(connection, header).await.ok_or_else(refusal)?;
     // The group database may be far away.
     let group = tokio::task::spawn_blocking(|| Group::from_name(GROUP)).await;
     let group = group.ok().and_then(Result::ok).flatten().map(|group| group.gid.as_raw());
     let user = credentials.unix_user_id().ok_or_else(refusal)?;
-    if trusted(&credentials, group) { Ok(Caller { user }) } else { Err(refusal()) }
+    if owner == Some(user) || trusted(&credentials, group) { Ok(Caller { user }) } else { Err(refusal()) }
 }
 
-/// Makes sure that the caller may have the configuration read again: root.
+/// Makes sure that the caller may have the configuration read again: root, or `owner`, whose own bus this
+/// is.
 ///
 /// # Errors
 /// [`Error::NotAuthorized`] says what to do. What cannot be found out is a refusal.
-pub async fn may_reload(connection: &Connection, header: &Header<'_>) -> Result<(), Error> {
+pub async fn may_reload(
+    connection: &Connection,
+    header: &Header<'_>,
+    owner: Option<u32>,
+) -> Result<(), Error> {
     let credentials = credentials(connection, header).await;
     let user = credentials.and_then(|credentials| credentials.unix_user_id());
-    if user == Some(0) {
+    if user == Some(0) || (user.is_some() && user == owner) {
         Ok(())
     } else {
         let text = "only root may have the configuration read again; ask for it as root".to_owned();

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
+use wakevirt_service::bus::Address;
 use wakevirt_service::lifecycle::{Signal, Signals};
 use wakevirt_service::logs::Logs;
 use zbus::Connection;
@@ -56,7 +57,8 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     }
     drop(updates);
 
-    let interface = Actor1 { requests: requests.clone(), reloads, status };
+    let owner = (options.common.bus != Address::System).then(|| nix::unistd::geteuid().as_raw());
+    let interface = Actor1 { requests: requests.clone(), reloads, status, owner };
     let serve = async |bus: &Connection| bus::serve(bus, &interface, finished.subscribe()).await;
     let hear = async |bus: &Connection| hear(bus, &packets, macs.clone(), &fetches_out, &merge).await;
     let buses = async {

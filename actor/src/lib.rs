@@ -47,6 +47,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if options.common.check {
         return writeln!(std::io::stdout(), "# The configuration is good:\n{config}").map_err(Error::Start);
     }
+    hypervisor::libvirt::forbid_autostart(&config.connections)?;
     let logs = logs::init(config.log, options.common.log_to)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
     let result = runtime.block_on(daemon::serve(options, config, &logs));

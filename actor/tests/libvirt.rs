@@ -135,7 +135,7 @@ async fn wakes_by_the_state() {
     domain.undefine().unwrap();
     let (failed, reason) = outcome(&hypervisor, uuid, Paused::Resume).await;
     assert_eq!(failed, Outcome::Failed);
-    assert!(reason.contains("look the domain up"), "{reason}");
+    assert!(reason.contains("Domain not found"), "{reason}");
 }
 
 #[tokio::test]

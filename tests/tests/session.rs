@@ -55,6 +55,8 @@ impl<'host> Session<'host> {
         self.host.sh(&format!("install -d -o {0} -g {0} {folder}", USER.name()));
         let mut actor = as_user(self.host, &format!("{PROGRAMS}/wakevirt-actor"));
         actor.args(["--config", &file, "--log-to", "stderr", "--bus", ADDRESS, "--capture-bus", "system"]);
+        // That it starts no daemon is its own doing.
+        actor.env_remove("LIBVIRT_AUTOSTART");
         let actor = Process::start("wakevirt-actor", actor.env("RUNTIME_DIRECTORY", folder));
         // A packet that comes before it hears and knows the domains is for nobody.
         let _ = actor.log().wait_for("hearing the announcer");
@@ -70,11 +72,11 @@ impl<'host> Session<'host> {
         monitor
     }
 
-    /// Calls a method of the user's actor.
-    fn call(&self, method: &str) -> String {
+    /// Calls a method of the user's actor, with its arguments.
+    fn call(&self, method: &str, arguments: &[&str]) -> String {
         let mut gdbus = as_user(self.host, "gdbus");
         gdbus.args(["call", "--address", ADDRESS, "--dest", ACTOR_NAME, "--object-path", ACTOR_PATH]);
-        succeed(gdbus.args(["--method", &format!("{ACTOR_INTERFACE}.{method}")]))
+        succeed(gdbus.args(["--method", &format!("{ACTOR_INTERFACE}.{method}")]).args(arguments))
     }
 
     fn virsh(&self, uri: &str, arguments: &[&str]) -> String {
@@ -133,7 +135,7 @@ fn a_users_own_actor_hears_the_systems_capture() {
     let _ = decisions.log().wait_for(&format!("'{TESTS_MAC}', 'test', 'already-running'"));
     lan.etherwake(MAC, &[]);
     let _ = decisions.log().wait_for(&format!("'{MAC}', 'own', 'started'"));
-    let domains = session.call("ListDomains");
+    let domains = session.call("ListDomains", &[]);
     assert!(!domains.contains("'shut off'"), "{domains}");
 
     // It is the user's, and nobody else's: it is not on the system bus, and has no right.
@@ -180,11 +182,17 @@ fn a_users_own_actor_wakes_the_users_machine() {
     let _ = actor.log().wait_for(&format!("connected to {URI}"));
     let decisions = session.monitor();
     session.virsh(URI, &["define", &format!("{HOME}/vm1.xml")]);
-    wait::until_true("the actor to know the machine", || session.call("ListDomains").contains("'vm1'"));
+    wait::until_true("the actor to know the machine", || session.call("ListDomains", &[]).contains("'vm1'"));
 
     lan.etherwake(MAC, &[]);
     let _ = decisions.log().wait_for(&format!("'{MAC}', 'vm1', 'started'"));
     assert_eq!(session.virsh(URI, &["domstate", "vm1"]), "running");
+    session.virsh(URI, &["destroy", "vm1"]);
+
+    // On this bus, who runs the actor may call it.
+    assert_eq!(session.call("Wake", &[MAC]).trim(), "('started',)");
+    assert_eq!(session.virsh(URI, &["domstate", "vm1"]), "running");
+    assert_eq!(session.call("Reload", &[]).trim(), "()");
     session.virsh(URI, &["destroy", "vm1"]);
     actor.stop();
     libvirtd.stop();

@@ -37,6 +37,7 @@ fn is_what_the_reference_says() {
         requests: Requests::new(mpsc::channel(1).0),
         reloads: mpsc::channel(1).0,
         status: watch::channel(Status::default()).1,
+        owner: None,
     };
     let mut introspected = String::new();
     interface.introspect_to_writer(&mut introspected, 0);
@@ -137,6 +138,7 @@ async fn a_caller_is_told_that_the_wake_goes_on() {
         requests: Requests::new(requests),
         reloads: mpsc::channel(1).0,
         status: watch::channel(Status::default()).1,
+        owner: None,
     };
     let began = tokio::time::Instant::now();
     let (reply, _asked) =

@@ -1,6 +1,9 @@
 //! libvirt: one connection to one of its daemons, or to a driver within this process.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
@@ -20,6 +23,8 @@ use crate::{Error, domain_xml};
 const KEEPALIVE_INTERVAL: i32 = 5;
 /// Signs of life that may be missing before the connection is given up.
 const KEEPALIVE_COUNT: u32 = 3;
+/// What tells libvirt whether to start a daemon for a session.
+const AUTOSTART: &str = "LIBVIRT_AUTOSTART";
 /// Starts that share the connection. A daemon serves five requests of one connection at a time
 /// (`max_client_requests` in libvirtd.conf), signs of life included: a slow start more, and nothing
 /// else would be answered.
@@ -32,6 +37,9 @@ pub struct Libvirt {
     _subscription: Subscription,
     connection: Connect,
     uri: Arc<str>,
+    /// Handles of the domains that were met, which spare a wake the calls that look them up. A handle
+    /// names a domain by its UUID and holds nothing in the daemon.
+    handles: Mutex<HashMap<Uuid, virt::domain::Domain>>,
     starts: Semaphore,
 }
 
@@ -46,22 +54,44 @@ impl Libvirt {
         let connection = connect(&uri)?;
         let subscription =
             events::subscribe(&connection, changes).map_err(failed("subscribe to libvirt's events"))?;
-        Ok(Self { _subscription: subscription, connection, uri, starts: Semaphore::new(SHARED_STARTS) })
+        let starts = Semaphore::new(SHARED_STARTS);
+        Ok(Self { _subscription: subscription, connection, uri, handles: Mutex::default(), starts })
     }
 
-    fn look_up(&self, uuid: Uuid) -> Result<virt::domain::Domain, virt::error::Error> {
-        self.connection.lookup_domain_by_uuid(uuid)
+    /// The handle of a domain, which may be gone by now.
+    fn handle(&self, uuid: Uuid) -> Result<virt::domain::Domain, Error> {
+        let known = self.handles().get(&uuid).cloned();
+        known.map_or_else(|| self.look_up(uuid), Ok)
+    }
+
+    /// A fresh handle of a domain that there is.
+    fn look_up(&self, uuid: Uuid) -> Result<virt::domain::Domain, Error> {
+        let found = self.connection.lookup_domain_by_uuid(uuid).map_err(failed("look the domain up"));
+        match &found {
+            Ok(domain) => drop(self.handles().insert(uuid, domain.clone())),
+            Err(_) => drop(self.handles().remove(&uuid)),
+        }
+        found
+    }
+
+    fn handles(&self) -> MutexGuard<'_, HashMap<Uuid, virt::domain::Domain>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Hypervisor for Libvirt {
     fn domains(&self) -> Result<Vec<Domain>, Error> {
         let all = self.connection.list_all_domains(0).map_err(failed("list the domains"))?;
-        Ok(all.iter().filter_map(|domain| read_or_log(&self.uri, domain)).collect())
+        let read = |domain: &virt::domain::Domain| {
+            let read = read_or_log(&self.uri, domain)?;
+            self.handles().insert(read.id.uuid, domain.clone());
+            Some(read)
+        };
+        Ok(all.iter().filter_map(read).collect())
     }
 
     fn domain(&self, uuid: Uuid) -> Result<Option<Domain>, Error> {
-        match self.look_up(uuid).map_err(failed("look a domain up")) {
+        match self.look_up(uuid) {
             Err(Error::Libvirt { code: Some(ErrorNumber::NoDomain), .. }) => Ok(None),
             Err(error) => Err(error),
             Ok(domain) => match read(&self.uri, &domain) {
@@ -73,29 +103,53 @@ impl Hypervisor for Libvirt {
     }
 
     fn state(&self, uuid: Uuid) -> Result<State, Error> {
-        state(&self.look_up(uuid).map_err(failed("look the domain up"))?)
+        state(&self.handle(uuid)?)
     }
 
     fn start(&self, uuid: Uuid) -> Result<(), Error> {
         let shared = self.starts.try_acquire();
-        let connection = if shared.is_ok() { self.connection.clone() } else { connect(&self.uri)? };
-        let domain = connection.lookup_domain_by_uuid(uuid).map_err(failed("look the domain up"))?;
+        let domain = if shared.is_ok() {
+            self.handle(uuid)?
+        } else {
+            connect(&self.uri)?.lookup_domain_by_uuid(uuid).map_err(failed("look the domain up"))?
+        };
         domain.create().map_err(failed("start the domain"))
     }
 
     fn resume(&self, uuid: Uuid) -> Result<(), Error> {
-        let domain = self.look_up(uuid).map_err(failed("look the domain up"))?;
-        domain.resume().map_err(failed("resume the domain"))
+        self.handle(uuid)?.resume().map_err(failed("resume the domain"))
     }
 
     fn pm_wakeup(&self, uuid: Uuid) -> Result<(), Error> {
-        let domain = self.look_up(uuid).map_err(failed("look the domain up"))?;
-        domain.pm_wakeup(0).map_err(failed("wake the guest up"))
+        self.handle(uuid)?.pm_wakeup(0).map_err(failed("wake the guest up"))
     }
 
     fn is_alive(&self) -> bool {
         self.connection.is_alive().unwrap_or(false)
     }
+}
+
+/// Makes sure that a connection to a session never starts a daemon of its own beside one that runs, or
+/// will: `LIBVIRT_AUTOSTART`, which libvirt reads from the environment, is 0 unless it was set.
+///
+/// The environment of a running process cannot be changed safely, so the program starts itself again
+/// in its own place, once. Call it before there is anything to lose.
+///
+/// # Errors
+/// If it cannot be started again.
+pub fn forbid_autostart(uris: &[String]) -> Result<(), Error> {
+    let session = uris.iter().any(|uri| is_session(uri));
+    if !session || std::env::var_os(AUTOSTART).is_some() {
+        return Ok(());
+    }
+    let own = std::env::current_exe().map_err(Error::Start)?;
+    Err(Error::Start(Command::new(own).args(std::env::args_os().skip(1)).env(AUTOSTART, "0").exec()))
+}
+
+/// Whether this is a URI of the user's own daemon: <https://libvirt.org/uri.html>.
+fn is_session(uri: &str) -> bool {
+    let path = uri.split(['?', '#']).next().unwrap_or_default();
+    path.ends_with("/session")
 }
 
 fn connect(uri: &str) -> Result<Connect, Error> {
@@ -204,5 +258,25 @@ fn failed(doing: &'static str) -> impl Fn(virt::error::Error) -> Error {
             Enum::Unknown(_) => None,
         };
         Error::Libvirt { doing, code, message: error.message().to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_a_session() {
+        for (uri, session) in [
+            ("qemu:///session", true),
+            ("qemu:///session?socket=/run/user/1000/libvirt/libvirt-sock", true),
+            ("qemu+ssh://user@host/session", true),
+            ("qemu:///system", false),
+            ("test:///default", false),
+            ("lxc:///system", false),
+            ("qemu:///system?x=/session", false),
+        ] {
+            assert_eq!(is_session(uri), session, "{uri}");
+        }
     }
 }
