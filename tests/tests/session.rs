@@ -85,12 +85,10 @@ impl<'host> Session<'host> {
     }
 }
 
-/// A program that is to run as the user, in the user's session. Clients of libvirt do not start daemons
-/// there: one could get in the way of another that starts later.
+/// A program that is to run as the user, in the user's session.
 fn as_user(host: &Host, program: &str) -> Command {
     let mut command = host.command_as(USER, program);
     command.env("XDG_RUNTIME_DIR", RUNTIME).env("HOME", HOME).env("USER", USER.name());
-    command.env("LIBVIRT_AUTOSTART", "0");
     command
 }
 
