@@ -1,12 +1,13 @@
 //! The parts of the running service, and what holds them together.
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 use wakevirt_service::bus::Address;
 use wakevirt_service::lifecycle::{Signal, Signals};
-use wakevirt_service::logs::Logs;
+use wakevirt_service::logs::{Logs, quoted};
 use zbus::Connection;
 
 use crate::actor::{Actor, Inlets, Outlets, Status, boottime};
@@ -139,5 +140,11 @@ fn tell(rules: &Rules) {
             "no packet can wake anything, for no rule{metadata} allows it; to allow the domain NAME, write the two \
              lines [[allow]] and domain = \"NAME\" to /etc/wakevirt/actor.toml and reload the service"
         );
+    }
+    for (rule, name) in rules.iter().flat_map(|rule| rule.named_interfaces().map(move |name| (rule, name))) {
+        // sysfs(5): a look that takes no socket.
+        if !Path::new("/sys/class/net").join(name).exists() {
+            tracing::warn!("there is no interface {} now, which the rule {rule} names", quoted(name));
+        }
     }
 }

@@ -123,6 +123,11 @@ impl Rule {
             }
     }
 
+    /// The interfaces that the rule names, globs left out.
+    pub fn named_interfaces(&self) -> impl Iterator<Item = &str> {
+        self.interfaces.iter().flatten().filter_map(InterfacePattern::name)
+    }
+
     /// Whether the rule is about domains, not about MAC addresses.
     #[must_use]
     pub const fn is_for_domains(&self) -> bool {

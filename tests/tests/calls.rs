@@ -117,3 +117,20 @@ fn the_configuration_is_read_again() {
     assert!(error.message.contains("alow"), "{error:?}");
     assert!(explain(&host, MAC, "@a{sv} {}").0);
 }
+
+#[test]
+fn a_rule_for_what_there_is_not_is_a_warning() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let libvirtd = Libvirtd::start(&host);
+    libvirtd.define(TEST, &test_domain("vm1", MAC));
+    let actor = actor(
+        &host,
+        "[[allow]]\ndomain = \"vm1\"\ninterfaces = [\"lo\", \"gone0\", \"en*\"]\n[[allow]]\ndomain = \"vm2\"\n",
+    );
+    let _ = actor.log().wait_for("no domain is meant by the rule domain = \"vm2\"");
+    assert_eq!(actor.log().count("there is no interface \"gone0\" now"), 1);
+    assert_eq!(actor.log().count("there is no interface"), 1);
+    assert_eq!(actor.log().count("no domain is meant"), 1);
+}

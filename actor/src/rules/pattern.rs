@@ -105,6 +105,11 @@ pub(super) struct InterfacePattern {
 }
 
 impl InterfacePattern {
+    /// The interface's name, where this is no glob.
+    pub(super) fn name(&self) -> Option<&str> {
+        (!self.text.contains(['*', '?', '[', '{', '\\'])).then_some(&self.text)
+    }
+
     /// A packet whose interface is not known has come in on none of them.
     pub(super) fn matches(&self, details: &PacketDetails) -> bool {
         details.interface.as_ref().is_some_and(|name| self.text == *name || self.glob.is_match(name))
