@@ -16,15 +16,9 @@ pub enum Error {
     /// There is no log.
     #[error(transparent)]
     Logs(#[from] logs::Error),
-    /// The user was not changed.
+    /// The user was not changed, or the capabilities were not given up.
     #[error(transparent)]
     User(#[from] user::Error),
-    /// The capabilities were not given up.
-    #[error("cannot give up the capabilities: {0}")]
-    Capabilities(#[from] caps::errors::CapsError),
-    /// The kernel did not take the promise never to gain privileges.
-    #[error("cannot set no_new_privs: {0}")]
-    NoNewPrivileges(std::io::Error),
     /// Something that every program needs: signals, time, standard output.
     #[error("cannot start: {0}")]
     Start(std::io::Error),

@@ -3,7 +3,6 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 
-use caps::CapSet;
 use nix::unistd::User;
 use wakevirt_service::user;
 
@@ -36,8 +35,5 @@ fn make_runtime_directory() {
 pub fn give_up() -> Result<(), Error> {
     make_runtime_directory();
     user::change_to(USER, &[])?;
-    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        caps::clear(None, set)?;
-    }
-    rustix::thread::set_no_new_privs(true).map_err(|errno| Error::NoNewPrivileges(errno.into()))
+    Ok(user::give_up_capabilities()?)
 }

@@ -30,6 +30,14 @@ pub enum Error {
         "cannot change the user in a process of {0} threads; it must be done before the second one starts"
     )]
     Threads(u32),
+    /// The kernel did not take a right away.
+    #[error("cannot {what}: {reason}")]
+    GiveUp {
+        /// What should have been done.
+        what: &'static str,
+        /// Why it failed.
+        reason: String,
+    },
     /// The kernel refused a step.
     #[error(
         "cannot change to user {name}: {step}: {reason}; start the service as root with all its capabilities, or as {name}"
@@ -81,6 +89,20 @@ pub fn change_to(name: &str, keep: &[Capability]) -> Result<bool, Error> {
     caps::securebits::set_keepcaps(false)
         .map_err(|error| step("end keeping capabilities")(error.to_string()))?;
     Ok(true)
+}
+
+/// Gives up every capability, and the way to gain one by starting a program (`no_new_privs`, prctl(2)).
+///
+/// Call it before the process has a second thread, as [`change_to`].
+///
+/// # Errors
+/// [`Error::GiveUp`]. The process must not go on then.
+pub fn give_up_capabilities() -> Result<(), Error> {
+    let failed = |what| move |reason: String| Error::GiveUp { what, reason };
+    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        caps::clear(None, set).map_err(|error| failed("give up the capabilities")(error.to_string()))?;
+    }
+    nix::sys::prctl::set_no_new_privs().map_err(|error| failed("set no_new_privs")(error.to_string()))
 }
 
 /// Whom the service runs as: where it was started as root, the user `name` that it will change to,

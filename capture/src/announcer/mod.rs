@@ -21,8 +21,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use caps::{CapSet, Capability};
-use rustix::thread::set_no_new_privs;
+use caps::Capability;
 use wakevirt_protocol::sniffer::BadMessage;
 use wakevirt_service::lifecycle::{self, Signal, Signals};
 use wakevirt_service::logs::{self, Logs};
@@ -46,7 +45,7 @@ pub enum Error {
     /// The log.
     #[error(transparent)]
     Logs(#[from] logs::Error),
-    /// The change of user.
+    /// The change of user, or the capabilities.
     #[error(transparent)]
     User(#[from] user::Error),
     /// The bus name is refused, or taken by another.
@@ -90,9 +89,6 @@ pub enum Error {
     /// What whoever started the service left open.
     #[error("cannot keep inherited descriptors from the sniffer: {0}; Linux 5.11 or later is needed")]
     Descriptors(#[source] io::Error),
-    /// The capabilities.
-    #[error("cannot give up capabilities: {0}")]
-    Capabilities(String),
     /// The kernel's news about interfaces.
     #[error("cannot follow the network interfaces: {0}")]
     Interfaces(#[source] io::Error),
@@ -115,22 +111,13 @@ pub fn run(options: &Options) -> Result<(), Error> {
     user::change_to(USER, &[Capability::CAP_NET_RAW])?;
     let sniffer = Sniffer::start(&settings.start, &sockets)?;
     drop(sockets);
-    give_up_capabilities()?;
+    user::give_up_capabilities()?;
 
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
     let ended = runtime.block_on(serve(options, settings, logs, sniffer));
     lifecycle::stopping();
     ended
-}
-
-/// Nothing that the announcer does from here on needs a capability, nor may bring one back.
-fn give_up_capabilities() -> Result<(), Error> {
-    set_no_new_privs(true).map_err(|error| Error::Capabilities(error.to_string()))?;
-    for set in [CapSet::Ambient, CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
-        caps::clear(None, set).map_err(|error| Error::Capabilities(error.to_string()))?;
-    }
-    Ok(())
 }
 
 async fn serve(options: &Options, settings: Settings, logs: Logs, sniffer: Sniffer) -> Result<(), Error> {
