@@ -25,8 +25,16 @@ pub const FOR_DEMO: &[&str] = &[
 ];
 
 /// What the tests call besides.
-pub const FOR_TESTS: &[&str] =
-    &["busctl", "dbus-broker-launch", "python3", "qemu-system-x86_64", "systemd-socket-activate", "tcpdump"];
+pub const FOR_TESTS: &[&str] = &[
+    "busctl",
+    "dbus-broker-launch",
+    "debootstrap",
+    "python3",
+    "qemu-system-x86_64",
+    "systemd-nspawn",
+    "systemd-socket-activate",
+    "tcpdump",
+];
 
 /// Ends the test, saying that it was skipped, where it may not build a [`Host`](crate::host::Host).
 ///

@@ -30,6 +30,7 @@
 
 pub mod bus;
 pub mod daemon;
+pub mod debian;
 pub mod demo;
 mod ffi;
 pub mod frames;
