@@ -38,13 +38,17 @@ pub mod guard;
 pub mod host;
 pub mod inject;
 pub mod introspection;
+#[cfg(target_arch = "x86_64")]
+pub mod intrude;
 pub mod journal;
 pub mod libvirtd;
 pub mod lines;
 pub mod machine;
 pub mod neighbour;
 pub mod net;
+pub mod package;
 pub mod proc;
 pub mod process;
+pub mod readme;
 pub mod scene;
 pub mod wait;
