@@ -41,6 +41,7 @@ const SYSTEM_CONF: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-B
   <policy user="root">
     <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Monitoring"/>
   </policy>
+  <servicedir>/run/bus/services</servicedir>
   <includedir>/run/bus/policies</includedir>
 </busconfig>
 "#;

@@ -29,6 +29,7 @@ pub const FOR_TESTS: &[&str] = &[
     "busctl",
     "dbus-broker-launch",
     "debootstrap",
+    "pkaction",
     "python3",
     "qemu-system-x86_64",
     "systemd-nspawn",

@@ -47,6 +47,7 @@ pub mod machine;
 pub mod neighbour;
 pub mod net;
 pub mod package;
+pub mod polkitd;
 pub mod proc;
 pub mod process;
 pub mod readme;
