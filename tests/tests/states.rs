@@ -245,29 +245,3 @@ fn running() {
     wake_both(&scene, "already-running", "");
     both_are(&scene, "running (booted)", 1);
 }
-
-#[test]
-fn a_slow_start_holds_up_no_other() {
-    privileged!();
-    let host = Host::new();
-    let machines =
-        [Machine::new(BY_PACKET).emulator(Emulator::Slow(10)), Machine::new(BY_CALL), Machine::new("third")];
-    let scene = Scene::new(&host, &machines, ALL_ALLOWED);
-    scene.lan.etherwake(scene.mac(BY_PACKET), &[]);
-    scene.wait_for_state(BY_PACKET, "paused");
-    assert_eq!(scene.state(BY_PACKET), "paused (starting up)");
-
-    scene.lan.etherwake(scene.mac("third"), &[]);
-    assert_eq!(scene.call(BY_CALL).unwrap(), "('started',)");
-    assert_eq!(scene.outcome("third").0, "started");
-    assert_eq!(scene.decisions(BY_PACKET), 0, "the others waited for it");
-
-    // Another packet for the one that is under way is the same wake.
-    scene.packet(BY_PACKET, 1);
-    scene.packet(BY_PACKET, 2);
-    let (outcome, line) = scene.outcome(BY_PACKET);
-    assert_eq!(outcome, "started", "{line}");
-    assert_eq!(scene.state(BY_PACKET), "running (booted)");
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!((scene.starts(BY_PACKET), scene.outcomes(BY_PACKET, "started")), (1, 1));
-}

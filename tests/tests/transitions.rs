@@ -1,0 +1,147 @@
+//! Domains that are between two states when a wake comes, and many that start at once.
+
+use std::thread;
+use std::time::Duration;
+
+use wakevirt_tests::host::Host;
+use wakevirt_tests::libvirtd::Libvirtd;
+use wakevirt_tests::machine::{Emulator, Machine};
+use wakevirt_tests::scene::{ALL_ALLOWED, Scene};
+use wakevirt_tests::{privileged, wait};
+
+const VM: &str = "vm1";
+
+/// libvirt writes what it saves of a guest's memory through a program: here this one, on which it
+/// waits until the file is there. The domain is as it is meanwhile.
+const GATE: &str = "#!/bin/sh
+until [ -e /run/gate/open ]; do sleep 0.05; done
+exec /run/gate/gzip \"$@\"
+";
+
+/// Has libvirt save through the gate.
+const THROUGH_GATE: &str =
+    "save_image_format = \"gzip\"\ndump_image_format = \"gzip\"\nsnapshot_image_format = \"gzip\"\n";
+
+/// A scene with a domain that runs, where whatever is saved waits at the gate.
+fn at_the_gate(host: &Host) -> Scene<'_> {
+    host.write("/run/gate/gate", GATE);
+    host.sh("cp /usr/bin/gzip /run/gate/gzip; chmod 755 /run/gate/gate; mount --bind /run/gate/gate /usr/bin/gzip");
+    let scene = Scene::on(Libvirtd::start_with(host, THROUGH_GATE), &[Machine::new(VM)], ALL_ALLOWED);
+    scene.virsh(&["start", VM]);
+    scene
+}
+
+/// While virsh(1) does this, the domain is in that state. A packet that comes meanwhile waits, and is
+/// decided about when it is over: with this outcome.
+fn waits_and_is_decided_again(scene: &Scene<'_>, host: &Host, doing: &[&str], state: &str, outcome: &str) {
+    thread::scope(|scope| {
+        scope.spawn(|| scene.virsh(doing));
+        wait::until_true(state, || scene.state(VM) == state);
+        scene.packet(VM, 1);
+        thread::sleep(Duration::from_secs(1));
+        assert_eq!((scene.decisions(VM), scene.state(VM).as_str()), (0, state));
+        host.write("/run/gate/open", "");
+    });
+    let (decided, line) = scene.outcome(VM);
+    assert_eq!(decided, outcome, "{line}");
+}
+
+#[test]
+fn a_domain_that_is_being_saved_is_started_then() {
+    privileged!();
+    let host = Host::new();
+    let scene = at_the_gate(&host);
+    waits_and_is_decided_again(&scene, &host, &["managedsave", VM], "paused (saving)", "started");
+    // What was saved is whole.
+    assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (restored)", 2));
+    assert_eq!(scene.outcomes(VM, "started"), 1);
+}
+
+#[test]
+fn a_domain_that_is_being_dumped_runs_then() {
+    privileged!();
+    let host = Host::new();
+    let scene = at_the_gate(&host);
+    let dump = ["dump", VM, "/run/gate/dump"];
+    waits_and_is_decided_again(&scene, &host, &dump, "paused (dumping)", "already-running");
+    assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (unpaused)", 1));
+}
+
+#[test]
+fn a_domain_that_is_dumped_as_crashed_is_started_then() {
+    privileged!();
+    let host = Host::new();
+    let scene = at_the_gate(&host);
+    let dump = ["dump", "--crash", VM, "/run/gate/dump"];
+    waits_and_is_decided_again(&scene, &host, &dump, "paused (dumping)", "started");
+    assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (booted)", 2));
+}
+
+#[test]
+fn a_domain_of_which_a_snapshot_is_taken_runs_then() {
+    privileged!();
+    let host = Host::new();
+    let scene = at_the_gate(&host);
+    let snapshot = ["snapshot-create-as", VM, "--memspec", "file=/run/gate/memory,snapshot=external"];
+    waits_and_is_decided_again(&scene, &host, &snapshot, "paused (creating snapshot)", "already-running");
+    assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (unpaused)", 1));
+}
+
+#[test]
+fn a_slow_start_holds_up_no_other() {
+    privileged!();
+    let host = Host::new();
+    let machines = [Machine::new("slow").emulator(Emulator::Slow(10)), Machine::new(VM), Machine::new("vm2")];
+    let scene = Scene::new(&host, &machines, ALL_ALLOWED);
+    scene.lan.etherwake(scene.mac("slow"), &[]);
+    scene.wait_for_state("slow", "paused");
+    assert_eq!(scene.state("slow"), "paused (starting up)");
+
+    scene.lan.etherwake(scene.mac(VM), &[]);
+    assert_eq!(scene.call("vm2").unwrap(), "('started',)");
+    assert_eq!(scene.outcome(VM).0, "started");
+    assert_eq!(scene.decisions("slow"), 0, "the others waited for it");
+
+    // Another packet for the one that is under way is the same wake.
+    scene.packet("slow", 1);
+    scene.packet("slow", 2);
+    let (outcome, line) = scene.outcome("slow");
+    assert_eq!(outcome, "started", "{line}");
+    assert_eq!(scene.state("slow"), "running (booted)");
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!((scene.starts("slow"), scene.outcomes("slow", "started")), (1, 1));
+}
+
+/// More than the requests that libvirt serves of one connection at a time.
+const SLOW: [&str; 6] = ["slow1", "slow2", "slow3", "slow4", "slow5", "slow6"];
+
+#[test]
+fn many_start_at_once_and_hold_up_no_other() {
+    privileged!();
+    let host = Host::new();
+    let mut machines: Vec<_> =
+        SLOW.iter().map(|name| Machine::new(name).emulator(Emulator::Slow(8))).collect();
+    machines.push(Machine::new(VM));
+    let scene = Scene::new(&host, &machines, ALL_ALLOWED);
+    let mut wire = scene.lan.injector();
+    SLOW.iter().for_each(|domain| wire.send(&scene.frame(domain, 1)));
+    // They start together, none after another.
+    let all_start = || {
+        let paused = scene.virsh(&["list", "--state-paused", "--name"]);
+        SLOW.iter().all(|domain| paused.contains(domain))
+    };
+    wait::until_true("all of them to start", all_start);
+    wire.send(&scene.frame(VM, 1));
+    assert_eq!(scene.outcome(VM).0, "started");
+    for domain in SLOW {
+        assert_eq!(scene.decisions(domain), 0, "the other one waited for {domain}");
+    }
+    for domain in SLOW {
+        let (outcome, line) = scene.outcome(domain);
+        assert_eq!(outcome, "started", "{line}");
+        assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", 1));
+    }
+    for domain in SLOW {
+        assert_eq!(scene.outcomes(domain, "started"), 1, "{domain}");
+    }
+}
