@@ -52,4 +52,5 @@ pub mod proc;
 pub mod process;
 pub mod readme;
 pub mod scene;
+pub mod ssh;
 pub mod wait;

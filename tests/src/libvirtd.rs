@@ -131,6 +131,24 @@ impl<'host> Libvirtd<'host> {
         self.virsh(uri, &["domstate", domain])
     }
 
+    /// How often it has started a QEMU for the domain.
+    #[must_use]
+    pub fn starts(&self, domain: &str) -> usize {
+        let log = self.host.path(&format!("/var/log/libvirt/qemu/{domain}.log"));
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(": starting up libvirt version")).count()
+    }
+
+    /// The MAC address of a domain of QEMU with one interface.
+    ///
+    /// # Panics
+    /// If there is no such domain.
+    #[must_use]
+    pub fn mac(&self, domain: &str) -> String {
+        let interfaces = self.virsh(QEMU, &["domiflist", domain]);
+        interfaces.split_whitespace().last().unwrap_or_default().to_owned()
+    }
+
     /// Waits until a domain is in this state.
     ///
     /// # Panics

@@ -163,9 +163,7 @@ impl<'host> Scene<'host> {
     /// How often libvirt has started a QEMU for the domain.
     #[must_use]
     pub fn starts(&self, domain: &str) -> usize {
-        let log = self.host.path(&format!("/var/log/libvirt/qemu/{domain}.log"));
-        let log = std::fs::read_to_string(log).unwrap_or_default();
-        log.lines().filter(|line| line.contains(": starting up libvirt version")).count()
+        self.libvirtd.starts(domain)
     }
 
     /// Waits for the first decision about the domain: the outcome, and all that was told.
@@ -210,12 +208,7 @@ fn told(domain: &str) -> String {
 /// The MAC addresses of QEMU's domains, by name.
 fn macs(libvirtd: &Libvirtd<'_>) -> HashMap<String, String> {
     let names = libvirtd.virsh(QEMU, &["list", "--all", "--name"]);
-    let mac = |name: &str| {
-        let interfaces = libvirtd.virsh(QEMU, &["domiflist", name]);
-        let mac = interfaces.split_whitespace().last().unwrap_or_default();
-        (name.to_owned(), mac.to_owned())
-    };
-    names.split_whitespace().map(mac).collect()
+    names.split_whitespace().map(|name| (name.to_owned(), libvirtd.mac(name))).collect()
 }
 
 fn start_actor(host: &Host, config: &str) -> Daemon {

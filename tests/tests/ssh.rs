@@ -1,0 +1,75 @@
+//! Domains of another host, by SSH, as the README says.
+
+use nix::sys::signal::{Signal, kill};
+use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::libvirtd::QEMU;
+use wakevirt_tests::machine::Machine;
+use wakevirt_tests::privileged;
+use wakevirt_tests::ssh::{NAME, SshHost, USER};
+
+const VM: &str = "vm1";
+
+/// The domain runs on the other host, and was started so often.
+fn runs_there(remote: &SshHost<'_>, starts: usize) {
+    let libvirtd = &remote.libvirtd;
+    assert_eq!((libvirtd.state(QEMU, VM).as_str(), libvirtd.starts(VM)), ("running", starts));
+}
+
+#[test]
+fn a_domain_of_another_host_is_woken() {
+    privileged!();
+    let (host, other) = (Host::new(), Host::new());
+    let mut remote = SshHost::start(&other, &host);
+    Machine::new(VM).define(&remote.libvirtd);
+    let mac = remote.libvirtd.mac(VM);
+    host.sh("install -d -m 700 -o wakevirt-actor -g wakevirt-actor /etc/wakevirt/ssh
+         setpriv --reuid wakevirt-actor --regid wakevirt-actor --clear-groups \
+             ssh-keygen -q -t ed25519 -N '' -f /etc/wakevirt/ssh/key");
+    remote.authorize(&host.read("/etc/wakevirt/ssh/key.pub"));
+
+    let lan = host.veth("lan0");
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let mut capture = Daemon::capture(&host).start();
+    capture.wait_until_ready();
+    host.wait_for_name(CAPTURE_NAME);
+    let uri = format!("qemu+ssh://{USER}@{NAME}/system?keyfile=/etc/wakevirt/ssh/key&no_tty=1");
+    let config = format!("connections = [\"{uri}\"]\ncool-down = \"0s\"\n[[allow]]\ndomain = \"{VM}\"\n");
+    let mut actor = Daemon::actor(&host).config(&config).start();
+    actor.wait_until_ready();
+    host.wait_for_name(ACTOR_NAME);
+    let finished = host.monitor(User::Stranger, ACTOR_NAME);
+
+    // Whoever answers under that name is not believed until its key is known.
+    let refused = actor.log().wait_for(&format!("no connection to {uri}"));
+    assert!(refused.contains("Host key verification failed"), "{refused}");
+    host.sh(&format!("ssh-keyscan {NAME} >>/etc/ssh/ssh_known_hosts 2>/dev/null"));
+    let _ = actor.log().wait_for(&format!("connected to {uri}: 1 domains"));
+    lan.etherwake(&mac, &["-b"]);
+    let started = finished.log().wait_for(&format!("'{VM}', 'started'"));
+    assert!(started.contains(&uri), "{started}");
+    runs_there(&remote, 1);
+
+    // SSH is killed here.
+    remote.libvirtd.virsh(QEMU, &["destroy", VM]);
+    kill(actor.child("ssh"), Signal::SIGKILL).unwrap();
+    let _ = actor.log().wait_for(&format!("the connection to {uri} is lost"));
+    let _ = actor.log().wait_for_nth(&format!("connected to {uri}"), 2);
+    lan.etherwake(&mac, &["-b", "-p", "0.0.0.1"]);
+    let _ = finished.log().wait_for_nth(&format!("'{VM}', 'started'"), 2);
+    runs_there(&remote, 2);
+
+    // And there: the wake waits for it.
+    remote.libvirtd.virsh(QEMU, &["destroy", VM]);
+    remote.kill();
+    let _ = actor.log().wait_for_nth(&format!("the connection to {uri} is lost"), 2);
+    lan.etherwake(&mac, &["-b", "-p", "0.0.0.2"]);
+    let _ = actor.log().wait_for(&format!("the wake of \"{VM}\" waits for {uri}"));
+    remote.start_again();
+    let _ = finished.log().wait_for_nth(&format!("'{VM}', 'started'"), 3);
+    runs_there(&remote, 3);
+    actor.stop();
+    capture.stop();
+}
