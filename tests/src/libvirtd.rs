@@ -50,8 +50,17 @@ impl<'host> Libvirtd<'host> {
     /// If it does not start.
     #[must_use]
     pub fn start(host: &'host Host) -> Self {
+        Self::start_with(host, "")
+    }
+
+    /// As [`Self::start`], with more lines of qemu.conf.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_with(host: &'host Host, qemu_conf: &str) -> Self {
         host.sh("rm -rf /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt");
-        host.write("/etc/libvirt/qemu.conf", QEMU_CONF);
+        host.write("/etc/libvirt/qemu.conf", &format!("{QEMU_CONF}{qemu_conf}"));
         host.write("/etc/libvirt/libvirtd.conf", LIBVIRTD_CONF);
         let mut libvirtd = Self { host, process: None, client: None };
         libvirtd.start_again();

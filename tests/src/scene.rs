@@ -44,11 +44,20 @@ impl<'host> Scene<'host> {
     /// If anything does not start.
     #[must_use]
     pub fn new(host: &'host Host, machines: &[Machine], config: &str) -> Self {
+        // Before the bus: libvirtd ends when it loses a bus that it knows.
+        Self::on(Libvirtd::start(host), machines, config)
+    }
+
+    /// As [`Self::new`], with a libvirtd that runs already.
+    ///
+    /// # Panics
+    /// If anything does not start.
+    #[must_use]
+    pub fn on(libvirtd: Libvirtd<'host>, machines: &[Machine], config: &str) -> Self {
+        let host = libvirtd.host();
         host.bridge("br0");
         let lan = host.veth("port0");
         host.sh("ip link set port0 master br0");
-        // Before the bus: libvirtd ends when it loses a bus that it knows.
-        let libvirtd = Libvirtd::start(host);
         machines.iter().for_each(|machine| machine.define(&libvirtd));
         let macs = macs(&libvirtd);
         let bus = Bus::start(host, Kind::DbusDaemon);
@@ -91,8 +100,25 @@ impl<'host> Scene<'host> {
     /// Sends a packet for a domain. The sender is a number of the caller's choice: what copies of one
     /// packet are, capture decides by it.
     pub fn packet(&self, domain: &str, sender: u8) {
+        self.lan.send(&self.frame(domain, sender));
+    }
+
+    /// The frame that [`Self::packet`] sends.
+    #[must_use]
+    pub fn frame(&self, domain: &str, sender: u8) -> Vec<u8> {
         let source = [2, 0, 0, 0, 0, sender];
-        self.lan.send(&ethernet(BROADCAST, source, WAKE_ON_LAN, &magic(self.mac(domain), &[])));
+        ethernet(BROADCAST, source, WAKE_ON_LAN, &magic(self.mac(domain), &[]))
+    }
+
+    /// Whether a packet for the domain would wake it, and why so, in the words of `Explain`.
+    ///
+    /// # Panics
+    /// If that is not explained.
+    #[must_use]
+    pub fn explain(&self, domain: &str) -> String {
+        let mac = format!("'{}'", self.mac(domain));
+        let reply = self.host.call(User::Root, ACTOR_INTERFACE, "Explain", &[&mac, "@a{sv} {}"]);
+        reply.expect("an explanation")
     }
 
     /// Calls `Wake` as root.
@@ -177,14 +203,14 @@ impl<'host> Scene<'host> {
         (outcome.unwrap_or_default().to_owned(), line)
     }
 
-    /// Waits for the `nth` decision about the domain with this outcome, counted from 1. There may be
-    /// others: a packet is heard on the bridge and on its port, and when the first copy has been dealt
-    /// with, the second one is a packet like any other.
+    /// Waits for the `nth` decision about the domain with this outcome, counted from 1, and returns all
+    /// that was told. There may be others: a packet is heard on the bridge and on its port, and when the
+    /// first copy has been dealt with, the second one is a packet like any other.
     ///
     /// # Panics
     /// If there is none in time.
-    pub fn wait_for_outcome(&self, domain: &str, outcome: &str, nth: usize) {
-        let _ = self.finished.log().wait_for_nth(&format!("{}{outcome}'", told(domain)), nth);
+    pub fn wait_for_outcome(&self, domain: &str, outcome: &str, nth: usize) -> String {
+        self.finished.log().wait_for_nth(&format!("{}{outcome}'", told(domain)), nth)
     }
 
     /// How many decisions about the domain had this outcome until now.

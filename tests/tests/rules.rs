@@ -1,0 +1,192 @@
+//! What allows a packet, on its whole way: where it came in, its password, and what a domain says of
+//! itself. Real machines of QEMU, and nothing starts that is not allowed.
+
+use std::net::Ipv4Addr;
+
+use wakevirt_tests::frames::{BROADCAST, ethernet, magic, udp4};
+use wakevirt_tests::host::Host;
+use wakevirt_tests::machine::Machine;
+use wakevirt_tests::scene::Scene;
+use wakevirt_tests::{privileged, wait};
+
+const VM: &str = "vm1";
+const OTHER: &str = "vm2";
+
+/// It never ran.
+fn is_untouched(scene: &Scene<'_>, domain: &str) {
+    assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("shut off (unknown)", 0), "{domain}");
+}
+
+/// The log tells of this decision, with the interface where the packet came in.
+fn is_logged(scene: &Scene<'_>, outcome: &str, domain: &str, interface: &str) {
+    let line = scene.actor.as_ref().unwrap().log().wait_for(&format!("{outcome}: domain \"{domain}\""));
+    assert!(line.contains(&format!("on \"{interface}\"")), "{line}");
+}
+
+#[test]
+fn a_copy_from_a_refused_interface_does_not_swallow_the_allowed_one() {
+    privileged!();
+    let host = Host::new();
+    let other_lan = host.veth("lan1");
+    let rules = "[[allow]]\ndomain = \"vm1\"\ninterfaces = [\"br*\"]\n\
+                 [[allow]]\ndomain = \"vm2\"\ninterfaces = [\"lan1\"]\n";
+    let scene = Scene::new(&host, &[Machine::new(VM), Machine::new(OTHER)], rules);
+
+    // A broadcast is heard on the port, where it may not come in, and on the bridge, where it may.
+    scene.packet(VM, 1);
+    let refused = scene.wait_for_outcome(VM, "not-allowed", 1);
+    assert!(refused.contains("does not take packets from there"), "{refused}");
+    is_logged(&scene, "not-allowed", VM, "port0");
+    let _ = scene.wait_for_outcome(VM, "started", 1);
+    is_logged(&scene, "started", VM, "br0");
+    assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (booted)", 1));
+
+    // The very same frame, on one network after the other.
+    let frame = scene.frame(OTHER, 1);
+    scene.lan.send(&frame);
+    let _ = scene.wait_for_outcome(OTHER, "not-allowed", 2);
+    is_untouched(&scene, OTHER);
+    other_lan.send(&frame);
+    let _ = scene.wait_for_outcome(OTHER, "started", 1);
+    is_logged(&scene, "started", OTHER, "lan1");
+    assert_eq!((scene.state(OTHER).as_str(), scene.starts(OTHER)), ("running (booted)", 1));
+    assert_eq!((scene.decisions(VM), scene.decisions(OTHER)), (2, 3));
+}
+
+/// Two domains, with a password of four bytes and with one of six: as the file has it, and as it is.
+const PASSWORDS: [(&str, &str, &[u8]); 2] =
+    [(VM, "192.168.1.2", &[192, 168, 1, 2]), (OTHER, "01:02:03:04:05:06", &[1, 2, 3, 4, 5, 6])];
+
+/// A scene where both domains need their passwords. What arrives on the bridge does not count.
+fn with_passwords(host: &Host) -> Scene<'_> {
+    let mut rules = "cool-down = \"0s\"\n".to_owned();
+    for (domain, text, _) in PASSWORDS {
+        let file = format!("/etc/wakevirt/{domain}.secureon");
+        host.write(&file, text);
+        host.sh(&format!("chown wakevirt-actor {file}; chmod 0400 {file}"));
+        rules +=
+            &format!("[[allow]]\ndomain = \"{domain}\"\ninterfaces = [\"port0\"]\nsecure-on = \"{file}\"\n");
+    }
+    Scene::new(host, &[Machine::new(VM), Machine::new(OTHER)], &rules)
+}
+
+/// A magic packet in UDP that nobody's tool sends.
+fn send_by_udp(scene: &Scene<'_>, domain: &str, password: &[u8], sender: u8) {
+    let source = Ipv4Addr::new(192, 0, 2, sender);
+    let packet = udp4(source, Ipv4Addr::BROADCAST, 9, &magic(scene.mac(domain), password));
+    scene.lan.send(&ethernet(BROADCAST, [2, 0, 0, 0, 0, sender], 0x0800, &packet));
+}
+
+#[test]
+fn a_missing_or_wrong_password_wakes_nothing() {
+    privileged!();
+    let host = Host::new();
+    let scene = with_passwords(&host);
+    for (domain, _, right) in PASSWORDS {
+        let mac = scene.mac(domain);
+        scene.lan.etherwake(mac, &["-b"]);
+        let missing = scene.wait_for_outcome(domain, "bad-password", 1);
+        assert!(missing.contains("it has no SecureOn password"), "{missing}");
+        // One of four bytes and one of six, neither of them right for either.
+        for (nth, wrong) in ["192.168.1.3", "01:02:03:04:05:07"].into_iter().enumerate() {
+            scene.lan.etherwake(mac, &["-b", "-p", wrong]);
+            let wrong = scene.wait_for_outcome(domain, "bad-password", nth + 2);
+            assert!(wrong.contains("its SecureOn password is wrong"), "{wrong}");
+        }
+        // Longer or shorter than the right one, and nothing but zeros.
+        let other_length: &[u8] =
+            if right.len() == 4 { &[192, 168, 1, 2, 0, 0] } else { right.get(..4).unwrap() };
+        for (nth, wrong) in [other_length, &[0; 6]].into_iter().enumerate() {
+            send_by_udp(&scene, domain, wrong, 1);
+            let told = scene.wait_for_outcome(domain, "bad-password", nth + 4);
+            assert!(told.contains("its SecureOn password is wrong"), "{wrong:?}: {told}");
+        }
+        is_untouched(&scene, domain);
+    }
+}
+
+#[test]
+fn the_right_password_wakes() {
+    privileged!();
+    let host = Host::new();
+    let scene = with_passwords(&host);
+    for (domain, text, right) in PASSWORDS {
+        // The copy that was heard on the bridge is refused for that.
+        scene.lan.etherwake(scene.mac(domain), &["-b", "-p", text]);
+        let started = scene.wait_for_outcome(domain, "started", 1);
+        assert!(started.contains(&format!("{domain}.secureon")), "{started}");
+        assert_eq!(scene.state(domain), "running (booted)");
+        scene.virsh(&["destroy", domain]);
+        send_by_udp(&scene, domain, right, 1);
+        let _ = scene.wait_for_outcome(domain, "started", 2);
+        assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", 2));
+        assert_eq!(scene.outcomes(domain, "bad-password"), 0, "{domain}");
+    }
+}
+
+/// What virsh(1) needs to name a domain's opt-in.
+const METADATA: [&str; 3] = ["https://wakevirt.org/metadata/1.0", "--key", "wakevirt"];
+const SET: [&str; 2] = ["--set", "<wake/>"];
+const REMOVE: [&str; 1] = ["--remove"];
+
+/// Changes a domain's metadata, and waits until the actor has heard of it: nothing is reloaded.
+fn change_metadata(scene: &Scene<'_>, change: &[&str], scope: &[&str], allowed: bool) {
+    scene.virsh(&[&["metadata", VM], METADATA.as_slice(), change, scope].concat());
+    wait::until_true("the actor to hear of it", || scene.explain(VM).contains("metadata") == allowed);
+}
+
+#[test]
+fn a_domain_opts_in_and_out_while_the_actor_runs() {
+    privileged!();
+    let host = Host::new();
+    let scene = Scene::new(&host, &[Machine::new(VM)], "cool-down = \"0s\"\n");
+    // Each packet is heard twice, on the bridge and on its port.
+    scene.packet(VM, 1);
+    let _ = scene.wait_for_outcome(VM, "not-allowed", 2);
+    is_untouched(&scene, VM);
+
+    change_metadata(&scene, &SET, &["--config"], true);
+    scene.packet(VM, 2);
+    let started = scene.wait_for_outcome(VM, "started", 1);
+    assert!(started.contains("metadata"), "{started}");
+    assert_eq!(scene.state(VM), "running (booted)");
+
+    // It runs: what it is to be the next time counts.
+    change_metadata(&scene, &REMOVE, &["--config"], false);
+    scene.virsh(&["destroy", VM]);
+    scene.packet(VM, 3);
+    let _ = scene.wait_for_outcome(VM, "not-allowed", 4);
+    assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("shut off (destroyed)", 1));
+    scene.virsh(&["start", VM]);
+    change_metadata(&scene, &SET, &["--live", "--config"], true);
+    scene.virsh(&["destroy", VM]);
+    scene.packet(VM, 4);
+    let _ = scene.wait_for_outcome(VM, "started", 2);
+    assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (booted)", 3));
+}
+
+#[test]
+fn a_domain_without_a_persistent_definition_opts_in_and_out_as_well() {
+    privileged!();
+    let host = Host::new();
+    let scene = Scene::new(&host, &[Machine::new(VM)], "cool-down = \"0s\"\n");
+    let definition = scene.virsh(&["dumpxml", VM]);
+    scene.virsh(&["undefine", VM]);
+    host.write("/run/transient.xml", &definition);
+    scene.virsh(&["create", "--paused", "/run/transient.xml"]);
+    wait::until_true("the actor to hear of it", || scene.explain(VM).contains(VM));
+    assert!(scene.virsh(&["list", "--transient"]).contains(VM));
+
+    scene.packet(VM, 1);
+    let _ = scene.wait_for_outcome(VM, "not-allowed", 2);
+    assert_eq!(scene.state(VM), "paused (user)");
+    change_metadata(&scene, &SET, &["--live"], true);
+    scene.packet(VM, 2);
+    let _ = scene.wait_for_outcome(VM, "resumed", 1);
+    assert_eq!(scene.state(VM), "running (unpaused)");
+    scene.virsh(&["suspend", VM]);
+    change_metadata(&scene, &REMOVE, &["--live"], false);
+    scene.packet(VM, 3);
+    let _ = scene.wait_for_outcome(VM, "not-allowed", 4);
+    assert_eq!(scene.state(VM), "paused (user)");
+}
