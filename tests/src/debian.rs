@@ -38,12 +38,13 @@ done
 
 /// How it is booted. `$1` is its cgroup, `$2` its root.
 ///
-/// It has the host's network, and what it needs to change that and to filter what its units receive.
+/// It has the host's network, and what it needs to change that, to filter what its units receive, and to let
+/// them confine themselves.
 const BOOT: &str = r#"
 echo $$ >"$1/cgroup.procs"
 exec env SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --register=no --keep-unit --boot \
     --machine=debian --directory="$2" --network-namespace-path=/proc/self/ns/net --console=pipe --link-journal=no \
-    --bind=/dev/net/tun --capability=CAP_NET_ADMIN,CAP_BPF --system-call-filter=bpf
+    --bind=/dev/net/tun --capability=CAP_NET_ADMIN,CAP_BPF --system-call-filter="bpf landlock_create_ruleset landlock_restrict_self"
 "#;
 
 /// A Debian 12 that runs on a [`Host`], and shares its network. It has a system bus, polkit, libvirt and
@@ -167,9 +168,16 @@ impl<'host> Debian<'host> {
     /// Runs a line of shell in it as root, and returns what it wrote.
     ///
     /// # Panics
-    /// If it fails, with what it wrote to standard error.
+    /// If it fails, with what it wrote to standard error, and the end of the journal.
     pub fn sh(&self, line: &str) -> String {
-        succeed(self.command("bash").args(["-euc", line]))
+        let output = self.command("bash").args(["-euc", line]).output().expect("nsenter runs");
+        if !output.status.success() {
+            let journal =
+                self.command("journalctl").args(["--no-pager", "--lines=60"]).output().expect("nsenter runs");
+            let [said, journal] = [&output.stderr, &journal.stdout].map(|text| String::from_utf8_lossy(text));
+            panic!("`{line}` failed ({}):\n{said}\nthe journal:\n{journal}", output.status);
+        }
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// What this unit has logged since the last boot.

@@ -65,7 +65,9 @@ impl<'host> Site<'host> {
     /// Sends a packet as the README says, by one of its lines.
     fn send(&self, line: &str) {
         self.lan.sh(line);
-        wait::until_true(&format!("the domain to run after `{line}`"), || self.state() == "running");
+        let runs = wait::within(wait::PATIENCE, || (self.state() == "running").then_some(()));
+        let journal = || self.debian.journal("wakevirt-capture") + &self.debian.journal("wakevirt-actor");
+        assert!(runs.is_some(), "after `{line}` the domain is {}:\n{}", self.state(), journal());
     }
 
     /// Switches the domain off, and waits until a packet may wake it again.
