@@ -11,6 +11,9 @@ use crate::memory::FOLDER;
 
 /// The service's own user.
 pub(crate) const USER: &str = "wakevirt-actor";
+/// The group that libvirt lets in. The user is no member: what starts the service gives it the group, and
+/// can leave it out (systemd/wakevirt-actor.service).
+const GROUP: &str = "libvirt";
 
 /// Makes the runtime directory as systemd does for `RuntimeDirectory=`, where root starts the service
 /// without it. A folder that is missing or wrong is reported when it is written to.
@@ -24,8 +27,9 @@ fn make_runtime_directory() {
     }
 }
 
-/// Gives up every privilege, for good: root becomes the service's own user, whoever else it is stays
-/// who it is; in either case no capability is kept, and none can be gained by starting a program.
+/// Gives up every privilege, for good: root becomes the service's own user, in the group libvirt, whoever
+/// else it is stays who it is; in either case no capability is kept, and none can be gained by starting a
+/// program.
 ///
 /// Call it before the process has a second thread: the kernel keeps capabilities for each thread by
 /// itself (capabilities(7)).
@@ -34,6 +38,6 @@ fn make_runtime_directory() {
 /// If the kernel refuses a step. The process must not go on then.
 pub fn give_up() -> Result<(), Error> {
     make_runtime_directory();
-    user::change_to(USER, &[])?;
+    user::change_to(USER, &[GROUP], &[])?;
     Ok(user::give_up_capabilities()?)
 }

@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::fs;
 
 use caps::{CapSet, Capability};
-use nix::unistd::{self, Uid, User};
+use nix::unistd::{self, Group, Uid, User};
 
 /// Why the user was not changed. The process may be between two states: end it.
 #[derive(Debug, thiserror::Error)]
@@ -52,16 +52,17 @@ pub enum Error {
     },
 }
 
-/// Changes from root to the user `name` for good, with its groups and with no capability but those
-/// of `keep` that the process had; programs that it starts inherit them. Not started as root, it
-/// changes nothing and returns `false`.
+/// Changes from root to the user `name` for good: with its groups and those of `groups` that there are,
+/// as systemd does for `SupplementaryGroups=`, and with no capability but those of `keep` that the
+/// process had; programs that it starts inherit them. Not started as root, it changes nothing and
+/// returns `false`.
 ///
 /// Call it before the process has a second thread: the kernel keeps capabilities for each thread
 /// by itself.
 ///
 /// # Errors
 /// [`Error`] says what is missing. The process must not go on then.
-pub fn change_to(name: &str, keep: &[Capability]) -> Result<bool, Error> {
+pub fn change_to(name: &str, groups: &[&str], keep: &[Capability]) -> Result<bool, Error> {
     if !Uid::effective().is_root() {
         return Ok(false);
     }
@@ -82,7 +83,7 @@ pub fn change_to(name: &str, keep: &[Capability]) -> Result<bool, Error> {
     let keep: HashSet<Capability> = keep.iter().copied().filter(|cap| had.contains(cap)).collect();
 
     narrow_bounding_set(&keep).map_err(step("narrow the bounding set"))?;
-    become_user(&user).map_err(|(what, error)| step(what)(error.to_string()))?;
+    become_user(&user, groups).map_err(|(what, error)| step(what)(error.to_string()))?;
     for set in [CapSet::Permitted, CapSet::Effective, CapSet::Inheritable, CapSet::Ambient] {
         caps::set(None, set, &keep).map_err(|error| step("set the capabilities")(error.to_string()))?;
     }
@@ -127,10 +128,16 @@ fn narrow_bounding_set(keep: &HashSet<Capability>) -> Result<(), String> {
 }
 
 /// Groups first, while root may still set them; then the user, with the permitted set kept across.
-fn become_user(user: &User) -> Result<(), (&'static str, String)> {
+fn become_user(user: &User, groups: &[&str]) -> Result<(), (&'static str, String)> {
     let name =
         CString::new(user.name.as_str()).map_err(|error| ("read the user's name", error.to_string()))?;
-    unistd::initgroups(&name, user.gid).map_err(|error| ("take over its groups", error.to_string()))?;
+    let mut gids =
+        unistd::getgrouplist(&name, user.gid).map_err(|error| ("look its groups up", error.to_string()))?;
+    for group in groups {
+        let found = Group::from_name(group).map_err(|error| ("look a group up", error.to_string()))?;
+        gids.extend(found.map(|group| group.gid).filter(|gid| !gids.contains(gid)));
+    }
+    unistd::setgroups(&gids).map_err(|error| ("take over its groups", error.to_string()))?;
     unistd::setresgid(user.gid, user.gid, user.gid)
         .map_err(|error| ("take over its group", error.to_string()))?;
     caps::securebits::set_keepcaps(true).map_err(|error| ("keep capabilities", error.to_string()))?;

@@ -31,6 +31,7 @@ pub struct Starter<'host> {
     name: &'static str,
     user: User,
     started_by: StartedBy,
+    restricted: bool,
     config: String,
     file: String,
     options: Vec<String>,
@@ -64,6 +65,13 @@ impl<'host> Starter<'host> {
     #[must_use]
     pub fn started_by(mut self, started_by: StartedBy) -> Self {
         self.started_by = started_by;
+        self
+    }
+
+    /// Takes the group libvirt away from the actor, as the shipped drop-in for its unit does.
+    #[must_use]
+    pub fn restricted(mut self) -> Self {
+        self.restricted = true;
         self
     }
 
@@ -113,8 +121,12 @@ impl<'host> Starter<'host> {
         }
         let user = self.user.name();
         if self.started_by != StartedBy::Root {
-            line.extend(["setpriv", "--reuid", user, "--regid", user, "--init-groups"]);
-            line.push("--no-new-privs");
+            // systemd.exec(5), SupplementaryGroups=.
+            let groups = match (self.user, self.restricted) {
+                (User::Actor, false) => "--groups=libvirt",
+                _ => "--clear-groups",
+            };
+            line.extend(["setpriv", "--reuid", user, "--regid", user, groups, "--no-new-privs"]);
             line.extend(match (self.user, self.started_by) {
                 (User::Capture, StartedBy::Manager) => {
                     ["--inh-caps=+net_raw", "--ambient-caps=+net_raw", "--bounding-set=-all,+net_raw"]
@@ -162,6 +174,7 @@ impl Daemon {
             name,
             user,
             started_by: StartedBy::Manager,
+            restricted: false,
             config: String::new(),
             file: format!("/etc/wakevirt/{name}-test-{}.toml", number()),
             options: Vec::new(),

@@ -57,6 +57,16 @@ pub struct Debian<'host> {
     init: Option<Pid>,
 }
 
+/// The folder of this machine with the Debian that is booted, for those who need no more than files of
+/// its packages.
+///
+/// # Panics
+/// If it cannot be made.
+#[must_use]
+pub fn tree() -> PathBuf {
+    succeed(&mut Command::new(project().join("scripts/tree"))).trim().into()
+}
+
 impl<'host> Debian<'host> {
     /// Makes one ready, and does not boot it yet.
     ///
@@ -64,12 +74,12 @@ impl<'host> Debian<'host> {
     /// If that fails.
     #[must_use]
     pub fn new(host: &'host Host, bus: Kind) -> Self {
-        let tree = succeed(&mut Command::new(project().join("scripts/tree")));
+        let tree = tree();
         let bus = match bus {
             Kind::DbusDaemon => "dbus.service",
             Kind::DbusBroker => "dbus-broker.service",
         };
-        succeed(host.command("sh").args(["-euc", FURNISH, "furnish", tree.trim(), bus]));
+        succeed(host.command("sh").args(["-euc", FURNISH, "furnish"]).arg(&tree).arg(bus));
         let cgroup = new_cgroup(host);
         Self { host, cgroup, nspawn: None, init: None }
     }

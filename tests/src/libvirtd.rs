@@ -2,7 +2,9 @@
 
 use std::process::Stdio;
 
-use crate::host::{Host, User, succeed};
+use crate::debian;
+use crate::host::{Host, User, project, succeed};
+use crate::polkitd::Polkitd;
 use crate::process::Process;
 use crate::wait::{self, PATIENCE};
 
@@ -34,6 +36,30 @@ unix_sock_rw_perms = "0770"
 max_clients = 5000
 "#;
 
+/// Its sockets are open to all, as systemd makes them (libvirtd.socket). The rest is the shipped example.
+const OPEN_CONF: &str = r#"unix_sock_rw_perms = "0777"
+max_clients = 5000
+"#;
+
+/// The shipped rule for the actor's user.
+pub const RULE: &str = "dbus/10-wakevirt-libvirt.rules";
+
+/// Sets polkit up with libvirt's actions and rules, as libvirt's package installs them, and the shipped
+/// [`RULE`]. See [`Polkitd`] for what comes next, and then [`Libvirtd::start_restricted`].
+///
+/// # Panics
+/// If there is no Debian to take libvirt's files from: its package is not for the machine that runs tests.
+#[must_use]
+pub fn install_polkit(host: &Host) -> Polkitd<'_> {
+    let tree = debian::tree().join("usr/share/polkit-1");
+    let polkitd = Polkitd::install(host);
+    polkitd.add_actions(&tree.join("actions/org.libvirt.unix.policy"));
+    polkitd.add_actions(&tree.join("actions/org.libvirt.api.policy"));
+    polkitd.add_rules(&tree.join("rules.d/60-libvirt.rules"));
+    polkitd.add_rules(&project().join(RULE));
+    polkitd
+}
+
 /// The libvirtd of a host.
 #[derive(Debug)]
 pub struct Libvirtd<'host> {
@@ -59,9 +85,25 @@ impl<'host> Libvirtd<'host> {
     /// If it does not start.
     #[must_use]
     pub fn start_with(host: &'host Host, qemu_conf: &str) -> Self {
+        Self::configured(host, qemu_conf, LIBVIRTD_CONF)
+    }
+
+    /// As [`Self::start`], with its access driver, which asks polkit who may do what, as
+    /// docs/RESTRICTED.md says. polkitd is to run.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_restricted(host: &'host Host) -> Self {
+        let example = project().join("docs/examples/restricted/libvirtd.conf");
+        let example = std::fs::read_to_string(example).expect("the example for libvirtd");
+        Self::configured(host, "", &format!("{OPEN_CONF}{example}"))
+    }
+
+    fn configured(host: &'host Host, qemu_conf: &str, libvirtd_conf: &str) -> Self {
         host.sh("rm -rf /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt");
         host.write("/etc/libvirt/qemu.conf", &format!("{QEMU_CONF}{qemu_conf}"));
-        host.write("/etc/libvirt/libvirtd.conf", LIBVIRTD_CONF);
+        host.write("/etc/libvirt/libvirtd.conf", libvirtd_conf);
         let mut libvirtd = Self { host, process: None, client: None };
         libvirtd.start_again();
         libvirtd

@@ -9,14 +9,24 @@ use crate::bus::{Bus, CallError, Kind};
 use crate::daemon::Daemon;
 use crate::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use crate::host::{Host, User};
-use crate::libvirtd::{Libvirtd, QEMU};
+use crate::libvirtd::{Libvirtd, QEMU, install_polkit};
 use crate::machine::Machine;
 use crate::net::Peer;
+use crate::polkitd::Polkitd;
 use crate::process::Process;
 use crate::wait;
 
 /// Rules that allow every domain.
 pub const ALL_ALLOWED: &str = "[[allow]]\ndomain = \"*\"\n";
+
+/// What the actor may do with libvirt: docs/RESTRICTED.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Regime {
+    /// What the group libvirt may, everything.
+    Group,
+    /// What libvirt's access driver grants its user, without the group.
+    Restricted,
+}
 
 /// The whole way on a host. A machine on the network is behind `port0`, which is a port of `br0`.
 #[derive(Debug)]
@@ -33,6 +43,8 @@ pub struct Scene<'host> {
     finished: Process,
     /// The announcer; `None` while it is killed.
     pub capture: Option<Daemon>,
+    /// It decides who may do what with libvirt, under [`Regime::Restricted`].
+    polkitd: Option<Polkitd<'host>>,
     _bus: Bus<'host>,
 }
 
@@ -44,8 +56,27 @@ impl<'host> Scene<'host> {
     /// If anything does not start.
     #[must_use]
     pub fn new(host: &'host Host, machines: &[Machine], config: &str) -> Self {
-        // Before the bus: libvirtd ends when it loses a bus that it knows.
-        Self::on(Libvirtd::start(host), machines, config)
+        Self::under(Regime::Group, host, machines, config)
+    }
+
+    /// As [`Self::new`], under this regime of rights.
+    ///
+    /// # Panics
+    /// If anything does not start.
+    #[must_use]
+    pub fn under(regime: Regime, host: &'host Host, machines: &[Machine], config: &str) -> Self {
+        match regime {
+            // Before the bus: libvirtd ends when it loses a bus that it knows.
+            Regime::Group => Self::on(Libvirtd::start(host), machines, config),
+            // It asks polkit for each call.
+            Regime::Restricted => {
+                let mut polkitd = install_polkit(host);
+                let bus = Bus::start(host, Kind::DbusDaemon);
+                polkitd.start();
+                let libvirtd = Libvirtd::start_restricted(host);
+                Self::with(libvirtd, bus, Some(polkitd), machines, config)
+            }
+        }
     }
 
     /// As [`Self::new`], with a libvirtd that runs already.
@@ -54,21 +85,31 @@ impl<'host> Scene<'host> {
     /// If anything does not start.
     #[must_use]
     pub fn on(libvirtd: Libvirtd<'host>, machines: &[Machine], config: &str) -> Self {
+        let bus = Bus::start(libvirtd.host(), Kind::DbusDaemon);
+        Self::with(libvirtd, bus, None, machines, config)
+    }
+
+    fn with(
+        libvirtd: Libvirtd<'host>,
+        bus: Bus<'host>,
+        polkitd: Option<Polkitd<'host>>,
+        machines: &[Machine],
+        config: &str,
+    ) -> Self {
         let host = libvirtd.host();
         host.bridge("br0");
         let lan = host.veth("port0");
         host.sh("ip link set port0 master br0");
         machines.iter().for_each(|machine| machine.define(&libvirtd));
         let macs = macs(&libvirtd);
-        let bus = Bus::start(host, Kind::DbusDaemon);
         let capture = Some(start_capture(host));
         let config = format!("connections = [\"{QEMU}\"]\n{config}");
-        let actor = start_actor(host, &config);
+        let actor = start_actor(host, polkitd.is_some(), &config);
         // A packet that comes before it knows the domains is for nobody.
         let _ = actor.log().wait_for("connected to");
         let actor = Some(actor);
         let finished = host.monitor(User::Stranger, ACTOR_NAME);
-        Self { host, lan, libvirtd, macs, config, actor, finished, capture, _bus: bus }
+        Self { host, lan, libvirtd, macs, config, actor, finished, capture, polkitd, _bus: bus }
     }
 
     /// Kills the actor (SIGKILL).
@@ -83,7 +124,7 @@ impl<'host> Scene<'host> {
     /// # Panics
     /// If it does not start.
     pub fn start_actor_again(&mut self) {
-        self.actor = Some(start_actor(self.host, &self.config));
+        self.actor = Some(start_actor(self.host, self.polkitd.is_some(), &self.config));
     }
 
     /// Kills the announcer (SIGKILL), and starts it again.
@@ -237,8 +278,9 @@ fn macs(libvirtd: &Libvirtd<'_>) -> HashMap<String, String> {
     names.split_whitespace().map(|name| (name.to_owned(), libvirtd.mac(name))).collect()
 }
 
-fn start_actor(host: &Host, config: &str) -> Daemon {
-    let mut actor = Daemon::actor(host).config(config).start();
+fn start_actor(host: &Host, restricted: bool, config: &str) -> Daemon {
+    let actor = Daemon::actor(host).config(config);
+    let mut actor = if restricted { actor.restricted() } else { actor }.start();
     actor.wait_until_ready();
     host.wait_for_name(ACTOR_NAME);
     actor

@@ -16,6 +16,7 @@ use virt::sys;
 use wakevirt_service::logs::quoted;
 
 use super::events::{self, Subscription};
+use super::regime::Regime;
 use super::{Change, Domain, Hypervisor, Id, Pause, State};
 use crate::{Error, domain_xml};
 
@@ -56,6 +57,11 @@ impl Libvirt {
             events::subscribe(&connection, changes).map_err(failed("subscribe to libvirt's events"))?;
         let starts = Semaphore::new(SHARED_STARTS);
         Ok(Self { _subscription: subscription, connection, uri, handles: Mutex::default(), starts })
+    }
+
+    /// Logs what libvirt lets the actor do. It may block.
+    pub(super) fn tell_rights(&self) {
+        tracing::info!("rights at {}: {}", self.uri, Regime::of(&self.connection));
     }
 
     /// The handle of a domain, which may be gone by now.

@@ -52,9 +52,12 @@ async fn connect(uri: &Arc<str>) -> Result<Connected, Error> {
     let (sender, changes) = mpsc::unbounded_channel();
     let uri = Arc::clone(uri);
     let opening = tokio::task::spawn_blocking(move || Libvirt::open(uri, &sender));
-    let hypervisor: Arc<dyn Hypervisor> = Arc::new(opening.await.map_err(Error::Interrupted)??);
+    let libvirt = Arc::new(opening.await.map_err(Error::Interrupted)??);
+    let hypervisor: Arc<dyn Hypervisor> = Arc::<Libvirt>::clone(&libvirt);
     // What changes while they are listed waits among the changes.
     let domains = blocking(&hypervisor, |hypervisor| hypervisor.domains()).await?;
+    // Nothing waits for this.
+    tokio::task::spawn_blocking(move || libvirt.tell_rights());
     Ok((hypervisor, changes, domains))
 }
 

@@ -3,6 +3,7 @@
 mod events;
 pub mod libvirt;
 mod link;
+mod regime;
 mod state;
 
 use std::collections::BTreeSet;

@@ -108,7 +108,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let settings = Settings::load(options)?;
     let logs = logs::init(settings.log, options.common.log_to)?;
     let sockets = udp::sockets(&settings.listen);
-    user::change_to(USER, &[Capability::CAP_NET_RAW])?;
+    user::change_to(USER, &[], &[Capability::CAP_NET_RAW])?;
     let sniffer = Sniffer::start(&settings.start, &sockets)?;
     drop(sockets);
     user::give_up_capabilities()?;

@@ -16,6 +16,7 @@ fn main() {
         }
         for (name, check) in [
             ("root_becomes_the_user_for_good", checks::root_becomes_the_user_for_good as fn()),
+            ("root_takes_the_groups_that_there_are", checks::root_takes_the_groups_that_there_are),
             ("what_root_does_not_have_is_not_kept", checks::what_root_does_not_have_is_not_kept),
             ("a_step_that_is_refused_is_named", checks::a_step_that_is_refused_is_named),
             (
@@ -32,9 +33,9 @@ fn main() {
 
 #[cfg(test)]
 mod checks {
-    use nix::unistd::{Uid, User};
+    use nix::unistd::{Group, Uid, User};
 
-    use super::second::Became;
+    use super::second::{Became, GROUPS};
 
     const NAME: &str = "nobody";
 
@@ -58,6 +59,15 @@ mod checks {
             assert_eq!(became.line("BACK"), "false");
             assert_eq!(became.line("KEEPCAPS"), "false");
         }
+    }
+
+    pub(crate) fn root_takes_the_groups_that_there_are() {
+        let daemon = Group::from_name("daemon").unwrap().unwrap().gid;
+        // One that is not there, and one twice.
+        let groups = format!("{GROUPS}=daemon,wakevirt-none,daemon");
+        let became = Became::run(&["setpriv", "--groups", "0,4", "env", &groups], NAME, "", "1");
+        assert_eq!(became.line("CHANGED"), "true");
+        assert_eq!(became.line("Groups:"), format!("{daemon} {}", nobody().gid));
     }
 
     pub(crate) fn what_root_does_not_have_is_not_kept() {

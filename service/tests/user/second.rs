@@ -8,6 +8,8 @@ use wakevirt_service::user::change_to;
 
 /// The name of the user; tells also that this is the second process.
 const USER: &str = "WAKEVIRT_TEST_USER";
+/// The groups to be in besides the user's own, with commas between them; none if it is not there.
+pub(crate) const GROUPS: &str = "WAKEVIRT_TEST_GROUPS";
 /// The capabilities to keep, with commas between them.
 const KEEP: &str = "WAKEVIRT_TEST_KEEP";
 /// The number of threads, `1` or `2`.
@@ -18,19 +20,23 @@ pub(crate) fn is_second() -> bool {
 }
 
 pub(crate) fn change() {
-    let keep = std::env::var(KEEP).unwrap();
-    let keep: Vec<Capability> =
-        keep.split(',').filter(|name| !name.is_empty()).map(|name| name.parse().unwrap()).collect();
+    let (groups, keep) = (std::env::var(GROUPS).unwrap_or_default(), std::env::var(KEEP).unwrap());
+    let groups: Vec<&str> = names(&groups).collect();
+    let keep: Vec<Capability> = names(&keep).map(|name| name.parse().unwrap()).collect();
     if std::env::var(THREADS).unwrap() == "2" {
         std::thread::spawn(std::thread::park);
     }
-    match change_to(&std::env::var(USER).unwrap(), &keep) {
+    match change_to(&std::env::var(USER).unwrap(), &groups, &keep) {
         Ok(changed) => println!("CHANGED {changed}"),
         Err(error) => println!("ERROR {error}"),
     }
     println!("{}", std::fs::read_to_string("/proc/self/status").unwrap());
     println!("BACK {}", setuid(Uid::from_raw(0)).is_ok());
     println!("KEEPCAPS {}", caps::securebits::has_keepcaps().unwrap());
+}
+
+fn names(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').filter(|name| !name.is_empty())
 }
 
 /// What became of a second process.
