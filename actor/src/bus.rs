@@ -26,7 +26,7 @@ type Dict = HashMap<&'static str, Variant<'static>>;
 /// How long a caller waits for the end of a wake: callers give up after 25 s.
 const PATIENCE: Duration = Duration::from_secs(18);
 /// What a caller is told whose wake has not ended by then; `WakeFinished` tells its end.
-const HELD: &str = "held";
+pub const HELD: &str = "held";
 
 /// A caller who wants the configuration to be read again, and waits for what comes of it.
 pub type Reload = oneshot::Sender<Result<(), String>>;
@@ -90,7 +90,9 @@ async fn tell(emitter: &SignalEmitter<'_>, finished: &Finished) -> zbus::Result<
     Actor1::wake_finished(emitter, &mac, name, outcome, details(finished)).await
 }
 
-fn details(finished: &Finished) -> Dict {
+/// The details of `WakeFinished`.
+#[must_use]
+pub fn details(finished: &Finished) -> Dict {
     let subject = &finished.subject;
     let mut details = Dict::from([
         ("trigger", subject.trigger().as_str().into()),
@@ -108,8 +110,9 @@ fn details(finished: &Finished) -> Dict {
     details
 }
 
-/// A decision of the past: what its signal told, and when.
-fn remembered(finished: &Finished) -> Dict {
+/// A decision of the past, as `History` replies it: what its signal told, and when.
+#[must_use]
+pub fn remembered(finished: &Finished) -> Dict {
     let mut entry = details(finished);
     entry.insert("time", finished.time.into());
     entry.insert("outcome", finished.outcome.as_str().into());
@@ -118,7 +121,9 @@ fn remembered(finished: &Finished) -> Dict {
     entry
 }
 
-fn listed(listed: Listed) -> Dict {
+/// A domain, as `ListDomains` replies it.
+#[must_use]
+pub fn listed(listed: Listed) -> Dict {
     let macs: Vec<String> = listed.macs.iter().map(MacAddr::to_string).collect();
     let mut entry = Dict::from([
         ("connection", listed.domain.id.connection.to_string().into()),

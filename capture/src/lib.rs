@@ -8,7 +8,7 @@ mod options;
 pub mod savefile;
 pub mod sniffer;
 
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -55,10 +55,6 @@ fn read(savefile: &Path, options: &Options) -> Result<(), Anything> {
 }
 
 fn check(options: &Options) -> Result<(), Anything> {
-    Settings::load(options)?;
-    #[expect(clippy::print_stdout, reason = "what was asked for")]
-    {
-        println!("The configuration is valid.");
-    }
-    Ok(())
+    let settings = Settings::load(options)?;
+    Ok(writeln!(io::stdout(), "# The configuration is good:\n{settings}")?)
 }

@@ -60,7 +60,20 @@ macro_rules! privileged {
 pub fn privileged() -> bool {
     static REASON: OnceLock<Option<String>> = OnceLock::new();
     let find = || why_not(&[FOR_DEMO, FOR_TESTS].concat());
-    let Some(reason) = REASON.get_or_init(find) else { return true };
+    REASON.get_or_init(find).as_deref().is_none_or(skip)
+}
+
+/// Whether the test may go on with this program alone, and without any right; if not, says why.
+///
+/// # Panics
+/// Where skipping is not allowed.
+#[must_use]
+pub fn has(program: &str) -> bool {
+    is_installed(program) || skip(&format!("not installed: {program}; see scripts/prepare"))
+}
+
+/// Says why the test is skipped: `false`.
+fn skip(reason: &str) -> bool {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(!skipping_forbidden(), "{test} cannot be skipped here: {reason}");
     // Not by `eprintln`, which a test that passes keeps to itself.

@@ -204,7 +204,11 @@ pub fn succeed(command: &mut Command) -> String {
 }
 
 /// The folder with the programs of this build: the first one above this program that has them.
-fn built_programs() -> PathBuf {
+///
+/// # Panics
+/// If they are not built.
+#[must_use]
+pub fn built_programs() -> PathBuf {
     let own = std::env::current_exe().expect("a program knows its own file");
     own.ancestors()
         .find(|folder| folder.join("wakevirt-test-wire").exists())

@@ -124,11 +124,21 @@ async fn watch(mut departures: MessageStream, shared: &Shared) {
     }
 }
 
-fn details(announcement: &Announcement, epoch: &str) -> Dict {
+/// The details of `MagicPacket`.
+#[must_use]
+pub fn details(announcement: &Announcement, epoch: &str) -> Dict {
     let mut details = announcement.heard.details(announcement.stamp);
     details.push(("epoch", Detail::Text(epoch.to_owned())));
     details.extend(announcement.interface.as_ref().map(|name| ("interface", Detail::Text(name.to_string()))));
     dict(details)
+}
+
+/// The details of a packet in the reply to `Replay`.
+#[must_use]
+pub fn remembered(Remembered { announcement, copies }: &Remembered, epoch: &str) -> Dict {
+    let mut details = details(announcement, epoch);
+    details.insert("copies", (*copies).into());
+    details
 }
 
 /// The object.
@@ -144,10 +154,9 @@ impl Capture1 {
         let ledger = self.shared.ledger();
         let (lost, packets) = ledger.replay(epoch, after);
         let now = ledger.epoch().to_owned();
-        let packets = packets.into_iter().map(|Remembered { announcement, copies }| {
-            let mut details = details(&announcement, &now);
-            details.insert("copies", copies.into());
-            (announcement.sequence, announcement.heard.magic.target().to_string(), details)
+        let packets = packets.into_iter().map(|packet| {
+            let Announcement { sequence, heard, .. } = &*packet.announcement;
+            (*sequence, heard.magic.target().to_string(), remembered(&packet, &now))
         });
         let packets = packets.collect();
         (now, lost, packets)

@@ -1,5 +1,6 @@
 //! capture.toml: what it may say, and what follows from it.
 
+use core::fmt;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -155,6 +156,34 @@ impl From<File> for Settings {
             log: file.log.unwrap_or_default(),
         }
     }
+}
+
+impl fmt::Display for Settings {
+    /// As it could be written to a file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = match self.start.request {
+            Request::Auto => "auto",
+            Request::Raw => "raw",
+            Request::Udp => "udp",
+        };
+        let Rules { deduplicate, remember, limit } = self.rules;
+        writeln!(f, "mode = \"{mode}\"")?;
+        writeln!(f, "interfaces = {}", self.interfaces)?;
+        writeln!(f, "outgoing = {}", list(&self.outgoing))?;
+        writeln!(f, "ports = {:?}", self.start.ports)?;
+        writeln!(f, "listen = {}", list(&self.listen))?;
+        writeln!(f, "deduplicate = \"{}\"", HumanDuration::from(deduplicate))?;
+        writeln!(f, "remember = {remember}")?;
+        writeln!(f, "limit = {limit}")?;
+        writeln!(f, "require-landlock = {}", self.start.require_landlock)?;
+        write!(f, "log = \"{}\"", self.log)
+    }
+}
+
+/// A list of texts, as it is written in a file.
+pub(super) fn list<T: fmt::Display>(items: &[T]) -> String {
+    let texts: Vec<String> = items.iter().map(|item| quoted(&item.to_string()).to_string()).collect();
+    format!("[{}]", texts.join(", "))
 }
 
 fn non_empty<T: Clone>(list: &[T]) -> Option<Vec<T>> {

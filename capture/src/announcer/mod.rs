@@ -1,7 +1,7 @@
 //! The announcer: starts the sniffer, gives up what the sniffer needed, and tells the bus what it
 //! hears. It never sees a packet's bytes, and reads every message of the sniffer as an enemy's.
 
-mod bus;
+pub mod bus;
 mod child;
 mod clock;
 pub mod config;
@@ -13,7 +13,7 @@ mod ledger;
 mod limit;
 pub mod pattern;
 mod recent;
-mod ring;
+pub mod ring;
 mod shared;
 mod udp;
 

@@ -8,6 +8,8 @@ use serde::{Deserialize, Deserializer};
 use wakevirt_service::config::from_text;
 use wakevirt_service::logs::quoted;
 
+use super::config::list;
+
 /// The longest name of an interface, in bytes: `IFNAMSIZ` less its zero (netdevice(7)).
 const LONGEST_NAME: usize = 15;
 
@@ -100,6 +102,16 @@ impl Patterns {
     /// The plain names among them, which no interface may bear yet.
     pub fn plain_names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(Pattern::plain_name)
+    }
+}
+
+impl fmt::Display for Patterns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0[..] {
+            // None at all includes every interface, as this does.
+            [] => f.write_str("[\"*\"]"),
+            patterns => f.write_str(&list(patterns)),
+        }
     }
 }
 

@@ -93,3 +93,20 @@ fn a_change_of_what_the_sniffer_was_told_needs_a_restart() {
     assert_eq!(settings(other, &[]).unwrap().need_restart(&running), ["mode", "ports", "outgoing"]);
     assert!(running.need_restart(&running).is_empty());
 }
+
+#[test]
+fn shows_what_could_be_written() {
+    let text = r#"mode = "udp"
+interfaces = ["br0", "!vnet*"]
+outgoing = ["br0"]
+ports = [9, 4000]
+listen = ["127.0.0.1:4000", "[::1]:9"]
+deduplicate = "1m 30s"
+remember = 7
+limit = 0
+require-landlock = false
+log = "debug""#;
+    assert_eq!(settings(text, &[]).unwrap().to_string(), text);
+    let defaults = settings("", &[]).unwrap().to_string();
+    assert_default(&settings(&defaults, &[]).unwrap());
+}

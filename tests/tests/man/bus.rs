@@ -1,0 +1,152 @@
+//! What the services put on the bus, built by their own code.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use uuid::Uuid;
+use wakevirt_actor::bus as actor;
+use wakevirt_actor::decision::Outcome;
+use wakevirt_actor::hypervisor::{Domain, Id, State};
+use wakevirt_actor::listen::Packet;
+use wakevirt_actor::report::{Finished, Subject};
+use wakevirt_actor::request::Listed;
+use wakevirt_capture::announcer::bus as capture;
+use wakevirt_capture::announcer::ring::{Announcement, Remembered};
+use wakevirt_protocol::bus::{Error, PacketDetails};
+use wakevirt_protocol::sighting::{UdpPath, VlanId};
+use wakevirt_protocol::{Carrier, Heard, MacAddr, MagicPacket, Stamp};
+use wakevirt_tests::introspection::{members, reference};
+use zbus::DBusError as _;
+
+const MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
+
+type Dict = HashMap<&'static str, zbus::Variant<'static>>;
+
+/// The keys of a packet's details with their types, by every transport.
+pub fn packet_details() -> BTreeSet<String> {
+    fn path<A>(source: A, destination: A) -> UdpPath<A> {
+        UdpPath { source_mac: Some(MAC), source, source_port: 1, destination, destination_port: 9 }
+    }
+    let carriers = [
+        Carrier::Ethernet { ethertype: Some(0x0842), source: Some(MAC) },
+        Carrier::Udp4(path([192, 168, 1, 7].into(), [192, 168, 1, 255].into())),
+        Carrier::Udp6(path([1; 16].into(), [2; 16].into())),
+    ];
+    let details = carriers.map(|carrier| {
+        let magic = MagicPacket::new(MAC, None).unwrap();
+        let heard = Heard { magic, carrier, vlan: VlanId::from_tci(7) };
+        let stamp = Stamp { timestamp: 1, boottime: Some(1) };
+        let announcement = Announcement { sequence: 1, heard, interface: Some("eth0".into()), stamp };
+        capture::remembered(&Remembered { announcement: Arc::new(announcement), copies: 1 }, "epoch")
+    });
+    details.iter().flat_map(keys).collect()
+}
+
+/// The keys of `WakeFinished`'s details with their types, and those that `History` has besides.
+pub fn decision() -> (BTreeSet<String>, BTreeSet<String>) {
+    let details = PacketDetails { epoch: Some("epoch".to_owned()), ..PacketDetails::default() };
+    let packet = Packet { mac: MAC, sequence: 1, details };
+    let subject = Subject::new(Some(MAC), Some(&domain()), Some("rule".to_owned()), Some(&packet));
+    let finished = Finished { subject, outcome: Outcome::Started, reason: "reason".to_owned(), time: 1 };
+    let signal = keys(&actor::details(&finished));
+    let besides = keys(&actor::remembered(&finished)).difference(&signal).cloned().collect();
+    (signal, besides)
+}
+
+/// The keys of an entry of `ListDomains` with their types.
+pub fn listed() -> BTreeSet<String> {
+    let macs = [MAC].into();
+    let rule = Some("rule".to_owned());
+    keys(&actor::listed(Listed { domain: domain(), macs, state: State::Running, rule, last_wake: Some(1) }))
+}
+
+/// How a wake can end.
+pub fn outcomes() -> BTreeSet<String> {
+    let outcomes = Outcome::ALL.iter().map(Outcome::to_string);
+    outcomes.chain([actor::HELD.to_owned()]).collect()
+}
+
+/// The names of the errors that the XML of the interface speaks of.
+pub fn errors(interface: &str) -> BTreeSet<String> {
+    errors_in(&reference(interface))
+}
+
+/// The methods of the interface, each with the errors that the comment before it speaks of.
+pub fn errors_of_methods(interface: &str) -> Vec<(String, BTreeSet<String>)> {
+    let xml = reference(interface);
+    let comments = xml.split("<!--").skip(1).filter_map(|rest| rest.split_once("-->"));
+    let methods = comments.filter_map(|(comment, rest)| {
+        let name = rest.trim_start().strip_prefix("<method name=\"")?.split('"').next()?;
+        Some((name.to_owned(), errors_in(comment)))
+    });
+    let methods: Vec<_> = methods.collect();
+    assert!(methods.iter().any(|(_, errors)| !errors.is_empty()), "dbus/{interface}.xml tells no errors");
+    methods
+}
+
+/// The errors whose names, with or without prefix, are words of this text.
+pub fn errors_in(text: &str) -> BTreeSet<String> {
+    let words: BTreeSet<&str> = text.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+    let said = |name: &String| words.contains(name.rsplit('.').next().unwrap());
+    all_errors().into_iter().filter(said).collect()
+}
+
+/// The names of all errors.
+pub fn all_errors() -> BTreeSet<String> {
+    let kinds: [fn(String) -> Error; 9] = [
+        Error::InvalidArgument,
+        Error::NotAuthorized,
+        Error::LimitExceeded,
+        Error::Forgotten,
+        Error::NoSecureOn,
+        Error::NoSuchDomain,
+        Error::Ambiguous,
+        Error::HypervisorAway,
+        Error::Failed,
+    ];
+    let name = |kind: fn(String) -> Error| {
+        let error = kind(String::new());
+        // Does not compile when there is one more, which belongs into the list above as well.
+        match error {
+            Error::ZBus(_)
+            | Error::InvalidArgument(_)
+            | Error::NotAuthorized(_)
+            | Error::LimitExceeded(_)
+            | Error::Forgotten(_)
+            | Error::NoSecureOn(_)
+            | Error::NoSuchDomain(_)
+            | Error::Ambiguous(_)
+            | Error::HypervisorAway(_)
+            | Error::Failed(_) => error.name().to_string(),
+        }
+    };
+    kinds.into_iter().map(name).collect()
+}
+
+/// The members of this kind in the XML of the interface, as the pages write them.
+pub fn members_of(interface: &str, kind: &str) -> BTreeSet<String> {
+    const CHANGES: &str = "org.freedesktop.DBus.Property.EmitsChangedSignal=";
+    let members = members(&reference(interface), interface);
+    let members = members.iter().filter_map(|member| member.strip_prefix(kind)?.strip_prefix(' '));
+    let plain = |member: &str| match member.split_once(" read") {
+        None => member.to_owned(),
+        Some((property, "")) => format!("{property} change signal"),
+        Some((property, annotation)) if annotation.contains(&format!("{CHANGES}const")) => {
+            format!("{property} constant")
+        }
+        Some((property, annotation)) if annotation.contains(&format!("{CHANGES}false")) => {
+            format!("{property} no change signal")
+        }
+        Some(_) => panic!("{interface}: {member} is of a kind that the pages have no words for"),
+    };
+    members.map(plain).collect()
+}
+
+fn domain() -> Domain {
+    let id = Id { connection: "test:///default".into(), uuid: Uuid::nil() };
+    Domain { id, name: "win11".to_owned(), macs: [MAC].into(), opt_in: false, state: State::Running }
+}
+
+fn keys(dict: &Dict) -> BTreeSet<String> {
+    dict.iter().map(|(key, value)| format!("{key} {}", value.value_signature())).collect()
+}

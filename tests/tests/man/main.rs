@@ -1,0 +1,297 @@
+//! The man pages, and README's section about the configuration, say what the code says: nothing is
+//! missing there, and nothing is there that does not exist.
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that fails stops where it stands"
+)]
+
+mod bus;
+mod page;
+mod service;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::process::{Command, Stdio};
+
+use page::{Page, folder};
+use service::{Service, capture_needs_restart, file};
+use wakevirt_tests::guard::{has, privileged};
+use wakevirt_tests::host::{built_programs, project};
+
+const CAPTURE: &str = "org.wakevirt.Capture1";
+const ACTOR: &str = "org.wakevirt.Actor1";
+
+/// Every page, by its file's name.
+fn pages() -> Vec<String> {
+    let names = folder().read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names: Vec<String> = names.collect();
+    assert!(names.len() >= 6, "{names:?}");
+    names
+}
+
+fn page_of_keys(service: Service) -> Page {
+    Page::read(&format!("{}.toml.5", service.program()))
+}
+
+#[test]
+fn every_key_has_its_entry() {
+    for service in Service::BOTH {
+        let page = page_of_keys(service);
+        let tables = service.tables();
+        let sections = tables.iter().map(|table| (Some(table.as_str()), format!("[[{table}]]")));
+        for (table, section) in [(None, "KEYS".to_owned())].into_iter().chain(sections) {
+            let typed = page.entries(&section);
+            assert!(
+                typed.iter().all(|entry| !entry.kind().is_empty()),
+                "{}: a key without a type",
+                page.name
+            );
+            let keys = service.keys(table);
+            page.must_name(&section, "key", &format!("{} --check", service.program()), &keys);
+            for entry in typed {
+                page.must_offer(entry, &service.values(table, entry.name()), &service.all_keys());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_default_is_the_codes() {
+    for service in Service::BOTH {
+        let page = page_of_keys(service);
+        let by_default = service.load("").unwrap();
+        for entry in page.entries("KEYS") {
+            let (page, key) = (&page.name, entry.name());
+            let default =
+                entry.line("Default: ").unwrap_or_else(|| panic!("{page} has no default of \"{key}\""));
+            let said = service.load(&format!("{key} = {default}"));
+            assert_eq!(
+                said.as_ref(),
+                Ok(&by_default),
+                "{page} has another default of \"{key}\" than {}",
+                service.program()
+            );
+            let value: toml::Value =
+                toml::from_str::<toml::Table>(&format!("x = {default}")).unwrap()["x"].clone();
+            let fits = match entry.kind().as_str() {
+                "string" | "duration" => value.is_str(),
+                "integer" => value.is_integer(),
+                "boolean" => value.is_bool(),
+                list => list.starts_with("list of ") && value.is_array(),
+            };
+            assert!(fits, "{page}: \"{key}\" is no {}, its default is {value:?}", entry.kind());
+        }
+    }
+}
+
+/// When a change of each key takes effect, by the announcer's own judgement and by README.
+#[test]
+fn every_key_tells_when_a_change_takes_effect() {
+    let readme = readme().split_whitespace().collect::<Vec<_>>().join(" ");
+    let (before, _) = readme.split_once(" takes effect at the next start").expect("README tells it");
+    let sentence = before.rsplit("A change of ").next().unwrap();
+    let by_readme: BTreeSet<&str> = sentence.split('`').skip(1).step_by(2).collect();
+    let mut later = BTreeSet::new();
+    for service in Service::BOTH {
+        let page = page_of_keys(service);
+        for entry in page.entries("KEYS") {
+            let key = entry.name();
+            let at_start = match entry.line("Takes effect: ") {
+                Some("at the next start") => true,
+                Some("on a reload") => false,
+                other => {
+                    panic!("{} does not tell when a change of \"{key}\" takes effect: {other:?}", page.name)
+                }
+            };
+            if service == Service::Capture {
+                let needed = capture_needs_restart(key);
+                assert_eq!(at_start, needed, "{} tells when \"{key}\" takes effect, and errs", page.name);
+            }
+            if at_start {
+                later.insert(key.to_owned());
+            }
+        }
+    }
+    assert_eq!(later.iter().map(String::as_str).collect::<BTreeSet<_>>(), by_readme, "the pages, and README");
+}
+
+#[test]
+fn every_option_has_its_entry() {
+    for service in Service::BOTH {
+        let page = Page::read(&format!("{}.8", service.program()));
+        let options = service.options();
+        let names = options.keys().cloned().collect();
+        page.must_have("OPTIONS", "option", &format!("{} --help", service.program()), &names);
+        for entry in page.entries("OPTIONS") {
+            page.must_offer(entry, &options[&entry.plain_tag()], &service.all_keys());
+        }
+    }
+}
+
+#[test]
+fn every_member_of_the_interfaces_has_its_entry() {
+    for interface in [CAPTURE, ACTOR] {
+        let page = Page::read(&format!("{interface}.5"));
+        let xml = format!("dbus/{interface}.xml");
+        for (section, kind) in [("METHODS", "method"), ("SIGNALS", "signal"), ("PROPERTIES", "property")] {
+            page.must_have(section, kind, &xml, &bus::members_of(interface, kind));
+        }
+    }
+}
+
+#[test]
+fn every_key_of_a_dictionary_has_its_entry() {
+    let page = Page::read(&format!("{CAPTURE}.5"));
+    page.must_have("DETAILS", "key", "the announcer's code", &bus::packet_details());
+    let page = Page::read(&format!("{ACTOR}.5"));
+    let (signal, history) = bus::decision();
+    page.must_have("DETAILS", "key", "the actor's code", &signal);
+    page.must_have("DECISIONS", "key", "the actor's code", &history);
+    page.must_have("DOMAINS", "key", "the actor's code", &bus::listed());
+}
+
+#[test]
+fn every_outcome_has_its_entry() {
+    let page = Page::read(&format!("{ACTOR}.5"));
+    page.must_have("OUTCOMES", "outcome", "the actor's code", &bus::outcomes());
+}
+
+#[test]
+fn every_error_has_its_entry() {
+    let mut told = BTreeSet::new();
+    for interface in [CAPTURE, ACTOR] {
+        let page = Page::read(&format!("{interface}.5"));
+        let errors = bus::errors(interface);
+        page.must_have("ERROR NAMES", "error", &format!("dbus/{interface}.xml"), &errors);
+        told.extend(errors);
+        for (method, errors) in bus::errors_of_methods(interface) {
+            let entries = page.entries("METHODS");
+            let entry = entries.iter().find(|entry| entry.name() == method);
+            let entry = entry.unwrap_or_else(|| panic!("{} lacks the method \"{method}\"", page.name));
+            let documented = bus::errors_in(&entry.body.join(" "));
+            // A method that is like another one is described by that.
+            if !errors.is_empty() {
+                assert_eq!(documented, errors, "the errors of {method} in {}, and in the XML", page.name);
+            }
+        }
+    }
+    assert_eq!(told, bus::all_errors(), "what the XML tells, and the errors that there are");
+}
+
+#[test]
+fn every_exit_status_has_its_entry() {
+    // As root, in a user namespace where it is nobody: the services change their user otherwise.
+    let root = nix::unistd::geteuid().is_root();
+    if root && !privileged() {
+        return;
+    }
+    for service in Service::BOTH {
+        let run = |arguments: &[&str], output: Stdio| {
+            let program = built_programs().join(service.program());
+            let mut command = Command::new(if root { "unshare".as_ref() } else { program.as_os_str() });
+            if root {
+                command.arg("--user").arg(&program);
+            }
+            let status = command.args(arguments).stdout(output).stderr(Stdio::null()).status().unwrap();
+            status.code().unwrap_or_else(|| panic!("{} {arguments:?}: {status}", service.program()))
+        };
+        let empty = file("");
+        let empty = empty.path().to_str().unwrap();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let seen = [
+            run(&["--check", "--config", empty], Stdio::null()),
+            run(&["--check", "--config", empty], full.into()),
+            run(&["--check", "--config", "/no/such/file"], Stdio::null()),
+            run(&["--no-such-option"], Stdio::null()),
+        ];
+        let page = Page::read(&format!("{}.8", service.program()));
+        let seen = seen.map(|status| status.to_string());
+        page.must_have("EXIT STATUS", "exit status", service.program(), &seen.into());
+    }
+}
+
+#[test]
+fn the_pages_render_without_a_warning() {
+    if !has("mandoc") {
+        return;
+    }
+    let mandoc = Command::new("mandoc")
+        .args(["-T", "lint", "-W", "warning"])
+        .args(pages())
+        .current_dir(folder())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&mandoc.stdout);
+    assert!(mandoc.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn the_pages_refer_to_pages_that_there_are() {
+    let pages = pages();
+    for file in &pages {
+        let page = Page::read(file);
+        let (name, section) = file.rsplit_once('.').unwrap();
+        let title = format!("\n.Dt {} {section}\n", name.to_uppercase());
+        assert!(page.text.contains(&title), "{file} has another title");
+        assert!(page.text.contains(&format!("\n.Nm {name}\n")), "{file} has another name");
+        let own =
+            |reference: &&String| reference.starts_with("wakevirt") || reference.starts_with("org.wakevirt");
+        let references = page.references();
+        assert!(references.iter().any(|reference| own(&reference)), "{file} refers to no other page");
+        for reference in references.iter().filter(own) {
+            assert!(pages.contains(reference), "{} refers to {reference}, which does not exist", page.name);
+        }
+    }
+}
+
+#[test]
+fn the_examples_are_configurations() {
+    for service in Service::BOTH {
+        let page = page_of_keys(service);
+        let is_toml = |text: &String| text.contains(" = ");
+        let examples: Vec<String> = page.literals().into_iter().filter(is_toml).collect();
+        assert!(examples.len() >= 3, "{}", page.name);
+        for example in examples {
+            let loaded = service.load(&with_password(&example));
+            assert!(loaded.is_ok(), "an example of {} is wrong: {loaded:?}\n{example}", page.name);
+        }
+    }
+}
+
+#[test]
+fn the_readme_has_every_key() {
+    let readme = readme();
+    for service in Service::BOTH {
+        let block = format!("`{}.toml`: every key", service.program().trim_start_matches("wakevirt-"));
+        let (_, rest) = readme.split_once(&block).expect("README's section about the configuration");
+        let text = rest.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let loaded = service.load(&with_password(text));
+        assert!(loaded.is_ok(), "README's {block}: {loaded:?}");
+        let whole: toml::Table = toml::from_str(text).unwrap();
+        let written: BTreeSet<String> = whole.keys().cloned().collect();
+        assert_eq!(written, service.keys(None), "README's {block}, and {} --check", service.program());
+        for table in service.tables() {
+            let keys =
+                whole[&table].as_array().unwrap().iter().flat_map(|table| table.as_table().unwrap().keys());
+            let written: BTreeSet<String> = keys.cloned().collect();
+            assert_eq!(written, service.keys(Some(&table)), "README's [[{table}]]");
+        }
+        let plain = text.split("\n[[").next().unwrap();
+        assert_eq!(service.load(plain), service.load(""), "README's {block}, and the defaults");
+    }
+}
+
+fn readme() -> String {
+    std::fs::read_to_string(project().join("README.md")).unwrap()
+}
+
+/// The configuration with a password that is there, in the place of the example's.
+fn with_password(text: &str) -> String {
+    const EXAMPLE: &str = "/etc/wakevirt/win11.secureon";
+    static PASSWORD: std::sync::OnceLock<tempfile::NamedTempFile> = std::sync::OnceLock::new();
+    let password = PASSWORD.get_or_init(|| file("01:02:03:04:05:06"));
+    text.replace(EXAMPLE, password.path().to_str().unwrap())
+}

@@ -1,0 +1,124 @@
+//! What the code itself says about a service: its keys, their values and defaults, its options.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+
+use clap::{CommandFactory as _, Parser as _};
+use wakevirt_actor::config::Config;
+use wakevirt_capture::announcer::config::Settings;
+
+/// A service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    Capture,
+    Actor,
+}
+
+use Service::{Actor, Capture};
+
+impl Service {
+    pub const BOTH: [Self; 2] = [Capture, Actor];
+
+    /// The name of its program.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Capture => "wakevirt-capture",
+            Actor => "wakevirt-actor",
+        }
+    }
+
+    /// The configuration that a file with this text gives, as `--check` shows it, or what is wrong.
+    pub fn load(self, text: &str) -> Result<String, String> {
+        let file = file(text);
+        let line = [self.program(), "--config", file.path().to_str().unwrap()];
+        match self {
+            Capture => Settings::load(&wakevirt_capture::Options::parse_from(line))
+                .map(|settings| settings.to_string())
+                .map_err(|error| error.to_string()),
+            Actor => Config::load(&wakevirt_actor::Options::parse_from(line))
+                .map(|config| config.to_string())
+                .map_err(|error| error.to_string()),
+        }
+    }
+
+    /// The keys of the file, or of a table in it: those that the service names where one is unknown.
+    pub fn keys(self, table: Option<&str>) -> BTreeSet<String> {
+        let error = self.load(&format!("{}no-such-key = 0", header(table))).unwrap_err();
+        valid(&error, "key").unwrap_or_else(|| panic!("{error}"))
+    }
+
+    /// The keys of the file and of every table in it.
+    pub fn all_keys(self) -> BTreeSet<String> {
+        let of_tables = self.tables().into_iter().flat_map(|table| self.keys(Some(&table)));
+        of_tables.chain(self.keys(None)).collect()
+    }
+
+    /// The tables that the file can have.
+    pub fn tables(self) -> Vec<String> {
+        let is_table = |key: &String| {
+            let result = self.load(&format!("{}no-such-key = 0", header(Some(key))));
+            result.is_err_and(|error| valid(&error, "key").is_some())
+        };
+        self.keys(None).into_iter().filter(is_table).collect()
+    }
+
+    /// The words that a key can be, where they are few.
+    pub fn values(self, table: Option<&str>, key: &str) -> BTreeSet<String> {
+        let result = self.load(&format!("{}{key} = \"no such value\"", header(table)));
+        result.err().and_then(|error| valid(&error, "value")).unwrap_or_default()
+    }
+
+    /// The options, each with its value; and the words that the value can be, where they are few.
+    pub fn options(self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut command = match self {
+            Capture => wakevirt_capture::Options::command(),
+            Actor => wakevirt_actor::Options::command(),
+        };
+        command.build();
+        let option = |argument: &clap::Arg| {
+            let short = argument.get_short().map(|short| format!("-{short}, ")).unwrap_or_default();
+            let long = argument.get_long().unwrap();
+            let takes_value = argument.get_action().takes_values();
+            let names = argument.get_value_names().filter(|_| takes_value).unwrap_or_default();
+            let value: String = names.iter().map(|name| format!(" {name}")).collect();
+            let values = argument.get_possible_values();
+            let values = values.iter().filter(|_| takes_value).map(|value| value.get_name().to_owned());
+            (format!("{short}--{long}{value}"), values.collect())
+        };
+        command.get_arguments().map(option).collect()
+    }
+}
+
+/// A change of the key, and whether the announcer says that it needs a restart.
+pub fn capture_needs_restart(key: &str) -> bool {
+    let settings = |text: &str| {
+        let file = file(text);
+        let line = ["wakevirt-capture", "--config", file.path().to_str().unwrap()];
+        Settings::load(&wakevirt_capture::Options::parse_from(line)).ok()
+    };
+    let default = settings("").unwrap();
+    let values = ["\"udp\"", "[\"br0\"]", "[1]", "[\"127.0.0.1:1\"]", "\"9s\"", "9", "false", "\"debug\""];
+    let mut changes = values.iter().filter_map(|value| settings(&format!("{key} = {value}")));
+    let changed = changes.find(|settings| settings.to_string() != default.to_string());
+    let changed = changed.unwrap_or_else(|| panic!("no other value for {key} is known here: add one"));
+    !changed.need_restart(&default).is_empty()
+}
+
+/// A file with this text that nobody else can read or write.
+pub fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o600)).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+fn header(table: Option<&str>) -> String {
+    table.map(|table| format!("[[{table}]]\n")).unwrap_or_default()
+}
+
+/// The list of what is valid, in the service's own words.
+fn valid(error: &str, what: &str) -> Option<BTreeSet<String>> {
+    let (_, list) = error.split_once(&format!("Valid {what}s here: "))?;
+    Some(list.split(", ").map(str::to_owned).collect())
+}
