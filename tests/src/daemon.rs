@@ -123,8 +123,8 @@ impl<'host> Starter<'host> {
         if self.started_by != StartedBy::Root {
             // systemd.exec(5), SupplementaryGroups=.
             let groups = match (self.user, self.restricted) {
-                (User::Actor, false) => "--groups=libvirt",
-                _ => "--clear-groups",
+                (User::Actor, false) => "--groups=wakevirt-actor,libvirt",
+                _ => "--init-groups",
             };
             line.extend(["setpriv", "--reuid", user, "--regid", user, groups, "--no-new-privs"]);
             line.extend(match (self.user, self.started_by) {

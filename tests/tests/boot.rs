@@ -1,4 +1,5 @@
 //! What the README tells an administrator to do, word for word, on a Debian that has really booted.
+#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::{Host, succeed};
