@@ -1,5 +1,5 @@
 //! What a wake does to a domain in each of its states: real machines of QEMU, woken by a packet that
-//! came through a bridge, and by a caller on the bus.
+//! came through a bridge, and by a caller on the bus; under both regimes of rights.
 
 use std::time::Duration;
 
@@ -7,7 +7,43 @@ use wakevirt_tests::host::Host;
 use wakevirt_tests::machine::{Emulator, Guest, Machine};
 use wakevirt_tests::neighbour::{NEIGHBOUR, Neighbour};
 use wakevirt_tests::privileged;
-use wakevirt_tests::scene::{ALL_ALLOWED, Scene};
+use wakevirt_tests::scene::{ALL_ALLOWED, Regime, Scene};
+
+/// Makes two tests of each story: the actor has the group libvirt, or it has what the shipped polkit rule
+/// grants and no more.
+macro_rules! under_both_regimes {
+    ($($story:ident)*) => { $(
+        mod $story {
+            use wakevirt_tests::scene::Regime;
+
+            #[test]
+            fn with_the_group() {
+                super::$story(Regime::Group);
+            }
+
+            #[test]
+            fn restricted() {
+                super::$story(Regime::Restricted);
+            }
+        }
+    )* };
+}
+
+under_both_regimes! {
+    shut_off
+    shut_off_because_qemu_was_killed
+    saved
+    saved_while_paused
+    shut_off_because_it_migrated_away
+    paused_by_a_user
+    paused_by_a_user_who_wants_it_so
+    paused_for_a_disk_that_is_full
+    paused_by_its_watchdog
+    suspended_by_its_guest
+    shutting_down
+    crashed_and_preserved
+    running
+}
 
 /// Two domains of a kind: one to be woken by a packet, one by a call.
 const BY_PACKET: &str = "by-packet";
@@ -48,20 +84,18 @@ fn two(kind: impl Fn(Machine) -> Machine) -> Vec<Machine> {
     BOTH.iter().map(|domain| kind(Machine::new(domain))).collect()
 }
 
-#[test]
-fn shut_off() {
+fn shut_off(regime: Regime) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::new(&host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
     wake_both(&scene, "started", "");
     both_are(&scene, "running (booted)", 1);
 }
 
-#[test]
-fn shut_off_because_qemu_was_killed() {
+fn shut_off_because_qemu_was_killed(regime: Regime) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::new(&host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.kill_machine(domain);
@@ -72,11 +106,10 @@ fn shut_off_because_qemu_was_killed() {
     both_are(&scene, "running (booted)", 2);
 }
 
-#[test]
-fn saved() {
+fn saved(regime: Regime) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::new(&host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.virsh(&["managedsave", domain]);
@@ -85,11 +118,10 @@ fn saved() {
     both_are(&scene, "running (restored)", 2);
 }
 
-#[test]
-fn saved_while_paused() {
+fn saved_while_paused(regime: Regime) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::new(&host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.virsh(&["suspend", domain]);
@@ -99,11 +131,10 @@ fn saved_while_paused() {
     both_are(&scene, "running (unpaused)", 2);
 }
 
-#[test]
-fn shut_off_because_it_migrated_away() {
+fn shut_off_because_it_migrated_away(regime: Regime) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::new(&host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
     let _neighbour = Neighbour::start(&host);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
@@ -113,11 +144,10 @@ fn shut_off_because_it_migrated_away() {
     both_are(&scene, "shut off (migrated)", 1);
 }
 
-#[test]
-fn paused_by_a_user() {
+fn paused_by_a_user(regime: Regime) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::new(&host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", "--paused", domain]);
     }
@@ -125,12 +155,11 @@ fn paused_by_a_user() {
     both_are(&scene, "running (unpaused)", 1);
 }
 
-#[test]
-fn paused_by_a_user_who_wants_it_so() {
+fn paused_by_a_user_who_wants_it_so(regime: Regime) {
     privileged!();
     let host = Host::new();
     let rules = "[[allow]]\ndomain = \"*\"\npaused = \"leave\"\n";
-    let scene = Scene::new(&host, &two(|plain| plain), rules);
+    let scene = Scene::under(regime, &host, &two(|plain| plain), rules);
     for domain in BOTH {
         scene.virsh(&["start", "--paused", domain]);
     }
@@ -144,8 +173,7 @@ fn paused_by_a_user_who_wants_it_so() {
     assert_eq!(scene.state(BY_CALL), "running (unpaused)");
 }
 
-#[test]
-fn paused_for_a_disk_that_is_full() {
+fn paused_for_a_disk_that_is_full(regime: Regime) {
     privileged!();
     let host = Host::new();
     host.sh("mkdir /run/full; mount -t tmpfs -o size=64k tmpfs /run/full");
@@ -157,7 +185,7 @@ fn paused_for_a_disk_that_is_full() {
             Machine::new(name).guest(Guest::Writing).disk(&disk)
         })
         .collect();
-    let scene = Scene::new(&host, &machines, ALL_ALLOWED);
+    let scene = Scene::under(regime, &host, &machines, ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "paused");
@@ -166,11 +194,10 @@ fn paused_for_a_disk_that_is_full() {
     both_are(&scene, "paused (I/O error)", 1);
 }
 
-#[test]
-fn paused_by_its_watchdog() {
+fn paused_by_its_watchdog(regime: Regime) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::new(&host, &two(|machine| machine.guest(Guest::Stuck)), ALL_ALLOWED);
+    let scene = Scene::under(regime, &host, &two(|machine| machine.guest(Guest::Stuck)), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "paused");
@@ -179,11 +206,10 @@ fn paused_by_its_watchdog() {
     both_are(&scene, "paused (watchdog)", 1);
 }
 
-#[test]
-fn suspended_by_its_guest() {
+fn suspended_by_its_guest(regime: Regime) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::new(&host, &two(|machine| machine.guest(Guest::Sleepy)), ALL_ALLOWED);
+    let scene = Scene::under(regime, &host, &two(|machine| machine.guest(Guest::Sleepy)), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "pmsuspended");
@@ -192,12 +218,11 @@ fn suspended_by_its_guest() {
     both_are(&scene, "running (event wakeup)", 1);
 }
 
-#[test]
-fn shutting_down() {
+fn shutting_down(regime: Regime) {
     privileged!();
     let host = Host::new();
     let machines = two(|machine| machine.guest(Guest::Obedient).emulator(Emulator::Stubborn));
-    let scene = Scene::new(&host, &machines, ALL_ALLOWED);
+    let scene = Scene::under(regime, &host, &machines, ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.shut_down(domain);
@@ -221,11 +246,10 @@ fn shutting_down() {
     }
 }
 
-#[test]
-fn crashed_and_preserved() {
+fn crashed_and_preserved(regime: Regime) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::new(&host, &two(|machine| machine.guest(Guest::Panicking)), ALL_ALLOWED);
+    let scene = Scene::under(regime, &host, &two(|machine| machine.guest(Guest::Panicking)), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "crashed");
@@ -234,11 +258,10 @@ fn crashed_and_preserved() {
     both_are(&scene, "crashed (panicked)", 1);
 }
 
-#[test]
-fn running() {
+fn running(regime: Regime) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::new(&host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
     }
