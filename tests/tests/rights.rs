@@ -1,0 +1,327 @@
+//! libvirt's rights, smaller than the group's: a real libvirtd with its access driver, a real polkitd, the
+//! shipped rules, and the actor's user without the group libvirt. That a wake works so in every state is
+//! in `states.rs`.
+
+use std::thread;
+use std::time::Duration;
+
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::host::{Host, User, project};
+use wakevirt_tests::libvirtd::{Libvirtd, QEMU, RULE, install_polkit};
+use wakevirt_tests::machine::{Emulator, Guest, Machine};
+use wakevirt_tests::polkitd::Polkitd;
+use wakevirt_tests::privileged;
+use wakevirt_tests::scene::{ALL_ALLOWED, Regime, Scene};
+
+/// The rule that keeps the group's rights.
+const GROUP_RULE: &str = "docs/examples/restricted/50-libvirt-group.rules";
+const SECRET: &str = "11111111-1111-4111-8111-111111111111";
+
+/// A host whose libvirt has its access driver on.
+struct Restricted<'host> {
+    host: &'host Host,
+    libvirtd: Libvirtd<'host>,
+    polkitd: Polkitd<'host>,
+    _bus: Bus<'host>,
+}
+
+impl<'host> Restricted<'host> {
+    fn new(host: &'host Host) -> Self {
+        host.bridge("br0");
+        let mut polkitd = install_polkit(host);
+        let bus = Bus::start(host, Kind::DbusDaemon);
+        polkitd.start();
+        let libvirtd = Libvirtd::start_restricted(host);
+        Self { host, libvirtd, polkitd, _bus: bus }
+    }
+
+    /// Domains that are `off`, `on`, `paused`, and `asleep`.
+    fn with_machines(host: &'host Host) -> Self {
+        let new = Self::new(host);
+        for name in ["off", "on", "paused"] {
+            Machine::new(name).define(&new.libvirtd);
+        }
+        Machine::new("asleep").guest(Guest::Sleepy).define(&new.libvirtd);
+        new.root("start on");
+        new.root("start paused --paused");
+        new.root("start asleep");
+        new.libvirtd.wait_for_state(QEMU, "asleep", "pmsuspended");
+        new
+    }
+
+    fn root(&self, line: &str) -> String {
+        self.libvirtd.virsh(QEMU, &line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Runs virsh(1) as this user, on a terminal, which some of its commands want: what it wrote.
+    fn virsh(&self, user: User, line: &str) -> Result<String, String> {
+        let line = format!("virsh -q -c {QEMU} {line}");
+        let output = self.host.command_as(user, "script").args(["-qec", &line, "/dev/null"]).output();
+        let output = output.expect("script runs");
+        let wrote = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if output.status.success() { Ok(wrote) } else { Err(wrote) }
+    }
+
+    /// libvirt refuses each of these lines to this user, and says so.
+    fn refuses(&self, user: User, lines: &[&str]) {
+        for line in lines {
+            let result = self.virsh(user, line);
+            let refused = result.as_ref().is_err_and(|error| error.contains("access denied"));
+            assert!(refused, "{user:?}: {line}: {result:?}");
+        }
+    }
+
+    /// Has polkit read its rules again.
+    fn restart_polkit(&mut self) {
+        self.polkitd.stop();
+        self.polkitd.start();
+    }
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(project().join(path)).expect(path)
+}
+
+#[test]
+fn the_actors_user_may_do_what_a_wake_takes() {
+    privileged!();
+    let host = Host::new();
+    let libvirt = Restricted::with_machines(&host);
+    let list = libvirt.virsh(User::Actor, "list --all --name").unwrap();
+    let mut names: Vec<_> = list.split_whitespace().collect();
+    names.sort_unstable();
+    assert_eq!(names, ["asleep", "off", "on", "paused"]);
+    assert!(libvirt.virsh(User::Actor, "dumpxml off").unwrap().contains("<mac address="));
+    for (line, domain, state) in [
+        ("start off", "off", "running (booted)"),
+        ("resume paused", "paused", "running (unpaused)"),
+        ("dompmwakeup asleep", "asleep", "running (event wakeup)"),
+        // What comes with the permissions for that.
+        ("suspend on", "on", "paused (user)"),
+    ] {
+        libvirt.virsh(User::Actor, line).unwrap();
+        assert_eq!(libvirt.virsh(User::Actor, &format!("domstate --reason {domain}")).unwrap(), state);
+    }
+    // And this: a saved state is thrown away, where a start would restore it.
+    libvirt.root("managedsave off");
+    libvirt.virsh(User::Actor, "start off --force-boot").unwrap();
+    assert_eq!(libvirt.root("domstate --reason off"), "running (booted)");
+}
+
+#[test]
+fn the_actors_user_may_do_nothing_else() {
+    privileged!();
+    const REFUSED: &[&str] = &[
+        // Definitions, of which one may have the host's disks.
+        "define /run/new.xml",
+        "create /run/new.xml",
+        "undefine off",
+        "domrename off other",
+        "autostart off",
+        "desc off hello",
+        "metadata off --uri x:y --key k --set '<a/>'",
+        "setmem off 16M --config",
+        "setvcpus off 2 --config",
+        // Devices.
+        "attach-device on /run/nic.xml --live",
+        "attach-device off /run/nic.xml --config",
+        "detach-device off /run/nic.xml --config",
+        "update-device on /run/nic.xml --live",
+        "attach-disk on /etc/shadow vdb",
+        // What runs.
+        "destroy on",
+        "shutdown on",
+        "reboot on",
+        "reset on",
+        "inject-nmi on",
+        "send-key on 1",
+        "migrate --live --p2p on qemu+unix:///system?socket=/run/nobody",
+        "domjobabort on",
+        // What is in it.
+        "save on /run/save",
+        "managedsave on",
+        "managedsave-remove kept",
+        "restore /run/saved",
+        "dump on /run/dump",
+        "snapshot-create on",
+        "console on",
+        "screenshot on /run/screen",
+        "qemu-monitor-command on --hmp info",
+        "qemu-agent-command on {}",
+        "set-user-password on root x",
+        "guestinfo on",
+        "domfsfreeze on",
+        // Secrets.
+        "dumpxml off --security-info",
+        "secret-list",
+        "secret-get-value 11111111-1111-4111-8111-111111111111",
+        // Everything else that libvirt manages.
+        "pool-list --all",
+        "pool-define /run/pool.xml",
+        "vol-create-as pool new 1M",
+        "vol-download --pool pool volume /run/volume",
+        "vol-upload --pool pool volume /etc/hostname",
+        "net-list --all",
+        "net-define /run/network.xml",
+        "net-start network",
+        "iface-list",
+        "nodedev-list",
+        "nwfilter-list",
+        // The host.
+        "capabilities",
+        "nodeinfo",
+        "nodesuspend mem 60",
+        "allocpages 4K 0 --add",
+    ];
+    let host = Host::new();
+    let libvirt = Restricted::with_machines(&host);
+    for name in ["kept", "saved"] {
+        Machine::new(name).define(&libvirt.libvirtd);
+        libvirt.root(&format!("start {name}"));
+    }
+    libvirt.root("managedsave kept");
+    libvirt.root("save saved /run/saved");
+    host.sh("mkdir /run/pool");
+    host.write("/run/pool.xml", "<pool type='dir'><name>etc</name><target><path>/etc</path></target></pool>");
+    host.write("/run/network.xml", "<network><name>network</name><bridge name='br7'/></network>");
+    host.write("/run/nic.xml", "<interface type='bridge'><source bridge='br0'/></interface>");
+    let new: Vec<_> = libvirt.root("dumpxml off --inactive").lines().map(str::to_owned).collect();
+    let new: Vec<_> = new.iter().filter(|line| !line.contains("uuid") && !line.contains("<mac")).collect();
+    let new: String = new.iter().map(|line| line.replace("<name>off<", "<name>new<") + "\n").collect();
+    host.write("/run/new.xml", &new);
+    let usage = "<usage type='volume'><volume>/x</volume></usage>";
+    host.write("/run/secret.xml", &format!("<secret><uuid>{SECRET}</uuid>{usage}</secret>"));
+    host.write("/run/secret", "c2VjcmV0");
+    for line in [
+        "secret-define /run/secret.xml",
+        &format!("secret-set-value {SECRET} --file /run/secret"),
+        "pool-define-as pool dir --target /run/pool",
+        "pool-start pool",
+        "vol-create-as pool volume 1M",
+        "net-define /run/network.xml",
+    ] {
+        libvirt.root(line);
+    }
+    libvirt.refuses(User::Actor, REFUSED);
+    // It is the rights that were in the way: a sample, as root.
+    for line in [
+        "define /run/new.xml",
+        "attach-device on /run/nic.xml --live",
+        "restore /run/saved",
+        "dumpxml off --security-info",
+        "secret-get-value 11111111-1111-4111-8111-111111111111",
+        "pool-define /run/pool.xml",
+        "managedsave-remove kept",
+        "destroy on",
+        "undefine off",
+    ] {
+        libvirt.root(line);
+    }
+}
+
+#[test]
+fn each_permission_is_necessary() {
+    privileged!();
+    const DENIED: &str = "access denied";
+    const TAKES: [(&str, &str, &str); 8] = [
+        ("unix.manage", "list --all", DENIED),
+        ("api.connect.getattr", "list --all", DENIED),
+        ("api.connect.search-domains", "list --all", DENIED),
+        // It is as if there were none.
+        ("api.domain.getattr", "domstate off", "failed to get domain 'off'"),
+        ("api.domain.read", "dumpxml off", DENIED),
+        ("api.domain.start", "start off", DENIED),
+        ("api.domain.suspend", "resume paused", DENIED),
+        ("api.domain.pm-control", "dompmwakeup asleep", DENIED),
+    ];
+    let host = Host::new();
+    let mut libvirt = Restricted::with_machines(&host);
+    let rule = read(RULE);
+    let file = format!("/usr/share/polkit-1/rules.d/{}", RULE.trim_start_matches("dbus/"));
+    assert_eq!(host.read(&file), rule);
+    assert_eq!(rule.matches("case ").count(), TAKES.len(), "the rule grants what this test knows");
+    for (permission, line, says) in TAKES {
+        let case = format!("case \"org.libvirt.{permission}\":");
+        assert_eq!(rule.matches(&case).count(), 1, "{permission}");
+        host.write(&file, &rule.replace(&case, ""));
+        libvirt.restart_polkit();
+        let result = libvirt.virsh(User::Actor, line);
+        assert!(
+            result.as_ref().is_err_and(|error| error.contains(says)),
+            "without {permission}: {line}: {result:?}"
+        );
+    }
+    host.write(&file, &rule);
+    libvirt.restart_polkit();
+    for (_, line, _) in TAKES {
+        libvirt.virsh(User::Actor, line).unwrap();
+    }
+}
+
+#[test]
+fn the_group_keeps_its_rights_by_the_second_rule() {
+    privileged!();
+    const LINES: [&str; 3] = ["destroy on", "dumpxml off --security-info", "undefine off"];
+    let host = Host::new();
+    let mut libvirt = Restricted::with_machines(&host);
+    // The driver takes them away.
+    libvirt.virsh(User::Member, "list --all").unwrap();
+    libvirt.refuses(User::Member, &LINES);
+
+    libvirt.polkitd.write_rules("50-libvirt-group.rules", &read(GROUP_RULE));
+    libvirt.restart_polkit();
+    // The actor's user is not meant by it, not even as a member.
+    host.sh("usermod --append --groups libvirt wakevirt-actor");
+    libvirt.refuses(User::Actor, &LINES);
+    // Neither are others.
+    assert!(libvirt.virsh(User::Stranger, "list --all").is_err());
+    for line in LINES {
+        libvirt.virsh(User::Member, line).unwrap();
+    }
+}
+
+#[test]
+fn a_wake_waits_for_a_domain_between_two_states() {
+    privileged!();
+    let host = Host::new();
+    let machines = [Machine::new("slow").emulator(Emulator::Slow(5))];
+    let scene = Scene::under(Regime::Restricted, &host, &machines, ALL_ALLOWED);
+    thread::scope(|scope| {
+        scope.spawn(|| scene.virsh(&["start", "slow"]));
+        scene.wait_for_state("slow", "paused");
+        assert_eq!(scene.state("slow"), "paused (starting up)");
+        scene.packet("slow", 1);
+        thread::sleep(Duration::from_secs(1));
+        assert_eq!((scene.decisions("slow"), scene.state("slow").as_str()), (0, "paused (starting up)"));
+    });
+    let (outcome, line) = scene.outcome("slow");
+    assert_eq!(outcome, "already-running", "{line}");
+    assert_eq!(scene.starts("slow"), 1);
+}
+
+#[test]
+fn the_log_says_what_rights_there_are() {
+    privileged!();
+    for (regime, says) in [
+        (Regime::Group, "not restricted, the actor may do there whatever a member of the group libvirt may"),
+        (Regime::Restricted, "restricted by libvirt's access driver"),
+    ] {
+        let host = Host::new();
+        // No domain is needed to tell.
+        let mut scene = Scene::under(regime, &host, &[], ALL_ALLOWED);
+        let log = scene.actor.as_ref().unwrap().log().clone();
+        let says = format!("rights at {QEMU}: {says}");
+        let _ = log.wait_for(&says);
+        // At each connection.
+        scene.libvirtd.kill();
+        scene.libvirtd.start_again();
+        let _ = log.wait_for_nth(&says, 2);
+        assert_eq!(log.count("rights at"), 2, "{regime:?}");
+        scene.actor.as_mut().unwrap().stop();
+    }
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();
+    let _ = actor.log().wait_for("rights at test:///default: unknown, libvirt does not tell: ");
+}
