@@ -1,6 +1,7 @@
 //! libvirt's rights, smaller than the group's: a real libvirtd with its access driver, a real polkitd, the
 //! shipped rules, and the actor's user without the group libvirt. That a wake works so in every state is
 //! in `states.rs`.
+#![expect(clippy::expect_used, reason = "a test may stop where it stands")]
 
 use std::thread;
 use std::time::Duration;
