@@ -104,10 +104,16 @@ fn the_actors_user_may_do_what_a_wake_takes() {
         libvirt.virsh(User::Actor, line).unwrap();
         assert_eq!(libvirt.virsh(User::Actor, &format!("domstate --reason {domain}")).unwrap(), state);
     }
-    // And this: a saved state is thrown away, where a start would restore it.
+    // A saved state is thrown away, where a start would restore it.
     libvirt.root("managedsave off");
     libvirt.virsh(User::Actor, "start off --force-boot").unwrap();
     assert_eq!(libvirt.root("domstate --reason off"), "running (booted)");
+    // libvirtd, as root, looks before it asks.
+    host.sh("install -m 600 /dev/null /root/private");
+    for (file, says) in [("/root/private", "failed to read"), ("/root/nothing", "No such file")] {
+        let error = libvirt.virsh(User::Actor, &format!("restore {file}")).unwrap_err();
+        assert!(error.contains(says), "{error}");
+    }
 }
 
 #[test]
