@@ -49,7 +49,7 @@ pub enum User {
     Root,
     /// The user of the capture service.
     Capture,
-    /// The user of the actor service, in group libvirt.
+    /// The user of the actor service, without the group libvirt, which its unit gives to the service alone.
     Actor,
     /// Somebody in no group that matters.
     Stranger,
