@@ -311,7 +311,7 @@ fn a_wake_waits_for_a_domain_between_two_states() {
 fn the_log_says_what_rights_there_are() {
     privileged!();
     for (regime, says) in [
-        (Regime::Group, "not restricted, the actor may do there whatever a member of the group libvirt may"),
+        (Regime::Group, "not restricted, the actor may do everything there"),
         (Regime::Restricted, "restricted by libvirt's access driver"),
     ] {
         let host = Host::new();

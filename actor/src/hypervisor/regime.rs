@@ -34,9 +34,7 @@ impl Regime {
 impl fmt::Display for Regime {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full => formatter.write_str(
-                "not restricted, the actor may do there whatever a member of the group libvirt may",
-            ),
+            Self::Full => formatter.write_str("not restricted, the actor may do everything there"),
             Self::Restricted => formatter.write_str("restricted by libvirt's access driver"),
             Self::Unknown(reason) => write!(formatter, "unknown, libvirt does not tell: {}", quoted(reason)),
         }
