@@ -1,5 +1,5 @@
 //! Fewer rights in libvirt, as docs/RESTRICTED.md says, word for word, on a Debian that has really booted.
-#![expect(clippy::expect_used, clippy::panic, reason = "a test may stop where it stands")]
+#![expect(clippy::expect_used, reason = "a test may stop where it stands")]
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::Host;
