@@ -244,6 +244,16 @@ impl<'host> Scene<'host> {
         (outcome.unwrap_or_default().to_owned(), line)
     }
 
+    /// Waits for the first decision about the domain: it has this outcome. Returns all that was told.
+    ///
+    /// # Panics
+    /// If there is none in time, or another one.
+    pub fn ends(&self, domain: &str, outcome: &str) -> String {
+        let (decided, line) = self.outcome(domain);
+        assert_eq!(decided, outcome, "{line}");
+        line
+    }
+
     /// Waits for the `nth` decision about the domain with this outcome, counted from 1, and returns all
     /// that was told. There may be others: a packet is heard on the bridge and on its port, and when the
     /// first copy has been dealt with, the second one is a packet like any other.
