@@ -112,6 +112,15 @@ impl<'host> Scene<'host> {
         Self { host, lan, libvirtd, macs, config, actor, finished, capture, polkitd, _bus: bus }
     }
 
+    /// The actor.
+    ///
+    /// # Panics
+    /// While it is killed.
+    #[must_use]
+    pub fn actor(&self) -> &Daemon {
+        self.actor.as_ref().expect("the actor runs")
+    }
+
     /// Kills the actor (SIGKILL).
     pub fn kill_actor(&mut self) {
         if let Some(mut actor) = self.actor.take() {

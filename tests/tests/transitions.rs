@@ -32,8 +32,14 @@ fn at_the_gate(host: &Host) -> Scene<'_> {
 }
 
 /// While virsh(1) does this, the domain is in that state. A packet that comes meanwhile waits, and is
-/// decided about when it is over: with this outcome.
-fn waits_and_is_decided_again(scene: &Scene<'_>, host: &Host, doing: &[&str], state: &str, outcome: &str) {
+/// decided about when it is over: with this outcome. Returns all that was told of it.
+fn waits_and_is_decided_again(
+    scene: &Scene<'_>,
+    host: &Host,
+    doing: &[&str],
+    state: &str,
+    outcome: &str,
+) -> String {
     thread::scope(|scope| {
         scope.spawn(|| scene.virsh(doing));
         wait::until_true(state, || scene.state(VM) == state);
@@ -42,7 +48,7 @@ fn waits_and_is_decided_again(scene: &Scene<'_>, host: &Host, doing: &[&str], st
         assert_eq!((scene.decisions(VM), scene.state(VM).as_str()), (0, state));
         host.write("/run/gate/open", "");
     });
-    scene.ends(VM, outcome);
+    scene.ends(VM, outcome)
 }
 
 #[test]
@@ -62,7 +68,9 @@ fn a_domain_that_is_being_dumped_runs_then() {
     let host = Host::new();
     let scene = at_the_gate(&host);
     let dump = ["dump", VM, "/run/gate/dump"];
-    waits_and_is_decided_again(&scene, &host, &dump, "paused (dumping)", "already-running");
+    let line = waits_and_is_decided_again(&scene, &host, &dump, "paused (dumping)", "already-running");
+    // It was seen to run; nobody tried to resume it.
+    assert!(line.contains("'it runs'"), "{line}");
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (unpaused)", 1));
 }
 
@@ -82,7 +90,10 @@ fn a_domain_of_which_a_snapshot_is_taken_runs_then() {
     let host = Host::new();
     let scene = at_the_gate(&host);
     let snapshot = ["snapshot-create-as", VM, "--memspec", "file=/run/gate/memory,snapshot=external"];
-    waits_and_is_decided_again(&scene, &host, &snapshot, "paused (creating snapshot)", "already-running");
+    let line =
+        waits_and_is_decided_again(&scene, &host, &snapshot, "paused (creating snapshot)", "already-running");
+    // It was seen to run; nobody tried to resume it.
+    assert!(line.contains("'it runs'"), "{line}");
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (unpaused)", 1));
 }
 
