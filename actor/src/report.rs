@@ -147,9 +147,32 @@ fn source(packet: &Packet) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::sync::Mutex;
+
     use wakevirt_protocol::bus::PacketDetails;
 
     use super::*;
+
+    /// What is logged of a decision before which so many lines were held back.
+    fn logged(finished: &Finished, held_back: u64) -> String {
+        let (mut log, writer) = std::io::pipe().unwrap();
+        let logger = tracing_subscriber::fmt().with_writer(Mutex::new(writer)).with_ansi(false).finish();
+        tracing::subscriber::with_default(logger, || finished.log(held_back));
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn says_how_many_were_left_out() {
+        let subject = Subject::new(Some(MacAddr::new([2; 6])), None, None, None);
+        let reason = "two have it".to_owned();
+        let finished = Finished { subject, outcome: Outcome::Ambiguous, reason, time: 0 };
+        assert!(logged(&finished, 7).contains("held_back=7"));
+        let line = logged(&finished, 0);
+        assert!(line.contains(&finished.to_string()) && !line.contains("held_back"), "{line}");
+    }
 
     #[test]
     fn is_told_in_a_sentence_that_nobody_can_forge() {

@@ -112,6 +112,15 @@ impl<'host> Scene<'host> {
         Self { host, lan, libvirtd, macs, config, actor, finished, capture, polkitd, _bus: bus }
     }
 
+    /// The actor.
+    ///
+    /// # Panics
+    /// While it is killed.
+    #[must_use]
+    pub fn actor(&self) -> &Daemon {
+        self.actor.as_ref().expect("the actor runs")
+    }
+
     /// Kills the actor (SIGKILL).
     pub fn kill_actor(&mut self) {
         if let Some(mut actor) = self.actor.take() {
@@ -242,6 +251,16 @@ impl<'host> Scene<'host> {
         let line = self.finished.log().wait_for(&told(domain));
         let outcome = line.split(&told(domain)).nth(1).and_then(|rest| rest.split('\'').next());
         (outcome.unwrap_or_default().to_owned(), line)
+    }
+
+    /// Waits for the first decision about the domain: it has this outcome. Returns all that was told.
+    ///
+    /// # Panics
+    /// If there is none in time, or another one.
+    pub fn ends(&self, domain: &str, outcome: &str) -> String {
+        let (decided, line) = self.outcome(domain);
+        assert_eq!(decided, outcome, "{line}");
+        line
     }
 
     /// Waits for the `nth` decision about the domain with this outcome, counted from 1, and returns all

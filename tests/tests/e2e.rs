@@ -151,6 +151,61 @@ fn follows_the_domains_of_libvirt() {
     let _ = finished.log().wait_for(&format!("'{}', 'later', 'started'", mac(1)));
 }
 
+/// libvirt takes metadata with a prefix that stands for nothing, and gives them out again; a reader of
+/// XML with namespaces does not take them.
+const UNREADABLE: &str = "<metadata><a:b xmlns:a='urn:a'><undeclared:c/></a:b></metadata>";
+
+/// A domain whose definition cannot be read.
+fn unreadable_domain(name: &str, mac: &str) -> String {
+    test_domain(name, mac).replace("</name>", &format!("</name>{UNREADABLE}"))
+}
+
+#[test]
+fn a_domain_that_cannot_be_read_costs_only_itself() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = bridged(&host);
+    let libvirtd = Libvirtd::start(&host);
+    libvirtd.define(TEST, &unreadable_domain("bad1", &mac(1)));
+    libvirtd.define(TEST, &test_domain("good", &mac(2)));
+    let config = "cool-down = \"0s\"\n[[allow]]\ndomain = \"*\"\n";
+    let (_capture, actor) = services(&host, StartedBy::Manager, TEST, config);
+    let finished = host.monitor(User::Stranger, ACTOR_NAME);
+    let complaint = actor.log().wait_for("domain \"bad1\" cannot be woken, it cannot be read");
+    assert!(complaint.contains("undeclared"), "{complaint}");
+
+    // One from the start, and one that comes later.
+    libvirtd.define(TEST, &unreadable_domain("bad2", &mac(3)));
+    let uuid = libvirtd.virsh(TEST, &["domuuid", "bad2"]);
+    let _ = actor.log().wait_for(&format!("domain {uuid} has changed and cannot be read"));
+    for bad in [1, 3] {
+        lan.etherwake(&mac(bad), &["-b"]);
+    }
+    lan.etherwake(&mac(2), &["-b"]);
+    let _ = finished.log().wait_for(&format!("'{}', 'good', 'started'", mac(2)));
+    for bad in ["bad1", "bad2"] {
+        assert_eq!(libvirtd.state(TEST, bad), "shut off");
+        assert_eq!(finished.log().count(bad), 0);
+    }
+
+    // Mended, each of them is a domain like any other.
+    for (name, number) in [("bad1", 1), ("bad2", 3)] {
+        let uuid = libvirtd.virsh(TEST, &["domuuid", name]);
+        let mended = test_domain(name, &mac(number));
+        libvirtd.define(TEST, &mended.replace("</name>", &format!("</name><uuid>{uuid}</uuid>")));
+    }
+    wait::until_true("four domains", || {
+        host.property(User::Stranger, ACTOR_NAME, "Domains").is_ok_and(|found| found == "(<uint32 4>,)")
+    });
+    for (name, number) in [("bad1", 1), ("bad2", 3)] {
+        lan.send(&ethernet(BROADCAST, SENDER, WAKE_ON_LAN, &magic(&mac(number), &[])));
+        let _ = finished.log().wait_for(&format!("'{}', '{name}', 'started'", mac(number)));
+    }
+    // libvirt was not connected to again.
+    assert_eq!(actor.log().count("connected to"), 1);
+}
+
 #[test]
 fn goes_on_when_the_bus_was_lost() {
     privileged!();

@@ -16,6 +16,27 @@ const OTHER: &str = "vm2";
 /// What a decision takes that is not made at all.
 const LONG: Duration = Duration::from_secs(2);
 
+/// A domain that is off, and that everyone may wake.
+fn one(host: &Host) -> Scene<'_> {
+    Scene::new(host, &[Machine::new(VM)], ALL_ALLOWED)
+}
+
+/// Two of them.
+fn two(host: &Host) -> Scene<'_> {
+    Scene::new(host, &[Machine::new(VM), Machine::new(OTHER)], ALL_ALLOWED)
+}
+
+/// One that takes some seconds to start.
+fn slow(host: &Host) -> Scene<'_> {
+    Scene::new(host, &[Machine::new(VM).emulator(Emulator::Slow(4))], ALL_ALLOWED)
+}
+
+/// Nothing is decided about the domain for now.
+fn waits(scene: &Scene<'_>, domain: &str) {
+    thread::sleep(LONG);
+    assert_eq!(scene.decisions(domain), 0);
+}
+
 /// The domain runs, and was started so often.
 fn runs(scene: &Scene<'_>, domain: &str, starts: usize) {
     scene.wait_for_state(domain, "running");
@@ -27,8 +48,7 @@ fn runs(scene: &Scene<'_>, domain: &str, starts: usize) {
 fn a_start_by_somebody_else_is_waited_for() {
     privileged!();
     let host = Host::new();
-    let slow = Machine::new(VM).emulator(Emulator::Slow(4));
-    let scene = Scene::new(&host, &[slow], ALL_ALLOWED);
+    let scene = slow(&host);
     thread::scope(|scope| {
         scope.spawn(|| scene.virsh(&["start", VM]));
         scene.wait_for_state(VM, "paused");
@@ -36,8 +56,7 @@ fn a_start_by_somebody_else_is_waited_for() {
         thread::sleep(Duration::from_secs(1));
         assert_eq!((scene.decisions(VM), scene.state(VM).as_str()), (0, "paused (starting up)"));
     });
-    let (outcome, line) = scene.outcome(VM);
-    assert_eq!(outcome, "already-running", "{line}");
+    scene.ends(VM, "already-running");
     runs(&scene, VM, 1);
 }
 
@@ -45,22 +64,20 @@ fn a_start_by_somebody_else_is_waited_for() {
 fn a_wake_waits_for_libvirt() {
     privileged!();
     let host = Host::new();
-    let mut scene = Scene::new(&host, &[Machine::new(VM), Machine::new(OTHER)], ALL_ALLOWED);
+    let mut scene = two(&host);
     scene.libvirtd.kill();
     scene.packet(VM, 1);
     scene.packet(VM, 2);
     let mac = format!("'{}'", scene.mac(OTHER));
     let reply = thread::scope(|scope| {
         let call = scope.spawn(|| host.call(User::Root, ACTOR_INTERFACE, "Wake", &[&mac]));
-        thread::sleep(LONG);
-        assert_eq!(scene.decisions(VM), 0);
+        waits(&scene, VM);
         scene.libvirtd.start_again();
         call.join().unwrap()
     });
     assert_eq!(reply.unwrap(), "('started',)");
     for domain in [VM, OTHER] {
-        let (outcome, line) = scene.outcome(domain);
-        assert_eq!(outcome, "started", "{line}");
+        scene.ends(domain, "started");
         runs(&scene, domain, 1);
         assert_eq!(scene.outcomes(domain, "started"), 1);
     }
@@ -70,14 +87,13 @@ fn a_wake_waits_for_libvirt() {
 fn a_caller_is_told_that_its_wake_is_held() {
     privileged!();
     let host = Host::new();
-    let mut scene = Scene::new(&host, &[Machine::new(VM)], ALL_ALLOWED);
+    let mut scene = one(&host);
     scene.libvirtd.kill();
     let called = Instant::now();
     assert_eq!(scene.call(VM).unwrap(), "('held',)");
     assert!(called.elapsed() < Duration::from_secs(20), "who calls waits for 25 s, as most libraries do");
     scene.libvirtd.start_again();
-    let (outcome, line) = scene.outcome(VM);
-    assert_eq!(outcome, "started", "{line}");
+    scene.ends(VM, "started");
     runs(&scene, VM, 1);
 }
 
@@ -90,8 +106,7 @@ fn a_wake_does_not_wait_for_ever() {
     scene.libvirtd.kill();
     let sent = Instant::now();
     scene.packet(VM, 1);
-    let (outcome, line) = scene.outcome(VM);
-    assert_eq!(outcome, "expired", "{line}");
+    let line = scene.ends(VM, "expired");
     assert!(sent.elapsed() >= LONG, "{line}");
     scene.libvirtd.start_again();
     thread::sleep(LONG);
@@ -105,8 +120,7 @@ fn a_wake_does_not_wait_for_ever() {
 fn a_wake_is_done_once_though_the_actor_is_killed() {
     privileged!();
     let host = Host::new();
-    let slow = Machine::new(VM).emulator(Emulator::Slow(4));
-    let mut scene = Scene::new(&host, &[slow], ALL_ALLOWED);
+    let mut scene = slow(&host);
     scene.packet(VM, 1);
     scene.wait_for_state(VM, "paused");
     // It has asked libvirt for it, and does not hear the answer.
@@ -120,10 +134,9 @@ fn a_wake_is_done_once_though_the_actor_is_killed() {
 fn a_wake_that_was_done_is_not_done_again() {
     privileged!();
     let host = Host::new();
-    let mut scene = Scene::new(&host, &[Machine::new(VM)], ALL_ALLOWED);
+    let mut scene = one(&host);
     scene.packet(VM, 1);
-    let (outcome, line) = scene.outcome(VM);
-    assert_eq!(outcome, "started", "{line}");
+    scene.ends(VM, "started");
     scene.virsh(&["destroy", VM]);
     scene.kill_actor();
     scene.start_actor_again();
@@ -135,14 +148,12 @@ fn a_wake_that_was_done_is_not_done_again() {
 fn a_start_that_libvirt_does_not_live_to_see_is_done_again() {
     privileged!();
     let host = Host::new();
-    let slow = Machine::new(VM).emulator(Emulator::Slow(4));
-    let mut scene = Scene::new(&host, &[slow], ALL_ALLOWED);
+    let mut scene = slow(&host);
     scene.packet(VM, 1);
     scene.wait_for_state(VM, "paused");
     scene.libvirtd.kill();
     scene.libvirtd.start_again();
-    let (outcome, line) = scene.outcome(VM);
-    assert_eq!(outcome, "started", "{line}");
+    scene.ends(VM, "started");
     scene.wait_for_state(VM, "running");
     thread::sleep(LONG);
     assert_eq!((scene.state(VM).as_str(), scene.outcomes(VM, "started")), ("running (booted)", 1));
@@ -155,7 +166,7 @@ fn a_domain_that_was_just_woken_cools_down() {
     let config = format!("cool-down = \"4s\"\n{ALL_ALLOWED}");
     let scene = Scene::new(&host, &[Machine::new(VM)], &config);
     scene.packet(VM, 1);
-    assert_eq!(scene.outcome(VM).0, "started");
+    scene.ends(VM, "started");
     let woken = Instant::now();
     scene.virsh(&["destroy", VM]);
     scene.packet(VM, 2);
@@ -174,17 +185,15 @@ fn a_domain_that_was_just_woken_cools_down() {
 fn a_wake_waits_for_a_libvirt_that_was_never_seen() {
     privileged!();
     let host = Host::new();
-    let mut scene = Scene::new(&host, &[Machine::new(VM)], ALL_ALLOWED);
+    let mut scene = one(&host);
     scene.kill_actor();
     scene.libvirtd.kill();
     scene.start_actor_again();
     // It cannot know yet whose MAC address that is.
     scene.packet(VM, 1);
-    thread::sleep(LONG);
-    assert_eq!(scene.decisions(VM), 0);
+    waits(&scene, VM);
     scene.libvirtd.start_again();
-    let (outcome, line) = scene.outcome(VM);
-    assert_eq!(outcome, "started", "{line}");
+    scene.ends(VM, "started");
     runs(&scene, VM, 1);
 }
 
@@ -192,15 +201,13 @@ fn a_wake_waits_for_a_libvirt_that_was_never_seen() {
 fn a_wake_waits_for_a_libvirt_that_hangs() {
     privileged!();
     let host = Host::new();
-    let scene = Scene::new(&host, &[Machine::new(VM)], ALL_ALLOWED);
+    let scene = one(&host);
     scene.libvirtd.process().signal(Signal::SIGSTOP);
     scene.packet(VM, 1);
     scene.packet(VM, 2);
-    thread::sleep(LONG);
-    assert_eq!(scene.decisions(VM), 0);
+    waits(&scene, VM);
     scene.libvirtd.process().signal(Signal::SIGCONT);
-    let (outcome, line) = scene.outcome(VM);
-    assert_eq!(outcome, "started", "{line}");
+    scene.ends(VM, "started");
     runs(&scene, VM, 1);
     assert_eq!(scene.outcomes(VM, "started"), 1);
 }
@@ -209,15 +216,14 @@ fn a_wake_waits_for_a_libvirt_that_hangs() {
 fn a_new_announcer_is_heard_and_old_packets_are_not_done_again() {
     privileged!();
     let host = Host::new();
-    let mut scene = Scene::new(&host, &[Machine::new(VM), Machine::new(OTHER)], ALL_ALLOWED);
+    let mut scene = two(&host);
     scene.packet(VM, 1);
-    assert_eq!(scene.outcome(VM).0, "started");
+    scene.ends(VM, "started");
     scene.virsh(&["destroy", VM]);
     scene.restart_capture();
     // It counts from one again.
     scene.packet(OTHER, 1);
-    let (outcome, line) = scene.outcome(OTHER);
-    assert_eq!(outcome, "started", "{line}");
+    scene.ends(OTHER, "started");
     runs(&scene, OTHER, 1);
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("shut off (destroyed)", 1));
 }
@@ -226,7 +232,7 @@ fn a_new_announcer_is_heard_and_old_packets_are_not_done_again() {
 fn a_wake_is_done_when_the_actor_is_back() {
     privileged!();
     let host = Host::new();
-    let mut scene = Scene::new(&host, &[Machine::new(VM), Machine::new(OTHER)], ALL_ALLOWED);
+    let mut scene = two(&host);
     // Both it has not seen, and the second one twice.
     scene.kill_actor();
     scene.packet(VM, 1);
@@ -260,15 +266,14 @@ fn a_wake_that_waits_is_not_lost_with_the_actor() {
 fn a_domain_that_somebody_restored_paused_is_resumed() {
     privileged!();
     let host = Host::new();
-    let scene = Scene::new(&host, &[Machine::new(VM)], ALL_ALLOWED);
+    let scene = one(&host);
     scene.virsh(&["start", VM]);
     scene.virsh(&["suspend", VM]);
     scene.virsh(&["managedsave", VM]);
     scene.virsh(&["start", VM]);
     assert_eq!(scene.state(VM), "paused (migrating)");
     scene.packet(VM, 1);
-    let (outcome, line) = scene.outcome(VM);
-    assert_eq!(outcome, "resumed", "{line}");
+    scene.ends(VM, "resumed");
     assert_eq!(scene.state(VM), "running (unpaused)");
 }
 
@@ -276,8 +281,7 @@ fn a_domain_that_somebody_restored_paused_is_resumed() {
 fn a_restored_domain_is_resumed_though_the_actor_is_killed() {
     privileged!();
     let host = Host::new();
-    let slow = Machine::new(VM).emulator(Emulator::Slow(3));
-    let mut scene = Scene::new(&host, &[slow], ALL_ALLOWED);
+    let mut scene = slow(&host);
     scene.virsh(&["start", VM]);
     scene.virsh(&["suspend", VM]);
     scene.virsh(&["managedsave", VM]);

@@ -19,7 +19,7 @@ fn is_untouched(scene: &Scene<'_>, domain: &str) {
 
 /// The log tells of this decision, with the interface where the packet came in.
 fn is_logged(scene: &Scene<'_>, outcome: &str, domain: &str, interface: &str) {
-    let line = scene.actor.as_ref().unwrap().log().wait_for(&format!("{outcome}: domain \"{domain}\""));
+    let line = scene.actor().log().wait_for(&format!("{outcome}: domain \"{domain}\""));
     assert!(line.contains(&format!("on \"{interface}\"")), "{line}");
 }
 

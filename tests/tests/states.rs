@@ -165,8 +165,7 @@ fn paused_by_a_user_who_wants_it_so(regime: Regime) {
         scene.virsh(&["start", "--paused", domain]);
     }
     scene.packet(BY_PACKET, 1);
-    let (outcome, line) = scene.outcome(BY_PACKET);
-    assert_eq!(outcome, "not-allowed", "{line}");
+    let line = scene.ends(BY_PACKET, "not-allowed");
     assert!(line.contains("leave"), "{line}");
     assert_eq!(scene.state(BY_PACKET), "paused (user)");
     // Rules are for packets.
@@ -240,8 +239,7 @@ fn shutting_down(regime: Regime) {
     });
     assert_eq!(reply, "('started',)");
     for domain in BOTH {
-        let (outcome, line) = scene.outcome(domain);
-        assert_eq!(outcome, "started", "{line}");
+        scene.ends(domain, "started");
         assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", 2));
         assert_eq!(scene.outcomes(domain, "started"), 1, "{domain}");
     }
@@ -268,4 +266,29 @@ fn running(regime: Regime) {
     }
     wake_both(&scene, "already-running", "");
     both_are(&scene, "running (booted)", 1);
+}
+
+#[test]
+fn a_slow_start_holds_up_no_other() {
+    privileged!();
+    let host = Host::new();
+    let machines =
+        [Machine::new(BY_PACKET).emulator(Emulator::Slow(10)), Machine::new(BY_CALL), Machine::new("third")];
+    let scene = Scene::new(&host, &machines, ALL_ALLOWED);
+    scene.lan.etherwake(scene.mac(BY_PACKET), &[]);
+    scene.wait_for_state(BY_PACKET, "paused");
+    assert_eq!(scene.state(BY_PACKET), "paused (starting up)");
+
+    scene.lan.etherwake(scene.mac("third"), &[]);
+    assert_eq!(scene.call(BY_CALL).unwrap(), "('started',)");
+    scene.ends("third", "started");
+    assert_eq!(scene.decisions(BY_PACKET), 0, "the others waited for it");
+
+    // Another packet for the one that is under way is the same wake.
+    scene.packet(BY_PACKET, 1);
+    scene.packet(BY_PACKET, 2);
+    scene.ends(BY_PACKET, "started");
+    assert_eq!(scene.state(BY_PACKET), "running (booted)");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!((scene.starts(BY_PACKET), scene.outcomes(BY_PACKET, "started")), (1, 1));
 }

@@ -1,0 +1,143 @@
+//! What the actor leaves on its host: what it remembers, and what strangers make it log.
+#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+
+use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::{Daemon, StartedBy};
+use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::{privileged, wait};
+
+const MAC: &str = "52:54:00:01:02:03";
+const OTHER_MAC: &str = "52:54:00:01:02:04";
+const NOBODYS_MAC: &str = "52:54:00:01:02:05";
+
+/// Starts capture, and waits until it may be called.
+fn capture(host: &Host) -> Daemon {
+    let mut capture = Daemon::capture(host).start();
+    capture.wait_until_ready();
+    host.wait_for_name(CAPTURE_NAME);
+    capture
+}
+
+/// Starts the actor for the test driver.
+fn actor(host: &Host, started_by: StartedBy, config: &str) -> Daemon {
+    let config = format!("connections = [\"{TEST}\"]\n{config}");
+    let mut actor = Daemon::actor(host).started_by(started_by).config(&config).start();
+    actor.wait_until_ready();
+    host.wait_for_name(ACTOR_NAME);
+    let _ = actor.log().wait_for("connected to");
+    actor
+}
+
+/// A libvirt with two domains, which are off.
+fn libvirt(host: &Host) -> Libvirtd<'_> {
+    let libvirtd = Libvirtd::start(host);
+    libvirtd.define(TEST, &test_domain("vm1", MAC));
+    libvirtd.define(TEST, &test_domain("vm2", OTHER_MAC));
+    libvirtd
+}
+
+const ALL: &str = "[[allow]]\ndomain = \"*\"\n";
+
+/// Owner, group, permissions and kind of all that is in the actor's runtime folder, and of itself.
+fn folder(host: &Host) -> String {
+    host.sh("find /run/wakevirt-actor -printf '%p %u:%g %m %y\\n' | sort")
+}
+
+#[test]
+fn root_makes_a_folder_for_what_is_remembered() {
+    privileged!();
+    let host = Host::new();
+    let libvirtd = libvirt(&host);
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = host.veth("lan0");
+    let _capture = capture(&host);
+    let mut first = actor(&host, StartedBy::Root, ALL);
+    let expected = "/run/wakevirt-actor wakevirt-actor:wakevirt-actor 700 d\n\
+                    /run/wakevirt-actor/state wakevirt-actor:wakevirt-actor 644 f\n";
+    assert_eq!(folder(&host), expected);
+    lan.etherwake(MAC, &[]);
+    libvirtd.wait_for_state(TEST, "vm1", "running");
+    let _ = first.log().wait_for("started: domain \"vm1\"");
+    libvirtd.virsh(TEST, &["destroy", "vm1"]);
+
+    // What was done is known after that, and what came meanwhile is done.
+    first.kill();
+    lan.etherwake(OTHER_MAC, &[]);
+    let mut second = actor(&host, StartedBy::Root, ALL);
+    libvirtd.wait_for_state(TEST, "vm2", "running");
+    let _ = second.log().wait_for("started: domain \"vm2\"");
+    assert_eq!(libvirtd.state(TEST, "vm1"), "shut off");
+    assert_eq!(second.log().count("vm1"), 0);
+    second.stop();
+    assert_eq!(folder(&host), expected);
+    assert_eq!(first.log().count("WARN") + second.log().count("WARN"), 0);
+}
+
+#[test]
+fn what_was_there_before_is_not_handed_over() {
+    privileged!();
+    let host = Host::new();
+    let libvirtd = libvirt(&host);
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = host.veth("lan0");
+    let _capture = capture(&host);
+    host.sh("mkdir -m 700 /run/wakevirt-actor; touch /run/wakevirt-actor/somebodys");
+    let before = folder(&host);
+    let mut actor = actor(&host, StartedBy::Root, ALL);
+    let _ = actor.log().wait_for("cannot write to /run/wakevirt-actor: Permission denied");
+    // It does without.
+    lan.etherwake(MAC, &[]);
+    libvirtd.wait_for_state(TEST, "vm1", "running");
+    assert_eq!(folder(&host), before);
+    actor.stop();
+}
+
+/// Nothing of it is announced together: the sender differs.
+fn packet(mac: &str, sender: u16) -> Vec<u8> {
+    let [high, low] = sender.to_be_bytes();
+    ethernet(BROADCAST, [2, 0, 0, 0, high, low], WAKE_ON_LAN, &magic(mac, &[]))
+}
+
+/// The number behind these words in a property, as gdbus(1) shows it.
+fn number(host: &Host, service: &str, property: &str, behind: &str) -> usize {
+    let reply = host.property(User::Stranger, service, property).unwrap();
+    let number = reply.split_once(behind).unwrap().1.trim_start_matches("uint64 ");
+    number.split(|char: char| !char.is_ascii_digit()).next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_flood_of_refused_packets_is_counted_and_hardly_logged() {
+    privileged!();
+    let host = Host::new();
+    let _libvirtd = libvirt(&host);
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = host.veth("lan0");
+    let mut wire = lan.injector();
+    let _capture = capture(&host);
+    let rules = "log = \"debug\"\nmetadata = false\n[[allow]]\ndomain = \"vm2\"\ninterfaces = [\"br*\"]\n";
+    let actor = actor(&host, StartedBy::Manager, rules);
+    for sender in 0..500 {
+        for mac in [MAC, OTHER_MAC, NOBODYS_MAC] {
+            wire.send(&packet(mac, sender));
+        }
+    }
+    let not_allowed = || number(&host, ACTOR_NAME, "Outcomes", "'not-allowed': ");
+    wait::until_true("all to be heard", || number(&host, CAPTURE_NAME, "Received", "<") == 1500);
+    wait::until_true("each to be held back by the announcer, or decided about", || {
+        let unknown = number(&host, ACTOR_NAME, "UnknownPackets", "<");
+        not_allowed() + unknown + number(&host, CAPTURE_NAME, "Limited", "<") == 1500
+    });
+    assert!(not_allowed() > 100, "only {} of 1000 reached the actor", not_allowed());
+    for (kind, text) in [
+        ("no rule", "not-allowed: domain \"vm1\""),
+        ("another interface", "not-allowed: domain \"vm2\""),
+        ("nobody's", "which no domain has"),
+    ] {
+        // Three a minute; the test takes less than two.
+        let lines = actor.log().count(text);
+        assert!((3..=9).contains(&lines), "{kind}: {lines} lines");
+    }
+}
