@@ -1,4 +1,5 @@
 //! What the kernel says of the three processes as systemd runs them: the table of the design, by `/proc`.
+#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 use std::os::unix::fs::MetadataExt;
 
