@@ -6,14 +6,19 @@
 mod polkit;
 mod questions;
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use nix::unistd::Group;
 use serde::{Deserialize, Serialize};
 use wakevirt_protocol::bus::Error;
+use wakevirt_service::logs::Quota;
 use zbus::Connection;
 use zbus::fdo::{ConnectionCredentials, DBusProxy};
 use zbus::message::Header;
 
 use crate::request::Target;
+use polkit::Refusal;
 use questions::Questions;
 
 /// The group that may do everything with libvirt, and so may wake.
@@ -68,13 +73,16 @@ impl Authority {
 pub struct Gate {
     owner: Option<u32>,
     questions: Questions,
+    /// Lines about a polkit that does not work.
+    faults: Arc<Mutex<Quota>>,
 }
 
 impl Gate {
     /// The gate of a bus that is this user's own; the system's is nobody's.
     #[must_use]
     pub fn new(owner: Option<u32>) -> Self {
-        Self { owner, questions: Questions::default() }
+        let faults = Quota::new(3, Duration::from_secs(60));
+        Self { owner, questions: Questions::default(), faults: Arc::new(Mutex::new(faults)) }
     }
 
     /// Makes sure that the caller may have this done. That can take minutes, where the caller lets polkit
@@ -95,7 +103,7 @@ impl Gate {
             Authority::User
         } else if self.owner.is_none() && polkit::is_there(connection).await? {
             let _question = self.questions.ask(user)?;
-            polkit::check(connection, header, action).await.inspect_err(|refusal| refusal.log(user))?;
+            polkit::check(connection, header, action).await.inspect_err(|refusal| self.log(refusal, user))?;
             Authority::Polkit
         } else if matches!(action, Action::Wake(_)) && is_member(&credentials, group().await) {
             Authority::Group
@@ -103,6 +111,19 @@ impl Gate {
             return Err(refusal(action));
         };
         Ok(Caller { user, by })
+    }
+
+    fn log(&self, refusal: &Refusal, user: u32) {
+        if !refusal.is_fault() {
+            tracing::debug!("a call of user {user} is refused: {refusal}");
+            return;
+        }
+        // Anybody can cause it.
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held_back) = faults.take(Instant::now()) {
+            let held_back = (held_back > 0).then_some(held_back);
+            tracing::warn!(held_back, "a call of user {user} is refused: {refusal}");
+        }
     }
 }
 
@@ -135,10 +156,12 @@ fn is_member(credentials: &ConnectionCredentials, group: Option<u32>) -> bool {
 fn refusal(action: Action<'_>) -> Error {
     Error::NotAuthorized(match action {
         Action::Wake(_) => format!(
-            "only root and members of the group {GROUP} may wake domains; become a member \
+            "not allowed: only root and members of the group {GROUP} may wake domains; become a member \
              (usermod --append --groups {GROUP} USER, as root) and log in again"
         ),
-        Action::Reload => "only root may have the configuration read again; ask for it as root".to_owned(),
+        Action::Reload => {
+            "not allowed: only root may have the configuration read again; ask for it as root".to_owned()
+        }
     })
 }
 

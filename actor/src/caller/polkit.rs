@@ -10,7 +10,7 @@ use zbus::fdo::DBusProxy;
 use zbus::message::{Flags, Header};
 use zbus_polkit::policykit1::{AuthorityProxy, AuthorizationResult, CheckAuthorizationFlags, Subject};
 
-use super::{Action, GROUP};
+use super::Action;
 use crate::request::Target;
 
 const NAME: &str = "org.freedesktop.PolicyKit1";
@@ -23,7 +23,7 @@ const DIALOG: Duration = Duration::from_secs(300);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     /// Nothing helps but another rule.
-    #[error("polkit does not allow it")]
+    #[error("polkit does not allow it; ask an administrator for a rule in /etc/polkit-1/rules.d")]
     Denied,
     /// A password would help, and the caller did not let polkit ask for one.
     #[error(
@@ -61,18 +61,15 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// Logs what the administrator is to look at.
-    pub(super) fn log(&self, user: u32) {
-        match self {
-            Self::NoAnswer | Self::Error(_) => tracing::warn!("a call of user {user} is refused: {self}"),
-            _ => tracing::debug!("a call of user {user} is refused: {self}"),
-        }
+    /// Whether polkit does not work, so that an administrator is to look at it.
+    pub(super) const fn is_fault(&self) -> bool {
+        matches!(self, Self::NoAnswer | Self::Error(_))
     }
 }
 
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
-        Self::NotAuthorized(format!("{refusal}; or become a member of the group {GROUP}, or call as root"))
+        Self::NotAuthorized(format!("not allowed: {refusal}, or call as root"))
     }
 }
 
