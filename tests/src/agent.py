@@ -2,13 +2,15 @@
 """Runs a program that has a polkit agent at its side: agent.py ANSWER PROGRAM ARGUMENT...
 
 The program starts when the agent is registered for its process. What it writes goes to standard output,
-and so does what the agent shows. ANSWER is a password, which pkttyagent(1) is given, or "dismiss" or
-"leave": then the agent is one that closes the dialog at once, or leaves it open until polkit closes it.
+and so does what the agent shows. ANSWER is a password, which pkttyagent(1) is given, behind "late:" only
+after half a minute; or "dismiss" or "leave": then the agent is one that closes the dialog at once, or
+leaves it open until polkit closes it.
 """
 import os
 import pty
 import sys
 import threading
+import time
 
 import dbus
 import dbus.mainloop.glib
@@ -35,7 +37,7 @@ def start(program):
     return process, go
 
 
-def terminal_agent(process, password):
+def terminal_agent(process, password, late):
     registered, notify = os.pipe()
     os.set_inheritable(notify, True)
     agent, terminal = pty.fork()
@@ -50,6 +52,8 @@ def terminal_agent(process, password):
             shown += some
             if b"Password:" in shown and not answered:
                 answered = True
+                if late:
+                    time.sleep(30)
                 os.write(terminal, password.encode() + b"\n")
 
     threading.Thread(target=answer, daemon=True).start()
@@ -88,7 +92,7 @@ if sys.argv[1] in ("dismiss", "leave"):
     agent = Agent(process, sys.argv[1] == "dismiss")
     threading.Thread(target=GLib.MainLoop().run, daemon=True).start()
 else:
-    terminal_agent(process, sys.argv[1])
+    terminal_agent(process, sys.argv[1].removeprefix("late:"), sys.argv[1].startswith("late:"))
 os.write(go, b".")
 status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 tell("ended with", status)

@@ -323,6 +323,18 @@ fn asks_for_a_password_where_the_caller_lets_it() {
 }
 
 #[test]
+fn waits_for_who_types_slowly() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host, Kind::DbusDaemon, with_administrator(&host));
+    scene.polkitd.start();
+    // Longer than a call takes without anybody.
+    let output = scene.call_with_agent(&format!("late:{PASSWORD}"), &[]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(scene.state(), "running");
+}
+
+#[test]
 fn says_so_where_nobody_can_ask_for_a_password() {
     privileged!();
     let host = Host::new();
