@@ -9,6 +9,7 @@ leaves it open until polkit closes it.
 import os
 import pty
 import sys
+import termios
 import threading
 import time
 
@@ -54,6 +55,9 @@ def terminal_agent(process, password, late):
                 answered = True
                 if late:
                     time.sleep(30)
+                # When it turns the echo off, it forgets what was typed before.
+                while termios.tcgetattr(terminal)[3] & termios.ECHO:
+                    time.sleep(0.01)
                 os.write(terminal, password.encode() + b"\n")
 
     threading.Thread(target=answer, daemon=True).start()
