@@ -19,6 +19,7 @@ use wakevirt_protocol::{MacAddr, Password};
 use wakevirt_service::lifecycle;
 use wakevirt_service::logs::Quota;
 
+use crate::caller;
 use crate::config::Policy;
 use crate::decision::{self, Admission, Grant, Outcome, Presented, admit};
 use crate::fetch::Fetch;
@@ -271,7 +272,7 @@ impl Actor {
 
     fn request(&mut self, request: Request) {
         match request {
-            Request::Wake { target, user, answer } => self.call(&target, user, answer),
+            Request::Wake { target, caller, answer } => self.call(&target, caller, answer),
             // A caller who does not wait any more needs no answer, here and below.
             Request::Explain { mac, details, answer } => drop(answer.send(self.explain(mac, &details))),
             Request::List { answer } => drop(answer.send(self.list())),
@@ -289,7 +290,7 @@ impl Actor {
         }
     }
 
-    fn call(&mut self, target: &Target, user: u32, caller: Caller) {
+    fn call(&mut self, target: &Target, by: caller::Caller, caller: Caller) {
         let (mac, found) = match target {
             Target::Mac(mac) => (Some(*mac), self.index.find(*mac)),
             Target::Domain(name) => (None, self.index.find_domain(name)),
@@ -300,13 +301,13 @@ impl Actor {
         match admit(found, rules, mac.unwrap_or(nobody), decision::Asker::Call) {
             Admission::Ambiguous(domains) => {
                 let reason = ambiguous(&domains);
-                let subject = Subject::new(mac, None, None, None).called_by(user);
+                let subject = Subject::new(mac, None, None, None).called_by(by);
                 self.finish(subject, Outcome::Ambiguous, reason, vec![caller]);
             }
             Admission::Admitted(domain, grant) => {
                 let id = domain.id.clone();
                 let rule = mac.and(grant.rule.clone());
-                let subject = Subject::new(mac, Some(domain), rule, None).called_by(user);
+                let subject = Subject::new(mac, Some(domain), rule, None).called_by(by);
                 self.wake(id, subject, grant.paused, vec![caller]);
             }
             _ => {

@@ -16,7 +16,7 @@ use zbus::object_server::SignalEmitter;
 use zbus::{Connection, Variant};
 
 use crate::actor::Status;
-use crate::caller::{self, Caller};
+use crate::caller::{Action, Caller, Gate};
 use crate::decision::Outcome;
 use crate::report::Finished;
 use crate::request::{Answer, Listed, Requests, Target};
@@ -25,6 +25,8 @@ type Dict = HashMap<&'static str, Variant<'static>>;
 
 /// How long a caller waits for the end of a wake: callers give up after 25 s.
 const PATIENCE: Duration = Duration::from_secs(18);
+/// libvirt names files after domains: NAME_MAX, limits.h(0p).
+const LONGEST_NAME: usize = 255;
 /// What a caller is told whose wake has not ended by then; `WakeFinished` tells its end.
 pub const HELD: &str = "held";
 
@@ -40,8 +42,8 @@ pub struct Actor1 {
     pub reloads: mpsc::Sender<Reload>,
     /// What there is.
     pub status: watch::Receiver<Status>,
-    /// Whose bus this is, by user ID: who runs the actor may call it there. The system's bus is nobody's.
-    pub owner: Option<u32>,
+    /// Who may call what changes something.
+    pub gate: Gate,
 }
 
 /// Serves the interface, and emits its signals, until the connection is lost.
@@ -189,10 +191,21 @@ fn address(text: &str) -> Result<MacAddr, Error> {
     text.parse().map_err(|error| Error::InvalidArgument(format!("{error}")))
 }
 
+/// A domain's name or UUID. polkit shows it to whoever is to type a password.
+fn domain(text: &str) -> Result<String, Error> {
+    if text.len() <= LONGEST_NAME && !text.contains(char::is_control) {
+        return Ok(text.to_owned());
+    }
+    Err(Error::InvalidArgument(format!(
+        "{} is no domain's name: those have at most {LONGEST_NAME} bytes, and no control characters",
+        quoted(text)
+    )))
+}
+
 impl Actor1 {
     /// Wakes; what takes longer than a caller can wait goes on without them.
     async fn wake_target(&self, target: Target, caller: Caller) -> Result<String, Error> {
-        match tokio::time::timeout(PATIENCE, self.requests.wake(target.clone(), caller.user)).await {
+        match tokio::time::timeout(PATIENCE, self.requests.wake(target.clone(), caller)).await {
             Ok(answer) => reply(&answer.ok_or_else(ended)?, &target),
             Err(_) => Ok(HELD.to_owned()),
         }
@@ -209,8 +222,9 @@ impl Actor1 {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<String, Error> {
-        let caller = caller::may_wake(connection, &header, self.owner).await?;
-        self.wake_target(Target::Mac(address(mac)?), caller).await
+        let target = Target::Mac(address(mac)?);
+        let caller = self.gate.admit(connection, &header, Action::Wake(&target)).await?;
+        self.wake_target(target, caller).await
     }
 
     /// Wakes the domain that has this name or UUID; returns the outcome.
@@ -221,8 +235,9 @@ impl Actor1 {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<String, Error> {
-        let caller = caller::may_wake(connection, &header, self.owner).await?;
-        self.wake_target(Target::Domain(name_or_uuid.to_owned()), caller).await
+        let target = Target::Domain(domain(name_or_uuid)?);
+        let caller = self.gate.admit(connection, &header, Action::Wake(&target)).await?;
+        self.wake_target(target, caller).await
     }
 
     /// What would come of such a packet; nothing is done.
@@ -246,7 +261,14 @@ impl Actor1 {
         #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(), Error> {
-        caller::may_reload(connection, &header, self.owner).await?;
+        let caller = self.gate.admit(connection, &header, Action::Reload).await?;
+        tracing::info!(
+            caller = caller.user,
+            authority = %caller.by.as_str(),
+            "asked by user {} ({}) to read the configuration again",
+            caller.user,
+            caller.by.as_str(),
+        );
         let (caller, end) = oneshot::channel();
         self.reloads.send(caller).await.map_err(|_| ended())?;
         let stays = |error| Error::Failed(format!("the configuration stays as it was: {error}"));

@@ -1,56 +1,129 @@
-//! Who calls, and what they may do: by the credentials that the bus vouches for.
+//! Who calls, and what they may do.
+//!
+//! On the system bus polkit decides, where there is one; else it is the user and the groups that the bus
+//! vouches for. On a user's own bus that user may everything, as elsewhere in the session.
+
+mod polkit;
+mod questions;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::unistd::Group;
+use serde::{Deserialize, Serialize};
 use wakevirt_protocol::bus::Error;
+use wakevirt_service::logs::Quota;
 use zbus::Connection;
 use zbus::fdo::{ConnectionCredentials, DBusProxy};
 use zbus::message::Header;
 
+use crate::request::Target;
+use polkit::Refusal;
+use questions::Questions;
+
 /// The group that may do everything with libvirt, and so may wake.
 const GROUP: &str = "libvirt";
+/// Root, who may do everything: polkit(8) allows it without looking at a rule, so it is not asked, and
+/// root wakes domains also where polkit does not work.
+const ROOT: u32 = 0;
+
+/// What somebody wants to have done.
+#[derive(Debug, Clone, Copy)]
+pub enum Action<'a> {
+    /// A domain woken.
+    Wake(&'a Target),
+    /// The configuration read again.
+    Reload,
+}
 
 /// Somebody who called, and may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
     /// The user ID, as the bus vouches for it.
     pub user: u32,
+    /// Why they may.
+    pub by: Authority,
 }
 
-/// Makes sure that the caller may wake any domain: root, a member of the group libvirt, or `owner`, whose
-/// own bus this is.
-///
-/// # Errors
-/// [`Error::NotAuthorized`] says what to do. What cannot be found out is a refusal.
-pub async fn may_wake(
-    connection: &Connection,
-    header: &Header<'_>,
-    owner: Option<u32>,
-) -> Result<Caller, Error> {
-    let credentials = credentials(connection, header).await.ok_or_else(refusal)?;
-    // The group database may be far away.
-    let group = tokio::task::spawn_blocking(|| Group::from_name(GROUP)).await;
-    let group = group.ok().and_then(Result::ok).flatten().map(|group| group.gid.as_raw());
-    let user = credentials.unix_user_id().ok_or_else(refusal)?;
-    if owner == Some(user) || trusted(&credentials, group) { Ok(Caller { user }) } else { Err(refusal()) }
+/// Why a caller may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Authority {
+    /// Root, or whose own bus it is.
+    User,
+    /// The group libvirt.
+    Group,
+    /// polkit says so.
+    Polkit,
 }
 
-/// Makes sure that the caller may have the configuration read again: root, or `owner`, whose own bus this
-/// is.
-///
-/// # Errors
-/// [`Error::NotAuthorized`] says what to do. What cannot be found out is a refusal.
-pub async fn may_reload(
-    connection: &Connection,
-    header: &Header<'_>,
+impl Authority {
+    /// For the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Group => "group",
+            Self::Polkit => "polkit",
+        }
+    }
+}
+
+/// Lets callers through who may.
+#[derive(Debug, Clone)]
+pub struct Gate {
     owner: Option<u32>,
-) -> Result<(), Error> {
-    let credentials = credentials(connection, header).await;
-    let user = credentials.and_then(|credentials| credentials.unix_user_id());
-    if user == Some(0) || (user.is_some() && user == owner) {
-        Ok(())
-    } else {
-        let text = "only root may have the configuration read again; ask for it as root".to_owned();
-        Err(Error::NotAuthorized(text))
+    questions: Questions,
+    /// Lines about a polkit that does not work.
+    faults: Arc<Mutex<Quota>>,
+}
+
+impl Gate {
+    /// The gate of a bus that is this user's own; the system's is nobody's.
+    #[must_use]
+    pub fn new(owner: Option<u32>) -> Self {
+        let faults = Quota::new(3, Duration::from_secs(60));
+        Self { owner, questions: Questions::default(), faults: Arc::new(Mutex::new(faults)) }
+    }
+
+    /// Makes sure that the caller may have this done. That can take minutes, where the caller lets polkit
+    /// ask for a password.
+    ///
+    /// # Errors
+    /// [`Error::NotAuthorized`] and [`Error::LimitExceeded`] say what to do. What cannot be found out is a
+    /// refusal.
+    pub async fn admit(
+        &self,
+        connection: &Connection,
+        header: &Header<'_>,
+        action: Action<'_>,
+    ) -> Result<Caller, Error> {
+        let credentials = credentials(connection, header).await.ok_or_else(|| refusal(action))?;
+        let user = credentials.unix_user_id().ok_or_else(|| refusal(action))?;
+        let by = if user == ROOT || self.owner == Some(user) {
+            Authority::User
+        } else if self.owner.is_none() && polkit::is_there(connection).await? {
+            let _question = self.questions.ask(user)?;
+            polkit::check(connection, header, action).await.inspect_err(|refusal| self.log(refusal, user))?;
+            Authority::Polkit
+        } else if matches!(action, Action::Wake(_)) && is_member(&credentials, group().await) {
+            Authority::Group
+        } else {
+            return Err(refusal(action));
+        };
+        Ok(Caller { user, by })
+    }
+
+    fn log(&self, refusal: &Refusal, user: u32) {
+        if !refusal.is_fault() {
+            tracing::debug!("a call of user {user} is refused: {refusal}");
+            return;
+        }
+        // Anybody can cause it.
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held_back) = faults.take(Instant::now()) {
+            let held_back = (held_back > 0).then_some(held_back);
+            tracing::warn!(held_back, "a call of user {user} is refused: {refusal}");
+        }
     }
 }
 
@@ -67,16 +140,29 @@ async fn credentials(connection: &Connection, header: &Header<'_>) -> Option<Con
     asked.await.inspect_err(refused).ok()
 }
 
-fn trusted(credentials: &ConnectionCredentials, group: Option<u32>) -> bool {
-    let is_member = |group| credentials.unix_group_ids().is_some_and(|groups| groups.contains(&group));
-    credentials.unix_user_id() == Some(0) || group.is_some_and(is_member)
+/// The ID of the group, if there is one.
+async fn group() -> Option<u32> {
+    // The group database may be far away.
+    let group = tokio::task::spawn_blocking(|| Group::from_name(GROUP)).await;
+    group.ok().and_then(Result::ok).flatten().map(|group| group.gid.as_raw())
 }
 
-fn refusal() -> Error {
-    Error::NotAuthorized(format!(
-        "only root and members of the group {GROUP} may wake domains; become a member \
-         (usermod --append --groups {GROUP} USER, as root) and log in again"
-    ))
+fn is_member(credentials: &ConnectionCredentials, group: Option<u32>) -> bool {
+    let is_in = |group| credentials.unix_group_ids().is_some_and(|groups| groups.contains(&group));
+    group.is_some_and(is_in)
+}
+
+/// The refusal where polkit has no say.
+fn refusal(action: Action<'_>) -> Error {
+    Error::NotAuthorized(match action {
+        Action::Wake(_) => format!(
+            "not allowed: only root and members of the group {GROUP} may wake domains; become a member \
+             (usermod --append --groups {GROUP} USER, as root) and log in again"
+        ),
+        Action::Reload => {
+            "not allowed: only root may have the configuration read again; ask for it as root".to_owned()
+        }
+    })
 }
 
 #[cfg(test)]
@@ -84,16 +170,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trusts_root_and_the_group() {
+    fn trusts_the_group() {
         let user = |uid| ConnectionCredentials::default().set_unix_user_id(uid);
-        assert!(trusted(&user(0), None));
-        assert!(trusted(&user(0), Some(7)));
-        assert!(trusted(&user(1000).add_unix_group_id(1000).add_unix_group_id(7), Some(7)));
-        assert!(!trusted(&user(1000).add_unix_group_id(1000), Some(7)));
-        assert!(!trusted(&user(1000), Some(7)));
-        assert!(!trusted(&user(1000).add_unix_group_id(1000), None), "there is no such group");
+        assert!(is_member(&user(1000).add_unix_group_id(1000).add_unix_group_id(7), Some(7)));
+        assert!(!is_member(&user(1000).add_unix_group_id(1000), Some(7)));
+        assert!(!is_member(&user(1000), Some(7)));
+        assert!(!is_member(&user(1000).add_unix_group_id(1000), None), "there is no such group");
         // The bus does not know: nobody.
-        assert!(!trusted(&ConnectionCredentials::default(), Some(7)));
-        assert!(!trusted(&ConnectionCredentials::default(), None));
+        assert!(!is_member(&ConnectionCredentials::default(), Some(7)));
+        assert!(!is_member(&ConnectionCredentials::default(), None));
     }
 }

@@ -12,6 +12,7 @@ use zbus::Connection;
 
 use crate::actor::{Actor, Inlets, Outlets, Status, boottime};
 use crate::bus::{self, Actor1, Reload};
+use crate::caller::Gate;
 use crate::config::Config;
 use crate::fetch::{self, Fetch};
 use crate::interest::{self, Macs};
@@ -59,7 +60,7 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     drop(updates);
 
     let owner = (options.common.bus != Address::System).then(|| nix::unistd::geteuid().as_raw());
-    let interface = Actor1 { requests: requests.clone(), reloads, status, owner };
+    let interface = Actor1 { requests: requests.clone(), reloads, status, gate: Gate::new(owner) };
     let serve = async |bus: &Connection| bus::serve(bus, &interface, finished.subscribe()).await;
     let hear = async |bus: &Connection| hear(bus, &packets, macs.clone(), &fetches_out, &merge).await;
     let buses = async {

@@ -2,9 +2,9 @@
 //!
 //! The way of a packet: [`listen`] believes it, [`merge`] takes it once, [`index`] finds the domain,
 //! [`decision`] decides (by the password that [`fetch`] gets, where a rule asks for one), [`wake`] does
-//! it, [`report`] tells. [`actor`] holds these together and [`memory`] what is to outlive the process;
-//! [`hypervisor`] is the only module that knows what runs VMs, and [`bus`] the only one that knows how
-//! the actor looks on the bus.
+//! it, [`report`] tells. [`caller`] says who may call. [`actor`] holds these together and [`memory`] what
+//! is to outlive the process; [`hypervisor`] is the only module that knows what runs VMs, and [`bus`] the
+//! only one that knows how the actor looks on the bus.
 
 pub mod actor;
 pub mod bus;

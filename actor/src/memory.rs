@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use wakevirt_protocol::MacAddr;
 
+use crate::caller::Caller;
 use crate::hypervisor::Id;
 use crate::listen::Packet;
 use crate::merge::Position;
@@ -23,7 +24,7 @@ use crate::rules::Paused;
 pub(crate) const FOLDER: &str = "/run/wakevirt-actor";
 const FILE: &str = "state";
 /// The version of the format, which is the file's first byte.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +46,7 @@ pub struct Intent {
     mac: Option<MacAddr>,
     rule: Option<String>,
     packet: Option<Packet>,
-    caller: Option<u32>,
+    caller: Option<Caller>,
     leave: bool,
     /// When it was asked for: CLOCK_BOOTTIME, in microseconds.
     pub since: u64,
@@ -169,6 +170,7 @@ mod tests {
     use wakevirt_protocol::bus::PacketDetails;
 
     use super::*;
+    use crate::caller::Authority;
 
     fn state() -> State {
         let details = PacketDetails {
@@ -186,7 +188,7 @@ mod tests {
             domain: Some((id.clone(), "win11".to_owned())),
             rule: Some("mac = \"*\"".to_owned()),
             packet: Some(packet.clone()),
-            caller: Some(1000),
+            caller: Some(Caller { user: 1000, by: Authority::Polkit }),
         };
         let intent = Intent::new(&id, &subject, Paused::Leave, 5);
         assert_eq!(intent.paused(), Paused::Leave);

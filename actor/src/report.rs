@@ -6,6 +6,7 @@ use tracing::field::display;
 use wakevirt_protocol::MacAddr;
 use wakevirt_service::logs::quoted;
 
+use crate::caller::Caller;
 use crate::decision::{Outcome, Trigger};
 use crate::hypervisor::{Domain, Id};
 use crate::listen::Packet;
@@ -21,8 +22,8 @@ pub struct Subject {
     pub rule: Option<String>,
     /// The packet that asked for it; none if somebody called.
     pub packet: Option<Packet>,
-    /// The user ID of who called, as the bus vouches for it.
-    pub caller: Option<u32>,
+    /// Who called, and why they may.
+    pub caller: Option<Caller>,
 }
 
 impl Subject {
@@ -43,10 +44,10 @@ impl Subject {
         }
     }
 
-    /// The same, asked for by this user.
+    /// The same, asked for by this caller.
     #[must_use]
-    pub fn called_by(self, user: u32) -> Self {
-        Self { caller: Some(user), ..self }
+    pub fn called_by(self, caller: Caller) -> Self {
+        Self { caller: Some(caller), ..self }
     }
 
     /// Who asked.
@@ -89,7 +90,8 @@ impl Finished {
                     domain,
                     mac = mac.as_ref().map(display),
                     trigger = %self.subject.trigger().as_str(),
-                    caller,
+                    caller = caller.map(|caller| caller.user),
+                    authority = caller.map(|caller| display(caller.by.as_str())),
                     rule,
                     interface,
                     source,
@@ -122,7 +124,9 @@ impl fmt::Display for Finished {
         match packet {
             None => {
                 write!(f, "called")?;
-                self.subject.caller.map_or(Ok(()), |user| write!(f, " by user {user}"))?;
+                if let Some(Caller { user, by }) = self.subject.caller {
+                    write!(f, " by user {user} ({})", by.as_str())?;
+                }
                 mac.map_or(Ok(()), |mac| write!(f, " for {mac}"))?;
             }
             Some(packet) => {

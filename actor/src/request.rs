@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
 
+use crate::caller::Caller;
 use crate::config::Policy;
 use crate::decision::Outcome;
 use crate::hypervisor::{Domain, State};
@@ -18,8 +19,8 @@ pub enum Request {
     Wake {
         /// Which one.
         target: Target,
-        /// The user ID of who calls.
-        user: u32,
+        /// Who calls.
+        caller: Caller,
         /// Who waits for the end.
         answer: oneshot::Sender<Answer>,
     },
@@ -113,9 +114,9 @@ impl Requests {
         end.await.ok()
     }
 
-    /// Wakes a domain for this user.
-    pub async fn wake(&self, target: Target, user: u32) -> Option<Answer> {
-        self.ask(|answer| Request::Wake { target, user, answer }).await
+    /// Wakes a domain for this caller.
+    pub async fn wake(&self, target: Target, caller: Caller) -> Option<Answer> {
+        self.ask(|answer| Request::Wake { target, caller, answer }).await
     }
 
     /// Says what would come of a packet: whether it would wake, and why so.

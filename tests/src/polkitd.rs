@@ -1,6 +1,7 @@
 //! polkit on a host: a real polkitd on its system bus.
 
 use std::path::Path;
+use std::process::Command;
 
 use crate::host::{Host, User};
 use crate::process::Process;
@@ -17,6 +18,7 @@ const OWN_ACTIONS: &str = "org.freedesktop.policykit.policy";
 const OWN_RULES: &str = "50-default.rules";
 /// Where the bus of a host looks for them.
 const BUS_POLICY: &str = "/run/bus/policies/org.freedesktop.PolicyKit1.conf";
+const AGENT: &str = "/run/polkit/agent.py";
 const BUS_SERVICE: &str = "/run/bus/services/org.freedesktop.PolicyKit1.service";
 
 /// polkit on a host, with the actions and rules that come with polkitd and no others.
@@ -74,6 +76,16 @@ impl<'host> Polkitd<'host> {
     /// [`Self::add_actions`].
     pub fn write_rules(&self, name: &str, script: &str) {
         self.host.write(&format!("/etc/polkit-1/rules.d/{name}"), script);
+    }
+
+    /// A program that is to run on the host as this user and has an authentication agent at its side,
+    /// which answers so: see `agent.py`.
+    #[must_use]
+    pub fn command_with_agent(&self, user: User, answer: &str, program: &str) -> Command {
+        self.host.write(AGENT, include_str!("agent.py"));
+        let mut command = self.host.command_as(user, "python3");
+        command.args(["-I", AGENT, answer, program]);
+        command
     }
 
     fn add(&self, folder: &str, file: &Path) {

@@ -1,19 +1,103 @@
-//! polkit decides who may have domains woken, where there is one: a real polkitd, real users.
+//! polkit decides who may have domains woken, where there is one: a real polkitd, real users, and an
+//! agent that asks for passwords.
 
-use wakevirt_tests::bus::{Bus, Kind};
-use wakevirt_tests::host::{Host, User, succeed};
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, ACTOR_PATH, CAPTURE_NAME};
+use wakevirt_tests::bus::{Bus, CallError, Kind};
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::host::{Host, User, project, succeed};
+use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
 use wakevirt_tests::polkitd::{NAME, Polkitd};
-use wakevirt_tests::privileged;
+use wakevirt_tests::process::Process;
+use wakevirt_tests::{privileged, wait};
 
-/// Whether polkit lets this user do this, by its own command.
-fn polkit_allows(host: &Host, user: User, action: &str) -> bool {
-    // The shell is the subject: pkcheck(1) has to be told of a process that lives.
-    let check = format!("pkcheck --action-id {action} --process $$");
-    host.command_as(user, "sh").args(["-c", &check]).output().is_ok_and(|output| output.status.success())
+const MAC: &str = "52:54:00:01:02:03";
+const OTHER_MAC: &str = "52:54:00:01:02:04";
+const NOT_AUTHORIZED: &str = "org.wakevirt.Error.NotAuthorized";
+const LIMIT_EXCEEDED: &str = "org.wakevirt.Error.LimitExceeded";
+const CALLS: [(&str, &[&str]); 3] =
+    [("Wake", &["'52:54:00:01:02:03'"]), ("WakeDomain", &["'vm1'"]), ("Reload", &[])];
+/// The administrator's.
+const PASSWORD: &str = "correct horse";
+
+/// A host with a system bus, libvirt with two domains that are off, and the actor.
+struct Scene<'host> {
+    host: &'host Host,
+    polkitd: Polkitd<'host>,
+    libvirtd: Libvirtd<'host>,
+    actor: Daemon,
+    _bus: Bus<'host>,
+}
+
+impl<'host> Scene<'host> {
+    /// Starts everything but polkit, which is set up and not running.
+    fn new(host: &'host Host, bus: Kind, polkitd: Polkitd<'host>) -> Self {
+        let bus = Bus::start(host, bus);
+        let libvirtd = Libvirtd::start(host);
+        libvirtd.define(TEST, &test_domain("vm1", MAC));
+        libvirtd.define(TEST, &test_domain("vm2", OTHER_MAC));
+        let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"*\"\n");
+        let mut actor = Daemon::actor(host).config(&config).start();
+        actor.wait_until_ready();
+        host.wait_for_name(ACTOR_NAME);
+        let _ = actor.log().wait_for("connected to");
+        Self { host, polkitd, libvirtd, actor, _bus: bus }
+    }
+
+    /// As it is where wakevirt and polkit are installed, and polkit runs.
+    fn running(host: &'host Host, bus: Kind) -> Self {
+        let mut scene = Self::new(host, bus, installed(host));
+        scene.polkitd.start();
+        scene
+    }
+
+    fn call(&self, user: User, method: &str, arguments: &[&str]) -> Result<String, CallError> {
+        self.host.call(user, ACTOR_INTERFACE, method, arguments)
+    }
+
+    /// Wakes the first domain. Nobody lets polkit ask for a password here.
+    fn wake(&self, user: User) -> Result<String, CallError> {
+        self.call(user, "Wake", &[&format!("'{MAC}'")])
+    }
+
+    /// Calls `WakeDomain` as the stranger, with an agent that answers so; polkit may ask for a password.
+    fn call_with_agent(&self, answer: &str, options: &[&str]) -> Command {
+        let mut command = self.polkitd.command_with_agent(User::Stranger, answer, "busctl");
+        command.args(["--system", "--timeout=60"]).args(options);
+        command.args(["call", ACTOR_NAME, ACTOR_PATH, ACTOR_INTERFACE, "WakeDomain", "s", "vm1"]);
+        command
+    }
+
+    fn state(&self) -> String {
+        self.libvirtd.state(TEST, "vm1")
+    }
+}
+
+/// polkit with the actions and rules of wakevirt.
+fn installed(host: &Host) -> Polkitd<'_> {
+    let polkitd = Polkitd::install(host);
+    polkitd.add_actions(&project().join("dbus/org.wakevirt.policy"));
+    polkitd.add_rules(&project().join("dbus/org.wakevirt.rules"));
+    polkitd
+}
+
+/// polkit as [`installed`], and root is the administrator whose password it asks for.
+fn with_administrator(host: &Host) -> Polkitd<'_> {
+    let polkitd = installed(host);
+    polkitd.write_rules("10-test.rules", "polkit.addAdminRule(function() { return ['unix-user:root']; });");
+    host.sh(&format!("echo 'root:{PASSWORD}' | chpasswd"));
+    polkitd
+}
+
+fn is_refused(reply: Result<String, CallError>, part: &str) {
+    let refused = |error: &CallError| error.name == NOT_AUTHORIZED && error.message.contains(part);
+    assert!(reply.as_ref().is_err_and(refused), "no refusal that says {part:?}: {reply:?}");
 }
 
 #[test]
-fn polkit_runs_and_is_activated_as_where_it_is_installed() {
+fn runs_and_is_activated_as_where_it_is_installed() {
     privileged!();
     for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
@@ -21,8 +105,12 @@ fn polkit_runs_and_is_activated_as_where_it_is_installed() {
         let _bus = Bus::start(&host, bus);
         polkitd.start();
         let action = "org.freedesktop.policykit.exec";
-        assert!(polkit_allows(&host, User::Root, action), "{bus:?}");
-        assert!(!polkit_allows(&host, User::Member, action), "{bus:?}");
+        // The shell is the subject: pkcheck(1) has to be told of a process that lives.
+        let check = format!("pkcheck --action-id {action} --process $$");
+        for (user, allowed) in [(User::Root, true), (User::Member, false)] {
+            let output = host.command_as(user, "sh").args(["-c", &check]).output().unwrap();
+            assert_eq!(output.status.success(), allowed, "{bus:?}: {user:?}: {output:?}");
+        }
         let status = host.read(&format!("/proc/{}/status", polkitd.pid()));
         assert!(!status.contains("Uid:\t0"), "{bus:?}: {status}");
         polkitd.stop();
@@ -33,4 +121,264 @@ fn polkit_runs_and_is_activated_as_where_it_is_installed() {
             polkitd.stop();
         }
     }
+}
+
+#[test]
+fn lets_the_group_wake_and_root_do_everything() {
+    privileged!();
+    for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
+        let host = Host::new();
+        let scene = Scene::running(&host, bus);
+        for user in [User::Stranger, User::Listener, User::Capture, User::Actor, User::Member, User::Root] {
+            for (method, arguments) in CALLS {
+                let reply = scene.call(user, method, arguments);
+                if user == User::Root || (user == User::Member && method != "Reload") {
+                    let reply =
+                        reply.unwrap_or_else(|error| panic!("{bus:?}: {user:?}: {method}: {error:?}"));
+                    assert!(method == "Reload" || scene.state() == "running", "{reply}");
+                } else {
+                    is_refused(reply, "asks for authentication");
+                    assert!(user == User::Member || scene.state() == "shut off", "{bus:?}: {user:?}");
+                }
+            }
+        }
+        let log = scene.actor.log();
+        // The last line, and before it who, and why they may.
+        let _ = log.wait_for("the configuration is read again");
+        assert_eq!(log.count("(polkit)"), 2, "{:#?}", log.all());
+        assert_eq!(log.count("called by user 0 (user)"), 2, "{:#?}", log.all());
+        assert_eq!(log.count("asked by user 0 (user) to read"), 1, "{:#?}", log.all());
+        assert_eq!(log.count("is refused"), 0, "{:#?}", log.all());
+    }
+}
+
+#[test]
+fn is_started_by_the_call() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host, Kind::DbusDaemon, installed(&host));
+    assert!(!host.name_is_owned(NAME));
+    is_refused(scene.wake(User::Stranger), "asks for authentication");
+    assert!(host.name_is_owned(NAME));
+    scene.polkitd.stop();
+    assert_eq!(scene.wake(User::Member).unwrap(), "('started',)");
+    assert!(host.name_is_owned(NAME));
+    let _ = scene.actor.log().wait_for("(polkit)");
+}
+
+#[test]
+fn that_cannot_be_started_is_a_refusal() {
+    privileged!();
+    // The broker cannot start it on a host, which has no systemd; the daemon cannot where it fails.
+    for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
+        let host = Host::new();
+        let polkitd = installed(&host);
+        host.sh("sed -i 's,^Exec=.*,Exec=/bin/false,' /run/bus/services/org.freedesktop.PolicyKit1.service");
+        let scene = Scene::new(&host, bus, polkitd);
+        is_refused(scene.wake(User::Member), "polkit");
+        is_refused(scene.call(User::Stranger, "Reload", &[]), "systemctl status polkit");
+        assert_eq!(scene.state(), "shut off");
+        assert_eq!(scene.wake(User::Root).unwrap(), "('started',)");
+    }
+}
+
+#[test]
+fn that_is_gone_for_good_leaves_it_to_the_group() {
+    privileged!();
+    for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
+        let host = Host::new();
+        let mut scene = Scene::new(&host, bus, installed(&host).not_activatable());
+        scene.polkitd.start();
+        assert_eq!(scene.wake(User::Member).unwrap(), "('started',)");
+        scene.polkitd.stop();
+        assert_eq!(scene.wake(User::Member).unwrap(), "('already-running',)");
+        is_refused(scene.wake(User::Stranger), "only root and members of the group libvirt");
+        is_refused(scene.call(User::Member, "Reload", &[]), "only root");
+        let log = scene.actor.log();
+        let _ = log.wait_for("(group)");
+        assert_eq!((log.count("(polkit)"), log.count("(group)")), (1, 1), "{:#?}", log.all());
+    }
+}
+
+#[test]
+fn that_hangs_holds_nothing_up_but_who_waits_for_it() {
+    privileged!();
+    let host = Host::new();
+    let lan = host.veth("lan0");
+    let scene = Scene::running(&host, Kind::DbusDaemon);
+    let mut capture = Daemon::capture(&host).start();
+    capture.wait_until_ready();
+    host.wait_for_name(CAPTURE_NAME);
+    let _ = scene.actor.log().wait_for("hearing the announcer");
+    scene.polkitd.process().signal(Signal::SIGSTOP);
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..20).map(|_| scope.spawn(|| scene.wake(User::Member))).collect();
+        // More than a user may have open.
+        let refused = wait::until("a call too many", || calls.iter().position(|call| call.is_finished()));
+        lan.etherwake(OTHER_MAC, &[]);
+        scene.libvirtd.wait_for_state(TEST, "vm2", "running");
+        assert_eq!(scene.wake(User::Root).unwrap(), "('started',)");
+        assert!(calls.iter().any(|call| !call.is_finished()), "they wait for polkit");
+        let mut calls: Vec<_> = calls.into_iter().map(|call| call.join().unwrap()).collect();
+        assert_eq!(calls.remove(refused).unwrap_err().name, LIMIT_EXCEEDED);
+        let (limited, unanswered): (Vec<_>, Vec<_>) = calls
+            .into_iter()
+            .partition(|reply| reply.as_ref().is_err_and(|error| error.name == LIMIT_EXCEEDED));
+        // A call that comes when the first ones have their answers is not one too many.
+        assert!(unanswered.len() >= 16, "{unanswered:?}, too many: {limited:?}");
+        unanswered.into_iter().for_each(|reply| is_refused(reply, "polkit does not answer"));
+    });
+    scene.polkitd.process().signal(Signal::SIGCONT);
+    assert_eq!(scene.wake(User::Member).unwrap(), "('already-running',)");
+}
+
+#[test]
+fn that_dies_or_knows_nothing_of_it_is_a_refusal() {
+    privileged!();
+    let host = Host::new();
+    // Without wakevirt's actions.
+    let mut scene = Scene::new(&host, Kind::DbusDaemon, Polkitd::install(&host));
+    scene.polkitd.start();
+    is_refused(scene.wake(User::Member), "org.wakevirt.policy");
+    let _ = scene.actor.log().wait_for("is refused: polkit cannot be asked");
+    assert_eq!(scene.wake(User::Root).unwrap(), "('started',)");
+
+    scene.polkitd.process().signal(Signal::SIGSTOP);
+    let mut monitor = host.command("busctl");
+    monitor.args(["--system", "monitor", "--match", "type='method_call',member='CheckAuthorization'"]);
+    let monitor = Process::start("busctl", &mut monitor);
+    let _ = monitor.log().wait_for("Monitoring");
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| scene.wake(User::Member));
+        let _ = monitor.log().wait_for("CheckAuthorization");
+        assert!(!call.is_finished());
+        host.sh(&format!("kill -KILL {}", scene.polkitd.pid()));
+        is_refused(call.join().unwrap(), "polkit cannot be asked");
+    });
+}
+
+#[test]
+fn takes_the_administrators_rules_about_a_domain() {
+    privileged!();
+    let host = Host::new();
+    let polkitd = installed(&host);
+    polkitd.write_rules(
+        "10-test.rules",
+        r#"polkit.addRule(function(action, subject) {
+            if (action.id == "org.wakevirt.wake" && subject.user == "wakevirt-test-stranger" &&
+                (action.lookup("domain") == "vm1" || action.lookup("mac") == "52:54:00:01:02:04")) {
+                return polkit.Result.YES;
+            }
+            if (action.id == "org.wakevirt.wake" && subject.isInGroup("libvirt")) {
+                return polkit.Result.NO;
+            }
+        });"#,
+    );
+    let mut scene = Scene::new(&host, Kind::DbusDaemon, polkitd);
+    scene.polkitd.start();
+    let wake_domain = |user, name: &str| scene.call(user, "WakeDomain", &[&format!("'{name}'")]);
+    is_refused(wake_domain(User::Stranger, "vm2"), "asks for authentication");
+    is_refused(scene.wake(User::Stranger), "asks for authentication");
+    is_refused(wake_domain(User::Member, "vm1"), "polkit does not allow it");
+    assert_eq!(wake_domain(User::Stranger, "vm1").unwrap(), "('started',)");
+    let other = [&*format!("'{}'", OTHER_MAC.to_uppercase())];
+    assert_eq!(scene.call(User::Stranger, "Wake", &other).unwrap(), "('started',)");
+    // What could not be a name, or would look like something else in the dialog, never gets there.
+    for name in ["vm1\n", &"v".repeat(256)] {
+        let error = wake_domain(User::Stranger, &name.replace('\n', "\\n")).unwrap_err();
+        assert_eq!(error.name, "org.wakevirt.Error.InvalidArgument", "{error:?}");
+    }
+}
+
+#[test]
+fn asks_for_a_password_where_the_caller_lets_it() {
+    privileged!();
+    for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
+        let host = Host::new();
+        let mut scene = Scene::new(&host, bus, with_administrator(&host));
+        scene.polkitd.start();
+        let call = |answer, options: &[&str]| {
+            let output = scene.call_with_agent(answer, options).output().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        // busctl(1) lets it, unless told otherwise.
+        let (woken, said) = call(PASSWORD, &["--allow-interactive-authorization=no"]);
+        assert!(!woken && said.contains("which the call does not allow"), "{bus:?}: {said}");
+        assert!(!said.contains("AUTHENTICATING"), "{bus:?}: {said}");
+
+        let (woken, said) = call("dismiss", &[]);
+        assert!(!woken && said.contains("the authentication was dismissed"), "{bus:?}: {said}");
+        let opened =
+            "opened for org.wakevirt.wake: Authentication is required to wake the virtual machine “vm1”.";
+        assert!(said.contains(opened), "{bus:?}: {said}");
+
+        let (woken, said) = call("wrong", &[]);
+        assert!(!woken && said.contains("the authentication failed"), "{bus:?}: {said}");
+        assert!(said.contains("AUTHENTICATING FOR org.wakevirt.wake"), "{bus:?}: {said}");
+        assert_eq!(scene.state(), "shut off");
+
+        let (woken, said) = call(PASSWORD, &[]);
+        assert!(woken && said.contains("the virtual machine “vm1”"), "{bus:?}: {said}");
+        assert_eq!(scene.state(), "running");
+        let _ = scene.actor.log().wait_for("(polkit)");
+    }
+}
+
+#[test]
+fn waits_for_who_types_slowly() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host, Kind::DbusDaemon, with_administrator(&host));
+    scene.polkitd.start();
+    // Longer than a call takes without anybody.
+    let output = scene.call_with_agent(&format!("late:{PASSWORD}"), &[]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(scene.state(), "running");
+}
+
+#[test]
+fn says_so_where_nobody_can_ask_for_a_password() {
+    privileged!();
+    let host = Host::new();
+    let scene = Scene::running(&host, Kind::DbusDaemon);
+    let mut busctl = host.command_as(User::Stranger, "busctl");
+    busctl.args(["--system", "call", ACTOR_NAME, ACTOR_PATH, ACTOR_INTERFACE, "Reload"]);
+    let output = busctl.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("no agent is there"), "{said}");
+    assert_eq!(scene.actor.log().count("is read again"), 0);
+}
+
+#[test]
+fn a_dialog_holds_nothing_up_and_ends_with_who_asked() {
+    privileged!();
+    let host = Host::new();
+    let lan = host.veth("lan0");
+    let mut scene = Scene::new(&host, Kind::DbusDaemon, with_administrator(&host));
+    scene.polkitd.start();
+    let mut capture = Daemon::capture(&host).start();
+    capture.wait_until_ready();
+    host.wait_for_name(CAPTURE_NAME);
+    let _ = scene.actor.log().wait_for("hearing the announcer");
+    let open = |scene: &Scene<'_>| {
+        let call = Process::start("busctl", &mut scene.call_with_agent("leave", &[]));
+        let _ = call.log().wait_for("opened for org.wakevirt.wake");
+        call
+    };
+    let mut first = open(&scene);
+    lan.etherwake(OTHER_MAC, &[]);
+    scene.libvirtd.wait_for_state(TEST, "vm2", "running");
+    is_refused(scene.wake(User::Stranger), "asks for authentication");
+    assert_eq!(scene.wake(User::Member).unwrap(), "('started',)");
+    assert_eq!(scene.wake(User::Root).unwrap(), "('already-running',)");
+    assert_eq!(first.log().count("closed"), 0);
+    // The caller leaves, its agent stays.
+    nix::sys::signal::kill(first.child("busctl"), Signal::SIGKILL).unwrap();
+    let _ = first.log().wait_for("closed by polkit");
+    first.kill();
+
+    // The actor ends.
+    let second = open(&scene);
+    scene.actor.stop();
+    let _ = second.log().wait_for("closed by polkit");
 }

@@ -14,6 +14,8 @@ use crate::hypervisor::{Domain, Pause, State};
 use crate::request::Requests;
 use crate::rules::{Rule, Rules};
 
+const ROOT: caller::Caller = caller::Caller { user: 0, by: caller::Authority::User };
+
 /// A hypervisor whose starts wait until they are let go.
 struct Fake {
     states: Mutex<HashMap<Uuid, State>>,
@@ -214,7 +216,7 @@ impl Bench {
     }
 
     async fn call(&self, last: u8) -> Result<Outcome, &'static str> {
-        match self.requests.wake(Target::Mac(mac(last)), 0).await.unwrap() {
+        match self.requests.wake(Target::Mac(mac(last)), ROOT).await.unwrap() {
             Answer::Finished(finished) => Ok(finished.outcome),
             Answer::Unknown => Err("unknown"),
             Answer::Away => Err("away"),
@@ -521,9 +523,9 @@ async fn wakes_by_name_and_explains() {
     assert!(would_wake && reason.contains("vm*") && reason.contains("started"), "{reason}");
     assert!(!bench.requests.explain(mac(2), details).await.unwrap().0);
     assert!(fake.starts().is_empty(), "nothing is done");
-    let answer = bench.requests.wake(Target::Domain("vm1".to_owned()), 0).await.unwrap();
+    let answer = bench.requests.wake(Target::Domain("vm1".to_owned()), ROOT).await.unwrap();
     assert!(matches!(answer, Answer::Finished(finished) if finished.outcome == Outcome::Started));
-    let answer = bench.requests.wake(Target::Domain("vm2".to_owned()), 0).await.unwrap();
+    let answer = bench.requests.wake(Target::Domain("vm2".to_owned()), ROOT).await.unwrap();
     assert!(matches!(answer, Answer::Unknown));
 }
 

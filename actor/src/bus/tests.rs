@@ -8,6 +8,7 @@ use zbus::DBusError as _;
 use zbus::object_server::Interface as _;
 
 use super::*;
+use crate::caller::Authority;
 use crate::hypervisor::{Domain, Id, State};
 use crate::listen::Packet;
 use crate::report::Subject;
@@ -37,7 +38,7 @@ fn is_what_the_reference_says() {
         requests: Requests::new(mpsc::channel(1).0),
         reloads: mpsc::channel(1).0,
         status: watch::channel(Status::default()).1,
-        owner: None,
+        gate: Gate::new(None),
     };
     let mut introspected = String::new();
     interface.introspect_to_writer(&mut introspected, 0);
@@ -138,11 +139,13 @@ async fn a_caller_is_told_that_the_wake_goes_on() {
         requests: Requests::new(requests),
         reloads: mpsc::channel(1).0,
         status: watch::channel(Status::default()).1,
-        owner: None,
+        gate: Gate::new(None),
     };
     let began = tokio::time::Instant::now();
-    let (reply, _asked) =
-        tokio::join!(interface.wake_target(Target::Mac(MAC), Caller { user: 0 }), asked.recv());
+    let (reply, _asked) = tokio::join!(
+        interface.wake_target(Target::Mac(MAC), Caller { user: 0, by: Authority::User }),
+        asked.recv()
+    );
     assert_eq!(reply.unwrap(), "held");
     assert!(began.elapsed() < Duration::from_secs(20));
 }
