@@ -13,7 +13,7 @@ use crate::process::Process;
 use crate::{proc, wait};
 
 /// Where its root is on the host. What it writes goes into the host's memory.
-const ROOT: &str = "/run/debian/root";
+pub const ROOT: &str = "/run/debian/root";
 
 /// The exit status of systemd-nspawn(1) under `--keep-unit` when what it boots reboots.
 const REBOOTED: i32 = 133;

@@ -41,6 +41,7 @@ pub mod inject;
 pub mod introspection;
 #[cfg(target_arch = "x86_64")]
 pub mod intrude;
+pub mod inventory;
 pub mod journal;
 pub mod libvirtd;
 pub mod lines;
