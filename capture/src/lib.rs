@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use wakevirt_protocol::frame::Ports;
+use wakevirt_service::lifecycle;
 
 use announcer::config::Settings;
 pub use options::Options;
@@ -38,9 +39,15 @@ pub fn run(options: &Options) -> ExitCode {
             {
                 eprintln!("wakevirt-capture: {error}");
             }
-            ExitCode::FAILURE
+            if is_misconfigured(&*error) { lifecycle::misconfigured() } else { lifecycle::failed() }
         }
     }
+}
+
+/// Whether only another configuration would help.
+fn is_misconfigured(error: &(dyn std::error::Error + 'static)) -> bool {
+    let from_service = matches!(error.downcast_ref(), Some(announcer::Error::Config(_)));
+    from_service || error.is::<wakevirt_service::config::Error>()
 }
 
 type Anything = Box<dyn std::error::Error>;

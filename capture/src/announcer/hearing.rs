@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use wakevirt_protocol::Sighting;
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, Mode};
-use wakevirt_service::lifecycle::{Signal, Signals};
+use wakevirt_service::lifecycle::{Signal, Signals, Watchdog};
 use wakevirt_service::logs::{Logs, Quota, quoted};
 
 use super::Error;
@@ -99,10 +99,12 @@ impl<'a> Hearing<'a> {
 
     /// Hears until something fails.
     pub async fn hear(&mut self, signals: &mut Signals) -> Result<(), Error> {
+        let mut watchdog = Watchdog::from_env();
         loop {
             // In this order: a packet's interface is to be known under its present name.
             tokio::select! {
                 biased;
+                () = watchdog.alive() => {}
                 signal = signals.next() => if signal == Signal::Reload { self.reload()?; },
                 changed = self.interfaces.changed() => {
                     changed.map_err(Error::Interfaces)?;
