@@ -2,6 +2,8 @@
 //! may do under the lines that are shipped.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test may stop where it stands")]
 
+mod drop_ins;
+
 use std::fs::read_to_string;
 use std::process::Output;
 
@@ -101,13 +103,6 @@ packet = b'\\xff' * 6 + bytes.fromhex(mac.replace(':', '')) * 16
 socket.socket(family, socket.SOCK_DGRAM).sendto(packet, (address, int(port)))";
     let sent = lan.command("python3").args(["-c", program, mac, address, &port.to_string()]).status();
     assert!(sent.expect("python3 runs").success());
-}
-
-/// Puts an example where its first lines say.
-fn drop_in(debian: &Debian<'_>, unit: &str, name: &str) {
-    let file = project().join(format!("docs/examples/dropins/{unit}.d/{name}"));
-    let text = read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    debian.write(&format!("/etc/systemd/system/{unit}.d/{name}"), &text);
 }
 
 #[test]
@@ -372,48 +367,6 @@ fn a_call_by_dbus_broker_starts_the_enabled_actor_alone() {
 }
 
 #[test]
-fn passwords_come_as_credentials_plain_and_encrypted() {
-    privileged!();
-    let host = Host::new();
-    let (mut debian, lan) = site(&host, Kind::DbusDaemon);
-    debian.write(
-        "/etc/wakevirt/actor.toml",
-        "[[allow]]\ndomain = \"win11\"\nsecure-on = \"credential:win11\"\n",
-    );
-    debian.boot();
-    debian.write("/root/win11.xml", &qemu_domain(DOMAIN, MAC, "br0"));
-    debian.sh("virsh --quiet --connect qemu:///system define /root/win11.xml");
-    assert!(!attempt(&debian, &format!("systemctl start {CAPTURE} {ACTOR}")).status.success());
-    assert!(
-        debian.journal(ACTOR).contains("add LoadCredential=win11:FILE to the unit"),
-        "{}",
-        debian.journal(ACTOR)
-    );
-
-    let mut started = 0;
-    for (example, password, prepare) in [
-        ("credential.conf", "01:02:03:04:05:06", "install -m 600 /dev/null /etc/wakevirt/win11.secureon
-            echo 01:02:03:04:05:06 >/etc/wakevirt/win11.secureon"),
-        ("credential-encrypted.conf", "0a:0b:0c:0d:0e:0f", "rm /etc/wakevirt/win11.secureon
-            echo 0a:0b:0c:0d:0e:0f | systemd-creds --with-key=host encrypt --name=win11 - /etc/wakevirt/win11.cred"),
-    ] {
-        debian.sh(prepare);
-        drop_in(&debian, ACTOR, example);
-        debian.sh(&format!("systemctl daemon-reload && systemctl restart {ACTOR}"));
-        wait_until_connected(&debian, true);
-        lan.etherwake(MAC, &["-p", "ff:ff:ff:00:00:00"]);
-        let refusals = || debian.journal(ACTOR).matches("bad-password").count();
-        wait::until_true("a refusal", || refusals() == started + 1);
-        lan.etherwake(MAC, &["-p", password]);
-        started += 1;
-        let wakes = || debian.journal(ACTOR).matches("started: domain").count();
-        wait::until_true("a wake", || wakes() == started);
-        debian.sh(&format!("virsh --quiet --connect qemu:///system destroy {DOMAIN}"));
-        debian.sh(&format!("rm /etc/systemd/system/{ACTOR}.d/{example}"));
-    }
-}
-
-#[test]
 fn at_a_restart_of_both_somebody_hears_whatever_is_announced() {
     privileged!();
     let host = Host::new();
@@ -425,26 +378,4 @@ fn at_a_restart_of_both_somebody_hears_whatever_is_announced() {
         when(CAPTURE, "InactiveEnterTimestampMonotonic") <= when(ACTOR, "InactiveEnterTimestampMonotonic")
     );
     assert!(when(ACTOR, "ActiveEnterTimestampMonotonic") <= when(CAPTURE, "InactiveExitTimestampMonotonic"));
-}
-
-#[test]
-fn the_drop_ins_of_capture_open_other_ports() {
-    privileged!();
-    let host = Host::new();
-    let (mut debian, lan) = site(&host, Kind::DbusDaemon);
-    debian.write("/etc/wakevirt/capture.toml", "mode = \"udp\"\nlisten = [\"0.0.0.0:40000\"]\n");
-    drop_in(&debian, SOCKET, "ports.conf");
-    boot_with_services(&mut debian);
-    send_datagram(&lan, "52:54:00:00:00:01", "192.0.2.1", 7);
-    wait_until_remembered(&debian, "52:54:00:00:00:01", "udp4");
-    send_datagram(&lan, "52:54:00:00:00:02", "192.0.2.1", 9);
-    wait_until_remembered(&debian, "52:54:00:00:00:02", "udp4");
-
-    debian.sh(&format!("systemctl mask --now {SOCKET}"));
-    // There is nothing to hear with: that is why there is a drop-in.
-    assert!(!attempt(&debian, &format!("systemctl restart {CAPTURE}")).status.success());
-    drop_in(&debian, CAPTURE, "listen.conf");
-    debian.sh(&format!("systemctl daemon-reload && systemctl restart {CAPTURE}"));
-    send_datagram(&lan, "52:54:00:00:00:03", "192.0.2.1", 40000);
-    wait_until_remembered(&debian, "52:54:00:00:00:03", "udp4");
 }
