@@ -26,21 +26,26 @@ pub fn run(options: &Options) -> ExitCode {
     } else if options.common.check {
         check(options)
     } else {
-        announcer::run(options).map_err(|error| {
-            // In the log as well, where there is one by now.
-            tracing::error!("{error}");
-            error.into()
-        })
+        announcer::run(options).map_err(Into::into)
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "for who started it, by hand or in a service manager")]
-            {
-                eprintln!("wakevirt-capture: {error}");
-            }
+            tell(&*error);
             if is_misconfigured(&*error) { lifecycle::misconfigured() } else { lifecycle::failed() }
         }
+    }
+}
+
+/// Tells why it ends: in the log, or on standard error where there is no log yet.
+fn tell(error: &(dyn std::error::Error + 'static)) {
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{error}");
+        return;
+    }
+    #[expect(clippy::print_stderr, reason = "for who started it, by hand or in a service manager")]
+    {
+        eprintln!("wakevirt-capture: {error}");
     }
 }
 
