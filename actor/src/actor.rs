@@ -157,7 +157,7 @@ impl Actor {
                 // Packets come last: they are anonymous, and there may be many.
                 biased;
                 // By itself it would keep the loop alive.
-                () = watchdog.alive(), if watchdog.is_awaited() => {}
+                () = watchdog.due(), if watchdog.is_awaited() => watchdog.alive(),
                 Some(update) = inlets.updates.recv() => self.update(update),
                 Some(end) = self.wakes.join_next() => self.ended(end),
                 Some(fetched) = self.fetched.join_next() => match fetched {

@@ -32,15 +32,16 @@ impl Watchdog {
         self.0.is_some()
     }
 
-    /// Waits until a sign is due, and gives it; for ever where nobody waits for one. Nothing is lost when
-    /// it is given up.
-    pub async fn alive(&mut self) {
+    /// Waits until a sign is due; for ever where nobody waits for one. Nothing is lost when it is given up.
+    pub async fn due(&mut self) {
         match &mut self.0 {
-            Some(ticks) => {
-                ticks.tick().await;
-                notify(&[NotifyState::Watchdog]);
-            }
+            Some(ticks) => drop(ticks.tick().await),
             None => std::future::pending().await,
         }
+    }
+
+    /// Gives a sign of life.
+    pub fn alive(&self) {
+        notify(&[NotifyState::Watchdog]);
     }
 }
