@@ -26,7 +26,7 @@ fn passwords_come_as_credentials_plain_and_encrypted() {
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
     debian.write(
         "/etc/wakevirt/actor.toml",
-        "[[allow]]\ndomain = \"win11\"\nsecure-on = \"credential:win11\"\n",
+        "[[allow]]\ndomain = \"win11\"\ninterfaces = [\"port0\"]\nsecure-on = \"credential:win11\"\n",
     );
     debian.boot();
     debian.write("/root/win11.xml", &qemu_domain(DOMAIN, MAC, "br0"));
@@ -61,6 +61,8 @@ fn passwords_come_as_credentials_plain_and_encrypted() {
         debian.sh(&format!("virsh --quiet --connect qemu:///system destroy {DOMAIN}"));
         debian.sh(&format!("rm /etc/systemd/system/{ACTOR}.d/{example}"));
     }
+    // Its own network is an empty one, and it knows the host's interfaces all the same.
+    assert!(!debian.journal(ACTOR).contains("there is no interface"), "{}", debian.journal(ACTOR));
 }
 
 #[test]
