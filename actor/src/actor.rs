@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use wakevirt_protocol::{MacAddr, Password};
-use wakevirt_service::lifecycle;
+use wakevirt_service::lifecycle::{self, Watchdog};
 use wakevirt_service::logs::Quota;
 
 use crate::caller;
@@ -148,6 +148,7 @@ impl Actor {
     /// Acts until nobody is left who could ask for anything.
     pub async fn run(mut self, mut inlets: Inlets) {
         self.tell();
+        let mut watchdog = Watchdog::from_env();
         loop {
             self.remember();
             let tell_at = self.tell_at.unwrap_or_else(Instant::now);
@@ -156,6 +157,8 @@ impl Actor {
             tokio::select! {
                 // Packets come last: they are anonymous, and there may be many.
                 biased;
+                // By itself it would keep the loop alive.
+                () = watchdog.due(), if watchdog.is_awaited() => watchdog.alive(),
                 Some(update) = inlets.updates.recv() => self.update(update),
                 Some(end) = self.wakes.join_next() => self.ended(end),
                 Some(fetched) = self.fetched.join_next() => match fetched {

@@ -1,7 +1,8 @@
 //! The parts of the running service, and what holds them together.
 
 use std::cell::RefCell;
-use std::path::Path;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
@@ -142,10 +143,18 @@ fn tell(rules: &Rules) {
              lines [[allow]] and domain = \"NAME\" to /etc/wakevirt/actor.toml and reload the service"
         );
     }
+    let interfaces = interfaces();
     for (rule, name) in rules.iter().flat_map(|rule| rule.named_interfaces().map(move |name| (rule, name))) {
-        // sysfs(5): a look that takes no socket.
-        if !Path::new("/sys/class/net").join(name).exists() {
+        if interfaces.as_ref().is_some_and(|there| !there.contains(OsStr::new(name))) {
             tracing::warn!("there is no interface {} now, which the rule {rule} names", quoted(name));
         }
     }
+}
+
+/// The host's network interfaces, by sysfs(5): a look that takes no socket. Nothing where only the
+/// loopback shows: newer versions of systemd give a service with `PrivateNetwork=` a `/sys` of its own.
+fn interfaces() -> Option<HashSet<OsString>> {
+    let entries = std::fs::read_dir("/sys/class/net").ok()?;
+    let names: HashSet<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+    names.iter().any(|name| name != "lo").then_some(names)
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use wakevirt_service::bus::{self, Address, Backoff};
+use wakevirt_service::lifecycle;
 use wakevirt_service::logs::quoted;
 use zbus::Connection;
 
@@ -44,6 +45,8 @@ pub async fn keep(
                     quoted(&error)
                 );
                 told = true;
+                // Ready all the same: it follows the hypervisors, and finishes what was under way.
+                lifecycle::ready("waiting for the bus");
             }
         }
         if since.elapsed() >= LASTING {

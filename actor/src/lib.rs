@@ -66,5 +66,8 @@ pub fn failure(error: &Error) -> ExitCode {
         // Where there is no standard error either, the exit code tells.
         let _ = writeln!(std::io::stderr(), "wakevirt-actor: {error}");
     }
-    ExitCode::FAILURE
+    match error {
+        Error::Config(_) | Error::SecureOn(_) => lifecycle::misconfigured(),
+        _ => lifecycle::failed(),
+    }
 }

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use wakevirt_protocol::frame::Ports;
+use wakevirt_service::lifecycle;
 
 use announcer::config::Settings;
 pub use options::Options;
@@ -25,22 +26,33 @@ pub fn run(options: &Options) -> ExitCode {
     } else if options.common.check {
         check(options)
     } else {
-        announcer::run(options).map_err(|error| {
-            // In the log as well, where there is one by now.
-            tracing::error!("{error}");
-            error.into()
-        })
+        announcer::run(options).map_err(Into::into)
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "for who started it, by hand or in a service manager")]
-            {
-                eprintln!("wakevirt-capture: {error}");
-            }
-            ExitCode::FAILURE
+            tell(&*error);
+            if is_misconfigured(&*error) { lifecycle::misconfigured() } else { lifecycle::failed() }
         }
     }
+}
+
+/// Tells why it ends: in the log, or on standard error where there is no log yet.
+fn tell(error: &(dyn std::error::Error + 'static)) {
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{error}");
+        return;
+    }
+    #[expect(clippy::print_stderr, reason = "for who started it, by hand or in a service manager")]
+    {
+        eprintln!("wakevirt-capture: {error}");
+    }
+}
+
+/// Whether only another configuration would help.
+fn is_misconfigured(error: &(dyn std::error::Error + 'static)) -> bool {
+    let from_service = matches!(error.downcast_ref(), Some(announcer::Error::Config(_)));
+    from_service || error.is::<wakevirt_service::config::Error>()
 }
 
 type Anything = Box<dyn std::error::Error>;

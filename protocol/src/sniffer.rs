@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::Sighting;
 
 /// The version of this list; every change of a message raises it.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// The longest message, in bytes. A [`Sighting`] takes less than 120; the text of a failure most.
 pub const MAX_MESSAGE: usize = 512;
@@ -73,6 +73,8 @@ pub enum ToSniffer {
         /// The kernel's index of the interface.
         interface: u32,
     },
+    /// Say the counters, soon: a sniffer that hangs does not.
+    Report,
 }
 
 /// What the sniffer says to the announcer.
@@ -92,7 +94,8 @@ pub enum FromSniffer {
     },
     /// A magic packet.
     Packet(Sighting),
-    /// How much was seen and lost until now; said at most once a second, when something changed.
+    /// How much was seen and lost until now; said at most once a second, when something changed
+    /// or [`ToSniffer::Report`] asked for them.
     Counters(Counters),
 }
 
@@ -164,6 +167,7 @@ impl Limits for ToSniffer {
                 start.ports.len() <= MAX_PORTS && usize::from(start.outgoing) <= MAX_OUTGOING
             }
             Self::Outgoing { slot, .. } => usize::from(*slot) < MAX_OUTGOING,
+            Self::Report => true,
         }
     }
 }

@@ -84,6 +84,7 @@ fn to_sniffer() -> impl Strategy<Value = ToSniffer> {
             require_landlock,
         })),
         (0..most, any::<u32>()).prop_map(|(slot, interface)| ToSniffer::Outgoing { slot, interface }),
+        Just(ToSniffer::Report),
     ]
 }
 

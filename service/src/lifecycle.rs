@@ -1,9 +1,22 @@
 //! What the service manager and the administrator say, and what is said to them: signals, readiness.
 
+mod watchdog;
+
 use std::io;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{self, SignalKind};
+
+pub use watchdog::Watchdog;
+
+/// How long a start that fails takes, where a service manager waits for it.
+const FAILED_START: Duration = Duration::from_secs(3);
+
+/// Whether the service manager was told that the service is ready.
+static READY: AtomicBool = AtomicBool::new(false);
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +62,7 @@ impl Signals {
 
 /// Tells the service manager that the service is ready, and what it does.
 pub fn ready(status: &str) {
+    READY.store(true, Ordering::Relaxed);
     notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
 }
 
@@ -60,6 +74,28 @@ pub fn status(status: &str) {
 /// Tells the service manager that the service is about to end.
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
+}
+
+/// The exit code of a service that cannot run with its configuration. Starting it again does not help
+/// before somebody has corrected that: `EX_CONFIG` of sysexits.h(3head), which the units know as
+/// `RestartPreventExitStatus=`.
+#[must_use]
+pub fn misconfigured() -> ExitCode {
+    ExitCode::from(78)
+}
+
+/// The exit code of a service that failed otherwise.
+///
+/// The service manager may start it again at once, as it should where a service ends that has worked,
+/// and does so for ever. So one that never got ready waits before it ends: else what keeps it from
+/// starting would keep the host busy, and fill its log. (systemd.service(5) has `RestartSteps=` for that
+/// since version 254.)
+#[must_use]
+pub fn failed() -> ExitCode {
+    if std::env::var_os("NOTIFY_SOCKET").is_some() && !READY.load(Ordering::Relaxed) {
+        std::thread::sleep(FAILED_START);
+    }
+    ExitCode::FAILURE
 }
 
 /// Nothing happens where no service manager asked (`NOTIFY_SOCKET` is not set).

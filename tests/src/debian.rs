@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use crate::bus::Kind;
 use crate::guard::PATH;
-use crate::host::{Host, project, succeed};
+use crate::host::{Host, PROGRAMS, project, succeed};
 use crate::process::Process;
 use crate::{proc, wait};
 
@@ -82,6 +82,29 @@ impl<'host> Debian<'host> {
         succeed(host.command("sh").args(["-euc", FURNISH, "furnish"]).arg(&tree).arg(bus));
         let cgroup = new_cgroup(host);
         Self { host, cgroup, nspawn: None, init: None }
+    }
+
+    /// Places what was built for this test, as `make install PREFIX=/usr` does, before it is booted.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn install(&self) {
+        let mut install = self.host.command(&project().join("scripts/install").to_string_lossy());
+        install.arg("install").env("DESTDIR", ROOT).env("PREFIX", "/usr");
+        // The script finds the programs in CARGO_TARGET_DIR/PROFILE.
+        let (target, profile) = PROGRAMS.rsplit_once('/').expect("it is a path");
+        succeed(install.env("CARGO_TARGET_DIR", target).env("PROFILE", profile));
+        // The folders are made as it boots, the users only where /usr is newer than /etc.
+        succeed(self.chroot("systemd-sysusers").arg("wakevirt.conf"));
+    }
+
+    /// A program of it that is to run in its root, with nothing mounted there but `/proc`, before it is
+    /// booted.
+    #[must_use]
+    pub fn chroot(&self, program: &str) -> Command {
+        let mut command = self.host.command("unshare");
+        command.args([&format!("--mount-proc={ROOT}/proc"), "chroot", ROOT, program]);
+        command
     }
 
     /// A file of it, as this process reaches it, whether it is booted or not. What is in its `/run`

@@ -122,6 +122,7 @@ fn the_configuration_is_read_again() {
 fn a_rule_for_what_there_is_not_is_a_warning() {
     privileged!();
     let host = Host::new();
+    host.bridge("br0");
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let libvirtd = Libvirtd::start(&host);
     libvirtd.define(TEST, &test_domain("vm1", MAC));

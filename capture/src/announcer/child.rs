@@ -154,8 +154,19 @@ impl Channel {
     /// # Errors
     /// [`Error::Channel`]; the sniffer is then not listening, which is not how it should be.
     pub fn hear_outgoing(&self, slot: u8, interface: u32) -> Result<(), Error> {
+        self.say(&ToSniffer::Outgoing { slot, interface })
+    }
+
+    /// Asks the sniffer for its counters, which shows whether it lives.
+    ///
+    /// # Errors
+    /// [`Error::Channel`].
+    pub fn ask(&self) -> Result<(), Error> {
+        self.say(&ToSniffer::Report)
+    }
+
+    fn say(&self, message: &ToSniffer) -> Result<(), Error> {
         let mut buffer = [0; MAX_MESSAGE];
-        let message = ToSniffer::Outgoing { slot, interface };
         let bytes = message.encode(&mut buffer).map_err(|error| Error::Channel(io::Error::other(error)))?;
         send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
             .map_err(|error| Error::Channel(error.into()))?;

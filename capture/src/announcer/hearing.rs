@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use wakevirt_protocol::Sighting;
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, Mode};
-use wakevirt_service::lifecycle::{Signal, Signals};
+use wakevirt_service::lifecycle::{Signal, Signals, Watchdog};
 use wakevirt_service::logs::{Logs, Quota, quoted};
 
 use super::Error;
@@ -68,6 +68,8 @@ pub struct Hearing<'a> {
     logs: &'a Logs,
     /// The interface that each of the sniffer's sockets for outgoing frames is bound to.
     outgoing: HashMap<u8, u32>,
+    /// Whether the sniffer has said anything since it was asked to.
+    sniffer_lives: bool,
     packet_lines: Quota,
     loss_lines: Quota,
 }
@@ -89,6 +91,8 @@ impl<'a> Hearing<'a> {
             options,
             logs,
             outgoing: HashMap::new(),
+            // It has just said that it is ready.
+            sniffer_lives: true,
             packet_lines: Quota::new(20, Duration::from_secs(10)),
             loss_lines: Quota::new(1, Duration::from_secs(60)),
         };
@@ -99,23 +103,41 @@ impl<'a> Hearing<'a> {
 
     /// Hears until something fails.
     pub async fn hear(&mut self, signals: &mut Signals) -> Result<(), Error> {
+        let mut watchdog = Watchdog::from_env();
         loop {
             // In this order: a packet's interface is to be known under its present name.
             tokio::select! {
                 biased;
+                () = watchdog.due() => self.sign(&watchdog),
                 signal = signals.next() => if signal == Signal::Reload { self.reload()?; },
                 changed = self.interfaces.changed() => {
                     changed.map_err(Error::Interfaces)?;
                     self.follow_interfaces()?;
                 }
-                message = self.channel.next() => match message? {
-                    Some(FromSniffer::Packet(sighting)) => self.packet(sighting),
-                    Some(FromSniffer::Counters(counters)) => self.count(counters)?,
-                    Some(FromSniffer::Failed { reason }) => return Err(failed(&reason)),
-                    Some(FromSniffer::Ready { .. }) => return Err(Error::Contradiction("that it is ready, twice")),
-                    None => return Err(Error::SnifferGone(String::new())),
-                },
+                message = self.channel.next() => {
+                    self.take(message?.ok_or_else(|| Error::SnifferGone(String::new()))?)?;
+                }
             }
+        }
+    }
+
+    fn take(&mut self, message: FromSniffer) -> Result<(), Error> {
+        self.sniffer_lives = true;
+        match message {
+            FromSniffer::Packet(sighting) => self.packet(sighting),
+            FromSniffer::Counters(counters) => self.count(counters)?,
+            FromSniffer::Failed { reason } => return Err(failed(&reason)),
+            FromSniffer::Ready { .. } => return Err(Error::Contradiction("that it is ready, twice")),
+        }
+        Ok(())
+    }
+
+    /// Gives a sign of life where the sniffer has given one since the last time, and asks it for the next.
+    fn sign(&mut self, watchdog: &Watchdog) {
+        if std::mem::take(&mut self.sniffer_lives) {
+            watchdog.alive();
+            // That the channel is broken shows when it is read.
+            let _told_there = self.channel.ask();
         }
     }
 

@@ -45,7 +45,7 @@ impl Channel {
             .collect();
         match Self::read(buffer.get(..received.bytes).unwrap_or_default())? {
             ToSniffer::Start(start) => Ok((start, sockets)),
-            ToSniffer::Outgoing { .. } => Err(Error::OutOfTurn),
+            ToSniffer::Outgoing { .. } | ToSniffer::Report => Err(Error::OutOfTurn),
         }
     }
 

@@ -71,7 +71,14 @@ impl Sniffer<'_> {
     /// Does what the announcer says.
     fn obey(&mut self) -> Result<(), Error> {
         while let Some(message) = self.channel.take()? {
-            let ToSniffer::Outgoing { slot, interface } = message else { return Err(Error::OutOfTurn) };
+            let (slot, interface) = match message {
+                ToSniffer::Outgoing { slot, interface } => (slot, interface),
+                ToSniffer::Report => {
+                    self.tally.stir();
+                    continue;
+                }
+                ToSniffer::Start(_) => return Err(Error::OutOfTurn),
+            };
             let socket = self.sockets.outgoing.get(usize::from(slot)).ok_or(Error::OutOfTurn)?;
             match ffi::bind_packet_socket(socket, interface) {
                 Ok(()) => {}
@@ -148,7 +155,7 @@ struct Tally {
     udp_drops: Vec<u32>,
     /// When they were last said.
     said: Instant,
-    /// Whether something arrived since.
+    /// Whether something arrived since, or somebody asked.
     stirred: bool,
 }
 
@@ -158,12 +165,12 @@ impl Tally {
         Self { counters: Counters::default(), udp_drops, said: Instant::now(), stirred: false }
     }
 
-    /// Something arrived.
+    /// Something arrived, or somebody asks.
     const fn stir(&mut self) {
         self.stirred = true;
     }
 
-    /// How long until the counters are to be said: never, where nothing arrives.
+    /// How long until the counters are to be said: never, where nothing arrives and nobody asks.
     fn due(&self) -> Option<Duration> {
         self.stirred.then(|| PACE.saturating_sub(self.said.elapsed()))
     }

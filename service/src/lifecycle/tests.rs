@@ -51,6 +51,66 @@ fn the_service_manager_is_told() {
 }
 
 #[test]
+#[ignore = "the second process of another test"]
+fn second_gives_signs_of_life() {
+    if testing::is_second() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut watchdog = Watchdog::from_env();
+            assert!(watchdog.is_awaited());
+            for _ in 0..2 {
+                watchdog.due().await;
+                watchdog.alive();
+            }
+        });
+    }
+}
+
+#[test]
+fn signs_of_life_are_given_where_they_are_awaited() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let mut command = testing::second(&[], "lifecycle::tests::second_gives_signs_of_life");
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "20000");
+    testing::run(command);
+    socket.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 256];
+    for _ in 0..2 {
+        let length = socket.recv(&mut buffer).unwrap();
+        assert_eq!(str::from_utf8(&buffer[..length]).unwrap(), "WATCHDOG=1\n");
+    }
+    assert!(socket.recv(&mut buffer).is_err(), "one sign for each time");
+    assert!(!Watchdog::from_env().is_awaited(), "nobody waits for this process");
+}
+
+#[test]
+#[ignore = "the second process of another test"]
+fn second_fails() {
+    if testing::is_second() {
+        let start = std::time::Instant::now();
+        if std::env::var_os("WAS_READY").is_some() {
+            ready("working");
+        }
+        let _code = failed();
+        let waited = start.elapsed() >= FAILED_START;
+        assert_eq!(waited, std::env::var_os("WAITS").is_some());
+    }
+}
+
+#[test]
+fn a_start_that_fails_takes_its_time_where_it_would_be_repeated() {
+    let fails = |manager: &[(&str, &str)]| {
+        let mut command = testing::second(&[], "lifecycle::tests::second_fails");
+        command.env_remove("NOTIFY_SOCKET").envs(manager.iter().copied());
+        testing::run(command);
+    };
+    fails(&[]);
+    fails(&[("NOTIFY_SOCKET", "/nonexistent/notify"), ("WAITS", "")]);
+    fails(&[("NOTIFY_SOCKET", "/nonexistent/notify"), ("WAS_READY", "")]);
+}
+
+#[test]
 fn without_a_service_manager_nothing_happens() {
     let mut command = testing::second(&[], "lifecycle::tests::second_notifies");
     command.env_remove("NOTIFY_SOCKET");

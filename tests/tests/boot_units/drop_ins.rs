@@ -1,0 +1,209 @@
+//! The drop-ins that are shipped as examples, and the unit for a user's own actor.
+
+use std::fs::read_to_string;
+
+use wakevirt_tests::bus::Kind;
+use wakevirt_tests::debian::Debian;
+use wakevirt_tests::host::{Host, project, succeed};
+use wakevirt_tests::libvirtd::{QEMU, qemu_domain};
+use wakevirt_tests::machine::Machine;
+use wakevirt_tests::ssh::{NAME, SshHost, USER};
+use wakevirt_tests::{privileged, wait};
+
+use super::*;
+
+/// Puts an example where its first lines say.
+fn drop_in(debian: &Debian<'_>, unit: &str, name: &str) {
+    let file = project().join(format!("docs/examples/dropins/{unit}.d/{name}"));
+    let text = read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    debian.write(&format!("/etc/systemd/system/{unit}.d/{name}"), &text);
+}
+
+#[test]
+fn passwords_come_as_credentials_plain_and_encrypted() {
+    privileged!();
+    let host = Host::new();
+    let (mut debian, lan) = site(&host, Kind::DbusDaemon);
+    debian.write(
+        "/etc/wakevirt/actor.toml",
+        "[[allow]]\ndomain = \"win11\"\ninterfaces = [\"port0\"]\nsecure-on = \"credential:win11\"\n",
+    );
+    debian.boot();
+    debian.write("/root/win11.xml", &qemu_domain(DOMAIN, MAC, "br0"));
+    debian.sh("virsh --quiet --connect qemu:///system define /root/win11.xml");
+    assert!(!attempt(&debian, &format!("systemctl start {CAPTURE} {ACTOR}")).status.success());
+    assert!(
+        debian.journal(ACTOR).contains("add LoadCredential=win11:FILE to the unit"),
+        "{}",
+        debian.journal(ACTOR)
+    );
+
+    let plain = "install -m 600 /dev/null /etc/wakevirt/win11.secureon
+                 echo 01:02:03:04:05:06 >/etc/wakevirt/win11.secureon";
+    let encrypted = "rm /etc/wakevirt/win11.secureon
+                     echo 0a:0b:0c:0d:0e:0f |
+                         systemd-creds --with-key=host encrypt --name=win11 - /etc/wakevirt/win11.cred";
+    let examples = [
+        ("credential.conf", "01:02:03:04:05:06", plain),
+        ("credential-encrypted.conf", "0a:0b:0c:0d:0e:0f", encrypted),
+    ];
+    for (earlier, (example, password, prepare)) in examples.into_iter().enumerate() {
+        debian.sh(prepare);
+        drop_in(&debian, ACTOR, example);
+        debian.sh(&format!("systemctl daemon-reload && systemctl restart {ACTOR}"));
+        wait_until_connected(&debian, true);
+        lan.etherwake(MAC, &["-p", &format!("ff:ff:ff:00:00:{earlier:02x}")]);
+        let refusals = || debian.journal(ACTOR).matches("bad-password").count();
+        wait::until_true("a refusal", || refusals() == earlier + 1);
+        lan.etherwake(MAC, &["-p", password]);
+        let wakes = || debian.journal(ACTOR).matches("started: domain").count();
+        wait::until_true("a wake", || wakes() == earlier + 1);
+        debian.sh(&format!("virsh --quiet --connect qemu:///system destroy {DOMAIN}"));
+        debian.sh(&format!("rm /etc/systemd/system/{ACTOR}.d/{example}"));
+    }
+    // Its own network is an empty one, and it knows the host's interfaces all the same.
+    assert!(!debian.journal(ACTOR).contains("there is no interface"), "{}", debian.journal(ACTOR));
+}
+
+#[test]
+fn the_drop_ins_of_capture_open_other_ports() {
+    privileged!();
+    let host = Host::new();
+    let (mut debian, lan) = site(&host, Kind::DbusDaemon);
+    debian.write("/etc/wakevirt/capture.toml", "mode = \"udp\"\nlisten = [\"0.0.0.0:40000\"]\n");
+    drop_in(&debian, SOCKET, "ports.conf");
+    boot_with_services(&mut debian);
+    send_datagram(&lan, "52:54:00:00:00:01", "192.0.2.1", 7);
+    wait_until_remembered(&debian, "52:54:00:00:00:01", "udp4");
+    send_datagram(&lan, "52:54:00:00:00:02", "192.0.2.1", 9);
+    wait_until_remembered(&debian, "52:54:00:00:00:02", "udp4");
+
+    debian.sh(&format!("systemctl mask --now {SOCKET}"));
+    // There is nothing to hear with: that is why there is a drop-in.
+    assert!(!attempt(&debian, &format!("systemctl restart {CAPTURE}")).status.success());
+    drop_in(&debian, CAPTURE, "listen.conf");
+    debian.sh(&format!("systemctl daemon-reload && systemctl restart {CAPTURE}"));
+    send_datagram(&lan, "52:54:00:00:00:03", "192.0.2.1", 40000);
+    wait_until_remembered(&debian, "52:54:00:00:00:03", "udp4");
+}
+
+/// Waits until the journal of the actor has this.
+fn wait_for_actor(debian: &Debian<'_>, words: &str) {
+    let seen = wait::within(wait::PATIENCE, || debian.journal(ACTOR).contains(words).then_some(()));
+    assert!(seen.is_some(), "no {words:?} in:\n{}", debian.journal(ACTOR));
+}
+
+#[test]
+fn the_actor_reaches_another_host_by_ssh() {
+    privileged!();
+    let (host, other) = (Host::new(), Host::new());
+    let mut remote = SshHost::start(&other, &host);
+    Machine::new("vm1").define(&remote.libvirtd);
+    let (mut debian, lan) = site(&host, Kind::DbusDaemon);
+    let uri = format!("qemu+ssh://{USER}@{NAME}/system?keyfile=/etc/wakevirt/ssh/key&no_tty=1");
+    debian.write(
+        "/etc/wakevirt/actor.toml",
+        &format!("connections = [\"{uri}\"]\n[[allow]]\ndomain = \"vm1\"\n"),
+    );
+    debian.boot();
+    debian.sh(&format!(
+        "echo 192.0.2.2 {NAME} >>/etc/hosts
+         install -d -m 700 -o wakevirt-actor -g wakevirt-actor /etc/wakevirt/ssh
+         setpriv --reuid wakevirt-actor --regid wakevirt-actor --clear-groups \
+             ssh-keygen -q -t ed25519 -N '' -f /etc/wakevirt/ssh/key
+         ssh-keyscan {NAME} >>/etc/ssh/ssh_known_hosts 2>/dev/null
+         systemctl enable --now {CAPTURE} {ACTOR}"
+    ));
+    remote.authorize(&debian.sh("cat /etc/wakevirt/ssh/key.pub"));
+    // That is why there is a drop-in.
+    wait_for_actor(&debian, "no connection to");
+
+    drop_in(&debian, ACTOR, "ssh.conf");
+    debian.sh(&format!("systemctl daemon-reload && systemctl restart {ACTOR}"));
+    wait_for_actor(&debian, &format!("connected to {uri}: 1 domains"));
+    lan.etherwake(&remote.libvirtd.mac("vm1"), &["-b"]);
+    wait_for_actor(&debian, "started: domain \"vm1\"");
+    assert_eq!(remote.libvirtd.state(QEMU, "vm1"), "running");
+    remote.kill();
+}
+
+/// Runs a line of shell as this user, in the user's session; libvirt's daemon may be started.
+fn in_session(debian: &Debian<'_>, user: &str, line: &str) -> String {
+    let set =
+        "export XDG_RUNTIME_DIR=/run/user/$(id -u) DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/$(id -u)/bus";
+    let mut command = debian.command_as(user, "env");
+    command.args([&format!("HOME=/home/{user}"), "bash", "-euc", &format!("{set}; {line}")]);
+    succeed(&mut command)
+}
+
+/// A session of this user that lasts without a login, with one domain.
+fn session_with_domain(debian: &Debian<'_>, user: &str) {
+    debian
+        .sh(&format!("install -d -m 700 -o {user} -g {user} /home/{user} && loginctl enable-linger {user}"));
+    let xml = qemu_domain(DOMAIN, MAC, "br0")
+        .replace("type='bridge'", "type='user'")
+        .replace("<source bridge='br0'/>", "");
+    debian.write("/root/own.xml", &xml);
+    debian.sh(&format!("install -m 644 /root/own.xml /home/{user}/own.xml"));
+    let bus = format!("test -S /run/user/$(id -u {user})/bus");
+    wait::until_true("the user's session", || attempt(debian, &bus).status.success());
+    in_session(debian, user, &format!("virsh --quiet --connect qemu:///session define /home/{user}/own.xml"));
+}
+
+fn session_state(debian: &Debian<'_>, user: &str) -> String {
+    let state =
+        in_session(debian, user, &format!("virsh --quiet --connect qemu:///session domstate {DOMAIN}"));
+    state.trim().to_owned()
+}
+
+#[test]
+fn a_users_own_actor_wakes_the_users_domain() {
+    privileged!();
+    const USER: &str = "alice";
+    let host = Host::new();
+    let (mut debian, lan) = site(&host, Kind::DbusDaemon);
+    debian.boot();
+    debian.sh(&format!("useradd --user-group {USER} && systemctl enable --now {CAPTURE}"));
+    session_with_domain(&debian, USER);
+    in_session(&debian, USER, "systemctl --user enable --now wakevirt-actor");
+    let journal =
+        || debian.sh("journalctl --boot --no-pager --output=cat _SYSTEMD_USER_UNIT=wakevirt-actor.service");
+    let connected = || journal().contains("connected to qemu:///session: 1 domains").then_some(());
+    assert!(wait::within(wait::PATIENCE, connected).is_some(), "{}", journal());
+    in_session(
+        &debian,
+        USER,
+        &format!(
+            "test -e ~/.config/wakevirt/actor.toml
+         printf '[[allow]]\\ndomain = \"{DOMAIN}\"\\n' >~/.config/wakevirt/actor.toml
+         systemctl --user reload wakevirt-actor"
+        ),
+    );
+    lan.etherwake(MAC, &["-b"]);
+    let woken = wait::within(wait::PATIENCE, || (session_state(&debian, USER) == "running").then_some(()));
+    assert!(woken.is_some(), "{}", journal());
+}
+
+#[test]
+fn the_actor_reaches_a_session_of_its_own_user() {
+    privileged!();
+    const USER: &str = "wakevirt-actor";
+    let host = Host::new();
+    let (mut debian, lan) = site(&host, Kind::DbusDaemon);
+    debian.boot();
+    session_with_domain(&debian, USER);
+    let socket = format!("/run/user/{}/libvirt/libvirt-sock", debian.sh(&format!("id -u {USER}")).trim());
+    debian.write(
+        "/etc/wakevirt/actor.toml",
+        &format!("connections = [\"qemu:///session?socket={socket}\"]\n[[allow]]\ndomain = \"{DOMAIN}\"\n"),
+    );
+    debian.sh(&format!("systemctl enable --now {CAPTURE} {ACTOR}"));
+    // That is why there is a drop-in.
+    wait_for_actor(&debian, "no connection to");
+    drop_in(&debian, ACTOR, "session.conf");
+    debian.sh(&format!("systemctl daemon-reload && systemctl restart {ACTOR}"));
+    wait_for_actor(&debian, "connected to");
+    lan.etherwake(MAC, &["-b"]);
+    wait_for_actor(&debian, "started: domain");
+    assert_eq!(session_state(&debian, USER), "running");
+}
