@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{self as names, ACTOR_NAME, ACTOR_PATH, Error, PacketDetails};
 use wakevirt_service::bus::own;
@@ -29,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(18);
 const LONGEST_NAME: usize = 255;
 /// What a caller is told whose wake has not ended by then; `WakeFinished` tells its end.
 pub const HELD: &str = "held";
+/// How long the service manager is told nothing while the announcer does not say what it remembers. It may hang.
+const CATCHING_UP: Duration = Duration::from_secs(10);
 
 /// A caller who wants the configuration to be read again, and waits for what comes of it.
 pub type Reload = oneshot::Sender<Result<(), String>>;
@@ -54,12 +57,15 @@ pub async fn serve(
     connection: &Connection,
     interface: &Actor1,
     mut finished: broadcast::Receiver<Arc<Finished>>,
+    mut caught_up: watch::Receiver<bool>,
 ) -> Result<(), crate::Error> {
     let mut status = interface.status.clone();
     connection.object_server().at(ACTOR_PATH, interface.clone()).await?;
     own(connection, ACTOR_NAME).await?;
-    lifecycle::ready(&status.borrow().words());
     tracing::info!("serving {ACTOR_NAME}");
+    // An upgrade restarts the announcer as soon as the actor is ready, and then it remembers nothing any more.
+    let _ = timeout(CATCHING_UP, caught_up.wait_for(|it| *it)).await;
+    lifecycle::ready(&status.borrow().words());
     let emitter = SignalEmitter::new(connection, ACTOR_PATH)?;
     let mut told = status.borrow_and_update().clone();
     loop {
@@ -205,7 +211,7 @@ fn domain(text: &str) -> Result<String, Error> {
 impl Actor1 {
     /// Wakes; what takes longer than a caller can wait goes on without them.
     async fn wake_target(&self, target: Target, caller: Caller) -> Result<String, Error> {
-        match tokio::time::timeout(PATIENCE, self.requests.wake(target.clone(), caller)).await {
+        match timeout(PATIENCE, self.requests.wake(target.clone(), caller)).await {
             Ok(answer) => reply(&answer.ok_or_else(ended)?, &target),
             Err(_) => Ok(HELD.to_owned()),
         }

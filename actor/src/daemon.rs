@@ -62,8 +62,12 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
 
     let owner = (options.common.bus != Address::System).then(|| nix::unistd::geteuid().as_raw());
     let interface = Actor1 { requests: requests.clone(), reloads, status, gate: Gate::new(owner) };
-    let serve = async |bus: &Connection| bus::serve(bus, &interface, finished.subscribe()).await;
-    let hear = async |bus: &Connection| hear(bus, &packets, macs.clone(), &fetches_out, &merge).await;
+    let (caught_up, is_caught_up) = watch::channel(false);
+    let serve = async |bus: &Connection| {
+        bus::serve(bus, &interface, finished.subscribe(), is_caught_up.clone()).await
+    };
+    let hear =
+        async |bus: &Connection| hear(bus, &packets, macs.clone(), &fetches_out, &caught_up, &merge).await;
     let buses = async {
         let (bus, capture_bus) = (&options.common.bus, &options.capture_bus);
         if bus == capture_bus {
@@ -85,11 +89,12 @@ async fn hear(
     packets: &mpsc::Sender<Packet>,
     macs: watch::Receiver<Macs>,
     fetches: &Mutex<mpsc::Receiver<Fetch>>,
+    caught_up: &watch::Sender<bool>,
     merge: &RefCell<Merge>,
 ) -> Result<(), Error> {
     let (owner, owners) = watch::channel(None);
     tokio::select! {
-        result = listen(bus, packets, &owner, merge) => result,
+        result = listen(bus, packets, &owner, caught_up, merge) => result,
         () = interest::tell(bus, owners.clone(), macs) => Ok(()),
         () = fetch::serve(bus, owners, fetches) => Ok(()),
     }

@@ -50,7 +50,8 @@ const fn quota() -> Quota {
 }
 
 /// Hears until the connection is lost: `packets` gets every packet that `merge` does not know yet,
-/// `owner` the announcer's name.
+/// `owner` the announcer's name. `caught_up` becomes true when what the announcer remembers has been
+/// heard, or when there is no announcer.
 ///
 /// It never waits for either, because what is not read from the bus holds up the whole connection.
 ///
@@ -60,6 +61,7 @@ pub async fn listen(
     connection: &Connection,
     packets: &mpsc::Sender<Packet>,
     owner: &watch::Sender<Option<OwnedUniqueName>>,
+    caught_up: &watch::Sender<bool>,
     merge: &RefCell<Merge>,
 ) -> Result<(), Error> {
     // The stream takes everything that comes from now on.
@@ -115,6 +117,8 @@ pub async fn listen(
         if replay {
             let after = merge.borrow_mut().ask().clone();
             ear.ask_for_replay(connection, &after).await?;
+        } else if ear.replay.is_none() {
+            caught_up.send_replace(true);
         }
     }
 }

@@ -1,0 +1,39 @@
+//! When the actor says that it is ready: not before it has heard what was announced while it was away. An
+//! upgrade restarts the announcer then, which remembers nothing afterwards.
+
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::{Daemon, StartedBy};
+use wakevirt_tests::host::Host;
+use wakevirt_tests::{privileged, wait};
+
+#[test]
+fn the_actor_is_ready_when_it_has_heard_what_it_missed() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let mut capture = Daemon::capture(&host).started_by(StartedBy::Manager).start();
+    capture.wait_until_ready();
+    capture.signal(Signal::SIGSTOP);
+
+    let mut actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();
+    for line in ["serving org.wakevirt.Actor1", "hearing the announcer"] {
+        let _ = actor.log().wait_for(line);
+    }
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(actor.notices().count("READY=1"), 0, "the announcer has not answered yet");
+
+    capture.signal(Signal::SIGCONT);
+    actor.wait_until_ready();
+
+    // One that hangs for long is not waited for.
+    actor.stop();
+    capture.signal(Signal::SIGSTOP);
+    let mut actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();
+    wait::until_true("the actor to be ready", || actor.notices().count("READY=1") == 1);
+    capture.signal(Signal::SIGCONT);
+    actor.stop();
+}
