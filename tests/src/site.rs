@@ -24,6 +24,11 @@ pub const STRANGER: &str = "stranger";
 /// Where the administrator has built the package.
 const CHECKOUT: &str = "/root/wakevirt";
 
+/// Returns when a packet may wake a domain that was woken before: the cool-down is 5 s by default.
+pub fn cool_down() {
+    std::thread::sleep(Duration::from_secs(6));
+}
+
 /// A booted Debian with libvirt and one domain that is off, behind a bridge. See the
 /// [module's documentation](self).
 #[derive(Debug)]
@@ -111,11 +116,10 @@ impl<'host> Site<'host> {
         assert!(runs.is_some(), "after `{line}` the domain is {}:\n{}", self.state(), journal());
     }
 
-    /// Switches the domain off, and returns when a packet may wake it again: the cool-down is 5 s by
-    /// default, and began before.
+    /// Switches the domain off, and returns when a packet may wake it again.
     pub fn switch_off(&self) {
         self.virsh(&format!("destroy {DOMAIN}"));
-        std::thread::sleep(Duration::from_secs(6));
+        cool_down();
     }
 
     /// A line of shell that is to run as this user, who may be root.

@@ -3,7 +3,7 @@
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::{Host, succeed};
-use wakevirt_tests::site::{DOMAIN, MEMBER, STRANGER, Site};
+use wakevirt_tests::site::{DOMAIN, MEMBER, STRANGER, Site, cool_down};
 use wakevirt_tests::{privileged, readme};
 
 /// From the README to a domain that runs, with this program as the system bus.
@@ -28,6 +28,7 @@ fn works_as_the_readme_says(bus: Kind) {
 
     site.debian.sh("rm /etc/wakevirt/actor.d/win11.toml && systemctl reload wakevirt-actor");
     site.debian.sh(&readme::commands("A domain that allows itself").concat());
+    cool_down();
     packets.iter().take(1).for_each(|packet| site.wake(packet));
     assert_eq!(site.debian.sh("systemctl --failed --no-legend --plain"), "");
 }
