@@ -150,6 +150,9 @@ impl Actor {
         self.tell();
         let mut watchdog = Watchdog::from_env();
         loop {
+            // Whoever waits for a decision learns it first: what is under way was written down before it
+            // began, and is judged by the domain's state should the process end in between.
+            tokio::task::yield_now().await;
             self.remember();
             let tell_at = self.tell_at.unwrap_or_else(Instant::now);
             let expiry = self.next_expiry();

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use wakevirt_service::bus::Backoff;
@@ -9,6 +10,10 @@ use wakevirt_service::bus::Backoff;
 use super::libvirt::Libvirt;
 use super::{Change, Domain, Hypervisor, Id, blocking};
 use crate::Error;
+
+/// How long changes are gathered before the domains are read. A start is several changes, and what is
+/// read at the same moment would hold up the call that causes them.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// What the link tells.
 pub enum Update {
@@ -76,6 +81,10 @@ async fn follow(
         // What has come together is read once for each domain, however often it changed.
         if changes.recv_many(&mut batch, usize::MAX).await == 0 {
             break "nothing more is told";
+        }
+        tokio::time::sleep(GATHER).await;
+        while let Ok(change) = changes.try_recv() {
+            batch.push(change);
         }
         let mut read = HashSet::new();
         for change in batch.drain(..) {
