@@ -27,6 +27,9 @@ pub struct Order {
     pub shutdown_wait: Duration,
     /// Whether the hypervisor was called for it already, and has not told what came of that.
     pub called: bool,
+    /// Whether it is known to be off, so that it need not be looked at before it is started. No event has
+    /// told anything else; and a domain that is on cannot be started, which shows.
+    pub known_off: bool,
 }
 
 /// What a wake may do.
@@ -67,16 +70,15 @@ pub enum End {
 }
 
 /// Wakes the domain. It takes as long as the hypervisor takes.
-pub async fn wake(hypervisor: Arc<dyn Hypervisor>, order: Order) -> End {
+pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut order: Order) -> End {
     let began = Instant::now();
-    let mut called = order.called;
     loop {
-        // All of it on one thread: each change of threads takes about as long as a call.
-        let turn = blocking(&hypervisor, move |hypervisor| Ok(turn(hypervisor, order, called))).await;
+        // All of it on one thread: to change threads between two calls takes half as long as a call.
+        let turn = blocking(&hypervisor, move |hypervisor| Ok(turn(hypervisor, order))).await;
         let (state, wait) = match turn {
             Ok(Turn::Ended(end)) => return end,
-            Ok(Turn::Again { state, wait, called: still }) => {
-                called = still;
+            Ok(Turn::Again { state, wait, called }) => {
+                order = Order { called, known_off: false, ..order };
                 (state, wait)
             }
             Err(error) => return failed(hypervisor.as_ref(), &error, true),
@@ -104,8 +106,10 @@ enum Turn {
     },
 }
 
-fn turn(hypervisor: &dyn Hypervisor, order: Order, called: bool) -> Turn {
-    let state = match hypervisor.state(order.uuid) {
+fn turn(hypervisor: &dyn Hypervisor, order: Order) -> Turn {
+    let called = order.called;
+    let state = if order.known_off { Ok(State::ShutOff) } else { hypervisor.state(order.uuid) };
+    let state = match state {
         Ok(state) => state,
         Err(error) => return Turn::Ended(failed(hypervisor, &error, called)),
     };
@@ -155,6 +159,10 @@ fn attempt(hypervisor: &dyn Hypervisor, order: Order, before: State, outcome: Ou
         }
         (Err(_), Ok(after)) if matches!(act(after, terms.paused), Action::AwaitOff | Action::AwaitPause) => {
             return Turn::Again { state: before, wait: PAUSE_WAIT, called: false };
+        }
+        // It was not off, as was thought: what it is calls for something else.
+        (Err(_), Ok(after)) if order.known_off && after != State::ShutOff => {
+            return turn(hypervisor, Order { known_off: false, ..order });
         }
         (Err(error), _) => failed(hypervisor, &error, true),
     };
