@@ -18,7 +18,6 @@ pub mod fetch;
 pub mod hypervisor;
 pub mod index;
 pub mod interest;
-pub mod keep;
 pub mod listen;
 pub mod memory;
 pub mod merge;

@@ -21,13 +21,13 @@ use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{
     CAPTURE_INTERFACE, CAPTURE_NAME, CAPTURE_PATH, Dict, MAGIC_PACKET, PacketDetails,
 };
+use wakevirt_service::bus::Error;
 use wakevirt_service::logs::{Quota, quoted};
 use zbus::fdo::NameOwnerChanged;
 use zbus::message::{Header, Type};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, MatchRule, Message, MessageStream};
 
-use crate::Error;
 use crate::merge::{Merge, Position, Step};
 
 /// The name of the bus itself, and of its interface.
@@ -70,7 +70,7 @@ pub async fn listen(
     let (mut forged, mut overflown) = (quota(), quota());
     loop {
         let next = poll_fn(|context| Pin::new(&mut stream).poll_next(context)).await;
-        let message = next.ok_or(Error::BusClosed)??;
+        let message = next.ok_or(Error::Closed)??;
         let (taken, replay) = match ear.hear(&message)? {
             Heard::Packet(packet) => match merge.borrow_mut().announced(packet) {
                 Step::Take(packet) => (vec![packet], false),
