@@ -23,6 +23,7 @@ pub mod memory;
 pub mod merge;
 mod options;
 pub mod privilege;
+pub mod refusal;
 pub mod report;
 pub mod request;
 pub mod rules;

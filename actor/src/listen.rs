@@ -29,6 +29,7 @@ use zbus::names::OwnedUniqueName;
 use zbus::{Connection, MatchRule, Message, MessageStream};
 
 use crate::merge::{Merge, Position, Step};
+use crate::refusal::reason;
 
 /// The name of the bus itself, and of its interface.
 const BUS: &str = "org.freedesktop.DBus";
@@ -276,8 +277,10 @@ fn replayed(message: &Message) -> Vec<Packet> {
             packets.into_iter().filter_map(Packet::new).collect()
         }
         Err(error) => {
-            let error = error.to_string();
-            tracing::warn!("the announcer does not tell what was missed: {}", quoted(&error));
+            tracing::warn!(
+                "magic packets that came while nobody listened here wake nothing: {}",
+                reason("Replay", &error.into())
+            );
             Vec::new()
         }
     }
