@@ -27,8 +27,9 @@ pub struct Order {
     pub shutdown_wait: Duration,
     /// Whether the hypervisor was called for it already, and has not told what came of that.
     pub called: bool,
-    /// Whether it is known to be off, so that it need not be looked at before it is started. No event has
-    /// told anything else; and a domain that is on cannot be started, which shows.
+    /// Whether it is known to be off with nothing saved, so that it need not be looked at: no event has told
+    /// anything else; a domain that is on cannot be started, which shows; and what is not restored is not
+    /// paused after its start.
     pub known_off: bool,
 }
 
@@ -137,6 +138,9 @@ type Call = fn(&dyn Hypervisor, Uuid) -> Result<(), Error>;
 fn attempt(hypervisor: &dyn Hypervisor, order: Order, before: State, outcome: Outcome, call: Call) -> Turn {
     let Order { uuid, terms, .. } = order;
     let result = call(hypervisor, uuid);
+    if order.known_off && result.is_ok() {
+        return Turn::Ended(End::Done(outcome, format!("it was {before}")));
+    }
     let after = hypervisor.state(uuid);
     let end = match (result, after) {
         (Ok(()), Ok(after))

@@ -81,7 +81,7 @@ impl Hypervisor for Fake {
         drop(self.released.wait_while(held, |held| held.contains(&uuid)).unwrap());
         let restored = *self.restored.lock().unwrap();
         let before = self.state_of(uuid);
-        if before != State::ShutOff {
+        if !matches!(before, State::ShutOff | State::Saved) {
             self.alive()?;
             let code = Some(ErrorNumber::InternalError);
             return Err(Error::Libvirt {
@@ -441,7 +441,7 @@ async fn looks_before_it_starts_what_has_changed() {
 
 #[tokio::test]
 async fn a_domain_that_was_saved_while_paused_runs_after_its_start() {
-    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let fake = Fake::new(&[(1, State::Saved)], &[]);
     *fake.restored.lock().unwrap() = State::Paused(Pause::Migration);
     let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
     bench.packet(1).await;
