@@ -168,6 +168,25 @@ async fn is_not_deceived_by_an_old_state() {
 }
 
 #[tokio::test]
+async fn tells_where_something_is_saved() {
+    let administrator = Administrator::new();
+    let uuid = Uuid::from_u128(0x71);
+    let domain = administrator.define(uuid, &[10]);
+    let (mut link, ..) = Link::up().await;
+    domain.create().unwrap();
+    domain.managed_save(0).unwrap();
+    link.until(uuid, |domain| domain.state == State::Saved).await;
+    let (mut link, _hypervisor, domains) = Link::up().await;
+    let listed = domains.iter().find(|domain| domain.id.uuid == uuid).expect("it is listed");
+    assert_eq!(listed.state, State::Saved);
+    domain.create().unwrap();
+    link.until(uuid, |domain| domain.state == State::Running).await;
+    domain.destroy().unwrap();
+    link.until(uuid, |domain| domain.state == State::ShutOff).await;
+    domain.undefine().unwrap();
+}
+
+#[tokio::test]
 async fn tells_that_a_domain_changes_before_it_is_read() {
     let administrator = Administrator::new();
     let uuid = Uuid::from_u128(0x61);
