@@ -150,7 +150,12 @@ impl Actor {
         self.tell();
         let mut watchdog = Watchdog::from_env();
         loop {
-            self.remember();
+            if self.changed {
+                // Whoever waits for a decision learns it first: what is under way was written down before
+                // it began, and is judged by the domain's state should the process end in between.
+                tokio::task::yield_now().await;
+                self.remember();
+            }
             let tell_at = self.tell_at.unwrap_or_else(Instant::now);
             let expiry = self.next_expiry();
             let expire_at = expiry.unwrap_or_else(Instant::now);
@@ -201,6 +206,7 @@ impl Actor {
                 self.resume_held(&uri);
                 self.reconsider();
             }
+            Update::Changing(id) => self.index.note_change(&id),
             Update::Domain(domain) => {
                 if self.index.put(domain) {
                     self.tell_soon();

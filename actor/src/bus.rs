@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{self as names, ACTOR_NAME, ACTOR_PATH, Error, PacketDetails};
-use wakevirt_service::bus::own;
+use wakevirt_service::bus::{self, own};
 use wakevirt_service::lifecycle;
 use wakevirt_service::logs::quoted;
 use zbus::message::Header;
@@ -58,7 +58,7 @@ pub async fn serve(
     interface: &Actor1,
     mut finished: broadcast::Receiver<Arc<Finished>>,
     mut caught_up: watch::Receiver<bool>,
-) -> Result<(), crate::Error> {
+) -> Result<(), bus::Error> {
     let mut status = interface.status.clone();
     connection.object_server().at(ACTOR_PATH, interface.clone()).await?;
     own(connection, ACTOR_NAME).await?;
@@ -85,7 +85,7 @@ pub async fn serve(
                 }
                 told = now;
             }
-            () = connection.closed() => return Err(crate::Error::BusClosed),
+            () = connection.closed() => return Err(bus::Error::Closed),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
-use wakevirt_service::bus::Address;
-use wakevirt_service::lifecycle::{Signal, Signals};
+use wakevirt_service::bus::{Address, keep};
+use wakevirt_service::lifecycle::{self, Signal, Signals};
 use wakevirt_service::logs::{Logs, quoted};
 use zbus::Connection;
 
@@ -17,7 +17,6 @@ use crate::caller::Gate;
 use crate::config::Config;
 use crate::fetch::{self, Fetch};
 use crate::interest::{self, Macs};
-use crate::keep::keep;
 use crate::listen::{Packet, listen};
 use crate::memory::Memory;
 use crate::merge::Merge;
@@ -68,17 +67,19 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     };
     let hear =
         async |bus: &Connection| hear(bus, &packets, macs.clone(), &fetches_out, &caught_up, &merge).await;
+    // Ready all the same: it follows the hypervisors, and finishes what was under way.
+    let away = || lifecycle::ready("waiting for the bus");
     let buses = async {
         let (bus, capture_bus) = (&options.common.bus, &options.capture_bus);
         if bus == capture_bus {
             let both = async |bus: &Connection| tokio::try_join!(serve(bus), hear(bus)).map(drop);
-            keep(bus, both).await
+            keep(bus, both, away).await
         } else {
-            tokio::try_join!(keep(bus, serve), keep(capture_bus, hear)).map(drop)
+            tokio::try_join!(keep(bus, serve, away), keep(capture_bus, hear, away)).map(drop)
         }
     };
     tokio::select! {
-        result = buses => result,
+        result = buses => Ok(result?),
         () = obey(signals, reloads_out, options, config, logs, &requests) => Ok(()),
     }
 }
@@ -91,7 +92,7 @@ async fn hear(
     fetches: &Mutex<mpsc::Receiver<Fetch>>,
     caught_up: &watch::Sender<bool>,
     merge: &RefCell<Merge>,
-) -> Result<(), Error> {
+) -> Result<(), wakevirt_service::bus::Error> {
     let (owner, owners) = watch::channel(None);
     tokio::select! {
         result = listen(bus, packets, &owner, caught_up, merge) => result,

@@ -174,7 +174,7 @@ pub enum Action {
 pub fn act(state: State, paused: Paused) -> Action {
     let failed = || Action::Nothing(Outcome::Failed, format!("it is {state}: a wake does not change that"));
     match state {
-        State::ShutOff => Action::Start,
+        State::ShutOff | State::Saved => Action::Start,
         State::MigratedAway => {
             let reason = "it runs on the host that it has migrated to; wake it there".to_owned();
             Action::Nothing(Outcome::MigratedAway, reason)

@@ -24,13 +24,7 @@ pub enum Error {
     Start(std::io::Error),
     /// The bus does not give the name.
     #[error(transparent)]
-    Name(#[from] bus::Error),
-    /// The bus, or the connection to it.
-    #[error(transparent)]
-    Bus(#[from] zbus::Error),
-    /// The bus has closed the connection.
-    #[error("the connection is closed")]
-    BusClosed,
+    Bus(#[from] bus::Error),
     /// libvirt.
     #[error("cannot {doing}: {}", quoted(message))]
     Libvirt {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use wakevirt_protocol::Password;
 use wakevirt_protocol::bus::Capture1Proxy;
-use wakevirt_service::logs::quoted;
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
 use zbus::proxy::CacheProperties;
 
 use crate::listen::Packet;
+use crate::refusal::reason;
 
 /// How long the announcer may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ async fn ask(
     sequence: u64,
 ) -> Result<Password, String> {
     let owner = owner.ok_or("nobody announces magic packets")?;
-    let failed = |error: wakevirt_protocol::bus::Error| quoted(&error.to_string()).to_string();
+    let failed = |error: wakevirt_protocol::bus::Error| reason("GetSecureOn", &error);
     // The very connection that announced it; a call to the well-known name could start a service.
     let announcer = Capture1Proxy::builder(connection)
         .destination(owner)

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 use wakevirt_protocol::MacAddr;
 
-use crate::hypervisor::{Domain, Id};
+use crate::hypervisor::{Domain, Id, State};
 use crate::rules::DomainPattern;
 
 /// The known domains, by what identifies them and by MAC address.
@@ -25,6 +25,8 @@ pub struct Entry {
     pub domain: Domain,
     /// Its MAC addresses, aliases included.
     pub macs: BTreeSet<MacAddr>,
+    /// Whether it is known to have changed since it was read.
+    changing: bool,
 }
 
 /// `[[alias]]` in the configuration: a MAC address that a domain has and its definition does not tell.
@@ -81,8 +83,11 @@ impl Index {
     pub fn set_aliases(&mut self, aliases: Vec<Alias>) {
         self.aliases = aliases;
         self.owners.clear();
-        for (_, entry) in std::mem::take(&mut self.entries) {
+        for (id, entry) in std::mem::take(&mut self.entries) {
             self.put(entry.domain);
+            if entry.changing {
+                self.note_change(&id);
+            }
         }
     }
 
@@ -97,7 +102,7 @@ impl Index {
         for mac in &macs {
             self.owners.entry(*mac).or_default().push(domain.id.clone());
         }
-        self.entries.insert(domain.id.clone(), Entry { domain, macs });
+        self.entries.insert(domain.id.clone(), Entry { domain, macs, changing: false });
         changed
     }
 
@@ -137,6 +142,19 @@ impl Index {
     #[must_use]
     pub fn get(&self, id: &Id) -> Option<&Domain> {
         self.entries.get(id).map(|entry| &entry.domain)
+    }
+
+    /// Notes that the domain has changed since it was read.
+    pub fn note_change(&mut self, id: &Id) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.changing = true;
+        }
+    }
+
+    /// What the domain does, if it is not known to have changed since it was read.
+    #[must_use]
+    pub fn state(&self, id: &Id) -> Option<State> {
+        self.entries.get(id).filter(|entry| !entry.changing).map(|entry| entry.domain.state)
     }
 
     /// All domains with their addresses, in no order.
@@ -237,6 +255,19 @@ mod tests {
         index.put(domain(2, &[1]));
         index.remove(&id(1));
         assert_eq!(index.find(mac(1)), Found::One(&domain(2, &[1])));
+    }
+
+    #[test]
+    fn knows_the_state_of_a_domain_until_it_changes() {
+        let mut index = index(&[domain(1, &[1])]);
+        assert_eq!(index.state(&id(1)), Some(State::ShutOff));
+        assert_eq!(index.state(&id(2)), None);
+        index.note_change(&id(1));
+        assert_eq!(index.state(&id(1)), None);
+        index.set_aliases(Vec::new());
+        assert_eq!(index.state(&id(1)), None);
+        index.put(Domain { state: State::Running, ..domain(1, &[1]) });
+        assert_eq!(index.state(&id(1)), Some(State::Running));
     }
 
     #[test]

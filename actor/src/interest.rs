@@ -6,10 +6,11 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::Capture1Proxy;
-use wakevirt_service::logs::quoted;
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
 use zbus::proxy::CacheProperties;
+
+use crate::refusal::reason;
 
 /// The MAC addresses of all known domains.
 pub type Macs = Arc<BTreeSet<MacAddr>>;
@@ -22,17 +23,21 @@ pub async fn tell(
     mut owner: watch::Receiver<Option<OwnedUniqueName>>,
     mut macs: watch::Receiver<Macs>,
 ) {
+    let mut told = None;
     loop {
         let name = owner.borrow_and_update().clone();
         let interest = macs.borrow_and_update().clone();
-        if let Some(name) = name
-            && let Err(error) = set(connection, name, &interest).await
-        {
-            tracing::warn!(
-                "the announcer does not take the interest in {} MAC addresses: {}; it is told again later",
-                interest.len(),
-                quoted(&error.to_string())
-            );
+        if let Some(name) = name {
+            let failure = set(connection, name, &interest).await.err();
+            let failure = failure.map(|error| reason("SetInterest", &error));
+            // The same one is not told for each domain that comes or goes.
+            if let Some(reason) = failure.as_ref().filter(|_| failure != told) {
+                tracing::warn!(
+                    "the announcer is not told the {} MAC addresses of the domains here, and may drop packets for                      them while there are many for others: {reason}",
+                    interest.len()
+                );
+            }
+            told = failure;
         }
         tokio::select! {
             Ok(()) = owner.changed() => {}

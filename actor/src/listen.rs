@@ -21,14 +21,15 @@ use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{
     CAPTURE_INTERFACE, CAPTURE_NAME, CAPTURE_PATH, Dict, MAGIC_PACKET, PacketDetails,
 };
+use wakevirt_service::bus::Error;
 use wakevirt_service::logs::{Quota, quoted};
 use zbus::fdo::NameOwnerChanged;
 use zbus::message::{Header, Type};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, MatchRule, Message, MessageStream};
 
-use crate::Error;
 use crate::merge::{Merge, Position, Step};
+use crate::refusal::reason;
 
 /// The name of the bus itself, and of its interface.
 const BUS: &str = "org.freedesktop.DBus";
@@ -70,7 +71,7 @@ pub async fn listen(
     let (mut forged, mut overflown) = (quota(), quota());
     loop {
         let next = poll_fn(|context| Pin::new(&mut stream).poll_next(context)).await;
-        let message = next.ok_or(Error::BusClosed)??;
+        let message = next.ok_or(Error::Closed)??;
         let (taken, replay) = match ear.hear(&message)? {
             Heard::Packet(packet) => match merge.borrow_mut().announced(packet) {
                 Step::Take(packet) => (vec![packet], false),
@@ -276,8 +277,10 @@ fn replayed(message: &Message) -> Vec<Packet> {
             packets.into_iter().filter_map(Packet::new).collect()
         }
         Err(error) => {
-            let error = error.to_string();
-            tracing::warn!("the announcer does not tell what was missed: {}", quoted(&error));
+            tracing::warn!(
+                "magic packets that came while nobody listened here wake nothing: {}",
+                reason("Replay", &error.into())
+            );
             Vec::new()
         }
     }

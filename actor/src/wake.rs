@@ -27,6 +27,10 @@ pub struct Order {
     pub shutdown_wait: Duration,
     /// Whether the hypervisor was called for it already, and has not told what came of that.
     pub called: bool,
+    /// Whether it is known to be off with nothing saved, so that it need not be looked at: no event has told
+    /// anything else; a domain that is on cannot be started, which shows; and what is not restored is not
+    /// paused after its start.
+    pub known_off: bool,
 }
 
 /// What a wake may do.
@@ -67,35 +71,18 @@ pub enum End {
 }
 
 /// Wakes the domain. It takes as long as the hypervisor takes.
-pub async fn wake(hypervisor: Arc<dyn Hypervisor>, order: Order) -> End {
-    let uuid = order.uuid;
+pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut order: Order) -> End {
     let began = Instant::now();
-    let mut called = order.called;
     loop {
-        let state = match look(&hypervisor, uuid).await {
-            Ok(state) => state,
-            Err(error) => return failed(&hypervisor, &error, called),
-        };
-        let action = act(state, order.terms.paused);
-        let wait = match &action {
-            Action::Nothing(Outcome::AlreadyRunning, _) if called => {
-                let reason = "it runs; the connection was lost while it was woken".to_owned();
-                return End::Done(Outcome::Started, reason);
+        // All of it on one thread: to change threads between two calls takes half as long as a call.
+        let turn = blocking(&hypervisor, move |hypervisor| Ok(turn(hypervisor, order))).await;
+        let (state, wait) = match turn {
+            Ok(Turn::Ended(end)) => return end,
+            Ok(Turn::Again { state, wait, called }) => {
+                order = Order { called, known_off: false, ..order };
+                (state, wait)
             }
-            Action::Nothing(outcome, reason) => return End::Done(*outcome, reason.clone()),
-            Action::AwaitOff => order.shutdown_wait,
-            Action::AwaitPause => PAUSE_WAIT,
-            Action::Start | Action::Resume | Action::WakeUp => {
-                if order.terms.cool_down() {
-                    let reason = "a wake has succeeded just before".to_owned();
-                    return End::Done(Outcome::CoolingDown, reason);
-                }
-                match attempt(&hypervisor, &order, state, &action).await {
-                    Attempt::Ended(end) => return end,
-                    Attempt::Changing => called = false,
-                }
-                PAUSE_WAIT
-            }
+            Err(error) => return failed(hypervisor.as_ref(), &error, true),
         };
         if began.elapsed() >= wait {
             let reason = format!("it is still {state} after {} s; wake it again later", wait.as_secs());
@@ -105,37 +92,61 @@ pub async fn wake(hypervisor: Arc<dyn Hypervisor>, order: Order) -> End {
     }
 }
 
-async fn look(hypervisor: &Arc<dyn Hypervisor>, uuid: Uuid) -> Result<State, Error> {
-    blocking(hypervisor, move |hypervisor| hypervisor.state(uuid)).await
+/// What came of looking at the domain, and of doing what its state calls for.
+enum Turn {
+    /// The end of the wake.
+    Ended(End),
+    /// It is between two states, and is to be looked at again.
+    Again {
+        /// The state that it was in.
+        state: State,
+        /// How long that may last.
+        wait: Duration,
+        /// Whether the hypervisor was called, and has not told what came of that.
+        called: bool,
+    },
 }
 
-/// What came of a call to the hypervisor.
-enum Attempt {
-    /// This.
-    Ended(End),
-    /// It failed because somebody else changes the domain's state: to be decided again.
-    Changing,
+fn turn(hypervisor: &dyn Hypervisor, order: Order) -> Turn {
+    let called = order.called;
+    let state = if order.known_off { Ok(State::ShutOff) } else { hypervisor.state(order.uuid) };
+    let state = match state {
+        Ok(state) => state,
+        Err(error) => return Turn::Ended(failed(hypervisor, &error, called)),
+    };
+    let (outcome, call): (_, Call) = match act(state, order.terms.paused) {
+        Action::Nothing(Outcome::AlreadyRunning, _) if called => {
+            let reason = "it runs; the connection was lost while it was woken".to_owned();
+            return Turn::Ended(End::Done(Outcome::Started, reason));
+        }
+        Action::Nothing(outcome, reason) => return Turn::Ended(End::Done(outcome, reason)),
+        Action::AwaitOff => return Turn::Again { state, wait: order.shutdown_wait, called },
+        Action::AwaitPause => return Turn::Again { state, wait: PAUSE_WAIT, called },
+        Action::Start => (Outcome::Started, |hypervisor, uuid| hypervisor.start(uuid)),
+        Action::Resume => (Outcome::Resumed, |hypervisor, uuid| hypervisor.resume(uuid)),
+        Action::WakeUp => (Outcome::Woken, |hypervisor, uuid| hypervisor.pm_wakeup(uuid)),
+    };
+    if order.terms.cool_down() {
+        let reason = "a wake has succeeded just before".to_owned();
+        return Turn::Ended(End::Done(Outcome::CoolingDown, reason));
+    }
+    attempt(hypervisor, order, state, outcome, call)
 }
 
 type Call = fn(&dyn Hypervisor, Uuid) -> Result<(), Error>;
 
-async fn attempt(hypervisor: &Arc<dyn Hypervisor>, order: &Order, before: State, action: &Action) -> Attempt {
-    let uuid = order.uuid;
-    let (outcome, call): (_, Call) = match action {
-        Action::Resume => (Outcome::Resumed, |hypervisor, uuid| hypervisor.resume(uuid)),
-        Action::WakeUp => (Outcome::Woken, |hypervisor, uuid| hypervisor.pm_wakeup(uuid)),
-        _ => (Outcome::Started, |hypervisor, uuid| hypervisor.start(uuid)),
-    };
-    let result = blocking(hypervisor, move |hypervisor| call(hypervisor, uuid)).await;
-    let after = look(hypervisor, uuid).await;
+fn attempt(hypervisor: &dyn Hypervisor, order: Order, before: State, outcome: Outcome, call: Call) -> Turn {
+    let Order { uuid, terms, .. } = order;
+    let result = call(hypervisor, uuid);
+    if order.known_off && result.is_ok() {
+        return Turn::Ended(End::Done(outcome, format!("it was {before}")));
+    }
+    let after = hypervisor.state(uuid);
     let end = match (result, after) {
         (Ok(()), Ok(after))
-            if outcome == Outcome::Started
-                && is_restored_paused(after)
-                && order.terms.paused == Paused::Resume =>
+            if outcome == Outcome::Started && is_restored_paused(after) && terms.paused == Paused::Resume =>
         {
-            let resumed = blocking(hypervisor, move |hypervisor| hypervisor.resume(uuid)).await;
-            match (resumed, look(hypervisor, uuid).await) {
+            match (hypervisor.resume(uuid), hypervisor.state(uuid)) {
                 (Ok(()), _) | (Err(_), Ok(State::Running)) => {
                     End::Done(outcome, format!("it was {before}, saved while it was paused"))
                 }
@@ -150,16 +161,18 @@ async fn attempt(hypervisor: &Arc<dyn Hypervisor>, order: &Order, before: State,
         (Err(_), Ok(State::Running)) => {
             End::Done(Outcome::AlreadyRunning, "somebody else has just woken it".to_owned())
         }
-        (Err(_), Ok(after))
-            if matches!(act(after, order.terms.paused), Action::AwaitOff | Action::AwaitPause) =>
-        {
-            return Attempt::Changing;
+        (Err(_), Ok(after)) if matches!(act(after, terms.paused), Action::AwaitOff | Action::AwaitPause) => {
+            return Turn::Again { state: before, wait: PAUSE_WAIT, called: false };
+        }
+        // It was not off, as was thought: what it is calls for something else.
+        (Err(_), Ok(after)) if order.known_off && after != State::ShutOff => {
+            return turn(hypervisor, Order { known_off: false, ..order });
         }
         (Err(error), _) => failed(hypervisor, &error, true),
     };
-    Attempt::Ended(end)
+    Turn::Ended(end)
 }
 
-fn failed(hypervisor: &Arc<dyn Hypervisor>, error: &Error, called: bool) -> End {
+fn failed(hypervisor: &dyn Hypervisor, error: &Error, called: bool) -> End {
     if hypervisor.is_alive() { End::Done(Outcome::Failed, error.to_string()) } else { End::Lost { called } }
 }

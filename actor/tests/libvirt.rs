@@ -106,8 +106,18 @@ async fn tells_what_there_is_and_what_changes() {
 
 /// The outcome of a wake, and its reason.
 async fn outcome(hypervisor: &Arc<dyn Hypervisor>, uuid: Uuid, paused: Paused) -> (Outcome, String) {
+    outcome_where(hypervisor, uuid, paused, false).await
+}
+
+/// The same, where the domain may be believed to be off.
+async fn outcome_where(
+    hypervisor: &Arc<dyn Hypervisor>,
+    uuid: Uuid,
+    paused: Paused,
+    known_off: bool,
+) -> (Outcome, String) {
     let terms = Terms { trigger: Trigger::Packet, paused, cool_down: None };
-    let order = Order { uuid, terms, shutdown_wait: Duration::from_secs(1), called: false };
+    let order = Order { uuid, terms, shutdown_wait: Duration::from_secs(1), called: false, known_off };
     match wake(Arc::clone(hypervisor), order).await {
         End::Done(outcome, reason) => (outcome, reason),
         End::Lost { .. } => panic!("the driver is in this process"),
@@ -136,6 +146,64 @@ async fn wakes_by_the_state() {
     let (failed, reason) = outcome(&hypervisor, uuid, Paused::Resume).await;
     assert_eq!(failed, Outcome::Failed);
     assert!(reason.contains("Domain not found"), "{reason}");
+}
+
+#[tokio::test]
+async fn is_not_deceived_by_an_old_state() {
+    let administrator = Administrator::new();
+    let uuid = Uuid::from_u128(0x51);
+    let domain = administrator.define(uuid, &[8]);
+    let (_link, hypervisor, _) = Link::up().await;
+    let outcome = async |paused| outcome_where(&hypervisor, uuid, paused, true).await.0;
+
+    assert_eq!(outcome(Paused::Resume).await, Outcome::Started);
+    assert_eq!(outcome(Paused::Resume).await, Outcome::AlreadyRunning);
+    domain.suspend().unwrap();
+    assert_eq!(outcome(Paused::Leave).await, Outcome::NotAllowed);
+    assert_eq!(hypervisor.state(uuid).unwrap(), State::Paused(Pause::User));
+    assert_eq!(outcome(Paused::Resume).await, Outcome::Resumed);
+    domain.destroy().unwrap();
+    domain.undefine().unwrap();
+    assert_eq!(outcome(Paused::Resume).await, Outcome::Failed);
+}
+
+#[tokio::test]
+async fn tells_where_something_is_saved() {
+    let administrator = Administrator::new();
+    let uuid = Uuid::from_u128(0x71);
+    let domain = administrator.define(uuid, &[10]);
+    let (mut link, ..) = Link::up().await;
+    domain.create().unwrap();
+    domain.managed_save(0).unwrap();
+    link.until(uuid, |domain| domain.state == State::Saved).await;
+    let (mut link, _hypervisor, domains) = Link::up().await;
+    let listed = domains.iter().find(|domain| domain.id.uuid == uuid).expect("it is listed");
+    assert_eq!(listed.state, State::Saved);
+    domain.create().unwrap();
+    link.until(uuid, |domain| domain.state == State::Running).await;
+    domain.destroy().unwrap();
+    link.until(uuid, |domain| domain.state == State::ShutOff).await;
+    domain.undefine().unwrap();
+}
+
+#[tokio::test]
+async fn tells_that_a_domain_changes_before_it_is_read() {
+    let administrator = Administrator::new();
+    let uuid = Uuid::from_u128(0x61);
+    let domain = administrator.define(uuid, &[9]);
+    let (mut link, _hypervisor, _) = Link::up().await;
+    domain.create().unwrap();
+    let of_it = async |link: &mut Link| loop {
+        match link.next().await {
+            Update::Changing(id) if id.uuid == uuid => return None,
+            Update::Domain(domain) if domain.id.uuid == uuid => return Some(domain.state),
+            _ => {}
+        }
+    };
+    assert_eq!(of_it(&mut link).await, None);
+    assert_eq!(of_it(&mut link).await, Some(State::Running));
+    domain.destroy().unwrap();
+    domain.undefine().unwrap();
 }
 
 #[tokio::test]

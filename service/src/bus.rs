@@ -1,6 +1,7 @@
 //! The message bus: which one, a name on it, and how long to wait before trying again.
 
 mod backoff;
+mod keep;
 
 use core::fmt;
 use core::str::FromStr;
@@ -12,6 +13,7 @@ use zbus::fdo::{self, DBusProxy, RequestNameFlags, RequestNameReply};
 use zbus::names::BusName;
 
 pub use backoff::Backoff;
+pub use keep::keep;
 
 use crate::logs::quoted;
 
@@ -108,6 +110,12 @@ pub enum Error {
         /// What went wrong.
         source: zbus::Error,
     },
+    /// The bus, or the connection to it.
+    #[error(transparent)]
+    Bus(#[from] zbus::Error),
+    /// The bus has closed the connection.
+    #[error("the connection to the bus is lost")]
+    Closed,
 }
 
 /// Owns a name, or says why not; never waits in the queue behind another owner.

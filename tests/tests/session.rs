@@ -129,6 +129,11 @@ fn a_users_own_actor_hears_the_systems_capture() {
     }
     let decisions = session.monitor();
 
+    for method in ["Replay", "SetInterest"] {
+        let _ = actor
+            .log()
+            .wait_for(&format!("call {method} of {CAPTURE_NAME}; add the user to the group wakevirt"));
+    }
     lan.etherwake(TESTS_MAC, &[]);
     let _ = decisions.log().wait_for(&format!("'{TESTS_MAC}', 'test', 'already-running'"));
     lan.etherwake(MAC, &[]);

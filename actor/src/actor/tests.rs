@@ -52,6 +52,10 @@ impl Fake {
         }
     }
 
+    fn state_of(&self, uuid: Uuid) -> State {
+        self.states.lock().unwrap().get(&uuid).copied().unwrap_or(State::ShutOff)
+    }
+
     fn starts(&self) -> Vec<Uuid> {
         self.starts.lock().unwrap().clone()
     }
@@ -68,7 +72,7 @@ impl Hypervisor for Fake {
 
     fn state(&self, uuid: Uuid) -> Result<State, Error> {
         self.alive()?;
-        Ok(self.states.lock().unwrap()[&uuid])
+        Ok(self.state_of(uuid))
     }
 
     fn start(&self, uuid: Uuid) -> Result<(), Error> {
@@ -76,13 +80,18 @@ impl Hypervisor for Fake {
         let held = self.held.lock().unwrap();
         drop(self.released.wait_while(held, |held| held.contains(&uuid)).unwrap());
         let restored = *self.restored.lock().unwrap();
-        let before = self.states.lock().unwrap().insert(uuid, restored);
-        self.alive()?;
-        if before == Some(State::Running) {
+        let before = self.state_of(uuid);
+        if !matches!(before, State::ShutOff | State::Saved) {
+            self.alive()?;
             let code = Some(ErrorNumber::InternalError);
-            return Err(Error::Libvirt { doing: "start the domain", code, message: "it runs".to_owned() });
+            return Err(Error::Libvirt {
+                doing: "start the domain",
+                code,
+                message: format!("it is {before}"),
+            });
         }
-        Ok(())
+        self.states.lock().unwrap().insert(uuid, restored);
+        self.alive()
     }
 
     fn resume(&self, uuid: Uuid) -> Result<(), Error> {
@@ -167,6 +176,8 @@ fn policy(text: &str) -> Policy {
 
 fn up(hypervisor: &Arc<Fake>, domains: Vec<Domain>) -> Update {
     let hypervisor: Arc<Fake> = Arc::clone(hypervisor);
+    let read = |domain: Domain| Domain { state: hypervisor.state_of(domain.id.uuid), ..domain };
+    let domains = domains.into_iter().map(read).collect();
     Update::Up(URI.into(), hypervisor, domains)
 }
 
@@ -410,8 +421,27 @@ async fn resumes_wakes_up_and_leaves() {
 }
 
 #[tokio::test]
-async fn a_domain_that_was_saved_while_paused_runs_after_its_start() {
+async fn looks_before_it_starts_what_has_changed() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
+    fake.set(1, State::MigratedAway);
+    bench.update(Update::Changing(id(1))).await;
+    bench.packet(1).await;
+    assert_eq!(bench.finished().await, (1, Outcome::MigratedAway));
+    assert!(fake.starts().is_empty());
+    // What a wake has done itself, before any event tells it.
+    bench.update(Update::Domain(domain(1, &[1]))).await;
+    fake.set(1, State::ShutOff);
+    for outcome in [Outcome::Started, Outcome::AlreadyRunning] {
+        bench.packet(1).await;
+        assert_eq!(bench.finished().await, (1, outcome));
+    }
+    assert_eq!(fake.starts(), [uuid(1)]);
+}
+
+#[tokio::test]
+async fn a_domain_that_was_saved_while_paused_runs_after_its_start() {
+    let fake = Fake::new(&[(1, State::Saved)], &[]);
     *fake.restored.lock().unwrap() = State::Paused(Pause::Migration);
     let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
     bench.packet(1).await;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Actor, Caller, boottime};
 use crate::decision::{Outcome, has_expired};
-use crate::hypervisor::Id;
+use crate::hypervisor::{Id, State};
 use crate::memory::Intent;
 use crate::report::Subject;
 use crate::rules::Paused;
@@ -122,7 +122,11 @@ impl Actor {
             return;
         };
         let shutdown_wait = self.policy.times.shutdown_wait;
-        let order = Order { uuid: id.uuid, terms: wake.terms, shutdown_wait, called: wake.called };
+        let (uuid, terms, called) = (id.uuid, wake.terms, wake.called);
+        let known_off = !called && self.index.state(&id) == Some(State::ShutOff);
+        let order = Order { uuid, terms, shutdown_wait, called, known_off };
+        // By this wake, before any event tells it.
+        self.index.note_change(&id);
         self.wakes.under_way.insert(id.clone(), wake);
         // Before the hypervisor is called: should the process end meanwhile, the next one takes it up.
         self.changed = true;

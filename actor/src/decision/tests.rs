@@ -147,6 +147,7 @@ fn acts_by_the_state() {
     let nothing = |outcome| Err(outcome);
     for (state, action) in [
         (ShutOff, Ok(Action::Start)),
+        (Saved, Ok(Action::Start)),
         (Running, nothing(Outcome::AlreadyRunning)),
         (MigratedAway, nothing(Outcome::MigratedAway)),
         (Paused(Pause::User), Ok(Action::Resume)),

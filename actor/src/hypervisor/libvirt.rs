@@ -1,6 +1,6 @@
 //! libvirt: one connection to one of its daemons, or to a driver within this process.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -87,9 +87,14 @@ impl Libvirt {
 
 impl Hypervisor for Libvirt {
     fn domains(&self) -> Result<Vec<Domain>, Error> {
+        // Those that are saved first: one that is saved meanwhile is told as changed.
+        let saved = self.connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE);
+        let saved = saved.map(|saved| saved.iter().filter_map(|it| it.uuid().ok()).collect::<HashSet<_>>());
         let all = self.connection.list_all_domains(0).map_err(failed("list the domains"))?;
         let read = |domain: &virt::domain::Domain| {
             let read = read_or_log(&self.uri, domain)?;
+            let fresh = saved.as_ref().is_ok_and(|saved| !saved.contains(&read.id.uuid));
+            let read = read.restored_unless(fresh);
             self.handles().insert(read.id.uuid, domain.clone());
             Some(read)
         };
@@ -103,7 +108,10 @@ impl Hypervisor for Libvirt {
             Ok(domain) => match read(&self.uri, &domain) {
                 // It went away between the two calls.
                 Err(Error::Libvirt { code: Some(ErrorNumber::NoDomain), .. }) => Ok(None),
-                result => result.map(Some),
+                result => {
+                    let fresh = domain.has_managed_save(0).is_ok_and(|saved| !saved);
+                    result.map(|read| Some(read.restored_unless(fresh)))
+                }
             },
         }
     }
@@ -119,7 +127,8 @@ impl Hypervisor for Libvirt {
         } else {
             connect(&self.uri)?.lookup_domain_by_uuid(uuid).map_err(failed("look the domain up"))?
         };
-        domain.create().map_err(failed("start the domain"))
+        // virDomainCreate would ask the daemon for the domain's new ID afterwards, which nobody needs here.
+        domain.create_with_flags(0).map_err(failed("start the domain"))
     }
 
     fn resume(&self, uuid: Uuid) -> Result<(), Error> {
@@ -165,6 +174,14 @@ fn connect(uri: &str) -> Result<Connect, Error> {
         tracing::debug!("{uri} has no keepalive: {}", error.message());
     }
     Ok(connection)
+}
+
+impl Domain {
+    /// The same, where its next start is known to be a fresh one, or may restore what was saved.
+    fn restored_unless(self, fresh: bool) -> Self {
+        let state = if self.state == State::ShutOff && !fresh { State::Saved } else { self.state };
+        Self { state, ..self }
+    }
 }
 
 fn read_or_log(uri: &Arc<str>, domain: &virt::domain::Domain) -> Option<Domain> {

@@ -1,19 +1,27 @@
 //! The link to one hypervisor: connects, tells what there is and what changes, connects again.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use wakevirt_service::bus::Backoff;
 
 use super::libvirt::Libvirt;
 use super::{Change, Domain, Hypervisor, Id, blocking};
 use crate::Error;
 
+/// How long the changes of a domain are gathered before it is read. A start is several of them, and to
+/// read the domain at the same moment would hold up the call that starts it.
+const GATHER: Duration = Duration::from_millis(10);
+
 /// What the link tells.
 pub enum Update {
     /// There is a connection to this URI, and these are all its domains.
     Up(Arc<str>, Arc<dyn Hypervisor>, Vec<Domain>),
+    /// This domain is changing: what is known of it is not to be relied upon until it is told anew.
+    Changing(Id),
     /// This domain is new, or changed.
     Domain(Domain),
     /// This domain is gone.
@@ -71,18 +79,26 @@ async fn follow(
 ) -> &'static str {
     // An update that nobody takes means that the actor ends.
     let _ = updates.send(Update::Up(Arc::clone(uri), Arc::clone(&hypervisor), domains)).await;
-    let mut batch = Vec::new();
-    let reason = 'lost: loop {
-        // What has come together is read once for each domain, however often it changed.
-        if changes.recv_many(&mut batch, usize::MAX).await == 0 {
-            break "nothing more is told";
-        }
-        let mut read = HashSet::new();
-        for change in batch.drain(..) {
-            match change {
-                Change::Closed(reason) => break 'lost reason,
-                Change::Domain(uuid) if read.insert(uuid) => look(uri, &hypervisor, uuid, updates).await,
-                Change::Domain(_) => {}
+    // Domains that are to be read, each once however often it changes meanwhile, and when.
+    let (mut changing, mut due) = (HashSet::new(), VecDeque::new());
+    let reason = loop {
+        let next = due.front().map_or_else(Instant::now, |(when, _)| *when);
+        tokio::select! {
+            biased;
+            change = changes.recv() => match change {
+                None => break "nothing more is told",
+                Some(Change::Closed(reason)) => break reason,
+                Some(Change::Domain(uuid)) if changing.insert(uuid) => {
+                    due.push_back((Instant::now() + GATHER, uuid));
+                    let _ = updates.send(Update::Changing(Id { connection: Arc::clone(uri), uuid })).await;
+                }
+                Some(Change::Domain(_)) => {}
+            },
+            () = tokio::time::sleep_until(next), if !due.is_empty() => {
+                if let Some((_, uuid)) = due.pop_front() {
+                    changing.remove(&uuid);
+                    look(uri, &hypervisor, uuid, updates).await;
+                }
             }
         }
     };

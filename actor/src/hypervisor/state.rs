@@ -9,6 +9,9 @@ pub enum State {
     Running,
     /// It does not run.
     ShutOff,
+    /// It does not run, and its next start restores what was saved, as far as is known. Only the list of
+    /// domains tells it, not [`Hypervisor::state`](super::Hypervisor::state).
+    Saved,
     /// It does not run here: it has migrated to another host, where it may use the same disks.
     MigratedAway,
     /// It is there and does not run.
@@ -65,6 +68,7 @@ impl fmt::Display for State {
         f.write_str(match self {
             Self::Running => "running",
             Self::ShutOff => "shut off",
+            Self::Saved => "shut off (saved)",
             Self::MigratedAway => "shut off (migrated)",
             Self::Paused(pause) => return write!(f, "paused ({pause})"),
             Self::ShuttingDown => "in shutdown",

@@ -10,7 +10,7 @@ use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{CAPTURE_NAME, CAPTURE_PATH, Error as Refusal, dict};
 use wakevirt_protocol::details::Detail;
 use wakevirt_protocol::sniffer::Mode;
-use wakevirt_service::bus::{Address, Backoff, own};
+use wakevirt_service::bus::{self, Address, own};
 use wakevirt_service::lifecycle;
 use zbus::message::{Header, Type};
 use zbus::object_server::SignalEmitter;
@@ -24,54 +24,37 @@ use super::shared::Shared;
 /// A body of type `a{sv}`.
 type Dict = HashMap<&'static str, Variant<'static>>;
 
-/// Keeps the service on the bus. Returns only where the bus refuses the name for good.
-pub async fn keep(address: &Address, shared: &Arc<Shared>) -> Error {
-    let mut backoff = Backoff::new();
-    let mut told = false;
-    loop {
-        match visit(address, shared, &mut backoff).await {
-            Ok(()) => {
-                told = false;
-                tracing::warn!(
-                    "the connection to the bus is lost; what is heard now is remembered for Replay"
-                );
-            }
-            Err(Error::Bus(
-                refused @ (wakevirt_service::bus::Error::Taken { .. }
-                | wakevirt_service::bus::Error::Refused { .. }),
-            )) => return refused.into(),
-            Err(error) if told => tracing::debug!("cannot reach the bus {address}: {error}"),
-            Err(error) => {
-                told = true;
-                tracing::warn!("cannot reach the bus {address}, and goes on trying: {error}");
-            }
-        }
+/// Keeps the service on the bus.
+///
+/// # Errors
+/// If the bus refuses the name for good.
+pub async fn keep(address: &Address, shared: &Arc<Shared>) -> Result<(), Error> {
+    let away = || {
         shared.ledger().bus_lost(Instant::now());
         // Ready all the same: it hears, and remembers.
         lifecycle::ready("hearing; waiting for the bus");
-        backoff.wait().await;
-    }
+    };
+    bus::keep(address, async |connection| serve(connection, shared).await, away).await.map_err(Error::from)
 }
 
 /// Serves until the connection is lost.
-async fn visit(address: &Address, shared: &Arc<Shared>, backoff: &mut Backoff) -> Result<(), Error> {
-    let failed = |source| wakevirt_service::bus::Error::Failed { name: CAPTURE_NAME.to_owned(), source };
+async fn serve(connection: &Connection, shared: &Arc<Shared>) -> Result<(), bus::Error> {
     let service = Capture1 { shared: Arc::clone(shared) };
-    let connection = address.builder().serve_at(CAPTURE_PATH, service).build().await.map_err(failed)?;
-    let emitter = SignalEmitter::new(&connection, CAPTURE_PATH).map_err(failed)?;
-    let departures = departures(&connection).await.map_err(failed)?;
+    connection.object_server().at(CAPTURE_PATH, service).await?;
+    let emitter = SignalEmitter::new(connection, CAPTURE_PATH)?;
+    let departures = departures(connection).await?;
     // What was announced until now is for Replay: nobody can have subscribed to this owner yet.
     let announced = shared.ledger().sequence();
-    own(&connection, CAPTURE_NAME).await?;
-    backoff.reset();
+    own(connection, CAPTURE_NAME).await?;
     tracing::info!("on the bus as {CAPTURE_NAME}");
     lifecycle::ready("hearing");
     tokio::select! {
-        () = connection.closed() => Ok(()),
-        ended = publish(&emitter, shared, announced) => ended.or(Ok(())),
-        ended = tell_interfaces(&emitter, shared) => ended.or(Ok(())),
-        () = watch(departures, shared) => Ok(()),
+        () = connection.closed() => {}
+        Err(_) = publish(&emitter, shared, announced) => {}
+        Err(_) = tell_interfaces(&emitter, shared) => {}
+        () = watch(departures, shared) => {}
     }
+    Err(bus::Error::Closed)
 }
 
 /// Signals what the ledger announces. A bus that is slow makes it wait, and the ledger's rings are

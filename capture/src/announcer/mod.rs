@@ -144,7 +144,7 @@ async fn announce(
     let mut reloads = Signals::new().map_err(Error::Runtime)?;
     tokio::select! {
         ended = hearing.hear(&mut reloads) => ended,
-        refused = bus::keep(&options.common.bus, &shared) => Err(refused),
+        ended = bus::keep(&options.common.bus, &shared) => ended,
     }
 }
 
