@@ -34,6 +34,10 @@ use crate::refusal::reason;
 /// The name of the bus itself, and of its interface.
 const BUS: &str = "org.freedesktop.DBus";
 
+/// How long there may be no announcer before that is worth a warning: where both services start, or the
+/// announcer restarts, it is there in a moment.
+const ALONE: Duration = Duration::from_secs(5);
+
 /// A magic packet that the announcer has announced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packet {
@@ -69,8 +73,19 @@ pub async fn listen(
     let mut stream = MessageStream::from(connection);
     let mut ear = Ear::subscribe(connection).await?;
     let (mut forged, mut overflown) = (quota(), quota());
+    let mut warn_at = None;
     loop {
-        let next = poll_fn(|context| Pin::new(&mut stream).poll_next(context)).await;
+        let next = poll_fn(|context| Pin::new(&mut stream).poll_next(context));
+        let next = tokio::select! {
+            next = next => next,
+            () = until(warn_at) => {
+                warn_at = None;
+                tracing::warn!(
+                    "nobody announces magic packets: {CAPTURE_NAME} is not on the bus; start wakevirt-capture.service"
+                );
+                continue;
+            }
+        };
         let message = next.ok_or(Error::Closed)??;
         let (taken, replay) = match ear.hear(&message)? {
             Heard::Packet(packet) => match merge.borrow_mut().announced(packet) {
@@ -80,12 +95,9 @@ pub async fn listen(
             },
             Heard::Replayed(replayed) => (merge.borrow_mut().replayed(replayed), false),
             Heard::Owner(name) => {
-                match &name {
-                    Some(name) => tracing::info!("hearing the announcer, {CAPTURE_NAME} ({name})"),
-                    None => tracing::warn!(
-                        "nobody announces magic packets: {CAPTURE_NAME} is not on the bus; \
-                         start wakevirt-capture.service"
-                    ),
+                warn_at = name.is_none().then(|| tokio::time::Instant::now() + ALONE);
+                if let Some(name) = &name {
+                    tracing::info!("hearing the announcer, {CAPTURE_NAME} ({name})");
                 }
                 let replay = name.is_some();
                 owner.send_replace(name);
@@ -121,6 +133,14 @@ pub async fn listen(
         } else if ear.replay.is_none() {
             caught_up.send_replace(true);
         }
+    }
+}
+
+/// Waits until then, or for ever.
+async fn until(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => core::future::pending().await,
     }
 }
 
