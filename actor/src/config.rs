@@ -64,10 +64,24 @@ impl Config {
     /// # Errors
     /// The error names the file, and the line where there is one, and says what to do.
     pub fn load(options: &Options) -> Result<Self, Error> {
-        let file: File = config::load(options.common.config.as_deref(), service_uid(USER))?;
-        let mut config = Self::new(file, options);
+        let mut config = Self::read(options)?;
         config.policy.rules.read_passwords()?;
         Ok(config)
+    }
+
+    /// As [`Self::load`], for `--check`: returns also the passwords that only the service can read.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn check(options: &Options) -> Result<(Self, Vec<String>), Error> {
+        let mut config = Self::read(options)?;
+        let left_out = config.policy.rules.try_passwords()?;
+        Ok((config, left_out))
+    }
+
+    fn read(options: &Options) -> Result<Self, Error> {
+        let file: File = config::load(options.common.config.as_deref(), service_uid(USER))?;
+        Ok(Self::new(file, options))
     }
 
     fn new(file: File, options: &Options) -> Self {

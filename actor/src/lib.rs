@@ -43,10 +43,10 @@ pub use options::Options;
 /// If it cannot start, or another instance runs.
 pub fn run(options: &Options) -> Result<(), Error> {
     privilege::give_up()?;
-    let config = config::Config::load(options)?;
     if options.common.check {
-        return writeln!(std::io::stdout(), "# The configuration is good:\n{config}").map_err(Error::Start);
+        return check(options);
     }
+    let config = config::Config::load(options)?;
     hypervisor::libvirt::forbid_autostart(&config.connections)?;
     let logs = logs::init(config.log, options.common.log_to)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
@@ -55,6 +55,18 @@ pub fn run(options: &Options) -> Result<(), Error> {
     // A call to libvirt that is under way is not waited for: it goes on in its daemon.
     runtime.shutdown_background();
     result
+}
+
+/// Shows the configuration.
+fn check(options: &Options) -> Result<(), Error> {
+    let (config, left_out) = config::Config::check(options)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "# The configuration is good:\n{config}").map_err(Error::Start)?;
+    for password in left_out {
+        writeln!(out, "# Not read, since the service manager passes it to the service alone: {password}")
+            .map_err(Error::Start)?;
+    }
+    Ok(())
 }
 
 /// Tells why the service ends: in the log, or on standard error where there is no log yet.

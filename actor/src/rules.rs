@@ -76,10 +76,40 @@ impl Rules {
     /// # Errors
     /// If one cannot be read.
     pub fn read_passwords(&mut self) -> Result<(), SecureOnError> {
-        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(std::path::PathBuf::from);
-        let mut asked = self.rules.iter_mut().filter_map(|rule| rule.secure_on.as_mut());
-        asked.try_for_each(|secure_on| secure_on.read(credentials.as_deref()))
+        let credentials = credentials();
+        self.asked_for().try_for_each(|secure_on| secure_on.read(credentials.as_deref()))
     }
+
+    /// Reads the passwords that rules ask for, but for credentials that cannot be read: the service manager
+    /// passes them to the service, and neither to who checks its configuration in a shell nor (systemd 252) to
+    /// what `ExecReload=` runs. Returns those that were left out, as they are written.
+    ///
+    /// # Errors
+    /// If one of the others cannot be read.
+    pub fn try_passwords(&mut self) -> Result<Vec<String>, SecureOnError> {
+        let credentials = credentials();
+        let mut left_out = Vec::new();
+        for secure_on in self.asked_for() {
+            match secure_on.read(credentials.as_deref()) {
+                Err(SecureOnError::NoCredentials(_) | SecureOnError::Read { .. })
+                    if secure_on.is_credential() =>
+                {
+                    left_out.push(secure_on.text().to_owned());
+                }
+                read => read?,
+            }
+        }
+        Ok(left_out)
+    }
+
+    fn asked_for(&mut self) -> impl Iterator<Item = &mut SecureOn> {
+        self.rules.iter_mut().filter_map(|rule| rule.secure_on.as_mut())
+    }
+}
+
+/// Where the service manager's credentials are: systemd.exec(5), `LoadCredential=`.
+fn credentials() -> Option<std::path::PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(std::path::PathBuf::from)
 }
 
 /// What is told as the rule where the domain's own metadata allows it.

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use wakevirt_protocol::bus::CAPTURE_NAME;
-use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_MESSAGE, Mode};
+use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_MESSAGE, Mode, VERSION};
 use wakevirt_protocol::{Carrier, Heard, MacAddr, MagicPacket, Sighting};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
@@ -109,7 +109,7 @@ fn lies() -> Vec<(Vec<Vec<u8>>, &'static str)> {
         (vec![ready.clone(), vec![0xee; 40]], "a message of version 238"),
         (vec![ready.clone(), vec![1; MAX_MESSAGE + 1]], "a message of 513 bytes, where 512 are the most"),
         (vec![ready.clone(), vec![1; 100_000]], "a message of 513 bytes, where 512 are the most"),
-        (vec![ready.clone(), vec![1, 200]], "a message that cannot be read"),
+        (vec![ready.clone(), vec![VERSION, 200]], "a message that cannot be read"),
         (vec![ready.clone(), group], "a message that cannot be read"),
         (vec![ready.clone(), packet[..packet.len() - 1].to_vec()], "a message that cannot be read"),
         (vec![ready.clone(), [&packet[..], &[0]].concat()], "a message with 1 bytes behind its end"),

@@ -104,6 +104,12 @@ impl SecureOn {
         &self.text
     }
 
+    /// Whether the service manager passes it.
+    #[must_use]
+    pub const fn is_credential(&self) -> bool {
+        matches!(self.place, Place::Credential(_))
+    }
+
     /// Whether this is the password, in a time that does not tell how much of it is right.
     #[must_use]
     pub fn accepts(&self, password: &Password) -> bool {

@@ -52,6 +52,8 @@ fn passwords_come_as_credentials_plain_and_encrypted() {
         drop_in(&debian, ACTOR, example);
         debian.sh(&format!("systemctl daemon-reload && systemctl restart {ACTOR}"));
         wait_until_connected(&debian, true);
+        // Which reads the password as well, twice: for the check before, and in the service.
+        debian.sh(&format!("systemctl reload {ACTOR}"));
         lan.etherwake(MAC, &["-p", &format!("ff:ff:ff:00:00:{earlier:02x}")]);
         let refusals = || debian.journal(ACTOR).matches("bad-password").count();
         wait::until_true("a refusal", || refusals() == earlier + 1);
