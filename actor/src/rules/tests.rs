@@ -1,0 +1,148 @@
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+use super::pattern::octets;
+use super::*;
+use crate::hypervisor::{Id, State};
+
+fn rules(text: &str) -> Rules {
+    #[derive(Deserialize)]
+    struct File {
+        allow: Vec<Rule>,
+    }
+    Rules::new(toml::from_str::<File>(text).unwrap().allow, true)
+}
+
+fn domain(name: &str) -> Domain {
+    Domain {
+        id: Id { connection: "test:///".into(), uuid: Uuid::from_u128(7) },
+        name: name.to_owned(),
+        macs: BTreeSet::new(),
+        opt_in: false,
+        state: State::ShutOff,
+    }
+}
+
+fn mac() -> MacAddr {
+    MacAddr::new([0x52, 0x54, 0, 0x12, 0x34, 0x56])
+}
+
+#[test]
+fn allows_domains_by_name_glob_and_uuid() {
+    for (pattern, name, allowed) in [
+        ("win11", "win11", true),
+        ("win11", "win110", false),
+        ("win11", "Win11", false),
+        ("win*", "win11", true),
+        ("*", "anything at all", true),
+        ("web-[0-9]", "web-3", true),
+        ("web-[0-9]", "web-10", false),
+        ("vm[1]", "vm[1]", true),
+        ("{a,b}", "b", true),
+        ("00000000-0000-0000-0000-000000000007", "whatever", true),
+        ("00000000-0000-0000-0000-000000000008", "whatever", false),
+    ] {
+        let rules = rules(&format!("[[allow]]\ndomain = {pattern:?}"));
+        assert_eq!(rules.allowing(&domain(name), mac()).is_some(), allowed, "{pattern} {name}");
+        assert_eq!(rules.name(&domain(name)), allowed);
+    }
+}
+
+#[test]
+fn allows_by_mac_address() {
+    for (pattern, allowed) in [
+        ("52:54:00:12:34:56", true),
+        ("52-54-00-12-34-56", true),
+        ("52:54:00:12:34:57", false),
+        ("52:54:00:*", true),
+        ("52:54:01:*", false),
+        ("*", true),
+        ("52:54:*:12:34:*", true),
+        ("52:54:*:13:34:*", false),
+        ("*:*:*:*:*:56", true),
+    ] {
+        let rules = rules(&format!("[[allow]]\nmac = {pattern:?}"));
+        assert_eq!(rules.allowing(&domain("any"), mac()).is_some(), allowed, "{pattern}");
+        assert!(!rules.name(&domain("any")), "a MAC address names no domain");
+    }
+}
+
+#[test]
+fn the_first_rule_that_fits_is_named() {
+    let rules = rules("[[allow]]\nmac = \"aa:*\"\n[[allow]]\ndomain = \"w*\"\n[[allow]]\ndomain = \"win11\"");
+    assert_eq!(rules.allowing(&domain("win11"), mac()).unwrap(), "domain = \"w*\"");
+    let aa = MacAddr::new([0xaa; 6]);
+    assert_eq!(rules.allowing(&domain("win11"), aa).unwrap(), "mac = \"aa:*\"");
+}
+
+#[test]
+fn nothing_is_allowed_by_default() {
+    assert!(Rules::default().allowing(&domain("win11"), mac()).is_none());
+}
+
+#[test]
+fn refuses_what_is_no_pattern() {
+    for text in ["", "52:54", "52:54:*:00", "52:54:00:12:34:5*", "52:54:00:12:34:56:*", "**", "5*:*", "x:*"] {
+        assert!(octets(text).is_none(), "{text}");
+    }
+    assert!(DomainPattern::try_from("web-[".to_owned()).is_err());
+    assert!(DomainPattern::try_from(String::new()).is_err());
+}
+
+fn details(interface: &str, source: Option<&str>, source_mac: Option<&str>) -> PacketDetails {
+    PacketDetails {
+        interface: Some(interface.to_owned()),
+        source: source.map(|it| it.parse().unwrap()),
+        source_mac: source_mac.map(|it| it.parse().unwrap()),
+        ..PacketDetails::default()
+    }
+}
+
+#[test]
+fn narrows_by_interface_and_source() {
+    let lan = details("br0", Some("192.168.1.7"), Some("02:00:00:00:00:07"));
+    let mapped = details("br0", Some("::ffff:192.168.1.7"), None);
+    let frame = details("eth1", None, Some("02:00:00:00:00:08"));
+    for (keys, expected) in [
+        ("", [true, true, true]),
+        ("interfaces = [\"br0\"]", [true, true, false]),
+        ("interfaces = [\"eth*\", \"x\"]", [false, false, true]),
+        ("sources = [\"192.168.1.0/24\"]", [true, true, false]),
+        ("sources = [\"192.168.1.8\"]", [false, false, false]),
+        ("sources = [\"02:00:00:00:00:07\"]", [true, false, false]),
+        ("sources = [\"fd00::/8\", \"02:00:*\"]", [true, false, true]),
+        ("interfaces = [\"br0\"]\nsources = [\"02:00:00:00:00:08\"]", [false, false, false]),
+    ] {
+        let rules = rules(&format!("[[allow]]\ndomain = \"*\"\n{keys}"));
+        let rule = rules.iter().next().unwrap();
+        assert_eq!([&lan, &mapped, &frame].map(|it| rule.takes(it)), expected, "{keys}");
+        let shown = rule.keys().collect::<Vec<_>>().join("\n");
+        assert_eq!(shown, format!("domain = \"*\"\n{keys}").trim());
+    }
+    assert!(
+        !rules("[[allow]]\ndomain = \"*\"\ninterfaces = [\"*\"]")
+            .iter()
+            .next()
+            .unwrap()
+            .takes(&PacketDetails::default())
+    );
+}
+
+#[test]
+fn a_rule_may_be_for_one_connection() {
+    let rules = rules("[[allow]]\ndomain = \"*\"\nconnection = \"lxc:///\"");
+    assert!(!rules.name(&domain("a")));
+    let mut other = domain("a");
+    other.id.connection = "lxc:///".into();
+    assert!(rules.name(&other));
+    assert!(rules.allowing(&other, mac()).is_some());
+}
+
+#[test]
+fn a_domain_may_allow_itself() {
+    let own = Domain { opt_in: true, ..domain("a") };
+    assert_eq!(Rules::new(Vec::new(), true).allowing(&own, mac()).as_deref(), Some(METADATA));
+    assert_eq!(Rules::new(Vec::new(), false).allowing(&own, mac()), None);
+    assert_eq!(Rules::new(Vec::new(), true).allowing(&domain("a"), mac()), None);
+}
