@@ -84,16 +84,18 @@ fn can_be_handed_over_by_the_service_manager() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let lan = cable(&host);
     // sd_listen_fds(3). One socket for both versions, as systemd's ListenDatagram=9 makes it; and one
-    // that is of no use.
+    // that is of no use, one of netlink that has nothing to do with links, and one that has.
     let mut activate = host.command("python3");
     activate.args([
         "-c",
         "import os, socket, sys
 udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); udp.bind((\"::\", 9))
 other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-os.dup2(udp.fileno(), 13); os.dup2(other.fileno(), 14)
-os.dup2(13, 3, inheritable=True); os.dup2(14, 4, inheritable=True)
-os.environ.update(LISTEN_FDS=\"2\", LISTEN_PID=str(os.getpid()))
+uevents = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)
+links = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE); links.bind((0, 1))
+for at, handed in enumerate([udp, other, uevents, links]): os.dup2(handed.fileno(), 13 + at)
+for at in range(4): os.dup2(13 + at, 3 + at, inheritable=True)
+os.environ.update(LISTEN_FDS=\"4\", LISTEN_PID=str(os.getpid()))
 os.execvp(sys.argv[1], sys.argv[1:])",
     ]);
     let user = User::Capture.name();
@@ -102,6 +104,7 @@ os.execvp(sys.argv[1], sys.argv[1:])",
     let capture = wakevirt_tests::process::Process::start("capture", &mut activate);
     let _ = capture.log().wait_for("HEARING UDP ONLY");
     let _ = capture.log().wait_for("only UDP sockets can be heard");
+    let _ = capture.log().wait_for("its netlink protocol is not `route`");
     host.wait_for_name(CAPTURE_NAME);
     let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
     lan.wakeonlan(MAC, "192.0.2.255", &[]);
@@ -116,6 +119,10 @@ os.execvp(sys.argv[1], sys.argv[1:])",
         signal.contains("'source': <'2001:db8::2'>") && signal.contains("'interface': <'lan0'>"),
         "{signal}"
     );
+    host.bridge("br0");
+    wait::until_true("the news of an interface", || {
+        host.property(User::Stranger, CAPTURE_NAME, "Interfaces").unwrap() == "(<['br0', 'lan0', 'lo']>,)"
+    });
 }
 
 #[test]

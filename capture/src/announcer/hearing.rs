@@ -75,9 +75,10 @@ pub struct Hearing<'a> {
 }
 
 impl<'a> Hearing<'a> {
-    /// Begins to follow the interfaces.
+    /// Begins with the interfaces that there are.
     pub fn new(
         channel: Channel,
+        interfaces: Interfaces,
         shared: Arc<Shared>,
         settings: Settings,
         options: Options,
@@ -85,7 +86,7 @@ impl<'a> Hearing<'a> {
     ) -> Result<Self, Error> {
         let mut hearing = Self {
             channel,
-            interfaces: Interfaces::watch().map_err(Error::Interfaces)?,
+            interfaces,
             shared,
             settings,
             options,

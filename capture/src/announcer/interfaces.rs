@@ -2,16 +2,16 @@
 //!
 //! The kernel says when something about the interfaces changed; what there is now is then asked
 //! for anew, so that no message has to be understood and none that was lost is missed. Neither
-//! takes a privilege.
+//! takes a privilege, and asking takes no netlink socket: under its unit the announcer may open none.
 
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::libc::RTMGRP_LINK;
-use nix::net::if_::if_nameindex;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
@@ -22,6 +22,11 @@ use super::ffi;
 /// The names of the interfaces by their index.
 pub type Names = HashMap<u32, Arc<str>>;
 
+/// The interfaces of the network that this process is in, with addresses or without: proc_net(5). What is
+/// in `/sys/class/net` is of the network of whoever mounted that; SIOCGIFCONF leaves interfaces without an
+/// address out; if_nameindex(3) opens a netlink socket.
+const TABLE: &str = "/proc/self/net/dev";
+
 /// Watches the interfaces.
 #[derive(Debug)]
 pub struct Interfaces {
@@ -30,18 +35,13 @@ pub struct Interfaces {
 }
 
 impl Interfaces {
-    /// Begins to watch.
+    /// Begins to watch by this socket, which is subscribed to the links. Needs the runtime.
     ///
     /// # Errors
-    /// Where no netlink socket can be had.
-    pub fn watch() -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
-        // RTMGRP_LINK is the first group's bit.
-        let groups = u32::try_from(RTMGRP_LINK).map_err(io::Error::other)?;
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    /// Where the runtime does not take it, or the names cannot be read.
+    pub fn watch(links: OwnedFd) -> io::Result<Self> {
         // Subscribed first, asked second: nothing can change unnoticed in between.
-        Ok(Self { socket: ffi::readable(socket)?, names: names()? })
+        Ok(Self { socket: ffi::readable(links)?, names: names()? })
     }
 
     /// The interfaces that there are.
@@ -68,6 +68,25 @@ impl Interfaces {
     }
 }
 
+/// Asks the kernel to tell when a link changes.
+///
+/// # Errors
+/// Where no netlink socket can be had.
+pub fn subscribe() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute);
+    let socket = socket.map_err(|error| match error {
+        Errno::EAFNOSUPPORT => io::Error::other(format!(
+            "{error}: it may open no netlink socket; let wakevirt-capture-links.socket hand one over"
+        )),
+        error => error.into(),
+    })?;
+    // RTMGRP_LINK is the first group's bit.
+    let groups = u32::try_from(RTMGRP_LINK).map_err(io::Error::other)?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    Ok(socket)
+}
+
 /// Takes every message that is waiting, and reads none: that there are some is the news.
 fn drain(socket: &OwnedFd) -> io::Result<()> {
     let mut buffer = [0; 8192];
@@ -82,9 +101,13 @@ fn drain(socket: &OwnedFd) -> io::Result<()> {
 }
 
 fn names() -> io::Result<Names> {
-    let interfaces = if_nameindex()?;
-    Ok(interfaces
-        .iter()
-        .map(|interface| (interface.index(), interface.name().to_string_lossy().as_ref().into()))
-        .collect())
+    let table = fs::read(TABLE).map_err(|error| io::Error::new(error.kind(), format!("{TABLE}: {error}")))?;
+    // Two lines say what the columns are. Neither a space nor a colon can be in a name.
+    let names = table.split(|byte| *byte == b'\n').skip(2).filter_map(|line| {
+        let name = line.split(|byte| *byte == b':').next()?.trim_ascii();
+        // One that has gone or was renamed meanwhile has no index; there is news of it.
+        let index = if_nametoindex(name).ok()?;
+        Some((index, String::from_utf8_lossy(name).as_ref().into()))
+    });
+    Ok(names.collect())
 }

@@ -6,6 +6,7 @@ mod child;
 mod clock;
 pub mod config;
 mod ffi;
+mod handed_over;
 mod hearing;
 mod interest;
 mod interfaces;
@@ -18,6 +19,7 @@ mod shared;
 mod udp;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,7 +32,9 @@ use wakevirt_service::user;
 use crate::options::Options;
 use child::{Process, Sniffer};
 use config::Settings;
+use handed_over::HandedOver;
 use hearing::Hearing;
+use interfaces::Interfaces;
 use shared::Shared;
 
 /// Whom the service runs as.
@@ -107,24 +111,32 @@ pub enum Error {
 pub fn run(options: &Options) -> Result<(), Error> {
     let settings = Settings::load(options)?;
     let logs = logs::init(settings.log, options.common.log_to)?;
-    let sockets = udp::sockets(&settings.listen);
+    let HandedOver { udp, links } = HandedOver::take();
+    let sockets = if udp.is_empty() { udp::open_each(&settings.listen) } else { udp };
     user::change_to(USER, &[], &[Capability::CAP_NET_RAW])?;
     let sniffer = Sniffer::start(&settings.start, &sockets)?;
     drop(sockets);
     user::give_up_capabilities()?;
+    let links = links.map_or_else(interfaces::subscribe, Ok).map_err(Error::Interfaces)?;
 
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    let ended = runtime.block_on(serve(options, settings, logs, sniffer));
+    let ended = runtime.block_on(serve(options, settings, logs, sniffer, links));
     lifecycle::stopping();
     ended
 }
 
-async fn serve(options: &Options, settings: Settings, logs: Logs, sniffer: Sniffer) -> Result<(), Error> {
+async fn serve(
+    options: &Options,
+    settings: Settings,
+    logs: Logs,
+    sniffer: Sniffer,
+    links: OwnedFd,
+) -> Result<(), Error> {
     let (process, channel) = sniffer.listen()?;
     let mut signals = Signals::new().map_err(Error::Runtime)?;
     let ended = tokio::select! {
-        ended = announce(options, settings, &logs, channel) => ended,
+        ended = announce(options, settings, &logs, channel, links) => ended,
         () = until_stopped(&mut signals) => Ok(()),
     };
     // The channel is closed by now, which ends the sniffer.
@@ -137,10 +149,13 @@ async fn announce(
     settings: Settings,
     logs: &Logs,
     channel: child::Channel,
+    links: OwnedFd,
 ) -> Result<(), Error> {
     let mode = hearing::ready(&channel).await?;
     let shared = Arc::new(Shared::new(&settings, mode)?);
-    let mut hearing = Hearing::new(channel, Arc::clone(&shared), settings, options.clone(), logs)?;
+    let interfaces = Interfaces::watch(links).map_err(Error::Interfaces)?;
+    let mut hearing =
+        Hearing::new(channel, interfaces, Arc::clone(&shared), settings, options.clone(), logs)?;
     let mut reloads = Signals::new().map_err(Error::Runtime)?;
     tokio::select! {
         ended = hearing.hear(&mut reloads) => ended,
