@@ -112,6 +112,7 @@ fn hold_what_the_design_says_and_no_more() {
         }
     }
     the_sniffer_is_confined(&site);
+    the_announcer_reaches_no_other_daemon(&site);
 }
 
 /// What no file in `/proc` says: Landlock holds the sniffer, and nobody but root may trace it.
@@ -127,4 +128,22 @@ fn the_sniffer_is_confined(site: &Site<'_>) {
     assert_eq!(owner(sniffer.pid), 0, "the sniffer");
     // Both live on.
     assert_eq!(processes(site).map(|process| process.pid)[..2], [sniffer.pid, announcer.pid]);
+}
+
+/// There is no path from it to the socket on which libvirt tells everyone which domains there are.
+fn the_announcer_reaches_no_other_daemon(site: &Site<'_>) {
+    let [_, announcer, actor] = processes(site);
+    let socket = "/run/libvirt/libvirt-sock-ro";
+    // open(2): this is what a socket that is there answers.
+    assert_eq!(intrude::open(actor.pid, socket), Err(Errno::ENXIO), "the actor");
+    assert_eq!(intrude::open(announcer.pid, socket), Err(Errno::ENOENT), "the announcer");
+    let folders = |inside: &str| {
+        let folder = std::fs::read_dir(format!("/proc/{}/root/{inside}", announcer.pid)).unwrap();
+        let mut names: Vec<_> =
+            folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(folders("run"), ["dbus", "systemd"]);
+    assert_eq!(folders("run/systemd"), ["incoming", "journal", "notify"]);
 }

@@ -17,6 +17,7 @@ use wakevirt_tests::{privileged, proc, wait};
 
 const CAPTURE: &str = "wakevirt-capture.service";
 const SOCKET: &str = "wakevirt-capture.socket";
+const LINKS: &str = "wakevirt-capture-links.socket";
 const ACTOR: &str = "wakevirt-actor.service";
 
 const DOMAIN: &str = "win11";
@@ -152,27 +153,94 @@ fn the_socket_comes_and_goes_with_the_service() {
     let host = Host::new();
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
     boot_with_services(&mut debian);
-    let socket = show(&debian, SOCKET, "InvocationID");
-    assert_eq!(state(&debian, SOCKET), "active");
+    let invocations = || [SOCKET, LINKS].map(|socket| show(&debian, socket, "InvocationID"));
+    let sockets = invocations();
+    assert_eq!([SOCKET, LINKS].map(|socket| state(&debian, socket)), ["active"; 2]);
 
     // It stays over a restart and over a crash: what arrives meanwhile waits in it.
     debian.sh(&format!("systemctl restart {CAPTURE}"));
     kill(debian.main_process(CAPTURE), Signal::SIGKILL).expect("it runs");
     wait::until_true("a second start", || restarts(&debian, CAPTURE) == 1);
     wait_until_active(&debian, CAPTURE);
-    assert_eq!(show(&debian, SOCKET, "InvocationID"), socket);
+    assert_eq!(invocations(), sockets);
 
-    // What the administrator has stopped stays stopped, whoever sends.
+    // What the administrator has stopped stays stopped, whoever sends, and whatever is plugged in.
     debian.sh(&format!("systemctl stop {CAPTURE}"));
-    wait::until_true("the socket to go", || state(&debian, SOCKET) == "inactive");
-    for _ in 0..5 {
+    wait::until_true("the sockets to go", || {
+        [SOCKET, LINKS].map(|socket| state(&debian, socket)) == ["inactive"; 2]
+    });
+    for round in 0..5 {
         send_datagram(&lan, MAC, "192.0.2.1", 9);
+        host.bridge(&format!("new{round}"));
     }
     assert_eq!(show(&debian, CAPTURE, "Result"), "success", "{}", debian.journal(CAPTURE));
     assert_eq!(state(&debian, CAPTURE), "inactive");
-    assert_eq!(state(&debian, SOCKET), "inactive");
+    assert_eq!([SOCKET, LINKS].map(|socket| state(&debian, socket)), ["inactive"; 2]);
     debian.sh(&format!("systemctl start {CAPTURE}"));
-    assert_eq!(state(&debian, SOCKET), "active");
+    assert_eq!([SOCKET, LINKS].map(|socket| state(&debian, socket)), ["active"; 2]);
+}
+
+/// Waits until these are all the interfaces that the announcer knows.
+fn wait_until_interfaces_are(debian: &Debian<'_>, names: &str) {
+    let line =
+        "busctl get-property org.wakevirt.Capture1 /org/wakevirt/Capture1 org.wakevirt.Capture1 Interfaces";
+    let known = wait::within(wait::PATIENCE, || (debian.sh(line).trim() == names).then_some(()));
+    assert!(known.is_some(), "{names} is not {}:\n{}", debian.sh(line), debian.journal(CAPTURE));
+}
+
+#[test]
+fn interfaces_are_followed_by_a_socket_that_is_handed_over_and_by_no_other() {
+    privileged!();
+    let host = Host::new();
+    let (mut debian, _lan) = site(&host, Kind::DbusDaemon);
+    boot_with_services(&mut debian);
+    wait_until_interfaces_are(&debian, "as 3 \"br0\" \"lo\" \"port0\"");
+    let second = host.veth("port1");
+    wait_until_interfaces_are(&debian, "as 4 \"br0\" \"lo\" \"port0\" \"port1\"");
+    host.sh("ip link set port1 down && ip link set port1 name port2 && ip link set port2 up");
+    wait_until_interfaces_are(&debian, "as 4 \"br0\" \"lo\" \"port0\" \"port2\"");
+    second.etherwake(MAC, &[]);
+    wait_until_remembered(&debian, MAC, "ethernet");
+    assert!(remembered(&debian).contains("\"interface\" s \"port2\""), "{}", remembered(&debian));
+
+    // By the same socket after a restart, however much has come and gone in between.
+    host.sh("ip link del port2");
+    debian.sh(&format!("systemctl restart {CAPTURE}"));
+    wait_until_interfaces_are(&debian, "as 3 \"br0\" \"lo\" \"port0\"");
+    host.bridge("br1");
+    wait_until_interfaces_are(&debian, "as 4 \"br0\" \"br1\" \"lo\" \"port0\"");
+
+    // The UDP sockets are another matter.
+    debian.sh(&format!("systemctl mask --now {SOCKET} && systemctl restart {CAPTURE}"));
+    host.bridge("br2");
+    wait_until_interfaces_are(&debian, "as 5 \"br0\" \"br1\" \"br2\" \"lo\" \"port0\"");
+
+    debian.sh(&format!("systemctl mask --now {LINKS}"));
+    assert!(!attempt(&debian, &format!("systemctl restart {CAPTURE}")).status.success());
+    let advice = format!("it may open no netlink socket; let {LINKS} hand one over");
+    assert!(debian.journal(CAPTURE).contains(&advice), "{}", debian.journal(CAPTURE));
+    debian.sh(&format!("systemctl unmask {LINKS} {SOCKET} && systemctl restart {CAPTURE}"));
+    wait_until_active(&debian, CAPTURE);
+    assert_eq!([SOCKET, LINKS].map(|socket| state(&debian, socket)), ["active"; 2]);
+}
+
+#[test]
+fn a_linked_configuration_is_found_in_the_root_of_capture() {
+    privileged!();
+    let host = Host::new();
+    let (mut debian, _lan) = site(&host, Kind::DbusDaemon);
+    debian.boot();
+    for (earlier, place) in ["/opt", "/srv"].into_iter().enumerate() {
+        debian.sh(&format!(
+            "mkdir -p {place}/hosts /etc/wakevirt && echo 'limt = 1' >{place}/hosts/capture.toml
+             ln -sf {place}/hosts/capture.toml /etc/wakevirt/capture.toml"
+        ));
+        assert!(!attempt(&debian, &format!("systemctl start {CAPTURE}")).status.success());
+        let mistakes = debian.journal(CAPTURE).matches("unknown key").count();
+        assert_eq!(mistakes, earlier + 1, "{place}: {}", debian.journal(CAPTURE));
+        debian.sh(&format!("echo 'limit = 1' >{place}/hosts/capture.toml && systemctl start {CAPTURE}"));
+        debian.sh(&format!("systemctl reload {CAPTURE} && systemctl stop {CAPTURE}"));
+    }
 }
 
 #[test]
