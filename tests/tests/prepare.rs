@@ -1,0 +1,56 @@
+//! scripts/prepare looks at Rust's version before it installs anything.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use wakevirt_tests::host::project;
+
+/// A program that runs these lines of shell.
+fn program(folder: &Path, name: &str, lines: &str) {
+    let path = folder.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// `scripts/prepare deb` where cargo and rustc have these versions, and every Debian package is missing; and
+/// whether it then called apt-get.
+fn prepare(cargo: &str, rustc: &str) -> (Output, bool) {
+    let programs = tempfile::tempdir().unwrap();
+    program(programs.path(), "cargo", &format!("echo 'cargo {cargo} (d73d2caf9 2024-12-31)'"));
+    program(programs.path(), "rustc", &format!("echo 'rustc {rustc} (4eb161250 2025-03-15)'"));
+    program(programs.path(), "dpkg-query", "exit 1");
+    program(programs.path(), "apt-get", "touch \"${0%/*}/called\"");
+    let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
+    let mut prepare = Command::new(project().join("scripts/prepare"));
+    let output = prepare.arg("deb").env("PATH", path).output().unwrap();
+    (output, programs.path().join("called").exists())
+}
+
+#[test]
+fn an_older_rust_is_told_before_anything_is_installed() {
+    for (cargo, rustc, at_fault) in [
+        ("1.85.1", "1.85.1", "cargo has version 1.85.1"),
+        ("1.95.0", "1.85.0", "rustc has version 1.85.0"),
+        ("1.94.1-nightly", "1.95.0", "cargo has version 1.94.1-nightly"),
+        ("1.9.0", "1.95.0", "cargo has version 1.9.0"),
+    ] {
+        let (output, installed) = prepare(cargo, rustc);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{cargo} {rustc}: {said}");
+        let sentence = format!("{at_fault}, and Rust {} or later is needed", env!("CARGO_PKG_RUST_VERSION"));
+        assert!(said.contains(&sentence) && said.contains("https://rustup.rs"), "{said}");
+        assert!(!installed, "{cargo} {rustc}: apt-get was called");
+    }
+}
+
+#[test]
+fn a_rust_that_is_new_enough_is_taken() {
+    for version in ["1.95.0", "1.95.1-beta.2", "1.100.0", "2.0.0"] {
+        let (output, installed) = prepare(version, version);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("or later is needed"), "{version}: {said}");
+        // Without root it says which packages are missing.
+        assert!(installed || said.contains("nothing can be built without"), "{version}: {said}");
+    }
+}
