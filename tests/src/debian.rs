@@ -1,5 +1,5 @@
-//! A Debian 12 of its own on a host, with systemd as its first process: systemd-nspawn(1) boots what
-//! `scripts/tree` has made.
+//! A Debian of its own on a host, with systemd as its first process: systemd-nspawn(1) boots what
+//! `scripts/tree` has made. `DEBIAN` in the environment chooses the release.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -47,7 +47,7 @@ exec env SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --register=no
     --bind=/dev/net/tun --capability=CAP_NET_ADMIN,CAP_BPF --system-call-filter="bpf landlock_create_ruleset landlock_restrict_self"
 "#;
 
-/// A Debian 12 that runs on a [`Host`], and shares its network. It has a system bus, polkit, libvirt and
+/// A Debian that runs on a [`Host`], and shares its network. It has a system bus, polkit, libvirt and
 /// QEMU, and nothing of wakevirt until a test installs it.
 #[derive(Debug)]
 pub struct Debian<'host> {
@@ -57,14 +57,19 @@ pub struct Debian<'host> {
     init: Option<Pid>,
 }
 
-/// The folder of this machine with the Debian that is booted, for those who need no more than files of
-/// its packages.
+/// A folder with the same Debian release as this machine, not booted, for tests that need files of packages
+/// that this machine does not have.
 ///
 /// # Panics
 /// If it cannot be made.
 #[must_use]
-pub fn tree() -> PathBuf {
-    succeed(&mut Command::new(project().join("scripts/tree"))).trim().into()
+pub fn tree_like_this_machine() -> PathBuf {
+    succeed(tree().env_remove("DEBIAN")).trim().into()
+}
+
+/// The script that prints the folder of the release that is booted.
+fn tree() -> Command {
+    Command::new(project().join("scripts/tree"))
 }
 
 impl<'host> Debian<'host> {
@@ -74,12 +79,12 @@ impl<'host> Debian<'host> {
     /// If that fails.
     #[must_use]
     pub fn new(host: &'host Host, bus: Kind) -> Self {
-        let tree = tree();
+        let tree = succeed(&mut tree());
         let bus = match bus {
             Kind::DbusDaemon => "dbus.service",
             Kind::DbusBroker => "dbus-broker.service",
         };
-        succeed(host.command("sh").args(["-euc", FURNISH, "furnish"]).arg(&tree).arg(bus));
+        succeed(host.command("sh").args(["-euc", FURNISH, "furnish"]).arg(tree.trim()).arg(bus));
         let cgroup = new_cgroup(host);
         Self { host, cgroup, nspawn: None, init: None }
     }

@@ -51,7 +51,7 @@ pub const RULE: &str = "dbus/10-wakevirt-libvirt.rules";
 /// If there is no Debian to take libvirt's files from: its package is not for the machine that runs tests.
 #[must_use]
 pub fn install_polkit(host: &Host) -> Polkitd<'_> {
-    let tree = debian::tree().join("usr/share/polkit-1");
+    let tree = debian::tree_like_this_machine().join("usr/share/polkit-1");
     let polkitd = Polkitd::install(host);
     polkitd.add_actions(&tree.join("actions/org.libvirt.unix.policy"));
     polkitd.add_actions(&tree.join("actions/org.libvirt.api.policy"));
