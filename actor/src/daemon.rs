@@ -130,7 +130,7 @@ async fn obey(
 }
 
 async fn put_in_force(new: Config, old: Config, logs: &Logs, requests: &Requests) -> Config {
-    tracing::info!("the configuration is read again");
+    tracing::info!("the configuration was read again");
     if new.connections != old.connections {
         let connections = new.connections.join(", ");
         tracing::warn!("connections has changed: restart the service to connect to {connections}");

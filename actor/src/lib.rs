@@ -57,9 +57,12 @@ pub fn run(options: &Options) -> Result<(), Error> {
     result
 }
 
-/// Shows the configuration.
+/// Reads the configuration, and shows it unless the caller wants to know only what is wrong.
 fn check(options: &Options) -> Result<(), Error> {
     let (config, left_out) = config::Config::check(options)?;
+    if options.common.quiet {
+        return Ok(());
+    }
     let mut out = std::io::stdout().lock();
     writeln!(out, "# The configuration is good:\n{config}").map_err(Error::Start)?;
     for password in left_out {

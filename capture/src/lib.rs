@@ -68,5 +68,8 @@ fn read(savefile: &Path, options: &Options) -> Result<(), Anything> {
 
 fn check(options: &Options) -> Result<(), Anything> {
     let settings = Settings::load(options)?;
+    if options.common.quiet {
+        return Ok(());
+    }
     Ok(writeln!(io::stdout(), "# The configuration is good:\n{settings}")?)
 }

@@ -20,6 +20,10 @@ pub struct Common {
     #[arg(long)]
     pub check: bool,
 
+    /// With --check: print only what is wrong
+    #[arg(long, requires = "check")]
+    pub quiet: bool,
+
     /// Where to log
     #[arg(long, value_name = "WHERE", value_enum, default_value_t)]
     pub log_to: LogTo,
@@ -49,16 +53,16 @@ mod tests {
         let common = parse("service").unwrap();
         assert_eq!(common.config, None);
         assert_eq!(common.bus, Address::System);
-        assert!(!common.check);
+        assert!(!common.check && !common.quiet);
         assert_eq!(common.log_to, LogTo::Auto);
     }
 
     #[test]
     fn every_option_is_read() {
-        let common = parse("service --config /a.toml --bus session --check --log-to syslog").unwrap();
+        let common = parse("service --config /a.toml --bus session --check --quiet --log-to syslog").unwrap();
         assert_eq!(common.config, Some(PathBuf::from("/a.toml")));
         assert_eq!(common.bus, Address::Session);
-        assert!(common.check);
+        assert!(common.check && common.quiet);
         assert_eq!(common.log_to, LogTo::Syslog);
     }
 
@@ -68,5 +72,7 @@ mod tests {
         assert!(error.contains("\"systme\" is no bus; write system, session, or an address"), "{error}");
         let error = parse("service --log-to file").unwrap_err();
         assert!(error.contains("auto, journal, syslog, stderr"), "{error}");
+        let error = parse("service --quiet").unwrap_err();
+        assert!(error.contains("--check"), "{error}");
     }
 }

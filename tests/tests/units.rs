@@ -177,3 +177,28 @@ fn every_unit_is_disabled_by_the_preset() {
         assert_eq!(preset, units);
     }
 }
+
+/// The program that a unit runs before it reloads the service: a mistake fails the reload.
+fn check_before_reload(unit: &str) -> Vec<String> {
+    let text = read_to_string(project().join("systemd").join(unit)).expect("the unit is there");
+    let mut reload = text.lines().filter_map(|line| line.strip_prefix("ExecReload=/"));
+    let line = reload.next().unwrap_or_else(|| panic!("{unit} checks nothing before a reload"));
+    format!("/{line}").split(' ').map(str::to_owned).collect()
+}
+
+#[test]
+fn a_reload_adds_no_list_of_settings_to_the_journal() {
+    privileged!();
+    let host = Host::new();
+    let debian = installed(&host);
+    for unit in SERVICES {
+        let line = check_before_reload(unit);
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        assert_eq!(run(&debian, &line), (String::new(), String::new()), "{unit}");
+        // By hand the same check shows every setting.
+        let by_hand: Vec<&str> = line.iter().copied().filter(|word| *word != "--quiet").collect();
+        let (shown, _) = run(&debian, &by_hand);
+        assert!(shown.contains("The configuration is good") && shown.contains("log = \"info\""), "{shown}");
+    }
+    assert!(check_before_reload("user/wakevirt-actor.service").contains(&"--quiet".to_owned()));
+}
