@@ -144,7 +144,7 @@ fn lets_the_group_wake_and_root_do_everything() {
         }
         let log = scene.actor.log();
         // The last line, and before it who, and why they may.
-        let _ = log.wait_for("the configuration is read again");
+        let _ = log.wait_for("the configuration was read again");
         assert_eq!(log.count("(polkit)"), 2, "{:#?}", log.all());
         assert_eq!(log.count("called by user 0 (user)"), 2, "{:#?}", log.all());
         assert_eq!(log.count("asked by user 0 (user) to read"), 1, "{:#?}", log.all());
