@@ -24,7 +24,7 @@ pub(crate) fn set_interface(device: &File, kind: Kind, name: &str) -> io::Result
         return Err(io::Error::other(format!("the interface name {name:?} is too long")));
     }
     for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *place = byte.cast_signed();
+        *place = libc::c_char::from_ne_bytes([byte]);
     }
     let kind = match kind {
         Kind::Tap => libc::IFF_TAP,

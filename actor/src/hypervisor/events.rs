@@ -113,7 +113,8 @@ impl Subscription {
             )
         };
         if id < 0 {
-            return Err(refused(changes));
+            // SAFETY: `given` made it, and libvirt, which refused, has not kept it.
+            return Err(unsafe { refused(changes) });
         }
         self.domain_events.push(id);
         Ok(())
@@ -128,7 +129,8 @@ impl Subscription {
         let result =
             unsafe { sys::virConnectRegisterCloseCallback(connection, Some(closed), changes, Some(free)) };
         if result < 0 {
-            return Err(refused(changes));
+            // SAFETY: as above.
+            return Err(unsafe { refused(changes) });
         }
         self.closing = true;
         Ok(())
@@ -158,10 +160,13 @@ fn given(changes: &UnboundedSender<Change>) -> *mut c_void {
     Box::into_raw(Box::new(changes.clone())).cast()
 }
 
-/// libvirt's last error, after it did not take the sender.
-fn refused(changes: *mut c_void) -> Error {
+/// libvirt's last error, after it refused the sender.
+///
+/// # Safety
+/// As for [`free`].
+unsafe fn refused(changes: *mut c_void) -> Error {
     let error = Error::last_error();
-    // SAFETY: `given` made it, and libvirt, which failed, has not kept it.
+    // SAFETY: as the caller promises.
     unsafe { free(changes) };
     error
 }
