@@ -7,7 +7,7 @@
 //! * behind every stage but seccomp: where another layer is to refuse it, it does, with the error that
 //!   the layer gives;
 //! * behind all of them: the kernel kills the program with SIGSYS.
-#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test may stop where it stands")]
 #![expect(unsafe_code, reason = "some attacks are system calls that no safe wrapper makes")]
 #![expect(
     clippy::print_stdout,
@@ -29,10 +29,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{LinkAddr, MsgFlags, UnixAddr, sendto};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::{Pid, Uid, dup2_stdin, setuid};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use wakevirt_capture::sniffer::filter::{Direction, program};
 use wakevirt_capture::sniffer::sockets::Sockets;
-use wakevirt_capture::sniffer::{ffi, sandbox};
-use wakevirt_protocol::sniffer::{Request, Start};
+use wakevirt_capture::sniffer::{channel::Channel, end_at_a_panic, ffi, sandbox};
+use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, Request, Start};
 use wakevirt_tests::guard;
 
 /// The abstract name of a socket that hears whatever is sent to it.
@@ -96,7 +97,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let failures: Vec<String> = ATTACKS.iter().flat_map(|(name, _, layer)| judge(name, *layer)).collect();
-    let failures = failures.into_iter().chain(what_is_allowed()).collect::<Vec<_>>();
+    let failures =
+        failures.into_iter().chain(what_is_allowed()).chain(what_a_panic_does()).collect::<Vec<_>>();
     for failure in &failures {
         println!("FAILED: {failure}");
     }
@@ -132,30 +134,51 @@ fn what_is_allowed() -> Option<String> {
     (!status.success()).then(|| format!("what the sniffer does is refused: {status}"))
 }
 
+/// A panic under the sandbox is told to the announcer, and ends the process as any other failure does.
+fn what_a_panic_does() -> Option<String> {
+    let (announcer, channel) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    let status = command("all", PANIC).stdin(Stdio::from(channel)).status().unwrap();
+    let mut buffer = [0; MAX_MESSAGE];
+    let length = recv(&announcer, &mut buffer, RecvFlags::DONTWAIT).map_or(0, |(length, _)| length);
+    let said = FromSniffer::decode(buffer.get(..length).unwrap());
+    let right = status.code() == Some(1)
+        && matches!(&said, Ok(FromSniffer::Failed { reason }) if reason.contains("a test of panics"));
+    (!right).then(|| format!("a panic ends with {status} and says {said:?}"))
+}
+
 /// Runs this program again: in a network namespace of its own, as a user without rights but for the
 /// sniffer's capability and one more.
 fn run(stages: &str, attack: &str) -> ExitStatus {
+    command(stages, attack).status().unwrap()
+}
+
+fn command(stages: &str, attack: &str) -> Command {
     let capabilities = ["--inh-caps=+net_raw,+setuid", "--ambient-caps=+net_raw,+setuid"];
     // None of these forks, so the status is that of the attack.
-    Command::new("unshare")
+    let mut command = Command::new("unshare");
+    command
         .args(["--net", "sh", "-euc", "ip link set lo up; exec setpriv \"$@\"", "sh"])
         .args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"])
         .args(capabilities)
         .arg(std::env::current_exe().unwrap())
-        .args(["--attack", stages, attack])
-        .status()
-        .unwrap()
+        .args(["--attack", stages, attack]);
+    command
 }
 
 /// The malicious program. Its exit code is 0, or the number of the error that it met.
 fn act(stages: &str, name: &str) -> ExitCode {
     let attack = ATTACKS.iter().find_map(|(attack, run, _)| (*attack == name).then_some(*run));
-    let attack = attack.unwrap_or(behave);
+    let attack = attack.unwrap_or(if name == PANIC { fail_with_a_panic } else { behave });
+    let channel = Channel::on_standard_input();
     let mut loot = prepare(stages != "free");
     if stages != "free" {
         sandbox::hide().unwrap();
         sandbox::give_up_capabilities().unwrap();
         assert!(sandbox::forbid_files(true).unwrap());
+    }
+    if let Ok(channel) = channel {
+        end_at_a_panic(channel);
     }
     if stages == "all" {
         sandbox::forbid_system_calls(&loot.outgoing).unwrap();
@@ -189,7 +212,10 @@ fn prepare(locked: bool) -> Loot {
         .unwrap();
     let accomplice = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(ACCOMPLICE).unwrap()).unwrap();
     let (announcer, channel) = UnixDatagram::pair().unwrap();
-    dup2_stdin(&channel).unwrap();
+    // Else it is the socketpair that the test reads.
+    if Channel::on_standard_input().is_err() {
+        dup2_stdin(&channel).unwrap();
+    }
     Loot {
         incoming,
         outgoing: sockets.outgoing,
@@ -332,6 +358,13 @@ fn map_executable(_: &Loot) -> io::Result<()> {
     // SAFETY: the kernel chooses where, and nothing is there.
     let address = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
     if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The name under which the program panics.
+const PANIC: &str = "panic";
+
+fn fail_with_a_panic(_: &Loot) -> io::Result<()> {
+    panic!("a test of panics")
 }
 
 /// What the sniffer does all its life.

@@ -43,6 +43,7 @@ pub mod introspection;
 pub mod intrude;
 pub mod inventory;
 pub mod journal;
+pub mod kernel_log;
 pub mod libvirtd;
 pub mod lines;
 pub mod machine;

@@ -16,7 +16,7 @@ use wakevirt_tests::host::{Host, PROGRAMS, User};
 use wakevirt_tests::net::Peer;
 use wakevirt_tests::proc::Status;
 use wakevirt_tests::process::Process;
-use wakevirt_tests::{privileged, wait};
+use wakevirt_tests::{kernel_log, privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";
 
@@ -116,7 +116,7 @@ fn lies() -> Vec<(Vec<Vec<u8>>, &'static str)> {
         (vec![ready.clone(), counters(7), counters(6)], "counters that fall"),
         (vec![ready.clone(), counters(u64::MAX), packet.clone(), counters(6)], "counters that fall"),
         (vec![ready.clone(), vec![]], "the sniffer has gone"),
-        (vec![ready], "the sniffer has gone: it ended with exit code 7"),
+        (vec![ready], "the sniffer has gone: it exited with code 7"),
         (
             vec![encode(&FromSniffer::Failed { reason })],
             "cannot go on: \"fine\\n2026-01-01 INFO all is well\\u{1b}[2J\"",
@@ -249,19 +249,37 @@ fn ends_with_the_sniffer_and_the_sniffer_with_it() {
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let mut first = capture(&host, StartedBy::Manager, "");
-    kill(first.child("wakevirt-sniffer"), Signal::SIGKILL).unwrap();
+    let killed = first.child("wakevirt-sniffer");
+    kill(killed, Signal::SIGKILL).unwrap();
     assert_eq!(first.wait_until_ended().code(), Some(1));
     let _ = first.log().wait_for("the sniffer has gone: signal 9 ended it");
 
     let mut second = capture(&host, StartedBy::Manager, "");
-    let sniffer = second.child("wakevirt-sniffer");
+    let orphan = second.child("wakevirt-sniffer");
     second.kill();
-    wait::until_true("the sniffer to end", || is_gone(sniffer));
+    wait::until_true("the sniffer to end", || is_gone(orphan));
 
-    let mut third = capture(&host, StartedBy::Manager, "");
-    let sniffer = third.child("wakevirt-sniffer");
+    let mut third = capture(&host, StartedBy::Root, "");
+    let stopped = third.child("wakevirt-sniffer");
     third.stop();
-    assert!(is_gone(sniffer), "a clean end leaves nothing behind");
+    assert!(is_gone(stopped), "a clean end leaves nothing behind");
+    let lines = third.log().all();
+    assert!(!lines.iter().any(|line| line.contains("WARN") || line.contains("ERROR")), "{lines:#?}");
+
+    // A terminal sends its signal to both.
+    let mut fourth = capture(&host, StartedBy::Root, "");
+    let interrupted = fourth.child("wakevirt-sniffer");
+    kill(interrupted, Signal::SIGINT).unwrap();
+    fourth.signal(Signal::SIGINT);
+    assert!(fourth.wait_until_ended().success());
+    let lines = fourth.log().all();
+    assert!(!lines.iter().any(|line| line.contains("the sniffer")), "{lines:#?}");
+
+    let Some(seccomp) = kernel_log::killed_by_seccomp() else { return };
+    for sniffer in [killed, orphan, stopped, interrupted] {
+        let pid = u32::try_from(sniffer.as_raw()).unwrap();
+        assert!(!seccomp.contains(&pid), "the kernel's log calls the end of {sniffer} an attack");
+    }
 }
 
 #[test]

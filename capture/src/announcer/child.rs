@@ -1,5 +1,6 @@
 //! The sniffer, as the announcer sees it: a child process that may be taken over at any moment.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,6 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     recv, send, sendmsg, socketpair,
@@ -22,7 +24,7 @@ use super::{Error, ffi};
 /// The sniffer's file name.
 const PROGRAM: &str = "wakevirt-sniffer";
 
-/// How long a sniffer that closed its end may take to end.
+/// How long a sniffer may take to end once either end of the socketpair is closed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// The sniffer, just started.
@@ -96,21 +98,59 @@ impl Sniffer {
 pub struct Process(Child);
 
 impl Process {
-    /// How the sniffer ended; it is ended if it does not do so by itself.
+    /// Waits until the sniffer has ended, and ends it if it does not end by itself.
     #[must_use]
-    pub fn end(mut self) -> String {
+    pub fn end(mut self) -> End {
         let deadline = Instant::now() + LAST_WORDS;
         loop {
             match self.0.try_wait() {
-                Ok(Some(status)) => return describe(status),
+                Ok(Some(status)) => return End::Status(status),
                 Ok(None) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
                 Ok(None) => {
                     let _gone = self.0.kill();
                     let _status = self.0.wait();
-                    return "it closed its end and did not end".to_owned();
+                    return End::Hung;
                 }
-                Err(error) => return format!("how it ended is not known: {error}"),
+                Err(error) => return End::Unknown(error),
             }
+        }
+    }
+}
+
+/// How the sniffer ended.
+#[derive(Debug)]
+pub enum End {
+    /// With this status.
+    Status(ExitStatus),
+    /// It did not end when the socketpair was closed, and was killed.
+    Hung,
+    /// The kernel does not tell.
+    Unknown(io::Error),
+}
+
+impl End {
+    /// Whether it ended because the announcer did: nothing to report.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        matches!(self, Self::Status(status) if status.success())
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = match self {
+            Self::Status(status) => status,
+            Self::Hung => return f.write_str("it closed its end of the socketpair and did not exit"),
+            Self::Unknown(error) => return write!(f, "the kernel does not tell how: {error}"),
+        };
+        match (status.code(), status.signal()) {
+            (_, Some(libc::SIGSYS)) => f.write_str(
+                "the kernel killed it because it made a system call that it may not make: either a defect, or \
+                 somebody has taken it over; the kernel's log names the call (type=1326)",
+            ),
+            (_, Some(signal)) => write!(f, "signal {signal} ended it"),
+            (Some(code), None) => write!(f, "it exited with code {code}"),
+            (None, None) => f.write_str("it exited"),
         }
     }
 }
@@ -168,9 +208,11 @@ impl Channel {
     fn say(&self, message: &ToSniffer) -> Result<(), Error> {
         let mut buffer = [0; MAX_MESSAGE];
         let bytes = message.encode(&mut buffer).map_err(|error| Error::Channel(io::Error::other(error)))?;
-        send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
-            .map_err(|error| Error::Channel(error.into()))?;
-        Ok(())
+        match send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            // It has ended; why it did is still to be read.
+            Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(error) => Err(Error::Channel(error.into())),
+        }
     }
 }
 
@@ -181,16 +223,4 @@ fn find() -> Result<PathBuf, Error> {
     let folder = own.parent().unwrap_or(Path::new("/"));
     let candidates = [folder.join(PROGRAM), folder.join("../libexec/wakevirt").join(PROGRAM)];
     candidates.iter().find(|path| path.is_file()).cloned().ok_or(Error::NoSniffer { candidates })
-}
-
-fn describe(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (_, Some(libc::SIGSYS)) => {
-            "the kernel ended it: it made a system call that it may not make; the kernel's log names it (type=1326)"
-                .to_owned()
-        }
-        (_, Some(signal)) => format!("signal {signal} ended it"),
-        (Some(code), None) => format!("it ended with exit code {code}"),
-        (None, None) => "it ended".to_owned(),
-    }
 }

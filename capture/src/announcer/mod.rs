@@ -73,7 +73,7 @@ pub enum Error {
         error: io::Error,
     },
     /// The sniffer ended, and so does the service.
-    #[error("the sniffer has gone: {0}; the service ends, to be started again whole")]
+    #[error("the sniffer has gone: {0}; the service exits and must be restarted")]
     SnifferGone(String),
     /// The sniffer says that it cannot go on.
     #[error("the sniffer cannot go on: {0}")]
@@ -167,11 +167,18 @@ async fn until_stopped(signals: &mut Signals) {
     while signals.next().await != Signal::Stop {}
 }
 
-/// Adds how the sniffer ended to an end that it caused.
+/// Adds how the sniffer ended to an end that it caused, and warns if it did not end as it should.
 fn explain(ended: Result<(), Error>, process: Process) -> Result<(), Error> {
-    let how = process.end();
+    let end = process.end();
     match ended {
-        Err(Error::SnifferGone(_)) => Err(Error::SnifferGone(how)),
-        ended => ended,
+        Err(Error::SnifferGone(_)) => Err(Error::SnifferGone(end.to_string())),
+        // It said why, or was broken before.
+        Err(error) => Err(error),
+        Ok(()) => {
+            if !end.is_clean() {
+                tracing::warn!("the sniffer did not end cleanly when the service stopped: {end}");
+            }
+            Ok(())
+        }
     }
 }

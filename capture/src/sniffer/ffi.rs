@@ -184,7 +184,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Envelope> {
     message.msg_iov = &raw mut payload;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = CONTROL;
+    message.msg_controllen = fitting(CONTROL)?;
 
     // SAFETY: all that the message points to outlives the call, and each length is that of its part.
     let received = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
@@ -197,7 +197,8 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Envelope> {
     // SAFETY: the message was filled in by recvmsg(), and its control buffer is alive.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !header.is_null() {
-        read_control(header, &mut envelope);
+        // SAFETY: the macros give pointers to whole headers inside the control buffer, aligned for them.
+        unsafe { read_control(header, &mut envelope) };
         // SAFETY: the header came from this message.
         header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
@@ -234,20 +235,26 @@ fn sender(address: &libc::sockaddr_storage, length: usize) -> Option<Sender> {
     None
 }
 
-/// Reads one header of ancillary data, which `CMSG_FIRSTHDR` or `CMSG_NXTHDR` gave.
-fn read_control(header: *const libc::cmsghdr, envelope: &mut Envelope) {
-    // SAFETY: those macros give pointers to whole headers inside the control buffer, aligned for them.
-    let libc::cmsghdr { cmsg_len, cmsg_level, cmsg_type, .. } = *unsafe { &*header };
+/// Reads one item of ancillary data.
+///
+/// # Safety
+/// `header` is what `CMSG_FIRSTHDR` or `CMSG_NXTHDR` returned for a control buffer that recvmsg(2) filled
+/// in and that is still alive: an aligned header, followed by as many bytes as its length says.
+unsafe fn read_control(header: *const libc::cmsghdr, envelope: &mut Envelope) {
+    // SAFETY: the header is whole and aligned, as the caller promises.
+    let libc::cmsghdr { cmsg_level, cmsg_type, .. } = *unsafe { &*header };
     match (cmsg_level, cmsg_type) {
         (libc::SOL_PACKET, libc::PACKET_AUXDATA) => {
-            if let Some(data) = control_data::<libc::tpacket_auxdata>(header, cmsg_len)
+            // SAFETY: as the caller promises; the type is the one of this level and type (packet(7)).
+            if let Some(data) = unsafe { control_data::<libc::tpacket_auxdata>(header) }
                 && data.tp_status & libc::TP_STATUS_VLAN_VALID != 0
             {
                 envelope.tag = Some(data.tp_vlan_tci);
             }
         }
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-            if let Some(info) = control_data::<libc::in_pktinfo>(header, cmsg_len) {
+            // SAFETY: as above (ip(7)).
+            if let Some(info) = unsafe { control_data::<libc::in_pktinfo>(header) } {
                 envelope.arrival = Some(Arrival::V4 {
                     interface: u32::try_from(info.ipi_ifindex).unwrap_or(0),
                     destination: Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)),
@@ -255,7 +262,8 @@ fn read_control(header: *const libc::cmsghdr, envelope: &mut Envelope) {
             }
         }
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-            if let Some(info) = control_data::<libc::in6_pktinfo>(header, cmsg_len) {
+            // SAFETY: as above (ipv6(7)).
+            if let Some(info) = unsafe { control_data::<libc::in6_pktinfo>(header) } {
                 envelope.arrival = Some(Arrival::V6 {
                     interface: info.ipi6_ifindex,
                     destination: Ipv6Addr::from(info.ipi6_addr.s6_addr),
@@ -266,24 +274,52 @@ fn read_control(header: *const libc::cmsghdr, envelope: &mut Envelope) {
     }
 }
 
-/// What a header of ancillary data is followed by, where it is long enough for that.
-fn control_data<Data: Copy>(header: *const libc::cmsghdr, length: usize) -> Option<Data> {
-    let needed = u32::try_from(size_of::<Data>()).ok()?;
+/// The value behind a header of ancillary data; `None` where the header says that there is less.
+///
+/// # Safety
+/// `header` as for [`read_control`], and `Data` is a type of plain numbers, without padding that matters.
+unsafe fn control_data<Data: Copy>(header: *const libc::cmsghdr) -> Option<Data> {
+    // SAFETY: the header is whole and aligned, as the caller promises.
+    let length: usize = fitting(unsafe { &*header }.cmsg_len).ok()?;
     // SAFETY: CMSG_LEN only computes.
-    if length < usize::try_from(unsafe { libc::CMSG_LEN(needed) }).ok()? {
+    let needed: usize = fitting(unsafe { libc::CMSG_LEN(fitting(size_of::<Data>()).ok()?) }).ok()?;
+    if length < needed {
         return None;
     }
-    // SAFETY: the header is one, by the contract of read_control.
+    // SAFETY: the header is whole, as the caller promises.
     let data = unsafe { libc::CMSG_DATA(header) };
     // SAFETY: the length says that a whole value of plain numbers lies there, whatever its alignment.
     Some(unsafe { data.cast::<Data>().read_unaligned() })
 }
 
-/// Ends the process at once. `std::process::exit` would first make system calls that the sandbox
-/// forbids.
+/// Ends the process at once by exit_group(2). `std::process::exit` would first run handlers, which
+/// make system calls that the sandbox forbids.
 pub fn exit(code: i32) -> ! {
     // SAFETY: _exit() takes no pointer and does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// Ignores the signals by which a terminal or a service manager stops a whole group of processes: the
+/// announcer gets them as well, and the sniffer ends when the announcer does. Lets a fault of memory end
+/// the process as that signal: the handler of the standard library would make a system call that the
+/// sandbox forbids, and hide what happened.
+///
+/// # Errors
+/// Those of signal(2).
+pub fn settle_signals() -> io::Result<()> {
+    for (signal, handling) in [
+        (libc::SIGHUP, libc::SIG_IGN),
+        (libc::SIGINT, libc::SIG_IGN),
+        (libc::SIGTERM, libc::SIG_IGN),
+        (libc::SIGSEGV, libc::SIG_DFL),
+        (libc::SIGBUS, libc::SIG_DFL),
+    ] {
+        // SAFETY: neither handling is a function of this program.
+        if unsafe { libc::signal(signal, handling) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 fn check(result: i32) -> io::Result<i32> {
@@ -291,5 +327,14 @@ fn check(result: i32) -> io::Result<i32> {
 }
 
 fn length_of<Value>() -> io::Result<libc::socklen_t> {
-    libc::socklen_t::try_from(size_of::<Value>()).map_err(io::Error::other)
+    fitting(size_of::<Value>())
+}
+
+/// The same number in the type that this C library has for it: glibc counts the bytes of ancillary data
+/// in a `size_t`, musl in a `socklen_t`.
+fn fitting<Number, Wanted>(number: Number) -> io::Result<Wanted>
+where
+    Wanted: TryFrom<Number, Error: std::error::Error + Send + Sync + 'static>,
+{
+    Wanted::try_from(number).map_err(io::Error::other)
 }

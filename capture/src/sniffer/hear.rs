@@ -1,5 +1,6 @@
 //! Reading packets, for ever.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ const PACE: Duration = Duration::from_secs(1);
 ///
 /// Packet sockets have their turn before UDP sockets: of a datagram that reaches both, the frame
 /// comes first, and it is the one that knows the sender's MAC address.
-pub(super) fn hear(channel: Channel, sockets: &Sockets) -> Result<(), Error> {
+pub(super) fn hear(channel: Channel, sockets: &Sockets) -> Result<Infallible, Error> {
     let mut sniffer = Sniffer { channel, sockets, tally: Tally::new(sockets) };
     let mut fds = vec![PollFd::new(&channel, PollFlags::IN)];
     let read = sockets.incoming.iter().chain(&sockets.outgoing).chain(sockets.udp.iter().map(|(fd, _)| fd));

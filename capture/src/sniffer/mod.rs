@@ -4,7 +4,7 @@
 //! of a socketpair, and once it says `Ready` it can do nothing but read the ones and write the
 //! other. [`sandbox`] lists the stages; `hear` is what it does for the rest of its life.
 
-mod channel;
+pub mod channel;
 pub mod delivery;
 pub mod ffi;
 pub mod filter;
@@ -12,6 +12,7 @@ mod hear;
 pub mod sandbox;
 pub mod sockets;
 
+use std::convert::Infallible;
 use std::io;
 
 use wakevirt_protocol::sniffer::{BadMessage, FromSniffer, MAX_REASON};
@@ -36,6 +37,9 @@ pub enum Error {
     /// The announcer said something that cannot be said at this point.
     #[error("the announcer sent a message out of turn")]
     OutOfTurn,
+    /// The handling of signals cannot be set.
+    #[error("cannot set how signals are handled: {0}")]
+    Signals(#[source] io::Error),
     /// The socketpair fails.
     #[error("the socketpair to the announcer fails: {0}")]
     Channel(#[source] io::Error),
@@ -81,8 +85,18 @@ pub enum Error {
     Wait(#[source] io::Error),
 }
 
-/// Runs the sniffer, and returns its exit code.
-pub fn run() -> i32 {
+/// The exit code of a sniffer that nobody needs any more: the announcer ended.
+const DONE: i32 = 0;
+/// The exit code of a sniffer that cannot go on. The announcer gets the reason as [`FromSniffer::Failed`].
+const FAILED: i32 = 1;
+/// The exit code of a sniffer that was not started by the announcer.
+const MISUSED: i32 = 2;
+
+/// Runs the sniffer, and ends the process.
+///
+/// Whatever happens, it ends by exit_group(2) and drops no socket before: the sandbox forbids close(2), and
+/// a sniffer that the kernel kills for it would look like one that was taken over.
+pub fn run() -> ! {
     let channel = match Channel::on_standard_input() {
         Ok(channel) => channel,
         Err(error) => {
@@ -91,33 +105,40 @@ pub fn run() -> i32 {
             {
                 eprintln!("wakevirt-sniffer: {error}");
             }
-            return 2;
+            ffi::exit(MISUSED)
         }
     };
-    report_panics(channel);
+    end_at_a_panic(channel);
     match sniff(channel) {
-        Ok(()) | Err(Error::AnnouncerGone) => 0,
+        Err(Error::AnnouncerGone) => ffi::exit(DONE),
         Err(error) => {
             channel.say_last(&error.to_string());
-            1
+            ffi::exit(FAILED)
         }
     }
 }
 
-fn sniff(channel: Channel) -> Result<(), Error> {
+fn sniff(channel: Channel) -> Result<Infallible, Error> {
+    ffi::settle_signals().map_err(Error::Signals)?;
+    channel.bound_last_words()?;
     sandbox::hide()?;
     let (start, udp) = channel.start()?;
-    let sockets = Sockets::open(&start, udp)?;
+    // Never dropped: see `run`.
+    let sockets = Box::leak(Box::new(Sockets::open(&start, udp)?));
     sandbox::give_up_capabilities()?;
     let landlock = sandbox::forbid_files(start.require_landlock)?;
     sandbox::forbid_system_calls(&sockets.outgoing)?;
     let _first = channel.say(&FromSniffer::Ready { mode: sockets.mode(), landlock })?;
-    hear::hear(channel, &sockets)
+    hear::hear(channel, sockets)
 }
 
-/// Lets the announcer log where a panic happened: standard error leads nowhere.
-fn report_panics(channel: Channel) {
-    std::panic::set_hook(Box::new(move |panic| channel.say_last(&format!("a defect: {panic}"))));
+/// Lets the announcer log where a panic happened, and ends there: to unwind would drop the sockets, and
+/// to abort takes system calls that the sandbox forbids.
+pub fn end_at_a_panic(channel: Channel) {
+    std::panic::set_hook(Box::new(move |panic| {
+        channel.say_last(&format!("a defect: {panic}"));
+        ffi::exit(FAILED)
+    }));
 }
 
 /// The longest beginning of the text that a failure may have.

@@ -1,0 +1,50 @@
+//! What the kernel's log says about system calls that seccomp(2) refused.
+
+use std::process::Command;
+
+use crate::wait;
+
+/// Ends by a system call that its own filter forbids: getpid(2), number 39 on x86-64, by
+/// `SECCOMP_RET_KILL_PROCESS`. The filter is written out as in linux/filter.h.
+const FORBIDDEN_CALL: &str = r#"
+import ctypes, struct
+libc = ctypes.CDLL(None)
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, 39), (0x06, 0, 0, 0x80000000), (0x06, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in code))
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+libc.prctl(38, 1, 0, 0, 0)
+libc.prctl(22, 2, ctypes.byref(Program(4, ctypes.addressof(code))))
+libc.syscall(39)
+"#;
+
+/// The process IDs that the kernel's log names as killed by seccomp until now (audit records of type
+/// 1326); `None` where this machine writes no such records or does not show its log.
+///
+/// The kernel writes these records a moment later, in order. So this has a process killed, and reads
+/// the log once that one is in it.
+///
+/// # Panics
+/// If the process cannot be started, or is not killed.
+#[must_use]
+pub fn killed_by_seccomp() -> Option<Vec<u32>> {
+    if !cfg!(target_arch = "x86_64") {
+        return None;
+    }
+    let _readable = records()?;
+    // The kernel limits the rate of these records: one attempt may leave none.
+    wait::within(wait::PATIENCE, || {
+        let mut last = Command::new("python3").args(["-c", FORBIDDEN_CALL]).spawn().expect("python3 runs");
+        let pid = last.id();
+        let status = last.wait().expect("it is a child");
+        assert!(!status.success(), "the filter did not work: {status}");
+        wait::within(wait::PATIENCE / 10, || records().filter(|pids| pids.contains(&pid)))
+    })
+}
+
+fn records() -> Option<Vec<u32>> {
+    let output = Command::new("dmesg").output().ok().filter(|output| output.status.success())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let pid = |line: &str| line.split(" pid=").nth(1)?.split(' ').next()?.parse().ok();
+    Some(text.lines().filter(|line| line.contains("type=1326")).filter_map(pid).collect())
+}
