@@ -17,13 +17,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use wakevirt_protocol::{MacAddr, Password};
 use wakevirt_service::lifecycle::{self, Watchdog};
-use wakevirt_service::logs::Quota;
+use wakevirt_service::logs::{Quota, quoted};
 
 use crate::caller;
 use crate::config::Policy;
 use crate::decision::{self, Admission, Grant, Outcome, Presented, admit};
 use crate::fetch::Fetch;
-use crate::hypervisor::{Hypervisor, Id, Update};
+use crate::hypervisor::{Domain, Hypervisor, Id, Update};
 use crate::index::Index;
 use crate::interest::Macs;
 use crate::listen::Packet;
@@ -31,6 +31,7 @@ use crate::memory::{Memory, State};
 use crate::merge::Position;
 use crate::report::{Finished, Subject};
 use crate::request::{Answer, Request, Target};
+use crate::rules::Rules;
 use answers::Records;
 use pending::Pending;
 use wakes::Wakes;
@@ -199,6 +200,7 @@ impl Actor {
         match update {
             Update::Up(uri, hypervisor, domains) => {
                 self.connection(&uri, Some(hypervisor));
+                domains.iter().for_each(|domain| note_name(&mut self.policy.rules, domain));
                 self.index.replace(&uri, domains);
                 self.quotas.clear();
                 self.tell();
@@ -208,6 +210,7 @@ impl Actor {
             }
             Update::Changing(id) => self.index.note_change(&id),
             Update::Domain(domain) => {
+                note_name(&mut self.policy.rules, &domain);
                 if self.index.put(domain) {
                     self.tell_soon();
                 }
@@ -293,6 +296,7 @@ impl Actor {
                     self.tell_soon();
                 }
                 self.policy = policy;
+                self.index.domains().for_each(|domain| note_name(&mut self.policy.rules, domain));
                 self.checked = false;
                 self.check_rules();
             }
@@ -363,12 +367,28 @@ impl Actor {
     }
 }
 
-fn ambiguous(domains: &[&crate::hypervisor::Domain]) -> String {
-    let name = |domain: &&crate::hypervisor::Domain| {
-        format!("{} of {}", wakevirt_service::logs::quoted(&domain.name), domain.id.connection)
+/// A pattern that is a domain's name is no glob any more.
+fn note_name(rules: &mut Rules, domain: &Domain) {
+    for rule in rules.note_name(domain) {
+        tracing::info!(
+            "the rule {rule} means the domain {} alone, and counts as no glob, since a domain has exactly this name",
+            quoted(&domain.name)
+        );
+    }
+}
+
+/// Domains that are named where there are many.
+const NAMED: usize = 3;
+
+fn ambiguous(domains: &[&Domain]) -> String {
+    let name = |domain: &&Domain| format!("{} of {}", quoted(&domain.name), domain.id.connection);
+    let names: Vec<String> = domains.iter().take(NAMED).map(name).collect();
+    let more = match domains.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
     };
-    let names: Vec<String> = domains.iter().map(name).collect();
-    format!("{} are meant; give one another MAC address, or name one in a rule", names.join(" and "))
+    let names = names.join(" and ");
+    format!("{names}{more} are meant; give one another MAC address, or name one in a rule")
 }
 
 /// Lines that packets can cause: a few a minute.

@@ -4,7 +4,7 @@ use core::fmt;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use wakevirt_service::config::{self, HumanDuration};
 use wakevirt_service::logs::{Level, quoted};
 use wakevirt_service::user::service_uid;
@@ -17,6 +17,18 @@ use crate::rules::{Rule, Rules};
 
 /// Where domains are looked for if nothing else is said.
 const DEFAULT_URI: &str = "qemu:///system";
+/// The most hypervisors.
+const MAX_CONNECTIONS: usize = 16;
+/// The longest URI of a hypervisor, in bytes.
+pub(crate) const MAX_URI: usize = 1024;
+/// The longest time for which a wake may wait for its hypervisor.
+const MAX_HOLD: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The longest time for which a wake may wait for a domain that is shutting down.
+const MAX_SHUTDOWN_WAIT: Duration = Duration::from_secs(24 * 3600);
+/// The longest time for which packets may do nothing after a wake.
+const MAX_COOL_DOWN: Duration = Duration::from_secs(24 * 3600);
+/// The most rules, and the most aliases: each is looked at for each packet or domain.
+const MAX_TABLES: usize = 1024;
 
 /// The configuration as it is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +92,10 @@ impl Config {
     }
 
     fn read(options: &Options) -> Result<Self, Error> {
+        if !options.connect.is_empty() {
+            connections(&options.connect)
+                .map_err(|problem| config::Error::Option { option: "--connect", problem })?;
+        }
         let file: File = config::load(options.common.config.as_deref(), service_uid(USER))?;
         Ok(Self::new(file, options))
     }
@@ -130,12 +146,37 @@ impl fmt::Display for Config {
 struct File {
     connections: Option<Connections>,
     metadata: Option<bool>,
+    #[serde(deserialize_with = "hold")]
     hold: Option<HumanDuration>,
+    #[serde(deserialize_with = "shutdown_wait")]
     shutdown_wait: Option<HumanDuration>,
+    #[serde(deserialize_with = "cool_down")]
     cool_down: Option<HumanDuration>,
     log: Option<Level>,
+    #[serde(deserialize_with = "allow")]
     allow: Vec<Rule>,
+    #[serde(deserialize_with = "alias")]
     alias: Vec<Alias>,
+}
+
+fn hold<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration>, D::Error> {
+    config::duration(input, MAX_HOLD).map(Some)
+}
+
+fn shutdown_wait<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration>, D::Error> {
+    config::duration(input, MAX_SHUTDOWN_WAIT).map(Some)
+}
+
+fn cool_down<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration>, D::Error> {
+    config::duration(input, MAX_COOL_DOWN).map(Some)
+}
+
+fn allow<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Rule>, D::Error> {
+    config::list(input, MAX_TABLES, "tables [[allow]]")
+}
+
+fn alias<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Alias>, D::Error> {
+    config::list(input, MAX_TABLES, "tables [[alias]]")
 }
 
 impl config::Layer for File {
@@ -154,28 +195,48 @@ impl config::Layer for File {
             alias: [self.alias, below.alias].concat(),
         }
     }
+
+    fn is_bounded(&self) -> Result<(), String> {
+        for (key, tables) in [("allow", self.allow.len()), ("alias", self.alias.len())] {
+            if tables > MAX_TABLES {
+                return Err(format!(
+                    "the files have more than {MAX_TABLES} tables [[{key}]] up to here, which are the most"
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
-/// The hypervisors: one at least, each once.
+/// The hypervisors.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<String>")]
 struct Connections(Vec<String>);
 
 impl TryFrom<Vec<String>> for Connections {
-    type Error = &'static str;
+    type Error = String;
 
     fn try_from(uris: Vec<String>) -> Result<Self, Self::Error> {
-        if uris.is_empty() {
-            return Err("no connection; write one, such as \"qemu:///system\"");
-        }
-        if uris.iter().any(String::is_empty) {
-            return Err("a URI is empty; write one such as \"qemu:///system\"");
-        }
-        if uris.iter().collect::<BTreeSet<_>>().len() < uris.len() {
-            return Err("the same connection twice; write it once");
-        }
-        Ok(Self(uris))
+        connections(&uris).map(|()| Self(uris))
     }
+}
+
+/// Whether these can be the hypervisors: one at least, each once, and each of them an URI as far as that shows.
+fn connections(uris: &[String]) -> Result<(), String> {
+    if uris.is_empty() {
+        return Err("no connection; write one, such as \"qemu:///system\"".to_owned());
+    }
+    if uris.len() > MAX_CONNECTIONS {
+        return Err(format!("{} connections, {MAX_CONNECTIONS} are the most", uris.len()));
+    }
+    if uris.iter().any(String::is_empty) {
+        return Err("a URI is empty; write one such as \"qemu:///system\"".to_owned());
+    }
+    uris.iter().try_for_each(|uri| config::text(uri, MAX_URI))?;
+    if uris.iter().collect::<BTreeSet<_>>().len() < uris.len() {
+        return Err("the same connection twice; write it once".to_owned());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::rules::DomainPattern;
 #[derive(Debug, Default)]
 pub struct Index {
     entries: HashMap<Id, Entry>,
-    owners: HashMap<MacAddr, Vec<Id>>,
+    owners: HashMap<MacAddr, BTreeSet<Id>>,
     aliases: Vec<Alias>,
 }
 
@@ -74,6 +74,9 @@ impl Index {
         for id in old {
             self.remove(&id);
         }
+        if domains.iter().filter(|domain| self.note_name(domain)).count() > 0 {
+            self.assign_aliases();
+        }
         for domain in domains {
             self.put(domain);
         }
@@ -82,25 +85,45 @@ impl Index {
     /// Puts other aliases in force.
     pub fn set_aliases(&mut self, aliases: Vec<Alias>) {
         self.aliases = aliases;
+        for entry in self.entries.values() {
+            note_name(&mut self.aliases, &entry.domain);
+        }
+        self.assign_aliases();
+    }
+
+    fn assign_aliases(&mut self) {
         self.owners.clear();
         for (id, entry) in std::mem::take(&mut self.entries) {
-            self.put(entry.domain);
+            self.insert(entry.domain);
             if entry.changing {
                 self.note_change(&id);
             }
         }
     }
 
-    /// Takes a domain that is new or has changed. Returns whether it is new, or has other MAC
-    /// addresses than before.
+    /// Notes that there is a domain of this name. Returns whether an alias means less than before.
+    fn note_name(&mut self, domain: &Domain) -> bool {
+        note_name(&mut self.aliases, domain)
+    }
+
+    /// Takes a domain that is new or has changed. Returns whether MAC addresses have changed hands: it is
+    /// new, or has others than before, or takes those of an alias over.
     pub fn put(&mut self, domain: Domain) -> bool {
+        let narrowed = self.note_name(&domain);
+        if narrowed {
+            self.assign_aliases();
+        }
+        self.insert(domain) || narrowed
+    }
+
+    fn insert(&mut self, domain: Domain) -> bool {
         let aliases = self.aliases.iter().filter(|alias| alias.domain.matches(&domain));
         let macs: BTreeSet<MacAddr> = domain.macs.iter().copied().chain(aliases.map(|it| it.mac)).collect();
         let before = self.entries.get(&domain.id).map(|before| &before.macs);
         let changed = before != Some(&macs);
         self.remove(&domain.id);
         for mac in &macs {
-            self.owners.entry(*mac).or_default().push(domain.id.clone());
+            self.owners.entry(*mac).or_default().insert(domain.id.clone());
         }
         self.entries.insert(domain.id.clone(), Entry { domain, macs, changing: false });
         changed
@@ -111,7 +134,7 @@ impl Index {
         let Some(entry) = self.entries.remove(id) else { return false };
         for mac in entry.macs {
             if let Some(owners) = self.owners.get_mut(&mac) {
-                owners.retain(|owner| owner != id);
+                owners.remove(id);
                 if owners.is_empty() {
                     self.owners.remove(&mac);
                 }
@@ -123,8 +146,8 @@ impl Index {
     /// The domains with this MAC address.
     #[must_use]
     pub fn find(&self, mac: MacAddr) -> Found<'_> {
-        let owners = self.owners.get(&mac).map(Vec::as_slice).unwrap_or_default();
-        found(owners.iter().filter_map(|id| self.get(id)).collect())
+        let owners = self.owners.get(&mac).into_iter().flatten();
+        found(owners.filter_map(|id| self.get(id)).collect())
     }
 
     /// The domains with this UUID or, if there is none, with this name.
@@ -171,6 +194,11 @@ impl Index {
     pub fn macs(&self) -> impl ExactSizeIterator<Item = MacAddr> {
         self.owners.keys().copied()
     }
+}
+
+fn note_name(aliases: &mut [Alias], domain: &Domain) -> bool {
+    // Each of them is to be asked.
+    aliases.iter_mut().filter_map(|alias| alias.domain.note_name(&domain.name).then_some(())).count() > 0
 }
 
 fn found(mut domains: Vec<&Domain>) -> Found<'_> {
@@ -297,6 +325,29 @@ mod tests {
             assert_eq!(index.find_domain(text), Found::One(&domain(1, &[1])), "{text}");
         }
         assert_eq!(index.find_domain("domain"), Found::Nothing);
+    }
+
+    #[test]
+    fn an_alias_for_a_name_with_brackets_is_for_this_domain_alone() {
+        let alias: Alias = toml::from_str("mac = \"d8:5e:d3:00:00:01\"\ndomain = \"vm[1]\"").unwrap();
+        let named = |number, name: &str| Domain { name: name.to_owned(), ..domain(number, &[number]) };
+        let (vm1, literal) = (named(1, "vm1"), named(2, "vm[1]"));
+        let mut index = index(std::slice::from_ref(&vm1));
+        index.set_aliases(vec![alias.clone()]);
+        index.note_change(&id(1));
+        assert_eq!(index.find(alias.mac), Found::One(&vm1), "a glob, as far as anybody knows");
+        assert!(index.put(literal.clone()));
+        assert_eq!(index.find(alias.mac), Found::One(&literal));
+        assert_eq!(index.state(&id(1)), None, "it is still known to have changed");
+        index.remove(&id(2));
+        assert_eq!(index.find(alias.mac), Found::Nothing, "nobody gets it because the domain has gone");
+        index.set_aliases(vec![alias.clone()]);
+        assert_eq!(index.find(alias.mac), Found::One(&vm1), "read again");
+        for domains in [vec![vm1.clone(), literal.clone()], vec![literal.clone(), vm1.clone()]] {
+            index.set_aliases(vec![alias.clone()]);
+            index.replace("test:///", domains);
+            assert_eq!(index.find(alias.mac), Found::One(&literal));
+        }
     }
 
     #[test]

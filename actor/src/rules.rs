@@ -5,16 +5,25 @@ mod secure_on;
 
 use core::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
+use wakevirt_service::config;
 use wakevirt_service::logs::quoted;
 
 pub(crate) use pattern::DomainPattern;
 use pattern::{InterfacePattern, MacPattern, Source};
 pub use secure_on::{Error as SecureOnError, SecureOn};
 
+use crate::config::MAX_URI;
 use crate::hypervisor::Domain;
+
+/// The most interfaces in a rule.
+const MAX_INTERFACES: usize = 64;
+/// The most sources in a rule.
+const MAX_SOURCES: usize = 256;
+/// How many of a list are told where a rule is told in one line.
+const TOLD: usize = 3;
 
 /// The rules, in the order of their precedence. Without any, nothing is allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,6 +78,13 @@ impl Rules {
     #[must_use]
     pub fn name(&self, domain: &Domain) -> bool {
         self.rules.iter().any(|rule| rule.names(domain))
+    }
+
+    /// Notes that there is this domain: see [`DomainPattern`]. Returns the rules whose pattern was a glob, and
+    /// means this domain alone from now on.
+    pub fn note_name(&mut self, domain: &Domain) -> Vec<String> {
+        let told = |rule: &mut Rule| rule.note_name(domain).then(|| rule.to_string());
+        self.rules.iter_mut().filter_map(told).collect()
     }
 
     /// Reads the passwords that rules ask for.
@@ -126,7 +142,7 @@ pub enum Paused {
     Leave,
 }
 
-/// One rule: `[[allow]]` in the configuration. It is shown as it is written there.
+/// One rule: `[[allow]]` in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct Rule {
@@ -171,6 +187,13 @@ impl Rule {
             && matches!(&self.target, Target::Domain(pattern) if pattern.matches(domain))
     }
 
+    fn note_name(&mut self, domain: &Domain) -> bool {
+        match (self.is_connected(domain), &mut self.target) {
+            (true, Target::Domain(pattern)) => pattern.note_name(&domain.name),
+            _ => false,
+        }
+    }
+
     fn is_connected(&self, domain: &Domain) -> bool {
         self.connection.as_deref().is_none_or(|uri| uri == &*domain.id.connection)
     }
@@ -197,12 +220,20 @@ impl Rule {
 
     /// The keys and their values, each as it is written in the configuration.
     pub fn keys(&self) -> impl Iterator<Item = String> {
+        self.written(usize::MAX)
+    }
+
+    /// The same, with so many values of each list.
+    fn written(&self, most: usize) -> impl Iterator<Item = String> {
         let target = match &self.target {
             Target::Domain(pattern) => format!("domain = {}", quoted(&pattern.text)),
             Target::Mac(pattern) => format!("mac = {}", quoted(&pattern.0)),
         };
-        let interfaces = self.interfaces.as_ref().map(|it| list("interfaces", it.iter().map(|it| &*it.text)));
-        let sources = self.sources.as_ref().map(|it| list("sources", it.iter().map(|it| &*it.text)));
+        let list = |key, texts: Vec<&str>| list(key, &texts, most);
+        let interfaces = self.interfaces.as_ref();
+        let interfaces = interfaces.map(|it| list("interfaces", it.iter().map(|it| &*it.text).collect()));
+        let sources = self.sources.as_ref();
+        let sources = sources.map(|it| list("sources", it.iter().map(|it| &*it.text).collect()));
         let paused = self.paused.map(|paused| match paused {
             Paused::Resume => "paused = \"resume\"".to_owned(),
             Paused::Leave => "paused = \"leave\"".to_owned(),
@@ -220,9 +251,13 @@ impl Rule {
     }
 }
 
-fn list<'a>(key: &str, texts: impl Iterator<Item = &'a str>) -> String {
-    let texts: Vec<String> = texts.map(|text| quoted(text).to_string()).collect();
-    format!("{key} = [{}]", texts.join(", "))
+fn list(key: &str, texts: &[&str], most: usize) -> String {
+    let told: Vec<String> = texts.iter().take(most).map(|text| quoted(text).to_string()).collect();
+    let more = match texts.len().saturating_sub(most) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{key} = [{}{more}]", told.join(", "))
 }
 
 /// The keys of a rule.
@@ -231,11 +266,28 @@ fn list<'a>(key: &str, texts: impl Iterator<Item = &'a str>) -> String {
 struct Written {
     domain: Option<DomainPattern>,
     mac: Option<MacPattern>,
+    #[serde(default, deserialize_with = "connection")]
     connection: Option<String>,
+    #[serde(default, deserialize_with = "interfaces")]
     interfaces: Option<Vec<InterfacePattern>>,
+    #[serde(default, deserialize_with = "sources")]
     sources: Option<Vec<Source>>,
     secure_on: Option<SecureOn>,
     paused: Option<Paused>,
+}
+
+fn connection<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
+    let uri = String::deserialize(input)?;
+    config::text(&uri, MAX_URI).map_err(serde::de::Error::custom)?;
+    Ok(Some(uri))
+}
+
+fn interfaces<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<InterfacePattern>>, D::Error> {
+    config::list(input, MAX_INTERFACES, "interfaces").map(Some)
+}
+
+fn sources<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<Source>>, D::Error> {
+    config::list(input, MAX_SOURCES, "sources").map(Some)
 }
 
 impl TryFrom<Written> for Rule {
@@ -261,8 +313,9 @@ impl TryFrom<Written> for Rule {
 }
 
 impl fmt::Display for Rule {
+    /// In one line, with the first values of long lists.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.keys().collect::<Vec<_>>().join(", "))
+        f.write_str(&self.written(TOLD).collect::<Vec<_>>().join(", "))
     }
 }
 

@@ -17,7 +17,7 @@ use tracing_subscriber::{Registry, fmt as lines, reload};
 
 pub use quota::Quota;
 pub(crate) use text::plain;
-pub use text::quoted;
+pub use text::{quoted, shown};
 
 /// Where syslog listens: syslog(3).
 const SYSLOG: &str = "/dev/log";

@@ -1,6 +1,9 @@
 use std::io::Write as _;
 
 use clap::Parser as _;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::*;
 
@@ -93,7 +96,15 @@ fn errors_name_the_file_the_line_and_what_to_write() {
         ("log = \"loud\"", 1, "info"),
         ("log = \"info\"\n\n[[allow]]\n", 3, "add domain"),
         ("log = \"info\"\n\n[[allow]]\ndomain = \"a\"\nmac = \"*\"", 3, "either domain or mac"),
-        ("[[allow]]\ndomain = \"a\"\n[[allow]]\ndomain = \"[\"", 4, "not a glob"),
+        ("[[allow]]\ndomain = \"a\"\n[[allow]]\ninterfaces = [\"[\"]", 4, "not a glob"),
+        ("[[allow]]\ndomain = \"{{{{{{{{{{{{{{{{{\"", 2, "at most 16 groups"),
+        ("[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"{{{{{{{{{{{{{{{{{\"", 3, "at most 16 groups"),
+        ("[[allow]]\ndomain = \"a\"\nconnection = \"a\\nb\"", 3, "control character"),
+        ("[[allow]]\ndomain = \"a\"\nsecure-on = \"/a\\u0000b\"", 3, "control character"),
+        ("connections = [\"a\\u001bb\"]", 1, "control character"),
+        ("hold = \"300000000000years\"", 1, "a duration here is at most \"7days\""),
+        ("shutdown-wait = \"2days\"", 1, "a duration here is at most \"1day\""),
+        ("cool-down = \"25h\"", 1, "a duration here is at most \"1day\""),
         ("[[allow]]\ndomain = \"\"", 2, "empty"),
         ("[[allow]]\nmac = \"52:54\"", 2, "not a MAC address"),
         ("[[allow]]\ndomian = \"a\"", 2, "did you mean \"domain\""),
@@ -137,4 +148,115 @@ domain = "win11""#;
 fn a_password_that_cannot_be_read_is_an_error() {
     let error = load("[[allow]]\ndomain = \"a\"\nsecure-on = \"/no/such/file\"").unwrap_err();
     assert!(error.starts_with("/no/such/file: "), "{error}");
+}
+
+#[test]
+fn lists_are_bounded() {
+    let uris: Vec<String> = (0..17).map(|number| format!("a:///{number}")).collect();
+    for (text, most) in [
+        (format!("connections = {uris:?}"), "17 connections, 16 are the most"),
+        (format!("connections = [\"{}\"]", "a".repeat(1025)), "has 1025 bytes, 1024 are the most"),
+        ("[[allow]]\ndomain = \"a\"\n".repeat(1025), "more than 1024 tables [[allow]], which are the most"),
+        (
+            "[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"a\"\n".repeat(1025),
+            "more than 1024 tables [[alias]], which are the most",
+        ),
+        (format!("[[allow]]\ndomain = \"a\"\nsecure-on = \"/{}\"", "a".repeat(4095)), "4095 are the most"),
+    ] {
+        let error = load(&text).unwrap_err();
+        assert!(error.starts_with("FILE:") && error.contains(most), "{error}");
+    }
+    let options = options(&["--connect", "a:///", "--connect", "a:///"]);
+    let error = Config::load(&options).unwrap_err().to_string();
+    assert_eq!(error, "--connect: the same connection twice; write it once");
+}
+
+#[test]
+fn all_files_together_are_bounded() {
+    use config::Layer as _;
+    let parse = |count| toml::from_str::<File>(&"[[allow]]\ndomain = \"a\"\n".repeat(count)).unwrap();
+    assert!(parse(1000).over(parse(24)).is_bounded().is_ok());
+    let error = parse(1000).over(parse(25)).is_bounded().unwrap_err();
+    assert!(error.contains("more than 1024 tables [[allow]]"), "{error}");
+}
+
+/// What files are made of, good and bad.
+const PARTS: &[&str] = &[
+    "\n[[allow]]\n",
+    "\n[[alias]]\n",
+    "\n",
+    "[",
+    "]",
+    "{",
+    "}",
+    "\"",
+    "'",
+    ",",
+    " = ",
+    "\nhold = ",
+    "\nshutdown-wait = ",
+    "\ncool-down = ",
+    "\nlog = ",
+    "\nmetadata = ",
+    "\nconnections = ",
+    "\ndomain = ",
+    "\nmac = ",
+    "\nconnection = ",
+    "\ninterfaces = ",
+    "\nsources = ",
+    "\nsecure-on = ",
+    "\npaused = ",
+    "\"60s\"",
+    "\"7days\"",
+    "\"300000000000years\"",
+    "\"0s\"",
+    "\"1ns\"",
+    "true",
+    "-1",
+    "0",
+    "9223372036854775807",
+    "1e400",
+    "nan",
+    "\"a\"",
+    "\"win[1]\"",
+    "\"{a,{b,c}}*\"",
+    "'[a-'",
+    "\"\\u0000\"",
+    "\"52:54:00:*\"",
+    "\"52:54:00:00:00:01\"",
+    "[\"br0\", \"eth*\"]",
+    "[\"10.0.0.0/8\"]",
+    "[\"::/0\"]",
+    "\"/a/b\"",
+    "\"credential:x\"",
+    "\"leave\"",
+    "\"debug\"",
+    "[[[[[[[[[[[[[[[[",
+    "{a={a={a={a={",
+    "1979-05-27",
+    "'''",
+    "\"\"\"",
+    "#",
+    "\u{202e}",
+    "\n[[allow]]\ndomain = \"a\"\n",
+    "\n[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"a\"\n",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    /// Whatever a file is made of: it is refused with a sentence, or can be written and read again as the same.
+    #[test]
+    fn no_file_makes_it_panic(parts in vec(select(PARTS), 0..24)) {
+        if let Ok(file) = toml::from_str::<File>(&parts.concat()) {
+            let config = Config::new(file, &options(&[]));
+            let again: File = toml::from_str(&config.to_string()).unwrap();
+            prop_assert_eq!(Config::new(again, &options(&[])), config);
+        }
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,200}") {
+        let _ = toml::from_str::<File>(&text);
+    }
 }

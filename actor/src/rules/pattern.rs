@@ -3,28 +3,40 @@
 use core::net::IpAddr;
 use core::str::FromStr;
 
-use globset::{Glob, GlobMatcher};
+use globset::GlobMatcher;
 use ipnet::IpNet;
 use serde::Deserialize;
 use uuid::Uuid;
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
+use wakevirt_service::config::{BadGlob, glob, is_glob};
 
 use crate::hypervisor::Domain;
 
 /// A domain's name, a glob of names, or a UUID.
+///
+/// The name itself always matches. The text counts as a glob only as long as no domain is known that bears
+/// exactly this text as its name: `win[1]` means that domain, and then not `win1`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct DomainPattern {
     pub(super) text: String,
     uuid: Option<Uuid>,
-    glob: GlobMatcher,
+    /// `None` where the text is no glob, or a domain's name.
+    glob: Option<GlobMatcher>,
 }
 
 impl DomainPattern {
     pub(crate) fn matches(&self, domain: &Domain) -> bool {
-        // A name may hold what means something in a glob, as in "vm[1]".
-        self.uuid == Some(domain.id.uuid) || self.text == domain.name || self.glob.is_match(&domain.name)
+        self.uuid == Some(domain.id.uuid)
+            || self.text == domain.name
+            || self.glob.as_ref().is_some_and(|glob| glob.is_match(&domain.name))
+    }
+
+    /// Notes that there is a domain of this name. Returns whether the pattern was a glob until now, and means
+    /// this domain alone from now on: also when the domain has gone, so that nothing else is allowed by that.
+    pub(crate) fn note_name(&mut self, name: &str) -> bool {
+        self.text == name && self.glob.take().is_some()
     }
 
     /// As it is written in the configuration.
@@ -50,10 +62,13 @@ impl TryFrom<String> for DomainPattern {
                 "no domain has an empty name; write a name, a glob such as \"web-*\", or a UUID".to_owned()
             );
         }
-        let glob = Glob::new(&text).map_err(|error| {
-            format!("not a glob ({}); write a name, a glob such as \"web-*\", or a UUID", error.kind())
-        })?;
-        Ok(Self { uuid: Uuid::parse_str(&text).ok(), glob: glob.compile_matcher(), text })
+        let glob = match glob(&text) {
+            Ok(glob) => is_glob(&text).then_some(glob),
+            // A name may hold anything, as in "[win11".
+            Err(BadGlob::Syntax(_)) => None,
+            Err(error) => return Err(error.to_string()),
+        };
+        Ok(Self { uuid: Uuid::parse_str(&text).ok(), glob, text })
     }
 }
 
@@ -107,7 +122,7 @@ pub(super) struct InterfacePattern {
 impl InterfacePattern {
     /// The interface's name, where this is no glob.
     pub(super) fn name(&self) -> Option<&str> {
-        (!self.text.contains(['*', '?', '[', '{', '\\'])).then_some(&self.text)
+        (!is_glob(&self.text)).then_some(&self.text)
     }
 
     /// A packet whose interface is not known has come in on none of them.
@@ -133,10 +148,9 @@ impl TryFrom<String> for InterfacePattern {
                  what is not listed is not allowed"
                 .to_owned());
         }
-        let glob = Glob::new(&text).map_err(|error| {
-            format!("not a glob ({}); write a name such as \"br0\", or a glob such as \"eth*\"", error.kind())
-        })?;
-        Ok(Self { glob: glob.compile_matcher(), text })
+        let glob = glob(&text)
+            .map_err(|error| format!("{error}; write a name such as \"br0\", or a glob such as \"eth*\""))?;
+        Ok(Self { glob, text })
     }
 }
 

@@ -8,12 +8,16 @@ use std::path::{Component, Path, PathBuf};
 use nix::unistd::{Gid, Group, Uid};
 use serde::Deserialize;
 use wakevirt_protocol::Password;
+use wakevirt_service::config;
+use wakevirt_service::logs::{quoted, shown};
 use wakevirt_service::user::service_uid;
 
 use crate::privilege::USER;
 
 /// The largest password file, in bytes: a password and whatever blanks are around it.
 const MAX_SIZE: u64 = 256;
+/// The longest path, in bytes: PATH_MAX less its zero (limits.h(0p)).
+const MAX_PATH: usize = 4095;
 
 /// The password that a rule asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -37,12 +41,15 @@ enum Place {
 pub enum Error {
     /// The service manager has passed no credentials.
     #[error(
-        "secure-on = \"credential:{0}\": the service manager passes no credentials; add \
-         LoadCredential={0}:FILE to the unit"
+        "secure-on = {}: the service manager passes no credentials; add \
+         LoadCredential={}:FILE to the unit", quoted(&format!("credential:{_0}")), shown(Path::new(_0))
     )]
     NoCredentials(String),
     /// The file cannot be read.
-    #[error("{}: cannot read the SecureOn password: {source}; the file belongs to {USER}, mode 0400", path.display())]
+    #[error(
+        "{}: cannot read the SecureOn password: {source}; the file belongs to {USER}, mode 0400",
+        shown(path)
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -53,7 +60,9 @@ pub enum Error {
     #[error(
         "{}: others could read or change this SecureOn password (user {user}, mode {mode:04o}); \
          protect it: chown {USER} {}; chmod 0400 {}",
-        path.display(), path.display(), path.display()
+        shown(path),
+        shown(path),
+        shown(path)
     )]
     Exposed {
         /// The file.
@@ -67,7 +76,7 @@ pub enum Error {
     #[error(
         "{}: not a SecureOn password; write 4 or 6 bytes, such as 192.168.1.2, 01:02:03:04:05:06 or \
          010203040506",
-        path.display()
+        shown(path)
     )]
     NoPassword {
         /// The file.
@@ -76,16 +85,20 @@ pub enum Error {
 }
 
 impl TryFrom<String> for SecureOn {
-    type Error = &'static str;
+    type Error = String;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
+        config::text(&text, MAX_PATH)?;
         let place = match text.strip_prefix("credential:") {
             Some(name) if is_file_name(name) => Place::Credential(name.to_owned()),
-            Some(_) => return Err("not the name of a credential; write one such as \"credential:win11\""),
+            Some(_) => {
+                return Err("not the name of a credential; write one such as \"credential:win11\"".to_owned());
+            }
             None if Path::new(&text).is_absolute() => Place::File(PathBuf::from(&text)),
             None => {
                 return Err("not an absolute path; write one such as \"/etc/wakevirt/win11.secureon\", or \
-                            \"credential:NAME\"; the password itself does not belong here");
+                            \"credential:NAME\"; the password itself does not belong here"
+                    .to_owned());
             }
         };
         Ok(Self { text, place, password: None })

@@ -1,5 +1,8 @@
 use std::collections::BTreeSet;
 
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+use proptest::sample::Index;
 use uuid::Uuid;
 
 use super::pattern::octets;
@@ -86,8 +89,95 @@ fn refuses_what_is_no_pattern() {
     for text in ["", "52:54", "52:54:*:00", "52:54:00:12:34:5*", "52:54:00:12:34:56:*", "**", "5*:*", "x:*"] {
         assert!(octets(text).is_none(), "{text}");
     }
-    assert!(DomainPattern::try_from("web-[".to_owned()).is_err());
-    assert!(DomainPattern::try_from(String::new()).is_err());
+    for text in [String::new(), "x".repeat(511), "{".repeat(17)] {
+        assert!(DomainPattern::try_from(text).is_err());
+    }
+}
+
+/// Which of these domains the pattern means, once all of them are known.
+fn meant<'a>(pattern: &str, names: &[&'a str]) -> Vec<&'a str> {
+    let mut rules = rules(&format!("[[allow]]\ndomain = {pattern:?}"));
+    for name in names {
+        let _ = rules.note_name(&domain(name));
+    }
+    names.iter().filter(|name| rules.name(&domain(name))).copied().collect()
+}
+
+#[test]
+fn a_name_with_the_characters_of_a_glob_means_that_domain_alone() {
+    for (pattern, names, expected) in [
+        ("win[1]", &["win1", "win[1]"] as &[_], &["win[1]"] as &[_]),
+        ("win[1]", &["win1", "win2"], &["win1"]),
+        (r"win\[1\]", &["win1", "win[1]"], &["win[1]"]),
+        (r"win\[1\]", &["win1"], &[]),
+        ("win[[]1]", &["win1", "win[1]"], &["win[1]"]),
+        ("[GPU] win11", &["G win11", "[GPU] win11"], &["[GPU] win11"]),
+        ("[win11", &["win11", "[win11"], &["[win11"]),
+        ("{win", &["win", "{win"], &["{win"]),
+        (r"a\", &["a", r"a\"], &[r"a\"]),
+        ("web-*", &["web-1", "web-*", "web-2"], &["web-*"]),
+        ("{a,b}", &["a", "b", "c"], &["a", "b"]),
+    ] {
+        assert_eq!(meant(pattern, names), expected, "{pattern}");
+    }
+}
+
+#[test]
+fn a_rule_allows_no_other_domain_because_the_one_it_names_has_gone() {
+    let mut rules = rules("[[allow]]\ndomain = \"win[1]\"\nconnection = \"test:///\"");
+    let mut elsewhere = domain("win[1]");
+    elsewhere.id.connection = "lxc:///".into();
+    assert!(rules.note_name(&elsewhere).is_empty(), "the rule is for another connection");
+    assert!(rules.name(&domain("win1")));
+    assert_eq!(rules.note_name(&domain("win[1]")), ["domain = \"win[1]\", connection = \"test:///\""]);
+    assert!(rules.note_name(&domain("win[1]")).is_empty(), "told once");
+    assert!(!rules.name(&domain("win1")));
+    assert!(rules.name(&domain("win[1]")));
+}
+
+proptest! {
+    /// Whatever domains are called: the text of a name means the domain of that name and no other.
+    #[test]
+    fn the_exact_name_goes_first(names in btree_set(r"[ab\[\]{},*?!\\-]{1,6}", 1..20), which: Index) {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let pattern = *which.get(&names);
+        prop_assert_eq!(meant(pattern, &names), [pattern]);
+    }
+
+    /// To know one more domain never allows one that was not allowed before.
+    #[test]
+    fn to_know_more_domains_allows_no_more(
+        pattern in r"[ab\[\]{},*?!\\-]{1,6}",
+        names in vec(r"[ab\[\]{},*?!-]{1,4}", 1..10),
+    ) {
+        let Ok(mut pattern) = DomainPattern::try_from(pattern) else { return Ok(()) };
+        for known in &names {
+            let before: Vec<bool> = names.iter().map(|name| pattern.matches(&domain(name))).collect();
+            pattern.note_name(known);
+            for (name, before) in names.iter().zip(before) {
+                prop_assert!(before || !pattern.matches(&domain(name)), "{} because of {}", name, known);
+            }
+        }
+    }
+}
+
+#[test]
+fn lists_are_bounded_and_told_in_part() {
+    let rule = |key: &str, count: usize| {
+        let value = |number: usize| format!("\"10.0.{}.{}\"", number / 256, number % 256);
+        let values: Vec<String> = (0..count).map(value).collect();
+        toml::from_str::<Rule>(&format!("domain = \"a\"\n{key} = [{}]", values.join(", ")))
+    };
+    for (key, most, last) in [("interfaces", 64, "10.0.0.63"), ("sources", 256, "10.0.0.255")] {
+        let good = rule(key, most).unwrap();
+        let first = "\"10.0.0.0\", \"10.0.0.1\", \"10.0.0.2\"";
+        assert_eq!(good.to_string(), format!("domain = \"a\", {key} = [{first} and {} more]", most - 3));
+        assert!(good.keys().last().unwrap().ends_with(&format!("\"{last}\"]")));
+        let error = rule(key, most + 1).unwrap_err().to_string();
+        assert!(error.contains(&format!("more than {most} {key}, which are the most")), "{error}");
+        let three = rule(key, 3).unwrap();
+        assert_eq!(three.to_string(), three.keys().collect::<Vec<_>>().join(", "));
+    }
 }
 
 fn details(interface: &str, source: Option<&str>, source_mac: Option<&str>) -> PacketDetails {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 use wakevirt_protocol::frame::Ports;
 use wakevirt_protocol::sniffer::{MAX_OUTGOING, MAX_PORTS, MAX_UDP_SOCKETS, Request, Start};
-use wakevirt_service::config::{self, HumanDuration, Layer, load};
+use wakevirt_service::config::{self, HumanDuration, Layer, is_glob, load};
 use wakevirt_service::logs::{Level, quoted};
 use wakevirt_service::user::service_uid;
 
@@ -19,6 +19,12 @@ use crate::options::Options;
 
 /// The most packets that a ring may be told to remember.
 const MAX_REMEMBER: u32 = 65_536;
+/// The longest time for which copies may be left out.
+const MAX_DEDUPLICATE: Duration = Duration::from_secs(3600);
+/// The most signals a second for addresses that nobody has named.
+const MAX_LIMIT: u32 = 100_000;
+/// The most names and globs of interfaces.
+const MAX_INTERFACES: usize = 64;
 
 /// The key `mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
@@ -47,6 +53,7 @@ impl From<ModeKey> for Request {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct File {
     mode: Option<ModeKey>,
+    #[serde(deserialize_with = "interfaces")]
     interfaces: Option<Vec<Pattern>>,
     #[serde(deserialize_with = "outgoing")]
     outgoing: Option<Vec<String>>,
@@ -54,9 +61,11 @@ pub struct File {
     ports: Option<Vec<u16>>,
     #[serde(deserialize_with = "listen")]
     listen: Option<Vec<SocketAddr>>,
+    #[serde(deserialize_with = "deduplicate")]
     deduplicate: Option<HumanDuration>,
     #[serde(deserialize_with = "remember")]
     remember: Option<u32>,
+    #[serde(deserialize_with = "limit")]
     limit: Option<u32>,
     require_landlock: Option<bool>,
     log: Option<Level>,
@@ -104,6 +113,8 @@ impl Settings {
     /// # Errors
     /// What is wrong with which file, and where.
     pub fn load(options: &Options) -> Result<Self, config::Error> {
+        at_most("--interface", &options.interfaces, MAX_INTERFACES)?;
+        at_most("--listen", &options.listen, MAX_UDP_SOCKETS)?;
         let file: File = load(options.common.config.as_deref(), service_uid(USER))?;
         let options = File {
             mode: options.mode,
@@ -190,17 +201,32 @@ fn non_empty<T: Clone>(list: &[T]) -> Option<Vec<T>> {
     (!list.is_empty()).then(|| list.to_vec())
 }
 
+fn interfaces<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<Pattern>>, D::Error> {
+    config::list(input, MAX_INTERFACES, "interfaces").map(Some)
+}
+
 fn ports<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<u16>>, D::Error> {
-    at_most(input, MAX_PORTS, "UDP ports").map(|ports| Some(BTreeSet::from_iter(ports).into_iter().collect()))
+    let ports: Vec<Port> = config::list(input, MAX_PORTS, "UDP ports")?;
+    Ok(Some(BTreeSet::from_iter(ports.into_iter().map(|port| port.0)).into_iter().collect()))
+}
+
+/// A UDP port, read so that an error names the range.
+struct Port(u16);
+
+impl<'de> Deserialize<'de> for Port {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let port = config::number(input, 0..=u16::MAX.into())?;
+        u16::try_from(port).map(Self).map_err(de::Error::custom)
+    }
 }
 
 fn listen<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<SocketAddr>>, D::Error> {
-    at_most(input, MAX_UDP_SOCKETS, "addresses").map(Some)
+    config::list(input, MAX_UDP_SOCKETS, "addresses").map(Some)
 }
 
 fn outgoing<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<String>>, D::Error> {
-    let names: Vec<String> = at_most(input, MAX_OUTGOING, "interfaces")?;
-    match names.iter().find(|name| !is_interface_name(name) || name.contains(['*', '?', '['])) {
+    let names: Vec<String> = config::list(input, MAX_OUTGOING, "interfaces")?;
+    match names.iter().find(|name| !is_interface_name(name) || is_glob(name)) {
         Some(bad) => Err(de::Error::custom(format!(
             "{} is not the name of an interface; a name is needed here, not a glob",
             quoted(bad)
@@ -209,23 +235,25 @@ fn outgoing<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<String>>, 
     }
 }
 
-fn remember<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
-    match u32::deserialize(input)? {
-        most @ 0..=MAX_REMEMBER => Ok(Some(most)),
-        more => Err(de::Error::custom(format!("{more} packets are too many, {MAX_REMEMBER} are the most"))),
-    }
+fn deduplicate<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration>, D::Error> {
+    config::duration(input, MAX_DEDUPLICATE).map(Some)
 }
 
-fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    input: D,
-    most: usize,
-    what: &str,
-) -> Result<Vec<T>, D::Error> {
-    let list = Vec::<T>::deserialize(input)?;
-    if list.len() > most {
-        return Err(de::Error::custom(format!("{} {what} are too many, {most} are the most", list.len())));
+fn remember<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
+    config::number(input, 1..=MAX_REMEMBER).map(Some)
+}
+
+fn limit<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
+    config::number(input, 0..=MAX_LIMIT).map(Some)
+}
+
+/// An option that may be given more than once, but not more often than the key may have values.
+fn at_most<T>(option: &'static str, values: &[T], most: usize) -> Result<(), config::Error> {
+    if values.len() <= most {
+        return Ok(());
     }
-    Ok(list)
+    let problem = format!("given {} times, {most} are the most", values.len());
+    Err(config::Error::Option { option, problem })
 }
 
 #[cfg(test)]

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Uid;
 
 use super::file::MAX_SIZE;
-use crate::logs::{plain, quoted};
+use crate::logs::{plain, quoted, shown};
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {source}", shown(path))]
     Read {
         /// The file or folder.
         path: PathBuf,
@@ -21,21 +21,46 @@ pub enum Error {
         source: io::Error,
     },
     /// A folder, a device, a FIFO.
-    #[error("{} is not a regular file; remove it, or name another file", path.display())]
+    #[error("{} is not a regular file; remove it, or name another file", shown(path))]
     NotAFile {
         /// The file.
         path: PathBuf,
     },
     /// More than a configuration can need.
-    #[error("{} is larger than {MAX_SIZE} bytes; it cannot be a configuration file", path.display())]
+    #[error("{} is larger than {MAX_SIZE} bytes; it cannot be a configuration file", shown(path))]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
-    /// Somebody else's file.
+    /// More drop-ins than a configuration can need.
+    #[error("{} has more than {most} files *.toml; put what they say into fewer files", shown(path))]
+    TooManyFiles {
+        /// The folder.
+        path: PathBuf,
+        /// How many there may be.
+        most: usize,
+    },
+    /// Too much in all files together; this file is the one that goes beyond.
+    #[error("{}: {problem}", shown(path))]
+    Whole {
+        /// The file.
+        path: PathBuf,
+        /// What there is too much of, and how much there may be.
+        problem: String,
+    },
+    /// What the command line says is wrong.
+    #[error("{option}: {problem}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file or folder of somebody else.
     #[error(
         "{} belongs to user {user}, who could change it; make it root's: chown root {}",
-        path.display(), path.display()
+        shown(path),
+        shown(path)
     )]
     Owner {
         /// The file.
@@ -43,10 +68,11 @@ pub enum Error {
         /// Its owner.
         user: Uid,
     },
-    /// A file that its group, or everyone, can write.
+    /// A file or folder that its group, or everyone, can write.
     #[error(
         "{} can be written by others than its owner (mode {mode:04o}); take that away: chmod go-w {}",
-        path.display(), path.display()
+        shown(path),
+        shown(path)
     )]
     Writable {
         /// The file.
@@ -55,7 +81,7 @@ pub enum Error {
         mode: u32,
     },
     /// Not a text.
-    #[error("{}:{line}: not UTF-8; save the file in that encoding", path.display())]
+    #[error("{}:{line}: not UTF-8; save the file in that encoding", shown(path))]
     NotUtf8 {
         /// The file.
         path: PathBuf,
@@ -63,7 +89,7 @@ pub enum Error {
         line: usize,
     },
     /// A file that says something wrong.
-    #[error("{}:{line}: {problem}", path.display())]
+    #[error("{}:{line}: {problem}", shown(path))]
     Content {
         /// The file.
         path: PathBuf,

@@ -40,12 +40,27 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
+/// Makes sure that nobody but root and `owner` can write to the folder: whoever can puts files or links there.
+/// Returns whether there is one.
+pub(super) fn check_folder(path: &Path, owner: Uid) -> Result<bool, Error> {
+    match path.metadata() {
+        Ok(metadata) => check_rights(path, &metadata, owner).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(Error::Read { path: path.to_owned(), source }),
+    }
+}
+
 fn check(path: &Path, metadata: &Metadata, owner: Uid) -> Result<(), Error> {
+    if !metadata.is_file() {
+        return Err(Error::NotAFile { path: path.to_owned() });
+    }
+    check_rights(path, metadata, owner)
+}
+
+fn check_rights(path: &Path, metadata: &Metadata, owner: Uid) -> Result<(), Error> {
     let path = || path.to_owned();
     let user = Uid::from_raw(metadata.uid());
-    if !metadata.is_file() {
-        Err(Error::NotAFile { path: path() })
-    } else if !user.is_root() && user != owner {
+    if !user.is_root() && user != owner {
         Err(Error::Owner { path: path(), user })
     } else if metadata.mode() & 0o022 != 0 {
         Err(Error::Writable { path: path(), mode: metadata.mode() & 0o7777 })

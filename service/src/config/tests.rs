@@ -56,7 +56,13 @@ impl Layer for Sample {
             allow: below.allow,
         }
     }
+
+    fn is_bounded(&self) -> Result<(), String> {
+        if self.allow.len() > MAX_RULES { Err(format!("allow: more than {MAX_RULES} rules")) } else { Ok(()) }
+    }
 }
+
+const MAX_RULES: usize = 5;
 
 /// A folder with a file in it, which only its owner can write whatever the umask is.
 struct Place(TempDir);
@@ -72,7 +78,11 @@ impl Place {
 
     fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let folder = path.parent().unwrap();
+        fs::create_dir_all(folder).unwrap();
+        for folder in folder.ancestors().take_while(|folder| *folder != self.0.path()) {
+            fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+        }
         fs::write(&path, content).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         path
@@ -321,4 +331,132 @@ fn a_file_of_another_user_is_refused() {
         error,
         format!("{path} belongs to user {owner}, who could change it; make it root's: chown root {path}")
     );
+}
+
+/// Whoever can write to a folder can put a file, or a link to somebody else's file, there.
+#[test]
+fn a_folder_that_others_can_write_is_refused() {
+    for folder in ["etc", "etc/sample.d"] {
+        for (mode, good) in [(0o755, true), (0o700, true), (0o775, false), (0o757, false), (0o1777, false)] {
+            let place = Place::new();
+            let file = place.write("trusted.toml", "limit = 7\n");
+            place.write("etc/sample.d/a.toml", "");
+            symlink(&file, place.path("etc/sample.d/b.toml")).unwrap();
+            fs::set_permissions(place.path(folder), Permissions::from_mode(mode)).unwrap();
+            let result = load_from::<Sample>(&[&place.path("etc")], Uid::effective());
+            let shown = place.path(folder).display().to_string();
+            match result {
+                Ok(sample) => assert!(good && sample.limit == Some(7), "{shown} {mode:o}"),
+                Err(error) => assert!(
+                    !good && error.to_string().starts_with(&format!("{shown} can be written by others")),
+                    "{mode:o}: {error}"
+                ),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_folder_of_another_user_is_refused() {
+    if !Uid::effective().is_root() {
+        return;
+    }
+    for folder in ["etc", "etc/sample.d"] {
+        let place = Place::new();
+        place.write("etc/sample.d/a.toml", "");
+        chown(place.path(folder), Some(12_345), None).unwrap();
+        let load = |owner| load_from::<Sample>(&[&place.path("etc")], Uid::from_raw(owner));
+        assert!(load(12_345).is_ok());
+        assert!(load(54_321).unwrap_err().to_string().contains("belongs to user 12345"));
+    }
+}
+
+#[test]
+fn drop_ins_are_few() {
+    let place = Place::new();
+    for number in 0..MAX_DROP_INS {
+        place.write(&format!("etc/sample.d/{number}.toml"), "");
+    }
+    let load = || load_from::<Sample>(&[&place.path("etc")], Uid::effective());
+    load().unwrap();
+    place.write("etc/sample.d/more.toml", "");
+    assert!(
+        load()
+            .unwrap_err()
+            .to_string()
+            .ends_with("more than 256 files *.toml; put what they say into fewer files")
+    );
+}
+
+#[test]
+fn what_all_files_say_together_is_bounded() {
+    let place = Place::new();
+    let rules = "[[allow]]\nmac = \"52:54:00:00:00:01\"\n".repeat(MAX_RULES);
+    place.write("etc/sample.toml", rules);
+    let load = || load_from::<Sample>(&[&place.path("etc")], Uid::effective());
+    load().unwrap();
+    let one_more = place.write("etc/sample.d/more.toml", "[[allow]]\nmac = \"52:54:00:00:00:01\"\n");
+    assert_eq!(load().unwrap_err().to_string(), format!("{}: allow: more than 5 rules", one_more.display()));
+}
+
+#[test]
+fn a_path_cannot_forge_a_log_line() {
+    let place = Place::new();
+    let path = place.write("a\nb.toml", "limit = \n");
+    let error = explicit(&path).unwrap_err();
+    assert!(error.starts_with('"') && error.contains("a\\nb.toml\":1: ") && !error.contains('\n'), "{error}");
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+struct Bounded {
+    #[serde(deserialize_with = "up_to_ten")]
+    number: Option<u32>,
+    #[serde(deserialize_with = "up_to_a_minute")]
+    time: Option<HumanDuration>,
+    #[serde(deserialize_with = "up_to_two")]
+    names: Option<Vec<String>>,
+}
+
+fn up_to_ten<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
+    number(input, 1..=10).map(Some)
+}
+
+fn up_to_a_minute<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration>, D::Error> {
+    duration(input, std::time::Duration::from_secs(60)).map(Some)
+}
+
+fn up_to_two<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<String>>, D::Error> {
+    list(input, 2, "names").map(Some)
+}
+
+#[test]
+fn values_are_within_their_range() {
+    let read = |text: &str| toml::from_str::<Bounded>(text);
+    for good in [
+        "number = 1",
+        "number = 10",
+        "time = \"0s\"",
+        "time = \"60s\"",
+        "names = []",
+        "names = [\"a\", \"b\"]",
+    ] {
+        read(good).unwrap();
+    }
+    for (bad, says) in [
+        ("number = 0", "invalid value: integer `0`, expected a whole number from 1 to 10"),
+        ("number = 11", "expected a whole number from 1 to 10"),
+        ("number = -1", "expected a whole number from 1 to 10"),
+        ("number = 9223372036854775807", "expected a whole number from 1 to 10"),
+        ("number = \"1\"", "expected a whole number from 1 to 10"),
+        ("number = 1.0", "expected a whole number from 1 to 10"),
+        ("time = \"61s\"", "a duration here is at most \"1m\""),
+        ("time = \"300000000000years\"", "a duration here is at most \"1m\""),
+        ("time = \"-1s\"", "is not a duration"),
+        ("names = [\"a\", \"b\", \"c\"]", "more than 2 names, which are the most"),
+        ("names = \"a\"", "expected a list of at most 2 names"),
+    ] {
+        let error = read(bad).unwrap_err().to_string();
+        assert!(error.contains(says), "{bad}: {error}");
+    }
 }

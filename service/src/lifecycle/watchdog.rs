@@ -1,9 +1,14 @@
 //! The sign of life that a service manager waits for: sd_watchdog_enabled(3).
 
+use std::time::Duration;
+
 use sd_notify::NotifyState;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::notify;
+
+/// The longest time between two signs; the environment may say anything.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 /// The sign of life that a service manager waits for, if it does.
 ///
@@ -18,7 +23,8 @@ impl Watchdog {
     #[must_use]
     pub fn from_env() -> Self {
         // Half the time, as the manual page recommends.
-        let every = sd_notify::watchdog_enabled().map(|time| time / 2).filter(|time| !time.is_zero());
+        let every =
+            sd_notify::watchdog_enabled().map(|time| (time / 2).min(LONGEST)).filter(|time| !time.is_zero());
         Self(every.map(|every| {
             let mut ticks = interval(every);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,6 +1,7 @@
 //! Texts from outside, made harmless for a log.
 
 use core::fmt::{self, Write as _};
+use std::path::Path;
 
 /// Shows a text from outside in double quotes.
 ///
@@ -14,6 +15,21 @@ pub fn quoted(text: &str) -> impl fmt::Display {
 /// The same without quotes, for what shows by itself where it ends; cut after `most` characters.
 pub(crate) fn plain(text: &str, most: usize) -> impl fmt::Display {
     Shown { text, quote: false, most }
+}
+
+/// Shows a path: as it is where it has ordinary characters alone, so that it can be copied, else as [`quoted`].
+pub fn shown(path: &Path) -> impl fmt::Display {
+    struct ShownPath(String);
+    impl fmt::Display for ShownPath {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let ordinary = |c: char| c.is_ascii_alphanumeric() || "/._-+@%~".contains(c);
+            if !self.0.is_empty() && self.0.chars().all(ordinary) {
+                return f.write_str(&self.0);
+            }
+            quoted(&self.0).fmt(f)
+        }
+    }
+    ShownPath(path.to_string_lossy().into_owned())
 }
 
 struct Shown<'a> {
@@ -81,6 +97,23 @@ mod tests {
         assert_eq!(quoted(&most).to_string(), format!("\"{most}\""));
         assert_eq!(quoted(&format!("{most}ü")).to_string(), format!("\"{most}\"…"));
         assert_eq!(plain(&format!("{most}ü"), 200).to_string(), format!("{most}…"));
+    }
+
+    #[test]
+    fn paths_are_quoted_where_they_are_not_ordinary() {
+        assert_eq!(
+            shown(Path::new("/etc/wakevirt/a-b_c.d/1.toml")).to_string(),
+            "/etc/wakevirt/a-b_c.d/1.toml"
+        );
+        for (path, text) in [
+            ("", "\"\""),
+            ("/a b", "\"/a b\""),
+            ("/a\nb", "\"/a\\nb\""),
+            ("/a\u{1b}[2J", "\"/a\\u{1b}[2J\""),
+            ("/a: error", "\"/a: error\""),
+        ] {
+            assert_eq!(shown(Path::new(path)).to_string(), text);
+        }
     }
 
     #[test]

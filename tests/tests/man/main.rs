@@ -87,6 +87,63 @@ fn every_default_is_the_codes() {
     }
 }
 
+/// What a range says: the least and the most value, or how many values a list has at most.
+enum Range<'a> {
+    Values(&'a str, &'a str),
+    Items(usize),
+}
+
+fn range(entry: &page::Entry) -> Option<Range<'_>> {
+    let line = entry.line("Range: ")?;
+    let Some(most) = line.strip_prefix("at most ") else {
+        let (least, most) = line.split_once(" to ").unwrap();
+        return Some(Range::Values(least, most));
+    };
+    Some(Range::Items(most.split([',', ' ']).next().unwrap().parse().unwrap()))
+}
+
+#[test]
+fn every_number_duration_and_list_has_the_range_of_the_code() {
+    for service in Service::BOTH {
+        let page = page_of_keys(service);
+        for table in [None].into_iter().chain(service.tables().into_iter().map(Some)) {
+            let section = table.as_ref().map_or_else(|| "KEYS".to_owned(), |table| format!("[[{table}]]"));
+            for entry in page.entries(&section) {
+                let key = entry.name();
+                let refused = |text: &str, says: &str| {
+                    let error = service.load(text).unwrap_err();
+                    let of_key = error.contains(key) && error.contains(says);
+                    assert!(of_key, "{} is refused: {error}, without {key} or {says}", page.name);
+                };
+                match (entry.kind().as_str(), range(entry)) {
+                    ("integer", Some(Range::Values(least, most))) => {
+                        let (low, high): (i64, i64) = (least.parse().unwrap(), most.parse().unwrap());
+                        service.load(&format!("{key} = {low}")).unwrap();
+                        service.load(&format!("{key} = {high}")).unwrap();
+                        for beyond in [low - 1, high + 1, i64::MIN, i64::MAX] {
+                            refused(&format!("{key} = {beyond}"), &format!("from {low} to {high}"));
+                        }
+                    }
+                    ("duration", Some(Range::Values("\"0s\"", most))) => {
+                        service.load(&format!("{key} = \"0s\"")).unwrap();
+                        service.load(&format!("{key} = {most}")).unwrap();
+                        let longer = most.trim_end_matches('"').to_owned() + " 1ns\"";
+                        for longer in [longer.as_str(), "\"300000000000years\""] {
+                            refused(&format!("{key} = {longer}"), &format!("at most {most}"));
+                        }
+                    }
+                    (kind, Some(Range::Items(most))) if kind.starts_with("list of ") => {
+                        service.load(&service::items(table.as_deref(), key, most)).unwrap();
+                        refused(&service::items(table.as_deref(), key, most + 1), &most.to_string());
+                    }
+                    ("string" | "boolean", None) => {}
+                    (kind, _) => panic!("{}: {section}: \"{key}\", a {kind}, has no range", page.name),
+                }
+            }
+        }
+    }
+}
+
 /// When a change of each key takes effect, by the announcer's own judgement and by README.
 #[test]
 fn every_key_tells_when_a_change_takes_effect() {

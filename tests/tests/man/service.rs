@@ -105,6 +105,28 @@ pub fn capture_needs_restart(key: &str) -> bool {
     !changed.need_restart(&default).is_empty()
 }
 
+/// A file in which this key, of the file or of a table, has a list of so many values.
+pub fn items(table: Option<&str>, key: &str, count: usize) -> String {
+    let tables = match key {
+        "allow" => "[[allow]]\ndomain = \"a\"\n",
+        "alias" => "[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"a\"\n",
+        _ => {
+            let item = |number: usize| match key {
+                "connections" => format!("\"test:///{number}\""),
+                "ports" | "vlans" => number.to_string(),
+                "listen" => format!("\"127.0.0.1:{}\"", number + 1),
+                "interfaces" | "outgoing" => format!("\"eth{number}\""),
+                "sources" => format!("\"10.0.{}.{}\"", number / 256, number % 256),
+                other => panic!("no values for {other} are known here: add them"),
+            };
+            let list = (0..count).map(item).collect::<Vec<_>>().join(", ");
+            let domain = if table.is_some() { "domain = \"a\"\n" } else { "" };
+            return format!("{}{domain}{key} = [{list}]\n", header(table));
+        }
+    };
+    tables.repeat(count)
+}
+
 /// A file with this text that nobody else can read or write.
 pub fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();

@@ -73,8 +73,13 @@ fn mistakes_name_the_line_and_what_is_meant() {
         ("ports = [70000]", &[":1:", "70000"]),
         ("listen = [\"0.0.0.0\"]", &[":1:"]),
         ("deduplicate = \"2 parsecs\"", &[":1:", "parsecs"]),
-        ("remember = 100000", &[":1:", "100000", "65536"]),
-        ("limit = -1", &[":1:", "-1"]),
+        ("ports = [9, -1]", &[":1:", "-1", "a whole number from 0 to 65535"]),
+        ("outgoing = [\"br{0,1}\"]", &[":1:", "br{0,1}", "not a glob"]),
+        ("deduplicate = \"100years\"", &[":1:", "100years", "at most \"1h\""]),
+        ("remember = 100000", &[":1:", "100000", "from 1 to 65536"]),
+        ("remember = 0", &[":1:", "0", "from 1 to 65536"]),
+        ("limit = -1", &[":1:", "-1", "from 0 to 100000"]),
+        ("limit = 100001", &[":1:", "from 0 to 100000"]),
         ("log = \"loud\"", &[":1:", "loud", "debug"]),
     ] {
         let error = settings(content, &[]).unwrap_err();
@@ -83,7 +88,7 @@ fn mistakes_name_the_line_and_what_is_meant() {
         }
     }
     let many = format!("ports = {:?}", (0..65).collect::<Vec<u16>>());
-    assert!(settings(&many, &[]).unwrap_err().contains("65 UDP ports are too many"));
+    assert!(settings(&many, &[]).unwrap_err().contains("more than 64 UDP ports"));
 }
 
 #[test]
@@ -109,4 +114,17 @@ log = "debug""#;
     assert_eq!(settings(text, &[]).unwrap().to_string(), text);
     let defaults = settings("", &[]).unwrap().to_string();
     assert_default(&settings(&defaults, &[]).unwrap());
+}
+
+#[test]
+fn options_are_bounded_as_the_keys_are() {
+    let many = |option: &'static str, value: &'static str, count| [option, value].repeat(count);
+    assert!(settings("", &many("--interface", "br0", 64)).is_ok());
+    let error = settings("", &many("--interface", "br0", 65)).unwrap_err();
+    assert_eq!(error, "--interface: given 65 times, 64 are the most");
+    assert!(settings("", &many("--listen", "[::1]:9", 16)).is_ok());
+    let error = settings("", &many("--listen", "[::1]:9", 17)).unwrap_err();
+    assert_eq!(error, "--listen: given 17 times, 16 are the most");
+    let list = format!("interfaces = {:?}", ["br0"; 65]);
+    assert!(settings(&list, &[]).unwrap_err().contains("more than 64 interfaces"));
 }

@@ -1,0 +1,104 @@
+//! Globs, as both services take them: bounded, so that none of them costs more than it says.
+
+use globset::{Glob, GlobMatcher};
+
+/// The longest pattern, in bytes: a name of 255 bytes (NAME_MAX, limits.h(0p)) with every byte escaped.
+pub const MAX_PATTERN: usize = 510;
+/// The most groups of alternatives in a pattern: globset panics where they nest deeper than its regular
+/// expressions may.
+pub const MAX_GROUPS: usize = 16;
+
+/// Why a text cannot be used as a glob.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadGlob {
+    /// Longer than any name can need.
+    #[error("a pattern has at most {MAX_PATTERN} bytes, this one has {0}")]
+    TooLong(usize),
+    /// More groups of alternatives than anybody needs.
+    #[error("a pattern has at most {MAX_GROUPS} groups in braces, this one has {0}")]
+    TooManyGroups(usize),
+    /// Not a glob.
+    #[error("not a glob ({0})")]
+    Syntax(String),
+}
+
+/// Whether the text has a character that has a meaning in a glob; without one it is a plain name.
+#[must_use]
+pub fn is_glob(text: &str) -> bool {
+    text.contains(['*', '?', '[', '{', '}', '\\'])
+}
+
+/// Reads a glob: `*`, `?`, `[…]`, `{…,…}`, and `\` before a character that stands for itself.
+///
+/// # Errors
+/// [`BadGlob`] says what is wrong with it.
+pub fn glob(text: &str) -> Result<GlobMatcher, BadGlob> {
+    if text.len() > MAX_PATTERN {
+        return Err(BadGlob::TooLong(text.len()));
+    }
+    // All of them are counted, not only those that nest: which do depends on escapes and classes.
+    let groups = text.bytes().filter(|byte| *byte == b'{').count();
+    if groups > MAX_GROUPS {
+        return Err(BadGlob::TooManyGroups(groups));
+    }
+    let glob = Glob::new(text).map_err(|error| BadGlob::Syntax(error.kind().to_string()))?;
+    Ok(glob.compile_matcher())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn reads_globs_and_tells_them_from_names() {
+        for (text, name, matches) in [
+            ("web-*", "web-7", true),
+            ("web-?", "web-10", false),
+            ("{a,b{1,2}}", "b2", true),
+            ("win[1]", "win1", true),
+            (r"win\[1\]", "win[1]", true),
+            (r"win\[1\]", "win1", false),
+        ] {
+            assert!(is_glob(text), "{text}");
+            assert_eq!(glob(text).unwrap().is_match(name), matches, "{text} {name}");
+        }
+        assert!(!is_glob("a plain-name.1, (2) ]"));
+    }
+
+    #[test]
+    fn refuses_what_is_too_long_or_has_too_many_groups() {
+        assert!(glob(&"a".repeat(MAX_PATTERN)).is_ok());
+        assert_eq!(glob(&"a".repeat(MAX_PATTERN + 1)).unwrap_err(), BadGlob::TooLong(511));
+        let nested = |depth| format!("{}x{}", "{".repeat(depth), "}".repeat(depth));
+        assert!(glob(&nested(MAX_GROUPS)).unwrap().is_match("x"));
+        for depth in [MAX_GROUPS + 1, 200, 250] {
+            assert_eq!(glob(&nested(depth)).unwrap_err(), BadGlob::TooManyGroups(depth));
+        }
+        for text in ["[", "{", "}", "a[b-a]", "\\"] {
+            assert!(matches!(glob(text), Err(BadGlob::Syntax(_))), "{text}");
+        }
+    }
+
+    proptest! {
+        /// Whatever is written: it is read or refused.
+        #[test]
+        fn never_panics(text in r"[a-c*?{}\[\],!^\\/.&~é-]{0,80}", name in "[a-cé]{0,8}") {
+            if let Ok(glob) = glob(&text) {
+                let _ = glob.is_match(&name);
+            }
+        }
+
+        /// A name with every character escaped means this name and no other.
+        #[test]
+        fn escapes_make_a_name(name in "[ -~]{1,20}", other in "[ -~]{1,20}") {
+            let escaped: String = name.chars().flat_map(|character| ['\\', character]).collect();
+            let glob = glob(&escaped);
+            prop_assume!(!matches!(glob, Err(BadGlob::TooManyGroups(_))));
+            let glob = glob.unwrap();
+            prop_assert!(glob.is_match(&name));
+            prop_assert_eq!(glob.is_match(&other), name == other);
+        }
+    }
+}
