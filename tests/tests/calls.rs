@@ -111,11 +111,42 @@ fn the_configuration_is_read_again() {
     assert!(explain(&host, MAC, "@a{sv} {}").0);
 
     // What it cannot read changes nothing.
-    host.write(actor.config_file(), &config("[[alow]]\ndomain = \"vm1\"\n"));
-    let error = call(&host, "Reload", &[]).unwrap_err();
-    assert!(error.name.starts_with("org.wakevirt.Error."), "{error:?}");
-    assert!(error.message.contains("alow"), "{error:?}");
-    assert!(explain(&host, MAC, "@a{sv} {}").0);
+    let braces = format!("[[allow]]\ndomain = \"{}x{}\"\n", "{".repeat(200), "}".repeat(200));
+    for (bad, says) in [
+        ("[[alow]]\ndomain = \"vm1\"\n", "alow"),
+        (&braces, "at most 16 groups in braces"),
+        ("hold = \"300000000000years\"\n", "at most \"7days\""),
+    ] {
+        host.write(actor.config_file(), &config(bad));
+        let error = call(&host, "Reload", &[]).unwrap_err();
+        assert!(error.name.starts_with("org.wakevirt.Error."), "{error:?}");
+        assert!(error.message.contains(says), "{error:?}");
+        assert!(explain(&host, MAC, "@a{sv} {}").0, "{bad}");
+    }
+}
+
+#[test]
+fn the_name_of_a_domain_is_no_glob() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let libvirtd = Libvirtd::start(&host);
+    libvirtd.define(TEST, &test_domain("vm1", MAC));
+    libvirtd.define(TEST, &test_domain("vm[1]", OTHER_MAC));
+    let actor = actor(&host, "[[allow]]\ndomain = \"vm[1]\"\n");
+    let _ = actor.log().wait_for("the rule domain = \"vm[1]\" means the domain \"vm[1]\" alone");
+    assert!(explain(&host, OTHER_MAC, "@a{sv} {}").0);
+    assert!(!explain(&host, MAC, "@a{sv} {}").0);
+    // Nor is it one because the domain has gone.
+    libvirtd.virsh(TEST, &["undefine", "vm[1]"]);
+    wakevirt_tests::wait::until_true("the actor to notice", || !explain(&host, OTHER_MAC, "@a{sv} {}").0);
+    assert!(!explain(&host, MAC, "@a{sv} {}").0);
+    host.write(actor.config_file(), &config("[[allow]]\ndomain = 'vm\\[1\\]'\n"));
+    assert_eq!(call(&host, "Reload", &[]).unwrap(), "()");
+    assert!(!explain(&host, MAC, "@a{sv} {}").0);
+    libvirtd.define(TEST, &test_domain("vm[1]", OTHER_MAC));
+    wakevirt_tests::wait::until_true("the actor to notice", || explain(&host, OTHER_MAC, "@a{sv} {}").0);
+    assert!(!explain(&host, MAC, "@a{sv} {}").0);
 }
 
 #[test]
