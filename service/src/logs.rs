@@ -16,8 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt as lines, reload};
 
 pub use quota::Quota;
-pub(crate) use text::plain;
-pub use text::{quoted, shown};
+pub use text::{plain, quoted, shown};
 
 /// Where syslog listens: syslog(3).
 const SYSLOG: &str = "/dev/log";

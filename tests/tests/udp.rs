@@ -166,7 +166,7 @@ fn are_asked_for_where_there_is_nothing_to_hear_with() {
     }
     let mut raw = Daemon::capture(&host).started_by(StartedBy::Nobody).options(&["--mode", "raw"]).start();
     assert!(!raw.wait_until_ended().success());
-    let _ = raw.log().wait_for("mode = \\\"raw\\\" needs CAP_NET_RAW");
+    let _ = raw.log().wait_for("mode = \"raw\" needs CAP_NET_RAW");
 }
 
 #[test]

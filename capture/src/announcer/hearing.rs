@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use wakevirt_protocol::Sighting;
-use wakevirt_protocol::sniffer::{Counters, FromSniffer, Mode};
+use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_REASON, Mode};
 use wakevirt_service::lifecycle::{Signal, Signals, Watchdog};
-use wakevirt_service::logs::{Logs, Quota, quoted};
+use wakevirt_service::logs::{Logs, Quota, plain, quoted};
 
 use super::Error;
 use super::child::Channel;
@@ -49,13 +49,17 @@ fn report(mode: Mode, landlock: bool) {
         ),
     }
     if !landlock {
-        tracing::warn!("this kernel has no Landlock; the sniffer goes without that layer of its sandbox");
+        tracing::warn!(
+            "Landlock is not in force: the kernel lacks it or has it switched off, or a container's seccomp filter \
+             refuses it. The sniffer runs without that layer of its sandbox, as require-landlock = false allows"
+        );
     }
 }
 
-/// The sniffer's own words may be an enemy's.
+/// The sniffer's own words may be an enemy's, so nothing in them can forge a line. They are shown to their end,
+/// where they say what to do.
 fn failed(reason: &str) -> Error {
-    Error::SnifferFailed(quoted(reason).to_string())
+    Error::SnifferFailed(plain(reason, MAX_REASON).to_string())
 }
 
 /// Hears, for as long as the service runs.
@@ -263,5 +267,17 @@ impl<'a> Hearing<'a> {
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_the_sniffer_is_told_to_its_end_in_one_line() {
+        let reason = format!("{}\nset require-landlock = false", "x".repeat(MAX_REASON - 30));
+        let told = failed(&reason).to_string();
+        assert!(told.ends_with("x\\nset require-landlock = false"), "{told}");
     }
 }

@@ -69,6 +69,20 @@ pub enum Arrival {
     },
 }
 
+/// Asks the kernel for its Landlock version, as the crate does, which keeps the error to itself: landlock(7).
+///
+/// # Errors
+/// `ENOSYS` where the kernel has no Landlock, `EOPNOTSUPP` where it is switched off. Any other error comes from
+/// a filter of system calls.
+pub fn ask_for_landlock() -> io::Result<()> {
+    // landlock_create_ruleset(2): a version is asked for with no attributes and no size.
+    const VERSION: libc::c_uint = 1;
+    let attributes = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag the call reads no memory and opens no descriptor.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes, 0_usize, VERSION) };
+    if version < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// A packet socket that delivers frames without their link header, and hears nothing until it is
 /// bound: neither a protocol nor an interface is given.
 ///

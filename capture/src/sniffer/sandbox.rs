@@ -12,6 +12,7 @@
 //! Capabilities, Landlock and seccomp act on the calling thread: there is only one.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use caps::CapSet;
@@ -24,7 +25,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-use super::Error;
+use super::{Error, ffi};
 
 fn failed<E: ToString>(stage: &'static str) -> impl FnOnce(E) -> Error {
     move |error| Error::Sandbox { stage, reason: error.to_string() }
@@ -61,7 +62,7 @@ pub fn give_up_capabilities() -> Result<(), Error> {
 /// A kernel may know less than all of it; what it does not know, [`forbid_system_calls`] forbids.
 ///
 /// # Errors
-/// [`Error::Sandbox`], also where the kernel has no Landlock although it is required.
+/// [`Error::Sandbox`], also where there is no Landlock although it is required.
 pub fn forbid_files(required: bool) -> Result<bool, Error> {
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -74,12 +75,32 @@ pub fn forbid_files(required: bool) -> Result<bool, Error> {
     match status.ruleset {
         RulesetStatus::NotEnforced if required => Err(Error::Sandbox {
             stage: "close the Landlock sandbox",
-            reason: "the running kernel has no Landlock, or it is switched off (lsm= on the kernel's command line); \
-                     to go on without this layer, set require-landlock = false"
-                .to_owned(),
+            reason: format!(
+                "{}, or set require-landlock = false to run without this layer",
+                why_no_landlock(ffi::ask_for_landlock())
+            ),
         }),
         RulesetStatus::NotEnforced => Ok(false),
         RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(true),
+    }
+}
+
+/// Why Landlock is not in force, and what to do about it.
+fn why_no_landlock(answer: io::Result<()>) -> String {
+    match answer.map_err(|error| (error.raw_os_error(), error)) {
+        Err((Some(libc::EOPNOTSUPP), _)) => {
+            "the kernel's Landlock is switched off; add landlock to lsm= on the kernel's command line".to_owned()
+        }
+        Err((Some(libc::ENOSYS), _)) => {
+            "the kernel has no Landlock, or a container's seccomp filter hides it; use Linux 5.13 or later with \
+             Landlock, and allow landlock_create_ruleset and landlock_restrict_self in the filter"
+                .to_owned()
+        }
+        Err((_, error)) => format!(
+            "a seccomp filter, such as a container's, refuses Landlock ({error}); allow landlock_create_ruleset and \
+             landlock_restrict_self in the filter"
+        ),
+        Ok(()) => "the kernel did not put Landlock in force; use another kernel".to_owned(),
     }
 }
 

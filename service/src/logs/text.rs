@@ -13,7 +13,7 @@ pub fn quoted(text: &str) -> impl fmt::Display {
 }
 
 /// The same without quotes, for what shows by itself where it ends; cut after `most` characters.
-pub(crate) fn plain(text: &str, most: usize) -> impl fmt::Display {
+pub fn plain(text: &str, most: usize) -> impl fmt::Display {
     Shown { text, quote: false, most }
 }
 
