@@ -44,6 +44,16 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Which bus this is, in words.
+    fn words(&self) -> String {
+        match self {
+            Self::System | Self::Session => format!("the {self} bus"),
+            Self::At(address) => format!("the bus at {address}"),
+        }
+    }
+}
+
 impl FromStr for Address {
     type Err = Error;
 

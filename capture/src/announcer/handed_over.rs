@@ -65,7 +65,7 @@ impl HandedOver {
 
 fn announce(socket: UdpSocket) -> UdpSocket {
     if let Ok(address) = socket.local_addr() {
-        tracing::info!(%address, "hearing on a UDP socket that was handed over");
+        tracing::info!(%address, "receiving on UDP {address}, by a socket of the service manager");
     }
     socket
 }

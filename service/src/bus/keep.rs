@@ -35,11 +35,10 @@ pub async fn keep(
         match result {
             Ok(()) => return Ok(()),
             Err(error @ (Error::Taken { .. } | Error::Refused { .. })) => return Err(error),
-            Err(error) if told => tracing::debug!("cannot reach the bus {address}: {error}"),
+            Err(error) if told => tracing::debug!("cannot reach {}: {error}", address.words()),
             Err(error) => {
                 told = true;
-                let error = error.to_string();
-                tracing::warn!("cannot reach the bus {address}, and goes on trying: {}", quoted(&error));
+                tracing::warn!("{}", trouble(address, &error));
             }
         }
         away();
@@ -47,5 +46,32 @@ pub async fn keep(
             backoff.reset();
         }
         backoff.wait().await;
+    }
+}
+
+/// What is wrong with the bus, in a sentence.
+fn trouble(address: &Address, error: &Error) -> String {
+    let bus = address.words();
+    match error {
+        Error::Closed => format!("the connection to {bus} is lost; connecting again until it answers"),
+        error => format!("cannot reach {bus}: {}; trying again until it answers", quoted(&error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_bus_and_what_is_wrong() {
+        assert_eq!(
+            trouble(&Address::System, &Error::Closed),
+            "the connection to the system bus is lost; connecting again until it answers"
+        );
+        let at: Address = "unix:path=/run/user/7/bus".parse().unwrap();
+        let error = Error::Bus(zbus::Error::Failure("no such file".to_owned()));
+        let told = trouble(&at, &error);
+        assert!(told.starts_with("cannot reach the bus at unix:path=/run/user/7/bus: \""), "{told}");
+        assert!(told.contains("no such file") && told.ends_with("trying again until it answers"), "{told}");
     }
 }
