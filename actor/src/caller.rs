@@ -6,6 +6,7 @@
 mod polkit;
 mod questions;
 
+use core::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,13 +58,27 @@ pub enum Authority {
 }
 
 impl Authority {
-    /// For the log.
+    /// One word, for the fields of the log and for the bus.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::User => "user",
             Self::Group => "group",
             Self::Polkit => "polkit",
+        }
+    }
+}
+
+/// The name of a user may come from a directory that is slow or out of reach, and is not looked up: a number is
+/// always there. Root is root everywhere.
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { user, by } = self;
+        match by {
+            Authority::User if *user == ROOT => f.write_str("root"),
+            Authority::User => write!(f, "user {user} (owner of the bus)"),
+            Authority::Group => write!(f, "user {user} (member of group {GROUP})"),
+            Authority::Polkit => write!(f, "user {user} (allowed by polkit)"),
         }
     }
 }
@@ -168,6 +183,18 @@ fn refusal(action: Action<'_>) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn is_named_with_the_authority_in_words() {
+        for (user, by, words) in [
+            (0, Authority::User, "root"),
+            (1000, Authority::User, "user 1000 (owner of the bus)"),
+            (1000, Authority::Group, "user 1000 (member of group libvirt)"),
+            (1000, Authority::Polkit, "user 1000 (allowed by polkit)"),
+        ] {
+            assert_eq!(Caller { user, by }.to_string(), words);
+        }
+    }
 
     #[test]
     fn trusts_the_group() {

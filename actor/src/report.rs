@@ -124,9 +124,7 @@ impl fmt::Display for Finished {
         match packet {
             None => {
                 write!(f, "called")?;
-                if let Some(Caller { user, by }) = self.subject.caller {
-                    write!(f, " by user {user} ({})", by.as_str())?;
-                }
+                self.subject.caller.map_or(Ok(()), |caller| write!(f, " by {caller}"))?;
                 mac.map_or(Ok(()), |mac| write!(f, " for {mac}"))?;
             }
             Some(packet) => {

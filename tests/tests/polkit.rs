@@ -145,9 +145,9 @@ fn lets_the_group_wake_and_root_do_everything() {
         let log = scene.actor.log();
         // The last line, and before it who, and why they may.
         let _ = log.wait_for("the configuration was read again");
-        assert_eq!(log.count("(polkit)"), 2, "{:#?}", log.all());
-        assert_eq!(log.count("called by user 0 (user)"), 2, "{:#?}", log.all());
-        assert_eq!(log.count("asked by user 0 (user) to read"), 1, "{:#?}", log.all());
+        assert_eq!(log.count("(allowed by polkit)"), 2, "{:#?}", log.all());
+        assert_eq!(log.count("called by root"), 2, "{:#?}", log.all());
+        assert_eq!(log.count("root asks to read"), 1, "{:#?}", log.all());
         assert_eq!(log.count("is refused"), 0, "{:#?}", log.all());
     }
 }
@@ -163,7 +163,7 @@ fn is_started_by_the_call() {
     scene.polkitd.stop();
     assert_eq!(scene.wake(User::Member).unwrap(), "('started',)");
     assert!(host.name_is_owned(NAME));
-    let _ = scene.actor.log().wait_for("(polkit)");
+    let _ = scene.actor.log().wait_for("(allowed by polkit)");
 }
 
 #[test]
@@ -195,8 +195,13 @@ fn that_is_gone_for_good_leaves_it_to_the_group() {
         is_refused(scene.wake(User::Stranger), "only root and members of the group libvirt");
         is_refused(scene.call(User::Member, "Reload", &[]), "only root");
         let log = scene.actor.log();
-        let _ = log.wait_for("(group)");
-        assert_eq!((log.count("(polkit)"), log.count("(group)")), (1, 1), "{:#?}", log.all());
+        let _ = log.wait_for("(member of group libvirt)");
+        assert_eq!(
+            (log.count("(allowed by polkit)"), log.count("(member of group libvirt)")),
+            (1, 1),
+            "{:#?}",
+            log.all()
+        );
     }
 }
 
@@ -320,7 +325,7 @@ fn asks_for_a_password_where_the_caller_lets_it() {
         let (woken, said) = call(PASSWORD, &[]);
         assert!(woken && said.contains("the virtual machine “vm1”"), "{bus:?}: {said}");
         assert_eq!(scene.state(), "running");
-        let _ = scene.actor.log().wait_for("(polkit)");
+        let _ = scene.actor.log().wait_for("(allowed by polkit)");
     }
 }
 
