@@ -237,7 +237,10 @@ impl Actor {
         self.checked = true;
         for rule in self.policy.rules.iter().filter(|rule| rule.is_for_domains()) {
             if !self.index.domains().any(|domain| rule.names(domain)) {
-                tracing::warn!("no domain is meant by the rule {rule}; virsh list --all shows the domains");
+                let uris =
+                    self.hypervisors.iter().map(|(uri, _)| format!("virsh --connect {uri} list --all"));
+                let commands = uris.collect::<Vec<_>>().join(" or ");
+                tracing::warn!("no domain is meant by the rule {rule}; {commands} shows the domains");
             }
         }
     }

@@ -152,12 +152,13 @@ fn reply(answer: &Answer, target: &Target) -> Result<String, Error> {
         (Answer::Finished(finished), _) => finished,
         (Answer::Unknown, Target::Mac(mac)) => {
             return Err(Error::NoSuchDomain(format!(
-                "no domain has the MAC address {mac}; virsh domiflist shows those of a domain"
+                "no domain has the MAC address {mac}; ListDomains shows the domains that are known, and their \
+                 addresses"
             )));
         }
         (Answer::Unknown, Target::Domain(name)) => {
             return Err(Error::NoSuchDomain(format!(
-                "no domain has the name or UUID {}; virsh list --all shows them",
+                "no domain has the name or UUID {}; ListDomains shows the domains that are known",
                 quoted(name)
             )));
         }
@@ -271,9 +272,7 @@ impl Actor1 {
         tracing::info!(
             caller = caller.user,
             authority = %caller.by.as_str(),
-            "asked by user {} ({}) to read the configuration again",
-            caller.user,
-            caller.by.as_str(),
+            "{caller} asks to read the configuration again",
         );
         let (caller, end) = oneshot::channel();
         self.reloads.send(caller).await.map_err(|_| ended())?;

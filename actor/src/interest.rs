@@ -33,7 +33,8 @@ pub async fn tell(
             // The same one is not told for each domain that comes or goes.
             if let Some(reason) = failure.as_ref().filter(|_| failure != told) {
                 tracing::warn!(
-                    "the announcer is not told the {} MAC addresses of the domains here, and may drop packets for                      them while there are many for others: {reason}",
+                    "the announcer is not told the {} MAC addresses of the domains here, and may drop packets for \
+                     them while there are many for others: {reason}",
                     interest.len()
                 );
             }

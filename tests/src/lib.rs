@@ -34,6 +34,7 @@ pub mod debian;
 pub mod demo;
 pub mod descriptors;
 mod ffi;
+pub mod files;
 pub mod frames;
 pub mod guard;
 pub mod host;

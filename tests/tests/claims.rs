@@ -1,19 +1,7 @@
 //! The architecture and the threat model name the tests that show what they claim: those must be there.
 
-use std::process::Command;
-
-use wakevirt_tests::host::{project, succeed};
-
-/// The sources of the project, by their paths.
-fn sources() -> Vec<(String, String)> {
-    let mut git = Command::new("git");
-    // What is not committed yet counts as well; the folder may belong to another user.
-    git.args(["-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard", "*.rs"]);
-    let list = succeed(git.current_dir(project()));
-    list.lines()
-        .filter_map(|path| Some((path.to_owned(), std::fs::read_to_string(project().join(path)).ok()?)))
-        .collect()
-}
+use wakevirt_tests::files;
+use wakevirt_tests::host::project;
 
 /// What stands between backquotes: `file: function`, further functions of that file if nothing but commas
 /// part them, and files.
@@ -44,7 +32,7 @@ fn references(text: &str) -> Vec<(String, String)> {
 
 #[test]
 fn name_tests_that_are_there() {
-    let sources = sources();
+    let sources = files::of_project(&["*.rs"]);
     for (page, least) in [("docs/THREAT-MODEL.md", 80), ("docs/ARCHITECTURE.md", 80)] {
         let text = std::fs::read_to_string(project().join(page)).expect("the page is there");
         let references = references(&text);
