@@ -4,6 +4,7 @@
 //! packet, [`sniffer`] lists what may cross the socketpair, and [`bus`] what may cross D-Bus.
 //! There is no runtime, no clock, no socket and no unsafe code here.
 
+pub mod budget;
 #[cfg(feature = "dbus")]
 pub mod bus;
 pub mod details;

@@ -1,0 +1,195 @@
+use core::hash::{BuildHasherDefault, Hasher};
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, RandomState};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Micros = 1_000_000;
+
+/// Every key in one place: what an attacker would have who could choose collisions.
+#[derive(Default)]
+struct Collide;
+
+impl Hasher for Collide {
+    fn finish(&self) -> u64 {
+        0
+    }
+
+    fn write(&mut self, _: &[u8]) {}
+}
+
+type Colliding = BuildHasherDefault<Collide>;
+
+fn mac(n: u16) -> MacAddr {
+    let [high, low] = n.to_be_bytes();
+    MacAddr::new([2, 0, 0, 0, high, low])
+}
+
+fn budgets() -> Budgets<BuildHasherDefault<DefaultHasher>> {
+    Budgets::default_size(BuildHasherDefault::default())
+}
+
+/// A packet of a flood: how long after the one before, on which interface, for which address.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    pause: Micros,
+    interface: u32,
+    address: u16,
+}
+
+fn steps(addresses: u16, interfaces: u32) -> impl Strategy<Value = Vec<Step>> {
+    let pause = prop_oneof![3 => Just(0), 4 => 1..20_000_u64, 1 => 0..3 * SECOND];
+    let step = (pause, 0..interfaces, 0..addresses);
+    let step = step.prop_map(|(pause, interface, address)| Step { pause, interface, address });
+    proptest::collection::vec(step, 1..400)
+}
+
+/// Each step with its time.
+fn timed(steps: &[Step]) -> impl Iterator<Item = (Micros, Step)> {
+    steps.iter().scan(SECOND, |now, step| {
+        *now += step.pause;
+        Some((*now, *step))
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_first_packet_in_ten_seconds_always_goes_on(steps in steps(8, 2)) {
+        // Colliding as they do, all sixteen pairs have room.
+        let mut budgets = Budgets::new(WAYS, 1, Colliding::default());
+        let mut last: BTreeMap<(u32, u16), Micros> = BTreeMap::new();
+        for (now, Step { interface, address, .. }) in timed(&steps) {
+            let admitted = budgets.admit_known(interface, mac(address), now);
+            let last = last.entry((interface, address)).or_default();
+            prop_assert!(admitted || now - *last < FIRST, "{now}");
+            if admitted {
+                *last = now;
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_on_other_interfaces_changes_what_goes_on(steps in steps(40, 6)) {
+        let (mut alone, mut together) = (budgets(), budgets());
+        for (now, Step { interface, address, .. }) in timed(&steps) {
+            let admit = |budgets: &mut Budgets<_>| match address % 4 {
+                0 => budgets.admit_stranger(interface, 5, now),
+                _ => budgets.admit_known(interface, mac(address), now),
+            };
+            let admitted = admit(&mut together);
+            if interface == 0 {
+                prop_assert_eq!(admitted, admit(&mut alone));
+            }
+        }
+    }
+
+    #[test]
+    fn no_more_goes_on_than_the_rates_allow(steps in steps(300, 2)) {
+        let mut budgets = budgets();
+        let mut by_pair: BTreeMap<(u32, u16), u64> = BTreeMap::new();
+        let mut addresses = [HashSet::new(), HashSet::new()];
+        let mut end = SECOND;
+        for (now, Step { interface, address, .. }) in timed(&steps) {
+            end = now;
+            if budgets.admit_known(interface, mac(address), now) {
+                *by_pair.entry((interface, address)).or_default() += 1;
+            }
+            addresses[interface as usize].insert(address);
+        }
+        let took = end - SECOND;
+        let firsts = 1 + took / FIRST;
+        let worth = |rate: u32| u64::from(rate) + took * u64::from(rate) / SECOND;
+        for (pair, admitted) in &by_pair {
+            prop_assert!(*admitted <= firsts + worth(ADDRESS_RATE), "{pair:?}: {admitted}");
+        }
+        for (interface, addresses) in (0..).zip(&addresses) {
+            let admitted: u64 = by_pair.iter().filter(|((on, _), _)| *on == interface).map(|(_, n)| n).sum();
+            prop_assert!(admitted <= addresses.len() as u64 * firsts + worth(INTERFACE_RATE));
+        }
+    }
+}
+
+#[test]
+fn a_flood_for_known_addresses_is_bounded_by_the_interface() {
+    // 7,000 packets a second for 1,000 addresses, for twenty seconds.
+    let mut budgets = Budgets::default_size(RandomState::new());
+    let packets = 140_000_u64;
+    let admitted = (0..packets)
+        .filter(|n| budgets.admit_known(2, mac(u16::try_from(n % 1000).unwrap()), SECOND + n * SECOND / 7000))
+        .count();
+    // The first ones: 1,000 addresses, twice in twenty seconds. The others: 100 a second and a second's worth.
+    assert!((2000..=2000 + 21 * 100).contains(&admitted), "{admitted}");
+}
+
+#[test]
+fn a_flood_on_one_interface_does_not_touch_the_same_address_on_another() {
+    let mut budgets = budgets();
+    let mut good = 0;
+    for n in 0..200_000_u64 {
+        let now = SECOND + n * 100;
+        let _ = budgets.admit_known(2, mac(1), now);
+        // Ten a second, as many as one address may.
+        if n.is_multiple_of(1000) {
+            good += usize::from(budgets.admit_known(3, mac(1), now));
+        }
+    }
+    assert_eq!(good, 200);
+}
+
+#[test]
+fn a_full_table_yields_to_the_interface_that_has_least() {
+    let mut budgets = Budgets::new(WAYS, 64, Colliding::default());
+    let flood = |budgets: &mut Budgets<_>, interface| {
+        (0..5000).filter(|n| budgets.admit_known(interface, mac(*n), SECOND)).count()
+    };
+    // Without room of their own they share the interface's budget.
+    assert_eq!(flood(&mut budgets, 2), WAYS + INTERFACE_RATE as usize);
+    // Another interface's packets go on, and its flood gets half of the room.
+    assert!(budgets.admit_known(3, mac(77), SECOND));
+    let _ = flood(&mut budgets, 3);
+    // The flood goes on, and displaces nothing of the other's: address 77 is not the first again.
+    let _ = flood(&mut budgets, 2);
+    let again = (0..200).filter(|_| budgets.admit_known(3, mac(77), SECOND)).count();
+    assert_eq!(again, 0, "the budget of the interface is used up, and the address's first packet is known");
+}
+
+#[test]
+fn a_table_in_which_every_interface_has_its_share_displaces_none() {
+    let mut budgets = Budgets::new(WAYS, 1024, Colliding::default());
+    for interface in 0..16 {
+        assert!(budgets.admit_known(interface, mac(1), SECOND));
+    }
+    for round in 0..50 {
+        for interface in 16..32 {
+            // It has no room, and its interface's budget is its own only while the table has room for that.
+            let _ = budgets.admit_known(interface, mac(round), SECOND);
+        }
+    }
+    // Nobody's first packet was forgotten: each gets what its own budgets allow, and not one more.
+    for interface in 0..16 {
+        assert!(
+            !budgets.pairs.entry(Pair { interface, address: mac(1) }, SECOND).unwrap().allows_first(SECOND)
+        );
+    }
+}
+
+#[test]
+fn interfaces_without_room_share_one_budget() {
+    let mut budgets = Budgets::new(WAYS, WAYS, Colliding::default());
+    let admitted = (0..1000).filter(|interface| budgets.admit_stranger(*interface, 5, SECOND)).count();
+    assert_eq!(admitted, WAYS + 5);
+    // A second later those that are silent make room.
+    assert!(budgets.admit_stranger(2000, 5, 3 * SECOND));
+}
+
+#[test]
+fn strangers_share_a_budget_on_each_interface_and_leave_known_addresses_alone() {
+    let mut budgets = budgets();
+    for interface in [1, 2] {
+        assert_eq!((0..100).filter(|_| budgets.admit_stranger(interface, 5, SECOND)).count(), 5);
+        assert_eq!((0..100).filter(|_| budgets.admit_known(interface, mac(1), SECOND)).count(), 11);
+    }
+    assert!(!budgets.admit_stranger(1, 0, 100 * SECOND));
+}
