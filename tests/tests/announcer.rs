@@ -55,8 +55,7 @@ impl<'host> Scene<'host> {
 
     /// A property that is a number.
     fn count(&self, property: &str) -> u64 {
-        let reply = self.host.property(User::Stranger, CAPTURE_NAME, property).unwrap();
-        reply.trim_matches(|char: char| !char.is_ascii_digit()).rsplit(' ').next().unwrap().parse().unwrap()
+        count(self.host, property)
     }
 
     /// Waits until the counts of these add up.
@@ -65,6 +64,12 @@ impl<'host> Scene<'host> {
             properties.iter().map(|property| self.count(property)).sum::<u64>() == sum
         });
     }
+}
+
+/// A property that is a number.
+fn count(host: &Host, property: &str) -> u64 {
+    let reply = host.property(User::Stranger, CAPTURE_NAME, property).unwrap();
+    reply.trim_matches(|char: char| !char.is_ascii_digit()).rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 /// A frame for a different MAC address for each number.
@@ -151,6 +156,47 @@ fn believes_no_message_that_cannot_be_true() {
         assert!(line.contains("ERROR"), "{line}");
         assert!(!capture.log().all().iter().any(|line| line.starts_with("2026-01-01")), "a forged line");
     }
+}
+
+#[test]
+fn gives_invented_interfaces_one_budget() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    host.sh(&format!("mkdir /run/lies && cp {PROGRAMS}/wakevirt-capture /run/lies/"));
+    let encode = |message: &FromSniffer| message.encode(&mut [0; MAX_MESSAGE]).unwrap().to_vec();
+    let packet = |interface: u16| {
+        let [high, low] = interface.to_be_bytes();
+        let magic = MagicPacket::new(MacAddr::new([2, 0, 0, 0, high, low]), None).unwrap();
+        let carrier = Carrier::Ethernet { ethertype: Some(WAKE_ON_LAN), source: None };
+        let heard = Heard { magic, carrier, vlan: None };
+        encode(&FromSniffer::Packet(Sighting { heard, interface: 1000 + u32::from(interface) }))
+    };
+    let ready = encode(&FromSniffer::Ready { mode: Mode::Raw, landlock: true });
+    let messages: Vec<Vec<u8>> = [ready].into_iter().chain((0..200).map(packet)).collect();
+    let messages: Vec<String> =
+        messages.iter().map(|message| message.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
+    host.write(
+        "/run/lies/wakevirt-sniffer",
+        &format!(
+            "#!/usr/bin/python3\nimport socket\ns = socket.socket(fileno=0)\ns.recv(512)\n\
+             for message in {messages:?}: s.send(bytes.fromhex(message))\n\
+             while s.recv(512): pass\n"
+        ),
+    );
+    let script = host.path("/run/lies/wakevirt-sniffer");
+    std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = host.command("/run/lies/wakevirt-capture");
+    host.write("/run/lies/capture.toml", "limit = 5");
+    let arguments = ["--log-to", "stderr", "--config", "/run/lies/capture.toml"];
+    let mut capture = Process::start("capture", command.args(arguments));
+    host.wait_for_name(CAPTURE_NAME);
+    wait::until_true("all packets to be received", || count(&host, "Received") == 200);
+    // Five at once, and five for each second that it took.
+    let (announced, limited) = (count(&host, "Sequence"), count(&host, "Limited"));
+    assert_eq!(announced + limited, 200);
+    assert!((5..100).contains(&announced), "{announced} were announced");
+    capture.stop();
 }
 
 #[test]

@@ -45,6 +45,7 @@ async fn serve(connection: &Connection, shared: &Arc<Shared>) -> Result<(), bus:
     let departures = departures(connection).await?;
     // What was announced until now is for Replay: nobody can have subscribed to this owner yet.
     let announced = shared.ledger().sequence();
+    shared.ledger().published(announced, Instant::now());
     own(connection, CAPTURE_NAME).await?;
     tracing::info!("on the bus as {CAPTURE_NAME}");
     lifecycle::ready("hearing");
@@ -57,8 +58,8 @@ async fn serve(connection: &Connection, shared: &Arc<Shared>) -> Result<(), bus:
     Err(bus::Error::Closed)
 }
 
-/// Signals what the ledger announces. A bus that is slow makes it wait, and the ledger's rings are
-/// the queue: what they forget meanwhile is missing from the sequence.
+/// Signals what the ledger announces. A bus that is slow makes it wait, and the queue is the ledger's:
+/// what was not published yet makes no room for what comes later.
 async fn publish(emitter: &SignalEmitter<'_>, shared: &Shared, mut last: u64) -> zbus::Result<()> {
     let mut announced = shared.announced.subscribe();
     loop {
@@ -72,6 +73,7 @@ async fn publish(emitter: &SignalEmitter<'_>, shared: &Shared, mut last: u64) ->
             let details = details(&announcement, &epoch);
             Capture1::magic_packet(emitter, announcement.sequence, &mac, details).await?;
             last = announcement.sequence;
+            shared.ledger().published(last, Instant::now());
         }
         // The sender lives as long as `shared`.
         let _ = announced.changed().await;

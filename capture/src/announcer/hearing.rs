@@ -146,8 +146,12 @@ impl<'a> Hearing<'a> {
         }
     }
 
-    fn packet(&mut self, sighting: Sighting) {
+    fn packet(&mut self, mut sighting: Sighting) {
         let name = self.interfaces.names().get(&sighting.interface).map(Arc::clone);
+        if name.is_none() {
+            // It has gone, or a sniffer that was taken over has invented it.
+            sighting.interface = 0;
+        }
         let heard_on = match &name {
             Some(name) => self.settings.interfaces.include(name),
             None => self.settings.interfaces.include_everything(),

@@ -1,32 +1,39 @@
-//! What becomes of a magic packet that the sniffer heard: announced, a copy, or one too many.
+//! What becomes of a magic packet that the sniffer captured: announced, a copy, or one too many.
 //!
-//! Nothing here does I/O or asks for the time; the bus adapter and the sniffer's messages lie on
+//! Nothing here does I/O or asks for the time; the bus adapter and the sniffer's messages are on
 //! either side.
 
 use std::collections::BTreeSet;
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use wakevirt_protocol::budget::{Budgets, Micros};
 use wakevirt_protocol::{Carrier, Heard, MacAddr, Password, Sighting, Stamp};
 
 use super::interest::{Interests, TooMany};
-use super::limit::Bucket;
+use super::key::Key;
 use super::recent::Recent;
-use super::ring::{Announcement, Remembered, Ring};
+use super::ring::{Announcement, Entry, Remembered};
+use super::store::Store;
 
-/// Signals per second for each MAC address that somebody is interested in.
+/// Packets for MAC addresses of interest that wait to be published, at most.
 ///
-/// Several times what a person's repeated attempts come to; a sender's own repetitions are copies.
-pub const INTEREST_RATE: u32 = 10;
+/// The first packets for some thousand addresses on one interface have room at once. On a bus that
+/// works each waits for a moment; a bus that is away for long fills this.
+const QUEUE_OF_INTEREST: usize = 8192;
+
+/// Packets for other MAC addresses that wait to be published, at most.
+const QUEUE_OF_OTHERS: usize = 1024;
 
 /// What the configuration says about announcing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
     /// How long copies of a packet are not announced.
     pub deduplicate: Duration,
-    /// Packets that each of the two rings remembers.
+    /// Published packets that each of the two rings remembers.
     pub remember: usize,
-    /// Signals per second for MAC addresses that nobody is interested in, all together.
+    /// Signals per second and ingress interface for MAC addresses that nobody is interested in.
     pub limit: u32,
 }
 
@@ -43,7 +50,7 @@ pub enum Verdict {
     },
     /// It is a copy of one that was announced.
     Duplicate,
-    /// There were too many.
+    /// There were too many: on its interface, for its address, or for a bus that is away.
     Limited,
 }
 
@@ -76,11 +83,17 @@ pub struct Ledger {
     /// Random, so that subscribers notice a restart.
     epoch: String,
     sequence: u64,
+    /// The sequence up to which everything was published, or is left to `replay`.
+    published: u64,
+    /// Seeds what is compared by hash.
+    hasher: RandomState,
     recent: Recent,
     interests: Interests,
-    others: Bucket,
-    of_interest: Ring,
-    of_others: Ring,
+    budgets: Budgets<RandomState>,
+    /// When the first packet came: what the budgets count time from.
+    start: Option<Instant>,
+    of_interest: Store,
+    of_others: Store,
     ethernet: Fates,
     udp4: Fates,
     udp6: Fates,
@@ -94,11 +107,14 @@ impl Ledger {
             rules,
             epoch,
             sequence: 0,
+            published: 0,
+            hasher: RandomState::new(),
             recent: Recent::default(),
             interests: Interests::default(),
-            others: Bucket::default(),
-            of_interest: Ring::default(),
-            of_others: Ring::default(),
+            budgets: Budgets::default_size(RandomState::new()),
+            start: None,
+            of_interest: Store::new(QUEUE_OF_INTEREST),
+            of_others: Store::new(QUEUE_OF_OTHERS),
             ethernet: Fates::default(),
             udp4: Fates::default(),
             udp6: Fates::default(),
@@ -108,11 +124,15 @@ impl Ledger {
     /// Goes on with other rules.
     pub fn set_rules(&mut self, rules: Rules) {
         self.rules = rules;
-        self.of_interest.shrink(rules.remember);
-        self.of_others.shrink(rules.remember);
+        for store in [&mut self.of_interest, &mut self.of_others] {
+            store.shrink(rules.remember);
+        }
     }
 
-    /// Decides about one magic packet that was heard on the interface of this name.
+    /// Decides about one magic packet that came in on the interface of this name.
+    ///
+    /// The sniffer may invent interfaces, and each has budgets of its own: where the index is not one
+    /// that the kernel told, it has to be 0.
     pub fn hear(
         &mut self,
         sighting: Sighting,
@@ -122,27 +142,52 @@ impl Ledger {
     ) -> Verdict {
         let Sighting { heard, interface } = sighting;
         self.fates(&heard).received += 1;
-        if let Some(sequence) = self.recent.original(&heard, interface, self.rules.deduplicate, now) {
+        let key = Key::of(&heard, interface, &self.hasher);
+        let original = self.recent.original(key, &heard.carrier, self.rules.deduplicate, now);
+        if let Some(sequence) = original {
             self.fates(&heard).duplicates += 1;
             self.count_copy(sequence);
             return Verdict::Duplicate;
         }
-        let bucket = self.interests.bucket(heard.magic.target(), now);
-        let of_interest = bucket.is_some();
-        let within = match bucket {
-            Some(bucket) => bucket.take(INTEREST_RATE, now),
-            None => self.others.take(self.rules.limit, now),
-        };
-        if !within {
+        let of_interest = self.interests.include(key.target, now);
+        if !self.admit(&key, of_interest, now) {
             self.fates(&heard).limited += 1;
             return Verdict::Limited;
         }
         self.sequence += 1;
-        self.recent.announced(&heard, interface, self.sequence, now);
+        self.recent.announced(key, &heard.carrier, self.sequence, now);
         let announcement = Arc::new(Announcement { sequence: self.sequence, heard, interface: name, stamp });
-        let ring = if of_interest { &mut self.of_interest } else { &mut self.of_others };
-        ring.push(Arc::clone(&announcement), self.rules.remember);
+        let remembered = Remembered { announcement: Arc::clone(&announcement), copies: 1 };
+        let store = if of_interest { &mut self.of_interest } else { &mut self.of_others };
+        store.push(Entry { remembered, key }, now);
         Verdict::Announce { announcement, of_interest }
+    }
+
+    /// Whether one more of these may be announced. What finds no room uses up no budget.
+    fn admit(&mut self, key: &Key, of_interest: bool, now: Instant) -> bool {
+        let at = self.since_start(now);
+        let store = if of_interest { &mut self.of_interest } else { &mut self.of_others };
+        store.settle(self.published, self.rules.remember, now);
+        store.has_room(key)
+            && if of_interest {
+                self.budgets.admit_known(key.interface, key.target, at)
+            } else {
+                self.budgets.admit_stranger(key.interface, self.rules.limit, at)
+            }
+    }
+
+    fn since_start(&mut self, now: Instant) -> Micros {
+        let start = *self.start.get_or_insert(now);
+        u64::try_from(now.saturating_duration_since(start).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Everything up to this sequence was published, or is left to [`Self::replay`]: from now on the
+    /// rings may forget it.
+    pub fn published(&mut self, sequence: u64, now: Instant) {
+        self.published = self.published.max(sequence);
+        for store in [&mut self.of_interest, &mut self.of_others] {
+            store.settle(self.published, self.rules.remember, now);
+        }
     }
 
     /// The remembered packets that a subscriber has not seen, oldest first, and whether there were
@@ -151,8 +196,8 @@ impl Ledger {
     pub fn replay(&self, epoch: &str, after: u64) -> (bool, Vec<Remembered>) {
         let after = if epoch == self.epoch { after } else { 0 };
         let lost = self.of_interest.lost_after(after) || self.of_others.lost_after(after);
-        let rings = self.of_interest.after(after).chain(self.of_others.after(after));
-        let mut packets: Vec<Remembered> = rings.cloned().collect();
+        let kept = self.of_interest.after(after).chain(self.of_others.after(after));
+        let mut packets: Vec<Remembered> = kept.map(|entry| entry.remembered.clone()).collect();
         packets.sort_unstable_by_key(|packet| packet.announcement.sequence);
         (lost, packets)
     }
@@ -164,8 +209,8 @@ impl Ledger {
         if epoch != self.epoch {
             return None;
         }
-        let packet = self.of_interest.get_mut(sequence).or_else(|| self.of_others.get_mut(sequence))?;
-        Some(packet.announcement.heard.magic.password().cloned())
+        let entry = self.of_interest.get_mut(sequence).or_else(|| self.of_others.get_mut(sequence))?;
+        Some(entry.remembered.announcement.heard.magic.password().cloned())
     }
 
     /// Replaces what a caller is interested in.
@@ -222,9 +267,9 @@ impl Ledger {
     }
 
     fn count_copy(&mut self, sequence: u64) {
-        let packet = self.of_interest.get_mut(sequence).or_else(|| self.of_others.get_mut(sequence));
-        if let Some(packet) = packet {
-            packet.copies = packet.copies.saturating_add(1);
+        let entry = self.of_interest.get_mut(sequence).or_else(|| self.of_others.get_mut(sequence));
+        if let Some(Entry { remembered, .. }) = entry {
+            remembered.copies = remembered.copies.saturating_add(1);
         }
     }
 }

@@ -10,12 +10,14 @@ mod handed_over;
 mod hearing;
 mod interest;
 mod interfaces;
+mod key;
 mod ledger;
-mod limit;
 pub mod pattern;
+mod queue;
 mod recent;
 pub mod ring;
 mod shared;
+mod store;
 mod udp;
 
 use std::io;

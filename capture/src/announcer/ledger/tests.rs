@@ -6,9 +6,10 @@ use super::*;
 
 const STAMP: Stamp = Stamp { timestamp: 1, boottime: Some(2) };
 
+const RULES: Rules = Rules { deduplicate: Duration::from_secs(2), remember: 4, limit: 5 };
+
 fn ledger() -> Ledger {
-    let rules = Rules { deduplicate: Duration::from_secs(2), remember: 4, limit: 5 };
-    Ledger::new(rules, "epoch".to_owned())
+    Ledger::new(RULES, "epoch".to_owned())
 }
 
 fn mac(n: u8) -> MacAddr {
@@ -20,6 +21,12 @@ fn frame(target: u8, password: Option<&[u8]>, source: u8, interface: u32) -> Sig
     let magic = MagicPacket::new(mac(target), password).unwrap();
     let carrier = Carrier::Ethernet { ethertype: Some(0x0842), source: Some(mac(source)) };
     Sighting { heard: Heard { magic, carrier, vlan: None }, interface }
+}
+
+fn tagged(target: u8, vlan: u16) -> Sighting {
+    let mut sighting = frame(target, None, 9, 1);
+    sighting.heard.vlan = Some(vlan.try_into().unwrap());
+    sighting
 }
 
 fn datagram(target: u8, source: u8, source_mac: Option<MacAddr>) -> Sighting {
@@ -42,19 +49,27 @@ fn announced(ledger: &mut Ledger, sighting: Sighting, now: Instant) -> Option<u6
     }
 }
 
+/// Publishes everything that was announced.
+fn publish(ledger: &mut Ledger, now: Instant) {
+    ledger.published(ledger.sequence(), now);
+}
+
 fn sequences(packets: &[Remembered]) -> Vec<u64> {
     packets.iter().map(|packet| packet.announcement.sequence).collect()
 }
 
 #[test]
-fn announces_once_for_each_target_password_interface_and_source() {
+fn announces_once_for_each_target_password_interface_vlan_and_source() {
     let (mut ledger, now) = (ledger(), Instant::now());
+    ledger.set_rules(Rules { limit: 100, ..RULES });
     let different = [
         frame(1, None, 9, 1),
         frame(2, None, 9, 1),
         frame(1, Some(b"four"), 9, 1),
         frame(1, None, 8, 1),
         frame(1, None, 9, 2),
+        tagged(1, 10),
+        tagged(1, 20),
     ];
     for sighting in &different {
         assert!(announced(&mut ledger, sighting.clone(), now).is_some(), "{sighting:?}");
@@ -62,7 +77,7 @@ fn announces_once_for_each_target_password_interface_and_source() {
     for sighting in different {
         assert_eq!(ledger.hear(sighting, None, STAMP, now), Verdict::Duplicate);
     }
-    assert_eq!(ledger.fates_of(Transport::Ethernet), Fates { received: 10, duplicates: 5, limited: 0 });
+    assert_eq!(ledger.fates_of(Transport::Ethernet), Fates { received: 14, duplicates: 7, limited: 0 });
 }
 
 #[test]
@@ -90,15 +105,91 @@ fn announces_a_sender_that_never_stops_once_in_each_window() {
 fn limits_strangers_together_and_each_address_of_interest_by_itself() {
     let (mut ledger, now) = (ledger(), Instant::now());
     ledger.set_interest(":1.1", BTreeSet::from([mac(1), mac(2)]), now).unwrap();
-    let flood = |ledger: &mut Ledger, target| {
-        (0..100).filter(|source| announced(ledger, frame(target, None, *source, 1), now).is_some()).count()
+    let mut flood = |target, interface| {
+        let packets = (0..100).map(|source| frame(target, None, source, interface));
+        packets.filter(|packet| announced(&mut ledger, packet.clone(), now).is_some()).count()
     };
-    let strangers: usize = (100..110).map(|target| flood(&mut ledger, target)).sum();
-    assert_eq!(strangers, 5);
-    for target in [1, 2] {
-        assert_eq!(flood(&mut ledger, target), 10);
+    for interface in [1, 2] {
+        let strangers: usize = (100..110).map(|target| flood(target, interface)).sum();
+        assert_eq!(strangers, 5);
+        for target in [1, 2] {
+            // Eight of the sixteen that may wait to be published for one address.
+            assert_eq!(flood(target, interface), if interface == 1 { 8 } else { 4 });
+        }
     }
-    assert_eq!(ledger.fates_of(Transport::Ethernet).limited, 1200 - 25);
+    assert_eq!(ledger.fates_of(Transport::Ethernet).limited, 2400 - 10 - 24);
+}
+
+#[test]
+fn a_flood_on_one_interface_leaves_the_same_address_on_another_alone() {
+    let (mut ledger, start) = (ledger(), Instant::now());
+    ledger.set_interest(":1.1", BTreeSet::from([mac(1)]), start).unwrap();
+    let mut good = 0;
+    for n in 0..1000_u32 {
+        // Fifty a second, each as from another sender and with another password.
+        let now = start + Duration::from_millis(20) * n;
+        let source = u8::try_from(n % 250).unwrap();
+        let _ = ledger.hear(frame(1, Some(&n.to_be_bytes()), source, 2), None, STAMP, now);
+        if n.is_multiple_of(50) {
+            let sequence = announced(&mut ledger, frame(1, Some(b"secret"), source, 1), now).unwrap();
+            assert_eq!(ledger.password("epoch", sequence), Some(Some(Password::Six(*b"secret"))));
+            good += 1;
+        }
+        publish(&mut ledger, now);
+    }
+    assert_eq!(good, 20);
+    // The first one, and ten a second.
+    let flooded = ledger.sequence() - good;
+    assert!((200..=212).contains(&flooded), "{flooded}");
+    // What came in on the other interface was not forgotten for the flood.
+    let (_, packets) = ledger.replay("epoch", 0);
+    let kept = packets
+        .iter()
+        .filter(|packet| packet.announcement.heard.magic.password() == Some(&Password::Six(*b"secret")));
+    assert_eq!((packets.len(), kept.count()), (4, 2));
+}
+
+#[test]
+fn what_was_not_published_makes_no_room() {
+    let (mut ledger, start) = (ledger(), Instant::now());
+    let addresses = (1..=200).map(mac).collect();
+    ledger.set_interest(":1.1", addresses, start).unwrap();
+    ledger.set_rules(Rules { deduplicate: Duration::ZERO, ..RULES });
+    let good = announced(&mut ledger, frame(1, Some(b"secret"), 9, 1), start).unwrap();
+    // The bus is away, and somebody floods every address on the same interface.
+    for n in 0..200_000_u32 {
+        let now = start + Duration::from_millis(1) * n;
+        let target = u8::try_from(1 + n % 200).unwrap();
+        let _ = ledger.hear(frame(target, Some(&n.to_be_bytes()), 8, 1), None, STAMP, now);
+    }
+    let now = start + Duration::from_secs(200);
+    let (lost, packets) = ledger.replay("epoch", 0);
+    assert!(!lost && packets.len() <= QUEUE_OF_INTEREST, "{}", packets.len());
+    assert_eq!(packets.first().unwrap().announcement.sequence, good);
+    for target in 1..=200 {
+        let of_it = |packet: &&Remembered| packet.announcement.heard.magic.target() == mac(target);
+        assert_eq!(packets.iter().filter(of_it).count(), 8, "of {target}");
+    }
+    // On another interface there is room.
+    assert!(announced(&mut ledger, frame(1, Some(b"secret"), 9, 2), now).is_some());
+    assert_eq!(ledger.fates_of(Transport::Ethernet).received, 200_002);
+
+    // After ten minutes nobody can rely on it any more: what is new is worth more.
+    let now = now + Duration::from_secs(601);
+    assert!(announced(&mut ledger, frame(1, None, 9, 1), now).is_some());
+    assert!(ledger.replay("epoch", 0).0);
+}
+
+#[test]
+fn what_finds_no_room_uses_up_no_budget() {
+    let (mut ledger, now) = (ledger(), Instant::now());
+    ledger.set_interest(":1.1", BTreeSet::from([mac(1)]), now).unwrap();
+    let send = |ledger: &mut Ledger, sources: std::ops::Range<u8>| {
+        sources.filter(|source| announced(ledger, frame(1, None, *source, 1), now).is_some()).count()
+    };
+    assert_eq!(send(&mut ledger, 0..100), 8);
+    publish(&mut ledger, now);
+    assert_eq!(send(&mut ledger, 100..200), 3);
 }
 
 #[test]
@@ -117,6 +208,7 @@ fn replays_both_rings_in_order_and_says_what_is_lost() {
     ledger.set_interest(":1.1", BTreeSet::from([mac(1)]), now).unwrap();
     for (target, source) in [(1, 1), (100, 1), (1, 2), (100, 2), (1, 3)] {
         assert!(announced(&mut ledger, frame(target, None, source, 1), now).is_some());
+        publish(&mut ledger, now);
     }
     let (lost, packets) = ledger.replay("epoch", 0);
     assert_eq!((lost, sequences(&packets)), (false, vec![1, 2, 3, 4, 5]));
@@ -125,10 +217,12 @@ fn replays_both_rings_in_order_and_says_what_is_lost() {
     let (_, packets) = ledger.replay("another epoch", 3);
     assert_eq!(packets.len(), 5);
 
-    // Two more of interest push out sequence 1, and strangers' packets stay.
+    // Two more of interest push out sequence 1 when they are published, and strangers' packets stay.
     for source in [4, 5] {
         assert!(announced(&mut ledger, frame(1, None, source, 1), now).is_some());
     }
+    assert_eq!(ledger.replay("epoch", 0).1.len(), 7);
+    publish(&mut ledger, now);
     let (lost, packets) = ledger.replay("epoch", 0);
     assert_eq!((lost, sequences(&packets)), (true, vec![2, 3, 4, 5, 6, 7]));
     assert!(!ledger.replay("epoch", 1).0);
@@ -143,7 +237,8 @@ fn gives_a_password_until_its_packet_is_forgotten() {
     assert_eq!(ledger.password("epoch", without), Some(None));
     assert_eq!(ledger.password("another epoch", with), None);
     assert_eq!(ledger.password("epoch", 99), None);
-    ledger.set_rules(Rules { deduplicate: Duration::from_secs(2), remember: 1, limit: 5 });
+    publish(&mut ledger, now);
+    ledger.set_rules(Rules { remember: 1, ..RULES });
     assert_eq!(ledger.password("epoch", with), None);
     assert_eq!(ledger.password("epoch", without), Some(None));
 }
@@ -151,9 +246,11 @@ fn gives_a_password_until_its_packet_is_forgotten() {
 #[test]
 fn goes_on_when_nothing_is_to_be_remembered() {
     let (mut ledger, now) = (ledger(), Instant::now());
-    ledger.set_rules(Rules { deduplicate: Duration::ZERO, remember: 0, limit: 5 });
+    ledger.set_rules(Rules { deduplicate: Duration::ZERO, remember: 0, ..RULES });
     assert_eq!(announced(&mut ledger, frame(1, None, 1, 1), now), Some(1));
     assert_eq!(announced(&mut ledger, frame(1, None, 1, 1), now), Some(2));
+    assert_eq!(ledger.replay("epoch", 0).1.len(), 2);
+    publish(&mut ledger, now);
     assert!(ledger.replay("epoch", 0).1.is_empty());
     assert!(ledger.replay("epoch", 0).0);
 }

@@ -1,0 +1,178 @@
+//! Floods of magic packets, on real interfaces: which true packets are announced beside them.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop where it stands")]
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use wakevirt_protocol::bus::CAPTURE_NAME;
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::{Daemon, StartedBy};
+use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic};
+use wakevirt_tests::host::{Host, User, succeed};
+use wakevirt_tests::net::{FAR_END, Peer};
+use wakevirt_tests::process::Process;
+use wakevirt_tests::{privileged, wait};
+
+/// A few of these at once always fit between the sniffer and the announcer, however busy the machine is.
+const BURST: u16 = 100;
+
+/// A host on which capture runs and somebody listens.
+struct Scene<'host> {
+    host: &'host Host,
+    bus: Bus<'host>,
+    capture: Daemon,
+    monitor: Process,
+    sent: u64,
+}
+
+impl<'host> Scene<'host> {
+    fn new(host: &'host Host, of_interest: &[String]) -> Self {
+        let bus = Bus::start(host, Kind::DbusDaemon);
+        let mut capture = Daemon::capture(host).started_by(StartedBy::Manager).start();
+        capture.wait_until_ready();
+        host.wait_for_name(CAPTURE_NAME);
+        let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+        // Whoever names an interest keeps it for a while after leaving.
+        let bytes =
+            |mac: &String| format!("[{}]", bytes_of(mac).map(|byte| format!("byte {byte}")).join(", "));
+        let interest: Vec<String> = of_interest.iter().map(bytes).collect();
+        host.call(User::Listener, CAPTURE_NAME, "SetInterest", &[&format!("[{}]", interest.join(", "))])
+            .unwrap();
+        Self { host, bus, capture, monitor, sent: 0 }
+    }
+
+    /// A counter of capture's.
+    fn count(&self, property: &str) -> u64 {
+        let reply = self.host.property(User::Stranger, CAPTURE_NAME, property).unwrap();
+        reply.trim_matches(|char: char| !char.is_ascii_digit()).rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Sends all frames at once from the other end of a cable, and waits until they were captured.
+    fn burst(&mut self, from: &Peer<'_>, frames: &[Vec<u8>]) {
+        let script = "import socket, sys\n\
+                      wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n\
+                      wire.bind((sys.argv[1], 0))\n\
+                      for frame in sys.argv[2:]: wire.send(bytes.fromhex(frame))";
+        let mut command = from.command("python3");
+        succeed(command.args(["-c", script, FAR_END]).args(frames.iter().map(|frame| hex(frame))));
+        self.sent += frames.len() as u64;
+    }
+
+    /// Sends all payloads at once to port 9 of the loopback address, as a user without rights.
+    fn to_loopback(&mut self, payloads: &[Vec<u8>]) {
+        let script = "import socket, sys\n\
+                      udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                      for payload in sys.argv[1:]: udp.sendto(bytes.fromhex(payload), ('127.0.0.1', 9))";
+        let mut command: Command = self.host.command_as(User::Stranger, "python3");
+        succeed(command.args(["-c", script]).args(payloads.iter().map(|payload| hex(payload))));
+        self.sent += payloads.len() as u64;
+    }
+
+    fn wait_until_captured(&self) {
+        wait::until_true("all that was sent to be captured", || self.count("Received") >= self.sent);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn address(number: u16) -> String {
+    let [high, low] = number.to_be_bytes();
+    format!("52:54:00:00:{high:02x}:{low:02x}")
+}
+
+/// A magic packet for the address, with a password, as from a sender of this number.
+fn frame(mac: &str, password: &[u8], sender: u32) -> Vec<u8> {
+    let [a, b, c, d] = sender.to_be_bytes();
+    ethernet(BROADCAST, [2, 0, a, b, c, d], WAKE_ON_LAN, &magic(mac, password))
+}
+
+#[test]
+fn on_another_interface_hold_back_no_true_packet() {
+    privileged!();
+    let host = Host::new();
+    let (lan, guest) = (host.veth("lan0"), host.veth("guest0"));
+    let mac = address(1);
+    let mut scene = Scene::new(&host, std::slice::from_ref(&mac));
+    let mut wire = lan.injector();
+    for round in 0..20_u32 {
+        // Each time more than a budget holds, each packet with another password.
+        let wrong = |n: u32| (round * 1000 + n).to_be_bytes();
+        let frames: Vec<_> = (0..25).map(|n| frame(&mac, &wrong(n), n)).collect();
+        scene.burst(&guest, &frames);
+        let datagrams: Vec<_> = (25..50).map(|n| magic(&mac, &wrong(n))).collect();
+        scene.to_loopback(&datagrams);
+        let right = format!("good{round:02}");
+        wire.send(&frame(&mac, right.as_bytes(), 1));
+        let signal = scene.monitor.log().wait_for_nth("'lan0'", round as usize + 1);
+        let (_, sequence) = signal.split_once("(uint64 ").unwrap();
+        let (sequence, _) = sequence.split_once(',').unwrap();
+        let epoch = host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap();
+        let epoch = epoch.trim_start_matches("(<").trim_end_matches(">,)");
+        let password = host.call(User::Listener, CAPTURE_NAME, "GetSecureOn", &[epoch, sequence]).unwrap();
+        let expected: Vec<String> = right.bytes().map(|byte| format!("0x{byte:02x}")).collect();
+        assert_eq!(password, format!("([byte {}],)", expected.join(", ")));
+        // The true sender's own budget is ten a second as well.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let limited = scene.count("Limited");
+    assert!(limited >= 200, "{limited} of 1,000 were held back: that was no flood");
+    for flooded in ["'guest0'", "'lo'"] {
+        assert!(scene.monitor.log().count(flooded) > 0, "nothing was announced on {flooded}");
+    }
+    scene.capture.stop();
+}
+
+#[test]
+fn for_other_domains_hold_back_no_single_packet() {
+    privileged!();
+    let host = Host::new();
+    let lan = host.veth("lan0");
+    let addresses: Vec<String> = (0..1000).map(address).collect();
+    let mut scene = Scene::new(&host, &addresses);
+    let start = Instant::now();
+    for round in 0..20_u16 {
+        // A tenth of the addresses is flooded, and each true packet comes once, in the middle.
+        let flood = |n: u16| frame(&address((round * BURST + n) % 100), &[], u32::from(round * BURST + n));
+        let mut frames: Vec<_> = (0..BURST).map(flood).collect();
+        frames.insert(usize::from(BURST / 2), frame(&address(900 + round), &[], 1));
+        scene.burst(&lan, &frames);
+        scene.wait_until_captured();
+    }
+    for round in 0..20 {
+        let _ = scene.monitor.log().wait_for(&format!("'{}'", address(900 + round)));
+    }
+    let (limited, announced) = (scene.count("Limited"), scene.count("Sequence"));
+    assert_eq!(limited + announced, scene.sent);
+    // A hundred a second in all, beyond the first for each address in ten seconds.
+    let seconds = start.elapsed().as_secs() + 1;
+    assert!(announced <= 20 + 100 * (1 + seconds / 10) + 100 * (1 + seconds), "{announced} in {seconds} s");
+    scene.capture.stop();
+}
+
+#[test]
+fn while_the_bus_is_away_push_nothing_out() {
+    privileged!();
+    let host = Host::new();
+    let (lan, guest) = (host.veth("lan0"), host.veth("guest0"));
+    let addresses: Vec<String> = (0..300).map(address).collect();
+    let mut scene = Scene::new(&host, &addresses);
+    scene.bus.kill();
+    let _ = scene.capture.log().wait_for("the connection to the bus is lost");
+    lan.send(&frame(&address(7), b"before", 1));
+    for round in 0..10_u16 {
+        let flood = |n: u16| frame(&address((round * BURST + n) % 300), &[], u32::from(round * BURST + n));
+        scene.burst(&guest, &(0..BURST).map(flood).collect::<Vec<_>>());
+    }
+    lan.send(&frame(&address(7), b"after!", 1));
+    scene.sent += 2;
+    scene.bus.start_again();
+    host.wait_for_name(CAPTURE_NAME);
+    scene.wait_until_captured();
+    // More was announced than the ring remembers; what came in elsewhere was not forgotten for it.
+    assert!(scene.count("Sequence") > 256);
+    let replay = host.call(User::Listener, CAPTURE_NAME, "Replay", &["''", "uint64 0"]).unwrap();
+    assert_eq!(replay.matches("'lan0'").count(), 2, "{replay}");
+    scene.capture.stop();
+}
