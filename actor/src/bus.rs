@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{self as names, ACTOR_NAME, ACTOR_PATH, Error, PacketDetails};
-use wakevirt_service::bus::{self, own};
+use wakevirt_service::bus::{self, Calls, Limits, own, trusted};
 use wakevirt_service::lifecycle;
 use wakevirt_service::logs::quoted;
 use zbus::message::Header;
@@ -26,6 +26,8 @@ type Dict = HashMap<&'static str, Variant<'static>>;
 
 /// How long a caller waits for the end of a wake: callers give up after 25 s.
 const PATIENCE: Duration = Duration::from_secs(18);
+/// The longest call, in bytes.
+const LONGEST_CALL: usize = 64 * 1024;
 /// libvirt names files after domains: NAME_MAX, limits.h(0p).
 const LONGEST_NAME: usize = 255;
 /// What a caller is told whose wake has not ended by then; `WakeFinished` tells its end.
@@ -49,13 +51,24 @@ pub struct Actor1 {
     pub gate: Gate,
 }
 
+/// What the actor takes at once. A domain's name is the longest thing that is said in a call.
+pub fn calls() -> Calls {
+    let slow = &["Wake", "WakeDomain", "Reload"];
+    Calls::new(Limits {
+        longest: LONGEST_CALL,
+        slow,
+        large: &["ListDomains", "History"],
+        trusted: trusted(&[]),
+    })
+}
+
 /// Serves the interface, and emits its signals, until the connection is lost.
 ///
 /// # Errors
 /// When the connection is lost, or the bus does not give the name.
 pub async fn serve(
     connection: &Connection,
-    interface: &Actor1,
+    interface: Actor1,
     mut finished: broadcast::Receiver<Arc<Finished>>,
     mut caught_up: watch::Receiver<bool>,
 ) -> Result<(), bus::Error> {
@@ -223,14 +236,9 @@ impl Actor1 {
 impl Actor1 {
     /// Wakes the domain that owns this MAC address; returns the outcome.
     #[zbus(out_args("outcome"))]
-    async fn wake(
-        &self,
-        mac: &str,
-        #[zbus(connection)] connection: &Connection,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<String, Error> {
+    async fn wake(&self, mac: &str, #[zbus(header)] header: Header<'_>) -> Result<String, Error> {
         let target = Target::Mac(address(mac)?);
-        let caller = self.gate.admit(connection, &header, Action::Wake(&target)).await?;
+        let caller = self.gate.admit(&header, Action::Wake(&target)).await?;
         self.wake_target(target, caller).await
     }
 
@@ -239,11 +247,10 @@ impl Actor1 {
     async fn wake_domain(
         &self,
         name_or_uuid: &str,
-        #[zbus(connection)] connection: &Connection,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<String, Error> {
         let target = Target::Domain(domain(name_or_uuid)?);
-        let caller = self.gate.admit(connection, &header, Action::Wake(&target)).await?;
+        let caller = self.gate.admit(&header, Action::Wake(&target)).await?;
         self.wake_target(target, caller).await
     }
 
@@ -263,12 +270,8 @@ impl Actor1 {
     }
 
     /// Reads the configuration again.
-    async fn reload(
-        &self,
-        #[zbus(connection)] connection: &Connection,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<(), Error> {
-        let caller = self.gate.admit(connection, &header, Action::Reload).await?;
+    async fn reload(&self, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
+        let caller = self.gate.admit(&header, Action::Reload).await?;
         tracing::info!(
             caller = caller.user,
             authority = %caller.by.as_str(),

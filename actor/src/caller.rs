@@ -87,6 +87,8 @@ impl fmt::Display for Caller {
 #[derive(Debug, Clone)]
 pub struct Gate {
     owner: Option<u32>,
+    /// `None` before there is a bus.
+    bus: Option<Connection>,
     questions: Questions,
     /// Lines about a polkit that does not work.
     faults: Arc<Mutex<Quota>>,
@@ -97,7 +99,14 @@ impl Gate {
     #[must_use]
     pub fn new(owner: Option<u32>) -> Self {
         let faults = Quota::new(3, Duration::from_secs(60));
-        Self { owner, questions: Questions::default(), faults: Arc::new(Mutex::new(faults)) }
+        Self { owner, bus: None, questions: Questions::default(), faults: Arc::new(Mutex::new(faults)) }
+    }
+
+    /// This gate, which asks the bus and polkit about callers on this connection. It is not the one on which
+    /// they call: there the answers would come behind the calls.
+    #[must_use]
+    pub fn asking(&self, bus: &Connection) -> Self {
+        Self { bus: Some(bus.clone()), ..self.clone() }
     }
 
     /// Makes sure that the caller may have this done. That can take minutes, where the caller lets polkit
@@ -106,12 +115,8 @@ impl Gate {
     /// # Errors
     /// [`Error::NotAuthorized`] and [`Error::LimitExceeded`] say what to do. What cannot be found out is a
     /// refusal.
-    pub async fn admit(
-        &self,
-        connection: &Connection,
-        header: &Header<'_>,
-        action: Action<'_>,
-    ) -> Result<Caller, Error> {
+    pub async fn admit(&self, header: &Header<'_>, action: Action<'_>) -> Result<Caller, Error> {
+        let connection = self.bus.as_ref().ok_or_else(|| refusal(action))?;
         let credentials = credentials(connection, header).await.ok_or_else(|| refusal(action))?;
         let user = credentials.unix_user_id().ok_or_else(|| refusal(action))?;
         let by = if user == ROOT || self.owner == Some(user) {

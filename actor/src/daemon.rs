@@ -60,10 +60,19 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     drop(updates);
 
     let owner = (options.common.bus != Address::System).then(|| nix::unistd::geteuid().as_raw());
-    let interface = Actor1 { requests: requests.clone(), reloads, status, gate: Gate::new(owner) };
+    let gate = Gate::new(owner);
     let (caught_up, is_caught_up) = watch::channel(false);
+    let calls = bus::calls();
+    // Calls come on a connection of their own: what they ask for, and packets, come on the other one, and
+    // wait behind no call.
     let serve = async |bus: &Connection| {
-        bus::serve(bus, &interface, finished.subscribe(), is_caught_up.clone()).await
+        let called = options.common.bus.connect(Some(&calls)).await?;
+        let (requests, reloads, status) = (requests.clone(), reloads.clone(), status.clone());
+        let interface = Actor1 { requests, reloads, status, gate: gate.asking(bus) };
+        tokio::select! {
+            served = bus::serve(&called, interface, finished.subscribe(), is_caught_up.clone()) => served,
+            () = calls.look_up_users(bus) => Ok(()),
+        }
     };
     let hear =
         async |bus: &Connection| hear(bus, &packets, macs.clone(), &fetches_out, &caught_up, &merge).await;
@@ -73,9 +82,9 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
         let (bus, capture_bus) = (&options.common.bus, &options.capture_bus);
         if bus == capture_bus {
             let both = async |bus: &Connection| tokio::try_join!(serve(bus), hear(bus)).map(drop);
-            keep(bus, both, away).await
+            keep(bus, None, both, away).await
         } else {
-            tokio::try_join!(keep(bus, serve, away), keep(capture_bus, hear, away)).map(drop)
+            tokio::try_join!(keep(bus, None, serve, away), keep(capture_bus, None, hear, away)).map(drop)
         }
     };
     tokio::select! {

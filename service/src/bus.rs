@@ -1,24 +1,23 @@
 //! The message bus: which one, a name on it, and how long to wait before trying again.
 
 mod backoff;
+mod calls;
 mod keep;
+mod transport;
 
 use core::fmt;
 use core::str::FromStr;
-use std::time::Duration;
 
 use zbus::Connection;
-use zbus::connection::Builder;
+use zbus::address::transport::Transport;
 use zbus::fdo::{self, DBusProxy, RequestNameFlags, RequestNameReply};
 use zbus::names::BusName;
 
 pub use backoff::Backoff;
+pub use calls::{Calls, Limits, trusted};
 pub use keep::keep;
 
 use crate::logs::quoted;
-
-/// How long a method call may take: what libdbus and GDBus allow, too.
-const METHOD_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Which bus.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,18 +29,6 @@ pub enum Address {
     Session,
     /// The bus at this address.
     At(zbus::Address),
-}
-
-impl Address {
-    /// A connection to this bus, to be built: calls on it end after 25 s.
-    pub fn builder(&self) -> Builder<'static> {
-        let builder = match self {
-            Self::System => Builder::system(),
-            Self::Session => Builder::session(),
-            Self::At(address) => Builder::address(address.clone()),
-        };
-        builder.method_timeout(METHOD_TIMEOUT)
-    }
 }
 
 impl Address {
@@ -63,7 +50,10 @@ impl FromStr for Address {
             "session" => Ok(Self::Session),
             // A semicolon parts the addresses of a list; zbus would take it for part of a path.
             list if list.contains(';') => Err(Error::List(list.to_owned())),
-            address => address.parse().map(Self::At).map_err(|_| Error::Address(address.to_owned())),
+            text => match text.parse::<zbus::Address>() {
+                Ok(address) if matches!(address.transport(), Transport::Unix(_)) => Ok(Self::At(address)),
+                _ => Err(Error::Address(text.to_owned())),
+            },
         }
     }
 }

@@ -10,7 +10,7 @@ use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{CAPTURE_NAME, CAPTURE_PATH, Error as Refusal, dict};
 use wakevirt_protocol::details::Detail;
 use wakevirt_protocol::sniffer::Mode;
-use wakevirt_service::bus::{self, Address, own};
+use wakevirt_service::bus::{self, Address, Calls, Limits, own, trusted};
 use wakevirt_service::lifecycle;
 use zbus::message::{Header, Type};
 use zbus::object_server::SignalEmitter;
@@ -24,6 +24,11 @@ use super::shared::Shared;
 /// A body of type `a{sv}`.
 type Dict = HashMap<&'static str, Variant<'static>>;
 
+/// The longest call, in bytes: `SetInterest` with the addresses of all domains that can be told.
+const LONGEST_CALL: usize = 2 * 1024 * 1024;
+/// Whose questions others' calls do not keep from an answer, besides root.
+const ACTOR: &str = "wakevirt-actor";
+
 /// Keeps the service on the bus.
 ///
 /// # Errors
@@ -34,11 +39,14 @@ pub async fn keep(address: &Address, shared: &Arc<Shared>) -> Result<(), Error> 
         // Ready all the same: it hears, and remembers.
         lifecycle::ready("hearing; waiting for the bus");
     };
-    bus::keep(address, async |connection| serve(connection, shared).await, away).await.map_err(Error::from)
+    let limits = Limits { longest: LONGEST_CALL, slow: &[], large: &["Replay"], trusted: trusted(&[ACTOR]) };
+    let calls = Calls::new(limits);
+    let job = async |connection: &Connection| serve(connection, &calls, shared).await;
+    bus::keep(address, Some(&calls), job, away).await.map_err(Error::from)
 }
 
 /// Serves until the connection is lost.
-async fn serve(connection: &Connection, shared: &Arc<Shared>) -> Result<(), bus::Error> {
+async fn serve(connection: &Connection, calls: &Calls, shared: &Arc<Shared>) -> Result<(), bus::Error> {
     let service = Capture1 { shared: Arc::clone(shared) };
     connection.object_server().at(CAPTURE_PATH, service).await?;
     let emitter = SignalEmitter::new(connection, CAPTURE_PATH)?;
@@ -51,6 +59,7 @@ async fn serve(connection: &Connection, shared: &Arc<Shared>) -> Result<(), bus:
     lifecycle::ready("hearing");
     tokio::select! {
         () = connection.closed() => {}
+        () = calls.look_up_users(connection) => {}
         Err(_) = publish(&emitter, shared, announced) => {}
         Err(_) = tell_interfaces(&emitter, shared) => {}
         () = watch(departures, shared) => {}

@@ -4,20 +4,21 @@ use std::time::{Duration, Instant};
 
 use zbus::Connection;
 
-use super::{Address, Backoff, Error};
+use super::{Address, Backoff, Calls, Error};
 use crate::logs::quoted;
 
 /// A connection that lasted this long was a good one: the next attempt need not wait long.
 const LASTING: Duration = Duration::from_secs(10);
 
 /// Connects to the bus and does the job there; does both again whenever the connection is lost, and
-/// calls `away` before. It ends when the job does.
+/// calls `away` before. It ends when the job does. The connection takes calls as `calls` admits them, or none.
 ///
 /// # Errors
 /// If the bus refuses a name: another instance runs, or the bus policy is missing. Trying again would
 /// not help.
 pub async fn keep(
     address: &Address,
+    calls: Option<&Calls>,
     job: impl AsyncFn(&Connection) -> Result<(), Error>,
     away: impl Fn(),
 ) -> Result<(), Error> {
@@ -25,7 +26,7 @@ pub async fn keep(
     let mut told = false;
     loop {
         let since = Instant::now();
-        let result = match address.builder().build().await {
+        let result = match address.connect(calls).await {
             Ok(connection) => {
                 told = false;
                 job(&connection).await

@@ -40,7 +40,7 @@ impl Bus {
     }
 
     async fn connect(&self) -> Connection {
-        self.address.builder().build().await.unwrap()
+        self.address.connect(None).await.unwrap()
     }
 }
 

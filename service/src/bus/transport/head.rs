@@ -1,0 +1,156 @@
+//! The head of a D-Bus message, as far as admission needs it: "Message Protocol" in the D-Bus
+//! Specification. Nothing is read beyond the end, and no length is believed before it is checked.
+
+/// The bytes before the array of header fields.
+pub(super) const FIXED: usize = 16;
+/// The longest message that the specification allows: 128 MiB.
+const LONGEST: usize = 1 << 27;
+
+const PATH_LIKE: [u8; 2] = *b"so";
+const MEMBER: u8 = 3;
+const SENDER: u8 = 7;
+
+/// The types of messages, and the flag of calls that want no reply.
+pub(super) const METHOD_CALL: u8 = 1;
+pub(super) const METHOD_RETURN: u8 = 2;
+pub(super) const ERROR: u8 = 3;
+pub(super) const SIGNAL: u8 = 4;
+pub(super) const NO_REPLY_EXPECTED: u8 = 1;
+
+/// The part of fixed size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fixed {
+    little: bool,
+    pub kind: u8,
+    pub flags: u8,
+    pub serial: u32,
+    /// Where the header fields end, before the padding.
+    pub fields_end: usize,
+    /// The length of the whole message, in bytes.
+    pub total: usize,
+}
+
+/// The header fields that are looked at.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fields<'a> {
+    pub sender: Option<&'a str>,
+    pub member: Option<&'a str>,
+}
+
+impl Fixed {
+    /// `None` if these bytes begin no message.
+    pub(super) fn read(bytes: &[u8; FIXED]) -> Option<Self> {
+        let [endian, kind, flags, _, ..] = *bytes;
+        let little = match endian {
+            b'l' => true,
+            b'B' => false,
+            _ => return None,
+        };
+        let number = |at| number(bytes, at, little);
+        let (body, serial, fields) = (number(4)?, number(8)?, number(12)?);
+        let fields_end = FIXED.checked_add(usize::try_from(fields).ok()?)?;
+        let total = aligned(fields_end, 8).checked_add(usize::try_from(body).ok()?)?;
+        (total <= LONGEST).then_some(Self { little, kind, flags, serial, fields_end, total })
+    }
+
+    /// The fields of a message that begins with these bytes; none behind one that cannot be read.
+    pub(super) fn fields<'a>(&self, bytes: &'a [u8]) -> Fields<'a> {
+        let mut fields = Fields::default();
+        let mut at = FIXED;
+        while let Some((code, text, next)) = self.field(bytes, at) {
+            match code {
+                MEMBER => fields.member = text,
+                SENDER => fields.sender = text,
+                _ => {}
+            }
+            at = next;
+        }
+        fields
+    }
+
+    /// The field at this offset: its code, its text if it is one, and where it ends.
+    fn field<'a>(&self, bytes: &'a [u8], at: usize) -> Option<(u8, Option<&'a str>, usize)> {
+        let bytes = bytes.get(..self.fields_end)?;
+        let at = aligned(at, 8);
+        let &[code, 1, kind, 0] = bytes.get(at..at.checked_add(4)?)? else { return None };
+        let at = at + 4;
+        if PATH_LIKE.contains(&kind) {
+            let length = usize::try_from(number(bytes, at, self.little)?).ok()?;
+            let end = (at + 4).checked_add(length)?;
+            let text = core::str::from_utf8(bytes.get(at + 4..end)?).ok();
+            return Some((code, text, end + 1));
+        }
+        let end = match kind {
+            b'u' => at + 4,
+            b'g' => at + usize::from(*bytes.get(at)?) + 2,
+            _ => return None,
+        };
+        Some((code, None, end))
+    }
+}
+
+fn number(bytes: &[u8], at: usize, little: bool) -> Option<u32> {
+    let bytes = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
+    Some(if little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) })
+}
+
+pub(super) const fn aligned(at: usize, to: usize) -> usize {
+    at.next_multiple_of(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use zbus::Message;
+    use zbus::wire::Endian;
+
+    use super::*;
+
+    #[test]
+    fn is_what_zbus_wrote() {
+        for endian in [Endian::Little, Endian::Big] {
+            let message = Message::method_call("/some/path", "Wake")
+                .endian(endian)
+                .sender(":1.23")
+                .destination("org.wakevirt.Actor1")
+                .interface("org.wakevirt.Actor1")
+                .build(&("52:54:00:00:00:01", 7_u64))
+                .unwrap();
+            let bytes: &[u8] = message.data();
+            let fixed = Fixed::read(bytes[..FIXED].try_into().unwrap()).unwrap();
+            assert_eq!(fixed.total, bytes.len());
+            assert_eq!((fixed.kind, fixed.flags), (METHOD_CALL, 0));
+            assert_eq!(fixed.serial, message.primary_header().serial_num().get());
+            let fields = Fields { sender: Some(":1.23"), member: Some("Wake") };
+            assert_eq!(fixed.fields(bytes), fields);
+            // Whatever is cut off: nothing is read that is not there.
+            for end in FIXED..fixed.fields_end {
+                let _ = fixed.fields(&bytes[..end]);
+            }
+        }
+    }
+
+    #[test]
+    fn is_refused_where_it_is_none() {
+        assert_eq!(Fixed::read(&[b'x'; FIXED]), None);
+        let mut long = [0; FIXED];
+        long[0] = b'l';
+        long[12..].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(Fixed::read(&long), None);
+    }
+
+    #[test]
+    fn is_read_without_a_panic() {
+        // Each byte of a message's fields is changed in turn.
+        let message = Message::method_call("/a", "B").sender(":1.2").build(&()).unwrap();
+        let bytes: &[u8] = message.data();
+        for at in 0..bytes.len() {
+            for value in [0, 1, 7, 0x7f, 0xff, b's', b'u', b'g'] {
+                let mut bytes = bytes.to_vec();
+                bytes[at] = value;
+                if let Some(fixed) = Fixed::read(bytes[..FIXED].try_into().unwrap()) {
+                    let _ = fixed.fields(&bytes);
+                }
+            }
+        }
+    }
+}
