@@ -35,6 +35,7 @@ pub mod demo;
 pub mod descriptors;
 mod ffi;
 pub mod files;
+pub mod flood;
 pub mod frames;
 pub mod guard;
 pub mod host;

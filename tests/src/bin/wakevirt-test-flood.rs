@@ -1,0 +1,17 @@
+//! Floods the system bus: see [`wakevirt_tests::flood`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    match wakevirt_tests::flood::run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = std::io::Write::write_fmt(
+                &mut std::io::stderr(),
+                format_args!("wakevirt-test-flood: {error}\n"),
+            );
+            ExitCode::FAILURE
+        }
+    }
+}

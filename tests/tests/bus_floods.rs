@@ -1,0 +1,196 @@
+//! Floods of the bus: however much anybody sends, the services' memory is bounded and packets wake. On both
+//! buses. How long the wakes took is printed (`--nocapture`); docs/PERFORMANCE.md says what was seen.
+
+use std::time::{Duration, Instant};
+
+use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
+use wakevirt_tests::bus::{Bus, Kind as BusKind};
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::flood::Kind;
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::net::Peer;
+use wakevirt_tests::process::Process;
+use wakevirt_tests::{privileged, wait};
+
+const BUSES: [BusKind; 2] = [BusKind::DbusDaemon, BusKind::DbusBroker];
+/// How much memory a flood may take of a service, in KiB: what it has at once is bounded, and small.
+const MEMORY: usize = 32 * 1024;
+/// How long the bus may take to deliver what it has taken.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How many wakes are done beside each flood.
+const WAKES: usize = 5;
+
+/// Both services, and domains that run nowhere but in libvirt's test driver.
+struct Scene<'host> {
+    host: &'host Host,
+    kind: BusKind,
+    lan: Peer<'host>,
+    _libvirtd: Libvirtd<'host>,
+    actor: Daemon,
+    capture: Daemon,
+    woken: usize,
+    _bus: Bus<'host>,
+}
+
+impl<'host> Scene<'host> {
+    fn new(host: &'host Host, kind: BusKind) -> Self {
+        let bus = Bus::start(host, kind);
+        let lan = host.veth("lan0");
+        let libvirtd = Libvirtd::start(host);
+        for number in 0..100 {
+            libvirtd.define(TEST, &test_domain(&name(number), &mac(number)));
+        }
+        let mut capture = Daemon::capture(host).start();
+        capture.wait_until_ready();
+        host.wait_for_name(CAPTURE_NAME);
+        let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"*\"\n");
+        let mut actor = Daemon::actor(host).config(&config).start();
+        actor.wait_until_ready();
+        host.wait_for_name(ACTOR_NAME);
+        let _ = actor.log().wait_for("connected to");
+        Self { host, kind, lan, _libvirtd: libvirtd, actor, capture, woken: 0, _bus: bus }
+    }
+
+    /// Wakes domains by packets, and returns how long it took until the actor said that each had started.
+    fn wake(&mut self) -> Vec<Duration> {
+        let mut injector = self.lan.injector();
+        let wake = |number| {
+            let begun = Instant::now();
+            injector.send(&wakevirt_tests::frames::ethernet(
+                wakevirt_tests::frames::BROADCAST,
+                [2, 0, 0, 0, 0, 9],
+                wakevirt_tests::frames::WAKE_ON_LAN,
+                &wakevirt_tests::frames::magic(&mac(number), &[]),
+            ));
+            let _ = self.actor.log().wait_for(&format!("started: domain \"{}\"", name(number)));
+            begun.elapsed()
+        };
+        let took = (self.woken..self.woken + WAKES).map(wake).collect();
+        self.woken += WAKES;
+        took
+    }
+
+    /// Floods, wakes beside it, and looks at the memory of both services until the flood is over.
+    fn withstands(&mut self, user: User, flood: Kind, connections: usize, count: u32, to: Option<&str>) {
+        let before = self.peaks();
+        let flooding = self.host.flood(user, flood, connections, count, to);
+        let took = self.wake();
+        let beside = is_running(&flooding);
+        wait::until_true("the flood to end or to be refused", || !is_running(&flooding));
+        drop(flooding);
+        let after = self.peaks();
+        let grown = [after[0].saturating_sub(before[0]), after[1].saturating_sub(before[1])];
+        println!(
+            "{:?}: {flood:?} by {user:?}, {connections} x {count}: wakes took {took:?} (flood {}), memory of actor and \
+             capture grew by {grown:?} KiB",
+            self.kind,
+            if beside { "went on" } else { "was over before" },
+        );
+        for grown in grown {
+            assert!(grown < MEMORY, "{:?}: {flood:?} by {user:?} took {grown} KiB", self.kind);
+        }
+    }
+
+    /// The most memory that actor and announcer have had, in KiB.
+    fn peaks(&self) -> [usize; 2] {
+        [&self.actor, &self.capture].map(|daemon| {
+            let peak = daemon.status().field("VmHWM").trim_end_matches(" kB").trim().to_owned();
+            peak.parse().expect("a number")
+        })
+    }
+
+    /// The connections of the actor's user, by unique name.
+    fn connections_of_the_actor(&self) -> Vec<String> {
+        const BUS: &str = "org.freedesktop.DBus";
+        let actor = format!("(uint32 {},)", self.actor.status().effective_uid());
+        let names = self.host.call(User::Root, BUS, "ListNames", &[]).expect("the bus answers");
+        let is_of_actor = |name: &&str| {
+            let user = self.host.call(User::Root, BUS, "GetConnectionUnixUser", &[&format!("'{name}'")]);
+            user.is_ok_and(|user| user == actor)
+        };
+        names
+            .split('\'')
+            .filter(|name| name.starts_with(':'))
+            .filter(is_of_actor)
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+fn is_running(flood: &Process) -> bool {
+    flood.log().count("flooded") == 0 && flood.log().count("wakevirt-test-flood:") == 0
+}
+
+fn name(number: usize) -> String {
+    format!("vm{number}")
+}
+
+fn mac(number: usize) -> String {
+    format!("52:54:00:00:01:{number:02x}")
+}
+
+/// Each flood on either bus. Afterwards the actor still answers.
+fn withstand(floods: &[(User, Kind, usize, u32)]) {
+    for bus in BUSES {
+        let host = Host::new();
+        let mut scene = Scene::new(&host, bus);
+        println!("{bus:?}: no flood: wakes took {:?}", scene.wake());
+        for (user, flood, connections, count) in floods {
+            scene.withstands(*user, *flood, *connections, *count, None);
+        }
+        // What the bus holds of the flood comes first.
+        let answer = || host.call(User::Root, ACTOR_NAME, "ListDomains", &[]).ok();
+        assert!(wait::within(PATIENCE, answer).is_some(), "{bus:?}: the actor still answers");
+        scene.actor.stop();
+        scene.capture.stop();
+    }
+}
+
+#[test]
+fn of_calls_without_a_reply_take_no_memory_and_hold_up_no_wake() {
+    privileged!();
+    withstand(&[
+        (User::Stranger, Kind::Wake, 1, 100_000),
+        (User::Stranger, Kind::Wake, 20, 20_000),
+        (User::Member, Kind::ListDomains, 20, 10_000),
+    ]);
+}
+
+#[test]
+fn of_calls_with_a_reply_take_no_memory_and_hold_up_no_wake() {
+    privileged!();
+    withstand(&[
+        (User::Stranger, Kind::WakeReply, 20, 5_000),
+        (User::Stranger, Kind::ActorProperties, 20, 5_000),
+        (User::Stranger, Kind::CaptureProperties, 20, 5_000),
+        (User::Member, Kind::Replay, 20, 5_000),
+    ]);
+}
+
+#[test]
+fn of_calls_that_every_service_answers_take_no_memory_and_hold_up_no_wake() {
+    privileged!();
+    withstand(&[(User::Stranger, Kind::Ping, 20, 5_000), (User::Stranger, Kind::Introspect, 20, 5_000)]);
+}
+
+#[test]
+fn of_long_messages_take_no_memory_and_hold_up_no_wake() {
+    privileged!();
+    withstand(&[(User::Stranger, Kind::Long, 20, 2)]);
+}
+
+#[test]
+fn of_signals_reach_no_service() {
+    privileged!();
+    for bus in BUSES {
+        let host = Host::new();
+        let mut scene = Scene::new(&host, bus);
+        let connections = scene.connections_of_the_actor();
+        assert_eq!(connections.len(), 2, "one with the name, one without: {connections:?}");
+        for connection in &connections {
+            scene.withstands(User::Stranger, Kind::Signal, 20, 20_000, Some(connection));
+        }
+        assert_eq!(scene.actor.log().count("ignored a magic packet"), 0, "the bus keeps them from it");
+    }
+}
