@@ -49,6 +49,7 @@ pub mod kernel_log;
 pub mod libvirtd;
 pub mod lines;
 pub mod machine;
+pub mod mounts;
 pub mod neighbour;
 pub mod net;
 pub mod package;
