@@ -22,7 +22,7 @@ const BEFORE: &[&str] = &[
     "usr/share/polkit-1/actions/other.policy",
 ];
 /// Folders that are empty at first, and stay.
-const EMPTY: &[&str] = &["opt", "usr/local/bin", "usr/local/lib", "usr/local/share/man"];
+const EMPTY: &[&str] = &["opt", "usr/local/bin", "usr/local/lib", "usr/local/libexec", "usr/local/share/man"];
 
 /// Below which `make install` places things. The first is what it does by itself.
 const PREFIXES: [&str; 3] = ["/usr/local", "/usr", "/opt/wakevirt"];
