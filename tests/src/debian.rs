@@ -181,8 +181,12 @@ impl<'host> Debian<'host> {
     /// A program that is to run in it as root, outside its units and with more rights than they have.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
+        // systemd 257 answers EUNATCH to a process outside its own part of the cgroup tree.
+        let procs = self.host.path(&format!("{}/payload/cgroup.procs", self.cgroup));
+        let mut command = Command::new("sh");
         command
+            .args(["-c", r#"echo 0 >"$0" && exec nsenter "$@""#])
+            .arg(procs)
             .args(["--target", &self.init().to_string()])
             .args([
                 "--mount", "--uts", "--net", "--ipc", "--pid", "--cgroup", "--root", "--wd", "--", program,

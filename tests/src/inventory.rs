@@ -33,6 +33,8 @@ impl Inventory {
     /// Of a system that runs.
     #[must_use]
     pub fn running(sh: impl Fn(&str) -> String) -> Self {
+        // libvirtd creates its own folders after it has reported that it is ready.
+        sh("virsh --quiet --connect qemu:///system list");
         let Self(lasting) = Self::at_rest(&sh);
         Self(lasting.into_iter().chain(sh(RUNNING).lines().map(str::to_owned)).collect())
     }

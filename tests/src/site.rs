@@ -110,10 +110,14 @@ impl<'host> Site<'host> {
     /// # Panics
     /// If it does not.
     pub fn wake(&self, line: &str) {
+        // By the actor's word: libvirt says "running" before the start is complete.
+        let started = || self.debian.journal("wakevirt-actor").matches("started: domain").count();
+        let earlier = started();
         self.lan.sh(line);
-        let runs = wait::within(wait::PATIENCE, || (self.state() == "running").then_some(()));
+        let woken = wait::within(wait::PATIENCE, || (started() > earlier).then_some(()));
         let journal = || self.debian.journal("wakevirt-capture") + &self.debian.journal("wakevirt-actor");
-        assert!(runs.is_some(), "after `{line}` the domain is {}:\n{}", self.state(), journal());
+        assert!(woken.is_some(), "after `{line}` the domain is {}:\n{}", self.state(), journal());
+        assert_eq!(self.state(), "running", "{}", journal());
     }
 
     /// Switches the domain off, and returns when a packet may wake it again.

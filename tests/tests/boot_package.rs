@@ -151,9 +151,14 @@ fn monitor(debian: &Debian<'_>) -> Process {
     busctl.args(["monitor", "--json=short"]).args([
         "--match=type='signal',interface='org.wakevirt.Capture1',member='MagicPacket'",
         "--match=type='signal',member='NameOwnerChanged',arg0namespace='org.wakevirt'",
+        "--match=type='signal',interface='org.wakevirt.Test'",
     ]);
     let monitor = Process::start("busctl monitor", &mut busctl);
-    let _ = monitor.log().wait_for("Monitoring bus message stream");
+    // Not every version says when it has begun.
+    wait::until_true("the monitor to begin", || {
+        debian.sh("busctl emit / org.wakevirt.Test AreYouThere");
+        monitor.log().count("AreYouThere") > 0
+    });
     monitor
 }
 
