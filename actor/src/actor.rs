@@ -354,7 +354,7 @@ impl Actor {
                 (subject(Some(domain), None), Outcome::NotAllowed, "no rule allows it".to_owned())
             }
             Admission::Refused(domain, rule) => {
-                let reason = "the rule does not take packets from there".to_owned();
+                let reason = format!("the rule does not take packets {}", rule.refused(&packet.details));
                 (subject(Some(domain), Some(rule.to_string())), Outcome::NotAllowed, reason)
             }
             Admission::BadPassword(domain, rule) => {

@@ -127,6 +127,7 @@ pub fn details(finished: &Finished) -> Dict {
     if let Some(packet) = &subject.packet {
         details.insert("sequence", packet.sequence.into());
         details.extend(packet.details.epoch.as_ref().map(|epoch| ("epoch", epoch.clone().into())));
+        details.extend(packet.details.vlan.map(|vlan| ("vlan", vlan.into())));
     }
     details
 }

@@ -24,7 +24,7 @@ use crate::rules::Paused;
 pub(crate) const FOLDER: &str = "/run/wakevirt-actor";
 const FILE: &str = "state";
 /// The version of the format, which is the file's first byte.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// What is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +176,7 @@ mod tests {
         let details = PacketDetails {
             epoch: Some("e".to_owned()),
             interface: Some("br0".to_owned()),
+            vlan: Some(20),
             source_mac: Some(MacAddr::new([2; 6])),
             source: Some([192, 168, 1, 7].into()),
             secure_on: true,
@@ -211,7 +212,7 @@ mod tests {
         let (memory, state) = Memory::at(Path::new("/no/such/folder"));
         assert!(!memory.is_kept() && state == State::default());
         let folder = tempfile::tempdir().unwrap();
-        for bytes in [&b""[..], b"\x02", b"\x01\xff\xff\xff\xff\xff"] {
+        for bytes in [&b""[..], b"\x03", b"\x01\xff\xff\xff\xff\xff"] {
             std::fs::write(folder.path().join(FILE), bytes).unwrap();
             let (memory, state) = Memory::at(folder.path());
             assert!(memory.is_kept() && state == State::default());

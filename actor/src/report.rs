@@ -80,6 +80,7 @@ impl Finished {
         let rule = rule.as_ref().map(|rule| display(quoted(rule)));
         let interface = packet.as_ref().and_then(|packet| packet.details.interface.as_deref());
         let interface = interface.map(|it| display(quoted(it)));
+        let vlan = packet.as_ref().and_then(|packet| packet.details.vlan);
         let source = packet.as_ref().and_then(source).map(display);
         let held_back = (held_back > 0).then_some(held_back);
         // The level is part of the line's place in the source, so there are two.
@@ -94,6 +95,7 @@ impl Finished {
                     authority = caller.map(|caller| display(caller.by.as_str())),
                     rule,
                     interface,
+                    vlan,
                     source,
                     reason = %quoted(&self.reason),
                     held_back,
@@ -132,6 +134,8 @@ impl fmt::Display for Finished {
                 source(packet).map_or(Ok(()), |source| write!(f, " from {source}"))?;
                 let interface = packet.details.interface.as_ref();
                 interface.map_or(Ok(()), |interface| write!(f, " on {}", quoted(interface)))?;
+                let vlan = packet.details.vlan.filter(|vlan| *vlan != 0);
+                vlan.map_or(Ok(()), |vlan| write!(f, " in VLAN {vlan}"))?;
             }
         }
         if let Some(rule) = rule {
@@ -180,6 +184,7 @@ mod tests {
     fn is_told_in_a_sentence_that_nobody_can_forge() {
         let details = PacketDetails {
             interface: Some("br0\n".to_owned()),
+            vlan: Some(20),
             source: Some([192, 168, 1, 5].into()),
             ..PacketDetails::default()
         };
@@ -201,7 +206,7 @@ mod tests {
         };
         assert_eq!(
             finished.to_string(),
-            r#"started: domain "win\u{1b}[2J", packet for 52:54:00:00:00:01 from 192.168.1.5 on "br0\n", rule domain = "win*": it was shut off"#
+            r#"started: domain "win\u{1b}[2J", packet for 52:54:00:00:00:01 from 192.168.1.5 on "br0\n" in VLAN 20, rule domain = "win*": it was shut off"#
         );
         finished.subject = Subject::new(Some(mac), None, None, None);
         finished.outcome = Outcome::Ambiguous;

@@ -22,6 +22,10 @@ use crate::hypervisor::Domain;
 const MAX_INTERFACES: usize = 64;
 /// The most sources in a rule.
 const MAX_SOURCES: usize = 256;
+/// The most VLANs in a rule.
+const MAX_VLANS: usize = 64;
+/// The greatest VLAN: IEEE 802.1Q-2018 table 9-2.
+const MAX_VLAN: u32 = 4094;
 /// How many of a list are told where a rule is told in one line.
 const TOLD: usize = 3;
 
@@ -149,6 +153,7 @@ pub struct Rule {
     target: Target,
     connection: Option<String>,
     interfaces: Option<Vec<InterfacePattern>>,
+    vlans: Option<Vec<u16>>,
     sources: Option<Vec<Source>>,
     secure_on: Option<SecureOn>,
     paused: Option<Paused>,
@@ -198,12 +203,25 @@ impl Rule {
         self.connection.as_deref().is_none_or(|uri| uri == &*domain.id.connection)
     }
 
-    /// Whether the rule takes packets that came in there, from them.
+    /// Whether the rule takes packets that came in there, in that VLAN, from them.
     #[must_use]
     pub fn takes(&self, details: &PacketDetails) -> bool {
         let interface = |interfaces: &Vec<InterfacePattern>| interfaces.iter().any(|it| it.matches(details));
         let source = |sources: &Vec<Source>| sources.iter().any(|it| it.matches(details));
-        self.interfaces.as_ref().is_none_or(interface) && self.sources.as_ref().is_none_or(source)
+        // Of a packet that a UDP socket received nobody knows the VLAN.
+        let vlan = |vlans: &Vec<u16>| details.vlan.is_some_and(|vlan| vlans.contains(&vlan));
+        self.interfaces.as_ref().is_none_or(interface)
+            && self.vlans.as_ref().is_none_or(vlan)
+            && self.sources.as_ref().is_none_or(source)
+    }
+
+    /// Which packets the rule does not take, in words, where it does not take one like this.
+    #[must_use]
+    pub const fn refused(&self, details: &PacketDetails) -> &'static str {
+        match (&self.vlans, details.vlan) {
+            (Some(_), None) => "of which the VLAN is not known",
+            _ => "from there",
+        }
     }
 
     /// The password that the rule asks for.
@@ -229,11 +247,10 @@ impl Rule {
             Target::Domain(pattern) => format!("domain = {}", quoted(&pattern.text)),
             Target::Mac(pattern) => format!("mac = {}", quoted(&pattern.0)),
         };
-        let list = |key, texts: Vec<&str>| list(key, &texts, most);
-        let interfaces = self.interfaces.as_ref();
-        let interfaces = interfaces.map(|it| list("interfaces", it.iter().map(|it| &*it.text).collect()));
-        let sources = self.sources.as_ref();
-        let sources = sources.map(|it| list("sources", it.iter().map(|it| &*it.text).collect()));
+        let interfaces =
+            self.interfaces.as_ref().map(|it| list("interfaces", it, most, |it| quoted(&it.text)));
+        let vlans = self.vlans.as_ref().map(|it| list("vlans", it, most, |vlan| vlan));
+        let sources = self.sources.as_ref().map(|it| list("sources", it, most, |it| quoted(&it.text)));
         let paused = self.paused.map(|paused| match paused {
             Paused::Resume => "paused = \"resume\"".to_owned(),
             Paused::Leave => "paused = \"leave\"".to_owned(),
@@ -242,6 +259,7 @@ impl Rule {
             Some(target),
             self.connection.as_ref().map(|uri| format!("connection = {}", quoted(uri))),
             interfaces,
+            vlans,
             sources,
             self.secure_on.as_ref().map(|it| format!("secure-on = {}", quoted(it.text()))),
             paused,
@@ -251,9 +269,9 @@ impl Rule {
     }
 }
 
-fn list(key: &str, texts: &[&str], most: usize) -> String {
-    let told: Vec<String> = texts.iter().take(most).map(|text| quoted(text).to_string()).collect();
-    let more = match texts.len().saturating_sub(most) {
+fn list<'a, T, D: fmt::Display>(key: &str, values: &'a [T], most: usize, shown: fn(&'a T) -> D) -> String {
+    let told: Vec<String> = values.iter().take(most).map(|value| shown(value).to_string()).collect();
+    let more = match values.len().saturating_sub(most) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
@@ -270,6 +288,8 @@ struct Written {
     connection: Option<String>,
     #[serde(default, deserialize_with = "interfaces")]
     interfaces: Option<Vec<InterfacePattern>>,
+    #[serde(default, deserialize_with = "vlans")]
+    vlans: Option<Vec<u16>>,
     #[serde(default, deserialize_with = "sources")]
     sources: Option<Vec<Source>>,
     secure_on: Option<SecureOn>,
@@ -286,6 +306,21 @@ fn interfaces<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<Interfac
     config::list(input, MAX_INTERFACES, "interfaces").map(Some)
 }
 
+fn vlans<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<u16>>, D::Error> {
+    let vlans: Vec<Vlan> = config::list(input, MAX_VLANS, "VLANs")?;
+    Ok(Some(vlans.into_iter().map(|vlan| vlan.0).collect()))
+}
+
+/// A VLAN as a rule names it: 0 for none.
+struct Vlan(u16);
+
+impl<'de> Deserialize<'de> for Vlan {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let vlan = config::number(input, 0..=MAX_VLAN)?;
+        u16::try_from(vlan).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
 fn sources<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<Source>>, D::Error> {
     config::list(input, MAX_SOURCES, "sources").map(Some)
 }
@@ -294,7 +329,7 @@ impl TryFrom<Written> for Rule {
     type Error = &'static str;
 
     fn try_from(written: Written) -> Result<Self, Self::Error> {
-        let Written { domain, mac, connection, interfaces, sources, secure_on, paused } = written;
+        let Written { domain, mac, connection, interfaces, vlans, sources, secure_on, paused } = written;
         let target = match (domain, mac) {
             (Some(domain), None) => Target::Domain(domain),
             (None, Some(mac)) => Target::Mac(mac),
@@ -305,10 +340,17 @@ impl TryFrom<Written> for Rule {
                 return Err("a rule has either domain or mac, not both; make two rules of it");
             }
         };
-        if interfaces.as_ref().is_some_and(Vec::is_empty) || sources.as_ref().is_some_and(Vec::is_empty) {
-            return Err("an empty list allows nothing; leave interfaces or sources out to allow all of them");
+        let lists = [
+            interfaces.as_ref().is_some_and(Vec::is_empty),
+            vlans.as_ref().is_some_and(Vec::is_empty),
+            sources.as_ref().is_some_and(Vec::is_empty),
+        ];
+        if lists.contains(&true) {
+            return Err(
+                "an empty list allows nothing; leave interfaces, vlans or sources out to allow all of them",
+            );
         }
-        Ok(Self { target, connection, interfaces, sources, secure_on, paused })
+        Ok(Self { target, connection, interfaces, vlans, sources, secure_on, paused })
     }
 }
 

@@ -67,20 +67,21 @@ fn expected(mut details: Value, frame: u64, more: &[(&str, Value)]) -> Value {
 
 #[test]
 fn of_ethernet_gives_a_line_for_each_magic_packet() {
-    let untagged = ethernet(BROADCAST, SOURCE, 0x0800, &datagram());
+    let frame = ethernet(BROADCAST, SOURCE, 0x0800, &datagram());
     let raw = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     let junk = ethernet(BROADCAST, SOURCE, 0x0806, &[0; 46]);
-    let frames = [untagged.clone(), junk, tagged(&untagged, 0x8100, 10), raw.clone(), raw];
+    let frames = [frame.clone(), junk, tagged(&frame, 0x8100, 10), raw.clone(), raw];
     let source = ("source-mac", json!("02:00:00:00:00:01"));
+    let untagged = [source.clone(), ("vlan", json!(0))];
     let plain = json!({ "mac": MAC, "transport": "ethernet", "ethertype": 0x0842, "secureon": false });
     // Before deduplication: the last two are copies.
     assert_eq!(
         found(1, &frames),
         [
-            expected(datagram_details(), 1, std::slice::from_ref(&source)),
-            expected(datagram_details(), 3, &[source.clone(), ("vlan", json!(10))]),
-            expected(plain.clone(), 4, std::slice::from_ref(&source)),
-            expected(plain, 5, &[source]),
+            expected(datagram_details(), 1, &untagged),
+            expected(datagram_details(), 3, &[source, ("vlan", json!(10))]),
+            expected(plain.clone(), 4, &untagged),
+            expected(plain, 5, &untagged),
         ]
     );
 }
@@ -104,7 +105,8 @@ fn of_other_links_gives_the_same() {
     let sll = [&[0, 1, 0, 1, 0, 6][..], &SOURCE, &[0, 0, 8, 0], &datagram()].concat();
     let sll2 = [&[8, 0, 0, 0, 0, 0, 0, 3, 0, 1, 1, 6][..], &SOURCE, &[0, 0], &datagram()].concat();
     for (link, frame) in [(113, sll), (276, sll2)] {
-        let line = expected(datagram_details(), 1, &[("source-mac", json!("02:00:00:00:00:01"))]);
+        let more = [("source-mac", json!("02:00:00:00:00:01")), ("vlan", json!(0))];
+        let line = expected(datagram_details(), 1, &more);
         assert_eq!(found(link, &[frame]), [line], "link type {link}");
     }
 }

@@ -161,6 +161,8 @@ pub struct PacketDetails {
     pub epoch: Option<String>,
     /// The ingress interface.
     pub interface: Option<String>,
+    /// The VLAN that the frame was tagged for: 0 for none, and `None` where nobody knows.
+    pub vlan: Option<u16>,
     /// Who sent the frame.
     pub source_mac: Option<MacAddr>,
     /// Who sent the datagram.
@@ -177,6 +179,7 @@ impl From<&Dict> for PacketDetails {
         Self {
             epoch: text("epoch").map(str::to_owned),
             interface: text("interface").map(str::to_owned),
+            vlan: dict.get("vlan").and_then(|value| u16::try_from(value).ok()),
             source_mac: text("source-mac").and_then(|mac| mac.parse().ok()),
             source: text("source").and_then(|address| address.parse().ok()),
             secure_on: dict.get("secureon").and_then(|value| bool::try_from(value).ok()).unwrap_or(false),

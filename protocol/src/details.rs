@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::sighting::{Heard, Stamp};
-use crate::{Carrier, UdpPath};
+use crate::{Carrier, MacAddr, UdpPath, VlanId};
 
 /// A value among the details.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,11 +32,21 @@ impl Heard {
     #[must_use]
     pub fn details(&self, stamp: Stamp) -> Details {
         let mut details = self.carrier.details();
-        details.extend(self.vlan.map(|vlan| ("vlan", Detail::Small(vlan.get()))));
+        details.extend(self.tag().map(|vlan| ("vlan", Detail::Small(vlan))));
         details.push(("secureon", Detail::Truth(self.magic.password().is_some())));
         details.push(("timestamp", Detail::Large(stamp.timestamp)));
         details.extend(stamp.boottime.map(|boottime| ("boottime", Detail::Large(boottime))));
         details
+    }
+}
+
+impl Heard {
+    /// The VLAN that the frame was tagged for: 0 for none, and nothing where the frame's header is not known.
+    ///
+    /// A UDP socket delivers no header. The sender's MAC address tells whether there was one.
+    fn tag(&self) -> Option<u16> {
+        let untagged = || self.carrier.source_mac().map(|_| 0);
+        self.vlan.map(VlanId::get).or_else(untagged)
     }
 }
 
@@ -48,6 +58,14 @@ impl Carrier {
             Self::Ethernet { .. } => "ethernet",
             Self::Udp4(_) => "udp4",
             Self::Udp6(_) => "udp6",
+        }
+    }
+
+    const fn source_mac(&self) -> Option<MacAddr> {
+        match self {
+            Self::Ethernet { source, .. } => *source,
+            Self::Udp4(path) => path.source_mac,
+            Self::Udp6(path) => path.source_mac,
         }
     }
 

@@ -139,7 +139,7 @@ fn search(payload: &[u8], in_full: bool) -> Result<MagicPacket, Refusal> {
 /// A tag of VLAN 0 carries a priority only, and leaves the VLAN to the next one.
 fn untag<'a>(frame: &Frame<'a>) -> Result<(Option<VlanId>, u16, &'a [u8]), Refusal> {
     let Frame { tag, mut protocol, mut payload, .. } = *frame;
-    let mut vlan = tag.and_then(VlanId::from_tci);
+    let mut vlan = tag.map_or(Ok(None), vlan_of)?;
     let mut tags = usize::from(tag.is_some());
     while ETHERTYPES_TAG.contains(&protocol) {
         tags += 1;
@@ -147,11 +147,17 @@ fn untag<'a>(frame: &Frame<'a>) -> Result<(Option<VlanId>, u16, &'a [u8]), Refus
             return Err(Refusal::TooManyTags);
         }
         let ([control @ .., high, low], rest) = payload.split_first_chunk::<4>().ok_or(Refusal::BadHeader)?;
-        vlan = vlan.or_else(|| VlanId::from_tci(u16::from_be_bytes(*control)));
+        vlan = vlan.or(vlan_of(u16::from_be_bytes(*control))?);
         protocol = u16::from_be_bytes([*high, *low]);
         payload = rest;
     }
     Ok((vlan, protocol, payload))
+}
+
+/// The VLAN that a tag names, where it carries more than a priority. The reserved one may not be sent, and
+/// is not taken for none.
+fn vlan_of(tci: u16) -> Result<Option<VlanId>, Refusal> {
+    if tci & 0x0fff == 0x0fff { Err(Refusal::BadHeader) } else { Ok(VlanId::from_tci(tci)) }
 }
 
 /// IPv4, RFC 791 section 3.1.

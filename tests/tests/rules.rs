@@ -3,8 +3,11 @@
 
 use std::net::Ipv4Addr;
 
-use wakevirt_tests::frames::{BROADCAST, ethernet, magic, udp4};
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic, tagged, udp4};
 use wakevirt_tests::host::Host;
+use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
 use wakevirt_tests::machine::Machine;
 use wakevirt_tests::scene::Scene;
 use wakevirt_tests::{privileged, wait};
@@ -51,6 +54,58 @@ fn a_copy_from_a_refused_interface_does_not_swallow_the_allowed_one() {
     is_logged(&scene, "started", OTHER, "lan1");
     assert_eq!((scene.state(OTHER).as_str(), scene.starts(OTHER)), ("running (booted)", 1));
     assert_eq!((scene.decisions(VM), scene.decisions(OTHER)), (2, 3));
+}
+
+#[test]
+fn a_vlan_that_is_refused_or_not_known_wakes_nothing() {
+    privileged!();
+    let host = Host::new();
+    let rules = "[[allow]]\ndomain = \"vm1\"\nvlans = [10, 20]\n[[allow]]\ndomain = \"vm2\"\nvlans = [0]\n";
+    let scene = Scene::new(&host, &[Machine::new(VM), Machine::new(OTHER)], rules);
+    let mut refused = 0;
+    let mut refuse = |domain: &str, frame: &[u8], vlan: &str| {
+        scene.lan.send(frame);
+        refused += 1;
+        let told = scene.wait_for_outcome(domain, "not-allowed", refused);
+        assert!(told.contains(vlan), "{vlan}: {told}");
+        is_untouched(&scene, domain);
+    };
+    // The frame is for the domain, so that it is seen on the port alone.
+    let frame = |domain: &str, sender| {
+        let sender = [2, 0, 0, 0, 0, sender];
+        ethernet(bytes_of(scene.mac(domain)), sender, WAKE_ON_LAN, &magic(scene.mac(domain), &[]))
+    };
+    refuse(VM, &frame(VM, 1), "'vlan': <uint16 0>");
+    refuse(VM, &tagged(&frame(VM, 2), 0x8100, 30), "'vlan': <uint16 30>");
+    refuse(VM, &tagged(&frame(VM, 3), 0x8100, 0xe000), "'vlan': <uint16 0>");
+    refuse(VM, &tagged(&tagged(&frame(VM, 4), 0x8100, 10), 0x88a8, 30), "'vlan': <uint16 30>");
+    scene.lan.send(&tagged(&tagged(&frame(VM, 5), 0x8100, 30), 0x88a8, 10));
+    let started = scene.wait_for_outcome(VM, "started", 1);
+    assert!(started.contains("'vlan': <uint16 10>"), "{started}");
+    let line = scene.actor().log().wait_for("started: domain \"vm1\"");
+    assert!(line.contains("on \"port0\" in VLAN 10"), "{line}");
+    // A tag with a priority alone names no VLAN.
+    scene.lan.send(&tagged(&frame(OTHER, 6), 0x8100, 0xe000));
+    let _ = scene.wait_for_outcome(OTHER, "started", 1);
+}
+
+#[test]
+fn a_packet_that_a_udp_socket_received_is_in_no_vlan_that_a_rule_could_name() {
+    privileged!();
+    let host = Host::new();
+    let bus = Bus::start(&host, Kind::DbusDaemon);
+    let libvirtd = Libvirtd::start(&host);
+    libvirtd.define(TEST, &test_domain(VM, "52:54:00:01:02:03"));
+    let mut capture =
+        Daemon::capture(&host).config("mode = \"udp\"\nlisten = [\"127.0.0.1:4000\"]\n").start();
+    capture.wait_until_ready();
+    let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"{VM}\"\nvlans = [0]\n");
+    let actor = Daemon::actor(&host).config(&config).start();
+    let _ = actor.log().wait_for("connected to");
+    host.sh("wakeonlan -i 127.0.0.1 -p 4000 52:54:00:01:02:03");
+    let _ = actor.log().wait_for("the rule does not take packets of which the VLAN is not known");
+    assert_eq!(libvirtd.state(TEST, VM), "shut off");
+    drop(bus);
 }
 
 /// Two domains, with a password of four bytes and with one of six: as the file has it, and as it is.

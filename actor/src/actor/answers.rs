@@ -125,8 +125,9 @@ impl Actor {
             Admission::NotAllowed(domain) => return (false, format!("no rule allows {}", domain.name)),
             Admission::Refused(domain, rule) => {
                 let reason = format!(
-                    "{} is allowed by the rule {rule}, which does not take packets from there",
-                    domain.name
+                    "{} is allowed by the rule {rule}, which does not take packets {}",
+                    domain.name,
+                    rule.refused(details)
                 );
                 return (false, reason);
             }

@@ -49,7 +49,7 @@ fn the_example_shows_every_default() {
     // And every key of a rule.
     let keys = allow.iter().flat_map(Rule::keys).map(|key| key.split(' ').next().map(str::to_owned));
     let keys: BTreeSet<String> = keys.flatten().collect();
-    let all = ["connection", "domain", "interfaces", "mac", "paused", "secure-on", "sources"];
+    let all = ["connection", "domain", "interfaces", "mac", "paused", "secure-on", "sources", "vlans"];
     assert_eq!(keys.iter().map(String::as_str).collect::<Vec<_>>(), all);
 }
 
@@ -110,6 +110,10 @@ fn errors_name_the_file_the_line_and_what_to_write() {
         ("[[allow]]\ndomian = \"a\"", 2, "did you mean \"domain\""),
         ("[[allow]]\ndomain = \"a\"\ninterfaces = [\"!b\"]", 3, "not an interface"),
         ("[[allow]]\ndomain = \"a\"\nsources = [\"192.168.1.0/33\"]", 3, "neither a network"),
+        ("[[allow]]\ndomain = \"a\"\nvlans = [10, 4095]", 3, "a whole number from 0 to 4094"),
+        ("[[allow]]\ndomain = \"a\"\nvlans = [-1]", 3, "a whole number from 0 to 4094"),
+        ("[[allow]]\ndomain = \"a\"\nvlans = [\"10\"]", 3, "a whole number from 0 to 4094"),
+        ("[[allow]]\ndomain = \"a\"\nvlans = []", 1, "an empty list allows nothing"),
         ("[[allow]]\ndomain = \"a\"\nsecure-on = \"01:02:03:04:05:06\"", 3, "absolute path"),
         ("[[allow]]\ndomain = \"a\"\npaused = \"stay\"", 3, "resume, leave"),
         ("[[alias]]\nmac = \"52:54:*\"\ndomain = \"a\"", 2, "not a MAC address"),
@@ -135,6 +139,7 @@ log = "debug"
 [[allow]]
 domain = "a"
 interfaces = ["br0"]
+vlans = [0, 10]
 sources = ["10.0.0.0/8"]
 paused = "leave"
 

@@ -220,6 +220,26 @@ fn narrows_by_interface_and_source() {
 }
 
 #[test]
+fn narrows_by_vlan() {
+    let tagged = |vlan| PacketDetails { vlan, ..details("trunk0", None, None) };
+    for (keys, taken) in [
+        ("", &[None, Some(0_u16), Some(10), Some(20), Some(30)] as &[_]),
+        ("vlans = [10, 20]", &[Some(10), Some(20)]),
+        ("vlans = [0]", &[Some(0)]),
+        ("vlans = [0, 4094]", &[Some(0)]),
+        ("interfaces = [\"lan0\"]\nvlans = [10]", &[]),
+    ] {
+        let rules = rules(&format!("[[allow]]\ndomain = \"*\"\n{keys}"));
+        let rule = rules.iter().next().unwrap();
+        let all = [None, Some(0), Some(10), Some(20), Some(30)];
+        let takes: Vec<Option<u16>> = all.into_iter().filter(|vlan| rule.takes(&tagged(*vlan))).collect();
+        assert_eq!(takes, taken, "{keys}");
+        let shown = rule.keys().collect::<Vec<_>>().join("\n");
+        assert_eq!(shown, format!("domain = \"*\"\n{keys}").trim());
+    }
+}
+
+#[test]
 fn a_rule_may_be_for_one_connection() {
     let rules = rules("[[allow]]\ndomain = \"*\"\nconnection = \"lxc:///\"");
     assert!(!rules.name(&domain("a")));

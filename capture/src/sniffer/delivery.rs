@@ -19,7 +19,8 @@ pub fn frame(envelope: &Envelope, payload: &[u8], ports: &Ports) -> Result<Sight
     };
     let source = sender(kind, u16::from(address_length), address);
     let frame = Frame { protocol, tag: envelope.tag, source, payload };
-    if has_tag_in_front(&frame) {
+    // Of a frame that had no tag, the kernel has taken none off: what looks like a second one is the sender's.
+    if frame.tag.is_some() && has_tag_in_front(&frame) {
         let tagged = Frame { protocol: ETHERTYPES_TAG[0], ..frame };
         match judge(&tagged, ports) {
             // It only looked like one.

@@ -45,7 +45,7 @@ pub(crate) fn ethertypes_and_tags() -> Vec<Row> {
             in_vlan(4094, accepted(raw(0x0842))),
         ),
         row("a priority tag", tagged(&[(0x8100, 0xe000)], 0x0842, &magic()), accepted(raw(0x0842))),
-        row("the reserved VLAN", tagged(&[(0x8100, 0x0fff)], 0x0842, &magic()), accepted(raw(0x0842))),
+        row("the reserved VLAN", tagged(&[(0x8100, 0x0fff)], 0x0842, &magic()), Err(BadHeader)),
         row("UDP in 802.1Q", tagged(&[(0x8100, 5)], 0x0800, &ip), in_vlan(5, accepted(v4(9)))),
         row("UDP over IPv6 in 802.1Q", tagged(&[(0x8100, 5)], 0x86dd, &ip6), in_vlan(5, accepted(v6(9)))),
         row("a length in 802.1Q", tagged(&[(0x8100, 5)], 102, &magic()), in_vlan(5, accepted(length))),
@@ -67,7 +67,7 @@ pub(crate) fn ethertypes_and_tags() -> Vec<Row> {
             Err(TooManyTags),
         ),
         row("a tag cut off", ethernet(0x8100, &[0, 5, 8]), Err(BadHeader)),
-        row("the stream in the place of a tag", ethernet(0x8100, &magic()), Err(NotAtStart)),
+        row("the stream in the place of a tag", ethernet(0x8100, &magic()), Err(BadHeader)),
     ];
     for (name, tag, bytes, expected) in [
         ("a tag taken off", 5, ethernet(0x0842, &magic()), in_vlan(5, accepted(raw(0x0842)))),
@@ -79,6 +79,7 @@ pub(crate) fn ethertypes_and_tags() -> Vec<Row> {
             in_vlan(8, accepted(v4(9))),
         ),
         ("a priority tag taken off", 0x2000, ethernet(0x0842, &magic()), accepted(raw(0x0842))),
+        ("the reserved VLAN taken off", 0x0fff, ethernet(0x0842, &magic()), Err(BadHeader)),
         (
             "a priority tag taken off a VLAN",
             0x2000,

@@ -76,7 +76,11 @@ pub(crate) fn frame(
     if controls.len() > 2 {
         return None;
     }
-    let vlan = controls.iter().map(|control| control % 4096).find(|id| (1..4095).contains(id));
+    let mut vlans = controls.iter().map(|control| control % 4096);
+    if vlans.clone().any(|id| id == 4095) {
+        return None;
+    }
+    let vlan = vlans.find(|id| *id != 0);
     let (magic, carrier) = match ethertype {
         0x0800 => ipv4(bytes, full_search)?,
         0x86dd => ipv6(bytes, full_search)?,

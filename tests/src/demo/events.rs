@@ -112,7 +112,7 @@ fn in_words(details: &Dict) -> String {
         known.interface.map(|interface| format!("on {interface}")),
         sender.map(|sender| format!("from {sender}")),
         Some(way),
-        number("vlan").map(|vlan| format!("VLAN {vlan}")),
+        number("vlan").filter(|vlan| *vlan != 0).map(|vlan| format!("VLAN {vlan}")),
         known.secure_on.then(|| "with a password".to_owned()),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")

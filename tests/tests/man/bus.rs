@@ -44,7 +44,8 @@ pub fn packet_details() -> BTreeSet<String> {
 
 /// The keys of `WakeFinished`'s details with their types, and those that `History` has besides.
 pub fn decision() -> (BTreeSet<String>, BTreeSet<String>) {
-    let details = PacketDetails { epoch: Some("epoch".to_owned()), ..PacketDetails::default() };
+    let details =
+        PacketDetails { epoch: Some("epoch".to_owned()), vlan: Some(10), ..PacketDetails::default() };
     let packet = Packet { mac: MAC, sequence: 1, details };
     let subject = Subject::new(Some(MAC), Some(&domain()), Some("rule".to_owned()), Some(&packet));
     let finished = Finished { subject, outcome: Outcome::Started, reason: "reason".to_owned(), time: 1 };
