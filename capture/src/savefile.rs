@@ -70,7 +70,8 @@ pub fn read(path: &Path, ports: &Ports, mut output: impl Write) -> Result<(), Er
             Err(error) => return Err(Error::Damaged { path: path.to_owned(), frames: frame, error }),
         };
         frame += 1;
-        if let Some(Ok(heard)) = link.strip(packet.data).map(|frame| judge(&frame, ports)) {
+        let judged = link.strip(packet.data).and_then(|frame| judge(&frame, ports).ok());
+        for heard in judged.into_iter().flatten() {
             let stamp = Stamp { timestamp: microseconds(packet.header.ts), boottime: None };
             serde_json::to_writer(&mut output, &Line { frame, heard, stamp }).map_err(io::Error::from)?;
             output.write_all(b"\n")?;

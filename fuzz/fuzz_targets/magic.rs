@@ -1,4 +1,4 @@
-//! The search for a magic packet finds what a slow one finds.
+//! The search for magic packets finds what a slow one finds.
 
 #![no_main]
 
@@ -9,6 +9,6 @@ use libfuzzer_sys::fuzz_target;
 use wakevirt_protocol::MagicPacket;
 
 fuzz_target!(|payload: &[u8]| {
-    assert_eq!(MagicPacket::find(payload).as_ref().map(naive::said), naive::anywhere(payload));
-    assert_eq!(MagicPacket::at_start(payload).as_ref().map(naive::said), naive::at_start(payload));
+    assert_eq!(naive::said(MagicPacket::find(payload)), naive::anywhere(payload));
+    assert_eq!(naive::said(MagicPacket::at_start(payload)), naive::at_start(payload));
 });

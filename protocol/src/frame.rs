@@ -1,4 +1,4 @@
-//! The acceptance function: which frames hold a magic packet, live and in savefiles.
+//! The acceptance function: which frames hold magic packets, live and in savefiles.
 //!
 //! The kernel's filter passes a superset of what is accepted here, and nothing behind this module
 //! decides again. Every byte that it reads may come from an enemy: headers are read through slices
@@ -6,6 +6,7 @@
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::magic::MagicPackets;
 use crate::sighting::Heard;
 use crate::{Carrier, MacAddr, MagicPacket, UdpPath, VlanId};
 
@@ -23,6 +24,9 @@ const SMALLEST_ETHERTYPE: u16 = 0x0600;
 pub const MAX_TAGS: usize = 2;
 /// Extension headers that an IPv6 packet may have in front of UDP.
 pub const MAX_EXTENSION_HEADERS: usize = 4;
+/// How much of a frame without its link header, or of a datagram, is searched, in bytes. A single magic
+/// packet never needs as much; datagrams that the kernel merged may come to 64 KiB.
+pub const SEARCHED: usize = 2048;
 /// The protocol number of UDP (IANA "protocol-numbers").
 pub const UDP: u8 = 17;
 
@@ -100,38 +104,68 @@ impl Default for Ports {
     }
 }
 
-/// Decides whether the frame holds a magic packet that counts.
+/// The magic packets of a frame or datagram that counts: at least one, in their order.
+#[derive(Debug, Clone)]
+pub struct Judged<'a> {
+    /// What they say.
+    pub packets: MagicPackets<'a>,
+    /// What carried all of them.
+    pub carrier: Carrier,
+    /// The VLAN that the frame is in.
+    pub vlan: Option<VlanId>,
+}
+
+impl Iterator for Judged<'_> {
+    type Item = Heard;
+
+    fn next(&mut self) -> Option<Heard> {
+        let magic = self.packets.next()?;
+        Some(Heard { magic, carrier: self.carrier.clone(), vlan: self.vlan })
+    }
+}
+
+/// Decides which magic packets that count the frame holds: those in its first [`SEARCHED`] bytes.
 ///
 /// # Errors
-/// [`Refusal`] says why it does not.
-pub fn judge(frame: &Frame<'_>, ports: &Ports) -> Result<Heard, Refusal> {
-    let (vlan, protocol, payload) = untag(frame)?;
-    let (magic, carrier) = match protocol {
+/// [`Refusal`] says why it holds none.
+pub fn judge<'a>(frame: &Frame<'a>, ports: &Ports) -> Result<Judged<'a>, Refusal> {
+    let searched = frame.payload.get(..SEARCHED).unwrap_or(frame.payload);
+    let (vlan, protocol, payload) = untag(&Frame { payload: searched, ..*frame })?;
+    let (packets, carrier) = match protocol {
         ETHERTYPE_IPV4 => ipv4(payload, frame.source, ports)?,
         ETHERTYPE_IPV6 => ipv6(payload, frame.source, ports)?,
         _ => {
-            let magic = search(payload, protocol == ETHERTYPE_WOL)?;
+            let packets = search(payload, protocol == ETHERTYPE_WOL)?;
             let ethertype = (protocol >= SMALLEST_ETHERTYPE).then_some(protocol);
-            (magic, Carrier::Ethernet { ethertype, source: frame.source })
+            (packets, Carrier::Ethernet { ethertype, source: frame.source })
         }
     };
-    Ok(Heard { magic, carrier, vlan })
+    Ok(Judged { packets: without_cut_password(packets, searched), carrier, vlan })
 }
 
-/// Decides whether the payload of a datagram to this port is a magic packet that counts.
+/// Decides which magic packets that count the payload of a datagram to this port holds: those in its first
+/// [`SEARCHED`] bytes.
 ///
 /// # Errors
-/// [`Refusal`] says why it does not.
-pub fn judge_datagram(payload: &[u8], port: u16, ports: &Ports) -> Result<MagicPacket, Refusal> {
-    search(payload, ports.contains(port))
+/// [`Refusal`] says why it holds none.
+pub fn judge_datagram<'a>(payload: &'a [u8], port: u16, ports: &Ports) -> Result<MagicPackets<'a>, Refusal> {
+    let searched = payload.get(..SEARCHED).unwrap_or(payload);
+    Ok(without_cut_password(search(searched, ports.contains(port))?, searched))
 }
 
-fn search(payload: &[u8], in_full: bool) -> Result<MagicPacket, Refusal> {
-    if in_full {
-        MagicPacket::find(payload).ok_or(Refusal::NoMagicPacket)
+/// Reads no password where the bytes reach the limit: what looks like one may be the beginning of another
+/// datagram that was cut off.
+fn without_cut_password<'a>(packets: MagicPackets<'a>, searched: &[u8]) -> MagicPackets<'a> {
+    if searched.len() < SEARCHED { packets } else { packets.without_passwords() }
+}
+
+fn search(payload: &[u8], in_full: bool) -> Result<MagicPackets<'_>, Refusal> {
+    let (packets, refusal) = if in_full {
+        (MagicPacket::find(payload), Refusal::NoMagicPacket)
     } else {
-        MagicPacket::at_start(payload).ok_or(Refusal::NotAtStart)
-    }
+        (MagicPacket::at_start(payload), Refusal::NotAtStart)
+    };
+    if packets.is_empty() { Err(refusal) } else { Ok(packets) }
 }
 
 /// Takes the tags off: the outermost VLAN, what lies under the tags, and the rest.
@@ -161,11 +195,11 @@ fn vlan_of(tci: u16) -> Result<Option<VlanId>, Refusal> {
 }
 
 /// IPv4, RFC 791 section 3.1.
-fn ipv4(
-    packet: &[u8],
+fn ipv4<'a>(
+    packet: &'a [u8],
     source_mac: Option<MacAddr>,
     ports: &Ports,
-) -> Result<(MagicPacket, Carrier), Refusal> {
+) -> Result<(MagicPackets<'a>, Carrier), Refusal> {
     let header = packet.first_chunk::<20>().ok_or(Refusal::BadHeader)?;
     let [
         version_ihl,
@@ -201,15 +235,15 @@ fn ipv4(
     let [s0, s1, s2, s3, destination @ ..] = *addresses;
     let (path, payload) =
         udp(datagram, source_mac, Ipv4Addr::from([s0, s1, s2, s3]), Ipv4Addr::from(destination))?;
-    Ok((judge_datagram(payload, path.destination_port, ports)?, Carrier::Udp4(path)))
+    Ok((search(payload, ports.contains(path.destination_port))?, Carrier::Udp4(path)))
 }
 
 /// IPv6, RFC 8200 sections 3 and 4.
-fn ipv6(
-    packet: &[u8],
+fn ipv6<'a>(
+    packet: &'a [u8],
     source_mac: Option<MacAddr>,
     ports: &Ports,
-) -> Result<(MagicPacket, Carrier), Refusal> {
+) -> Result<(MagicPackets<'a>, Carrier), Refusal> {
     let (header, rest) = packet.split_first_chunk::<40>().ok_or(Refusal::BadHeader)?;
     let [version, _, _, _, length_high, length_low, next, _, addresses @ ..] = header;
     if version >> 4 != 6 {
@@ -221,7 +255,7 @@ fn ipv6(
     let (source, destination) = addresses.split_first_chunk::<16>().ok_or(Refusal::BadHeader)?;
     let destination = destination.first_chunk::<16>().ok_or(Refusal::BadHeader)?;
     let (path, payload) = udp(datagram, source_mac, Ipv6Addr::from(*source), Ipv6Addr::from(*destination))?;
-    Ok((judge_datagram(payload, path.destination_port, ports)?, Carrier::Udp6(path)))
+    Ok((search(payload, ports.contains(path.destination_port))?, Carrier::Udp6(path)))
 }
 
 /// Skips the extension headers between the IPv6 header and UDP.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::Sighting;
 
 /// The version of this list; every change of a message raises it.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// The longest message, in bytes. A [`Sighting`] takes less than 120; the text of a failure most.
 pub const MAX_MESSAGE: usize = 512;
@@ -104,6 +104,9 @@ pub enum FromSniffer {
 pub struct Counters {
     /// Frames and datagrams that passed the kernel's filter and held no magic packet.
     pub malformed: u64,
+    /// Frames and datagrams that held a magic packet and went on beyond what is searched
+    /// ([`crate::frame::SEARCHED`]): more may have been in the rest.
+    pub truncated: u64,
     /// Frames that the kernel dropped because the packet sockets' buffers were full.
     pub dropped_raw: u64,
     /// Datagrams that the kernel dropped because the UDP sockets' buffers were full.
@@ -123,6 +126,7 @@ impl Counters {
     #[must_use]
     pub const fn follow(&self, earlier: &Self) -> bool {
         self.malformed >= earlier.malformed
+            && self.truncated >= earlier.truncated
             && self.dropped_raw >= earlier.dropped_raw
             && self.dropped_udp >= earlier.dropped_udp
             && self.dropped_channel >= earlier.dropped_channel

@@ -50,8 +50,9 @@ fn carrier() -> impl Strategy<Value = Carrier> {
 }
 
 fn counters() -> impl Strategy<Value = Counters> {
-    any::<[u64; 4]>().prop_map(|[malformed, dropped_raw, dropped_udp, dropped_channel]| Counters {
+    any::<[u64; 5]>().prop_map(|[malformed, truncated, dropped_raw, dropped_udp, dropped_channel]| Counters {
         malformed,
+        truncated,
         dropped_raw,
         dropped_udp,
         dropped_channel,

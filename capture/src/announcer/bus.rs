@@ -238,6 +238,12 @@ impl Capture1 {
         self.shared.counters().malformed
     }
 
+    /// Frames and datagrams that held a magic packet and were too long to be searched to their end.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn truncated(&self) -> u64 {
+        self.shared.counters().truncated
+    }
+
     /// Magic packets that were copies of an announced one.
     #[zbus(property(emits_changed_signal = "false"))]
     fn duplicates(&self) -> u64 {

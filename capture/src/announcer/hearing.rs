@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use wakevirt_protocol::Sighting;
+use wakevirt_protocol::frame::SEARCHED;
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_REASON, Mode};
 use wakevirt_service::lifecycle::{Signal, Signals, Watchdog};
 use wakevirt_service::logs::{Logs, Quota, plain, quoted};
@@ -76,6 +77,7 @@ pub struct Hearing<'a> {
     sniffer_lives: bool,
     packet_lines: Quota,
     loss_lines: Quota,
+    truncation_lines: Quota,
 }
 
 impl<'a> Hearing<'a> {
@@ -100,6 +102,7 @@ impl<'a> Hearing<'a> {
             sniffer_lives: true,
             packet_lines: Quota::new(20, Duration::from_secs(10)),
             loss_lines: Quota::new(1, Duration::from_secs(60)),
+            truncation_lines: Quota::new(1, Duration::from_secs(60)),
         };
         hearing.warn_of_absent_interfaces();
         hearing.follow_interfaces()?;
@@ -197,6 +200,15 @@ impl<'a> Hearing<'a> {
                 channel,
                 "packets were lost: {kernel} before and {channel} behind the sniffer; somebody sends more magic packets \
                  than can be read"
+            );
+        }
+        let truncated = counters.truncated - earlier.truncated;
+        if truncated > 0 && self.truncation_lines.take(Instant::now()).is_some() {
+            tracing::warn!(
+                truncated,
+                "{truncated} payloads with magic packets were longer than the {SEARCHED} bytes that are searched; any \
+                 packets in the rest are lost. The kernel merges datagrams: let the sender pause between packets, or \
+                 run `ethtool -K INTERFACE rx-udp-gro-forwarding off rx-gro-list off`"
             );
         }
         Ok(())

@@ -2,17 +2,32 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use wakevirt_protocol::frame::{ETHERTYPES_TAG, Frame, Ports, Refusal, judge, judge_datagram};
+use wakevirt_protocol::frame::{ETHERTYPES_TAG, Frame, Judged, Ports, Refusal, judge, judge_datagram};
 use wakevirt_protocol::link::sender;
-use wakevirt_protocol::{Carrier, Heard, Sighting, UdpPath};
+use wakevirt_protocol::{Carrier, Sighting, UdpPath};
 
 use super::ffi::{Arrival, Envelope, Sender};
+
+/// The magic packets that a socket delivered at once: at least one, in their order.
+#[derive(Debug)]
+pub struct Sightings<'a> {
+    judged: Judged<'a>,
+    interface: u32,
+}
+
+impl Iterator for Sightings<'_> {
+    type Item = Sighting;
+
+    fn next(&mut self) -> Option<Sighting> {
+        Some(Sighting { heard: self.judged.next()?, interface: self.interface })
+    }
+}
 
 /// Judges what a packet socket delivered.
 ///
 /// # Errors
-/// [`Refusal`] says why it is no magic packet that counts.
-pub fn frame(envelope: &Envelope, payload: &[u8], ports: &Ports) -> Result<Sighting, Refusal> {
+/// [`Refusal`] says why it holds no magic packet that counts.
+pub fn frame<'a>(envelope: &Envelope, payload: &'a [u8], ports: &Ports) -> Result<Sightings<'a>, Refusal> {
     let Some(Sender::Link { protocol, interface, kind, address_length, address, .. }) = envelope.sender
     else {
         return Err(Refusal::BadHeader);
@@ -25,10 +40,10 @@ pub fn frame(envelope: &Envelope, payload: &[u8], ports: &Ports) -> Result<Sight
         match judge(&tagged, ports) {
             // It only looked like one.
             Err(refusal) if refusal != Refusal::TooManyTags => {}
-            judged => return Ok(Sighting { heard: judged?, interface }),
+            judged => return Ok(Sightings { judged: judged?, interface }),
         }
     }
-    Ok(Sighting { heard: judge(&frame, ports)?, interface })
+    Ok(Sightings { judged: judge(&frame, ports)?, interface })
 }
 
 /// Whether a tag seems to lie in front of the protocol that the kernel named.
@@ -52,17 +67,22 @@ fn has_tag_in_front(frame: &Frame<'_>) -> bool {
 /// Judges what a UDP socket delivered that is bound to this port.
 ///
 /// # Errors
-/// [`Refusal`] says why it is no magic packet that counts.
-pub fn datagram(envelope: &Envelope, payload: &[u8], port: u16, ports: &Ports) -> Result<Sighting, Refusal> {
+/// [`Refusal`] says why it holds no magic packet that counts.
+pub fn datagram<'a>(
+    envelope: &Envelope,
+    payload: &'a [u8],
+    port: u16,
+    ports: &Ports,
+) -> Result<Sightings<'a>, Refusal> {
     let Some(Sender::Inet(source)) = &envelope.sender else { return Err(Refusal::BadHeader) };
     let (interface, destination) = match envelope.arrival {
         Some(Arrival::V4 { interface, destination }) => (interface, IpAddr::V4(destination)),
         Some(Arrival::V6 { interface, destination }) => (interface, IpAddr::V6(destination)),
         None => return Err(Refusal::BadHeader),
     };
-    let magic = judge_datagram(payload, port, ports)?;
+    let packets = judge_datagram(payload, port, ports)?;
     let carrier = carrier(*source, destination, port).ok_or(Refusal::BadHeader)?;
-    Ok(Sighting { heard: Heard { magic, carrier, vlan: None }, interface })
+    Ok(Sightings { judged: Judged { packets, carrier, vlan: None }, interface })
 }
 
 /// What carried a datagram. A socket for both versions tells IPv4 addresses as mapped ones (ipv6(7)).

@@ -20,6 +20,8 @@ const CONTROL: usize = 128;
 pub struct Envelope {
     /// How many bytes of the payload are in the buffer.
     pub length: usize,
+    /// Whether the payload is longer: the filter or the buffer has cut it off.
+    pub cut: bool,
     /// Who sent it.
     pub sender: Option<Sender>,
     /// The tag control information (host byte order) of the VLAN tag that the kernel took off.
@@ -205,6 +207,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Envelope> {
     let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     let mut envelope = Envelope {
         length,
+        cut: message.msg_flags & libc::MSG_TRUNC != 0,
         sender: sender(&address, usize::try_from(message.msg_namelen).unwrap_or(0)),
         ..Envelope::default()
     };
@@ -260,10 +263,12 @@ unsafe fn read_control(header: *const libc::cmsghdr, envelope: &mut Envelope) {
     match (cmsg_level, cmsg_type) {
         (libc::SOL_PACKET, libc::PACKET_AUXDATA) => {
             // SAFETY: as the caller promises; the type is the one of this level and type (packet(7)).
-            if let Some(data) = unsafe { control_data::<libc::tpacket_auxdata>(header) }
-                && data.tp_status & libc::TP_STATUS_VLAN_VALID != 0
-            {
-                envelope.tag = Some(data.tp_vlan_tci);
+            if let Some(data) = unsafe { control_data::<libc::tpacket_auxdata>(header) } {
+                if data.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
+                    envelope.tag = Some(data.tp_vlan_tci);
+                }
+                // `tp_snaplen` is what the filter left of it.
+                envelope.cut |= data.tp_len > data.tp_snaplen;
             }
         }
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {

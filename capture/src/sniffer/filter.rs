@@ -11,12 +11,10 @@
 
 use libc::sock_filter;
 use wakevirt_protocol::frame::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_WOL, ETHERTYPES_TAG, MAX_EXTENSION_HEADERS, MAX_TAGS, UDP,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_WOL, ETHERTYPES_TAG, MAX_EXTENSION_HEADERS, MAX_TAGS, SEARCHED,
+    UDP,
 };
 use wakevirt_protocol::magic::SHORTEST;
-
-/// How much of a frame is captured, in bytes, without its link header.
-pub const CAPTURED: usize = 2048;
 
 /// Which frames a filter is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +91,7 @@ pub fn program(ports: &[u16], direction: Direction) -> Option<Vec<sock_filter>> 
     begins_with_sync(&mut code, Address::AtX(8), pass, drop);
 
     code.place(pass);
-    code.give(u32::try_from(CAPTURED).ok()?);
+    code.give(u32::try_from(SEARCHED).ok()?);
     code.place(drop);
     code.give(0);
     code.assemble()

@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use wakevirt_protocol::Sighting;
-use wakevirt_protocol::frame::Refusal;
+use wakevirt_protocol::frame::{Refusal, SEARCHED};
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, ToSniffer};
 
 use super::Error;
 use super::channel::{Channel, Said};
-use super::delivery;
+use super::delivery::{self, Sightings};
 use super::ffi::{self, Envelope};
-use super::filter::CAPTURED;
 use super::sockets::Sockets;
 
 /// How many packets are taken from one socket before the others have their turn.
@@ -92,35 +90,39 @@ impl Sniffer<'_> {
     }
 
     fn take_frames(&mut self, socket: impl AsFd) -> Result<(), Error> {
-        let mut buffer = [0; CAPTURED];
+        let mut buffer = [0; SEARCHED];
         for _ in 0..TURN {
             let Some(envelope) = receive(&socket, &mut buffer)? else { break };
             let payload = buffer.get(..envelope.length).unwrap_or_default();
-            self.weigh(delivery::frame(&envelope, payload, &self.sockets.ports))?;
+            let judged = delivery::frame(&envelope, payload, &self.sockets.ports);
+            self.weigh(judged, envelope.cut)?;
         }
         Ok(())
     }
 
     fn take_datagrams(&mut self, socket: impl AsFd, port: u16) -> Result<(), Error> {
-        let mut buffer = [0; CAPTURED];
+        let mut buffer = [0; SEARCHED];
         for _ in 0..TURN {
             let Some(envelope) = receive(&socket, &mut buffer)? else { break };
             let payload = buffer.get(..envelope.length).unwrap_or_default();
-            self.weigh(delivery::datagram(&envelope, payload, port, &self.sockets.ports))?;
+            let judged = delivery::datagram(&envelope, payload, port, &self.sockets.ports);
+            self.weigh(judged, envelope.cut)?;
         }
         Ok(())
     }
 
-    /// Says what was accepted, and counts what was not.
-    fn weigh(&mut self, judged: Result<Sighting, Refusal>) -> Result<(), Error> {
+    /// Sends what was accepted, and counts what was not, and what was cut off.
+    fn weigh(&mut self, judged: Result<Sightings<'_>, Refusal>, cut: bool) -> Result<(), Error> {
         self.tally.stir();
-        match judged {
-            Ok(sighting) => {
-                if self.channel.say(&FromSniffer::Packet(sighting))? == Said::NoRoom {
-                    self.tally.counters.dropped_channel += 1;
-                }
+        let Ok(sightings) = judged else {
+            self.tally.counters.malformed += 1;
+            return Ok(());
+        };
+        self.tally.counters.truncated += u64::from(cut);
+        for sighting in sightings {
+            if self.channel.say(&FromSniffer::Packet(sighting))? == Said::NoRoom {
+                self.tally.counters.dropped_channel += 1;
             }
-            Err(_) => self.tally.counters.malformed += 1,
         }
         Ok(())
     }

@@ -43,7 +43,10 @@ pub(crate) fn links() -> Vec<Row> {
     };
     let from_nobody =
         |heard: Result<Heard, Refusal>| heard.map(|heard| Heard { carrier: unsent(heard.carrier), ..heard });
-    let row = |link, name: &str, bytes, expected| Row { link, expected, ..row(name, bytes, Err(BadHeader)) };
+    let row = |link, name: &str, bytes, expected: Option<Result<Heard, Refusal>>| {
+        let expected = expected.map(|expected| expected.map(|heard| vec![heard]));
+        Row { link, expected, ..row(name, bytes, Err(BadHeader)) }
+    };
     let tag = bytes![[0, 5], ethertype(0x0842), magic()];
     vec![
         row(LinkType::Ethernet, "nothing", vec![], None),

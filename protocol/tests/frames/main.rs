@@ -14,7 +14,7 @@ mod seeds;
 use std::collections::BTreeSet;
 
 use wakevirt_protocol::frame::Refusal::{NoMagicPacket, NotAtStart};
-use wakevirt_protocol::frame::{Ports, judge_datagram};
+use wakevirt_protocol::frame::{Ports, SEARCHED, judge_datagram};
 use wakevirt_protocol::link::LinkType;
 use wakevirt_protocol::{MacAddr, MagicPacket};
 
@@ -31,6 +31,7 @@ fn table() -> Vec<Row> {
         ("IPv4", ip::ipv4()),
         ("IPv6", ip::ipv6()),
         ("link", links::links()),
+        ("merged", packets::merged()),
     ];
     let named = |(group, rows): (&str, Vec<Row>)| {
         rows.into_iter()
@@ -60,11 +61,13 @@ fn is_judged_as_the_table_says() {
 #[test]
 fn is_accepted_when_the_last_copy_is_there_and_not_before() {
     let needle = magic();
-    for row in table().iter().filter(|row| matches!(row.expected, Some(Ok(_)))) {
+    for row in table().iter().filter(|row| matches!(row.expected, Some(Ok(_))) && row.bytes.len() < SEARCHED)
+    {
         let begin = row.bytes.windows(needle.len()).position(|window| window == needle).unwrap();
         for length in 0..=row.bytes.len() {
             let judged = judged(row.link, row.tag, &row.bytes[..length]);
-            let accepted = matches!(&judged, Some(Ok(heard)) if heard.magic.target() == MacAddr::new(TARGET));
+            let accepted =
+                matches!(&judged, Some(Ok(heard)) if heard[0].magic.target() == MacAddr::new(TARGET));
             assert_eq!(accepted, length >= begin + needle.len(), "{}: {length} bytes: {judged:?}", row.name);
         }
     }
@@ -93,8 +96,23 @@ fn is_judged_alike_when_a_socket_delivers_the_datagram() {
         (40000, late, Err(NotAtStart)),
         (9, vec![], Err(NoMagicPacket)),
     ] {
-        assert_eq!(judge_datagram(&payload, port, &ports()).map(Some), expected, "to {port}");
+        let judged = judge_datagram(&payload, port, &ports()).map(|mut packets| packets.next());
+        assert_eq!(judged, expected, "to {port}");
     }
+}
+
+#[test]
+fn is_searched_as_far_when_a_socket_delivers_the_datagram() {
+    let many = magic().repeat(30);
+    let found = |length| judge_datagram(&many[..length], 9, &ports()).unwrap().count();
+    assert_eq!([found(102), found(2039), found(2040), found(3060)], [1, 19, 20, 20]);
+    // What reaches the limit may be cut off, and then has no password.
+    let late = bytes![vec![0x11; SEARCHED - 108], magic(), b"secret", [0; 100]];
+    let password = |length| {
+        let mut packets = judge_datagram(&late[..length], 9, &ports()).unwrap();
+        packets.next().unwrap().password().is_some()
+    };
+    assert_eq!([password(SEARCHED - 1), password(SEARCHED), password(SEARCHED + 100)], [true, false, false]);
 }
 
 #[test]

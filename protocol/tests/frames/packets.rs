@@ -1,6 +1,6 @@
 //! Rows: the magic packets of the field, and the format with all that may be wrong with it.
 
-use wakevirt_protocol::frame::Refusal::NoMagicPacket;
+use wakevirt_protocol::frame::Refusal::{NoMagicPacket, NotAtStart};
 
 use crate::common::*;
 use crate::rows::*;
@@ -55,6 +55,79 @@ pub(crate) fn senders() -> Vec<Row> {
     rows
 }
 
+/// Payloads that datagrams of one flow were merged into.
+pub(crate) fn merged() -> Vec<Row> {
+    let other = |tail: &[u8]| stream(6, OTHER, 16, tail);
+    let both = [TARGET, OTHER];
+    let two = bytes![magic(), other(b"")];
+    let most: Vec<_> = (0..30).map(|_| magic()).collect();
+    let mut rows = vec![
+        row_of_several("two in 0x0842", ethernet(0x0842, &two), &both, &raw(0x0842)),
+        row_of_several("two in another EtherType", ethernet(0x88b5, &two), &both, &raw(0x88b5)),
+        row_of_several("two to 9 by IPv6", udp6(9, &two), &both, &v6(9)),
+        row_of_several(
+            "two, neither at its start",
+            udp4(9, &bytes![[0x11; 40], magic(), [0x11; 40], other(b"")]),
+            &both,
+            &v4(9),
+        ),
+        row("two to 40000, not at its start", udp4(40000, &bytes![[0], two]), Err(NotAtStart)),
+        row_of_several(
+            "a hundred bytes between them",
+            udp4(40000, &bytes![magic(), [0; 100], other(b"")]),
+            &both,
+            &v4(40000),
+        ),
+        row_of_several("the same one twice", udp4(9, &bytes![magic(), magic()]), &[TARGET; 2], &v4(9)),
+        row_of_several(
+            "twenty copies each",
+            udp4(9, &bytes![stream(6, TARGET, 20, b""), stream(6, OTHER, 20, b"")]),
+            &both,
+            &v4(9),
+        ),
+        // 28 bytes of headers and 19 packets of 102 are 1,966.
+        row_of_several(
+            "thirty, of which the first 2,048 bytes hold nineteen",
+            udp4(9, &most.concat()),
+            &[TARGET; 19],
+            &v4(9),
+        ),
+        row(
+            "one, and the password FF",
+            udp4(9, &bytes![magic(), [0xff; 6]]),
+            with_password(&[0xff; 6], v4(9)),
+        ),
+        row(
+            "one, and one for a group",
+            udp4(9, &bytes![magic(), stream(6, [0xff; 6], 16, b"")]),
+            accepted(v4(9)),
+        ),
+        row(
+            "one, and one that is broken",
+            udp4(9, &bytes![magic(), stream(6, OTHER, 15, &TARGET)]),
+            accepted(v4(9)),
+        ),
+        row(
+            "one, whose password reaches the 2,048th byte",
+            udp4(9, &bytes![[0x11; 2048 - 28 - 108], magic(), b"secret"]),
+            accepted(v4(9)),
+        ),
+        row(
+            "one, whose password ends before",
+            udp4(9, &bytes![[0x11; 2048 - 28 - 109], magic(), b"secret"]),
+            with_password(b"secret", v4(9)),
+        ),
+    ];
+    for port in [9, 40000] {
+        for (first, second) in [("", ""), ("pass", "pass"), ("secret", "secret"), ("secret", "")] {
+            let payload = bytes![stream(6, TARGET, 16, first.as_bytes()), other(second.as_bytes())];
+            let name = format!("two to {port}, with {first:?} and {second:?} behind them");
+            rows.push(row_of_several(name, udp4(port, &payload), &both, &v4(port)));
+        }
+    }
+    rows
+}
+
 /// The format itself, in the payload of a frame that is searched in full.
 pub(crate) fn formats() -> Vec<Row> {
     let wol = |payload: &[u8]| ethernet(0x0842, payload);
@@ -69,11 +142,6 @@ pub(crate) fn formats() -> Vec<Row> {
         row("behind a packet for a group", wol(&bytes![stream(6, [0x33; 6], 16, b""), magic()]), found()),
         row("behind a stream without copies", wol(&bytes![[0xff; 6], [0x11; 5], magic()]), found()),
         row("behind five FF", wol(&bytes![[0xff; 5], [0], magic()]), found()),
-        row(
-            "the first of two",
-            wol(&bytes![magic(), stream(6, OTHER, 16, b"")]),
-            with_password(&[0xff; 6], raw(0x0842)),
-        ),
         row("17 copies", wol(&stream(6, TARGET, 17, b"")), found()),
         row("20 copies", wol(&stream(6, TARGET, 20, b"")), found()),
         row("40 copies", wol(&stream(6, TARGET, 40, b"")), found()),

@@ -21,17 +21,35 @@ pub(crate) struct Row {
     /// A tag that the kernel has taken off.
     pub(crate) tag: Option<u16>,
     pub(crate) bytes: Vec<u8>,
-    pub(crate) expected: Option<Result<Heard, Refusal>>,
+    pub(crate) expected: Option<Result<Vec<Heard>, Refusal>>,
 }
 
 /// What is said of such a frame; nothing where its link header cannot be read.
-pub(crate) fn judged(link: LinkType, tag: Option<u16>, bytes: &[u8]) -> Option<Result<Heard, Refusal>> {
+pub(crate) fn judged(link: LinkType, tag: Option<u16>, bytes: &[u8]) -> Option<Result<Vec<Heard>, Refusal>> {
     let frame = Frame { tag, ..link.strip(bytes)? };
-    Some(judge(&frame, &ports()))
+    Some(judge(&frame, &ports()).map(Iterator::collect))
 }
 
 pub(crate) fn row(name: impl Into<String>, bytes: Vec<u8>, expected: Result<Heard, Refusal>) -> Row {
+    let expected = expected.map(|heard| vec![heard]);
     Row { name: name.into(), link: LinkType::Ethernet, tag: None, bytes, expected: Some(expected) }
+}
+
+/// A row with several magic packets, for these addresses.
+pub(crate) fn row_of_several(
+    name: impl Into<String>,
+    bytes: Vec<u8>,
+    targets: &[[u8; 6]],
+    carrier: &Carrier,
+) -> Row {
+    let heard = |target: &[u8; 6]| {
+        let magic = MagicPacket::new(MacAddr::new(*target), None).unwrap();
+        Heard { magic, carrier: carrier.clone(), vlan: None }
+    };
+    Row {
+        expected: Some(Ok(targets.iter().map(heard).collect())),
+        ..row(name, bytes, Err(Refusal::NoMagicPacket))
+    }
 }
 
 pub(crate) fn accepted(carrier: Carrier) -> Result<Heard, Refusal> {

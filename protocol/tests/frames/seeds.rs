@@ -22,6 +22,9 @@ fn writes_the_seeds_of_the_fuzz_targets() {
     for row in packets::formats().iter().step_by(3) {
         seed("magic", &row.name, &row.bytes[14..]);
     }
+    for row in packets::merged().iter().step_by(3) {
+        seed("magic", &format!("merged {}", row.name), &row.bytes[14..]);
+    }
     for row in table().iter().step_by(9) {
         let link = kinds_of_link().iter().position(|link| *link == row.link).unwrap();
         let flag = u8::from(row.tag.is_some()) << 7;

@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 
+use wakevirt_protocol::magic::MagicPackets;
 use wakevirt_protocol::{Carrier, Heard, MagicPacket, UdpPath};
 
 /// An address, and the password behind its copies, or nothing.
@@ -18,19 +19,35 @@ pub(crate) struct Found {
     pub(crate) vlan: Option<u16>,
 }
 
-/// Six bytes FF, then one address sixteen times, anywhere.
-pub(crate) fn anywhere(payload: &[u8]) -> Option<Magic> {
-    (0..payload.len()).find_map(|offset| magic_at(payload, offset))
+/// Six bytes FF, then one address sixteen times: each such place, one behind the other.
+pub(crate) fn anywhere(payload: &[u8]) -> Vec<Magic> {
+    with_password(payload, places(payload, 0))
 }
 
-/// The same, where nothing but FF stands in front of it.
-pub(crate) fn at_start(payload: &[u8]) -> Option<Magic> {
-    (0..payload.len())
+/// The same, where nothing but FF stands in front of the first.
+pub(crate) fn at_start(payload: &[u8]) -> Vec<Magic> {
+    let first = (0..payload.len())
         .take_while(|offset| payload[..*offset].iter().all(|byte| *byte == 0xff))
-        .find_map(|offset| magic_at(payload, offset))
+        .find(|offset| magic_at(payload, *offset).is_some());
+    first.map_or(vec![], |first| with_password(payload, places(payload, first)))
 }
 
-fn magic_at(payload: &[u8], offset: usize) -> Option<Magic> {
+/// Each address from this offset on, and where its copies end.
+fn places(payload: &[u8], mut offset: usize) -> Vec<([u8; 6], usize)> {
+    let mut places = vec![];
+    while offset < payload.len() {
+        match magic_at(payload, offset) {
+            Some((address, end)) => {
+                places.push((address, end));
+                offset = end;
+            }
+            None => offset += 1,
+        }
+    }
+    places
+}
+
+fn magic_at(payload: &[u8], offset: usize) -> Option<([u8; 6], usize)> {
     let mut bytes = Bytes(&payload[offset..]);
     if bytes.take(6)? != [0xff; 6] {
         return None;
@@ -47,25 +64,50 @@ fn magic_at(payload: &[u8], offset: usize) -> Option<Magic> {
     while bytes.0.len() >= 6 && bytes.0[..6] == *address {
         bytes.take(6);
     }
-    let left = bytes.0;
-    let goes_on = left.len() < 6 && left == &address[..left.len()];
-    let password = match left.len() {
-        _ if goes_on => 0,
-        0..=3 => 0,
-        4 | 5 => 4,
-        _ => 6,
-    };
-    Some((address.try_into().ok()?, left[..password].to_vec()))
+    Some((address.try_into().ok()?, payload.len() - bytes.0.len()))
 }
 
-/// A frame without its link header, which may have lost a tag already.
+/// One packet alone may have a password, where less than another packet follows it.
+fn with_password(payload: &[u8], places: Vec<([u8; 6], usize)>) -> Vec<Magic> {
+    if let [(address, end)] = places[..] {
+        let left = &payload[end..];
+        let goes_on = left.len() < 6 && left == &address[..left.len()];
+        let password = match left.len() {
+            _ if goes_on => 0,
+            4 | 5 => 4,
+            6..102 => 6,
+            _ => 0,
+        };
+        return vec![(address, left[..password].to_vec())];
+    }
+    places.into_iter().map(|(address, _)| (address, vec![])).collect()
+}
+
+/// A frame as [`whole_frame`], of which 2,048 bytes are looked at.
 pub(crate) fn frame(
     source: Option<String>,
     tag: Option<u16>,
     ethertype: u16,
     payload: &[u8],
     full_search: &[u16],
-) -> Option<Found> {
+) -> Vec<Found> {
+    let mut bytes = Bytes(payload);
+    bytes.keep(2048);
+    let mut found = whole_frame(source, tag, ethertype, bytes.0, full_search).unwrap_or_default();
+    if bytes.0.len() == 2048 {
+        found.iter_mut().for_each(|found| found.magic.1.clear());
+    }
+    found
+}
+
+/// A frame without its link header, which may have lost a tag already.
+fn whole_frame(
+    source: Option<String>,
+    tag: Option<u16>,
+    ethertype: u16,
+    payload: &[u8],
+    full_search: &[u16],
+) -> Option<Vec<Found>> {
     let mut controls: Vec<u16> = tag.into_iter().collect();
     let mut ethertype = ethertype;
     let mut bytes = Bytes(payload);
@@ -81,17 +123,18 @@ pub(crate) fn frame(
         return None;
     }
     let vlan = vlans.find(|id| *id != 0);
-    let (magic, carrier) = match ethertype {
+    let (packets, carrier) = match ethertype {
         0x0800 => ipv4(bytes, full_search)?,
         0x86dd => ipv6(bytes, full_search)?,
-        0x0842 => (anywhere(bytes.0)?, "ethernet 0842".to_owned()),
-        0..0x0600 => (at_start(bytes.0)?, "ethernet".to_owned()),
-        other => (at_start(bytes.0)?, format!("ethernet {other:04x}")),
+        0x0842 => (anywhere(bytes.0), "ethernet 0842".to_owned()),
+        0..0x0600 => (at_start(bytes.0), "ethernet".to_owned()),
+        other => (at_start(bytes.0), format!("ethernet {other:04x}")),
     };
-    Some(Found { magic, carrier: sent_by(carrier, source), vlan })
+    let carrier = sent_by(carrier, source);
+    Some(packets.into_iter().map(|magic| Found { magic, carrier: carrier.clone(), vlan }).collect())
 }
 
-fn ipv4(packet: Bytes<'_>, full_search: &[u16]) -> Option<(Magic, String)> {
+fn ipv4(packet: Bytes<'_>, full_search: &[u16]) -> Option<(Vec<Magic>, String)> {
     let mut bytes = packet;
     let first = bytes.take(1)?[0];
     bytes.take(1)?;
@@ -113,11 +156,11 @@ fn ipv4(packet: Bytes<'_>, full_search: &[u16]) -> Option<(Magic, String)> {
     let mut bytes = packet;
     bytes.keep(total);
     bytes.take(header)?;
-    let (magic, [from, to]) = udp(bytes, full_search)?;
-    Some((magic, format!("udp4 {source:?} {from} > {destination:?} {to}")))
+    let (packets, [from, to]) = udp(bytes, full_search)?;
+    Some((packets, format!("udp4 {source:?} {from} > {destination:?} {to}")))
 }
 
-fn ipv6(packet: Bytes<'_>, full_search: &[u16]) -> Option<(Magic, String)> {
+fn ipv6(packet: Bytes<'_>, full_search: &[u16]) -> Option<(Vec<Magic>, String)> {
     let mut bytes = packet;
     if bytes.take(4)?[0] / 16 != 6 {
         return None;
@@ -148,29 +191,33 @@ fn ipv6(packet: Bytes<'_>, full_search: &[u16]) -> Option<(Magic, String)> {
     if extensions > 4 {
         return None;
     }
-    let (magic, [from, to]) = udp(bytes, full_search)?;
-    Some((magic, format!("udp6 {source:?} {from} > {destination:?} {to}")))
+    let (packets, [from, to]) = udp(bytes, full_search)?;
+    Some((packets, format!("udp6 {source:?} {from} > {destination:?} {to}")))
 }
 
-fn udp(mut bytes: Bytes<'_>, full_search: &[u16]) -> Option<(Magic, [u16; 2])> {
+fn udp(mut bytes: Bytes<'_>, full_search: &[u16]) -> Option<(Vec<Magic>, [u16; 2])> {
     let (from, to, length) = (bytes.number()?, bytes.number()?, bytes.number()?);
     bytes.take(2)?;
     bytes.keep(usize::from(length).checked_sub(8)?);
-    let magic = if full_search.contains(&to) { anywhere(bytes.0)? } else { at_start(bytes.0)? };
-    Some((magic, [from, to]))
+    let packets = if full_search.contains(&to) { anywhere(bytes.0) } else { at_start(bytes.0) };
+    Some((packets, [from, to]))
 }
 
 fn sent_by(carrier: String, source: Option<String>) -> String {
     format!("{carrier} by {}", source.as_deref().unwrap_or("nobody"))
 }
 
-/// What the library's magic packet says.
-pub(crate) fn said(magic: &MagicPacket) -> Magic {
+/// What the library's magic packets say.
+pub(crate) fn said(packets: MagicPackets<'_>) -> Vec<Magic> {
+    packets.map(|magic| said_by(&magic)).collect()
+}
+
+fn said_by(magic: &MagicPacket) -> Magic {
     (magic.target().octets(), magic.password().map_or(vec![], |password| password.as_bytes().to_vec()))
 }
 
-impl From<&Heard> for Found {
-    fn from(heard: &Heard) -> Self {
+impl From<Heard> for Found {
+    fn from(heard: Heard) -> Self {
         let (carrier, source) = match &heard.carrier {
             Carrier::Ethernet { ethertype: None, source } => ("ethernet".to_owned(), source),
             Carrier::Ethernet { ethertype: Some(number), source } => {
@@ -184,7 +231,7 @@ impl From<&Heard> for Found {
             }
         };
         Self {
-            magic: said(&heard.magic),
+            magic: said_by(&heard.magic),
             carrier: sent_by(carrier, source.map(|mac| mac.to_string())),
             vlan: heard.vlan.map(|vlan| vlan.get()),
         }

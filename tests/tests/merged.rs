@@ -1,0 +1,123 @@
+//! Datagrams that the kernel merges into one before capture receives them: UDP GRO on the interface, and UDP
+//! GSO of a sender behind a veth. All magic packets are announced.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop where it stands")]
+
+use wakevirt_protocol::bus::CAPTURE_NAME;
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::net::Peer;
+use wakevirt_tests::process::Process;
+use wakevirt_tests::{guard, privileged, wait};
+
+/// A host with capture, a cable to a sender, and somebody who listens.
+struct Scene<'host> {
+    host: &'host Host,
+    lan: Peer<'host>,
+    _bus: Bus<'host>,
+    capture: Daemon,
+    monitor: Process,
+}
+
+impl<'host> Scene<'host> {
+    fn new(host: &'host Host) -> Self {
+        let bus = Bus::start(host, Kind::DbusDaemon);
+        let lan = host.veth("lan0");
+        lan.address("192.0.2.2/24 broadcast 192.0.2.255");
+        let mut capture = Daemon::capture(host).config("limit = 100000").start();
+        capture.wait_until_ready();
+        host.wait_for_name(CAPTURE_NAME);
+        let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+        Self { host, lan, _bus: bus, capture, monitor }
+    }
+
+    /// How often a property that counts has counted.
+    fn count(&self, property: &str) -> u64 {
+        let reply = self.host.property(User::Stranger, CAPTURE_NAME, property).unwrap();
+        reply.trim_start_matches("(<uint64 ").trim_end_matches(">,)").parse().unwrap()
+    }
+
+    fn wait_for(&self, property: &str, count: u64) {
+        wait::until_true(&format!("{property} to be {count}"), || self.count(property) == count);
+    }
+
+    /// Lets the kernel merge what comes in on the cable, by this feature of ethtool(8). The sender's card no
+    /// longer does what [`Self::send`] asks for, so that the sender's kernel does: datagrams leave back to back,
+    /// and the receiver gets all of them at once.
+    fn merge_by(&self, feature: &str) {
+        self.host.sh(&format!("ethtool -K lan0 gro on {feature} on"));
+        self.lan.sh("ethtool -K eth0 tx-udp-segmentation off");
+    }
+
+    /// Sends these payloads, all as long as the first, back to back from one socket: by UDP GSO
+    /// (`UDP_SEGMENT`, udp(7)), which a veth passes on as one.
+    fn send(&self, port: u16, payloads: &[String]) {
+        let (length, all) = (payloads[0].len() / 2, payloads.concat());
+        self.lan.sh(&format!(
+            "python3 -c 'import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+s.setsockopt(socket.IPPROTO_UDP, 103, {length})
+s.sendto(bytes.fromhex(\"{all}\"), (\"192.0.2.255\", {port}))'"
+        ));
+    }
+}
+
+/// The target of a packet with this number.
+fn mac(number: u8) -> String {
+    format!("52:54:00:00:00:{number:02x}")
+}
+
+/// A magic packet, in hexadecimal digits.
+fn packet(number: u8, password: &str) -> String {
+    format!("{}{}{password}", "ff".repeat(6), mac(number).replace(':', "").repeat(16))
+}
+
+#[test]
+fn by_the_kernel_are_announced_each_without_a_password() {
+    privileged!();
+    if !guard::has("ethtool") {
+        return;
+    }
+    for how in ["rx-udp-gro-forwarding", "rx-gro-list", "UDP GSO"] {
+        let host = Host::new();
+        let mut scene = Scene::new(&host);
+        if how != "UDP GSO" {
+            scene.merge_by(how);
+        }
+        // To a port that is searched in full, and to another.
+        let mut announced = 0;
+        for (port, password, first) in [(9, "", 1), (40_000, "", 11), (9, "736563726574", 21)] {
+            let payloads: Vec<String> = (first..first + 3).map(|number| packet(number, password)).collect();
+            scene.send(port, &payloads);
+            announced += 3;
+            scene.wait_for("Sequence", announced);
+            for number in first..first + 3 {
+                let signal = scene.monitor.log().wait_for(&mac(number));
+                // Not merged, the last three would have one.
+                assert!(signal.contains("'secureon': <false>"), "{how}, port {port}: {signal}");
+            }
+        }
+        // One alone has its password, also this one.
+        scene.send(9, &[packet(31, "ffffffffffff")]);
+        let signal = scene.monitor.log().wait_for(&mac(31));
+        assert!(signal.contains("'secureon': <true>"), "{how}: {signal}");
+        assert_eq!((scene.count("Malformed"), scene.count("Truncated")), (0, 0), "{how}");
+        scene.capture.stop();
+    }
+}
+
+#[test]
+fn into_more_than_is_searched_are_counted() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host);
+    let payloads: Vec<String> = (1..=30).map(|number| packet(number, "")).collect();
+    scene.send(9, &payloads);
+    scene.wait_for("Truncated", 1);
+    // With the headers of IP and UDP, nineteen fit.
+    scene.wait_for("Sequence", 19);
+    let line = scene.capture.log().wait_for("1 payloads with magic packets were longer than the 2048 bytes");
+    assert!(line.contains("WARN") && line.contains("ethtool -K"), "{line}");
+    scene.capture.stop();
+}
