@@ -1,5 +1,5 @@
 # make demo shows it, make check proves it, make bench measures it, make deb packages it: as root, on Debian 12
-# with Rust 1.95 or later. Each installs the Debian packages that it needs, and can be run again.
+# or 13 with Rust 1.95 or later. Each installs the Debian packages that it needs, and can be run again.
 #
 # make install and make uninstall, as root: PREFIX is /usr/local by default; with DESTDIR, files are placed and
 # nothing else is done.
