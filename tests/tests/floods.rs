@@ -1,5 +1,5 @@
 //! Floods of magic packets, on real interfaces: which true packets are announced beside them.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop where it stands")]
+#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -26,9 +26,9 @@ struct Scene<'host> {
 }
 
 impl<'host> Scene<'host> {
-    fn new(host: &'host Host, of_interest: &[String]) -> Self {
+    fn new(host: &'host Host, config: &str, of_interest: &[String]) -> Self {
         let bus = Bus::start(host, Kind::DbusDaemon);
-        let mut capture = Daemon::capture(host).started_by(StartedBy::Manager).start();
+        let mut capture = Daemon::capture(host).started_by(StartedBy::Manager).config(config).start();
         capture.wait_until_ready();
         host.wait_for_name(CAPTURE_NAME);
         let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
@@ -59,7 +59,7 @@ impl<'host> Scene<'host> {
     }
 
     /// Sends all payloads at once to port 9 of the loopback address, as a user without rights.
-    fn to_loopback(&mut self, payloads: &[Vec<u8>]) {
+    fn loopback_burst(&mut self, payloads: &[Vec<u8>]) {
         let script = "import socket, sys\n\
                       udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
                       for payload in sys.argv[1:]: udp.sendto(bytes.fromhex(payload), ('127.0.0.1', 9))";
@@ -94,7 +94,7 @@ fn on_another_interface_hold_back_no_true_packet() {
     let host = Host::new();
     let (lan, guest) = (host.veth("lan0"), host.veth("guest0"));
     let mac = address(1);
-    let mut scene = Scene::new(&host, std::slice::from_ref(&mac));
+    let mut scene = Scene::new(&host, "", std::slice::from_ref(&mac));
     let mut wire = lan.injector();
     for round in 0..20_u32 {
         // Each time more than a budget holds, each packet with another password.
@@ -102,7 +102,7 @@ fn on_another_interface_hold_back_no_true_packet() {
         let frames: Vec<_> = (0..25).map(|n| frame(&mac, &wrong(n), n)).collect();
         scene.burst(&guest, &frames);
         let datagrams: Vec<_> = (25..50).map(|n| magic(&mac, &wrong(n))).collect();
-        scene.to_loopback(&datagrams);
+        scene.loopback_burst(&datagrams);
         let right = format!("good{round:02}");
         wire.send(&frame(&mac, right.as_bytes(), 1));
         let signal = scene.monitor.log().wait_for_nth("'lan0'", round as usize + 1);
@@ -130,7 +130,7 @@ fn for_other_domains_hold_back_no_single_packet() {
     let host = Host::new();
     let lan = host.veth("lan0");
     let addresses: Vec<String> = (0..1000).map(address).collect();
-    let mut scene = Scene::new(&host, &addresses);
+    let mut scene = Scene::new(&host, "", &addresses);
     let start = Instant::now();
     for round in 0..20_u16 {
         // A tenth of the addresses is flooded, and each true packet comes once, in the middle.
@@ -157,9 +157,9 @@ fn while_the_bus_is_away_push_nothing_out() {
     let host = Host::new();
     let (lan, guest) = (host.veth("lan0"), host.veth("guest0"));
     let addresses: Vec<String> = (0..300).map(address).collect();
-    let mut scene = Scene::new(&host, &addresses);
+    let mut scene = Scene::new(&host, "", &addresses);
     scene.bus.kill();
-    let _ = scene.capture.log().wait_for("the connection to the bus is lost");
+    let _ = scene.capture.log().wait_for("the connection to the system bus is lost");
     lan.send(&frame(&address(7), b"before", 1));
     for round in 0..10_u16 {
         let flood = |n: u16| frame(&address((round * BURST + n) % 300), &[], u32::from(round * BURST + n));
@@ -174,5 +174,22 @@ fn while_the_bus_is_away_push_nothing_out() {
     assert!(scene.count("Sequence") > 256);
     let replay = host.call(User::Listener, CAPTURE_NAME, "Replay", &["''", "uint64 0"]).unwrap();
     assert_eq!(replay.matches("'lan0'").count(), 2, "{replay}");
+    scene.capture.stop();
+}
+
+#[test]
+fn on_an_interface_that_is_left_out_use_up_nothing() {
+    privileged!();
+    let host = Host::new();
+    let (lan, guest) = (host.veth("lan0"), host.veth("guest0"));
+    let mut scene = Scene::new(&host, "interfaces = [\"lan0\"]\nlimit = 5", &[]);
+    for round in 0..3 {
+        let flood = |n: u16| frame(&address(n), &[], u32::from(n));
+        scene.burst(&guest, &(round * BURST..(round + 1) * BURST).map(flood).collect::<Vec<_>>());
+    }
+    let good: Vec<_> = (1000..1005).map(|n| frame(&address(n), &[], 1)).collect();
+    scene.burst(&lan, &good);
+    let _ = scene.monitor.log().wait_for_nth("'lan0'", good.len());
+    assert_eq!((scene.count("Received"), scene.count("Limited")), (5, 0));
     scene.capture.stop();
 }

@@ -37,7 +37,7 @@ pub const INTERFACE_RATE: u32 = 100;
 pub const FIRST: Micros = 10_000_000;
 
 /// Pairs of interface and MAC address that [`Budgets::default_size`] has room for.
-const PAIRS: usize = 32_768;
+const PAIRS: usize = 16_384;
 
 /// Interfaces that [`Budgets::default_size`] has room for. The kernel's own number of them bounds how
 /// many there are at a time.
@@ -53,7 +53,7 @@ pub struct Budgets<Hasher> {
 }
 
 impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
-    /// Budgets for hosts of any usual size: about a megabyte.
+    /// Budgets for hosts of any usual size: about half a megabyte.
     ///
     /// `hasher` is to be seeded at random: nobody may know which keys share a place.
     #[must_use]
@@ -85,7 +85,7 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
             return within_interface();
         };
         if own.allows_first(now) {
-            own.first_at = Some(now);
+            own.not_first_until = now.saturating_add(FIRST);
             return true;
         }
         let Some(rest) = own.bucket.after_one(ADDRESS_RATE, now) else { return false };
@@ -111,17 +111,23 @@ struct Pair {
     address: MacAddr,
 }
 
+impl Default for Pair {
+    fn default() -> Self {
+        Self { interface: 0, address: MacAddr::new([0; 6]) }
+    }
+}
+
 /// The budget of a known address on an interface.
 #[derive(Debug, Default)]
 struct AddressBudget {
-    /// When the last packet went on that was the first in its time.
-    first_at: Option<Micros>,
+    /// Until when a packet is not the first in its time.
+    not_first_until: Micros,
     bucket: Bucket,
 }
 
 impl AddressBudget {
-    fn allows_first(&self, now: Micros) -> bool {
-        self.first_at.is_none_or(|first_at| now.saturating_sub(first_at) >= FIRST)
+    const fn allows_first(&self, now: Micros) -> bool {
+        self.not_first_until <= now
     }
 }
 
@@ -133,18 +139,14 @@ impl Tenant<Pair> for AddressBudget {
     /// The oldest of the interface that has most of the entries here, if that has more than one more
     /// than the new one's. So a flood on one interface displaces none of another's, while the other
     /// displaces the flood's; and two interfaces never displace each other's in turn.
-    fn displaced(slots: &[Option<(Pair, Self)>; WAYS], by: &Pair) -> Option<usize> {
-        let entries = || slots.iter().flatten();
-        let share = |interface| entries().filter(|(pair, _)| pair.interface == interface).count();
-        let heaviest = entries().map(|(pair, _)| pair.interface).max_by_key(|interface| share(*interface))?;
+    fn displaced(slots: &[(Pair, Self); WAYS], by: &Pair) -> Option<usize> {
+        let share = |interface| slots.iter().filter(|(pair, _)| pair.interface == interface).count();
+        let heaviest = slots.iter().map(|(pair, _)| pair.interface).max_by_key(|on| share(*on))?;
         if share(heaviest) <= share(by.interface) + 1 {
             return None;
         }
-        let of_heaviest = slots.iter().enumerate().filter_map(|(at, slot)| {
-            let (pair, entry) = slot.as_ref()?;
-            (pair.interface == heaviest).then_some((entry.first_at, at))
-        });
-        of_heaviest.min().map(|(_, at)| at)
+        let of_heaviest = slots.iter().enumerate().filter(|(_, (pair, _))| pair.interface == heaviest);
+        of_heaviest.min_by_key(|(_, (_, entry))| entry.not_first_until).map(|(at, _)| at)
     }
 }
 
@@ -160,7 +162,7 @@ impl Tenant<u32> for InterfaceBudget {
         self.known.is_full(now) && self.strangers.is_full(now)
     }
 
-    fn displaced(_: &[Option<(u32, Self)>; WAYS], _: &u32) -> Option<usize> {
+    fn displaced(_: &[(u32, Self); WAYS], _: &u32) -> Option<usize> {
         None
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_core::Stream as _;
 use tokio::runtime::{Builder, Runtime};
+use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{Capture1Proxy, Dict};
 use wakevirt_tests::bus::Bus;
 use zbus::message::Type;
@@ -76,6 +77,12 @@ impl Accounts {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let capture = runtime.block_on(async { Capture1Proxy::new(&bus.connect().await).await });
         Self { runtime, capture: capture.expect("capture is on the bus") }
+    }
+
+    /// Names addresses of interest, as the actor names those of its domains.
+    pub fn name_interest(&self, addresses: impl Iterator<Item = MacAddr>) {
+        let addresses: Vec<Vec<u8>> = addresses.map(|address| address.octets().to_vec()).collect();
+        self.runtime.block_on(self.capture.set_interest(&addresses)).expect("capture takes them");
     }
 
     /// What capture has counted.

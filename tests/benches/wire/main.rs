@@ -15,6 +15,7 @@ mod packets;
 mod process;
 mod report;
 mod signal;
+mod singles;
 mod start;
 
 use std::process::ExitCode;
@@ -30,10 +31,11 @@ const PROGRAMS: [&str; 4] =
 /// What is measured: its name, its title, and how.
 type Section = (&'static str, &'static str, fn(&mut Report));
 
-const SECTIONS: [Section; 4] = [
+const SECTIONS: [Section; 5] = [
     ("signal", "From sendto() to the signal at a subscriber, one packet at a time", signal::measure),
     ("start", "From sendto() to a domain that was started", start::measure),
     ("flood", "CPU seconds for a million frames, and what is lost", flood::measure),
+    ("singles", "Single packets beside a flood for other domains, on the same interface", singles::measure),
     ("bridge", "What a bridge with two ports forwards, 64-byte UDP", bridge::measure),
 ];
 

@@ -167,3 +167,41 @@ fn gives_up_what_could_not_be_published_for_long() {
     assert_eq!(scene.kept(), BTreeSet::from([18, 19, 20]));
     assert!(scene.store.lost_after(16) && !scene.store.lost_after(17));
 }
+
+#[test]
+fn of_one_address_keeps_other_interfaces_and_other_passwords() {
+    let (mut scene, now) = (Scene::new(1000), Instant::now());
+    let mut push = |interface, password| {
+        scene.take(Step::Push { target: 1, interface, password }, now);
+        scene.take(Step::Publish { but: 0 }, now);
+    };
+    // Three on another interface, one with another password, and a flood.
+    (0..3).for_each(|n| push(7, n));
+    push(8, 1);
+    (0..200).for_each(|_| push(8, 2));
+    let kept = scene.kept();
+    assert!((1..=4).all(|sequence| kept.contains(&sequence)), "{kept:?}");
+    assert_eq!(kept.len(), ADDRESS_SHARE);
+    // A flood with ever other passwords still leaves the other interface alone.
+    (0..200).for_each(|n| {
+        scene.take(Step::Push { target: 1, interface: 8, password: 3 + n }, now);
+        scene.take(Step::Publish { but: 0 }, now);
+    });
+    let kept = scene.kept();
+    assert!((1..=3).all(|sequence| kept.contains(&sequence)), "{kept:?}");
+}
+
+#[test]
+fn has_a_place_for_each_interface_of_one_address() {
+    let now = Instant::now();
+    let mut store = Store::new(1000);
+    let mut accepted = Vec::new();
+    for interface in (0..50).cycle().take(500) {
+        let key = Key { target: MacAddr::new([2; 6]), interface, vlan: None, password: None };
+        if store.has_room(&key) {
+            accepted.push(interface);
+            store.push(entry(accepted.len() as u64, key), now);
+        }
+    }
+    assert_eq!(accepted, (0..50).collect::<Vec<_>>());
+}
