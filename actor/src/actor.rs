@@ -4,11 +4,12 @@
 //! it through channels: it holds no lock and never waits for a hypervisor. Each wake runs as a task
 //! of its own.
 
+mod advice;
 mod answers;
+mod lines;
 mod pending;
 mod wakes;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,13 +18,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use wakevirt_protocol::{MacAddr, Password};
 use wakevirt_service::lifecycle::{self, Watchdog};
-use wakevirt_service::logs::{Quota, quoted};
+use wakevirt_service::logs::quoted;
 
 use crate::caller;
 use crate::config::Policy;
 use crate::decision::{self, Admission, Grant, Outcome, Presented, admit};
 use crate::fetch::Fetch;
-use crate::hypervisor::{Domain, Hypervisor, Id, Update};
+use crate::hypervisor::{Domain, Hypervisor, Update};
 use crate::index::Index;
 use crate::interest::Macs;
 use crate::listen::Packet;
@@ -33,6 +34,7 @@ use crate::report::{Finished, Subject};
 use crate::request::{Answer, Request, Target};
 use crate::rules::Rules;
 use answers::Records;
+use lines::Lines;
 use pending::Pending;
 use wakes::Wakes;
 
@@ -103,10 +105,7 @@ pub struct Actor {
     changed: bool,
     /// Whether the rules were compared with the domains that there are.
     checked: bool,
-    /// What packets may add to the log, for each domain and for those that are ambiguous.
-    quotas: HashMap<Option<Id>, Quota>,
-    /// What packets for MAC addresses that no domain has may add to the log.
-    unknown: Quota,
+    lines: Lines,
     tell_at: Option<Instant>,
 }
 
@@ -130,8 +129,7 @@ impl Actor {
             position: Position::default(),
             changed: false,
             checked: false,
-            quotas: HashMap::new(),
-            unknown: quota(),
+            lines: Lines::default(),
             tell_at: None,
         }
     }
@@ -160,6 +158,8 @@ impl Actor {
             let tell_at = self.tell_at.unwrap_or_else(Instant::now);
             let expiry = self.next_expiry();
             let expire_at = expiry.unwrap_or_else(Instant::now);
+            let lines_end = self.lines.end_at();
+            let end_lines_at = lines_end.unwrap_or_else(Instant::now);
             tokio::select! {
                 // Packets come last: they are anonymous, and there may be many.
                 biased;
@@ -176,6 +176,9 @@ impl Actor {
                 },
                 () = tokio::time::sleep_until(tell_at), if self.tell_at.is_some() => self.tell(),
                 () = tokio::time::sleep_until(expire_at), if expiry.is_some() => self.expire(),
+                () = tokio::time::sleep_until(end_lines_at), if lines_end.is_some() => {
+                    self.lines.end(Instant::now());
+                }
                 Some(request) = inlets.requests.recv() => self.request(request),
                 Some(packet) = inlets.packets.recv() => {
                     self.position = Position::of(&packet);
@@ -202,7 +205,6 @@ impl Actor {
                 self.connection(&uri, Some(hypervisor));
                 domains.iter().for_each(|domain| note_name(&mut self.policy.rules, domain));
                 self.index.replace(&uri, domains);
-                self.quotas.clear();
                 self.tell();
                 self.check_rules();
                 self.resume_held(&uri);
@@ -217,7 +219,6 @@ impl Actor {
             }
             Update::Gone(id) => {
                 self.records.forget(&id);
-                self.quotas.remove(&Some(id.clone()));
                 if self.index.remove(&id) {
                     self.tell_soon();
                 }
@@ -225,22 +226,6 @@ impl Actor {
             Update::Down(uri) => {
                 self.connection(&uri, None);
                 self.tell();
-            }
-        }
-    }
-
-    /// Warns of rules that no domain is meant by, once all domains are known.
-    fn check_rules(&mut self) {
-        if self.checked || self.is_one_away() {
-            return;
-        }
-        self.checked = true;
-        for rule in self.policy.rules.iter().filter(|rule| rule.is_for_domains()) {
-            if !self.index.domains().any(|domain| rule.names(domain)) {
-                let uris =
-                    self.hypervisors.iter().map(|(uri, _)| format!("virsh --connect {uri} list --all"));
-                let commands = uris.collect::<Vec<_>>().join(" or ");
-                tracing::warn!("no domain is meant by the rule {rule}; {commands} shows the domains");
             }
         }
     }
@@ -302,6 +287,7 @@ impl Actor {
                 self.index.domains().for_each(|domain| note_name(&mut self.policy.rules, domain));
                 self.checked = false;
                 self.check_rules();
+                self.lines.begin_anew();
             }
         }
     }
@@ -392,11 +378,6 @@ fn ambiguous(domains: &[&Domain]) -> String {
     };
     let names = names.join(" and ");
     format!("{names}{more} are meant; give one another MAC address, or name one in a rule")
-}
-
-/// Lines that packets can cause: a few a minute.
-const fn quota() -> Quota {
-    Quota::new(3, Duration::from_secs(60))
 }
 
 /// CLOCK_REALTIME, in microseconds.

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
@@ -15,6 +16,8 @@ use crate::options::Options;
 use crate::privilege::USER;
 use crate::rules::{Rule, Rules};
 
+/// The administrator's file, where the command line names no other.
+const FILE: &str = "/etc/wakevirt/actor.toml";
 /// Where domains are looked for if nothing else is said.
 const DEFAULT_URI: &str = "qemu:///system";
 /// The most hypervisors.
@@ -50,6 +53,8 @@ pub struct Policy {
     pub aliases: Vec<Alias>,
     /// How long things may take.
     pub times: Times,
+    /// The file that the administrator writes rules to, for advice.
+    pub file: PathBuf,
 }
 
 /// How long things may take.
@@ -112,7 +117,8 @@ impl Config {
             cool_down: file.cool_down.map_or(default.cool_down, Into::into),
         };
         let rules = Rules::new(file.allow, file.metadata.unwrap_or(true));
-        let policy = Policy { rules, aliases: file.alias, times };
+        let own = options.common.config.clone().unwrap_or_else(|| FILE.into());
+        let policy = Policy { rules, aliases: file.alias, times, file: own };
         Self { connections, log: file.log.unwrap_or_default(), policy }
     }
 }
@@ -121,7 +127,7 @@ impl fmt::Display for Config {
     /// As it could be written to a file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let connections: Vec<String> = self.connections.iter().map(|uri| quoted(uri).to_string()).collect();
-        let Policy { rules, aliases, times } = &self.policy;
+        let Policy { rules, aliases, times, file: _ } = &self.policy;
         let shown = |duration| format!("\"{}\"", HumanDuration::from(duration));
         write!(
             f,

@@ -44,7 +44,7 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     let (fetches, fetches_out) = mpsc::channel(REQUESTS);
     let (reloads, reloads_out) = mpsc::channel(1);
     let fetches_out = Mutex::new(fetches_out);
-    tell(&config.policy.rules);
+    check_interfaces(&config.policy.rules);
     let (memory, state) = Memory::open();
     let merge =
         if memory.is_kept() { Merge::new(state.position.clone()) } else { Merge::from_now_on(boottime()) };
@@ -145,19 +145,13 @@ async fn put_in_force(new: Config, old: Config, logs: &Logs, requests: &Requests
         tracing::warn!("connections has changed: restart the service to connect to {connections}");
     }
     logs.set_level(new.log);
-    tell(&new.policy.rules);
+    check_interfaces(&new.policy.rules);
     requests.policy(new.policy.clone()).await;
     Config { connections: old.connections, ..new }
 }
 
-fn tell(rules: &Rules) {
-    if rules.is_empty() {
-        let metadata = if rules.metadata() { " but a domain's own metadata" } else { "" };
-        tracing::warn!(
-            "no packet can wake anything, for no rule{metadata} allows it; to allow the domain NAME, write the two \
-             lines [[allow]] and domain = \"NAME\" to /etc/wakevirt/actor.toml and reload the service"
-        );
-    }
+/// Warns of interfaces that a rule names and that are not there.
+fn check_interfaces(rules: &Rules) {
     let interfaces = interfaces();
     for (rule, name) in rules.iter().flat_map(|rule| rule.named_interfaces().map(move |name| (rule, name))) {
         if interfaces.as_ref().is_some_and(|there| !there.contains(OsStr::new(name))) {

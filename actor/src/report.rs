@@ -72,9 +72,8 @@ pub struct Finished {
 
 impl Finished {
     /// Logs the decision in one line: who, what, why, which rule; as a sentence for those who read the
-    /// log, and in fields for those who search it. `held_back` lines about the same domain were not
-    /// logged before it.
-    pub fn log(&self, held_back: u64) {
+    /// log, and in fields for those who search it. `last`: more like it are only counted for now.
+    pub fn log(&self, last: bool) {
         let Subject { mac, rule, packet, caller, .. } = &self.subject;
         let domain = self.domain().map(|name| display(quoted(name)));
         let rule = rule.as_ref().map(|rule| display(quoted(rule)));
@@ -82,7 +81,7 @@ impl Finished {
         let interface = interface.map(|it| display(quoted(it)));
         let vlan = packet.as_ref().and_then(|packet| packet.details.vlan);
         let source = packet.as_ref().and_then(source).map(display);
-        let held_back = (held_back > 0).then_some(held_back);
+        let counted = if last { "; more like this are only counted for a minute" } else { "" };
         // The level is part of the line's place in the source, so there are two.
         macro_rules! line {
             ($log:ident) => {
@@ -98,8 +97,7 @@ impl Finished {
                     vlan,
                     source,
                     reason = %quoted(&self.reason),
-                    held_back,
-                    "{self}"
+                    "{self}{counted}"
                 )
             };
         }
@@ -129,20 +127,25 @@ impl fmt::Display for Finished {
                 self.subject.caller.map_or(Ok(()), |caller| write!(f, " by {caller}"))?;
                 mac.map_or(Ok(()), |mac| write!(f, " for {mac}"))?;
             }
-            Some(packet) => {
-                write!(f, "packet for {}", packet.mac)?;
-                source(packet).map_or(Ok(()), |source| write!(f, " from {source}"))?;
-                let interface = packet.details.interface.as_ref();
-                interface.map_or(Ok(()), |interface| write!(f, " on {}", quoted(interface)))?;
-                let vlan = packet.details.vlan.filter(|vlan| *vlan != 0);
-                vlan.map_or(Ok(()), |vlan| write!(f, " in VLAN {vlan}"))?;
-            }
+            Some(packet) => write!(f, "{}", described(packet))?,
         }
         if let Some(rule) = rule {
             write!(f, ", rule {rule}")?;
         }
         write!(f, ": {}", self.reason)
     }
+}
+
+/// The packet in words: for which address, who sent it, where it came in.
+pub(crate) fn described(packet: &Packet) -> impl fmt::Display {
+    fmt::from_fn(move |f| {
+        write!(f, "packet for {}", packet.mac)?;
+        source(packet).map_or(Ok(()), |source| write!(f, " from {source}"))?;
+        let interface = packet.details.interface.as_ref();
+        interface.map_or(Ok(()), |interface| write!(f, " on {}", quoted(interface)))?;
+        let vlan = packet.details.vlan.filter(|vlan| *vlan != 0);
+        vlan.map_or(Ok(()), |vlan| write!(f, " in VLAN {vlan}"))
+    })
 }
 
 /// Who sent the packet: the IP address, else the MAC address.
@@ -160,24 +163,24 @@ mod tests {
 
     use super::*;
 
-    /// What is logged of a decision before which so many lines were held back.
-    fn logged(finished: &Finished, held_back: u64) -> String {
+    /// What is logged of a decision; perhaps the last line like it for now.
+    fn logged(finished: &Finished, last: bool) -> String {
         let (mut log, writer) = std::io::pipe().unwrap();
         let logger = tracing_subscriber::fmt().with_writer(Mutex::new(writer)).with_ansi(false).finish();
-        tracing::subscriber::with_default(logger, || finished.log(held_back));
+        tracing::subscriber::with_default(logger, || finished.log(last));
         let mut text = String::new();
         log.read_to_string(&mut text).unwrap();
         text
     }
 
     #[test]
-    fn says_how_many_were_left_out() {
+    fn the_last_line_of_a_stretch_says_so() {
         let subject = Subject::new(Some(MacAddr::new([2; 6])), None, None, None);
         let reason = "two have it".to_owned();
         let finished = Finished { subject, outcome: Outcome::Ambiguous, reason, time: 0 };
-        assert!(logged(&finished, 7).contains("held_back=7"));
-        let line = logged(&finished, 0);
-        assert!(line.contains(&finished.to_string()) && !line.contains("held_back"), "{line}");
+        assert!(logged(&finished, true).contains("two have it; more like this are only counted"));
+        let line = logged(&finished, false);
+        assert!(line.contains(&finished.to_string()) && !line.contains("counted"), "{line}");
     }
 
     #[test]

@@ -131,13 +131,14 @@ fn a_flood_of_refused_packets_is_counted_and_hardly_logged() {
         not_allowed() + unknown + number(&host, CAPTURE_NAME, "Limited", "<") == 1500
     });
     assert!(not_allowed() > 100, "only {} of 1000 reached the actor", not_allowed());
-    for (kind, text) in [
-        ("no rule", "not-allowed: domain \"vm1\""),
-        ("another interface", "not-allowed: domain \"vm2\""),
-        ("nobody's", "which no domain has"),
+    for (kind, text, lines) in [
+        // Three a minute, and one that counts the rest; the test takes less than two.
+        ("no rule", "not-allowed: domain \"vm1\"", 3..=12),
+        ("another interface", "not-allowed: domain \"vm2\"", 3..=12),
+        // The first one.
+        ("nobody's", "unknown: packet for", 1..=1),
     ] {
-        // Three a minute; the test takes less than two.
-        let lines = actor.log().count(text);
-        assert!((3..=9).contains(&lines), "{kind}: {lines} lines");
+        let logged = actor.log().count(text);
+        assert!(lines.contains(&logged), "{kind}: {logged} lines of {:#?}", actor.log().all());
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
 
-use super::{Actor, Caller, ambiguous, now, quota};
+use super::lines::{Kind, Verdict};
+use super::{Actor, Caller, ambiguous, now};
 use crate::decision::{self, Action, Admission, Outcome, Presented, Trigger, act, admit};
 use crate::hypervisor::{Domain, Id, State};
 use crate::report::{Finished, Subject};
@@ -75,8 +76,10 @@ impl Actor {
     ) {
         self.changed = true;
         let finished = Arc::new(Finished { subject, outcome, reason, time: now() });
-        if let Some(held_back) = self.may_log(&finished) {
-            finished.log(held_back);
+        match self.may_log(&finished) {
+            Verdict::Log => finished.log(false),
+            Verdict::LogLast => finished.log(true),
+            Verdict::Count => {}
         }
         self.records.add(&finished);
         for caller in callers {
@@ -89,12 +92,11 @@ impl Actor {
 
     /// Whether there is a line in the log for it. What packets cause without waking anything could
     /// be sent in any number.
-    fn may_log(&mut self, finished: &Finished) -> Option<u64> {
+    fn may_log(&mut self, finished: &Finished) -> Verdict {
         if finished.subject.trigger() == Trigger::Call || finished.outcome.is_success() {
-            return Some(0);
+            return Verdict::Log;
         }
-        let id = finished.subject.domain.as_ref().map(|(id, _)| id.clone());
-        self.quotas.entry(id).or_insert_with(quota).take(std::time::Instant::now())
+        self.lines.ask(Kind::of(finished), tokio::time::Instant::now())
     }
 
     pub(super) fn list(&self) -> Vec<Listed> {

@@ -2,13 +2,17 @@
 //! may have their domain is away.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use tokio::time::Instant;
+use tracing::field::display;
+use wakevirt_service::logs::quoted;
 
+use super::lines::{Kind, Verdict};
 use super::wakes::age;
 use super::{Actor, boottime};
 use crate::decision::has_expired;
 use crate::fetch::fetch;
 use crate::listen::Packet;
+use crate::report::described;
 
 /// Packets that may wait; what goes beyond pushes the oldest out.
 const MOST: usize = 256;
@@ -49,7 +53,10 @@ impl Actor {
     /// Asks for the packet's password; it is decided about then.
     pub(super) fn fetch(&mut self, packet: Packet) {
         if self.fetched.len() >= MOST {
-            tracing::warn!(mac = %packet.mac, "too many passwords at once: a packet is lost");
+            if self.lines.ask(Kind::Passwords, Instant::now()) != Verdict::Count {
+                let packet = described(&packet);
+                tracing::warn!("{packet} is dropped: {MOST} others wait for their passwords");
+            }
             return;
         }
         self.changed = true;
@@ -61,7 +68,7 @@ impl Actor {
         });
     }
 
-    /// Counted, and shown to those who look for it; there may be many other machines on the network.
+    /// Holds it while a hypervisor may have its domain, else counts it.
     pub(super) fn unknown(&mut self, packet: Packet) {
         if self.is_one_away() {
             let since = packet.details.boottime.unwrap_or_else(boottime);
@@ -70,14 +77,36 @@ impl Actor {
                     self.pending.unknown.pop_front();
                 }
                 self.changed = true;
+                self.tell_held(&packet);
                 self.pending.unknown.push_back((since, packet));
                 return;
             }
         }
+        self.tell_unknown(&packet);
+    }
+
+    fn tell_held(&mut self, packet: &Packet) {
+        if self.lines.ask(Kind::Held, Instant::now()) != Verdict::Count {
+            let packet = described(packet);
+            tracing::info!(
+                "held: {packet}: no known domain has this address, and not all hypervisors can be reached"
+            );
+        }
+    }
+
+    /// Counts it. The first one for each address has a line; there may be many other machines on the network.
+    fn tell_unknown(&mut self, packet: &Packet) {
         self.records.unknown();
-        let mac = packet.mac;
-        if let Some(held_back) = self.unknown.take(Instant::now()) {
-            tracing::debug!(%mac, held_back, "packet for {mac}, which no domain has");
+        if self.lines.ask_for_unknown(packet.mac, Instant::now()) {
+            let interface = packet.details.interface.as_deref().map(|it| display(quoted(it)));
+            tracing::info!(
+                mac = %packet.mac,
+                interface,
+                "unknown: {}: no domain has this address; {} shows a domain's addresses, and an [[alias]] can add \
+                 one. More packets for it are only counted",
+                described(packet),
+                self.virsh("domiflist NAME")
+            );
         }
     }
 
@@ -92,11 +121,12 @@ impl Actor {
     /// Forgets packets that are too old for any domain.
     pub(super) fn forget_old(&mut self) {
         let hold = self.policy.times.hold;
-        let before = self.pending.unknown.len();
-        self.pending.unknown.retain(|(since, _)| !has_expired(age(*since), hold));
-        for _ in self.pending.unknown.len()..before {
-            self.changed = true;
-            self.records.unknown();
+        let waiting = std::mem::take(&mut self.pending.unknown).into_iter();
+        let (old, young) = waiting.partition::<VecDeque<_>, _>(|(since, _)| has_expired(age(*since), hold));
+        self.pending.unknown = young;
+        self.changed |= !old.is_empty();
+        for (_, packet) in old {
+            self.tell_unknown(&packet);
         }
     }
 }

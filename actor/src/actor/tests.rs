@@ -1,6 +1,8 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
+
+mod logs;
 
 use serde::Deserialize;
 use uuid::Uuid;
@@ -10,7 +12,7 @@ use wakevirt_protocol::bus::PacketDetails;
 use super::*;
 use crate::Error;
 use crate::config::Times;
-use crate::hypervisor::{Domain, Pause, State};
+use crate::hypervisor::{Domain, Id, Pause, State};
 use crate::request::Requests;
 use crate::rules::{Rule, Rules};
 

@@ -18,7 +18,11 @@ fn load(text: &str) -> Result<Config, String> {
     let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let path = file.path().to_str().unwrap();
-    Config::load(&options(&["--config", path])).map_err(|error| error.to_string().replace(path, "FILE"))
+    let mut config = Config::load(&options(&["--config", path]))
+        .map_err(|error| error.to_string().replace(path, "FILE"))?;
+    assert_eq!(config.policy.file, file.path(), "where the administrator is told to write rules");
+    config.policy.file = FILE.into();
+    Ok(config)
 }
 
 #[test]
