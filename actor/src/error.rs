@@ -26,7 +26,7 @@ pub enum Error {
     #[error(transparent)]
     Bus(#[from] bus::Error),
     /// libvirt.
-    #[error("cannot {doing}: {}", quoted(message))]
+    #[error("cannot {doing}: {}{}", quoted(message), cure(*code, message))]
     Libvirt {
         /// What was to be done.
         doing: &'static str,
@@ -41,4 +41,19 @@ pub enum Error {
     /// A call that was not done to its end.
     #[error("the call to the hypervisor was not done to its end: {0}")]
     Interrupted(tokio::task::JoinError),
+}
+
+/// What to do where libvirt's access driver has refused a call. libvirt's message names the driver that was
+/// asked, such as `secret`, and neither the permission nor the object.
+fn cure(code: Option<ErrorNumber>, message: &str) -> &'static str {
+    match code {
+        Some(ErrorNumber::AccessDenied) if message.contains("secret") => {
+            "; the domain uses a secret of libvirt that the actor may not read: see \"Encrypted disks and TPMs\" in \
+             docs/RESTRICTED.md"
+        }
+        Some(ErrorNumber::AccessDenied) => {
+            "; libvirt's access driver is on, and polkit does not grant this to the actor's user: see docs/RESTRICTED.md"
+        }
+        _ => "",
+    }
 }

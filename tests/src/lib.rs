@@ -57,6 +57,7 @@ pub mod polkitd;
 pub mod proc;
 pub mod process;
 pub mod readme;
+pub mod restricted;
 pub mod scene;
 pub mod site;
 pub mod ssh;

@@ -226,6 +226,13 @@ pub fn test_domain(name: &str, mac: &str) -> String {
 /// which every machine can, and starts in a quarter of a second.
 #[must_use]
 pub fn qemu_domain(name: &str, mac: &str, bridge: &str) -> String {
+    let interface = format!("<mac address='{mac}'/><source bridge='{bridge}'/><model type='virtio'/>");
+    qemu_domain_with(name, &format!("<interface type='bridge'>{interface}</interface>"))
+}
+
+/// As [`qemu_domain`], with these devices instead of the interface.
+#[must_use]
+pub fn qemu_domain_with(name: &str, devices: &str) -> String {
     format!(
         "<domain type='qemu'>
   <name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
@@ -233,7 +240,7 @@ pub fn qemu_domain(name: &str, mac: &str, bridge: &str) -> String {
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <controller type='usb' model='none'/><memballoon model='none'/>
-    <interface type='bridge'><mac address='{mac}'/><source bridge='{bridge}'/><model type='virtio'/></interface>
+    {devices}
   </devices>
 </domain>
 "

@@ -135,13 +135,20 @@ pub struct Machine {
     guest: Guest,
     emulator: Emulator,
     disk: Option<String>,
+    devices: String,
 }
 
 impl Machine {
     /// A machine without disks that boots nothing.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), guest: Guest::Nothing, emulator: Emulator::Plain, disk: None }
+        Self {
+            name: name.to_owned(),
+            guest: Guest::Nothing,
+            emulator: Emulator::Plain,
+            disk: None,
+            devices: String::new(),
+        }
     }
 
     /// What it boots.
@@ -165,6 +172,13 @@ impl Machine {
         self
     }
 
+    /// One more device, as libvirt's XML.
+    #[must_use]
+    pub fn device(mut self, xml: &str) -> Self {
+        self.devices.push_str(xml);
+        self
+    }
+
     /// Defines the domain.
     ///
     /// # Panics
@@ -177,6 +191,7 @@ impl Machine {
         std::fs::create_dir_all(host.path(FOLDER)).expect("a folder in /run");
         let name = &self.name;
         let emulator = self.emulator.program(host);
+        let devices = &self.devices;
         let mut disks = String::new();
         if let Some(image) = self.guest.image(host) {
             let _ = write!(
@@ -204,6 +219,7 @@ impl Machine {
     <panic model='isa'><address type='isa' iobase='0x505'/></panic>
     <watchdog model='ib700' action='pause'/>
     <interface type='bridge'><source bridge='br0'/><model type='virtio'/></interface>
+    {devices}
   </devices>
 </domain>
 "

@@ -3,8 +3,9 @@
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::Host;
+use wakevirt_tests::libvirtd::qemu_domain_with;
 use wakevirt_tests::proc::Status;
-use wakevirt_tests::site::{DOMAIN, MEMBER, STRANGER, Site};
+use wakevirt_tests::site::{DOMAIN, MAC, MEMBER, STRANGER, Site};
 use wakevirt_tests::{privileged, readme, wait};
 
 const PAGE: &str = "docs/RESTRICTED.md";
@@ -12,6 +13,11 @@ const PAGE: &str = "docs/RESTRICTED.md";
 /// The blocks of commands in a section of the page; there are as many as that.
 fn commands<const COUNT: usize>(section: &str) -> [String; COUNT] {
     readme::commands_of(PAGE, section).try_into().expect("as many blocks of commands as there were")
+}
+
+/// The files in the folders that the page's commands write to, with what is in them.
+fn configuration(site: &Site<'_>) -> String {
+    site.debian.sh("cd /etc && find libvirt/*.conf polkit-1 systemd/system/wakevirt* -type f -exec sha256sum {} + | sort")
 }
 
 /// Waits until the log says this of the actor's rights, by the command of the page.
@@ -30,6 +36,49 @@ fn groups(site: &Site<'_>) -> String {
     let own = site.debian.sh("id --group wakevirt-actor");
     let groups = status.field("Groups");
     groups.split_whitespace().filter(|group| *group != own.trim()).collect::<Vec<_>>().join(" ")
+}
+
+/// A domain as virt-manager makes one, and its MAC address: on a network of libvirt, with a volume and a filter.
+const OTHER: &str = "other";
+const OTHERS_MAC: &str = "52:54:00:12:34:57";
+
+/// Defines that domain and what it uses. A packet may wake it.
+fn define_other(site: &Site<'_>) {
+    let devices = format!(
+        "<interface type='network'><mac address='{OTHERS_MAC}'/><source network='own'/><model type='virtio'/>
+           <filterref filter='no-mac-spoofing'/></interface>
+         <disk type='volume' device='disk'><driver name='qemu' type='raw'/><source pool='own' volume='disk'/>
+           <target dev='hda' bus='ide'/></disk>"
+    );
+    site.debian.write("/root/other.xml", &qemu_domain_with(OTHER, &devices));
+    site.debian.write(
+        "/root/network.xml",
+        "<network><name>own</name><forward mode='bridge'/><bridge name='br0'/></network>",
+    );
+    for line in [
+        "net-define /root/network.xml",
+        "net-start own",
+        "net-autostart own",
+        "pool-define-as own dir --target /var/lib/libvirt/own",
+        "pool-build own",
+        "pool-start own",
+        "pool-autostart own",
+        "vol-create-as own disk 1M",
+        "define /root/other.xml",
+    ] {
+        site.virsh(line);
+    }
+    let rule = format!("[[allow]]\ndomain = \"{OTHER}\"\n");
+    site.debian.write("/etc/wakevirt/actor.d/other.toml", &rule);
+    site.debian.sh("systemctl reload wakevirt-actor");
+}
+
+/// Sends a packet for that domain, and waits until it runs.
+fn wake_other(site: &Site<'_>, send: &str) {
+    assert_eq!(send.matches(MAC).count(), 1, "{send}");
+    site.lan.sh(&send.replace(MAC, OTHERS_MAC));
+    wait::until_true("the other domain to run", || site.virsh(&format!("domstate {OTHER}")) == "running");
+    site.virsh(&format!("destroy {OTHER}"));
 }
 
 /// Whether the domain was destroyed by this line of shell. If not, libvirt has refused it.
@@ -59,14 +108,18 @@ fn fewer_rights_are_switched_on_and_off_as_the_page_says() {
     assert!(destroys(&site, "root", &destroy), "without the driver it may do everything");
     std::thread::sleep(std::time::Duration::from_secs(6));
 
+    define_other(&site);
+    let as_it_was = configuration(&site);
     let [switch_on] = commands("Switch it on");
     site.debian.sh(&switch_on);
+    assert_ne!(configuration(&site), as_it_was);
     for rebooted in [false, true] {
         if rebooted {
             site.debian.reboot();
         }
         wait_for_rights(&site, &show, "restricted by libvirt's access driver");
         assert_eq!(groups(&site), "");
+        wake_other(&site, send);
         site.wake(send);
         assert!(!destroys(&site, "root", &destroy), "rebooted: {rebooted}");
         assert!(destroys(&site, MEMBER, &by_member), "the second rule keeps the group's rights");
@@ -83,6 +136,7 @@ fn fewer_rights_are_switched_on_and_off_as_the_page_says() {
 
     let [go_back] = commands("Go back");
     site.debian.sh(&go_back);
+    assert_eq!(configuration(&site), as_it_was);
     wait_for_rights(&site, &show, "not restricted");
     assert_eq!(groups(&site), libvirt.trim());
     site.wake(send);

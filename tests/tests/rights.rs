@@ -1,94 +1,42 @@
 //! libvirt's rights, smaller than the group's: a real libvirtd with its access driver, a real polkitd, the
 //! shipped rules, and the actor's user without the group libvirt. That a wake works so in every state is
 //! in `states.rs`.
-#![expect(clippy::expect_used, reason = "a test may stop where it stands")]
 
 use std::thread;
 use std::time::Duration;
 
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
-use wakevirt_tests::host::{Host, User, project};
-use wakevirt_tests::libvirtd::{Libvirtd, QEMU, RULE, install_polkit};
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::libvirtd::QEMU;
 use wakevirt_tests::machine::{Emulator, Guest, Machine};
-use wakevirt_tests::polkitd::Polkitd;
 use wakevirt_tests::privileged;
+use wakevirt_tests::restricted::{Restricted, shipped};
 use wakevirt_tests::scene::{ALL_ALLOWED, Regime, Scene};
 
 /// The rule that keeps the group's rights.
 const GROUP_RULE: &str = "docs/examples/restricted/50-libvirt-group.rules";
 const SECRET: &str = "11111111-1111-4111-8111-111111111111";
 
-/// A host whose libvirt has its access driver on.
-struct Restricted<'host> {
-    host: &'host Host,
-    libvirtd: Libvirtd<'host>,
-    polkitd: Polkitd<'host>,
-    _bus: Bus<'host>,
-}
-
-impl<'host> Restricted<'host> {
-    fn new(host: &'host Host) -> Self {
-        host.bridge("br0");
-        let mut polkitd = install_polkit(host);
-        let bus = Bus::start(host, Kind::DbusDaemon);
-        polkitd.start();
-        let libvirtd = Libvirtd::start_restricted(host);
-        Self { host, libvirtd, polkitd, _bus: bus }
+/// Domains that are `off`, `on`, `paused`, and `asleep`.
+fn with_machines(host: &Host) -> Restricted<'_> {
+    let libvirt = Restricted::new(host);
+    for name in ["off", "on", "paused"] {
+        Machine::new(name).define(&libvirt.libvirtd);
     }
-
-    /// Domains that are `off`, `on`, `paused`, and `asleep`.
-    fn with_machines(host: &'host Host) -> Self {
-        let new = Self::new(host);
-        for name in ["off", "on", "paused"] {
-            Machine::new(name).define(&new.libvirtd);
-        }
-        Machine::new("asleep").guest(Guest::Sleepy).define(&new.libvirtd);
-        new.root("start on");
-        new.root("start paused --paused");
-        new.root("start asleep");
-        new.libvirtd.wait_for_state(QEMU, "asleep", "pmsuspended");
-        new
-    }
-
-    fn root(&self, line: &str) -> String {
-        self.libvirtd.virsh(QEMU, &line.split_whitespace().collect::<Vec<_>>())
-    }
-
-    /// Runs virsh(1) as this user, on a terminal, which some of its commands want: what it wrote.
-    fn virsh(&self, user: User, line: &str) -> Result<String, String> {
-        let line = format!("virsh -q -c {QEMU} {line}");
-        let output = self.host.command_as(user, "script").args(["-qec", &line, "/dev/null"]).output();
-        let output = output.expect("script runs");
-        let wrote = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        if output.status.success() { Ok(wrote) } else { Err(wrote) }
-    }
-
-    /// libvirt refuses each of these lines to this user, and says so.
-    fn refuses(&self, user: User, lines: &[&str]) {
-        for line in lines {
-            let result = self.virsh(user, line);
-            let refused = result.as_ref().is_err_and(|error| error.contains("access denied"));
-            assert!(refused, "{user:?}: {line}: {result:?}");
-        }
-    }
-
-    /// Has polkit read its rules again.
-    fn restart_polkit(&mut self) {
-        self.polkitd.stop();
-        self.polkitd.start();
-    }
-}
-
-fn read(path: &str) -> String {
-    std::fs::read_to_string(project().join(path)).expect(path)
+    Machine::new("asleep").guest(Guest::Sleepy).define(&libvirt.libvirtd);
+    libvirt.root("start on");
+    libvirt.root("start paused --paused");
+    libvirt.root("start asleep");
+    libvirt.libvirtd.wait_for_state(QEMU, "asleep", "pmsuspended");
+    libvirt
 }
 
 #[test]
 fn the_actors_user_may_do_what_a_wake_takes() {
     privileged!();
     let host = Host::new();
-    let libvirt = Restricted::with_machines(&host);
+    let libvirt = with_machines(&host);
     let list = libvirt.virsh(User::Actor, "list --all --name").unwrap();
     let mut names: Vec<_> = list.split_whitespace().collect();
     names.sort_unstable();
@@ -167,7 +115,7 @@ fn the_actors_user_may_do_nothing_else() {
         "pool-list --all",
         "pool-define /run/pool.xml",
         "vol-create-as pool new 1M",
-        "vol-download --pool pool volume /run/volume",
+        "vol-download --pool pool volume /dev/null",
         "vol-upload --pool pool volume /etc/hostname",
         "net-list --all",
         "net-define /run/network.xml",
@@ -182,7 +130,7 @@ fn the_actors_user_may_do_nothing_else() {
         "allocpages 4K 0 --add",
     ];
     let host = Host::new();
-    let libvirt = Restricted::with_machines(&host);
+    let libvirt = with_machines(&host);
     for name in ["kept", "saved"] {
         Machine::new(name).define(&libvirt.libvirtd);
         libvirt.root(&format!("start {name}"));
@@ -228,55 +176,16 @@ fn the_actors_user_may_do_nothing_else() {
 }
 
 #[test]
-fn each_permission_is_necessary() {
-    privileged!();
-    const DENIED: &str = "access denied";
-    const TAKES: [(&str, &str, &str); 8] = [
-        ("unix.manage", "list --all", DENIED),
-        ("api.connect.getattr", "list --all", DENIED),
-        ("api.connect.search-domains", "list --all", DENIED),
-        // It is as if there were none.
-        ("api.domain.getattr", "domstate off", "failed to get domain 'off'"),
-        ("api.domain.read", "dumpxml off", DENIED),
-        ("api.domain.start", "start off", DENIED),
-        ("api.domain.suspend", "resume paused", DENIED),
-        ("api.domain.pm-control", "dompmwakeup asleep", DENIED),
-    ];
-    let host = Host::new();
-    let mut libvirt = Restricted::with_machines(&host);
-    let rule = read(RULE);
-    let file = format!("/usr/share/polkit-1/rules.d/{}", RULE.trim_start_matches("dbus/"));
-    assert_eq!(host.read(&file), rule);
-    assert_eq!(rule.matches("case ").count(), TAKES.len(), "the rule grants what this test knows");
-    for (permission, line, says) in TAKES {
-        let case = format!("case \"org.libvirt.{permission}\":");
-        assert_eq!(rule.matches(&case).count(), 1, "{permission}");
-        host.write(&file, &rule.replace(&case, ""));
-        libvirt.restart_polkit();
-        let result = libvirt.virsh(User::Actor, line);
-        assert!(
-            result.as_ref().is_err_and(|error| error.contains(says)),
-            "without {permission}: {line}: {result:?}"
-        );
-    }
-    host.write(&file, &rule);
-    libvirt.restart_polkit();
-    for (_, line, _) in TAKES {
-        libvirt.virsh(User::Actor, line).unwrap();
-    }
-}
-
-#[test]
 fn the_group_keeps_its_rights_by_the_second_rule() {
     privileged!();
     const LINES: [&str; 3] = ["destroy on", "dumpxml off --security-info", "undefine off"];
     let host = Host::new();
-    let mut libvirt = Restricted::with_machines(&host);
+    let mut libvirt = with_machines(&host);
     // The driver takes them away.
     libvirt.virsh(User::Member, "list --all").unwrap();
     libvirt.refuses(User::Member, &LINES);
 
-    libvirt.polkitd.write_rules("50-libvirt-group.rules", &read(GROUP_RULE));
+    libvirt.polkitd.write_rules("50-libvirt-group.rules", &shipped(GROUP_RULE));
     libvirt.restart_polkit();
     // The actor's user is not meant by it, not even as a member.
     host.sh("usermod --append --groups libvirt wakevirt-actor");

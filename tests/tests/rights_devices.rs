@@ -1,0 +1,430 @@
+//! What libvirt asks for besides the domain when one is started: networks, volumes, filters, secrets. With the
+//! shipped rule every kind of domain starts that root can start, and nothing more is granted than that takes.
+
+use std::fmt::Write as _;
+use std::process::Stdio;
+
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::libvirtd::{QEMU, RULE};
+use wakevirt_tests::machine::{Guest, Machine};
+use wakevirt_tests::restricted::{Restricted, shipped};
+use wakevirt_tests::scene::{ALL_ALLOWED, Regime, Scene};
+use wakevirt_tests::{privileged, wait};
+
+/// Networks of each kind that runs without hardware, by name. `br0` is the host's.
+const NETWORKS: [(&str, &str); 5] = [
+    (
+        "nat",
+        "<forward mode='nat'/><bridge name='virbr0'/><ip address='192.168.122.1' netmask='255.255.255.0'>
+         <dhcp><range start='192.168.122.2' end='192.168.122.254'/></dhcp></ip>",
+    ),
+    (
+        "routed",
+        "<forward mode='route'/><bridge name='virbr1'/><ip address='192.168.123.1' netmask='255.255.255.0'/>",
+    ),
+    ("isolated", "<bridge name='virbr2'/>"),
+    ("bridged", "<forward mode='bridge'/><bridge name='br0'/>"),
+    ("macvtap", "<forward mode='bridge'><interface dev='br0'/></forward>"),
+];
+const FILTER: &str = "<filter name='own-address' chain='root'>
+  <rule action='drop' direction='in' priority='500'><mac match='no' srcmacaddr='$MAC'/></rule></filter>";
+
+/// A secret whose value libvirt shows to those who may read it, and a private one.
+const OPEN: &str = "11111111-1111-4111-8111-111111111111";
+const PRIVATE: &str = "22222222-2222-4222-8222-222222222222";
+const SECRETS: &str = "docs/examples/restricted/05-wakevirt-secrets.rules";
+
+fn interface(kind: &str, rest: &str) -> String {
+    format!("<interface type='{kind}'>{rest}<model type='virtio'/></interface>")
+}
+
+fn on_network(name: &str) -> String {
+    interface("network", &format!("<source network='{name}'/>"))
+}
+
+fn disk(kind: &str, source: &str) -> String {
+    format!(
+        "<disk type='{kind}' device='disk'><driver name='qemu' type='raw'/>{source}<target dev='hda' bus='ide'/></disk>"
+    )
+}
+
+fn volume() -> String {
+    disk("volume", "<source pool='pool' volume='volume'/>")
+}
+
+/// An emulated TPM, whose state is encrypted by a secret.
+fn tpm(secret: &str) -> String {
+    format!("<tpm model='tpm-tis'><backend type='emulator' version='2.0'>{secret}</backend></tpm>")
+}
+
+fn encrypted(secret: &str) -> String {
+    format!("<encryption secret='{secret}'/>")
+}
+
+const FILTERED: &str = "<source bridge='br0'/><filterref filter='own-address'/>";
+const SCREEN: &str = "<graphics type='vnc'><listen type='network' network='nat'/></graphics>";
+/// A serial line to a program that does not run: QEMU ends when it has set up everything else.
+const BROKEN: &str = "<serial type='unix'><source mode='connect' path='/run/nobody'/></serial>";
+
+/// A host with networks, a pool, a filter.
+fn with_objects(host: &Host) -> Restricted<'_> {
+    let libvirt = Restricted::new(host);
+    for (name, xml) in NETWORKS {
+        libvirt.root_with("net-define", &format!("<network><name>{name}</name>{xml}</network>"));
+        libvirt.root(&format!("net-start {name}"));
+    }
+    libvirt.root_with("nwfilter-define", FILTER);
+    host.sh("mkdir /run/pool");
+    libvirt.root("pool-define-as pool dir --target /run/pool");
+    libvirt.root("pool-start pool");
+    libvirt.root("vol-create-as pool volume 1M");
+    libvirt
+}
+
+/// Defines a secret.
+fn define_secret(libvirt: &Restricted<'_>, uuid: &str, private: &str, usage: &str) {
+    let xml = format!("<secret private='{private}'><uuid>{uuid}</uuid>{usage}</secret>");
+    libvirt.root_with("secret-define", &xml);
+    libvirt.root(&format!("secret-set-value {uuid} --base64 c2VjcmV0"));
+}
+
+/// The optional rules, for this secret.
+fn rules_for(secret: &str) -> String {
+    let rules = shipped(SECRETS);
+    let placeholder = "00000000-0000-0000-0000-000000000000";
+    assert_eq!(rules.matches(placeholder).count(), 1, "{SECRETS}");
+    rules.replace(placeholder, secret)
+}
+
+/// What domains that do not run have left: ports of networks, filters, devices.
+fn left_behind(host: &Host, libvirt: &Restricted<'_>) -> String {
+    let mut left = libvirt.root("nwfilter-binding-list");
+    for (name, _) in NETWORKS {
+        let _ = write!(left, "{}", libvirt.root(&format!("net-port-list {name}")));
+    }
+    left + &host.sh("ip -brief link | grep -E '^(vnet|macvtap)' || true")
+}
+
+#[test]
+fn every_kind_of_domain_starts_that_root_can_start() {
+    privileged!();
+    let host = Host::new();
+    let libvirt = with_objects(&host);
+    host.sh("ip tuntap add dev tap0 mode tap");
+    let mut kinds: Vec<_> = NETWORKS.map(|(name, _)| (name, on_network(name))).into();
+    kinds.extend([
+        ("bridge", interface("bridge", "<source bridge='br0'/>")),
+        ("direct", interface("direct", "<source dev='br0' mode='bridge'/>")),
+        ("tap", interface("ethernet", "<target dev='eth7'/>")),
+        ("own-tap", interface("ethernet", "<target dev='tap0' managed='no'/>")),
+        ("user", interface("user", "")),
+        (
+            "udp",
+            interface(
+                "udp",
+                "<source address='127.0.0.1' port='1'><local address='127.0.0.1' port='2'/></source>",
+            ),
+        ),
+        ("filtered", interface("bridge", FILTERED)),
+        ("filtered-nat", interface("network", "<source network='nat'/><filterref filter='own-address'/>")),
+        ("volume", volume()),
+        ("screen", SCREEN.to_owned()),
+        ("tpm", tpm("")),
+    ]);
+    for (name, devices) in kinds {
+        libvirt.define(name, &devices);
+        // polkit allows root everything, as libvirt does without its access driver.
+        libvirt.root(&format!("start {name}"));
+        libvirt.root(&format!("destroy {name}"));
+        libvirt.virsh(User::Actor, &format!("start {name}")).unwrap();
+        assert_eq!(libvirt.root(&format!("domstate {name}")), "running");
+        libvirt.root(&format!("destroy {name}"));
+    }
+    // One that was saved is restored.
+    libvirt.root("start nat");
+    libvirt.root("managedsave nat");
+    libvirt.virsh(User::Actor, "start nat").unwrap();
+    assert_eq!(libvirt.root("domstate --reason nat"), "running (restored)");
+}
+
+#[test]
+fn a_start_that_fails_leaves_nothing_behind() {
+    privileged!();
+    let host = Host::new();
+    let libvirt = with_objects(&host);
+    let networks: String = NETWORKS.iter().map(|(name, _)| on_network(name)).collect();
+    let direct = interface("direct", "<source dev='br0' mode='bridge'/>");
+    let devices = [networks, direct, interface("bridge", FILTERED), volume(), BROKEN.to_owned()].concat();
+    libvirt.define("broken", &devices);
+    let error = libvirt.virsh(User::Actor, "start broken").unwrap_err();
+    assert!(error.contains("/run/nobody"), "QEMU has to be what fails: {error}");
+    assert_eq!(left_behind(&host, &libvirt), "");
+    assert_eq!(libvirt.root("net-dhcp-leases nat"), "");
+    // That it would show.
+    libvirt.define("works", &devices.replace(BROKEN, ""));
+    libvirt.virsh(User::Actor, "start works").unwrap();
+    let left = left_behind(&host, &libvirt);
+    assert_eq!(left.matches("vnet").count(), 6, "five taps and a filter: {left}");
+    // The end of the QEMU of a domain that the actor has started leaves nothing either.
+    host.sh("kill -9 $(cat /run/libvirt/qemu/works.pid)");
+    wait::until_true("nothing to be left", || left_behind(&host, &libvirt).is_empty());
+}
+
+/// How it shows that a permission is missing.
+enum Sign {
+    /// By what is said to the actor's user, who runs this line.
+    Says(&'static str, &'static str),
+    /// By what a start that fails leaves behind.
+    Leaves,
+}
+
+/// Each permission of the rule, without `org.libvirt.`, and how it shows that it is missing.
+const PERMISSIONS: [(&str, Sign); 21] = {
+    use Sign::{Leaves, Says};
+    const DENIED: &str = "access denied";
+    [
+        ("unix.manage", Says("list --all", DENIED)),
+        ("api.connect.getattr", Says("list --all", DENIED)),
+        ("api.connect.search-domains", Says("list --all", DENIED)),
+        // It is as if there were none.
+        ("api.domain.getattr", Says("domstate off", "failed to get domain 'off'")),
+        ("api.domain.read", Says("dumpxml off", DENIED)),
+        ("api.domain.start", Says("start off", DENIED)),
+        ("api.domain.suspend", Says("resume paused", DENIED)),
+        ("api.domain.pm-control", Says("dompmwakeup asleep", DENIED)),
+        ("api.network.getattr", Says("start nat", "access denied: 'network'")),
+        ("api.network.read", Says("start screen", "access denied: 'network'")),
+        ("api.network-port.create", Says("start nat", "access denied: 'network'")),
+        ("api.network-port.read", Says("start nat", "access denied: 'network'")),
+        ("api.network-port.getattr", Leaves),
+        ("api.network-port.delete", Leaves),
+        ("api.storage-pool.getattr", Says("start volume", "access denied: 'storage'")),
+        // libvirt takes no answer for no.
+        ("api.storage-pool.read", Says("start volume", "is not active")),
+        ("api.storage-vol.getattr", Says("start volume", "access denied: 'storage'")),
+        ("api.storage-vol.read", Says("start volume", "access denied: 'storage'")),
+        ("api.nwfilter-binding.create", Says("start filtered", "access denied: 'nwfilter'")),
+        ("api.nwfilter-binding.getattr", Leaves),
+        ("api.nwfilter-binding.delete", Leaves),
+    ]
+};
+
+#[test]
+fn each_permission_is_necessary() {
+    privileged!();
+    let host = Host::new();
+    let mut libvirt = with_objects(&host);
+    for name in ["off", "paused"] {
+        Machine::new(name).define(&libvirt.libvirtd);
+    }
+    Machine::new("asleep").guest(Guest::Sleepy).define(&libvirt.libvirtd);
+    libvirt.root("start paused --paused");
+    libvirt.root("start asleep");
+    libvirt.libvirtd.wait_for_state(QEMU, "asleep", "pmsuspended");
+    libvirt.define("nat", &on_network("nat"));
+    libvirt.define("screen", SCREEN);
+    libvirt.define("volume", &volume());
+    libvirt.define("filtered", &interface("bridge", FILTERED));
+    libvirt.define("broken", &[&on_network("isolated"), &interface("bridge", FILTERED), BROKEN].concat());
+    let rule = shipped(RULE);
+    assert_eq!(rule.matches("case ").count(), PERMISSIONS.len(), "the rule grants what this test knows");
+    let without = |permission: &str| {
+        let case = format!("case \"org.libvirt.{permission}\":");
+        assert_eq!(rule.matches(&case).count(), 1, "{permission}");
+        rule.replace(&case, "")
+    };
+    for (permission, sign) in &PERMISSIONS {
+        if let Sign::Says(line, says) = sign {
+            libvirt.replace_rule(&without(permission));
+            let result = libvirt.virsh(User::Actor, line);
+            let said = result.as_ref().is_err_and(|error| error.contains(says));
+            assert!(said, "without {permission}: {line}: {result:?}");
+        }
+    }
+    libvirt.replace_rule(&rule);
+    for (_, sign) in &PERMISSIONS {
+        if let Sign::Says(line, _) = sign {
+            // Several are asked for by one line.
+            let _ = libvirt.virsh(User::Actor, line).map_err(|error| {
+                assert!(
+                    error.contains("already active") || error.contains("already running"),
+                    "{line}: {error}"
+                );
+            });
+        }
+    }
+    for name in ["nat", "filtered"] {
+        libvirt.root(&format!("destroy {name}"));
+    }
+    for name in ["off", "paused", "asleep"] {
+        libvirt.root(&format!("destroy {name}"));
+    }
+    for (permission, sign) in &PERMISSIONS {
+        if matches!(sign, Sign::Leaves) {
+            libvirt.replace_rule(&without(permission));
+            libvirt.virsh(User::Actor, "start broken").unwrap_err();
+            let left = left_behind(&host, &libvirt);
+            assert_eq!(left.lines().count(), 1, "without {permission}: {left}");
+            give_back(&libvirt);
+            assert_eq!(left_behind(&host, &libvirt), "");
+        }
+    }
+}
+
+/// Takes away, as root, what a failed start of `broken` has left.
+fn give_back(libvirt: &Restricted<'_>) {
+    for port in libvirt.root("net-port-list isolated").split_whitespace() {
+        libvirt.root(&format!("net-port-delete isolated {port}"));
+    }
+    if let Some(device) = libvirt.root("nwfilter-binding-list").split_whitespace().next() {
+        libvirt.root(&format!("nwfilter-binding-delete {device}"));
+    }
+}
+
+#[test]
+fn what_comes_with_these_permissions() {
+    privileged!();
+    const REFUSED: &[&str] = &[
+        // Networks.
+        "net-list --all",
+        "net-destroy nat",
+        "net-undefine nat",
+        "net-autostart nat",
+        "net-update nat add ip-dhcp-host '<host ip=\"192.168.122.9\" name=\"x\"/>' --live",
+        "net-start off",
+        "net-port-list nat",
+        // Pools and volumes.
+        "pool-list --all",
+        "pool-destroy pool",
+        "pool-undefine pool",
+        "pool-refresh pool",
+        "vol-list pool",
+        "vol-create-as pool new 1M",
+        "vol-delete --pool pool volume",
+        "vol-wipe --pool pool volume",
+        "vol-resize --pool pool volume 2M",
+        "vol-clone --pool pool volume copy",
+        "vol-download --pool pool volume /dev/null",
+        "vol-upload --pool pool volume /etc/hostname",
+        // Filters.
+        "nwfilter-list",
+        "nwfilter-define /run/filter.xml",
+        "nwfilter-dumpxml own-address",
+        "nwfilter-undefine own-address",
+        "nwfilter-binding-list",
+    ];
+    let host = Host::new();
+    let libvirt = with_objects(&host);
+    libvirt.root_with("net-define", "<network><name>off</name><bridge name='virbr9'/></network>");
+    libvirt.define("filtered", &[on_network("nat"), interface("bridge", FILTERED)].concat());
+    libvirt.root("start filtered");
+    host.write("/run/filter.xml", "<filter name='new' chain='root'/>");
+    libvirt.refuses(User::Actor, REFUSED);
+
+    // docs/THREAT-MODEL.md tells of these.
+    for (line, shows) in [
+        ("net-dumpxml nat", "192.168.122.1"),
+        ("net-dhcp-leases nat", ""),
+        ("pool-dumpxml pool", "/run/pool"),
+        ("pool-info pool", "Capacity"),
+        ("vol-path --pool pool volume", "/run/pool/volume"),
+        ("vol-info --pool pool volume", "1.00 MiB"),
+    ] {
+        let shown = libvirt.virsh(User::Actor, line).unwrap();
+        assert!(shown.contains(shows), "{line}: {shown}");
+    }
+    let bindings = libvirt.root("nwfilter-binding-list");
+    let device = bindings.split_whitespace().next().unwrap();
+    libvirt.virsh(User::Actor, &format!("nwfilter-binding-delete {device}")).unwrap();
+    assert_eq!(libvirt.root("nwfilter-binding-list"), "");
+    let owner = format!("<owner><name>x</name><uuid>{OPEN}</uuid></owner><mac address='52:54:00:00:00:01'/>");
+    let binding = format!("{owner}<portdev name='br0'/><filterref filter='own-address'/>");
+    host.write("/run/binding.xml", &format!("<filterbinding>{binding}</filterbinding>"));
+    libvirt.virsh(User::Actor, "nwfilter-binding-create /run/binding.xml").unwrap();
+    assert!(libvirt.root("nwfilter-binding-list").contains("br0"));
+    let port = libvirt.root("net-port-list nat");
+    libvirt.virsh(User::Actor, &format!("net-port-delete nat {}", port.trim())).unwrap();
+    assert_eq!(libvirt.root("net-port-list nat"), "");
+}
+
+#[test]
+fn a_domain_on_what_is_inactive_does_not_start() {
+    privileged!();
+    let host = Host::new();
+    let libvirt = with_objects(&host);
+    libvirt.root("net-destroy nat");
+    libvirt.root("pool-destroy pool");
+    libvirt.define("network", &on_network("nat"));
+    libvirt.define("volume", &volume());
+    for (name, says) in [
+        ("network", "network 'nat' is not active"),
+        ("volume", "storage pool 'pool' containing volume 'volume' is not active"),
+    ] {
+        for user in [User::Root, User::Actor] {
+            let error = libvirt.virsh(user, &format!("start {name}")).unwrap_err();
+            assert!(error.contains(says), "{user:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_secret_is_used_where_it_is_granted_by_name() {
+    privileged!();
+    let host = Host::new();
+    let mut libvirt = with_objects(&host);
+    define_secret(&libvirt, OPEN, "no", "<usage type='volume'><volume>/run/disk.luks</volume></usage>");
+    define_secret(&libvirt, PRIVATE, "yes", "<usage type='vtpm'><name>tpm</name></usage>");
+    wait::until_true("qemu-img", || {
+        // It measures the processor's time first, and fails where the kernel says that it took none.
+        let mut qemu_img = host.command("qemu-img");
+        qemu_img.args(["create", "-q", "-f", "luks", "--object", "secret,id=key,data=secret"]);
+        qemu_img.args(["-o", "key-secret=key,iter-time=10", "/run/disk.luks", "1M"]).stderr(Stdio::null());
+        qemu_img.status().is_ok_and(|status| status.success())
+    });
+    let passphrase =
+        format!("<encryption format='luks'><secret type='passphrase' uuid='{OPEN}'/></encryption>");
+    libvirt.define("disk", &disk("file", &format!("<source file='/run/disk.luks'>{passphrase}</source>")));
+    libvirt.define("tpm", &tpm(&encrypted(PRIVATE)));
+    for name in ["disk", "tpm"] {
+        libvirt.root(&format!("start {name}"));
+        libvirt.root(&format!("destroy {name}"));
+    }
+    libvirt.refuses(User::Actor, &["start disk", "start tpm"]);
+
+    for (granted, starts, refused) in [(OPEN, "disk", "tpm"), (PRIVATE, "tpm", "disk")] {
+        libvirt.polkitd.write_rules("05-wakevirt-secrets.rules", &rules_for(granted));
+        libvirt.restart_polkit();
+        libvirt.virsh(User::Actor, &format!("start {starts}")).unwrap();
+        libvirt.root(&format!("destroy {starts}"));
+        let list =
+            ["secret-list", &format!("secret-dumpxml {granted}"), &format!("secret-undefine {granted}")];
+        libvirt.refuses(User::Actor, &[[&*format!("start {refused}")].as_slice(), &list].concat());
+        // The rule is for the actor alone.
+        libvirt.refuses(User::Member, &[&format!("secret-get-value {granted}")]);
+        let value = libvirt.virsh(User::Actor, &format!("secret-get-value {granted}"));
+        match granted {
+            OPEN => assert_eq!(value.unwrap(), "c2VjcmV0"),
+            _ => assert!(value.as_ref().is_err_and(|error| error.contains("secret is private")), "{value:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_log_says_why_a_domain_with_a_secret_does_not_start() {
+    privileged!();
+    let host = Host::new();
+    let machines = [Machine::new("encrypted").device(&tpm(&encrypted(OPEN)))];
+    let scene = Scene::under(Regime::Restricted, &host, &machines, ALL_ALLOWED);
+    host.write(
+        "/run/secret.xml",
+        &format!("<secret><uuid>{OPEN}</uuid><usage type='vtpm'><name>x</name></usage></secret>"),
+    );
+    scene.virsh(&["secret-define", "/run/secret.xml"]);
+    scene.virsh(&["secret-set-value", OPEN, "--base64", "c2VjcmV0"]);
+    scene.packet("encrypted", 1);
+    let line = scene.ends("encrypted", "failed");
+    assert!(line.contains("access denied: 'secret' denied access"), "{line}");
+    let _ = scene.actor().log().wait_for("see \"Encrypted disks and TPMs\" in docs/RESTRICTED.md");
+    let page = shipped("docs/RESTRICTED.md");
+    assert!(page.contains("## Encrypted disks and TPMs\n"), "the log names a section of the page");
+}
