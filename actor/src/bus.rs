@@ -128,11 +128,16 @@ pub fn details(finished: &Finished) -> Dict {
         details.insert("sequence", packet.sequence.into());
         details.extend(packet.details.epoch.as_ref().map(|epoch| ("epoch", epoch.clone().into())));
         details.extend(packet.details.vlan.map(|vlan| ("vlan", vlan.into())));
+        let interface = packet.details.interface.as_ref().map(|it| ("interface", it.clone().into()));
+        let source = packet.details.source.map(|it| ("source", it.to_string().into()));
+        let source_mac = packet.details.source_mac.map(|it| ("source-mac", it.to_string().into()));
+        details.extend(interface.into_iter().chain(source).chain(source_mac));
     }
     details
 }
 
-/// A decision of the past, as `History` replies it: what its signal told, and when.
+/// A decision of the past, as `History` replies it: what its signal told, when, and who called. The signal goes to
+/// everyone, and who called is not for everyone.
 #[must_use]
 pub fn remembered(finished: &Finished) -> Dict {
     let mut entry = details(finished);
@@ -140,6 +145,10 @@ pub fn remembered(finished: &Finished) -> Dict {
     entry.insert("outcome", finished.outcome.as_str().into());
     entry.extend(finished.domain().map(|name| ("domain", name.to_owned().into())));
     entry.extend(finished.subject.mac.map(|mac| ("mac", mac.to_string().into())));
+    if let Some(caller) = finished.subject.caller {
+        entry.insert("caller", caller.user.into());
+        entry.insert("authority", caller.by.as_str().into());
+    }
     entry
 }
 

@@ -55,6 +55,11 @@ fn a_domain_is_woken_by_its_name_or_its_uuid() {
     let history = call(&host, "History", &["uint32 2"]).unwrap();
     assert_eq!(history.matches("'outcome'").count(), 2, "{history}");
     assert!(history.contains("'already-running'") && history.contains("'vm2'"), "{history}");
+    assert!(
+        history.contains("'caller': <uint32 0>, ") || history.contains("'caller': <uint32 0>}"),
+        "{history}"
+    );
+    assert!(history.contains("'authority': <'user'>"), "{history}");
 
     for (method, argument, error, part) in [
         ("WakeDomain", "'vm3'", "NoSuchDomain", "vm3"),

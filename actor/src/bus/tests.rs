@@ -90,10 +90,18 @@ fn details_have_the_keys_that_apply() {
     let call = details_of(finished(Outcome::Started, None));
     let expected = ["connection", "reason", "rule", "trigger", "uuid"].map(|key| (key, "s".to_owned()));
     assert_eq!(signatures(&call), BTreeMap::from(expected.clone()));
-    let details = PacketDetails { epoch: Some("e".to_owned()), ..PacketDetails::default() };
+    let details = PacketDetails {
+        epoch: Some("e".to_owned()),
+        interface: Some("br0".to_owned()),
+        source: Some([192, 168, 1, 7].into()),
+        source_mac: Some(MAC),
+        ..PacketDetails::default()
+    };
     let packet = details_of(finished(Outcome::Started, Some(Packet { mac: MAC, sequence: 7, details })));
     let mut expected = BTreeMap::from(expected);
-    expected.extend([("epoch", "s".to_owned()), ("sequence", "t".to_owned())]);
+    let of_packet =
+        [("epoch", "s"), ("sequence", "t"), ("interface", "s"), ("source", "s"), ("source-mac", "s")];
+    expected.extend(of_packet.map(|(key, signature)| (key, signature.to_owned())));
     assert_eq!(signatures(&packet), expected);
 }
 
@@ -125,8 +133,13 @@ fn an_entry_of_the_list_has_the_keys_that_apply() {
 #[test]
 fn a_decision_of_the_past_tells_what_its_signal_told() {
     let Answer::Finished(finished) = finished(Outcome::Started, None) else { unreachable!() };
+    let caller = Some(Caller { user: 1000, by: Authority::Group });
+    let subject = Subject { caller, ..finished.subject.clone() };
+    let finished = Finished { subject, ..Finished::clone(&finished) };
     let entry = remembered(&finished);
-    let own = [("domain", "s"), ("mac", "s"), ("outcome", "s"), ("time", "t")];
+    // The signal goes to everyone, and does not tell who called.
+    let own =
+        [("authority", "s"), ("caller", "u"), ("domain", "s"), ("mac", "s"), ("outcome", "s"), ("time", "t")];
     let mut expected = signatures(&entry);
     expected.retain(|key, _| !details(&finished).contains_key(key));
     assert_eq!(expected, own.map(|(key, signature)| (key, signature.to_owned())).into());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 use wakevirt_actor::bus as actor;
+use wakevirt_actor::caller::{Authority, Caller};
 use wakevirt_actor::decision::Outcome;
 use wakevirt_actor::hypervisor::{Domain, Id, State};
 use wakevirt_actor::listen::Packet;
@@ -44,13 +45,26 @@ pub fn packet_details() -> BTreeSet<String> {
 
 /// The keys of `WakeFinished`'s details with their types, and those that `History` has besides.
 pub fn decision() -> (BTreeSet<String>, BTreeSet<String>) {
-    let details =
-        PacketDetails { epoch: Some("epoch".to_owned()), vlan: Some(10), ..PacketDetails::default() };
+    let details = PacketDetails {
+        epoch: Some("epoch".to_owned()),
+        interface: Some("br0".to_owned()),
+        vlan: Some(10),
+        source: Some([192, 168, 1, 7].into()),
+        source_mac: Some(MAC),
+        ..PacketDetails::default()
+    };
     let packet = Packet { mac: MAC, sequence: 1, details };
     let subject = Subject::new(Some(MAC), Some(&domain()), Some("rule".to_owned()), Some(&packet));
     let finished = Finished { subject, outcome: Outcome::Started, reason: "reason".to_owned(), time: 1 };
     let signal = keys(&actor::details(&finished));
-    let besides = keys(&actor::remembered(&finished)).difference(&signal).cloned().collect();
+    let caller = Caller { user: 1000, by: Authority::Polkit };
+    let called = Finished {
+        subject: Subject { packet: None, caller: Some(caller), ..finished.subject.clone() },
+        ..finished.clone()
+    };
+    let history: BTreeSet<String> =
+        [&finished, &called].into_iter().flat_map(|it| keys(&actor::remembered(it))).collect();
+    let besides = history.difference(&signal).cloned().collect();
     (signal, besides)
 }
 
