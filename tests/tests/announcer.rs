@@ -455,3 +455,33 @@ fn does_not_let_packets_flood_the_log() {
     assert!((1..=60).contains(&lines), "{lines} lines");
     scene.capture.stop();
 }
+
+#[test]
+fn forgets_who_leaves_at_once() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = Scene::new(&host, "");
+    // As many addresses as are kept: while somebody is there who wants them, others are refused.
+    let macs: Vec<Vec<u8>> = (0..100_000_u32).map(|n| [&[2, 0][..], &n.to_be_bytes()].concat()).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for _ in 0..3 {
+        scene.capture.signal(Signal::SIGSTOP);
+        runtime.block_on(async {
+            let connection = scene.bus.connect().await;
+            let call = zbus::Message::method_call("/org/wakevirt/Capture1", "SetInterest")
+                .destination(CAPTURE_NAME)
+                .interface(CAPTURE_NAME)
+                .with_flags(zbus::message::Flags::NO_REPLY_EXPECTED)
+                .build(&macs)
+                .unwrap();
+            connection.send(&call).await.unwrap();
+            connection.close().await.unwrap();
+        });
+        scene.capture.signal(Signal::SIGCONT);
+        let interest = "[[byte 2, 0, 0, 0, 0, 1]]";
+        wait::until_true("the interest of who left to make room", || {
+            host.call(User::Listener, CAPTURE_NAME, "SetInterest", &[interest]).is_ok()
+        });
+    }
+    scene.capture.stop();
+}

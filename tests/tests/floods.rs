@@ -145,6 +145,10 @@ fn for_other_domains_hold_back_no_single_packet() {
     }
     let (limited, announced) = (scene.count("Limited"), scene.count("Sequence"));
     assert_eq!(limited + announced, scene.sent);
+    let line = scene.capture.log().wait_for("too many packets on \"lan0\"");
+    assert!(line.contains("WARN"), "{line}");
+    // One a minute.
+    assert!(scene.capture.log().count("too many packets") <= 3);
     // A hundred a second in all, beyond the first for each address in ten seconds.
     let seconds = start.elapsed().as_secs() + 1;
     assert!(announced <= 20 + 100 * (1 + seconds / 10) + 100 * (1 + seconds), "{announced} in {seconds} s");

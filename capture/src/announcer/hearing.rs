@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
-use wakevirt_protocol::Sighting;
 use wakevirt_protocol::frame::SEARCHED;
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_REASON, Mode};
+use wakevirt_protocol::{MacAddr, Sighting};
 use wakevirt_service::lifecycle::{Signal, Signals, Watchdog};
 use wakevirt_service::logs::{Logs, Quota, plain, quoted};
 
@@ -23,6 +23,9 @@ use crate::options::Options;
 
 /// How long the sniffer may take to get ready, in seconds.
 const READY: u64 = 10;
+
+/// What stands for the name of an interface that the kernel no longer lists.
+const GONE: &str = "an interface that has gone";
 
 /// Waits until the sniffer is ready, and says how it hears.
 pub async fn ready(channel: &Channel) -> Result<Mode, Error> {
@@ -77,6 +80,7 @@ pub struct Hearing<'a> {
     sniffer_lives: bool,
     packet_lines: Quota,
     loss_lines: Quota,
+    limit_lines: Quota,
     truncation_lines: Quota,
 }
 
@@ -102,6 +106,7 @@ impl<'a> Hearing<'a> {
             sniffer_lives: true,
             packet_lines: Quota::new(20, Duration::from_secs(10)),
             loss_lines: Quota::new(1, Duration::from_secs(60)),
+            limit_lines: Quota::new(1, Duration::from_secs(60)),
             truncation_lines: Quota::new(1, Duration::from_secs(60)),
         };
         hearing.warn_of_absent_interfaces();
@@ -162,11 +167,27 @@ impl<'a> Hearing<'a> {
         if !heard_on {
             return;
         }
-        let verdict = self.shared.ledger().hear(sighting, name, clock::stamp(), Instant::now());
-        if let Verdict::Announce { announcement, of_interest } = verdict {
-            self.shared.announced.send_replace(announcement.sequence);
-            self.log(&announcement, of_interest);
+        let mac = sighting.heard.magic.target();
+        let verdict = self.shared.ledger().hear(sighting, name.clone(), clock::stamp(), Instant::now());
+        match verdict {
+            Verdict::Announce { announcement, of_interest } => {
+                self.shared.announced.send_replace(announcement.sequence);
+                self.log(&announcement, of_interest);
+            }
+            Verdict::Limited => self.log_limited(mac, name.as_deref()),
+            Verdict::Duplicate => {}
         }
+    }
+
+    /// One line a minute where there are more packets than are announced.
+    fn log_limited(&mut self, mac: MacAddr, interface: Option<&str>) {
+        let Some(held_back) = self.limit_lines.take(Instant::now()) else { return };
+        let interface = quoted(interface.unwrap_or(GONE));
+        tracing::warn!(
+            %mac, held_back,
+            "too many packets on {interface}: one for {mac} is not announced; `Limited` counts them, and `interfaces` in \
+             capture.toml can leave an interface out"
+        );
     }
 
     /// One line for each packet that somebody is interested in; the others show at level debug.
@@ -176,7 +197,7 @@ impl<'a> Hearing<'a> {
         }
         let Some(held_back) = self.packet_lines.take(Instant::now()) else { return };
         let Announcement { sequence, heard, interface, .. } = announcement;
-        let interface = interface.as_deref().unwrap_or("an interface that has gone");
+        let interface = interface.as_deref().unwrap_or(GONE);
         let (mac, transport) = (heard.magic.target(), heard.carrier.transport());
         let interface = quoted(interface);
         if of_interest {
