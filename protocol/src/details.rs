@@ -61,6 +61,16 @@ impl Carrier {
         }
     }
 
+    /// Who sent it, for people: the IP address, else the MAC address, where the link has such.
+    #[must_use]
+    pub fn sender(&self) -> Option<String> {
+        match self {
+            Self::Ethernet { source, .. } => source.map(|mac| mac.to_string()),
+            Self::Udp4(path) => Some(path.source.to_string()),
+            Self::Udp6(path) => Some(path.source.to_string()),
+        }
+    }
+
     const fn source_mac(&self) -> Option<MacAddr> {
         match self {
             Self::Ethernet { source, .. } => *source,

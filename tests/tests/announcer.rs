@@ -433,6 +433,7 @@ fn announces_copies_once_and_limits_each_address_by_itself() {
     assert_eq!(replay.matches("'copies': <uint32 3>").count(), 1, "{replay}");
     // Only what somebody is interested in is logged.
     assert_eq!(scene.capture.log().count("magic packet for"), 1);
+    assert_eq!(scene.capture.log().count(&format!("magic packet for {MAC} from ")), 1);
 
     let refused =
         |argument: &str| host.call(User::Listener, CAPTURE_NAME, "SetInterest", &[argument]).unwrap_err();

@@ -103,6 +103,7 @@ os.execvp(sys.argv[1], sys.argv[1:])",
     activate.args(["/run/wakevirt-programs/wakevirt-capture", "--log-to", "stderr"]);
     let capture = wakevirt_tests::process::Process::start("capture", &mut activate);
     let _ = capture.log().wait_for("HEARING UDP ONLY");
+    let _ = capture.log().wait_for("receiving on UDP [::]:9,");
     let _ = capture.log().wait_for("only UDP sockets can be heard");
     let _ = capture.log().wait_for("its netlink protocol is not `route`");
     host.wait_for_name(CAPTURE_NAME);

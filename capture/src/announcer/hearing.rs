@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use wakevirt_protocol::frame::SEARCHED;
-use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_REASON, Mode};
+use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_REASON, Mode, Request};
 use wakevirt_protocol::{MacAddr, Sighting};
 use wakevirt_service::lifecycle::{Signal, Signals, Watchdog};
 use wakevirt_service::logs::{Logs, Quota, plain, quoted};
@@ -28,11 +28,11 @@ const READY: u64 = 10;
 const GONE: &str = "an interface that has gone";
 
 /// Waits until the sniffer is ready, and says how it hears.
-pub async fn ready(channel: &Channel) -> Result<Mode, Error> {
+pub async fn ready(channel: &Channel, request: Request) -> Result<Mode, Error> {
     let first = timeout(Duration::from_secs(READY), channel.next()).await;
     match first.map_err(|_| Error::SnifferSlow(READY))?? {
         Some(FromSniffer::Ready { mode, landlock }) => {
-            report(mode, landlock);
+            report(request, mode, landlock);
             Ok(mode)
         }
         Some(FromSniffer::Failed { reason }) => Err(failed(&reason)),
@@ -43,13 +43,16 @@ pub async fn ready(channel: &Channel) -> Result<Mode, Error> {
     }
 }
 
-fn report(mode: Mode, landlock: bool) {
-    match mode {
-        Mode::Raw => tracing::info!("hearing on every interface, by packet sockets"),
-        Mode::Udp => tracing::warn!(
-            "HEARING UDP ONLY: there is no CAP_NET_RAW, or mode = \"udp\". Frames of routers and etherwake, and \
-             datagrams to other ports or other hosts, are not heard. To hear everything, start the service by its \
-             unit or as root"
+fn report(request: Request, mode: Mode, landlock: bool) {
+    match (mode, request) {
+        (Mode::Raw, _) => tracing::info!("hearing on every interface, by packet sockets"),
+        (Mode::Udp, Request::Udp) => tracing::info!(
+            "hearing UDP only, as mode = \"udp\" says: no frames of routers and etherwake, and no datagrams to other \
+             ports or other hosts"
+        ),
+        (Mode::Udp, Request::Auto | Request::Raw) => tracing::warn!(
+            "HEARING UDP ONLY: the service has no CAP_NET_RAW. Frames of routers and etherwake, and datagrams to \
+             other ports or other hosts, are not heard. To hear everything, start the service by its unit or as root"
         ),
     }
     if !landlock {
@@ -200,10 +203,12 @@ impl<'a> Hearing<'a> {
         let interface = interface.as_deref().unwrap_or(GONE);
         let (mac, transport) = (heard.magic.target(), heard.carrier.transport());
         let interface = quoted(interface);
+        let from = heard.carrier.sender().map(|sender| format!(" from {sender}")).unwrap_or_default();
+        let held_back = (held_back > 0).then_some(held_back);
         if of_interest {
-            tracing::info!(sequence, %mac, transport, held_back, "magic packet for {mac} on {interface}");
+            tracing::info!(sequence, %mac, transport, held_back, "magic packet for {mac}{from} on {interface}");
         } else {
-            tracing::debug!(sequence, %mac, transport, held_back, "magic packet for {mac} on {interface}");
+            tracing::debug!(sequence, %mac, transport, held_back, "magic packet for {mac}{from} on {interface}");
         }
     }
 
@@ -245,7 +250,10 @@ impl<'a> Hearing<'a> {
         };
         let later = settings.need_restart(&self.settings);
         if !later.is_empty() {
-            tracing::warn!("a change of {} takes effect when the service is started again", later.join(", "));
+            tracing::warn!(
+                "{} changed, and stays as it was until wakevirt-capture is restarted",
+                later.join(", ")
+            );
         }
         self.logs.set_level(settings.log);
         self.shared.ledger().set_rules(settings.rules);

@@ -153,7 +153,7 @@ async fn announce(
     channel: child::Channel,
     links: OwnedFd,
 ) -> Result<(), Error> {
-    let mode = hearing::ready(&channel).await?;
+    let mode = hearing::ready(&channel, settings.start.request).await?;
     let shared = Arc::new(Shared::new(&settings, mode)?);
     let interfaces = Interfaces::watch(links).map_err(Error::Interfaces)?;
     let mut hearing =
