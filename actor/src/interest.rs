@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use wakevirt_protocol::MacAddr;
@@ -15,8 +16,12 @@ use crate::refusal::reason;
 /// The MAC addresses of all known domains.
 pub type Macs = Arc<BTreeSet<MacAddr>>;
 
+/// When an announcer that did not take the addresses is told them again: until then packets for the
+/// domains here share the limits of strangers.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// Tells the announcer the addresses whenever they change, and whenever there is a new announcer.
-/// One that does not take them is told again at the next such moment.
+/// One that does not take them is told again after [`RETRY`].
 /// It ends when nobody has addresses to tell any more.
 pub async fn tell(
     connection: &Connection,
@@ -43,6 +48,7 @@ pub async fn tell(
         tokio::select! {
             Ok(()) = owner.changed() => {}
             Ok(()) = macs.changed() => {}
+            () = tokio::time::sleep(RETRY), if told.is_some() => {}
             else => return,
         }
     }

@@ -9,6 +9,7 @@ use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
 use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic};
 use wakevirt_tests::host::{Host, User, succeed};
+use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
 use wakevirt_tests::net::{FAR_END, Peer};
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
@@ -195,5 +196,76 @@ fn on_an_interface_that_is_left_out_use_up_nothing() {
     scene.burst(&lan, &good);
     let _ = scene.monitor.log().wait_for_nth("'lan0'", good.len());
     assert_eq!((scene.count("Received"), scene.count("Limited")), (5, 0));
+    scene.capture.stop();
+}
+
+/// Starts the actor, with this rule.
+fn actor(host: &Host, rule: &str) -> Daemon {
+    let config = format!("connections = [\"{TEST}\"]\n[[allow]]\n{rule}\n");
+    let mut actor = Daemon::actor(host).started_by(StartedBy::Manager).config(&config).start();
+    actor.wait_until_ready();
+    let _ = actor.log().wait_for("connected to");
+    actor
+}
+
+#[test]
+fn for_denied_domains_prevent_no_wake() {
+    privileged!();
+    let host = Host::new();
+    let lan = host.veth("lan0");
+    let libvirtd = Libvirtd::start(&host);
+    for n in 0..30 {
+        libvirtd.define(TEST, &test_domain(&format!("denied{n}"), &address(n)));
+    }
+    for n in 0..10 {
+        libvirtd.define(TEST, &test_domain(&format!("good{n}"), &address(1000 + n)));
+    }
+    let mut scene = Scene::new(&host, "", &[]);
+    let mut actor = actor(&host, "domain = \"good*\"");
+    for n in 0..10_u16 {
+        let flood = |i: u16| frame(&address(i % 30), &[], u32::from(n * BURST + i));
+        let mut frames: Vec<_> = (0..BURST).map(flood).collect();
+        frames.insert(usize::from(BURST / 2), frame(&address(1000 + n), &[], 1));
+        scene.burst(&lan, &frames);
+        libvirtd.wait_for_state(TEST, &format!("good{n}"), "running");
+    }
+    assert!(scene.count("Limited") > 0, "that was no flood");
+    for n in 0..30 {
+        assert_eq!(libvirtd.state(TEST, &format!("denied{n}")), "shut off");
+    }
+    actor.stop();
+    scene.capture.stop();
+}
+
+#[test]
+fn of_addresses_make_the_actor_name_its_own_again() {
+    privileged!();
+    let host = Host::new();
+    let lan = host.veth("lan0");
+    let libvirtd = Libvirtd::start(&host);
+    libvirtd.define(TEST, &test_domain("vm", &address(1)));
+    let mut scene = Scene::new(&host, "", &[]);
+    // Somebody names as many addresses as are kept, and stays.
+    let macs: Vec<Vec<u8>> = (0..100_000_u32).map(|n| [&[2, 0][..], &n.to_be_bytes()].concat()).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let crowd = runtime.block_on(async {
+        let connection = scene.bus.connect().await;
+        let object = "/org/wakevirt/Capture1";
+        let named =
+            connection.call_method(Some(CAPTURE_NAME), object, Some(CAPTURE_NAME), "SetInterest", &macs);
+        named.await.unwrap();
+        connection
+    });
+    let mut actor = actor(&host, "domain = \"vm\"");
+    let _ = actor.log().wait_for("the announcer is not told the");
+    runtime.block_on(crowd.close()).unwrap();
+    let mut wire = lan.injector();
+    let mut senders = 1..;
+    // Only packets of interest are logged.
+    wait::until_true("the domain's packets to be of interest", || {
+        wire.send(&frame(&address(1), &[], senders.next().unwrap()));
+        scene.capture.log().count("magic packet for") > 0
+    });
+    actor.stop();
     scene.capture.stop();
 }
