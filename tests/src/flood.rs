@@ -80,7 +80,7 @@ impl Kind {
         let capture = |interface: &'static str, member: &'static str| {
             Message::method_call(CAPTURE_PATH, member).destination(CAPTURE_NAME).interface(interface)
         };
-        let silent = Flags::NO_REPLY_EXPECTED.into();
+        let silent = Flags::NO_REPLY_EXPECTED;
         match self {
             Self::Wake => actor(ACTOR_INTERFACE, "Wake").with_flags(silent).build(&MAC),
             Self::WakeReply => actor(ACTOR_INTERFACE, "Wake").build(&MAC),
