@@ -1,14 +1,12 @@
 //! The parts of the running service, and what holds them together.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 use wakevirt_service::bus::{Address, keep};
 use wakevirt_service::lifecycle::{self, Signal, Signals};
-use wakevirt_service::logs::{Logs, quoted};
+use wakevirt_service::logs::Logs;
 use zbus::Connection;
 
 use crate::actor::{Actor, Inlets, Outlets, Status, boottime};
@@ -17,11 +15,11 @@ use crate::caller::Gate;
 use crate::config::Config;
 use crate::fetch::{self, Fetch};
 use crate::interest::{self, Macs};
+use crate::interfaces::{self, Named};
 use crate::listen::{Packet, listen};
 use crate::memory::Memory;
 use crate::merge::Merge;
 use crate::request::Requests;
-use crate::rules::Rules;
 use crate::{Error, Options, hypervisor};
 
 /// Packets that may wait for a decision; what goes beyond is lost, and counted.
@@ -44,7 +42,7 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     let (fetches, fetches_out) = mpsc::channel(REQUESTS);
     let (reloads, reloads_out) = mpsc::channel(1);
     let fetches_out = Mutex::new(fetches_out);
-    check_interfaces(&config.policy.rules);
+    let (named_in, named) = watch::channel(interfaces::named(&config.policy.rules));
     let (memory, state) = Memory::open();
     let merge =
         if memory.is_kept() { Merge::new(state.position.clone()) } else { Merge::from_now_on(boottime()) };
@@ -74,8 +72,10 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
             () = calls.look_up_users(bus) => Ok(()),
         }
     };
-    let hear =
-        async |bus: &Connection| hear(bus, &packets, macs.clone(), &fetches_out, &caught_up, &merge).await;
+    let hear = async |bus: &Connection| {
+        let (macs, named) = (macs.clone(), named.clone());
+        hear(bus, &packets, macs, named, &fetches_out, &caught_up, &merge).await
+    };
     // Ready all the same: it follows the hypervisors, and finishes what was under way.
     let away = || lifecycle::ready("waiting for the bus");
     let buses = async {
@@ -89,7 +89,7 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     };
     tokio::select! {
         result = buses => Ok(result?),
-        () = obey(signals, reloads_out, options, config, logs, &requests) => Ok(()),
+        () = obey(signals, reloads_out, options, config, logs, &requests, &named_in) => Ok(()),
     }
 }
 
@@ -98,6 +98,7 @@ async fn hear(
     bus: &Connection,
     packets: &mpsc::Sender<Packet>,
     macs: watch::Receiver<Macs>,
+    named: watch::Receiver<Named>,
     fetches: &Mutex<mpsc::Receiver<Fetch>>,
     caught_up: &watch::Sender<bool>,
     merge: &RefCell<Merge>,
@@ -106,6 +107,7 @@ async fn hear(
     tokio::select! {
         result = listen(bus, packets, &owner, caught_up, merge) => result,
         () = interest::tell(bus, owners.clone(), macs) => Ok(()),
+        () = interfaces::check(bus, owners.clone(), named) => Ok(()),
         () = fetch::serve(bus, owners, fetches) => Ok(()),
     }
 }
@@ -118,6 +120,7 @@ async fn obey(
     mut config: Config,
     logs: &Logs,
     requests: &Requests,
+    named: &watch::Sender<Named>,
 ) {
     loop {
         let caller = tokio::select! {
@@ -130,7 +133,7 @@ async fn obey(
         let result = Config::load(options).map_err(|error| error.to_string());
         let told = result.as_ref().map(drop).map_err(Clone::clone);
         match result {
-            Ok(new) => config = put_in_force(new, config, logs, requests).await,
+            Ok(new) => config = put_in_force(new, config, logs, requests, named).await,
             Err(error) => tracing::error!("the configuration stays as it was: {error}"),
         }
         // A caller who does not wait any more needs no answer.
@@ -138,32 +141,20 @@ async fn obey(
     }
 }
 
-async fn put_in_force(new: Config, old: Config, logs: &Logs, requests: &Requests) -> Config {
+async fn put_in_force(
+    new: Config,
+    old: Config,
+    logs: &Logs,
+    requests: &Requests,
+    named: &watch::Sender<Named>,
+) -> Config {
     tracing::info!("the configuration was read again");
     if new.connections != old.connections {
         let connections = new.connections.join(", ");
         tracing::warn!("connections has changed: restart the service to connect to {connections}");
     }
     logs.set_level(new.log);
-    check_interfaces(&new.policy.rules);
+    named.send_replace(interfaces::named(&new.policy.rules));
     requests.policy(new.policy.clone()).await;
     Config { connections: old.connections, ..new }
-}
-
-/// Warns of interfaces that a rule names and that are not there.
-fn check_interfaces(rules: &Rules) {
-    let interfaces = interfaces();
-    for (rule, name) in rules.iter().flat_map(|rule| rule.named_interfaces().map(move |name| (rule, name))) {
-        if interfaces.as_ref().is_some_and(|there| !there.contains(OsStr::new(name))) {
-            tracing::warn!("there is no interface {} now, which the rule {rule} names", quoted(name));
-        }
-    }
-}
-
-/// The host's network interfaces, by sysfs(5): a look that takes no socket. Nothing where only the
-/// loopback shows: newer versions of systemd give a service with `PrivateNetwork=` a `/sys` of its own.
-fn interfaces() -> Option<HashSet<OsString>> {
-    let entries = std::fs::read_dir("/sys/class/net").ok()?;
-    let names: HashSet<_> = entries.flatten().map(|entry| entry.file_name()).collect();
-    names.iter().any(|name| name != "lo").then_some(names)
 }

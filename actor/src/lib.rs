@@ -18,6 +18,7 @@ pub mod fetch;
 pub mod hypervisor;
 pub mod index;
 pub mod interest;
+mod interfaces;
 pub mod listen;
 pub mod memory;
 pub mod merge;

@@ -24,7 +24,7 @@ use crate::rules::Paused;
 pub(crate) const FOLDER: &str = "/run/wakevirt-actor";
 const FILE: &str = "state";
 /// The version of the format, which is the file's first byte.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// What is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +176,7 @@ mod tests {
         let details = PacketDetails {
             epoch: Some("e".to_owned()),
             interface: Some("br0".to_owned()),
+            alternatives: vec!["bridge".to_owned()],
             vlan: Some(20),
             source_mac: Some(MacAddr::new([2; 6])),
             source: Some([192, 168, 1, 7].into()),

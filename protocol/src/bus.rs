@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use zbus::OwnedVariant;
 
 use crate::MacAddr;
-use crate::details::{Detail, Details};
+use crate::details::{Detail, Details, MAX_ALTERNATIVES, MAX_INTERFACE_NAME};
 
 /// The bus name of the announcer.
 pub const CAPTURE_NAME: &str = "org.wakevirt.Capture1";
@@ -86,6 +86,9 @@ pub trait Capture1 {
     /// The interfaces that it hears on.
     #[zbus(property)]
     fn interfaces(&self) -> zbus::Result<Vec<String>>;
+    /// The alternative names of these interfaces, by their names.
+    #[zbus(property)]
+    fn alternative_names(&self) -> zbus::Result<HashMap<String, Vec<String>>>;
     /// The sequence of the last packet that was announced.
     #[zbus(property(emits_changed_signal = "false"))]
     fn sequence(&self) -> zbus::Result<u64>;
@@ -161,6 +164,8 @@ pub struct PacketDetails {
     pub epoch: Option<String>,
     /// The ingress interface.
     pub interface: Option<String>,
+    /// The alternative names of the ingress interface.
+    pub alternatives: Vec<String>,
     /// The VLAN that the frame was tagged for: 0 for none, and `None` where nobody knows.
     pub vlan: Option<u16>,
     /// Who sent the frame.
@@ -179,6 +184,7 @@ impl From<&Dict> for PacketDetails {
         Self {
             epoch: text("epoch").map(str::to_owned),
             interface: text("interface").map(str::to_owned),
+            alternatives: alternatives(dict.get("interface-alternatives")),
             vlan: dict.get("vlan").and_then(|value| u16::try_from(value).ok()),
             source_mac: text("source-mac").and_then(|mac| mac.parse().ok()),
             source: text("source").and_then(|address| address.parse().ok()),
@@ -186,6 +192,23 @@ impl From<&Dict> for PacketDetails {
             boottime: dict.get("boottime").and_then(|value| u64::try_from(value).ok()),
         }
     }
+}
+
+impl PacketDetails {
+    /// All names of the ingress interface; none where it is not known.
+    pub fn interface_names(&self) -> impl Iterator<Item = &str> {
+        let alternatives = self.interface.iter().flat_map(|_| &self.alternatives);
+        self.interface.iter().chain(alternatives).map(String::as_str)
+    }
+}
+
+/// The names in a value of type `as`, as far as an announcer that can be believed tells them.
+fn alternatives(value: Option<&OwnedVariant>) -> Vec<String> {
+    let names: Option<Vec<String>> = value.and_then(|value| value.try_clone().ok()?.try_into().ok());
+    let mut names = names.unwrap_or_default();
+    names.retain(|name| name.len() <= MAX_INTERFACE_NAME);
+    names.truncate(MAX_ALTERNATIVES);
+    names
 }
 
 /// The details as a body of type `a{sv}`.
@@ -198,6 +221,7 @@ impl From<Detail> for zbus::Variant<'static> {
     fn from(detail: Detail) -> Self {
         match detail {
             Detail::Text(text) => text.into(),
+            Detail::Texts(texts) => texts.into(),
             Detail::Truth(truth) => truth.into(),
             Detail::Small(number) => number.into(),
             Detail::Count(number) => number.into(),

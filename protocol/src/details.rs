@@ -5,12 +5,19 @@ use serde::Serialize;
 use crate::sighting::{Heard, Stamp};
 use crate::{Carrier, MacAddr, UdpPath, VlanId};
 
+/// The most alternative names of an interface that are used, and told.
+pub const MAX_ALTERNATIVES: usize = 16;
+/// The longest alternative name, in bytes: `ALTIFNAMSIZ` less its zero (linux/if.h).
+pub const MAX_INTERFACE_NAME: usize = 127;
+
 /// A value among the details.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Detail {
     /// A text: D-Bus `s`.
     Text(String),
+    /// Several texts: D-Bus `as`.
+    Texts(Vec<String>),
     /// A truth value: D-Bus `b`.
     Truth(bool),
     /// A small number: D-Bus `q`.
@@ -26,7 +33,7 @@ pub type Details = Vec<(&'static str, Detail)>;
 
 impl Heard {
     /// The details that the packet itself gives, and when it was seen: all but the ingress
-    /// interface's name, which only the announcer knows.
+    /// interface's names, which only the announcer knows.
     ///
     /// `secureon` tells whether there was a password; the password itself is never among them.
     #[must_use]

@@ -162,12 +162,23 @@ fn a_rule_for_what_there_is_not_is_a_warning() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let libvirtd = Libvirtd::start(&host);
     libvirtd.define(TEST, &test_domain("vm1", MAC));
-    let actor = actor(
-        &host,
-        "[[allow]]\ndomain = \"vm1\"\ninterfaces = [\"lo\", \"gone0\", \"en*\"]\n[[allow]]\ndomain = \"vm2\"\n",
-    );
+    host.sh("ip link property add dev br0 altname uplink");
+    let rules = |interfaces: &str| {
+        format!("[[allow]]\ndomain = \"vm1\"\ninterfaces = {interfaces}\n[[allow]]\ndomain = \"vm2\"\n")
+    };
+    let actor = actor(&host, &rules("[\"br0\", \"gone0\", \"en*\", \"uplink\", \"lo\"]"));
     let _ = actor.log().wait_for("no domain is meant by the rule domain = \"vm2\"");
-    assert_eq!(actor.log().count("there is no interface \"gone0\" now"), 1);
-    assert_eq!(actor.log().count("there is no interface"), 1);
     assert_eq!(actor.log().count("no domain is meant"), 1);
+    // Only the announcer knows the interfaces.
+    let mut capture = Daemon::capture(&host).config("interfaces = [\"br0\"]").start();
+    capture.wait_until_ready();
+    for name in ["gone0", "lo"] {
+        let line = actor.log().wait_for(&format!("there is no interface \"{name}\" now"));
+        assert!(line.contains("WARN") && line.contains("vm1"), "{line}");
+    }
+    assert_eq!(actor.log().count("there is no interface"), 2);
+    host.write(actor.config_file(), &config(&rules("[\"gone1\"]")));
+    assert_eq!(call(&host, "Reload", &[]).unwrap(), "()");
+    let _ = actor.log().wait_for("there is no interface \"gone1\" now");
+    assert_eq!(actor.log().count("there is no interface"), 3);
 }

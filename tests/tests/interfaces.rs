@@ -231,6 +231,42 @@ fn are_chosen_by_name_and_glob_and_chosen_anew_on_reload() {
 }
 
 #[test]
+fn are_chosen_by_alternative_names_too() {
+    privileged!();
+    let host = Host::new();
+    let lan = host.veth("eth0");
+    let guest = host.veth("vnet0");
+    // Longer than a name may be.
+    host.sh("ip link property add dev eth0 altname enp1s0 altname enx-a-name-of-more-than-fifteen-bytes");
+    host.sh("ip link property add dev vnet0 altname guest7");
+    let mut scene = Scene::new(&host, "interfaces = [\"enp1s0\", \"later0\", \"guest*\", \"!guest7\"]");
+    scene.wait_for_interfaces("(<['eth0']>,)");
+    let _ = scene.capture.log().wait_for("there is no interface \"later0\" now");
+    assert_eq!(scene.capture.log().count("there is no interface \"enp1s0\""), 0);
+    guest.send(&wake_on_lan(&mac(1)));
+    lan.send(&wake_on_lan(&mac(2)));
+    let signal = scene.expect(&mac(2), "eth0");
+    let all = "'interface-alternatives': <['enp1s0', 'enx-a-name-of-more-than-fifteen-bytes']>";
+    assert!(signal.contains(all), "{signal}");
+
+    // A name that is added later, and one that is taken away.
+    host.sh("ip link property add dev vnet0 altname later0 && ip link property del dev vnet0 altname guest7");
+    scene.wait_for_interfaces("(<['eth0', 'vnet0']>,)");
+    guest.send(&wake_on_lan(&mac(3)));
+    scene.expect(&mac(3), "vnet0");
+    host.sh("ip link property del dev eth0 altname enp1s0");
+    scene.wait_for_interfaces("(<['vnet0']>,)");
+    lan.send(&wake_on_lan(&mac(4)));
+    guest.send(&wake_on_lan(&mac(5)));
+    scene.expect(&mac(5), "vnet0");
+
+    // What has none does not tell any.
+    host.sh("ip link property del dev vnet0 altname later0 && ip link property add dev lo altname guest8");
+    scene.wait_for_interfaces("(<['lo']>,)");
+    scene.end();
+}
+
+#[test]
 fn named_by_outgoing_are_heard_both_ways_even_those_that_come_later() {
     privileged!();
     let host = Host::new();

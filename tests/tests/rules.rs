@@ -57,6 +57,27 @@ fn a_copy_from_a_refused_interface_does_not_swallow_the_allowed_one() {
 }
 
 #[test]
+fn an_interface_is_known_by_its_alternative_names() {
+    privileged!();
+    let host = Host::new();
+    let lan = host.veth("lan1");
+    host.sh("ip link property add dev lan1 altname enp7s0 altname an-uplink-with-a-long-name");
+    let rules = "[[allow]]\ndomain = \"vm1\"\ninterfaces = [\"an-uplink-*\"]\n\
+                 [[allow]]\ndomain = \"vm2\"\ninterfaces = [\"enp7s0\"]\n";
+    let scene = Scene::new(&host, &[Machine::new(VM), Machine::new(OTHER)], rules);
+    // Not on an interface without that name.
+    scene.packet(OTHER, 1);
+    let _ = scene.wait_for_outcome(OTHER, "not-allowed", 1);
+    is_untouched(&scene, OTHER);
+    for domain in [VM, OTHER] {
+        lan.send(&scene.frame(domain, 2));
+        let _ = scene.wait_for_outcome(domain, "started", 1);
+        is_logged(&scene, "started", domain, "lan1");
+    }
+    assert_eq!(scene.actor().log().count("there is no interface"), 0);
+}
+
+#[test]
 fn a_vlan_that_is_refused_or_not_known_wakes_nothing() {
     privileged!();
     let host = Host::new();

@@ -125,9 +125,10 @@ impl InterfacePattern {
         (!is_glob(&self.text)).then_some(&self.text)
     }
 
-    /// A packet whose interface is not known has come in on none of them.
+    /// Whether one of the names of the packet's interface matches. A packet whose interface is not known has
+    /// come in on none of them.
     pub(super) fn matches(&self, details: &PacketDetails) -> bool {
-        details.interface.as_ref().is_some_and(|name| self.text == *name || self.glob.is_match(name))
+        details.interface_names().any(|name| self.text == name || self.glob.is_match(name))
     }
 }
 

@@ -18,6 +18,7 @@ use zbus::{Connection, MatchRule, MessageStream, Variant, interface};
 
 use super::Error;
 use super::ledger::{Fates, Transport};
+use super::links::Interface;
 use super::ring::{Announcement, Remembered};
 use super::shared::Shared;
 
@@ -93,7 +94,10 @@ async fn tell_interfaces(emitter: &SignalEmitter<'_>, shared: &Arc<Shared>) -> z
     let mut interfaces = shared.interfaces.subscribe();
     loop {
         let _ = interfaces.changed().await;
-        Capture1 { shared: Arc::clone(shared) }.interfaces_changed(emitter).await?;
+        let capture = Capture1 { shared: Arc::clone(shared) };
+        // The second first: whoever reads a name in the first one finds its alternatives.
+        capture.alternative_names_changed(emitter).await?;
+        capture.interfaces_changed(emitter).await?;
     }
 }
 
@@ -123,7 +127,12 @@ async fn watch(mut departures: MessageStream, shared: &Shared) {
 pub fn details(announcement: &Announcement, epoch: &str) -> Dict {
     let mut details = announcement.heard.details(announcement.stamp);
     details.push(("epoch", Detail::Text(epoch.to_owned())));
-    details.extend(announcement.interface.as_ref().map(|name| ("interface", Detail::Text(name.to_string()))));
+    if let Some(Interface { name, alternatives }) = announcement.interface.as_deref() {
+        details.push(("interface", Detail::Text(name.clone())));
+        if !alternatives.is_empty() {
+            details.push(("interface-alternatives", Detail::Texts(alternatives.clone())));
+        }
+    }
     dict(details)
 }
 
@@ -217,7 +226,15 @@ impl Capture1 {
     /// The interfaces that it hears on.
     #[zbus(property)]
     fn interfaces(&self) -> Vec<String> {
-        self.shared.interfaces.borrow().clone()
+        self.shared.interfaces.borrow().iter().map(|interface| interface.name.clone()).collect()
+    }
+
+    /// The alternative names of these interfaces, by their names.
+    #[zbus(property)]
+    fn alternative_names(&self) -> HashMap<String, Vec<String>> {
+        let interfaces = self.shared.interfaces.borrow();
+        let known = interfaces.iter().filter(|interface| !interface.alternatives.is_empty());
+        known.map(|interface| (interface.name.clone(), interface.alternatives.clone())).collect()
     }
 
     /// The sequence of the last packet that was announced.

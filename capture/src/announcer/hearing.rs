@@ -17,6 +17,7 @@ use super::clock;
 use super::config::Settings;
 use super::interfaces::Interfaces;
 use super::ledger::Verdict;
+use super::links::Interface;
 use super::ring::Announcement;
 use super::shared::Shared;
 use crate::options::Options;
@@ -158,34 +159,34 @@ impl<'a> Hearing<'a> {
     }
 
     fn packet(&mut self, mut sighting: Sighting) {
-        let name = self.interfaces.names().get(&sighting.interface).map(Arc::clone);
-        if name.is_none() {
+        let interface = self.interfaces.links().get(&sighting.interface).map(Arc::clone);
+        if interface.is_none() {
             // It has gone, or a sniffer that was taken over has invented it.
             sighting.interface = 0;
         }
-        let heard_on = match &name {
-            Some(name) => self.settings.interfaces.include(name),
+        let heard_on = match &interface {
+            Some(interface) => self.settings.interfaces.include(interface),
             None => self.settings.interfaces.include_everything(),
         };
         if !heard_on {
             return;
         }
         let mac = sighting.heard.magic.target();
-        let verdict = self.shared.ledger().hear(sighting, name.clone(), clock::stamp(), Instant::now());
+        let verdict = self.shared.ledger().hear(sighting, interface.clone(), clock::stamp(), Instant::now());
         match verdict {
             Verdict::Announce { announcement, of_interest } => {
                 self.shared.announced.send_replace(announcement.sequence);
                 self.log(&announcement, of_interest);
             }
-            Verdict::Limited => self.log_limited(mac, name.as_deref()),
+            Verdict::Limited => self.log_limited(mac, interface.as_deref()),
             Verdict::Duplicate => {}
         }
     }
 
     /// One line a minute where there are more packets than are announced.
-    fn log_limited(&mut self, mac: MacAddr, interface: Option<&str>) {
+    fn log_limited(&mut self, mac: MacAddr, interface: Option<&Interface>) {
         let Some(held_back) = self.limit_lines.take(Instant::now()) else { return };
-        let interface = quoted(interface.unwrap_or(GONE));
+        let interface = quoted(interface.map_or(GONE, |interface| &interface.name));
         tracing::warn!(
             %mac, held_back,
             "too many packets on {interface}: one for {mac} is not announced; `Limited` counts them, and `interfaces` in \
@@ -200,7 +201,7 @@ impl<'a> Hearing<'a> {
         }
         let Some(held_back) = self.packet_lines.take(Instant::now()) else { return };
         let Announcement { sequence, heard, interface, .. } = announcement;
-        let interface = interface.as_deref().unwrap_or(GONE);
+        let interface = interface.as_ref().map_or(GONE, |interface| &interface.name);
         let (mac, transport) = (heard.magic.target(), heard.carrier.transport());
         let interface = quoted(interface);
         let from = heard.carrier.sender().map(|sender| format!(" from {sender}")).unwrap_or_default();
@@ -271,13 +272,10 @@ impl<'a> Hearing<'a> {
 
     /// Tells the bus which interfaces are heard on, and the sniffer which outgoing frames to hear.
     fn follow_interfaces(&mut self) -> Result<(), Error> {
-        let names = self.interfaces.names();
-        let mut heard_on: Vec<String> = names
-            .values()
-            .filter(|name| self.settings.interfaces.include(name))
-            .map(|name| name.to_string())
-            .collect();
-        heard_on.sort_unstable();
+        let links = self.interfaces.links();
+        let mut heard_on: Vec<Arc<Interface>> =
+            links.values().filter(|interface| self.settings.interfaces.include(interface)).cloned().collect();
+        heard_on.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         self.shared.interfaces.send_if_modified(|now| {
             let differs = *now != heard_on;
             *now = heard_on;
@@ -287,8 +285,9 @@ impl<'a> Hearing<'a> {
             return Ok(());
         }
         for (slot, wanted) in (0_u8..).zip(&self.settings.outgoing) {
-            let index = names.iter().find(|(_, name)| ***name == **wanted).map(|(index, _)| *index);
-            let Some(index) = index else {
+            let called = |interface: &Interface| interface.names().any(|name| name == wanted);
+            let found = links.iter().find(|(_, interface)| called(interface));
+            let Some(index) = found.map(|(index, _)| *index) else {
                 // It may come back under the same index, from another network namespace.
                 self.outgoing.remove(&slot);
                 continue;
@@ -305,7 +304,8 @@ impl<'a> Hearing<'a> {
         let wanted =
             self.settings.interfaces.plain_names().chain(self.settings.outgoing.iter().map(String::as_str));
         for name in wanted {
-            if !self.interfaces.names().values().any(|there| **there == *name) {
+            let called = |interface: &Arc<Interface>| interface.names().any(|there| there == name);
+            if !self.interfaces.links().values().any(called) {
                 tracing::warn!(
                     "there is no interface {} now; it will be heard on when it appears",
                     quoted(name)

@@ -1,53 +1,64 @@
 //! The names of the interfaces, kept as they come, go and are renamed (rtnetlink(7)).
 //!
 //! The kernel says when something about the interfaces changed; what there is now is then asked
-//! for anew, so that no message has to be understood and none that was lost is missed. Neither
-//! takes a privilege, and asking takes no netlink socket: under its unit the announcer may open none.
+//! for anew ([`super::links`]), so that no news has to be understood and none that was lost is missed.
 
-use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
-use std::{fs, io};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc::RTMGRP_LINK;
-use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep_until};
 
 use super::ffi;
+use super::links::{self, Links};
 
-/// The names of the interfaces by their index.
-pub type Names = HashMap<u32, Arc<str>>;
-
-/// The interfaces of the network that this process is in, with addresses or without: proc_net(5). What is
-/// in `/sys/class/net` is of the network of whoever mounted that; SIOCGIFCONF leaves interfaces without an
-/// address out; if_nameindex(3) opens a netlink socket.
-const TABLE: &str = "/proc/self/net/dev";
+/// How long to wait where the interfaces change faster than they can be listed.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Watches the interfaces.
 #[derive(Debug)]
 pub struct Interfaces {
     socket: AsyncFd<OwnedFd>,
-    names: Names,
+    links: Links,
+    /// The number of the last request.
+    sequence: u32,
+    /// When to ask again, without news: they changed while they were listed.
+    again: Option<Instant>,
 }
 
 impl Interfaces {
     /// Begins to watch by this socket, which is subscribed to the links. Needs the runtime.
     ///
     /// # Errors
-    /// Where the runtime does not take it, or the names cannot be read.
+    /// Where the runtime does not take it, or the interfaces cannot be listed.
     pub fn watch(links: OwnedFd) -> io::Result<Self> {
         // Subscribed first, asked second: nothing can change unnoticed in between.
-        Ok(Self { socket: ffi::readable(links)?, names: names()? })
+        drain(&links)?;
+        let socket = ffi::readable(links)?;
+        let mut interfaces = Self { socket, links: Links::new(), sequence: 0, again: None };
+        interfaces.list()?;
+        Ok(interfaces)
+    }
+
+    /// Lists them anew, and returns whether they have changed.
+    fn list(&mut self) -> io::Result<bool> {
+        let (now, settled) = links::list(self.socket.get_ref(), &mut self.sequence)?;
+        self.again = (!settled).then(|| Instant::now() + PAUSE);
+        let Some(now) = now.filter(|now| *now != self.links) else { return Ok(false) };
+        self.links = now;
+        Ok(true)
     }
 
     /// The interfaces that there are.
     #[must_use]
-    pub const fn names(&self) -> &Names {
-        &self.names
+    pub const fn links(&self) -> &Links {
+        &self.links
     }
 
     /// Waits until the interfaces have changed.
@@ -56,12 +67,18 @@ impl Interfaces {
     /// Where the kernel does not tell them any more.
     pub async fn changed(&mut self) -> io::Result<()> {
         loop {
-            let mut ready = self.socket.readable().await?;
-            drain(self.socket.get_ref())?;
-            ready.clear_ready();
-            let now = names()?;
-            if now != self.names {
-                self.names = now;
+            if let Some(again) = self.again {
+                // A point in time, because this is cancelled at each packet.
+                sleep_until(again).await;
+            } else {
+                let mut ready = self.socket.readable().await?;
+                let news = drain(self.socket.get_ref())?;
+                ready.clear_ready();
+                if !news {
+                    continue;
+                }
+            }
+            if self.list()? {
                 return Ok(());
             }
         }
@@ -87,27 +104,17 @@ pub fn subscribe() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Takes every message that is waiting, and reads none: that there are some is the news.
-fn drain(socket: &OwnedFd) -> io::Result<()> {
+/// Takes every message that is waiting, and reads none: returns whether there were any, which is the news.
+fn drain(socket: &OwnedFd) -> io::Result<bool> {
     let mut buffer = [0; 8192];
+    let mut news = false;
     loop {
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             // Some were lost, which is news as well.
-            Ok(_) | Err(Errno::EINTR | Errno::ENOBUFS) => {}
-            Err(Errno::EAGAIN) => return Ok(()),
+            Ok(_) | Err(Errno::ENOBUFS) => news = true,
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Ok(news),
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn names() -> io::Result<Names> {
-    let table = fs::read(TABLE).map_err(|error| io::Error::new(error.kind(), format!("{TABLE}: {error}")))?;
-    // Two lines say what the columns are. Neither a space nor a colon can be in a name.
-    let names = table.split(|byte| *byte == b'\n').skip(2).filter_map(|line| {
-        let name = line.split(|byte| *byte == b':').next()?.trim_ascii();
-        // One that has gone or was renamed meanwhile has no index; there is news of it.
-        let index = if_nametoindex(name).ok()?;
-        Some((index, String::from_utf8_lossy(name).as_ref().into()))
-    });
-    Ok(names.collect())
 }

@@ -13,6 +13,7 @@ use wakevirt_protocol::{Carrier, Heard, MacAddr, Password, Sighting, Stamp};
 
 use super::interest::{Interests, TooMany};
 use super::key::Key;
+use super::links::Interface;
 use super::recent::Recent;
 use super::ring::{Announcement, Entry, Remembered};
 use super::store::Store;
@@ -129,14 +130,14 @@ impl Ledger {
         }
     }
 
-    /// Decides about one magic packet that came in on the interface of this name.
+    /// Decides about one magic packet that came in on the interface with these names.
     ///
     /// The sniffer may invent interfaces, and each has budgets of its own: where the index is not one
     /// that the kernel told, it has to be 0.
     pub fn hear(
         &mut self,
         sighting: Sighting,
-        name: Option<Arc<str>>,
+        names: Option<Arc<Interface>>,
         stamp: Stamp,
         now: Instant,
     ) -> Verdict {
@@ -156,7 +157,7 @@ impl Ledger {
         }
         self.sequence += 1;
         self.recent.announced(key, &heard.carrier, self.sequence, now);
-        let announcement = Arc::new(Announcement { sequence: self.sequence, heard, interface: name, stamp });
+        let announcement = Arc::new(Announcement { sequence: self.sequence, heard, interface: names, stamp });
         let remembered = Remembered { announcement: Arc::clone(&announcement), copies: 1 };
         let store = if of_interest { &mut self.of_interest } else { &mut self.of_others };
         store.push(Entry { remembered, key }, now);

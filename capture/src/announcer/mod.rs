@@ -12,6 +12,7 @@ mod interest;
 mod interfaces;
 mod key;
 mod ledger;
+pub mod links;
 pub mod pattern;
 mod queue;
 mod recent;

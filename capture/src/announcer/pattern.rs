@@ -5,13 +5,12 @@ use core::str::FromStr;
 
 use globset::GlobMatcher;
 use serde::{Deserialize, Deserializer};
+use wakevirt_protocol::details::MAX_INTERFACE_NAME;
 use wakevirt_service::config::{from_text, glob, is_glob};
 use wakevirt_service::logs::quoted;
 
 use super::config::list;
-
-/// The longest name of an interface, in bytes: `IFNAMSIZ` less its zero (netdevice(7)).
-const LONGEST_NAME: usize = 15;
+use super::links::Interface;
 
 /// A name or glob of interfaces, which includes them, or excludes them where it begins with `!`.
 #[derive(Debug, Clone)]
@@ -29,6 +28,11 @@ pub struct BadPattern {
 }
 
 impl Pattern {
+    /// Whether this is the name, or a glob for it. A name may hold characters of globs.
+    fn matches(&self, name: &str) -> bool {
+        self.matcher.glob().glob() == name || self.matcher.is_match(name)
+    }
+
     /// Whether this is the plain name of one interface that is to be heard on.
     fn plain_name(&self) -> Option<&str> {
         let glob = self.matcher.glob().glob();
@@ -53,7 +57,7 @@ impl FromStr for Pattern {
         let pattern = Self { excludes, matcher };
         match pattern.plain_name() {
             Some(name) if !is_interface_name(name) => Err(bad(format!(
-                "a name has at most {LONGEST_NAME} bytes, none of them white space, ':' or '/'"
+                "a name has at most {MAX_INTERFACE_NAME} bytes, none of them white space, ':' or '/'"
             ))),
             _ => Ok(pattern),
         }
@@ -84,12 +88,12 @@ impl Patterns {
         Self(patterns)
     }
 
-    /// Whether the interface of this name is heard on.
+    /// Whether the interface is heard on: any of its names includes or excludes it.
     #[must_use]
-    pub fn include(&self, name: &str) -> bool {
+    pub fn include(&self, interface: &Interface) -> bool {
         let (exclude, include): (Vec<&Pattern>, Vec<&Pattern>) =
             self.0.iter().partition(|pattern| pattern.excludes);
-        let matches = |pattern: &&Pattern| pattern.matcher.is_match(name);
+        let matches = |pattern: &&Pattern| interface.names().any(|name| pattern.matches(name));
         (include.is_empty() || include.iter().any(matches)) && !exclude.iter().any(matches)
     }
 
@@ -116,10 +120,11 @@ impl fmt::Display for Patterns {
     }
 }
 
-/// Whether an interface can have this name: `dev_valid_name` in the kernel's net/core/dev.c.
+/// Whether an interface can have this name, be it an alternative one: `dev_valid_name` in the kernel's
+/// net/core/dev.c.
 #[must_use]
 pub fn is_interface_name(name: &str) -> bool {
-    (1..=LONGEST_NAME).contains(&name.len())
+    (1..=MAX_INTERFACE_NAME).contains(&name.len())
         && !matches!(name, "." | "..")
         && !name.bytes().any(|byte| byte.is_ascii_whitespace() || matches!(byte, b':' | b'/' | 0))
 }
@@ -127,6 +132,13 @@ pub fn is_interface_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An interface with these names, the first one first.
+    fn called(names: &[&str]) -> Interface {
+        let (name, alternatives) = names.split_first().unwrap();
+        let alternatives = alternatives.iter().map(|name| (*name).to_owned()).collect();
+        Interface { name: (*name).to_owned(), alternatives }
+    }
 
     fn patterns(texts: &[&str]) -> Patterns {
         Patterns::new(texts.iter().map(|text| text.parse().unwrap()).collect())
@@ -146,7 +158,23 @@ mod tests {
             (&["br[0-3]"], "br2", true),
             (&["!br0", "br0"], "br0", false),
         ] {
-            assert_eq!(patterns(texts).include(name), included, "{texts:?} {name}");
+            assert_eq!(patterns(texts).include(&called(&[name])), included, "{texts:?} {name}");
+        }
+    }
+
+    #[test]
+    fn include_and_exclude_by_alternative_names() {
+        let card = called(&["eth0", "enp1s0", "enx525400000001"]);
+        for (texts, included) in [
+            (&["enp1s0"] as &[&str], true),
+            (&["eth0"], true),
+            (&["enp1*"], true),
+            (&["wlan*"], false),
+            (&["*", "!enp1s0"], false),
+            (&["eth0", "!enx*"], false),
+            (&["eth0", "!wlan*"], true),
+        ] {
+            assert_eq!(patterns(texts).include(&card), included, "{texts:?}");
         }
     }
 
@@ -166,7 +194,7 @@ mod tests {
 
     #[test]
     fn refuse_what_no_interface_can_be_called() {
-        for text in ["", "!", "a name", "sixteen-bytes-xx", "a/b", "a:1", "..", "br[0", &"{".repeat(200)] {
+        for text in ["", "!", "a name", &"x".repeat(128), "a/b", "a:1", "..", "br[0", &"{".repeat(200)] {
             assert!(text.parse::<Pattern>().is_err(), "{text:?}");
         }
     }

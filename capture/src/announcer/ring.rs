@@ -7,6 +7,7 @@ use std::sync::Arc;
 use wakevirt_protocol::{Heard, MacAddr, Stamp};
 
 use super::key::Key;
+use super::links::Interface;
 
 /// The most packets that are kept for one MAC address.
 pub const ADDRESS_SHARE: usize = 16;
@@ -20,8 +21,8 @@ pub struct Announcement {
     pub sequence: u64,
     /// What was heard.
     pub heard: Heard,
-    /// The name of the ingress interface, where it is known.
-    pub interface: Option<Arc<str>>,
+    /// The names of the ingress interface, where they are known.
+    pub interface: Option<Arc<Interface>>,
     /// When it was seen.
     pub stamp: Stamp,
 }

@@ -1,7 +1,7 @@
 //! What hearing and the bus share.
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::watch;
@@ -10,6 +10,7 @@ use wakevirt_protocol::sniffer::{Counters, Mode};
 use super::Error;
 use super::config::Settings;
 use super::ledger::Ledger;
+use super::links::Interface;
 
 /// What hearing and the bus share. Locks are held for a moment, and never across a wait.
 #[derive(Debug)]
@@ -21,8 +22,8 @@ pub struct Shared {
     pub mode: Mode,
     /// The sequence of the last packet that was announced.
     pub announced: watch::Sender<u64>,
-    /// The names of the interfaces that are heard on, sorted.
-    pub interfaces: watch::Sender<Vec<String>>,
+    /// The interfaces that are heard on, sorted by their names.
+    pub interfaces: watch::Sender<Vec<Arc<Interface>>>,
 }
 
 impl Shared {

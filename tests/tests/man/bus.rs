@@ -12,6 +12,7 @@ use wakevirt_actor::listen::Packet;
 use wakevirt_actor::report::{Finished, Subject};
 use wakevirt_actor::request::Listed;
 use wakevirt_capture::announcer::bus as capture;
+use wakevirt_capture::announcer::links::Interface;
 use wakevirt_capture::announcer::ring::{Announcement, Remembered};
 use wakevirt_protocol::bus::{Error, PacketDetails};
 use wakevirt_protocol::sighting::{UdpPath, VlanId};
@@ -37,7 +38,8 @@ pub fn packet_details() -> BTreeSet<String> {
         let magic = MagicPacket::new(MAC, None).unwrap();
         let heard = Heard { magic, carrier, vlan: VlanId::from_tci(7) };
         let stamp = Stamp { timestamp: 1, boottime: Some(1) };
-        let announcement = Announcement { sequence: 1, heard, interface: Some("eth0".into()), stamp };
+        let eth0 = Interface { name: "eth0".to_owned(), alternatives: vec!["enp1s0".to_owned()] };
+        let announcement = Announcement { sequence: 1, heard, interface: Some(eth0.into()), stamp };
         capture::remembered(&Remembered { announcement: Arc::new(announcement), copies: 1 }, "epoch")
     });
     details.iter().flat_map(keys).collect()
