@@ -207,6 +207,23 @@ impl<'host> Debian<'host> {
         command
     }
 
+    /// Runs a line of shell as this user, whose service manager runs, and returns what it wrote.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn in_session(&self, user: &str, line: &str) -> String {
+        let set = "export XDG_RUNTIME_DIR=/run/user/$(id -u) DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/$(id -u)/bus";
+        let mut command = self.command_as(user, "env");
+        command.args([&format!("HOME=/home/{user}"), "bash", "-euc", &format!("{set}; {line}")]);
+        succeed(&mut command)
+    }
+
+    /// What this unit of users' service managers has logged since the last boot.
+    #[must_use]
+    pub fn users_journal(&self, unit: &str) -> String {
+        self.sh(&format!("journalctl --boot --no-pager --output=cat _SYSTEMD_USER_UNIT={unit}.service"))
+    }
+
     /// Runs a line of shell in it as root, and returns what it wrote.
     ///
     /// # Panics

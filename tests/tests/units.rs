@@ -44,7 +44,9 @@ fn are_read_without_a_complaint() {
     for unit in SERVICES.iter().chain(&["wakevirt-capture.socket", "wakevirt-capture-links.socket"]) {
         verify(&debian, &[], unit);
     }
-    verify(&debian, &["--user"], "wakevirt-actor.service");
+    for unit in ["wakevirt-actor.service", "wakevirt-libvirtd.service"] {
+        verify(&debian, &["--user"], unit);
+    }
 }
 
 #[test]

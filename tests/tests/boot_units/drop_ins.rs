@@ -1,10 +1,10 @@
-//! The drop-ins that are shipped as examples, and the unit for a user's own actor.
+//! The drop-ins that are shipped as examples.
 
 use std::fs::read_to_string;
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
-use wakevirt_tests::host::{Host, project, succeed};
+use wakevirt_tests::host::{Host, project};
 use wakevirt_tests::libvirtd::{QEMU, qemu_domain};
 use wakevirt_tests::machine::Machine;
 use wakevirt_tests::ssh::{NAME, SshHost, USER};
@@ -129,15 +129,6 @@ fn the_actor_reaches_another_host_by_ssh() {
     remote.kill();
 }
 
-/// Runs a line of shell as this user, in the user's session; libvirt's daemon may be started.
-fn in_session(debian: &Debian<'_>, user: &str, line: &str) -> String {
-    let set =
-        "export XDG_RUNTIME_DIR=/run/user/$(id -u) DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/$(id -u)/bus";
-    let mut command = debian.command_as(user, "env");
-    command.args([&format!("HOME=/home/{user}"), "bash", "-euc", &format!("{set}; {line}")]);
-    succeed(&mut command)
-}
-
 /// A session of this user that lasts without a login, with one domain.
 fn session_with_domain(debian: &Debian<'_>, user: &str) {
     debian
@@ -149,41 +140,13 @@ fn session_with_domain(debian: &Debian<'_>, user: &str) {
     debian.sh(&format!("install -m 644 /root/own.xml /home/{user}/own.xml"));
     let bus = format!("test -S /run/user/$(id -u {user})/bus");
     wait::until_true("the user's session", || attempt(debian, &bus).status.success());
-    in_session(debian, user, &format!("virsh --quiet --connect qemu:///session define /home/{user}/own.xml"));
+    debian.in_session(user, &format!("virsh --quiet --connect qemu:///session define /home/{user}/own.xml"));
 }
 
 fn session_state(debian: &Debian<'_>, user: &str) -> String {
     let state =
-        in_session(debian, user, &format!("virsh --quiet --connect qemu:///session domstate {DOMAIN}"));
+        debian.in_session(user, &format!("virsh --quiet --connect qemu:///session domstate {DOMAIN}"));
     state.trim().to_owned()
-}
-
-#[test]
-fn a_users_own_actor_wakes_the_users_domain() {
-    privileged!();
-    const USER: &str = "alice";
-    let host = Host::new();
-    let (mut debian, lan) = site(&host, Kind::DbusDaemon);
-    debian.boot();
-    debian.sh(&format!("useradd --user-group {USER} && systemctl enable --now {CAPTURE}"));
-    session_with_domain(&debian, USER);
-    in_session(&debian, USER, "systemctl --user enable --now wakevirt-actor");
-    let journal =
-        || debian.sh("journalctl --boot --no-pager --output=cat _SYSTEMD_USER_UNIT=wakevirt-actor.service");
-    let connected = || journal().contains("connected to qemu:///session: 1 domains").then_some(());
-    assert!(wait::within(wait::PATIENCE, connected).is_some(), "{}", journal());
-    in_session(
-        &debian,
-        USER,
-        &format!(
-            "test -e ~/.config/wakevirt/actor.toml
-         printf '[[allow]]\\ndomain = \"{DOMAIN}\"\\n' >~/.config/wakevirt/actor.toml
-         systemctl --user reload wakevirt-actor"
-        ),
-    );
-    lan.etherwake(MAC, &["-b"]);
-    let woken = wait::within(wait::PATIENCE, || (session_state(&debian, USER) == "running").then_some(()));
-    assert!(woken.is_some(), "{}", journal());
 }
 
 #[test]

@@ -1,0 +1,152 @@
+//! A user's own actor and libvirt daemon on a Debian that has really booted, with nobody logged in.
+
+use wakevirt_tests::bus::Kind;
+use wakevirt_tests::debian::Debian;
+use wakevirt_tests::host::Host;
+use wakevirt_tests::libvirtd::qemu_domain_with;
+use wakevirt_tests::net::Peer;
+use wakevirt_tests::{package, privileged, wait};
+
+const USER: &str = "alice";
+const DOMAIN: &str = "own";
+const MAC: &str = "52:54:00:12:34:56";
+const ACTOR: &str = "wakevirt-actor";
+const LIBVIRTD: &str = "wakevirt-libvirtd";
+/// The domain's QEMU, and the libvirt daemon of the user, for pgrep(1).
+const GUEST: &str = "qemu-system";
+const DAEMON: &str = "libvirtd";
+
+/// A Debian with the package and capture, and a user whose service manager runs without a login. The user has a
+/// domain, which was copied there, and a rule that allows it.
+fn site(host: &Host) -> (Debian<'_>, Peer<'_>) {
+    let lan = host.veth("port0");
+    let mut debian = Debian::new(host, Kind::DbusDaemon);
+    debian.copy(&package::built(), "/root/wakevirt.deb");
+    let interface =
+        format!("<interface type='user'><mac address='{MAC}'/><model type='virtio'/></interface>");
+    debian.write(&format!("/root/{DOMAIN}.xml"), &qemu_domain_with(DOMAIN, &interface));
+    debian.boot();
+    debian.sh(&format!(
+        "apt-get install --yes /root/wakevirt.deb
+         systemctl enable --now wakevirt-capture
+         useradd --user-group {USER}
+         home=/home/{USER}
+         install -d $home/.config/libvirt/qemu $home/.config/wakevirt
+         install -m 644 /root/{DOMAIN}.xml $home/.config/libvirt/qemu/{DOMAIN}.xml
+         printf '[[allow]]\\ndomain = \"{DOMAIN}\"\\n' >$home/.config/wakevirt/actor.toml
+         chown -R {USER}:{USER} $home
+         loginctl enable-linger {USER}"
+    ));
+    wait_for_session(&debian);
+    (debian, lan)
+}
+
+fn wait_for_session(debian: &Debian<'_>) {
+    let bus = format!("test -S /run/user/$(id -u {USER})/bus && echo yes || true");
+    wait::until_true("the user's service manager", || debian.sh(&bus) == "yes\n");
+}
+
+/// Waits until the log of a unit of the user has this line for the `nth` time.
+fn wait_for(debian: &Debian<'_>, unit: &str, line: &str, nth: usize) {
+    let journal = || debian.users_journal(unit);
+    let seen = wait::within(wait::PATIENCE, || (journal().matches(line).count() >= nth).then_some(()));
+    assert!(
+        seen.is_some(),
+        "{unit} does not say {line:?}:\n{}\n{}",
+        journal(),
+        debian.users_journal(LIBVIRTD)
+    );
+}
+
+/// The process IDs of this program of the user's, one a line.
+fn processes(debian: &Debian<'_>, program: &str) -> String {
+    debian.sh(&format!("pgrep --uid {USER} --full '(^|/){program}' || true"))
+}
+
+fn virsh(debian: &Debian<'_>, command: &str) -> String {
+    debian.in_session(USER, &format!("virsh --quiet --connect qemu:///session {command}")).trim().to_owned()
+}
+
+fn wake(debian: &Debian<'_>, lan: &Peer<'_>, nth: usize) {
+    wait_for(debian, ACTOR, "connected to qemu:///session: 1 domains", nth);
+    lan.etherwake(MAC, &["-b"]);
+    wait_for(debian, ACTOR, &format!("started: domain \"{DOMAIN}\""), nth);
+}
+
+#[test]
+fn a_packet_wakes_a_users_domain_with_nobody_logged_in() {
+    privileged!();
+    let host = Host::new();
+    let (mut debian, lan) = site(&host);
+    debian.in_session(USER, &format!("systemctl --user enable {ACTOR}"));
+    assert_eq!(processes(&debian, DAEMON), "");
+    debian.reboot();
+    wake(&debian, &lan, 1);
+    let guest = processes(&debian, GUEST);
+    assert_eq!(guest.lines().count(), 1, "{guest}");
+    // The daemon has none of the sandbox of the actor's unit.
+    let daemon = debian.sh(&format!("cat /proc/{}/status", processes(&debian, DAEMON).trim()));
+    assert!(daemon.contains("NoNewPrivs:\t0\n"), "{daemon}");
+    assert_eq!(virsh(&debian, &format!("domstate {DOMAIN}")), "running");
+    assert_eq!(processes(&debian, DAEMON).lines().count(), 1, "virsh uses the same daemon");
+
+    // A daemon that ends is started again, and its guest lives on.
+    debian.sh(&format!("kill -9 {}", processes(&debian, DAEMON).trim()));
+    wait_for(&debian, ACTOR, "connected to qemu:///session: 1 domains", 2);
+    debian.in_session(USER, &format!("systemctl --user restart {LIBVIRTD}"));
+    wait_for(&debian, ACTOR, "connected to qemu:///session: 1 domains", 3);
+    assert_eq!(virsh(&debian, &format!("domstate {DOMAIN}")), "running");
+    assert_eq!(processes(&debian, GUEST), guest);
+
+    is_removed(&debian, &guest);
+}
+
+/// Without the package nothing of it runs for the user, and the user's guest lives on.
+fn is_removed(debian: &Debian<'_>, guest: &str) {
+    debian.sh(&format!("systemctl --global enable {ACTOR}"));
+    debian.write("/etc/systemd/user/wakevirt-libvirtd.service.d/own.conf", "[Service]\nRestartSec=9s\n");
+    debian.sh("apt-get remove --yes wakevirt");
+    assert_eq!(processes(debian, ACTOR), "");
+    assert_eq!(processes(debian, DAEMON), "");
+    assert_eq!(processes(debian, GUEST), guest);
+    debian.sh("apt-get purge --yes wakevirt");
+    assert_eq!(debian.sh("find /etc/systemd /var/lib/systemd -name '*wakevirt*'"), "");
+    // docs/INSTALL.md says that this stays.
+    debian.sh(&format!("test -L /home/{USER}/.config/systemd/user/default.target.wants/{ACTOR}.service"));
+}
+
+#[test]
+fn a_daemon_that_virsh_has_started_is_used_until_it_ends() {
+    privileged!();
+    let host = Host::new();
+    let (debian, lan) = site(&host);
+    // As a user who has just made the domain.
+    virsh(&debian, "list --all");
+    let theirs = processes(&debian, DAEMON);
+    assert_eq!(theirs.lines().count(), 1, "{theirs}");
+    debian.in_session(USER, &format!("systemctl --user enable --now {ACTOR}"));
+    wait_for(&debian, LIBVIRTD, "libvirtd runs already", 1);
+    wake(&debian, &lan, 1);
+    assert_eq!(processes(&debian, DAEMON), theirs);
+
+    virsh(&debian, &format!("destroy {DOMAIN}"));
+    debian.sh(&format!("kill {}", theirs.trim()));
+    wake(&debian, &lan, 2);
+    let ours = processes(&debian, DAEMON);
+    assert!(ours.lines().count() == 1 && ours != theirs, "{ours}");
+    let unit =
+        debian.in_session(USER, &format!("systemctl --user show --property=MainPID --value {LIBVIRTD}"));
+    assert_eq!(ours, unit);
+}
+
+#[test]
+fn without_a_rule_the_log_names_the_users_own_file() {
+    privileged!();
+    let host = Host::new();
+    let (debian, _lan) = site(&host);
+    debian.in_session(USER, &format!("rm ~/.config/wakevirt/actor.toml; systemctl --user start {ACTOR}"));
+    wait_for(&debian, ACTOR, "no packet can wake anything", 1);
+    let log = debian.users_journal(ACTOR);
+    assert!(log.contains(&format!("/home/{USER}/.config/wakevirt/actor.toml")), "{log}");
+    assert!(!log.contains("/etc/wakevirt"), "{log}");
+}
