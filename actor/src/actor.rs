@@ -141,6 +141,7 @@ impl Actor {
         self.position = state.position;
         self.pending.restore(state.waiting);
         self.wakes.restore(state.intents);
+        state.given_up.into_iter().for_each(|intent| self.give_up(intent));
         self
     }
 
@@ -196,7 +197,7 @@ impl Actor {
         }
         let position = self.position.clone();
         let (waiting, intents) = (self.pending.packets(), self.wakes.intents());
-        self.memory.keep(&State { position, waiting, intents });
+        self.memory.keep(&State { position, waiting, intents, given_up: Vec::new() });
     }
 
     fn update(&mut self, update: Update) {

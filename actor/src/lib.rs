@@ -52,6 +52,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let logs = logs::init(config.log, options.common.log_to)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
     let result = runtime.block_on(daemon::serve(options, config, &logs));
+    memory::ended_in_order();
     lifecycle::stopping();
     // A call to libvirt that is under way is not waited for: it goes on in its daemon.
     runtime.shutdown_background();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::listen::Packet;
 
 /// How far the packets are known: all of this epoch up to this sequence.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// The run of the announcer that numbered them; empty before the first packet.
     pub epoch: String,

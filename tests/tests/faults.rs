@@ -197,6 +197,30 @@ fn a_wake_waits_for_a_libvirt_that_was_never_seen() {
     runs(&scene, VM, 1);
 }
 
+/// Perhaps it is this wake that makes the service crash.
+#[test]
+fn a_wake_that_was_under_way_in_two_crashes_is_not_tried_again() {
+    privileged!();
+    let host = Host::new();
+    let mut scene = two(&host);
+    scene.libvirtd.kill();
+    scene.packet(VM, 1);
+    waits(&scene, VM);
+    for _ in 0..2 {
+        scene.kill_actor();
+        scene.start_actor_again();
+        let _ = scene.actor().log().wait_for("serving org.wakevirt.Actor1");
+    }
+    let _ = scene.actor().log().wait_for(&format!("the wake of \"{VM}\" is given up"));
+    let history = host.call(User::Root, ACTOR_INTERFACE, "History", &["uint32 10"]).unwrap();
+    assert!(history.contains("'failed'") && history.contains("crashed twice"), "{history}");
+    scene.libvirtd.start_again();
+    // Others are woken as before.
+    scene.packet(OTHER, 2);
+    runs(&scene, OTHER, 1);
+    assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("shut off (unknown)", 0));
+}
+
 #[test]
 fn a_wake_waits_for_a_libvirt_that_hangs() {
     privileged!();

@@ -56,7 +56,7 @@ fn root_makes_a_folder_for_what_is_remembered() {
     let _capture = capture(&host);
     let mut first = actor(&host, StartedBy::Root, ALL);
     let expected = "/run/wakevirt-actor wakevirt-actor:wakevirt-actor 700 d\n\
-                    /run/wakevirt-actor/state wakevirt-actor:wakevirt-actor 644 f\n";
+                    /run/wakevirt-actor/state wakevirt-actor:wakevirt-actor 600 f\n";
     assert_eq!(folder(&host), expected);
     lan.etherwake(MAC, &[]);
     libvirtd.wait_for_state(TEST, "vm1", "running");
@@ -72,7 +72,9 @@ fn root_makes_a_folder_for_what_is_remembered() {
     assert_eq!(libvirtd.state(TEST, "vm1"), "shut off");
     assert_eq!(second.log().count("vm1"), 0);
     second.stop();
-    assert_eq!(folder(&host), expected);
+    let ended = "/run/wakevirt-actor/ended wakevirt-actor:wakevirt-actor 600 f\n";
+    let (before, after) = expected.split_at(expected.find("/run/wakevirt-actor/state").unwrap());
+    assert_eq!(folder(&host), [before, ended, after].concat());
     assert_eq!(first.log().count("WARN") + second.log().count("WARN"), 0);
 }
 

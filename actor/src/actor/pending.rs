@@ -7,7 +7,7 @@ use tracing::field::display;
 use wakevirt_service::logs::quoted;
 
 use super::lines::{Kind, Verdict};
-use super::wakes::age;
+use super::wakes::{age, seen};
 use super::{Actor, boottime};
 use crate::decision::has_expired;
 use crate::fetch::fetch;
@@ -44,7 +44,7 @@ impl Pending {
 
     /// Has these wait: nothing is known of any domain yet.
     pub(super) fn restore(&mut self, packets: Vec<Packet>) {
-        let since = |packet: &Packet| packet.details.boottime.unwrap_or_else(boottime);
+        let since = |packet: &Packet| seen(packet).unwrap_or_else(boottime);
         self.unknown.extend(packets.into_iter().map(|packet| (since(&packet), packet)));
     }
 }
@@ -71,7 +71,7 @@ impl Actor {
     /// Holds it while a hypervisor may have its domain, else counts it.
     pub(super) fn unknown(&mut self, packet: Packet) {
         if self.is_one_away() {
-            let since = packet.details.boottime.unwrap_or_else(boottime);
+            let since = seen(&packet).unwrap_or_else(boottime);
             if !has_expired(age(since), self.policy.times.hold) {
                 if self.pending.unknown.len() >= MOST {
                     self.pending.unknown.pop_front();

@@ -606,7 +606,7 @@ async fn tells_the_addresses_once_for_many_changes() {
 #[tokio::test]
 async fn the_next_process_takes_up_what_was_under_way() {
     let folder = tempfile::tempdir().unwrap();
-    let open = || Memory::in_folder(folder.path());
+    let open = || Memory::at(folder.path());
     let fake = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[1]);
     let (memory, state) = open();
     let mut first = remembering(rules(&["vm*"]), memory, state);
@@ -618,13 +618,11 @@ async fn the_next_process_takes_up_what_was_under_way() {
     while fake.starts().len() < 2 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let (_, state) = open();
+    // The process ends here; the domain is as it was.
+    let (memory, state) = open();
     assert_eq!(state.intents.len(), 1, "it was written down before the call");
     assert_eq!(state.position.sequence, 1);
-
-    // The process ends here; the domain is as it was.
     let again = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[]);
-    let (memory, state) = open();
     let mut second = remembering(rules(&["vm*"]), memory, state);
     second.update(up(&again, vec![domain(1, &[1]), domain(2, &[2])])).await;
     assert_eq!(second.finished().await, (1, Outcome::Started));
@@ -635,13 +633,39 @@ async fn the_next_process_takes_up_what_was_under_way() {
 }
 
 #[tokio::test]
+async fn what_was_under_way_in_two_crashes_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (memory, state) = Memory::at(folder.path());
+    let first = remembering(rules(&["vm*"]), memory, state);
+    let fake = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[]);
+    first.update(up(&fake, vec![domain(1, &[1]), domain(2, &[2])])).await;
+    first.update(Update::Down(URI.into())).await;
+    first.packet(1).await;
+    // The answer comes after the packet was taken and written down.
+    while Memory::kept(folder.path()).intents.is_empty() {
+        let _ = first.requests.list().await;
+    }
+    drop(Memory::at(folder.path()));
+    let (memory, state) = Memory::at(folder.path());
+    assert_eq!((state.intents.len(), state.given_up.len()), (0, 1));
+    let mut third = remembering(rules(&["vm*"]), memory, state);
+    assert_eq!(third.finished().await, (1, Outcome::Failed));
+    let history = third.requests.history(10).await.unwrap();
+    assert!(history[0].reason.contains("crashed twice"), "{}", history[0].reason);
+    third.update(up(&fake, vec![domain(1, &[1]), domain(2, &[2])])).await;
+    third.packet(2).await;
+    assert_eq!(third.finished().await, (2, Outcome::Started));
+    assert_eq!(fake.starts(), [uuid(2)], "the other one is not tried again");
+}
+
+#[tokio::test]
 async fn packets_that_wait_outlive_the_process() {
     let folder = tempfile::tempdir().unwrap();
-    let (memory, state) = Memory::in_folder(folder.path());
+    let (memory, state) = Memory::at(folder.path());
     let first = remembering(rules(&["vm*"]), memory, state);
     first.packet(1).await;
     tokio::time::sleep(Duration::from_millis(20)).await;
-    let (memory, state) = Memory::in_folder(folder.path());
+    let (memory, state) = Memory::at(folder.path());
     assert_eq!(state.waiting.len(), 1);
     let mut second = remembering(rules(&["vm*"]), memory, state);
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);

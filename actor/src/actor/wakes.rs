@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{Actor, Caller, boottime};
 use crate::decision::{Outcome, has_expired};
 use crate::hypervisor::{Id, State};
+use crate::listen::Packet;
 use crate::memory::Intent;
 use crate::report::Subject;
 use crate::rules::Paused;
@@ -92,7 +93,7 @@ impl Actor {
     pub(super) fn wake(&mut self, id: Id, subject: Subject, paused: Paused, callers: Vec<Caller>) {
         let cool_down = self.records.last_success(&id).map(|at| (at, self.policy.times.cool_down));
         let terms = Terms { trigger: subject.trigger(), paused, cool_down };
-        let seen = subject.packet.as_ref().and_then(|packet| packet.details.boottime);
+        let seen = subject.packet.as_ref().and_then(seen);
         let wake =
             Wake { terms, callers, since: seen.unwrap_or_else(boottime), called: false, next: None, subject };
         if self.is_expired(&wake) {
@@ -186,6 +187,19 @@ impl Actor {
         }
     }
 
+    /// Ends a wake during which the service has crashed again and again. Perhaps it is not the reason, but to try it
+    /// once more could be the next crash.
+    pub(super) fn give_up(&mut self, intent: Intent) {
+        let (_, subject) = intent.subject();
+        let name = subject.domain.as_ref().map(|(_, name)| name.as_str()).unwrap_or_default();
+        tracing::error!(
+            "the wake of {} is given up: the service has crashed twice while it was under way",
+            wakevirt_service::logs::quoted(name)
+        );
+        let reason = "the service has crashed twice while this was under way; wake it again".to_owned();
+        self.finish(subject, Outcome::Failed, reason, Vec::new());
+    }
+
     fn is_expired(&self, wake: &Wake) -> bool {
         has_expired(age(wake.since), self.policy.times.hold)
     }
@@ -207,7 +221,7 @@ impl Actor {
         let oldest = held.chain(self.pending.oldest()).min()?;
         // A little later, so that it is too old then.
         let left = self.policy.times.hold.saturating_sub(age(oldest)) + Duration::from_millis(10);
-        Some(Instant::now() + left)
+        Instant::now().checked_add(left)
     }
 
     /// Ends what has waited for too long.
@@ -220,6 +234,12 @@ impl Actor {
         }
         self.forget_old();
     }
+}
+
+/// When the packet was seen, as the announcer says (CLOCK_BOOTTIME, in microseconds). A time that is still to come
+/// would be waited for beyond `hold`.
+pub(super) fn seen(packet: &Packet) -> Option<u64> {
+    packet.details.boottime.map(|time| time.min(boottime()))
 }
 
 /// How long ago that was (CLOCK_BOOTTIME, in microseconds).

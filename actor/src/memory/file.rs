@@ -1,0 +1,236 @@
+//! The file: it is read and written so that nothing in its folder holds the service up, and so that nothing in
+//! it makes the service crash more than twice.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{OpenOptions, remove_file, rename};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
+use wakevirt_service::logs::shown;
+
+use super::{Intent, State};
+use crate::merge::Position;
+
+/// Where it is where the service manager names no other place.
+pub(crate) const FOLDER: &str = "/run/wakevirt-actor";
+const FILE: &str = "state";
+/// Its presence says that the last process ended in order.
+const ENDED: &str = "ended";
+/// The version of the format, which is the file's first byte.
+const VERSION: u8 = 5;
+/// The largest file that is read or written, in bytes.
+const MAX_SIZE: usize = 16 * 1024 * 1024;
+/// In how many crashes in a row something may have been under way before it is given up.
+const MAX_CRASHES: u8 = 2;
+
+/// The file.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// `None` if there is no place for it.
+    path: Option<PathBuf>,
+    failed: bool,
+    /// In how many crashes something was under way that is so again, or still.
+    crashes: HashMap<Key, u8>,
+}
+
+/// What is in the file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    state: State,
+    crashes: Vec<(Key, u8)>,
+}
+
+/// What tells one thing that is under way from another, in this process and in the next.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+enum Key {
+    /// A packet, which may be an intent by now.
+    Packet(Position),
+    /// A call to wake the domain of this UUID.
+    Call(u128),
+}
+
+impl Key {
+    fn of(intent: &Intent) -> Self {
+        intent.packet.as_ref().map_or(Self::Call(intent.uuid), |packet| Self::Packet(Position::of(packet)))
+    }
+}
+
+impl Memory {
+    /// The file in the runtime directory, and what is in it. Without one, nothing is remembered.
+    #[must_use]
+    pub fn open() -> (Self, State) {
+        Self::at(&folder())
+    }
+
+    pub(crate) fn at(folder: &Path) -> (Self, State) {
+        let path = folder.join(FILE);
+        // A crash while this is being read counts as well: the mark is gone before.
+        let in_order = remove_file(folder.join(ENDED)).is_ok();
+        let mut kept = recover(&path);
+        if !in_order {
+            count_crash(&mut kept);
+        }
+        give_up(&mut kept);
+        let Kept { state, crashes } = kept;
+        let mut memory = Self { path: Some(path), failed: false, crashes: crashes.into_iter().collect() };
+        // Before anything of it is tried again.
+        if let Err(error) = memory.write(&state) {
+            tracing::warn!(
+                "cannot write to {}: {error}; what is under way when the service ends is forgotten, and so are \
+                 packets that come while it is away; create the folder for the service's user, or let the service manager do so (RuntimeDirectory=)",
+                shown(folder)
+            );
+            return (Self::default(), state);
+        }
+        (memory, state)
+    }
+
+    /// Whether anything is remembered.
+    #[must_use]
+    pub const fn is_kept(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// Remembers this. An error is logged, once until it is over.
+    pub fn keep(&mut self, state: &State) {
+        let Some(path) = self.path.clone() else { return };
+        let result = self.write(state);
+        if let (Err(error), false) = (&result, self.failed) {
+            tracing::warn!("cannot write {}: {error}; a restart may lose a wake", shown(&path));
+        }
+        self.failed = result.is_err();
+    }
+
+    fn write(&mut self, state: &State) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let known = |key| self.crashes.get(&key).map(|crashes| (key, *crashes));
+        let crashes: Vec<(Key, u8)> = keys(state).filter_map(known).collect();
+        let bytes = postcard::to_extend(&(state, &crashes), vec![VERSION]).map_err(io::Error::other)?;
+        self.crashes = crashes.into_iter().collect();
+        if bytes.len() > MAX_SIZE {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "too much is under way"));
+        }
+        replace(path, &bytes)
+    }
+}
+
+/// Notes that the process ends in order: what is under way has made nothing crash.
+pub fn ended_in_order() {
+    // Without the folder there is nothing to be counted either.
+    let mut options = OpenOptions::new();
+    let _ = options.write(true).create_new(true).mode(0o600).open(folder().join(ENDED));
+}
+
+fn folder() -> PathBuf {
+    let named = std::env::var_os("RUNTIME_DIRECTORY").map(|folders| first(&folders));
+    named.unwrap_or_else(|| PathBuf::from(FOLDER))
+}
+
+/// The first of the folders that the service manager names (systemd.exec(5)).
+fn first(folders: &OsString) -> PathBuf {
+    std::env::split_paths(folders).next().unwrap_or_default()
+}
+
+fn keys(state: &State) -> impl Iterator<Item = Key> {
+    let packets = state.waiting.iter().map(|packet| Key::Packet(Position::of(packet)));
+    packets.chain(state.intents.iter().map(Key::of))
+}
+
+/// What the last process left, or nothing.
+fn recover(path: &Path) -> Kept {
+    let nothing = Kept { state: State::default(), crashes: Vec::new() };
+    match read(path) {
+        Ok(Some(kept)) => kept,
+        Ok(None) => {
+            let aside = path.with_extension("unread");
+            let put = match rename(path, &aside) {
+                Ok(()) => format!("it is kept as {}", shown(&aside)),
+                Err(error) => format!("it cannot be kept: {error}"),
+            };
+            tracing::warn!(
+                "{} is damaged or of another version; what was under way is forgotten, and {put}",
+                shown(path)
+            );
+            nothing
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => nothing,
+        Err(error) => {
+            tracing::warn!("cannot read {}: {error}; what was under way is forgotten", shown(path));
+            nothing
+        }
+    }
+}
+
+/// What the file says; `None` if that cannot be understood. Whatever it is, reading it takes no longer than
+/// the largest file.
+fn read(path: &Path) -> io::Result<Option<Kept>> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(MAX_SIZE).unwrap_or(u64::MAX);
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    let Some((&VERSION, rest)) = bytes.split_first() else { return Ok(None) };
+    if bytes.len() > MAX_SIZE {
+        return Ok(None);
+    }
+    let kept = postcard::take_from_bytes::<Kept>(rest).ok();
+    Ok(kept.and_then(|(kept, rest)| rest.is_empty().then_some(kept)))
+}
+
+/// Writes a new file, and puts it in the place of the old one, whatever that is.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    match remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?.write_all(bytes)?;
+    rename(&new, path)
+}
+
+/// Counts a crash for all that was under way in it.
+fn count_crash(kept: &mut Kept) {
+    let before: HashMap<Key, u8> = kept.crashes.drain(..).collect();
+    let once_more = |key: Key| {
+        let crashes = before.get(&key).copied().unwrap_or_default().saturating_add(1);
+        (key, crashes)
+    };
+    kept.crashes = keys(&kept.state).map(once_more).collect();
+}
+
+/// Takes out what was under way in too many crashes.
+fn give_up(kept: &mut Kept) {
+    let crashes: HashMap<&Key, u8> = kept.crashes.iter().map(|(key, crashes)| (key, *crashes)).collect();
+    let is_suspect = |key: Key| crashes.get(&key).is_some_and(|crashes| *crashes >= MAX_CRASHES);
+    let state = &mut kept.state;
+    state.waiting.retain(|packet| {
+        let suspect = is_suspect(Key::Packet(Position::of(packet)));
+        if suspect {
+            tracing::error!(
+                mac = %packet.mac,
+                "a packet for {} is given up: the service has crashed {MAX_CRASHES} times before it was decided",
+                packet.mac
+            );
+        }
+        !suspect
+    });
+    state.given_up = state.intents.extract_if(.., |intent| is_suspect(Key::of(intent))).collect();
+}
+
+#[cfg(test)]
+impl Memory {
+    /// What is in the file now, read by nobody who would go on with it.
+    pub(crate) fn kept(folder: &Path) -> State {
+        read(&folder.join(FILE)).unwrap().unwrap().state
+    }
+}
+
+#[cfg(test)]
+mod tests;
