@@ -19,7 +19,7 @@ pub fn open_each(listen: &[SocketAddr]) -> Vec<OwnedFd> {
 fn open_or_warn(address: &SocketAddr) -> Option<OwnedFd> {
     match open(address) {
         Ok(socket) => {
-            tracing::debug!(%address, "receiving on UDP {address}");
+            tracing::info!(%address, "receiving on UDP {address}");
             Some(socket)
         }
         Err(error) => {
