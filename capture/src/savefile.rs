@@ -1,87 +1,274 @@
-//! `wakevirt-capture --read`: the acceptance function over a savefile.
+//! `wakevirt-capture --read`: the acceptance function over a savefile, in the format pcap or pcapng.
 //!
 //! It needs no privilege and no bus. Each magic packet gives one line, a JSON object with `frame`
-//! (counted from 1), `mac` and the keys of the signal's details, before deduplication.
+//! (counted from 1), `mac` and the keys of the signal's details, before deduplication. A pcapng file may
+//! hold frames of several interfaces, of different link types.
 
-use std::io::{self, Write};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use pcap::Capture;
+use pcap_parser::traits::PcapReaderIterator;
+use pcap_parser::{Block, InterfaceDescriptionBlock, PcapBlockOwned, PcapError, create_reader};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use wakevirt_protocol::details::Detail;
 use wakevirt_protocol::frame::{Ports, judge};
 use wakevirt_protocol::link::LinkType;
 use wakevirt_protocol::{Heard, Stamp};
 
+/// How much of the savefile is in memory at first, in bytes.
+const BUFFER: usize = 1 << 20;
+/// The longest block that is read, in bytes: libpcap's limit, too.
+const MAX_BLOCK: usize = 16 << 20;
+/// The bits of the link type in a pcap header; the others tell of a checksum (`LT_LINKTYPE` in libpcap).
+const LINK_TYPE_BITS: i32 = 0x03ff_ffff;
+/// The type of a block with a packet that no program has written since 2009 (pcapng, section 4.4).
+const OBSOLETE_PACKET_BLOCK: u32 = 2;
+
 /// Why a savefile cannot be judged to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be opened, or is no savefile.
+    /// It cannot be opened or read.
     #[error("cannot read {}: {error}", .path.display())]
     Open {
         /// The savefile.
         path: PathBuf,
         /// Why.
-        error: pcap::Error,
+        error: io::Error,
+    },
+    /// It is something else.
+    #[error("{} is no savefile in the format pcap or pcapng; if it is compressed, decompress it first", .path.display())]
+    NoSavefile {
+        /// The file.
+        path: PathBuf,
     },
     /// It breaks off, or is damaged; what came before was judged.
-    #[error("{} is damaged behind frame {frames}: {error}", .path.display())]
+    #[error("{} is damaged behind frame {frames}: {problem}", .path.display())]
     Damaged {
         /// The savefile.
         path: PathBuf,
         /// How many frames were read.
         frames: u64,
         /// What is wrong.
-        error: pcap::Error,
+        problem: &'static str,
     },
-    /// It is of links that are not like Ethernet and not IP.
-    #[error("{} has link type {number} ({name}); Ethernet, Linux SLL and SLL2, NULL, LOOP and raw IP can be read", .path.display())]
-    LinkType {
+    /// Some frames are of links that are not like Ethernet and not IP; all others were judged.
+    #[error("{} has frames that were not judged: {}; Ethernet (1), Linux SLL (113) and SLL2 (276), NULL (0), LOOP (108) \
+             and raw IP (101, 228, 229) can be read", .path.display(), counted(.unjudged))]
+    LinkTypes {
         /// The savefile.
         path: PathBuf,
-        /// The link type's number, as libpcap has it.
-        number: i32,
-        /// The link type's name.
-        name: String,
+        /// How many frames of which link type (<https://www.tcpdump.org/linktypes.html>).
+        unjudged: BTreeMap<i32, u64>,
     },
     /// The output cannot be written.
     #[error("cannot write what was found: {0}")]
     Write(#[from] io::Error),
 }
 
+fn counted(unjudged: &BTreeMap<i32, u64>) -> String {
+    let each: Vec<_> =
+        unjudged.iter().map(|(number, count)| format!("{count} of link type {number}")).collect();
+    each.join(", ")
+}
+
 /// Judges every frame of the savefile, and writes a line for each magic packet.
 ///
 /// # Errors
 /// [`Error`] names the savefile and what is wrong.
-pub fn read(path: &Path, ports: &Ports, mut output: impl Write) -> Result<(), Error> {
-    let mut savefile =
-        Capture::from_file(path).map_err(|error| Error::Open { path: path.to_owned(), error })?;
-    let datalink = savefile.get_datalink();
-    let link = LinkType::from_number(datalink.0).ok_or_else(|| Error::LinkType {
-        path: path.to_owned(),
-        number: datalink.0,
-        name: datalink.get_name().unwrap_or_else(|_| "unknown".to_owned()),
+pub fn read(path: &Path, ports: &Ports, output: impl Write) -> Result<(), Error> {
+    let open = |error| Error::Open { path: path.to_owned(), error };
+    let file = File::open(path).map_err(open)?;
+    // A folder can be opened, and not read.
+    if file.metadata().map_err(open)?.is_dir() {
+        return Err(open(io::ErrorKind::IsADirectory.into()));
+    }
+    let mut reader = create_reader(BUFFER, Whole(file)).map_err(|error| match error {
+        PcapError::ReadError => open(io::Error::other("it cannot be read")),
+        _ => Error::NoSavefile { path: path.to_owned() },
     })?;
-    let mut frame = 0;
-    loop {
-        let packet = match savefile.next_packet() {
-            Ok(packet) => packet,
-            Err(pcap::Error::NoMorePackets) => return Ok(output.flush()?),
-            Err(error) => return Err(Error::Damaged { path: path.to_owned(), frames: frame, error }),
+    let mut savefile =
+        Savefile { path, ports, output, interfaces: Vec::new(), frames: 0, unjudged: BTreeMap::new() };
+    savefile.read(reader.as_mut())?;
+    savefile.end()
+}
+
+/// A savefile that is being read.
+struct Savefile<'a, Output> {
+    path: &'a Path,
+    ports: &'a Ports,
+    output: Output,
+    /// The interfaces that were described, in this section of the file.
+    interfaces: Vec<Interface>,
+    frames: u64,
+    unjudged: BTreeMap<i32, u64>,
+}
+
+impl<Output: Write> Savefile<'_, Output> {
+    fn read(&mut self, reader: &mut (dyn PcapReaderIterator + Send)) -> Result<(), Error> {
+        let mut capacity = BUFFER;
+        loop {
+            let problem = match reader.next() {
+                Ok((length, block)) => {
+                    self.block(&block)?;
+                    reader.consume(length);
+                    continue;
+                }
+                Err(PcapError::Eof) => return Ok(()),
+                Err(PcapError::Incomplete(_)) => {
+                    reader.refill().map_err(|_| self.damaged("it cannot be read any further"))?;
+                    continue;
+                }
+                Err(PcapError::BufferTooSmall) if capacity < MAX_BLOCK => {
+                    capacity *= 2;
+                    reader.grow(capacity);
+                    reader.refill().map_err(|_| self.damaged("it cannot be read any further"))?;
+                    continue;
+                }
+                Err(PcapError::BufferTooSmall) => "a frame or block is longer than 16 MiB",
+                Err(PcapError::UnexpectedEof) => "it breaks off",
+                Err(_) => "a block contradicts itself",
+            };
+            return Err(self.damaged(problem));
+        }
+    }
+
+    fn block(&mut self, block: &PcapBlockOwned<'_>) -> Result<(), Error> {
+        match block {
+            PcapBlockOwned::LegacyHeader(header) => {
+                let resolution = if header.is_nanosecond_precision() { 1_000_000_000 } else { 1_000_000 };
+                let link = header.network.0 & LINK_TYPE_BITS;
+                self.interfaces = vec![Interface { link, snap: 0, resolution, offset: 0 }];
+                Ok(())
+            }
+            PcapBlockOwned::Legacy(frame) => {
+                let interface = self.interface(0)?;
+                let part = u128::from(frame.ts_usec) * 1_000_000 / u128::from(interface.resolution);
+                let time = u128::from(frame.ts_sec) * 1_000_000 + part;
+                self.frame(interface, u64::try_from(time).unwrap_or(u64::MAX), frame.data)
+            }
+            PcapBlockOwned::NG(Block::SectionHeader(_)) => {
+                self.interfaces.clear();
+                Ok(())
+            }
+            PcapBlockOwned::NG(Block::InterfaceDescription(description)) => {
+                self.interfaces.push(Interface::from(description));
+                Ok(())
+            }
+            PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
+                let interface = self.interface(packet.if_id)?;
+                let ticks = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);
+                self.frame(interface, interface.microseconds(ticks), first(packet.data, packet.caplen))
+            }
+            PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
+                let interface = self.interface(0)?;
+                let length =
+                    if interface.snap == 0 { packet.origlen } else { packet.origlen.min(interface.snap) };
+                // It tells no time.
+                self.frame(interface, 0, first(packet.data, length))
+            }
+            PcapBlockOwned::NG(Block::Unknown(block)) if block.block_type == OBSOLETE_PACKET_BLOCK => {
+                Err(self.damaged(
+                    "its packets are in obsolete packet blocks, which cannot be read; convert it by editcap",
+                ))
+            }
+            PcapBlockOwned::NG(_) => Ok(()),
+        }
+    }
+
+    fn interface(&self, number: u32) -> Result<Interface, Error> {
+        let found = usize::try_from(number).ok().and_then(|number| self.interfaces.get(number));
+        found.copied().ok_or_else(|| self.damaged("a frame is of an interface that is not described"))
+    }
+
+    /// Judges one frame, seen so many microseconds after 1970.
+    fn frame(&mut self, interface: Interface, timestamp: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.frames += 1;
+        let Some(link) = LinkType::from_number(interface.link) else {
+            *self.unjudged.entry(interface.link).or_default() += 1;
+            return Ok(());
         };
-        frame += 1;
-        let judged = link.strip(packet.data).and_then(|frame| judge(&frame, ports).ok());
+        let judged = link.strip(bytes).and_then(|frame| judge(&frame, self.ports).ok());
         for heard in judged.into_iter().flatten() {
-            let stamp = Stamp { timestamp: microseconds(packet.header.ts), boottime: None };
-            serde_json::to_writer(&mut output, &Line { frame, heard, stamp }).map_err(io::Error::from)?;
-            output.write_all(b"\n")?;
+            let stamp = Stamp { timestamp, boottime: None };
+            serde_json::to_writer(&mut self.output, &Line { frame: self.frames, heard, stamp })
+                .map_err(io::Error::from)?;
+            self.output.write_all(b"\n")?;
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, problem: &'static str) -> Error {
+        Error::Damaged { path: self.path.to_owned(), frames: self.frames, problem }
+    }
+
+    fn end(mut self) -> Result<(), Error> {
+        self.output.flush()?;
+        if self.unjudged.is_empty() {
+            return Ok(());
+        }
+        Err(Error::LinkTypes { path: self.path.to_owned(), unjudged: self.unjudged })
+    }
+}
+
+/// What a savefile says of the interface where frames were captured.
+#[derive(Debug, Clone, Copy)]
+struct Interface {
+    /// The link type's number.
+    link: i32,
+    /// How many bytes of each frame were captured at most; 0 for all.
+    snap: u32,
+    /// How many ticks of its clock make a second.
+    resolution: u64,
+    /// What is to be added to its time, in seconds.
+    offset: i64,
+}
+
+impl From<&InterfaceDescriptionBlock<'_>> for Interface {
+    fn from(description: &InterfaceDescriptionBlock<'_>) -> Self {
+        // The highest bit tells whether it is a power of 2 or of 10.
+        let exponent = u32::from(description.if_tsresol & 0x7f);
+        let base: u64 = if description.if_tsresol & 0x80 == 0 { 10 } else { 2 };
+        Self {
+            link: description.linktype.0,
+            snap: description.snaplen,
+            resolution: base.checked_pow(exponent).unwrap_or(u64::MAX),
+            offset: description.if_tsoffset,
         }
     }
 }
 
-fn microseconds(time: libc::timeval) -> u64 {
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000).saturating_add(u64::try_from(time.tv_usec).unwrap_or(0))
+impl Interface {
+    /// The time in microseconds since 1970; 0 for what lies before.
+    fn microseconds(self, ticks: u64) -> u64 {
+        let time = i128::from(ticks) * 1_000_000 / i128::from(self.resolution);
+        let time = time + i128::from(self.offset) * 1_000_000;
+        u64::try_from(time.max(0)).unwrap_or(u64::MAX)
+    }
+}
+
+/// The first bytes: the rest fills up to a multiple of four.
+fn first(bytes: &[u8], length: u32) -> &[u8] {
+    usize::try_from(length).ok().and_then(|length| bytes.get(..length)).unwrap_or(bytes)
+}
+
+/// Reads as much as is asked for, until the end: the header of a savefile has to come at once.
+struct Whole(File);
+
+impl Read for Whole {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.0.read(rest) {
+                Ok(0) => break,
+                Ok(length) => filled += length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
 }
 
 /// One line of output.

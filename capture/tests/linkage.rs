@@ -1,4 +1,5 @@
-//! What is in the two programs: the sniffer links no D-Bus, no async runtime and no libpcap.
+//! What is in the two programs: the sniffer links no D-Bus, no async runtime and no reader of
+//! savefiles.
 #![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 use std::process::Command;
@@ -11,12 +12,13 @@ fn symbols(program: &str) -> String {
 }
 
 #[test]
-fn the_sniffer_is_without_bus_runtime_and_libpcap() {
+fn the_sniffer_is_without_bus_runtime_and_reader_of_savefiles() {
     let announcer = symbols(env!("CARGO_BIN_EXE_wakevirt-capture"));
     let sniffer = symbols(env!("CARGO_BIN_EXE_wakevirt-sniffer"));
-    for part in ["zbus::", "tokio::", "pcap_open_offline"] {
+    for part in ["zbus::", "tokio::", "pcap_parser::"] {
         assert!(announcer.contains(part), "{part} is no longer a sign of anything");
         assert!(!sniffer.contains(part), "the sniffer holds {part}");
     }
     assert!(sniffer.contains("wakevirt_protocol::"));
+    assert!(!announcer.contains("pcap_open"), "libpcap is linked");
 }

@@ -122,13 +122,15 @@ fn that_cannot_be_read_is_named_with_the_reason() {
     };
     let (_, error) = complaint();
     assert!(error.contains("frames.pcap") && error.contains("No such file"), "{error}");
-    fs::write(&path, "hello").unwrap();
-    let (_, error) = complaint();
-    assert!(error.contains("frames.pcap"), "{error}");
+    for text in ["", "hello", &"hello".repeat(100)] {
+        fs::write(&path, text).unwrap();
+        let (_, error) = complaint();
+        assert!(error.contains("frames.pcap is no savefile in the format pcap or pcapng"), "{error}");
+    }
     // IEEE 802.11.
     savefile(&path, 105, &[vec![0; 100]]);
     let (_, error) = complaint();
-    assert!(error.contains("link type 105 (IEEE802_11)"), "{error}");
+    assert!(error.contains("not judged: 1 of link type 105;"), "{error}");
     // Cut off in its second frame: what came before is judged.
     let frame = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     savefile(&path, 1, &[frame.clone(), frame]);
@@ -136,5 +138,172 @@ fn that_cannot_be_read_is_named_with_the_reason() {
     fs::write(&path, &whole[..whole.len() - 10]).unwrap();
     let (lines, error) = complaint();
     assert_eq!(lines.lines().count(), 1);
-    assert!(error.contains("damaged behind frame 1"), "{error}");
+    assert!(error.contains("damaged behind frame 1: it breaks off"), "{error}");
+    // A frame of an interface that is not described; a block with two lengths.
+    let frame = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
+    let mut contradicting = [section(), interface(1, 0, &[]), packet(0, 0, &frame)].concat();
+    *contradicting.last_mut().unwrap() ^= 1;
+    for (content, problem) in [
+        (
+            [section(), interface(1, 0, &[]), packet(0, 0, &frame), packet(1, 0, &frame)].concat(),
+            "not described",
+        ),
+        ([section(), simple(&frame)].concat(), "not described"),
+        (contradicting, "contradicts itself"),
+        ([section(), interface(1, 0, &[]), block(2, &[0; 40])].concat(), "obsolete packet blocks"),
+        (
+            [section(), interface(1, 0, &[]), 6_u32.to_le_bytes().to_vec(), vec![0xff; 100]].concat(),
+            "frame 0",
+        ),
+    ] {
+        fs::write(&path, content).unwrap();
+        let (_, error) = complaint();
+        assert!(error.contains("damaged") && error.contains(problem), "{problem}: {error}");
+    }
+}
+
+/// A block of a pcapng file (draft-ietf-opsawg-pcapng, section 3.1), little endian.
+fn block(kind: u32, body: &[u8]) -> Vec<u8> {
+    let padding = body.len().next_multiple_of(4) - body.len();
+    let length = u32::try_from(body.len() + padding + 12).unwrap().to_le_bytes();
+    [&kind.to_le_bytes()[..], &length, body, &vec![0; padding], &length].concat()
+}
+
+fn section() -> Vec<u8> {
+    let magic = 0x1a2b_3c4d_u32.to_le_bytes();
+    block(0x0a0d_0d0a, &[&magic[..], &[1, 0, 0, 0], &[0xff; 8]].concat())
+}
+
+/// An interface with this link type and snapshot length, and with options: each a code and a value.
+fn interface(link: u16, snap: u32, options: &[(u16, &[u8])]) -> Vec<u8> {
+    let mut body = [&link.to_le_bytes()[..], &[0; 2], &snap.to_le_bytes()].concat();
+    for (code, value) in options {
+        body.extend(code.to_le_bytes());
+        body.extend(u16::try_from(value.len()).unwrap().to_le_bytes());
+        body.extend_from_slice(value);
+        body.resize(body.len().next_multiple_of(4), 0);
+    }
+    block(1, &body)
+}
+
+/// A frame of this interface, so many ticks after 1970.
+fn packet(interface: u32, ticks: u64, frame: &[u8]) -> Vec<u8> {
+    let [high, low] =
+        [ticks >> 32, ticks & 0xffff_ffff].map(|half| u32::try_from(half).unwrap().to_le_bytes());
+    let length = u32::try_from(frame.len()).unwrap().to_le_bytes();
+    block(6, &[&interface.to_le_bytes()[..], &high, &low, &length, &length, frame].concat())
+}
+
+fn simple(frame: &[u8]) -> Vec<u8> {
+    block(3, &[&u32::try_from(frame.len()).unwrap().to_le_bytes(), frame].concat())
+}
+
+#[test]
+fn of_several_interfaces_and_link_types_is_read_whole() {
+    let raw = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
+    let sll2 = [&[8, 0, 0, 0, 0, 0, 0, 3, 0, 1, 1, 6][..], &SOURCE, &[0, 0], &datagram()].concat();
+    let seconds: u64 = 1_700_000_000;
+    // Snapshot lengths and clocks of their own: microseconds, nanoseconds, 1/1024 of a second after an offset.
+    let content = [
+        section(),
+        interface(1, 262_144, &[(2, b"eth0")]),
+        interface(101, 2000, &[(2, b"tun0"), (9, &[9])]),
+        packet(0, seconds * 1_000_000 + 250_000, &raw),
+        packet(1, (seconds + 1) * 1_000_000_000 + 250_000_000, &datagram()),
+        interface(276, 65_535, &[(9, &[0x8a]), (14, &1_000_000_000_u64.to_le_bytes())]),
+        packet(2, (seconds - 1_000_000_000 + 2) * 1024 + 256, &sll2),
+        // Something else about the file, and a frame that is too long for the first buffer.
+        block(5, &[0; 12]),
+        packet(0, 0, &vec![0; 3 << 20]),
+        packet(0, (seconds + 4) * 1_000_000 + 250_000, &raw),
+        // Another section has interfaces of its own.
+        section(),
+        interface(228, 0, &[]),
+        packet(0, (seconds + 5) * 1_000_000 + 250_000, &datagram()),
+    ]
+    .concat();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frames.pcapng");
+    fs::write(&path, content).unwrap();
+    let output = read(&path);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let source = ("source-mac", json!("02:00:00:00:00:01"));
+    let plain =
+        json!({ "mac": MAC, "transport": "ethernet", "ethertype": 0x0842, "secureon": false, "vlan": 0 });
+    let untagged = ("vlan", json!(0));
+    assert_eq!(
+        lines,
+        [
+            expected(plain.clone(), 1, std::slice::from_ref(&source)),
+            expected(datagram_details(), 2, &[]),
+            expected(datagram_details(), 3, &[source.clone(), untagged]),
+            expected(plain, 5, &[source]),
+            expected(datagram_details(), 6, &[]),
+        ]
+    );
+}
+
+#[test]
+fn of_link_types_that_cannot_be_read_is_judged_all_the_same() {
+    let raw = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
+    let content = [
+        section(),
+        interface(127, 0, &[]),
+        interface(1, 0, &[]),
+        packet(0, 0, &[0; 100]),
+        packet(1, 0, &raw),
+        simple(&[0; 60]),
+        interface(195, 0, &[]),
+        packet(2, 0, &[0; 100]),
+    ]
+    .concat();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frames.pcapng");
+    fs::write(&path, content).unwrap();
+    let output = read(&path);
+    assert!(!output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("not judged: 2 of link type 127, 1 of link type 195;"), "{error}");
+}
+
+#[test]
+fn whatever_it_holds_is_read_or_refused() {
+    let raw = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frames");
+    savefile(&path, 1, &[raw.clone(), raw.clone()]);
+    let pcapng = [
+        section(),
+        interface(1, 100, &[(2, b"eth0"), (9, &[9]), (14, &[1; 8])]),
+        packet(0, 0, &raw),
+        simple(&raw),
+        section(),
+        interface(101, 0, &[]),
+        packet(0, 7, &datagram()),
+    ];
+    let whole = [fs::read(&path).unwrap(), pcapng.concat()];
+    let mut random = fastrand::Rng::with_seed(0x0842);
+    let ports = wakevirt_protocol::frame::Ports::default();
+    let (mut read, mut refused) = (0, 0);
+    for round in 0..600 {
+        let mut bytes = whole[round % 2].clone();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..bytes.len());
+            match random.u8(0..4) {
+                0 => bytes[at] = random.u8(..),
+                1 => bytes[at] = 0xff,
+                2 => bytes.truncate(at + 1),
+                _ => bytes[at] ^= 1 << random.u8(0..8),
+            }
+        }
+        fs::write(&path, &bytes).unwrap();
+        match wakevirt_capture::savefile::read(&path, &ports, std::io::sink()) {
+            Ok(()) => read += 1,
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(read > 50 && refused > 50, "{read} read, {refused} refused");
 }

@@ -202,7 +202,13 @@ fn non_empty<T: Clone>(list: &[T]) -> Option<Vec<T>> {
 }
 
 fn interfaces<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<Pattern>>, D::Error> {
-    config::list(input, MAX_INTERFACES, "interfaces").map(Some)
+    let patterns: Vec<Pattern> = config::list(input, MAX_INTERFACES, "interfaces")?;
+    if patterns.is_empty() {
+        return Err(de::Error::custom(
+            "an empty list means no interface; leave interfaces out, or write [\"*\"], for all of them",
+        ));
+    }
+    Ok(Some(patterns))
 }
 
 fn ports<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<u16>>, D::Error> {

@@ -72,6 +72,7 @@ fn mistakes_name_the_line_and_what_is_meant() {
         ("mode = \"promiscuous\"", &[":1:", "auto", "raw", "udp"]),
         ("\n\ninterfaces = [\"a/b\"]", &[":3:", "a/b"]),
         ("interfaces = [\"br[\"]", &[":1:", "br["]),
+        ("interfaces = []", &[":1:", "an empty list", "leave interfaces out"]),
         ("outgoing = [\"br*\"]", &[":1:", "br*", "not a glob"]),
         ("ports = [70000]", &[":1:", "70000"]),
         ("listen = [\"0.0.0.0\"]", &[":1:"]),
