@@ -28,8 +28,9 @@ use crate::hypervisor::{Domain, Hypervisor, Update};
 use crate::index::Index;
 use crate::interest::Macs;
 use crate::listen::Packet;
+use crate::lost::Lost;
 use crate::memory::{Memory, State};
-use crate::merge::Position;
+use crate::merge::{Position, Taken};
 use crate::report::{Finished, Subject};
 use crate::request::{Answer, Request, Target};
 use crate::rules::Rules;
@@ -44,7 +45,7 @@ const GATHER: Duration = Duration::from_millis(50);
 /// What reaches the actor.
 pub struct Inlets {
     /// Packets that are believed.
-    pub packets: mpsc::Receiver<Packet>,
+    pub packets: mpsc::Receiver<Taken>,
     /// Calls of those who may call, and the administrator's wishes.
     pub requests: mpsc::Receiver<Request>,
     /// News of the hypervisors.
@@ -61,6 +62,8 @@ pub struct Outlets {
     pub status: watch::Sender<Status>,
     /// Passwords that rules ask for.
     pub fetches: mpsc::Sender<Fetch>,
+    /// Packets for which there is no place.
+    pub lost: Lost,
 }
 
 /// What there is.
@@ -181,8 +184,8 @@ impl Actor {
                     self.lines.end(Instant::now());
                 }
                 Some(request) = inlets.requests.recv() => self.request(request),
-                Some(packet) = inlets.packets.recv() => {
-                    self.position = Position::of(&packet);
+                Some(Taken { packet, position }) = inlets.packets.recv() => {
+                    self.position = position;
                     self.packet(packet, None);
                 }
                 else => return,

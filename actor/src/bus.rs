@@ -19,6 +19,7 @@ use zbus::{Connection, Variant};
 use crate::actor::Status;
 use crate::caller::{Action, Caller, Gate};
 use crate::decision::Outcome;
+use crate::lost::Lost;
 use crate::report::Finished;
 use crate::request::{Answer, Listed, Requests, Target};
 
@@ -49,6 +50,8 @@ pub struct Actor1 {
     pub status: watch::Receiver<Status>,
     /// Who may call what changes something.
     pub gate: Gate,
+    /// Packets that were lost.
+    pub lost: Lost,
 }
 
 /// What the actor takes at once. A domain's name is the longest thing that is said in a call.
@@ -341,6 +344,12 @@ impl Actor1 {
     #[zbus(property(emits_changed_signal = "false"))]
     async fn unknown_packets(&self) -> zbus::fdo::Result<u64> {
         Ok(self.requests.counts().await.ok_or_else(ending)?.unknown)
+    }
+
+    /// Packets that were announced and never decided about.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn lost_packets(&self) -> u64 {
+        self.lost.count()
     }
 }
 

@@ -8,6 +8,7 @@ use wakevirt_service::bus::{Address, keep};
 use wakevirt_service::lifecycle::{self, Signal, Signals};
 use wakevirt_service::logs::Logs;
 use zbus::Connection;
+use zbus::names::OwnedUniqueName;
 
 use crate::actor::{Actor, Inlets, Outlets, Status, boottime};
 use crate::bus::{self, Actor1, Reload};
@@ -16,13 +17,14 @@ use crate::config::Config;
 use crate::fetch::{self, Fetch};
 use crate::interest::{self, Macs};
 use crate::interfaces::{self, Named};
-use crate::listen::{Packet, listen};
+use crate::listen;
+use crate::lost::Lost;
 use crate::memory::Memory;
 use crate::merge::Merge;
 use crate::request::Requests;
 use crate::{Error, Options, hypervisor};
 
-/// Packets that may wait for a decision; what goes beyond is lost, and counted.
+/// Packets that may wait for a decision; for what goes beyond the announcer is asked again later.
 const PACKETS: usize = 1024;
 /// Requests and the hypervisor's news that may wait; who brings more waits with them.
 const REQUESTS: usize = 64;
@@ -35,6 +37,7 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     let (packets, packets_out) = mpsc::channel(PACKETS);
     let (requests, requests_out) = mpsc::channel(REQUESTS);
     let (updates, updates_out) = mpsc::channel(REQUESTS);
+    let lost = Lost::default();
     let (macs_in, macs) = watch::channel(Macs::default());
     let (status_in, status) = watch::channel(Status::default());
     let finished = broadcast::Sender::new(DECISIONS);
@@ -48,7 +51,8 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
         if memory.is_kept() { Merge::new(state.position.clone()) } else { Merge::from_now_on(boottime()) };
     let merge = RefCell::new(merge);
 
-    let outlets = Outlets { finished: finished.clone(), macs: macs_in, status: status_in, fetches };
+    let outlets =
+        Outlets { finished: finished.clone(), macs: macs_in, status: status_in, fetches, lost: lost.clone() };
     let connections: Vec<Arc<str>> = config.connections.iter().map(|uri| uri.as_str().into()).collect();
     let actor = Actor::new(&connections, config.policy.clone(), outlets).remembering(memory, state);
     tokio::spawn(actor.run(Inlets { packets: packets_out, requests: requests_out, updates: updates_out }));
@@ -66,15 +70,17 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     let serve = async |bus: &Connection| {
         let called = options.common.bus.connect(Some(&calls)).await?;
         let (requests, reloads, status) = (requests.clone(), reloads.clone(), status.clone());
-        let interface = Actor1 { requests, reloads, status, gate: gate.asking(bus) };
+        let interface = Actor1 { requests, reloads, status, gate: gate.asking(bus), lost: lost.clone() };
         tokio::select! {
             served = bus::serve(&called, interface, finished.subscribe(), is_caught_up.clone()) => served,
             () = calls.look_up_users(bus) => Ok(()),
         }
     };
     let hear = async |bus: &Connection| {
-        let (macs, named) = (macs.clone(), named.clone());
-        hear(bus, &packets, macs, named, &fetches_out, &caught_up, &merge).await
+        let (owner, owners) = watch::channel(None);
+        let outlets =
+            listen::Outlets { packets: &packets, owner: &owner, caught_up: &caught_up, lost: lost.clone() };
+        hear(bus, outlets, owners, macs.clone(), named.clone(), &fetches_out, &merge).await
     };
     // Ready all the same: it follows the hypervisors, and finishes what was under way.
     let away = || lifecycle::ready("waiting for the bus");
@@ -96,16 +102,15 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
 /// Hears packets, and tells the announcer whose packets matter, until the connection is lost.
 async fn hear(
     bus: &Connection,
-    packets: &mpsc::Sender<Packet>,
+    outlets: listen::Outlets<'_>,
+    owners: watch::Receiver<Option<OwnedUniqueName>>,
     macs: watch::Receiver<Macs>,
     named: watch::Receiver<Named>,
     fetches: &Mutex<mpsc::Receiver<Fetch>>,
-    caught_up: &watch::Sender<bool>,
     merge: &RefCell<Merge>,
 ) -> Result<(), wakevirt_service::bus::Error> {
-    let (owner, owners) = watch::channel(None);
     tokio::select! {
-        result = listen(bus, packets, &owner, caught_up, merge) => result,
+        result = listen::listen(bus, outlets, merge) => result,
         () = interest::tell(bus, owners.clone(), macs) => Ok(()),
         () = interfaces::check(bus, owners.clone(), named) => Ok(()),
         () = fetch::serve(bus, owners, fetches) => Ok(()),

@@ -20,6 +20,7 @@ pub mod index;
 pub mod interest;
 mod interfaces;
 pub mod listen;
+pub mod lost;
 pub mod memory;
 pub mod merge;
 mod options;

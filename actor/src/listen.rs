@@ -1,42 +1,45 @@
-//! Hearing the announcer: which messages on the bus are believed to be its packets.
+//! Hearing the announcer: packets, in the order of the bus, and those that were missed.
 //!
 //! The bus lets anybody send a signal of any name. A packet counts only if its sender is the
 //! connection that owns `org.wakevirt.Capture1` at that moment, and only the announcer's user may own
 //! that name. Signals, changes of the owner and the answer to the question who owns it now are read
 //! from one stream, in the order in which the bus sent them: there is no moment at which an old owner
-//! is believed, or a new one is not. A new owner is asked for what it remembers; its answer comes
-//! through the same stream, so that it is known what was announced before it and what after.
+//! is believed, or a new one is not. What was missed is asked for page by page, each when there is room
+//! for it; what is announced meanwhile does not wait.
+
+mod ear;
 
 use core::cell::RefCell;
 use core::future::poll_fn;
-use core::num::NonZeroU32;
 use core::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_core::Stream as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc::{self, PermitIterator};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use wakevirt_protocol::MacAddr;
-use wakevirt_protocol::bus::{
-    CAPTURE_INTERFACE, CAPTURE_NAME, CAPTURE_PATH, Dict, MAGIC_PACKET, PacketDetails,
-};
+use wakevirt_protocol::bus::{CAPTURE_NAME, Dict, PacketDetails, REPLAY_PAGE};
 use wakevirt_service::bus::Error;
 use wakevirt_service::logs::{Quota, quoted};
-use zbus::fdo::NameOwnerChanged;
-use zbus::message::{Header, Type};
 use zbus::names::OwnedUniqueName;
-use zbus::{Connection, MatchRule, Message, MessageStream};
+use zbus::{Connection, Message, MessageStream};
 
-use crate::merge::{Merge, Position, Step};
-use crate::refusal::reason;
-
-/// The name of the bus itself, and of its interface.
-const BUS: &str = "org.freedesktop.DBus";
+use crate::lost::Lost;
+use crate::merge::{Merge, Page, Taken};
+use ear::{Answer, Ear, Heard};
 
 /// How long there may be no announcer before that is worth a warning: where both services start, or the
 /// announcer restarts, it is there in a moment.
 const ALONE: Duration = Duration::from_secs(5);
+/// How long the announcer may take to tell what it remembers.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// When it is asked again, if it has not.
+const AGAIN: Duration = Duration::from_secs(60);
+/// When it is asked again, if it was busy.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// A magic packet that the announcer has announced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,259 +52,249 @@ pub struct Packet {
     pub details: PacketDetails,
 }
 
-/// Lines that somebody on the bus or the network can cause: a few a minute.
-const fn quota() -> Quota {
-    Quota::new(3, Duration::from_secs(60))
+/// Where packets go, and what is told about the announcer.
+#[derive(Debug)]
+pub struct Outlets<'a> {
+    /// Every packet that was not known yet.
+    pub packets: &'a mpsc::Sender<Taken>,
+    /// The announcer's name.
+    pub owner: &'a watch::Sender<Option<OwnedUniqueName>>,
+    /// Becomes true when what the announcer remembers has been heard, or nobody tells it.
+    pub caught_up: &'a watch::Sender<bool>,
+    /// Packets that the announcer has forgotten.
+    pub lost: Lost,
 }
 
-/// Hears until the connection is lost: `packets` gets every packet that `merge` does not know yet,
-/// `owner` the announcer's name. `caught_up` becomes true when what the announcer remembers has been
-/// heard, or when there is no announcer.
+/// Hears until the connection is lost.
 ///
-/// It never waits for either, because what is not read from the bus holds up the whole connection.
+/// It never waits for room, because what is not read from the bus holds up the whole connection: a packet
+/// for which there is none is left to a replay.
 ///
 /// # Errors
 /// When the connection is lost, or the bus refuses to tell.
 pub async fn listen(
     connection: &Connection,
-    packets: &mpsc::Sender<Packet>,
-    owner: &watch::Sender<Option<OwnedUniqueName>>,
-    caught_up: &watch::Sender<bool>,
+    outlets: Outlets<'_>,
     merge: &RefCell<Merge>,
 ) -> Result<(), Error> {
     // The stream takes everything that comes from now on.
     let mut stream = MessageStream::from(connection);
-    let mut ear = Ear::subscribe(connection).await?;
-    let (mut forged, mut overflown) = (quota(), quota());
-    let mut warn_at = None;
+    let ear = Ear::subscribe(connection).await?;
+    let mut listener = Listener::new(ear, outlets, merge);
     loop {
         let next = poll_fn(|context| Pin::new(&mut stream).poll_next(context));
-        let next = tokio::select! {
-            next = next => next,
-            () = until(warn_at) => {
-                warn_at = None;
-                tracing::warn!(
-                    "nobody announces magic packets: {CAPTURE_NAME} is not on the bus; start wakevirt-capture.service"
-                );
-                continue;
+        let packets = listener.outlets.packets;
+        tokio::select! {
+            next = next => {
+                let message = next.ok_or(Error::Closed)??;
+                listener.hear(&message)?;
             }
-        };
-        let message = next.ok_or(Error::Closed)??;
-        let (taken, replay) = match ear.hear(&message)? {
-            Heard::Packet(packet) => match merge.borrow_mut().announced(packet) {
-                Step::Take(packet) => (vec![packet], false),
-                Step::Replay => (Vec::new(), true),
-                Step::Nothing => (Vec::new(), false),
-            },
-            Heard::Replayed(replayed) => (merge.borrow_mut().replayed(replayed), false),
-            Heard::Owner(name) => {
-                warn_at = name.is_none().then(|| tokio::time::Instant::now() + ALONE);
-                if let Some(name) = &name {
-                    tracing::info!("hearing the announcer, {CAPTURE_NAME} ({name})");
-                }
-                let replay = name.is_some();
-                owner.send_replace(name);
-                // The old one does not answer any more.
-                (merge.borrow_mut().replayed(Vec::new()), replay)
+            room = packets.reserve_many(REPLAY_PAGE), if matches!(listener.replay, Replay::Due) => {
+                // Without a receiver the service is about to end.
+                let Ok(room) = room else { return Ok(()) };
+                listener.ask(connection, room).await?;
             }
-            Heard::Forged(sender) => {
-                if let Some(more) = forged.take(Instant::now()) {
-                    tracing::warn!(
-                        sender = %quoted(&sender), held_back = more,
-                        "ignored a magic packet that does not come from the owner of {CAPTURE_NAME}"
-                    );
-                }
-                continue;
-            }
-            Heard::Nothing => continue,
-        };
-        for packet in taken {
-            match packets.try_send(packet) {
-                Ok(()) => {}
-                Err(TrySendError::Full(packet)) => {
-                    if let Some(more) = overflown.take(Instant::now()) {
-                        let mac = packet.mac;
-                        tracing::warn!(%mac, held_back = more, "too many magic packets at once: one is lost");
-                    }
-                }
-                Err(TrySendError::Closed(_)) => return Ok(()),
-            }
-        }
-        if replay {
-            let after = merge.borrow_mut().ask().clone();
-            ear.ask_for_replay(connection, &after).await?;
-        } else if ear.replay.is_none() {
-            caught_up.send_replace(true);
+            () = until(listener.warn_at) => listener.warn(),
+            () = until(listener.replay.time()) => listener.replay_is_late(),
         }
     }
 }
 
 /// Waits until then, or for ever.
-async fn until(time: Option<tokio::time::Instant>) {
+async fn until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
         None => core::future::pending().await,
     }
 }
 
-/// What is believed: who the announcer is.
-struct Ear {
-    /// `None` until the bus has answered.
-    owner: Option<Option<OwnedUniqueName>>,
-    question: NonZeroU32,
-    subscriptions: [NonZeroU32; 2],
-    /// The call for a replay that was not answered yet.
-    replay: Option<NonZeroU32>,
+/// How far a replay is.
+#[derive(Debug)]
+enum Replay<'a> {
+    /// None is needed.
+    Idle,
+    /// To be asked for at this time.
+    Later(Instant),
+    /// To be asked for when there is room for the answer.
+    Due,
+    /// Asked for; there is room for the answer, which is to come until then.
+    Asked(PermitIterator<'a, Taken>, Instant),
 }
 
-/// What a message is.
-#[derive(Debug, PartialEq, Eq)]
-enum Heard {
-    /// A packet from the announcer.
-    Packet(Packet),
-    /// The announcer is this connection from now on.
-    Owner(Option<OwnedUniqueName>),
-    /// What the announcer remembers; nothing if it does not tell.
-    Replayed(Vec<Packet>),
-    /// A packet from somebody else, of this name.
-    Forged(String),
-    /// Nothing that is of interest here.
-    Nothing,
+impl Replay<'_> {
+    const fn time(&self) -> Option<Instant> {
+        match self {
+            Self::Later(time) | Self::Asked(_, time) => Some(*time),
+            Self::Idle | Self::Due => None,
+        }
+    }
 }
 
-impl Ear {
-    /// Asks the bus for the packets, then for changes of the owner, then for the owner. The answers
-    /// come through the stream, as everything does.
-    async fn subscribe(connection: &Connection) -> Result<Self, Error> {
-        let packets = MatchRule::builder()
-            .msg_type(Type::Signal)
-            .sender(CAPTURE_NAME)
-            .path(CAPTURE_PATH)
-            .interface(CAPTURE_INTERFACE)
-            .member(MAGIC_PACKET)
-            .build()?;
-        let owners = MatchRule::builder()
-            .msg_type(Type::Signal)
-            .sender(BUS)
-            .interface(BUS)
-            .member("NameOwnerChanged")
-            .arg(0, CAPTURE_NAME)
-            .build()?;
-        let calls = [
-            call("AddMatch", &packets.to_string())?,
-            call("AddMatch", &owners.to_string())?,
-            call("GetNameOwner", CAPTURE_NAME)?,
-        ];
-        let [packets, owners, question] = calls.each_ref().map(|call| call.primary_header().serial_num());
-        connection.send_all(&calls).await?;
-        Ok(Self { owner: None, question, subscriptions: [packets, owners], replay: None })
+/// What hears.
+struct Listener<'a> {
+    ear: Ear,
+    outlets: Outlets<'a>,
+    merge: &'a RefCell<Merge>,
+    replay: Replay<'a>,
+    /// When to warn that there is no announcer.
+    warn_at: Option<Instant>,
+    forged: Quota,
+    left: Quota,
+    lost: Quota,
+}
+
+/// Lines that somebody on the bus or the network can cause: a few a minute.
+const fn quota() -> Quota {
+    Quota::new(3, Duration::from_secs(60))
+}
+
+impl<'a> Listener<'a> {
+    const fn new(ear: Ear, outlets: Outlets<'a>, merge: &'a RefCell<Merge>) -> Self {
+        let (forged, left, lost) = (quota(), quota(), quota());
+        Self { ear, outlets, merge, replay: Replay::Idle, warn_at: None, forged, left, lost }
     }
 
-    /// Asks the announcer for what it remembers after this. The answer comes through the stream.
-    async fn ask_for_replay(&mut self, connection: &Connection, after: &Position) -> Result<(), Error> {
-        let Some(Some(owner)) = &self.owner else { return Ok(()) };
-        let call = Message::method_call(CAPTURE_PATH, "Replay")
-            .destination(owner)
-            .interface(CAPTURE_INTERFACE)
-            .build(&(&after.epoch, after.sequence))?;
-        self.replay = Some(call.primary_header().serial_num());
-        Ok(connection.send(&call).await?)
+    fn hear(&mut self, message: &Message) -> Result<(), Error> {
+        match self.ear.hear(message)? {
+            Heard::Packet(packet) => self.packet(packet),
+            Heard::Replayed(answer) => self.answer(answer),
+            Heard::Owner(name) => self.owner(name),
+            Heard::Forged(sender) => self.warn_of_forgery(&sender),
+            Heard::Nothing => {}
+        }
+        Ok(())
     }
 
-    fn hear(&mut self, message: &Message) -> Result<Heard, Error> {
-        let header = message.header();
-        match message.message_type() {
-            Type::Signal if is_packet(&header) => Ok(self.packet(message, &header)),
-            Type::Signal => Ok(self.owner_changed(message)),
-            Type::MethodReturn if header.reply_serial() == Some(self.question) => {
-                Ok(self.owner_is(Some(message.body().deserialize()?)))
+    /// A packet was announced: it goes on at once, if there is room.
+    fn packet(&mut self, packet: Packet) {
+        let mac = packet.mac;
+        match self.outlets.packets.try_reserve() {
+            Ok(room) => {
+                if let Some(taken) = self.merge.borrow_mut().announced(packet, true) {
+                    room.send(taken);
+                }
             }
-            // Nobody owns it: the only reason for which the bus does not answer.
-            Type::Error if header.reply_serial() == Some(self.question) => Ok(self.owner_is(None)),
-            Type::MethodReturn | Type::Error
-                if self.replay.is_some() && header.reply_serial() == self.replay =>
-            {
-                self.replay = None;
-                Ok(Heard::Replayed(replayed(message)))
+            Err(TrySendError::Full(())) => {
+                self.merge.borrow_mut().announced(packet, false);
+                if let Some(held_back) = self.left.take(Instant::now().into_std()) {
+                    tracing::warn!(%mac, held_back, "too many magic packets at once: one is asked for again later");
+                }
             }
-            Type::Error if header.reply_serial().is_some_and(|it| self.subscriptions.contains(&it)) => {
-                Err(zbus::Error::from(message.clone()).into())
-            }
-            _ => Ok(Heard::Nothing),
+            // The service is about to end.
+            Err(TrySendError::Closed(())) => {}
+        }
+        self.tell_of_losses();
+        self.fill_gaps();
+    }
+
+    /// Has what was missed replayed, unless that is under way.
+    fn fill_gaps(&mut self) {
+        if matches!(self.replay, Replay::Idle) && self.merge.borrow().has_gaps() {
+            self.replay = Replay::Due;
         }
     }
 
-    fn packet(&self, message: &Message, header: &Header<'_>) -> Heard {
-        let Some(sender) = header.sender() else { return Heard::Nothing };
-        match &self.owner {
-            // Before the bus has answered: nobody is believed yet.
-            None => Heard::Nothing,
-            Some(Some(owner)) if owner == sender => packet(message).map_or(Heard::Nothing, Heard::Packet),
-            Some(_) => Heard::Forged(sender.to_string()),
-        }
-    }
-
-    fn owner_changed(&mut self, message: &Message) -> Heard {
-        // Nobody but the bus can send under its name.
-        let from_bus = message.header().sender().is_some_and(|sender| sender == BUS);
-        let Some(signal) = from_bus.then(|| NameOwnerChanged::from_message(message.clone())).flatten() else {
-            return Heard::Nothing;
+    /// Asks for what was missed; there is room for the answer.
+    async fn ask(&mut self, connection: &Connection, room: PermitIterator<'a, Taken>) -> Result<(), Error> {
+        let asked = {
+            let mut merge = self.merge.borrow_mut();
+            let (epoch, after) = merge.ask();
+            (epoch.to_owned(), after)
         };
-        match signal.args() {
-            Ok(change) if change.name() == CAPTURE_NAME => {
-                let owner = change.new_owner().as_ref().map(|name| name.to_owned().into());
-                self.owner_is(owner)
-            }
-            _ => Heard::Nothing,
+        let is_asked = self.ear.ask_for_replay(connection, (&asked.0, asked.1)).await?;
+        let end = Instant::now() + PATIENCE;
+        self.replay = if is_asked { Replay::Asked(room, end) } else { Replay::Idle };
+        Ok(())
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        let Replay::Asked(room, _) = core::mem::replace(&mut self.replay, Replay::Idle) else { return };
+        match answer {
+            Answer::Page(page) => self.page(page, room),
+            Answer::Busy => self.replay = Replay::Later(Instant::now() + BUSY),
+            Answer::Refused => self.merge.borrow_mut().refused(),
+        }
+        self.tell_of_losses();
+        self.fill_gaps();
+        if matches!(self.replay, Replay::Idle) {
+            self.outlets.caught_up.send_replace(true);
         }
     }
 
-    fn owner_is(&mut self, owner: Option<OwnedUniqueName>) -> Heard {
-        self.owner = Some(owner.clone());
-        self.replay = None;
-        Heard::Owner(owner)
-    }
-}
-
-/// A call to the bus itself.
-fn call(member: &str, argument: &str) -> Result<Message, zbus::Error> {
-    Message::method_call("/org/freedesktop/DBus", member).destination(BUS).interface(BUS).build(&argument)
-}
-
-fn is_packet(header: &Header<'_>) -> bool {
-    header.interface().is_some_and(|interface| interface == CAPTURE_INTERFACE)
-        && header.member().is_some_and(|member| member == MAGIC_PACKET)
-        && header.path().is_some_and(|path| path == CAPTURE_PATH)
-}
-
-/// The packet in the announcer's signal. One that cannot be read is from another version of it.
-fn packet(message: &Message) -> Option<Packet> {
-    let body = message.body();
-    let read = body.deserialize::<(u64, String, Dict)>();
-    let read = read.inspect_err(|error| tracing::debug!("a signal of the announcer cannot be read: {error}"));
-    Packet::new(read.ok()?)
-}
-
-/// The packets that the announcer remembers, in its answer.
-fn replayed(message: &Message) -> Vec<Packet> {
-    let body = message.body();
-    let answer = match message.message_type() {
-        Type::Error => Err(zbus::Error::from(message.clone())),
-        _ => body.deserialize::<(String, bool, Vec<(u64, String, Dict)>)>(),
-    };
-    match answer {
-        Ok((_, lost, packets)) => {
-            if lost {
-                tracing::warn!("the announcer has forgotten magic packets that were not heard here");
-            }
-            packets.into_iter().filter_map(Packet::new).collect()
+    fn page(&mut self, page: Page, room: PermitIterator<'a, Taken>) {
+        let more = page.more && !page.packets.is_empty();
+        let taken = self.merge.borrow_mut().replayed(page, room.len());
+        for (taken, room) in taken.into_iter().zip(room) {
+            room.send(taken);
         }
-        Err(error) => {
+        if more {
+            self.replay = Replay::Due;
+        }
+    }
+
+    /// There is another announcer, or none.
+    fn owner(&mut self, name: Option<OwnedUniqueName>) {
+        self.warn_at = name.is_none().then(|| Instant::now() + ALONE);
+        self.replay = match &name {
+            // What it remembers is not known yet.
+            Some(name) => {
+                tracing::info!("hearing the announcer, {CAPTURE_NAME} ({name})");
+                Replay::Due
+            }
+            None => {
+                self.outlets.caught_up.send_replace(true);
+                Replay::Idle
+            }
+        };
+        self.outlets.owner.send_replace(name);
+    }
+
+    /// The time has come to ask, or nobody has answered.
+    fn replay_is_late(&mut self) {
+        self.replay = match self.replay {
+            Replay::Asked(..) => {
+                self.ear.give_up_replay();
+                tracing::warn!(
+                    "the announcer does not answer Replay within {} s; it is asked again in {} s, and until then what \
+                     came while nobody listened here wakes nothing",
+                    PATIENCE.as_secs(),
+                    AGAIN.as_secs()
+                );
+                self.outlets.caught_up.send_replace(true);
+                Replay::Later(Instant::now() + AGAIN)
+            }
+            _ => Replay::Due,
+        };
+    }
+
+    fn warn(&mut self) {
+        self.warn_at = None;
+        tracing::warn!(
+            "nobody announces magic packets: {CAPTURE_NAME} is not on the bus; start wakevirt-capture.service"
+        );
+    }
+
+    fn warn_of_forgery(&mut self, sender: &str) {
+        if let Some(held_back) = self.forged.take(Instant::now().into_std()) {
             tracing::warn!(
-                "magic packets that came while nobody listened here wake nothing: {}",
-                reason("Replay", &error.into())
+                sender = %quoted(sender), held_back,
+                "ignored a magic packet that does not come from the owner of {CAPTURE_NAME}"
             );
-            Vec::new()
+        }
+    }
+
+    /// Counts what nobody remembers any more.
+    fn tell_of_losses(&mut self) {
+        let lost = self.merge.borrow_mut().lost();
+        if lost == 0 {
+            return;
+        }
+        self.outlets.lost.add(lost);
+        if let Some(held_back) = self.lost.take(Instant::now().into_std()) {
+            tracing::warn!(
+                held_back,
+                "the announcer has forgotten {lost} magic packets that were not heard here"
+            );
         }
     }
 }

@@ -1,32 +1,100 @@
-//! Merging what is announced with what is replayed: each packet once, in the order of its sequence.
+//! Merging what is announced with what is replayed: each packet once. What is announced is taken at once;
+//! what was missed is replayed behind it, page by page.
 
 use serde::{Deserialize, Serialize};
 
 use crate::listen::Packet;
 
-/// How far the packets are known: all of this epoch up to this sequence.
+/// Gaps that are remembered. Beyond that the oldest is given up.
+const GAPS: usize = 64;
+
+/// Which packets of an epoch are known: all up to a number, and some beyond it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// The run of the announcer that numbered them; empty before the first packet.
     pub epoch: String,
-    /// The number of the last one.
+    /// All up to this number are known.
     pub sequence: u64,
+    /// Those beyond a gap that are known as well: the first and the last number of each run, ascending.
+    ahead: Vec<(u64, u64)>,
 }
 
 impl Position {
-    /// Where this packet is.
+    /// All up to this packet.
     #[must_use]
     pub fn of(packet: &Packet) -> Self {
-        Self { epoch: epoch(packet).to_owned(), sequence: packet.sequence }
+        Self { epoch: epoch(packet).to_owned(), sequence: packet.sequence, ahead: Vec::new() }
     }
 
-    fn is_past(&self, packet: &Packet) -> bool {
-        epoch(packet) == self.epoch && packet.sequence <= self.sequence
+    /// The highest number that is known.
+    fn end(&self) -> u64 {
+        self.ahead.last().map_or(self.sequence, |(_, last)| *last)
+    }
+
+    fn knows(&self, sequence: u64) -> bool {
+        let is_in = |(first, last): &(u64, u64)| (*first..=*last).contains(&sequence);
+        sequence <= self.sequence || self.ahead.iter().any(is_in)
+    }
+
+    /// Adds one that was not known. Returns how many are given up for it.
+    fn add(&mut self, sequence: u64) -> u64 {
+        let at = self.ahead.partition_point(|(first, _)| *first < sequence);
+        self.ahead.insert(at, (sequence, sequence));
+        // Runs that touch are one.
+        self.ahead.dedup_by(|next, run| {
+            let touches = next.0 == run.1.saturating_add(1);
+            if touches {
+                run.1 = next.1;
+            }
+            touches
+        });
+        let begins = self.ahead.first().filter(|(first, _)| *first == self.sequence.saturating_add(1));
+        if let Some((_, last)) = begins {
+            self.sequence = *last;
+            self.ahead.remove(0);
+        }
+        let oldest = self.ahead.first().filter(|_| self.ahead.len() > GAPS);
+        oldest.map(|(_, last)| *last).map_or(0, |last| self.pass(last))
+    }
+
+    /// Takes all up to this number for known, and returns how many of them were not.
+    fn pass(&mut self, to: u64) -> u64 {
+        let mut unknown = 0;
+        while self.sequence < to {
+            let next = self.ahead.first().copied().filter(|(first, _)| *first <= to);
+            let gap_end = next.map_or(to, |(first, _)| first - 1);
+            unknown += gap_end - self.sequence;
+            self.sequence = next.map_or(to, |(_, last)| last);
+            if next.is_some() {
+                self.ahead.remove(0);
+            }
+        }
+        unknown
     }
 }
 
 fn epoch(packet: &Packet) -> &str {
     packet.details.epoch.as_deref().unwrap_or_default()
+}
+
+/// A packet that is decided about, and what is known with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// The packet.
+    pub packet: Packet,
+    /// What is known once it was decided about.
+    pub position: Position,
+}
+
+/// What an announcer remembers, or a part of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Its run.
+    pub epoch: String,
+    /// Whether there are more after these.
+    pub more: bool,
+    /// The packets, oldest first.
+    pub packets: Vec<Packet>,
 }
 
 /// What is known of the packets, from one connection to the next.
@@ -35,26 +103,19 @@ pub struct Merge {
     position: Position,
     /// Packets from before this are past: CLOCK_BOOTTIME, in microseconds.
     not_before: u64,
-    /// Packets that were announced since a replay was asked for; `None` if none was.
-    announced: Option<Vec<Packet>>,
-}
-
-/// What is to be done.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Take this packet.
-    Take(Packet),
-    /// Ask for a replay.
-    Replay,
-    /// Nothing yet, or at all.
-    Nothing,
+    /// The first one that was announced and not taken, because there was no room.
+    left: Option<u64>,
+    /// The highest number that was known when a replay was asked for.
+    asked_at: u64,
+    /// Packets that nobody remembers any more.
+    lost: u64,
 }
 
 impl Merge {
     /// Goes on from there.
     #[must_use]
-    pub const fn new(position: Position) -> Self {
-        Self { position, not_before: 0, announced: None }
+    pub fn new(position: Position) -> Self {
+        Self { position, ..Self::default() }
     }
 
     /// Begins now (CLOCK_BOOTTIME, in microseconds): nobody knows what was done about earlier packets,
@@ -64,132 +125,88 @@ impl Merge {
         Self { not_before: now, ..Self::default() }
     }
 
+    /// Whether there are packets that were not taken.
+    #[must_use]
+    pub fn has_gaps(&self) -> bool {
+        self.left.is_some() || !self.position.ahead.is_empty()
+    }
+
     /// After what a replay is to be asked for: it is asked for now.
-    pub fn ask(&mut self) -> &Position {
-        self.announced.get_or_insert_default();
-        &self.position
+    pub fn ask(&mut self) -> (&str, u64) {
+        self.left = None;
+        self.asked_at = self.position.end();
+        (&self.position.epoch, self.position.sequence)
     }
 
-    /// A packet was announced.
-    pub fn announced(&mut self, packet: Packet) -> Step {
-        if let Some(announced) = &mut self.announced {
-            announced.push(packet);
-            return Step::Nothing;
+    /// A packet was announced. It is taken, or left for a replay where there is no room.
+    pub fn announced(&mut self, packet: Packet, has_room: bool) -> Option<Taken> {
+        if has_room {
+            return self.take(packet);
         }
-        let here = &self.position;
-        if here.epoch == epoch(&packet) && packet.sequence > here.sequence.saturating_add(1) {
-            // One before it was not announced in time.
-            self.announced = Some(vec![packet]);
-            return Step::Replay;
+        self.begin(epoch(&packet));
+        if !self.position.knows(packet.sequence) {
+            self.left = Some(self.left.map_or(packet.sequence, |left| left.min(packet.sequence)));
         }
-        self.take(packet).map_or(Step::Nothing, Step::Take)
+        None
     }
 
-    /// These packets are all that is remembered after the position; none if nobody could tell. What was
-    /// announced meanwhile is among them, or comes after them.
-    pub fn replayed(&mut self, mut packets: Vec<Packet>) -> Vec<Packet> {
-        packets.append(&mut self.announced.take().unwrap_or_default());
-        packets.sort_by_key(|packet| packet.sequence);
-        packets.into_iter().filter_map(|packet| self.take(packet)).collect()
+    /// The answer to a replay: takes those that are not known, up to so many.
+    pub fn replayed(&mut self, page: Page, room: usize) -> Vec<Taken> {
+        let mut known = self.asked_at;
+        if page.epoch != self.position.epoch {
+            self.begin(&page.epoch);
+            known = 0;
+        }
+        let last = page.packets.last().map(|packet| packet.sequence);
+        let mut taken = Vec::new();
+        for packet in page.packets {
+            if taken.len() < room {
+                taken.extend(self.take(packet));
+            } else {
+                self.announced(packet, false);
+            }
+        }
+        // All that was remembered up to there has come.
+        let told = if page.more { last } else { last.max(Some(known)) };
+        let told = told.unwrap_or(known).min(self.left.map_or(u64::MAX, |left| left - 1));
+        // Where it is not known what was done before, nothing is missed of that time.
+        let is_first = self.not_before > 0 && self.position.sequence == 0;
+        let lost = self.position.pass(told);
+        self.lost += if is_first { 0 } else { lost };
+        taken
     }
 
-    fn take(&mut self, packet: Packet) -> Option<Packet> {
-        if self.position.is_past(&packet) {
+    /// Nobody tells what was missed.
+    pub fn refused(&mut self) {
+        let left = self.left.take().unwrap_or_default();
+        let end = self.position.end().max(left);
+        self.lost += self.position.pass(end);
+    }
+
+    /// How many packets were lost since this was last asked.
+    pub fn lost(&mut self) -> u64 {
+        core::mem::take(&mut self.lost)
+    }
+
+    fn take(&mut self, packet: Packet) -> Option<Taken> {
+        self.begin(epoch(&packet));
+        if self.position.knows(packet.sequence) {
             return None;
         }
-        self.position = Position::of(&packet);
+        self.lost += self.position.add(packet.sequence);
         let seen = packet.details.boottime.unwrap_or(u64::MAX);
-        (seen >= self.not_before).then_some(packet)
+        (seen >= self.not_before).then(|| Taken { packet, position: self.position.clone() })
+    }
+
+    /// Another run of the announcer numbers anew.
+    fn begin(&mut self, epoch: &str) {
+        if self.position.epoch != epoch {
+            self.position = Position { epoch: epoch.to_owned(), ..Position::default() };
+            self.left = None;
+            self.asked_at = 0;
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use wakevirt_protocol::MacAddr;
-    use wakevirt_protocol::bus::PacketDetails;
-
-    use super::*;
-
-    fn packet(epoch: &str, sequence: u64) -> Packet {
-        let details = PacketDetails { epoch: Some(epoch.to_owned()), ..PacketDetails::default() };
-        Packet { mac: MacAddr::new([2, 0, 0, 0, 0, 1]), sequence, details }
-    }
-
-    fn packets(epoch: &str, sequences: &[u64]) -> Vec<Packet> {
-        sequences.iter().map(|sequence| packet(epoch, *sequence)).collect()
-    }
-
-    fn merge(epoch: &str, sequence: u64) -> Merge {
-        Merge::new(Position { epoch: epoch.to_owned(), sequence })
-    }
-
-    #[test]
-    fn takes_what_was_missed_and_nothing_twice() {
-        let mut merge = merge("a", 3);
-        assert_eq!(merge.ask().sequence, 3);
-        assert_eq!(merge.announced(packet("a", 6)), Step::Nothing);
-        assert_eq!(merge.announced(packet("a", 7)), Step::Nothing);
-        assert_eq!(merge.replayed(packets("a", &[4, 5, 6])), packets("a", &[4, 5, 6, 7]));
-        assert_eq!(merge.announced(packet("a", 7)), Step::Nothing);
-        assert_eq!(merge.announced(packet("a", 8)), Step::Take(packet("a", 8)));
-    }
-
-    #[test]
-    fn another_epoch_begins_anew() {
-        let mut merge = merge("a", 30);
-        merge.ask();
-        assert_eq!(merge.replayed(packets("b", &[1, 2])), packets("b", &[1, 2]));
-        assert_eq!(merge.announced(packet("b", 3)), Step::Take(packet("b", 3)));
-    }
-
-    #[test]
-    fn asks_for_what_was_not_announced() {
-        let mut merge = merge("a", 3);
-        assert_eq!(merge.announced(packet("a", 5)), Step::Replay);
-        assert_eq!(merge.replayed(packets("a", &[4, 5])), packets("a", &[4, 5]));
-        assert_eq!(merge.announced(packet("a", 7)), Step::Replay);
-        // Nobody tells: what was announced counts nevertheless.
-        assert_eq!(merge.replayed(Vec::new()), packets("a", &[7]));
-        assert_eq!(merge.announced(packet("a", 8)), Step::Take(packet("a", 8)));
-    }
-
-    proptest! {
-        /// However packets are announced before, during and after a replay: each is taken once, in order.
-        #[test]
-        fn each_packet_once(after in 0_u64..20, asked in 0_u64..20, replied in 0_u64..20, end in 0_u64..20) {
-            let mut bounds = [after, asked, replied, end];
-            bounds.sort_unstable();
-            let [after, asked, replied, end] = bounds;
-            let mut merge = merge("a", after);
-            let mut taken = Vec::new();
-            merge.ask();
-            for sequence in asked..replied {
-                prop_assert_eq!(merge.announced(packet("a", sequence + 1)), Step::Nothing);
-            }
-            let remembered: Vec<u64> = (after + 1..=replied).collect();
-            taken.extend(merge.replayed(packets("a", &remembered)));
-            for sequence in asked..end {
-                if let Step::Take(packet) = merge.announced(packet("a", sequence + 1)) {
-                    taken.push(packet);
-                }
-            }
-            let all: Vec<u64> = (after + 1..=end).collect();
-            prop_assert_eq!(taken, packets("a", &all));
-        }
-    }
-
-    #[test]
-    fn begins_now_where_nobody_knows_what_was_done_before() {
-        let seen = |sequence, boottime| {
-            let mut packet = packet("a", sequence);
-            packet.details.boottime = Some(boottime);
-            packet
-        };
-        let mut merge = Merge::from_now_on(100);
-        merge.ask();
-        let taken = merge.replayed(vec![seen(1, 98), seen(2, 99), seen(3, 100)]);
-        assert_eq!(taken, [seen(3, 100)]);
-        assert_eq!(merge.announced(seen(4, 101)), Step::Take(seen(4, 101)));
-    }
-}
+mod tests;

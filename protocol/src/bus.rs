@@ -20,6 +20,9 @@ pub const CAPTURE_INTERFACE: &str = "org.wakevirt.Capture1";
 /// The signal that announces a magic packet.
 pub const MAGIC_PACKET: &str = "MagicPacket";
 
+/// The most packets in one reply to `Replay`: some 40 KiB. A signal waits behind no more than that.
+pub const REPLAY_PAGE: usize = 128;
+
 /// The bus name of the actor.
 pub const ACTOR_NAME: &str = "org.wakevirt.Actor1";
 /// The actor's object.
@@ -65,8 +68,13 @@ pub enum Error {
     default_path = "/org/wakevirt/Capture1"
 )]
 pub trait Capture1 {
-    /// The remembered packets with a higher sequence, oldest first: `(epoch, lost, packets)`.
-    fn replay(&self, epoch: &str, after: u64) -> Result<(String, bool, Vec<(u64, String, Dict)>), Error>;
+    /// The first of the remembered packets with a higher sequence, oldest first:
+    /// `(epoch, lost, more, packets)`.
+    fn replay(
+        &self,
+        epoch: &str,
+        after: u64,
+    ) -> Result<(String, bool, bool, Vec<(u64, String, Dict)>), Error>;
     /// The password that came with a packet.
     fn get_secure_on(&self, epoch: &str, sequence: u64) -> Result<Vec<u8>, Error>;
     /// The MAC addresses of the caller's domains.
@@ -152,6 +160,9 @@ pub trait Actor1 {
     /// Packets for MAC addresses that no domain has.
     #[zbus(property(emits_changed_signal = "false"))]
     fn unknown_packets(&self) -> zbus::Result<u64>;
+    /// Packets that were announced and never decided about.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn lost_packets(&self) -> zbus::Result<u64>;
 }
 
 /// The details of a magic packet, as a subscriber of the signal reads them.

@@ -346,7 +346,7 @@ fn hears_on_while_the_bus_is_away_and_forgets_nothing() {
         assert_eq!(host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap(), epoch, "{kind:?}");
         let epoch = epoch.trim_start_matches("(<").trim_end_matches(">,)");
         let missed = host.call(User::Listener, CAPTURE_NAME, "Replay", &[epoch, "uint64 1"]).unwrap();
-        assert!(missed.contains("false, [(uint64 2, '52:54:00:01:02:04', {"), "{kind:?}: {missed}");
+        assert!(missed.contains("false, false, [(uint64 2, '52:54:00:01:02:04', {"), "{kind:?}: {missed}");
         assert_eq!(scene.sniffer(), sniffer);
         scene.capture.stop();
     }

@@ -78,7 +78,7 @@ fn capture_is_called_only_by_those_who_may() {
             }
         }
         let reply = host.call(User::Listener, CAPTURE_INTERFACE, "Replay", &["''", "uint64 0"]).unwrap();
-        assert!(reply.ends_with("', false, @a(tsa{sv}) [])"), "{reply}");
+        assert!(reply.ends_with("', false, false, @a(tsa{sv}) [])"), "{reply}");
         let error =
             host.call(User::Actor, CAPTURE_INTERFACE, "GetSecureOn", &["''", "uint64 1"]).unwrap_err();
         assert_eq!(error.name, "org.wakevirt.Error.Forgotten");

@@ -36,8 +36,8 @@ pub(super) enum Kind {
     Unknown,
     /// Packets that are held until the domains of all hypervisors are known.
     Held,
-    /// Packets that are dropped because too many passwords are being fetched.
-    Passwords,
+    /// Packets that are dropped because too many others wait.
+    Lost,
 }
 
 impl Kind {
@@ -55,7 +55,7 @@ impl Kind {
     /// How many lines it has in each stretch.
     const fn lines(&self) -> u32 {
         match self {
-            Self::Decision { .. } | Self::Others | Self::Held | Self::Passwords => 3,
+            Self::Decision { .. } | Self::Others | Self::Held | Self::Lost => 3,
             // One for each address that was not told before.
             Self::Unknown => 10,
         }
@@ -87,9 +87,9 @@ impl Kind {
                 left_out,
                 "held: {left_out} more packets within {seconds} s for MAC addresses that no known domain has"
             ),
-            Self::Passwords => tracing::warn!(
+            Self::Lost => tracing::warn!(
                 left_out,
-                "{left_out} more packets within {seconds} s were dropped: too many passwords are being fetched"
+                "{left_out} more packets within {seconds} s were dropped: too many others wait"
             ),
         }
     }
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(lines.open[&Kind::Others].left_out, 100_000 - u64::try_from(MOST).unwrap() - 3);
         // What has lines of its own keeps them, and other kinds are not kept out.
         assert_eq!(lines.ask(kind(0), start), Verdict::Log);
-        assert_eq!(lines.ask(Kind::Passwords, start), Verdict::Log);
+        assert_eq!(lines.ask(Kind::Lost, start), Verdict::Log);
         lines.begin_anew();
         assert_eq!(lines.ask(kind(100_000), start), Verdict::Log);
     }

@@ -53,10 +53,7 @@ impl Actor {
     /// Asks for the packet's password; it is decided about then.
     pub(super) fn fetch(&mut self, packet: Packet) {
         if self.fetched.len() >= MOST {
-            if self.lines.ask(Kind::Passwords, Instant::now()) != Verdict::Count {
-                let packet = described(&packet);
-                tracing::warn!("{packet} is dropped: {MOST} others wait for their passwords");
-            }
+            self.lose(&packet, "for their passwords");
             return;
         }
         self.changed = true;
@@ -74,7 +71,8 @@ impl Actor {
             let since = seen(&packet).unwrap_or_else(boottime);
             if !has_expired(age(since), self.policy.times.hold) {
                 if self.pending.unknown.len() >= MOST {
-                    self.pending.unknown.pop_front();
+                    let oldest = self.pending.unknown.pop_front();
+                    oldest.iter().for_each(|(_, oldest)| self.lose(oldest, "for a hypervisor"));
                 }
                 self.changed = true;
                 self.tell_held(&packet);
@@ -107,6 +105,15 @@ impl Actor {
                 described(packet),
                 self.virsh("domiflist NAME")
             );
+        }
+    }
+
+    /// Counts a packet for which there is no place.
+    fn lose(&mut self, packet: &Packet, why: &str) {
+        self.outlets.lost.add(1);
+        if self.lines.ask(Kind::Lost, Instant::now()) != Verdict::Count {
+            let packet = described(packet);
+            tracing::warn!("{packet} is dropped: {MOST} others wait {why}");
         }
     }
 

@@ -134,7 +134,8 @@ impl Fake {
 const URI: &str = "fake:///";
 
 struct Bench {
-    packets: mpsc::Sender<Packet>,
+    packets: mpsc::Sender<Taken>,
+    lost: Lost,
     requests: Requests,
     updates: mpsc::Sender<Update>,
     finished: broadcast::Receiver<Arc<Finished>>,
@@ -203,10 +204,17 @@ fn remembering(policy: Policy, memory: Memory, state: crate::memory::State) -> B
     let (macs_in, macs) = watch::channel(Macs::default());
     let (status_in, status) = watch::channel(Status::default());
     let (fetches_in, fetches) = mpsc::channel(16);
-    let outlets = Outlets { finished: finished_in, macs: macs_in, status: status_in, fetches: fetches_in };
+    let lost = Lost::default();
+    let outlets = Outlets {
+        finished: finished_in,
+        macs: macs_in,
+        status: status_in,
+        fetches: fetches_in,
+        lost: lost.clone(),
+    };
     let actor = Actor::new(&[URI.into()], policy, outlets).remembering(memory, state);
     tokio::spawn(actor.run(Inlets { packets: packets_out, requests: requests_out, updates: updates_out }));
-    Bench { packets, requests: Requests::new(requests), updates, finished, macs, status, fetches }
+    Bench { packets, lost, requests: Requests::new(requests), updates, finished, macs, status, fetches }
 }
 
 impl Bench {
@@ -220,7 +228,12 @@ impl Bench {
 
     async fn packet_on(&self, interface: &str, last: u8) {
         let details = PacketDetails { interface: Some(interface.to_owned()), ..PacketDetails::default() };
-        self.packets.send(Packet { mac: mac(last), sequence: last.into(), details }).await.unwrap();
+        self.announce(Packet { mac: mac(last), sequence: last.into(), details }).await;
+    }
+
+    async fn announce(&self, packet: Packet) {
+        let position = Position::of(&packet);
+        self.packets.send(Taken { packet, position }).await.unwrap();
     }
 
     async fn finished(&mut self) -> (u64, Outcome) {
@@ -364,7 +377,7 @@ async fn a_wake_that_waits_for_too_long_expires() {
     // So does one that was announced long ago.
     bench.update(up(&fake, vec![domain(1, &[1])])).await;
     let details = PacketDetails { boottime: Some(1), ..PacketDetails::default() };
-    bench.packets.send(Packet { mac: mac(1), sequence: 2, details }).await.unwrap();
+    bench.announce(Packet { mac: mac(1), sequence: 2, details }).await;
     assert_eq!(bench.finished().await, (2, Outcome::Expired));
     assert!(fake.starts().is_empty());
 }
@@ -540,7 +553,7 @@ async fn fetches_the_password_that_a_rule_asks_for() {
         (Ok(Password::Four([1, 2, 3, 4])), Outcome::Started),
     ] {
         let details = PacketDetails { secure_on: true, ..PacketDetails::default() };
-        bench.packets.send(Packet { mac: mac(1), sequence: 5, details }).await.unwrap();
+        bench.announce(Packet { mac: mac(1), sequence: 5, details }).await;
         bench.fetches.recv().await.unwrap().answer(answer);
         assert_eq!(bench.finished().await, (5, outcome));
     }
@@ -671,4 +684,20 @@ async fn packets_that_wait_outlive_the_process() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     second.update(up(&fake, vec![domain(1, &[1])])).await;
     assert_eq!(second.finished().await, (1, Outcome::Started));
+}
+
+#[tokio::test]
+async fn packets_for_which_there_is_no_place_are_counted() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut bench = away(rules(&["vm*"]));
+    for sequence in 1..=300 {
+        bench.announce(Packet { mac: mac(1), sequence, details: PacketDetails::default() }).await;
+    }
+    // 256 wait for the hypervisor.
+    while bench.lost.count() < 44 {
+        tokio::task::yield_now().await;
+    }
+    bench.update(up(&fake, vec![domain(1, &[1])])).await;
+    assert_eq!(bench.finished().await, (45, Outcome::Started), "the newest are kept");
+    assert_eq!(bench.lost.count(), 44);
 }

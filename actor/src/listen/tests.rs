@@ -1,134 +1,217 @@
 use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
 
+use wakevirt_protocol::bus::{CAPTURE_INTERFACE, CAPTURE_PATH, MAGIC_PACKET};
+use wakevirt_service::bus::Address;
 use zbus::Variant;
-use zbus::fdo::Error as BusError;
+use zbus::message::Type;
 
+use super::ear::tests::{OWNER, ear, serial};
 use super::*;
 
-const OWNER: &str = ":1.7";
-const STRANGER: &str = ":1.8";
+/// As many as may wait in the service.
+const ROOM: usize = 1024;
+const MAC: &str = "52:54:00:00:00:01";
 
-fn serial(number: u32) -> NonZeroU32 {
-    NonZeroU32::new(number).unwrap()
+struct Bench {
+    packets: mpsc::Sender<Taken>,
+    taken: mpsc::Receiver<Taken>,
+    owner: watch::Sender<Option<OwnedUniqueName>>,
+    caught_up: watch::Sender<bool>,
+    lost: Lost,
+    merge: RefCell<Merge>,
 }
 
-fn ear(owner: Option<Option<&str>>) -> Ear {
-    let owner = owner.map(|owner| owner.map(name));
-    Ear { owner, question: serial(103), subscriptions: [serial(101), serial(102)], replay: None }
-}
+impl Bench {
+    fn new(room: usize) -> Self {
+        let (packets, taken) = mpsc::channel(room);
+        let (owner, caught_up) = (watch::Sender::new(None), watch::Sender::new(false));
+        Self { packets, taken, owner, caught_up, lost: Lost::default(), merge: RefCell::default() }
+    }
 
-fn name(name: &str) -> OwnedUniqueName {
-    OwnedUniqueName::try_from(name).unwrap()
-}
+    fn outlets(&self) -> Outlets<'_> {
+        let Self { packets, owner, caught_up, .. } = self;
+        Outlets { packets, owner, caught_up, lost: self.lost.clone() }
+    }
 
-fn signal(sender: &str, path: &str, member: &str, mac: &str) -> Message {
-    let details = HashMap::from([("interface", Variant::from("br0")), ("new-key", Variant::from(1_u32))]);
-    Message::signal(path, CAPTURE_INTERFACE, member).sender(sender).build(&(5_u64, mac, details)).unwrap()
-}
+    /// One that has asked for a replay, by a call with the serial 7.
+    fn asking(&self) -> Listener<'_> {
+        let mut listener = Listener::new(ear(Some(Some(OWNER))), self.outlets(), &self.merge);
+        listener.ear.expect_replay(serial(7));
+        let room = self.packets.try_reserve_many(self.packets.capacity().min(REPLAY_PAGE)).unwrap();
+        listener.replay = Replay::Asked(room, Instant::now() + PATIENCE);
+        self.merge.borrow_mut().ask();
+        listener
+    }
 
-fn magic_packet(sender: &str) -> Message {
-    signal(sender, CAPTURE_PATH, MAGIC_PACKET, "52:54:00:00:00:01")
-}
-
-fn owner_changed(sender: &str, new: &str) -> Message {
-    Message::signal("/org/freedesktop/DBus", BUS, "NameOwnerChanged")
-        .sender(sender)
-        .build(&(CAPTURE_NAME, "", new))
-        .unwrap()
-}
-
-/// A call of this number, to be answered.
-fn call(number: u32) -> Message {
-    Message::method_call("/", "Any").serial(serial(number)).build(&()).unwrap()
-}
-
-#[test]
-fn believes_the_owner_alone() {
-    let mut ear = ear(Some(Some(OWNER)));
-    let Heard::Packet(packet) = ear.hear(&magic_packet(OWNER)).unwrap() else { panic!("not believed") };
-    assert_eq!(packet.mac, "52:54:00:00:00:01".parse().unwrap());
-    assert_eq!(packet.sequence, 5);
-    assert_eq!(packet.details.interface.as_deref(), Some("br0"));
-    assert_eq!(ear.hear(&magic_packet(STRANGER)).unwrap(), Heard::Forged(STRANGER.to_owned()));
-}
-
-#[test]
-fn believes_nobody_while_nobody_owns_the_name() {
-    assert_eq!(ear(Some(None)).hear(&magic_packet(OWNER)).unwrap(), Heard::Forged(OWNER.to_owned()));
-    assert_eq!(ear(None).hear(&magic_packet(OWNER)).unwrap(), Heard::Nothing, "not yet known");
-}
-
-#[test]
-fn follows_the_owner_in_the_order_of_the_stream() {
-    let mut ear = ear(Some(Some(OWNER)));
-    assert_eq!(ear.hear(&owner_changed(BUS, STRANGER)).unwrap(), Heard::Owner(Some(name(STRANGER))));
-    assert_eq!(ear.hear(&magic_packet(OWNER)).unwrap(), Heard::Forged(OWNER.to_owned()));
-    assert!(matches!(ear.hear(&magic_packet(STRANGER)).unwrap(), Heard::Packet(_)));
-    assert_eq!(ear.hear(&owner_changed(BUS, "")).unwrap(), Heard::Owner(None));
-    assert_eq!(ear.hear(&magic_packet(STRANGER)).unwrap(), Heard::Forged(STRANGER.to_owned()));
-}
-
-#[test]
-fn a_change_of_the_owner_comes_from_the_bus_alone() {
-    let mut ear = ear(Some(Some(OWNER)));
-    assert_eq!(ear.hear(&owner_changed(STRANGER, STRANGER)).unwrap(), Heard::Nothing);
-    assert!(matches!(ear.hear(&magic_packet(OWNER)).unwrap(), Heard::Packet(_)));
-}
-
-#[test]
-fn asks_who_owns_the_name() {
-    let mut asked = ear(None);
-    let answer = Message::method_return(&call(103).header()).build(&OWNER).unwrap();
-    assert_eq!(asked.hear(&answer).unwrap(), Heard::Owner(Some(name(OWNER))));
-    let mut asked = ear(None);
-    let answer =
-        Message::error(&call(103).header(), "org.freedesktop.DBus.Error.NameHasNoOwner").build(&"nobody");
-    assert_eq!(asked.hear(&answer.unwrap()).unwrap(), Heard::Owner(None));
-    // Another call's answer is none.
-    let other = Message::method_return(&call(104).header()).build(&STRANGER).unwrap();
-    assert_eq!(asked.hear(&other).unwrap(), Heard::Nothing);
-}
-
-#[test]
-fn a_bus_that_does_not_tell_is_given_up() {
-    let refusal =
-        Message::error(&call(102).header(), "org.freedesktop.DBus.Error.LimitsExceeded").build(&"too many");
-    let Err(Error::Bus(zbus::Error::FDO(error))) = ear(None).hear(&refusal.unwrap()) else { panic!() };
-    assert!(matches!(*error, BusError::LimitsExceeded(_)));
-}
-
-#[test]
-fn passes_over_what_is_no_packet() {
-    let mut ear = ear(Some(Some(OWNER)));
-    for message in [
-        signal(OWNER, "/elsewhere", MAGIC_PACKET, "52:54:00:00:00:01"),
-        signal(OWNER, CAPTURE_PATH, "Other", "52:54:00:00:00:01"),
-        signal(OWNER, CAPTURE_PATH, MAGIC_PACKET, "nonsense"),
-        Message::signal(CAPTURE_PATH, CAPTURE_INTERFACE, MAGIC_PACKET).sender(OWNER).build(&"short").unwrap(),
-    ] {
-        assert_eq!(ear.hear(&message).unwrap(), Heard::Nothing, "{message:?}");
+    fn sequences(&mut self) -> Vec<u64> {
+        std::iter::from_fn(|| self.taken.try_recv().ok()).map(|taken| taken.packet.sequence).collect()
     }
 }
 
-#[test]
-fn takes_the_answer_to_its_own_question_alone() {
-    let details = HashMap::from([("epoch", Variant::from("e"))]);
-    let remembered = vec![(4_u64, "52:54:00:00:00:01", details)];
-    let answer =
-        |number| Message::method_return(&call(number).header()).build(&("e", false, &remembered)).unwrap();
-    let mut asked = Ear { replay: Some(serial(105)), ..ear(Some(Some(OWNER))) };
-    assert_eq!(asked.hear(&answer(104)).unwrap(), Heard::Nothing);
-    let Heard::Replayed(packets) = asked.hear(&answer(105)).unwrap() else { panic!("no answer") };
-    assert_eq!(
-        packets.iter().map(|it| (it.sequence, it.details.epoch.as_deref())).collect::<Vec<_>>(),
-        [(4, Some("e"))]
-    );
-    assert_eq!(asked.hear(&answer(105)).unwrap(), Heard::Nothing, "it was answered");
-    let mut asked = Ear { replay: Some(serial(105)), ..ear(Some(Some(OWNER))) };
-    let error = Message::error(&call(105).header(), "org.freedesktop.DBus.Error.AccessDenied");
-    assert_eq!(asked.hear(&error.build(&"no").unwrap()).unwrap(), Heard::Replayed(Vec::new()));
-    // Another owner is asked anew.
-    let mut asked = Ear { replay: Some(serial(105)), ..ear(Some(Some(OWNER))) };
-    asked.hear(&owner_changed(BUS, STRANGER)).unwrap();
-    assert_eq!(asked.hear(&answer(105)).unwrap(), Heard::Nothing);
+type Body<'a> = (u64, &'a str, HashMap<&'a str, Variant<'a>>);
+
+fn body(sequence: u64) -> Body<'static> {
+    (sequence, MAC, HashMap::from([("epoch", Variant::from("e"))]))
+}
+
+fn announced(sequence: u64) -> Message {
+    let signal = Message::signal(CAPTURE_PATH, CAPTURE_INTERFACE, MAGIC_PACKET);
+    signal.sender(OWNER).build(&body(sequence)).unwrap()
+}
+
+fn reply(more: bool, sequences: core::ops::RangeInclusive<u64>) -> Message {
+    let call = Message::method_call("/", "Any").serial(serial(7)).build(&()).unwrap();
+    let packets: Vec<Body<'_>> = sequences.map(body).collect();
+    Message::method_return(&call.header()).build(&("e", false, more, packets)).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_announced_does_not_wait_for_the_answer() {
+    let mut bench = Bench::new(ROOM);
+    let mut listener = bench.asking();
+    listener.hear(&announced(9)).unwrap();
+    listener.hear(&announced(10)).unwrap();
+    assert!(!*bench.caught_up.borrow());
+    drop(listener);
+    assert_eq!(bench.sequences(), [9, 10]);
+}
+
+#[tokio::test]
+async fn page_after_page_is_asked_for() {
+    let mut bench = Bench::new(ROOM);
+    let mut listener = bench.asking();
+    listener.hear(&reply(true, 1..=128)).unwrap();
+    assert!(matches!(listener.replay, Replay::Due));
+    assert!(!*bench.caught_up.borrow());
+    drop(listener);
+    assert_eq!(bench.sequences(), (1..=128).collect::<Vec<_>>());
+    let mut listener = bench.asking();
+    listener.hear(&reply(false, 129..=130)).unwrap();
+    assert!(matches!(listener.replay, Replay::Idle));
+    assert!(*bench.caught_up.borrow());
+    drop(listener);
+    assert_eq!(bench.sequences(), [129, 130]);
+}
+
+#[tokio::test]
+async fn one_that_does_not_answer_is_asked_again_later() {
+    let bench = Bench::new(ROOM);
+    let mut listener = bench.asking();
+    listener.replay_is_late();
+    assert!(matches!(listener.replay, Replay::Later(_)));
+    assert!(*bench.caught_up.borrow(), "nobody waits for it any more");
+    assert_eq!(bench.packets.capacity(), ROOM, "its room is free");
+    // What it says afterwards is no answer.
+    listener.hear(&reply(false, 1..=2)).unwrap();
+    assert!(matches!(listener.replay, Replay::Later(_)));
+    listener.replay_is_late();
+    assert!(matches!(listener.replay, Replay::Due));
+}
+
+#[tokio::test]
+async fn what_finds_no_room_is_asked_for_again() {
+    let mut bench = Bench::new(2);
+    let mut listener = Listener::new(ear(Some(Some(OWNER))), bench.outlets(), &bench.merge);
+    for sequence in 1..=4 {
+        listener.hear(&announced(sequence)).unwrap();
+    }
+    assert!(matches!(listener.replay, Replay::Due));
+    drop(listener);
+    assert_eq!(bench.sequences(), [1, 2]);
+    let mut listener = bench.asking();
+    listener.hear(&reply(false, 3..=4)).unwrap();
+    assert!(matches!(listener.replay, Replay::Idle));
+    drop(listener);
+    assert_eq!(bench.sequences(), [3, 4]);
+    assert_eq!(bench.lost.count(), 0);
+}
+
+#[tokio::test]
+async fn what_nobody_remembers_is_counted() {
+    let bench = Bench::new(ROOM);
+    let mut listener = bench.asking();
+    listener.hear(&reply(false, 5..=6)).unwrap();
+    assert_eq!(bench.lost.count(), 4);
+}
+
+/// A bus of its own.
+struct Bus {
+    daemon: Child,
+    address: Address,
+    _folder: tempfile::TempDir,
+}
+
+impl Bus {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = format!("unix:path={}", folder.path().join("bus").display());
+        let mut daemon = Command::new("dbus-daemon")
+            .args(["--session", "--nofork", "--nopidfile", "--nosyslog", "--print-address=1"])
+            .arg(format!("--address={socket}"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut address = String::new();
+        BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
+        Self { daemon, address: address.trim().parse().unwrap(), _folder: folder }
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+    }
+}
+
+/// An announcer that remembers so many packets, and replays them by pages.
+async fn announce(connection: &Connection, count: u64) {
+    let mut calls = MessageStream::from(connection);
+    connection.request_name(CAPTURE_NAME).await.unwrap();
+    loop {
+        let call = poll_fn(|context| Pin::new(&mut calls).poll_next(context)).await.unwrap().unwrap();
+        if call.message_type() != Type::MethodCall {
+            continue;
+        }
+        let (_, after) = call.body().deserialize::<(String, u64)>().unwrap();
+        let page = u64::try_from(REPLAY_PAGE).unwrap();
+        let last = count.min(after + page);
+        let packets: Vec<Body<'_>> = (after + 1..=last).map(body).collect();
+        connection.reply(&call.header(), &("e", false, last < count, packets)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn more_than_may_wait_are_all_replayed() {
+    const COUNT: u64 = 3000;
+    let bus = Bus::start();
+    let announcer =
+        zbus::connection::Builder::address(bus.address.to_string().as_str()).build().await.unwrap();
+    let here = bus.address.connect(None).await.unwrap();
+    let mut bench = Bench::new(ROOM);
+    let outlets = Outlets {
+        packets: &bench.packets,
+        owner: &bench.owner,
+        caught_up: &bench.caught_up,
+        lost: bench.lost.clone(),
+    };
+    let mut caught_up = bench.caught_up.subscribe();
+    let take = async {
+        // All wait, as far as there is room, before the first one is decided about.
+        while bench.packets.capacity() >= REPLAY_PAGE {
+            tokio::task::yield_now().await;
+        }
+        for sequence in 1..=COUNT {
+            assert_eq!(bench.taken.recv().await.unwrap().packet.sequence, sequence);
+        }
+        caught_up.wait_for(|it| *it).await.unwrap();
+    };
+    tokio::select! {
+        () = take => {}
+        ended = listen(&here, outlets, &bench.merge) => panic!("{ended:?}"),
+        () = announce(&announcer, COUNT) => {}
+    }
+    assert_eq!(bench.lost.count(), 0);
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio_stream::StreamExt as _;
 use wakevirt_protocol::MacAddr;
-use wakevirt_protocol::bus::{CAPTURE_NAME, CAPTURE_PATH, Error as Refusal, dict};
+use wakevirt_protocol::bus::{CAPTURE_NAME, CAPTURE_PATH, Error as Refusal, REPLAY_PAGE, dict};
 use wakevirt_protocol::details::Detail;
 use wakevirt_protocol::sniffer::Mode;
 use wakevirt_service::bus::{self, Address, Calls, Limits, own, trusted};
@@ -75,9 +75,13 @@ async fn publish(emitter: &SignalEmitter<'_>, shared: &Shared, mut last: u64) ->
     loop {
         let (epoch, packets) = {
             let ledger = shared.ledger();
-            let (_, packets) = ledger.replay(ledger.epoch(), last);
+            let (_, packets) = ledger.replay(ledger.epoch(), last, REPLAY_PAGE);
             (ledger.epoch().to_owned(), packets)
         };
+        if packets.is_empty() {
+            // The sender lives as long as `shared`.
+            let _ = announced.changed().await;
+        }
         for Remembered { announcement, .. } in packets {
             let mac = announcement.heard.magic.target().to_string();
             let details = details(&announcement, &epoch);
@@ -85,8 +89,6 @@ async fn publish(emitter: &SignalEmitter<'_>, shared: &Shared, mut last: u64) ->
             last = announcement.sequence;
             shared.ledger().published(last, Instant::now());
         }
-        // The sender lives as long as `shared`.
-        let _ = announced.changed().await;
     }
 }
 
@@ -151,18 +153,20 @@ struct Capture1 {
 
 #[interface(name = "org.wakevirt.Capture1")]
 impl Capture1 {
-    /// The remembered packets with a higher sequence, oldest first.
-    #[zbus(out_args("epoch", "lost", "packets"))]
-    fn replay(&self, epoch: &str, after: u64) -> (String, bool, Vec<(u64, String, Dict)>) {
+    /// The first of the remembered packets with a higher sequence, oldest first.
+    #[zbus(out_args("epoch", "lost", "more", "packets"))]
+    fn replay(&self, epoch: &str, after: u64) -> (String, bool, bool, Vec<(u64, String, Dict)>) {
         let ledger = self.shared.ledger();
-        let (lost, packets) = ledger.replay(epoch, after);
+        let (lost, mut packets) = ledger.replay(epoch, after, REPLAY_PAGE + 1);
+        let more = packets.len() > REPLAY_PAGE;
+        packets.truncate(REPLAY_PAGE);
         let now = ledger.epoch().to_owned();
         let packets = packets.into_iter().map(|packet| {
             let Announcement { sequence, heard, .. } = &*packet.announcement;
             (*sequence, heard.magic.target().to_string(), remembered(&packet, &now))
         });
         let packets = packets.collect();
-        (now, lost, packets)
+        (now, lost, more, packets)
     }
 
     /// The SecureOn password that came with a packet.

@@ -191,15 +191,16 @@ impl Ledger {
         }
     }
 
-    /// The remembered packets that a subscriber has not seen, oldest first, and whether there were
-    /// more. Another epoch's sequence says nothing.
+    /// The remembered packets that a subscriber has not seen, oldest first and so many at most, and
+    /// whether some are forgotten. Another epoch's sequence says nothing.
     #[must_use]
-    pub fn replay(&self, epoch: &str, after: u64) -> (bool, Vec<Remembered>) {
+    pub fn replay(&self, epoch: &str, after: u64, most: usize) -> (bool, Vec<Remembered>) {
         let after = if epoch == self.epoch { after } else { 0 };
         let lost = self.of_interest.lost_after(after) || self.of_others.lost_after(after);
-        let kept = self.of_interest.after(after).chain(self.of_others.after(after));
+        let kept = self.of_interest.after(after).take(most).chain(self.of_others.after(after).take(most));
         let mut packets: Vec<Remembered> = kept.map(|entry| entry.remembered.clone()).collect();
         packets.sort_unstable_by_key(|packet| packet.announcement.sequence);
+        packets.truncate(most);
         (lost, packets)
     }
 

@@ -85,7 +85,7 @@ fn takes_a_datagram_heard_by_a_socket_for_a_copy_of_its_frame() {
     let (mut ledger, now) = (ledger(), Instant::now());
     assert!(announced(&mut ledger, datagram(1, 7, Some(mac(7))), now).is_some());
     assert_eq!(ledger.hear(datagram(1, 7, None), None, STAMP, now), Verdict::Duplicate);
-    let (_, packets) = ledger.replay("epoch", 0);
+    let (_, packets) = ledger.replay("epoch", 0, usize::MAX);
     assert_eq!(packets.first().unwrap().copies, 2);
 }
 
@@ -142,7 +142,7 @@ fn a_flood_on_one_interface_leaves_the_same_address_on_another_alone() {
     let flooded = ledger.sequence() - good;
     assert!((200..=212).contains(&flooded), "{flooded}");
     // What came in on the other interface was not forgotten for the flood.
-    let (_, packets) = ledger.replay("epoch", 0);
+    let (_, packets) = ledger.replay("epoch", 0, usize::MAX);
     let kept = packets
         .iter()
         .filter(|packet| packet.announcement.heard.magic.password() == Some(&Password::Six(*b"secret")));
@@ -163,7 +163,7 @@ fn what_was_not_published_makes_no_room() {
         let _ = ledger.hear(frame(target, Some(&n.to_be_bytes()), 8, 1), None, STAMP, now);
     }
     let now = start + Duration::from_secs(200);
-    let (lost, packets) = ledger.replay("epoch", 0);
+    let (lost, packets) = ledger.replay("epoch", 0, usize::MAX);
     assert!(!lost && packets.len() <= QUEUE_OF_INTEREST, "{}", packets.len());
     assert_eq!(packets.first().unwrap().announcement.sequence, good);
     for target in 1..=200 {
@@ -177,7 +177,7 @@ fn what_was_not_published_makes_no_room() {
     // After ten minutes nobody can rely on it any more: what is new is worth more.
     let now = now + Duration::from_secs(601);
     assert!(announced(&mut ledger, frame(1, None, 9, 1), now).is_some());
-    assert!(ledger.replay("epoch", 0).0);
+    assert!(ledger.replay("epoch", 0, usize::MAX).0);
 }
 
 #[test]
@@ -210,22 +210,26 @@ fn replays_both_rings_in_order_and_says_what_is_lost() {
         assert!(announced(&mut ledger, frame(target, None, source, 1), now).is_some());
         publish(&mut ledger, now);
     }
-    let (lost, packets) = ledger.replay("epoch", 0);
+    let (lost, packets) = ledger.replay("epoch", 0, usize::MAX);
     assert_eq!((lost, sequences(&packets)), (false, vec![1, 2, 3, 4, 5]));
-    let (lost, packets) = ledger.replay("epoch", 3);
+    let (lost, packets) = ledger.replay("epoch", 3, usize::MAX);
     assert_eq!((lost, sequences(&packets)), (false, vec![4, 5]));
-    let (_, packets) = ledger.replay("another epoch", 3);
+    // A page at a time, whichever ring they are in.
+    for (after, page) in [(0, vec![1, 2]), (2, vec![3, 4]), (4, vec![5]), (5, vec![])] {
+        assert_eq!(sequences(&ledger.replay("epoch", after, 2).1), page);
+    }
+    let (_, packets) = ledger.replay("another epoch", 3, usize::MAX);
     assert_eq!(packets.len(), 5);
 
     // Two more of interest push out sequence 1 when they are published, and strangers' packets stay.
     for source in [4, 5] {
         assert!(announced(&mut ledger, frame(1, None, source, 1), now).is_some());
     }
-    assert_eq!(ledger.replay("epoch", 0).1.len(), 7);
+    assert_eq!(ledger.replay("epoch", 0, usize::MAX).1.len(), 7);
     publish(&mut ledger, now);
-    let (lost, packets) = ledger.replay("epoch", 0);
+    let (lost, packets) = ledger.replay("epoch", 0, usize::MAX);
     assert_eq!((lost, sequences(&packets)), (true, vec![2, 3, 4, 5, 6, 7]));
-    assert!(!ledger.replay("epoch", 1).0);
+    assert!(!ledger.replay("epoch", 1, usize::MAX).0);
 }
 
 #[test]
@@ -249,8 +253,8 @@ fn goes_on_when_nothing_is_to_be_remembered() {
     ledger.set_rules(Rules { deduplicate: Duration::ZERO, remember: 0, ..RULES });
     assert_eq!(announced(&mut ledger, frame(1, None, 1, 1), now), Some(1));
     assert_eq!(announced(&mut ledger, frame(1, None, 1, 1), now), Some(2));
-    assert_eq!(ledger.replay("epoch", 0).1.len(), 2);
+    assert_eq!(ledger.replay("epoch", 0, usize::MAX).1.len(), 2);
     publish(&mut ledger, now);
-    assert!(ledger.replay("epoch", 0).1.is_empty());
-    assert!(ledger.replay("epoch", 0).0);
+    assert!(ledger.replay("epoch", 0, usize::MAX).1.is_empty());
+    assert!(ledger.replay("epoch", 0, usize::MAX).0);
 }
