@@ -57,14 +57,25 @@ impl Position {
         oldest.map(|(_, last)| *last).map_or(0, |last| self.pass(last))
     }
 
+    /// Whether the runs are apart, and ascend. In a file they may be anything.
+    fn is_sound(&self) -> bool {
+        let mut end = self.sequence;
+        self.ahead.len() <= GAPS
+            && self.ahead.iter().all(|(first, last)| {
+                let follows = *first > end.saturating_add(1) && last >= first;
+                end = *last;
+                follows
+            })
+    }
+
     /// Takes all up to this number for known, and returns how many of them were not.
     fn pass(&mut self, to: u64) -> u64 {
-        let mut unknown = 0;
+        let mut unknown: u64 = 0;
         while self.sequence < to {
             let next = self.ahead.first().copied().filter(|(first, _)| *first <= to);
-            let gap_end = next.map_or(to, |(first, _)| first - 1);
-            unknown += gap_end - self.sequence;
-            self.sequence = next.map_or(to, |(_, last)| last);
+            let gap_end = next.map_or(to, |(first, _)| first.saturating_sub(1));
+            unknown = unknown.saturating_add(gap_end.saturating_sub(self.sequence));
+            self.sequence = self.sequence.max(next.map_or(to, |(_, last)| last));
             if next.is_some() {
                 self.ahead.remove(0);
             }
@@ -114,7 +125,10 @@ pub struct Merge {
 impl Merge {
     /// Goes on from there.
     #[must_use]
-    pub fn new(position: Position) -> Self {
+    pub fn new(mut position: Position) -> Self {
+        if !position.is_sound() {
+            position.ahead.clear();
+        }
         Self { position, ..Self::default() }
     }
 
@@ -168,11 +182,11 @@ impl Merge {
         }
         // All that was remembered up to there has come.
         let told = if page.more { last } else { last.max(Some(known)) };
-        let told = told.unwrap_or(known).min(self.left.map_or(u64::MAX, |left| left - 1));
+        let told = told.unwrap_or(known).min(self.left.map_or(u64::MAX, |left| left.saturating_sub(1)));
         // Where it is not known what was done before, nothing is missed of that time.
         let is_first = self.not_before > 0 && self.position.sequence == 0;
         let lost = self.position.pass(told);
-        self.lost += if is_first { 0 } else { lost };
+        self.lost = self.lost.saturating_add(if is_first { 0 } else { lost });
         taken
     }
 
@@ -180,7 +194,7 @@ impl Merge {
     pub fn refused(&mut self) {
         let left = self.left.take().unwrap_or_default();
         let end = self.position.end().max(left);
-        self.lost += self.position.pass(end);
+        self.lost = self.lost.saturating_add(self.position.pass(end));
     }
 
     /// How many packets were lost since this was last asked.
@@ -193,7 +207,7 @@ impl Merge {
         if self.position.knows(packet.sequence) {
             return None;
         }
-        self.lost += self.position.add(packet.sequence);
+        self.lost = self.lost.saturating_add(self.position.add(packet.sequence));
         let seen = packet.details.boottime.unwrap_or(u64::MAX);
         (seen >= self.not_before).then(|| Taken { packet, position: self.position.clone() })
     }

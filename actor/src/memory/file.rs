@@ -21,7 +21,7 @@ const FILE: &str = "state";
 /// Its presence says that the last process ended in order.
 const ENDED: &str = "ended";
 /// The version of the format, which is the file's first byte.
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 /// The largest file that is read or written, in bytes.
 const MAX_SIZE: usize = 16 * 1024 * 1024;
 /// In how many crashes in a row something may have been under way before it is given up.

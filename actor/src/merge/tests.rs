@@ -111,6 +111,19 @@ fn what_is_remembered_is_bounded() {
 }
 
 #[test]
+fn runs_that_make_no_sense_are_not_taken() {
+    let at = |ahead: &[(u64, u64)]| {
+        let position = Position { epoch: "a".to_owned(), sequence: 4, ahead: ahead.to_vec() };
+        Merge::new(position).position.ahead
+    };
+    assert_eq!(at(&[(6, 7), (9, u64::MAX)]), [(6, 7), (9, u64::MAX)]);
+    let many: Vec<_> = (0..100).map(|number| (6 + 2 * number, 6 + 2 * number)).collect();
+    for bad in [&[(0, u64::MAX)][..], &[(5, 5)], &[(7, 6)], &[(6, 7), (8, 9)], &[(9, 9), (6, 7)], &many] {
+        assert_eq!(at(bad), [], "{bad:?}");
+    }
+}
+
+#[test]
 fn begins_now_where_nobody_knows_what_was_done_before() {
     let seen = |sequence, boottime| {
         let mut packet = packet("a", sequence);
