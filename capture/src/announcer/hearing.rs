@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
-use wakevirt_protocol::frame::SEARCHED;
+use wakevirt_protocol::Sighting;
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_REASON, Mode, Request};
-use wakevirt_protocol::{MacAddr, Sighting};
 use wakevirt_service::lifecycle::{Signal, Signals, Watchdog};
-use wakevirt_service::logs::{Logs, Quota, plain, quoted};
+use wakevirt_service::logs::{Logs, plain, quoted};
 
 use super::Error;
 use super::child::Channel;
@@ -17,16 +16,13 @@ use super::clock;
 use super::config::Settings;
 use super::interfaces::Interfaces;
 use super::ledger::Verdict;
+use super::lines::Lines;
 use super::links::Interface;
-use super::ring::Announcement;
 use super::shared::Shared;
 use crate::options::Options;
 
 /// How long the sniffer may take to get ready, in seconds.
 const READY: u64 = 10;
-
-/// What stands for the name of an interface that the kernel no longer lists.
-const GONE: &str = "an interface that has gone";
 
 /// Waits until the sniffer is ready, and says how it hears.
 pub async fn ready(channel: &Channel, request: Request) -> Result<Mode, Error> {
@@ -82,10 +78,7 @@ pub struct Hearing<'a> {
     outgoing: HashMap<u8, u32>,
     /// Whether the sniffer has said anything since it was asked to.
     sniffer_lives: bool,
-    packet_lines: Quota,
-    loss_lines: Quota,
-    limit_lines: Quota,
-    truncation_lines: Quota,
+    lines: Lines,
 }
 
 impl<'a> Hearing<'a> {
@@ -108,10 +101,7 @@ impl<'a> Hearing<'a> {
             outgoing: HashMap::new(),
             // It has just said that it is ready.
             sniffer_lives: true,
-            packet_lines: Quota::new(20, Duration::from_secs(10)),
-            loss_lines: Quota::new(1, Duration::from_secs(60)),
-            limit_lines: Quota::new(1, Duration::from_secs(60)),
-            truncation_lines: Quota::new(1, Duration::from_secs(60)),
+            lines: Lines::default(),
         };
         hearing.warn_of_absent_interfaces();
         hearing.follow_interfaces()?;
@@ -176,40 +166,10 @@ impl<'a> Hearing<'a> {
         match verdict {
             Verdict::Announce { announcement, of_interest } => {
                 self.shared.announced.send_replace(announcement.sequence);
-                self.log(&announcement, of_interest);
+                self.lines.announced(&announcement, of_interest);
             }
-            Verdict::Limited => self.log_limited(mac, interface.as_deref()),
+            Verdict::Limited => self.lines.limited(mac, interface.as_deref()),
             Verdict::Duplicate => {}
-        }
-    }
-
-    /// One line a minute where there are more packets than are announced.
-    fn log_limited(&mut self, mac: MacAddr, interface: Option<&Interface>) {
-        let Some(held_back) = self.limit_lines.take(Instant::now()) else { return };
-        let interface = quoted(interface.map_or(GONE, |interface| &interface.name));
-        tracing::warn!(
-            %mac, held_back,
-            "too many packets on {interface}: one for {mac} is not announced; `Limited` counts them, and `interfaces` in \
-             capture.toml can leave an interface out"
-        );
-    }
-
-    /// One line for each packet that somebody is interested in; the others show at level debug.
-    fn log(&mut self, announcement: &Announcement, of_interest: bool) {
-        if !of_interest && !tracing::enabled!(tracing::Level::DEBUG) {
-            return;
-        }
-        let Some(held_back) = self.packet_lines.take(Instant::now()) else { return };
-        let Announcement { sequence, heard, interface, .. } = announcement;
-        let interface = interface.as_ref().map_or(GONE, |interface| &interface.name);
-        let (mac, transport) = (heard.magic.target(), heard.carrier.transport());
-        let interface = quoted(interface);
-        let from = heard.carrier.sender().map(|sender| format!(" from {sender}")).unwrap_or_default();
-        let held_back = (held_back > 0).then_some(held_back);
-        if of_interest {
-            tracing::info!(sequence, %mac, transport, held_back, "magic packet for {mac}{from} on {interface}");
-        } else {
-            tracing::debug!(sequence, %mac, transport, held_back, "magic packet for {mac}{from} on {interface}");
         }
     }
 
@@ -219,25 +179,7 @@ impl<'a> Hearing<'a> {
         if !counters.follow(&earlier) {
             return Err(Error::Contradiction("counters that fall"));
         }
-        let kernel = counters.dropped_by_kernel() - earlier.dropped_by_kernel();
-        let channel = counters.dropped_channel - earlier.dropped_channel;
-        if (kernel > 0 || channel > 0) && self.loss_lines.take(Instant::now()).is_some() {
-            tracing::warn!(
-                kernel,
-                channel,
-                "packets were lost: {kernel} before and {channel} behind the sniffer; somebody sends more magic packets \
-                 than can be read"
-            );
-        }
-        let truncated = counters.truncated - earlier.truncated;
-        if truncated > 0 && self.truncation_lines.take(Instant::now()).is_some() {
-            tracing::warn!(
-                truncated,
-                "{truncated} payloads with magic packets were longer than the {SEARCHED} bytes that are searched; any \
-                 packets in the rest are lost. The kernel merges datagrams: let the sender pause between packets, or \
-                 run `ethtool -K INTERFACE rx-udp-gro-forwarding off rx-gro-list off`"
-            );
-        }
+        self.lines.losses(&earlier, &counters);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ mod interest;
 mod interfaces;
 mod key;
 mod ledger;
+mod lines;
 pub mod links;
 pub mod pattern;
 mod queue;
