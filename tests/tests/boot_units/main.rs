@@ -303,6 +303,9 @@ fn a_bad_configuration_is_reported_and_not_tried_again() {
         debian.sh(&format!("systemctl start {unit}"));
         debian.sh(&format!("systemctl reload {unit}"));
         wait_until_active(&debian, unit);
+        // The service says so in one line; the check before it lists no settings.
+        wait::until_true("the reload", || debian.journal(unit).contains("the configuration was read again"));
+        assert!(!debian.journal(unit).contains("log = \"info\""), "{}", debian.journal(unit));
     }
 }
 
