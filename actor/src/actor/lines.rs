@@ -169,9 +169,18 @@ impl Lines {
     /// Ends every stretch, and forgets which addresses were told: whoever has changed something wants to see
     /// what comes of it.
     pub(super) fn begin_anew(&mut self) {
-        for (kind, stretch) in std::mem::take(self).open {
+        for (kind, stretch) in self.open.drain() {
             stretch.end(&kind);
         }
+        self.unknown.clear();
+        self.end_at = None;
+    }
+}
+
+/// The service exits: what was left out until then is counted as well.
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.begin_anew();
     }
 }
 

@@ -134,6 +134,7 @@ impl Fake {
 const URI: &str = "fake:///";
 
 struct Bench {
+    actor: tokio::task::JoinHandle<()>,
     packets: mpsc::Sender<Taken>,
     lost: Lost,
     requests: Requests,
@@ -213,8 +214,10 @@ fn remembering(policy: Policy, memory: Memory, state: crate::memory::State) -> B
         lost: lost.clone(),
     };
     let actor = Actor::new(&[URI.into()], policy, outlets).remembering(memory, state);
-    tokio::spawn(actor.run(Inlets { packets: packets_out, requests: requests_out, updates: updates_out }));
-    Bench { packets, lost, requests: Requests::new(requests), updates, finished, macs, status, fetches }
+    let inlets = Inlets { packets: packets_out, requests: requests_out, updates: updates_out };
+    let actor = tokio::spawn(actor.run(inlets));
+    let requests = Requests::new(requests);
+    Bench { actor, packets, lost, requests, updates, finished, macs, status, fetches }
 }
 
 impl Bench {

@@ -77,6 +77,19 @@ async fn a_reload_counts_what_was_left_out_and_begins_anew() {
     assert!(lines[3].contains("4 more packets") && lines[4].contains("packet for"), "{lines:#?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_left_out_is_counted_when_the_actor_exits() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let log = Log::new();
+    let mut bench = away(policy("[[allow]]\ndomain = \"vm2\""));
+    bench.update(up(&fake, vec![domain(1, &[1])])).await;
+    refused(&mut bench, "br0", 8).await;
+    bench.actor.abort();
+    assert!(bench.actor.await.is_err());
+    let lines = log.lines_with("5 more packets");
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+}
+
 /// Sends a packet for an address that no domain has, and waits until it is counted.
 async fn unknown(bench: &Bench, last: u8) {
     let before = bench.requests.counts().await.unwrap().unknown;
