@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use crate::bus::Kind;
 use crate::guard::PATH;
 use crate::host::{Host, PROGRAMS, project, succeed};
-use crate::process::Process;
+use crate::process::{Process, show_if_it_fails};
 use crate::{proc, wait};
 
 /// Where its root is on the host. What it writes goes into the host's memory.
@@ -268,6 +268,14 @@ impl<'host> Debian<'host> {
 
 impl Drop for Debian<'_> {
     fn drop(&mut self) {
+        if self.init.is_some() {
+            show_if_it_fails("the journal", || {
+                // With a limit in time: it may be what hangs.
+                let line = ["10", "journalctl", "--boot", "--no-pager", "--lines=200"];
+                let journal = self.command("timeout").args(line).output().map(|output| output.stdout);
+                String::from_utf8_lossy(&journal.unwrap_or_default()).into_owned()
+            });
+        }
         // Its processes end with the host; only its cgroup would be left.
         let _ =
             self.host.command("sh").args(["-c", "echo 1 >\"$1/cgroup.kill\"", "kill", &self.cgroup]).status();

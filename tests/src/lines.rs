@@ -47,6 +47,13 @@ impl Lines {
         self.lock().clone()
     }
 
+    /// The last lines until now, at most so many, as one text.
+    #[must_use]
+    pub fn last(&self, most: usize) -> String {
+        let lines = self.lock();
+        lines.get(lines.len().saturating_sub(most)..).unwrap_or_default().join("\n")
+    }
+
     /// How many lines hold this text until now.
     #[must_use]
     pub fn count(&self, text: &str) -> usize {
@@ -101,6 +108,8 @@ mod tests {
         assert_eq!(lines.wait_for_nth("one", 2), "one more");
         assert_eq!(lines.wait_for("one"), "one");
         assert_eq!(lines.count("one"), 2);
+        assert_eq!(lines.last(2), "two\none more");
+        assert_eq!(lines.last(9), "one\ntwo\none more");
         assert_eq!(lines.within(Duration::ZERO, "three", 1), None);
         lines.push("three".to_owned());
         assert_eq!(lines.wait_for("three"), "three");

@@ -8,6 +8,9 @@ use nix::unistd::Pid;
 use crate::lines::Lines;
 use crate::{proc, wait};
 
+/// So many lines of a log are shown where a test fails.
+const SHOWN: usize = 200;
+
 /// A program that runs on a host until it ends or the value is dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -139,8 +142,18 @@ impl Process {
     }
 }
 
+/// Shows a log where the test fails, with what it wrote itself.
+#[expect(clippy::print_stderr, reason = "the test's own output, which it keeps to itself while it passes")]
+pub(crate) fn show_if_it_fails(what: &str, log: impl FnOnce() -> String) {
+    if std::thread::panicking() {
+        eprintln!("--- {what}:\n{}", log());
+    }
+}
+
 impl Drop for Process {
+    /// Ends it. Where a test fails, its log is shown.
     fn drop(&mut self) {
         self.kill();
+        show_if_it_fails(&format!("the log of {}", self.name), || self.log.last(SHOWN));
     }
 }

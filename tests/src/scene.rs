@@ -7,7 +7,7 @@ use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, CAPTURE_NAME};
 
 use crate::bus::{Bus, CallError, Kind};
 use crate::daemon::Daemon;
-use crate::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
+use crate::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic};
 use crate::host::{Host, User};
 use crate::libvirtd::{Libvirtd, QEMU, install_polkit};
 use crate::machine::Machine;
@@ -221,9 +221,44 @@ impl<'host> Scene<'host> {
     pub fn shut_down(&self, domain: &str) {
         wait::until_true(&format!("{domain} to shut down"), || {
             self.virsh(&["shutdown", domain]);
-            std::thread::sleep(Duration::from_millis(300));
-            self.libvirtd.state(QEMU, domain) == "in shutdown"
+            let begins = || (self.libvirtd.state(QEMU, domain) == "in shutdown").then_some(());
+            wait::within(Duration::from_millis(300), begins).is_some()
         });
+    }
+
+    /// Waits until the actor holds a packet for the domain, while it cannot know the domain yet.
+    ///
+    /// # Panics
+    /// If it does not come to that.
+    pub fn wait_until_packet_held(&self, domain: &str) {
+        let mac = bytes_of(self.mac(domain));
+        wait::until_true(&format!("a packet for {domain} to be held"), || self.state_file_has(&mac));
+    }
+
+    /// Waits until a wake of the domain is under way or held: the actor's state file names the domain.
+    ///
+    /// # Panics
+    /// If it does not come to that.
+    pub fn wait_until_under_way(&self, domain: &str) {
+        wait::until_true(&format!("a wake of {domain}"), || self.is_under_way(domain));
+    }
+
+    /// Waits until no wake of the domain is under way or held.
+    ///
+    /// # Panics
+    /// If it does not come to that.
+    pub fn wait_until_idle(&self, domain: &str) {
+        wait::until_true(&format!("the wakes of {domain} to end"), || !self.is_under_way(domain));
+    }
+
+    fn is_under_way(&self, domain: &str) -> bool {
+        self.state_file_has(domain.as_bytes())
+    }
+
+    /// Whether this is in what the actor would know after a restart.
+    fn state_file_has(&self, bytes: &[u8]) -> bool {
+        let file = std::fs::read(self.host.path("/run/wakevirt-actor/state")).unwrap_or_default();
+        file.windows(bytes.len()).any(|part| part == bytes)
     }
 
     /// Kills the QEMU of a domain, and waits until libvirt has seen it.

@@ -5,7 +5,7 @@ use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::Host;
 use wakevirt_tests::libvirtd::qemu_domain_with;
 use wakevirt_tests::proc::Status;
-use wakevirt_tests::site::{DOMAIN, MAC, MEMBER, STRANGER, Site};
+use wakevirt_tests::site::{DOMAIN, MAC, MEMBER, STRANGER, Site, cool_down};
 use wakevirt_tests::{privileged, readme, wait};
 
 const PAGE: &str = "docs/RESTRICTED.md";
@@ -106,7 +106,7 @@ fn fewer_rights_are_switched_on_and_off_as_the_page_says() {
     assert_eq!(groups(&site), libvirt.trim());
     site.wake(send);
     assert!(destroys(&site, "root", &destroy), "without the driver it may do everything");
-    std::thread::sleep(std::time::Duration::from_secs(6));
+    cool_down();
 
     define_other(&site);
     let as_it_was = configuration(&site);
@@ -123,7 +123,7 @@ fn fewer_rights_are_switched_on_and_off_as_the_page_says() {
         site.wake(send);
         assert!(!destroys(&site, "root", &destroy), "rebooted: {rebooted}");
         assert!(destroys(&site, MEMBER, &by_member), "the second rule keeps the group's rights");
-        std::thread::sleep(std::time::Duration::from_secs(6));
+        cool_down();
     }
 
     // Without that rule.

@@ -32,6 +32,6 @@ fn other_programs_can_listen() {
         });
         lan.etherwake("52:54:00:01:02:04", &[]);
         let _ = listener.log().wait_for("52:54:00:01:02:04 on lan0");
-        assert_eq!(listener.log().count("66:66:66"), 0, "{:?}", listener.log().all());
+        assert_eq!(listener.log().count("52:54:00:66:66:66"), 0, "{:?}", listener.log().all());
     }
 }

@@ -13,8 +13,8 @@ use wakevirt_tests::{privileged, wait};
 const VM: &str = "vm1";
 const OTHER: &str = "vm2";
 
-/// What a decision takes that is not made at all.
-const LONG: Duration = Duration::from_secs(2);
+/// How long a wake is held, where a test is about that.
+const HOLD: Duration = Duration::from_secs(2);
 
 /// A domain that is off, and that everyone may wake.
 fn one(host: &Host) -> Scene<'_> {
@@ -31,16 +31,16 @@ fn slow(host: &Host) -> Scene<'_> {
     Scene::new(host, &[Machine::new(VM).emulator(Emulator::Slow(4))], ALL_ALLOWED)
 }
 
-/// Nothing is decided about the domain for now.
+/// The actor has taken a wake of the domain up, and has decided nothing.
 fn waits(scene: &Scene<'_>, domain: &str) {
-    thread::sleep(LONG);
+    scene.wait_until_under_way(domain);
     assert_eq!(scene.decisions(domain), 0);
 }
 
 /// The domain runs, and was started so often.
 fn runs(scene: &Scene<'_>, domain: &str, starts: usize) {
     scene.wait_for_state(domain, "running");
-    thread::sleep(LONG);
+    scene.wait_until_idle(domain);
     assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", starts));
 }
 
@@ -53,7 +53,7 @@ fn a_start_by_somebody_else_is_waited_for() {
         scope.spawn(|| scene.virsh(&["start", VM]));
         scene.wait_for_state(VM, "paused");
         scene.packet(VM, 1);
-        thread::sleep(Duration::from_secs(1));
+        scene.wait_until_under_way(VM);
         assert_eq!((scene.decisions(VM), scene.state(VM).as_str()), (0, "paused (starting up)"));
     });
     scene.ends(VM, "already-running");
@@ -101,19 +101,21 @@ fn a_caller_is_told_that_its_wake_is_held() {
 fn a_wake_does_not_wait_for_ever() {
     privileged!();
     let host = Host::new();
-    let config = format!("hold = \"2s\"\n{ALL_ALLOWED}");
+    let config = format!("hold = \"{}s\"\n{ALL_ALLOWED}", HOLD.as_secs());
     let mut scene = Scene::new(&host, &[Machine::new(VM)], &config);
     scene.libvirtd.kill();
     let sent = Instant::now();
     scene.packet(VM, 1);
     let line = scene.ends(VM, "expired");
-    assert!(sent.elapsed() >= LONG, "{line}");
+    assert!(sent.elapsed() >= HOLD, "{line}");
     scene.libvirtd.start_again();
-    thread::sleep(LONG);
+    // It is the next one that starts it, a wake like any other.
+    let _ = scene.actor().log().wait_for_nth("connected to", 2);
     assert_eq!(scene.state(VM), "shut off (unknown)");
-    // And the next one is a wake like any other.
     scene.packet(VM, 2);
     scene.wait_for_outcome(VM, "started", 1);
+    scene.wait_until_idle(VM);
+    assert_eq!((scene.starts(VM), scene.outcomes(VM, "started")), (1, 1));
 }
 
 #[test]
@@ -134,13 +136,16 @@ fn a_wake_is_done_once_though_the_actor_is_killed() {
 fn a_wake_that_was_done_is_not_done_again() {
     privileged!();
     let host = Host::new();
-    let mut scene = one(&host);
+    let mut scene = two(&host);
     scene.packet(VM, 1);
     scene.ends(VM, "started");
     scene.virsh(&["destroy", VM]);
     scene.kill_actor();
     scene.start_actor_again();
-    thread::sleep(LONG);
+    // It takes packets in the order in which they were announced.
+    scene.packet(OTHER, 1);
+    scene.ends(OTHER, "started");
+    scene.wait_until_idle(VM);
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("shut off (destroyed)", 1));
 }
 
@@ -155,7 +160,7 @@ fn a_start_that_libvirt_does_not_live_to_see_is_done_again() {
     scene.libvirtd.start_again();
     scene.ends(VM, "started");
     scene.wait_for_state(VM, "running");
-    thread::sleep(LONG);
+    scene.wait_until_idle(VM);
     assert_eq!((scene.state(VM).as_str(), scene.outcomes(VM, "started")), ("running (booted)", 1));
 }
 
@@ -191,7 +196,8 @@ fn a_wake_waits_for_a_libvirt_that_was_never_seen() {
     scene.start_actor_again();
     // It cannot know yet whose MAC address that is.
     scene.packet(VM, 1);
-    waits(&scene, VM);
+    scene.wait_until_packet_held(VM);
+    assert_eq!(scene.decisions(VM), 0);
     scene.libvirtd.start_again();
     scene.ends(VM, "started");
     runs(&scene, VM, 1);
@@ -277,7 +283,7 @@ fn a_wake_that_waits_is_not_lost_with_the_actor() {
     scene.virsh(&["start", VM]);
     scene.shut_down(VM);
     scene.packet(VM, 1);
-    thread::sleep(Duration::from_secs(1));
+    scene.wait_until_under_way(VM);
     scene.kill_actor();
     scene.start_actor_again();
     scene.kill_machine(VM);

@@ -1,13 +1,11 @@
 //! When the actor says that it is ready: not before it has heard what was announced while it was away. An
 //! upgrade restarts the announcer then, which remembers nothing afterwards.
 
-use std::thread;
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
+use wakevirt_protocol::bus::ACTOR_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
-use wakevirt_tests::host::Host;
+use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::{privileged, wait};
 
 #[test]
@@ -23,7 +21,8 @@ fn the_actor_is_ready_when_it_has_heard_what_it_missed() {
     for line in ["serving org.wakevirt.Actor1", "hearing the announcer"] {
         let _ = actor.log().wait_for(line);
     }
-    thread::sleep(Duration::from_secs(1));
+    // It serves calls already, and would have said so by now.
+    host.property(User::Root, ACTOR_NAME, "Domains").expect("the actor answers");
     assert_eq!(actor.notices().count("READY=1"), 0, "the announcer has not answered yet");
 
     capture.signal(Signal::SIGCONT);

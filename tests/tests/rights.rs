@@ -3,7 +3,6 @@
 //! in `states.rs`.
 
 use std::thread;
-use std::time::Duration;
 
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
@@ -208,7 +207,7 @@ fn a_wake_waits_for_a_domain_between_two_states() {
         scene.wait_for_state("slow", "paused");
         assert_eq!(scene.state("slow"), "paused (starting up)");
         scene.packet("slow", 1);
-        thread::sleep(Duration::from_secs(1));
+        scene.wait_until_under_way("slow");
         assert_eq!((scene.decisions("slow"), scene.state("slow").as_str()), (0, "paused (starting up)"));
     });
     let (outcome, line) = scene.outcome("slow");

@@ -2,8 +2,6 @@
 //! came through a bridge, and by a caller on the bus; under both regimes of rights.
 #![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
-use std::time::Duration;
-
 use wakevirt_tests::host::Host;
 use wakevirt_tests::machine::{Emulator, Guest, Machine};
 use wakevirt_tests::neighbour::{NEIGHBOUR, Neighbour};
@@ -230,8 +228,8 @@ fn shutting_down(regime: Regime) {
     scene.lan.etherwake(scene.mac(BY_PACKET), &[]);
     let reply = std::thread::scope(|scope| {
         let reply = scope.spawn(|| scene.call(BY_CALL));
-        std::thread::sleep(Duration::from_secs(2));
         for domain in BOTH {
+            scene.wait_until_under_way(domain);
             assert_eq!((scene.decisions(domain), scene.state(domain).as_str()), (0, "in shutdown (unknown)"));
             scene.kill_machine(domain);
         }
@@ -289,6 +287,6 @@ fn a_slow_start_holds_up_no_other() {
     scene.packet(BY_PACKET, 2);
     scene.ends(BY_PACKET, "started");
     assert_eq!(scene.state(BY_PACKET), "running (booted)");
-    std::thread::sleep(Duration::from_secs(1));
+    scene.wait_until_idle(BY_PACKET);
     assert_eq!((scene.starts(BY_PACKET), scene.outcomes(BY_PACKET, "started")), (1, 1));
 }

@@ -1,7 +1,6 @@
 //! Domains that are between two states when a wake comes, and many that start at once.
 
 use std::thread;
-use std::time::Duration;
 
 use wakevirt_tests::host::Host;
 use wakevirt_tests::libvirtd::Libvirtd;
@@ -44,7 +43,7 @@ fn waits_and_is_decided_again(
         scope.spawn(|| scene.virsh(doing));
         wait::until_true(state, || scene.state(VM) == state);
         scene.packet(VM, 1);
-        thread::sleep(Duration::from_secs(1));
+        scene.wait_until_under_way(VM);
         assert_eq!((scene.decisions(VM), scene.state(VM).as_str()), (0, state));
         host.write("/run/gate/open", "");
     });

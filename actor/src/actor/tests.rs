@@ -1,5 +1,5 @@
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 
 mod logs;
@@ -28,6 +28,8 @@ struct Fake {
     dead: AtomicBool,
     held: Mutex<BTreeSet<Uuid>>,
     released: Condvar,
+    /// How often a state was asked for.
+    looks: AtomicUsize,
 }
 
 impl Fake {
@@ -40,6 +42,7 @@ impl Fake {
             dead: AtomicBool::new(false),
             held: Mutex::new(held.iter().map(|number| uuid(*number)).collect()),
             released: Condvar::new(),
+            looks: AtomicUsize::new(0),
         })
     }
 
@@ -50,6 +53,12 @@ impl Fake {
 
     async fn until_it_starts(&self) {
         while self.starts().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn until_it_looks(&self, times: usize) {
+        while self.looks.load(Ordering::SeqCst) < times {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -74,7 +83,9 @@ impl Hypervisor for Fake {
 
     fn state(&self, uuid: Uuid) -> Result<State, Error> {
         self.alive()?;
-        Ok(self.state_of(uuid))
+        let state = self.state_of(uuid);
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        Ok(state)
     }
 
     fn start(&self, uuid: Uuid) -> Result<(), Error> {
@@ -225,6 +236,19 @@ impl Bench {
         assert!(self.updates.send(update).await.is_ok());
     }
 
+    /// Returns when the actor has dealt with each packet and update that was sent.
+    async fn settled(&self) {
+        let is_read = || {
+            self.packets.capacity() == self.packets.max_capacity()
+                && self.updates.capacity() == self.updates.max_capacity()
+        };
+        while !is_read() {
+            tokio::task::yield_now().await;
+        }
+        // It answers after what it has read before.
+        self.requests.list().await.unwrap();
+    }
+
     async fn packet(&self, last: u8) {
         self.packet_on("br0", last).await;
     }
@@ -274,7 +298,8 @@ async fn two_wakes_under_way_for_one_domain_are_one() {
     bench.packet(2).await;
     let call = bench.call(1);
     let release = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Requests are taken in their order.
+        bench.requests.list().await.unwrap();
         fake.release();
     };
     assert_eq!(tokio::join!(call, release).0, Ok(Outcome::Started), "the caller shares the packet's wake");
@@ -345,9 +370,10 @@ async fn a_wake_is_held_until_the_hypervisor_is_back() {
     bench.update(Update::Down(URI.into())).await;
     bench.packet(1).await;
     bench.packet(1).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    bench.settled().await;
     let back = async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // Requests are taken in their order.
+        bench.requests.list().await.unwrap();
         bench.update(up(&fake, vec![domain(1, &[1])])).await;
     };
     assert_eq!(tokio::join!(bench.call(1), back).0, Ok(Outcome::Started));
@@ -389,14 +415,19 @@ async fn a_wake_that_waits_for_too_long_expires() {
 async fn a_later_packet_is_held_for_its_own_time() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let mut policy = rules(&["vm*"]);
-    policy.times.hold = Duration::from_millis(300);
+    policy.times.hold = Duration::from_secs(60);
     let mut bench = away(policy);
     bench.update(up(&fake, vec![domain(1, &[1])])).await;
     bench.update(Update::Down(URI.into())).await;
+    // The first one expires in a second.
+    let early = boottime().saturating_sub(59_000_000);
+    let details = PacketDetails { boottime: Some(early), ..PacketDetails::default() };
+    bench.packets.send(Packet { mac: mac(1), sequence: 1, details }).await.unwrap();
     bench.packet(1).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    bench.packet(1).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    bench.settled().await;
+    while boottime() < early + 60_000_000 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     bench.update(up(&fake, vec![domain(1, &[1])])).await;
     assert_eq!(bench.finished().await, (1, Outcome::Started));
 }
@@ -413,7 +444,7 @@ async fn a_connection_that_is_lost_half_way_costs_nothing() {
         fake.release();
         let state = if done { State::Running } else { State::ShutOff };
         let again = Fake::new(&[(1, state)], &[]);
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        bench.settled().await;
         bench.update(up(&again, vec![domain(1, &[1])])).await;
         assert_eq!(bench.finished().await, (1, Outcome::Started));
         assert_eq!(again.starts().is_empty(), done, "it is judged by the state");
@@ -473,7 +504,7 @@ async fn waits_for_what_passes_and_decides_again() {
     let mut bench = bench(&fake, vec![domain(1, &[1]), domain(2, &[2])]).await;
     bench.packet(1).await;
     bench.packet(2).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    fake.until_it_looks(2).await;
     fake.set(1, State::ShutOff);
     assert_eq!(bench.finished().await, (1, Outcome::Started));
     fake.set(2, State::Running);
@@ -533,7 +564,8 @@ async fn a_copy_that_may_do_more_is_not_swallowed() {
     bench.requests.policy(policy(&format!("{narrow}[[allow]]\ndomain = \"*\""))).await;
     bench.packet_on("eth0", 1).await;
     bench.packet_on("br0", 1).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    bench.settled().await;
+    fake.until_it_looks(1).await;
     fake.set(1, State::Paused(Pause::User));
     assert_eq!(bench.finished().await, (1, Outcome::NotAllowed));
     assert_eq!(bench.finished().await, (1, Outcome::Resumed));
@@ -680,7 +712,7 @@ async fn packets_that_wait_outlive_the_process() {
     let (memory, state) = Memory::at(folder.path());
     let first = remembering(rules(&["vm*"]), memory, state);
     first.packet(1).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    first.settled().await;
     let (memory, state) = Memory::at(folder.path());
     assert_eq!(state.waiting.len(), 1);
     let mut second = remembering(rules(&["vm*"]), memory, state);
