@@ -279,8 +279,10 @@ impl Actor {
             Request::Wake { target, caller, answer } => self.call(&target, caller, answer),
             // A caller who does not wait any more needs no answer, here and below.
             Request::Explain { mac, details, answer } => drop(answer.send(self.explain(mac, &details))),
-            Request::List { answer } => drop(answer.send(self.list())),
-            Request::History { most, answer } => drop(answer.send(self.records.history(most))),
+            Request::List { after, answer } => drop(answer.send(self.list(after.as_ref()))),
+            Request::History { before, most, answer } => {
+                drop(answer.send(self.records.history(before, most)));
+            }
             Request::Counts { answer } => drop(answer.send(self.records.counts())),
             Request::Policy(policy) => {
                 if policy.aliases != self.policy.aliases {

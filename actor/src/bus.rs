@@ -14,11 +14,14 @@ use wakevirt_service::lifecycle;
 use wakevirt_service::logs::quoted;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
+use zbus::wire::serialized::Context;
+use zbus::wire::{LE, serialized_size};
 use zbus::{Connection, Variant};
 
 use crate::actor::Status;
 use crate::caller::{Action, Caller, Gate};
 use crate::decision::Outcome;
+use crate::hypervisor::Id;
 use crate::lost::Lost;
 use crate::report::Finished;
 use crate::request::{Answer, Listed, Requests, Target};
@@ -31,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(18);
 const LONGEST_CALL: usize = 64 * 1024;
 /// libvirt names files after domains: NAME_MAX, limits.h(0p).
 const LONGEST_NAME: usize = 255;
+/// The largest list that is replied, in bytes.
+const LARGEST_REPLY: usize = 256 * 1024;
 /// What a caller is told whose wake has not ended by then; `WakeFinished` tells its end.
 pub const HELD: &str = "held";
 /// How long the service manager is told nothing while the announcer does not say what it remembers. It may hang.
@@ -60,7 +65,7 @@ pub fn calls() -> Calls {
     Calls::new(Limits {
         longest: LONGEST_CALL,
         slow,
-        large: &["ListDomains", "History"],
+        large: &["ListDomains", "ListDomainsAfter", "History", "HistoryBefore"],
         trusted: trusted(&[]),
     })
 }
@@ -142,8 +147,9 @@ pub fn details(finished: &Finished) -> Dict {
 /// A decision of the past, as `History` replies it: what its signal told, when, and who called. The signal goes to
 /// everyone, and who called is not for everyone.
 #[must_use]
-pub fn remembered(finished: &Finished) -> Dict {
+pub fn remembered(number: u64, finished: &Finished) -> Dict {
     let mut entry = details(finished);
+    entry.insert("number", number.into());
     entry.insert("time", finished.time.into());
     entry.insert("outcome", finished.outcome.as_str().into());
     entry.extend(finished.domain().map(|name| ("domain", name.to_owned().into())));
@@ -160,9 +166,9 @@ pub fn remembered(finished: &Finished) -> Dict {
 pub fn listed(listed: Listed) -> Dict {
     let macs: Vec<String> = listed.macs.iter().map(MacAddr::to_string).collect();
     let mut entry = Dict::from([
-        ("connection", listed.domain.id.connection.to_string().into()),
-        ("name", listed.domain.name.into()),
-        ("uuid", listed.domain.id.uuid.to_string().into()),
+        ("connection", listed.id.connection.to_string().into()),
+        ("name", listed.name.into()),
+        ("uuid", listed.id.uuid.to_string().into()),
         ("macs", macs.into()),
         ("state", listed.state.to_string().into()),
         ("allowed", listed.rule.is_some().into()),
@@ -170,6 +176,34 @@ pub fn listed(listed: Listed) -> Dict {
     entry.extend(listed.rule.map(|rule| ("rule", rule.into())));
     entry.extend(listed.last_wake.map(|time| ("last-wake", time.into())));
     entry
+}
+
+/// Entries that fit into one reply.
+#[derive(Default)]
+struct Page {
+    entries: Vec<Dict>,
+    bytes: usize,
+}
+
+impl Page {
+    /// As many of these as fit.
+    fn of(entries: impl Iterator<Item = Dict>) -> Vec<Dict> {
+        let mut page = Self::default();
+        let _fit = entries.map(|entry| page.push(entry)).all(|fits| fits);
+        page.entries
+    }
+
+    /// Adds one. Returns whether it fits; if not, the page is full.
+    fn push(&mut self, entry: Dict) -> bool {
+        // Each begins at a multiple of eight. One that has no size cannot be sent.
+        let size = serialized_size(Context::new(LE, 0), &entry).map_or(LARGEST_REPLY, |size| *size);
+        self.bytes = self.bytes.saturating_add(size).next_multiple_of(8);
+        let fits = self.bytes <= LARGEST_REPLY;
+        if fits {
+            self.entries.push(entry);
+        }
+        fits
+    }
 }
 
 /// The reply to a call that wakes, or the error.
@@ -277,9 +311,15 @@ impl Actor1 {
     /// The last decisions, the newest first.
     #[zbus(out_args("decisions"))]
     async fn history(&self, most: u32) -> Result<Vec<Dict>, Error> {
+        self.history_before(u64::MAX, most).await
+    }
+
+    /// The last decisions with a lower number than this, the newest first.
+    #[zbus(out_args("decisions"))]
+    async fn history_before(&self, number: u64, most: u32) -> Result<Vec<Dict>, Error> {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let history = self.requests.history(most).await.ok_or_else(ended)?;
-        Ok(history.iter().map(|finished| remembered(finished)).collect())
+        let history = self.requests.history(number, most).await.ok_or_else(ended)?;
+        Ok(Page::of(history.iter().map(|(number, finished)| remembered(*number, finished))))
     }
 
     /// Reads the configuration again.
@@ -299,8 +339,34 @@ impl Actor1 {
     /// Every domain that is known.
     #[zbus(out_args("domains"))]
     async fn list_domains(&self) -> Result<Vec<Dict>, Error> {
-        let list = self.requests.list().await.ok_or_else(ended)?;
-        Ok(list.into_iter().map(listed).collect())
+        let (mut page, mut last) = (Page::default(), None);
+        loop {
+            let list = self.requests.list(last).await.ok_or_else(ended)?;
+            let Some(end) = list.last() else { return Ok(page.entries) };
+            last = Some(end.id.clone());
+            if !list.into_iter().all(|domain| page.push(listed(domain))) {
+                return Err(Error::LimitExceeded(
+                    "there are more domains than one reply takes; call ListDomainsAfter until it replies none"
+                        .to_owned(),
+                ));
+            }
+        }
+    }
+
+    /// The first domains after this one; after the last one none.
+    #[zbus(out_args("domains"))]
+    async fn list_domains_after(&self, connection: &str, uuid: &str) -> Result<Vec<Dict>, Error> {
+        let after = match (connection, uuid) {
+            ("", "") => None,
+            (connection, uuid) => {
+                let uuid = uuid.parse().map_err(|_| {
+                    Error::InvalidArgument(format!("{} is no UUID, as ListDomains tells it", quoted(uuid)))
+                })?;
+                Some(Id { connection: connection.into(), uuid })
+            }
+        };
+        let list = self.requests.list(after).await.ok_or_else(ended)?;
+        Ok(Page::of(list.into_iter().map(listed)))
     }
 
     /// A decision about a domain was made.

@@ -1,7 +1,8 @@
 //! Which domain has which MAC address: in memory, so that a packet costs one look-up, however many
 //! domains there are.
 
-use std::collections::{BTreeSet, HashMap};
+use core::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Deserialize;
 use uuid::Uuid;
@@ -13,7 +14,7 @@ use crate::rules::DomainPattern;
 /// The known domains, by what identifies them and by MAC address.
 #[derive(Debug, Default)]
 pub struct Index {
-    entries: HashMap<Id, Entry>,
+    entries: BTreeMap<Id, Entry>,
     owners: HashMap<MacAddr, BTreeSet<Id>>,
     aliases: Vec<Alias>,
 }
@@ -180,12 +181,13 @@ impl Index {
         self.entries.get(id).filter(|entry| !entry.changing).map(|entry| entry.domain.state)
     }
 
-    /// All domains with their addresses, in no order.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
-        self.entries.values()
+    /// The domains with their addresses, in the order of their ids, from behind this one on.
+    pub fn after(&self, id: Option<&Id>) -> impl Iterator<Item = &Entry> {
+        let begin = id.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range((begin, Bound::Unbounded)).map(|(_, entry)| entry)
     }
 
-    /// All domains, in no order.
+    /// All domains, in the order of their ids.
     pub fn domains(&self) -> impl ExactSizeIterator<Item = &Domain> {
         self.entries.values().map(|entry| &entry.domain)
     }

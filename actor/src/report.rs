@@ -11,6 +11,30 @@ use crate::decision::{Outcome, Trigger};
 use crate::hypervisor::{Domain, Id};
 use crate::listen::Packet;
 
+/// The longest name of a domain that is told, in bytes: libvirt names files after domains (NAME_MAX,
+/// limits.h(0p)), but not every hypervisor does.
+const LONGEST_NAME: usize = 255;
+/// The longest rule that is told, in bytes.
+const LONGEST_RULE: usize = 2000;
+/// The longest reason that is told, in bytes.
+const LONGEST_REASON: usize = 1000;
+
+/// The text, cut off after so many bytes.
+#[must_use]
+pub fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most));
+        text.push('…');
+    }
+    text
+}
+
+/// A domain's name as it is told.
+#[must_use]
+pub fn told_name(name: &str) -> String {
+    cut(name.to_owned(), LONGEST_NAME)
+}
+
 /// What a decision is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
@@ -54,6 +78,26 @@ impl Subject {
     #[must_use]
     pub const fn trigger(&self) -> Trigger {
         if self.packet.is_some() { Trigger::Packet } else { Trigger::Call }
+    }
+}
+
+impl Finished {
+    /// The decision, made now, with texts of a bounded length: a thousand of them are remembered.
+    #[must_use]
+    pub fn new(mut subject: Subject, outcome: Outcome, reason: String, time: u64) -> Self {
+        subject.domain = subject.domain.map(|(id, name)| (id, cut(name, LONGEST_NAME)));
+        subject.rule = subject.rule.map(|rule| cut(rule, LONGEST_RULE));
+        Self { subject, outcome, reason: cut(reason, LONGEST_REASON), time }
+    }
+
+    /// About how much memory it takes, in bytes; more than its texts have.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let Subject { domain, rule, packet, .. } = &self.subject;
+        let name = domain.as_ref().map_or(0, |(_, name)| name.len());
+        let rule = rule.as_ref().map_or(0, String::len);
+        let packet = packet.as_ref().map_or(0, |packet| packet.details.size());
+        size_of::<Self>() + name + rule + packet + self.reason.len()
     }
 }
 
@@ -181,6 +225,19 @@ mod tests {
         assert!(logged(&finished, true).contains("two have it; more like this are only counted"));
         let line = logged(&finished, false);
         assert!(line.contains(&finished.to_string()) && !line.contains("counted"), "{line}");
+    }
+
+    #[test]
+    fn has_texts_of_a_bounded_length() {
+        let id = Id { connection: "qemu:///system".into(), uuid: uuid::Uuid::nil() };
+        let text = || "ü".repeat(10_000);
+        let mut subject = Subject::new(None, None, Some(text()), None);
+        subject.domain = Some((id, text()));
+        let finished = Finished::new(subject, Outcome::Failed, text(), 0);
+        assert_eq!(finished.domain().unwrap(), format!("{}…", "ü".repeat(127)));
+        assert_eq!(finished.subject.rule.as_deref().unwrap(), format!("{}…", "ü".repeat(1000)));
+        assert_eq!(finished.reason, format!("{}…", "ü".repeat(500)));
+        assert_eq!(cut("win11".to_owned(), 5), "win11");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What can be asked of the actor, and its answers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -10,7 +10,7 @@ use wakevirt_protocol::bus::PacketDetails;
 use crate::caller::Caller;
 use crate::config::Policy;
 use crate::decision::Outcome;
-use crate::hypervisor::{Domain, State};
+use crate::hypervisor::{Id, State};
 use crate::report::Finished;
 
 /// What can be asked of the actor.
@@ -33,17 +33,21 @@ pub enum Request {
         /// Who waits: whether it would wake, and why so.
         answer: oneshot::Sender<(bool, String)>,
     },
-    /// List the domains.
+    /// List some domains, in the order of their ids.
     List {
+        /// Those after this one.
+        after: Option<Id>,
         /// Who waits for the list.
         answer: oneshot::Sender<Vec<Listed>>,
     },
     /// Tell the last decisions, the newest first.
     History {
+        /// Those with a lower number than this.
+        before: u64,
         /// How many at most.
         most: usize,
-        /// Who waits for them.
-        answer: oneshot::Sender<Vec<Arc<Finished>>>,
+        /// Who waits for them, each with its number.
+        answer: oneshot::Sender<Vec<(u64, Arc<Finished>)>>,
     },
     /// Tell how often what came of a wake.
     Counts {
@@ -85,10 +89,12 @@ pub enum Answer {
 /// A domain in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// The domain, as it was when it last changed.
-    pub domain: Domain,
-    /// Its MAC addresses, aliases included.
-    pub macs: BTreeSet<MacAddr>,
+    /// What identifies it.
+    pub id: Id,
+    /// Its name.
+    pub name: String,
+    /// Its first MAC addresses, aliases included.
+    pub macs: Vec<MacAddr>,
     /// What it does, as far as the hypervisor is there to tell.
     pub state: State,
     /// The rule that allows a packet to wake it, if any does.
@@ -124,14 +130,14 @@ impl Requests {
         self.ask(|answer| Request::Explain { mac, details, answer }).await
     }
 
-    /// Lists the domains.
-    pub async fn list(&self) -> Option<Vec<Listed>> {
-        self.ask(|answer| Request::List { answer }).await
+    /// Lists the first domains after this one. Nothing comes after the last one.
+    pub async fn list(&self, after: Option<Id>) -> Option<Vec<Listed>> {
+        self.ask(|answer| Request::List { after, answer }).await
     }
 
-    /// The last decisions, the newest first.
-    pub async fn history(&self, most: usize) -> Option<Vec<Arc<Finished>>> {
-        self.ask(|answer| Request::History { most, answer }).await
+    /// The last decisions with a lower number than this, the newest first.
+    pub async fn history(&self, before: u64, most: usize) -> Option<Vec<(u64, Arc<Finished>)>> {
+        self.ask(|answer| Request::History { before, most, answer }).await
     }
 
     /// How often what came of a wake.

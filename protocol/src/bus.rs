@@ -22,6 +22,8 @@ pub const MAGIC_PACKET: &str = "MagicPacket";
 
 /// The most packets in one reply to `Replay`: some 40 KiB. A signal waits behind no more than that.
 pub const REPLAY_PAGE: usize = 128;
+/// The longest epoch that an announcer can have, in bytes.
+const MAX_EPOCH: usize = 64;
 
 /// The bus name of the actor.
 pub const ACTOR_NAME: &str = "org.wakevirt.Actor1";
@@ -138,10 +140,14 @@ pub trait Actor1 {
     fn explain(&self, mac: &str, details: HashMap<&str, zbus::Variant<'_>>) -> Result<(bool, String), Error>;
     /// The last decisions, the newest first.
     fn history(&self, most: u32) -> Result<Vec<Dict>, Error>;
+    /// The last decisions with a lower number than this, the newest first.
+    fn history_before(&self, number: u64, most: u32) -> Result<Vec<Dict>, Error>;
     /// Reads the configuration again.
     fn reload(&self) -> Result<(), Error>;
     /// Every domain that is known.
     fn list_domains(&self) -> Result<Vec<Dict>, Error>;
+    /// The first domains after this one; after the last one none. Two empty texts stand before the first one.
+    fn list_domains_after(&self, connection: &str, uuid: &str) -> Result<Vec<Dict>, Error>;
     /// A decision about a domain was made.
     #[zbus(signal)]
     fn wake_finished(&self, mac: &str, domain: &str, outcome: &str, details: Dict) -> zbus::Result<()>;
@@ -193,8 +199,8 @@ impl From<&Dict> for PacketDetails {
     fn from(dict: &Dict) -> Self {
         let text = |key| dict.get(key).and_then(|value| <&str>::try_from(value).ok());
         Self {
-            epoch: text("epoch").map(str::to_owned),
-            interface: text("interface").map(str::to_owned),
+            epoch: text("epoch").filter(|epoch| epoch.len() <= MAX_EPOCH).map(str::to_owned),
+            interface: text("interface").filter(|it| it.len() <= MAX_INTERFACE_NAME).map(str::to_owned),
             alternatives: alternatives(dict.get("interface-alternatives")),
             vlan: dict.get("vlan").and_then(|value| u16::try_from(value).ok()),
             source_mac: text("source-mac").and_then(|mac| mac.parse().ok()),
@@ -206,6 +212,13 @@ impl From<&Dict> for PacketDetails {
 }
 
 impl PacketDetails {
+    /// How many bytes its texts have.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let texts = self.epoch.iter().chain(&self.interface).chain(&self.alternatives);
+        texts.map(|text| size_of::<String>() + text.len()).sum()
+    }
+
     /// All names of the ingress interface; none where it is not known.
     pub fn interface_names(&self) -> impl Iterator<Item = &str> {
         let alternatives = self.interface.iter().flat_map(|_| &self.alternatives);

@@ -102,6 +102,53 @@ fn a_decision_is_explained_and_nothing_is_done() {
     assert_eq!(call(&host, "History", &["uint32 10"]).unwrap(), "(@aa{sv} [],)");
 }
 
+/// What a reply tells under this key, of each entry.
+fn told(reply: &str, key: &str) -> Vec<String> {
+    let before = format!("'{key}': <'");
+    let parts = reply.split(&before).skip(1);
+    parts.map(|part| part.split('\'').next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn many_domains_with_one_address_are_listed_in_parts_and_named_in_part() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let libvirtd = Libvirtd::start(&host);
+    host.write("/run/domain.xml", &test_domain("vm@", MAC));
+    host.sh("mkdir /run/crowd; for i in $(seq 2000); do sed s/@/$i/ /run/domain.xml >/run/crowd/$i; done");
+    let define: String = (1..=2000).map(|number| format!("define /run/crowd/{number};")).collect();
+    let _ = libvirtd.virsh(TEST, &[&define]);
+    let _actor = actor(&host, "[[allow]]\ndomain = \"*\"\n");
+
+    let error = call(&host, "ListDomains", &[]).unwrap_err();
+    assert_eq!(error.name, "org.wakevirt.Error.LimitExceeded", "{error:?}");
+    assert!(error.message.contains("ListDomainsAfter"), "{error:?}");
+    let (mut uuids, mut last) = (Vec::new(), [String::new(), String::new()]);
+    loop {
+        let after = last.each_ref().map(|text| format!("'{text}'"));
+        let page = call(&host, "ListDomainsAfter", &after.each_ref().map(String::as_str)).unwrap();
+        let (connections, found) = (told(&page, "connection"), told(&page, "uuid"));
+        let (Some(connection), Some(uuid)) = (connections.last(), found.last()) else { break };
+        last = [connection.clone(), uuid.clone()];
+        uuids.extend(found);
+    }
+    let distinct: std::collections::BTreeSet<&String> = uuids.iter().collect();
+    // The test driver has one of its own.
+    assert_eq!((uuids.len(), distinct.len()), (2001, 2001));
+    let error = call(&host, "ListDomainsAfter", &["'a'", "'b'"]).unwrap_err();
+    assert_eq!(error.name, "org.wakevirt.Error.InvalidArgument");
+
+    let error = call(&host, "Wake", &[&format!("'{MAC}'")]).unwrap_err();
+    assert_eq!(error.name, "org.wakevirt.Error.Ambiguous");
+    assert!(error.message.contains(" and 1997 more are meant") && error.message.len() < 1000, "{error:?}");
+    let (_, reason) = explain(&host, MAC, "@a{sv} {}");
+    assert!(reason.contains(" and 1997 more are meant") && reason.len() < 1000, "{reason}");
+    let history = call(&host, "History", &["uint32 4294967295"]).unwrap();
+    assert!(history.contains("'number': <uint64 1>") && history.len() < 2000, "{history}");
+    assert_eq!(call(&host, "HistoryBefore", &["uint64 1", "uint32 10"]).unwrap(), "(@aa{sv} [],)");
+}
+
 #[test]
 fn the_configuration_is_read_again() {
     privileged!();

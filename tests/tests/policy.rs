@@ -164,13 +164,21 @@ fn the_actor_is_called_only_by_those_who_may() {
         let _actor = actor(&host, "nothing");
         let (mac, nothing) = (format!("'{MAC}'"), "@a{sv} {}");
         for user in EVERYONE {
-            let reading: [(&str, &[&str]); 3] =
-                [("ListDomains", &[]), ("History", &["uint32 10"]), ("Explain", &[&mac, nothing])];
+            let reading: [(&str, &[&str]); 5] = [
+                ("ListDomains", &[]),
+                ("ListDomainsAfter", &["''", "''"]),
+                ("History", &["uint32 10"]),
+                ("HistoryBefore", &["uint64 10", "uint32 10"]),
+                ("Explain", &[&mac, nothing]),
+            ];
             for (method, arguments) in reading {
                 let reply = host.call(user, ACTOR_INTERFACE, method, arguments);
                 match (user, reply) {
                     (User::Root | User::Actor | User::Member | User::Listener, Ok(reply)) => {
-                        assert!(method == "History" || reply.contains("vm1"), "{bus:?}: {user:?}: {reply}");
+                        assert!(
+                            method.starts_with("History") || reply.contains("vm1"),
+                            "{bus:?}: {user:?}: {reply}"
+                        );
                     }
                     (User::Capture | User::Stranger, Err(error)) => {
                         assert_eq!(error.name, DENIED, "{bus:?}: {user:?} calls {method}");

@@ -5,23 +5,34 @@ use std::sync::Arc;
 
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
+use wakevirt_service::logs::quoted;
 
 use super::lines::{Kind, Verdict};
 use super::{Actor, Caller, ambiguous, now};
 use crate::decision::{self, Action, Admission, Outcome, Presented, Trigger, act, admit};
 use crate::hypervisor::{Domain, Id, State};
-use crate::report::{Finished, Subject};
+use crate::report::{Finished, Subject, told_name};
 use crate::request::{Answer, Counts, Listed};
 use crate::rules::Paused;
 
 /// Decisions that are remembered.
 const REMEMBERED: usize = 1000;
+/// How much memory they may take, in bytes.
+const REMEMBERED_BYTES: usize = 1024 * 1024;
+/// Domains that are listed at once. Who asks for more asks again.
+pub(super) const LISTED: usize = 256;
+/// Addresses of a domain that are listed.
+const LISTED_MACS: usize = 256;
 
 /// What is remembered of decisions.
 #[derive(Default)]
 pub(super) struct Records {
     counts: Counts,
-    history: VecDeque<Arc<Finished>>,
+    /// The newest first; each is numbered, from 1 on.
+    history: VecDeque<(u64, Arc<Finished>)>,
+    decisions: u64,
+    /// How much memory the history takes.
+    bytes: usize,
     last_wakes: HashMap<Id, LastWake>,
 }
 
@@ -35,8 +46,13 @@ struct LastWake {
 impl Records {
     fn add(&mut self, finished: &Arc<Finished>) {
         *self.counts.outcomes.entry(finished.outcome).or_default() += 1;
-        self.history.truncate(REMEMBERED - 1);
-        self.history.push_front(Arc::clone(finished));
+        self.decisions += 1;
+        self.bytes += finished.size();
+        self.history.push_front((self.decisions, Arc::clone(finished)));
+        while self.history.len() > REMEMBERED || self.bytes > REMEMBERED_BYTES {
+            let Some((_, oldest)) = self.history.pop_back() else { break };
+            self.bytes -= oldest.size();
+        }
         if let (true, Some((id, _))) = (finished.outcome.is_success(), &finished.subject.domain) {
             let last_wake = LastWake { time: finished.time, at: tokio::time::Instant::now() };
             self.last_wakes.insert(id.clone(), last_wake);
@@ -56,8 +72,9 @@ impl Records {
         self.last_wakes.get(id).map(|last_wake| last_wake.at)
     }
 
-    pub(super) fn history(&self, most: usize) -> Vec<Arc<Finished>> {
-        self.history.iter().take(most).cloned().collect()
+    /// The last decisions before the one of this number, the newest first.
+    pub(super) fn history(&self, before: u64, most: usize) -> Vec<(u64, Arc<Finished>)> {
+        self.history.iter().filter(|(number, _)| *number < before).take(most).cloned().collect()
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -75,7 +92,7 @@ impl Actor {
         callers: Vec<Caller>,
     ) {
         self.changed = true;
-        let finished = Arc::new(Finished { subject, outcome, reason, time: now() });
+        let finished = Arc::new(Finished::new(subject, outcome, reason, now()));
         match self.may_log(&finished) {
             Verdict::Log => finished.log(false),
             Verdict::LogLast => finished.log(true),
@@ -99,13 +116,15 @@ impl Actor {
         self.lines.ask(Kind::of(finished), tokio::time::Instant::now())
     }
 
-    pub(super) fn list(&self) -> Vec<Listed> {
-        let listed = self.index.entries().map(|entry| Listed {
+    /// The first domains after this one, in the order of their ids.
+    pub(super) fn list(&self, after: Option<&Id>) -> Vec<Listed> {
+        let listed = self.index.after(after).take(LISTED).map(|entry| Listed {
+            id: entry.domain.id.clone(),
+            name: told_name(&entry.domain.name),
             state: self.known_state(&entry.domain),
             rule: entry.macs.iter().find_map(|mac| self.policy.rules.allowing(&entry.domain, *mac)),
             last_wake: self.records.last_wakes.get(&entry.domain.id).map(|last_wake| last_wake.time),
-            macs: entry.macs.clone(),
-            domain: entry.domain.clone(),
+            macs: entry.macs.iter().take(LISTED_MACS).copied().collect(),
         });
         listed.collect()
     }
@@ -124,17 +143,20 @@ impl Actor {
         let (domain, by, paused) = match admit(self.index.find(mac), &self.policy.rules, mac, asker) {
             Admission::Unknown => return (false, format!("no domain that is known has {mac}")),
             Admission::Ambiguous(domains) => return (false, ambiguous(&domains)),
-            Admission::NotAllowed(domain) => return (false, format!("no rule allows {}", domain.name)),
+            Admission::NotAllowed(domain) => {
+                return (false, format!("no rule allows {}", quoted(&domain.name)));
+            }
             Admission::Refused(domain, rule) => {
                 let reason = format!(
                     "{} is allowed by the rule {rule}, which does not take packets {}",
-                    domain.name,
+                    quoted(&domain.name),
                     rule.refused(details)
                 );
                 return (false, reason);
             }
             Admission::BadPassword(domain, rule) => {
-                let reason = format!("{} needs the SecureOn password of the rule {rule}", domain.name);
+                let reason =
+                    format!("{} needs the SecureOn password of the rule {rule}", quoted(&domain.name));
                 return (false, reason);
             }
             Admission::FetchPassword(domain, rule) => {
@@ -143,7 +165,7 @@ impl Actor {
             Admission::Admitted(domain, grant) => (domain, grant.rule.unwrap_or_default(), grant.paused),
         };
         let (would_wake, what) = self.outlook(domain, paused);
-        (would_wake, format!("{} is allowed by the rule {by}; {what}", domain.name))
+        (would_wake, format!("{} is allowed by the rule {by}; {what}", quoted(&domain.name)))
     }
 
     fn outlook(&self, domain: &Domain, paused: Paused) -> (bool, String) {
@@ -161,6 +183,44 @@ impl Actor {
             Action::WakeUp => (true, "it would be woken up".to_owned()),
             Action::AwaitOff => (true, "it would be started once it has shut down".to_owned()),
             Action::AwaitPause => (true, format!("it is {}, and would be looked at again", domain.state)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_history_is_bounded_in_count_and_memory() {
+        let finished = |length| {
+            let id = Id { connection: "test:///".into(), uuid: uuid::Uuid::nil() };
+            let text = || "ü".repeat(length);
+            let mut subject = Subject::new(None, None, Some(text()), None);
+            subject.domain = Some((id, text()));
+            Arc::new(Finished::new(subject, Outcome::Failed, text(), 0))
+        };
+        for (length, least) in [(1, REMEMBERED), (100_000, 250)] {
+            let mut records = Records::default();
+            for number in 1..=5000 {
+                records.add(&finished(length));
+                let kept: usize = records.history.iter().map(|(_, it)| it.size()).sum();
+                assert_eq!(records.bytes, kept);
+                assert!(kept <= REMEMBERED_BYTES && records.history.len() <= REMEMBERED);
+                assert_eq!(records.history(u64::MAX, 1)[0].0, number, "the newest is always kept");
+            }
+            let whole = records.history(u64::MAX, usize::MAX);
+            assert!((least..=REMEMBERED).contains(&whole.len()), "{}", whole.len());
+            // Page by page it is the same.
+            let mut numbers = vec![u64::MAX];
+            loop {
+                let page = records.history(*numbers.last().unwrap(), 7);
+                if page.is_empty() {
+                    break;
+                }
+                numbers.extend(page.iter().map(|(number, _)| *number));
+            }
+            assert_eq!(numbers[1..], whole.iter().map(|(number, _)| *number).collect::<Vec<_>>());
         }
     }
 }

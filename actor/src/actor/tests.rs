@@ -356,7 +356,7 @@ async fn what_is_known_stays_known_while_the_hypervisor_is_away() {
     bench.update(Update::Down(URI.into())).await;
     bench.packet(1).await;
     assert_eq!(bench.call(2).await, Err("away"), "perhaps there is one, nobody knows");
-    let list = bench.requests.list().await.unwrap();
+    let list = bench.requests.list(None).await.unwrap();
     assert_eq!((list.len(), list[0].state), (1, State::Unknown));
     bench.update(up(&fake, vec![])).await;
     assert_eq!(bench.finished().await, (1, Outcome::Failed), "it was undefined meanwhile");
@@ -387,7 +387,7 @@ async fn a_packet_waits_for_the_first_list_of_domains() {
     let mut bench = away(rules(&["vm*"]));
     bench.packet(9).await;
     bench.packet(1).await;
-    assert!(bench.requests.list().await.unwrap().is_empty());
+    assert!(bench.requests.list(None).await.unwrap().is_empty());
     bench.update(up(&fake, vec![domain(1, &[1])])).await;
     assert_eq!(bench.finished().await, (1, Outcome::Started));
     assert_eq!(bench.requests.counts().await.unwrap().unknown, 1);
@@ -550,10 +550,52 @@ async fn a_refused_copy_does_not_swallow_an_allowed_one() {
     let mut outcomes = [bench.finished().await.1, bench.finished().await.1, bench.finished().await.1];
     outcomes.sort_by_key(|outcome| outcome.as_str());
     assert_eq!(outcomes, [Outcome::NotAllowed, Outcome::NotAllowed, Outcome::Started]);
-    let history = bench.requests.history(2).await.unwrap();
+    let history = bench.requests.history(u64::MAX, 2).await.unwrap();
     assert_eq!(history.len(), 2);
     let counts = bench.requests.counts().await.unwrap();
     assert_eq!(counts.outcomes, HashMap::from([(Outcome::NotAllowed, 2), (Outcome::Started, 1)]));
+}
+
+#[tokio::test]
+async fn many_domains_with_one_address_are_told_in_part() {
+    let fake = Fake::new(&[], &[]);
+    let numbered = |number: u128| {
+        let uuid = Uuid::from_u128(number);
+        let id = Id { connection: URI.into(), uuid };
+        Domain {
+            id,
+            name: format!("vm{number:04}"),
+            macs: [mac(1)].into(),
+            opt_in: false,
+            state: State::ShutOff,
+        }
+    };
+    let bench = bench(&fake, (0..2000).map(numbered).collect()).await;
+    for _ in 0..1150 {
+        bench.packet(1).await;
+    }
+    let counted =
+        || async { bench.requests.counts().await.unwrap().outcomes.get(&Outcome::Ambiguous).copied() };
+    while counted().await != Some(1150) {}
+    let history = bench.requests.history(u64::MAX, usize::MAX).await.unwrap();
+    assert_eq!(history.len(), 1000);
+    for (_, finished) in &history {
+        assert!(finished.reason.starts_with("\"vm0000\" of fake:/// and \"vm0001\" of"), "{finished}");
+        assert!(finished.reason.contains(" and 1997 more are meant") && finished.size() < 1000, "{finished}");
+    }
+    let (would_wake, reason) = bench.requests.explain(mac(1), PacketDetails::default()).await.unwrap();
+    assert!(!would_wake && reason.contains(" and 1997 more are meant") && reason.len() < 500, "{reason}");
+    // The list comes in parts, each domain once.
+    let mut ids: Vec<Id> = Vec::new();
+    loop {
+        let list = bench.requests.list(ids.last().cloned()).await.unwrap();
+        if list.is_empty() {
+            break;
+        }
+        assert!(list.len() <= answers::LISTED);
+        ids.extend(list.into_iter().map(|listed| listed.id));
+    }
+    assert_eq!(ids, (0..2000).map(|number| numbered(number).id).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -613,13 +655,13 @@ async fn wakes_by_name_and_explains() {
 async fn lists_what_is_known_and_when_it_was_woken() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let bench = bench(&fake, vec![domain(1, &[1])]).await;
-    let list = bench.requests.list().await.unwrap();
+    let list = bench.requests.list(None).await.unwrap();
     assert_eq!(list.len(), 1);
     assert_eq!(list[0].rule.as_deref(), Some("domain = \"vm*\""));
     assert_eq!((list[0].state, list[0].last_wake), (State::ShutOff, None));
     let before = now();
     assert_eq!(bench.call(1).await, Ok(Outcome::Started));
-    let woken = bench.requests.list().await.unwrap()[0].last_wake.unwrap();
+    let woken = bench.requests.list(None).await.unwrap()[0].last_wake.unwrap();
     assert!((before..=now()).contains(&woken));
 }
 
@@ -674,7 +716,7 @@ async fn the_next_process_takes_up_what_was_under_way() {
     let mut second = remembering(rules(&["vm*"]), memory, state);
     second.update(up(&again, vec![domain(1, &[1]), domain(2, &[2])])).await;
     assert_eq!(second.finished().await, (1, Outcome::Started));
-    second.requests.list().await.unwrap();
+    second.requests.list(None).await.unwrap();
     assert_eq!(again.starts(), [uuid(1)], "what was done is not done again");
     assert!(open().1.intents.is_empty());
     fake.release();
@@ -691,15 +733,15 @@ async fn what_was_under_way_in_two_crashes_is_given_up() {
     first.packet(1).await;
     // The answer comes after the packet was taken and written down.
     while Memory::kept(folder.path()).intents.is_empty() {
-        let _ = first.requests.list().await;
+        let _ = first.requests.list(None).await;
     }
     drop(Memory::at(folder.path()));
     let (memory, state) = Memory::at(folder.path());
     assert_eq!((state.intents.len(), state.given_up.len()), (0, 1));
     let mut third = remembering(rules(&["vm*"]), memory, state);
     assert_eq!(third.finished().await, (1, Outcome::Failed));
-    let history = third.requests.history(10).await.unwrap();
-    assert!(history[0].reason.contains("crashed twice"), "{}", history[0].reason);
+    let history = third.requests.history(u64::MAX, 10).await.unwrap();
+    assert!(history[0].1.reason.contains("crashed twice"), "{history:?}");
     third.update(up(&fake, vec![domain(1, &[1]), domain(2, &[2])])).await;
     third.packet(2).await;
     assert_eq!(third.finished().await, (2, Outcome::Started));

@@ -9,7 +9,7 @@ use zbus::object_server::Interface as _;
 
 use super::*;
 use crate::caller::Authority;
-use crate::hypervisor::{Domain, Id, State};
+use crate::hypervisor::{Id, State};
 use crate::listen::Packet;
 use crate::report::Subject;
 
@@ -108,16 +108,14 @@ fn details_have_the_keys_that_apply() {
 
 #[test]
 fn an_entry_of_the_list_has_the_keys_that_apply() {
-    let macs = std::collections::BTreeSet::from([MAC]);
-    let domain = Domain {
+    let entry = listed(Listed {
         id: id(),
         name: "win11".to_owned(),
-        macs: macs.clone(),
-        opt_in: false,
+        macs: vec![MAC],
         state: State::Running,
-    };
-    let rule = Some("mac = \"*\"".to_owned());
-    let entry = listed(Listed { domain, macs, state: State::Running, rule, last_wake: Some(1) });
+        rule: Some("mac = \"*\"".to_owned()),
+        last_wake: Some(1),
+    });
     let expected = [
         ("allowed", "b"),
         ("connection", "s"),
@@ -132,15 +130,37 @@ fn an_entry_of_the_list_has_the_keys_that_apply() {
 }
 
 #[test]
+fn a_reply_takes_so_many_bytes_and_no_more() {
+    let domain = |name: String| {
+        let macs = vec![MAC; 256];
+        listed(Listed { id: id(), name, macs, state: State::Running, rule: None, last_wake: None })
+    };
+    let entry = || domain("a".repeat(255));
+    let fitting = Page::of(std::iter::repeat_with(entry).take(10_000));
+    let size = *serialized_size(Context::new(LE, 0), &fitting).unwrap();
+    let one = *serialized_size(Context::new(LE, 0), &entry()).unwrap();
+    assert!((LARGEST_REPLY - 2 * one..=LARGEST_REPLY + 8).contains(&size), "{size}, each {one}");
+    assert!(one < 16 * 1024, "so that a page always has some: {one}");
+    assert_eq!(Page::of(std::iter::empty()).len(), 0);
+}
+
+#[test]
 fn a_decision_of_the_past_tells_what_its_signal_told() {
     let Answer::Finished(finished) = finished(Outcome::Started, None) else { unreachable!() };
     let caller = Some(Caller { user: 1000, by: Authority::Group });
     let subject = Subject { caller, ..finished.subject.clone() };
     let finished = Finished { subject, ..Finished::clone(&finished) };
-    let entry = remembered(&finished);
+    let entry = remembered(7, &finished);
     // The signal goes to everyone, and does not tell who called.
-    let own =
-        [("authority", "s"), ("caller", "u"), ("domain", "s"), ("mac", "s"), ("outcome", "s"), ("time", "t")];
+    let own = [
+        ("authority", "s"),
+        ("caller", "u"),
+        ("domain", "s"),
+        ("mac", "s"),
+        ("number", "t"),
+        ("outcome", "s"),
+        ("time", "t"),
+    ];
     let mut expected = signatures(&entry);
     expected.retain(|key, _| !details(&finished).contains_key(key));
     assert_eq!(expected, own.map(|(key, signature)| (key, signature.to_owned())).into());

@@ -65,16 +65,16 @@ pub fn decision() -> (BTreeSet<String>, BTreeSet<String>) {
         ..finished.clone()
     };
     let history: BTreeSet<String> =
-        [&finished, &called].into_iter().flat_map(|it| keys(&actor::remembered(it))).collect();
+        [&finished, &called].into_iter().flat_map(|it| keys(&actor::remembered(1, it))).collect();
     let besides = history.difference(&signal).cloned().collect();
     (signal, besides)
 }
 
 /// The keys of an entry of `ListDomains` with their types.
 pub fn listed() -> BTreeSet<String> {
-    let macs = [MAC].into();
+    let Domain { id, name, state, .. } = domain();
     let rule = Some("rule".to_owned());
-    keys(&actor::listed(Listed { domain: domain(), macs, state: State::Running, rule, last_wake: Some(1) }))
+    keys(&actor::listed(Listed { id, name, macs: vec![MAC], state, rule, last_wake: Some(1) }))
 }
 
 /// How a wake can end.
