@@ -9,7 +9,7 @@ use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
 use wakevirt_tests::host::{Host, project, succeed};
 use wakevirt_tests::inventory::Inventory;
-use wakevirt_tests::privileged;
+use wakevirt_tests::{privileged, wait};
 
 /// Where the administrator has built.
 const CHECKOUT: &str = "/root/wakevirt";
@@ -63,14 +63,27 @@ fn is_installed_and_uninstalled(bus: Kind) {
     let new = ["wakevirt-capture", "wakevirt-actor"].map(|unit| debian.main_process(unit));
     assert!(old[0] != new[0] && old[1] != new[1], "the old version still runs");
 
+    start_for_a_user(&debian);
     debian.write("/etc/wakevirt/actor.toml", "");
     debian.sh(&format!("cd {CHECKOUT} && scripts/install uninstall"));
+    assert_eq!(debian.sh("pgrep --uid bob --list-name 'wakevirt|libvirtd' || true"), "");
     // It says that the users, the groups and /etc/wakevirt are left. The actor's memory ends with the boot.
     // Debian 13 has /usr/local/libexec from the start; it stays on Debian 12 as well.
     let stays =
         ["wakevirt-capture:", "wakevirt-actor:", "wakevirt:", " /etc/wakevirt", "/run/wakevirt-actor"];
     Inventory::running(|line| debian.sh(line))
-        .assert_is(&before, &[stays.as_slice(), &[" /usr/local/libexec "]].concat());
+        .assert_is(&before, &[stays.as_slice(), &[" /usr/local/libexec ", "bob", "/run/user/"]].concat());
+}
+
+/// Starts the actor of a user, and with it the user's libvirt daemon.
+fn start_for_a_user(debian: &Debian<'_>) {
+    debian.sh("useradd --user-group --create-home bob && loginctl enable-linger bob");
+    let manager = "systemctl is-active user@$(id --user bob).service || true";
+    wait::until_true("the user's service manager", || debian.sh(manager) == "active\n");
+    debian.in_session("bob", "systemctl --user start wakevirt-actor");
+    wait::until_true("the user's libvirt daemon", || {
+        debian.sh("pgrep --uid bob --exact --count libvirtd || true") == "1\n"
+    });
 }
 
 #[test]

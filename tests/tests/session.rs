@@ -6,7 +6,8 @@ use std::process::Command;
 use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, ACTOR_PATH, CAPTURE_NAME};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
-use wakevirt_tests::host::{Host, PROGRAMS, User, succeed};
+use wakevirt_tests::guard::PATH;
+use wakevirt_tests::host::{Host, PROGRAMS, User, project, succeed};
 use wakevirt_tests::net::Peer;
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, proc, wait};
@@ -199,4 +200,37 @@ fn a_users_own_actor_wakes_the_users_machine() {
     session.virsh(URI, &["destroy", "vm1"]);
     actor.stop();
     libvirtd.stop();
+}
+
+/// Starts what a user's unit for libvirt's daemon runs, with stubs in the place of the daemons that are named.
+fn session_daemon(host: &Host, stubs: &[&str]) -> Process {
+    for name in stubs {
+        let stub = format!("{RUNTIME}/bin/{name}");
+        host.write(&stub, "#!/bin/sh\necho \"this is ${0##*/}\"\n");
+        host.sh(&format!("chmod 755 {stub}"));
+    }
+    let script = project().join("systemd/user/session-libvirtd");
+    let mut command = as_user(host, "sh");
+    Process::start("session-libvirtd", command.arg(script).env("PATH", format!("{RUNTIME}/bin:{PATH}")))
+}
+
+#[test]
+fn the_users_daemon_is_virtqemud_where_it_is_installed() {
+    privileged!();
+    let host = Host::new();
+    let _session = Session::start(&host);
+    let _ = session_daemon(&host, &["libvirtd"]).log().wait_for("this is libvirtd");
+    let _ = session_daemon(&host, &["virtqemud"]).log().wait_for("this is virtqemud");
+}
+
+#[test]
+fn the_users_daemon_does_not_wait_for_one_that_is_gone() {
+    privileged!();
+    let host = Host::new();
+    let _session = Session::start(&host);
+    // A file that a killed daemon has left; another process has its number now.
+    for left in ["1\n", "", "99999999"] {
+        host.write(&format!("{RUNTIME}/libvirt/libvirtd.pid"), left);
+        let _ = session_daemon(&host, &["libvirtd"]).log().wait_for("this is libvirtd");
+    }
 }
