@@ -41,16 +41,22 @@ fn groups(site: &Site<'_>) -> String {
 /// A domain as virt-manager makes one, and its MAC address: on a network of libvirt, with a volume and a filter.
 const OTHER: &str = "other";
 const OTHERS_MAC: &str = "52:54:00:12:34:57";
+/// The same with a serial line to a program that does not run: QEMU ends when it has set up everything else.
+const BROKEN: &str = "broken";
+const BROKENS_MAC: &str = "52:54:00:12:34:58";
+const SERIAL: &str = "<serial type='unix'><source mode='connect' path='/run/nobody'/></serial>";
 
-/// Defines that domain and what it uses. A packet may wake it.
-fn define_other(site: &Site<'_>) {
-    let devices = format!(
-        "<interface type='network'><mac address='{OTHERS_MAC}'/><source network='own'/><model type='virtio'/>
-           <filterref filter='no-mac-spoofing'/></interface>
-         <disk type='volume' device='disk'><driver name='qemu' type='raw'/><source pool='own' volume='disk'/>
-           <target dev='hda' bus='ide'/></disk>"
-    );
-    site.debian.write("/root/other.xml", &qemu_domain_with(OTHER, &devices));
+/// Defines those domains and what they use. A packet may wake them.
+fn define_others(site: &Site<'_>) {
+    for (name, mac, more) in [(OTHER, OTHERS_MAC, ""), (BROKEN, BROKENS_MAC, SERIAL)] {
+        let devices = format!(
+            "<interface type='network'><mac address='{mac}'/><source network='own'/><model type='virtio'/>
+               <filterref filter='no-mac-spoofing'/></interface>
+             <disk type='volume' device='disk'><driver name='qemu' type='raw'/><source pool='own' volume='disk'/>
+               <target dev='hda' bus='ide'/></disk>{more}"
+        );
+        site.debian.write(&format!("/root/{name}.xml"), &qemu_domain_with(name, &devices));
+    }
     site.debian.write(
         "/root/network.xml",
         "<network><name>own</name><forward mode='bridge'/><bridge name='br0'/></network>",
@@ -65,10 +71,11 @@ fn define_other(site: &Site<'_>) {
         "pool-autostart own",
         "vol-create-as own disk 1M",
         "define /root/other.xml",
+        "define /root/broken.xml",
     ] {
         site.virsh(line);
     }
-    let rule = format!("[[allow]]\ndomain = \"{OTHER}\"\n");
+    let rule = format!("[[allow]]\ndomain = \"{OTHER}\"\n[[allow]]\ndomain = \"{BROKEN}\"\n");
     site.debian.write("/etc/wakevirt/actor.d/other.toml", &rule);
     site.debian.sh("systemctl reload wakevirt-actor");
 }
@@ -79,6 +86,17 @@ fn wake_other(site: &Site<'_>, send: &str) {
     site.lan.sh(&send.replace(MAC, OTHERS_MAC));
     wait::until_true("the other domain to run", || site.virsh(&format!("domstate {OTHER}")) == "running");
     site.virsh(&format!("destroy {OTHER}"));
+}
+
+/// Sends a packet for the broken domain: its start fails, and leaves no port and no filter behind.
+fn fail_to_wake_broken(site: &Site<'_>, send: &str) {
+    site.lan.sh(&send.replace(MAC, BROKENS_MAC));
+    let journal = || site.debian.journal("wakevirt-actor");
+    wait::until_true("the start to fail", || journal().contains(&format!("failed: domain \"{BROKEN}\"")));
+    assert!(journal().contains("/run/nobody"), "QEMU has to be what fails:\n{}", journal());
+    wait::until_true("nothing to be left", || {
+        site.virsh("net-port-list own").is_empty() && site.virsh("nwfilter-binding-list").is_empty()
+    });
 }
 
 /// Whether the domain was destroyed by this line of shell. If not, libvirt has refused it.
@@ -108,7 +126,7 @@ fn fewer_rights_are_switched_on_and_off_as_the_page_says() {
     assert!(destroys(&site, "root", &destroy), "without the driver it may do everything");
     cool_down();
 
-    define_other(&site);
+    define_others(&site);
     let as_it_was = configuration(&site);
     let [switch_on] = commands("Switch it on");
     site.debian.sh(&switch_on);
@@ -120,6 +138,7 @@ fn fewer_rights_are_switched_on_and_off_as_the_page_says() {
         wait_for_rights(&site, &show, "restricted by libvirt's access driver");
         assert_eq!(groups(&site), "");
         wake_other(&site, send);
+        fail_to_wake_broken(&site, send);
         site.wake(send);
         assert!(!destroys(&site, "root", &destroy), "rebooted: {rebooted}");
         assert!(destroys(&site, MEMBER, &by_member), "the second rule keeps the group's rights");
