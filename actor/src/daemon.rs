@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 use wakevirt_service::bus::{Address, keep};
-use wakevirt_service::lifecycle::{self, Signal, Signals};
+use wakevirt_service::lifecycle::{self, Signal, Signals, Trouble};
 use wakevirt_service::logs::Logs;
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
@@ -138,8 +138,14 @@ async fn obey(
         let result = Config::load(options).map_err(|error| error.to_string());
         let told = result.as_ref().map(drop).map_err(Clone::clone);
         match result {
-            Ok(new) => config = put_in_force(new, config, logs, requests, named).await,
-            Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+            Ok(new) => {
+                config = put_in_force(new, config, logs, requests, named).await;
+                lifecycle::end_trouble(Trouble::Reload);
+            }
+            Err(error) => {
+                tracing::error!("the configuration stays as it was: {error}");
+                lifecycle::begin_trouble(Trouble::Reload, &format!("the last reload failed: {error}"));
+            }
         }
         // A caller who does not wait any more needs no answer.
         caller.map(|caller: oneshot::Sender<_>| caller.send(told));

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{CAPTURE_NAME, Dict, PacketDetails, REPLAY_PAGE};
 use wakevirt_service::bus::Error;
+use wakevirt_service::lifecycle::{self, Trouble};
 use wakevirt_service::logs::{Quota, quoted};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, Message, MessageStream};
@@ -238,6 +239,7 @@ impl<'a> Listener<'a> {
         self.replay = match &name {
             // What it remembers is not known yet.
             Some(name) => {
+                lifecycle::end_trouble(Trouble::Capture);
                 tracing::info!("hearing the announcer, {CAPTURE_NAME} ({name})");
                 Replay::Due
             }
@@ -269,6 +271,10 @@ impl<'a> Listener<'a> {
 
     fn warn(&mut self) {
         self.warn_at = None;
+        lifecycle::begin_trouble(
+            Trouble::Capture,
+            "no packet wakes anything: wakevirt-capture.service does not run",
+        );
         tracing::warn!(
             "nobody announces magic packets: {CAPTURE_NAME} is not on the bus; start wakevirt-capture.service"
         );

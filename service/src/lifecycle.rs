@@ -1,5 +1,6 @@
 //! What the service manager and the administrator say, and what is said to them: signals, readiness.
 
+mod status;
 mod watchdog;
 
 use std::io;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{self, SignalKind};
 
+pub use status::{Trouble, begin_trouble, end_trouble, status};
 pub use watchdog::Watchdog;
 
 /// How long a start that fails takes, where a service manager waits for it.
@@ -63,12 +65,7 @@ impl Signals {
 /// Tells the service manager that the service is ready, and what it does.
 pub fn ready(status: &str) {
     READY.store(true, Ordering::Relaxed);
-    notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
-}
-
-/// Tells the service manager what the service does, for people to read.
-pub fn status(status: &str) {
-    notify(&[NotifyState::Status(&one_line(status))]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&status::work(status))]);
 }
 
 /// Tells the service manager that the service is about to end.
@@ -103,11 +100,6 @@ fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!("cannot tell the service manager {state:?}: {error}");
     }
-}
-
-/// A line break would begin another statement to the service manager: sd_notify(3).
-fn one_line(text: &str) -> String {
-    text.replace(char::is_control, " ")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use wakevirt_tests::bus::{Bus, CallError, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
-use wakevirt_tests::privileged;
+use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";
 const OTHER_MAC: &str = "52:54:00:01:02:04";
@@ -175,6 +175,31 @@ fn the_configuration_is_read_again() {
         assert!(error.message.contains(says), "{error:?}");
         assert!(explain(&host, MAC, "@a{sv} {}").0, "{bad}");
     }
+    // The status keeps it until a reload succeeds. A change of the domains tells the status anew.
+    let says = "the last reload failed: ";
+    let status = || actor.notices().all().pop().unwrap_or_default();
+    assert!(status().contains(says), "{}", status());
+    libvirtd.define(TEST, &test_domain("vm2", OTHER_MAC));
+    let line = actor.notices().wait_for("3 domains");
+    assert!(line.contains(says) && line.contains("at most \"7days\""), "{line}");
+    host.write(actor.config_file(), &config(""));
+    assert_eq!(call(&host, "Reload", &[]).unwrap(), "()");
+    wait::until_true("a status without it", || !status().contains(says));
+}
+
+#[test]
+fn the_status_says_that_no_capture_runs() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let _libvirtd = Libvirtd::start(&host);
+    let actor = actor(&host, "");
+    let says = "wakevirt-capture.service does not run";
+    let _ = actor.notices().wait_for(says);
+    let _capture = Daemon::capture(&host).start();
+    wait::until_true("a status without it", || {
+        actor.notices().all().last().is_some_and(|status| !status.contains(says))
+    });
 }
 
 #[test]
@@ -191,13 +216,13 @@ fn the_name_of_a_domain_is_no_glob() {
     assert!(!explain(&host, MAC, "@a{sv} {}").0);
     // Nor is it one because the domain has gone.
     libvirtd.virsh(TEST, &["undefine", "vm[1]"]);
-    wakevirt_tests::wait::until_true("the actor to notice", || !explain(&host, OTHER_MAC, "@a{sv} {}").0);
+    wait::until_true("the actor to notice", || !explain(&host, OTHER_MAC, "@a{sv} {}").0);
     assert!(!explain(&host, MAC, "@a{sv} {}").0);
     host.write(actor.config_file(), &config("[[allow]]\ndomain = 'vm\\[1\\]'\n"));
     assert_eq!(call(&host, "Reload", &[]).unwrap(), "()");
     assert!(!explain(&host, MAC, "@a{sv} {}").0);
     libvirtd.define(TEST, &test_domain("vm[1]", OTHER_MAC));
-    wakevirt_tests::wait::until_true("the actor to notice", || explain(&host, OTHER_MAC, "@a{sv} {}").0);
+    wait::until_true("the actor to notice", || explain(&host, OTHER_MAC, "@a{sv} {}").0);
     assert!(!explain(&host, MAC, "@a{sv} {}").0);
 }
 

@@ -225,8 +225,14 @@ fn are_chosen_by_name_and_glob_and_chosen_anew_on_reload() {
     scene.capture.signal(nix::sys::signal::Signal::SIGHUP);
     let line = scene.capture.log().wait_for("the old configuration stays in force");
     assert!(line.contains("did you mean \"interfaces\""), "{line}");
+    let _ = scene.capture.notices().wait_for("the last reload failed: ");
     guest.send(&wake_on_lan(&mac(5)));
     scene.expect(&mac(5), "vnet0");
+    host.write(config.trim(), "");
+    scene.capture.signal(nix::sys::signal::Signal::SIGHUP);
+    wakevirt_tests::wait::until_true("a status without it", || {
+        scene.capture.notices().all().last().is_some_and(|status| !status.contains("the last reload failed"))
+    });
     scene.end();
 }
 

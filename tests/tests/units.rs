@@ -145,6 +145,18 @@ fn have_the_same_lines_of_hardening_in_one_order() {
     }
 }
 
+#[test]
+fn bound_what_they_may_use() {
+    for unit in ["wakevirt-capture.service", "wakevirt-actor.service", "user/wakevirt-actor.service"] {
+        let lines = statements(&format!("systemd/{unit}"));
+        for key in ["LimitCORE", "MemoryMax", "TasksMax", "LimitNOFILE"] {
+            let set =
+                lines.iter().filter(|line| line.split_once('=').is_some_and(|(name, _)| name == key)).count();
+            assert_eq!(set, 1, "{unit}: {key}=");
+        }
+    }
+}
+
 /// The lines of a file of the project, without comments and blank ones.
 fn statements(file: &str) -> Vec<String> {
     let text = read_to_string(project().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));

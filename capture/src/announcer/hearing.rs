@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use wakevirt_protocol::Sighting;
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_REASON, Mode, Request};
-use wakevirt_service::lifecycle::{Signal, Signals, Watchdog};
+use wakevirt_service::lifecycle::{self, Signal, Signals, Trouble, Watchdog};
 use wakevirt_service::logs::{Logs, plain, quoted};
 
 use super::Error;
@@ -188,6 +188,7 @@ impl<'a> Hearing<'a> {
             Ok(settings) => settings,
             Err(error) => {
                 tracing::error!("the old configuration stays in force: {error}");
+                lifecycle::begin_trouble(Trouble::Reload, &format!("the last reload failed: {error}"));
                 return Ok(());
             }
         };
@@ -208,6 +209,7 @@ impl<'a> Hearing<'a> {
             ..settings
         };
         tracing::info!("the configuration was read again");
+        lifecycle::end_trouble(Trouble::Reload);
         self.warn_of_absent_interfaces();
         self.follow_interfaces()
     }

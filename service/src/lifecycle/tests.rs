@@ -27,7 +27,13 @@ async fn signals_are_told_apart() {
 fn second_notifies() {
     if testing::is_second() {
         ready("hears on 2 interfaces\nMAINPID=1");
+        begin_trouble(Trouble::Reload, "the last reload failed:\nx");
         status("hears on br0");
+        begin_trouble(Trouble::Capture, "no capture");
+        begin_trouble(Trouble::Reload, &"y".repeat(5000));
+        end_trouble(Trouble::Capture);
+        end_trouble(Trouble::Capture);
+        end_trouble(Trouble::Reload);
         stopping();
     }
 }
@@ -41,10 +47,17 @@ fn the_service_manager_is_told() {
     command.env("NOTIFY_SOCKET", &path);
     testing::run(command);
     socket.set_nonblocking(true).unwrap();
-    let mut buffer = [0; 256];
-    for message in
-        ["READY=1\nSTATUS=hears on 2 interfaces MAINPID=1\n", "STATUS=hears on br0\n", "STOPPING=1\n"]
-    {
+    let mut buffer = [0; 4096];
+    for message in [
+        "READY=1\nSTATUS=hears on 2 interfaces MAINPID=1\n",
+        "STATUS=hears on 2 interfaces MAINPID=1; the last reload failed: x\n",
+        "STATUS=hears on br0; the last reload failed: x\n",
+        "STATUS=hears on br0; the last reload failed: x; no capture\n",
+        &format!("STATUS=hears on br0; no capture; {}\n", "y".repeat(1000)),
+        &format!("STATUS=hears on br0; {}\n", "y".repeat(1000)),
+        "STATUS=hears on br0\n",
+        "STOPPING=1\n",
+    ] {
         let length = socket.recv(&mut buffer).unwrap();
         assert_eq!(str::from_utf8(&buffer[..length]).unwrap(), message);
     }

@@ -293,6 +293,9 @@ fn a_bad_configuration_is_reported_and_not_tried_again() {
         assert!(!reload.status.success(), "{unit}");
         assert!(debian.journal(unit).contains(&format!("{file}:1: unknown key")), "{}", debian.journal(unit));
         assert_eq!(debian.main_process(unit), process, "it goes on");
+        wait::until_true("the status", || {
+            show(&debian, unit, "StatusText").contains("the last reload failed: ")
+        });
 
         assert!(!attempt(&debian, &format!("systemctl restart {unit}")).status.success());
         assert_eq!(state(&debian, unit), "failed");
@@ -303,9 +306,10 @@ fn a_bad_configuration_is_reported_and_not_tried_again() {
         debian.sh(&format!("systemctl start {unit}"));
         debian.sh(&format!("systemctl reload {unit}"));
         wait_until_active(&debian, unit);
-        // The service says so in one line; the check before it lists no settings.
+        // The service says so in one line; the check lists no settings.
         wait::until_true("the reload", || debian.journal(unit).contains("the configuration was read again"));
         assert!(!debian.journal(unit).contains("log = \"info\""), "{}", debian.journal(unit));
+        assert!(!show(&debian, unit, "StatusText").contains("reload"));
     }
 }
 
