@@ -69,6 +69,30 @@ impl<'host> Scene<'host> {
         self.sent += payloads.len() as u64;
     }
 
+    fn epoch(&self) -> String {
+        let epoch = self.host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap();
+        epoch.trim_start_matches("(<").trim_end_matches(">,)").to_owned()
+    }
+
+    /// All pages of what is remembered.
+    fn replay(&self) -> String {
+        let epoch = self.epoch();
+        let (mut pages, mut after) = (String::new(), 0);
+        loop {
+            let asked = [&*epoch, &format!("uint64 {after}")];
+            let page = self.host.call(User::Listener, CAPTURE_NAME, "Replay", &asked).unwrap();
+            pages += &page;
+            let (flags, packets) = page.split_once('[').unwrap();
+            if flags.ends_with("false, ") {
+                return pages;
+            }
+            // The sequence stands before the address.
+            let (before, _) = packets.rsplit_once(", '52:54:").unwrap();
+            let digits = before.rsplit(|char: char| !char.is_ascii_digit()).next().unwrap();
+            after = digits.parse().unwrap();
+        }
+    }
+
     fn wait_until_captured(&self) {
         wait::until_true("all that was sent to be captured", || self.count("Received") >= self.sent);
     }
@@ -109,9 +133,8 @@ fn on_another_interface_hold_back_no_true_packet() {
         let signal = scene.monitor.log().wait_for_nth("'lan0'", round as usize + 1);
         let (_, sequence) = signal.split_once("(uint64 ").unwrap();
         let (sequence, _) = sequence.split_once(',').unwrap();
-        let epoch = host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap();
-        let epoch = epoch.trim_start_matches("(<").trim_end_matches(">,)");
-        let password = host.call(User::Listener, CAPTURE_NAME, "GetSecureOn", &[epoch, sequence]).unwrap();
+        let asked = [&*scene.epoch(), sequence];
+        let password = host.call(User::Listener, CAPTURE_NAME, "GetSecureOn", &asked).unwrap();
         let expected: Vec<String> = right.bytes().map(|byte| format!("0x{byte:02x}")).collect();
         assert_eq!(password, format!("([byte {}],)", expected.join(", ")));
         // The true sender's own budget is ten a second as well.
@@ -177,7 +200,7 @@ fn while_the_bus_is_away_push_nothing_out() {
     scene.wait_until_captured();
     // More was announced than the ring remembers; what came in elsewhere was not forgotten for it.
     assert!(scene.count("Sequence") > 256);
-    let replay = host.call(User::Listener, CAPTURE_NAME, "Replay", &["''", "uint64 0"]).unwrap();
+    let replay = scene.replay();
     assert_eq!(replay.matches("'lan0'").count(), 2, "{replay}");
     scene.capture.stop();
 }
