@@ -246,7 +246,7 @@ impl Bench {
             tokio::task::yield_now().await;
         }
         // It answers after what it has read before.
-        self.requests.list().await.unwrap();
+        self.requests.list(None).await.unwrap();
     }
 
     async fn packet(&self, last: u8) {
@@ -299,7 +299,7 @@ async fn two_wakes_under_way_for_one_domain_are_one() {
     let call = bench.call(1);
     let release = async {
         // Requests are taken in their order.
-        bench.requests.list().await.unwrap();
+        bench.requests.list(None).await.unwrap();
         fake.release();
     };
     assert_eq!(tokio::join!(call, release).0, Ok(Outcome::Started), "the caller shares the packet's wake");
@@ -373,7 +373,7 @@ async fn a_wake_is_held_until_the_hypervisor_is_back() {
     bench.settled().await;
     let back = async {
         // Requests are taken in their order.
-        bench.requests.list().await.unwrap();
+        bench.requests.list(None).await.unwrap();
         bench.update(up(&fake, vec![domain(1, &[1])])).await;
     };
     assert_eq!(tokio::join!(bench.call(1), back).0, Ok(Outcome::Started));
@@ -422,7 +422,7 @@ async fn a_later_packet_is_held_for_its_own_time() {
     // The first one expires in a second.
     let early = boottime().saturating_sub(59_000_000);
     let details = PacketDetails { boottime: Some(early), ..PacketDetails::default() };
-    bench.packets.send(Packet { mac: mac(1), sequence: 1, details }).await.unwrap();
+    bench.announce(Packet { mac: mac(1), sequence: 1, details }).await;
     bench.packet(1).await;
     bench.settled().await;
     while boottime() < early + 60_000_000 {
