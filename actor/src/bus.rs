@@ -187,9 +187,9 @@ struct Page {
 
 impl Page {
     /// As many of these as fit.
-    fn of(entries: impl Iterator<Item = Dict>) -> Vec<Dict> {
+    fn of(mut entries: impl Iterator<Item = Dict>) -> Vec<Dict> {
         let mut page = Self::default();
-        let _fit = entries.map(|entry| page.push(entry)).all(|fits| fits);
+        let _are_all = entries.all(|entry| page.push(entry));
         page.entries
     }
 

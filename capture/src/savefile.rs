@@ -16,6 +16,7 @@ use wakevirt_protocol::details::Detail;
 use wakevirt_protocol::frame::{Ports, judge};
 use wakevirt_protocol::link::LinkType;
 use wakevirt_protocol::{Heard, Stamp};
+use wakevirt_service::logs::shown;
 
 /// How much of the savefile is in memory at first, in bytes.
 const BUFFER: usize = 1 << 20;
@@ -30,7 +31,7 @@ const OBSOLETE_PACKET_BLOCK: u32 = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be opened or read.
-    #[error("cannot read {}: {error}", .path.display())]
+    #[error("cannot read {}: {error}", shown(.path))]
     Open {
         /// The savefile.
         path: PathBuf,
@@ -38,13 +39,13 @@ pub enum Error {
         error: io::Error,
     },
     /// It is something else.
-    #[error("{} is no savefile in the format pcap or pcapng; if it is compressed, decompress it first", .path.display())]
+    #[error("{} is no savefile in the format pcap or pcapng; if it is compressed, decompress it first", shown(.path))]
     NoSavefile {
         /// The file.
         path: PathBuf,
     },
     /// It breaks off, or is damaged; what came before was judged.
-    #[error("{} is damaged behind frame {frames}: {problem}", .path.display())]
+    #[error("{} is damaged behind frame {frames}: {problem}", shown(.path))]
     Damaged {
         /// The savefile.
         path: PathBuf,
@@ -55,7 +56,7 @@ pub enum Error {
     },
     /// Some frames are of links that are not like Ethernet and not IP; all others were judged.
     #[error("{} has frames that were not judged: {}; Ethernet (1), Linux SLL (113) and SLL2 (276), NULL (0), LOOP (108) \
-             and raw IP (101, 228, 229) can be read", .path.display(), counted(.unjudged))]
+             and raw IP (101, 228, 229) can be read", shown(.path), counted(.unjudged))]
     LinkTypes {
         /// The savefile.
         path: PathBuf,

@@ -45,7 +45,9 @@ impl Pending {
     /// Has these wait: nothing is known of any domain yet.
     pub(super) fn restore(&mut self, packets: Vec<Packet>) {
         let since = |packet: &Packet| seen(packet).unwrap_or_else(boottime);
-        self.unknown.extend(packets.into_iter().map(|packet| (since(&packet), packet)));
+        // The file is the service's own, but its bound is another one.
+        let newest = packets.len().saturating_sub(MOST);
+        self.unknown.extend(packets.into_iter().skip(newest).map(|packet| (since(&packet), packet)));
     }
 }
 

@@ -63,13 +63,13 @@ pub enum Error {
     #[error("cannot tell where this program lies, and so not where its sniffer does: {0}")]
     OwnPath(#[source] io::Error),
     /// The sniffer is not where it should be.
-    #[error("wakevirt-sniffer is missing; it should be {} or {}: install wakevirt again", .candidates[0].display(), .candidates[1].display())]
+    #[error("wakevirt-sniffer is missing; it should be {} or {}: install wakevirt again", logs::shown(&.candidates[0]), logs::shown(&.candidates[1]))]
     NoSniffer {
         /// Where it was looked for.
         candidates: [PathBuf; 2],
     },
     /// The sniffer cannot be started.
-    #[error("cannot start {}: {error}", .program.display())]
+    #[error("cannot start {}: {error}", logs::shown(.program))]
     Sniffer {
         /// The program.
         program: PathBuf,

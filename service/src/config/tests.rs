@@ -243,6 +243,15 @@ fn a_file_cannot_forge_a_log_line() {
 }
 
 #[test]
+fn no_file_is_nested_too_deeply_to_be_refused() {
+    for text in ["[", "{a=", "a.", "[[", "{a=["] {
+        for text in [text.repeat(100_000), format!("limit = {}", text.repeat(100_000))] {
+            assert!(error_for(&text).starts_with("sample.toml:1: "));
+        }
+    }
+}
+
+#[test]
 fn a_file_that_is_no_text_is_refused() {
     assert_eq!(error_for(b"limit = 1\n\xff\n"), "sample.toml:2: not UTF-8; save the file in that encoding");
     let most = usize::try_from(file::MAX_SIZE).unwrap();

@@ -2,6 +2,9 @@ use std::fs;
 use std::path::Path;
 
 use clap::Parser as _;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::*;
 use crate::announcer::links::Interface;
@@ -131,4 +134,70 @@ fn options_are_bounded_as_the_keys_are() {
     assert_eq!(error, "--listen: given 17 times, 16 are the most");
     let list = format!("interfaces = {:?}", ["br0"; 65]);
     assert!(settings(&list, &[]).unwrap_err().contains("more than 64 interfaces"));
+}
+
+/// What files are made of, good and bad.
+const PARTS: &[&str] = &[
+    "\nmode = ",
+    "\ninterfaces = ",
+    "\noutgoing = ",
+    "\nports = ",
+    "\nlisten = ",
+    "\ndeduplicate = ",
+    "\nremember = ",
+    "\nlimit = ",
+    "\nrequire-landlock = ",
+    "\nlog = ",
+    "\n",
+    "[",
+    "]",
+    "{",
+    "}",
+    "\"",
+    "'",
+    ",",
+    "\n[[a]]\n",
+    "#",
+    "\"raw\"",
+    "[\"br0\", \"!vnet*\"]",
+    "[\"br0\"]",
+    "[\"{a,{b,c}}*\"]",
+    "'[a-'",
+    "[0, 65535]",
+    "[\"[::1]:9\"]",
+    "\"1h\"",
+    "\"0s\"",
+    "\"300000000000years\"",
+    "true",
+    "-1",
+    "0",
+    "1",
+    "65536",
+    "9223372036854775807",
+    "1e400",
+    "nan",
+    "\"debug\"",
+    "[[[[[[[[[[[[[[[[",
+    "{a={a={a={a={",
+    "1979-05-27",
+    "\u{202e}",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    /// Whatever a file is made of: it is refused with a sentence, or can be written and read again as the same.
+    #[test]
+    fn no_file_makes_it_panic(parts in vec(select(PARTS), 0..24)) {
+        if let Ok(file) = toml::from_str::<File>(&parts.concat()) {
+            let settings = Settings::from(file).to_string();
+            let again: File = toml::from_str(&settings).unwrap();
+            prop_assert_eq!(Settings::from(again).to_string(), settings);
+        }
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,200}") {
+        let _ = toml::from_str::<File>(&text);
+    }
 }
