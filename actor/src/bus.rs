@@ -180,12 +180,12 @@ pub fn listed(listed: Listed) -> Dict {
 
 /// Entries that fit into one reply.
 #[derive(Default)]
-struct Page {
+struct Listing {
     entries: Vec<Dict>,
     bytes: usize,
 }
 
-impl Page {
+impl Listing {
     /// As many of these as fit.
     fn of(mut entries: impl Iterator<Item = Dict>) -> Vec<Dict> {
         let mut page = Self::default();
@@ -319,7 +319,7 @@ impl Actor1 {
     async fn history_before(&self, number: u64, most: u32) -> Result<Vec<Dict>, Error> {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         let history = self.requests.history(number, most).await.ok_or_else(ended)?;
-        Ok(Page::of(history.iter().map(|(number, finished)| remembered(*number, finished))))
+        Ok(Listing::of(history.iter().map(|(number, finished)| remembered(*number, finished))))
     }
 
     /// Reads the configuration again.
@@ -339,7 +339,7 @@ impl Actor1 {
     /// Every domain that is known.
     #[zbus(out_args("domains"))]
     async fn list_domains(&self) -> Result<Vec<Dict>, Error> {
-        let (mut page, mut last) = (Page::default(), None);
+        let (mut page, mut last) = (Listing::default(), None);
         loop {
             let list = self.requests.list(last).await.ok_or_else(ended)?;
             let Some(end) = list.last() else { return Ok(page.entries) };
@@ -366,7 +366,7 @@ impl Actor1 {
             }
         };
         let list = self.requests.list(after).await.ok_or_else(ended)?;
-        Ok(Page::of(list.into_iter().map(listed)))
+        Ok(Listing::of(list.into_iter().map(listed)))
     }
 
     /// A decision about a domain was made.

@@ -136,12 +136,12 @@ fn a_reply_takes_so_many_bytes_and_no_more() {
         listed(Listed { id: id(), name, macs, state: State::Running, rule: None, last_wake: None })
     };
     let entry = || domain("a".repeat(255));
-    let fitting = Page::of(std::iter::repeat_with(entry).take(10_000));
+    let fitting = Listing::of(std::iter::repeat_with(entry).take(10_000));
     let size = *serialized_size(Context::new(LE, 0), &fitting).unwrap();
     let one = *serialized_size(Context::new(LE, 0), &entry()).unwrap();
     assert!((LARGEST_REPLY - 2 * one..=LARGEST_REPLY + 8).contains(&size), "{size}, each {one}");
     assert!(one < 16 * 1024, "so that a page always has some: {one}");
-    assert_eq!(Page::of(std::iter::empty()).len(), 0);
+    assert_eq!(Listing::of(std::iter::empty()).len(), 0);
 }
 
 #[test]
