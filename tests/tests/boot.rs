@@ -4,7 +4,7 @@
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::{Host, succeed};
 use wakevirt_tests::site::{DOMAIN, MEMBER, STRANGER, Site, cool_down};
-use wakevirt_tests::{privileged, readme};
+use wakevirt_tests::{privileged, readme, wait};
 
 /// From the README to a domain that runs, with this program as the system bus.
 fn works_as_the_readme_says(bus: Kind) {
@@ -27,9 +27,15 @@ fn works_as_the_readme_says(bus: Kind) {
     who_may_call(&site);
 
     site.debian.sh("rm /etc/wakevirt/actor.d/win11.toml && systemctl reload wakevirt-actor");
-    site.debian.sh(&readme::commands("A domain that allows itself").concat());
+    let allow_itself = readme::commands("A domain that allows itself").concat();
+    succeed(&mut site.shell(MEMBER, &allow_itself));
     cool_down();
     packets.iter().take(1).for_each(|packet| site.wake(packet));
+    // Only before the domain allowed itself, nothing could be woken.
+    site.debian.sh("systemctl restart wakevirt-actor");
+    let log = || site.debian.journal("wakevirt-actor");
+    wait::until_true("the actor to know the domain", || log().contains("1 domain may be woken"));
+    assert_eq!(log().matches("no packet can wake anything").count(), 1, "{}", log());
     assert_eq!(site.debian.sh("systemctl --failed --no-legend --plain"), "");
 }
 
