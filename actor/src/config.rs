@@ -22,6 +22,8 @@ const FILE: &str = "/etc/wakevirt/actor.toml";
 const DEFAULT_URI: &str = "qemu:///system";
 /// The most hypervisors.
 const MAX_CONNECTIONS: usize = 16;
+/// The most globs, in all rules and aliases: each takes some 10 to 75 KiB.
+const MAX_GLOBS: usize = 1024;
 /// The longest URI of a hypervisor, in bytes.
 pub(crate) const MAX_URI: usize = 1024;
 /// The longest time for which a wake may wait for its hypervisor.
@@ -209,6 +211,12 @@ impl config::Layer for File {
                     "the files have more than {MAX_TABLES} tables [[{key}]] up to here, which are the most"
                 ));
             }
+        }
+        let aliases = self.alias.iter().filter(|alias| alias.is_glob()).count();
+        if aliases + self.allow.iter().map(Rule::globs).sum::<usize>() > MAX_GLOBS {
+            return Err(format!(
+                "the files have more than {MAX_GLOBS} globs in [[allow]] and [[alias]] up to here, which are the most"
+            ));
         }
         Ok(())
     }

@@ -39,6 +39,14 @@ pub struct Alias {
     domain: DomainPattern,
 }
 
+impl Alias {
+    /// Whether it names its domain by a glob.
+    #[must_use]
+    pub const fn is_glob(&self) -> bool {
+        self.domain.is_glob()
+    }
+}
+
 fn mac<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<MacAddr, D::Error> {
     wakevirt_service::config::from_text(deserializer, "a MAC address such as \"52:54:00:12:34:56\"")
 }

@@ -19,7 +19,7 @@ use crate::config::MAX_URI;
 use crate::hypervisor::Domain;
 
 /// The most interfaces in a rule.
-const MAX_INTERFACES: usize = 64;
+const MAX_INTERFACES: usize = 32;
 /// The most sources in a rule.
 const MAX_SOURCES: usize = 256;
 /// The most VLANs in a rule.
@@ -177,6 +177,14 @@ impl Rule {
     /// The interfaces that the rule names, globs left out.
     pub fn named_interfaces(&self) -> impl Iterator<Item = &str> {
         self.interfaces.iter().flatten().filter_map(InterfacePattern::name)
+    }
+
+    /// How many globs the rule has. A glob takes much more memory than its text.
+    #[must_use]
+    pub fn globs(&self) -> usize {
+        let target = matches!(&self.target, Target::Domain(pattern) if pattern.is_glob());
+        let interfaces = self.interfaces.iter().flatten().filter(|it| it.name().is_none());
+        usize::from(target) + interfaces.count()
     }
 
     /// Whether the rule is about domains, not about MAC addresses.

@@ -187,6 +187,16 @@ fn all_files_together_are_bounded() {
     assert!(parse(1000).over(parse(24)).is_bounded().is_ok());
     let error = parse(1000).over(parse(25)).is_bounded().unwrap_err();
     assert!(error.contains("more than 1024 tables [[allow]]"), "{error}");
+    let globs = |count, last| {
+        let rule = "[[allow]]\ndomain = \"a*\"\ninterfaces = [\"eth*\", \"br0\"]\n".repeat(count);
+        toml::from_str::<File>(&format!(
+            "{rule}[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"{last}\"\n"
+        ))
+        .unwrap()
+    };
+    assert!(globs(512, "b").is_bounded().is_ok());
+    let error = globs(512, "b*").is_bounded().unwrap_err();
+    assert!(error.contains("more than 1024 globs"), "{error}");
 }
 
 /// What files are made of, good and bad.

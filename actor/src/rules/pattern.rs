@@ -39,6 +39,11 @@ impl DomainPattern {
         self.text == name && self.glob.take().is_some()
     }
 
+    /// Whether it is a glob.
+    pub(crate) const fn is_glob(&self) -> bool {
+        self.glob.is_some()
+    }
+
     /// As it is written in the configuration.
     pub(crate) fn text(&self) -> &str {
         &self.text
@@ -116,19 +121,22 @@ pub(super) fn octets(text: &str) -> Option<[Option<u8>; 6]> {
 #[serde(try_from = "String")]
 pub(super) struct InterfacePattern {
     pub(super) text: String,
-    glob: GlobMatcher,
+    /// `None` where the text is a plain name.
+    glob: Option<GlobMatcher>,
 }
 
 impl InterfacePattern {
     /// The interface's name, where this is no glob.
     pub(super) fn name(&self) -> Option<&str> {
-        (!is_glob(&self.text)).then_some(&self.text)
+        self.glob.is_none().then_some(&self.text)
     }
 
     /// Whether one of the names of the packet's interface matches. A packet whose interface is not known has
     /// come in on none of them.
     pub(super) fn matches(&self, details: &PacketDetails) -> bool {
-        details.interface_names().any(|name| self.text == name || self.glob.is_match(name))
+        details
+            .interface_names()
+            .any(|name| self.text == name || self.glob.as_ref().is_some_and(|glob| glob.is_match(name)))
     }
 }
 
@@ -151,7 +159,7 @@ impl TryFrom<String> for InterfacePattern {
         }
         let glob = glob(&text)
             .map_err(|error| format!("{error}; write a name such as \"br0\", or a glob such as \"eth*\""))?;
-        Ok(Self { glob, text })
+        Ok(Self { glob: is_glob(&text).then_some(glob), text })
     }
 }
 
