@@ -192,11 +192,11 @@ fn every_unit_is_disabled_by_the_preset() {
     }
 }
 
-/// The program that a unit runs before it reloads the service: a mistake fails the reload.
-fn check_before_reload(unit: &str) -> Vec<String> {
+/// The program by which a unit checks the configuration on a reload: a mistake fails the reload.
+fn check_on_reload(unit: &str) -> Vec<String> {
     let text = read_to_string(project().join("systemd").join(unit)).expect("the unit is there");
     let mut reload = text.lines().filter_map(|line| line.strip_prefix("ExecReload=/"));
-    let line = reload.next().unwrap_or_else(|| panic!("{unit} checks nothing before a reload"));
+    let line = reload.next().unwrap_or_else(|| panic!("{unit} checks nothing on a reload"));
     format!("/{line}").split(' ').map(str::to_owned).collect()
 }
 
@@ -206,7 +206,7 @@ fn a_reload_adds_no_list_of_settings_to_the_journal() {
     let host = Host::new();
     let debian = installed(&host);
     for unit in SERVICES {
-        let line = check_before_reload(unit);
+        let line = check_on_reload(unit);
         let line: Vec<&str> = line.iter().map(String::as_str).collect();
         assert_eq!(run(&debian, &line), (String::new(), String::new()), "{unit}");
         // By hand the same check shows every setting.
@@ -214,5 +214,5 @@ fn a_reload_adds_no_list_of_settings_to_the_journal() {
         let (shown, _) = run(&debian, &by_hand);
         assert!(shown.contains("The configuration is good") && shown.contains("log = \"info\""), "{shown}");
     }
-    assert!(check_before_reload("user/wakevirt-actor.service").contains(&"--quiet".to_owned()));
+    assert!(check_on_reload("user/wakevirt-actor.service").contains(&"--quiet".to_owned()));
 }
