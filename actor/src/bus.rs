@@ -30,6 +30,8 @@ type Dict = HashMap<&'static str, Variant<'static>>;
 
 /// How long a caller waits for the end of a wake: callers give up after 25 s.
 const PATIENCE: Duration = Duration::from_secs(18);
+/// The methods with a large reply.
+const LARGE: &[&str] = &["ListDomains", "ListDomainsAfter", "History", "HistoryBefore"];
 /// The longest call, in bytes.
 const LONGEST_CALL: usize = 64 * 1024;
 /// libvirt names files after domains: NAME_MAX, limits.h(0p).
@@ -62,12 +64,7 @@ pub struct Actor1 {
 /// What the actor takes at once. A domain's name is the longest thing that is said in a call.
 pub fn calls() -> Calls {
     let slow = &["Wake", "WakeDomain", "Reload"];
-    Calls::new(Limits {
-        longest: LONGEST_CALL,
-        slow,
-        large: &["ListDomains", "ListDomainsAfter", "History", "HistoryBefore"],
-        trusted: trusted(&[]),
-    })
+    Calls::new(Limits { longest: LONGEST_CALL, slow, large: LARGE, trusted: trusted(&[]) })
 }
 
 /// Serves the interface, and emits its signals, until the connection is lost.

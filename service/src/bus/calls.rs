@@ -36,6 +36,14 @@ const OF_SENDER: Most = Most { calls: 32, quick: 8, large: 2, bytes: 1 };
 const OF_USER: Most = Most { calls: 64, quick: 16, large: 4, bytes: 2 };
 const OF_ALL: Most = Most { calls: 256, quick: 32, large: 8, bytes: 4 };
 
+/// What a call of each kind counts in time. A user has a second of it in each second: what the bus still holds of
+/// a flood is soon read, and those who come behind it soon have their turn.
+const QUICK: Duration = Duration::from_micros(500);
+const SLOW: Duration = Duration::from_millis(5);
+const LARGE: Duration = Duration::from_millis(25);
+/// How much of it may be used ahead.
+const AHEAD: Duration = Duration::from_secs(1);
+
 /// What a service takes.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -60,7 +68,9 @@ pub fn trusted(names: &[&str]) -> Vec<u32> {
 impl Limits {
     fn size(&self, call: &Call<'_>) -> Size {
         let is_in = |methods: &[&str]| methods.contains(&call.member);
-        Size { bytes: call.bytes, quick: !is_in(self.slow), large: is_in(self.large) }
+        let (quick, large) = (!is_in(self.slow), is_in(self.large));
+        let time = if large { LARGE } else { SLOW };
+        Size { bytes: call.bytes, quick, large, time: if quick && !large { QUICK } else { time } }
     }
 }
 
@@ -111,6 +121,7 @@ struct Size {
     bytes: usize,
     quick: bool,
     large: bool,
+    time: Duration,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -127,6 +138,8 @@ struct Table {
     senders: HashMap<Box<str>, Used>,
     accounts: HashMap<Account, Used>,
     all: Used,
+    /// Until when each has used its time.
+    used_until: HashMap<Account, Instant>,
     users: HashMap<Box<str>, u32>,
     asked: HashSet<Box<str>>,
     swept: Option<Instant>,
@@ -186,6 +199,7 @@ impl Calls {
             senders: HashMap::new(),
             accounts: HashMap::new(),
             all: Used::default(),
+            used_until: HashMap::new(),
             users: HashMap::new(),
             asked: HashSet::new(),
             swept: None,
@@ -210,12 +224,13 @@ impl Calls {
         let is_trusted = matches!(account, Account::User(user) if limits.trusted.contains(&user));
         let size = limits.size(call);
         let room = |table: &Table| table.has_room(call.sender, account, is_trusted, size, limits.longest);
+        let has_time = is_trusted || table.has_time(account, now);
         let key = (Box::from(call.sender), call.serial);
         if !room(&table) {
             table.sweep(now);
         }
         // Two calls of one serial could not be told apart; no library sends them.
-        let admitted = room(&table) && !table.open.contains_key(&key);
+        let admitted = has_time && room(&table) && !table.open.contains_key(&key);
         if admitted {
             table.insert(key, Open { account, size, wants_reply: call.wants_reply, since: now });
         } else {
@@ -286,7 +301,17 @@ impl Table {
             && (trusted || self.all.has_room(OF_ALL, size, longest))
     }
 
+    fn has_time(&self, account: Account, now: Instant) -> bool {
+        let used_until = self.used_until.get(&account);
+        used_until.is_none_or(|until| until.saturating_duration_since(now) <= AHEAD)
+    }
+
     fn insert(&mut self, key: Key, open: Open) {
+        if self.used_until.len() >= SENDERS {
+            self.used_until.clear();
+        }
+        let used_until = self.used_until.entry(open.account).or_insert(open.since);
+        *used_until = (*used_until).max(open.since) + open.size.time;
         self.senders.entry(key.0.clone()).or_default().add(open.size);
         self.accounts.entry(open.account).or_default().add(open.size);
         self.all.add(open.size);
@@ -328,7 +353,7 @@ impl Table {
             let user = user.map_or_else(|| "an unknown user".to_owned(), |user| format!("user {user}"));
             tracing::warn!(
                 held_back,
-                "refused a method call: {user} ({sender}) or all callers together have too many under way"
+                "refused a method call: {user} ({sender}) or all callers together have too many"
             );
         }
     }

@@ -82,6 +82,29 @@ fn are_bounded_by_bytes_and_by_kind() {
 }
 
 #[test]
+fn are_bounded_in_time() {
+    let calls = calls();
+    let start = Instant::now();
+    for (sender, user) in [(":1.1", 1000), (":1.2", 1000), (":1.3", 1001), (":0.1", 0)] {
+        calls.is_user(sender.into(), Some(user));
+    }
+    // Calls that end at once.
+    let admits = |sender, member, now| {
+        let call = Call { member, ..call(sender, 1) };
+        let admitted = calls.admit(&call, now);
+        drop(calls.close(sender, 1));
+        admitted
+    };
+    let count = |sender, member, now| (0..10_000).filter(|_| admits(sender, member, now)).count();
+    assert_eq!(count(":1.1", "Replay", start), 41);
+    assert_eq!(count(":1.2", "Get", start), 0, "it is the same user");
+    assert_eq!(count(":1.3", "Get", start), 2001, "another user has time of its own");
+    assert_eq!(count(":0.1", "Get", start), 10_000, "and who is trusted as much as it likes");
+    let later = start + Duration::from_secs(1);
+    assert_eq!(count(":1.2", "Replay", later), 40);
+}
+
+#[test]
 fn that_have_lost_their_reply_are_given_back_in_the_end() {
     let calls = calls();
     let now = Instant::now();

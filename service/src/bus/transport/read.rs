@@ -84,7 +84,7 @@ impl Reader {
         let refusal = match &self.calls {
             Some(calls) if call.bytes > calls.longest() => "the message is too long",
             Some(calls) if calls.admit(&call, Instant::now()) => return true,
-            Some(_) => "too many calls are under way; wait for their replies and try again",
+            Some(_) => "too many calls; wait for their replies and try again",
             None => "no calls are taken on this connection; call the service by its name",
         };
         if wants_reply {
