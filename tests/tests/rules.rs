@@ -105,6 +105,8 @@ fn a_vlan_that_is_refused_or_not_known_wakes_nothing() {
     assert!(started.contains("'vlan': <uint16 10>"), "{started}");
     let line = scene.actor().log().wait_for("started: domain \"vm1\"");
     assert!(line.contains("on \"port0\" in VLAN 10"), "{line}");
+    let capture = scene.capture.as_ref().expect("it runs");
+    let _ = capture.log().wait_for("on \"port0\" in VLAN 10");
     // A tag with a priority alone names no VLAN.
     scene.lan.send(&tagged(&frame(OTHER, 6), 0x8100, 0xe000));
     let _ = scene.wait_for_outcome(OTHER, "started", 1);

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::frame::SEARCHED;
 use wakevirt_protocol::sniffer::Counters;
+use wakevirt_protocol::{MacAddr, VlanId};
 use wakevirt_service::logs::{Quota, quoted};
 
 use super::links::Interface;
@@ -56,11 +56,13 @@ impl Lines {
         let (mac, transport) = (heard.magic.target(), heard.carrier.transport());
         let interface = quoted(interface);
         let from = heard.carrier.sender().map(|sender| format!(" from {sender}")).unwrap_or_default();
+        let vlan = heard.vlan.map(VlanId::get);
+        let tagged = vlan.map(|vlan| format!(" in VLAN {vlan}")).unwrap_or_default();
         let held_back = (held_back > 0).then_some(held_back);
         if of_interest {
-            tracing::info!(sequence, %mac, transport, held_back, "magic packet for {mac}{from} on {interface}");
+            tracing::info!(sequence, %mac, transport, vlan, held_back, "magic packet for {mac}{from} on {interface}{tagged}");
         } else {
-            tracing::debug!(sequence, %mac, transport, held_back, "magic packet for {mac}{from} on {interface}");
+            tracing::debug!(sequence, %mac, transport, vlan, held_back, "magic packet for {mac}{from} on {interface}{tagged}");
         }
     }
 
