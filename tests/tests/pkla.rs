@@ -1,5 +1,4 @@
 //! The example for a polkit without JavaScript rules, as the reader of such files takes it.
-#![expect(clippy::expect_used, reason = "a test may stop where it stands")]
 
 use wakevirt_tests::guard::has;
 use wakevirt_tests::host::{Host, User, project, succeed};
