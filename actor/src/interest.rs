@@ -21,7 +21,7 @@ pub type Macs = Arc<BTreeSet<MacAddr>>;
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Tells the announcer the addresses whenever they change, and whenever there is a new announcer.
-/// One that does not take them is told again after [`RETRY`].
+/// One that does not take them is told again after `RETRY`.
 /// It ends when nobody has addresses to tell any more.
 pub async fn tell(
     connection: &Connection,

@@ -84,7 +84,7 @@ impl Rules {
         self.rules.iter().any(|rule| rule.names(domain))
     }
 
-    /// Notes that there is this domain: see [`DomainPattern`]. Returns the rules whose pattern was a glob, and
+    /// Notes that there is this domain: see `DomainPattern`. Returns the rules whose pattern was a glob, and
     /// means this domain alone from now on.
     pub fn note_name(&mut self, domain: &Domain) -> Vec<String> {
         let told = |rule: &mut Rule| rule.note_name(domain).then(|| rule.to_string());
