@@ -82,12 +82,25 @@ fn a_decision_is_explained_and_nothing_is_done() {
     let libvirtd = Libvirtd::start(&host);
     libvirtd.define(TEST, &test_domain("vm1", MAC));
     libvirtd.define(TEST, &test_domain("vm2", OTHER_MAC));
-    let rules = "[[allow]]\ndomain = \"vm1\"\ninterfaces = [\"br0\"]\nsources = [\"192.0.2.0/24\"]\n";
+    let rules = "[[allow]]\ndomain = \"vm1\"\ninterfaces = [\"br0\"]\nvlans = [0, 10]\nsources = [\"192.0.2.0/24\"]\n";
     let _actor = actor(&host, rules);
     for (mac, details, would_wake, part) in [
-        (MAC, "{'interface': <'br0'>, 'source': <'192.0.2.7'>}", true, "vm1"),
-        (MAC, "{'interface': <'br1'>, 'source': <'192.0.2.7'>}", false, "192.0.2.0/24"),
-        (MAC, "{'interface': <'br0'>, 'source': <'198.51.100.7'>}", false, "192.0.2.0/24"),
+        (MAC, "{'interface': <'br0'>, 'vlan': <uint16 10>, 'source': <'192.0.2.7'>}", true, "vm1"),
+        (MAC, "{'interface': <'br0'>, 'vlan': <uint16 0>, 'source': <'192.0.2.7'>}", true, "vm1"),
+        (
+            MAC,
+            "{'interface': <'br0'>, 'vlan': <uint16 20>, 'source': <'192.0.2.7'>}",
+            false,
+            "packets from there",
+        ),
+        (MAC, "{'interface': <'br0'>, 'source': <'192.0.2.7'>}", false, "of which the VLAN is not known"),
+        (MAC, "{'interface': <'br1'>, 'vlan': <uint16 0>, 'source': <'192.0.2.7'>}", false, "192.0.2.0/24"),
+        (
+            MAC,
+            "{'interface': <'br0'>, 'vlan': <uint16 0>, 'source': <'198.51.100.7'>}",
+            false,
+            "192.0.2.0/24",
+        ),
         (OTHER_MAC, "{'interface': <'br0'>, 'source': <'192.0.2.7'>}", false, "vm2"),
         (NOBODYS_MAC, "@a{sv} {}", false, NOBODYS_MAC),
     ] {

@@ -111,6 +111,34 @@ fn does_not_wait_for_what_is_no_file() {
     assert!(!Memory::at(folder.path()).0.is_kept());
 }
 
+proptest::proptest! {
+    /// Whatever the file holds: it is read, or it is not.
+    #[test]
+    fn no_file_makes_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        std::fs::write(&path, [&[VERSION], bytes.as_slice()].concat()).unwrap();
+        if let Some(kept) = read(&path).unwrap() {
+            let (memory, state) = Memory::at(folder.path());
+            proptest::prop_assert!(memory.is_kept());
+            proptest::prop_assert_eq!(state.position, kept.state.position);
+        }
+    }
+
+    /// One bit that is wrong in a file that was good.
+    #[test]
+    fn no_damage_makes_it_panic(place: proptest::sample::Index, bit in 0..8_u32) {
+        let folder = tempfile::tempdir().unwrap();
+        Memory::at(folder.path()).0.keep(&state(&[packet(7)], &[intent(1, Some(&packet(8))), intent(2, None)]));
+        let path = folder.path().join(FILE);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let place = place.index(bytes.len());
+        bytes[place] ^= 1 << bit;
+        std::fs::write(&path, bytes).unwrap();
+        proptest::prop_assert!(Memory::at(folder.path()).0.is_kept());
+    }
+}
+
 #[test]
 fn gives_up_what_was_under_way_in_two_crashes() {
     let folder = tempfile::tempdir().unwrap();
