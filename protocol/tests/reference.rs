@@ -136,8 +136,11 @@ fn frame() -> impl Strategy<Value = (Option<u16>, Vec<u8>)> {
     })
 }
 
+/// What the judge says of a frame, and what the slow one says.
+type Both = (Result<Vec<Found>, Refusal>, Vec<Found>);
+
 /// What both say of a frame; `None` where its link header is cut off.
-fn both(tag: Option<u16>, bytes: &[u8]) -> Option<(Result<Vec<Found>, Refusal>, Vec<Found>)> {
+fn both(tag: Option<u16>, bytes: &[u8]) -> Option<Both> {
     let frame = Frame { tag, ..LinkType::Ethernet.strip(bytes)? };
     let judged = judge(&frame, &Ports::new(CONFIGURED.to_vec()));
     let judged = judged.map(|judged| judged.map(Found::from).collect());

@@ -1,5 +1,7 @@
 //! Floods of the bus: however much anybody sends, the services' memory is bounded and packets wake. On both
 //! buses. How long the wakes took is printed (`--nocapture`); docs/PERFORMANCE.md says what was seen.
+#![expect(clippy::expect_used, reason = "a test may stop where it stands")]
+#![expect(clippy::print_stdout, reason = "how long the wakes took is for who asks, by --nocapture")]
 
 use std::time::{Duration, Instant};
 
