@@ -190,6 +190,21 @@ fn details(interface: &str, source: Option<&str>, source_mac: Option<&str>) -> P
 }
 
 #[test]
+fn knows_an_interface_by_each_of_its_names() {
+    let mut packet = details("eth0", None, None);
+    packet.alternatives = vec!["enp1s0".to_owned(), "uplink-of-the-house".to_owned()];
+    for (pattern, taken) in
+        [("eth0", true), ("enp1s0", true), ("uplink-*", true), ("enp2s0", false), ("wlan*", false)]
+    {
+        let rules = rules(&format!("[[allow]]\ndomain = \"*\"\ninterfaces = [{pattern:?}]"));
+        assert_eq!(rules.iter().next().unwrap().takes(&packet), taken, "{pattern}");
+    }
+    // Of an interface that is not known, no name counts.
+    packet.interface = None;
+    assert!(!rules("[[allow]]\ndomain = \"*\"\ninterfaces = [\"*\"]").iter().next().unwrap().takes(&packet));
+}
+
+#[test]
 fn narrows_by_interface_and_source() {
     let lan = details("br0", Some("192.168.1.7"), Some("02:00:00:00:00:07"));
     let mapped = details("br0", Some("::ffff:192.168.1.7"), None);

@@ -111,6 +111,27 @@ fn passes_over_what_is_no_packet() {
 }
 
 #[test]
+fn takes_so_many_alternative_names_of_an_interface_and_no_more() {
+    let told = |value: Variant<'static>| {
+        let details =
+            HashMap::from([("interface", Variant::from("eth0")), ("interface-alternatives", value)]);
+        let message = Message::signal(CAPTURE_PATH, CAPTURE_INTERFACE, MAGIC_PACKET).sender(OWNER);
+        let message = message.build(&(5_u64, "52:54:00:00:00:01", details)).unwrap();
+        let Heard::Packet(packet) = ear(Some(Some(OWNER))).hear(&message).unwrap() else {
+            panic!("not believed")
+        };
+        packet.details.alternatives
+    };
+    let two = vec!["enp1s0".to_owned(), "enx525400000001".to_owned()];
+    assert_eq!(told(two.clone().into()), two);
+    let long = vec!["x".repeat(127), "x".repeat(128), "x".repeat(1 << 20)];
+    assert_eq!(told(long.into()), ["x".repeat(127)]);
+    let many: Vec<String> = (0..10_000).map(|number| format!("name{number}")).collect();
+    assert_eq!(told(many.into()).len(), 16);
+    assert!(told("a text".into()).is_empty());
+}
+
+#[test]
 fn takes_the_answer_to_its_own_question_alone() {
     let details = HashMap::from([("epoch", Variant::from("e"))]);
     let remembered = vec![(4_u64, "52:54:00:00:00:01", details)];
