@@ -9,6 +9,7 @@ const LONGEST: usize = 1 << 27;
 const PATH_LIKE: [u8; 2] = *b"so";
 const MEMBER: u8 = 3;
 const SENDER: u8 = 7;
+const UNIX_FDS: u8 = 9;
 
 /// The types of messages, and the flag of calls that want no reply.
 pub(super) const METHOD_CALL: u8 = 1;
@@ -35,6 +36,8 @@ pub(super) struct Fixed {
 pub(super) struct Fields<'a> {
     pub sender: Option<&'a str>,
     pub member: Option<&'a str>,
+    /// How many file descriptors come with it.
+    pub descriptors: u32,
 }
 
 impl Fixed {
@@ -61,6 +64,7 @@ impl Fixed {
             match code {
                 MEMBER => fields.member = text,
                 SENDER => fields.sender = text,
+                UNIX_FDS => fields.descriptors = number(bytes, next - 4, self.little).unwrap_or_default(),
                 _ => {}
             }
             at = next;
@@ -120,7 +124,7 @@ mod tests {
             assert_eq!(fixed.total, bytes.len());
             assert_eq!((fixed.kind, fixed.flags), (METHOD_CALL, 0));
             assert_eq!(fixed.serial, message.primary_header().serial_num().get());
-            let fields = Fields { sender: Some(":1.23"), member: Some("Wake") };
+            let fields = Fields { sender: Some(":1.23"), member: Some("Wake"), descriptors: 0 };
             assert_eq!(fixed.fields(bytes), fields);
             // Whatever is cut off: nothing is read that is not there.
             for end in FIXED..fixed.fields_end {

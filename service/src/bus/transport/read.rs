@@ -1,5 +1,6 @@
 //! What comes from the bus: taken whole, or dropped as it comes.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -24,6 +25,10 @@ const LONGEST_REPLY: usize = 1024 * 1024;
 /// How much is read at once: some hundred calls, so that whatever else there is to do goes on in between.
 const CHUNK: usize = 16 * 1024;
 const BUS: &str = "org.freedesktop.DBus";
+/// The most file descriptors of a message that is taken: the bus sends one, with the credentials of a caller.
+const MOST_DESCRIPTORS: u32 = 4;
+/// What zbus gets in the place of each.
+const NO_DESCRIPTOR: &str = "/dev/null";
 
 /// The half that reads.
 #[derive(Debug)]
@@ -66,8 +71,9 @@ impl Reader {
     }
 
     fn is_taken(&self, fixed: &Fixed) -> bool {
-        let Fields { sender, member } = fixed.fields(&self.buffer);
+        let Fields { sender, member, descriptors } = fixed.fields(&self.buffer);
         match fixed.kind {
+            _ if descriptors > MOST_DESCRIPTORS => false,
             METHOD_CALL => {
                 sender.is_some_and(|sender| self.admits(fixed, sender, member.unwrap_or_default()))
             }
@@ -127,6 +133,7 @@ impl Reader {
     }
 }
 
+/// No file descriptor is taken: the kernel closes those that a read does not ask for, unix(7).
 async fn read(stream: &OwnedReadHalf, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         stream.readable().await?;
@@ -139,6 +146,12 @@ async fn read(stream: &OwnedReadHalf, buffer: &mut [u8]) -> io::Result<usize> {
 
 #[async_trait]
 impl ReadHalf for Reader {
+    /// dbus-broker disconnects who asks for credentials, which have a descriptor, and takes none. On a connection
+    /// that serves nobody may send any.
+    fn can_pass_unix_fd(&self) -> bool {
+        self.calls.is_none()
+    }
+
     /// For the handshake.
     async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
         Ok((read(&self.stream, buffer).await?, Vec::new()))
@@ -154,6 +167,10 @@ impl ReadHalf for Reader {
         let mut message = self.next().await?;
         // The handlers of the calls before it run first: what they end makes room.
         tokio::task::yield_now().await;
+        let fixed = message.first_chunk().and_then(Fixed::read);
+        for _ in 0..fixed.map_or(0, |fixed| fixed.fields(&message).descriptors) {
+            descriptors.push(File::open(NO_DESCRIPTOR)?.into());
+        }
         Whole.receive_message(sequence, &mut message, descriptors).await
     }
 }
@@ -163,3 +180,49 @@ impl ReadHalf for Reader {
 struct Whole;
 
 impl ReadHalf for Whole {}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{IoSlice, Read as _};
+    use std::os::fd::AsRawFd as _;
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use tokio::net::UnixStream;
+
+    use super::super::write::Writer;
+    use super::*;
+
+    /// A reply with the write end of a pipe, which comes by this socket, and no one else keeps.
+    fn send_descriptor(to: &UnixStream) -> std::io::PipeReader {
+        let (end, descriptor) = std::io::pipe().unwrap();
+        let call = Message::method_call("/", "Ask").build(&()).unwrap();
+        let body = ("before", zbus::Fd::from(OwnedFd::from(descriptor)), "behind");
+        let reply = Message::method_return(&call.header()).build(&body).unwrap();
+        let data = reply.data();
+        let descriptors: Vec<_> = data.fds().iter().map(|descriptor| descriptor.as_raw_fd()).collect();
+        assert_eq!(descriptors.len(), 1);
+        let control = [ControlMessage::ScmRights(&descriptors)];
+        let sent = sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(data)], &control, MsgFlags::empty(), None);
+        assert_eq!(sent, Ok(data.len()));
+        end
+    }
+
+    #[tokio::test]
+    async fn descriptors_stay_outside() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (read, write) = ours.into_split();
+        let mut reader = Reader::new(read, None, Writer::new(write, None).refusals());
+        assert!(reader.can_pass_unix_fd());
+        for _ in 0..3 {
+            let mut end = send_descriptor(&theirs);
+            let message = reader.receive_message(1, &mut Vec::new(), &mut Vec::new()).await.unwrap();
+            let body = message.body();
+            let (before, descriptor, behind): (&str, zbus::Fd<'_>, &str) = body.deserialize().unwrap();
+            assert_eq!((before, behind), ("before", "behind"));
+            let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+            assert_eq!(std::fs::read_link(path).unwrap().to_str(), Some(NO_DESCRIPTOR));
+            // It ends, so nobody has the other end any more.
+            assert_eq!(end.read(&mut [0]).unwrap(), 0);
+        }
+    }
+}
