@@ -6,6 +6,8 @@
 
 mod advice;
 mod answers;
+mod early;
+mod hypervisors;
 mod lines;
 mod pending;
 mod wakes;
@@ -24,7 +26,7 @@ use crate::caller;
 use crate::config::Policy;
 use crate::decision::{self, Admission, Grant, Outcome, Presented, admit};
 use crate::fetch::Fetch;
-use crate::hypervisor::{Domain, Hypervisor, Update};
+use crate::hypervisor::{Domain, Update};
 use crate::index::Index;
 use crate::interest::Macs;
 use crate::listen::Packet;
@@ -35,12 +37,16 @@ use crate::report::{Finished, Subject};
 use crate::request::{Answer, Request, Target};
 use crate::rules::Rules;
 use answers::Records;
+use early::Early;
+use hypervisors::Hypervisors;
 use lines::Lines;
 use pending::Pending;
 use wakes::Wakes;
 
 /// How long changes of the index are gathered before they are told.
 const GATHER: Duration = Duration::from_millis(50);
+/// How often it is written down that wakes are still under way.
+const STILL_UNDER_WAY: Duration = Duration::from_secs(10);
 
 /// What reaches the actor.
 pub struct Inlets {
@@ -96,23 +102,23 @@ pub struct Actor {
     policy: Policy,
     outlets: Outlets,
     index: Index,
-    /// In the order of the configuration; `None` while it is away. What is known of its domains stays known.
-    hypervisors: Vec<(Arc<str>, Option<Connected>)>,
+    hypervisors: Hypervisors,
+    early: Early,
     wakes: Wakes,
     pending: Pending,
     fetched: JoinSet<(Packet, Result<Password, String>)>,
     records: Records,
     memory: Memory,
     position: Position,
-    /// Whether there is something that the memory does not know.
+    /// Whether there is something that the memory does not know, and when it was last told.
     changed: bool,
+    kept_at: Instant,
     /// Whether the rules were compared with the domains that there are.
     checked: bool,
     lines: Lines,
     tell_at: Option<Instant>,
 }
 
-type Connected = Arc<dyn Hypervisor>;
 type Caller = oneshot::Sender<Answer>;
 
 impl Actor {
@@ -123,7 +129,8 @@ impl Actor {
             index: Index::new(policy.aliases.clone()),
             policy,
             outlets,
-            hypervisors: connections.iter().map(|uri| (Arc::clone(uri), None)).collect(),
+            hypervisors: Hypervisors::new(connections),
+            early: Early::default(),
             wakes: Wakes::default(),
             pending: Pending::default(),
             fetched: JoinSet::new(),
@@ -131,6 +138,7 @@ impl Actor {
             memory: Memory::default(),
             position: Position::default(),
             changed: false,
+            kept_at: Instant::now(),
             checked: false,
             lines: Lines::default(),
             tell_at: None,
@@ -164,6 +172,7 @@ impl Actor {
             let expire_at = expiry.unwrap_or_else(Instant::now);
             let lines_end = self.lines.end_at();
             let end_lines_at = lines_end.unwrap_or_else(Instant::now);
+            let early = self.early.until();
             tokio::select! {
                 // Packets come last: they are anonymous, and there may be many.
                 biased;
@@ -183,7 +192,11 @@ impl Actor {
                 () = tokio::time::sleep_until(end_lines_at), if lines_end.is_some() => {
                     self.lines.end(Instant::now());
                 }
-                Some(request) = inlets.requests.recv() => self.request(request),
+                () = tokio::time::sleep_until(early), if !self.early.is_empty() => self.answer_early(),
+                () = tokio::time::sleep_until(self.kept_at + STILL_UNDER_WAY), if self.wakes.is_one_under_way() => {
+                    self.changed = true;
+                }
+                Some(request) = inlets.requests.recv() => self.request_or_wait(request),
                 Some(Taken { packet, position }) = inlets.packets.recv() => {
                     self.position = position;
                     self.packet(packet, None);
@@ -195,7 +208,11 @@ impl Actor {
 
     /// Writes down what has changed.
     fn remember(&mut self) {
-        if !std::mem::take(&mut self.changed) || !self.memory.is_kept() {
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
+        self.kept_at = Instant::now();
+        if !self.memory.is_kept() {
             return;
         }
         let position = self.position.clone();
@@ -206,13 +223,14 @@ impl Actor {
     fn update(&mut self, update: Update) {
         match update {
             Update::Up(uri, hypervisor, domains) => {
-                self.connection(&uri, Some(hypervisor));
+                self.hypervisors.up(&uri, hypervisor);
                 domains.iter().for_each(|domain| note_name(&mut self.policy.rules, domain));
                 self.index.replace(&uri, domains);
                 self.tell();
                 self.check_rules();
                 self.resume_held(&uri);
                 self.reconsider();
+                self.answer_early_if_settled();
             }
             Update::Changing(id) => self.index.note_change(&id),
             Update::Domain(domain) => {
@@ -228,26 +246,11 @@ impl Actor {
                 }
             }
             Update::Down(uri) => {
-                self.connection(&uri, None);
+                self.hypervisors.down(&uri);
                 self.tell();
+                self.answer_early_if_settled();
             }
         }
-    }
-
-    fn connection(&mut self, uri: &str, hypervisor: Option<Connected>) {
-        if let Some((_, known)) = self.hypervisors.iter_mut().find(|(known, _)| **known == *uri) {
-            *known = hypervisor;
-        }
-    }
-
-    fn hypervisor(&self, uri: &str) -> Option<&Connected> {
-        let known = self.hypervisors.iter().find(|(known, _)| **known == *uri)?;
-        known.1.as_ref()
-    }
-
-    /// Whether there may be domains that are not known yet.
-    fn is_one_away(&self) -> bool {
-        self.hypervisors.iter().any(|(_, hypervisor)| hypervisor.is_none())
     }
 
     /// Tells soon what there is, so that many changes are told as one.
@@ -263,7 +266,7 @@ impl Actor {
             *told = macs;
             changed
         });
-        let connections = self.hypervisors.iter().map(|(uri, it)| (Arc::clone(uri), it.is_some())).collect();
+        let connections = self.hypervisors.connections();
         let domains = u32::try_from(self.index.domains().len()).unwrap_or(u32::MAX);
         let status = Status { connections, domains };
         lifecycle::status(&status.words());
@@ -319,7 +322,7 @@ impl Actor {
                 self.wake(id, subject, grant.paused, vec![caller]);
             }
             _ => {
-                let answer = if self.is_one_away() { Answer::Away } else { Answer::Unknown };
+                let answer = self.hypervisors.missing().map_or(Answer::Unknown, Answer::Away);
                 let _ = caller.send(answer);
             }
         }

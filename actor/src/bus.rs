@@ -219,13 +219,7 @@ fn reply(answer: &Answer, target: &Target) -> Result<String, Error> {
                 quoted(name)
             )));
         }
-        (Answer::Away, _) => {
-            return Err(Error::HypervisorAway(
-                "no such domain is known, and not all hypervisors can be reached; see the property \
-                 Connections and the log of wakevirt-actor, and try again"
-                    .to_owned(),
-            ));
-        }
+        (Answer::Away(missing), _) => return Err(away("no such domain is known", missing)),
     };
     let name = finished.domain().unwrap_or_default();
     let reason = &finished.reason;
@@ -241,6 +235,12 @@ fn reply(answer: &Answer, target: &Target) -> Result<String, Error> {
         | Outcome::Expired
         | Outcome::Failed => Err(Error::Failed(format!("{name} was not woken: {reason}"))),
     }
+}
+
+fn away(what: &str, missing: &str) -> Error {
+    Error::HypervisorAway(format!(
+        "{what}, and {missing} cannot be reached; see the log of wakevirt-actor, and try again"
+    ))
 }
 
 fn ended() -> Error {
@@ -267,6 +267,11 @@ fn domain(text: &str) -> Result<String, Error> {
 }
 
 impl Actor1 {
+    async fn domains_after(&self, last: Option<Id>) -> Result<Vec<Listed>, Error> {
+        let list = self.requests.list(last).await.ok_or_else(ended)?;
+        list.map_err(|missing| away("no domain is known", &missing))
+    }
+
     /// Wakes; what takes longer than a caller can wait goes on without them.
     async fn wake_target(&self, target: Target, caller: Caller) -> Result<String, Error> {
         match timeout(PATIENCE, self.requests.wake(target.clone(), caller)).await {
@@ -338,7 +343,7 @@ impl Actor1 {
     async fn list_domains(&self) -> Result<Vec<Dict>, Error> {
         let (mut page, mut last) = (Listing::default(), None);
         loop {
-            let list = self.requests.list(last).await.ok_or_else(ended)?;
+            let list = self.domains_after(last).await?;
             let Some(end) = list.last() else { return Ok(page.entries) };
             last = Some(end.id.clone());
             if !list.into_iter().all(|domain| page.push(listed(domain))) {
@@ -362,7 +367,7 @@ impl Actor1 {
                 Some(Id { connection: connection.into(), uuid })
             }
         };
-        let list = self.requests.list(after).await.ok_or_else(ended)?;
+        let list = self.domains_after(after).await?;
         Ok(Listing::of(list.into_iter().map(listed)))
     }
 

@@ -57,7 +57,7 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     let actor = Actor::new(&connections, config.policy.clone(), outlets).remembering(memory, state);
     tokio::spawn(actor.run(Inlets { packets: packets_out, requests: requests_out, updates: updates_out }));
     for uri in connections {
-        tokio::spawn(hypervisor::keep(uri, updates.clone()));
+        tokio::spawn(hypervisor::Link::start(uri, updates.clone())?.keep());
     }
     drop(updates);
 

@@ -38,9 +38,15 @@ pub enum Error {
     /// libvirt's XML.
     #[error("cannot read the domain's definition: {0}")]
     DomainXml(roxmltree::Error),
-    /// A call that was not done to its end.
-    #[error("the call to the hypervisor was not done to its end: {0}")]
-    Interrupted(tokio::task::JoinError),
+    /// A call on a connection that is lost, or was never there.
+    #[error("there is no connection")]
+    NotConnected,
+    /// The hypervisor tells what there is, and opens no connection for wakes.
+    #[error("its domains are known, but it opens no connection for wakes: {}", quoted(.0))]
+    NoSession(String),
+    /// A thread that has ended.
+    #[error("the call to the hypervisor was not done to its end")]
+    Interrupted,
 }
 
 /// What to do where libvirt's access driver has refused a call. libvirt's message names the driver that was

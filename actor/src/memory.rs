@@ -46,14 +46,16 @@ pub struct Intent {
     packet: Option<Packet>,
     caller: Option<Caller>,
     leave: bool,
-    /// When it was asked for: CLOCK_BOOTTIME, in microseconds.
+    /// When it was asked for, or was last known to be under way: CLOCK_BOOTTIME, in microseconds.
     pub since: u64,
+    /// Whether the hypervisor may have been called for it.
+    pub called: bool,
 }
 
 impl Intent {
     /// The intent to wake this domain.
     #[must_use]
-    pub fn new(id: &Id, subject: &Subject, paused: Paused, since: u64) -> Self {
+    pub fn new(id: &Id, subject: &Subject, paused: Paused, since: u64, called: bool) -> Self {
         Self {
             connection: id.connection.to_string(),
             uuid: id.uuid.as_u128(),
@@ -64,6 +66,7 @@ impl Intent {
             caller: subject.caller,
             leave: paused == Paused::Leave,
             since,
+            called,
         }
     }
 

@@ -37,8 +37,8 @@ pub enum Request {
     List {
         /// Those after this one.
         after: Option<Id>,
-        /// Who waits for the list.
-        answer: oneshot::Sender<Vec<Listed>>,
+        /// Who waits for the list. Without any domain: the hypervisors that cannot be reached.
+        answer: oneshot::Sender<Result<Vec<Listed>, String>>,
     },
     /// Tell the last decisions, the newest first.
     History {
@@ -82,8 +82,8 @@ pub enum Answer {
     Finished(Arc<Finished>),
     /// There is no such domain.
     Unknown,
-    /// A hypervisor is away, and no domain that is known is meant.
-    Away,
+    /// No domain that is known is meant, and these hypervisors cannot be reached.
+    Away(String),
 }
 
 /// A domain in the list.
@@ -130,8 +130,9 @@ impl Requests {
         self.ask(|answer| Request::Explain { mac, details, answer }).await
     }
 
-    /// Lists the first domains after this one. Nothing comes after the last one.
-    pub async fn list(&self, after: Option<Id>) -> Option<Vec<Listed>> {
+    /// Lists the first domains after this one. Nothing comes after the last one. Where no domain is known: the
+    /// hypervisors that cannot be reached.
+    pub async fn list(&self, after: Option<Id>) -> Option<Result<Vec<Listed>, String>> {
         self.ask(|answer| Request::List { after, answer }).await
     }
 

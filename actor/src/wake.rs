@@ -3,18 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::Error;
 use crate::decision::{Action, Outcome, Trigger, act, cools_down, is_restored_paused};
-use crate::hypervisor::{Hypervisor, State, blocking};
+use crate::hypervisor::{Hypervisor, Session, State};
 use crate::rules::Paused;
 
 /// How long a domain may be paused for a while: to be saved, dumped, or migrated.
 const PAUSE_WAIT: Duration = Duration::from_secs(60);
 /// How often a domain that is between two states is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// For how long what was known of a domain is relied upon. A wake may wait for longer until it is done.
+const FRESH: Duration = Duration::from_millis(100);
+/// A wake that has waited for longer says so.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
 
 /// A wake, as it is to be done.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +36,8 @@ pub struct Order {
     /// anything else; a domain that is on cannot be started, which shows; and what is not restored is not
     /// paused after its start.
     pub known_off: bool,
+    /// Whether it is too late to do anything. Its state may still show that it was woken.
+    pub expired: bool,
 }
 
 /// What a wake may do.
@@ -63,33 +70,64 @@ impl Terms {
 pub enum End {
     /// With this outcome, and why so.
     Done(Outcome, String),
-    /// The connection was lost. `called`: perhaps the hypervisor has done it.
+    /// The domain was not woken when it should have been, and now it is too late.
+    Expired,
+    /// The connection was lost.
     Lost {
-        /// Whether the hypervisor was called.
+        /// Whether the hypervisor was called: perhaps it has woken the domain.
         called: bool,
+        /// For how long the wake has waited until a session was free.
+        queued: Duration,
     },
 }
 
 /// Wakes the domain. It takes as long as the hypervisor takes.
 pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut order: Order) -> End {
-    let began = Instant::now();
+    // Since when the domain is seen to be between two states, and for how long the wake waited for a session.
+    let (mut unsettled, mut queued) = (None, Duration::ZERO);
     loop {
-        // All of it on one thread: to change threads between two calls takes half as long as a call.
-        let turn = blocking(&hypervisor, move |hypervisor| Ok(turn(hypervisor, order))).await;
+        let asked = Instant::now();
+        let Some((waited, turn)) = take_turn(hypervisor.as_ref(), order).await else {
+            return End::Lost { called: order.called, queued: queued + asked.elapsed() };
+        };
+        queued += waited;
         let (state, wait) = match turn {
-            Ok(Turn::Ended(end)) => return end,
-            Ok(Turn::Again { state, wait, called }) => {
+            Turn::Ended(End::Lost { called, .. }) => return End::Lost { called, queued },
+            Turn::Ended(End::Done(outcome, reason)) => return End::Done(outcome, told(reason, queued)),
+            Turn::Ended(End::Expired) => return End::Expired,
+            Turn::Again { state, wait, called } => {
                 order = Order { called, known_off: false, ..order };
                 (state, wait)
             }
-            Err(error) => return failed(hypervisor.as_ref(), &error, true),
         };
-        if began.elapsed() >= wait {
+        let since = *unsettled.get_or_insert_with(Instant::now);
+        if since.elapsed() >= wait {
             let reason = format!("it is still {state} after {} s; wake it again later", wait.as_secs());
             return End::Done(Outcome::Failed, reason);
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Does one turn with a session, and tells how long it has waited for one; `None` if there was none.
+async fn take_turn(hypervisor: &dyn Hypervisor, order: Order) -> Option<(Duration, Turn)> {
+    let asked = Instant::now();
+    let (tell, told) = oneshot::channel();
+    // All of it with one session, on one thread: to change threads between two calls takes half as long as a call.
+    hypervisor.run(Box::new(move |session| {
+        let waited = asked.elapsed();
+        let order = Order { known_off: order.known_off && waited < FRESH, ..order };
+        // Nobody waits for it any more where the service is about to end.
+        let _ = tell.send((waited, turn(session, order)));
+    }));
+    told.await.ok()
+}
+
+fn told(reason: String, queued: Duration) -> String {
+    if queued < WORTH_TELLING {
+        return reason;
+    }
+    format!("{reason}; the wake has waited {} s for others at the same connection", queued.as_secs())
 }
 
 /// What came of looking at the domain, and of doing what its state calls for.
@@ -107,55 +145,58 @@ enum Turn {
     },
 }
 
-fn turn(hypervisor: &dyn Hypervisor, order: Order) -> Turn {
+fn turn(session: &dyn Session, order: Order) -> Turn {
     let called = order.called;
-    let state = if order.known_off { Ok(State::ShutOff) } else { hypervisor.state(order.uuid) };
+    let state = if order.known_off { Ok(State::ShutOff) } else { session.state(order.uuid) };
     let state = match state {
         Ok(state) => state,
-        Err(error) => return Turn::Ended(failed(hypervisor, &error, called)),
+        Err(error) => return Turn::Ended(failed(session, &error, called)),
     };
     let (outcome, call): (_, Call) = match act(state, order.terms.paused) {
         Action::Nothing(Outcome::AlreadyRunning, _) if called => {
-            let reason = "it runs; the connection was lost while it was woken".to_owned();
+            let reason = "it runs; what came of the call that woke it was not told".to_owned();
             return Turn::Ended(End::Done(Outcome::Started, reason));
         }
         Action::Nothing(outcome, reason) => return Turn::Ended(End::Done(outcome, reason)),
         Action::AwaitOff => return Turn::Again { state, wait: order.shutdown_wait, called },
         Action::AwaitPause => return Turn::Again { state, wait: PAUSE_WAIT, called },
-        Action::Start => (Outcome::Started, |hypervisor, uuid| hypervisor.start(uuid)),
-        Action::Resume => (Outcome::Resumed, |hypervisor, uuid| hypervisor.resume(uuid)),
-        Action::WakeUp => (Outcome::Woken, |hypervisor, uuid| hypervisor.pm_wakeup(uuid)),
+        Action::Start => (Outcome::Started, |session, uuid| session.start(uuid)),
+        Action::Resume => (Outcome::Resumed, |session, uuid| session.resume(uuid)),
+        Action::WakeUp => (Outcome::Woken, |session, uuid| session.pm_wakeup(uuid)),
     };
+    if order.expired {
+        return Turn::Ended(End::Expired);
+    }
     if order.terms.cool_down() {
         let reason = "a wake has succeeded just before".to_owned();
         return Turn::Ended(End::Done(Outcome::CoolingDown, reason));
     }
-    attempt(hypervisor, order, state, outcome, call)
+    attempt(session, order, state, outcome, call)
 }
 
-type Call = fn(&dyn Hypervisor, Uuid) -> Result<(), Error>;
+type Call = fn(&dyn Session, Uuid) -> Result<(), Error>;
 
-fn attempt(hypervisor: &dyn Hypervisor, order: Order, before: State, outcome: Outcome, call: Call) -> Turn {
+fn attempt(session: &dyn Session, order: Order, before: State, outcome: Outcome, call: Call) -> Turn {
     let Order { uuid, terms, .. } = order;
-    let result = call(hypervisor, uuid);
+    let result = call(session, uuid);
     if order.known_off && result.is_ok() {
         return Turn::Ended(End::Done(outcome, format!("it was {before}")));
     }
-    let after = hypervisor.state(uuid);
+    let after = session.state(uuid);
     let end = match (result, after) {
         (Ok(()), Ok(after))
             if outcome == Outcome::Started && is_restored_paused(after) && terms.paused == Paused::Resume =>
         {
-            match (hypervisor.resume(uuid), hypervisor.state(uuid)) {
+            match (session.resume(uuid), session.state(uuid)) {
                 (Ok(()), _) | (Err(_), Ok(State::Running)) => {
                     End::Done(outcome, format!("it was {before}, saved while it was paused"))
                 }
-                (Err(error), _) => failed(hypervisor, &error, true),
+                (Err(error), _) => failed(session, &error, true),
             }
         }
         (Ok(()), Ok(_)) => End::Done(outcome, format!("it was {before}")),
         // It was done, and whether it also runs is to be seen when the connection is back.
-        (Ok(()), Err(_)) if !hypervisor.is_alive() => End::Lost { called: true },
+        (Ok(()), Err(_)) if !session.is_alive() => lost(true),
         (Ok(()), Err(_)) => End::Done(outcome, format!("it was {before}")),
         // Somebody else may have done it in between. The error's code does not tell: drivers differ.
         (Err(_), Ok(State::Running)) => {
@@ -166,13 +207,17 @@ fn attempt(hypervisor: &dyn Hypervisor, order: Order, before: State, outcome: Ou
         }
         // It was not off, as was thought: what it is calls for something else.
         (Err(_), Ok(after)) if order.known_off && after != State::ShutOff => {
-            return turn(hypervisor, Order { known_off: false, ..order });
+            return turn(session, Order { known_off: false, ..order });
         }
-        (Err(error), _) => failed(hypervisor, &error, true),
+        (Err(error), _) => failed(session, &error, true),
     };
     Turn::Ended(end)
 }
 
-fn failed(hypervisor: &dyn Hypervisor, error: &Error, called: bool) -> End {
-    if hypervisor.is_alive() { End::Done(Outcome::Failed, error.to_string()) } else { End::Lost { called } }
+fn failed(session: &dyn Session, error: &Error, called: bool) -> End {
+    if session.is_alive() { End::Done(Outcome::Failed, error.to_string()) } else { lost(called) }
+}
+
+const fn lost(called: bool) -> End {
+    End::Lost { called, queued: Duration::ZERO }
 }

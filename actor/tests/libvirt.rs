@@ -10,12 +10,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 use virt::connect::Connect;
+use wakevirt_actor::Error;
 use wakevirt_actor::decision::Outcome;
 use wakevirt_actor::decision::Trigger;
-use wakevirt_actor::hypervisor::{self, Domain, Hypervisor, Pause, State, Update};
+use wakevirt_actor::hypervisor::{self, Domain, Hypervisor, Pause, Session, State, Update};
 use wakevirt_actor::rules::Paused;
 use wakevirt_actor::wake::{End, Order, Terms, wake};
 use wakevirt_protocol::MacAddr;
@@ -54,7 +55,7 @@ struct Link(mpsc::Receiver<Update>);
 impl Link {
     async fn up() -> (Self, Arc<dyn Hypervisor>, Vec<Domain>) {
         let (sender, updates) = mpsc::channel(64);
-        tokio::spawn(hypervisor::keep(URI.into(), sender));
+        tokio::spawn(hypervisor::Link::start(URI.into(), sender).unwrap().keep());
         let mut link = Self(updates);
         match link.next().await {
             Update::Up(_, hypervisor, domains) => (link, hypervisor, domains),
@@ -104,6 +105,20 @@ async fn tells_what_there_is_and_what_changes() {
     old_domain.undefine().unwrap();
 }
 
+/// What this makes of a session.
+async fn session<T: Send + 'static>(
+    hypervisor: &Arc<dyn Hypervisor>,
+    work: impl FnOnce(&dyn Session) -> T + Send + 'static,
+) -> T {
+    let (tell, told) = oneshot::channel();
+    hypervisor.run(Box::new(move |session| drop(tell.send(work(session)))));
+    told.await.unwrap()
+}
+
+async fn state(hypervisor: &Arc<dyn Hypervisor>, uuid: Uuid) -> Result<State, Error> {
+    session(hypervisor, move |session| session.state(uuid)).await
+}
+
 /// The outcome of a wake, and its reason.
 async fn outcome(hypervisor: &Arc<dyn Hypervisor>, uuid: Uuid, paused: Paused) -> (Outcome, String) {
     outcome_where(hypervisor, uuid, paused, false).await
@@ -117,10 +132,17 @@ async fn outcome_where(
     known_off: bool,
 ) -> (Outcome, String) {
     let terms = Terms { trigger: Trigger::Packet, paused, cool_down: None };
-    let order = Order { uuid, terms, shutdown_wait: Duration::from_secs(1), called: false, known_off };
+    let order = Order {
+        uuid,
+        terms,
+        shutdown_wait: Duration::from_secs(1),
+        called: false,
+        known_off,
+        expired: false,
+    };
     match wake(Arc::clone(hypervisor), order).await {
         End::Done(outcome, reason) => (outcome, reason),
-        End::Lost { .. } => panic!("the driver is in this process"),
+        End::Lost { .. } | End::Expired => panic!("the driver is in this process"),
     }
 }
 
@@ -140,7 +162,7 @@ async fn wakes_by_the_state() {
     assert_eq!(left, Outcome::NotAllowed);
     assert!(reason.contains("paused (user)"), "{reason}");
     assert_eq!(outcome(&hypervisor, uuid, Paused::Resume).await.0, Outcome::Resumed);
-    assert_eq!(hypervisor.state(uuid).unwrap(), State::Running);
+    assert_eq!(state(&hypervisor, uuid).await.unwrap(), State::Running);
     domain.destroy().unwrap();
     domain.undefine().unwrap();
     let (failed, reason) = outcome(&hypervisor, uuid, Paused::Resume).await;
@@ -160,7 +182,7 @@ async fn is_not_deceived_by_an_old_state() {
     assert_eq!(outcome(Paused::Resume).await, Outcome::AlreadyRunning);
     domain.suspend().unwrap();
     assert_eq!(outcome(Paused::Leave).await, Outcome::NotAllowed);
-    assert_eq!(hypervisor.state(uuid).unwrap(), State::Paused(Pause::User));
+    assert_eq!(state(&hypervisor, uuid).await.unwrap(), State::Paused(Pause::User));
     assert_eq!(outcome(Paused::Resume).await, Outcome::Resumed);
     domain.destroy().unwrap();
     domain.undefine().unwrap();
@@ -211,8 +233,8 @@ async fn reads_the_opt_in() {
     let administrator = Administrator::new();
     let uuid = Uuid::from_u128(0x41);
     let domain = administrator.define(uuid, &[7]);
-    let (mut link, hypervisor, _) = Link::up().await;
-    assert!(!hypervisor.domain(uuid).unwrap().unwrap().opt_in);
+    let (mut link, _hypervisor, domains) = Link::up().await;
+    assert!(domains.iter().any(|domain| domain.id.uuid == uuid && !domain.opt_in));
     let metadata = "<metadata><w:wake xmlns:w='https://wakevirt.org/metadata/1.0'/></metadata></domain>";
     let xml = xml(uuid, &[7]).replace("</domain>", metadata);
     administrator.0.define_domain_xml(&xml).unwrap();
@@ -226,11 +248,11 @@ async fn a_start_of_what_runs_is_an_error_of_the_driver() {
     let uuid = Uuid::from_u128(0x31);
     let domain = administrator.define(uuid, &[6]);
     let (_link, hypervisor, _) = Link::up().await;
-    assert!(hypervisor.start(uuid).is_ok());
-    assert!(hypervisor.start(uuid).is_err());
-    assert_eq!(hypervisor.state(uuid).unwrap(), State::Running, "so the state is looked at again");
-    assert!(hypervisor.domain(Uuid::from_u128(0x32)).unwrap().is_none());
-    assert!(hypervisor.state(Uuid::from_u128(0x32)).is_err());
+    for is_ok in [true, false] {
+        assert_eq!(session(&hypervisor, move |session| session.start(uuid).is_ok()).await, is_ok);
+    }
+    assert_eq!(state(&hypervisor, uuid).await.unwrap(), State::Running, "so the state is looked at again");
+    assert!(state(&hypervisor, Uuid::from_u128(0x32)).await.is_err());
     domain.destroy().unwrap();
     domain.undefine().unwrap();
 }
@@ -238,9 +260,12 @@ async fn a_start_of_what_runs_is_an_error_of_the_driver() {
 #[tokio::test]
 async fn no_connection_is_tried_again_and_ends_nothing() {
     let (sender, mut updates) = mpsc::channel(1);
-    let link = tokio::spawn(hypervisor::keep("test:///no/such/file.xml".into(), sender));
+    let link = hypervisor::Link::start("test:///no/such/file.xml".into(), sender).unwrap();
+    let link = tokio::spawn(link.keep());
+    let first = tokio::time::timeout(Duration::from_secs(10), updates.recv()).await.expect("no update");
+    assert!(matches!(first, Some(Update::Down(_))), "that there is none is told");
     let nothing = tokio::time::timeout(Duration::from_millis(400), updates.recv()).await;
-    assert!(nothing.is_err(), "an update without a connection");
+    assert!(nothing.is_err(), "once");
     drop(updates);
     tokio::time::timeout(Duration::from_secs(5), link).await.expect("it ends with the actor").unwrap();
 }

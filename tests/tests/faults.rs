@@ -89,6 +89,12 @@ fn a_caller_is_told_that_its_wake_is_held() {
     let host = Host::new();
     let mut scene = one(&host);
     scene.libvirtd.kill();
+    let _ = scene.actor().log().wait_for("is lost");
+    let explanation = scene.explain(VM);
+    assert!(
+        explanation.contains("(true, ") && explanation.contains("would be held for up to 1m"),
+        "{explanation}"
+    );
     let called = Instant::now();
     assert_eq!(scene.call(VM).unwrap(), "('held',)");
     assert!(called.elapsed() < Duration::from_secs(20), "who calls waits for 25 s, as most libraries do");
@@ -130,6 +136,23 @@ fn a_wake_is_done_once_though_the_actor_is_killed() {
     scene.start_actor_again();
     runs(&scene, VM, 1);
     assert!(scene.outcomes(VM, "started") <= 1);
+}
+
+/// What libvirt has done is told, however long it took and whoever has asked for it.
+#[test]
+fn a_slow_start_does_not_expire_because_the_actor_is_killed() {
+    privileged!();
+    let host = Host::new();
+    let config = format!("hold = \"1s\"\n{ALL_ALLOWED}");
+    let mut scene = Scene::new(&host, &[Machine::new(VM).emulator(Emulator::Slow(4))], &config);
+    scene.packet(VM, 1);
+    scene.wait_for_state(VM, "paused");
+    scene.kill_actor();
+    scene.wait_for_state(VM, "running");
+    scene.start_actor_again();
+    let decision = scene.actor().log().wait_for(&format!(": domain \"{VM}\", "));
+    assert!(decision.contains("started: "), "{decision}");
+    assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (booted)", 1));
 }
 
 #[test]
@@ -194,10 +217,16 @@ fn a_wake_waits_for_a_libvirt_that_was_never_seen() {
     scene.kill_actor();
     scene.libvirtd.kill();
     scene.start_actor_again();
-    // It cannot know yet whose MAC address that is.
+    // It cannot know yet whose MAC address that is, and says so.
     scene.packet(VM, 1);
     scene.wait_until_packet_held(VM);
     assert_eq!(scene.decisions(VM), 0);
+    let explanation = scene.explain(VM);
+    assert!(explanation.contains("qemu:///system cannot be reached"), "{explanation}");
+    assert!(explanation.contains("would be held for up to 1m"), "{explanation}");
+    let refused = host.call(User::Root, ACTOR_INTERFACE, "ListDomains", &[]).unwrap_err();
+    assert_eq!(refused.name, "org.wakevirt.Error.HypervisorAway", "{refused:?}");
+    assert!(refused.message.contains("qemu:///system"), "{refused:?}");
     scene.libvirtd.start_again();
     scene.ends(VM, "started");
     runs(&scene, VM, 1);

@@ -96,35 +96,48 @@ fn a_domain_of_which_a_snapshot_is_taken_runs_then() {
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (unpaused)", 1));
 }
 
-/// More than the requests that libvirt serves of one connection at a time.
-const SLOW: [&str; 6] = ["slow1", "slow2", "slow3", "slow4", "slow5", "slow6"];
+/// So many may be slow at one URI, and hold up no other.
+const SLOW: [&str; 4] = ["slow1", "slow2", "slow3", "slow4"];
+/// One more that is slow, and two that have to wait then.
+const MORE: [&str; 3] = ["slow5", "late1", "late2"];
 
 #[test]
-fn many_start_at_once_and_hold_up_no_other() {
+fn four_slow_starts_hold_up_no_other_and_more_wait_their_turn() {
     privileged!();
     let host = Host::new();
-    let mut machines: Vec<_> =
-        SLOW.iter().map(|name| Machine::new(name).emulator(Emulator::Slow(8))).collect();
-    machines.push(Machine::new(VM));
-    let scene = Scene::new(&host, &machines, ALL_ALLOWED);
+    let slow = SLOW.iter().chain(&MORE[..1]).map(|name| Machine::new(name).emulator(Emulator::Slow(15)));
+    let machines: Vec<_> = slow.chain([VM, MORE[1], MORE[2]].map(Machine::new)).collect();
+    // What waits for others does not wait for libvirt.
+    let scene = Scene::new(&host, &machines, &format!("hold = \"3s\"\n{ALL_ALLOWED}"));
     let mut wire = scene.lan.injector();
-    SLOW.iter().for_each(|domain| wire.send(&scene.frame(domain, 1)));
-    // They start together, none after another.
-    let all_start = || {
-        let paused = scene.virsh(&["list", "--state-paused", "--name"]);
-        SLOW.iter().all(|domain| paused.contains(domain))
+    let all_start = |domains: &[&str]| {
+        wait::until_true("them to start together", || {
+            let paused = scene.virsh(&["list", "--state-paused", "--name"]);
+            domains.iter().all(|domain| paused.contains(domain))
+        });
     };
-    wait::until_true("all of them to start", all_start);
+    SLOW.iter().for_each(|domain| wire.send(&scene.frame(domain, 1)));
+    all_start(&SLOW);
     wire.send(&scene.frame(VM, 1));
     scene.ends(VM, "started");
     for domain in SLOW {
         assert_eq!(scene.decisions(domain), 0, "the other one waited for {domain}");
     }
-    for domain in SLOW {
+
+    wire.send(&scene.frame(MORE[0], 1));
+    all_start(&MORE[..1]);
+    MORE[1..].iter().for_each(|domain| wire.send(&scene.frame(domain, 1)));
+    let _ = scene.actor().log().wait_for("all connections to qemu:///system are in use: 2 wakes wait");
+    let explanation = scene.explain(MORE[2]);
+    assert!(explanation.contains("after 2 other wakes that wait for a connection"), "{explanation}");
+    for domain in SLOW.iter().chain(&MORE) {
         scene.ends(domain, "started");
         assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", 1));
     }
-    for domain in SLOW {
+    let told = scene.ends(MORE[2], "started");
+    assert!(told.contains("s for others at the same connection"), "{told}");
+    let _ = scene.actor().log().wait_for("no wake waits for a connection to qemu:///system any more");
+    for domain in SLOW.iter().chain(&MORE) {
         assert_eq!(scene.outcomes(domain, "started"), 1, "{domain}");
     }
 }

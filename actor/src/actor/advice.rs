@@ -8,7 +8,7 @@ impl Actor {
     /// Warns of rules that mean no domain, and where nothing is allowed at all. Before all domains are known
     /// nobody can tell.
     pub(super) fn check_rules(&mut self) {
-        if self.checked || self.is_one_away() {
+        if self.checked || self.hypervisors.is_one_away() {
             return;
         }
         self.checked = true;
@@ -46,7 +46,7 @@ impl Actor {
 
     /// This command of virsh(1), for each connection.
     pub(super) fn virsh(&self, command: &str) -> String {
-        let commands = self.hypervisors.iter().map(|(uri, _)| format!("virsh --connect {uri} {command}"));
+        let commands = self.hypervisors.uris().map(|uri| format!("virsh --connect {uri} {command}"));
         commands.collect::<Vec<_>>().join(" or ")
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
+use wakevirt_service::config::HumanDuration;
 use wakevirt_service::logs::quoted;
 
 use super::lines::{Kind, Verdict};
@@ -116,8 +117,11 @@ impl Actor {
         self.lines.ask(Kind::of(finished), tokio::time::Instant::now())
     }
 
-    /// The first domains after this one, in the order of their ids.
-    pub(super) fn list(&self, after: Option<&Id>) -> Vec<Listed> {
+    /// The first domains after this one, in the order of their ids; without any, the hypervisors that are missing.
+    pub(super) fn list(&self, after: Option<&Id>) -> Result<Vec<Listed>, String> {
+        if let (0, Some(missing)) = (self.index.domains().len(), self.hypervisors.missing()) {
+            return Err(missing);
+        }
         let listed = self.index.after(after).take(LISTED).map(|entry| Listed {
             id: entry.domain.id.clone(),
             name: told_name(&entry.domain.name),
@@ -126,12 +130,12 @@ impl Actor {
             last_wake: self.records.last_wakes.get(&entry.domain.id).map(|last_wake| last_wake.time),
             macs: entry.macs.iter().take(LISTED_MACS).copied().collect(),
         });
-        listed.collect()
+        Ok(listed.collect())
     }
 
     /// Whatever it does while its hypervisor is away, nobody here knows.
     fn known_state(&self, domain: &Domain) -> State {
-        match self.hypervisor(&domain.id.connection) {
+        match self.hypervisors.get(&domain.id.connection) {
             Some(_) => domain.state,
             None => State::Unknown,
         }
@@ -141,7 +145,7 @@ impl Actor {
     pub(super) fn explain(&self, mac: MacAddr, details: &PacketDetails) -> (bool, String) {
         let asker = decision::Asker::Packet(details, Presented::NotFetched);
         let (domain, by, paused) = match admit(self.index.find(mac), &self.policy.rules, mac, asker) {
-            Admission::Unknown => return (false, format!("no domain that is known has {mac}")),
+            Admission::Unknown => return (false, self.unknown_in_words(mac)),
             Admission::Ambiguous(domains) => return (false, ambiguous(&domains)),
             Admission::NotAllowed(domain) => {
                 return (false, format!("no rule allows {}", quoted(&domain.name)));
@@ -168,21 +172,44 @@ impl Actor {
         (would_wake, format!("{} is allowed by the rule {by}; {what}", quoted(&domain.name)))
     }
 
-    fn outlook(&self, domain: &Domain, paused: Paused) -> (bool, String) {
-        if self.hypervisor(&domain.id.connection).is_none() {
-            return (true, format!("it would wait for {}, which cannot be reached", domain.id.connection));
+    fn unknown_in_words(&self, mac: MacAddr) -> String {
+        let hold = HumanDuration::from(self.policy.times.hold);
+        match self.hypervisors.missing() {
+            None => format!("no domain that is known has {mac}"),
+            Some(missing) => format!(
+                "no domain that is known has {mac}, and {missing} cannot be reached: a packet would be held for up to \
+                 {hold}, until the domains there are known"
+            ),
         }
+    }
+
+    fn outlook(&self, domain: &Domain, paused: Paused) -> (bool, String) {
+        let uri = &domain.id.connection;
+        let Some(hypervisor) = self.hypervisors.get(uri) else {
+            let hold = HumanDuration::from(self.policy.times.hold);
+            let reason = format!(
+                "{uri} cannot be reached: it would be held for up to {hold}, and done when {uri} is back"
+            );
+            return (true, reason);
+        };
         let since = self.records.last_success(&domain.id).map(|at| at.elapsed());
-        match act(domain.state, paused) {
-            Action::Nothing(_, reason) => (false, reason),
+        let (would_wake, what) = match act(domain.state, paused) {
+            Action::Nothing(_, reason) => return (false, reason),
             _ if decision::cools_down(Trigger::Packet, since, self.policy.times.cool_down) => {
-                (false, "a wake has succeeded just before".to_owned())
+                return (false, "a wake has succeeded just before".to_owned());
             }
             Action::Start => (true, "it would be started".to_owned()),
             Action::Resume => (true, "it would be resumed".to_owned()),
             Action::WakeUp => (true, "it would be woken up".to_owned()),
             Action::AwaitOff => (true, "it would be started once it has shut down".to_owned()),
             Action::AwaitPause => (true, format!("it is {}, and would be looked at again", domain.state)),
+        };
+        match hypervisor.waiting() {
+            0 => (would_wake, what),
+            waiting => (
+                would_wake,
+                format!("{what}, after {waiting} other wakes that wait for a connection to {uri}"),
+            ),
         }
     }
 }

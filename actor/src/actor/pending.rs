@@ -69,7 +69,7 @@ impl Actor {
 
     /// Holds it while a hypervisor may have its domain, else counts it.
     pub(super) fn unknown(&mut self, packet: Packet) {
-        if self.is_one_away() {
+        if self.hypervisors.is_one_away() {
             let since = seen(&packet).unwrap_or_else(boottime);
             if !has_expired(age(since), self.policy.times.hold) {
                 if self.pending.unknown.len() >= MOST {

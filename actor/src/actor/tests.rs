@@ -12,9 +12,10 @@ use wakevirt_protocol::bus::PacketDetails;
 use super::*;
 use crate::Error;
 use crate::config::Times;
-use crate::hypervisor::{Domain, Id, Pause, State};
+use crate::hypervisor::{Domain, Hypervisor, Id, Pause, Session, State, Work};
+use crate::memory::Intent;
 use crate::request::Requests;
-use crate::rules::{Rule, Rules};
+use crate::rules::{Paused, Rule, Rules};
 
 const ROOT: caller::Caller = caller::Caller { user: 0, by: caller::Authority::User };
 
@@ -72,15 +73,25 @@ impl Fake {
     }
 }
 
-impl Hypervisor for Fake {
-    fn domains(&self) -> Result<Vec<Domain>, Error> {
-        unreachable!("the link asks, and there is none here")
+/// A link to it: each work has a thread of its own.
+struct FakeLink(Arc<Fake>);
+
+impl Hypervisor for FakeLink {
+    fn run(&self, work: Work) {
+        let fake = Arc::clone(&self.0);
+        std::thread::spawn(move || work(&*fake));
     }
 
-    fn domain(&self, _: Uuid) -> Result<Option<Domain>, Error> {
-        unreachable!("the link asks, and there is none here")
+    fn waiting(&self) -> usize {
+        0
     }
 
+    fn is_alive(&self) -> bool {
+        Session::is_alive(&*self.0)
+    }
+}
+
+impl Session for Fake {
     fn state(&self, uuid: Uuid) -> Result<State, Error> {
         self.alive()?;
         let state = self.state_of(uuid);
@@ -193,7 +204,7 @@ fn up(hypervisor: &Arc<Fake>, domains: Vec<Domain>) -> Update {
     let hypervisor: Arc<Fake> = Arc::clone(hypervisor);
     let read = |domain: Domain| Domain { state: hypervisor.state_of(domain.id.uuid), ..domain };
     let domains = domains.into_iter().map(read).collect();
-    Update::Up(URI.into(), hypervisor, domains)
+    Update::Up(URI.into(), Arc::new(FakeLink(hypervisor)), domains)
 }
 
 /// An actor with these domains, all of which may be woken.
@@ -246,7 +257,7 @@ impl Bench {
             tokio::task::yield_now().await;
         }
         // It answers after what it has read before.
-        self.requests.list(None).await.unwrap();
+        self.requests.counts().await.unwrap();
     }
 
     async fn packet(&self, last: u8) {
@@ -272,7 +283,7 @@ impl Bench {
         match self.requests.wake(Target::Mac(mac(last)), ROOT).await.unwrap() {
             Answer::Finished(finished) => Ok(finished.outcome),
             Answer::Unknown => Err("unknown"),
-            Answer::Away => Err("away"),
+            Answer::Away(_) => Err("away"),
         }
     }
 }
@@ -299,7 +310,7 @@ async fn two_wakes_under_way_for_one_domain_are_one() {
     let call = bench.call(1);
     let release = async {
         // Requests are taken in their order.
-        bench.requests.list(None).await.unwrap();
+        bench.requests.counts().await.unwrap();
         fake.release();
     };
     assert_eq!(tokio::join!(call, release).0, Ok(Outcome::Started), "the caller shares the packet's wake");
@@ -356,7 +367,7 @@ async fn what_is_known_stays_known_while_the_hypervisor_is_away() {
     bench.update(Update::Down(URI.into())).await;
     bench.packet(1).await;
     assert_eq!(bench.call(2).await, Err("away"), "perhaps there is one, nobody knows");
-    let list = bench.requests.list(None).await.unwrap();
+    let list = bench.requests.list(None).await.unwrap().unwrap();
     assert_eq!((list.len(), list[0].state), (1, State::Unknown));
     bench.update(up(&fake, vec![])).await;
     assert_eq!(bench.finished().await, (1, Outcome::Failed), "it was undefined meanwhile");
@@ -373,7 +384,7 @@ async fn a_wake_is_held_until_the_hypervisor_is_back() {
     bench.settled().await;
     let back = async {
         // Requests are taken in their order.
-        bench.requests.list(None).await.unwrap();
+        bench.requests.counts().await.unwrap();
         bench.update(up(&fake, vec![domain(1, &[1])])).await;
     };
     assert_eq!(tokio::join!(bench.call(1), back).0, Ok(Outcome::Started));
@@ -387,7 +398,7 @@ async fn a_packet_waits_for_the_first_list_of_domains() {
     let mut bench = away(rules(&["vm*"]));
     bench.packet(9).await;
     bench.packet(1).await;
-    assert!(bench.requests.list(None).await.unwrap().is_empty());
+    assert_eq!(bench.requests.counts().await.unwrap().unknown, 0, "both may be for a domain");
     bench.update(up(&fake, vec![domain(1, &[1])])).await;
     assert_eq!(bench.finished().await, (1, Outcome::Started));
     assert_eq!(bench.requests.counts().await.unwrap().unknown, 1);
@@ -588,7 +599,7 @@ async fn many_domains_with_one_address_are_told_in_part() {
     // The list comes in parts, each domain once.
     let mut ids: Vec<Id> = Vec::new();
     loop {
-        let list = bench.requests.list(ids.last().cloned()).await.unwrap();
+        let list = bench.requests.list(ids.last().cloned()).await.unwrap().unwrap();
         if list.is_empty() {
             break;
         }
@@ -655,13 +666,13 @@ async fn wakes_by_name_and_explains() {
 async fn lists_what_is_known_and_when_it_was_woken() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let bench = bench(&fake, vec![domain(1, &[1])]).await;
-    let list = bench.requests.list(None).await.unwrap();
+    let list = bench.requests.list(None).await.unwrap().unwrap();
     assert_eq!(list.len(), 1);
     assert_eq!(list[0].rule.as_deref(), Some("domain = \"vm*\""));
     assert_eq!((list[0].state, list[0].last_wake), (State::ShutOff, None));
     let before = now();
     assert_eq!(bench.call(1).await, Ok(Outcome::Started));
-    let woken = bench.requests.list(None).await.unwrap()[0].last_wake.unwrap();
+    let woken = bench.requests.list(None).await.unwrap().unwrap()[0].last_wake.unwrap();
     assert!((before..=now()).contains(&woken));
 }
 
@@ -716,7 +727,7 @@ async fn the_next_process_takes_up_what_was_under_way() {
     let mut second = remembering(rules(&["vm*"]), memory, state);
     second.update(up(&again, vec![domain(1, &[1]), domain(2, &[2])])).await;
     assert_eq!(second.finished().await, (1, Outcome::Started));
-    second.requests.list(None).await.unwrap();
+    let _ = second.requests.counts().await.unwrap();
     assert_eq!(again.starts(), [uuid(1)], "what was done is not done again");
     assert!(open().1.intents.is_empty());
     fake.release();
@@ -733,7 +744,7 @@ async fn what_was_under_way_in_two_crashes_is_given_up() {
     first.packet(1).await;
     // The answer comes after the packet was taken and written down.
     while Memory::kept(folder.path()).intents.is_empty() {
-        let _ = first.requests.list(None).await;
+        let _ = first.requests.counts().await;
     }
     drop(Memory::at(folder.path()));
     let (memory, state) = Memory::at(folder.path());
@@ -777,4 +788,136 @@ async fn packets_for_which_there_is_no_place_are_counted() {
     bench.update(up(&fake, vec![domain(1, &[1])])).await;
     assert_eq!(bench.finished().await, (45, Outcome::Started), "the newest are kept");
     assert_eq!(bench.lost.count(), 44);
+}
+
+/// Waits until so many requests have reached the actor.
+async fn until_they_wait(bench: &Bench) {
+    // Requests are taken in order, and counts do not wait for domains.
+    for _ in 0..2 {
+        bench.requests.counts().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_at_the_start_waits_for_the_first_list() {
+    let fake = Fake::new(&[(1, State::Running)], &[]);
+    let bench = away(rules(&["vm*"]));
+    let requests = bench.requests.clone();
+    let answers = tokio::spawn(async move {
+        let details = PacketDetails::default();
+        tokio::join!(
+            requests.list(None),
+            requests.explain(mac(1), details),
+            requests.wake(Target::Mac(mac(1)), ROOT)
+        )
+    });
+    until_they_wait(&bench).await;
+    assert!(!answers.is_finished());
+    bench.update(up(&fake, vec![domain(1, &[1])])).await;
+    let (list, explanation, answer) = answers.await.unwrap();
+    assert_eq!(list.unwrap().unwrap().len(), 1);
+    assert_eq!(
+        explanation.unwrap(),
+        (false, "\"vm1\" is allowed by the rule domain = \"vm*\"; it runs".to_owned())
+    );
+    assert!(matches!(answer.unwrap(), Answer::Finished(it) if it.outcome == Outcome::AlreadyRunning));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hypervisor_that_is_missing_is_named() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    for told in [true, false] {
+        let bench = away(rules(&["vm*"]));
+        if told {
+            bench.update(Update::Down(URI.into())).await;
+        }
+        // Where nobody tells that there is no connection, it does not wait for long.
+        assert_eq!(bench.requests.list(None).await.unwrap(), Err(URI.to_owned()));
+        let explain = async |last| bench.requests.explain(mac(last), PacketDetails::default()).await.unwrap();
+        let (would_wake, reason) = explain(1).await;
+        assert!(!would_wake);
+        assert!(reason.contains(URI) && reason.contains("would be held for up to 1m"), "{reason}");
+        assert!(matches!(
+            bench.requests.wake(Target::Mac(mac(1)), ROOT).await.unwrap(),
+            Answer::Away(missing) if missing == URI
+        ));
+        // It stays known while it is away.
+        bench.update(up(&fake, vec![domain(1, &[1])])).await;
+        bench.update(Update::Down(URI.into())).await;
+        let (would_wake, reason) = explain(1).await;
+        assert!(would_wake);
+        assert!(reason.contains(URI) && reason.contains("would be held for up to 1m"), "{reason}");
+        let list = bench.requests.list(None).await.unwrap().unwrap();
+        assert_eq!((list.len(), list[0].state), (1, State::Unknown));
+    }
+}
+
+#[tokio::test]
+async fn requests_that_wait_are_bounded() {
+    let bench = away(rules(&["vm*"]));
+    let ask = || {
+        tokio::spawn({
+            let requests = bench.requests.clone();
+            async move { requests.list(None).await }
+        })
+    };
+    let waiting: Vec<_> = (0..early::MOST).map(|_| ask()).collect();
+    until_they_wait(&bench).await;
+    assert_eq!(ask().await.unwrap().unwrap(), Err(URI.to_owned()), "one more is answered at once");
+    assert!(waiting.iter().all(|it| !it.is_finished()));
+}
+
+/// An actor that takes up one wake, for which an earlier process had called the hypervisor long ago.
+fn taking_up(folder: &std::path::Path, called: bool) -> Bench {
+    let (mut memory, _) = Memory::at(folder);
+    let packet = Packet { mac: mac(1), sequence: 1, details: PacketDetails::default() };
+    let subject = Subject::new(Some(mac(1)), Some(&domain(1, &[1])), None, Some(&packet));
+    let intents = vec![Intent::new(&id(1), &subject, Paused::Resume, 1, called)];
+    memory.keep(&crate::memory::State { intents, ..crate::memory::State::default() });
+    let (memory, state) = Memory::at(folder);
+    remembering(rules(&["vm*"]), memory, state)
+}
+
+#[tokio::test]
+async fn the_state_decides_before_a_wake_expires() {
+    let starting = State::Paused(Pause::StartingUp);
+    for (state, outcome) in
+        [(State::Running, Outcome::Started), (starting, Outcome::Started), (State::ShutOff, Outcome::Expired)]
+    {
+        let fake = Fake::new(&[(1, state)], &[]);
+        let folder = tempfile::tempdir().unwrap();
+        let mut bench = taking_up(folder.path(), true);
+        until_they_wait(&bench).await;
+        assert!(bench.finished.try_recv().is_err(), "nobody knows yet what came of it");
+        bench.update(up(&fake, vec![domain(1, &[1])])).await;
+        if state == starting {
+            bench.update(Update::Changing(id(1))).await;
+            fake.set(1, State::Running);
+        }
+        assert_eq!(bench.finished().await, (1, outcome), "{state}");
+        assert!(fake.starts().is_empty(), "it is too late");
+    }
+    // Nothing was done for the other one.
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = taking_up(folder.path(), false);
+    assert_eq!(bench.finished().await, (1, Outcome::Expired));
+}
+
+#[tokio::test]
+async fn a_wake_whose_reply_was_lost_does_not_expire_before_its_state_is_known() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[1]);
+    let mut policy = rules(&["vm*"]);
+    policy.times.hold = Duration::from_millis(50);
+    let mut bench = away(policy);
+    bench.update(up(&fake, vec![domain(1, &[1])])).await;
+    bench.packet(1).await;
+    fake.until_it_starts().await;
+    fake.dead.store(true, Ordering::SeqCst);
+    bench.update(Update::Down(URI.into())).await;
+    fake.release();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(bench.finished.try_recv().is_err(), "nobody knows yet what came of it");
+    let again = Fake::new(&[(1, State::Running)], &[]);
+    bench.update(up(&again, vec![domain(1, &[1])])).await;
+    assert_eq!(bench.finished().await, (1, Outcome::Started));
 }

@@ -46,21 +46,34 @@ impl Wakes {
 
     /// What has not ended, to be written down.
     pub(super) fn intents(&self) -> Vec<Intent> {
-        let wakes = self.under_way.iter().chain(&self.held);
-        let all = wakes.flat_map(|(id, wake)| {
-            iter::successors(Some(wake), |wake| wake.next.as_deref()).map(move |wake| (id, wake))
+        // What is under way does not wait for its hypervisor, and has not done so until now.
+        let now = boottime();
+        let under_way = self.under_way.iter().map(|(id, wake)| (id, wake, true, now));
+        let held = self.held.iter().map(|(id, wake)| (id, wake, wake.called, wake.since));
+        let all = under_way.chain(held).flat_map(|(id, wake, called, since)| {
+            let first = Intent::new(id, &wake.subject, wake.terms.paused, since, called);
+            let later = iter::successors(wake.next.as_deref(), |wake| wake.next.as_deref());
+            let later = later.map(move |wake| {
+                Intent::new(id, &wake.subject, wake.terms.paused, wake.since.max(since), false)
+            });
+            iter::once(first).chain(later)
         });
-        all.map(|(id, wake)| Intent::new(id, &wake.subject, wake.terms.paused, wake.since)).collect()
+        all.collect()
+    }
+
+    /// Whether any wake is being done.
+    pub(super) fn is_one_under_way(&self) -> bool {
+        !self.under_way.is_empty()
     }
 
     /// Takes up what had not ended when the last process did: what is to be done is judged by the
     /// domain's state, as soon as its hypervisor tells it.
     pub(super) fn restore(&mut self, intents: Vec<Intent>) {
         for intent in intents {
-            let (paused, since) = (intent.paused(), intent.since);
+            let (paused, since, called) = (intent.paused(), intent.since, intent.called);
             let (id, subject) = intent.subject();
             let terms = Terms { trigger: subject.trigger(), paused, cool_down: None };
-            let wake = Wake { subject, terms, callers: Vec::new(), since, called: false, next: None };
+            let wake = Wake { subject, terms, callers: Vec::new(), since, called, next: None };
             match self.held.get_mut(&id) {
                 Some(same) => same.join(wake),
                 None => drop(self.held.insert(id, wake)),
@@ -111,7 +124,7 @@ impl Actor {
                 return;
             }
         }
-        let Some(hypervisor) = self.hypervisor(&id.connection).cloned() else {
+        let Some(hypervisor) = self.hypervisors.get(&id.connection).cloned() else {
             let name = wake.subject.domain.as_ref().map(|(_, name)| name.as_str()).unwrap_or_default();
             tracing::info!(
                 "the wake of {} waits for {}, which cannot be reached",
@@ -125,7 +138,8 @@ impl Actor {
         let shutdown_wait = self.policy.times.shutdown_wait;
         let (uuid, terms, called) = (id.uuid, wake.terms, wake.called);
         let known_off = !called && self.index.state(&id) == Some(State::ShutOff);
-        let order = Order { uuid, terms, shutdown_wait, called, known_off };
+        let expired = called && self.is_expired(&wake);
+        let order = Order { uuid, terms, shutdown_wait, called, known_off, expired };
         // By this wake, before any event tells it.
         self.index.note_change(&id);
         self.wakes.under_way.insert(id.clone(), wake);
@@ -142,15 +156,19 @@ impl Actor {
         };
         let Some(mut wake) = self.wakes.under_way.remove(&id) else { return };
         match end {
-            End::Lost { called } => {
+            End::Lost { called, queued } => {
                 wake.called = called;
+                // While other wakes had the connection, it did not wait for the hypervisor.
+                let queued = u64::try_from(queued.as_micros()).unwrap_or(u64::MAX);
+                wake.since = wake.since.saturating_add(queued).min(boottime());
                 // Perhaps the connection is back already, under another handle.
-                match self.hypervisor(&id.connection).is_some_and(|it| it.is_alive()) {
+                match self.hypervisors.get(&id.connection).is_some_and(|it| it.is_alive()) {
                     true => self.begin(id, wake),
                     false => drop(self.wakes.held.insert(id, wake)),
                 }
             }
             End::Done(outcome, reason) => self.done(id, wake, outcome, reason),
+            End::Expired => self.expired(id, wake),
         }
     }
 
@@ -176,7 +194,7 @@ impl Actor {
         let held = self.wakes.held.keys().filter(|id| &*id.connection == uri);
         for id in held.cloned().collect::<Vec<_>>() {
             let Some(wake) = self.wakes.held.remove(&id) else { continue };
-            if self.is_expired(&wake) {
+            if self.may_expire(&wake) {
                 self.expired(id, wake);
             } else if self.index.get(&id).is_none() {
                 let reason = "the domain was gone when the hypervisor came back".to_owned();
@@ -204,6 +222,12 @@ impl Actor {
         has_expired(age(wake.since), self.policy.times.hold)
     }
 
+    /// Whether it has waited for too long, and nothing was done for it. If the hypervisor was called, the domain's
+    /// state decides what came of it, as soon as it is known.
+    fn may_expire(&self, wake: &Wake) -> bool {
+        !wake.called && self.is_expired(wake)
+    }
+
     fn expired(&mut self, id: Id, mut wake: Wake) {
         let reason = format!("it was asked for {} s ago; wake it again", age(wake.since).as_secs());
         let next = wake.next.take();
@@ -217,7 +241,7 @@ impl Actor {
 
     /// When the next thing that waits is too old.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        let held = self.wakes.held.values().map(|wake| wake.since);
+        let held = self.wakes.held.values().filter(|wake| !wake.called).map(|wake| wake.since);
         let oldest = held.chain(self.pending.oldest()).min()?;
         // A little later, so that it is too old then.
         let left = self.policy.times.hold.saturating_sub(age(oldest)) + Duration::from_millis(10);
@@ -226,7 +250,7 @@ impl Actor {
 
     /// Ends what has waited for too long.
     pub(super) fn expire(&mut self) {
-        let old = self.wakes.held.iter().filter(|(_, wake)| self.is_expired(wake)).map(|(id, _)| id.clone());
+        let old = self.wakes.held.iter().filter(|(_, wake)| self.may_expire(wake)).map(|(id, _)| id.clone());
         for id in old.collect::<Vec<_>>() {
             if let Some(wake) = self.wakes.held.remove(&id) {
                 self.expired(id, wake);

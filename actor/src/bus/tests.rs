@@ -74,7 +74,10 @@ fn a_reply_means_success_and_an_error_says_why() {
     );
     assert_eq!(name(finished(Outcome::Ambiguous, None)), "org.wakevirt.Error.Ambiguous: because");
     assert!(name(Answer::Unknown).starts_with("org.wakevirt.Error.NoSuchDomain: no domain has the MAC"));
-    assert!(name(Answer::Away).starts_with("org.wakevirt.Error.HypervisorAway: no such domain"));
+    let away = name(Answer::Away("test:///".to_owned()));
+    assert!(
+        away.starts_with("org.wakevirt.Error.HypervisorAway: no such domain is known, and test:/// cannot")
+    );
 }
 
 /// The body's keys, each with the signature of its value.

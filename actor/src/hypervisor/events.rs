@@ -4,27 +4,34 @@
 )]
 //! libvirt's events: the only unsafe code of the actor.
 //!
-//! A callback does nothing but send a [`Change`] through a channel that it owns: it takes no lock,
-//! calls nothing that asks the daemon, and cannot panic into C.
+//! A callback does nothing but tell a [`Listener`], which returns at once: it calls nothing that asks the
+//! daemon, and cannot panic into C.
 //!
-//! Who owns what: each registration gets a boxed sender of its own. From the moment that libvirt
+//! Who owns what: each registration gets a boxed reference to the listener of its own. From the moment that libvirt
 //! accepts it, libvirt owns the box and gives it back through [`free`], once no callback can use it
 //! any more; if libvirt does not accept it, it is freed here.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::transmute;
 use std::ptr::null_mut;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 use virt::connect::Connect;
 use virt::error::Error;
 use virt::sys;
 
-use super::Change;
+/// Who is told what happens to a connection. Both methods run on libvirt's own thread, which serves all
+/// connections: they must return at once.
+pub(super) trait Listener: Send + Sync + 'static {
+    /// Something about this domain has changed.
+    fn changed(&self, uuid: Uuid);
+
+    /// The connection is lost, for this reason.
+    fn closed(&self, reason: &'static str);
+}
 
 /// Starts the thread that runs libvirt's event loop, once for the whole process. Call it before the
 /// first connection is opened.
@@ -59,13 +66,17 @@ pub(super) struct Subscription {
     closing: bool,
 }
 
-/// Has each change told: what concerns a domain, and the end of the connection.
-pub(super) fn subscribe(
-    connection: &Connect,
-    changes: &UnboundedSender<Change>,
-) -> Result<Subscription, Error> {
+/// Tells the listener the end of the connection.
+pub(super) fn watch(connection: &Connect, listener: &Arc<dyn Listener>) -> Result<Subscription, Error> {
     let connection = connection.clone();
     let mut subscription = Subscription { connection, domain_events: Vec::new(), closing: false };
+    subscription.tell_end(listener)?;
+    Ok(subscription)
+}
+
+/// Tells the listener each change: what concerns a domain, and the end of the connection.
+pub(super) fn subscribe(connection: &Connect, listener: &Arc<dyn Listener>) -> Result<Subscription, Error> {
+    let mut subscription = watch(connection, listener)?;
     // SAFETY: the same pointer under libvirt's general type for callbacks; for this event libvirt
     // casts it back to the type that it has here (libvirt-domain.h, VIR_DOMAIN_EVENT_ID_LIFECYCLE).
     let lifecycle = unsafe { transmute::<sys::virConnectDomainEventCallback, Callback>(Some(lifecycle)) };
@@ -81,9 +92,8 @@ pub(super) fn subscribe(
         (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, device),
         (sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata),
     ] {
-        subscription.tell_domains(event, callback, changes)?;
+        subscription.tell_domains(event, callback, listener)?;
     }
-    subscription.tell_end(changes)?;
     Ok(subscription)
 }
 
@@ -95,42 +105,42 @@ impl Subscription {
         &mut self,
         event: sys::virDomainEventID,
         callback: Callback,
-        changes: &UnboundedSender<Change>,
+        listener: &Arc<dyn Listener>,
     ) -> Result<(), Error> {
         let Ok(event) = c_int::try_from(event) else { return Ok(()) };
-        let changes = given(changes);
+        let listener = given(listener);
         // SAFETY: the connection outlives the call; no domain (null) means all of them.
         let connection = unsafe { self.connection.as_ptr() };
-        // SAFETY: the callback belongs to this event; `changes` lives until libvirt calls `free`.
+        // SAFETY: the callback belongs to this event; `listener` lives until libvirt calls `free`.
         let id = unsafe {
             sys::virConnectDomainEventRegisterAny(
                 connection,
                 null_mut(),
                 event,
                 callback,
-                changes,
+                listener,
                 Some(free),
             )
         };
         if id < 0 {
             // SAFETY: `given` made it, and libvirt, which refused, has not kept it.
-            return Err(unsafe { refused(changes) });
+            return Err(unsafe { refused(listener) });
         }
         self.domain_events.push(id);
         Ok(())
     }
 
-    fn tell_end(&mut self, changes: &UnboundedSender<Change>) -> Result<(), Error> {
-        let changes = given(changes);
+    fn tell_end(&mut self, listener: &Arc<dyn Listener>) -> Result<(), Error> {
+        let listener = given(listener);
         // SAFETY: the connection outlives the call.
         let connection = unsafe { self.connection.as_ptr() };
-        // SAFETY: `changes` lives until libvirt calls `free`. (A driver within this process, which
+        // SAFETY: `listener` lives until libvirt calls `free`. (A driver within this process, which
         // cannot be lost, forgets it: a few bytes, once.)
         let result =
-            unsafe { sys::virConnectRegisterCloseCallback(connection, Some(closed), changes, Some(free)) };
+            unsafe { sys::virConnectRegisterCloseCallback(connection, Some(closed), listener, Some(free)) };
         if result < 0 {
             // SAFETY: as above.
-            return Err(unsafe { refused(changes) });
+            return Err(unsafe { refused(listener) });
         }
         self.closing = true;
         Ok(())
@@ -155,51 +165,50 @@ impl Drop for Subscription {
     }
 }
 
-/// A sender for libvirt to keep.
-fn given(changes: &UnboundedSender<Change>) -> *mut c_void {
-    Box::into_raw(Box::new(changes.clone())).cast()
+/// A reference for libvirt to keep.
+fn given(listener: &Arc<dyn Listener>) -> *mut c_void {
+    Box::into_raw(Box::new(Arc::clone(listener))).cast()
 }
 
-/// libvirt's last error, after it refused the sender.
+/// libvirt's last error, after it refused the reference.
 ///
 /// # Safety
 /// As for [`free`].
-unsafe fn refused(changes: *mut c_void) -> Error {
+unsafe fn refused(listener: *mut c_void) -> Error {
     let error = Error::last_error();
     // SAFETY: as the caller promises.
-    unsafe { free(changes) };
+    unsafe { free(listener) };
     error
 }
 
-/// Takes a sender back.
+/// Takes a reference back.
 ///
 /// # Safety
-/// `changes` comes from [`given`], and is not used again.
-unsafe extern "C" fn free(changes: *mut c_void) {
+/// `listener` comes from [`given`], and is not used again.
+unsafe extern "C" fn free(listener: *mut c_void) {
     // SAFETY: it was made from such a box, and is used for the last time.
-    drop(unsafe { Box::from_raw(changes.cast::<UnboundedSender<Change>>()) });
+    drop(unsafe { Box::from_raw(listener.cast::<Arc<dyn Listener>>()) });
 }
 
 /// # Safety
-/// `changes` comes from [`given`], and was not freed.
-unsafe fn tell(changes: *mut c_void, change: Change) {
-    // SAFETY: it points to such a sender, which libvirt frees only when no callback runs. A sender may
+/// `listener` comes from [`given`], and was not freed.
+unsafe fn given_back<'a>(listener: *mut c_void) -> &'a dyn Listener {
+    // SAFETY: it points to such a reference, which libvirt frees only when no callback runs. A listener may
     // be used by several threads at once, should libvirt call from another than its event loop's.
-    let changes = unsafe { &*changes.cast::<UnboundedSender<Change>>() };
-    // Nobody listens any more: the connection is about to be given up.
-    let _ = changes.send(change);
+    let listener = unsafe { &*listener.cast::<Arc<dyn Listener>>() };
+    listener.as_ref()
 }
 
 /// # Safety
-/// libvirt's, for `domain` borrowed for the time of the call; `changes` as for [`tell`].
-unsafe fn changed(domain: sys::virDomainPtr, changes: *mut c_void) {
+/// libvirt's, for `domain` borrowed for the time of the call; `listener` as for [`given_back`].
+unsafe fn changed(domain: sys::virDomainPtr, listener: *mut c_void) {
     let mut uuid = [0; sys::VIR_UUID_BUFLEN as usize];
     // SAFETY: the domain is valid during the callback, and the buffer has the length that is asked
     // for. It reads the pointer's own copy, and does not ask the daemon.
     let result = unsafe { sys::virDomainGetUUID(domain, uuid.as_mut_ptr()) };
     if result == 0 {
         // SAFETY: as the caller promises.
-        unsafe { tell(changes, Change::Domain(Uuid::from_bytes(uuid))) };
+        unsafe { given_back(listener) }.changed(Uuid::from_bytes(uuid));
     }
 }
 
@@ -208,10 +217,10 @@ unsafe extern "C" fn lifecycle(
     domain: sys::virDomainPtr,
     _event: c_int,
     _detail: c_int,
-    changes: *mut c_void,
+    listener: *mut c_void,
 ) -> c_int {
     // SAFETY: libvirt passes a valid domain, and what was registered.
-    unsafe { changed(domain, changes) };
+    unsafe { changed(domain, listener) };
     0
 }
 
@@ -219,10 +228,10 @@ unsafe extern "C" fn device(
     _: sys::virConnectPtr,
     domain: sys::virDomainPtr,
     _alias: *const c_char,
-    changes: *mut c_void,
+    listener: *mut c_void,
 ) {
     // SAFETY: as above.
-    unsafe { changed(domain, changes) };
+    unsafe { changed(domain, listener) };
 }
 
 unsafe extern "C" fn metadata(
@@ -230,18 +239,18 @@ unsafe extern "C" fn metadata(
     domain: sys::virDomainPtr,
     _kind: c_int,
     _uri: *const c_char,
-    changes: *mut c_void,
+    listener: *mut c_void,
 ) {
     // SAFETY: as above.
-    unsafe { changed(domain, changes) };
+    unsafe { changed(domain, listener) };
 }
 
-unsafe extern "C" fn closed(_: sys::virConnectPtr, reason: c_int, changes: *mut c_void) {
+unsafe extern "C" fn closed(_: sys::virConnectPtr, reason: c_int, listener: *mut c_void) {
     let reason = match sys::virConnectCloseReason::try_from(reason) {
         Ok(sys::VIR_CONNECT_CLOSE_REASON_EOF) => "the daemon has closed it",
         Ok(sys::VIR_CONNECT_CLOSE_REASON_KEEPALIVE) => "the daemon does not answer",
         _ => "an error of the connection",
     };
     // SAFETY: libvirt passes what was registered.
-    unsafe { tell(changes, Change::Closed(reason)) };
+    unsafe { given_back(listener) }.closed(reason);
 }

@@ -1,62 +1,97 @@
 //! libvirt: one connection to one of its daemons, or to a driver within this process.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 use virt::connect::Connect;
-use virt::domain::{DomainPausedReason, DomainShutoffReason, DomainState, DomainStateReason};
 use virt::enumutil::Enum;
 use virt::error::ErrorNumber;
 use virt::sys;
-use wakevirt_service::logs::quoted;
 
-use super::events::{self, Subscription};
+use super::events::{self, Listener, Subscription};
+use super::read::{read, read_or_log, state};
 use super::regime::Regime;
-use super::{Change, Domain, Hypervisor, Id, Pause, State};
-use crate::{Error, domain_xml};
+use super::{Domain, Session, State};
+use crate::Error;
 
-/// Seconds between two signs of life that are asked of the daemon.
+/// Seconds between two pings that ask the daemon for a sign of life.
 const KEEPALIVE_INTERVAL: i32 = 5;
-/// Signs of life that may be missing before the connection is given up.
+/// Pings without an answer before the connection is given up.
 const KEEPALIVE_COUNT: u32 = 3;
 /// What tells libvirt whether to start a daemon for a session.
 const AUTOSTART: &str = "LIBVIRT_AUTOSTART";
-/// Starts that share the connection. A daemon serves five requests of one connection at a time
-/// (`max_client_requests` in libvirtd.conf), signs of life included: a slow start more, and nothing
-/// else would be answered.
-const SHARED_STARTS: usize = 3;
+/// Handles of domains that are kept at most; beyond that all are forgotten and looked up again.
+const MOST_HANDLES: usize = 65_536;
 
-/// A connection to libvirt.
+/// A connection to libvirt, for one thread: no other makes calls on it.
+///
+/// Before version 10.4 libvirt's client uses memory that was freed where two threads have calls on one
+/// connection and the daemon hangs (CVE-2024-4418). libvirt's event loop may ping the daemon while a call
+/// is out: that interrupts the call's own wait, which goes on with the same memory.
 #[derive(Debug)]
-pub struct Libvirt {
+pub(super) struct Libvirt {
     // Dropped first: what is registered keeps the connection open.
-    _subscription: Subscription,
+    _subscription: Option<Subscription>,
+    /// Handles of domains, which spare a wake the calls that look them up. A handle names a domain by its
+    /// UUID and holds nothing in the daemon.
+    handles: RefCell<HashMap<Uuid, virt::domain::Domain>>,
     connection: Connect,
     uri: Arc<str>,
-    /// Handles of the domains that were met, which spare a wake the calls that look them up. A handle
-    /// names a domain by its UUID and holds nothing in the daemon.
-    handles: Mutex<HashMap<Uuid, virt::domain::Domain>>,
-    starts: Semaphore,
 }
 
 impl Libvirt {
-    /// Connects, and tells `changes` from then on what changes. It may block for as long as the
-    /// daemon takes.
+    /// Connects, and tells the listener from then on what changes. It may block for as long as the daemon
+    /// takes. A daemon that hangs later is noticed by pings, also while no call is out.
     ///
     /// # Errors
-    /// If there is no connection to be had, or it tells no events.
-    pub fn open(uri: Arc<str>, changes: &UnboundedSender<Change>) -> Result<Self, Error> {
+    /// If there is no connection, or it tells no events.
+    pub(super) fn open_to_follow(uri: &Arc<str>, listener: &Arc<dyn Listener>) -> Result<Self, Error> {
         events::start_loop().map_err(failed("start libvirt's event loop"))?;
-        let connection = connect(&uri)?;
+        let connection = Connect::open(Some(uri)).map_err(failed("connect"))?;
+        if !keep_alive(&connection) {
+            tracing::debug!("{uri} has no keepalive");
+        }
         let subscription =
-            events::subscribe(&connection, changes).map_err(failed("subscribe to libvirt's events"))?;
-        let starts = Semaphore::new(SHARED_STARTS);
-        Ok(Self { _subscription: subscription, connection, uri, handles: Mutex::default(), starts })
+            events::subscribe(&connection, listener).map_err(failed("subscribe to libvirt's events"))?;
+        Ok(Self::new(uri, connection, Some(subscription)))
+    }
+
+    /// Connects, and tells the listener the end of the connection. Nothing pings the daemon until
+    /// [`keep_alive`] is called. It may block for as long as the daemon takes.
+    ///
+    /// # Errors
+    /// If there is no connection.
+    pub(super) fn open_to_wake(uri: &Arc<str>, listener: &Arc<dyn Listener>) -> Result<Self, Error> {
+        let connection = Connect::open(Some(uri)).map_err(failed("connect"))?;
+        let subscription =
+            events::watch(&connection, listener).map_err(failed("watch libvirt's connection"))?;
+        Ok(Self::new(uri, connection, Some(subscription)))
+    }
+
+    /// Another use of a connection to a driver within this process.
+    pub(super) fn sharing(uri: &Arc<str>, connection: Connect) -> Self {
+        Self::new(uri, connection, None)
+    }
+
+    fn new(uri: &Arc<str>, connection: Connect, subscription: Option<Subscription>) -> Self {
+        let handles = RefCell::default();
+        Self { _subscription: subscription, handles, connection, uri: Arc::clone(uri) }
+    }
+
+    /// The connection, if it leads to a driver within this process. Such a driver has no client that two
+    /// threads could break, and may keep its domains in the connection itself.
+    pub(super) fn shareable(&self) -> Option<Connect> {
+        // Where there is a daemon, its client has pings, or knows that the daemon has none.
+        (!keep_alive(&self.connection)).then(|| self.connection.clone())
+    }
+
+    /// The same connection, to be pinged from elsewhere.
+    pub(super) fn connection(&self) -> Connect {
+        self.connection.clone()
     }
 
     /// Logs what libvirt lets the actor do. It may block.
@@ -64,44 +99,27 @@ impl Libvirt {
         tracing::info!("rights at {}: {}", self.uri, Regime::of(&self.connection));
     }
 
-    /// The handle of a domain, which may be gone by now.
-    fn handle(&self, uuid: Uuid) -> Result<virt::domain::Domain, Error> {
-        let known = self.handles().get(&uuid).cloned();
-        known.map_or_else(|| self.look_up(uuid), Ok)
-    }
-
-    /// A fresh handle of a domain that there is.
-    fn look_up(&self, uuid: Uuid) -> Result<virt::domain::Domain, Error> {
-        let found = self.connection.lookup_domain_by_uuid(uuid).map_err(failed("look the domain up"));
-        match &found {
-            Ok(domain) => drop(self.handles().insert(uuid, domain.clone())),
-            Err(_) => drop(self.handles().remove(&uuid)),
-        }
-        found
-    }
-
-    fn handles(&self) -> MutexGuard<'_, HashMap<Uuid, virt::domain::Domain>> {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Hypervisor for Libvirt {
-    fn domains(&self) -> Result<Vec<Domain>, Error> {
+    /// All domains. One that cannot be read is logged and left out.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub(super) fn domains(&self) -> Result<Vec<Domain>, Error> {
         // Those that are saved first: one that is saved meanwhile is told as changed.
         let saved = self.connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE);
         let saved = saved.map(|saved| saved.iter().filter_map(|it| it.uuid().ok()).collect::<HashSet<_>>());
-        let all = self.connection.list_all_domains(0).map_err(failed("list the domains"))?;
         let read = |domain: &virt::domain::Domain| {
             let read = read_or_log(&self.uri, domain)?;
             let fresh = saved.as_ref().is_ok_and(|saved| !saved.contains(&read.id.uuid));
-            let read = read.restored_unless(fresh);
-            self.handles().insert(read.id.uuid, domain.clone());
-            Some(read)
+            Some(read.restored_unless(fresh))
         };
-        Ok(all.iter().filter_map(read).collect())
+        Ok(self.all()?.iter().filter_map(read).collect())
     }
 
-    fn domain(&self, uuid: Uuid) -> Result<Option<Domain>, Error> {
+    /// One domain; `None` if there is none any more.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(super) fn domain(&self, uuid: Uuid) -> Result<Option<Domain>, Error> {
         match self.look_up(uuid) {
             Err(Error::Libvirt { code: Some(ErrorNumber::NoDomain), .. }) => Ok(None),
             Err(error) => Err(error),
@@ -116,19 +134,47 @@ impl Hypervisor for Libvirt {
         }
     }
 
+    /// Learns the handles of all domains, so that a wake need not look its domain up.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub(super) fn learn_handles(&self) -> Result<(), Error> {
+        let all = self.all()?.into_iter().filter_map(|domain| Some((domain.uuid().ok()?, domain)));
+        self.handles.replace(all.take(MOST_HANDLES).collect());
+        Ok(())
+    }
+
+    fn all(&self) -> Result<Vec<virt::domain::Domain>, Error> {
+        self.connection.list_all_domains(0).map_err(failed("list the domains"))
+    }
+
+    fn look_up(&self, uuid: Uuid) -> Result<virt::domain::Domain, Error> {
+        self.connection.lookup_domain_by_uuid(uuid).map_err(failed("look the domain up"))
+    }
+
+    /// The handle of a domain, which may be gone by now.
+    fn handle(&self, uuid: Uuid) -> Result<virt::domain::Domain, Error> {
+        if let Some(known) = self.handles.borrow().get(&uuid) {
+            return Ok(known.clone());
+        }
+        let found = self.look_up(uuid)?;
+        let mut handles = self.handles.borrow_mut();
+        if handles.len() >= MOST_HANDLES {
+            handles.clear();
+        }
+        handles.insert(uuid, found.clone());
+        Ok(found)
+    }
+}
+
+impl Session for Libvirt {
     fn state(&self, uuid: Uuid) -> Result<State, Error> {
         state(&self.handle(uuid)?)
     }
 
     fn start(&self, uuid: Uuid) -> Result<(), Error> {
-        let shared = self.starts.try_acquire();
-        let domain = if shared.is_ok() {
-            self.handle(uuid)?
-        } else {
-            connect(&self.uri)?.lookup_domain_by_uuid(uuid).map_err(failed("look the domain up"))?
-        };
         // virDomainCreate would ask the daemon for the domain's new ID afterwards, which nobody needs here.
-        domain.create_with_flags(0).map_err(failed("start the domain"))
+        self.handle(uuid)?.create_with_flags(0).map_err(failed("start the domain"))
     }
 
     fn resume(&self, uuid: Uuid) -> Result<(), Error> {
@@ -142,6 +188,15 @@ impl Hypervisor for Libvirt {
     fn is_alive(&self) -> bool {
         self.connection.is_alive().unwrap_or(false)
     }
+}
+
+/// Pings the daemon from now on, so that one that hangs is noticed; false if the connection has no daemon.
+/// libvirt cannot start this a second time after it was stopped (`virKeepAliveStart` in its virkeepalive.c).
+///
+/// This is no call to the daemon, and another thread may do it while a call is out.
+pub(super) fn keep_alive(connection: &Connect) -> bool {
+    let result = connection.set_keep_alive(KEEPALIVE_INTERVAL, KEEPALIVE_COUNT);
+    !result.is_err_and(|error| error.code() == Enum::Known(ErrorNumber::NoSupport))
 }
 
 /// Makes sure that a connection to a session never starts a daemon of its own beside one that runs, or
@@ -167,114 +222,7 @@ fn is_session(uri: &str) -> bool {
     path.ends_with("/session")
 }
 
-fn connect(uri: &str) -> Result<Connect, Error> {
-    let connection = Connect::open(Some(uri)).map_err(failed("connect"))?;
-    // A daemon that hangs is noticed by nothing else. Drivers within this process have none.
-    if let Err(error) = connection.set_keep_alive(KEEPALIVE_INTERVAL, KEEPALIVE_COUNT) {
-        tracing::debug!("{uri} has no keepalive: {}", error.message());
-    }
-    Ok(connection)
-}
-
-impl Domain {
-    /// The same, where its next start is known to be a fresh one, or may restore what was saved.
-    fn restored_unless(self, fresh: bool) -> Self {
-        let state = if self.state == State::ShutOff && !fresh { State::Saved } else { self.state };
-        Self { state, ..self }
-    }
-}
-
-fn read_or_log(uri: &Arc<str>, domain: &virt::domain::Domain) -> Option<Domain> {
-    read(uri, domain)
-        .inspect_err(|error| {
-            let name = domain.name().unwrap_or_default();
-            tracing::warn!("domain {} cannot be woken, it cannot be read: {error}", quoted(&name));
-        })
-        .ok()
-}
-
-fn read(uri: &Arc<str>, domain: &virt::domain::Domain) -> Result<Domain, Error> {
-    let uuid = domain.uuid().map_err(failed("read a domain's UUID"))?;
-    let name = domain.name().map_err(failed("read a domain's name"))?;
-    let state = state(domain)?;
-    // What it opts in to is what will be started.
-    let domain_xml::Definition { mut macs, opt_in } = definition(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
-    // While it is off both definitions are one.
-    if !matches!(state, State::ShutOff | State::MigratedAway) {
-        macs.append(&mut definition(domain, 0)?.macs);
-    }
-    let id = Id { connection: Arc::clone(uri), uuid };
-    Ok(Domain { id, name, macs, opt_in, state })
-}
-
-fn definition(
-    domain: &virt::domain::Domain,
-    flags: sys::virDomainXMLFlags,
-) -> Result<domain_xml::Definition, Error> {
-    let xml = domain.xml_desc(flags).map_err(failed("read the domain's definition"))?;
-    domain_xml::read(&xml).map_err(Error::DomainXml)
-}
-
-fn state(domain: &virt::domain::Domain) -> Result<State, Error> {
-    let (state, reason) = domain.state().map_err(failed("read the domain's state"))?;
-    match state {
-        Enum::Known(state) => Ok(match translate(state, reason) {
-            State::Paused(Pause::Migration) if has_no_job(domain) => State::Paused(Pause::Restored),
-            state => state,
-        }),
-        // The crate hides the error of the call, and leaves the -1 that it began with.
-        Enum::Unknown(sys::virDomainState::MAX) => {
-            Err(failed("read the domain's state")(virt::error::Error::last_error()))
-        }
-        Enum::Unknown(_) => Ok(State::Unknown),
-    }
-}
-
-/// Whether libvirt is known to do nothing with the domain. The destination of a migration does not tell.
-fn has_no_job(domain: &virt::domain::Domain) -> bool {
-    domain.job_info().is_ok_and(|job| u32::try_from(job.r#type) == Ok(sys::VIR_DOMAIN_JOB_NONE))
-}
-
-fn translate(state: DomainState, reason: Enum<DomainStateReason, i32>) -> State {
-    match (state, reason) {
-        (DomainState::Running | DomainState::Blocked, _) => State::Running,
-        (
-            DomainState::Shutoff,
-            Enum::Known(DomainStateReason::Shutoff(Enum::Known(DomainShutoffReason::Migrated))),
-        ) => State::MigratedAway,
-        (DomainState::Shutoff, _) => State::ShutOff,
-        (DomainState::Paused, Enum::Known(DomainStateReason::Paused(Enum::Known(reason)))) => {
-            State::Paused(pause(reason))
-        }
-        (DomainState::Paused, _) => State::Paused(Pause::Unknown),
-        (DomainState::Shutdown, _) => State::ShuttingDown,
-        (DomainState::Crashed, _) => State::Crashed,
-        (DomainState::PMSuspended, _) => State::Suspended,
-        (DomainState::NoState, _) => State::Unknown,
-    }
-}
-
-const fn pause(reason: DomainPausedReason) -> Pause {
-    match reason {
-        DomainPausedReason::Unknown => Pause::Unknown,
-        DomainPausedReason::User => Pause::User,
-        DomainPausedReason::Migration => Pause::Migration,
-        DomainPausedReason::Save => Pause::Save,
-        DomainPausedReason::Dump => Pause::Dump,
-        DomainPausedReason::IOError => Pause::IoError,
-        DomainPausedReason::Watchdog => Pause::Watchdog,
-        DomainPausedReason::FromSnapshot => Pause::FromSnapshot,
-        DomainPausedReason::ShuttingDown => Pause::ShuttingDown,
-        DomainPausedReason::Snapshot => Pause::Snapshot,
-        DomainPausedReason::Crashed => Pause::Crashed,
-        DomainPausedReason::StartingUp => Pause::StartingUp,
-        DomainPausedReason::PostCopy => Pause::PostCopy,
-        DomainPausedReason::PostCopyFailed => Pause::PostCopyFailed,
-        DomainPausedReason::APIError => Pause::ApiError,
-    }
-}
-
-fn failed(doing: &'static str) -> impl Fn(virt::error::Error) -> Error {
+pub(super) fn failed(doing: &'static str) -> impl Fn(virt::error::Error) -> Error {
     move |error| {
         let code = match error.code() {
             Enum::Known(code) => Some(code),

@@ -1,8 +1,12 @@
-//! What runs VMs, as the rest of the actor sees it: one small trait, behind which libvirt stands.
+//! What runs VMs, as the rest of the actor sees it: two small traits, behind which libvirt stands.
 
+mod changes;
 mod events;
 pub mod libvirt;
 mod link;
+mod monitor;
+mod pool;
+mod read;
 mod regime;
 mod state;
 
@@ -14,7 +18,7 @@ use wakevirt_protocol::MacAddr;
 
 use crate::Error;
 
-pub use link::{Update, keep};
+pub use link::{Link, Update};
 pub use state::{Pause, State};
 
 /// A domain, as it was when it was last looked at.
@@ -41,23 +45,25 @@ pub struct Id {
     pub uuid: Uuid,
 }
 
-/// A connection to what runs VMs.
-///
-/// Every method may block, for as long as starting a VM takes: call it through [`blocking`]. Several
-/// threads may call at once; a slow call does not hold up another.
+/// A link to what runs VMs, for as long as it is up.
 pub trait Hypervisor: Send + Sync + 'static {
-    /// All domains. One that cannot be read is logged and left out.
-    ///
-    /// # Errors
-    /// If they cannot be listed.
-    fn domains(&self) -> Result<Vec<Domain>, Error>;
+    /// Does this work with a session that nothing else uses meanwhile, as soon as one is free; what came
+    /// first is done first. It returns at once. Where the link is lost before a session is free, the work
+    /// is dropped.
+    fn run(&self, work: Work);
 
-    /// One domain; `None` if there is none any more.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    fn domain(&self, uuid: Uuid) -> Result<Option<Domain>, Error>;
+    /// How much work waits for a session.
+    fn waiting(&self) -> usize;
 
+    /// Whether the link is up, as far as that is known without asking.
+    fn is_alive(&self) -> bool;
+}
+
+/// Work that is done with a session. It may take as long as starting a VM does.
+pub type Work = Box<dyn FnOnce(&dyn Session) + Send>;
+
+/// What one wake has of a hypervisor while it is done. Every method may block.
+pub trait Session {
     /// What the domain does now.
     ///
     /// # Errors
@@ -82,27 +88,6 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// If it cannot.
     fn pm_wakeup(&self, uuid: Uuid) -> Result<(), Error>;
 
-    /// Whether the connection is there, as far as it knows without asking.
+    /// Whether the session can still be used, as far as that is known without asking.
     fn is_alive(&self) -> bool;
-}
-
-/// What a connection tells by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// Something about this domain changed: it is to be looked at again.
-    Domain(Uuid),
-    /// The connection is lost.
-    Closed(&'static str),
-}
-
-/// Calls a hypervisor on a thread of its own.
-///
-/// # Errors
-/// Those of the call.
-pub async fn blocking<T: Send + 'static>(
-    hypervisor: &Arc<dyn Hypervisor>,
-    call: impl FnOnce(&dyn Hypervisor) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let hypervisor = Arc::clone(hypervisor);
-    tokio::task::spawn_blocking(move || call(hypervisor.as_ref())).await.map_err(Error::Interrupted)?
 }

@@ -36,7 +36,7 @@ fn intent(number: u128, packet: Option<&Packet>) -> Intent {
         packet: packet.cloned(),
         caller,
     };
-    let intent = Intent::new(&id, &subject, Paused::Leave, 5);
+    let intent = Intent::new(&id, &subject, Paused::Leave, 5, true);
     assert_eq!(intent.paused(), Paused::Leave);
     assert_eq!(intent.clone().subject(), (id, subject));
     intent
