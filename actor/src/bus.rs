@@ -1,5 +1,7 @@
 //! `org.wakevirt.Actor1` on the bus: translates, and decides nothing.
 
+mod listing;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +16,6 @@ use wakevirt_service::lifecycle;
 use wakevirt_service::logs::quoted;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
-use zbus::wire::serialized::Context;
-use zbus::wire::{LE, serialized_size};
 use zbus::{Connection, Variant};
 
 use crate::actor::Status;
@@ -25,6 +25,7 @@ use crate::hypervisor::Id;
 use crate::lost::Lost;
 use crate::report::Finished;
 use crate::request::{Answer, Listed, Requests, Target};
+use listing::Listing;
 
 type Dict = HashMap<&'static str, Variant<'static>>;
 
@@ -36,8 +37,6 @@ const LARGE: &[&str] = &["ListDomains", "ListDomainsAfter", "History", "HistoryB
 const LONGEST_CALL: usize = 64 * 1024;
 /// libvirt names files after domains: NAME_MAX, limits.h(0p).
 const LONGEST_NAME: usize = 255;
-/// The largest list that is replied, in bytes.
-const LARGEST_REPLY: usize = 256 * 1024;
 /// What a caller is told whose wake has not ended by then; `WakeFinished` tells its end.
 pub const HELD: &str = "held";
 /// How long the service manager is told nothing while the announcer does not say what it remembers. It may hang.
@@ -173,34 +172,6 @@ pub fn listed(listed: Listed) -> Dict {
     entry.extend(listed.rule.map(|rule| ("rule", rule.into())));
     entry.extend(listed.last_wake.map(|time| ("last-wake", time.into())));
     entry
-}
-
-/// Entries that fit into one reply.
-#[derive(Default)]
-struct Listing {
-    entries: Vec<Dict>,
-    bytes: usize,
-}
-
-impl Listing {
-    /// As many of these as fit.
-    fn of(mut entries: impl Iterator<Item = Dict>) -> Vec<Dict> {
-        let mut page = Self::default();
-        let _are_all = entries.all(|entry| page.push(entry));
-        page.entries
-    }
-
-    /// Adds one. Returns whether it fits; if not, the page is full.
-    fn push(&mut self, entry: Dict) -> bool {
-        // Each begins at a multiple of eight. One that has no size cannot be sent.
-        let size = serialized_size(Context::new(LE, 0), &entry).map_or(LARGEST_REPLY, |size| *size);
-        self.bytes = self.bytes.saturating_add(size).next_multiple_of(8);
-        let fits = self.bytes <= LARGEST_REPLY;
-        if fits {
-            self.entries.push(entry);
-        }
-        fits
-    }
 }
 
 /// The reply to a call that wakes, or the error.

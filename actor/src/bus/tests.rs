@@ -7,11 +7,14 @@ use wakevirt_protocol::bus::PacketDetails;
 use zbus::DBusError as _;
 use zbus::object_server::Interface as _;
 
+use super::listing::LARGEST_REPLY;
 use super::*;
 use crate::caller::Authority;
 use crate::hypervisor::{Id, State};
 use crate::listen::Packet;
 use crate::report::Subject;
+use zbus::wire::serialized::Context;
+use zbus::wire::{LE, serialized_size};
 
 const XML: &str = include_str!("../../../dbus/org.wakevirt.Actor1.xml");
 const MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
