@@ -41,6 +41,7 @@ impl Address {
         let stream = UnixStream::connect(self.socket()?).await?;
         setsockopt(&stream, sockopt::SndBuf, &KERNEL_BUFFER).map_err(io::Error::from)?;
         let (read, write) = stream.into_split();
+        calls.iter().for_each(|calls| calls.begin_anew());
         let write = Writer::new(write, calls.cloned());
         let read = Reader::new(read, calls.cloned(), write.refusals());
         let socket: BoxedSplit = Split::new(Box::new(read), Box::new(write));

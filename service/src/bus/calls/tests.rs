@@ -1,3 +1,4 @@
+use super::table::*;
 use super::*;
 
 const LONGEST_CALL: usize = 1000;
@@ -33,7 +34,7 @@ fn are_bounded_for_each_sender_each_user_and_all() {
     assert_eq!(of_others, OF_ALL.calls - 2 * OF_USER.calls);
     // Whoever is trusted gets through all the same.
     calls.is_user(":0.1".into(), Some(0));
-    assert_eq!(fill(&calls, ":0.1"), OF_SENDER.calls);
+    assert_eq!(fill(&calls, ":0.1"), OF_TRUSTED.calls);
 }
 
 #[test]
@@ -52,6 +53,19 @@ fn are_given_back_when_the_reply_is_written() {
     let table = calls.table();
     assert!(table.open.is_empty() && table.senders.is_empty() && table.accounts.is_empty());
     assert_eq!((table.all.calls, table.all.bytes), (0, 0));
+}
+
+#[test]
+fn of_another_bus_begin_anew() {
+    let calls = calls();
+    calls.is_user(":1.1".into(), Some(0));
+    assert_eq!(fill(&calls, ":1.1"), OF_TRUSTED.calls);
+    let permit = calls.close(":1.1", 1).unwrap();
+    calls.begin_anew();
+    // The same name may be somebody else's now.
+    assert_eq!(fill(&calls, ":1.1"), OF_SENDER.calls);
+    drop(permit);
+    assert!(!calls.admit(&call(":1.1", 1000), Instant::now()), "what came before gives nothing back");
 }
 
 #[test]
