@@ -189,7 +189,7 @@ fn attempt(session: &dyn Session, order: Order, before: State, outcome: Outcome,
         {
             match (session.resume(uuid), session.state(uuid)) {
                 (Ok(()), _) | (Err(_), Ok(State::Running)) => {
-                    End::Done(outcome, format!("it was {before}, saved while it was paused"))
+                    End::Done(outcome, format!("it was {before}, and paused when it was saved"))
                 }
                 (Err(error), _) => failed(session, &error, true),
             }

@@ -113,7 +113,7 @@ fn saved(regime: Regime) {
         scene.virsh(&["start", domain]);
         scene.virsh(&["managedsave", domain]);
     }
-    wake_both(&scene, "started", "");
+    wake_both(&scene, "started", "it was shut off (saved)");
     both_are(&scene, "running (restored)", 2);
 }
 
@@ -126,7 +126,7 @@ fn saved_while_paused(regime: Regime) {
         scene.virsh(&["suspend", domain]);
         scene.virsh(&["managedsave", domain]);
     }
-    wake_both(&scene, "started", "");
+    wake_both(&scene, "started", "it was shut off (saved), and paused when it was saved");
     both_are(&scene, "running (unpaused)", 2);
 }
 

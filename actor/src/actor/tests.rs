@@ -505,7 +505,9 @@ async fn a_domain_that_was_saved_while_paused_runs_after_its_start() {
     *fake.restored.lock().unwrap() = State::Paused(Pause::Migration);
     let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
     bench.packet(1).await;
-    assert_eq!(bench.finished().await, (1, Outcome::Started));
+    let finished = bench.finished.recv().await.unwrap();
+    assert_eq!(finished.outcome, Outcome::Started);
+    assert_eq!(finished.reason, "it was shut off (saved), and paused when it was saved");
     assert_eq!(fake.calls(), ["resume"]);
 }
 

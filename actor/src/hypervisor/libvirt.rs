@@ -169,7 +169,11 @@ impl Libvirt {
 
 impl Session for Libvirt {
     fn state(&self, uuid: Uuid) -> Result<State, Error> {
-        state(&self.handle(uuid)?)
+        let domain = self.handle(uuid)?;
+        let state = state(&domain)?;
+        // libvirt calls it shut off either way. Only the log is the poorer if this fails.
+        let is_saved = || domain.has_managed_save(0).unwrap_or(false);
+        Ok(if state == State::ShutOff && is_saved() { State::Saved } else { state })
     }
 
     fn start(&self, uuid: Uuid) -> Result<(), Error> {

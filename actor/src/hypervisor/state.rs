@@ -9,8 +9,7 @@ pub enum State {
     Running,
     /// It does not run.
     ShutOff,
-    /// It does not run, and its next start restores what was saved, as far as is known. Only the list of
-    /// domains tells it, not [`Hypervisor::state`](super::Hypervisor::state).
+    /// It does not run, and its next start restores what was saved, as far as is known.
     Saved,
     /// It does not run here: it has migrated to another host, where it may use the same disks.
     MigratedAway,
