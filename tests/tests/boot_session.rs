@@ -68,7 +68,7 @@ fn virsh(debian: &Debian<'_>, command: &str) -> String {
 }
 
 fn wake(debian: &Debian<'_>, lan: &Peer<'_>, nth: usize) {
-    wait_for(debian, ACTOR, "connected to qemu:///session: 1 domains", nth);
+    wait_for(debian, ACTOR, "connected to qemu:///session: 1 domain", nth);
     lan.etherwake(MAC, &["-b"]);
     wait_for(debian, ACTOR, &format!("started: domain \"{DOMAIN}\""), nth);
 }
@@ -92,9 +92,9 @@ fn a_packet_wakes_a_users_domain_with_nobody_logged_in() {
 
     // A daemon that ends is started again, and its guest lives on.
     debian.sh(&format!("kill -9 {}", processes(&debian, DAEMON).trim()));
-    wait_for(&debian, ACTOR, "connected to qemu:///session: 1 domains", 2);
+    wait_for(&debian, ACTOR, "connected to qemu:///session: 1 domain", 2);
     debian.in_session(USER, &format!("systemctl --user restart {LIBVIRTD}"));
-    wait_for(&debian, ACTOR, "connected to qemu:///session: 1 domains", 3);
+    wait_for(&debian, ACTOR, "connected to qemu:///session: 1 domain", 3);
     assert_eq!(virsh(&debian, &format!("domstate {DOMAIN}")), "running");
     assert_eq!(processes(&debian, GUEST), guest);
 

@@ -46,7 +46,7 @@ fn a_domain_of_another_host_is_woken() {
     let refused = actor.log().wait_for(&format!("no connection to {uri}"));
     assert!(refused.contains("Host key verification failed"), "{refused}");
     host.sh(&format!("ssh-keyscan {NAME} >>/etc/ssh/ssh_known_hosts 2>/dev/null"));
-    let _ = actor.log().wait_for(&format!("connected to {uri}: 1 domains"));
+    let _ = actor.log().wait_for(&format!("connected to {uri}: 1 domain"));
     lan.etherwake(&mac, &["-b"]);
     let started = finished.log().wait_for(&format!("'{VM}', 'started'"));
     assert!(started.contains(&uri), "{started}");

@@ -175,7 +175,10 @@ impl Actor {
     fn unknown_in_words(&self, mac: MacAddr) -> String {
         let hold = HumanDuration::from(self.policy.times.hold);
         match self.hypervisors.missing() {
-            None => format!("no domain that is known has {mac}"),
+            None => format!(
+                "no domain that is known has {mac}; {} shows a domain's addresses, and an [[alias]] can add one",
+                self.virsh("domiflist NAME")
+            ),
             Some(missing) => format!(
                 "no domain that is known has {mac}, and {missing} cannot be reached: a packet would be held for up to \
                  {hold}, until the domains there are known"

@@ -88,8 +88,9 @@ impl Actor {
     fn tell_held(&mut self, packet: &Packet) {
         if self.lines.ask(Kind::Held, Instant::now()) != Verdict::Count {
             let packet = described(packet);
+            let missing = self.hypervisors.missing().unwrap_or_default();
             tracing::info!(
-                "held: {packet}: no known domain has this address, and not all hypervisors can be reached"
+                "held: {packet}: no known domain has this address, and {missing} cannot be reached"
             );
         }
     }

@@ -71,7 +71,9 @@ impl Link {
         while !self.updates.is_closed() {
             match self.connect().await {
                 Ok(up) => {
-                    tracing::info!("connected to {}: {} domains", self.uri, up.domains.len());
+                    let domains = up.domains.len();
+                    let s = if domains == 1 { "" } else { "s" };
+                    tracing::info!("connected to {}: {domains} domain{s}", self.uri);
                     backoff.reset();
                     self.told = false;
                     let reason = self.follow(up).await;

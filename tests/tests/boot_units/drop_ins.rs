@@ -122,7 +122,7 @@ fn the_actor_reaches_another_host_by_ssh() {
 
     drop_in(&debian, ACTOR, "ssh.conf");
     debian.sh(&format!("systemctl daemon-reload && systemctl restart {ACTOR}"));
-    wait_for_actor(&debian, &format!("connected to {uri}: 1 domains"));
+    wait_for_actor(&debian, &format!("connected to {uri}: 1 domain"));
     lan.etherwake(&remote.libvirtd.mac("vm1"), &["-b"]);
     wait_for_actor(&debian, "started: domain \"vm1\"");
     assert_eq!(remote.libvirtd.state(QEMU, "vm1"), "running");

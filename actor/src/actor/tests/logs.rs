@@ -141,6 +141,20 @@ async fn only_where_nothing_is_allowed_the_log_says_so() {
 }
 
 #[tokio::test]
+async fn a_packet_that_is_held_names_the_hypervisor_that_is_missing() {
+    let log = Log::new();
+    let bench = away(Policy::default());
+    bench.packet(1).await;
+    // The next request comes after the packet.
+    while bench.packets.capacity() < bench.packets.max_capacity() {
+        tokio::task::yield_now().await;
+    }
+    let _ = bench.requests.counts().await;
+    let lines = log.lines_with("held: packet for 52:54:00:00:00:01");
+    assert!(lines.len() == 1 && lines[0].contains("fake:/// cannot be reached"), "{lines:#?}");
+}
+
+#[tokio::test]
 async fn before_the_domains_are_known_nothing_is_said_of_rules() {
     let log = Log::new();
     let bench = away(Policy::default());
