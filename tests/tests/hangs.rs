@@ -180,6 +180,7 @@ fn hangs_until_it_is_given_up(domains: usize) {
     let host = Host::new();
     let mut crowd = Crowd::new(&host, TEST, domains);
     for round in 1..=rounds() {
+        let _ = crowd.actor.log().wait_for_nth("connected to", round);
         crowd.stop();
         crowd.wake_all();
         crowd.loses_libvirt("the daemon does not answer", round);
@@ -208,6 +209,7 @@ fn hangs_and_is_killed(domains: usize) {
     let host = Host::new();
     let mut crowd = Crowd::new(&host, QEMU, domains);
     for round in 1..=rounds() {
+        let _ = crowd.actor.log().wait_for_nth("connected to", round);
         crowd.stop();
         crowd.wake_all();
         crowd.libvirtd.kill();

@@ -136,6 +136,16 @@ fn four_slow_works_delay_no_other_and_more_wait_in_order() {
 }
 
 #[test]
+fn one_that_is_full_holds_up_no_other() {
+    let ((full, generation), (other, others)) = (pool(&Arc::default(), SEATS), pool(&Arc::default(), SEATS));
+    let works: Vec<_> = (0..2 * SEATS).map(|_| slow(&full, generation)).collect();
+    until(|| full.0.waiting() == SEATS);
+    let (has_begun, ..) = slow(&other, others);
+    has_begun.recv_timeout(PATIENCE).unwrap();
+    drop(works);
+}
+
+#[test]
 fn no_thread_is_made_for_work() {
     let (pool, generation) = pool(&Arc::default(), SEATS);
     let (sender, threads) = channel();
