@@ -449,7 +449,19 @@ fn at_a_restart_of_both_somebody_hears_whatever_is_announced() {
     let host = Host::new();
     let (mut debian, _lan) = site(&host, Kind::DbusDaemon);
     boot_with_services(&mut debian);
-    debian.sh(&format!("systemctl restart {CAPTURE} {ACTOR}"));
+    // `systemctl restart A B` asks for one after the other, and the first may be done before the second is asked
+    // for. A target restarts both at once.
+    for unit in [CAPTURE, ACTOR] {
+        debian.write(&format!("/etc/systemd/system/{unit}.d/test.conf"), "[Unit]\nPartOf=both.target\n");
+    }
+    debian.write("/etc/systemd/system/both.target", "[Unit]\nDescription=Both\n");
+    let before = [CAPTURE, ACTOR].map(|unit| debian.main_process(unit));
+    debian.sh("systemctl daemon-reload && systemctl start both.target && systemctl restart both.target");
+    let after = [CAPTURE, ACTOR].map(|unit| {
+        wait_until_active(&debian, unit);
+        debian.main_process(unit)
+    });
+    assert!(before[0] != after[0] && before[1] != after[1], "{before:?} {after:?}");
     let when = |unit, property| show(&debian, unit, property).parse::<u64>().expect("microseconds");
     assert!(
         when(CAPTURE, "InactiveEnterTimestampMonotonic") <= when(ACTOR, "InactiveEnterTimestampMonotonic")
