@@ -251,8 +251,8 @@ fn opener(uri: &Arc<str>, shareable: Option<Connect>) -> Opener {
             return Ok(Connection { session, guard: Arc::new(|| ()) });
         }
         let session = Libvirt::open_to_wake(&uri, listener)?;
-        // Which wakes use where they can choose.
-        if seat == 0 {
+        // Wakes prefer this seat. This call is not guarded: where the daemon is on another host, it might never end.
+        if seat == 0 && is_local(&uri) {
             session.learn_handles()?;
         }
         let connection = session.connection();
@@ -266,10 +266,14 @@ fn opener(uri: &Arc<str>, shareable: Option<Connect>) -> Opener {
 /// How many connections for wakes are opened ahead. Each one to another host is a process of ssh here and a login
 /// there: one, and more when wakes come at the same time.
 fn ahead(uri: &str) -> usize {
+    if is_local(uri) { SEATS } else { 1 }
+}
+
+/// Whether the daemon at this URI runs on this host, and is reached without a login.
+fn is_local(uri: &str) -> bool {
     let (scheme, rest) = uri.split_once("://").unwrap_or((uri, ""));
     let transport = scheme.split_once('+').map(|(_, transport)| transport);
-    let is_local = matches!(transport, None | Some("unix")) && rest.starts_with('/');
-    if is_local { SEATS } else { 1 }
+    matches!(transport, None | Some("unix")) && rest.starts_with('/')
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Where the thread of each seat waits.
     bells: [Arc<Condvar>; SEATS],
-    /// How many connections there are.
+    /// How many connections of the current generation there are.
     live: watch::Sender<usize>,
     /// There is work, which is to be looked at now and then.
     busy: Notify,
@@ -136,9 +136,14 @@ impl Pool {
         let mut state = self.0.state();
         state.opener = None;
         state.generation += 1;
+        // Connections that are still to be closed belong to the old generation.
+        self.0.live.send_replace(0);
         let dropped = std::mem::take(&mut state.waiting);
+        // Nobody calls `check` until there is a link again: a call that never ends would keep its seat.
+        let guards = state.guard(|_| true);
         self.0.ring_all();
         drop(state);
+        guards.iter().for_each(|guard| guard());
         drop(dropped);
     }
 
@@ -172,10 +177,11 @@ impl Pool {
     /// Looks after calls that are out, for as long as this is polled.
     pub(super) async fn look_after(&self) {
         loop {
-            self.0.busy.notified().await;
+            // First without a notice: there may be work that began before the last future was dropped.
             while self.0.check(Instant::now()) {
                 tokio::time::sleep(CHECK).await;
             }
+            self.0.busy.notified().await;
         }
     }
 }
@@ -224,11 +230,7 @@ impl Shared {
     fn check(&self, now: Instant) -> bool {
         let mut state = self.state();
         let slow = |since: Instant| now.saturating_duration_since(since) >= SLOW;
-        let mut guards = Vec::new();
-        for call in state.calls.iter_mut().flatten().filter(|call| !call.guarded && slow(call.since)) {
-            call.guarded = true;
-            guards.push(Arc::clone(&call.guard));
-        }
+        let guards = state.guard(|call| slow(call.since));
         let crowded = state.waiting.front().is_some_and(|first| slow(first.since));
         let waiting = state.waiting.len();
         let news = (crowded && !state.told) || (state.told && waiting == 0);
@@ -257,6 +259,16 @@ impl Shared {
 }
 
 impl State {
+    /// Marks these calls as guarded, and returns the guards of those that were not: for the caller, without the lock.
+    fn guard(&mut self, which: impl Fn(&Call) -> bool) -> Vec<Guard> {
+        let unguarded = self.calls.iter_mut().flatten().filter(|call| !call.guarded && which(call));
+        let mark = |call: &mut Call| {
+            call.guarded = true;
+            Arc::clone(&call.guard)
+        };
+        unguarded.map(mark).collect()
+    }
+
     /// The next seat that is to open a connection, if there is one left.
     fn one_more(&mut self) -> Option<usize> {
         let next = self.wanted;

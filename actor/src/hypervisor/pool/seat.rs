@@ -78,8 +78,11 @@ impl Seat {
     fn serve(&self, generation: u64, connection: Connection, end: &End) -> bool {
         let Connection { session, guard } = connection;
         let mut guarded = false;
-        self.shared.live.send_modify(|live| *live += 1);
         let mut state = self.shared.state();
+        // `Pool::close` sets the count to 0 for the next generation.
+        if state.generation == generation {
+            self.shared.live.send_modify(|live| *live += 1);
+        }
         while state.generation == generation && !guarded && !end.lost.load(Ordering::Relaxed) {
             let Some(Waiting { work, .. }) = state.waiting.pop_front() else {
                 state.idle.insert(self.number);
@@ -99,8 +102,10 @@ impl Seat {
         }
         // Perhaps it was called for work that it does not do any more.
         self.shared.call_one(&mut state);
+        if state.generation == generation {
+            self.shared.live.send_modify(|live| *live -= 1);
+        }
         drop(state);
-        self.shared.live.send_modify(|live| *live -= 1);
         let lost = end.lost.load(Ordering::Relaxed);
         if !guarded && !lost {
             // To close it is a call as well.

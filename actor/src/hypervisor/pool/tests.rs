@@ -215,6 +215,66 @@ fn a_call_that_takes_long_is_guarded_and_its_connection_replaced() {
 }
 
 #[test]
+fn a_call_is_guarded_when_the_link_is_lost() {
+    let daemon = Arc::<Daemon>::default();
+    let (pool, generation) = pool(&daemon, SEATS);
+    let (has_begun, let_go, has_ended) = slow(&pool, generation);
+    has_begun.recv_timeout(PATIENCE).unwrap();
+    pool.close();
+    assert!(daemon.guarded.load(Ordering::SeqCst) >= 1, "nothing looks after it any more");
+    assert!(pool.0.state().calls.iter().flatten().all(|call| call.guarded));
+    drop(let_go);
+    has_ended.blocking_recv().unwrap();
+    until(|| daemon.closed.load(Ordering::SeqCst) == SEATS);
+    assert_eq!(daemon.guarded.load(Ordering::SeqCst), SEATS, "each once");
+}
+
+#[tokio::test]
+async fn calls_are_looked_after_on_each_new_link() {
+    let daemon = Arc::<Daemon>::default();
+    let (pool, generation) = pool(&daemon, SEATS);
+    let first = slow(&pool, generation);
+    first.0.recv_timeout(PATIENCE).unwrap();
+    // The link is lost while this looks after the call.
+    assert!(tokio::time::timeout(Duration::ZERO, pool.look_after()).await.is_err());
+    pool.close();
+    let generation = pool.open(SEATS, daemon.opener());
+    until(|| !pool.0.state().idle.is_empty());
+    let second = slow(&pool, generation);
+    second.0.recv_timeout(PATIENCE).unwrap();
+    for call in pool.0.state().calls.iter_mut().flatten() {
+        call.since -= SLOW;
+    }
+    let is_guarded = async {
+        while !pool.0.state().calls.iter().flatten().all(|call| call.guarded) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        () = pool.look_after() => {}
+        () = is_guarded => {}
+        () = tokio::time::sleep(PATIENCE) => panic!("nothing looks after the call of the new link"),
+    }
+}
+
+#[tokio::test]
+async fn a_connection_of_the_lost_link_does_not_count() {
+    let daemon = Arc::<Daemon>::default();
+    let (pool, generation) = pool(&daemon, SEATS);
+    let under_way = slow(&pool, generation);
+    under_way.0.recv_timeout(PATIENCE).unwrap();
+    pool.close();
+    daemon.refuses.store(true, Ordering::SeqCst);
+    pool.open(SEATS, daemon.opener());
+    assert_eq!(*pool.0.live.borrow(), 0, "there is none that a wake could use");
+    drop(under_way.1);
+    until(|| daemon.closed.load(Ordering::SeqCst) == SEATS);
+    assert_eq!(*pool.0.live.borrow(), 0);
+    daemon.refuses.store(false, Ordering::SeqCst);
+    pool.ready().await;
+}
+
+#[test]
 fn opens_more_only_for_work() {
     let daemon = Arc::<Daemon>::default();
     let (pool, generation) = pool(&daemon, 1);
