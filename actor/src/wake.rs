@@ -76,8 +76,8 @@ pub enum End {
     Lost {
         /// Whether the hypervisor was called: perhaps it has woken the domain.
         called: bool,
-        /// For how long the wake has waited until a session was free.
-        queued: Duration,
+        /// For how long the hypervisor was reachable: the wake has waited for a session, or for the domain.
+        reachable: Duration,
     },
 }
 
@@ -85,14 +85,17 @@ pub enum End {
 pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut order: Order) -> End {
     // Since when the domain is seen to be between two states, and for how long the wake waited for a session.
     let (mut unsettled, mut queued) = (None, Duration::ZERO);
+    let begin = Instant::now();
     loop {
-        let asked = Instant::now();
+        let before = begin.elapsed();
         let Some((waited, turn)) = take_turn(hypervisor.as_ref(), order).await else {
-            return End::Lost { called: order.called, queued: queued + asked.elapsed() };
+            return End::Lost { called: order.called, reachable: begin.elapsed() };
         };
         queued += waited;
         let (state, wait) = match turn {
-            Turn::Ended(End::Lost { called, .. }) => return End::Lost { called, queued },
+            Turn::Ended(End::Lost { called, .. }) => {
+                return End::Lost { called, reachable: before + waited };
+            }
             Turn::Ended(End::Done(outcome, reason)) => return End::Done(outcome, told(reason, queued)),
             Turn::Ended(End::Expired) => return End::Expired,
             Turn::Again { state, wait, called } => {
@@ -219,5 +222,5 @@ fn failed(session: &dyn Session, error: &Error, called: bool) -> End {
 }
 
 const fn lost(called: bool) -> End {
-    End::Lost { called, queued: Duration::ZERO }
+    End::Lost { called, reachable: Duration::ZERO }
 }

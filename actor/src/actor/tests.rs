@@ -12,10 +12,12 @@ use wakevirt_protocol::bus::PacketDetails;
 use super::*;
 use crate::Error;
 use crate::config::Times;
+use crate::decision::Trigger;
 use crate::hypervisor::{Domain, Hypervisor, Id, Pause, Session, State, Work};
 use crate::memory::Intent;
 use crate::request::Requests;
 use crate::rules::{Paused, Rule, Rules};
+use crate::wake::{self, End, Order, Terms};
 
 const ROOT: caller::Caller = caller::Caller { user: 0, by: caller::Authority::User };
 
@@ -286,6 +288,30 @@ impl Bench {
             Answer::Away(_) => Err("away"),
         }
     }
+}
+
+/// While a domain shuts down, the wake does not wait for its hypervisor: that does not count for `hold`.
+#[tokio::test]
+async fn a_wake_that_is_lost_tells_how_long_the_hypervisor_was_reachable() {
+    let fake = Fake::new(&[(1, State::ShuttingDown)], &[]);
+    let order = Order {
+        uuid: uuid(1),
+        terms: Terms { trigger: Trigger::Packet, paused: Paused::Resume, cool_down: None },
+        shutdown_wait: Duration::from_secs(3600),
+        called: false,
+        known_off: false,
+        expired: false,
+    };
+    let hypervisor: Arc<dyn Hypervisor> = Arc::new(FakeLink(Arc::clone(&fake)));
+    let wake = tokio::spawn(wake::wake(hypervisor, order));
+    let begin = Instant::now();
+    fake.until_it_looks(1).await;
+    let first = begin.elapsed();
+    fake.until_it_looks(4).await;
+    let seen = begin.elapsed().checked_sub(first).unwrap();
+    fake.dead.store(true, Ordering::SeqCst);
+    let End::Lost { called: false, reachable } = wake.await.unwrap() else { panic!("it was not lost") };
+    assert!(reachable >= seen, "{reachable:?}, and the hypervisor has answered for {seen:?}");
 }
 
 #[tokio::test]

@@ -156,11 +156,14 @@ impl Actor {
         };
         let Some(mut wake) = self.wakes.under_way.remove(&id) else { return };
         match end {
-            End::Lost { called, queued } => {
+            End::Lost { called, reachable } => {
                 wake.called = called;
-                // While other wakes had the connection, it did not wait for the hypervisor.
-                let queued = u64::try_from(queued.as_micros()).unwrap_or(u64::MAX);
-                wake.since = wake.since.saturating_add(queued).min(boottime());
+                // While other wakes had the connection, or the domain was shutting down, it did not wait for the
+                // hypervisor.
+                let reachable = u64::try_from(reachable.as_micros()).unwrap_or(u64::MAX);
+                wake.since = wake.since.saturating_add(reachable).min(boottime());
+                // What has joined it has waited with it.
+                wake.next.iter_mut().for_each(|next| next.since = next.since.max(wake.since));
                 // Perhaps the connection is back already, under another handle.
                 match self.hypervisors.get(&id.connection).is_some_and(|it| it.is_alive()) {
                     true => self.begin(id, wake),
