@@ -26,6 +26,9 @@ const MAX_CONNECTIONS: usize = 16;
 const MAX_GLOBS: usize = 1024;
 /// The longest URI of a hypervisor, in bytes.
 pub(crate) const MAX_URI: usize = 1024;
+/// The shortest time for which a wake may wait for its hypervisor: a packet that has become older than `hold` on its
+/// way to the actor wakes nothing.
+const MIN_HOLD: Duration = Duration::from_secs(1);
 /// The longest time for which a wake may wait for its hypervisor.
 const MAX_HOLD: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The longest time for which a wake may wait for a domain that is shutting down.
@@ -168,15 +171,15 @@ struct File {
 }
 
 fn hold<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration>, D::Error> {
-    config::duration(input, MAX_HOLD).map(Some)
+    config::duration(input, MIN_HOLD..=MAX_HOLD).map(Some)
 }
 
 fn shutdown_wait<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration>, D::Error> {
-    config::duration(input, MAX_SHUTDOWN_WAIT).map(Some)
+    config::duration(input, Duration::ZERO..=MAX_SHUTDOWN_WAIT).map(Some)
 }
 
 fn cool_down<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration>, D::Error> {
-    config::duration(input, MAX_COOL_DOWN).map(Some)
+    config::duration(input, Duration::ZERO..=MAX_COOL_DOWN).map(Some)
 }
 
 fn allow<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Rule>, D::Error> {

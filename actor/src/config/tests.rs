@@ -106,6 +106,7 @@ fn errors_name_the_file_the_line_and_what_to_write() {
         ("[[allow]]\ndomain = \"a\"\nconnection = \"a\\nb\"", 3, "control character"),
         ("[[allow]]\ndomain = \"a\"\nsecure-on = \"/a\\u0000b\"", 3, "control character"),
         ("connections = [\"a\\u001bb\"]", 1, "control character"),
+        ("hold = \"0s\"", 1, "a duration here is at least \"1s\""),
         ("hold = \"300000000000years\"", 1, "a duration here is at most \"7days\""),
         ("shutdown-wait = \"2days\"", 1, "a duration here is at most \"1day\""),
         ("cool-down = \"25h\"", 1, "a duration here is at most \"1day\""),

@@ -242,7 +242,7 @@ fn outgoing<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<String>>, 
 }
 
 fn deduplicate<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration>, D::Error> {
-    config::duration(input, MAX_DEDUPLICATE).map(Some)
+    config::duration(input, Duration::ZERO..=MAX_DEDUPLICATE).map(Some)
 }
 
 fn remember<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {

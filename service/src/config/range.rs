@@ -33,17 +33,26 @@ impl Visitor<'_> for Number {
     }
 }
 
-/// A duration up to the longest one.
+/// A duration in this range.
 ///
 /// # Errors
-/// If it is none, or longer.
-pub fn duration<'de, D: Deserializer<'de>>(input: D, longest: Duration) -> Result<HumanDuration, D::Error> {
-    let duration = HumanDuration::deserialize(input)?;
-    if Duration::from(duration) > longest {
-        let longest = HumanDuration::from(longest);
-        return Err(D::Error::custom(format!("a duration here is at most \"{longest}\"")));
-    }
-    Ok(duration)
+/// If it is none, or shorter or longer.
+pub fn duration<'de, D: Deserializer<'de>>(
+    input: D,
+    range: RangeInclusive<Duration>,
+) -> Result<HumanDuration, D::Error> {
+    let written = HumanDuration::deserialize(input)?;
+    let duration = Duration::from(written);
+    let (shortest, longest) = range.into_inner();
+    let (bound, limit) = if duration > longest {
+        ("most", longest)
+    } else if duration < shortest {
+        ("least", shortest)
+    } else {
+        return Ok(written);
+    };
+    let limit = HumanDuration::from(limit);
+    Err(D::Error::custom(format!("a duration here is at {bound} \"{limit}\"")))
 }
 
 /// A list of at most so many; `what` they are goes into the error.

@@ -421,7 +421,7 @@ fn a_path_cannot_forge_a_log_line() {
 struct Bounded {
     #[serde(deserialize_with = "up_to_ten")]
     number: Option<u32>,
-    #[serde(deserialize_with = "up_to_a_minute")]
+    #[serde(deserialize_with = "a_second_to_a_minute")]
     time: Option<HumanDuration>,
     #[serde(deserialize_with = "up_to_two")]
     names: Option<Vec<String>>,
@@ -431,8 +431,9 @@ fn up_to_ten<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Erro
     number(input, 1..=10).map(Some)
 }
 
-fn up_to_a_minute<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration>, D::Error> {
-    duration(input, std::time::Duration::from_secs(60)).map(Some)
+fn a_second_to_a_minute<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration>, D::Error> {
+    let seconds = std::time::Duration::from_secs;
+    duration(input, seconds(1)..=seconds(60)).map(Some)
 }
 
 fn up_to_two<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<String>>, D::Error> {
@@ -445,7 +446,7 @@ fn values_are_within_their_range() {
     for good in [
         "number = 1",
         "number = 10",
-        "time = \"0s\"",
+        "time = \"1s\"",
         "time = \"60s\"",
         "names = []",
         "names = [\"a\", \"b\"]",
@@ -459,6 +460,8 @@ fn values_are_within_their_range() {
         ("number = 9223372036854775807", "expected a whole number from 1 to 10"),
         ("number = \"1\"", "expected a whole number from 1 to 10"),
         ("number = 1.0", "expected a whole number from 1 to 10"),
+        ("time = \"0s\"", "a duration here is at least \"1s\""),
+        ("time = \"999ms\"", "a duration here is at least \"1s\""),
         ("time = \"61s\"", "a duration here is at most \"1m\""),
         ("time = \"300000000000years\"", "a duration here is at most \"1m\""),
         ("time = \"-1s\"", "is not a duration"),

@@ -124,9 +124,12 @@ fn every_number_duration_and_list_has_the_range_of_the_code() {
                             refused(&format!("{key} = {beyond}"), &format!("from {low} to {high}"));
                         }
                     }
-                    ("duration", Some(Range::Values("\"0s\"", most))) => {
-                        service.load(&format!("{key} = \"0s\"")).unwrap();
+                    ("duration", Some(Range::Values(least, most))) => {
+                        service.load(&format!("{key} = {least}")).unwrap();
                         service.load(&format!("{key} = {most}")).unwrap();
+                        if least != "\"0s\"" {
+                            refused(&format!("{key} = \"0s\""), &format!("at least {least}"));
+                        }
                         let longer = most.trim_end_matches('"').to_owned() + " 1ns\"";
                         for longer in [longer.as_str(), "\"300000000000years\""] {
                             refused(&format!("{key} = {longer}"), &format!("at most {most}"));
