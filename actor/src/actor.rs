@@ -45,8 +45,8 @@ use wakes::Wakes;
 
 /// How long changes of the index are gathered before they are told.
 const GATHER: Duration = Duration::from_millis(50);
-/// How often it is written down that wakes are still under way.
-const STILL_UNDER_WAY: Duration = Duration::from_secs(10);
+/// How often it is written down that wakes are still under way, and what has become harmless.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
 
 /// What reaches the actor.
 pub struct Inlets {
@@ -193,7 +193,7 @@ impl Actor {
                     self.lines.end(Instant::now());
                 }
                 () = tokio::time::sleep_until(early), if !self.early.is_empty() => self.answer_early(),
-                () = tokio::time::sleep_until(self.kept_at + STILL_UNDER_WAY), if self.wakes.is_one_under_way() => {
+                () = tokio::time::sleep_until(self.kept_at + WRITE_AGAIN), if self.is_to_be_written_again() => {
                     self.changed = true;
                 }
                 Some(request) = inlets.requests.recv() => self.request_or_wait(request),
@@ -204,6 +204,11 @@ impl Actor {
                 else => return,
             }
         }
+    }
+
+    /// Whether what is written down loses its truth with time.
+    fn is_to_be_written_again(&self) -> bool {
+        self.wakes.is_one_under_way() || self.memory.is_early()
     }
 
     /// Writes down what has changed.

@@ -7,6 +7,7 @@ use std::fs::{OpenOptions, remove_file, rename};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,8 @@ const VERSION: u8 = 6;
 const MAX_SIZE: usize = 16 * 1024 * 1024;
 /// In how many crashes in a row something may have been under way before it is given up.
 const MAX_CRASHES: u8 = 2;
+/// What only waits, and has done so for this long in one process, is not suspected of its crash any more.
+const HARMLESS: Duration = Duration::from_secs(60);
 
 /// The file.
 #[derive(Debug, Default)]
@@ -33,15 +36,27 @@ pub struct Memory {
     /// `None` if there is no place for it.
     path: Option<PathBuf>,
     failed: bool,
-    /// In how many crashes something was under way that is so again, or still.
-    crashes: HashMap<Key, u8>,
+    /// All that is under way.
+    known: HashMap<Key, Known>,
+    /// Whether the file names suspects that only wait.
+    is_early: bool,
+}
+
+/// What is known of one thing that is under way.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// In how many crashes in a row it was a suspect.
+    crashes: u8,
+    /// Since when this process knows it.
+    since: Instant,
 }
 
 /// What is in the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     state: State,
-    crashes: Vec<(Key, u8)>,
+    /// What is suspected if the process crashes, and in how many crashes in a row it was before.
+    suspects: Vec<(Key, u8)>,
 }
 
 /// What tells one thing that is under way from another, in this process and in the next.
@@ -71,14 +86,21 @@ impl Memory {
         // A crash while this is being read counts as well: the mark is gone before.
         let in_order = remove_file(folder.join(ENDED)).is_ok();
         let mut kept = recover(&path);
-        if !in_order {
-            count_crash(&mut kept);
+        if in_order {
+            kept.suspects.clear();
+        } else {
+            kept.suspects.iter_mut().for_each(|(_, crashes)| *crashes = crashes.saturating_add(1));
         }
         give_up(&mut kept);
-        let Kept { state, crashes } = kept;
-        let mut memory = Self { path: Some(path), failed: false, crashes: crashes.into_iter().collect() };
+        let Kept { mut state, suspects } = kept;
+        let since = Instant::now();
+        let known = suspects.into_iter().map(|(key, crashes)| (key, Known { crashes, since })).collect();
+        let mut memory = Self { path: Some(path), failed: false, known, is_early: false };
         // Before anything of it is tried again.
-        if let Err(error) = memory.write(&state) {
+        if let Err(error) = memory.write(&state, since) {
+            if !in_order {
+                forget_uncounted(&mut state);
+            }
             tracing::warn!(
                 "cannot write to {}: {error}; what is under way when the service ends is forgotten, and so are \
                  packets that come while it is away; create the folder for the service's user, or let the service manager do so (RuntimeDirectory=)",
@@ -98,19 +120,34 @@ impl Memory {
     /// Remembers this. An error is logged, once until it is over.
     pub fn keep(&mut self, state: &State) {
         let Some(path) = self.path.clone() else { return };
-        let result = self.write(state);
+        let result = self.write(state, Instant::now());
         if let (Err(error), false) = (&result, self.failed) {
             tracing::warn!("cannot write {}: {error}; a restart may lose a wake", shown(&path));
         }
         self.failed = result.is_err();
     }
 
-    fn write(&mut self, state: &State) -> io::Result<()> {
+    /// Whether the file is to be written again soon, because it names suspects that only wait.
+    #[must_use]
+    pub const fn is_early(&self) -> bool {
+        self.is_early
+    }
+
+    fn write(&mut self, state: &State, now: Instant) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let known = |key| self.crashes.get(&key).map(|crashes| (key, *crashes));
-        let crashes: Vec<(Key, u8)> = keys(state).filter_map(known).collect();
-        let bytes = postcard::to_extend(&(state, &crashes), vec![VERSION]).map_err(io::Error::other)?;
-        self.crashes = crashes.into_iter().collect();
+        let (mut known, mut suspects) = (HashMap::new(), Vec::new());
+        self.is_early = false;
+        for (key, called) in keys(state) {
+            let it = self.known.get(&key).copied().unwrap_or(Known { crashes: 0, since: now });
+            let is_new = now.saturating_duration_since(it.since) < HARMLESS;
+            self.is_early |= is_new && !called;
+            if called || is_new {
+                suspects.push((key.clone(), it.crashes));
+            }
+            known.insert(key, it);
+        }
+        self.known = known;
+        let bytes = postcard::to_extend(&(state, &suspects), vec![VERSION]).map_err(io::Error::other)?;
         if bytes.len() > MAX_SIZE {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "too much is under way"));
         }
@@ -135,14 +172,15 @@ fn first(folders: &OsString) -> PathBuf {
     std::env::split_paths(folders).next().unwrap_or_default()
 }
 
-fn keys(state: &State) -> impl Iterator<Item = Key> {
-    let packets = state.waiting.iter().map(|packet| Key::Packet(Position::of(packet)));
-    packets.chain(state.intents.iter().map(Key::of))
+/// All that is under way, and whether the hypervisor may have been called for it.
+fn keys(state: &State) -> impl Iterator<Item = (Key, bool)> {
+    let packets = state.waiting.iter().map(|packet| (Key::Packet(Position::of(packet)), false));
+    packets.chain(state.intents.iter().map(|intent| (Key::of(intent), intent.called)))
 }
 
 /// What the last process left, or nothing.
 fn recover(path: &Path) -> Kept {
-    let nothing = Kept { state: State::default(), crashes: Vec::new() };
+    let nothing = Kept { state: State::default(), suspects: Vec::new() };
     match read(path) {
         Ok(Some(kept)) => kept,
         Ok(None) => {
@@ -195,19 +233,22 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     rename(&new, path)
 }
 
-/// Counts a crash for all that was under way in it.
-fn count_crash(kept: &mut Kept) {
-    let before: HashMap<Key, u8> = kept.crashes.drain(..).collect();
-    let once_more = |key: Key| {
-        let crashes = before.get(&key).copied().unwrap_or_default().saturating_add(1);
-        (key, crashes)
-    };
-    kept.crashes = keys(&kept.state).map(once_more).collect();
+/// Takes out what may have made the last process crash, where a further crash cannot be counted: to try it again
+/// could make the service crash for ever.
+fn forget_uncounted(state: &mut State) {
+    let packets = std::mem::take(&mut state.waiting).len();
+    let wakes = std::mem::take(&mut state.intents).len();
+    if packets + wakes > 0 {
+        tracing::error!(
+            "{wakes} wakes and {packets} packets that were under way when the service crashed are given up: \
+             whether they make it crash again could not be noted"
+        );
+    }
 }
 
 /// Takes out what was under way in too many crashes.
 fn give_up(kept: &mut Kept) {
-    let crashes: HashMap<&Key, u8> = kept.crashes.iter().map(|(key, crashes)| (key, *crashes)).collect();
+    let crashes: HashMap<&Key, u8> = kept.suspects.iter().map(|(key, crashes)| (key, *crashes)).collect();
     let is_suspect = |key: Key| crashes.get(&key).is_some_and(|crashes| *crashes >= MAX_CRASHES);
     let state = &mut kept.state;
     state.waiting.retain(|packet| {

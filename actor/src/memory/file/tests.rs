@@ -190,3 +190,54 @@ fn counts_no_restart_in_order_and_nothing_that_has_ended() {
     memory.keep(&whole);
     assert_eq!(Memory::at(folder.path()).1, whole);
 }
+
+/// Crashes are counted in a row: one that had another reason, long ago, is none of them.
+#[test]
+fn an_orderly_end_begins_the_count_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = state(&[packet(7)], &[intent(1, None)]);
+    Memory::at(folder.path()).0.keep(&whole);
+    for _ in 0..5 {
+        let (_, after_crash) = Memory::at(folder.path());
+        assert_eq!(after_crash, whole);
+        end_in_order(folder.path());
+        assert_eq!(Memory::at(folder.path()).1, whole);
+    }
+}
+
+#[test]
+fn what_only_waits_is_not_suspected_for_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let held = Intent { called: false, ..intent(1, None) };
+    let called = intent(2, None);
+    let whole = state(&[packet(7)], &[held.clone(), called.clone()]);
+    Memory::at(folder.path()).0.keep(&whole);
+    for crashes in 1..=5 {
+        let (mut memory, state) = Memory::at(folder.path());
+        assert!(memory.is_early(), "after a crash at once they are suspects");
+        assert_eq!((&state.waiting, state.intents.contains(&held)), (&whole.waiting, true), "{crashes}");
+        assert_eq!(state.intents.contains(&called), crashes < MAX_CRASHES);
+        memory.write(&state, Instant::now() + HARMLESS).unwrap();
+        assert!(!memory.is_early());
+    }
+}
+
+/// A crash that cannot be counted could come again for ever.
+#[test]
+fn does_not_try_again_what_cannot_be_counted() {
+    for in_order in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = state(&[packet(7)], &[intent(1, None)]);
+        Memory::at(folder.path()).0.keep(&whole);
+        if in_order {
+            end_in_order(folder.path());
+        }
+        // Nothing can be written there, not even by root.
+        std::fs::create_dir_all(folder.path().join("state.new/in-the-way")).unwrap();
+        let (memory, state) = Memory::at(folder.path());
+        assert!(!memory.is_kept());
+        let tried_again = (state.waiting, state.intents);
+        let expected = if in_order { (whole.waiting, whole.intents) } else { (vec![], vec![]) };
+        assert_eq!(tried_again, expected, "in order: {in_order}");
+    }
+}
