@@ -183,7 +183,8 @@ fn cool_down<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration
 }
 
 fn allow<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Rule>, D::Error> {
-    config::list(input, MAX_TABLES, "tables [[allow]]")
+    let globs = config::Parts { of: Rule::globs, most: MAX_GLOBS, what: "globs in [[allow]]" };
+    config::list_of_parts(input, MAX_TABLES, "tables [[allow]]", globs)
 }
 
 fn alias<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Alias>, D::Error> {

@@ -200,6 +200,18 @@ fn all_files_together_are_bounded() {
     assert!(error.contains("more than 1024 globs"), "{error}");
 }
 
+/// A glob takes far more memory than its text: what is too much is not read.
+#[test]
+fn a_file_is_not_read_beyond_the_most_globs() {
+    let rule =
+        |globs: usize| format!("[[allow]]\ndomain = \"a\"\ninterfaces = [{}]\n", "\"eth*\",".repeat(globs));
+    let parse = |text: &str| toml::from_str::<File>(text).map_err(|error| error.to_string());
+    assert!(parse(&rule(32).repeat(32)).is_ok());
+    let not_read = "[[allow]]\nno-key = 1\n";
+    let error = parse(&(rule(32).repeat(32) + &rule(1) + not_read)).unwrap_err();
+    assert!(error.contains("more than 1024 globs in [[allow]]"), "{error}");
+}
+
 /// What files are made of, good and bad.
 const PARTS: &[&str] = &[
     "\n[[allow]]\n",

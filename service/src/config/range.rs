@@ -1,7 +1,6 @@
 //! Values within bounds, for `deserialize_with`: an error names the range.
 
 use core::fmt;
-use core::marker::PhantomData;
 use core::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -64,13 +63,41 @@ where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    input.deserialize_seq(List { most, what, items: PhantomData })
+    input.deserialize_seq(List { most, what, parts: None })
+}
+
+/// The same, where all items together have at most so many parts. What follows a part too many is not read, so that
+/// it takes no memory.
+///
+/// # Errors
+/// If it is no list of these, or a longer one, or one with more parts.
+pub fn list_of_parts<'de, D, T>(
+    input: D,
+    most: usize,
+    what: &'static str,
+    parts: Parts<T>,
+) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    input.deserialize_seq(List { most, what, parts: Some(parts) })
+}
+
+/// What the items of a list have, each some, and all together at most so many.
+pub struct Parts<T> {
+    /// How many an item has.
+    pub of: fn(&T) -> usize,
+    /// How many all of them may have.
+    pub most: usize,
+    /// What they are, for the error.
+    pub what: &'static str,
 }
 
 struct List<T> {
     most: usize,
     what: &'static str,
-    items: PhantomData<T>,
+    parts: Option<Parts<T>>,
 }
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
@@ -81,13 +108,17 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
-        let mut items = Vec::new();
+        let too_many = |most, what| A::Error::custom(format!("more than {most} {what}, which are the most"));
+        let (mut items, mut parts) = (Vec::new(), 0);
         while let Some(item) = list.next_element()? {
             if items.len() == self.most {
-                return Err(A::Error::custom(format!(
-                    "more than {} {}, which are the most",
-                    self.most, self.what
-                )));
+                return Err(too_many(self.most, self.what));
+            }
+            if let Some(Parts { of, most, what }) = &self.parts {
+                parts += of(&item);
+                if parts > *most {
+                    return Err(too_many(*most, what));
+                }
             }
             items.push(item);
         }
