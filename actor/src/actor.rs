@@ -48,6 +48,9 @@ const GATHER: Duration = Duration::from_millis(50);
 /// How often it is written down that wakes are still under way, and what has become harmless.
 const WRITE_AGAIN: Duration = Duration::from_secs(10);
 
+/// How soon it is written down that packets were decided about which left nothing else to write.
+const MOVED: Duration = Duration::from_secs(1);
+
 /// What reaches the actor.
 pub struct Inlets {
     /// Packets that are believed.
@@ -113,6 +116,8 @@ pub struct Actor {
     /// Whether there is something that the memory does not know, and when it was last told.
     changed: bool,
     kept_at: Instant,
+    /// Since when the position is not the one that the memory knows.
+    moved_at: Option<Instant>,
     /// Whether the rules were compared with the domains that there are.
     checked: bool,
     lines: Lines,
@@ -139,6 +144,7 @@ impl Actor {
             position: Position::default(),
             changed: false,
             kept_at: Instant::now(),
+            moved_at: None,
             checked: false,
             lines: Lines::default(),
             tell_at: None,
@@ -168,6 +174,9 @@ impl Actor {
                 self.remember();
             }
             let tell_at = self.tell_at.unwrap_or_else(Instant::now);
+            let write_at = self.write_at();
+            let is_to_be_written = write_at.is_some();
+            let write_at = write_at.unwrap_or_else(Instant::now);
             let expiry = self.next_expiry();
             let expire_at = expiry.unwrap_or_else(Instant::now);
             let lines_end = self.lines.end_at();
@@ -193,12 +202,11 @@ impl Actor {
                     self.lines.end(Instant::now());
                 }
                 () = tokio::time::sleep_until(early), if !self.early.is_empty() => self.answer_early(),
-                () = tokio::time::sleep_until(self.kept_at + WRITE_AGAIN), if self.is_to_be_written_again() => {
-                    self.changed = true;
-                }
+                () = tokio::time::sleep_until(write_at), if is_to_be_written => self.changed = true,
                 Some(request) = inlets.requests.recv() => self.request_or_wait(request),
                 Some(Taken { packet, position }) = inlets.packets.recv() => {
                     self.position = position;
+                    self.moved_at.get_or_insert_with(Instant::now);
                     self.packet(packet, None);
                 }
                 else => return,
@@ -206,9 +214,11 @@ impl Actor {
         }
     }
 
-    /// Whether what is written down loses its truth with time.
-    fn is_to_be_written_again(&self) -> bool {
-        self.wakes.is_one_under_way() || self.memory.is_early()
+    /// When something is to be written down that no decision has changed.
+    fn write_at(&self) -> Option<Instant> {
+        let is_again = self.wakes.is_one_under_way() || self.memory.is_early();
+        let again = is_again.then(|| self.kept_at + WRITE_AGAIN);
+        again.into_iter().chain(self.moved_at.map(|at| at + MOVED)).min()
     }
 
     /// Writes down what has changed.
@@ -217,6 +227,7 @@ impl Actor {
             return;
         }
         self.kept_at = Instant::now();
+        self.moved_at = None;
         if !self.memory.is_kept() {
             return;
         }
@@ -292,6 +303,11 @@ impl Actor {
                 drop(answer.send(self.records.history(before, most)));
             }
             Request::Counts { answer } => drop(answer.send(self.records.counts())),
+            Request::Remember { answer } => {
+                self.changed = true;
+                self.remember();
+                let _ = answer.send(());
+            }
             Request::Policy(policy) => {
                 if policy.aliases != self.policy.aliases {
                     self.index.set_aliases(policy.aliases.clone());

@@ -93,10 +93,12 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
             tokio::try_join!(keep(bus, None, serve, away), keep(capture_bus, None, hear, away)).map(drop)
         }
     };
-    tokio::select! {
+    let result = tokio::select! {
         result = buses => Ok(result?),
         () = obey(signals, reloads_out, options, config, logs, &requests, &named_in) => Ok(()),
-    }
+    };
+    requests.remember().await;
+    result
 }
 
 /// Hears packets, and tells the announcer whose packets matter, until the connection is lost.

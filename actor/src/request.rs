@@ -56,6 +56,11 @@ pub enum Request {
     },
     /// Decide by this from now on.
     Policy(Policy),
+    /// Write down what is to outlive the process, which is about to end.
+    Remember {
+        /// Who waits until it is written.
+        answer: oneshot::Sender<()>,
+    },
 }
 
 /// What a caller wants to have woken.
@@ -150,5 +155,11 @@ impl Requests {
     pub async fn policy(&self, policy: Policy) {
         // An actor that has ended needs none.
         let _ = self.0.send(Request::Policy(policy)).await;
+    }
+
+    /// Writes down what is to outlive the process.
+    pub async fn remember(&self) {
+        // An actor that has ended has nothing to add.
+        let _ = self.ask(|answer| Request::Remember { answer }).await;
     }
 }

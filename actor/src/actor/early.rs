@@ -53,7 +53,10 @@ impl Actor {
             Request::Wake { target: Target::Domain(name), .. } => {
                 matches!(self.index.find_domain(name), Found::Nothing)
             }
-            Request::History { .. } | Request::Counts { .. } | Request::Policy(_) => false,
+            Request::History { .. }
+            | Request::Counts { .. }
+            | Request::Policy(_)
+            | Request::Remember { .. } => false,
         }
     }
 

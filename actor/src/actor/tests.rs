@@ -762,6 +762,26 @@ async fn the_next_process_takes_up_what_was_under_way() {
     fake.release();
 }
 
+/// Packets that no domain is for leave nothing else to write down, and are not decided about again.
+#[tokio::test]
+async fn the_next_process_knows_the_packets_that_were_for_nobody() {
+    for orderly in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (memory, state) = Memory::at(folder.path());
+        let bench = remembering(rules(&["vm*"]), memory, state);
+        bench.update(up(&Fake::new(&[], &[]), vec![domain(1, &[1])])).await;
+        bench.packet(7).await;
+        bench.settled().await;
+        if orderly {
+            bench.requests.remember().await;
+            assert_eq!(Memory::kept(folder.path()).position.sequence, 7);
+        }
+        while Memory::kept(folder.path()).position.sequence < 7 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_was_under_way_in_two_crashes_is_given_up() {
     let folder = tempfile::tempdir().unwrap();
