@@ -21,6 +21,8 @@ use crate::process::Process;
 const SOCKET: &str = "/run/dbus/system_bus_socket";
 /// How many bytes are written at once; one message if it is longer.
 const BATCH: usize = 64 * 1024;
+/// The bytes of a message before its header fields, whose length is the last number of these.
+const HEAD: usize = 16;
 /// A text of nearly the length that the bus takes at most (32 MiB on the system's).
 const LONG: usize = 30 * 1024 * 1024;
 /// An address that no domain has.
@@ -47,12 +49,14 @@ pub enum Kind {
     Ping,
     /// `Introspect` to the announcer.
     Introspect,
+    /// `Ping` to the actor, with a header field that the specification does not know.
+    UnknownField,
     /// A forged `MagicPacket` to this connection alone.
     Signal,
 }
 
 impl Kind {
-    const ALL: [(&str, Self); 10] = [
+    const ALL: [(&str, Self); 11] = [
         ("wake", Self::Wake),
         ("wake-reply", Self::WakeReply),
         ("long", Self::Long),
@@ -62,6 +66,7 @@ impl Kind {
         ("replay", Self::Replay),
         ("ping", Self::Ping),
         ("introspect", Self::Introspect),
+        ("unknown-field", Self::UnknownField),
         ("signal", Self::Signal),
     ];
 
@@ -89,7 +94,7 @@ impl Kind {
             Self::ActorProperties => actor(PROPERTIES, "GetAll").build(&ACTOR_INTERFACE),
             Self::CaptureProperties => capture(PROPERTIES, "GetAll").build(&CAPTURE_INTERFACE),
             Self::Replay => capture(CAPTURE_INTERFACE, "Replay").build(&("", 0_u64)),
-            Self::Ping => actor(PEER, "Ping").build(&()),
+            Self::Ping | Self::UnknownField => actor(PEER, "Ping").build(&()),
             Self::Introspect => capture(INTROSPECTABLE, "Introspect").build(&()),
             Self::Signal => Message::signal(CAPTURE_PATH, CAPTURE_INTERFACE, MAGIC_PACKET)
                 .destination(destination.unwrap_or(ACTOR_NAME))
@@ -109,7 +114,11 @@ pub fn run(arguments: &[String]) -> io::Result<()> {
     let connections: usize = connections.parse().map_err(|_| bad())?;
     let count: u32 = count.parse().map_err(|_| bad())?;
     let message = kind.message(destination.first().map(String::as_str)).map_err(io::Error::other)?;
-    let message: &[u8] = message.data();
+    let mut message: Vec<u8> = message.data().to_vec();
+    if kind == Kind::UnknownField {
+        add_unknown_field(&mut message).ok_or_else(bad)?;
+    }
+    let message = message.as_slice();
     let begun = Arc::new(Barrier::new(connections + 1));
     std::thread::scope(|scope| {
         let flood = || {
@@ -122,6 +131,17 @@ pub fn run(arguments: &[String]) -> io::Result<()> {
         floods.into_iter().try_for_each(|flood| flood.join().unwrap_or_else(|_| Err(bad())))?;
         say("flooded")
     })
+}
+
+/// Adds the header field (200, "x") to a message that has no body.
+fn add_unknown_field(message: &mut Vec<u8>) -> Option<()> {
+    message.extend([200, 1, b's', 0]);
+    message.extend(1_u32.to_ne_bytes());
+    message.extend(*b"x\0");
+    let fields = u32::try_from(message.len().checked_sub(HEAD)?).ok()?;
+    message.get_mut(HEAD - 4..HEAD)?.copy_from_slice(&fields.to_ne_bytes());
+    message.resize(message.len().next_multiple_of(8), 0);
+    Some(())
 }
 
 fn say(what: &str) -> io::Result<()> {

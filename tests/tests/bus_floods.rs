@@ -79,6 +79,7 @@ impl<'host> Scene<'host> {
     /// Floods, wakes beside it, and looks at the memory of both services until the flood is over.
     fn withstands(&mut self, user: User, flood: Kind, connections: usize, count: u32, to: Option<&str>) {
         let before = self.peaks();
+        let owners = self.owners();
         let flooding = self.host.flood(user, flood, connections, count, to);
         let took = self.wake();
         let beside = is_running(&flooding);
@@ -93,9 +94,24 @@ impl<'host> Scene<'host> {
             self.kind,
             if beside { "went on" } else { "was over before" },
         );
+        assert_eq!(
+            self.owners(),
+            owners,
+            "{:?}: {flood:?} by {user:?}: no service loses its connection",
+            self.kind
+        );
         for grown in grown {
             assert!(grown < MEMORY, "{:?}: {flood:?} by {user:?} took {grown} KiB", self.kind);
         }
+    }
+
+    /// The connections of both services, by unique name.
+    fn owners(&self) -> [String; 2] {
+        const BUS: &str = "org.freedesktop.DBus";
+        [ACTOR_NAME, CAPTURE_NAME].map(|name| {
+            let owner = self.host.call(User::Root, BUS, "GetNameOwner", &[&format!("'{name}'")]);
+            owner.expect("the service has its name")
+        })
     }
 
     /// The most memory that actor and announcer have had, in KiB.
@@ -193,6 +209,12 @@ fn of_calls_that_every_service_answers_take_no_memory_and_hold_up_no_wake() {
 fn of_long_messages_take_no_memory_and_hold_up_no_wake() {
     privileged!();
     withstand(&[(User::Stranger, Kind::Long, 20, 2)]);
+}
+
+#[test]
+fn of_messages_with_unknown_header_fields_cost_no_service_its_connection() {
+    privileged!();
+    withstand(&[(User::Stranger, Kind::UnknownField, 20, 1_000)]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use zbus::export::async_trait::async_trait;
 use super::head::{
     ERROR, FIXED, Fields, Fixed, METHOD_CALL, METHOD_RETURN, NO_REPLY_EXPECTED, SIGNAL, aligned,
 };
+use super::refusal::Reason;
 use super::write::Refusals;
 use crate::bus::calls::{Call, Calls};
 
@@ -94,9 +95,19 @@ impl Reader {
             None => "no calls are taken on this connection; call the service by its name",
         };
         if wants_reply {
-            self.refusals.refuse(sender, fixed.serial, refusal);
+            self.refusals.refuse(sender, fixed.serial, Reason::limit(refusal));
         }
         false
+    }
+
+    /// Ends a call that was admitted and cannot be parsed.
+    fn refuse_invalid(&self, sender: &str, serial: u32) {
+        const INVALID: Reason =
+            Reason::invalid("the message is not valid D-Bus, or has a header field that is not known here");
+        let permit = self.calls.as_ref().and_then(|calls| calls.close(sender, serial));
+        if permit.is_some_and(|permit| permit.wants_reply()) {
+            self.refusals.refuse(sender, serial, INVALID);
+        }
     }
 
     /// Has at least so many bytes in the buffer.
@@ -164,14 +175,29 @@ impl ReadHalf for Reader {
         descriptors: &mut Vec<OwnedFd>,
     ) -> zbus::Result<Message> {
         self.buffer.append(already_received);
-        let mut message = self.next().await?;
-        // The handlers of the calls before it run first: what they end makes room.
-        tokio::task::yield_now().await;
-        let fixed = message.first_chunk().and_then(Fixed::read);
-        for _ in 0..fixed.map_or(0, |fixed| fixed.fields(&message).descriptors) {
-            descriptors.push(File::open(NO_DESCRIPTOR)?.into());
+        loop {
+            let mut message = self.next().await?;
+            // The handlers of the calls before it run first: what they end makes room.
+            tokio::task::yield_now().await;
+            let fixed = message.first_chunk().and_then(Fixed::read);
+            let fields = fixed.map(|fixed| fixed.fields(&message)).unwrap_or_default();
+            for _ in 0..fields.descriptors {
+                descriptors.push(File::open(NO_DESCRIPTOR)?.into());
+            }
+            let sender = fields.sender.unwrap_or_default().to_owned();
+            match Whole.receive_message(sequence, &mut message, descriptors).await {
+                Ok(message) => return Ok(message),
+                // An error would end the connection, and buses forward what zbus rejects, such as unknown header
+                // fields. The message was complete, so the next one begins behind it.
+                Err(error) => {
+                    tracing::debug!("dropped a message from {sender:?} that is not valid: {error}");
+                    descriptors.clear();
+                    if let Some(call) = fixed.filter(|fixed| fixed.kind == METHOD_CALL) {
+                        self.refuse_invalid(&sender, call.serial);
+                    }
+                }
+            }
         }
-        Whole.receive_message(sequence, &mut message, descriptors).await
     }
 }
 
@@ -188,9 +214,12 @@ mod tests {
 
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
     use tokio::net::UnixStream;
+    use zbus::connection::socket::WriteHalf as _;
+    use zbus::wire::Endian;
 
     use super::super::write::Writer;
     use super::*;
+    use crate::bus::Limits;
 
     /// A reply with the write end of a pipe, which comes by this socket, and no one else keeps.
     fn send_descriptor(to: &UnixStream) -> std::io::PipeReader {
@@ -224,5 +253,53 @@ mod tests {
             // It ends, so nobody has the other end any more.
             assert_eq!(end.read(&mut [0]).unwrap(), 0);
         }
+    }
+
+    /// This message with one more header field, (200, "x"). It has no body.
+    fn with_unknown_field(message: &Message) -> Vec<u8> {
+        let mut bytes: Vec<u8> = message.data().to_vec();
+        bytes.extend([200, 1, b's', 0, 1, 0, 0, 0, b'x', 0]);
+        let fields = u32::try_from(bytes.len() - FIXED).unwrap();
+        bytes[12..16].copy_from_slice(&fields.to_le_bytes());
+        bytes.resize(aligned(bytes.len(), 8), 0);
+        bytes
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_not_valid_does_not_end_the_connection() {
+        let limits = Limits { longest: 1000, slow: &[], large: &[], trusted: Vec::new() };
+        let calls = Calls::new(limits);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (from_service, to_service) = theirs.into_split();
+        let (read_half, write) = ours.into_split();
+        let mut writer = Writer::new(write, Some(calls.clone()));
+        let mut reader = Reader::new(read_half, Some(calls.clone()), writer.refusals());
+        let call = |member: &'static str| {
+            Message::method_call("/", member).endian(Endian::Little).sender(":1.1").build(&()).unwrap()
+        };
+        let (bad, silent, good) = (call("Bad"), call("Silent"), call("Good"));
+        let serial = bad.primary_header().serial_num().get();
+        let mut silent = with_unknown_field(&silent);
+        silent[2] = NO_REPLY_EXPECTED;
+        let mut version = call("Version").data().to_vec();
+        version[3] = 2;
+        for bytes in [&with_unknown_field(&bad), &silent, &version, good.data().bytes()] {
+            assert_eq!(to_service.try_write(bytes).unwrap(), bytes.len());
+        }
+        let received = reader.receive_message(1, &mut Vec::new(), &mut Vec::new()).await.unwrap();
+        assert_eq!(received.header().member().unwrap(), "Good");
+        assert!(calls.close(":1.1", serial).is_none(), "its permit has ended");
+        // The writer starts with the first message that is sent; the refusals go first.
+        let reply = Message::method_return(&received.header()).build(&()).unwrap();
+        writer.send_message(&reply).await.unwrap();
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(reply.data()) {
+            let mut chunk = [0; 1024];
+            let count = read(&from_service, &mut chunk).await.unwrap();
+            assert_ne!(count, 0, "the connection stays");
+            bytes.extend_from_slice(&chunk[..count]);
+        }
+        let refusals = bytes.windows(11).filter(|window| window == b"InvalidArgs").count();
+        assert_eq!(refusals, 2, "the call that wants no reply gets none");
     }
 }

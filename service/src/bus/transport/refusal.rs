@@ -1,19 +1,36 @@
-//! The reply to a call that is not admitted: org.freedesktop.DBus.Error.LimitsExceeded.
+//! The error reply to a call that no handler sees.
 
 use super::head::{ERROR, NO_REPLY_EXPECTED, aligned};
 
-const NAME: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
+/// Why a call is refused: the name of the error and its text.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reason {
+    name: &'static str,
+    text: &'static str,
+}
 
-/// The message that refuses the call with this serial, to its sender. A name is at most 255 bytes long, and
-/// `text` is one of ours, so no length exceeds its field.
-pub(super) fn refusal(sender: &str, call: u32, text: &str) -> Vec<u8> {
+impl Reason {
+    /// The caller has reached a limit.
+    pub(super) const fn limit(text: &'static str) -> Self {
+        Self { name: "org.freedesktop.DBus.Error.LimitsExceeded", text }
+    }
+
+    /// The message is not valid.
+    pub(super) const fn invalid(text: &'static str) -> Self {
+        Self { name: "org.freedesktop.DBus.Error.InvalidArgs", text }
+    }
+}
+
+/// The message that refuses the call with this serial, to its sender. A bus name is at most 255 bytes long, and
+/// the reason is one of ours, so no length exceeds its field.
+pub(super) fn refusal(sender: &str, call: u32, reason: Reason) -> Vec<u8> {
     let mut fields = Vec::with_capacity(128);
-    put_field(&mut fields, 4, b's', &string(NAME));
+    put_field(&mut fields, 4, b's', &string(reason.name));
     put_field(&mut fields, 5, b'u', &call.to_le_bytes());
     put_field(&mut fields, 6, b's', &string(sender));
     // A signature has a length of one byte.
     put_field(&mut fields, 8, b'g', &[1, b's', 0]);
-    let body = string(text);
+    let body = string(reason.text);
     let mut message = vec![b'l', ERROR, NO_REPLY_EXPECTED, 1];
     message.extend(length(&body));
     // Nobody replies to an error, so its serial says nothing; it must not be zero.

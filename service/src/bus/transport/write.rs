@@ -13,7 +13,7 @@ use zbus::connection::socket::WriteHalf;
 use zbus::export::async_trait::async_trait;
 use zbus::message::Type;
 
-use super::refusal::refusal;
+use super::refusal::{Reason, refusal};
 use crate::bus::calls::{Calls, Permit};
 
 /// Signals and calls that may wait; who sends more waits with them.
@@ -81,8 +81,8 @@ impl Replies {
     }
 
     /// Lets a refusal wait, or drops it where too many do.
-    fn refuse(&self, sender: &str, serial: u32, text: &str, permit: Option<Permit>, most: usize) {
-        let bytes = refusal(sender, serial, text);
+    fn refuse(&self, sender: &str, serial: u32, reason: Reason, permit: Option<Permit>, most: usize) {
+        let bytes = refusal(sender, serial, reason);
         if let Some(room) = self.room(bytes.len(), most) {
             // A queue that is full or closed takes no refusal.
             let _ = self.queue.try_send(Reply { bytes: Bytes::Raw(bytes), _permit: permit, _room: room });
@@ -95,8 +95,8 @@ impl Replies {
 pub(super) struct Refusals(Replies);
 
 impl Refusals {
-    pub(super) fn refuse(&self, sender: &str, serial: u32, text: &str) {
-        self.0.refuse(sender, serial, text, None, REFUSAL_BYTES);
+    pub(super) fn refuse(&self, sender: &str, serial: u32, reason: Reason) {
+        self.0.refuse(sender, serial, reason, None, REFUSAL_BYTES);
     }
 }
 
@@ -146,8 +146,8 @@ impl Writer {
                 self.replies.queue.try_send(reply).map_err(|_| closed())
             }
             None => {
-                let text = "too many replies are waiting; wait for them and try again";
-                self.replies.refuse(sender, serial, text, permit, REPLY_BYTES + REFUSAL_BYTES);
+                let reason = Reason::limit("too many replies are waiting; wait for them and try again");
+                self.replies.refuse(sender, serial, reason, permit, REPLY_BYTES + REFUSAL_BYTES);
                 Ok(())
             }
         }
