@@ -1,4 +1,4 @@
-//! What the README, and other pages, tell an administrator to do.
+//! The commands in the README and in other pages for administrators.
 
 use crate::host::project;
 

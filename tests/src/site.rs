@@ -77,14 +77,14 @@ impl<'host> Site<'host> {
         self.debian.sh(&format!("cd {CHECKOUT}\n{install}"));
     }
 
-    /// Does what the README's "The first wake" says on the host, and returns its lines that send a packet,
+    /// Does what the README's "First wake" says on the host, and returns its lines that send a packet,
     /// for the other machine.
     ///
     /// # Panics
     /// If it fails, or says something else.
     #[must_use]
     pub fn allow(&self) -> Vec<String> {
-        let commands = readme::commands("The first wake");
+        let commands = readme::commands("First wake");
         let [allow, send] = commands.as_slice() else { panic!("allow and send, not {commands:?}") };
         let said = self.debian.sh(allow);
         assert!(said.contains(MAC), "the domain's MAC address is not shown: {said}");

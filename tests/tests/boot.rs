@@ -1,4 +1,4 @@
-//! What the README tells an administrator to do, word for word, on a Debian that has really booted.
+//! The commands of the README and its pages, word for word, on a booted Debian.
 #![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 use wakevirt_tests::bus::Kind;
@@ -6,7 +6,7 @@ use wakevirt_tests::host::{Host, succeed};
 use wakevirt_tests::site::{DOMAIN, MEMBER, STRANGER, Site, cool_down};
 use wakevirt_tests::{privileged, readme, wait};
 
-/// From the README to a domain that runs, with this program as the system bus.
+/// The commands of the README, with this program as the system bus.
 fn works_as_the_readme_says(bus: Kind) {
     let host = Host::new();
     let mut site = Site::new(&host, bus);
@@ -27,7 +27,7 @@ fn works_as_the_readme_says(bus: Kind) {
     who_may_call(&site);
 
     site.debian.sh("rm /etc/wakevirt/actor.d/win11.toml && systemctl reload wakevirt-actor");
-    let allow_itself = readme::commands("A domain that allows itself").concat();
+    let allow_itself = readme::commands_of("docs/CONFIGURATION.md", "Domain metadata").concat();
     succeed(&mut site.shell(MEMBER, &allow_itself));
     cool_down();
     packets.iter().take(1).for_each(|packet| site.wake(packet));
@@ -39,9 +39,9 @@ fn works_as_the_readme_says(bus: Kind) {
     assert_eq!(site.debian.sh("systemctl --failed --no-legend --plain"), "");
 }
 
-/// "Waking by hand" works for those of whom the README says so.
+/// "Wake a domain" in docs/DBUS.md works for the users that it names.
 fn who_may_call(site: &Site<'_>) {
-    let calls = readme::commands("Waking by hand").concat();
+    let calls = readme::commands_of("docs/DBUS.md", "Wake a domain").concat();
     for call in calls.lines() {
         for user in ["root", MEMBER] {
             assert_eq!(succeed(&mut site.shell(user, call)), "s \"started\"\n", "{user}: {call}");

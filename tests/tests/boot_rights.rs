@@ -116,7 +116,7 @@ fn fewer_rights_are_switched_on_and_off_as_the_page_says() {
     site.install();
     let send = site.allow();
     let send = send.last().expect("a line that sends a packet");
-    let [show, destroy] = commands("See that it works");
+    let [show, destroy] = commands("Verify");
     let by_member = format!("virsh --connect qemu:///system destroy {DOMAIN}");
 
     wait_for_rights(&site, &show, "not restricted");
@@ -128,7 +128,7 @@ fn fewer_rights_are_switched_on_and_off_as_the_page_says() {
 
     define_others(&site);
     let as_it_was = configuration(&site);
-    let [switch_on] = commands("Switch it on");
+    let [switch_on] = commands("Enable");
     site.debian.sh(&switch_on);
     assert_ne!(configuration(&site), as_it_was);
     for rebooted in [false, true] {
@@ -153,7 +153,7 @@ fn fewer_rights_are_switched_on_and_off_as_the_page_says() {
     assert!(!output.status.success(), "{output:?}");
     site.switch_off();
 
-    let [go_back] = commands("Go back");
+    let [go_back] = commands("Disable");
     site.debian.sh(&go_back);
     assert_eq!(configuration(&site), as_it_was);
     wait_for_rights(&site, &show, "not restricted");

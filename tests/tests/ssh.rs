@@ -1,4 +1,4 @@
-//! Domains of another host, by SSH, as the README says.
+//! Domains of another host, by SSH, as docs/HYPERVISORS.md describes.
 
 use nix::sys::signal::{Signal, kill};
 use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};

@@ -1,5 +1,5 @@
-//! The man pages, and README's section about the configuration, say what the code says: nothing is
-//! missing there, and nothing is there that does not exist.
+//! The man pages and docs/CONFIGURATION.md match the code: nothing is missing there, and everything there
+//! exists.
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -21,6 +21,7 @@ use service::{Service, capture_needs_restart, file};
 use wakevirt_tests::guard::{has, privileged};
 use wakevirt_tests::host::{built_programs, project};
 
+const CONFIGURATION_PAGE: &str = "docs/CONFIGURATION.md";
 const CAPTURE: &str = "org.wakevirt.Capture1";
 const ACTOR: &str = "org.wakevirt.Actor1";
 
@@ -147,13 +148,13 @@ fn every_number_duration_and_list_has_the_range_of_the_code() {
     }
 }
 
-/// When a change of each key takes effect, by the announcer's own judgement and by README.
+/// When a change of each key takes effect, by the announcer's code and by docs/CONFIGURATION.md.
 #[test]
 fn every_key_tells_when_a_change_takes_effect() {
-    let readme = readme().split_whitespace().collect::<Vec<_>>().join(" ");
-    let (before, _) = readme.split_once(" takes effect at the next start").expect("README tells it");
+    let text = configuration_page().split_whitespace().collect::<Vec<_>>().join(" ");
+    let (before, _) = text.split_once(" takes effect at the next start").expect("the page tells it");
     let sentence = before.rsplit("A change of ").next().unwrap();
-    let by_readme: BTreeSet<&str> = sentence.split('`').skip(1).step_by(2).collect();
+    let by_page: BTreeSet<&str> = sentence.split('`').skip(1).step_by(2).collect();
     let mut later = BTreeSet::new();
     for service in Service::BOTH {
         let page = page_of_keys(service);
@@ -175,7 +176,11 @@ fn every_key_tells_when_a_change_takes_effect() {
             }
         }
     }
-    assert_eq!(later.iter().map(String::as_str).collect::<BTreeSet<_>>(), by_readme, "the pages, and README");
+    assert_eq!(
+        later.iter().map(String::as_str).collect::<BTreeSet<_>>(),
+        by_page,
+        "the man pages, and {CONFIGURATION_PAGE}"
+    );
 }
 
 #[test]
@@ -322,30 +327,30 @@ fn the_examples_are_configurations() {
 }
 
 #[test]
-fn the_readme_has_every_key() {
-    let readme = readme();
+fn the_configuration_page_has_every_key() {
+    let page = configuration_page();
     for service in Service::BOTH {
         let block = format!("`{}.toml`: every key", service.program().trim_start_matches("wakevirt-"));
-        let (_, rest) = readme.split_once(&block).expect("README's section about the configuration");
+        let (_, rest) = page.split_once(&block).expect("a section about the service");
         let text = rest.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
         let loaded = service.load(&with_password(text));
-        assert!(loaded.is_ok(), "README's {block}: {loaded:?}");
+        assert!(loaded.is_ok(), "{block}: {loaded:?}");
         let whole: toml::Table = toml::from_str(text).unwrap();
         let written: BTreeSet<String> = whole.keys().cloned().collect();
-        assert_eq!(written, service.keys(None), "README's {block}, and {} --check", service.program());
+        assert_eq!(written, service.keys(None), "{block}, and {} --check", service.program());
         for table in service.tables() {
             let keys =
                 whole[&table].as_array().unwrap().iter().flat_map(|table| table.as_table().unwrap().keys());
             let written: BTreeSet<String> = keys.cloned().collect();
-            assert_eq!(written, service.keys(Some(&table)), "README's [[{table}]]");
+            assert_eq!(written, service.keys(Some(&table)), "[[{table}]] of {CONFIGURATION_PAGE}");
         }
         let plain = text.split("\n[[").next().unwrap();
-        assert_eq!(service.load(plain), service.load(""), "README's {block}, and the defaults");
+        assert_eq!(service.load(plain), service.load(""), "{block}, and the defaults");
     }
 }
 
-fn readme() -> String {
-    std::fs::read_to_string(project().join("README.md")).unwrap()
+fn configuration_page() -> String {
+    std::fs::read_to_string(project().join(CONFIGURATION_PAGE)).unwrap()
 }
 
 /// The configuration with a password that is there, in the place of the example's.
