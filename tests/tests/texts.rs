@@ -1,6 +1,9 @@
 //! What users read: log lines, errors, pages.
 
+use std::path::Path;
+
 use wakevirt_tests::files;
+use wakevirt_tests::host::project;
 
 /// The lines of these files, each behind the name of its file and its number.
 fn lines(patterns: &[&str]) -> Vec<(String, String)> {
@@ -63,4 +66,66 @@ fn each_command_of_virsh_names_the_connection() {
     }
     assert!(bad.is_empty(), "{bad:#?}");
     assert!(good >= 5, "only {good} commands of virsh were found");
+}
+
+/// The name that a heading has in links, as GitHub and GitLab make it.
+fn anchor(heading: &str) -> String {
+    let letters = heading.trim().to_lowercase();
+    let kept = letters.chars().filter(|it| it.is_alphanumeric() || matches!(it, ' ' | '-' | '_'));
+    kept.map(|it| if it == ' ' { '-' } else { it }).collect()
+}
+
+/// The targets of a page's links, without those to the web.
+fn links(text: &str) -> Vec<&str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
+    targets.filter(|target| !target.contains("://")).collect()
+}
+
+#[test]
+fn each_link_between_pages_leads_to_a_file_and_a_heading() {
+    let (mut broken, mut good) = (Vec::new(), 0);
+    for (page, text) in files::of_project(&["*.md"]) {
+        let folder = project().join(&page).parent().map(Path::to_path_buf).unwrap_or_default();
+        for link in links(&text) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { project().join(&page) } else { folder.join(file) };
+            let is_there = target.exists()
+                && (heading.is_empty() || {
+                    let text = std::fs::read_to_string(&target).unwrap_or_default();
+                    text.lines()
+                        .filter(|line| line.starts_with('#'))
+                        .any(|line| anchor(line.trim_start_matches('#')) == heading)
+                });
+            good += usize::from(is_there);
+            if !is_there {
+                broken.push(format!("{page}: {link}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(good >= 30, "only {good} links were found");
+}
+
+/// The messages that docs/TROUBLESHOOTING.md explains are in the code, except for what varies (`…`).
+#[test]
+fn each_message_that_is_explained_can_be_logged() {
+    // The actor passes these on in an error.
+    const OF_LIBVIRT: [&str; 3] = ["network '", "storage pool '", "access denied: "];
+    let page = std::fs::read_to_string(project().join("docs/TROUBLESHOOTING.md")).expect("the page is there");
+    let (_, table) = page.split_once("| message | meaning |\n").expect("a table of messages");
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    let messages: Vec<_> = rows
+        .flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2))
+        .filter(|message| !OF_LIBVIRT.iter().any(|start| message.starts_with(start)))
+        .collect();
+    assert!(messages.len() >= 12, "{messages:?}");
+    let sources = files::of_project(&["actor/src/*.rs", "capture/src/*.rs", "service/src/*.rs"]);
+    // A string that continues in the next line is one string.
+    let joined = |(_, text): &(_, String)| text.split("\\\n").map(str::trim_start).collect::<String>();
+    let code: String = sources.iter().map(joined).collect();
+    for message in messages {
+        // The outcome in front of a decision is another string than the rest.
+        let mut parts = message.split(['…', ':']).map(str::trim);
+        assert!(parts.all(|part| code.contains(part)), "no code logs \"{message}\"");
+    }
 }
