@@ -1,52 +1,129 @@
-//! The architecture and the threat model name the tests that show what they claim: those must be there.
+//! docs/TESTS.md names the tests for the statements of the architecture and the threat model. The tests must exist,
+//! and so must the statements.
+#![expect(clippy::expect_used, reason = "a test may stop where it stands")]
+
+use std::collections::BTreeSet;
 
 use wakevirt_tests::files;
 use wakevirt_tests::host::project;
 
-/// What stands between backquotes: `file: function`, further functions of that file if nothing but commas
-/// part them, and files.
-fn references(text: &str) -> Vec<(String, String)> {
-    let is_test = |name: &str| {
-        name.contains('_') && name.chars().all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit())
+/// A row of a table in docs/TESTS.md.
+struct Row {
+    /// A number or a heading of the document that the row is about.
+    place: String,
+    /// The tests that show the statement, or "none".
+    tests: String,
+}
+
+fn read(page: &str) -> String {
+    std::fs::read_to_string(project().join(page)).expect("the page exists")
+}
+
+/// The cells of a table row in Markdown.
+fn cells(line: &str) -> Option<Vec<&str>> {
+    let row = line.strip_prefix('|')?.strip_suffix('|')?;
+    Some(row.split('|').map(str::trim).collect())
+}
+
+/// The rows below this heading of docs/TESTS.md, without the head of the table.
+fn rows(heading: &str) -> Vec<Row> {
+    let text = read("docs/TESTS.md");
+    let (_, section) = text.split_once(&format!("\n## {heading}\n")).expect("the section exists");
+    let section = section.split("\n## ").next().unwrap_or(section);
+    let rows = section.lines().filter_map(cells).skip(2).map(|cells| {
+        let [place, claim, tests] = <[&str; 3]>::try_from(cells).expect("a row has three cells");
+        assert!(!claim.is_empty(), "{place} has a row without a statement");
+        Row { place: place.to_owned(), tests: tests.to_owned() }
+    });
+    rows.collect()
+}
+
+/// The tests that this cell names, each as a file and a function: `file: function`, and further functions of that
+/// file. A file alone has no function.
+fn references(tests: &str) -> Vec<(String, String)> {
+    let is_function = |name: &str| {
+        let is_name = |c: char| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit();
+        !name.is_empty() && name.chars().all(is_name)
     };
     let mut found = Vec::new();
-    let mut file = None;
-    let parts: Vec<_> = text.split('`').collect();
-    for pair in parts.chunks_exact(2) {
-        let [before, code] = pair else { continue };
-        if !matches!(before.trim(), "," | "and" | ", and") {
-            file = None;
-        }
-        let code = code.split_whitespace().collect::<Vec<_>>().join(" ");
-        if let Some((path, name)) = code.split_once(": ").filter(|(_, name)| is_test(name)) {
-            file = Some(path.to_owned());
-            found.push((path.to_owned(), name.to_owned()));
-        } else if let Some(path) = file.as_ref().filter(|_| is_test(&code)) {
-            found.push((path.clone(), code));
-        } else if code.ends_with(".rs") {
-            found.push((code, String::new()));
+    for source in tests.split(';') {
+        let mut file = None;
+        for code in source.split('`').skip(1).step_by(2) {
+            if let Some((path, name)) = code.split_once(": ").filter(|(_, name)| is_function(name)) {
+                file = Some(path.to_owned());
+                found.push((path.to_owned(), name.to_owned()));
+            } else if code.ends_with(".rs") {
+                file = Some(code.to_owned());
+                found.push((code.to_owned(), String::new()));
+            } else if let Some(path) = file.as_ref().filter(|_| is_function(code)) {
+                found.push((path.clone(), code.to_owned()));
+            }
         }
     }
     found
 }
 
+/// What this document numbers: its invariants, or the rows of its tables.
+fn numbers(text: &str) -> BTreeSet<String> {
+    let is_number = |text: &str| {
+        let digits = text.trim_start_matches(|c: char| c.is_ascii_uppercase());
+        text.len() - digits.len() <= 1 && digits.parse::<u32>().is_ok()
+    };
+    let invariants = text.split_once("\n## Invariants\n").map_or("", |(_, section)| section);
+    let invariants = invariants.split("\n## ").next().unwrap_or_default();
+    let invariants = invariants.lines().filter_map(|line| Some(line.split_once(". ")?.0));
+    let attacks = text.lines().filter_map(|line| cells(line)?.first().copied());
+    invariants.chain(attacks).filter(|text| is_number(text)).map(str::to_owned).collect()
+}
+
+fn headings(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| line.trim_start_matches('#').trim().to_owned())
+        .collect()
+}
+
+const DOCUMENTS: [(&str, &str, usize); 2] =
+    [("Architecture", "docs/ARCHITECTURE.md", 38), ("Threat model", "docs/THREAT-MODEL.md", 90)];
+
 #[test]
-fn name_tests_that_are_there() {
+fn name_tests_that_exist() {
     let sources = files::of_project(&["*.rs"]);
-    for (page, least) in [("docs/THREAT-MODEL.md", 80), ("docs/ARCHITECTURE.md", 80)] {
-        let text = std::fs::read_to_string(project().join(page)).expect("the page is there");
-        let references = references(&text);
-        assert!(references.len() >= least, "{page} names only {} tests", references.len());
-        let missing: Vec<_> = references
-            .iter()
-            .filter(|(file, name)| {
-                let is_there = |(path, code): &(String, String)| {
-                    let named = path.ends_with(file) || path.starts_with(file);
-                    named && (name.is_empty() || code.contains(&format!("fn {name}(")))
-                };
-                !sources.iter().any(is_there)
-            })
-            .collect();
-        assert!(missing.is_empty(), "{page} names tests that are not there: {missing:#?}");
+    let exists = |(file, name): &(String, String)| {
+        let has_it = |(path, code): &(String, String)| {
+            path == file && (name.is_empty() || code.contains(&format!("fn {name}(")))
+        };
+        sources.iter().any(has_it)
+    };
+    for (heading, _, _) in DOCUMENTS {
+        let references: Vec<_> = rows(heading).iter().flat_map(|row| references(&row.tests)).collect();
+        assert!(references.len() >= 100, "{heading} names only {} tests", references.len());
+        let missing: Vec<_> = references.iter().filter(|test| !exists(test)).collect();
+        assert!(missing.is_empty(), "{heading} names tests that do not exist: {missing:#?}");
+    }
+}
+
+#[test]
+fn have_a_test_or_say_that_they_have_none() {
+    for (heading, _, _) in DOCUMENTS {
+        for Row { place, tests } in rows(heading) {
+            let has_none = tests == "none" || tests.starts_with("none:") || tests.starts_with("none;");
+            assert!(has_none || !references(&tests).is_empty(), "{heading}, {place}: {tests}");
+        }
+    }
+}
+
+#[test]
+fn are_all_listed() {
+    for (heading, page, least) in DOCUMENTS {
+        let text = read(page);
+        let (numbers, headings) = (numbers(&text), headings(&text));
+        assert!(numbers.len() >= least, "{page} has only {} numbered statements", numbers.len());
+        let listed: BTreeSet<_> = rows(heading).into_iter().map(|row| row.place).collect();
+        let unlisted: Vec<_> = numbers.difference(&listed).collect();
+        assert!(unlisted.is_empty(), "docs/TESTS.md has no row for these of {page}: {unlisted:?}");
+        let unknown: Vec<_> =
+            listed.iter().filter(|place| !numbers.contains(*place) && !headings.contains(*place)).collect();
+        assert!(unknown.is_empty(), "{page} has no such number or heading: {unknown:?}");
     }
 }
