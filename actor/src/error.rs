@@ -1,7 +1,7 @@
 //! What can go wrong in the actor.
 
 use virt::error::ErrorNumber;
-use wakevirt_service::logs::quoted;
+use wakevirt_service::logs::{quoted, shown};
 use wakevirt_service::{bus, config, logs, user};
 
 /// What can go wrong in the actor.
@@ -22,6 +22,9 @@ pub enum Error {
     /// Something that every program needs: signals, time, standard output.
     #[error("cannot start: {0}")]
     Start(std::io::Error),
+    /// Another process keeps what is under way in the same folder.
+    #[error("another process uses {}; does the service run already? Stop it, or set RUNTIME_DIRECTORY to another folder", shown(.0))]
+    Locked(std::path::PathBuf),
     /// The bus does not give the name.
     #[error(transparent)]
     Bus(#[from] bus::Error),

@@ -51,6 +51,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let config = config::Config::load(options)?;
     hypervisor::libvirt::forbid_autostart(&config.connections)?;
     let logs = logs::init(config.log, options.common.log_to)?;
+    // Held until the process has ended.
+    let _lock = memory::lock()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
     let result = runtime.block_on(daemon::serve(options, config, &logs));
     memory::ended_in_order();

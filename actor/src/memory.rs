@@ -6,6 +6,7 @@
 //! loses nothing that was written, and one of the host ends the domains as well.
 
 mod file;
+mod lock;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -20,6 +21,7 @@ use crate::rules::Paused;
 
 pub(crate) use file::FOLDER;
 pub use file::{Memory, ended_in_order};
+pub use lock::lock;
 
 /// What is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

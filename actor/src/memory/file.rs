@@ -162,7 +162,7 @@ pub fn ended_in_order() {
     let _ = options.write(true).create_new(true).mode(0o600).open(folder().join(ENDED));
 }
 
-fn folder() -> PathBuf {
+pub(super) fn folder() -> PathBuf {
     let named = std::env::var_os("RUNTIME_DIRECTORY").map(|folders| first(&folders));
     named.unwrap_or_else(|| PathBuf::from(FOLDER))
 }
