@@ -85,6 +85,11 @@ impl Wakes {
 impl Wake {
     /// Takes another one for the same domain in.
     fn join(&mut self, mut other: Self) {
+        // Who has given up would be kept for as long as the wake is held.
+        self.callers.retain(|caller| !caller.is_closed());
+        if let Some(next) = &mut self.next {
+            next.callers.retain(|caller| !caller.is_closed());
+        }
         if self.terms.cover(&other.terms) {
             // It lasts for as long as the later one would.
             self.since = self.since.max(other.since);
@@ -272,4 +277,33 @@ pub(super) fn seen(packet: &Packet) -> Option<u64> {
 /// How long ago that was (CLOCK_BOOTTIME, in microseconds).
 pub(super) fn age(since: u64) -> Duration {
     Duration::from_micros(boottime().saturating_sub(since))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::decision::Trigger;
+
+    fn wake(paused: Paused, caller: Caller) -> Wake {
+        let terms = Terms { trigger: Trigger::Call, paused, cool_down: None };
+        let subject = Subject::new(None, None, None, None);
+        Wake { subject, terms, callers: vec![caller], since: 0, called: false, next: None }
+    }
+
+    #[test]
+    fn callers_who_gave_up_do_not_pile_up() {
+        for paused in [Paused::Leave, Paused::Resume] {
+            let (first, _waits) = oneshot::channel();
+            let mut held = wake(Paused::Leave, first);
+            for _ in 0..1000 {
+                let (caller, _gives_up) = oneshot::channel();
+                held.join(wake(paused, caller));
+            }
+            let later = held.next.iter().map(|next| next.callers.len()).sum::<usize>();
+            assert!(held.callers.len() + later <= 2, "{} and {later}", held.callers.len());
+            assert!(!held.callers[0].is_closed(), "who waits is kept");
+        }
+    }
 }
