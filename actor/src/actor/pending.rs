@@ -55,8 +55,9 @@ impl Actor {
     /// Asks for the packet's password; it is decided about then.
     pub(super) fn fetch(&mut self, packet: Packet) {
         if self.fetched.len() >= MOST {
-            self.lose(&packet, "for their passwords");
-            return;
+            // Perhaps another rule allows it without one.
+            let error = format!("{MOST} other packets wait for theirs");
+            return self.packet(packet, Some(Err(error)));
         }
         self.changed = true;
         self.pending.fetching.push(packet.clone());
@@ -74,7 +75,7 @@ impl Actor {
             if !has_expired(age(since), self.policy.times.hold) {
                 if self.pending.unknown.len() >= MOST {
                     let oldest = self.pending.unknown.pop_front();
-                    oldest.iter().for_each(|(_, oldest)| self.lose(oldest, "for a hypervisor"));
+                    oldest.iter().for_each(|(_, oldest)| self.lose(oldest));
                 }
                 self.changed = true;
                 self.tell_held(&packet);
@@ -112,11 +113,11 @@ impl Actor {
     }
 
     /// Counts a packet for which there is no place.
-    fn lose(&mut self, packet: &Packet, why: &str) {
+    fn lose(&mut self, packet: &Packet) {
         self.outlets.lost.add(1);
         if self.lines.ask(Kind::Lost, Instant::now()) != Verdict::Count {
             let packet = described(packet);
-            tracing::warn!("{packet} is dropped: {MOST} others wait {why}");
+            tracing::warn!("{packet} is dropped: {MOST} others wait for a hypervisor");
         }
     }
 
