@@ -242,6 +242,7 @@ impl Actor {
                 self.hypervisors.up(&uri, hypervisor);
                 domains.iter().for_each(|domain| note_name(&mut self.policy.rules, domain));
                 self.index.replace(&uri, domains);
+                self.records.forget_all_but(&uri, |id| self.index.get(id).is_some());
                 self.tell();
                 self.check_rules();
                 self.resume_held(&uri);

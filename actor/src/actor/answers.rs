@@ -10,7 +10,7 @@ use wakevirt_service::logs::quoted;
 
 use super::lines::{Kind, Verdict};
 use super::{Actor, Caller, ambiguous, now};
-use crate::decision::{self, Action, Admission, Outcome, Presented, Trigger, act, admit};
+use crate::decision::{self, Action, Admission, Grant, Outcome, Presented, Trigger, act, admit};
 use crate::hypervisor::{Domain, Id, State};
 use crate::report::{Finished, Subject, told_name};
 use crate::request::{Answer, Counts, Listed};
@@ -68,6 +68,11 @@ impl Records {
         self.last_wakes.remove(id);
     }
 
+    /// Forgets domains of this hypervisor that are gone.
+    pub(super) fn forget_all_but(&mut self, uri: &str, is_known: impl Fn(&Id) -> bool) {
+        self.last_wakes.retain(|id, _| &*id.connection != uri || is_known(id));
+    }
+
     /// When a wake of the domain last succeeded.
     pub(super) fn last_success(&self, id: &Id) -> Option<tokio::time::Instant> {
         self.last_wakes.get(id).map(|last_wake| last_wake.at)
@@ -100,6 +105,11 @@ impl Actor {
             Verdict::Count => {}
         }
         self.records.add(&finished);
+        // Perhaps it went while its wake was under way.
+        if let Some((id, _)) = finished.subject.domain.as_ref().filter(|(id, _)| self.index.get(id).is_none())
+        {
+            self.records.forget(id);
+        }
         for caller in callers {
             // A caller who does not wait any more needs no answer.
             let _ = caller.send(Answer::Finished(Arc::clone(&finished)));
@@ -143,8 +153,11 @@ impl Actor {
 
     /// Whether such a packet would wake a domain, and why so.
     pub(super) fn explain(&self, mac: MacAddr, details: &PacketDetails) -> (bool, String) {
-        let asker = decision::Asker::Packet(details, Presented::NotFetched);
-        let (domain, by, paused) = match admit(self.index.find(mac), &self.policy.rules, mac, asker) {
+        let judge = |password| {
+            let asker = decision::Asker::Packet(details, password);
+            admit(self.index.find(mac), &self.policy.rules, mac, asker)
+        };
+        let (domain, by, paused) = match judge(Presented::NotFetched) {
             Admission::Unknown => return (false, self.unknown_in_words(mac)),
             Admission::Ambiguous(domains) => return (false, ambiguous(&domains)),
             Admission::NotAllowed(domain) => {
@@ -164,7 +177,13 @@ impl Actor {
                 return (false, reason);
             }
             Admission::FetchPassword(domain, rule) => {
-                (domain, format!("{rule}, if the password is right"), rule.paused())
+                let otherwise = match judge(Presented::Fetched(None)) {
+                    Admission::Admitted(_, Grant { rule: Some(other), .. }) => {
+                        format!(", and else by the rule {other}")
+                    }
+                    _ => String::new(),
+                };
+                (domain, format!("{rule}, if the password is right{otherwise}"), rule.paused())
             }
             Admission::Admitted(domain, grant) => (domain, grant.rule.unwrap_or_default(), grant.paused),
         };

@@ -675,6 +675,33 @@ async fn fetches_the_password_that_a_rule_asks_for() {
     }
 }
 
+/// A rule that asks for a password, and one that does not.
+#[tokio::test]
+async fn a_rule_without_a_password_allows_what_waits_for_none() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "1.2.3.4").unwrap();
+    let secured = format!("[[allow]]\ndomain = \"*\"\nsecure-on = {:?}\n", file.path());
+    let mut policy = policy(&format!("{secured}[[allow]]\ndomain = \"vm1\"\n"));
+    policy.rules.read_passwords().unwrap();
+    let fake = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[]);
+    let mut bench = away(policy);
+    bench.update(up(&fake, vec![domain(1, &[1]), domain(2, &[2])])).await;
+    let details = PacketDetails { secure_on: true, ..PacketDetails::default() };
+    let explained = async |last| bench.requests.explain(mac(last), details.clone()).await.unwrap().1;
+    assert!(explained(1).await.contains("if the password is right, and else by the rule domain = \"vm1\";"));
+    assert!(explained(2).await.contains("if the password is right;"));
+    // Nobody answers for the passwords of these.
+    let packet = |last, sequence| Packet { mac: mac(last), sequence, details: details.clone() };
+    for sequence in 1..=256 {
+        bench.announce(packet(2, sequence)).await;
+    }
+    bench.announce(packet(2, 257)).await;
+    assert_eq!(bench.finished().await, (257, Outcome::BadPassword));
+    bench.announce(packet(1, 258)).await;
+    assert_eq!(bench.finished().await, (258, Outcome::Started));
+    assert_eq!(bench.lost.count(), 0);
+}
+
 #[tokio::test]
 async fn wakes_by_name_and_explains() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
@@ -703,6 +730,30 @@ async fn lists_what_is_known_and_when_it_was_woken() {
     assert_eq!(bench.call(1).await, Ok(Outcome::Started));
     let woken = bench.requests.list(None).await.unwrap().unwrap()[0].last_wake.unwrap();
     assert!((before..=now()).contains(&woken));
+}
+
+#[tokio::test]
+async fn forgets_when_a_domain_that_is_gone_was_woken() {
+    let fake = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[2]);
+    let both = || vec![domain(1, &[1]), domain(2, &[2])];
+    let mut bench = bench(&fake, both()).await;
+    assert_eq!(bench.call(1).await, Ok(Outcome::Started));
+    assert_eq!(bench.finished().await.1, Outcome::Started);
+    // One goes while it is started, the other one while the hypervisor is away.
+    bench.packet(2).await;
+    while fake.starts().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bench.update(Update::Gone(id(2))).await;
+    bench.settled().await;
+    fake.release();
+    assert_eq!(bench.finished().await, (2, Outcome::Started));
+    bench.update(Update::Down(URI.into())).await;
+    bench.update(up(&fake, vec![])).await;
+    bench.update(up(&fake, both())).await;
+    bench.settled().await;
+    let list = bench.requests.list(None).await.unwrap().unwrap();
+    assert_eq!(list.iter().map(|listed| listed.last_wake).collect::<Vec<_>>(), [None, None]);
 }
 
 #[tokio::test(start_paused = true)]
