@@ -55,7 +55,12 @@ async fn serve(connection: &Connection, calls: &Calls, shared: &Arc<Shared>) -> 
     // What was announced until now is for Replay: nobody can have subscribed to this owner yet.
     let announced = shared.ledger().sequence();
     shared.ledger().published(announced, Instant::now());
-    own(connection, CAPTURE_NAME).await?;
+    // Always polled: a stream whose queue is full holds up the whole connection, also what `own` waits for.
+    let mut watching = core::pin::pin!(watch(departures, shared));
+    tokio::select! {
+        owned = own(connection, CAPTURE_NAME) => owned?,
+        () = &mut watching => return Err(bus::Error::Closed),
+    }
     tracing::info!("on the bus as {CAPTURE_NAME}");
     lifecycle::ready("hearing");
     tokio::select! {
@@ -63,7 +68,7 @@ async fn serve(connection: &Connection, calls: &Calls, shared: &Arc<Shared>) -> 
         () = calls.look_up_users(connection) => {}
         Err(_) = publish(&emitter, shared, announced) => {}
         Err(_) = tell_interfaces(&emitter, shared) => {}
-        () = watch(departures, shared) => {}
+        () = watching => {}
     }
     Err(bus::Error::Closed)
 }
