@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use wakevirt_protocol::Password;
-use wakevirt_protocol::bus::Capture1Proxy;
-use zbus::Connection;
+use wakevirt_protocol::bus::{Capture1Proxy, Error};
+use wakevirt_service::bus::Backoff;
 use zbus::names::OwnedUniqueName;
 use zbus::proxy::CacheProperties;
+use zbus::{Connection, fdo};
 
 use crate::listen::Packet;
 use crate::refusal::reason;
@@ -68,7 +69,7 @@ async fn ask(
     sequence: u64,
 ) -> Result<Password, String> {
     let owner = owner.ok_or("nobody announces magic packets")?;
-    let failed = |error: wakevirt_protocol::bus::Error| reason("GetSecureOn", &error);
+    let failed = |error: Error| reason("GetSecureOn", &error);
     // The very connection that announced it; a call to the well-known name could start a service.
     let announcer = Capture1Proxy::builder(connection)
         .destination(owner)
@@ -76,6 +77,15 @@ async fn ask(
         .build()
         .await
         .map_err(|error| failed(error.into()))?;
-    let password = announcer.get_secure_on(epoch, sequence).await.map_err(failed)?;
+    let mut backoff = Backoff::new();
+    let password = loop {
+        match announcer.get_secure_on(epoch, sequence).await {
+            // It is busy with others.
+            Err(Error::ZBus(zbus::Error::FDO(error))) if matches!(*error, fdo::Error::LimitsExceeded(_)) => {
+                backoff.wait().await;
+            }
+            answer => break answer.map_err(failed)?,
+        }
+    };
     Password::try_from(password.as_slice()).map_err(|error| error.to_string())
 }

@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Uid, User};
-use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
+use tokio::task::JoinSet;
 use zbus::Connection;
 
 use table::{Account, Key, Open, Size, Table};
 
 /// Senders that are waiting to be looked up.
-const LOOKUPS: usize = 64;
+const LOOKUPS: usize = 512;
+/// How many are looked up at once. The bus may answer behind what it holds of a flood.
+const AT_ONCE: usize = 64;
 
 /// What a call of each kind counts in time. A user has a second of it in each second: what the bus still holds of
 /// a flood is soon read, and those who come behind it soon have their turn.
@@ -74,6 +77,8 @@ struct Shared {
     table: Mutex<Table>,
     lookups: mpsc::Sender<Box<str>>,
     looked_up: AsyncMutex<mpsc::Receiver<Box<str>>>,
+    /// A sender was looked up.
+    answer: Notify,
 }
 
 /// A call that was admitted, until this is dropped.
@@ -102,7 +107,8 @@ impl Calls {
     pub fn new(limits: Limits) -> Self {
         let (lookups, looked_up) = mpsc::channel(LOOKUPS);
         let table = Mutex::new(Table::new());
-        Self(Arc::new(Shared { limits, table, lookups, looked_up: AsyncMutex::new(looked_up) }))
+        let (looked_up, answer) = (AsyncMutex::new(looked_up), Notify::new());
+        Self(Arc::new(Shared { limits, table, lookups, looked_up, answer }))
     }
 
     /// The longest call, in bytes.
@@ -149,26 +155,54 @@ impl Calls {
         Some(Permit { calls: self.clone(), key, open })
     }
 
-    /// Asks the bus which users the senders are, for as long as the service is on the bus: senders of one
-    /// user share what a user may have, and who is not known yet shares with all who are not.
+    /// Whether the bus is being asked which user this sender is. If it is not known, this begins to ask.
+    pub(super) fn is_asking(&self, sender: &str) -> bool {
+        let mut table = self.table();
+        if table.users.contains_key(sender) {
+            return false;
+        }
+        self.look_up(&mut table, sender);
+        table.asked.contains(sender)
+    }
+
+    /// Waits until a sender was looked up.
+    pub(super) async fn answered(&self) {
+        self.0.answer.notified().await;
+    }
+
+    /// The senders that were looked up since the last time.
+    pub(super) fn take_answered(&self) -> Vec<Box<str>> {
+        std::mem::take(&mut self.table().answered)
+    }
+
+    /// Asks the bus which users the senders are, for as long as the service is on the bus. Senders of one
+    /// user share what a user may have. A sender that is not known waits, or shares with all who are not.
     pub async fn look_up_users(&self, bus: &Connection) {
         let mut looked_up = self.0.looked_up.lock().await;
-        while let Some(sender) = looked_up.recv().await {
-            let asked = user_of(bus, &sender).await;
-            // A sender that has left sends no more.
-            let user =
-                asked.inspect_err(|error| tracing::debug!("the bus does not tell who {sender} is: {error}"));
-            self.is_user(sender, user.ok());
+        let mut asking = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(sender) = looked_up.recv(), if asking.len() < AT_ONCE => {
+                    let (calls, bus) = (self.clone(), bus.clone());
+                    asking.spawn(async move { calls.ask(&bus, sender).await });
+                }
+                Some(_) = asking.join_next() => {}
+                else => return,
+            }
         }
     }
 
-    fn is_user(&self, sender: Box<str>, user: Option<u32>) {
-        let mut table = self.table();
-        table.asked.remove(&sender);
-        if table.users.len() >= table::SENDERS {
-            table.users.clear();
-        }
-        table.users.extend(user.map(|user| (sender, user)));
+    async fn ask(&self, bus: &Connection, sender: Box<str>) {
+        let asked = user_of(bus, &sender).await;
+        // A sender that has left sends no more.
+        let user =
+            asked.inspect_err(|error| tracing::debug!("the bus does not tell who {sender} is: {error}"));
+        self.is_user(sender, user.ok());
+    }
+
+    pub(super) fn is_user(&self, sender: Box<str>, user: Option<u32>) {
+        self.table().is_user(sender, user, &self.0.limits.trusted);
+        self.0.answer.notify_one();
     }
 
     fn look_up(&self, table: &mut Table, sender: &str) {

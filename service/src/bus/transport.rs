@@ -5,6 +5,7 @@
 //! are. And what it writes waits in one line, so that a signal would wait behind megabytes of replies.
 
 mod head;
+mod parked;
 mod read;
 mod refusal;
 mod write;

@@ -79,6 +79,8 @@ pub(super) struct Table {
     pub(super) used_until: HashMap<Account, Instant>,
     pub(super) users: HashMap<Box<str>, u32>,
     pub(super) asked: HashSet<Box<str>>,
+    /// Senders about whom the bus has answered, for the reader.
+    pub(super) answered: Vec<Box<str>>,
     pub(super) swept: Option<Instant>,
     pub(super) lines: Quota,
 }
@@ -117,6 +119,7 @@ impl Table {
             used_until: HashMap::new(),
             users: HashMap::new(),
             asked: HashSet::new(),
+            answered: Vec::new(),
             swept: None,
             lines: Quota::new(1, Duration::from_secs(60)),
         }
@@ -131,6 +134,21 @@ impl Table {
         self.all = Used::default();
         self.users.clear();
         self.asked.clear();
+        self.answered.clear();
+    }
+
+    /// The bus has answered who this sender is. Where too many are known, all but the trusted are forgotten.
+    pub(super) fn is_user(&mut self, sender: Box<str>, user: Option<u32>, trusted: &[u32]) {
+        if self.asked.remove(&sender) {
+            self.answered.push(sender.clone());
+        }
+        if self.users.len() >= SENDERS {
+            self.users.retain(|_, user| trusted.contains(user));
+            if self.users.len() >= SENDERS / 2 {
+                self.users.clear();
+            }
+        }
+        self.users.extend(user.map(|user| (sender, user)));
     }
 
     pub(super) fn has_room(

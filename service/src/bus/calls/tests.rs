@@ -126,3 +126,27 @@ fn that_have_lost_their_reply_are_given_back_in_the_end() {
     assert!(!calls.admit(&call(":1.1", 1000), now + LONGEST - Duration::from_secs(10)));
     assert!(calls.admit(&call(":1.1", 1000), now + LONGEST + Duration::from_secs(10)));
 }
+
+#[test]
+fn forget_no_trusted_sender_for_the_sake_of_others() {
+    let calls = calls();
+    calls.is_user(":0.1".into(), Some(0));
+    for sender in 0..2 * SENDERS {
+        calls.is_user(format!(":1.{sender}").into(), Some(1000));
+        assert!(calls.table().users.len() <= SENDERS);
+    }
+    assert_eq!(fill(&calls, ":0.1"), OF_TRUSTED.calls);
+}
+
+#[test]
+fn of_senders_that_are_not_known_wait_for_the_bus() {
+    let calls = calls();
+    assert!(calls.is_asking(":0.1") && calls.is_asking(":0.1"), "asked once");
+    assert_eq!(calls.take_answered(), []);
+    calls.is_user(":0.1".into(), Some(0));
+    assert_eq!(calls.take_answered(), [":0.1".into()]);
+    assert!(!calls.is_asking(":0.1"), "it is known");
+    for sender in 0..LOOKUPS {
+        assert_eq!(calls.is_asking(&format!(":1.{sender}")), sender < LOOKUPS - 1, "the queue is full");
+    }
+}

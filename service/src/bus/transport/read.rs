@@ -1,5 +1,6 @@
 //! What comes from the bus: taken whole, or dropped as it comes.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,6 +14,7 @@ use zbus::export::async_trait::async_trait;
 use super::head::{
     ERROR, FIXED, Fields, Fixed, METHOD_CALL, METHOD_RETURN, NO_REPLY_EXPECTED, SIGNAL, aligned,
 };
+use super::parked::Parked;
 use super::refusal::Reason;
 use super::write::Refusals;
 use crate::bus::calls::{Call, Calls};
@@ -39,17 +41,38 @@ pub(super) struct Reader {
     refusals: Refusals,
     /// What has been read and belongs to no message that was taken.
     buffer: Vec<u8>,
+    parked: Parked,
+    /// Calls that were parked, of senders about whom the bus has answered.
+    answered: VecDeque<Vec<u8>>,
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Taken,
+    Parked,
+    Dropped,
 }
 
 impl Reader {
-    pub(super) const fn new(stream: OwnedReadHalf, calls: Option<Calls>, refusals: Refusals) -> Self {
-        Self { stream, calls, refusals, buffer: Vec::new() }
+    pub(super) fn new(stream: OwnedReadHalf, calls: Option<Calls>, refusals: Refusals) -> Self {
+        let (parked, answered) = (Parked::default(), VecDeque::new());
+        Self { stream, calls, refusals, buffer: Vec::new(), parked, answered }
     }
 
     /// The next message that is taken. Whatever is not is dropped, without being held in memory.
     async fn next(&mut self) -> io::Result<Vec<u8>> {
         loop {
-            self.fill(FIXED).await?;
+            if let Some(message) = self.unpark() {
+                return Ok(message);
+            }
+            if self.buffer.len() < FIXED {
+                let calls = self.calls.clone();
+                tokio::select! {
+                    filled = self.fill(FIXED) => filled?,
+                    () = answer(calls.as_ref()) => continue,
+                }
+            }
             let fixed = self.buffer.first_chunk().and_then(Fixed::read);
             let fixed = fixed.ok_or_else(|| io::Error::other("the bus sent what is no message"))?;
             if fixed.fields_end > LONGEST_HEADER {
@@ -57,32 +80,60 @@ impl Reader {
                 continue;
             }
             self.fill(aligned(fixed.fields_end, 8).min(fixed.total)).await?;
-            if self.is_taken(&fixed) {
-                self.fill(fixed.total).await?;
-                let rest = self.buffer.split_off(fixed.total);
-                let mut message = std::mem::replace(&mut self.buffer, rest);
-                // A handler replies to every call, so that its permit ends; the writer drops that reply.
-                if let Some(flags) = message.get_mut(2).filter(|_| fixed.kind == METHOD_CALL) {
-                    *flags &= !NO_REPLY_EXPECTED;
+            match self.fate(&fixed) {
+                Fate::Dropped => self.skip(fixed.total).await?,
+                fate => {
+                    self.fill(fixed.total).await?;
+                    let rest = self.buffer.split_off(fixed.total);
+                    let message = std::mem::replace(&mut self.buffer, rest);
+                    if fate == Fate::Taken {
+                        return Ok(taken(message));
+                    }
+                    let sender = fixed.fields(&message).sender.unwrap_or_default().to_owned();
+                    self.parked.park(&sender, message);
                 }
-                return Ok(message);
             }
-            self.skip(fixed.total).await?;
         }
     }
 
-    fn is_taken(&self, fixed: &Fixed) -> bool {
+    /// The next call that was parked and is admitted, now that the bus has said who its sender is.
+    fn unpark(&mut self) -> Option<Vec<u8>> {
+        for sender in self.calls.as_ref()?.take_answered() {
+            self.answered.extend(self.parked.take(&sender));
+        }
+        while let Some(message) = self.answered.pop_front() {
+            let fixed = message.first_chunk().and_then(Fixed::read)?;
+            let Fields { sender, member, .. } = fixed.fields(&message);
+            if self.admits(&fixed, sender.unwrap_or_default(), member.unwrap_or_default()) {
+                return Some(taken(message));
+            }
+        }
+        None
+    }
+
+    fn fate(&self, fixed: &Fixed) -> Fate {
         let Fields { sender, member, descriptors } = fixed.fields(&self.buffer);
-        match fixed.kind {
+        let is_taken = match fixed.kind {
             _ if descriptors > MOST_DESCRIPTORS => false,
             METHOD_CALL => {
-                sender.is_some_and(|sender| self.admits(fixed, sender, member.unwrap_or_default()))
+                let Some(sender) = sender else { return Fate::Dropped };
+                if self.parks(sender, fixed.total) {
+                    return Fate::Parked;
+                }
+                self.admits(fixed, sender, member.unwrap_or_default())
             }
             METHOD_RETURN | ERROR => fixed.total <= LONGEST_REPLY,
             SIGNAL if self.calls.is_some() => sender == Some(BUS) && fixed.total <= LONGEST_SIGNAL,
             SIGNAL => fixed.total <= LONGEST_SIGNAL,
             _ => false,
-        }
+        };
+        if is_taken { Fate::Taken } else { Fate::Dropped }
+    }
+
+    /// Whether a call waits until its sender is known. It does not overtake those that wait.
+    fn parks(&self, sender: &str, bytes: usize) -> bool {
+        let Some(calls) = &self.calls else { return false };
+        self.parked.has_room(sender, bytes) && (self.parked.holds(sender) || calls.is_asking(sender))
     }
 
     fn admits(&self, fixed: &Fixed, sender: &str, member: &str) -> bool {
@@ -90,7 +141,7 @@ impl Reader {
         let call = Call { sender, serial: fixed.serial, member, bytes: fixed.total, wants_reply };
         let refusal = match &self.calls {
             Some(calls) if call.bytes > calls.longest() => "the message is too long",
-            Some(calls) if calls.admit(&call, Instant::now()) => return true,
+            Some(calls) if !self.parked.holds(sender) && calls.admit(&call, Instant::now()) => return true,
             Some(_) => "too many calls; wait for their replies and try again",
             None => "no calls are taken on this connection; call the service by its name",
         };
@@ -141,6 +192,22 @@ impl Reader {
         }
         self.buffer.extend_from_slice(bytes);
         Ok(())
+    }
+}
+
+/// A handler replies to every call, so that its permit ends; the writer drops a reply that is not wanted.
+fn taken(mut message: Vec<u8>) -> Vec<u8> {
+    if let [_, METHOD_CALL, flags, ..] = message.as_mut_slice() {
+        *flags &= !NO_REPLY_EXPECTED;
+    }
+    message
+}
+
+/// Waits until the bus has said who a sender is.
+async fn answer(calls: Option<&Calls>) {
+    match calls {
+        Some(calls) => calls.answered().await,
+        None => core::future::pending().await,
     }
 }
 
@@ -269,6 +336,7 @@ mod tests {
     async fn a_message_that_is_not_valid_does_not_end_the_connection() {
         let limits = Limits { longest: 1000, slow: &[], large: &[], trusted: Vec::new() };
         let calls = Calls::new(limits);
+        calls.is_user(":1.1".into(), Some(1000));
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (from_service, to_service) = theirs.into_split();
         let (read_half, write) = ours.into_split();
@@ -301,5 +369,40 @@ mod tests {
         }
         let refusals = bytes.windows(11).filter(|window| window == b"InvalidArgs").count();
         assert_eq!(refusals, 2, "the call that wants no reply gets none");
+    }
+
+    #[tokio::test]
+    async fn a_call_waits_until_its_sender_is_known() {
+        let limits = Limits { longest: 1000, slow: &[], large: &[], trusted: vec![0] };
+        let calls = Calls::new(limits);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (read_half, write) = ours.into_split();
+        let mut reader = Reader::new(read_half, Some(calls.clone()), Writer::new(write, None).refusals());
+        let send = |sender: &'static str, member: &'static str| {
+            let call = Message::method_call("/", member).sender(sender).build(&()).unwrap();
+            assert_eq!(theirs.try_write(call.data()).unwrap(), call.data().len());
+        };
+        // More connections than there are calls for one user, and root behind them.
+        const FRESH: [&str; 4] = [":1.1", ":1.2", ":1.3", ":1.4"];
+        for sender in FRESH {
+            (0..10).for_each(|_| send(sender, "Flood"));
+        }
+        send(":0.1", "First");
+        send(":0.1", "Second");
+        send(":1.5", "Known");
+        calls.is_user(":1.5".into(), Some(2000));
+        let mut next = async || reader.receive_message(1, &mut Vec::new(), &mut Vec::new()).await.unwrap();
+        assert_eq!(next().await.header().member().unwrap(), "Known", "the others wait");
+        for sender in FRESH {
+            calls.is_user(sender.into(), Some(1000));
+        }
+        calls.is_user(":0.1".into(), Some(0));
+        let mut members = Vec::new();
+        while members.last().is_none_or(|member| member != "Second") {
+            members.push(next().await.header().member().unwrap().to_string());
+        }
+        let floods = members.iter().filter(|member| *member == "Flood").count();
+        assert_eq!(members.get(floods..), Some(&["First".to_owned(), "Second".to_owned()][..]));
+        assert!(floods < 40, "the user has a limit: {floods}");
     }
 }
