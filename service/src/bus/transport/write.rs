@@ -18,11 +18,13 @@ use crate::bus::calls::{Calls, Permit};
 
 /// Signals and calls that may wait; who sends more waits with them.
 const URGENT: usize = 8;
-/// Replies and refusals that may wait.
-const REPLIES: usize = 1024;
+/// Replies and refusals that may wait: more than there are permits and refusals at once, so that none is lost.
+const REPLIES: usize = 4096;
 /// Their bytes. A longer reply goes by itself.
 const REPLY_BYTES: usize = 256 * 1024;
-/// How many of these are for refusals: whoever floods is not told each time.
+/// A reply of this length may always wait: the permits limit the number.
+const SMALL: usize = 4 * 1024;
+/// The bytes of refusals that may wait: whoever floods is not told each time.
 const REFUSAL_BYTES: usize = 32 * 1024;
 
 /// A message of ours, or one that was written by hand.
@@ -76,27 +78,32 @@ impl Replies {
         if before > 0 && before.saturating_add(bytes) > most {
             return None;
         }
-        self.waiting.fetch_add(bytes, Ordering::Relaxed);
-        Some(Room { waiting: Arc::clone(&self.waiting), bytes })
+        Some(self.take(bytes))
     }
 
-    /// Lets a refusal wait, or drops it where too many do.
-    fn refuse(&self, sender: &str, serial: u32, reason: Reason, permit: Option<Permit>, most: usize) {
-        let bytes = refusal(sender, serial, reason);
-        if let Some(room) = self.room(bytes.len(), most) {
-            // A queue that is full or closed takes no refusal.
-            let _ = self.queue.try_send(Reply { bytes: Bytes::Raw(bytes), _permit: permit, _room: room });
-        }
+    /// Room for so many bytes, however many wait.
+    fn take(&self, bytes: usize) -> Room {
+        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        Room { waiting: Arc::clone(&self.waiting), bytes }
+    }
+
+    fn put(&self, bytes: Bytes, permit: Option<Permit>, room: Room) -> Result<(), zbus::Error> {
+        self.queue.try_send(Reply { bytes, _permit: permit, _room: room }).map_err(|_| closed())
     }
 }
 
-/// Where refusals are put.
+/// Where refusals are put. Their bytes are counted apart from those of replies.
 #[derive(Debug, Clone)]
 pub(super) struct Refusals(Replies);
 
 impl Refusals {
+    /// Lets a refusal wait, or drops it where too many do.
     pub(super) fn refuse(&self, sender: &str, serial: u32, reason: Reason) {
-        self.0.refuse(sender, serial, reason, None, REFUSAL_BYTES);
+        let bytes = refusal(sender, serial, reason);
+        if let Some(room) = self.0.room(bytes.len(), REFUSAL_BYTES) {
+            // A connection that is lost takes no refusal.
+            let _ = self.0.put(Bytes::Raw(bytes), None, room);
+        }
     }
 }
 
@@ -127,7 +134,7 @@ impl Writer {
     }
 
     pub(super) fn refusals(&self) -> Refusals {
-        Refusals(self.replies.clone())
+        Refusals(Replies { queue: self.replies.queue.clone(), waiting: Arc::default() })
     }
 
     /// A reply: it waits behind signals and calls, and zbus does not wait for it.
@@ -139,18 +146,18 @@ impl Writer {
         if permit.as_ref().is_some_and(|permit| !permit.wants_reply()) {
             return Ok(());
         }
-        match self.replies.room(message.data().len(), REPLY_BYTES) {
-            Some(room) => {
-                let bytes = Bytes::Message(message.clone());
-                let reply = Reply { bytes, _permit: permit, _room: room };
-                self.replies.queue.try_send(reply).map_err(|_| closed())
-            }
-            None => {
-                let reason = Reason::limit("too many replies are waiting; wait for them and try again");
-                self.replies.refuse(sender, serial, reason, permit, REPLY_BYTES + REFUSAL_BYTES);
-                Ok(())
-            }
+        let bytes = message.data().len();
+        let room = match permit {
+            Some(_) if bytes <= SMALL => Some(self.replies.take(bytes)),
+            _ => self.replies.room(bytes, REPLY_BYTES),
+        };
+        if let Some(room) = room {
+            return self.replies.put(Bytes::Message(message.clone()), permit, room);
         }
+        let reason = Reason::limit("too many replies are waiting; wait for them and try again");
+        let bytes = refusal(sender, serial, reason);
+        let room = self.replies.take(bytes.len());
+        self.replies.put(Bytes::Raw(bytes), permit, room)
     }
 }
 
@@ -220,5 +227,59 @@ async fn write(stream: &OwnedWriteHalf, bytes: &[u8]) -> io::Result<usize> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             written => return written,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::bus::Limits;
+    use crate::bus::calls::Call;
+
+    /// The reply to a call that was admitted, with a body of this length.
+    fn reply(calls: &Calls, member: &'static str, length: usize) -> Message {
+        let message = Message::method_call("/", member).sender(":1.1").build(&()).unwrap();
+        let (serial, bytes) = (message.primary_header().serial_num().get(), message.data().len());
+        let call = Call { sender: ":1.1", serial, member, bytes, wants_reply: true };
+        assert!(calls.admit(&call, Instant::now()));
+        Message::method_return(&message.header()).build(&"x".repeat(length)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn small_replies_and_refusals_have_room_beside_a_large_one() {
+        let limits = Limits { longest: 1000, slow: &["Wake"], large: &["Page"], trusted: Vec::new() };
+        let calls = Calls::new(limits);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut writer = Writer::new(ours.into_split().1, Some(calls.clone()));
+        let refusals = writer.refusals();
+        let replies = [
+            reply(&calls, "Page", REPLY_BYTES),
+            reply(&calls, "Wake", 10),
+            reply(&calls, "Page", SMALL),
+            reply(&calls, "Wake", 11),
+        ];
+        for reply in &replies {
+            writer.send_message(reply).await.unwrap();
+        }
+        const LAST: Reason = Reason::limit("no");
+        refusals.refuse(":1.1", 1, LAST);
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(&refusal(":1.1", 1, LAST)) {
+            theirs.readable().await.unwrap();
+            let mut chunk = [0; 4096];
+            match theirs.try_read(&mut chunk) {
+                Ok(0) => panic!("the connection is closed"),
+                Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        let has = |message: &Message| bytes.windows(message.data().len()).any(|it| it == &**message.data());
+        assert_eq!(replies.each_ref().map(has), [true, true, false, true]);
+        let refused = bytes.windows(14).filter(|it| it == b"LimitsExceeded").count();
+        assert_eq!(refused, 2, "the second page and the call that was not admitted");
     }
 }
