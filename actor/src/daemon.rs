@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
+use wakevirt_protocol::bus::ACTOR_NAME;
 use wakevirt_service::bus::{Address, keep};
 use wakevirt_service::lifecycle::{self, Signal, Signals, Trouble};
 use wakevirt_service::logs::Logs;
@@ -67,13 +68,22 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     let calls = bus::calls();
     // Calls come on a connection of their own: what they ask for, and packets, come on the other one, and
     // wait behind no call.
+    let serving = RefCell::new(None);
     let serve = async |bus: &Connection| {
         let called = options.common.bus.connect(Some(&calls)).await?;
+        serving.replace(Some(called.clone()));
         let (requests, reloads, status) = (requests.clone(), reloads.clone(), status.clone());
         let interface = Actor1 { requests, reloads, status, gate: gate.asking(bus), lost: lost.clone() };
         tokio::select! {
             served = bus::serve(&called, interface, finished.subscribe(), is_caught_up.clone()) => served,
             () = calls.look_up_users(bus) => Ok(()),
+            // Without it nobody says who calls.
+            () = bus.closed() => Err(wakevirt_service::bus::Error::Closed),
+        }
+    };
+    let leave = async || {
+        if let Some(called) = serving.take() {
+            wakevirt_service::bus::leave(called, ACTOR_NAME).await;
         }
     };
     let hear = async |bus: &Connection| {
@@ -87,9 +97,18 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     let buses = async {
         let (bus, capture_bus) = (&options.common.bus, &options.capture_bus);
         if bus == capture_bus {
-            let both = async |bus: &Connection| tokio::try_join!(serve(bus), hear(bus)).map(drop);
+            let both = async |bus: &Connection| {
+                let result = tokio::try_join!(serve(bus), hear(bus)).map(drop);
+                leave().await;
+                result
+            };
             keep(bus, None, both, away).await
         } else {
+            let serve = async |bus: &Connection| {
+                let result = serve(bus).await;
+                leave().await;
+                result
+            };
             tokio::try_join!(keep(bus, None, serve, away), keep(capture_bus, None, hear, away)).map(drop)
         }
     };

@@ -7,7 +7,9 @@ mod transport;
 
 use core::fmt;
 use core::str::FromStr;
+use std::time::Duration;
 
+use tokio::time::timeout;
 use zbus::Connection;
 use zbus::address::transport::Transport;
 use zbus::fdo::{self, DBusProxy, RequestNameFlags, RequestNameReply};
@@ -141,14 +143,23 @@ pub async fn own(connection: &Connection, name: &str) -> Result<(), Error> {
     }
 }
 
-/// Who owns the name, in words: the process and the user.
+/// Gives the name back and closes the connection. It would stay open, and own the name, as long as a handler
+/// that still runs holds it.
+pub async fn leave(connection: Connection, name: &str) {
+    /// How long a bus that does not answer is waited for.
+    const PATIENCE: Duration = Duration::from_secs(1);
+    // A connection that is lost owns nothing any more.
+    let _ = timeout(PATIENCE, connection.release_name(name)).await;
+    let _ = timeout(PATIENCE, connection.close()).await;
+}
+
+/// Who owns the name, in words: the process and the user. Not by `GetConnectionCredentials`: its reply has a file
+/// descriptor, which the connection that serves does not take.
 async fn owner(connection: &Connection, name: &str) -> zbus::Result<String> {
     let bus = DBusProxy::new(connection).await?;
-    let credentials = bus.get_connection_credentials(BusName::try_from(name)?).await?;
-    Ok(match (credentials.process_id(), credentials.unix_user_id()) {
-        (Some(process), Some(user)) => format!(" by process {process} of user {user}"),
-        _ => String::new(),
-    })
+    let process = bus.get_connection_unix_process_id(BusName::try_from(name)?).await?;
+    let user = bus.get_connection_unix_user(BusName::try_from(name)?).await?;
+    Ok(format!(" by process {process} of user {user}"))
 }
 
 #[cfg(test)]

@@ -86,6 +86,18 @@ async fn a_taken_name_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_name_is_free_after_its_connection_was_left() {
+    let Some(bus) = Bus::start() else { return };
+    let (first, second) = (bus.connect().await, bus.connect().await);
+    own(&first, "org.wakevirt.Open1").await.unwrap();
+    // As a handler holds it.
+    let held = first.clone();
+    leave(first, "org.wakevirt.Open1").await;
+    own(&second, "org.wakevirt.Open1").await.unwrap();
+    assert!(held.is_closed());
+}
+
+#[tokio::test]
 async fn a_refused_name_points_at_the_policy() {
     let Some(bus) = Bus::start() else { return };
     let error = own(&bus.connect().await, "org.wakevirt.Capture1").await.unwrap_err();
