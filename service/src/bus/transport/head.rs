@@ -40,6 +40,14 @@ pub(super) struct Fields<'a> {
     pub descriptors: u32,
 }
 
+/// The value of a header field.
+enum Value<'a> {
+    Text(&'a str),
+    Number(u32),
+    /// A signature, or a text that is not UTF-8.
+    Other,
+}
+
 impl Fixed {
     /// `None` if these bytes begin no message.
     pub(super) fn read(bytes: &[u8; FIXED]) -> Option<Self> {
@@ -60,11 +68,11 @@ impl Fixed {
     pub(super) fn fields<'a>(&self, bytes: &'a [u8]) -> Fields<'a> {
         let mut fields = Fields::default();
         let mut at = FIXED;
-        while let Some((code, text, next)) = self.field(bytes, at) {
-            match code {
-                MEMBER => fields.member = text,
-                SENDER => fields.sender = text,
-                UNIX_FDS => fields.descriptors = number(bytes, next - 4, self.little).unwrap_or_default(),
+        while let Some((code, value, next)) = self.field(bytes, at) {
+            match (code, value) {
+                (MEMBER, Value::Text(text)) => fields.member = Some(text),
+                (SENDER, Value::Text(text)) => fields.sender = Some(text),
+                (UNIX_FDS, Value::Number(number)) => fields.descriptors = number,
                 _ => {}
             }
             at = next;
@@ -72,8 +80,8 @@ impl Fixed {
         fields
     }
 
-    /// The field at this offset: its code, its text if it is one, and where it ends.
-    fn field<'a>(&self, bytes: &'a [u8], at: usize) -> Option<(u8, Option<&'a str>, usize)> {
+    /// The field at this offset: its code, its value, and where it ends.
+    fn field<'a>(&self, bytes: &'a [u8], at: usize) -> Option<(u8, Value<'a>, usize)> {
         let bytes = bytes.get(..self.fields_end)?;
         let at = aligned(at, 8);
         let &[code, 1, kind, 0] = bytes.get(at..at.checked_add(4)?)? else { return None };
@@ -81,15 +89,14 @@ impl Fixed {
         if PATH_LIKE.contains(&kind) {
             let length = usize::try_from(number(bytes, at, self.little)?).ok()?;
             let end = (at + 4).checked_add(length)?;
-            let text = core::str::from_utf8(bytes.get(at + 4..end)?).ok();
-            return Some((code, text, end + 1));
+            let text = core::str::from_utf8(bytes.get(at + 4..end)?);
+            return Some((code, text.map_or(Value::Other, Value::Text), end + 1));
         }
-        let end = match kind {
-            b'u' => at + 4,
-            b'g' => at + usize::from(*bytes.get(at)?) + 2,
-            _ => return None,
-        };
-        Some((code, None, end))
+        match kind {
+            b'u' => Some((code, Value::Number(number(bytes, at, self.little)?), at + 4)),
+            b'g' => Some((code, Value::Other, at + usize::from(*bytes.get(at)?) + 2)),
+            _ => None,
+        }
     }
 }
 
