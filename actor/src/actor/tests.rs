@@ -748,12 +748,17 @@ async fn forgets_when_a_domain_that_is_gone_was_woken() {
     bench.settled().await;
     fake.release();
     assert_eq!(bench.finished().await, (2, Outcome::Started));
+    let last_wakes = async || {
+        bench.settled().await;
+        let list = bench.requests.list(None).await.unwrap().unwrap();
+        list.iter().map(|listed| listed.last_wake.is_some()).collect::<Vec<_>>()
+    };
+    bench.update(Update::Domain(domain(2, &[2]))).await;
+    assert_eq!(last_wakes().await, [true, false]);
     bench.update(Update::Down(URI.into())).await;
     bench.update(up(&fake, vec![])).await;
     bench.update(up(&fake, both())).await;
-    bench.settled().await;
-    let list = bench.requests.list(None).await.unwrap().unwrap();
-    assert_eq!(list.iter().map(|listed| listed.last_wake).collect::<Vec<_>>(), [None, None]);
+    assert_eq!(last_wakes().await, [false, false]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -827,9 +832,12 @@ async fn the_next_process_knows_the_packets_that_were_for_nobody() {
             bench.requests.remember().await;
             assert_eq!(Memory::kept(folder.path()).position.sequence, 7);
         }
-        while Memory::kept(folder.path()).position.sequence < 7 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let written = async {
+            while Memory::kept(folder.path()).position.sequence < 7 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), written).await.expect("the position is written");
     }
 }
 
