@@ -125,7 +125,7 @@ fn a_daemon_that_virsh_has_started_is_used_until_it_ends() {
     let theirs = processes(&debian, DAEMON);
     assert_eq!(theirs.lines().count(), 1, "{theirs}");
     debian.in_session(USER, &format!("systemctl --user enable --now {ACTOR}"));
-    wait_for(&debian, LIBVIRTD, "libvirtd runs already", 1);
+    wait_for(&debian, LIBVIRTD, "libvirtd is already running", 1);
     wake(&debian, &lan, 1);
     assert_eq!(processes(&debian, DAEMON), theirs);
 
