@@ -11,14 +11,14 @@ from gi.repository import GLib
 CAPTURE = "org.wakevirt.Capture1"
 
 
-def heard(sequence, mac, details):
+def received(sequence, mac, details):
     # A key that does not apply is absent: a bare frame has no "source", for example.
     print(f"{mac} on {details.get('interface', 'no interface')}", flush=True)
 
 
 DBusGMainLoop(set_as_default=True)
 bus = dbus.SystemBus()
-# By bus_name only the owner of the name is believed, whoever that is at the time: the bus lets any
-# process send a signal of any name.
-bus.add_signal_receiver(heard, "MagicPacket", dbus_interface=CAPTURE, bus_name=CAPTURE)
+# With bus_name, only signals from the current owner of the name are accepted. Any process can send a
+# signal with any name.
+bus.add_signal_receiver(received, "MagicPacket", dbus_interface=CAPTURE, bus_name=CAPTURE)
 GLib.MainLoop().run()
