@@ -1,20 +1,21 @@
-# make demo shows it, make check proves it, make bench measures it, make deb packages it: as root, on Debian 12
-# or 13 with Rust 1.95 or later. Each installs the Debian packages that it needs, and can be run again.
+# make demo runs a demonstration, make check all tests, make bench the benchmarks; make deb builds a Debian package.
+# Run them as root on Debian 12 or 13 with Rust 1.95 or later. Each installs the Debian packages that it needs, and
+# can be run repeatedly.
 #
-# make install and make uninstall, as root: PREFIX is /usr/local by default; with DESTDIR, files are placed and
-# nothing else is done.
+# Run make install and make uninstall as root. PREFIX is /usr/local by default. If DESTDIR is set, only files are
+# installed or removed; no other steps run.
 
-# rustup's folder is not yet in PATH where Rust was just installed.
+# If rustup was just installed, its directory is not yet in PATH.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := build
 .PHONY: build install uninstall deb demo check bench fmt clippy deny fuzz clean
 
-# In release mode, as packages do.
+# In release mode, like the package.
 build:
 	cargo build --workspace --release --locked
 
-# What was built, and builds nothing: so root does not have to.
+# Installs what was built and builds nothing, so that root need not run cargo.
 install uninstall:
 	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install $@
 
