@@ -30,7 +30,10 @@ fuzz_target!(|input: &[u8]| {
     let tag = (kind & 0x80 != 0).then_some(u16::from_be_bytes([*high, *low]));
     let frame = Frame { tag, ..frame };
     let judged = judge(&frame, &Ports::default());
-    assert!(!judged.as_ref().is_ok_and(|judged| judged.packets.is_empty()), "what is accepted holds a packet");
+    assert!(
+        !judged.as_ref().is_ok_and(|judged| judged.packets.is_empty()),
+        "what is accepted holds a packet"
+    );
     let heard: Vec<Heard> = judged.into_iter().flatten().collect();
     let source = frame.source.map(|mac| mac.to_string());
     let expected = naive::frame(source, tag, frame.protocol, frame.payload, &[0, 7, 9]);
