@@ -63,7 +63,7 @@ pub struct Actor1 {
 /// What the actor takes at once. A domain's name is the longest thing that is said in a call.
 pub fn calls() -> Calls {
     let slow = &["Wake", "WakeDomain", "Reload"];
-    Calls::new(Limits { longest: LONGEST_CALL, slow, large: LARGE, trusted: trusted(&[]) })
+    Calls::new(Limits { longest: LONGEST_CALL, slow, large: LARGE, trusted: trusted(&[]), holds_back: true })
 }
 
 /// Serves the interface, and emits its signals, until the connection is lost.

@@ -40,7 +40,9 @@ pub async fn keep(address: &Address, shared: &Arc<Shared>) -> Result<(), Error> 
         // Ready all the same: it hears, and remembers.
         lifecycle::ready("hearing; waiting for the bus");
     };
-    let limits = Limits { longest: LONGEST_CALL, slow: &[], large: &["Replay"], trusted: trusted(&[ACTOR]) };
+    let trusted = trusted(&[ACTOR]);
+    // The answers about senders come on the connection that is called.
+    let limits = Limits { longest: LONGEST_CALL, slow: &[], large: &["Replay"], trusted, holds_back: false };
     let calls = Calls::new(limits);
     let job = async |connection: &Connection| serve(connection, &calls, shared).await;
     bus::keep(address, Some(&calls), job, away).await.map_err(Error::from)

@@ -36,6 +36,9 @@ pub struct Limits {
     pub large: &'static [&'static str],
     /// Users, by number, whom other users' calls do not keep from an answer: see [`trusted`].
     pub trusted: Vec<u32>,
+    /// Whether users are looked up on another connection than the one that is called. Then, while too many senders
+    /// are not known, nothing more is read from the one that is called.
+    pub holds_back: bool,
 }
 
 /// Root, the service's own user, and those of these names that there are.
@@ -153,6 +156,14 @@ impl Calls {
         let key = (Box::from(sender), serial);
         let open = self.table().open.remove(&key)?;
         Some(Permit { calls: self.clone(), key, open })
+    }
+
+    pub(super) fn holds_back(&self) -> bool {
+        self.0.limits.holds_back
+    }
+
+    pub(super) fn is_known(&self, sender: &str) -> bool {
+        self.table().users.contains_key(sender)
     }
 
     /// Whether the bus is being asked which user this sender is. If it is not known, this begins to ask.

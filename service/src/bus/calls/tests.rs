@@ -4,7 +4,13 @@ use super::*;
 const LONGEST_CALL: usize = 1000;
 
 fn calls() -> Calls {
-    Calls::new(Limits { longest: LONGEST_CALL, slow: &["Wake"], large: &["Replay"], trusted: vec![0] })
+    Calls::new(Limits {
+        longest: LONGEST_CALL,
+        slow: &["Wake"],
+        large: &["Replay"],
+        trusted: vec![0],
+        holds_back: false,
+    })
 }
 
 fn call(sender: &str, serial: u32) -> Call<'_> {

@@ -27,6 +27,11 @@ impl Parked {
         held.saturating_add(bytes) <= BYTES
     }
 
+    /// Whether a message of this length has to wait only because there are too many senders.
+    pub(super) fn is_crowded(&self, sender: &str, bytes: usize) -> bool {
+        self.0.len() >= SENDERS && !self.holds(sender) && bytes <= BYTES
+    }
+
     pub(super) fn park(&mut self, sender: &str, message: Vec<u8>) {
         self.0.entry(sender.into()).or_default().push(message);
     }
@@ -54,6 +59,7 @@ mod tests {
             parked.park(&sender, vec![0]);
         }
         assert!(!parked.has_room(":3.1", 1), "there are too many senders");
+        assert!(parked.is_crowded(":3.1", 1) && !parked.is_crowded(":1.1", 1));
         assert_eq!(parked.take(":1.1"), [vec![1; BYTES - 1], vec![2]]);
         assert!(parked.has_room(":3.1", 1) && !parked.holds(":1.1"));
     }

@@ -80,6 +80,10 @@ impl Reader {
                 continue;
             }
             self.fill(aligned(fixed.fields_end, 8).min(fixed.total)).await?;
+            if self.holds_back(&fixed) {
+                answer(self.calls.as_ref()).await;
+                continue;
+            }
             match self.fate(&fixed) {
                 Fate::Dropped => self.skip(fixed.total).await?,
                 fate => {
@@ -109,6 +113,14 @@ impl Reader {
             }
         }
         None
+    }
+
+    /// Whether the next call stays unread until the bus has said who one of the senders before it is.
+    fn holds_back(&self, fixed: &Fixed) -> bool {
+        let Some(calls) = self.calls.as_ref().filter(|calls| calls.holds_back()) else { return false };
+        let sender = fixed.fields(&self.buffer).sender.unwrap_or_default();
+        let crowded = fixed.kind == METHOD_CALL && self.parked.is_crowded(sender, fixed.total);
+        crowded && !calls.is_known(sender)
     }
 
     fn fate(&self, fixed: &Fixed) -> Fate {
@@ -334,7 +346,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_that_is_not_valid_does_not_end_the_connection() {
-        let limits = Limits { longest: 1000, slow: &[], large: &[], trusted: Vec::new() };
+        let limits = Limits { longest: 1000, slow: &[], large: &[], trusted: Vec::new(), holds_back: false };
         let calls = Calls::new(limits);
         calls.is_user(":1.1".into(), Some(1000));
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -373,7 +385,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_waits_until_its_sender_is_known() {
-        let limits = Limits { longest: 1000, slow: &[], large: &[], trusted: vec![0] };
+        let limits = Limits { longest: 1000, slow: &[], large: &[], trusted: vec![0], holds_back: false };
         let calls = Calls::new(limits);
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (read_half, write) = ours.into_split();
@@ -404,5 +416,38 @@ mod tests {
         let floods = members.iter().filter(|member| *member == "Flood").count();
         assert_eq!(members.get(floods..), Some(&["First".to_owned(), "Second".to_owned()][..]));
         assert!(floods < 40, "the user has a limit: {floods}");
+    }
+
+    #[tokio::test]
+    async fn calls_of_too_many_unknown_senders_stay_unread() {
+        let limits = Limits { longest: 1000, slow: &[], large: &[], trusted: vec![0], holds_back: true };
+        let calls = Calls::new(limits);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (read_half, write) = ours.into_split();
+        let mut reader = Reader::new(read_half, Some(calls.clone()), Writer::new(write, None).refusals());
+        const FRESH: usize = 700;
+        let mut bytes = Vec::new();
+        let senders = (0..FRESH).map(|number| format!(":1.{number}")).chain([":0.1".to_owned()]);
+        for sender in senders {
+            let call = Message::method_call("/", "Ask").sender(sender.as_str()).build(&()).unwrap();
+            bytes.extend_from_slice(call.data());
+        }
+        assert_eq!(theirs.try_write(&bytes).unwrap(), bytes.len());
+        calls.is_user(":0.1".into(), Some(0));
+        let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
+        tokio::select! {
+            biased;
+            message = reader.receive_message(1, &mut bytes, &mut descriptors) => panic!("{message:?}"),
+            () = async { for _ in 0..1000 { tokio::task::yield_now().await } } => {}
+        }
+        for number in 0..FRESH {
+            calls.is_user(format!(":1.{number}").into(), Some(1000));
+        }
+        loop {
+            let message = reader.receive_message(1, &mut Vec::new(), &mut Vec::new()).await.unwrap();
+            if message.header().sender().is_some_and(|sender| sender == ":0.1") {
+                break;
+            }
+        }
     }
 }

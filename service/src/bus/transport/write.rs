@@ -251,7 +251,13 @@ mod tests {
 
     #[tokio::test]
     async fn small_replies_and_refusals_have_room_beside_a_large_one() {
-        let limits = Limits { longest: 1000, slow: &["Wake"], large: &["Page"], trusted: Vec::new() };
+        let limits = Limits {
+            longest: 1000,
+            slow: &["Wake"],
+            large: &["Page"],
+            trusted: Vec::new(),
+            holds_back: false,
+        };
         let calls = Calls::new(limits);
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut writer = Writer::new(ours.into_split().1, Some(calls.clone()));
