@@ -4,7 +4,7 @@
 //! `wakevirt-test-flood KIND CONNECTIONS COUNT [DESTINATION]`: so many messages on each connection. It says
 //! `flooding` when each connection has sent its first messages, and `flooded` at the end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Barrier};
@@ -21,6 +21,8 @@ use crate::process::Process;
 const SOCKET: &str = "/run/dbus/system_bus_socket";
 /// How many bytes are written at once; one message if it is longer.
 const BATCH: usize = 64 * 1024;
+/// Fresh connections that each thread keeps open. The bus allows a user 256.
+const OPEN: usize = 10;
 /// The bytes of a message before its header fields, whose length is the last number of these.
 const HEAD: usize = 16;
 /// A text of nearly the length that the bus takes at most (32 MiB on the system's).
@@ -51,12 +53,14 @@ pub enum Kind {
     Introspect,
     /// `Ping` to the actor, with a header field that the specification does not know.
     UnknownField,
+    /// `Ping` to the actor, each from a new connection. Some of the last connections stay open.
+    FreshConnections,
     /// A forged `MagicPacket` to this connection alone.
     Signal,
 }
 
 impl Kind {
-    const ALL: [(&str, Self); 11] = [
+    const ALL: [(&str, Self); 12] = [
         ("wake", Self::Wake),
         ("wake-reply", Self::WakeReply),
         ("long", Self::Long),
@@ -67,6 +71,7 @@ impl Kind {
         ("ping", Self::Ping),
         ("introspect", Self::Introspect),
         ("unknown-field", Self::UnknownField),
+        ("fresh-connections", Self::FreshConnections),
         ("signal", Self::Signal),
     ];
 
@@ -94,7 +99,7 @@ impl Kind {
             Self::ActorProperties => actor(PROPERTIES, "GetAll").build(&ACTOR_INTERFACE),
             Self::CaptureProperties => capture(PROPERTIES, "GetAll").build(&CAPTURE_INTERFACE),
             Self::Replay => capture(CAPTURE_INTERFACE, "Replay").build(&("", 0_u64)),
-            Self::Ping | Self::UnknownField => actor(PEER, "Ping").build(&()),
+            Self::Ping | Self::UnknownField | Self::FreshConnections => actor(PEER, "Ping").build(&()),
             Self::Introspect => capture(INTROSPECTABLE, "Introspect").build(&()),
             Self::Signal => Message::signal(CAPTURE_PATH, CAPTURE_INTERFACE, MAGIC_PACKET)
                 .destination(destination.unwrap_or(ACTOR_NAME))
@@ -123,6 +128,7 @@ pub fn run(arguments: &[String]) -> io::Result<()> {
     std::thread::scope(|scope| {
         let flood = || {
             let begun = Arc::clone(&begun);
+            let flood = if kind == Kind::FreshConnections { flood_afresh } else { flood };
             scope.spawn(move || flood(message, count, &begun))
         };
         let floods: Vec<_> = std::iter::repeat_with(flood).take(connections).collect();
@@ -180,6 +186,34 @@ fn flood(message: &[u8], count: u32, begun: &Barrier) -> io::Result<()> {
         serial = last + 1;
         if std::mem::take(&mut waits) {
             begun.wait();
+        }
+    }
+    sent
+}
+
+/// Sends so many of the message, each on a connection of its own.
+fn flood_afresh(message: &[u8], count: u32, begun: &Barrier) -> io::Result<()> {
+    let mut open = VecDeque::with_capacity(OPEN);
+    let mut sent = Ok(());
+    for number in 0..count {
+        sent = connect().and_then(|mut bus| {
+            // `Hello` has a serial, too.
+            let mut message = message.to_vec();
+            if let Some(place) = message.get_mut(8..12) {
+                place.copy_from_slice(&u32::MAX.to_ne_bytes());
+            }
+            bus.write_all(&message)?;
+            open.push_back(bus);
+            Ok(())
+        });
+        if open.len() >= OPEN {
+            open.pop_front();
+        }
+        if number == 0 {
+            begun.wait();
+        }
+        if sent.is_err() {
+            break;
         }
     }
     sent
