@@ -83,10 +83,44 @@ fn is_gone(pid: Pid) -> bool {
     !std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
+fn encode(message: &FromSniffer) -> Vec<u8> {
+    message.encode(&mut [0; MAX_MESSAGE]).unwrap().to_vec()
+}
+
+/// The sniffer's message that it is ready.
+fn ready() -> Vec<u8> {
+    encode(&FromSniffer::Ready { mode: Mode::Raw, landlock: true })
+}
+
+/// The sniffer's message about a packet for the address 02:00:00:00 followed by the number.
+fn packet(number: u16, interface: u32) -> Vec<u8> {
+    let [high, low] = number.to_be_bytes();
+    let magic = MagicPacket::new(MacAddr::new([2, 0, 0, 0, high, low]), None).unwrap();
+    let carrier = Carrier::Ethernet { ethertype: Some(WAKE_ON_LAN), source: None };
+    encode(&FromSniffer::Packet(Sighting { heard: Heard { magic, carrier, vlan: None }, interface }))
+}
+
+/// Installs `/run/lies/wakevirt-capture` with a Python program in place of the sniffer: it sends the messages,
+/// then runs `after`, which finds the channel in `s` and the messages in `messages`.
+fn replace_sniffer(host: &Host, messages: &[Vec<u8>], after: &str) {
+    host.sh(&format!("mkdir -p /run/lies && cp -u {PROGRAMS}/wakevirt-capture /run/lies/"));
+    let hex = |message: &Vec<u8>| message.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let messages: Vec<String> = messages.iter().map(hex).collect();
+    host.write(
+        "/run/lies/wakevirt-sniffer",
+        &format!(
+            "#!/usr/bin/python3\nimport socket\ns = socket.socket(fileno=0)\ns.recv(512)\n\
+             messages = [bytes.fromhex(message) for message in {messages:?}]\n\
+             for message in messages: s.send(message)\n{after}\n"
+        ),
+    );
+    let script = host.path("/run/lies/wakevirt-sniffer");
+    std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 /// What a sniffer that was taken over says, and the words with which the service ends.
 fn lies() -> Vec<(Vec<Vec<u8>>, &'static str)> {
-    let encode = |message: &FromSniffer| message.encode(&mut [0; MAX_MESSAGE]).unwrap().to_vec();
-    let ready = encode(&FromSniffer::Ready { mode: Mode::Raw, landlock: true });
+    let ready = ready();
     let packet = encode(&FromSniffer::Packet(Sighting {
         heard: Heard {
             magic: MagicPacket::new(MacAddr::new(bytes_of(MAC)), None).unwrap(),
@@ -134,21 +168,8 @@ fn believes_no_message_that_cannot_be_true() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
-    host.sh(&format!("mkdir /run/lies && cp {PROGRAMS}/wakevirt-capture /run/lies/"));
     for (messages, complaint) in lies() {
-        let messages: Vec<String> = messages
-            .iter()
-            .map(|message| message.iter().map(|byte| format!("{byte:02x}")).collect())
-            .collect();
-        host.write(
-            "/run/lies/wakevirt-sniffer",
-            &format!(
-                "#!/usr/bin/python3\nimport socket\ns = socket.socket(fileno=0)\ns.recv(512)\n\
-                 for message in {messages:?}: s.send(bytes.fromhex(message))\nexit(7)\n"
-            ),
-        );
-        let script = host.path("/run/lies/wakevirt-sniffer");
-        std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        replace_sniffer(&host, &messages, "exit(7)");
         let mut command = host.command("/run/lies/wakevirt-capture");
         let mut capture = Process::start("capture", command.args(["--log-to", "stderr"]));
         assert_eq!(capture.wait_until_ended().code(), Some(1), "{complaint}");
@@ -163,29 +184,10 @@ fn gives_invented_interfaces_one_budget() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
-    host.sh(&format!("mkdir /run/lies && cp {PROGRAMS}/wakevirt-capture /run/lies/"));
-    let encode = |message: &FromSniffer| message.encode(&mut [0; MAX_MESSAGE]).unwrap().to_vec();
-    let packet = |interface: u16| {
-        let [high, low] = interface.to_be_bytes();
-        let magic = MagicPacket::new(MacAddr::new([2, 0, 0, 0, high, low]), None).unwrap();
-        let carrier = Carrier::Ethernet { ethertype: Some(WAKE_ON_LAN), source: None };
-        let heard = Heard { magic, carrier, vlan: None };
-        encode(&FromSniffer::Packet(Sighting { heard, interface: 1000 + u32::from(interface) }))
-    };
-    let ready = encode(&FromSniffer::Ready { mode: Mode::Raw, landlock: true });
+    let packet = |number: u16| packet(number, 1000 + u32::from(number));
+    let ready = ready();
     let messages: Vec<Vec<u8>> = [ready].into_iter().chain((0..200).map(packet)).collect();
-    let messages: Vec<String> =
-        messages.iter().map(|message| message.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
-    host.write(
-        "/run/lies/wakevirt-sniffer",
-        &format!(
-            "#!/usr/bin/python3\nimport socket\ns = socket.socket(fileno=0)\ns.recv(512)\n\
-             for message in {messages:?}: s.send(bytes.fromhex(message))\n\
-             while s.recv(512): pass\n"
-        ),
-    );
-    let script = host.path("/run/lies/wakevirt-sniffer");
-    std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    replace_sniffer(&host, &messages, "while s.recv(512): pass");
     let mut command = host.command("/run/lies/wakevirt-capture");
     host.write("/run/lies/capture.toml", "limit = 5");
     let arguments = ["--log-to", "stderr", "--config", "/run/lies/capture.toml"];
@@ -196,6 +198,30 @@ fn gives_invented_interfaces_one_budget() {
     let (announced, limited) = (count(&host, "Sequence"), count(&host, "Limited"));
     assert_eq!(announced + limited, 200);
     assert!((5..100).contains(&announced), "{announced} were announced");
+    capture.stop();
+}
+
+#[test]
+fn answers_and_stops_while_the_sniffer_never_pauses() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let messages: Vec<Vec<u8>> = [ready()].into_iter().chain((0..200).map(|n| packet(n, 1))).collect();
+    // Eight processes, each of which waits only while the channel is full, so the next message is always there.
+    let flood = "import os\nfor _ in range(3): os.fork()\nwhile True:\n  for message in messages[1:]: s.send(message)";
+    replace_sniffer(&host, &messages, flood);
+    let mut command = host.command("/run/lies/wakevirt-capture");
+    let mut capture = Process::start("capture", command.args(["--log-to", "stderr"]));
+    host.wait_for_name(CAPTURE_NAME);
+    let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+    host.call(User::Listener, CAPTURE_NAME, "SetInterest", &["[[byte 2, 0, 0, 0, 0, 7]]"]).unwrap();
+    let address = "'02:00:00:00:00:07'";
+    let earlier = monitor.log().count(address);
+    let _ = monitor.log().wait_for_nth(address, earlier + 1);
+    for _ in 0..10 {
+        let before = count(&host, "Received");
+        wait::until_true("more to be received", || count(&host, "Received") > before);
+    }
     capture.stop();
 }
 

@@ -16,6 +16,7 @@ use rustix::net::{
     recv, send, sendmsg, socketpair,
 };
 use tokio::io::unix::AsyncFd;
+use tokio::task::coop::consume_budget;
 use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, MAX_UDP_SOCKETS, Start, ToSniffer};
 use zeroize::Zeroize;
 
@@ -170,6 +171,10 @@ impl Channel {
         let mut buffer = [0; MAX_MESSAGE + 1];
         loop {
             let mut ready = self.0.readable().await.map_err(Error::Channel)?;
+            // An AsyncFd takes no part in tokio's cooperative scheduling. Without this, a sniffer that always
+            // has a message ready would keep the bus, the signals and the watchdog from running. Nothing has
+            // been received yet, so nothing is lost if the caller cancels here.
+            consume_budget().await;
             let received = ready.try_io(|channel| {
                 let (received, _) = recv(channel, &mut buffer, RecvFlags::DONTWAIT)?;
                 Ok(received)
@@ -223,4 +228,32 @@ fn find() -> Result<PathBuf, Error> {
     let folder = own.parent().unwrap_or(Path::new("/"));
     let candidates = [folder.join(PROGRAM), folder.join("../libexec/wakevirt").join(PROGRAM)];
     candidates.iter().find(|path| path.is_file()).cloned().ok_or(Error::NoSniffer { candidates })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than a task of tokio may do before it yields (128), and fewer than fill the socketpair's buffer.
+    const MESSAGES: usize = 200;
+
+    #[tokio::test]
+    async fn a_channel_that_is_never_empty_lets_other_tasks_run() {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let channel = Channel(ffi::readable(ours).unwrap());
+        let mut buffer = [0; MAX_MESSAGE];
+        let message = FromSniffer::Failed { reason: String::new() };
+        let bytes = message.encode(&mut buffer).unwrap();
+        for _ in 0..MESSAGES {
+            send(&theirs, bytes, SendFlags::DONTWAIT).unwrap();
+        }
+        // The first wait for the socketpair lets every task run.
+        assert_eq!(channel.next().await.unwrap().as_ref(), Some(&message));
+        let other = tokio::spawn(async {});
+        for _ in 1..MESSAGES {
+            assert_eq!(channel.next().await.unwrap().as_ref(), Some(&message));
+        }
+        assert!(other.is_finished(), "{MESSAGES} messages were received before another task ran");
+    }
 }
