@@ -127,10 +127,15 @@ fn fewer_rights_are_switched_on_and_off_as_the_page_says() {
     cool_down();
 
     define_others(&site);
+    let [find, switch_on] = commands("Enable");
+    let found = || site.shell("root", &find).output().expect("sh runs").stdout;
+    assert_eq!(String::from_utf8_lossy(&found()), "", "no line of Debian sets the same keys");
     let as_it_was = configuration(&site);
-    let [switch_on] = commands("Enable");
+    // An editor may have left the last line without its newline.
+    site.debian.sh("truncate --size=-1 /etc/libvirt/libvirtd.conf");
     site.debian.sh(&switch_on);
     assert_ne!(configuration(&site), as_it_was);
+    assert_eq!(String::from_utf8_lossy(&found()).lines().count(), 2);
     for rebooted in [false, true] {
         if rebooted {
             site.debian.reboot();
