@@ -88,8 +88,15 @@ fn can_be_handed_over_by_the_service_manager() {
     let mut activate = host.command("python3");
     activate.args([
         "-c",
-        "import os, socket, sys
+        "import os, socket, struct, sys
 udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); udp.bind((\"::\", 9))
+# While the service was stopped, the socket overflowed.
+SO_MEMINFO, size = 55, udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+sender = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+for _ in range(50): sender.sendto(bytes(500), (\"::1\", 9))
+assert struct.unpack(\"9I\", udp.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[8] > 0
+udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 uevents = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)
 links = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE); links.bind((0, 1))
@@ -120,6 +127,11 @@ os.execvp(sys.argv[1], sys.argv[1:])",
         signal.contains("'source': <'2001:db8::2'>") && signal.contains("'interface': <'lan0'>"),
         "{signal}"
     );
+    // What the sniffer counts now includes the datagrams that waited in the socket.
+    wait::until_true("the counters of the sniffer", || {
+        host.property(User::Stranger, CAPTURE_NAME, "Malformed").unwrap() != "(<uint64 0>,)"
+    });
+    assert_eq!(host.property(User::Stranger, CAPTURE_NAME, "KernelDropped").unwrap(), "(<uint64 0>,)");
     host.bridge("br0");
     wait::until_true("the news of an interface", || {
         host.property(User::Stranger, CAPTURE_NAME, "Interfaces").unwrap() == "(<['br0', 'lan0', 'lo']>,)"

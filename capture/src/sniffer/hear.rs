@@ -27,7 +27,7 @@ const PACE: Duration = Duration::from_secs(1);
 /// Packet sockets have their turn before UDP sockets: of a datagram that reaches both, the frame
 /// comes first, and it is the one that knows the sender's MAC address.
 pub(super) fn hear(channel: Channel, sockets: &Sockets) -> Result<Infallible, Error> {
-    let mut sniffer = Sniffer { channel, sockets, tally: Tally::new(sockets) };
+    let mut sniffer = Sniffer { channel, sockets, tally: Tally::new(sockets)? };
     let mut fds = vec![PollFd::new(&channel, PollFlags::IN)];
     let read = sockets.incoming.iter().chain(&sockets.outgoing).chain(sockets.udp.iter().map(|(fd, _)| fd));
     fds.extend(read.map(|fd| PollFd::new(fd, PollFlags::IN)));
@@ -163,9 +163,11 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(sockets: &Sockets) -> Self {
-        let udp_drops = vec![0; sockets.udp.len()];
-        Self { counters: Counters::default(), udp_drops, said: Instant::now(), stirred: false }
+    /// Begins at zero: a socket of the service manager outlives the service, and so do its drops.
+    fn new(sockets: &Sockets) -> Result<Self, Error> {
+        let udp_drops = sockets.udp.iter().map(|(socket, _)| ffi::drops(socket)).collect::<Result<_, _>>();
+        let udp_drops = udp_drops.map_err(Error::Receive)?;
+        Ok(Self { counters: Counters::default(), udp_drops, said: Instant::now(), stirred: false })
     }
 
     /// Something arrived, or somebody asks.
