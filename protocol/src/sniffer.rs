@@ -70,7 +70,7 @@ pub enum ToSniffer {
     Outgoing {
         /// Which of the sniffer's sockets for outgoing frames: less than [`Start::outgoing`].
         slot: u8,
-        /// The kernel's index of the interface.
+        /// The kernel's index of the interface, never 0: to bind(2), that is every interface.
         interface: u32,
     },
     /// Say the counters, soon: a sniffer that hangs does not.
@@ -170,7 +170,7 @@ impl Limits for ToSniffer {
             Self::Start(start) => {
                 start.ports.len() <= MAX_PORTS && usize::from(start.outgoing) <= MAX_OUTGOING
             }
-            Self::Outgoing { slot, .. } => usize::from(*slot) < MAX_OUTGOING,
+            Self::Outgoing { slot, interface } => usize::from(*slot) < MAX_OUTGOING && *interface != 0,
             Self::Report => true,
         }
     }

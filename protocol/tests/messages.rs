@@ -84,7 +84,7 @@ fn to_sniffer() -> impl Strategy<Value = ToSniffer> {
             outgoing,
             require_landlock,
         })),
-        (0..most, any::<u32>()).prop_map(|(slot, interface)| ToSniffer::Outgoing { slot, interface }),
+        (0..most, 1..=u32::MAX).prop_map(|(slot, interface)| ToSniffer::Outgoing { slot, interface }),
         Just(ToSniffer::Report),
     ]
 }
@@ -215,9 +215,11 @@ fn limits_hold_for_writing_and_for_reading() {
     let ports = [&[VERSION, 0, 0, 65][..], &[9; 65], &[0, 1]].concat();
     assert_eq!(ToSniffer::read(&ports), Err(BadMessage::Malformed));
 
-    let outgoing = |slot| ToSniffer::Outgoing { slot, interface: 2 };
-    assert!(outgoing(most - 1).written().is_ok());
-    assert_eq!(outgoing(most).written(), Err(BadMessage::DoesNotFit));
+    let outgoing = |slot, interface| ToSniffer::Outgoing { slot, interface };
+    assert!(outgoing(most - 1, 2).written().is_ok());
+    assert_eq!(outgoing(most, 2).written(), Err(BadMessage::DoesNotFit));
+    assert_eq!(outgoing(0, 0).written(), Err(BadMessage::DoesNotFit));
+    assert_eq!(ToSniffer::read(&[VERSION, 1, 0, 0]), Err(BadMessage::Malformed));
     assert_eq!(ToSniffer::read(&[VERSION, 1, most, 2]), Err(BadMessage::Malformed));
 }
 
