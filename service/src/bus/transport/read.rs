@@ -108,7 +108,17 @@ impl Reader {
         while let Some(message) = self.answered.pop_front() {
             let fixed = message.first_chunk().and_then(Fixed::read)?;
             let Fields { sender, member, .. } = fixed.fields(&message);
-            if self.admits(&fixed, sender.unwrap_or_default(), member.unwrap_or_default()) {
+            let sender = sender.unwrap_or_default();
+            // A sender that has left. To ask again would keep the next ones from being looked up.
+            if !self.calls.as_ref()?.is_known(sender) {
+                if fixed.flags & NO_REPLY_EXPECTED == 0 {
+                    const UNKNOWN: Reason =
+                        Reason::limit("the bus does not say which user you are; try again");
+                    self.refusals.refuse(sender, fixed.serial, UNKNOWN);
+                }
+                continue;
+            }
+            if self.admits(&fixed, sender, member.unwrap_or_default()) {
                 return Some(taken(message));
             }
         }
