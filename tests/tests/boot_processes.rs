@@ -60,7 +60,15 @@ fn processes(site: &Site<'_>) -> [Expected; 3] {
             user: "wakevirt-actor",
             groups: &["libvirt"],
             bounding: 0,
-            descriptors: &["/dev/null", "Unix socket*", "[eventfd]*", "[eventpoll]*", "pipe*"],
+            // The state directory carries the lock that keeps a second process from it.
+            descriptors: &[
+                "/dev/null",
+                "/run/wakevirt-actor",
+                "Unix socket*",
+                "[eventfd]*",
+                "[eventpoll]*",
+                "pipe*",
+            ],
         },
     ]
 }
