@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::host::{Host, PROGRAMS, User};
-use crate::lines::Lines;
 use crate::process::Process;
+use crate::process::lines::Lines;
 use crate::wait::{self, PATIENCE};
 
 /// Who starts a service.

@@ -11,12 +11,13 @@ use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_MESSAGE, Mode, VERSI
 use wakevirt_protocol::{Carrier, Heard, MacAddr, MagicPacket, Sighting};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
-use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic};
 use wakevirt_tests::host::{Host, PROGRAMS, User};
-use wakevirt_tests::net::Peer;
-use wakevirt_tests::proc::Status;
+use wakevirt_tests::network::Peer;
+use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic};
 use wakevirt_tests::process::Process;
-use wakevirt_tests::{kernel_log, privileged, wait};
+use wakevirt_tests::process::kernel_log;
+use wakevirt_tests::process::proc::Status;
+use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";
 

@@ -5,9 +5,9 @@ use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::Signal;
 use wakevirt_tests::bus::{Bus, Kind};
-use wakevirt_tests::frames::{BROADCAST, ethernet, magic, udp4};
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::libvirtd::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
+use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
+use wakevirt_tests::network::frames::{BROADCAST, ethernet, magic, udp4};
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 

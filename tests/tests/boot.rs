@@ -3,8 +3,9 @@
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::{Host, succeed};
-use wakevirt_tests::site::{DOMAIN, MEMBER, STRANGER, Site, cool_down};
-use wakevirt_tests::{privileged, readme, wait};
+use wakevirt_tests::project::readme;
+use wakevirt_tests::scene::site::{DOMAIN, MEMBER, STRANGER, Site, cool_down};
+use wakevirt_tests::{privileged, wait};
 
 /// The commands of the README, with this program as the system bus.
 fn works_as_the_readme_says(bus: Kind) {

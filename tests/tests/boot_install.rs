@@ -7,8 +7,8 @@ use std::process::Command;
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
+use wakevirt_tests::debian::inventory::Inventory;
 use wakevirt_tests::host::{Host, project, succeed};
-use wakevirt_tests::inventory::Inventory;
 use wakevirt_tests::{privileged, wait};
 
 /// Where the administrator has built.

@@ -7,9 +7,9 @@ use std::fs::read_link;
 use nix::unistd::Pid;
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::Host;
-use wakevirt_tests::mounts::{self, Mount};
+use wakevirt_tests::host::mounts::{self, Mount};
 use wakevirt_tests::privileged;
-use wakevirt_tests::site::Site;
+use wakevirt_tests::scene::site::Site;
 
 /// What both may write to, or what refuses a write by itself: API file systems of the kernel, and folders of
 /// their own.

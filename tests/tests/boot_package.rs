@@ -13,13 +13,14 @@ use std::process::Command;
 
 use tempfile::TempDir;
 use wakevirt_tests::bus::Kind;
+use wakevirt_tests::debian::inventory::Inventory;
+use wakevirt_tests::debian::package;
 use wakevirt_tests::debian::{Debian, ROOT};
 use wakevirt_tests::host::{Host, succeed};
-use wakevirt_tests::inventory::Inventory;
-use wakevirt_tests::libvirtd::{TEST, test_domain};
-use wakevirt_tests::net::Peer;
+use wakevirt_tests::libvirt::{TEST, test_domain};
+use wakevirt_tests::network::Peer;
 use wakevirt_tests::process::Process;
-use wakevirt_tests::{package, privileged, wait};
+use wakevirt_tests::{privileged, wait};
 
 /// Where packages are in the Debian.
 const PACKAGE: &str = "/root/wakevirt.deb";

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
 use wakevirt_tests::host::{Host, project, succeed};
-use wakevirt_tests::libvirtd::qemu_domain;
+use wakevirt_tests::libvirt::qemu_domain;
 use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:12:34:56";

@@ -8,9 +8,11 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::Host;
-use wakevirt_tests::proc::{self, Status};
-use wakevirt_tests::site::Site;
-use wakevirt_tests::{descriptors, intrude, privileged, wait};
+use wakevirt_tests::process::descriptors;
+use wakevirt_tests::process::intrude;
+use wakevirt_tests::process::proc::{self, Status};
+use wakevirt_tests::scene::site::Site;
+use wakevirt_tests::{privileged, wait};
 
 /// capabilities(7), `include/uapi/linux/capability.h`.
 const NET_RAW: u64 = 1 << 13;

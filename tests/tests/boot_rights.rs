@@ -3,10 +3,11 @@
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::Host;
-use wakevirt_tests::libvirtd::qemu_domain_with;
-use wakevirt_tests::proc::Status;
-use wakevirt_tests::site::{DOMAIN, MAC, MEMBER, STRANGER, Site, cool_down};
-use wakevirt_tests::{privileged, readme, wait};
+use wakevirt_tests::libvirt::qemu_domain_with;
+use wakevirt_tests::process::proc::Status;
+use wakevirt_tests::project::readme;
+use wakevirt_tests::scene::site::{DOMAIN, MAC, MEMBER, STRANGER, Site, cool_down};
+use wakevirt_tests::{privileged, wait};
 
 const PAGE: &str = "docs/RESTRICTED.md";
 

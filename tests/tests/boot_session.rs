@@ -2,10 +2,11 @@
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
+use wakevirt_tests::debian::package;
 use wakevirt_tests::host::Host;
-use wakevirt_tests::libvirtd::qemu_domain_with;
-use wakevirt_tests::net::Peer;
-use wakevirt_tests::{package, privileged, wait};
+use wakevirt_tests::libvirt::qemu_domain_with;
+use wakevirt_tests::network::Peer;
+use wakevirt_tests::{privileged, wait};
 
 const USER: &str = "alice";
 const DOMAIN: &str = "own";

@@ -7,12 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
+use wakevirt_tests::bus::flood::Kind;
 use wakevirt_tests::bus::{Bus, Kind as BusKind};
 use wakevirt_tests::daemon::Daemon;
-use wakevirt_tests::flood::Kind;
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
-use wakevirt_tests::net::Peer;
+use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::network::Peer;
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 
@@ -62,11 +62,11 @@ impl<'host> Scene<'host> {
         let number = self.woken;
         self.woken += 1;
         let begun = Instant::now();
-        self.lan.injector().send(&wakevirt_tests::frames::ethernet(
-            wakevirt_tests::frames::BROADCAST,
+        self.lan.injector().send(&wakevirt_tests::network::frames::ethernet(
+            wakevirt_tests::network::frames::BROADCAST,
             [2, 0, 0, 0, 0, 9],
-            wakevirt_tests::frames::WAKE_ON_LAN,
-            &wakevirt_tests::frames::magic(&mac(number), &[]),
+            wakevirt_tests::network::frames::WAKE_ON_LAN,
+            &wakevirt_tests::network::frames::magic(&mac(number), &[]),
         ));
         let _ = self.actor.log().wait_for(&format!("started: domain \"{}\"", name(number)));
         begun.elapsed()

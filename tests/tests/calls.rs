@@ -4,7 +4,7 @@ use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME};
 use wakevirt_tests::bus::{Bus, CallError, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
 use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use wakevirt_tests::files;
 use wakevirt_tests::host::project;
+use wakevirt_tests::project::files;
 
 /// A row of a table in docs/TESTS.md.
 struct Row {

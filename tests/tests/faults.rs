@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use wakevirt_protocol::bus::ACTOR_INTERFACE;
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::machine::{Emulator, Guest, Machine};
+use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine};
 use wakevirt_tests::scene::{ALL_ALLOWED, Scene};
 use wakevirt_tests::{privileged, wait};
 

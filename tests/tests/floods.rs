@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
-use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic};
 use wakevirt_tests::host::{Host, User, succeed};
-use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
-use wakevirt_tests::net::{FAR_END, Peer};
+use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic};
+use wakevirt_tests::network::{FAR_END, Peer};
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
+use wakevirt_tests::debian::package;
 use wakevirt_tests::host::{project, succeed};
-use wakevirt_tests::package;
 
 /// What a host has before wakevirt comes, and what its administrator has written.
 const BEFORE: &[&str] = &[

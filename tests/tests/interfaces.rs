@@ -7,11 +7,13 @@ use nix::unistd::Pid;
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
-use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic, tagged, udp4, udp6};
 use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::network::frames::{
+    BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic, tagged, udp4, udp6,
+};
 use wakevirt_tests::privileged;
-use wakevirt_tests::proc::Status;
 use wakevirt_tests::process::Process;
+use wakevirt_tests::process::proc::Status;
 
 const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 1];
 

@@ -5,10 +5,11 @@
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::host::guard;
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::net::Peer;
+use wakevirt_tests::network::Peer;
 use wakevirt_tests::process::Process;
-use wakevirt_tests::{guard, privileged, wait};
+use wakevirt_tests::{privileged, wait};
 
 /// A host with capture, a cable to a sender, and somebody who listens.
 struct Scene<'host> {

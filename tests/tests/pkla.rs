@@ -1,6 +1,6 @@
 //! The example for a polkit without JavaScript rules, as the reader of such files takes it.
 
-use wakevirt_tests::guard::has;
+use wakevirt_tests::host::guard::has;
 use wakevirt_tests::host::{Host, User, project, succeed};
 use wakevirt_tests::privileged;
 

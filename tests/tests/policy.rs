@@ -2,11 +2,12 @@
 //! with users of their own.
 
 use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, CAPTURE_INTERFACE, CAPTURE_NAME};
+use wakevirt_tests::bus::introspection;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User, succeed};
-use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
-use wakevirt_tests::{introspection, privileged};
+use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::privileged;
 
 const BUSES: [Kind; 2] = [Kind::DbusDaemon, Kind::DbusBroker];
 const EVERYONE: [User; 6] =

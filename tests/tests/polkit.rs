@@ -5,11 +5,11 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, ACTOR_PATH, CAPTURE_NAME};
+use wakevirt_tests::bus::polkitd::{NAME, Polkitd};
 use wakevirt_tests::bus::{Bus, CallError, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User, project, succeed};
-use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
-use wakevirt_tests::polkitd::{NAME, Polkitd};
+use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 

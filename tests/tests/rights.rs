@@ -7,10 +7,10 @@ use std::thread;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::libvirtd::QEMU;
-use wakevirt_tests::machine::{Emulator, Guest, Machine};
+use wakevirt_tests::libvirt::QEMU;
+use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine};
 use wakevirt_tests::privileged;
-use wakevirt_tests::restricted::{Restricted, shipped};
+use wakevirt_tests::scene::restricted::{Restricted, shipped};
 use wakevirt_tests::scene::{ALL_ALLOWED, Regime, Scene};
 
 /// The rule that keeps the group's rights.

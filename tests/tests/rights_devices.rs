@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use std::process::Stdio;
 
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::libvirtd::{QEMU, RULE};
-use wakevirt_tests::machine::{Guest, Machine};
-use wakevirt_tests::restricted::{Restricted, shipped};
+use wakevirt_tests::libvirt::machine::{Guest, Machine};
+use wakevirt_tests::libvirt::{QEMU, RULE};
+use wakevirt_tests::scene::restricted::{Restricted, shipped};
 use wakevirt_tests::scene::{ALL_ALLOWED, Regime, Scene};
 use wakevirt_tests::{privileged, wait};
 

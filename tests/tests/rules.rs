@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
-use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic, tagged, udp4};
 use wakevirt_tests::host::Host;
-use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
-use wakevirt_tests::machine::Machine;
+use wakevirt_tests::libvirt::machine::Machine;
+use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic, tagged, udp4};
 use wakevirt_tests::scene::Scene;
 use wakevirt_tests::{privileged, wait};
 

@@ -7,11 +7,12 @@ use std::process::Command;
 use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, ACTOR_PATH, CAPTURE_NAME};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
-use wakevirt_tests::guard::PATH;
+use wakevirt_tests::host::guard::PATH;
 use wakevirt_tests::host::{Host, PROGRAMS, User, project, succeed};
-use wakevirt_tests::net::Peer;
+use wakevirt_tests::network::Peer;
 use wakevirt_tests::process::Process;
-use wakevirt_tests::{privileged, proc, wait};
+use wakevirt_tests::process::proc;
+use wakevirt_tests::{privileged, wait};
 
 /// Somebody in no group that matters.
 const USER: User = User::Stranger;

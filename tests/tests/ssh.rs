@@ -5,10 +5,10 @@ use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::libvirtd::QEMU;
-use wakevirt_tests::machine::Machine;
+use wakevirt_tests::libvirt::QEMU;
+use wakevirt_tests::libvirt::machine::Machine;
+use wakevirt_tests::libvirt::ssh::{NAME, SshHost, USER};
 use wakevirt_tests::privileged;
-use wakevirt_tests::ssh::{NAME, SshHost, USER};
 
 const VM: &str = "vm1";
 

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 use wakevirt_tests::host::Host;
-use wakevirt_tests::machine::{Emulator, Guest, Machine};
-use wakevirt_tests::neighbour::{NEIGHBOUR, Neighbour};
+use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine};
+use wakevirt_tests::libvirt::neighbour::{NEIGHBOUR, Neighbour};
 use wakevirt_tests::privileged;
 use wakevirt_tests::scene::{ALL_ALLOWED, Regime, Scene};
 

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use wakevirt_tests::files;
 use wakevirt_tests::host::project;
+use wakevirt_tests::project::files;
 
 /// The lines of these files, each behind the name of its file and its number.
 fn lines(patterns: &[&str]) -> Vec<(String, String)> {

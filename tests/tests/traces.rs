@@ -4,9 +4,9 @@
 use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
-use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::libvirtd::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";

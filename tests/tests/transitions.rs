@@ -3,8 +3,8 @@
 use std::thread;
 
 use wakevirt_tests::host::Host;
-use wakevirt_tests::libvirtd::Libvirtd;
-use wakevirt_tests::machine::{Emulator, Machine};
+use wakevirt_tests::libvirt::Libvirtd;
+use wakevirt_tests::libvirt::machine::{Emulator, Machine};
 use wakevirt_tests::scene::{ALL_ALLOWED, Scene};
 use wakevirt_tests::{privileged, wait};
 

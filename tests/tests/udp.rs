@@ -4,8 +4,9 @@ use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::net::Peer;
-use wakevirt_tests::{privileged, proc, wait};
+use wakevirt_tests::network::Peer;
+use wakevirt_tests::process::proc;
+use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";
 const OTHER: &str = "52:54:00:01:02:04";

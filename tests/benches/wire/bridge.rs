@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
-use wakevirt_tests::frames::{BROADCAST, ethernet, udp4};
 use wakevirt_tests::host::Host;
-use wakevirt_tests::net::{FAR_END, Peer};
+use wakevirt_tests::network::frames::{BROADCAST, ethernet, udp4};
+use wakevirt_tests::network::{FAR_END, Peer};
 use wakevirt_tests::process::Process;
 
 use crate::packets::PacketSocket;

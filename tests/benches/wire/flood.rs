@@ -6,9 +6,9 @@ use std::time::Duration;
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
-use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, ethernet, udp4};
 use wakevirt_tests::host::Host;
-use wakevirt_tests::net::FAR_END;
+use wakevirt_tests::network::FAR_END;
+use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, udp4};
 
 use crate::bus::Accounts;
 use crate::packets::PacketSocket;

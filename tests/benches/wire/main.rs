@@ -20,7 +20,7 @@ mod start;
 
 use std::process::ExitCode;
 
-use wakevirt_tests::guard::{FOR_DEMO, why_not};
+use wakevirt_tests::host::guard::{FOR_DEMO, why_not};
 
 use crate::report::Report;
 

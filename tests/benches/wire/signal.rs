@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use wakevirt_protocol::bus::{CAPTURE_INTERFACE, CAPTURE_NAME, Dict, MAGIC_PACKET};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
-use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::host::Host;
-use wakevirt_tests::net::FAR_END;
+use wakevirt_tests::network::FAR_END;
+use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 
 use crate::bus::Subscriber;
 use crate::packets::PacketSocket;

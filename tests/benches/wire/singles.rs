@@ -6,9 +6,9 @@ use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{CAPTURE_INTERFACE, CAPTURE_NAME, Dict, MAGIC_PACKET};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
-use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::host::Host;
-use wakevirt_tests::net::FAR_END;
+use wakevirt_tests::network::FAR_END;
+use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 
 use crate::bus::{Accounts, Subscriber};
 use crate::packets::PacketSocket;

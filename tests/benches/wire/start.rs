@@ -9,10 +9,10 @@ use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{ACTOR_INTERFACE, CAPTURE_NAME, Dict};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
-use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::host::Host;
-use wakevirt_tests::libvirtd::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
-use wakevirt_tests::net::FAR_END;
+use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
+use wakevirt_tests::network::FAR_END;
+use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 
 use crate::bus::Subscriber;
 use crate::packets::{PacketSocket, Reading};

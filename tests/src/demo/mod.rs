@@ -17,11 +17,11 @@ use crate::bus::{Bus, Kind};
 use crate::daemon::{Daemon, StartedBy};
 use crate::demo::events::{Event, Events};
 use crate::demo::screen::Screen;
-use crate::frames::{WAKE_ON_LAN, bytes_of, ethernet, magic, tagged};
-use crate::guard;
+use crate::host::guard;
 use crate::host::{Host, User, succeed};
-use crate::libvirtd::{Libvirtd, TEST, test_domain};
-use crate::net::{FAR_END, Peer};
+use crate::libvirt::{Libvirtd, TEST, test_domain};
+use crate::network::frames::{WAKE_ON_LAN, bytes_of, ethernet, magic, tagged};
+use crate::network::{FAR_END, Peer};
 
 /// Name, MAC address, and what else the rule says that allows it, if there is one.
 type Domain = (&'static str, &'static str, Option<&'static str>);

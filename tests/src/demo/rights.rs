@@ -5,7 +5,7 @@ use std::fs;
 use nix::unistd::{Pid, Uid, User};
 
 use crate::demo::screen::Screen;
-use crate::proc::{self, Status};
+use crate::process::proc::{self, Status};
 
 /// capabilities(7), `include/uapi/linux/capability.h`.
 const NET_RAW: u32 = 13;

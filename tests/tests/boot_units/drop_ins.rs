@@ -5,9 +5,9 @@ use std::fs::read_to_string;
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
 use wakevirt_tests::host::{Host, project};
-use wakevirt_tests::libvirtd::{QEMU, qemu_domain};
-use wakevirt_tests::machine::Machine;
-use wakevirt_tests::ssh::{NAME, SshHost, USER};
+use wakevirt_tests::libvirt::machine::Machine;
+use wakevirt_tests::libvirt::ssh::{NAME, SshHost, USER};
+use wakevirt_tests::libvirt::{QEMU, qemu_domain};
 use wakevirt_tests::{privileged, wait};
 
 use super::*;

@@ -11,9 +11,10 @@ use nix::sys::signal::{Signal, kill};
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
 use wakevirt_tests::host::{Host, project};
-use wakevirt_tests::libvirtd::qemu_domain;
-use wakevirt_tests::net::Peer;
-use wakevirt_tests::{privileged, proc, wait};
+use wakevirt_tests::libvirt::qemu_domain;
+use wakevirt_tests::network::Peer;
+use wakevirt_tests::process::proc;
+use wakevirt_tests::{privileged, wait};
 
 const CAPTURE: &str = "wakevirt-capture.service";
 const SOCKET: &str = "wakevirt-capture.socket";

@@ -17,7 +17,7 @@ use wakevirt_capture::announcer::ring::{Announcement, Remembered};
 use wakevirt_protocol::bus::{Error, PacketDetails};
 use wakevirt_protocol::sighting::{UdpPath, VlanId};
 use wakevirt_protocol::{Carrier, Heard, MacAddr, MagicPacket, Stamp};
-use wakevirt_tests::introspection::{members, reference};
+use wakevirt_tests::bus::introspection::{members, reference};
 use zbus::DBusError as _;
 
 const MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);

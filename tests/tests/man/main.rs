@@ -18,7 +18,7 @@ use std::process::{Command, Stdio};
 
 use page::{Page, folder};
 use service::{Service, capture_needs_restart, file};
-use wakevirt_tests::guard::{has, privileged};
+use wakevirt_tests::host::guard::{has, privileged};
 use wakevirt_tests::host::{built_programs, project};
 
 const CONFIGURATION_PAGE: &str = "docs/CONFIGURATION.md";

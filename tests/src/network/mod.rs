@@ -1,10 +1,14 @@
 //! Interfaces of a host, and who is at the other end of them.
 
+mod ffi;
+pub mod frames;
+pub mod inject;
+
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::host::{Host, succeed};
-use crate::inject::Injector;
+use crate::network::inject::Injector;
 
 /// The name of the interface at the far end of a [`Host::veth`].
 pub const FAR_END: &str = "eth0";

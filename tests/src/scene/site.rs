@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use crate::bus::Kind;
 use crate::debian::Debian;
+use crate::debian::package;
 use crate::host::Host;
-use crate::libvirtd::{QEMU, qemu_domain};
-use crate::net::Peer;
-use crate::{package, readme, wait};
+use crate::libvirt::{QEMU, qemu_domain};
+use crate::network::Peer;
+use crate::project::readme;
+use crate::wait;
 
 /// The domain that the README speaks of.
 pub const DOMAIN: &str = "win11";

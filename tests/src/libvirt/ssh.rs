@@ -4,11 +4,12 @@ use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::guard::PATH;
+use crate::host::guard::PATH;
 use crate::host::{Host, succeed};
-use crate::libvirtd::Libvirtd;
+use crate::libvirt::Libvirtd;
 use crate::process::Process;
-use crate::{proc, wait};
+use crate::process::proc;
+use crate::wait;
 
 /// The name by which the first host knows it.
 pub const NAME: &str = "other.example";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::host::Host;
-use crate::lines::Lines;
+use crate::process::lines::Lines;
 
 /// Where programs look for the journal.
 const SOCKET: &str = "/run/systemd/journal/socket";

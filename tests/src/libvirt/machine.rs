@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::host::Host;
-use crate::libvirtd::{Libvirtd, QEMU};
+use crate::libvirt::{Libvirtd, QEMU};
 
 /// Where images and emulators are on the host.
 const FOLDER: &str = "/run/machines";

@@ -1,16 +1,20 @@
 //! A Debian of its own on a host, with systemd as its first process: systemd-nspawn(1) boots what
 //! `scripts/tree` has made. `DEBIAN` in the environment chooses the release.
 
+pub mod inventory;
+pub mod package;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::unistd::Pid;
 
 use crate::bus::Kind;
-use crate::guard::PATH;
+use crate::host::guard::PATH;
 use crate::host::{Host, PROGRAMS, project, succeed};
+use crate::process::proc;
 use crate::process::{Process, show_if_it_fails};
-use crate::{proc, wait};
+use crate::wait;
 
 /// Where its root is on the host. What it writes goes into the host's memory.
 pub const ROOT: &str = "/run/debian/root";

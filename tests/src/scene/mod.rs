@@ -1,18 +1,21 @@
 //! The whole way on a host: a machine on the network, a bridge, both services, and QEMU's domains.
 
+pub mod restricted;
+pub mod site;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
 use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, CAPTURE_NAME};
 
+use crate::bus::polkitd::Polkitd;
 use crate::bus::{Bus, CallError, Kind};
 use crate::daemon::Daemon;
-use crate::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic};
 use crate::host::{Host, User};
-use crate::libvirtd::{Libvirtd, QEMU, install_polkit};
-use crate::machine::Machine;
-use crate::net::Peer;
-use crate::polkitd::Polkitd;
+use crate::libvirt::machine::Machine;
+use crate::libvirt::{Libvirtd, QEMU, install_polkit};
+use crate::network::Peer;
+use crate::network::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic};
 use crate::process::Process;
 use crate::wait;
 

@@ -1,9 +1,9 @@
 //! A host on which libvirt's access driver is on, as docs/RESTRICTED.md says.
 
+use crate::bus::polkitd::Polkitd;
 use crate::bus::{Bus, Kind};
 use crate::host::{Host, User, project};
-use crate::libvirtd::{Libvirtd, QEMU, RULE, install_polkit, qemu_domain_with};
-use crate::polkitd::Polkitd;
+use crate::libvirt::{Libvirtd, QEMU, RULE, install_polkit, qemu_domain_with};
 
 /// A host with a libvirtd that asks polkit about each call. See the [module's documentation](self).
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use crate::host::Host;
-use crate::libvirtd::{LIBVIRTD_CONF, QEMU_CONF};
+use crate::libvirt::{LIBVIRTD_CONF, QEMU_CONF};
 use crate::process::Process;
 use crate::wait;
 

@@ -51,7 +51,7 @@ pub const FOR_TESTS: &[&str] = &[
 #[macro_export]
 macro_rules! privileged {
     () => {
-        if !$crate::guard::privileged() {
+        if !$crate::host::guard::privileged() {
             return;
         }
     };

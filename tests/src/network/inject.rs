@@ -12,9 +12,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 
-use crate::ffi::{self, Kind};
 use crate::host::PROGRAMS;
-use crate::lines::Lines;
+use crate::network::ffi::{self, Kind};
+use crate::process::lines::Lines;
 
 /// Where frames go.
 enum Way {

@@ -1,12 +1,19 @@
 //! A program that runs on a host.
 
+pub mod descriptors;
+#[cfg(target_arch = "x86_64")]
+pub mod intrude;
+pub mod kernel_log;
+pub mod lines;
+pub mod proc;
+
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::lines::Lines;
-use crate::{proc, wait};
+use crate::process::lines::Lines;
+use crate::wait;
 
 /// So many lines of a log are shown where a test fails.
 const SHOWN: usize = 200;

@@ -1,15 +1,20 @@
 //! A host of its own: network, processes, `/run`, `/etc` and `/var`, on the kernel and the programs
 //! of the machine that runs the test.
 
+pub mod guard;
+pub mod journal;
+pub mod mounts;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::unistd::Pid;
 
-use crate::guard::PATH;
-use crate::lines::Lines;
-use crate::{proc, wait};
+use crate::host::guard::PATH;
+use crate::process::lines::Lines;
+use crate::process::proc;
+use crate::wait;
 
 /// The project's folder.
 #[must_use]

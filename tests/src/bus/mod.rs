@@ -1,12 +1,16 @@
 //! The system bus of a host, and those who call on it.
 
+pub mod flood;
+pub mod introspection;
+pub mod polkitd;
+
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use crate::host::journal::Journal;
 use crate::host::{Host, User, project};
-use crate::journal::Journal;
 use crate::process::Process;
 use crate::wait;
 

@@ -1,10 +1,14 @@
 //! libvirt on a host: a real libvirtd, with its QEMU driver and its test driver.
 
+pub mod machine;
+pub mod neighbour;
+pub mod ssh;
+
 use std::process::Stdio;
 
+use crate::bus::polkitd::Polkitd;
 use crate::debian;
 use crate::host::{Host, User, project, succeed};
-use crate::polkitd::Polkitd;
 use crate::process::Process;
 use crate::wait::{self, PATIENCE};
 

@@ -1,0 +1,4 @@
+//! The project's own files and pages.
+
+pub mod files;
+pub mod readme;
