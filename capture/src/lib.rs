@@ -1,12 +1,11 @@
-//! wakevirt's capture service: two programs that hear magic packets and announce them.
+//! wakevirt's capture service: announces the magic packets that its sniffer hears.
 //!
-//! [`sniffer`] reads packets and can do nothing else; [`announcer`] speaks to the bus and never
-//! sees a packet's bytes.
+//! The sniffer, a program and a crate of its own (`capture/sniffer`), reads packets and can do nothing else;
+//! [`announcer`] speaks to the bus and never sees a packet's bytes.
 
 pub mod announcer;
 mod options;
 pub mod savefile;
-pub mod sniffer;
 
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;

@@ -20,7 +20,13 @@ fn lines(patterns: &[&str]) -> Vec<(String, String)> {
 /// joined with the next one and its indentation.
 #[test]
 fn no_message_has_a_gap_in_it() {
-    let lines = lines(&["protocol/src/*.rs", "service/src/*.rs", "capture/src/*.rs", "actor/src/*.rs"]);
+    let lines = lines(&[
+        "protocol/src/*.rs",
+        "service/src/*.rs",
+        "capture/src/*.rs",
+        "capture/sniffer/src/*.rs",
+        "actor/src/*.rs",
+    ]);
     let has_gap = |(place, line): &&(String, String)| {
         let code = line.trim();
         !place.contains("tests.rs:") && !code.starts_with("//") && code.contains("  ")
@@ -54,9 +60,15 @@ fn each_command_of_virsh_names_the_connection() {
         COMMANDS.contains(&command) && argument.starts_with(|first: char| first.is_ascii_alphanumeric())
     };
     let (mut bad, mut good) = (Vec::new(), 0);
-    for (place, line) in
-        lines(&["*.md", "docs/examples", "docs/man", "dbus", "actor/src/*.rs", "capture/src/*.rs"])
-    {
+    for (place, line) in lines(&[
+        "*.md",
+        "docs/examples",
+        "docs/man",
+        "dbus",
+        "actor/src/*.rs",
+        "capture/src/*.rs",
+        "capture/sniffer/src/*.rs",
+    ]) {
         for text in line.split("virsh ").skip(1) {
             good += usize::from(text.trim_start_matches(['\\', '-']).starts_with("connect "));
             if lacks_it(text) && !line.starts_with("//") {
@@ -119,7 +131,12 @@ fn each_message_that_is_explained_can_be_logged() {
         .filter(|message| !OF_LIBVIRT.iter().any(|start| message.starts_with(start)))
         .collect();
     assert!(messages.len() >= 12, "{messages:?}");
-    let sources = files::of_project(&["actor/src/*.rs", "capture/src/*.rs", "service/src/*.rs"]);
+    let sources = files::of_project(&[
+        "actor/src/*.rs",
+        "capture/src/*.rs",
+        "capture/sniffer/src/*.rs",
+        "service/src/*.rs",
+    ]);
     // A string that continues in the next line is one string.
     let joined = |(_, text): &(_, String)| text.split("\\\n").map(str::trim_start).collect::<String>();
     let code: String = sources.iter().map(joined).collect();

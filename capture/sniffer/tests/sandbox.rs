@@ -30,10 +30,10 @@ use nix::sys::socket::{LinkAddr, MsgFlags, UnixAddr, sendto};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::{Pid, Uid, dup2_stdin, setuid};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
-use wakevirt_capture::sniffer::filter::{Direction, program};
-use wakevirt_capture::sniffer::sockets::Sockets;
-use wakevirt_capture::sniffer::{channel::Channel, end_at_a_panic, ffi, sandbox};
 use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, Request, Start};
+use wakevirt_sniffer::filter::{Direction, program};
+use wakevirt_sniffer::sockets::Sockets;
+use wakevirt_sniffer::{channel::Channel, end_at_a_panic, ffi, sandbox};
 use wakevirt_tests::guard;
 
 /// The abstract name of a socket that hears whatever is sent to it.

@@ -6,7 +6,7 @@ use wakevirt_protocol::frame::{ETHERTYPES_TAG, Frame, Judged, Ports, Refusal, ju
 use wakevirt_protocol::link::sender;
 use wakevirt_protocol::{Carrier, Sighting, UdpPath};
 
-use super::ffi::{Arrival, Envelope, Sender};
+use crate::ffi::{Arrival, Envelope, Sender};
 
 /// The magic packets that a socket delivered at once: at least one, in their order.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
 //! The sniffer: reads packets, and can do nothing else. `wakevirt-capture` starts it.
 
 fn main() {
-    wakevirt_capture::sniffer::run()
+    wakevirt_sniffer::run()
 }

@@ -10,11 +10,11 @@ use rustix::io::Errno;
 use wakevirt_protocol::frame::{Refusal, SEARCHED};
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, ToSniffer};
 
-use super::Error;
-use super::channel::{Channel, Said};
-use super::delivery::{self, Sightings};
-use super::ffi::{self, Envelope};
-use super::sockets::Sockets;
+use crate::Error;
+use crate::channel::{Channel, Said};
+use crate::delivery::{self, Sightings};
+use crate::ffi::{self, Envelope};
+use crate::sockets::Sockets;
 
 /// How many packets are taken from one socket before the others have their turn.
 const TURN: usize = 64;

@@ -8,8 +8,8 @@ use rustix::net::sockopt::set_socket_recv_buffer_size;
 use wakevirt_protocol::frame::Ports;
 use wakevirt_protocol::sniffer::{Mode, Request, Start};
 
-use super::filter::{self, Direction};
-use super::{Error, ffi};
+use crate::filter::{self, Direction};
+use crate::{Error, ffi};
 
 /// What a socket's buffer may hold, in bytes, as far as `net.core.rmem_max` lets it (socket(7)).
 ///

@@ -25,7 +25,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-use super::{Error, ffi};
+use crate::{Error, ffi};
 
 fn failed<E: ToString>(stage: &'static str) -> impl FnOnce(E) -> Error {
     move |error| Error::Sandbox { stage, reason: error.to_string() }

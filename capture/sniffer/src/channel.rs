@@ -12,7 +12,7 @@ use rustix::net::{
 };
 use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, MAX_UDP_SOCKETS, Start, ToSniffer};
 
-use super::{Error, cut};
+use crate::{Error, cut};
 
 /// How long the last words may wait for an announcer that is behind. One that has ended fails them at once.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -59,7 +59,7 @@ impl Channel {
     /// Takes one message, if one is there.
     pub(super) fn take(self) -> Result<Option<ToSniffer>, Error> {
         let mut buffer = [0; MAX_MESSAGE];
-        match super::ffi::receive(self.0, &mut buffer) {
+        match crate::ffi::receive(self.0, &mut buffer) {
             Ok(envelope) => Self::read(buffer.get(..envelope.length).unwrap_or_default()).map(Some),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(broken(error)),

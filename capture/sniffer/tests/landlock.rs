@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
-use wakevirt_capture::sniffer::sandbox;
 use wakevirt_protocol::sniffer::MAX_REASON;
+use wakevirt_sniffer::sandbox;
 
 /// What [`sandbox::forbid_files`] gives where this error answers landlock_create_ruleset(2). A thread of its own
 /// has the filter, and ends with it.

@@ -14,10 +14,10 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, setsockopt, socket, sockopt,
 };
-use wakevirt_capture::sniffer::delivery;
-use wakevirt_capture::sniffer::ffi::{self, Envelope};
-use wakevirt_capture::sniffer::filter::{Direction, program};
 use wakevirt_protocol::frame::{Ports, SEARCHED};
+use wakevirt_sniffer::delivery;
+use wakevirt_sniffer::ffi::{self, Envelope};
+use wakevirt_sniffer::filter::{Direction, program};
 use wakevirt_tests::frames::{ethernet, magic, tagged, udp4, udp6};
 use wakevirt_tests::privileged;
 
