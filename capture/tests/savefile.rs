@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use pcap::{Capture, Linktype, Packet, PacketHeader};
 use serde_json::{Value, json};
-use wakevirt_tests::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic, tagged, udp4, udp6};
+use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic, tagged, udp4, udp6};
 
 const MAC: &str = "52:54:00:01:02:03";
 const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 1];

@@ -15,8 +15,9 @@ use rustix::net::{
     recv, send, sendmsg, socketpair,
 };
 use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, Mode, Request, Start, ToSniffer};
-use wakevirt_tests::frames::magic;
-use wakevirt_tests::{kernel_log, wait};
+use wakevirt_tests::network::frames::magic;
+use wakevirt_tests::process::kernel_log;
+use wakevirt_tests::wait;
 
 const MAC: &str = "52:54:00:01:02:03";
 

@@ -18,7 +18,7 @@ use wakevirt_protocol::frame::{Ports, SEARCHED};
 use wakevirt_sniffer::delivery;
 use wakevirt_sniffer::ffi::{self, Envelope};
 use wakevirt_sniffer::filter::{Direction, program};
-use wakevirt_tests::frames::{ethernet, magic, tagged, udp4, udp6};
+use wakevirt_tests::network::frames::{ethernet, magic, tagged, udp4, udp6};
 use wakevirt_tests::privileged;
 
 const MAC: &str = "52:54:00:01:02:03";

@@ -34,7 +34,7 @@ use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, Request, Start};
 use wakevirt_sniffer::filter::{Direction, program};
 use wakevirt_sniffer::sockets::Sockets;
 use wakevirt_sniffer::{channel::Channel, end_at_a_panic, ffi, sandbox};
-use wakevirt_tests::guard;
+use wakevirt_tests::host::guard;
 
 /// The abstract name of a socket that hears whatever is sent to it.
 const ACCOMPLICE: &[u8] = b"wakevirt-test-accomplice";
