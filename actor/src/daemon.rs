@@ -11,19 +11,21 @@ use wakevirt_service::logs::Logs;
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
 
-use crate::actor::{Actor, Inlets, Outlets, Status, boottime};
-use crate::bus::{self, Actor1, Reload};
-use crate::caller::Gate;
+use crate::Error;
+use crate::Options;
+use crate::announcer::interest::{self, Macs};
+use crate::announcer::interfaces::{self, Named};
+use crate::announcer::listen;
+use crate::announcer::lost::Lost;
+use crate::announcer::merge::Merge;
+use crate::announcer::password::{self, Fetch};
+use crate::api::access::Gate;
+use crate::api::{self, Actor1, Reload};
 use crate::config::Config;
-use crate::fetch::{self, Fetch};
-use crate::interest::{self, Macs};
-use crate::interfaces::{self, Named};
-use crate::listen;
-use crate::lost::Lost;
-use crate::memory::Memory;
-use crate::merge::Merge;
-use crate::request::Requests;
-use crate::{Error, Options, hypervisor};
+use crate::engine::memory::Memory;
+use crate::engine::request::Requests;
+use crate::engine::{Actor, Inlets, Outlets, Status, boottime};
+use crate::hypervisor::libvirt;
 
 /// Packets that may wait for a decision; for what goes beyond the announcer is asked again later.
 const PACKETS: usize = 1024;
@@ -58,14 +60,14 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
     let actor = Actor::new(&connections, config.policy.clone(), outlets).remembering(memory, state);
     tokio::spawn(actor.run(Inlets { packets: packets_out, requests: requests_out, updates: updates_out }));
     for uri in connections {
-        tokio::spawn(hypervisor::Link::start(uri, updates.clone())?.keep());
+        tokio::spawn(libvirt::Link::start(uri, updates.clone())?.keep());
     }
     drop(updates);
 
     let owner = (options.common.bus != Address::System).then(|| nix::unistd::geteuid().as_raw());
     let gate = Gate::new(owner);
     let (caught_up, is_caught_up) = watch::channel(false);
-    let calls = bus::calls();
+    let calls = api::calls();
     // Calls come on a connection of their own: what they ask for, and packets, come on the other one, and
     // wait behind no call.
     let serving = RefCell::new(None);
@@ -75,7 +77,7 @@ pub(crate) async fn serve(options: &Options, config: Config, logs: &Logs) -> Res
         let (requests, reloads, status) = (requests.clone(), reloads.clone(), status.clone());
         let interface = Actor1 { requests, reloads, status, gate: gate.asking(bus), lost: lost.clone() };
         tokio::select! {
-            served = bus::serve(&called, interface, finished.subscribe(), is_caught_up.clone()) => served,
+            served = api::serve(&called, interface, finished.subscribe(), is_caught_up.clone()) => served,
             () = calls.look_up_users(bus) => Ok(()),
             // Without it nobody says who calls.
             () = bus.closed() => Err(wakevirt_service::bus::Error::Closed),
@@ -134,7 +136,7 @@ async fn hear(
         result = listen::listen(bus, outlets, merge) => result,
         () = interest::tell(bus, owners.clone(), macs) => Ok(()),
         () = interfaces::check(bus, owners.clone(), named) => Ok(()),
-        () = fetch::serve(bus, owners, fetches) => Ok(()),
+        () = password::serve(bus, owners, fetches) => Ok(()),
     }
 }
 

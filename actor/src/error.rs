@@ -12,7 +12,7 @@ pub enum Error {
     Config(#[from] config::Error),
     /// A SecureOn password cannot be read.
     #[error(transparent)]
-    SecureOn(#[from] crate::rules::SecureOnError),
+    SecureOn(#[from] crate::policy::secure_on::Error),
     /// There is no log.
     #[error(transparent)]
     Logs(#[from] logs::Error),

@@ -1,43 +1,28 @@
 //! wakevirt's actor: hears announced magic packets and starts the domains that may be woken.
 //!
-//! The way of a packet: [`listen`] believes it, [`merge`] takes it once, [`index`] finds the domain,
-//! [`decision`] decides (by the password that [`fetch`] gets, where a rule asks for one), [`wake`] does
-//! it, [`report`] tells. [`caller`] says who may call. [`actor`] holds these together and [`memory`] what
-//! is to outlive the process; [`hypervisor`] is the only module that knows what runs VMs, and [`bus`] the
-//! only one that knows how the actor looks on the bus.
+//! Rooms, each of which may use those above it: [`model`] holds the values that the others exchange,
+//! [`policy`] decides, [`config`] reads the configuration, [`announcer`] receives packets from capture,
+//! [`hypervisor`] reaches what runs domains, [`engine`] holds all state in one task, and [`api`] is the
+//! D-Bus interface.
 
-pub mod actor;
-pub mod bus;
-pub mod caller;
+pub mod announcer;
+pub mod api;
 pub mod config;
 mod daemon;
-pub mod decision;
-pub mod domain_xml;
+pub mod engine;
 mod error;
-pub mod fetch;
 pub mod hypervisor;
-pub mod index;
-pub mod interest;
-mod interfaces;
-pub mod listen;
-pub mod lost;
-pub mod memory;
-pub mod merge;
-mod options;
+pub mod model;
+pub mod policy;
 pub mod privilege;
-pub mod refusal;
-pub mod report;
-pub mod request;
-pub mod rules;
-pub mod wake;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use wakevirt_service::{lifecycle, logs};
 
+pub use config::Options;
 pub use error::Error;
-pub use options::Options;
 
 /// Runs the service until it is asked to end.
 ///
@@ -52,10 +37,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
     hypervisor::libvirt::forbid_autostart(&config.connections)?;
     let logs = logs::init(config.log, options.common.log_to)?;
     // Held until the process has ended.
-    let _lock = memory::lock()?;
+    let _lock = engine::memory::lock()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
     let result = runtime.block_on(daemon::serve(options, config, &logs));
-    memory::ended_in_order();
+    engine::memory::ended_in_order();
     lifecycle::stopping();
     // A call to libvirt that is under way is not waited for: it goes on in its daemon.
     runtime.shutdown_background();

@@ -7,8 +7,9 @@ use nix::unistd::User;
 use wakevirt_service::user;
 
 use crate::Error;
-use crate::memory::FOLDER;
 
+/// Where it is where the service manager names no other place.
+pub(crate) const FOLDER: &str = "/run/wakevirt-actor";
 /// The service's own user.
 pub(crate) const USER: &str = "wakevirt-actor";
 /// The group that libvirt lets in. The user is no member: what starts the service gives it the group, and

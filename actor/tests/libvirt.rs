@@ -14,11 +14,12 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 use virt::connect::Connect;
 use wakevirt_actor::Error;
-use wakevirt_actor::decision::Outcome;
-use wakevirt_actor::decision::Trigger;
-use wakevirt_actor::hypervisor::{self, Domain, Hypervisor, Pause, Session, State, Update};
-use wakevirt_actor::rules::Paused;
-use wakevirt_actor::wake::{End, Order, Terms, wake};
+use wakevirt_actor::engine::attempt::{End, Order, Terms, wake};
+use wakevirt_actor::hypervisor::{self, Hypervisor, Session, Update};
+use wakevirt_actor::model::Outcome;
+use wakevirt_actor::model::Trigger;
+use wakevirt_actor::model::{Domain, Pause, State};
+use wakevirt_actor::policy::rules::Paused;
 use wakevirt_protocol::MacAddr;
 
 const URI: &str = "test:///default";
@@ -55,7 +56,7 @@ struct Link(mpsc::Receiver<Update>);
 impl Link {
     async fn up() -> (Self, Arc<dyn Hypervisor>, Vec<Domain>) {
         let (sender, updates) = mpsc::channel(64);
-        tokio::spawn(hypervisor::Link::start(URI.into(), sender).unwrap().keep());
+        tokio::spawn(hypervisor::libvirt::Link::start(URI.into(), sender).unwrap().keep());
         let mut link = Self(updates);
         match link.next().await {
             Update::Up(_, hypervisor, domains) => (link, hypervisor, domains),
@@ -260,7 +261,7 @@ async fn a_start_of_what_runs_is_an_error_of_the_driver() {
 #[tokio::test]
 async fn no_connection_is_tried_again_and_ends_nothing() {
     let (sender, mut updates) = mpsc::channel(1);
-    let link = hypervisor::Link::start("test:///no/such/file.xml".into(), sender).unwrap();
+    let link = hypervisor::libvirt::Link::start("test:///no/such/file.xml".into(), sender).unwrap();
     let link = tokio::spawn(link.keep());
     let first = tokio::time::timeout(Duration::from_secs(10), updates.recv()).await.expect("no update");
     assert!(matches!(first, Some(Update::Down(_))), "that there is none is told");

@@ -1,48 +1,26 @@
 //! What runs VMs, as the rest of the actor sees it: two small traits, behind which libvirt stands.
 
-mod changes;
-mod events;
 pub mod libvirt;
-mod link;
-mod monitor;
-mod pool;
-mod read;
-mod regime;
-mod state;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
-use wakevirt_protocol::MacAddr;
 
 use crate::Error;
+use crate::model::{Domain, Id, State};
 
-pub use link::{Link, Update};
-pub use state::{Pause, State};
-
-/// A domain, as it was when it was last looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Domain {
-    /// What identifies it for as long as it is defined.
-    pub id: Id,
-    /// Its name; another domain may have had it before.
-    pub name: String,
-    /// The MAC addresses of its network interfaces, in its persistent and in its live definition.
-    pub macs: BTreeSet<MacAddr>,
-    /// Whether its own metadata allow packets to wake it.
-    pub opt_in: bool,
-    /// What it does.
-    pub state: State,
-}
-
-/// What identifies a domain: two hypervisors may have domains of the same UUID.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Id {
-    /// The hypervisor's URI.
-    pub connection: Arc<str>,
-    /// The domain's UUID.
-    pub uuid: Uuid,
+/// What the link tells.
+pub enum Update {
+    /// There is a connection to this URI, and these are all its domains.
+    Up(Arc<str>, Arc<dyn Hypervisor>, Vec<Domain>),
+    /// This domain is changing: what is known of it is not to be relied upon until it is told anew.
+    Changing(Id),
+    /// This domain is new, or changed.
+    Domain(Domain),
+    /// This domain is gone.
+    Gone(Id),
+    /// There is no connection to this URI: it is lost, or the first attempt has failed or takes long.
+    Down(Arc<str>),
 }
 
 /// A link to what runs VMs, for as long as it is up.

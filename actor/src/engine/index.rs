@@ -1,0 +1,336 @@
+//! Which domain has which MAC address: in memory, so that a packet costs one look-up, however many
+//! domains there are.
+
+use core::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use uuid::Uuid;
+use wakevirt_protocol::MacAddr;
+
+use crate::model::{Domain, Id, State};
+use crate::policy::alias::Alias;
+use crate::policy::decision::Found;
+
+/// The known domains, by what identifies them and by MAC address.
+#[derive(Debug, Default)]
+pub struct Index {
+    entries: BTreeMap<Id, Entry>,
+    owners: HashMap<MacAddr, BTreeSet<Id>>,
+    aliases: Vec<Alias>,
+}
+
+/// A domain that is known.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The domain.
+    pub domain: Domain,
+    /// Its MAC addresses, aliases included.
+    pub macs: BTreeSet<MacAddr>,
+    /// Whether it is known to have changed since it was read.
+    changing: bool,
+}
+
+impl Index {
+    /// An index that knows no domain yet.
+    #[must_use]
+    pub fn new(aliases: Vec<Alias>) -> Self {
+        Self { aliases, ..Self::default() }
+    }
+
+    /// Forgets all domains of this connection and takes these.
+    pub fn replace(&mut self, connection: &str, domains: Vec<Domain>) {
+        let old: Vec<Id> = self.entries.keys().filter(|id| &*id.connection == connection).cloned().collect();
+        for id in old {
+            self.remove(&id);
+        }
+        if domains.iter().filter(|domain| self.note_name(domain)).count() > 0 {
+            self.assign_aliases();
+        }
+        for domain in domains {
+            self.put(domain);
+        }
+    }
+
+    /// Puts other aliases in force.
+    pub fn set_aliases(&mut self, aliases: Vec<Alias>) {
+        self.aliases = aliases;
+        for entry in self.entries.values() {
+            note_name(&mut self.aliases, &entry.domain);
+        }
+        self.assign_aliases();
+    }
+
+    fn assign_aliases(&mut self) {
+        self.owners.clear();
+        for (id, entry) in std::mem::take(&mut self.entries) {
+            self.insert(entry.domain);
+            if entry.changing {
+                self.note_change(&id);
+            }
+        }
+    }
+
+    /// Notes that there is a domain of this name. Returns whether an alias means less than before.
+    fn note_name(&mut self, domain: &Domain) -> bool {
+        note_name(&mut self.aliases, domain)
+    }
+
+    /// Takes a domain that is new or has changed. Returns whether MAC addresses have changed hands: it is
+    /// new, or has others than before, or takes those of an alias over.
+    pub fn put(&mut self, domain: Domain) -> bool {
+        let narrowed = self.note_name(&domain);
+        if narrowed {
+            self.assign_aliases();
+        }
+        self.insert(domain) || narrowed
+    }
+
+    fn insert(&mut self, domain: Domain) -> bool {
+        let aliases = self.aliases.iter().filter(|alias| alias.domain.matches(&domain));
+        let macs: BTreeSet<MacAddr> = domain.macs.iter().copied().chain(aliases.map(|it| it.mac)).collect();
+        let before = self.entries.get(&domain.id).map(|before| &before.macs);
+        let changed = before != Some(&macs);
+        self.remove(&domain.id);
+        for mac in &macs {
+            self.owners.entry(*mac).or_default().insert(domain.id.clone());
+        }
+        self.entries.insert(domain.id.clone(), Entry { domain, macs, changing: false });
+        changed
+    }
+
+    /// Forgets a domain. Returns whether it was known.
+    pub fn remove(&mut self, id: &Id) -> bool {
+        let Some(entry) = self.entries.remove(id) else { return false };
+        for mac in entry.macs {
+            if let Some(owners) = self.owners.get_mut(&mac) {
+                owners.remove(id);
+                if owners.is_empty() {
+                    self.owners.remove(&mac);
+                }
+            }
+        }
+        true
+    }
+
+    /// The domains with this MAC address.
+    #[must_use]
+    pub fn find(&self, mac: MacAddr) -> Found<'_> {
+        let owners = self.owners.get(&mac).into_iter().flatten();
+        found(owners.filter_map(|id| self.get(id)).collect())
+    }
+
+    /// The domains with this UUID or, if there is none, with this name.
+    #[must_use]
+    pub fn find_domain(&self, name_or_uuid: &str) -> Found<'_> {
+        let uuid = Uuid::parse_str(name_or_uuid).ok();
+        let by_uuid: Vec<&Domain> = self.domains().filter(|it| Some(it.id.uuid) == uuid).collect();
+        if by_uuid.is_empty() {
+            return found(self.domains().filter(|it| it.name == name_or_uuid).collect());
+        }
+        found(by_uuid)
+    }
+
+    /// The domain that this identifies.
+    #[must_use]
+    pub fn get(&self, id: &Id) -> Option<&Domain> {
+        self.entries.get(id).map(|entry| &entry.domain)
+    }
+
+    /// Notes that the domain has changed since it was read.
+    pub fn note_change(&mut self, id: &Id) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.changing = true;
+        }
+    }
+
+    /// What the domain does, if it is not known to have changed since it was read.
+    #[must_use]
+    pub fn state(&self, id: &Id) -> Option<State> {
+        self.entries.get(id).filter(|entry| !entry.changing).map(|entry| entry.domain.state)
+    }
+
+    /// The domains with their addresses, in the order of their ids, from behind this one on.
+    pub fn after(&self, id: Option<&Id>) -> impl Iterator<Item = &Entry> {
+        let begin = id.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range((begin, Bound::Unbounded)).map(|(_, entry)| entry)
+    }
+
+    /// All domains, in the order of their ids.
+    pub fn domains(&self) -> impl ExactSizeIterator<Item = &Domain> {
+        self.entries.values().map(|entry| &entry.domain)
+    }
+
+    /// All MAC addresses, in no order.
+    pub fn macs(&self) -> impl ExactSizeIterator<Item = MacAddr> {
+        self.owners.keys().copied()
+    }
+}
+
+fn note_name(aliases: &mut [Alias], domain: &Domain) -> bool {
+    // Each of them is to be asked.
+    aliases.iter_mut().filter_map(|alias| alias.domain.note_name(&domain.name).then_some(())).count() > 0
+}
+
+fn found(mut domains: Vec<&Domain>) -> Found<'_> {
+    match domains.as_slice() {
+        [] => Found::Nothing,
+        [domain] => Found::One(domain),
+        _ => {
+            domains.sort_by(|one, other| one.name.cmp(&other.name));
+            Found::Several(domains)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::State;
+    use crate::policy::alias::Alias;
+    use crate::policy::decision::Found;
+
+    fn mac(last: u8) -> MacAddr {
+        MacAddr::new([0x52, 0x54, 0, 0, 0, last])
+    }
+
+    fn id(number: u8) -> Id {
+        Id { connection: "test:///".into(), uuid: Uuid::from_u128(number.into()) }
+    }
+
+    fn domain(number: u8, macs: &[u8]) -> Domain {
+        Domain {
+            id: id(number),
+            name: format!("domain {number}"),
+            macs: macs.iter().copied().map(mac).collect(),
+            opt_in: false,
+            state: State::ShutOff,
+        }
+    }
+
+    fn index(domains: &[Domain]) -> Index {
+        let mut index = Index::default();
+        index.replace("test:///", domains.to_vec());
+        index
+    }
+
+    fn macs(index: &Index) -> Vec<MacAddr> {
+        let mut macs: Vec<_> = index.macs().collect();
+        macs.sort();
+        macs
+    }
+
+    #[test]
+    fn finds_a_domain_by_each_of_its_addresses() {
+        let index = index(&[domain(1, &[1, 2]), domain(2, &[3])]);
+        assert_eq!(index.find(mac(1)), Found::One(&domain(1, &[1, 2])));
+        assert_eq!(index.find(mac(2)), Found::One(&domain(1, &[1, 2])));
+        assert_eq!(index.find(mac(3)), Found::One(&domain(2, &[3])));
+        assert_eq!(index.find(mac(4)), Found::Nothing);
+        assert_eq!(index.domains().len(), 2);
+        assert_eq!(macs(&index), [mac(1), mac(2), mac(3)]);
+    }
+
+    #[test]
+    fn follows_a_domain_that_changes() {
+        let mut index = index(&[domain(1, &[1, 2])]);
+        assert!(!index.put(domain(1, &[1, 2])), "as before");
+        assert!(index.put(domain(1, &[2, 3])));
+        assert_eq!(index.find(mac(1)), Found::Nothing);
+        assert_eq!(index.find(mac(2)), Found::One(&domain(1, &[2, 3])));
+        assert_eq!(macs(&index), [mac(2), mac(3)]);
+        assert!(index.remove(&id(1)));
+        assert_eq!(macs(&index), []);
+        assert_eq!(index.domains().len(), 0);
+        assert!(!index.remove(&id(1)));
+        assert!(index.put(domain(1, &[])));
+    }
+
+    #[test]
+    fn one_address_in_two_domains_is_told_until_one_gives_it_up() {
+        let mut index = index(&[domain(2, &[1]), domain(1, &[1])]);
+        assert_eq!(index.find(mac(1)), Found::Several(vec![&domain(1, &[1]), &domain(2, &[1])]));
+        assert_eq!(macs(&index), [mac(1)]);
+        index.put(domain(2, &[2]));
+        assert_eq!(index.find(mac(1)), Found::One(&domain(1, &[1])));
+        index.put(domain(2, &[1]));
+        index.remove(&id(1));
+        assert_eq!(index.find(mac(1)), Found::One(&domain(2, &[1])));
+    }
+
+    #[test]
+    fn knows_the_state_of_a_domain_until_it_changes() {
+        let mut index = index(&[domain(1, &[1])]);
+        assert_eq!(index.state(&id(1)), Some(State::ShutOff));
+        assert_eq!(index.state(&id(2)), None);
+        index.note_change(&id(1));
+        assert_eq!(index.state(&id(1)), None);
+        index.set_aliases(Vec::new());
+        assert_eq!(index.state(&id(1)), None);
+        index.put(Domain { state: State::Running, ..domain(1, &[1]) });
+        assert_eq!(index.state(&id(1)), Some(State::Running));
+    }
+
+    #[test]
+    fn a_new_list_replaces_the_old_one() {
+        let mut index = index(&[domain(1, &[1]), domain(2, &[2])]);
+        index.replace("test:///", vec![domain(2, &[3])]);
+        assert_eq!(macs(&index), [mac(3)]);
+        assert_eq!(index.domains().len(), 1);
+    }
+
+    #[test]
+    fn connections_do_not_touch_each_other() {
+        let mut index = index(&[domain(1, &[1])]);
+        let mut other = domain(1, &[2]);
+        other.id.connection = "lxc:///".into();
+        index.put(other.clone());
+        assert_eq!(index.find(mac(2)), Found::One(&other));
+        assert!(matches!(index.find_domain("domain 1"), Found::Several(_)));
+        index.replace("lxc:///", Vec::new());
+        assert_eq!(macs(&index), [mac(1)]);
+    }
+
+    #[test]
+    fn finds_a_domain_by_name_or_uuid() {
+        let index = index(&[domain(1, &[1])]);
+        for text in ["domain 1", "00000000-0000-0000-0000-000000000001"] {
+            assert_eq!(index.find_domain(text), Found::One(&domain(1, &[1])), "{text}");
+        }
+        assert_eq!(index.find_domain("domain"), Found::Nothing);
+    }
+
+    #[test]
+    fn an_alias_for_a_name_with_brackets_is_for_this_domain_alone() {
+        let alias: Alias = toml::from_str("mac = \"d8:5e:d3:00:00:01\"\ndomain = \"vm[1]\"").unwrap();
+        let named = |number, name: &str| Domain { name: name.to_owned(), ..domain(number, &[number]) };
+        let (vm1, literal) = (named(1, "vm1"), named(2, "vm[1]"));
+        let mut index = index(std::slice::from_ref(&vm1));
+        index.set_aliases(vec![alias.clone()]);
+        index.note_change(&id(1));
+        assert_eq!(index.find(alias.mac), Found::One(&vm1), "a glob, as far as anybody knows");
+        assert!(index.put(literal.clone()));
+        assert_eq!(index.find(alias.mac), Found::One(&literal));
+        assert_eq!(index.state(&id(1)), None, "it is still known to have changed");
+        index.remove(&id(2));
+        assert_eq!(index.find(alias.mac), Found::Nothing, "nobody gets it because the domain has gone");
+        index.set_aliases(vec![alias.clone()]);
+        assert_eq!(index.find(alias.mac), Found::One(&vm1), "read again");
+        for domains in [vec![vm1.clone(), literal.clone()], vec![literal.clone(), vm1.clone()]] {
+            index.set_aliases(vec![alias.clone()]);
+            index.replace("test:///", domains);
+            assert_eq!(index.find(alias.mac), Found::One(&literal));
+        }
+    }
+
+    #[test]
+    fn an_alias_is_an_address_of_the_domain() {
+        let alias: Alias = toml::from_str("mac = \"d8:5e:d3:00:00:01\"\ndomain = \"domain 1\"").unwrap();
+        let mut index = index(&[domain(1, &[1]), domain(2, &[2])]);
+        index.set_aliases(vec![alias.clone()]);
+        assert_eq!(index.find(alias.mac), Found::One(&domain(1, &[1])));
+        assert!(!index.put(domain(1, &[1])), "as before");
+        assert_eq!(index.macs().len(), 3);
+        index.set_aliases(Vec::new());
+        assert_eq!(macs(&index), [mac(1), mac(2)]);
+    }
+}

@@ -1,0 +1,432 @@
+//! The actor itself: one task that knows the domains and the rules, and makes every decision.
+//!
+//! Packets, calls and the hypervisors' news reach it through channels, and what comes of them leaves
+//! it through channels: it holds no lock and never waits for a hypervisor. Each wake runs as a task
+//! of its own.
+
+mod advice;
+mod answers;
+pub mod attempt;
+mod early;
+mod hypervisors;
+pub mod index;
+mod lines;
+pub mod memory;
+mod pending;
+pub mod report;
+pub mod request;
+mod wakes;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use wakevirt_protocol::{MacAddr, Password};
+use wakevirt_service::lifecycle::{self, Watchdog};
+use wakevirt_service::logs::quoted;
+
+use crate::announcer::interest::Macs;
+use crate::announcer::lost::Lost;
+use crate::announcer::merge::Taken;
+use crate::announcer::password::Fetch;
+use crate::engine::index::Index;
+use crate::engine::memory::{Memory, State};
+use crate::engine::report::Finished;
+use crate::engine::request::{Answer, Request};
+use crate::hypervisor::Update;
+use crate::model::{Caller, Domain, Outcome, Packet, Position, Subject, Target};
+use crate::policy::Policy;
+use crate::policy::decision::{self, Admission, Grant, Presented, admit};
+use crate::policy::rules::Rules;
+use answers::Records;
+use early::Early;
+use hypervisors::Hypervisors;
+use lines::Lines;
+use pending::Pending;
+use wakes::Wakes;
+
+/// How long changes of the index are gathered before they are told.
+const GATHER: Duration = Duration::from_millis(50);
+/// How often it is written down that wakes are still under way, and what has become harmless.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
+
+/// How soon it is written down that packets were decided about which left nothing else to write.
+const MOVED: Duration = Duration::from_secs(1);
+
+/// What reaches the actor.
+pub struct Inlets {
+    /// Packets that are believed.
+    pub packets: mpsc::Receiver<Taken>,
+    /// Calls of those who may call, and the administrator's wishes.
+    pub requests: mpsc::Receiver<Request>,
+    /// News of the hypervisors.
+    pub updates: mpsc::Receiver<Update>,
+}
+
+/// What the actor tells, and asks.
+pub struct Outlets {
+    /// Each decision about a domain.
+    pub finished: broadcast::Sender<Arc<Finished>>,
+    /// The MAC addresses of all known domains.
+    pub macs: watch::Sender<Macs>,
+    /// What there is.
+    pub status: watch::Sender<Status>,
+    /// Passwords that rules ask for.
+    pub fetches: mpsc::Sender<Fetch>,
+    /// Packets for which there is no place.
+    pub lost: Lost,
+}
+
+/// What there is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The hypervisors' URIs, and whether each is connected.
+    pub connections: Vec<(Arc<str>, bool)>,
+    /// How many domains are known.
+    pub domains: u32,
+}
+
+impl Status {
+    /// The status in words, for the service manager.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let s = if self.domains == 1 { "" } else { "s" };
+        let connections: Vec<String> = self
+            .connections
+            .iter()
+            .map(|(uri, connected)| {
+                format!("{uri}{}", if *connected { "" } else { ", which cannot be reached" })
+            })
+            .collect();
+        format!("{} domain{s} of {}", self.domains, connections.join("; "))
+    }
+}
+
+/// The actor.
+pub struct Actor {
+    policy: Policy,
+    outlets: Outlets,
+    index: Index,
+    hypervisors: Hypervisors,
+    early: Early,
+    wakes: Wakes,
+    pending: Pending,
+    fetched: JoinSet<(Packet, Result<Password, String>)>,
+    records: Records,
+    memory: Memory,
+    position: Position,
+    /// Whether there is something that the memory does not know, and when it was last told.
+    changed: bool,
+    kept_at: Instant,
+    /// Since when the position is not the one that the memory knows.
+    moved_at: Option<Instant>,
+    /// Whether the rules were compared with the domains that there are.
+    checked: bool,
+    lines: Lines,
+    tell_at: Option<Instant>,
+}
+
+type Reply = oneshot::Sender<Answer>;
+
+impl Actor {
+    /// An actor that knows nothing yet, for the hypervisors at these URIs.
+    #[must_use]
+    pub fn new(connections: &[Arc<str>], policy: Policy, outlets: Outlets) -> Self {
+        Self {
+            index: Index::new(policy.aliases.clone()),
+            policy,
+            outlets,
+            hypervisors: Hypervisors::new(connections),
+            early: Early::default(),
+            wakes: Wakes::default(),
+            pending: Pending::default(),
+            fetched: JoinSet::new(),
+            records: Records::default(),
+            memory: Memory::default(),
+            position: Position::default(),
+            changed: false,
+            kept_at: Instant::now(),
+            moved_at: None,
+            checked: false,
+            lines: Lines::default(),
+            tell_at: None,
+        }
+    }
+
+    /// Goes on with what was under way, and keeps there what is.
+    #[must_use]
+    pub fn remembering(mut self, memory: Memory, state: State) -> Self {
+        self.memory = memory;
+        self.position = state.position;
+        self.pending.restore(state.waiting);
+        self.wakes.restore(state.intents);
+        state.given_up.into_iter().for_each(|intent| self.give_up(intent));
+        self
+    }
+
+    /// Acts until nobody is left who could ask for anything.
+    pub async fn run(mut self, mut inlets: Inlets) {
+        self.tell();
+        let mut watchdog = Watchdog::from_env();
+        loop {
+            if self.changed {
+                // Whoever waits for a decision learns it first: what is under way was written down before
+                // it began, and is judged by the domain's state should the process end in between.
+                tokio::task::yield_now().await;
+                self.remember();
+            }
+            let tell_at = self.tell_at.unwrap_or_else(Instant::now);
+            let write_at = self.write_at();
+            let is_to_be_written = write_at.is_some();
+            let write_at = write_at.unwrap_or_else(Instant::now);
+            let expiry = self.next_expiry();
+            let expire_at = expiry.unwrap_or_else(Instant::now);
+            let lines_end = self.lines.end_at();
+            let end_lines_at = lines_end.unwrap_or_else(Instant::now);
+            let early = self.early.until();
+            tokio::select! {
+                // Packets come last: they are anonymous, and there may be many.
+                biased;
+                // By itself it would keep the loop alive.
+                () = watchdog.due(), if watchdog.is_awaited() => watchdog.alive(),
+                Some(update) = inlets.updates.recv() => self.update(update),
+                Some(end) = self.wakes.join_next() => self.ended(end),
+                Some(fetched) = self.fetched.join_next() => match fetched {
+                    Ok((packet, password)) => {
+                        self.pending.fetched(&packet);
+                        self.packet(packet, Some(password));
+                    }
+                    Err(error) => tracing::error!("a password was not fetched: {error}"),
+                },
+                () = tokio::time::sleep_until(tell_at), if self.tell_at.is_some() => self.tell(),
+                () = tokio::time::sleep_until(expire_at), if expiry.is_some() => self.expire(),
+                () = tokio::time::sleep_until(end_lines_at), if lines_end.is_some() => {
+                    self.lines.end(Instant::now());
+                }
+                () = tokio::time::sleep_until(early), if !self.early.is_empty() => self.answer_early(),
+                () = tokio::time::sleep_until(write_at), if is_to_be_written => self.changed = true,
+                Some(request) = inlets.requests.recv() => self.request_or_wait(request),
+                Some(Taken { packet, position }) = inlets.packets.recv() => {
+                    self.position = position;
+                    self.moved_at.get_or_insert_with(Instant::now);
+                    self.packet(packet, None);
+                }
+                else => return,
+            }
+        }
+    }
+
+    /// When something is to be written down that no decision has changed.
+    fn write_at(&self) -> Option<Instant> {
+        let is_again = self.wakes.is_one_under_way() || self.memory.is_early();
+        let again = is_again.then(|| self.kept_at + WRITE_AGAIN);
+        again.into_iter().chain(self.moved_at.map(|at| at + MOVED)).min()
+    }
+
+    /// Writes down what has changed.
+    fn remember(&mut self) {
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
+        self.kept_at = Instant::now();
+        self.moved_at = None;
+        if !self.memory.is_kept() {
+            return;
+        }
+        let position = self.position.clone();
+        let (waiting, intents) = (self.pending.packets(), self.wakes.intents());
+        self.memory.keep(&State { position, waiting, intents, given_up: Vec::new() });
+    }
+
+    fn update(&mut self, update: Update) {
+        match update {
+            Update::Up(uri, hypervisor, domains) => {
+                self.hypervisors.up(&uri, hypervisor);
+                domains.iter().for_each(|domain| note_name(&mut self.policy.rules, domain));
+                self.index.replace(&uri, domains);
+                self.records.forget_all_but(&uri, |id| self.index.get(id).is_some());
+                self.tell();
+                self.check_rules();
+                self.resume_held(&uri);
+                self.reconsider();
+                self.answer_early_if_settled();
+            }
+            Update::Changing(id) => self.index.note_change(&id),
+            Update::Domain(domain) => {
+                note_name(&mut self.policy.rules, &domain);
+                if self.index.put(domain) {
+                    self.tell_soon();
+                }
+            }
+            Update::Gone(id) => {
+                self.records.forget(&id);
+                if self.index.remove(&id) {
+                    self.tell_soon();
+                }
+            }
+            Update::Down(uri) => {
+                self.hypervisors.down(&uri);
+                self.tell();
+                self.answer_early_if_settled();
+            }
+        }
+    }
+
+    /// Tells soon what there is, so that many changes are told as one.
+    fn tell_soon(&mut self) {
+        self.tell_at.get_or_insert_with(|| Instant::now() + GATHER);
+    }
+
+    fn tell(&mut self) {
+        self.tell_at = None;
+        let macs: Macs = Arc::new(self.index.macs().collect());
+        self.outlets.macs.send_if_modified(|told| {
+            let changed = **told != *macs;
+            *told = macs;
+            changed
+        });
+        let connections = self.hypervisors.connections();
+        let domains = u32::try_from(self.index.domains().len()).unwrap_or(u32::MAX);
+        let status = Status { connections, domains };
+        lifecycle::status(&status.words());
+        self.outlets.status.send_if_modified(|told| {
+            let changed = *told != status;
+            *told = status;
+            changed
+        });
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Wake { target, caller, answer } => self.call(&target, caller, answer),
+            // A caller who does not wait any more needs no answer, here and below.
+            Request::Explain { mac, details, answer } => drop(answer.send(self.explain(mac, &details))),
+            Request::List { after, answer } => drop(answer.send(self.list(after.as_ref()))),
+            Request::History { before, most, answer } => {
+                drop(answer.send(self.records.history(before, most)));
+            }
+            Request::Counts { answer } => drop(answer.send(self.records.counts())),
+            Request::Remember { answer } => {
+                self.changed = true;
+                self.remember();
+                let _ = answer.send(());
+            }
+            Request::Policy(policy) => {
+                if policy.aliases != self.policy.aliases {
+                    self.index.set_aliases(policy.aliases.clone());
+                    self.tell_soon();
+                }
+                self.policy = policy;
+                self.index.domains().for_each(|domain| note_name(&mut self.policy.rules, domain));
+                self.checked = false;
+                self.check_rules();
+                self.lines.begin_anew();
+            }
+        }
+    }
+
+    fn call(&mut self, target: &Target, by: Caller, reply: Reply) {
+        let (mac, found) = match target {
+            Target::Mac(mac) => (Some(*mac), self.index.find(*mac)),
+            Target::Domain(name) => (None, self.index.find_domain(name)),
+        };
+        // The rules are for packets; here they only tell which of several domains is meant.
+        let rules = &self.policy.rules;
+        let nobody = MacAddr::new([0; 6]);
+        match admit(found, rules, mac.unwrap_or(nobody), decision::Asker::Call) {
+            Admission::Ambiguous(domains) => {
+                let reason = ambiguous(&domains);
+                let subject = Subject::new(mac, None, None, None).called_by(by);
+                self.finish(subject, Outcome::Ambiguous, reason, vec![reply]);
+            }
+            Admission::Admitted(domain, grant) => {
+                let id = domain.id.clone();
+                let rule = mac.and(grant.rule.clone());
+                let subject = Subject::new(mac, Some(domain), rule, None).called_by(by);
+                self.wake(id, subject, grant.paused, vec![reply]);
+            }
+            _ => {
+                let answer = self.hypervisors.missing().map_or(Answer::Unknown, Answer::Away);
+                let _ = reply.send(answer);
+            }
+        }
+    }
+
+    /// Decides about a packet, whose password was fetched or not.
+    fn packet(&mut self, packet: Packet, password: Option<Result<Password, String>>) {
+        let presented = match &password {
+            None => Presented::NotFetched,
+            Some(password) => Presented::Fetched(password.as_ref().ok()),
+        };
+        let asker = decision::Asker::Packet(&packet.details, presented);
+        let mac = packet.mac;
+        let subject = |domain, rule| Subject::new(Some(mac), domain, rule, Some(&packet));
+        let (subject, outcome, reason) = match admit(self.index.find(mac), &self.policy.rules, mac, asker) {
+            Admission::Unknown => return self.unknown(packet),
+            Admission::FetchPassword(..) => return self.fetch(packet),
+            Admission::Admitted(domain, Grant { rule, paused }) => {
+                let (id, subject) = (domain.id.clone(), subject(Some(domain), rule));
+                return self.wake(id, subject, paused, Vec::new());
+            }
+            Admission::Ambiguous(domains) => (subject(None, None), Outcome::Ambiguous, ambiguous(&domains)),
+            Admission::NotAllowed(domain) => {
+                (subject(Some(domain), None), Outcome::NotAllowed, "no rule allows it".to_owned())
+            }
+            Admission::Refused(domain, rule) => {
+                let reason = format!("the rule does not take packets {}", rule.refused(&packet.details));
+                (subject(Some(domain), Some(rule.to_string())), Outcome::NotAllowed, reason)
+            }
+            Admission::BadPassword(domain, rule) => {
+                let reason = match &password {
+                    Some(Err(error)) => format!("its SecureOn password cannot be fetched: {error}"),
+                    Some(Ok(_)) => "its SecureOn password is wrong".to_owned(),
+                    None => "it has no SecureOn password, and the rule asks for one".to_owned(),
+                };
+                (subject(Some(domain), Some(rule.to_string())), Outcome::BadPassword, reason)
+            }
+        };
+        self.finish(subject, outcome, reason, Vec::new());
+    }
+}
+
+/// A pattern that is a domain's name is no glob any more.
+fn note_name(rules: &mut Rules, domain: &Domain) {
+    for rule in rules.note_name(domain) {
+        tracing::info!(
+            "the rule {rule} means the domain {} alone, and counts as no glob, since a domain has exactly this name",
+            quoted(&domain.name)
+        );
+    }
+}
+
+/// Domains that are named where there are many.
+const NAMED: usize = 3;
+
+fn ambiguous(domains: &[&Domain]) -> String {
+    let name = |domain: &&Domain| format!("{} of {}", quoted(&domain.name), domain.id.connection);
+    let names: Vec<String> = domains.iter().take(NAMED).map(name).collect();
+    let more = match domains.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let names = names.join(" and ");
+    format!("{names}{more} are meant; give one another MAC address, or name one in a rule")
+}
+
+/// CLOCK_REALTIME, in microseconds.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// CLOCK_BOOTTIME, in microseconds: it goes on while the host sleeps.
+pub(crate) fn boottime() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let since = Duration::try_from(time).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

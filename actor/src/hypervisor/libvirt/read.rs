@@ -1,0 +1,111 @@
+//! Reading a domain of libvirt: its definitions and its state.
+
+use std::sync::Arc;
+
+use virt::domain::{DomainPausedReason, DomainShutoffReason, DomainState, DomainStateReason};
+use virt::enumutil::Enum;
+use virt::sys;
+use wakevirt_service::logs::quoted;
+
+use super::connection::failed;
+use crate::Error;
+use crate::hypervisor::libvirt::domain_xml;
+use crate::model::{Domain, Id, Pause, State};
+
+impl Domain {
+    /// The same, where its next start is known to be a fresh one, or may restore what was saved.
+    pub(super) fn restored_unless(self, fresh: bool) -> Self {
+        let state = if self.state == State::ShutOff && !fresh { State::Saved } else { self.state };
+        Self { state, ..self }
+    }
+}
+
+pub(super) fn read_or_log(uri: &Arc<str>, domain: &virt::domain::Domain) -> Option<Domain> {
+    read(uri, domain)
+        .inspect_err(|error| {
+            let name = domain.name().unwrap_or_default();
+            tracing::warn!("domain {} cannot be woken, it cannot be read: {error}", quoted(&name));
+        })
+        .ok()
+}
+
+pub(super) fn read(uri: &Arc<str>, domain: &virt::domain::Domain) -> Result<Domain, Error> {
+    let uuid = domain.uuid().map_err(failed("read a domain's UUID"))?;
+    let name = domain.name().map_err(failed("read a domain's name"))?;
+    let state = state(domain)?;
+    // What it opts in to is what will be started.
+    let domain_xml::Definition { mut macs, opt_in } = definition(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
+    // While it is off both definitions are one.
+    if !matches!(state, State::ShutOff | State::MigratedAway) {
+        macs.append(&mut definition(domain, 0)?.macs);
+    }
+    let id = Id { connection: Arc::clone(uri), uuid };
+    Ok(Domain { id, name, macs, opt_in, state })
+}
+
+fn definition(
+    domain: &virt::domain::Domain,
+    flags: sys::virDomainXMLFlags,
+) -> Result<domain_xml::Definition, Error> {
+    let xml = domain.xml_desc(flags).map_err(failed("read the domain's definition"))?;
+    domain_xml::read(&xml).map_err(Error::DomainXml)
+}
+
+pub(super) fn state(domain: &virt::domain::Domain) -> Result<State, Error> {
+    let (state, reason) = domain.state().map_err(failed("read the domain's state"))?;
+    match state {
+        Enum::Known(state) => Ok(match translate(state, reason) {
+            State::Paused(Pause::Migration) if has_no_job(domain) => State::Paused(Pause::Restored),
+            state => state,
+        }),
+        // The crate hides the error of the call, and leaves the -1 that it began with.
+        Enum::Unknown(sys::virDomainState::MAX) => {
+            Err(failed("read the domain's state")(virt::error::Error::last_error()))
+        }
+        Enum::Unknown(_) => Ok(State::Unknown),
+    }
+}
+
+/// Whether libvirt is known to do nothing with the domain. The destination of a migration does not tell.
+fn has_no_job(domain: &virt::domain::Domain) -> bool {
+    domain.job_info().is_ok_and(|job| u32::try_from(job.r#type) == Ok(sys::VIR_DOMAIN_JOB_NONE))
+}
+
+fn translate(state: DomainState, reason: Enum<DomainStateReason, i32>) -> State {
+    match (state, reason) {
+        (DomainState::Running | DomainState::Blocked, _) => State::Running,
+        (
+            DomainState::Shutoff,
+            Enum::Known(DomainStateReason::Shutoff(Enum::Known(DomainShutoffReason::Migrated))),
+        ) => State::MigratedAway,
+        (DomainState::Shutoff, _) => State::ShutOff,
+        (DomainState::Paused, Enum::Known(DomainStateReason::Paused(Enum::Known(reason)))) => {
+            State::Paused(pause(reason))
+        }
+        (DomainState::Paused, _) => State::Paused(Pause::Unknown),
+        (DomainState::Shutdown, _) => State::ShuttingDown,
+        (DomainState::Crashed, _) => State::Crashed,
+        (DomainState::PMSuspended, _) => State::Suspended,
+        (DomainState::NoState, _) => State::Unknown,
+    }
+}
+
+const fn pause(reason: DomainPausedReason) -> Pause {
+    match reason {
+        DomainPausedReason::Unknown => Pause::Unknown,
+        DomainPausedReason::User => Pause::User,
+        DomainPausedReason::Migration => Pause::Migration,
+        DomainPausedReason::Save => Pause::Save,
+        DomainPausedReason::Dump => Pause::Dump,
+        DomainPausedReason::IOError => Pause::IoError,
+        DomainPausedReason::Watchdog => Pause::Watchdog,
+        DomainPausedReason::FromSnapshot => Pause::FromSnapshot,
+        DomainPausedReason::ShuttingDown => Pause::ShuttingDown,
+        DomainPausedReason::Snapshot => Pause::Snapshot,
+        DomainPausedReason::Crashed => Pause::Crashed,
+        DomainPausedReason::StartingUp => Pause::StartingUp,
+        DomainPausedReason::PostCopy => Pause::PostCopy,
+        DomainPausedReason::PostCopyFailed => Pause::PostCopyFailed,
+        DomainPausedReason::APIError => Pause::ApiError,
+    }
+}

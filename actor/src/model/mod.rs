@@ -1,0 +1,14 @@
+//! The values that the parts of the actor exchange.
+
+mod domain;
+mod packet;
+mod state;
+mod wake;
+
+pub use domain::{Domain, Id};
+#[cfg(test)]
+pub(crate) use packet::GAPS;
+pub use packet::{Packet, Position};
+pub use state::{Pause, State};
+pub use wake::{Authority, Caller, Outcome, Subject, Target, Trigger};
+pub(crate) use wake::{GROUP, ROOT};

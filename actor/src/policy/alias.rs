@@ -1,0 +1,35 @@
+//! MAC addresses that the configuration gives to domains.
+
+use serde::Deserialize;
+use wakevirt_protocol::MacAddr;
+
+use super::rules::DomainPattern;
+
+/// `[[alias]]` in the configuration: a MAC address that a domain has and its definition does not tell.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alias {
+    #[serde(deserialize_with = "mac")]
+    pub(crate) mac: MacAddr,
+    pub(crate) domain: DomainPattern,
+}
+
+impl Alias {
+    /// Whether it names its domain by a glob.
+    #[must_use]
+    pub const fn is_glob(&self) -> bool {
+        self.domain.is_glob()
+    }
+}
+
+fn mac<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<MacAddr, D::Error> {
+    wakevirt_service::config::from_text(deserializer, "a MAC address such as \"52:54:00:12:34:56\"")
+}
+
+impl core::fmt::Display for Alias {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let domain = wakevirt_service::logs::quoted(self.domain.text());
+        write!(f, "mac = \"{}\"\ndomain = {domain}", self.mac)
+    }
+}

@@ -1,0 +1,224 @@
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::*;
+use crate::model::{Id, Pause};
+
+const MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
+
+fn domain(name: &str) -> Domain {
+    let uuid = Uuid::from_u128(name.len().try_into().unwrap());
+    Domain {
+        id: Id { connection: "test:///".into(), uuid },
+        name: name.to_owned(),
+        macs: BTreeSet::from([MAC]),
+        opt_in: false,
+        state: State::ShutOff,
+    }
+}
+
+fn rules(rules: &[&str]) -> Rules {
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(default)]
+        allow: Vec<Rule>,
+    }
+    let text: String = rules.iter().map(|rule| format!("[[allow]]\n{rule}\n")).collect();
+    Rules::new(toml::from_str::<File>(&text).unwrap().allow, true)
+}
+
+/// The admission in short: the domain that is admitted, by which rule; or what it is instead.
+fn short(names: &[&str], allow: &[&str], trigger: Trigger) -> String {
+    let domains: Vec<Domain> = names.iter().map(|name| domain(name)).collect();
+    let rules = rules(allow);
+    let found = match domains.as_slice() {
+        [] => Found::Nothing,
+        [one] => Found::One(one),
+        several => Found::Several(several.iter().collect()),
+    };
+    let details = PacketDetails::default();
+    let asker = match trigger {
+        Trigger::Packet => Asker::Packet(&details, Presented::NotFetched),
+        Trigger::Call => Asker::Call,
+    };
+    shown(admit(found, &rules, MAC, asker))
+}
+
+fn shown(admission: Admission<'_>) -> String {
+    match admission {
+        Admission::Unknown => "unknown".to_owned(),
+        Admission::Ambiguous(domains) => format!("ambiguous: {}", domains.len()),
+        Admission::NotAllowed(domain) => format!("not allowed: {}", domain.name),
+        Admission::Refused(_, rule) => format!("refused: {rule}"),
+        Admission::FetchPassword(_, rule) => format!("fetch: {rule}"),
+        Admission::BadPassword(_, rule) => format!("bad: {rule}"),
+        Admission::Admitted(domain, Grant { rule: None, .. }) => domain.name.clone(),
+        Admission::Admitted(domain, Grant { rule: Some(rule), .. }) => format!("{}: {rule}", domain.name),
+    }
+}
+
+#[test]
+fn admits_what_the_rules_allow() {
+    use Trigger::{Call, Packet};
+    let win = "domain = \"win\"";
+    let linux = "domain = \"linux\"";
+    let mac = "mac = \"52:54:*\"";
+    for (domains, allow, trigger, admission) in [
+        (&[] as &[_], &[] as &[_], Packet, "unknown"),
+        (&[], &[win], Call, "unknown"),
+        (&["win"], &[], Packet, "not allowed: win"),
+        (&["win"], &[linux], Packet, "not allowed: win"),
+        (&["win"], &[win], Packet, "win: domain = \"win\""),
+        (&["win"], &[linux, mac], Packet, "win: mac = \"52:54:*\""),
+        // The allowlist is for packets.
+        (&["win"], &[], Call, "win"),
+        (&["win"], &[win], Call, "win: domain = \"win\""),
+        // One MAC in two domains starts neither, unless a rule names one of them.
+        (&["win", "linux"], &[], Packet, "ambiguous: 2"),
+        (&["win", "linux"], &[], Call, "ambiguous: 2"),
+        (&["win", "linux"], &[mac], Packet, "ambiguous: 2"),
+        (&["win", "linux"], &[win, linux], Packet, "ambiguous: 2"),
+        (&["win", "linux"], &["domain = \"*\""], Packet, "ambiguous: 2"),
+        (&["win", "linux"], &[linux], Packet, "linux: domain = \"linux\""),
+        (&["win", "linux"], &[linux], Call, "linux: domain = \"linux\""),
+        (&["win", "linux"], &[mac, linux], Packet, "linux: mac = \"52:54:*\""),
+    ] {
+        assert_eq!(short(domains, allow, trigger), admission, "{domains:?} {allow:?} {trigger:?}");
+    }
+}
+
+/// What comes of a packet on this interface, with this password, by these rules.
+fn packet(
+    allow: &Rules,
+    opt_in: bool,
+    interface: &str,
+    password: Option<&Password>,
+    fetched: bool,
+) -> String {
+    let domain = Domain { opt_in, ..domain("win") };
+    let details = PacketDetails {
+        interface: Some(interface.to_owned()),
+        secure_on: password.is_some(),
+        ..PacketDetails::default()
+    };
+    let presented = if fetched { Presented::Fetched(password) } else { Presented::NotFetched };
+    shown(admit(Found::One(&domain), allow, MAC, Asker::Packet(&details, presented)))
+}
+
+/// Rules with their password, from a file.
+fn secured(allow: &[&str], password: &str) -> Rules {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), password).unwrap();
+    let path = format!("secure-on = {:?}", file.path());
+    let allow: Vec<String> = allow.iter().map(|rule| rule.replace("SECURE", &path)).collect();
+    let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
+    let mut rules = rules(&allow);
+    rules.read_passwords().unwrap();
+    rules
+}
+
+#[test]
+fn asks_for_the_password_only_where_a_rule_does() {
+    let right = Password::Four([1, 2, 3, 4]);
+    let wrong = Password::Four([1, 2, 3, 5]);
+    let starts = |text: String, expected: &str| assert!(text.starts_with(expected), "{text}: {expected}");
+    let one = secured(&["domain = \"win\"\ninterfaces = [\"br0\"]\nSECURE"], "1.2.3.4");
+    starts(packet(&one, false, "br0", Some(&right), false), "fetch");
+    starts(packet(&one, false, "br0", Some(&right), true), "win: ");
+    starts(packet(&one, false, "br0", Some(&wrong), true), "bad");
+    starts(packet(&one, false, "br0", None, false), "bad");
+    starts(packet(&one, false, "br1", Some(&right), false), "refused");
+    starts(packet(&rules(&["domain = \"win\""]), false, "br0", Some(&wrong), false), "win: ");
+    starts(packet(&rules(&[]), false, "br0", Some(&wrong), false), "not allowed");
+    // Another rule, or the domain itself, may ask for none.
+    let two = secured(&["domain = \"win\"\nSECURE", "mac = \"*\"\ninterfaces = [\"br0\"]"], "1.2.3.4");
+    starts(packet(&two, false, "br0", None, false), "win: mac");
+    starts(packet(&two, false, "br0", Some(&wrong), true), "win: mac");
+    starts(packet(&two, false, "br1", Some(&wrong), true), "bad");
+    starts(packet(&one, true, "br0", None, false), "win: metadata");
+    starts(packet(&rules(&[]), true, "br9", None, false), "win: metadata");
+}
+
+#[test]
+fn acts_by_the_state() {
+    use State::*;
+    let nothing = |outcome| Err(outcome);
+    for (state, action) in [
+        (ShutOff, Ok(Action::Start)),
+        (Saved, Ok(Action::Start)),
+        (Running, nothing(Outcome::AlreadyRunning)),
+        (MigratedAway, nothing(Outcome::MigratedAway)),
+        (Paused(Pause::User), Ok(Action::Resume)),
+        (Paused(Pause::FromSnapshot), Ok(Action::Resume)),
+        (Paused(Pause::Restored), Ok(Action::Resume)),
+        (Paused(Pause::Unknown), Ok(Action::Resume)),
+        (Paused(Pause::StartingUp), Ok(Action::AwaitPause)),
+        (Paused(Pause::Save), Ok(Action::AwaitPause)),
+        (Paused(Pause::Dump), Ok(Action::AwaitPause)),
+        (Paused(Pause::Snapshot), Ok(Action::AwaitPause)),
+        (Paused(Pause::Migration), Ok(Action::AwaitPause)),
+        (Paused(Pause::PostCopy), Ok(Action::AwaitPause)),
+        (Paused(Pause::IoError), nothing(Outcome::Failed)),
+        (Paused(Pause::Watchdog), nothing(Outcome::Failed)),
+        (Paused(Pause::Crashed), nothing(Outcome::Failed)),
+        (Paused(Pause::ShuttingDown), nothing(Outcome::Failed)),
+        (Paused(Pause::PostCopyFailed), nothing(Outcome::Failed)),
+        (Paused(Pause::ApiError), nothing(Outcome::Failed)),
+        (ShuttingDown, Ok(Action::AwaitOff)),
+        (Crashed, nothing(Outcome::Failed)),
+        (Suspended, Ok(Action::WakeUp)),
+        (Unknown, nothing(Outcome::Failed)),
+    ] {
+        match (act(state, super::Paused::Resume), action) {
+            (Action::Nothing(outcome, _), Err(expected)) => assert_eq!(outcome, expected, "{state}"),
+            (action, expected) => assert_eq!(Ok(action), expected, "{state}"),
+        }
+    }
+    let Action::Nothing(Outcome::NotAllowed, reason) = act(Paused(Pause::User), super::Paused::Leave) else {
+        panic!("it is left")
+    };
+    assert!(reason.contains("leave"), "{reason}");
+    assert_eq!(act(ShutOff, super::Paused::Leave), Action::Start);
+}
+
+#[test]
+fn each_outcome_has_a_name_of_its_own() {
+    let names: BTreeSet<&str> = Outcome::ALL.into_iter().map(Outcome::as_str).collect();
+    assert_eq!(names.len(), Outcome::ALL.len());
+}
+
+proptest::proptest! {
+    /// What a packet is allowed does not depend on where its refused copies came in, nor does a rule
+    /// take away what another one gives.
+    #[test]
+    fn more_rules_never_allow_less(
+        interfaces in proptest::collection::vec("br[0-3]", 0..4),
+        interface in "br[0-3]",
+        opt_in: bool,
+    ) {
+        let allow: Vec<String> =
+            interfaces.iter().map(|it| format!("domain = \"win\"\ninterfaces = [{it:?}]")).collect();
+        let allow: Vec<&str> = allow.iter().map(String::as_str).collect();
+        let allowed = |rules: &[&str]| packet(&self::rules(rules), opt_in, &interface, None, false).starts_with("win: ");
+        let whole = allowed(&allow);
+        proptest::prop_assert_eq!(whole, opt_in || interfaces.contains(&interface));
+        for (number, _) in allow.iter().enumerate() {
+            let mut fewer = allow.clone();
+            fewer.remove(number);
+            proptest::prop_assert!(whole || !allowed(&fewer));
+        }
+    }
+
+    /// Only packets cool down, only after a success, and only for so long.
+    #[test]
+    fn the_cool_down_has_an_end(since in proptest::option::of(0_u64..20_000), cool_down in 0_u64..10_000) {
+        let (since, cool_down) = (since.map(Duration::from_millis), Duration::from_millis(cool_down));
+        proptest::prop_assert!(!cools_down(Trigger::Call, since, cool_down));
+        proptest::prop_assert_eq!(
+            cools_down(Trigger::Packet, since, cool_down),
+            since.is_some_and(|since| since < cool_down)
+        );
+    }
+}

@@ -1,0 +1,273 @@
+use std::collections::BTreeSet;
+
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use uuid::Uuid;
+
+use super::pattern::octets;
+use super::*;
+use crate::model::{Id, State};
+
+fn rules(text: &str) -> Rules {
+    #[derive(Deserialize)]
+    struct File {
+        allow: Vec<Rule>,
+    }
+    Rules::new(toml::from_str::<File>(text).unwrap().allow, true)
+}
+
+fn domain(name: &str) -> Domain {
+    Domain {
+        id: Id { connection: "test:///".into(), uuid: Uuid::from_u128(7) },
+        name: name.to_owned(),
+        macs: BTreeSet::new(),
+        opt_in: false,
+        state: State::ShutOff,
+    }
+}
+
+fn mac() -> MacAddr {
+    MacAddr::new([0x52, 0x54, 0, 0x12, 0x34, 0x56])
+}
+
+#[test]
+fn allows_domains_by_name_glob_and_uuid() {
+    for (pattern, name, allowed) in [
+        ("win11", "win11", true),
+        ("win11", "win110", false),
+        ("win11", "Win11", false),
+        ("win*", "win11", true),
+        ("*", "anything at all", true),
+        ("web-[0-9]", "web-3", true),
+        ("web-[0-9]", "web-10", false),
+        ("vm[1]", "vm[1]", true),
+        ("{a,b}", "b", true),
+        ("00000000-0000-0000-0000-000000000007", "whatever", true),
+        ("00000000-0000-0000-0000-000000000008", "whatever", false),
+    ] {
+        let rules = rules(&format!("[[allow]]\ndomain = {pattern:?}"));
+        assert_eq!(rules.allowing(&domain(name), mac()).is_some(), allowed, "{pattern} {name}");
+        assert_eq!(rules.name(&domain(name)), allowed);
+    }
+}
+
+#[test]
+fn allows_by_mac_address() {
+    for (pattern, allowed) in [
+        ("52:54:00:12:34:56", true),
+        ("52-54-00-12-34-56", true),
+        ("52:54:00:12:34:57", false),
+        ("52:54:00:*", true),
+        ("52:54:01:*", false),
+        ("*", true),
+        ("52:54:*:12:34:*", true),
+        ("52:54:*:13:34:*", false),
+        ("*:*:*:*:*:56", true),
+    ] {
+        let rules = rules(&format!("[[allow]]\nmac = {pattern:?}"));
+        assert_eq!(rules.allowing(&domain("any"), mac()).is_some(), allowed, "{pattern}");
+        assert!(!rules.name(&domain("any")), "a MAC address names no domain");
+    }
+}
+
+#[test]
+fn the_first_rule_that_fits_is_named() {
+    let rules = rules("[[allow]]\nmac = \"aa:*\"\n[[allow]]\ndomain = \"w*\"\n[[allow]]\ndomain = \"win11\"");
+    assert_eq!(rules.allowing(&domain("win11"), mac()).unwrap(), "domain = \"w*\"");
+    let aa = MacAddr::new([0xaa; 6]);
+    assert_eq!(rules.allowing(&domain("win11"), aa).unwrap(), "mac = \"aa:*\"");
+}
+
+#[test]
+fn nothing_is_allowed_by_default() {
+    assert!(Rules::default().allowing(&domain("win11"), mac()).is_none());
+}
+
+#[test]
+fn refuses_what_is_no_pattern() {
+    for text in ["", "52:54", "52:54:*:00", "52:54:00:12:34:5*", "52:54:00:12:34:56:*", "**", "5*:*", "x:*"] {
+        assert!(octets(text).is_none(), "{text}");
+    }
+    for text in [String::new(), "x".repeat(511), "{".repeat(17)] {
+        assert!(DomainPattern::try_from(text).is_err());
+    }
+}
+
+/// Which of these domains the pattern means, once all of them are known.
+fn meant<'a>(pattern: &str, names: &[&'a str]) -> Vec<&'a str> {
+    let mut rules = rules(&format!("[[allow]]\ndomain = {pattern:?}"));
+    for name in names {
+        let _ = rules.note_name(&domain(name));
+    }
+    names.iter().filter(|name| rules.name(&domain(name))).copied().collect()
+}
+
+#[test]
+fn a_name_with_the_characters_of_a_glob_means_that_domain_alone() {
+    for (pattern, names, expected) in [
+        ("win[1]", &["win1", "win[1]"] as &[_], &["win[1]"] as &[_]),
+        ("win[1]", &["win1", "win2"], &["win1"]),
+        (r"win\[1\]", &["win1", "win[1]"], &["win[1]"]),
+        (r"win\[1\]", &["win1"], &[]),
+        ("win[[]1]", &["win1", "win[1]"], &["win[1]"]),
+        ("[GPU] win11", &["G win11", "[GPU] win11"], &["[GPU] win11"]),
+        ("[win11", &["win11", "[win11"], &["[win11"]),
+        ("{win", &["win", "{win"], &["{win"]),
+        (r"a\", &["a", r"a\"], &[r"a\"]),
+        ("web-*", &["web-1", "web-*", "web-2"], &["web-*"]),
+        ("{a,b}", &["a", "b", "c"], &["a", "b"]),
+    ] {
+        assert_eq!(meant(pattern, names), expected, "{pattern}");
+    }
+}
+
+#[test]
+fn a_rule_allows_no_other_domain_because_the_one_it_names_has_gone() {
+    let mut rules = rules("[[allow]]\ndomain = \"win[1]\"\nconnection = \"test:///\"");
+    let mut elsewhere = domain("win[1]");
+    elsewhere.id.connection = "lxc:///".into();
+    assert!(rules.note_name(&elsewhere).is_empty(), "the rule is for another connection");
+    assert!(rules.name(&domain("win1")));
+    assert_eq!(rules.note_name(&domain("win[1]")), ["domain = \"win[1]\", connection = \"test:///\""]);
+    assert!(rules.note_name(&domain("win[1]")).is_empty(), "told once");
+    assert!(!rules.name(&domain("win1")));
+    assert!(rules.name(&domain("win[1]")));
+}
+
+proptest! {
+    /// Whatever domains are called: the text of a name means the domain of that name and no other.
+    #[test]
+    fn the_exact_name_goes_first(names in btree_set(r"[ab\[\]{},*?!\\-]{1,6}", 1..20), which: Index) {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let pattern = *which.get(&names);
+        prop_assert_eq!(meant(pattern, &names), [pattern]);
+    }
+
+    /// To know one more domain never allows one that was not allowed before.
+    #[test]
+    fn to_know_more_domains_allows_no_more(
+        pattern in r"[ab\[\]{},*?!\\-]{1,6}",
+        names in vec(r"[ab\[\]{},*?!-]{1,4}", 1..10),
+    ) {
+        let Ok(mut pattern) = DomainPattern::try_from(pattern) else { return Ok(()) };
+        for known in &names {
+            let before: Vec<bool> = names.iter().map(|name| pattern.matches(&domain(name))).collect();
+            pattern.note_name(known);
+            for (name, before) in names.iter().zip(before) {
+                prop_assert!(before || !pattern.matches(&domain(name)), "{} because of {}", name, known);
+            }
+        }
+    }
+}
+
+#[test]
+fn lists_are_bounded_and_told_in_part() {
+    let rule = |key: &str, count: usize| {
+        let value = |number: usize| format!("\"10.0.{}.{}\"", number / 256, number % 256);
+        let values: Vec<String> = (0..count).map(value).collect();
+        toml::from_str::<Rule>(&format!("domain = \"a\"\n{key} = [{}]", values.join(", ")))
+    };
+    for (key, most, last) in [("interfaces", 32, "10.0.0.31"), ("sources", 256, "10.0.0.255")] {
+        let good = rule(key, most).unwrap();
+        let first = "\"10.0.0.0\", \"10.0.0.1\", \"10.0.0.2\"";
+        assert_eq!(good.to_string(), format!("domain = \"a\", {key} = [{first} and {} more]", most - 3));
+        assert!(good.keys().last().unwrap().ends_with(&format!("\"{last}\"]")));
+        let error = rule(key, most + 1).unwrap_err().to_string();
+        assert!(error.contains(&format!("more than {most} {key}, which are the most")), "{error}");
+        let three = rule(key, 3).unwrap();
+        assert_eq!(three.to_string(), three.keys().collect::<Vec<_>>().join(", "));
+    }
+}
+
+fn details(interface: &str, source: Option<&str>, source_mac: Option<&str>) -> PacketDetails {
+    PacketDetails {
+        interface: Some(interface.to_owned()),
+        source: source.map(|it| it.parse().unwrap()),
+        source_mac: source_mac.map(|it| it.parse().unwrap()),
+        ..PacketDetails::default()
+    }
+}
+
+#[test]
+fn knows_an_interface_by_each_of_its_names() {
+    let mut packet = details("eth0", None, None);
+    packet.alternatives = vec!["enp1s0".to_owned(), "uplink-of-the-house".to_owned()];
+    for (pattern, taken) in
+        [("eth0", true), ("enp1s0", true), ("uplink-*", true), ("enp2s0", false), ("wlan*", false)]
+    {
+        let rules = rules(&format!("[[allow]]\ndomain = \"*\"\ninterfaces = [{pattern:?}]"));
+        assert_eq!(rules.iter().next().unwrap().takes(&packet), taken, "{pattern}");
+    }
+    // Of an interface that is not known, no name counts.
+    packet.interface = None;
+    assert!(!rules("[[allow]]\ndomain = \"*\"\ninterfaces = [\"*\"]").iter().next().unwrap().takes(&packet));
+}
+
+#[test]
+fn narrows_by_interface_and_source() {
+    let lan = details("br0", Some("192.168.1.7"), Some("02:00:00:00:00:07"));
+    let mapped = details("br0", Some("::ffff:192.168.1.7"), None);
+    let frame = details("eth1", None, Some("02:00:00:00:00:08"));
+    for (keys, expected) in [
+        ("", [true, true, true]),
+        ("interfaces = [\"br0\"]", [true, true, false]),
+        ("interfaces = [\"eth*\", \"x\"]", [false, false, true]),
+        ("sources = [\"192.168.1.0/24\"]", [true, true, false]),
+        ("sources = [\"192.168.1.8\"]", [false, false, false]),
+        ("sources = [\"02:00:00:00:00:07\"]", [true, false, false]),
+        ("sources = [\"fd00::/8\", \"02:00:*\"]", [true, false, true]),
+        ("interfaces = [\"br0\"]\nsources = [\"02:00:00:00:00:08\"]", [false, false, false]),
+    ] {
+        let rules = rules(&format!("[[allow]]\ndomain = \"*\"\n{keys}"));
+        let rule = rules.iter().next().unwrap();
+        assert_eq!([&lan, &mapped, &frame].map(|it| rule.takes(it)), expected, "{keys}");
+        let shown = rule.keys().collect::<Vec<_>>().join("\n");
+        assert_eq!(shown, format!("domain = \"*\"\n{keys}").trim());
+    }
+    assert!(
+        !rules("[[allow]]\ndomain = \"*\"\ninterfaces = [\"*\"]")
+            .iter()
+            .next()
+            .unwrap()
+            .takes(&PacketDetails::default())
+    );
+}
+
+#[test]
+fn narrows_by_vlan() {
+    let tagged = |vlan| PacketDetails { vlan, ..details("trunk0", None, None) };
+    for (keys, taken) in [
+        ("", &[None, Some(0_u16), Some(10), Some(20), Some(30)] as &[_]),
+        ("vlans = [10, 20]", &[Some(10), Some(20)]),
+        ("vlans = [0]", &[Some(0)]),
+        ("vlans = [0, 4094]", &[Some(0)]),
+        ("interfaces = [\"lan0\"]\nvlans = [10]", &[]),
+    ] {
+        let rules = rules(&format!("[[allow]]\ndomain = \"*\"\n{keys}"));
+        let rule = rules.iter().next().unwrap();
+        let all = [None, Some(0), Some(10), Some(20), Some(30)];
+        let takes: Vec<Option<u16>> = all.into_iter().filter(|vlan| rule.takes(&tagged(*vlan))).collect();
+        assert_eq!(takes, taken, "{keys}");
+        let shown = rule.keys().collect::<Vec<_>>().join("\n");
+        assert_eq!(shown, format!("domain = \"*\"\n{keys}").trim());
+    }
+}
+
+#[test]
+fn a_rule_may_be_for_one_connection() {
+    let rules = rules("[[allow]]\ndomain = \"*\"\nconnection = \"lxc:///\"");
+    assert!(!rules.name(&domain("a")));
+    let mut other = domain("a");
+    other.id.connection = "lxc:///".into();
+    assert!(rules.name(&other));
+    assert!(rules.allowing(&other, mac()).is_some());
+}
+
+#[test]
+fn a_domain_may_allow_itself() {
+    let own = Domain { opt_in: true, ..domain("a") };
+    assert_eq!(Rules::new(Vec::new(), true).allowing(&own, mac()).as_deref(), Some(METADATA));
+    assert_eq!(Rules::new(Vec::new(), false).allowing(&own, mac()), None);
+    assert_eq!(Rules::new(Vec::new(), true).allowing(&domain("a"), mac()), None);
+}
