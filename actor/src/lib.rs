@@ -39,7 +39,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     // Held until the process has ended.
     let _lock = engine::memory::lock()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
-    let result = runtime.block_on(daemon::serve(options, config, &logs));
+    let result = runtime.block_on(daemon::run(options, config, &logs));
     engine::memory::ended_in_order();
     lifecycle::stopping();
     // A call to libvirt that is under way is not waited for: it goes on in its daemon.

@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Tells the announcer the addresses whenever they change, and whenever there is a new announcer.
 /// One that does not take them is told again after `RETRY`.
 /// It ends when nobody has addresses to tell any more.
-pub async fn tell(
+pub(super) async fn report(
     connection: &Connection,
     mut owner: watch::Receiver<Option<OwnedUniqueName>>,
     mut macs: watch::Receiver<Macs>,

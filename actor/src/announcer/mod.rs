@@ -1,9 +1,59 @@
-//! All that the actor exchanges with the announcer.
+//! The announcer, as a client sees it: all that the actor exchanges with capture.
 
-pub mod interest;
-pub(crate) mod interfaces;
-pub mod listen;
-pub mod lost;
-pub mod merge;
-pub mod password;
-pub mod refusal;
+mod interest;
+mod interfaces;
+mod listener;
+mod lost;
+mod merge;
+mod password;
+mod refusal;
+
+use tokio::sync::{mpsc, watch};
+use wakevirt_service::bus::Error;
+use zbus::Connection;
+use zbus::names::OwnedUniqueName;
+
+use listener::Outlets;
+
+pub use interest::Macs;
+pub(crate) use interfaces::{Named, named};
+pub use lost::Lost;
+pub use merge::{Merge, Taken};
+pub(crate) use password::{Fetch, fetch};
+
+/// The client of capture. It outlives the connections to the bus, and with it all that is known of packets.
+pub(crate) struct Client {
+    /// Which packets are known.
+    pub merge: Merge,
+    /// Receives each packet once.
+    pub packets: mpsc::Sender<Taken>,
+    /// Becomes true when the packets that the announcer remembers were received, or cannot be.
+    pub caught_up: watch::Sender<bool>,
+    /// Counts packets that the announcer no longer remembers.
+    pub lost: Lost,
+    /// The MAC addresses of the known domains, for the announcer.
+    pub macs: watch::Receiver<Macs>,
+    /// The interfaces that rules name, to be checked against those of the announcer.
+    pub named: watch::Receiver<Named>,
+    /// Requests for SecureOn passwords.
+    pub fetches: mpsc::Receiver<Fetch>,
+}
+
+impl Client {
+    /// Exchanges packets, interests and passwords with the announcer until the connection is lost, or the actor
+    /// exits.
+    ///
+    /// # Errors
+    /// If the connection is lost, or the bus refuses the subscription.
+    pub async fn run(&mut self, connection: &Connection) -> Result<(), Error> {
+        let (owner, owners) = watch::channel::<Option<OwnedUniqueName>>(None);
+        let Self { merge, packets, caught_up, lost, macs, named, fetches } = self;
+        let outlets = Outlets { packets, owner: &owner, caught_up, lost: lost.clone() };
+        tokio::select! {
+            result = listener::listen(connection, outlets, merge) => result,
+            () = interest::report(connection, owners.clone(), macs.clone()) => Ok(()),
+            () = interfaces::check(connection, owners.clone(), named.clone()) => Ok(()),
+            () = password::answer(connection, owners, fetches) => Ok(()),
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use wakevirt_protocol::Password;
 use wakevirt_protocol::bus::{Capture1Proxy, Error};
 use wakevirt_service::bus::Backoff;
@@ -42,12 +42,11 @@ pub async fn fetch(fetches: mpsc::Sender<Fetch>, packet: &Packet) -> Result<Pass
 }
 
 /// Asks the announcer for what is to be fetched, until the connection is given up.
-pub async fn serve(
+pub(super) async fn answer(
     connection: &Connection,
     owner: watch::Receiver<Option<OwnedUniqueName>>,
-    fetches: &Mutex<mpsc::Receiver<Fetch>>,
+    fetches: &mut mpsc::Receiver<Fetch>,
 ) {
-    let mut fetches = fetches.lock().await;
     while let Some(Fetch { epoch, sequence, answer }) = fetches.recv().await {
         let owner = owner.borrow().clone();
         let connection = connection.clone();

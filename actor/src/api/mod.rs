@@ -2,6 +2,7 @@
 
 pub mod access;
 mod listing;
+mod server;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +20,9 @@ use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, Variant};
 
-use crate::announcer::lost::Lost;
+pub(crate) use server::Server;
+
+use crate::announcer::Lost;
 use crate::api::access::{Action, Gate};
 use crate::engine::Status;
 use crate::engine::report::Finished;
@@ -61,7 +64,7 @@ pub struct Actor1 {
 }
 
 /// What the actor takes at once. A domain's name is the longest thing that is said in a call.
-pub fn calls() -> Calls {
+fn calls() -> Calls {
     let slow = &["Wake", "WakeDomain", "Reload"];
     Calls::new(Limits { longest: LONGEST_CALL, slow, large: LARGE, trusted: trusted(&[]), holds_back: true })
 }
@@ -70,7 +73,7 @@ pub fn calls() -> Calls {
 ///
 /// # Errors
 /// When the connection is lost, or the bus does not give the name.
-pub async fn serve(
+async fn serve(
     connection: &Connection,
     interface: Actor1,
     mut finished: broadcast::Receiver<Arc<Finished>>,

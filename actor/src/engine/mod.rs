@@ -27,10 +27,10 @@ use wakevirt_protocol::{MacAddr, Password};
 use wakevirt_service::lifecycle::{self, Watchdog};
 use wakevirt_service::logs::quoted;
 
-use crate::announcer::interest::Macs;
-use crate::announcer::lost::Lost;
-use crate::announcer::merge::Taken;
-use crate::announcer::password::Fetch;
+use crate::announcer::Fetch;
+use crate::announcer::Lost;
+use crate::announcer::Macs;
+use crate::announcer::Taken;
 use crate::engine::index::Index;
 use crate::engine::memory::{Memory, State};
 use crate::engine::report::Finished;

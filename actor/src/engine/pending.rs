@@ -9,7 +9,7 @@ use wakevirt_service::logs::quoted;
 use super::lines::{Kind, Verdict};
 use super::wakes::{age, seen};
 use super::{Actor, boottime};
-use crate::announcer::password::fetch;
+use crate::announcer::fetch;
 use crate::engine::report::described;
 use crate::model::Packet;
 use crate::policy::decision::has_expired;

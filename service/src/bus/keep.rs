@@ -19,7 +19,7 @@ const LASTING: Duration = Duration::from_secs(10);
 pub async fn keep(
     address: &Address,
     calls: Option<&Calls>,
-    job: impl AsyncFn(&Connection) -> Result<(), Error>,
+    mut job: impl AsyncFnMut(&Connection) -> Result<(), Error>,
     away: impl Fn(),
 ) -> Result<(), Error> {
     let mut backoff = Backoff::new();

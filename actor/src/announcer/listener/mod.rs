@@ -7,9 +7,8 @@
 //! is believed, or a new one is not. What was missed is asked for page by page, each when there is room
 //! for it; what is announced meanwhile does not wait.
 
-mod ear;
+mod subscription;
 
-use core::cell::RefCell;
 use core::future::poll_fn;
 use core::pin::Pin;
 use std::time::Duration;
@@ -26,24 +25,24 @@ use wakevirt_service::logs::{Quota, quoted};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, Message, MessageStream};
 
-use crate::announcer::lost::Lost;
+use crate::announcer::Lost;
 use crate::announcer::merge::{Merge, Page, Taken};
 use crate::model::Packet;
-use ear::{Answer, Ear, Heard};
+use subscription::{Incoming, ReplayReply, Subscription};
 
 /// How long there may be no announcer before that is worth a warning: where both services start, or the
 /// announcer restarts, it is there in a moment.
-const ALONE: Duration = Duration::from_secs(5);
+const MISSING_WARNING: Duration = Duration::from_secs(5);
 /// How long the announcer may take to tell what it remembers.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REPLAY_TIMEOUT: Duration = Duration::from_secs(10);
 /// When it is asked again, if it has not.
-const AGAIN: Duration = Duration::from_secs(60);
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// When it is asked again, if it was busy.
-const BUSY: Duration = Duration::from_secs(1);
+const BUSY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where packets go, and what is told about the announcer.
 #[derive(Debug)]
-pub struct Outlets<'a> {
+pub(super) struct Outlets<'a> {
     /// Every packet that was not known yet.
     pub packets: &'a mpsc::Sender<Taken>,
     /// The announcer's name.
@@ -61,30 +60,30 @@ pub struct Outlets<'a> {
 ///
 /// # Errors
 /// When the connection is lost, or the bus refuses to tell.
-pub async fn listen(
+pub(super) async fn listen(
     connection: &Connection,
     outlets: Outlets<'_>,
-    merge: &RefCell<Merge>,
+    merge: &mut Merge,
 ) -> Result<(), Error> {
     // The stream takes everything that comes from now on.
     let mut stream = MessageStream::from(connection);
-    let ear = Ear::subscribe(connection).await?;
-    let mut listener = Listener::new(ear, outlets, merge);
+    let subscription = Subscription::subscribe(connection).await?;
+    let mut listener = Listener::new(subscription, outlets, merge);
     loop {
         let next = poll_fn(|context| Pin::new(&mut stream).poll_next(context));
         let packets = listener.outlets.packets;
         tokio::select! {
             next = next => {
                 let message = next.ok_or(Error::Closed)??;
-                listener.hear(&message)?;
+                listener.handle(&message)?;
             }
             room = packets.reserve_many(REPLAY_PAGE), if matches!(listener.replay, Replay::Due) => {
                 // Without a receiver the service is about to end.
                 let Ok(room) = room else { return Ok(()) };
                 listener.ask(connection, room).await?;
             }
-            () = until(listener.warn_at) => listener.warn(),
-            () = until(listener.replay.time()) => listener.replay_is_late(),
+            () = until(listener.warn_at) => listener.warn_missing_announcer(),
+            () = until(listener.replay.time()) => listener.replay_timed_out(),
         }
     }
 }
@@ -121,9 +120,9 @@ impl Replay<'_> {
 
 /// What hears.
 struct Listener<'a> {
-    ear: Ear,
+    subscription: Subscription,
     outlets: Outlets<'a>,
-    merge: &'a RefCell<Merge>,
+    merge: &'a mut Merge,
     replay: Replay<'a>,
     /// When to warn that there is no announcer.
     warn_at: Option<Instant>,
@@ -138,18 +137,18 @@ const fn quota() -> Quota {
 }
 
 impl<'a> Listener<'a> {
-    const fn new(ear: Ear, outlets: Outlets<'a>, merge: &'a RefCell<Merge>) -> Self {
+    const fn new(subscription: Subscription, outlets: Outlets<'a>, merge: &'a mut Merge) -> Self {
         let (forged, left, lost) = (quota(), quota(), quota());
-        Self { ear, outlets, merge, replay: Replay::Idle, warn_at: None, forged, left, lost }
+        Self { subscription, outlets, merge, replay: Replay::Idle, warn_at: None, forged, left, lost }
     }
 
-    fn hear(&mut self, message: &Message) -> Result<(), Error> {
-        match self.ear.hear(message)? {
-            Heard::Packet(packet) => self.packet(packet),
-            Heard::Replayed(answer) => self.answer(answer),
-            Heard::Owner(name) => self.owner(name),
-            Heard::Forged(sender) => self.warn_of_forgery(&sender),
-            Heard::Nothing => {}
+    fn handle(&mut self, message: &Message) -> Result<(), Error> {
+        match self.subscription.handle(message)? {
+            Incoming::Packet(packet) => self.packet(packet),
+            Incoming::Replay(answer) => self.answer(answer),
+            Incoming::Owner(name) => self.owner(name),
+            Incoming::Forged(sender) => self.warn_forged(&sender),
+            Incoming::Other => {}
         }
         Ok(())
     }
@@ -159,12 +158,12 @@ impl<'a> Listener<'a> {
         let mac = packet.mac;
         match self.outlets.packets.try_reserve() {
             Ok(room) => {
-                if let Some(taken) = self.merge.borrow_mut().announced(packet, true) {
+                if let Some(taken) = self.merge.announced(packet, true) {
                     room.send(taken);
                 }
             }
             Err(TrySendError::Full(())) => {
-                self.merge.borrow_mut().announced(packet, false);
+                self.merge.announced(packet, false);
                 if let Some(held_back) = self.left.take(Instant::now().into_std()) {
                     tracing::warn!(%mac, held_back, "too many magic packets at once: one is asked for again later");
                 }
@@ -172,38 +171,34 @@ impl<'a> Listener<'a> {
             // The service is about to end.
             Err(TrySendError::Closed(())) => {}
         }
-        self.tell_of_losses();
+        self.report_losses();
         self.fill_gaps();
     }
 
     /// Has what was missed replayed, unless that is under way.
     fn fill_gaps(&mut self) {
-        if matches!(self.replay, Replay::Idle) && self.merge.borrow().has_gaps() {
+        if matches!(self.replay, Replay::Idle) && self.merge.has_gaps() {
             self.replay = Replay::Due;
         }
     }
 
     /// Asks for what was missed; there is room for the answer.
     async fn ask(&mut self, connection: &Connection, room: PermitIterator<'a, Taken>) -> Result<(), Error> {
-        let asked = {
-            let mut merge = self.merge.borrow_mut();
-            let (epoch, after) = merge.ask();
-            (epoch.to_owned(), after)
-        };
-        let is_asked = self.ear.ask_for_replay(connection, (&asked.0, asked.1)).await?;
-        let end = Instant::now() + PATIENCE;
+        let position = self.merge.ask();
+        let is_asked = self.subscription.ask_for_replay(connection, position).await?;
+        let end = Instant::now() + REPLAY_TIMEOUT;
         self.replay = if is_asked { Replay::Asked(room, end) } else { Replay::Idle };
         Ok(())
     }
 
-    fn answer(&mut self, answer: Answer) {
+    fn answer(&mut self, answer: ReplayReply) {
         let Replay::Asked(room, _) = core::mem::replace(&mut self.replay, Replay::Idle) else { return };
         match answer {
-            Answer::Page(page) => self.page(page, room),
-            Answer::Busy => self.replay = Replay::Later(Instant::now() + BUSY),
-            Answer::Refused => self.merge.borrow_mut().refused(),
+            ReplayReply::Page(page) => self.page(page, room),
+            ReplayReply::Busy => self.replay = Replay::Later(Instant::now() + BUSY_INTERVAL),
+            ReplayReply::Refused => self.merge.refused(),
         }
-        self.tell_of_losses();
+        self.report_losses();
         self.fill_gaps();
         if matches!(self.replay, Replay::Idle) {
             self.outlets.caught_up.send_replace(true);
@@ -212,7 +207,7 @@ impl<'a> Listener<'a> {
 
     fn page(&mut self, page: Page, room: PermitIterator<'a, Taken>) {
         let more = page.more && !page.packets.is_empty();
-        let taken = self.merge.borrow_mut().replayed(page, room.len());
+        let taken = self.merge.replayed(page, room.len());
         for (taken, room) in taken.into_iter().zip(room) {
             room.send(taken);
         }
@@ -223,7 +218,7 @@ impl<'a> Listener<'a> {
 
     /// There is another announcer, or none.
     fn owner(&mut self, name: Option<OwnedUniqueName>) {
-        self.warn_at = name.is_none().then(|| Instant::now() + ALONE);
+        self.warn_at = name.is_none().then(|| Instant::now() + MISSING_WARNING);
         self.replay = match &name {
             // What it remembers is not known yet.
             Some(name) => {
@@ -240,24 +235,24 @@ impl<'a> Listener<'a> {
     }
 
     /// The time has come to ask, or nobody has answered.
-    fn replay_is_late(&mut self) {
+    fn replay_timed_out(&mut self) {
         self.replay = match self.replay {
             Replay::Asked(..) => {
-                self.ear.give_up_replay();
+                self.subscription.abandon_replay();
                 tracing::warn!(
                     "the announcer does not answer Replay within {} s; it is asked again in {} s, and until then what \
                      came while nobody listened here wakes nothing",
-                    PATIENCE.as_secs(),
-                    AGAIN.as_secs()
+                    REPLAY_TIMEOUT.as_secs(),
+                    RETRY_INTERVAL.as_secs()
                 );
                 self.outlets.caught_up.send_replace(true);
-                Replay::Later(Instant::now() + AGAIN)
+                Replay::Later(Instant::now() + RETRY_INTERVAL)
             }
             _ => Replay::Due,
         };
     }
 
-    fn warn(&mut self) {
+    fn warn_missing_announcer(&mut self) {
         self.warn_at = None;
         lifecycle::begin_trouble(
             Trouble::Capture,
@@ -268,7 +263,7 @@ impl<'a> Listener<'a> {
         );
     }
 
-    fn warn_of_forgery(&mut self, sender: &str) {
+    fn warn_forged(&mut self, sender: &str) {
         if let Some(held_back) = self.forged.take(Instant::now().into_std()) {
             tracing::warn!(
                 sender = %quoted(sender), held_back,
@@ -278,8 +273,8 @@ impl<'a> Listener<'a> {
     }
 
     /// Counts what nobody remembers any more.
-    fn tell_of_losses(&mut self) {
-        let lost = self.merge.borrow_mut().lost();
+    fn report_losses(&mut self) {
+        let lost = self.merge.lost();
         if lost == 0 {
             return;
         }

@@ -7,7 +7,7 @@ use wakevirt_service::bus::Address;
 use zbus::Variant;
 use zbus::message::Type;
 
-use super::ear::tests::{OWNER, ear, serial};
+use super::subscription::tests::{OWNER, serial, subscription};
 use super::*;
 
 /// As many as may wait in the service.
@@ -20,14 +20,13 @@ struct Bench {
     owner: watch::Sender<Option<OwnedUniqueName>>,
     caught_up: watch::Sender<bool>,
     lost: Lost,
-    merge: RefCell<Merge>,
 }
 
 impl Bench {
     fn new(room: usize) -> Self {
         let (packets, taken) = mpsc::channel(room);
         let (owner, caught_up) = (watch::Sender::new(None), watch::Sender::new(false));
-        Self { packets, taken, owner, caught_up, lost: Lost::default(), merge: RefCell::default() }
+        Self { packets, taken, owner, caught_up, lost: Lost::default() }
     }
 
     fn outlets(&self) -> Outlets<'_> {
@@ -36,12 +35,12 @@ impl Bench {
     }
 
     /// One that has asked for a replay, by a call with the serial 7.
-    fn asking(&self) -> Listener<'_> {
-        let mut listener = Listener::new(ear(Some(Some(OWNER))), self.outlets(), &self.merge);
-        listener.ear.expect_replay(serial(7));
+    fn asking<'a>(&'a self, merge: &'a mut Merge) -> Listener<'a> {
+        merge.ask();
+        let mut listener = Listener::new(subscription(Some(Some(OWNER))), self.outlets(), merge);
+        listener.subscription.expect_replay(serial(7));
         let room = self.packets.try_reserve_many(self.packets.capacity().min(REPLAY_PAGE)).unwrap();
-        listener.replay = Replay::Asked(room, Instant::now() + PATIENCE);
-        self.merge.borrow_mut().ask();
+        listener.replay = Replay::Asked(room, Instant::now() + REPLAY_TIMEOUT);
         listener
     }
 
@@ -70,9 +69,10 @@ fn reply(more: bool, sequences: core::ops::RangeInclusive<u64>) -> Message {
 #[tokio::test]
 async fn what_is_announced_does_not_wait_for_the_answer() {
     let mut bench = Bench::new(ROOM);
-    let mut listener = bench.asking();
-    listener.hear(&announced(9)).unwrap();
-    listener.hear(&announced(10)).unwrap();
+    let mut merge = Merge::default();
+    let mut listener = bench.asking(&mut merge);
+    listener.handle(&announced(9)).unwrap();
+    listener.handle(&announced(10)).unwrap();
     assert!(!*bench.caught_up.borrow());
     drop(listener);
     assert_eq!(bench.sequences(), [9, 10]);
@@ -81,14 +81,15 @@ async fn what_is_announced_does_not_wait_for_the_answer() {
 #[tokio::test]
 async fn page_after_page_is_asked_for() {
     let mut bench = Bench::new(ROOM);
-    let mut listener = bench.asking();
-    listener.hear(&reply(true, 1..=128)).unwrap();
+    let mut merge = Merge::default();
+    let mut listener = bench.asking(&mut merge);
+    listener.handle(&reply(true, 1..=128)).unwrap();
     assert!(matches!(listener.replay, Replay::Due));
     assert!(!*bench.caught_up.borrow());
     drop(listener);
     assert_eq!(bench.sequences(), (1..=128).collect::<Vec<_>>());
-    let mut listener = bench.asking();
-    listener.hear(&reply(false, 129..=130)).unwrap();
+    let mut listener = bench.asking(&mut merge);
+    listener.handle(&reply(false, 129..=130)).unwrap();
     assert!(matches!(listener.replay, Replay::Idle));
     assert!(*bench.caught_up.borrow());
     drop(listener);
@@ -98,30 +99,32 @@ async fn page_after_page_is_asked_for() {
 #[tokio::test]
 async fn one_that_does_not_answer_is_asked_again_later() {
     let bench = Bench::new(ROOM);
-    let mut listener = bench.asking();
-    listener.replay_is_late();
+    let mut merge = Merge::default();
+    let mut listener = bench.asking(&mut merge);
+    listener.replay_timed_out();
     assert!(matches!(listener.replay, Replay::Later(_)));
     assert!(*bench.caught_up.borrow(), "nobody waits for it any more");
     assert_eq!(bench.packets.capacity(), ROOM, "its room is free");
     // What it says afterwards is no answer.
-    listener.hear(&reply(false, 1..=2)).unwrap();
+    listener.handle(&reply(false, 1..=2)).unwrap();
     assert!(matches!(listener.replay, Replay::Later(_)));
-    listener.replay_is_late();
+    listener.replay_timed_out();
     assert!(matches!(listener.replay, Replay::Due));
 }
 
 #[tokio::test]
 async fn what_finds_no_room_is_asked_for_again() {
     let mut bench = Bench::new(2);
-    let mut listener = Listener::new(ear(Some(Some(OWNER))), bench.outlets(), &bench.merge);
+    let mut merge = Merge::default();
+    let mut listener = Listener::new(subscription(Some(Some(OWNER))), bench.outlets(), &mut merge);
     for sequence in 1..=4 {
-        listener.hear(&announced(sequence)).unwrap();
+        listener.handle(&announced(sequence)).unwrap();
     }
     assert!(matches!(listener.replay, Replay::Due));
     drop(listener);
     assert_eq!(bench.sequences(), [1, 2]);
-    let mut listener = bench.asking();
-    listener.hear(&reply(false, 3..=4)).unwrap();
+    let mut listener = bench.asking(&mut merge);
+    listener.handle(&reply(false, 3..=4)).unwrap();
     assert!(matches!(listener.replay, Replay::Idle));
     drop(listener);
     assert_eq!(bench.sequences(), [3, 4]);
@@ -131,8 +134,9 @@ async fn what_finds_no_room_is_asked_for_again() {
 #[tokio::test]
 async fn what_nobody_remembers_is_counted() {
     let bench = Bench::new(ROOM);
-    let mut listener = bench.asking();
-    listener.hear(&reply(false, 5..=6)).unwrap();
+    let mut merge = Merge::default();
+    let mut listener = bench.asking(&mut merge);
+    listener.handle(&reply(false, 5..=6)).unwrap();
     assert_eq!(bench.lost.count(), 4);
 }
 
@@ -191,6 +195,7 @@ async fn more_than_may_wait_are_all_replayed() {
         zbus::connection::Builder::address(bus.address.to_string().as_str()).build().await.unwrap();
     let here = bus.address.connect(None).await.unwrap();
     let mut bench = Bench::new(ROOM);
+    let mut merge = Merge::default();
     let outlets = Outlets {
         packets: &bench.packets,
         owner: &bench.owner,
@@ -210,7 +215,7 @@ async fn more_than_may_wait_are_all_replayed() {
     };
     tokio::select! {
         () = take => {}
-        ended = listen(&here, outlets, &bench.merge) => panic!("{ended:?}"),
+        ended = listen(&here, outlets, &mut merge) => panic!("{ended:?}"),
         () = announce(&announcer, COUNT) => {}
     }
     assert_eq!(bench.lost.count(), 0);

@@ -17,7 +17,7 @@ use crate::model::Packet;
 const BUS: &str = "org.freedesktop.DBus";
 
 /// What is believed: who the announcer is.
-pub(super) struct Ear {
+pub(super) struct Subscription {
     /// `None` until the bus has answered.
     owner: Option<Option<OwnedUniqueName>>,
     question: NonZeroU32,
@@ -28,22 +28,22 @@ pub(super) struct Ear {
 
 /// What a message is.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum Incoming {
     /// A packet from the announcer.
     Packet(Packet),
     /// The announcer is this connection from now on.
     Owner(Option<OwnedUniqueName>),
     /// The answer to the question what the announcer remembers.
-    Replayed(Answer),
+    Replay(ReplayReply),
     /// A packet from somebody else, of this name.
     Forged(String),
     /// Nothing that is of interest here.
-    Nothing,
+    Other,
 }
 
 /// What the announcer remembers.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum ReplayReply {
     /// This, or a part of it.
     Page(Page),
     /// It is to be asked again.
@@ -52,7 +52,7 @@ pub(super) enum Answer {
     Refused,
 }
 
-impl Ear {
+impl Subscription {
     /// Asks the bus for the packets, then for changes of the owner, then for the owner. The answers
     /// come through the stream, as everything does.
     pub(super) async fn subscribe(connection: &Connection) -> Result<Self, Error> {
@@ -104,62 +104,62 @@ impl Ear {
     }
 
     /// Does not wait for the answer any more.
-    pub(super) const fn give_up_replay(&mut self) {
+    pub(super) const fn abandon_replay(&mut self) {
         self.replay = None;
     }
 
-    pub(super) fn hear(&mut self, message: &Message) -> Result<Heard, Error> {
+    pub(super) fn handle(&mut self, message: &Message) -> Result<Incoming, Error> {
         let header = message.header();
         match message.message_type() {
             Type::Signal if is_packet(&header) => Ok(self.packet(message, &header)),
             Type::Signal => Ok(self.owner_changed(message)),
             Type::MethodReturn if header.reply_serial() == Some(self.question) => {
-                Ok(self.owner_is(Some(message.body().deserialize()?)))
+                Ok(self.set_owner(Some(message.body().deserialize()?)))
             }
             // Nobody owns it: the only reason for which the bus does not answer.
-            Type::Error if header.reply_serial() == Some(self.question) => Ok(self.owner_is(None)),
+            Type::Error if header.reply_serial() == Some(self.question) => Ok(self.set_owner(None)),
             Type::MethodReturn | Type::Error
                 if self.replay.is_some() && header.reply_serial() == self.replay =>
             {
                 self.replay = None;
-                Ok(Heard::Replayed(replayed(message)))
+                Ok(Incoming::Replay(replayed(message)))
             }
             Type::Error if header.reply_serial().is_some_and(|it| self.subscriptions.contains(&it)) => {
                 Err(zbus::Error::from(message.clone()).into())
             }
-            _ => Ok(Heard::Nothing),
+            _ => Ok(Incoming::Other),
         }
     }
 
-    fn packet(&self, message: &Message, header: &Header<'_>) -> Heard {
-        let Some(sender) = header.sender() else { return Heard::Nothing };
+    fn packet(&self, message: &Message, header: &Header<'_>) -> Incoming {
+        let Some(sender) = header.sender() else { return Incoming::Other };
         match &self.owner {
             // Before the bus has answered: nobody is believed yet.
-            None => Heard::Nothing,
-            Some(Some(owner)) if owner == sender => packet(message).map_or(Heard::Nothing, Heard::Packet),
-            Some(_) => Heard::Forged(sender.to_string()),
+            None => Incoming::Other,
+            Some(Some(owner)) if owner == sender => packet(message).map_or(Incoming::Other, Incoming::Packet),
+            Some(_) => Incoming::Forged(sender.to_string()),
         }
     }
 
-    fn owner_changed(&mut self, message: &Message) -> Heard {
+    fn owner_changed(&mut self, message: &Message) -> Incoming {
         // Nobody but the bus can send under its name.
         let from_bus = message.header().sender().is_some_and(|sender| sender == BUS);
         let Some(signal) = from_bus.then(|| NameOwnerChanged::from_message(message.clone())).flatten() else {
-            return Heard::Nothing;
+            return Incoming::Other;
         };
         match signal.args() {
             Ok(change) if change.name() == CAPTURE_NAME => {
                 let owner = change.new_owner().as_ref().map(|name| name.to_owned().into());
-                self.owner_is(owner)
+                self.set_owner(owner)
             }
-            _ => Heard::Nothing,
+            _ => Incoming::Other,
         }
     }
 
-    fn owner_is(&mut self, owner: Option<OwnedUniqueName>) -> Heard {
+    fn set_owner(&mut self, owner: Option<OwnedUniqueName>) -> Incoming {
         self.owner = Some(owner.clone());
         self.replay = None;
-        Heard::Owner(owner)
+        Incoming::Owner(owner)
     }
 }
 
@@ -183,7 +183,7 @@ fn packet(message: &Message) -> Option<Packet> {
 }
 
 /// The packets that the announcer remembers, in its answer.
-fn replayed(message: &Message) -> Answer {
+fn replayed(message: &Message) -> ReplayReply {
     let body = message.body();
     let answer = match message.message_type() {
         Type::Error => Err(zbus::Error::from(message.clone())),
@@ -192,15 +192,17 @@ fn replayed(message: &Message) -> Answer {
     match answer {
         Ok((epoch, _, more, packets)) => {
             let packets = packets.into_iter().filter_map(Packet::new).collect();
-            Answer::Page(Page { epoch, more, packets })
+            ReplayReply::Page(Page { epoch, more, packets })
         }
-        Err(zbus::Error::FDO(error)) if matches!(*error, zbus::fdo::Error::LimitsExceeded(_)) => Answer::Busy,
+        Err(zbus::Error::FDO(error)) if matches!(*error, zbus::fdo::Error::LimitsExceeded(_)) => {
+            ReplayReply::Busy
+        }
         Err(error) => {
             tracing::warn!(
                 "magic packets that came while nobody listened here wake nothing: {}",
                 reason("Replay", &error.into())
             );
-            Answer::Refused
+            ReplayReply::Refused
         }
     }
 }

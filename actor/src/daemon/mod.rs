@@ -1,0 +1,106 @@
+//! The running service: creates the parts, connects them by channels, and runs them until it is asked to exit.
+
+mod reload;
+
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, mpsc, watch};
+use wakevirt_service::bus::{Address, keep};
+use wakevirt_service::lifecycle::{self, Signals};
+use wakevirt_service::logs::Logs;
+use zbus::Connection;
+
+use crate::announcer::{Client, Lost, Macs, Merge, named};
+use crate::api::access::Gate;
+use crate::api::{Actor1, Server};
+use crate::config::Config;
+use crate::engine::memory::Memory;
+use crate::engine::request::Requests;
+use crate::engine::{Actor, Inlets, Outlets, Status, boottime};
+use crate::hypervisor::libvirt;
+use crate::{Error, Options};
+use reload::Reloader;
+
+/// Packets that can wait for a decision. The announcer is asked to replay those beyond it.
+const PACKETS: usize = 1024;
+/// Requests, hypervisor updates and password requests that can wait. Their senders wait for room.
+const REQUESTS: usize = 64;
+/// Decisions that can wait to be emitted as signals. Those beyond it are not emitted.
+const DECISIONS: usize = 256;
+
+/// Runs until the process is asked to exit.
+///
+/// # Errors
+/// If it cannot start, or the bus refuses the name.
+pub(crate) async fn run(options: &Options, config: Config, logs: &Logs) -> Result<(), Error> {
+    let signals = Signals::new().map_err(Error::Start)?;
+    let (mut client, mut server, reloader) = start(options, &config)?;
+    let requests = reloader.requests.clone();
+    let result = tokio::select! {
+        result = connect(options, &mut client, &mut server) => result.map_err(Error::from),
+        () = reloader.run(signals, options, config, logs) => Ok(()),
+    };
+    requests.remember().await;
+    result
+}
+
+/// Starts the engine and the links to the hypervisors. Returns what runs beside them.
+fn start(options: &Options, config: &Config) -> Result<(Client, Server, Reloader), Error> {
+    let (packets, packets_out) = mpsc::channel(PACKETS);
+    let (requests, requests_out) = mpsc::channel(REQUESTS);
+    let (updates, updates_out) = mpsc::channel(REQUESTS);
+    let (fetches, fetches_out) = mpsc::channel(REQUESTS);
+    let (reloads, reloads_out) = mpsc::channel(1);
+    let (macs_in, macs) = watch::channel(Macs::default());
+    let (status_in, status) = watch::channel(Status::default());
+    let (named_in, named) = watch::channel(named(&config.policy.rules));
+    let (caught_up, is_caught_up) = watch::channel(false);
+    let (lost, finished) = (Lost::default(), broadcast::Sender::new(DECISIONS));
+
+    let (memory, state) = Memory::open();
+    let merge =
+        if memory.is_kept() { Merge::new(state.position.clone()) } else { Merge::from_now_on(boottime()) };
+    let outlets =
+        Outlets { finished: finished.clone(), macs: macs_in, status: status_in, fetches, lost: lost.clone() };
+    let uris: Vec<Arc<str>> = config.connections.iter().map(|uri| uri.as_str().into()).collect();
+    let engine = Actor::new(&uris, config.policy.clone(), outlets).remembering(memory, state);
+    tokio::spawn(engine.run(Inlets { packets: packets_out, requests: requests_out, updates: updates_out }));
+    for uri in uris {
+        tokio::spawn(libvirt::Link::start(uri, updates.clone())?.keep());
+    }
+
+    let owner = (options.common.bus != Address::System).then(|| nix::unistd::geteuid().as_raw());
+    let requests = Requests::new(requests);
+    let client = Client { merge, packets, caught_up, lost: lost.clone(), macs, named, fetches: fetches_out };
+    let interface = Actor1 { requests: requests.clone(), reloads, status, gate: Gate::new(owner), lost };
+    let server = Server::new(options.common.bus.clone(), interface, finished, is_caught_up);
+    Ok((client, server, Reloader { requests, reloads: reloads_out, named: named_in }))
+}
+
+/// Runs the client and the server on their buses, which may be one, and reconnects whenever a bus is lost.
+async fn connect(
+    options: &Options,
+    client: &mut Client,
+    server: &mut Server,
+) -> Result<(), wakevirt_service::bus::Error> {
+    let (bus, capture_bus) = (&options.common.bus, &options.capture_bus);
+    // The service stays ready: the engine follows the hypervisors, and finishes the wakes that it began.
+    let disconnected = || lifecycle::ready("waiting for the bus");
+    if bus == capture_bus {
+        let both = async |bus: &Connection| {
+            let result = tokio::try_join!(server.run(bus), client.run(bus)).map(drop);
+            server.leave().await;
+            result
+        };
+        keep(bus, None, both, disconnected).await
+    } else {
+        let serve = async |bus: &Connection| {
+            let result = server.run(bus).await;
+            server.leave().await;
+            result
+        };
+        let receive = async |bus: &Connection| client.run(bus).await;
+        let serving = keep(bus, None, serve, disconnected);
+        tokio::try_join!(serving, keep(capture_bus, None, receive, disconnected)).map(drop)
+    }
+}

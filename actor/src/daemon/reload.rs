@@ -1,0 +1,64 @@
+//! Reading the configuration again, for a signal or a caller.
+
+use tokio::sync::{mpsc, watch};
+use wakevirt_service::lifecycle::{self, Signal, Signals, Trouble};
+use wakevirt_service::logs::Logs;
+
+use crate::Options;
+use crate::announcer::{Named, named};
+use crate::api::Reload;
+use crate::config::Config;
+use crate::engine::request::Requests;
+
+/// Applies a configuration that was read again.
+pub(super) struct Reloader {
+    /// The engine, which gets the policy.
+    pub requests: Requests,
+    /// Requests of callers.
+    pub reloads: mpsc::Receiver<Reload>,
+    /// The interfaces that rules name.
+    pub named: watch::Sender<Named>,
+}
+
+impl Reloader {
+    /// Reloads for signals and callers, until a signal asks the process to exit.
+    pub async fn run(mut self, mut signals: Signals, options: &Options, mut config: Config, logs: &Logs) {
+        loop {
+            let caller = tokio::select! {
+                signal = signals.next() => match signal {
+                    Signal::Stop => return,
+                    Signal::Reload => None,
+                },
+                Some(caller) = self.reloads.recv() => Some(caller),
+            };
+            let result = match Config::load(options) {
+                Ok(new) => {
+                    config = self.apply(new, config, logs).await;
+                    lifecycle::end_trouble(Trouble::Reload);
+                    Ok(())
+                }
+                Err(error) => {
+                    tracing::error!("the configuration stays as it was: {error}");
+                    lifecycle::begin_trouble(Trouble::Reload, &format!("the last reload failed: {error}"));
+                    Err(error.to_string())
+                }
+            };
+            if let Some(caller) = caller {
+                // The caller may have left.
+                let _ = caller.send(result);
+            }
+        }
+    }
+
+    async fn apply(&self, new: Config, old: Config, logs: &Logs) -> Config {
+        tracing::info!("the configuration was read again");
+        if new.connections != old.connections {
+            let connections = new.connections.join(", ");
+            tracing::warn!("connections has changed: restart the service to connect to {connections}");
+        }
+        logs.set_level(new.log);
+        self.named.send_replace(named(&new.policy.rules));
+        self.requests.policy(new.policy.clone()).await;
+        Config { connections: old.connections, ..new }
+    }
+}
