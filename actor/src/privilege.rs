@@ -40,5 +40,5 @@ fn make_runtime_directory() {
 pub fn give_up() -> Result<(), Error> {
     make_runtime_directory();
     user::change_to(USER, &[GROUP], &[])?;
-    Ok(user::give_up_capabilities()?)
+    Ok(user::drop_capabilities()?)
 }

@@ -30,14 +30,9 @@ pub enum Error {
         "cannot change the user in a process of {0} threads; it must be done before the second one starts"
     )]
     Threads(u32),
-    /// The kernel did not take a right away.
-    #[error("cannot {what}: {reason}")]
-    GiveUp {
-        /// What should have been done.
-        what: &'static str,
-        /// Why it failed.
-        reason: String,
-    },
+    /// The capabilities cannot be dropped.
+    #[error(transparent)]
+    Capabilities(#[from] wakevirt_privilege::Error),
     /// The kernel refused a step.
     #[error(
         "cannot change to user {name}: {step}: {reason}; start the service as root with all its capabilities, or as {name}"
@@ -92,18 +87,12 @@ pub fn change_to(name: &str, groups: &[&str], keep: &[Capability]) -> Result<boo
     Ok(true)
 }
 
-/// Gives up every capability, and the way to gain one by starting a program (`no_new_privs`, prctl(2)).
-///
-/// Call it before the process has a second thread, as [`change_to`].
+/// Drops every capability, and the way to regain one: [`wakevirt_privilege::drop_capabilities`].
 ///
 /// # Errors
-/// [`Error::GiveUp`]. The process must not go on then.
-pub fn give_up_capabilities() -> Result<(), Error> {
-    let failed = |what| move |reason: String| Error::GiveUp { what, reason };
-    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        caps::clear(None, set).map_err(|error| failed("give up the capabilities")(error.to_string()))?;
-    }
-    nix::sys::prctl::set_no_new_privs().map_err(|error| failed("set no_new_privs")(error.to_string()))
+/// [`Error::Capabilities`]. The process must exit then.
+pub fn drop_capabilities() -> Result<(), Error> {
+    Ok(wakevirt_privilege::drop_capabilities()?)
 }
 
 /// Whom the service runs as: where it was started as root, the user `name` that it will change to,

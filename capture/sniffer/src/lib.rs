@@ -69,7 +69,10 @@ pub enum Error {
         "no UDP socket to hear with, and no packet socket: hand one over (wakevirt-capture.socket), or set `listen` to a port that is free and, without privilege, above 1023"
     )]
     NothingToHearWith,
-    /// A stage of the sandbox failed.
+    /// The capabilities cannot be dropped.
+    #[error(transparent)]
+    Capabilities(#[from] wakevirt_privilege::Error),
+    /// Another stage of the sandbox failed.
     #[error("cannot {stage}: {reason}")]
     Sandbox {
         /// What the stage should have done.
@@ -125,7 +128,7 @@ fn sniff(channel: Channel) -> Result<Infallible, Error> {
     let (start, udp) = channel.start()?;
     // Never dropped: see `run`.
     let sockets = Box::leak(Box::new(Sockets::open(&start, udp)?));
-    sandbox::give_up_capabilities()?;
+    sandbox::drop_capabilities()?;
     let landlock = sandbox::forbid_files(start.require_landlock)?;
     sandbox::forbid_system_calls(&sockets.outgoing)?;
     let _first = channel.say(&FromSniffer::Ready { mode: sockets.mode(), landlock })?;

@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | [`hide`] | the announcer, of the same user, can no longer trace the process | anything |
 //! | open | sockets are opened, filtered, their filters locked (`sockets`) | a packet was read |
-//! | [`give_up_capabilities`] | every capability set but the bounding one is emptied; no program could bring one back | a packet was read |
+//! | [`drop_capabilities`] | every capability set but the bounding one is emptied; no program could bring one back | a packet was read |
 //! | [`forbid_files`] | Landlock with no rule at all | a packet was read |
 //! | [`forbid_system_calls`] | seccomp, which kills | a packet was read |
 //!
@@ -15,12 +15,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use caps::CapSet;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
 };
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use rustix::thread::set_no_new_privs;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
@@ -48,12 +46,8 @@ pub fn hide() -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::Sandbox`].
-pub fn give_up_capabilities() -> Result<(), Error> {
-    set_no_new_privs(true).map_err(failed("set no_new_privs"))?;
-    for set in [CapSet::Ambient, CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
-        caps::clear(None, set).map_err(failed("give up capabilities"))?;
-    }
-    Ok(())
+pub fn drop_capabilities() -> Result<(), Error> {
+    Ok(wakevirt_privilege::drop_capabilities()?)
 }
 
 /// Forbids every file, TCP port, abstract socket and signal that this kernel's Landlock knows to

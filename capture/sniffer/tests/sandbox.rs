@@ -23,13 +23,13 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 
-use caps::{CapSet, Capability};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{LinkAddr, MsgFlags, UnixAddr, sendto};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::{Pid, Uid, dup2_stdin, setuid};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, Request, Start};
 use wakevirt_sniffer::filter::{Direction, program};
 use wakevirt_sniffer::sockets::Sockets;
@@ -174,7 +174,7 @@ fn act(stages: &str, name: &str) -> ExitCode {
     let mut loot = prepare(stages != "free");
     if stages != "free" {
         sandbox::hide().unwrap();
-        sandbox::give_up_capabilities().unwrap();
+        sandbox::drop_capabilities().unwrap();
         assert!(sandbox::forbid_files(true).unwrap());
     }
     if let Ok(channel) = channel {
@@ -298,7 +298,9 @@ fn kill_victim(loot: &Loot) -> io::Result<()> {
 }
 
 fn raise_capability(_: &Loot) -> io::Result<()> {
-    caps::raise(None, CapSet::Effective, Capability::CAP_NET_RAW).map_err(|_| io::Error::last_os_error())
+    let mut sets = capabilities(None)?;
+    sets.effective |= CapabilitySet::NET_RAW;
+    Ok(set_capabilities(None, sets)?)
 }
 
 fn become_root(_: &Loot) -> io::Result<()> {

@@ -120,7 +120,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     user::change_to(USER, &[], &[Capability::CAP_NET_RAW])?;
     let sniffer = Sniffer::start(&settings.start, &sockets)?;
     drop(sockets);
-    user::give_up_capabilities()?;
+    user::drop_capabilities()?;
     let links = links.map_or_else(interfaces::subscribe, Ok).map_err(Error::Interfaces)?;
 
     let runtime =

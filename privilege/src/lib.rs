@@ -1,0 +1,60 @@
+//! Drops the capabilities of a process.
+//!
+//! A crate of its own because the sniffer uses it, too, and must not link what the services share.
+
+use std::io;
+
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities, set_no_new_privs,
+};
+
+/// The kernel refused a step. The process may still have capabilities and must exit.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}: {error}")]
+pub struct Error {
+    step: &'static str,
+    error: io::Error,
+}
+
+/// Sets `no_new_privs`, so that no program can regain a capability (prctl(2)), and clears the ambient,
+/// effective, permitted and inheritable sets.
+///
+/// The bounding set does not change: removing from it needs `CAP_SETPCAP`, and with `no_new_privs` it grants
+/// nothing.
+///
+/// Capabilities belong to a thread: call this before the process has a second one.
+///
+/// # Errors
+/// [`Error`] names the step and the kernel's error.
+pub fn drop_capabilities() -> Result<(), Error> {
+    let failed = |step| move |error: rustix::io::Errno| Error { step, error: error.into() };
+    set_no_new_privs(true).map_err(failed("set no_new_privs"))?;
+    clear_ambient_capability_set().map_err(failed("clear the ambient capabilities"))?;
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    set_capabilities(None, sets).map_err(failed("drop the capabilities"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, thread};
+
+    /// Without capabilities from the start, only `no_new_privs` shows a change.
+    #[test]
+    fn leaves_no_capability_to_the_thread() {
+        let status = thread::spawn(|| {
+            super::drop_capabilities().unwrap();
+            fs::read_to_string("/proc/thread-self/status").unwrap()
+        });
+        let status = status.join().unwrap();
+        for line in [
+            "CapInh:\t0000000000000000",
+            "CapPrm:\t0000000000000000",
+            "CapEff:\t0000000000000000",
+            "CapAmb:\t0000000000000000",
+            "NoNewPrivs:\t1",
+        ] {
+            assert!(status.contains(line), "{line} is not in\n{status}");
+        }
+    }
+}
