@@ -23,12 +23,11 @@ pub struct Lines {
 
 impl Default for Lines {
     fn default() -> Self {
-        let minute = Duration::from_secs(60);
         Self {
             packets: Quota::new(20, Duration::from_secs(10)),
-            losses: Quota::new(1, minute),
-            limits: Quota::new(1, minute),
-            truncations: Quota::new(1, minute),
+            losses: Quota::per_minute(1),
+            limits: Quota::per_minute(1),
+            truncations: Quota::per_minute(1),
         }
     }
 }

@@ -20,6 +20,12 @@ impl Quota {
         Self { lines, per, since: None, logged: 0, held_back: 0 }
     }
 
+    /// At most `lines` lines a minute.
+    #[must_use]
+    pub const fn per_minute(lines: u32) -> Self {
+        Self::new(lines, Duration::from_secs(60))
+    }
+
     /// Asks for one line now. `None`: hold it back. `Some(n)`: log it; n lines were held back since
     /// the last one that was logged.
     #[must_use]

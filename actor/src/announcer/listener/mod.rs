@@ -133,7 +133,7 @@ struct Listener<'a> {
 
 /// Lines that somebody on the bus or the network can cause: a few a minute.
 const fn quota() -> Quota {
-    Quota::new(3, Duration::from_secs(60))
+    Quota::per_minute(3)
 }
 
 impl<'a> Listener<'a> {

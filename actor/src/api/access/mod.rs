@@ -7,7 +7,7 @@ mod polkit;
 mod questions;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::unistd::Group;
 use wakevirt_protocol::bus::Error;
@@ -44,7 +44,7 @@ impl Gate {
     /// The gate of a bus that is this user's own; the system's is nobody's.
     #[must_use]
     pub fn new(owner: Option<u32>) -> Self {
-        let faults = Quota::new(3, Duration::from_secs(60));
+        let faults = Quota::per_minute(3);
         Self { owner, bus: None, questions: Questions::default(), faults: Arc::new(Mutex::new(faults)) }
     }
 

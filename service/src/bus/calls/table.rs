@@ -121,7 +121,7 @@ impl Table {
             asked: HashSet::new(),
             answered: Vec::new(),
             swept: None,
-            lines: Quota::new(1, Duration::from_secs(60)),
+            lines: Quota::per_minute(1),
         }
     }
 
