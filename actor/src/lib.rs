@@ -62,17 +62,8 @@ fn check(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Tells why the service ends: in the log, or on standard error where there is no log yet.
+/// Reports the error that ends the service, and returns its exit code.
 #[must_use]
-pub fn failure(error: &Error) -> ExitCode {
-    if tracing::dispatcher::has_been_set() {
-        tracing::error!("{error}");
-    } else {
-        // Where there is no standard error either, the exit code tells.
-        let _ = writeln!(std::io::stderr(), "wakevirt-actor: {error}");
-    }
-    match error {
-        Error::Config(_) | Error::SecureOn(_) => lifecycle::misconfigured(),
-        _ => lifecycle::failed(),
-    }
+pub fn exit_code(error: &Error) -> ExitCode {
+    lifecycle::exit_code("wakevirt-actor", error, matches!(error, Error::Config(_) | Error::SecureOn(_)))
 }

@@ -8,6 +8,6 @@ use wakevirt_actor::Options;
 fn main() -> ExitCode {
     match wakevirt_actor::run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => wakevirt_actor::failure(&error),
+        Err(error) => wakevirt_actor::exit_code(&error),
     }
 }

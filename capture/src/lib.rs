@@ -29,22 +29,7 @@ pub fn run(options: &Options) -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tell(&*error);
-            if is_misconfigured(&*error) { lifecycle::misconfigured() } else { lifecycle::failed() }
-        }
-    }
-}
-
-/// Tells why it ends: in the log, or on standard error where there is no log yet.
-fn tell(error: &(dyn std::error::Error + 'static)) {
-    if tracing::dispatcher::has_been_set() {
-        tracing::error!("{error}");
-        return;
-    }
-    #[expect(clippy::print_stderr, reason = "for who started it, by hand or in a service manager")]
-    {
-        eprintln!("wakevirt-capture: {error}");
+        Err(error) => lifecycle::exit_code("wakevirt-capture", &*error, is_misconfigured(&*error)),
     }
 }
 

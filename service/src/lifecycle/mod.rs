@@ -3,7 +3,8 @@
 mod status;
 mod watchdog;
 
-use std::io;
+use std::error::Error;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +15,11 @@ use tokio::signal::unix::{self, SignalKind};
 pub use status::{Trouble, begin_trouble, end_trouble, status};
 pub use watchdog::Watchdog;
 
-/// How long a start that fails takes, where a service manager waits for it.
+/// The exit code of a service that cannot run with its configuration, from sysexits.h(3head). A restart does
+/// not help before the administrator corrects it, so the units list it in `RestartPreventExitStatus=`.
+const EX_CONFIG: u8 = 78;
+
+/// The delay before a failed start exits, under a service manager.
 const FAILED_START: Duration = Duration::from_secs(3);
 
 /// Whether the service manager was told that the service is ready.
@@ -73,22 +78,27 @@ pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// The exit code of a service that cannot run with its configuration. Starting it again does not help
-/// before somebody has corrected that: `EX_CONFIG` of sysexits.h(3head), which the units know as
-/// `RestartPreventExitStatus=`.
+/// Reports the error that ends `program`, and returns its exit code.
+///
+/// The error goes to the log, or to standard error if the log is not open yet. `misconfigured` says that only
+/// another configuration helps.
 #[must_use]
-pub fn misconfigured() -> ExitCode {
-    ExitCode::from(78)
+pub fn exit_code(program: &str, error: &dyn Error, misconfigured: bool) -> ExitCode {
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{error}");
+    } else {
+        // Without standard error, the exit code is the only report.
+        let _ = writeln!(io::stderr(), "{program}: {error}");
+    }
+    if misconfigured { ExitCode::from(EX_CONFIG) } else { failed() }
 }
 
-/// The exit code of a service that failed otherwise.
+/// The exit code of a service that failed for another reason than its configuration.
 ///
-/// The service manager may start it again at once, as it should where a service ends that has worked,
-/// and does so for ever. So one that never got ready waits before it ends: else what keeps it from
-/// starting would keep the host busy, and fill its log. (systemd.service(5) has `RestartSteps=` for that
-/// since version 254.)
-#[must_use]
-pub fn failed() -> ExitCode {
+/// The service manager restarts it at once and without limit, as it should for a service that has worked.
+/// A service that never became ready therefore waits before it exits: otherwise a persistent cause would
+/// keep the host busy and fill its log. (systemd.service(5) has `RestartSteps=` for this since version 254.)
+fn failed() -> ExitCode {
     if std::env::var_os("NOTIFY_SOCKET").is_some() && !READY.load(Ordering::Relaxed) {
         std::thread::sleep(FAILED_START);
     }
