@@ -2,6 +2,7 @@
 //! user, the bus, the common options, signals and readiness.
 
 pub mod bus;
+pub mod clock;
 pub mod config;
 pub mod lifecycle;
 pub mod logs;

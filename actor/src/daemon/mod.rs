@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, watch};
 use wakevirt_service::bus::{Address, keep};
+use wakevirt_service::clock;
 use wakevirt_service::lifecycle::{self, Signals};
 use wakevirt_service::logs::Logs;
 use zbus::Connection;
@@ -16,7 +17,7 @@ use crate::api::{Actor1, Server};
 use crate::config::Config;
 use crate::engine::memory::Memory;
 use crate::engine::request::Requests;
-use crate::engine::{Actor, Inlets, Outlets, Status, boottime};
+use crate::engine::{Actor, Inlets, Outlets, Status};
 use crate::hypervisor::libvirt;
 use crate::{Error, Options};
 use reload::Reloader;
@@ -58,8 +59,11 @@ fn start(options: &Options, config: &Config) -> Result<(Client, Server, Reloader
     let (lost, finished) = (Lost::default(), broadcast::Sender::new(DECISIONS));
 
     let (memory, state) = Memory::open();
-    let merge =
-        if memory.is_kept() { Merge::new(state.position.clone()) } else { Merge::from_now_on(boottime()) };
+    let merge = if memory.is_kept() {
+        Merge::new(state.position.clone())
+    } else {
+        Merge::from_now_on(clock::boottime())
+    };
     let outlets =
         Outlets { finished: finished.clone(), macs: macs_in, status: status_in, fetches, lost: lost.clone() };
     let uris: Vec<Arc<str>> = config.connections.iter().map(|uri| uri.as_str().into()).collect();

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
+use wakevirt_service::clock;
 use wakevirt_service::config::HumanDuration;
 use wakevirt_service::logs::quoted;
 
 use super::lines::{Kind, Verdict};
-use super::{Actor, Reply, ambiguous, now};
+use super::{Actor, Reply, ambiguous};
 use crate::engine::report::{Finished, told_name};
 use crate::engine::request::{Answer, Counts, Listed};
 use crate::model::{Domain, Id, Outcome, State, Subject, Trigger};
@@ -92,7 +93,7 @@ impl Actor {
     /// Logs the decision, and tells everyone.
     pub(super) fn finish(&mut self, subject: Subject, outcome: Outcome, reason: String, callers: Vec<Reply>) {
         self.changed = true;
-        let finished = Arc::new(Finished::new(subject, outcome, reason, now()));
+        let finished = Arc::new(Finished::new(subject, outcome, reason, clock::realtime()));
         match self.may_log(&finished) {
             Verdict::Log => finished.log(false),
             Verdict::LogLast => finished.log(true),

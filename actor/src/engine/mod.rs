@@ -18,7 +18,7 @@ pub mod request;
 mod wakes;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -413,19 +413,6 @@ fn ambiguous(domains: &[&Domain]) -> String {
     };
     let names = names.join(" and ");
     format!("{names}{more} are meant; give one another MAC address, or name one in a rule")
-}
-
-/// CLOCK_REALTIME, in microseconds.
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// CLOCK_BOOTTIME, in microseconds: it goes on while the host sleeps.
-pub(crate) fn boottime() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let since = Duration::try_from(time).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

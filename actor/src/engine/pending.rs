@@ -4,11 +4,12 @@
 use std::collections::VecDeque;
 use tokio::time::Instant;
 use tracing::field::display;
+use wakevirt_service::clock;
 use wakevirt_service::logs::quoted;
 
+use super::Actor;
 use super::lines::{Kind, Verdict};
 use super::wakes::{age, seen};
-use super::{Actor, boottime};
 use crate::announcer::fetch;
 use crate::engine::report::described;
 use crate::model::Packet;
@@ -44,7 +45,7 @@ impl Pending {
 
     /// Has these wait: nothing is known of any domain yet.
     pub(super) fn restore(&mut self, packets: Vec<Packet>) {
-        let since = |packet: &Packet| seen(packet).unwrap_or_else(boottime);
+        let since = |packet: &Packet| seen(packet).unwrap_or_else(clock::boottime);
         // The file is the service's own, but its bound is another one.
         let newest = packets.len().saturating_sub(MOST);
         self.unknown.extend(packets.into_iter().skip(newest).map(|packet| (since(&packet), packet)));
@@ -71,7 +72,7 @@ impl Actor {
     /// Holds it while a hypervisor may have its domain, else counts it.
     pub(super) fn unknown(&mut self, packet: Packet) {
         if self.hypervisors.is_one_away() {
-            let since = seen(&packet).unwrap_or_else(boottime);
+            let since = seen(&packet).unwrap_or_else(clock::boottime);
             if !has_expired(age(since), self.policy.times.hold) {
                 if self.pending.unknown.len() >= MOST {
                     let oldest = self.pending.unknown.pop_front();

@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::{Actor, Reply, boottime};
+use wakevirt_service::clock;
+
+use super::{Actor, Reply};
 use crate::engine::attempt::{End, Order, Terms, wake as wake_domain};
 use crate::engine::memory::Intent;
 use crate::model::{Id, Outcome, Packet, State, Subject};
@@ -45,7 +47,7 @@ impl Wakes {
     /// What has not ended, to be written down.
     pub(super) fn intents(&self) -> Vec<Intent> {
         // What is under way does not wait for its hypervisor, and has not done so until now.
-        let now = boottime();
+        let now = clock::boottime();
         let under_way = self.under_way.iter().map(|(id, wake)| (id, wake, true, now));
         let held = self.held.iter().map(|(id, wake)| (id, wake, wake.called, wake.since));
         let all = under_way.chain(held).flat_map(|(id, wake, called, since)| {
@@ -110,8 +112,14 @@ impl Actor {
         let cool_down = self.records.last_success(&id).map(|at| (at, self.policy.times.cool_down));
         let terms = Terms { trigger: subject.trigger(), paused, cool_down };
         let seen = subject.packet.as_ref().and_then(seen);
-        let wake =
-            Wake { terms, callers, since: seen.unwrap_or_else(boottime), called: false, next: None, subject };
+        let wake = Wake {
+            terms,
+            callers,
+            since: seen.unwrap_or_else(clock::boottime),
+            called: false,
+            next: None,
+            subject,
+        };
         if self.is_expired(&wake) {
             return self.expired(id, wake);
         }
@@ -164,7 +172,7 @@ impl Actor {
                 // While other wakes had the connection, or the domain was shutting down, it did not wait for the
                 // hypervisor.
                 let reachable = u64::try_from(reachable.as_micros()).unwrap_or(u64::MAX);
-                wake.since = wake.since.saturating_add(reachable).min(boottime());
+                wake.since = wake.since.saturating_add(reachable).min(clock::boottime());
                 // What has joined it has waited with it.
                 wake.next.iter_mut().for_each(|next| next.since = next.since.max(wake.since));
                 // Perhaps the connection is back already, under another handle.
@@ -269,12 +277,12 @@ impl Actor {
 /// When the packet was seen, as the announcer says (CLOCK_BOOTTIME, in microseconds). A time that is still to come
 /// would be waited for beyond `hold`.
 pub(super) fn seen(packet: &Packet) -> Option<u64> {
-    packet.details.boottime.map(|time| time.min(boottime()))
+    packet.details.boottime.map(|time| time.min(clock::boottime()))
 }
 
 /// How long ago that was (CLOCK_BOOTTIME, in microseconds).
 pub(super) fn age(since: u64) -> Duration {
-    Duration::from_micros(boottime().saturating_sub(since))
+    Duration::from_micros(clock::boottime().saturating_sub(since))
 }
 
 #[cfg(test)]

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
-use wakevirt_protocol::Sighting;
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_REASON, Mode, Request};
+use wakevirt_protocol::{Sighting, Stamp};
+use wakevirt_service::clock;
 use wakevirt_service::lifecycle::{self, Signal, Signals, Trouble, Watchdog};
 use wakevirt_service::logs::{Logs, plain, quoted};
 
 use super::Error;
 use super::child::Channel;
-use super::clock;
 use super::config::Settings;
 use super::interfaces::Interfaces;
 use super::ledger::Verdict;
@@ -162,7 +162,8 @@ impl<'a> Hearing<'a> {
             return;
         }
         let mac = sighting.heard.magic.target();
-        let verdict = self.shared.ledger().hear(sighting, interface.clone(), clock::stamp(), Instant::now());
+        let stamp = Stamp { timestamp: clock::realtime(), boottime: Some(clock::boottime()) };
+        let verdict = self.shared.ledger().hear(sighting, interface.clone(), stamp, Instant::now());
         match verdict {
             Verdict::Announce { announcement, of_interest } => {
                 self.shared.announced.send_replace(announcement.sequence);

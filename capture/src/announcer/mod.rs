@@ -3,7 +3,6 @@
 
 pub mod bus;
 mod child;
-mod clock;
 pub mod config;
 mod ffi;
 mod handed_over;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 use virt::error::ErrorNumber;
 use wakevirt_protocol::bus::PacketDetails;
+use wakevirt_service::clock;
 
 use super::*;
 use crate::Error;
@@ -458,12 +459,12 @@ async fn a_later_packet_is_held_for_its_own_time() {
     bench.update(up(&fake, vec![domain(1, &[1])])).await;
     bench.update(Update::Down(URI.into())).await;
     // The first one expires in a second.
-    let early = boottime().saturating_sub(59_000_000);
+    let early = clock::boottime().saturating_sub(59_000_000);
     let details = PacketDetails { boottime: Some(early), ..PacketDetails::default() };
     bench.announce(Packet { mac: mac(1), sequence: 1, details }).await;
     bench.packet(1).await;
     bench.settled().await;
-    while boottime() < early + 60_000_000 {
+    while clock::boottime() < early + 60_000_000 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     bench.update(up(&fake, vec![domain(1, &[1])])).await;
@@ -727,10 +728,10 @@ async fn lists_what_is_known_and_when_it_was_woken() {
     assert_eq!(list.len(), 1);
     assert_eq!(list[0].rule.as_deref(), Some("domain = \"vm*\""));
     assert_eq!((list[0].state, list[0].last_wake), (State::ShutOff, None));
-    let before = now();
+    let before = clock::realtime();
     assert_eq!(bench.call(1).await, Ok(Outcome::Started));
     let woken = bench.requests.list(None).await.unwrap().unwrap()[0].last_wake.unwrap();
-    assert!((before..=now()).contains(&woken));
+    assert!((before..=clock::realtime()).contains(&woken));
 }
 
 #[tokio::test]
