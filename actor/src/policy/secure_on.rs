@@ -1,8 +1,8 @@
 //! The SecureOn password that a rule asks for: where it is, and what it is.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::{Gid, Group, Uid};
@@ -142,10 +142,7 @@ impl SecureOn {
             }
         };
         let failed = |source| Error::Read { path: path.clone(), source };
-        // A FIFO without a writer must not hold the service up.
-        let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY;
-        let mut options = File::options();
-        let file = options.read(true).custom_flags(flags.bits()).open(&path).map_err(failed)?;
+        let file = config::open(&path, config::Links::Follow).map_err(failed)?;
         // What is judged is the open file, which cannot be exchanged any more.
         let metadata = file.metadata().map_err(failed)?;
         if !is_private(&metadata, passed) {

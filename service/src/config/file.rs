@@ -20,7 +20,7 @@ pub(super) const MAX_SIZE: u64 = 1024 * 1024;
 /// between the judgement and the reading.
 pub(super) fn read(path: &Path, owner: Uid) -> Result<String, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
-    let mut file = open(path).map_err(failed)?;
+    let mut file = open(path, Links::Follow).map_err(failed)?;
     check(path, &file.metadata().map_err(failed)?, owner)?;
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too large, or grows while it is read.
@@ -34,9 +34,23 @@ pub(super) fn read(path: &Path, owner: Uid) -> Result<String, Error> {
     })
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    // A FIFO without a writer must not hold the service up, nor a terminal become its controlling one.
-    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+/// What to do with a symbolic link in the last component of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// Open the target.
+    Follow,
+    /// Fail.
+    Refuse,
+}
+
+/// Opens a file for reading. A FIFO without a writer does not block the service, and a terminal does not become
+/// its controlling terminal. The caller checks the metadata of the open file, which cannot be exchanged.
+///
+/// # Errors
+/// If the kernel cannot open it, or it is a link and `links` refuses links.
+pub fn open(path: &Path, links: Links) -> io::Result<File> {
+    let mut flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    flags.set(OFlag::O_NOFOLLOW, links == Links::Refuse);
     OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 

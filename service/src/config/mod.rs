@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 pub use duration::{BadDuration, HumanDuration};
 pub use error::{Error, Problem};
+pub use file::{Links, open};
 pub use glob::{BadGlob, MAX_GROUPS, MAX_PATTERN, glob, is_glob};
 pub use range::{Parts, duration, list, list_of_parts, number, text};
 pub use text::from_text;

@@ -9,8 +9,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
+use wakevirt_service::config;
 use wakevirt_service::logs::shown;
 
 use super::{Intent, State};
@@ -205,8 +205,7 @@ fn recover(path: &Path) -> Kept {
 /// What the file says; `None` if that cannot be understood. Whatever it is, reading it takes no longer than
 /// the largest file.
 fn read(path: &Path) -> io::Result<Option<Kept>> {
-    let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let file = config::open(path, config::Links::Refuse)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
