@@ -8,24 +8,41 @@ use crate::rows::*;
 
 /// EtherTypes and tags.
 pub(crate) fn ethertypes_and_tags() -> Vec<Row> {
+    [ethertypes(), tags(), stacked_tags(), removed_tags()].concat()
+}
+
+fn length() -> Carrier {
+    Carrier::Ethernet { ethertype: None, source: Some(MacAddr::new(SENDER)) }
+}
+
+fn ipv4() -> Vec<u8> {
+    Ipv4::default().around(&Udp::to(9).around(&magic()))
+}
+
+fn ethertypes() -> Vec<Row> {
     let late = bytes![[0], magic()];
-    let ip = Ipv4::default().around(&Udp::to(9).around(&magic()));
-    let ip6 = Ipv6::default().around(&Udp::to(9).around(&magic()));
-    let length = Carrier::Ethernet { ethertype: None, source: Some(MacAddr::new(SENDER)) };
-    let mut rows = vec![
+    vec![
         row("another EtherType", ethernet(0x88b5, &magic()), accepted(raw(0x88b5))),
         row("another EtherType, not at its start", ethernet(0x88b5, &late), Err(NotAtStart)),
         row("the smallest EtherType", ethernet(0x0600, &magic()), accepted(raw(0x0600))),
         row("ARP", ethernet(0x0806, &bytes![[0, 1, 8, 0, 6, 4, 0, 1], magic()]), Err(NotAtStart)),
         row("PPPoE", ethernet(0x8864, &bytes![[0x11, 0, 0, 1, 0, 104, 0, 0x57], magic()]), Err(NotAtStart)),
-        row("a length (802.3)", ethernet(102, &magic()), accepted(length.clone())),
-        row("a length that is too short", ethernet(50, &magic()), accepted(length.clone())),
+        row("a length (802.3)", ethernet(102, &magic()), accepted(length())),
+        row("a length that is too short", ethernet(50, &magic()), accepted(length())),
         row("a length, and LLC", ethernet(105, &bytes![[0x42, 0x42, 3], magic()]), Err(NotAtStart)),
         row(
             "a length, and SNAP",
             ethernet(110, &bytes![[0xaa, 0xaa, 3, 0, 0, 0, 8, 0x42], magic()]),
             Err(NotAtStart),
         ),
+    ]
+}
+
+/// One tag in the frame.
+fn tags() -> Vec<Row> {
+    let late = bytes![[0], magic()];
+    let ip6 = Ipv6::default().around(&Udp::to(9).around(&magic()));
+    vec![
         row("802.1Q", tagged(&[(0x8100, 5)], 0x0842, &magic()), in_vlan(5, accepted(raw(0x0842)))),
         row(
             "802.1Q, not at its start",
@@ -46,11 +63,19 @@ pub(crate) fn ethertypes_and_tags() -> Vec<Row> {
         ),
         row("a priority tag", tagged(&[(0x8100, 0xe000)], 0x0842, &magic()), accepted(raw(0x0842))),
         row("the reserved VLAN", tagged(&[(0x8100, 0x0fff)], 0x0842, &magic()), Err(BadHeader)),
-        row("UDP in 802.1Q", tagged(&[(0x8100, 5)], 0x0800, &ip), in_vlan(5, accepted(v4(9)))),
+        row("UDP in 802.1Q", tagged(&[(0x8100, 5)], 0x0800, &ipv4()), in_vlan(5, accepted(v4(9)))),
         row("UDP over IPv6 in 802.1Q", tagged(&[(0x8100, 5)], 0x86dd, &ip6), in_vlan(5, accepted(v6(9)))),
-        row("a length in 802.1Q", tagged(&[(0x8100, 5)], 102, &magic()), in_vlan(5, accepted(length))),
+        row("a length in 802.1Q", tagged(&[(0x8100, 5)], 102, &magic()), in_vlan(5, accepted(length()))),
         row("another EtherType in 802.1Q, late", tagged(&[(0x8100, 5)], 0x88b5, &late), Err(NotAtStart)),
-        row("two tags", tagged(&[(0x88a8, 8), (0x8100, 5)], 0x0800, &ip), in_vlan(8, accepted(v4(9)))),
+        row("a tag cut off", ethernet(0x8100, &[0, 5, 8]), Err(BadHeader)),
+        row("the stream in the place of a tag", ethernet(0x8100, &magic()), Err(BadHeader)),
+    ]
+}
+
+/// Several tags in the frame.
+fn stacked_tags() -> Vec<Row> {
+    vec![
+        row("two tags", tagged(&[(0x88a8, 8), (0x8100, 5)], 0x0800, &ipv4()), in_vlan(8, accepted(v4(9)))),
         row(
             "two tags of 802.1Q",
             tagged(&[(0x8100, 8), (0x8100, 5)], 0x0842, &magic()),
@@ -66,16 +91,18 @@ pub(crate) fn ethertypes_and_tags() -> Vec<Row> {
             tagged(&[(0x88a8, 8), (0x8100, 5), (0x8100, 6)], 0x0842, &magic()),
             Err(TooManyTags),
         ),
-        row("a tag cut off", ethernet(0x8100, &[0, 5, 8]), Err(BadHeader)),
-        row("the stream in the place of a tag", ethernet(0x8100, &magic()), Err(BadHeader)),
-    ];
-    for (name, tag, bytes, expected) in [
+    ]
+}
+
+/// A tag that the kernel removed from the frame.
+fn removed_tags() -> Vec<Row> {
+    let rows = [
         ("a tag taken off", 5, ethernet(0x0842, &magic()), in_vlan(5, accepted(raw(0x0842)))),
         ("a tag taken off UDP", 5, udp4(9, &magic()), in_vlan(5, accepted(v4(9)))),
         (
             "a tag taken off, and one left",
             8,
-            tagged(&[(0x8100, 5)], 0x0800, &ip),
+            tagged(&[(0x8100, 5)], 0x0800, &ipv4()),
             in_vlan(8, accepted(v4(9))),
         ),
         ("a priority tag taken off", 0x2000, ethernet(0x0842, &magic()), accepted(raw(0x0842))),
@@ -92,8 +119,6 @@ pub(crate) fn ethertypes_and_tags() -> Vec<Row> {
             tagged(&[(0x8100, 5), (0x8100, 6)], 0x0842, &magic()),
             Err(TooManyTags),
         ),
-    ] {
-        rows.push(Row { tag: Some(tag), ..row(name, bytes, expected) });
-    }
-    rows
+    ];
+    rows.map(|(name, tag, bytes, expected)| Row { tag: Some(tag), ..row(name, bytes, expected) }).into()
 }

@@ -164,15 +164,21 @@ pub(crate) fn ipv6() -> Vec<Row> {
         row("padding behind it", bytes![udp6(9, &magic()), [0; 18]], accepted(v6(9))),
         row("a password behind UDP's length", plain().frame(&bytes![datagram, b"secret"]), accepted(v6(9))),
     ];
-    for kind in kinds {
-        for more in [0, 3] {
-            let frame = Ipv6::with(&[extension(kind, more)]).frame(&datagram);
-            rows.push(row(format!("extension header {kind}, {more} units more"), frame, accepted(v6(9))));
-        }
-        let frame = Ipv6::with(&vec![extension(kind, 0); 4]).frame(&datagram);
-        rows.push(row(format!("four times extension header {kind}"), frame, accepted(v6(9))));
-        let frame = Ipv6::with(&vec![extension(kind, 0); 5]).frame(&datagram);
-        rows.push(row(format!("five times extension header {kind}"), frame, Err(TooManyExtensionHeaders)));
+    rows.extend(kinds.into_iter().flat_map(extension_headers));
+    rows
+}
+
+/// One, four and five extension headers of a kind.
+fn extension_headers(kind: u8) -> Vec<Row> {
+    let datagram = Udp::to(9).around(&magic());
+    let mut rows = Vec::new();
+    for more in [0, 3] {
+        let frame = Ipv6::with(&[extension(kind, more)]).frame(&datagram);
+        rows.push(row(format!("extension header {kind}, {more} units more"), frame, accepted(v6(9))));
     }
+    let frame = Ipv6::with(&vec![extension(kind, 0); 4]).frame(&datagram);
+    rows.push(row(format!("four times extension header {kind}"), frame, accepted(v6(9))));
+    let frame = Ipv6::with(&vec![extension(kind, 0); 5]).frame(&datagram);
+    rows.push(row(format!("five times extension header {kind}"), frame, Err(TooManyExtensionHeaders)));
     rows
 }

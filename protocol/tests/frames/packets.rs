@@ -92,6 +92,15 @@ pub(crate) fn merged() -> Vec<Row> {
             &[TARGET; 19],
             &v4(9),
         ),
+    ];
+    rows.extend(merged_with_one_target());
+    rows.extend(merged_with_passwords());
+    rows
+}
+
+/// One packet, and something else behind or before it.
+fn merged_with_one_target() -> Vec<Row> {
+    vec![
         row(
             "one, and the password FF",
             udp4(9, &bytes![magic(), [0xff; 6]]),
@@ -117,12 +126,18 @@ pub(crate) fn merged() -> Vec<Row> {
             udp4(9, &bytes![[0x11; 2048 - 28 - 109], magic(), b"secret"]),
             with_password(b"secret", v4(9)),
         ),
-    ];
+    ]
+}
+
+/// Two packets in one payload, with and without passwords.
+fn merged_with_passwords() -> Vec<Row> {
+    let mut rows = Vec::new();
     for port in [9, 40000] {
         for (first, second) in [("", ""), ("pass", "pass"), ("secret", "secret"), ("secret", "")] {
-            let payload = bytes![stream(6, TARGET, 16, first.as_bytes()), other(second.as_bytes())];
+            let payload =
+                bytes![stream(6, TARGET, 16, first.as_bytes()), stream(6, OTHER, 16, second.as_bytes())];
             let name = format!("two to {port}, with {first:?} and {second:?} behind them");
-            rows.push(row_of_several(name, udp4(port, &payload), &both, &v4(port)));
+            rows.push(row_of_several(name, udp4(port, &payload), &[TARGET, OTHER], &v4(port)));
         }
     }
     rows
@@ -130,10 +145,16 @@ pub(crate) fn merged() -> Vec<Row> {
 
 /// The format itself, in the payload of a frame that is searched in full.
 pub(crate) fn formats() -> Vec<Row> {
-    let wol = |payload: &[u8]| ethernet(0x0842, payload);
+    [valid_streams(), invalid_streams(), passwords()].concat()
+}
+
+fn wol(payload: &[u8]) -> Vec<u8> {
+    ethernet(0x0842, payload)
+}
+
+fn valid_streams() -> Vec<Row> {
     let found = || accepted(raw(0x0842));
-    let refused = || Err(NoMagicPacket);
-    let mut rows = vec![
+    vec![
         row("seven FF", wol(&stream(7, TARGET, 16, b"")), found()),
         row("two hundred FF", wol(&stream(200, TARGET, 16, b"")), found()),
         row("twenty bytes in", wol(&bytes![[0x11; 20], magic()]), found()),
@@ -150,6 +171,12 @@ pub(crate) fn formats() -> Vec<Row> {
             wol(&stream(6, TARGET, 17, b"secret")),
             with_password(b"secret", raw(0x0842)),
         ),
+    ]
+}
+
+fn invalid_streams() -> Vec<Row> {
+    let refused = || Err(NoMagicPacket);
+    vec![
         row("five FF", wol(&stream(5, TARGET, 16, b"")), refused()),
         row("15 copies", wol(&stream(6, TARGET, 15, b"")), refused()),
         row("16 copies less a byte", wol(&stream(6, TARGET, 15, &TARGET[..5])), refused()),
@@ -168,7 +195,13 @@ pub(crate) fn formats() -> Vec<Row> {
         row("nothing but FF", wol(&[0xff; 1500]), refused()),
         row("nothing but the stream", wol(&[0xff; 6]), refused()),
         row("nothing", wol(&[]), refused()),
-    ];
+    ]
+}
+
+/// What follows the sixteenth copy.
+fn passwords() -> Vec<Row> {
+    let found = || accepted(raw(0x0842));
+    let mut rows = Vec::new();
     for length in 0..=3 {
         rows.push(row(
             format!("{length} bytes of password"),

@@ -15,6 +15,7 @@ pub(crate) fn ports() -> Ports {
     Ports::new(vec![0, 7, 9, CONFIGURED])
 }
 
+#[derive(Clone)]
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) link: LinkType,
