@@ -5,13 +5,10 @@
 
 pub mod announcer;
 mod options;
-pub mod savefile;
 
-use std::io::{self, BufWriter, Write as _};
-use std::path::Path;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use wakevirt_protocol::frame::Ports;
 use wakevirt_service::lifecycle;
 
 use announcer::config::Settings;
@@ -20,13 +17,8 @@ pub use options::Options;
 /// Does what the command line asks for.
 #[must_use]
 pub fn run(options: &Options) -> ExitCode {
-    let done = if let Some(savefile) = &options.read {
-        read(savefile, options)
-    } else if options.common.check {
-        check(options)
-    } else {
-        announcer::run(options).map_err(Into::into)
-    };
+    let done =
+        if options.common.check { check(options) } else { announcer::run(options).map_err(Into::into) };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => lifecycle::exit_code("wakevirt-capture", &*error, is_misconfigured(&*error)),
@@ -40,15 +32,6 @@ fn is_misconfigured(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 type Anything = Box<dyn std::error::Error>;
-
-fn read(savefile: &Path, options: &Options) -> Result<(), Anything> {
-    let ports = Ports::new(Settings::load(options)?.start.ports);
-    match savefile::read(savefile, &ports, BufWriter::new(io::stdout().lock())) {
-        // Whoever read the output has enough of it.
-        Err(savefile::Error::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => Ok(done?),
-    }
-}
 
 fn check(options: &Options) -> Result<(), Anything> {
     let settings = Settings::load(options)?;

@@ -1,7 +1,6 @@
 //! The command line of `wakevirt-capture`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use wakevirt_service::options::Common;
 
@@ -29,8 +28,4 @@ pub struct Options {
     /// Listen on this UDP address, unless sockets are handed over; may be repeated
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Vec<SocketAddr>,
-
-    /// Judge the frames of a savefile instead, and print a JSON object for each magic packet
-    #[arg(long, value_name = "FILE.pcap", conflicts_with = "check")]
-    pub read: Option<PathBuf>,
 }

@@ -52,19 +52,19 @@ pub enum Refusal {
     #[error("no magic packet in the payload")]
     NoMagicPacket,
     /// The payload does not begin with one, and is not of a kind that is searched in full.
-    #[error("the payload does not begin with a magic packet")]
+    #[error("the payload does not start with a magic packet")]
     NotAtStart,
     /// A header goes beyond the data, or contradicts itself.
-    #[error("a header is cut off or contradicts itself")]
+    #[error("a header is truncated or inconsistent")]
     BadHeader,
     /// More than two tags.
     #[error("more than two VLAN tags")]
     TooManyTags,
     /// An IP packet that is not UDP.
-    #[error("an IP packet that is not UDP")]
+    #[error("the IP packet is not UDP")]
     NotUdp,
     /// A fragment that is not the first: it has no UDP header.
-    #[error("a later fragment")]
+    #[error("a fragment after the first, without a UDP header")]
     LaterFragment,
     /// More than four extension headers.
     #[error("more than four IPv6 extension headers")]

@@ -41,8 +41,6 @@ pub enum Sender {
         interface: u32,
         /// The kind of the interface: an ARPHRD number.
         kind: u16,
-        /// `PACKET_HOST`, `PACKET_OUTGOING` and so on.
-        packet_type: u8,
         /// The length of the sender's link address.
         address_length: u8,
         /// The sender's link address.
@@ -231,7 +229,6 @@ fn sender(address: &libc::sockaddr_storage, length: usize) -> Option<Sender> {
             protocol: u16::from_be(link.sll_protocol),
             interface: u32::try_from(link.sll_ifindex).ok()?,
             kind: link.sll_hatype,
-            packet_type: link.sll_pkttype,
             address_length: link.sll_halen,
             address: link.sll_addr,
         });

@@ -1,10 +1,11 @@
-//! `wakevirt-capture --read`: the acceptance function over a savefile, in the format pcap or pcapng.
+//! `wakevirtctl read`: finds the magic packets in a savefile, in the format pcap or pcapng.
 //!
-//! It needs no privilege and no bus. Each magic packet gives one line, a JSON object with `frame`
-//! (counted from 1), `mac` and the keys of the signal's details, before deduplication. A pcapng file may
-//! hold frames of several interfaces, of different link types.
+//! Each magic packet gives one line, a JSON object with `frame` (counted from 1), `mac` and the keys of the
+//! signal's details, before deduplication. With `--all`, a refused frame gives a line with `frame` and
+//! `refused`. A pcapng file can contain frames of several interfaces, of different link types.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,84 +14,83 @@ use pcap_parser::traits::PcapReaderIterator;
 use pcap_parser::{Block, InterfaceDescriptionBlock, PcapBlockOwned, PcapError, create_reader};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use wakevirt_protocol::details::Detail;
-use wakevirt_protocol::frame::{Ports, judge};
+use wakevirt_protocol::frame::{Ports, Refusal, judge};
 use wakevirt_protocol::link::LinkType;
 use wakevirt_protocol::{Heard, Stamp};
-use wakevirt_service::logs::shown;
 
 /// How much of the savefile is in memory at first, in bytes.
 const BUFFER: usize = 1 << 20;
 /// The longest block that is read, in bytes: libpcap's limit, too.
 const MAX_BLOCK: usize = 16 << 20;
-/// The bits of the link type in a pcap header; the others tell of a checksum (`LT_LINKTYPE` in libpcap).
+/// The bits of the link type in a pcap header; the others describe a checksum (`LT_LINKTYPE` in libpcap).
 const LINK_TYPE_BITS: i32 = 0x03ff_ffff;
-/// The type of a block with a packet that no program has written since 2009 (pcapng, section 4.4).
+/// The type of a packet block that programs have not written since 2009 (pcapng, section 4.4).
 const OBSOLETE_PACKET_BLOCK: u32 = 2;
 
-/// Why a savefile cannot be judged to its end.
+/// A savefile cannot be read completely.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be opened or read.
-    #[error("cannot read {}: {error}", shown(.path))]
+    /// The file cannot be opened or read.
+    #[error("cannot read {}: {error}", .path.display())]
     Open {
         /// The savefile.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// It is something else.
-    #[error("{} is no savefile in the format pcap or pcapng; if it is compressed, decompress it first", shown(.path))]
+    /// The file has another format.
+    #[error("{} is not a savefile in the format pcap or pcapng; if it is compressed, decompress it first", .path.display())]
     NoSavefile {
         /// The file.
         path: PathBuf,
     },
-    /// It breaks off, or is damaged; what came before was judged.
-    #[error("{} is damaged behind frame {frames}: {problem}", shown(.path))]
+    /// The file is truncated or damaged. The frames before that place were parsed.
+    #[error("{} is damaged after frame {frames}: {problem}", .path.display())]
     Damaged {
         /// The savefile.
         path: PathBuf,
         /// How many frames were read.
         frames: u64,
-        /// What is wrong.
+        /// The damage.
         problem: &'static str,
     },
-    /// Some frames are of links that are not like Ethernet and not IP; all others were judged.
-    #[error("{} has frames that were not judged: {}; Ethernet (1), Linux SLL (113) and SLL2 (276), NULL (0), LOOP (108) \
-             and raw IP (101, 228, 229) can be read", shown(.path), counted(.unjudged))]
+    /// Some frames have link types that are neither like Ethernet nor IP. All others were parsed.
+    #[error("{} has frames of unsupported link types, which were skipped: {}; supported are Ethernet (1), Linux SLL (113) and SLL2 (276), NULL (0), LOOP (108) \
+             and raw IP (101, 228, 229)", .path.display(), counted(.skipped))]
     LinkTypes {
         /// The savefile.
         path: PathBuf,
-        /// How many frames of which link type (<https://www.tcpdump.org/linktypes.html>).
-        unjudged: BTreeMap<i32, u64>,
+        /// The number of frames of each unsupported link type (<https://www.tcpdump.org/linktypes.html>).
+        skipped: BTreeMap<i32, u64>,
     },
     /// The output cannot be written.
-    #[error("cannot write what was found: {0}")]
+    #[error("cannot write the output: {0}")]
     Write(#[from] io::Error),
 }
 
-fn counted(unjudged: &BTreeMap<i32, u64>) -> String {
+fn counted(skipped: &BTreeMap<i32, u64>) -> String {
     let each: Vec<_> =
-        unjudged.iter().map(|(number, count)| format!("{count} of link type {number}")).collect();
+        skipped.iter().map(|(number, count)| format!("{count} of link type {number}")).collect();
     each.join(", ")
 }
 
-/// Judges every frame of the savefile, and writes a line for each magic packet.
+/// Parses every frame of the savefile, and writes a line for each magic packet; if `all`, for each refused frame too.
 ///
 /// # Errors
 /// [`Error`] names the savefile and what is wrong.
-pub fn read(path: &Path, ports: &Ports, output: impl Write) -> Result<(), Error> {
+pub fn read(path: &Path, ports: &Ports, all: bool, output: impl Write) -> Result<(), Error> {
     let open = |error| Error::Open { path: path.to_owned(), error };
     let file = File::open(path).map_err(open)?;
-    // A folder can be opened, and not read.
+    // A directory can be opened, but not read.
     if file.metadata().map_err(open)?.is_dir() {
         return Err(open(io::ErrorKind::IsADirectory.into()));
     }
     let mut reader = create_reader(BUFFER, Whole(file)).map_err(|error| match error {
-        PcapError::ReadError => open(io::Error::other("it cannot be read")),
+        PcapError::ReadError => open(io::Error::other("read failed")),
         _ => Error::NoSavefile { path: path.to_owned() },
     })?;
     let mut savefile =
-        Savefile { path, ports, output, interfaces: Vec::new(), frames: 0, unjudged: BTreeMap::new() };
+        Savefile { path, ports, all, output, interfaces: Vec::new(), frames: 0, skipped: BTreeMap::new() };
     savefile.read(reader.as_mut())?;
     savefile.end()
 }
@@ -99,11 +99,12 @@ pub fn read(path: &Path, ports: &Ports, output: impl Write) -> Result<(), Error>
 struct Savefile<'a, Output> {
     path: &'a Path,
     ports: &'a Ports,
+    all: bool,
     output: Output,
-    /// The interfaces that were described, in this section of the file.
+    /// The interfaces that this section of the file describes.
     interfaces: Vec<Interface>,
     frames: u64,
-    unjudged: BTreeMap<i32, u64>,
+    skipped: BTreeMap<i32, u64>,
 }
 
 impl<Output: Write> Savefile<'_, Output> {
@@ -118,18 +119,18 @@ impl<Output: Write> Savefile<'_, Output> {
                 }
                 Err(PcapError::Eof) => return Ok(()),
                 Err(PcapError::Incomplete(_)) => {
-                    reader.refill().map_err(|_| self.damaged("it cannot be read any further"))?;
+                    reader.refill().map_err(|_| self.damaged("read failed"))?;
                     continue;
                 }
                 Err(PcapError::BufferTooSmall) if capacity < MAX_BLOCK => {
                     capacity *= 2;
                     reader.grow(capacity);
-                    reader.refill().map_err(|_| self.damaged("it cannot be read any further"))?;
+                    reader.refill().map_err(|_| self.damaged("read failed"))?;
                     continue;
                 }
                 Err(PcapError::BufferTooSmall) => "a frame or block is longer than 16 MiB",
-                Err(PcapError::UnexpectedEof) => "it breaks off",
-                Err(_) => "a block contradicts itself",
+                Err(PcapError::UnexpectedEof) => "unexpected end of file",
+                Err(_) => "a block is inconsistent",
             };
             return Err(self.damaged(problem));
         }
@@ -166,13 +167,11 @@ impl<Output: Write> Savefile<'_, Output> {
                 let interface = self.interface(0)?;
                 let length =
                     if interface.snap == 0 { packet.origlen } else { packet.origlen.min(interface.snap) };
-                // It tells no time.
+                // The block has no timestamp.
                 self.frame(interface, 0, first(packet.data, length))
             }
             PcapBlockOwned::NG(Block::Unknown(block)) if block.block_type == OBSOLETE_PACKET_BLOCK => {
-                Err(self.damaged(
-                    "its packets are in obsolete packet blocks, which cannot be read; convert it by editcap",
-                ))
+                Err(self.damaged("obsolete packet blocks are not supported; convert the file with editcap"))
             }
             PcapBlockOwned::NG(_) => Ok(()),
         }
@@ -180,24 +179,39 @@ impl<Output: Write> Savefile<'_, Output> {
 
     fn interface(&self, number: u32) -> Result<Interface, Error> {
         let found = usize::try_from(number).ok().and_then(|number| self.interfaces.get(number));
-        found.copied().ok_or_else(|| self.damaged("a frame is of an interface that is not described"))
+        found.copied().ok_or_else(|| self.damaged("a frame refers to an interface that is not described"))
     }
 
-    /// Judges one frame, seen so many microseconds after 1970.
+    /// Parses one frame, captured `timestamp` microseconds after 1970.
     fn frame(&mut self, interface: Interface, timestamp: u64, bytes: &[u8]) -> Result<(), Error> {
         self.frames += 1;
         let Some(link) = LinkType::from_number(interface.link) else {
-            *self.unjudged.entry(interface.link).or_default() += 1;
-            return Ok(());
+            *self.skipped.entry(interface.link).or_default() += 1;
+            return self.refused(&format_args!("link type {} is not supported", interface.link));
         };
-        let judged = link.strip(bytes).and_then(|frame| judge(&frame, self.ports).ok());
-        for heard in judged.into_iter().flatten() {
-            let stamp = Stamp { timestamp, boottime: None };
-            serde_json::to_writer(&mut self.output, &Line { frame: self.frames, heard, stamp })
-                .map_err(io::Error::from)?;
-            self.output.write_all(b"\n")?;
+        let Some(frame) = link.strip(bytes) else {
+            return self.refused(&Refusal::BadHeader);
+        };
+        match judge(&frame, self.ports) {
+            Ok(packets) => packets.into_iter().try_for_each(|heard| {
+                let stamp = Stamp { timestamp, boottime: None };
+                self.write(&Line { frame: self.frames, heard, stamp })
+            }),
+            Err(refusal) => self.refused(&refusal),
         }
-        Ok(())
+    }
+
+    /// Writes why the current frame is refused, if `--all` asks for it.
+    fn refused(&mut self, reason: &dyn fmt::Display) -> Result<(), Error> {
+        if !self.all {
+            return Ok(());
+        }
+        self.write(&Refused { frame: self.frames, refused: reason.to_string() })
+    }
+
+    fn write(&mut self, line: &impl Serialize) -> Result<(), Error> {
+        serde_json::to_writer(&mut self.output, line).map_err(io::Error::from)?;
+        Ok(self.output.write_all(b"\n")?)
     }
 
     fn damaged(&self, problem: &'static str) -> Error {
@@ -206,29 +220,29 @@ impl<Output: Write> Savefile<'_, Output> {
 
     fn end(mut self) -> Result<(), Error> {
         self.output.flush()?;
-        if self.unjudged.is_empty() {
+        if self.skipped.is_empty() {
             return Ok(());
         }
-        Err(Error::LinkTypes { path: self.path.to_owned(), unjudged: self.unjudged })
+        Err(Error::LinkTypes { path: self.path.to_owned(), skipped: self.skipped })
     }
 }
 
-/// What a savefile says of the interface where frames were captured.
+/// The description of an interface on which frames were captured.
 #[derive(Debug, Clone, Copy)]
 struct Interface {
     /// The link type's number.
     link: i32,
-    /// How many bytes of each frame were captured at most; 0 for all.
+    /// The largest number of bytes captured of each frame; 0 means all.
     snap: u32,
-    /// How many ticks of its clock make a second.
+    /// The ticks of its clock in a second.
     resolution: u64,
-    /// What is to be added to its time, in seconds.
+    /// The seconds to add to its time.
     offset: i64,
 }
 
 impl From<&InterfaceDescriptionBlock<'_>> for Interface {
     fn from(description: &InterfaceDescriptionBlock<'_>) -> Self {
-        // The highest bit tells whether it is a power of 2 or of 10.
+        // The highest bit selects a power of 2 instead of 10.
         let exponent = u32::from(description.if_tsresol & 0x7f);
         let base: u64 = if description.if_tsresol & 0x80 == 0 { 10 } else { 2 };
         Self {
@@ -241,7 +255,7 @@ impl From<&InterfaceDescriptionBlock<'_>> for Interface {
 }
 
 impl Interface {
-    /// The time in microseconds since 1970; 0 for what lies before.
+    /// The time in microseconds since 1970; 0 for earlier times.
     fn microseconds(self, ticks: u64) -> u64 {
         let time = i128::from(ticks) * 1_000_000 / i128::from(self.resolution);
         let time = time + i128::from(self.offset) * 1_000_000;
@@ -249,12 +263,12 @@ impl Interface {
     }
 }
 
-/// The first bytes: the rest fills up to a multiple of four.
+/// The first `length` bytes, without the padding to a multiple of four.
 fn first(bytes: &[u8], length: u32) -> &[u8] {
     usize::try_from(length).ok().and_then(|length| bytes.get(..length)).unwrap_or(bytes)
 }
 
-/// Reads as much as is asked for, until the end: the header of a savefile has to come at once.
+/// Fills each buffer up to the end of the file: pcap-parser needs the header of a savefile in one piece.
 struct Whole(File);
 
 impl Read for Whole {
@@ -272,7 +286,14 @@ impl Read for Whole {
     }
 }
 
-/// One line of output.
+/// The line of a refused frame.
+#[derive(serde::Serialize)]
+struct Refused {
+    frame: u64,
+    refused: String,
+}
+
+/// The line of a magic packet.
 struct Line {
     frame: u64,
     heard: Heard,

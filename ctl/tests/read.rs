@@ -1,4 +1,4 @@
-//! `wakevirt-capture --read`: the acceptance function over savefiles of each link type.
+//! `wakevirtctl read`: the magic packets in savefiles of each link type.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop where it stands")]
 
 use std::fs;
@@ -24,13 +24,7 @@ fn savefile(path: &Path, link: i32, frames: &[Vec<u8>]) {
 }
 
 fn read(path: &Path) -> Output {
-    // A configuration of the machine's own must not matter.
-    let config = path.with_extension("toml");
-    fs::write(&config, "").unwrap();
-    Command::new(env!("CARGO_BIN_EXE_wakevirt-capture"))
-        .args(["--config".as_ref(), config.as_os_str(), "--read".as_ref(), path.as_os_str()])
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_wakevirtctl")).arg("read").arg(path).output().unwrap()
 }
 
 /// The lines of output for a savefile with these frames.
@@ -66,7 +60,7 @@ fn expected(mut details: Value, frame: u64, more: &[(&str, Value)]) -> Value {
 }
 
 #[test]
-fn of_ethernet_gives_a_line_for_each_magic_packet() {
+fn prints_a_line_for_each_magic_packet() {
     let frame = ethernet(BROADCAST, SOURCE, 0x0800, &datagram());
     let raw = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     let junk = ethernet(BROADCAST, SOURCE, 0x0806, &[0; 46]);
@@ -87,7 +81,7 @@ fn of_ethernet_gives_a_line_for_each_magic_packet() {
 }
 
 #[test]
-fn of_other_links_gives_the_same() {
+fn prints_the_same_for_other_link_types() {
     let v6 = udp6(Ipv6Addr::LOCALHOST, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), 7, &magic(MAC, &[]));
     let v6_details = json!({
         "mac": MAC, "transport": "udp6", "source": "::1", "source-port": 40_000,
@@ -112,7 +106,7 @@ fn of_other_links_gives_the_same() {
 }
 
 #[test]
-fn that_cannot_be_read_is_named_with_the_reason() {
+fn reports_a_file_that_cannot_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frames.pcap");
     let complaint = || {
@@ -125,20 +119,20 @@ fn that_cannot_be_read_is_named_with_the_reason() {
     for text in ["", "hello", &"hello".repeat(100)] {
         fs::write(&path, text).unwrap();
         let (_, error) = complaint();
-        assert!(error.contains("frames.pcap is no savefile in the format pcap or pcapng"), "{error}");
+        assert!(error.contains("frames.pcap is not a savefile in the format pcap or pcapng"), "{error}");
     }
     // IEEE 802.11.
     savefile(&path, 105, &[vec![0; 100]]);
     let (_, error) = complaint();
-    assert!(error.contains("not judged: 1 of link type 105;"), "{error}");
-    // Cut off in its second frame: what came before is judged.
+    assert!(error.contains("skipped: 1 of link type 105;"), "{error}");
+    // Cut off in its second frame: the frames before it are parsed.
     let frame = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     savefile(&path, 1, &[frame.clone(), frame]);
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() - 10]).unwrap();
     let (lines, error) = complaint();
     assert_eq!(lines.lines().count(), 1);
-    assert!(error.contains("damaged behind frame 1: it breaks off"), "{error}");
+    assert!(error.contains("damaged after frame 1: unexpected end of file"), "{error}");
     // A frame of an interface that is not described; a block with two lengths.
     let frame = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     let mut contradicting = [section(), interface(1, 0, &[]), packet(0, 0, &frame)].concat();
@@ -149,7 +143,7 @@ fn that_cannot_be_read_is_named_with_the_reason() {
             "not described",
         ),
         ([section(), simple(&frame)].concat(), "not described"),
-        (contradicting, "contradicts itself"),
+        (contradicting, "inconsistent"),
         ([section(), interface(1, 0, &[]), block(2, &[0; 40])].concat(), "obsolete packet blocks"),
         (
             [section(), interface(1, 0, &[]), 6_u32.to_le_bytes().to_vec(), vec![0xff; 100]].concat(),
@@ -199,7 +193,7 @@ fn simple(frame: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn of_several_interfaces_and_link_types_is_read_whole() {
+fn reads_several_interfaces_and_link_types() {
     let raw = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     let sll2 = [&[8, 0, 0, 0, 0, 0, 0, 3, 0, 1, 1, 6][..], &SOURCE, &[0, 0], &datagram()].concat();
     let seconds: u64 = 1_700_000_000;
@@ -246,7 +240,7 @@ fn of_several_interfaces_and_link_types_is_read_whole() {
 }
 
 #[test]
-fn of_link_types_that_cannot_be_read_is_judged_all_the_same() {
+fn skips_unsupported_link_types() {
     let raw = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     let content = [
         section(),
@@ -266,11 +260,11 @@ fn of_link_types_that_cannot_be_read_is_judged_all_the_same() {
     assert!(!output.status.success());
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1);
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(error.contains("not judged: 2 of link type 127, 1 of link type 195;"), "{error}");
+    assert!(error.contains("skipped: 2 of link type 127, 1 of link type 195;"), "{error}");
 }
 
 #[test]
-fn whatever_it_holds_is_read_or_refused() {
+fn survives_corrupted_files() {
     let raw = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frames");
@@ -300,10 +294,58 @@ fn whatever_it_holds_is_read_or_refused() {
             }
         }
         fs::write(&path, &bytes).unwrap();
-        match wakevirt_capture::savefile::read(&path, &ports, std::io::sink()) {
+        match wakevirt_ctl::read::read(&path, &ports, true, std::io::sink()) {
             Ok(()) => read += 1,
             Err(_) => refused += 1,
         }
     }
     assert!(read > 50 && refused > 50, "{read} read, {refused} refused");
+}
+
+#[test]
+fn prints_why_each_frame_is_refused() {
+    let raw = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
+    let udp = udp4(Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::BROADCAST, 9, b"x");
+    let content = [
+        section(),
+        interface(1, 0, &[]),
+        interface(127, 0, &[]),
+        packet(0, 0, &ethernet(BROADCAST, SOURCE, 0x0806, &[0; 46])),
+        packet(0, 0, &raw),
+        packet(0, 0, &ethernet(BROADCAST, SOURCE, 0x0800, &udp)),
+        packet(0, 0, &raw[..10]),
+        packet(1, 0, &[0; 100]),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frames.pcapng");
+    fs::write(&path, content.concat()).unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_wakevirtctl")).args(["read", "--all"]).arg(path).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 5);
+    assert_eq!(lines[1]["mac"], MAC);
+    for (line, reason) in [
+        (0, "the payload does not start with a magic packet"),
+        (2, "no magic packet in the payload"),
+        (3, "a header is truncated or inconsistent"),
+        (4, "link type 127 is not supported"),
+    ] {
+        assert_eq!(lines[line], json!({ "frame": line + 1, "refused": reason }));
+    }
+}
+
+#[test]
+fn searches_datagrams_to_the_given_ports_in_full() {
+    let payload = [b"x".to_vec(), magic(MAC, &[])].concat();
+    let datagram = udp4(Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::BROADCAST, 4000, &payload);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frames.pcap");
+    savefile(&path, 12, &[datagram]);
+    for (ports, expected) in [(&[][..], 0), (&["--port=4000"], 1), (&["--port=9", "--port=4000"], 1)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wakevirtctl"));
+        let output = command.arg("read").args(ports).arg(&path).output().unwrap();
+        assert!(output.status.success());
+        assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), expected, "{ports:?}");
+    }
 }
