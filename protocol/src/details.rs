@@ -1,4 +1,4 @@
-//! The details of a sighting, under the keys that D-Bus and `wakevirt-capture --read` share.
+//! The details of a sighting, under the keys that D-Bus and `wakevirtctl read` share.
 
 use serde::Serialize;
 

@@ -1,5 +1,5 @@
-//! What is in the programs of capture: the sniffer links no D-Bus, no async runtime and no reader of
-//! savefiles.
+//! What the programs link: the sniffer no D-Bus, no async runtime and no reader of savefiles, the announcer no
+//! reader of savefiles, and none of them libpcap.
 #![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 use std::process::Command;
@@ -15,13 +15,20 @@ fn symbols(program: &str) -> String {
 }
 
 #[test]
-fn the_sniffer_is_without_bus_runtime_and_reader_of_savefiles() {
+fn no_service_contains_what_its_task_does_not_need() {
     let announcer = symbols("wakevirt-capture");
     let sniffer = symbols("wakevirt-sniffer");
-    for part in ["zbus::", "tokio::", "pcap_parser::"] {
+    let ctl = symbols("wakevirtctl");
+    for part in ["zbus::", "tokio::"] {
         assert!(announcer.contains(part), "{part} is no longer a sign of anything");
-        assert!(!sniffer.contains(part), "the sniffer holds {part}");
+        assert!(!sniffer.contains(part), "the sniffer contains {part}");
     }
-    assert!(sniffer.contains("wakevirt_protocol::"));
-    assert!(!announcer.contains("pcap_open"), "libpcap is linked");
+    assert!(ctl.contains("pcap_parser::"), "pcap_parser:: is no longer a sign of anything");
+    for (name, program) in [("sniffer", &sniffer), ("announcer", &announcer)] {
+        assert!(!program.contains("pcap_parser::"), "the {name} contains a reader of savefiles");
+        assert!(program.contains("wakevirt_protocol::"));
+    }
+    for (name, program) in [("sniffer", sniffer), ("announcer", announcer), ("wakevirtctl", ctl)] {
+        assert!(!program.contains("pcap_open"), "{name} links libpcap");
+    }
 }
