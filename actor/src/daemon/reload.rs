@@ -1,7 +1,7 @@
 //! Reading the configuration again, for a signal or a caller.
 
 use tokio::sync::{mpsc, watch};
-use wakevirt_service::lifecycle::{self, Signal, Signals, Trouble};
+use wakevirt_service::lifecycle::{self, Signal, Signals, Warning};
 use wakevirt_service::logs::Logs;
 
 use crate::Options;
@@ -34,12 +34,12 @@ impl Reloader {
             let result = match Config::load(options) {
                 Ok(new) => {
                     config = self.apply(new, config, logs).await;
-                    lifecycle::end_trouble(Trouble::Reload);
+                    lifecycle::clear_warning(Warning::Reload);
                     Ok(())
                 }
                 Err(error) => {
                     tracing::error!("the configuration stays as it was: {error}");
-                    lifecycle::begin_trouble(Trouble::Reload, &format!("the last reload failed: {error}"));
+                    lifecycle::set_warning(Warning::Reload, &format!("the last reload failed: {error}"));
                     Err(error.to_string())
                 }
             };

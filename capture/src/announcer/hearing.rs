@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_REASON, Mode, Request};
 use wakevirt_protocol::{Sighting, Stamp};
 use wakevirt_service::clock;
-use wakevirt_service::lifecycle::{self, Signal, Signals, Trouble, Watchdog};
+use wakevirt_service::lifecycle::{self, Signal, Signals, Warning, Watchdog};
 use wakevirt_service::logs::{Logs, plain, quoted};
 
 use super::Error;
@@ -189,7 +189,7 @@ impl<'a> Hearing<'a> {
             Ok(settings) => settings,
             Err(error) => {
                 tracing::error!("the old configuration stays in force: {error}");
-                lifecycle::begin_trouble(Trouble::Reload, &format!("the last reload failed: {error}"));
+                lifecycle::set_warning(Warning::Reload, &format!("the last reload failed: {error}"));
                 return Ok(());
             }
         };
@@ -210,7 +210,7 @@ impl<'a> Hearing<'a> {
             ..settings
         };
         tracing::info!("the configuration was read again");
-        lifecycle::end_trouble(Trouble::Reload);
+        lifecycle::clear_warning(Warning::Reload);
         self.warn_of_absent_interfaces();
         self.follow_interfaces()
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{self, SignalKind};
 
-pub use status::{Trouble, begin_trouble, end_trouble, status};
+pub use status::{Warning, clear_warning, set_warning, status};
 pub use watchdog::Watchdog;
 
 /// The exit code of a service that cannot run with its configuration, from sysexits.h(3head). A restart does

@@ -1,5 +1,4 @@
-//! The status in words, which `systemctl status` shows: what the service does, and behind it what is wrong
-//! meanwhile.
+//! The status text that `systemctl status` shows: what the service does, followed by its current warnings.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,68 +6,67 @@ use sd_notify::NotifyState;
 
 use super::notify;
 
-/// The longest text about one trouble, in bytes: systemd takes 4 KiB in all.
-const LONGEST: usize = 1000;
+/// The longest text of a warning, in bytes: systemd accepts 4 KiB in total.
+const MAX_TEXT: usize = 1000;
 
-/// What may be wrong while the service goes on.
+/// A problem that the service continues to run with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
-    /// The last reload has failed.
+pub enum Warning {
+    /// The last reload failed.
     Reload,
     /// No capture is on the bus.
     Capture,
 }
 
-/// What was told.
 #[derive(Debug)]
-struct Told {
+struct Status {
     work: String,
-    /// Each with its text, in the order in which they began.
-    troubles: Vec<(Trouble, String)>,
+    /// Each with its text, oldest first.
+    warnings: Vec<(Warning, String)>,
 }
 
-static TOLD: Mutex<Told> = Mutex::new(Told { work: String::new(), troubles: Vec::new() });
+static STATUS: Mutex<Status> = Mutex::new(Status { work: String::new(), warnings: Vec::new() });
 
-fn told() -> MutexGuard<'static, Told> {
-    TOLD.lock().unwrap_or_else(PoisonError::into_inner)
+fn current() -> MutexGuard<'static, Status> {
+    STATUS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Told {
-    fn words(&self) -> String {
-        let troubles = self.troubles.iter().map(|(_, text)| text.as_str());
-        let parts = core::iter::once(self.work.as_str()).chain(troubles).filter(|text| !text.is_empty());
+impl Status {
+    fn text(&self) -> String {
+        let warnings = self.warnings.iter().map(|(_, text)| text.as_str());
+        let parts = core::iter::once(self.work.as_str()).chain(warnings).filter(|text| !text.is_empty());
         parts.collect::<Vec<_>>().join("; ")
     }
 }
 
-/// Tells the service manager what the service does, for people to read.
+/// Reports to the service manager what the service does, as text for people.
 pub fn status(status: &str) {
     notify(&[NotifyState::Status(&work(status))]);
 }
 
-/// Notes what the service does, and returns the whole status.
+/// Records what the service does, and returns the whole status text.
 pub(super) fn work(status: &str) -> String {
-    let mut told = told();
-    told.work = one_line(status);
-    told.words()
+    let mut current = current();
+    current.work = one_line(status);
+    current.text()
 }
 
-/// Tells the service manager what is wrong, in addition to what the service does, until it ends.
-pub fn begin_trouble(trouble: Trouble, text: &str) {
-    let mut told = told();
-    told.troubles.retain(|(other, _)| *other != trouble);
-    let end = text.floor_char_boundary(LONGEST);
-    told.troubles.push((trouble, one_line(text.get(..end).unwrap_or_default())));
-    notify(&[NotifyState::Status(&told.words())]);
+/// Adds a warning to the status, or replaces its text, until [`clear_warning`].
+pub fn set_warning(warning: Warning, text: &str) {
+    let mut current = current();
+    current.warnings.retain(|(other, _)| *other != warning);
+    let end = text.floor_char_boundary(MAX_TEXT);
+    current.warnings.push((warning, one_line(text.get(..end).unwrap_or_default())));
+    notify(&[NotifyState::Status(&current.text())]);
 }
 
-/// Tells the service manager that this is not wrong any more.
-pub fn end_trouble(trouble: Trouble) {
-    let mut told = told();
-    let before = told.troubles.len();
-    told.troubles.retain(|(other, _)| *other != trouble);
-    if told.troubles.len() < before {
-        notify(&[NotifyState::Status(&told.words())]);
+/// Removes a warning from the status.
+pub fn clear_warning(warning: Warning) {
+    let mut current = current();
+    let before = current.warnings.len();
+    current.warnings.retain(|(other, _)| *other != warning);
+    if current.warnings.len() < before {
+        notify(&[NotifyState::Status(&current.text())]);
     }
 }
 

@@ -27,13 +27,13 @@ async fn signals_are_told_apart() {
 fn second_notifies() {
     if testing::is_second() {
         ready("hears on 2 interfaces\nMAINPID=1");
-        begin_trouble(Trouble::Reload, "the last reload failed:\nx");
+        set_warning(Warning::Reload, "the last reload failed:\nx");
         status("hears on br0");
-        begin_trouble(Trouble::Capture, "no capture");
-        begin_trouble(Trouble::Reload, &"y".repeat(5000));
-        end_trouble(Trouble::Capture);
-        end_trouble(Trouble::Capture);
-        end_trouble(Trouble::Reload);
+        set_warning(Warning::Capture, "no capture");
+        set_warning(Warning::Reload, &"y".repeat(5000));
+        clear_warning(Warning::Capture);
+        clear_warning(Warning::Capture);
+        clear_warning(Warning::Reload);
         stopping();
     }
 }

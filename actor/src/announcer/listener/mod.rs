@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use wakevirt_protocol::bus::{CAPTURE_NAME, REPLAY_PAGE};
 use wakevirt_service::bus::Error;
-use wakevirt_service::lifecycle::{self, Trouble};
+use wakevirt_service::lifecycle::{self, Warning};
 use wakevirt_service::logs::{Quota, quoted};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, Message, MessageStream};
@@ -222,7 +222,7 @@ impl<'a> Listener<'a> {
         self.replay = match &name {
             // What it remembers is not known yet.
             Some(name) => {
-                lifecycle::end_trouble(Trouble::Capture);
+                lifecycle::clear_warning(Warning::Capture);
                 tracing::info!("hearing the announcer, {CAPTURE_NAME} ({name})");
                 Replay::Due
             }
@@ -254,8 +254,8 @@ impl<'a> Listener<'a> {
 
     fn warn_missing_announcer(&mut self) {
         self.warn_at = None;
-        lifecycle::begin_trouble(
-            Trouble::Capture,
+        lifecycle::set_warning(
+            Warning::Capture,
             "no packet wakes anything: wakevirt-capture.service does not run",
         );
         tracing::warn!(
