@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use clap::{CommandFactory as _, Parser as _};
 use wakevirt_actor::config::Config;
-use wakevirt_capture::announcer::config::Settings;
+use wakevirt_capture::config::Settings;
 
 /// A service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

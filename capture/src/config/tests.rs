@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::announcer::links::Interface;
+use crate::network::links::Interface;
 
 /// Settings from a file with this content, and these options.
 fn settings(content: &str, options: &[&str]) -> Result<Settings, String> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use wakevirt_protocol::{Carrier, MacAddr};
 
-use super::key::Key;
+use crate::packets::key::Key;
 
 /// Packets that are kept at most. Of one that was forgotten early, a copy is announced again.
 const MOST: usize = 16_384;

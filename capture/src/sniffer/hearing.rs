@@ -11,15 +11,15 @@ use wakevirt_service::clock;
 use wakevirt_service::lifecycle::{self, Signal, Signals, Warning, Watchdog};
 use wakevirt_service::logs::{Logs, plain, quoted};
 
-use super::Error;
-use super::child::Channel;
-use super::config::Settings;
-use super::interfaces::Interfaces;
-use super::ledger::Verdict;
-use super::lines::Lines;
-use super::links::Interface;
-use super::shared::Shared;
-use crate::options::Options;
+use crate::config::Settings;
+use crate::config::options::Options;
+use crate::error::Error;
+use crate::network::interfaces::Interfaces;
+use crate::network::links::Interface;
+use crate::packets::ledger::Verdict;
+use crate::packets::lines::Lines;
+use crate::shared::Shared;
+use crate::sniffer::child::Channel;
 
 /// How long the sniffer may take to get ready, in seconds.
 const READY: u64 = 10;

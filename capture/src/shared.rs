@@ -7,10 +7,10 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::watch;
 use wakevirt_protocol::sniffer::{Counters, Mode};
 
-use super::Error;
-use super::config::Settings;
-use super::ledger::Ledger;
-use super::links::Interface;
+use crate::config::Settings;
+use crate::error::Error;
+use crate::network::links::Interface;
+use crate::packets::ledger::Ledger;
 
 /// What hearing and the bus share. Locks are held for a moment, and never across a wait.
 #[derive(Debug)]

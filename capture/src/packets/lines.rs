@@ -7,8 +7,8 @@ use wakevirt_protocol::sniffer::Counters;
 use wakevirt_protocol::{MacAddr, VlanId};
 use wakevirt_service::logs::{Quota, quoted};
 
-use super::links::Interface;
-use super::ring::Announcement;
+use crate::network::links::Interface;
+use crate::packets::ring::Announcement;
 
 /// What stands for the name of an interface that the kernel no longer lists.
 const GONE: &str = "an interface that has gone";

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use wakevirt_protocol::{Carrier, Heard, MacAddr, MagicPacket, Stamp};
 
-use super::super::queue::PATIENCE;
-use super::super::ring::{ADDRESS_SHARE, Announcement, Remembered};
 use super::*;
+use crate::packets::queue::PATIENCE;
+use crate::packets::ring::{ADDRESS_SHARE, Announcement, Remembered};
 
 /// Interfaces in these tests.
 const INTERFACES: u32 = 4;

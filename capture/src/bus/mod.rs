@@ -16,11 +16,11 @@ use zbus::message::{Header, Type};
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, MatchRule, MessageStream, Variant, interface};
 
-use super::Error;
-use super::ledger::{Fates, Transport};
-use super::links::Interface;
-use super::ring::{Announcement, Remembered};
-use super::shared::Shared;
+use crate::error::Error;
+use crate::network::links::Interface;
+use crate::packets::ledger::{Fates, Transport};
+use crate::packets::ring::{Announcement, Remembered};
+use crate::shared::Shared;
 
 /// A body of type `a{sv}`.
 type Dict = HashMap<&'static str, Variant<'static>>;

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::key::Key;
-use super::queue::Queue;
-use super::ring::{Entry, Ring};
+use crate::packets::key::Key;
+use crate::packets::queue::Queue;
+use crate::packets::ring::{Entry, Ring};
 
 /// What waits to be published, and what was.
 #[derive(Debug)]

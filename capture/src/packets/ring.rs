@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use wakevirt_protocol::{Heard, MacAddr, Stamp};
 
-use super::key::Key;
-use super::links::Interface;
+use crate::network::links::Interface;
+use crate::packets::key::Key;
 
 /// The most packets that are kept for one MAC address.
 pub const ADDRESS_SHARE: usize = 16;

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use wakevirt_protocol::budget::{Budgets, Micros};
 use wakevirt_protocol::{Carrier, Heard, MacAddr, Password, Sighting, Stamp};
 
-use super::interest::{Interests, TooMany};
-use super::key::Key;
-use super::links::Interface;
-use super::recent::Recent;
-use super::ring::{Announcement, Entry, Remembered};
-use super::store::Store;
+use crate::network::links::Interface;
+use crate::packets::interest::{Interests, TooMany};
+use crate::packets::key::Key;
+use crate::packets::recent::Recent;
+use crate::packets::ring::{Announcement, Entry, Remembered};
+use crate::packets::store::Store;
 
 /// Packets for MAC addresses of interest that wait to be published, at most.
 ///

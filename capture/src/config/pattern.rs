@@ -9,8 +9,8 @@ use wakevirt_protocol::details::MAX_INTERFACE_NAME;
 use wakevirt_service::config::{from_text, glob, is_glob};
 use wakevirt_service::logs::quoted;
 
-use super::config::list;
-use super::links::Interface;
+use crate::config::list;
+use crate::network::links::Interface;
 
 /// A name or glob of interfaces, which includes them, or excludes them where it begins with `!`.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! The names of the interfaces, kept as they come, go and are renamed (rtnetlink(7)).
 //!
 //! The kernel says when something about the interfaces changed; what there is now is then asked
-//! for anew ([`super::links`]), so that no news has to be understood and none that was lost is missed.
+//! for anew ([`crate::network::links`]), so that no news has to be understood and none that was lost is missed.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,8 +15,8 @@ use nix::sys::socket::{
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
-use super::ffi;
-use super::links::{self, Links};
+use crate::network::ffi;
+use crate::network::links::{self, Links};
 
 /// How long to wait where the interfaces change faster than they can be listed.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -20,7 +20,8 @@ use tokio::task::coop::consume_budget;
 use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, MAX_UDP_SOCKETS, Start, ToSniffer};
 use zeroize::Zeroize;
 
-use super::{Error, ffi};
+use crate::error::Error;
+use crate::network::ffi;
 
 /// The sniffer's file name.
 const PROGRAM: &str = "wakevirt-sniffer";

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use wakevirt_service::options::Common;
 
-use crate::announcer::config::ModeKey;
-use crate::announcer::pattern::Pattern;
+use crate::config::ModeKey;
+use crate::config::pattern::Pattern;
 
 /// Hear magic packets and announce them on D-Bus
 ///

@@ -1,5 +1,8 @@
 //! capture.toml: what it may say, and what follows from it.
 
+pub mod options;
+pub mod pattern;
+
 use core::fmt;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,10 +15,12 @@ use wakevirt_service::config::{self, HumanDuration, Layer, is_glob, load};
 use wakevirt_service::logs::{Level, quoted};
 use wakevirt_service::user::service_uid;
 
-use super::USER;
-use super::ledger::Rules;
-use super::pattern::{Pattern, Patterns, is_interface_name};
-use crate::options::Options;
+use crate::config::options::Options;
+use crate::config::pattern::{Pattern, Patterns, is_interface_name};
+use crate::packets::ledger::Rules;
+
+/// The user that the service runs as.
+pub const USER: &str = "wakevirt-capture";
 
 /// The most packets that a ring may be told to remember.
 const MAX_REMEMBER: u32 = 65_536;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use wakevirt_protocol::MacAddr;
 
-use super::key::Key;
-use super::ring::{ADDRESS_SHARE, Entry};
+use crate::packets::key::Key;
+use crate::packets::ring::{ADDRESS_SHARE, Entry};
 
 /// For how long a packet that cannot be published is kept as if it soon would be.
 pub const PATIENCE: Duration = Duration::from_secs(600);
