@@ -1,5 +1,5 @@
-//! What wakevirt's services have in common as programs: configuration files, logs, the change of
-//! user, the bus, the common options, signals and readiness.
+//! Code that wakevirt's services share: configuration files, logs, clocks, the change of user, the bus,
+//! common options, signals and readiness.
 
 pub mod bus;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! The change from root to the service's own user, where the service manager did not do it.
+//! The change from root to the service's own user, if the service manager has not made it.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -25,7 +25,7 @@ pub enum Error {
         /// The user's name.
         name: String,
     },
-    /// Capabilities belong to threads: the others would keep theirs.
+    /// Capabilities belong to threads: the other threads would retain theirs.
     #[error(
         "cannot change the user in a process of {0} threads; it must be done before the second one starts"
     )]
@@ -47,16 +47,15 @@ pub enum Error {
     },
 }
 
-/// Changes from root to the user `name` for good: with its groups and those of `groups` that there are,
-/// as systemd does for `SupplementaryGroups=`, and with no capability but those of `keep` that the
-/// process had; programs that it starts inherit them. Not started as root, it changes nothing and
-/// returns `false`.
+/// Changes irrevocably from root to the user `name`, with its groups and those of `groups` that exist, as
+/// systemd does for `SupplementaryGroups=`. The process retains only the capabilities of `keep` that it had;
+/// programs that it starts inherit them. If it was not started as root, this changes nothing and returns
+/// `false`.
 ///
-/// Call it before the process has a second thread: the kernel keeps capabilities for each thread
-/// by itself.
+/// Call it before the process has a second thread: the kernel stores capabilities for each thread.
 ///
 /// # Errors
-/// [`Error`] says what is missing. The process must not go on then.
+/// [`Error`] says what is missing. The process must exit then.
 pub fn change_to(name: &str, groups: &[&str], keep: &[Capability]) -> Result<bool, Error> {
     if !Uid::effective().is_root() {
         return Ok(false);
@@ -72,7 +71,7 @@ pub fn change_to(name: &str, groups: &[&str], keep: &[Capability]) -> Result<boo
         return Err(Error::IsRoot { name: name.to_owned() });
     }
 
-    // A container's root may lack what is to be kept; whoever needs it finds out by using it.
+    // Root in a container may lack some of `keep`. The code that needs such a capability reports the error.
     let had = caps::read(None, CapSet::Permitted)
         .map_err(|error| step("read the capabilities")(error.to_string()))?;
     let keep: HashSet<Capability> = keep.iter().copied().filter(|cap| had.contains(cap)).collect();
@@ -95,8 +94,8 @@ pub fn drop_capabilities() -> Result<(), Error> {
     Ok(wakevirt_privilege::drop_capabilities()?)
 }
 
-/// Whom the service runs as: where it was started as root, the user `name` that it will change to,
-/// if there is one.
+/// The user that the service runs as. If it was started as root, this is the user `name` that it will change
+/// to, if that exists.
 #[must_use]
 pub fn service_uid(name: &str) -> Uid {
     let running = Uid::effective();
@@ -106,7 +105,7 @@ pub fn service_uid(name: &str) -> Uid {
     User::from_name(name).ok().flatten().map_or(running, |user| user.uid)
 }
 
-/// Takes what is not kept from the bounding set, while CAP_SETPCAP is still there to do so:
+/// Removes all capabilities but `keep` from the bounding set. This needs CAP_SETPCAP, so it comes first:
 /// capabilities(7).
 fn narrow_bounding_set(keep: &HashSet<Capability>) -> Result<(), String> {
     let bounding = caps::read(None, CapSet::Bounding).map_err(|error| error.to_string())?;
@@ -116,7 +115,7 @@ fn narrow_bounding_set(keep: &HashSet<Capability>) -> Result<(), String> {
     Ok(())
 }
 
-/// Groups first, while root may still set them; then the user, with the permitted set kept across.
+/// Sets the groups first, while root can; then the user, retaining the permitted set.
 fn become_user(user: &User, groups: &[&str]) -> Result<(), (&'static str, String)> {
     let name =
         CString::new(user.name.as_str()).map_err(|error| ("read the user's name", error.to_string()))?;

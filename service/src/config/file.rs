@@ -1,4 +1,4 @@
-//! Reading a file that only root or the service's own user can have written.
+//! Reads files that only root or the service's own user can write.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -14,16 +14,16 @@ use super::error::line_at;
 /// The largest configuration file, in bytes.
 pub(super) const MAX_SIZE: u64 = 1024 * 1024;
 
-/// The text of a file that nobody can write but root and `owner`.
+/// The text of a file that only root and `owner` can write.
 ///
-/// Links are followed: the file that is judged is the open one, so that it cannot be exchanged
-/// between the judgement and the reading.
+/// Links are followed: the check examines the open file, so that it cannot be exchanged between the check and
+/// the reading.
 pub(super) fn read(path: &Path, owner: Uid) -> Result<String, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     let mut file = open(path, Links::Follow).map_err(failed)?;
     check(path, &file.metadata().map_err(failed)?, owner)?;
     let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that is too large, or grows while it is read.
+    // One byte more than allowed shows that the file is too large, or grows while it is read.
     let length = file.by_ref().take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(failed)?;
     if u64::try_from(length).is_ok_and(|length| length > MAX_SIZE) {
         return Err(Error::TooLarge { path: path.to_owned() });
@@ -54,8 +54,8 @@ pub fn open(path: &Path, links: Links) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
-/// Makes sure that nobody but root and `owner` can write to the folder: whoever can puts files or links there.
-/// Returns whether there is one.
+/// Checks that only root and `owner` can write to the folder: others could put files or links there.
+/// Returns whether it exists.
 pub(super) fn check_folder(path: &Path, owner: Uid) -> Result<bool, Error> {
     match path.metadata() {
         Ok(metadata) => check_rights(path, &metadata, owner).map(|()| true),

@@ -1,4 +1,4 @@
-//! Globs, as both services take them: bounded, so that none of them costs more than it says.
+//! The globs of both services: bounded in length and groups, and therefore in cost.
 
 use globset::{Glob, GlobMatcher};
 
@@ -11,10 +11,10 @@ pub const MAX_GROUPS: usize = 16;
 /// Why a text cannot be used as a glob.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadGlob {
-    /// Longer than any name can need.
+    /// Longer than [`MAX_PATTERN`].
     #[error("a pattern has at most {MAX_PATTERN} bytes, this one has {0}")]
     TooLong(usize),
-    /// More groups of alternatives than anybody needs.
+    /// More than [`MAX_GROUPS`] groups of alternatives.
     #[error("a pattern has at most {MAX_GROUPS} groups in braces, this one has {0}")]
     TooManyGroups(usize),
     /// Not a glob.
@@ -82,7 +82,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is written: it is read or refused.
+        /// Any text is either read or refused.
         #[test]
         fn never_panics(text in r"[a-c*?{}\[\],!^\\/.&~é-]{0,80}", name in "[a-cé]{0,8}") {
             if let Ok(glob) = glob(&text) {

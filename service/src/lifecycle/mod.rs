@@ -1,4 +1,4 @@
-//! What the service manager and the administrator say, and what is said to them: signals, readiness.
+//! Signals to the service, its reports to the service manager, and its exit code.
 
 mod status;
 mod watchdog;
@@ -22,19 +22,19 @@ const EX_CONFIG: u8 = 78;
 /// The delay before a failed start exits, under a service manager.
 const FAILED_START: Duration = Duration::from_secs(3);
 
-/// Whether the service manager was told that the service is ready.
+/// Whether the service has reported that it is ready.
 static READY: AtomicBool = AtomicBool::new(false);
 
-/// What a signal asks for.
+/// The request that a signal makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM, SIGINT: end cleanly.
+    /// SIGTERM, SIGINT: exit cleanly.
     Stop,
     /// SIGHUP: read the configuration again.
     Reload,
 }
 
-/// The signals that the process gets, from the moment that this is made.
+/// Receives the signals that arrive after it was created.
 #[derive(Debug)]
 pub struct Signals {
     terminate: unix::Signal,
@@ -43,7 +43,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over; until then each of them ends the process. Call it within the runtime.
+    /// Installs the handlers; before that, each of these signals ends the process. Call it within the runtime.
     ///
     /// # Errors
     /// If the kernel refuses a signal handler.
@@ -55,7 +55,7 @@ impl Signals {
         })
     }
 
-    /// The next signal. Nothing is lost when it is given up; a wish to stop goes before one to reload.
+    /// The next signal. Cancel safe. A request to stop takes precedence over one to reload.
     pub async fn next(&mut self) -> Signal {
         // A stream of signals never ends (tokio::signal::unix::Signal::recv), so `None` needs no case of its own.
         tokio::select! {
@@ -67,13 +67,13 @@ impl Signals {
     }
 }
 
-/// Tells the service manager that the service is ready, and what it does.
+/// Reports to the service manager that the service is ready, and what it does.
 pub fn ready(status: &str) {
     READY.store(true, Ordering::Relaxed);
     notify(&[NotifyState::Ready, NotifyState::Status(&status::work(status))]);
 }
 
-/// Tells the service manager that the service is about to end.
+/// Reports to the service manager that the service is about to exit.
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
@@ -105,7 +105,7 @@ fn failed() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Nothing happens where no service manager asked (`NOTIFY_SOCKET` is not set).
+/// Does nothing without a service manager (`NOTIFY_SOCKET` is not set).
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!("cannot tell the service manager {state:?}: {error}");

@@ -1,4 +1,4 @@
-//! The sign of life that a service manager waits for: sd_watchdog_enabled(3).
+//! Keep-alive messages for the watchdog of the service manager: sd_watchdog_enabled(3).
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::notify;
 
-/// The longest time between two signs; the environment may say anything.
+/// The longest interval; the environment can contain any value.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// The sign of life that a service manager waits for, if it does.
+/// Sends keep-alive messages, if the service manager expects them.
 ///
-/// It belongs into the loop that does the service's work: one that hangs gives none, and the service
-/// manager starts the service again.
+/// Use it in the loop that does the service's work: a loop that hangs sends none, and the service manager
+/// restarts the service.
 #[derive(Debug)]
 pub struct Watchdog(Option<Interval>);
 
 impl Watchdog {
-    /// What the service manager asks for in the environment (`WATCHDOG_USEC`, `WATCHDOG_PID`). Call it
+    /// Reads the interval from the environment (`WATCHDOG_USEC`, `WATCHDOG_PID`). Call it
     /// within the runtime.
     #[must_use]
     pub fn from_env() -> Self {
@@ -32,13 +32,13 @@ impl Watchdog {
         }))
     }
 
-    /// Whether anybody waits for a sign.
+    /// Whether the service manager expects messages.
     #[must_use]
     pub const fn is_awaited(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Waits until a sign is due; for ever where nobody waits for one. Nothing is lost when it is given up.
+    /// Waits until a message is due; without a watchdog, forever. Cancel safe.
     pub async fn due(&mut self) {
         match &mut self.0 {
             Some(ticks) => drop(ticks.tick().await),
@@ -46,7 +46,7 @@ impl Watchdog {
         }
     }
 
-    /// Gives a sign of life.
+    /// Sends a keep-alive message.
     pub fn alive(&self) {
         notify(&[NotifyState::Watchdog]);
     }

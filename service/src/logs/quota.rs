@@ -1,9 +1,9 @@
-//! How many lines of one kind the log may take.
+//! Limits the log lines of one kind.
 
 use std::time::{Duration, Instant};
 
-/// Keeps lines that somebody outside can cause from flooding the log: so many in a stretch of time,
-/// which begins with the first line after the last stretch.
+/// Prevents lines that an outside party can cause from flooding the log: it allows a number of lines in each
+/// interval. An interval begins with the first line after the previous interval.
 #[derive(Debug, Clone)]
 pub struct Quota {
     lines: u32,
@@ -14,7 +14,7 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// At most `lines` lines in each stretch of `per`.
+    /// At most `lines` lines in each interval of `per`.
     #[must_use]
     pub const fn new(lines: u32, per: Duration) -> Self {
         Self { lines, per, since: None, logged: 0, held_back: 0 }
