@@ -175,7 +175,9 @@ fn are_asked_for_where_there_is_nothing_to_hear_with() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let mut capture = Daemon::capture(&host).started_by(StartedBy::Nobody).start();
     assert!(!capture.wait_until_ended().success());
-    for part in ["cannot listen on UDP 0.0.0.0:9", "wakevirt-capture.socket", "no UDP socket to hear with"] {
+    for part in
+        ["cannot listen on UDP 0.0.0.0:9", "wakevirt-capture.socket", "no packet socket and no UDP socket"]
+    {
         let _ = capture.log().wait_for(part);
     }
     let mut raw = Daemon::capture(&host).started_by(StartedBy::Nobody).options(&["--mode", "raw"]).start();

@@ -12,20 +12,20 @@ use rustix::net::{
 };
 use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, MAX_UDP_SOCKETS, Start, ToSniffer};
 
-use crate::{Error, cut};
+use crate::{Error, truncate};
 
-/// How long the last words may wait for an announcer that is behind. One that has ended fails them at once.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long a failure report waits if the socketpair is full. If the announcer has exited, it fails at once.
+const FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The socketpair to the announcer, which is the sniffer's standard input.
 #[derive(Clone, Copy)]
 pub struct Channel(BorrowedFd<'static>);
 
 impl Channel {
-    /// Takes standard input, where it is a socketpair.
+    /// Uses standard input, which must be a socketpair.
     ///
     /// # Errors
-    /// [`Error::NotStartedByCapture`] where it is something else.
+    /// [`Error::NotStartedByCapture`] if it is anything else.
     pub fn on_standard_input() -> Result<Self, Error> {
         let stdin = rustix::stdio::stdin();
         match socket_type(stdin) {
@@ -34,14 +34,14 @@ impl Channel {
         }
     }
 
-    /// Waits for the first message, and takes the UDP sockets that come with it.
+    /// Waits for the first message and the UDP sockets that it passes.
     pub(super) fn start(self) -> Result<(Start, Vec<OwnedFd>), Error> {
         let mut buffer = [0; MAX_MESSAGE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_UDP_SOCKETS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut buffer)];
         let received = recvmsg(self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)
-            .map_err(|error| broken(error.into()))?;
+            .map_err(|error| channel_error(error.into()))?;
         let sockets = control
             .drain()
             .filter_map(|message| match message {
@@ -50,56 +50,55 @@ impl Channel {
             })
             .flatten()
             .collect();
-        match Self::read(buffer.get(..received.bytes).unwrap_or_default())? {
+        match Self::decode(buffer.get(..received.bytes).unwrap_or_default())? {
             ToSniffer::Start(start) => Ok((start, sockets)),
-            ToSniffer::Outgoing { .. } | ToSniffer::Report => Err(Error::OutOfTurn),
+            ToSniffer::Outgoing { .. } | ToSniffer::Report => Err(Error::UnexpectedMessage),
         }
     }
 
-    /// Takes one message, if one is there.
-    pub(super) fn take(self) -> Result<Option<ToSniffer>, Error> {
+    /// Receives a message, if one is pending.
+    pub(super) fn receive(self) -> Result<Option<ToSniffer>, Error> {
         let mut buffer = [0; MAX_MESSAGE];
         match crate::ffi::receive(self.0, &mut buffer) {
-            Ok(envelope) => Self::read(buffer.get(..envelope.length).unwrap_or_default()).map(Some),
+            Ok(envelope) => Self::decode(buffer.get(..envelope.length).unwrap_or_default()).map(Some),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(broken(error)),
+            Err(error) => Err(channel_error(error)),
         }
     }
 
-    fn read(datagram: &[u8]) -> Result<ToSniffer, Error> {
+    fn decode(datagram: &[u8]) -> Result<ToSniffer, Error> {
         if datagram.is_empty() {
             // The end of a SOCK_SEQPACKET connection reads as an empty datagram.
-            return Err(Error::AnnouncerGone);
+            return Err(Error::AnnouncerExited);
         }
         Ok(ToSniffer::decode(datagram)?)
     }
 
-    /// Says this, or tells that the announcer has no room for it: nothing here ever waits for the
-    /// announcer.
-    pub(super) fn say(self, message: &FromSniffer) -> Result<Said, Error> {
+    /// Sends a message, or returns [`Sent::Full`]: the sniffer never waits for the announcer.
+    pub(super) fn send(self, message: &FromSniffer) -> Result<Sent, Error> {
         let mut buffer = [0; MAX_MESSAGE];
         let bytes = message.encode(&mut buffer)?;
         match send(self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Ok(_) => Ok(Said::Yes),
-            Err(Errno::AGAIN | Errno::NOBUFS) => Ok(Said::NoRoom),
-            Err(error) => Err(broken(error.into())),
+            Ok(_) => Ok(Sent::Yes),
+            Err(Errno::AGAIN | Errno::NOBUFS) => Ok(Sent::Full),
+            Err(error) => Err(channel_error(error.into())),
         }
     }
 
-    /// Bounds how long the last words may wait for room in the socketpair: `SO_SNDTIMEO` (socket(7)). No
+    /// Limits how long a failure report waits for space in the socketpair: `SO_SNDTIMEO` (socket(7)). No
     /// other message waits.
-    pub(super) fn bound_last_words(self) -> Result<(), Error> {
-        set_socket_timeout(self.0, Timeout::Send, Some(LAST_WORDS))
+    pub(super) fn limit_failure_wait(self) -> Result<(), Error> {
+        set_socket_timeout(self.0, Timeout::Send, Some(FAILURE_TIMEOUT))
             .map_err(|error| Error::Channel(error.into()))
     }
 
-    /// Says why the sniffer ends. Waits for room if the announcer is behind, but not for ever.
-    pub(super) fn say_last(self, reason: &str) {
+    /// Reports why the sniffer exits. Waits a limited time if the socketpair is full.
+    pub(super) fn send_failure(self, reason: &str) {
         let mut buffer = [0; MAX_MESSAGE];
-        let message = FromSniffer::Failed { reason: cut(reason).to_owned() };
+        let message = FromSniffer::Failed { reason: truncate(reason).to_owned() };
         if let Ok(bytes) = message.encode(&mut buffer) {
-            // There is nobody left to tell that this fails.
-            let _unsaid = send(self.0, bytes, SendFlags::NOSIGNAL);
+            // An error cannot be reported to anyone.
+            let _result = send(self.0, bytes, SendFlags::NOSIGNAL);
         }
     }
 }
@@ -110,20 +109,20 @@ impl AsFd for Channel {
     }
 }
 
-/// What an error of the socketpair means. An announcer that ends with messages unread resets the connection.
-fn broken(error: io::Error) -> Error {
+/// Converts an error of the socketpair. An announcer that exits with unread messages resets the connection.
+fn channel_error(error: io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::AnnouncerGone,
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::AnnouncerExited,
         _ => Error::Channel(error),
     }
 }
 
-/// Whether a message went out.
+/// Whether a message was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub(super) enum Said {
-    /// It did.
+pub(super) enum Sent {
+    /// The message was sent.
     Yes,
-    /// The announcer is behind, and the socketpair full.
-    NoRoom,
+    /// The socketpair is full.
+    Full,
 }

@@ -1,4 +1,4 @@
-//! Judging what a socket delivered.
+//! Parses the packets that a socket delivers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,7 +8,7 @@ use wakevirt_protocol::{Carrier, Sighting, UdpPath};
 
 use crate::ffi::{Arrival, Envelope, Sender};
 
-/// The magic packets that a socket delivered at once: at least one, in their order.
+/// The magic packets in one delivered frame or datagram: at least one, in their order.
 #[derive(Debug)]
 pub struct Sightings<'a> {
     judged: Judged<'a>,
@@ -23,10 +23,10 @@ impl Iterator for Sightings<'_> {
     }
 }
 
-/// Judges what a packet socket delivered.
+/// Parses a frame from a packet socket.
 ///
 /// # Errors
-/// [`Refusal`] says why it holds no magic packet that counts.
+/// [`Refusal`] if it contains no valid magic packet.
 pub fn frame<'a>(envelope: &Envelope, payload: &'a [u8], ports: &Ports) -> Result<Sightings<'a>, Refusal> {
     let Some(Sender::Link { protocol, interface, kind, address_length, address, .. }) = envelope.sender
     else {
@@ -34,11 +34,11 @@ pub fn frame<'a>(envelope: &Envelope, payload: &'a [u8], ports: &Ports) -> Resul
     };
     let source = sender(kind, u16::from(address_length), address);
     let frame = Frame { protocol, tag: envelope.tag, source, payload };
-    // Of a frame that had no tag, the kernel has taken none off: what looks like a second one is the sender's.
+    // If the kernel removed no tag, the frame had none: a second one is part of the sender's payload.
     if frame.tag.is_some() && has_tag_in_front(&frame) {
         let tagged = Frame { protocol: ETHERTYPES_TAG[0], ..frame };
         match judge(&tagged, ports) {
-            // It only looked like one.
+            // The bytes are not a tag.
             Err(refusal) if refusal != Refusal::TooManyTags => {}
             judged => return Ok(Sightings { judged: judged?, interface }),
         }
@@ -46,12 +46,12 @@ pub fn frame<'a>(envelope: &Envelope, payload: &'a [u8], ports: &Ports) -> Resul
     Ok(Sightings { judged: judge(&frame, ports)?, interface })
 }
 
-/// Whether a tag seems to lie in front of the protocol that the kernel named.
+/// Whether the payload seems to start with a tag before the protocol that the kernel reports.
 ///
-/// The kernel takes one tag off. Of a frame with two, a socket without link headers gets the second
-/// one at the beginning of the payload, and yet is told what lies under it, since Linux 6.11 and the
-/// stable releases of that time (`vlan_get_protocol_dgram` in net/packet/af_packet.c); older
-/// kernels name the tag.
+/// The kernel removes one tag. If a frame has two, a socket without link headers receives the second
+/// one at the start of the payload. Since Linux 6.11 and the stable releases of that time
+/// (`vlan_get_protocol_dgram` in net/packet/af_packet.c), the kernel nevertheless reports the protocol
+/// behind that tag; older kernels report the tag.
 fn has_tag_in_front(frame: &Frame<'_>) -> bool {
     let mut rest = frame.payload;
     while let Some(([_, _, high, low], behind)) = rest.split_first_chunk::<4>() {
@@ -64,10 +64,10 @@ fn has_tag_in_front(frame: &Frame<'_>) -> bool {
     false
 }
 
-/// Judges what a UDP socket delivered that is bound to this port.
+/// Parses a datagram from a UDP socket that is bound to `port`.
 ///
 /// # Errors
-/// [`Refusal`] says why it holds no magic packet that counts.
+/// [`Refusal`] if it contains no valid magic packet.
 pub fn datagram<'a>(
     envelope: &Envelope,
     payload: &'a [u8],
@@ -85,7 +85,7 @@ pub fn datagram<'a>(
     Ok(Sightings { judged: Judged { packets, carrier, vlan: None }, interface })
 }
 
-/// What carried a datagram. A socket for both versions tells IPv4 addresses as mapped ones (ipv6(7)).
+/// The carrier of a datagram. A dual-stack socket reports IPv4 addresses as mapped ones (ipv6(7)).
 fn carrier(source: SocketAddr, destination: IpAddr, port: u16) -> Option<Carrier> {
     match (source.ip().to_canonical(), destination.to_canonical()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => Some(Carrier::Udp4(UdpPath {

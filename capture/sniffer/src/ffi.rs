@@ -1,7 +1,7 @@
 //! The system calls on packet sockets that no crate wraps: packet(7), socket(7), ip(7), ipv6(7).
 //!
-//! The one module of this crate with unsafe code. Everything here is a thin, safe wrapper; what is
-//! decided with it is decided elsewhere.
+//! The one module of this crate with unsafe code. Everything here is a thin, safe wrapper; other
+//! modules make the decisions.
 #![expect(
     unsafe_code,
     reason = "packet sockets, their filters and their ancillary data have no safe wrapper"
@@ -15,25 +15,25 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 /// Room for the ancillary data of one datagram: a `tpacket_auxdata` or a packet info, with headers.
 const CONTROL: usize = 128;
 
-/// What came with a datagram, beside its payload.
+/// The metadata of a datagram.
 #[derive(Debug, Default)]
 pub struct Envelope {
     /// How many bytes of the payload are in the buffer.
     pub length: usize,
-    /// Whether the payload is longer: the filter or the buffer has cut it off.
-    pub cut: bool,
-    /// Who sent it.
+    /// Whether the filter or the buffer truncated the payload.
+    pub truncated: bool,
+    /// The sender.
     pub sender: Option<Sender>,
-    /// The tag control information (host byte order) of the VLAN tag that the kernel took off.
+    /// The tag control information (host byte order) of the VLAN tag that the kernel removed.
     pub tag: Option<u16>,
-    /// The ingress interface and the destination address, as a UDP socket tells them.
+    /// The ingress interface and the destination address; only for UDP sockets.
     pub arrival: Option<Arrival>,
 }
 
-/// Who sent a datagram, as the kind of socket tells it.
+/// The sender of a datagram, which depends on the kind of socket.
 #[derive(Debug)]
 pub enum Sender {
-    /// A packet socket's: `struct sockaddr_ll`.
+    /// Of a packet socket: `struct sockaddr_ll`.
     Link {
         /// The EtherType, host byte order.
         protocol: u16,
@@ -46,7 +46,7 @@ pub enum Sender {
         /// The sender's link address.
         address: [u8; 8],
     },
-    /// A UDP socket's.
+    /// Of a UDP socket.
     Inet(SocketAddr),
 }
 
@@ -69,13 +69,13 @@ pub enum Arrival {
     },
 }
 
-/// Asks the kernel for its Landlock version, as the crate does, which keeps the error to itself: landlock(7).
+/// Queries the kernel's Landlock version: landlock(7). The crate does so too, but does not return the error.
 ///
 /// # Errors
-/// `ENOSYS` where the kernel has no Landlock, `EOPNOTSUPP` where it is switched off. Any other error comes from
-/// a filter of system calls.
-pub fn ask_for_landlock() -> io::Result<()> {
-    // landlock_create_ruleset(2): a version is asked for with no attributes and no size.
+/// `ENOSYS` if the kernel has no Landlock, `EOPNOTSUPP` if it is disabled. Any other error comes from a
+/// seccomp filter.
+pub fn probe_landlock() -> io::Result<()> {
+    // landlock_create_ruleset(2): a query of the version has no attributes and no size.
     const VERSION: libc::c_uint = 1;
     let attributes = std::ptr::null::<libc::c_void>();
     // SAFETY: with this flag the call reads no memory and opens no descriptor.
@@ -83,8 +83,8 @@ pub fn ask_for_landlock() -> io::Result<()> {
     if version < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A packet socket that delivers frames without their link header, and hears nothing until it is
-/// bound: neither a protocol nor an interface is given.
+/// Opens a packet socket that delivers frames without their link header. It has no protocol, so it receives
+/// nothing until it is bound.
 ///
 /// # Errors
 /// `EPERM` without `CAP_NET_RAW`.
@@ -92,14 +92,14 @@ pub fn packet_socket() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: socket() takes no pointer.
     let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Lets a packet socket hear every protocol on the interface; on all interfaces where it is 0.
+/// Binds a packet socket to all protocols on the interface, or on all interfaces if `interface` is 0.
 ///
 /// # Errors
-/// `ENODEV` where there is no such interface (any more).
+/// `ENODEV` if the interface does not exist.
 pub fn bind_packet_socket(socket: impl AsFd, interface: u32) -> io::Result<()> {
     let protocol = u16::try_from(libc::ETH_P_ALL).map_err(io::Error::other)?;
     let address = libc::sockaddr_ll {
@@ -117,10 +117,10 @@ pub fn bind_packet_socket(socket: impl AsFd, interface: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Attaches the filter: `SO_ATTACH_FILTER`. Where it succeeds, the kernel itself runs the filter.
+/// Attaches the filter, which the kernel then runs: `SO_ATTACH_FILTER`.
 ///
 /// # Errors
-/// `EINVAL` where the program is not one, `EPERM` where the socket's filter is locked.
+/// `EINVAL` if the program is invalid, `EPERM` if the socket's filter is locked.
 pub fn attach_filter(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(io::Error::other)?,
@@ -145,7 +145,7 @@ fn set_option<Value>(socket: impl AsFd, level: i32, option: i32, value: &Value) 
     Ok(())
 }
 
-/// How many frames a packet socket has dropped since this was last asked: `PACKET_STATISTICS`.
+/// Returns how many frames a packet socket dropped since the last call: `PACKET_STATISTICS`.
 ///
 /// # Errors
 /// Those of getsockopt(2).
@@ -154,7 +154,7 @@ pub fn take_packet_drops(socket: impl AsFd) -> io::Result<u32> {
     Ok(statistics.tp_drops)
 }
 
-/// How many datagrams a socket has dropped since it was opened: `SO_MEMINFO`, the last of nine
+/// Returns how many datagrams a socket dropped since it was opened: `SO_MEMINFO`, the last of nine
 /// numbers (`SK_MEMINFO_DROPS` in linux/sock_diag.h).
 ///
 /// # Errors
@@ -164,7 +164,7 @@ pub fn drops(socket: impl AsFd) -> io::Result<u32> {
     Ok(drops)
 }
 
-/// A type of plain numbers, for which zeros are a value.
+/// A type of plain numbers, valid for all bit patterns.
 trait Plain {}
 impl Plain for libc::tpacket_stats {}
 impl Plain for [u32; 9] {}
@@ -179,16 +179,16 @@ fn get_option<Value: Plain>(socket: impl AsFd, level: i32, option: i32) -> io::R
     Ok(unsafe { value.assume_init() })
 }
 
-/// Takes one datagram from the socket, of any of the kinds that the sniffer has.
+/// Receives a datagram from a packet socket, a UDP socket or the socketpair.
 ///
-/// A payload longer than the buffer is cut off.
+/// A payload longer than the buffer is truncated.
 ///
 /// # Errors
-/// `EAGAIN` where none is waiting; else those of recvmsg(2).
+/// `EAGAIN` if none is pending; else those of recvmsg(2).
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Envelope> {
     // SAFETY: zeros are a value of sockaddr_storage.
     let mut address: libc::sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
-    // u64s, because a cmsghdr wants their alignment.
+    // u64, for the alignment of cmsghdr.
     let mut control = [0_u64; CONTROL / 8];
     let mut payload = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: zeros are a value of msghdr: nothing is pointed to.
@@ -198,14 +198,14 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Envelope> {
     message.msg_iov = &raw mut payload;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = fitting(CONTROL)?;
+    message.msg_controllen = convert(CONTROL)?;
 
     // SAFETY: all that the message points to outlives the call, and each length is that of its part.
     let received = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
     let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     let mut envelope = Envelope {
         length,
-        cut: message.msg_flags & libc::MSG_TRUNC != 0,
+        truncated: message.msg_flags & libc::MSG_TRUNC != 0,
         sender: sender(&address, usize::try_from(message.msg_namelen).unwrap_or(0)),
         ..Envelope::default()
     };
@@ -264,8 +264,8 @@ unsafe fn read_control(header: *const libc::cmsghdr, envelope: &mut Envelope) {
                 if data.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
                     envelope.tag = Some(data.tp_vlan_tci);
                 }
-                // `tp_snaplen` is what the filter left of it.
-                envelope.cut |= data.tp_len > data.tp_snaplen;
+                // `tp_snaplen` is the length after the filter.
+                envelope.truncated |= data.tp_len > data.tp_snaplen;
             }
         }
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
@@ -290,15 +290,15 @@ unsafe fn read_control(header: *const libc::cmsghdr, envelope: &mut Envelope) {
     }
 }
 
-/// The value behind a header of ancillary data; `None` where the header says that there is less.
+/// The value behind a header of ancillary data; `None` if the header gives a shorter length.
 ///
 /// # Safety
 /// `header` as for [`read_control`], and `Data` is a type of plain numbers, without padding that matters.
 unsafe fn control_data<Data: Copy>(header: *const libc::cmsghdr) -> Option<Data> {
     // SAFETY: the header is whole and aligned, as the caller promises.
-    let length: usize = fitting(unsafe { &*header }.cmsg_len).ok()?;
+    let length: usize = convert(unsafe { &*header }.cmsg_len).ok()?;
     // SAFETY: CMSG_LEN only computes.
-    let needed: usize = fitting(unsafe { libc::CMSG_LEN(fitting(size_of::<Data>()).ok()?) }).ok()?;
+    let needed: usize = convert(unsafe { libc::CMSG_LEN(convert(size_of::<Data>()).ok()?) }).ok()?;
     if length < needed {
         return None;
     }
@@ -308,21 +308,21 @@ unsafe fn control_data<Data: Copy>(header: *const libc::cmsghdr) -> Option<Data>
     Some(unsafe { data.cast::<Data>().read_unaligned() })
 }
 
-/// Ends the process at once by exit_group(2). `std::process::exit` would first run handlers, which
+/// Exits the process at once with exit_group(2). `std::process::exit` would first run handlers that
 /// make system calls that the sandbox forbids.
 pub fn exit(code: i32) -> ! {
     // SAFETY: _exit() takes no pointer and does not return.
     unsafe { libc::_exit(code) }
 }
 
-/// Ignores the signals by which a terminal or a service manager stops a whole group of processes: the
-/// announcer gets them as well, and the sniffer ends when the announcer does. Lets a fault of memory end
-/// the process as that signal: the handler of the standard library would make a system call that the
-/// sandbox forbids, and hide what happened.
+/// Ignores the signals with which a terminal or a service manager stops a process group: the announcer
+/// receives them too, and the sniffer exits after it. Restores the default action of SIGSEGV and SIGBUS:
+/// the handler of the standard library makes a system call that the sandbox forbids, which would hide the
+/// cause.
 ///
 /// # Errors
 /// Those of signal(2).
-pub fn settle_signals() -> io::Result<()> {
+pub fn set_signal_dispositions() -> io::Result<()> {
     for (signal, handling) in [
         (libc::SIGHUP, libc::SIG_IGN),
         (libc::SIGINT, libc::SIG_IGN),
@@ -343,12 +343,12 @@ fn check(result: i32) -> io::Result<i32> {
 }
 
 fn length_of<Value>() -> io::Result<libc::socklen_t> {
-    fitting(size_of::<Value>())
+    convert(size_of::<Value>())
 }
 
-/// The same number in the type that this C library has for it: glibc counts the bytes of ancillary data
-/// in a `size_t`, musl in a `socklen_t`.
-fn fitting<Number, Wanted>(number: Number) -> io::Result<Wanted>
+/// Converts a number to the C library's type: for lengths of ancillary data glibc uses `size_t`, musl
+/// `socklen_t`.
+fn convert<Number, Wanted>(number: Number) -> io::Result<Wanted>
 where
     Wanted: TryFrom<Number, Error: std::error::Error + Send + Sync + 'static>,
 {

@@ -1,13 +1,12 @@
 //! The kernel's filter: a classic BPF program that passes every frame that the acceptance function
 //! accepts, and few others.
 //!
-//! It sees what the socket delivers: the frame behind its link header, the outer VLAN tag taken
-//! off, the EtherType beside it. It looks at the same headers as `wakevirt_protocol::frame`, in the
-//! same order, and leaves to that function what takes a search. A load beyond the frame's end
-//! drops the frame: Linux, Documentation/networking/filter.rst.
+//! Its input is what the socket delivers: the frame without its link header and outer VLAN tag, and the
+//! EtherType. It reads the same headers as `wakevirt_protocol::frame`, in the same order, and leaves the
+//! search to that function. A load beyond the frame's end drops the frame: Linux, Documentation/networking/filter.rst.
 //!
-//! libpcap's compiler is not used: its filters for such sockets know at most one tag and no IPv6
-//! extension header.
+//! libpcap's compiler is not used: its filters for such sockets support at most one tag and no IPv6
+//! extension headers.
 
 use libc::sock_filter;
 use wakevirt_protocol::frame::{
@@ -16,19 +15,18 @@ use wakevirt_protocol::frame::{
 };
 use wakevirt_protocol::magic::SHORTEST;
 
-/// Which frames a filter is for.
+/// The frames that a filter passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// Every frame that the socket is given.
+    /// Frames in any direction.
     Any,
-    /// Frames that leave through the interface, alone.
+    /// Only frames that leave through the interface.
     Outgoing,
 }
 
-/// The program for these ports.
+/// Returns the program for these ports.
 ///
-/// `None` where it would be longer than the kernel takes, which needs far more ports than the
-/// configuration allows.
+/// `None` if it exceeds the kernel's limit, which takes far more ports than the configuration allows.
 #[must_use]
 pub fn program(ports: &[u16], direction: Direction) -> Option<Vec<sock_filter>> {
     let mut code = Assembler::default();
@@ -44,45 +42,12 @@ pub fn program(ports: &[u16], direction: Direction) -> Option<Vec<sock_filter>> 
         code.unless_equal(u32::from(libc::PACKET_OUTGOING), drop);
     }
 
-    code.load_ancillary(libc::SKF_AD_PROTOCOL)?;
-    let mut ip = Vec::new();
-    // A tag that the kernel took off is one of the two: one more than needed is looked under.
-    for tags in 0..=MAX_TAGS {
-        let base = u32::try_from(4 * tags).ok()?;
-        let (ipv4, ipv6, tag) = (code.label(), code.label(), code.label());
-        ip.push((base, ipv4, ipv6));
-        code.if_equal(u32::from(ETHERTYPE_IPV4), ipv4);
-        code.if_equal(u32::from(ETHERTYPE_IPV6), ipv6);
-        code.if_equal(u32::from(ETHERTYPE_WOL), pass);
-        if tags < MAX_TAGS {
-            for ethertype in ETHERTYPES_TAG {
-                code.if_equal(u32::from(ethertype), tag);
-            }
-        }
-        begins_with_sync(&mut code, Address::At(base), pass, drop);
-        code.place(tag);
-        code.load_half(Address::At(base + 2));
+    let headers = link_headers(&mut code, pass, drop)?;
+    for header in headers {
+        ip_headers(&mut code, header, udp, drop);
     }
 
-    for (base, ipv4, ipv6) in ip {
-        code.place(ipv4);
-        code.load_byte(Address::At(base + 9));
-        code.unless_equal(u32::from(UDP), drop);
-        code.load_half(Address::At(base + 6));
-        code.if_any_bit(0x1fff, drop);
-        code.load_x_with_ipv4_header_length(base);
-        code.x_to_a();
-        code.add(base);
-        code.a_to_x();
-        code.go_to(udp);
-
-        code.place(ipv6);
-        code.load_x(base + 40);
-        code.load_byte(Address::At(base + 6));
-        extension_headers(&mut code, udp, drop);
-    }
-
-    // X is where the UDP header begins.
+    // X is the offset of the UDP header.
     code.place(udp);
     code.load_half(Address::AtX(2));
     for port in ports {
@@ -91,13 +56,63 @@ pub fn program(ports: &[u16], direction: Direction) -> Option<Vec<sock_filter>> 
     begins_with_sync(&mut code, Address::AtX(8), pass, drop);
 
     code.place(pass);
-    code.give(u32::try_from(SEARCHED).ok()?);
+    code.accept(u32::try_from(SEARCHED).ok()?);
     code.place(drop);
-    code.give(0);
+    code.accept(0);
     code.assemble()
 }
 
-/// Six `FF` at this place.
+/// The entry points of the code for an IP header at the offset `base`.
+struct IpHeader {
+    base: u32,
+    ipv4: Label,
+    ipv6: Label,
+}
+
+/// Skips VLAN tags and jumps by EtherType. Returns the labels of the IP headers, which must be placed.
+fn link_headers(code: &mut Assembler, pass: Label, drop: Label) -> Option<Vec<IpHeader>> {
+    code.load_ancillary(libc::SKF_AD_PROTOCOL)?;
+    let mut headers = Vec::new();
+    // The tag that the kernel removed counts too, so this skips one tag more than necessary.
+    for tags in 0..=MAX_TAGS {
+        let base = u32::try_from(4 * tags).ok()?;
+        let (ipv4, ipv6, tag) = (code.label(), code.label(), code.label());
+        headers.push(IpHeader { base, ipv4, ipv6 });
+        code.if_equal(u32::from(ETHERTYPE_IPV4), ipv4);
+        code.if_equal(u32::from(ETHERTYPE_IPV6), ipv6);
+        code.if_equal(u32::from(ETHERTYPE_WOL), pass);
+        if tags < MAX_TAGS {
+            for ethertype in ETHERTYPES_TAG {
+                code.if_equal(u32::from(ethertype), tag);
+            }
+        }
+        begins_with_sync(code, Address::At(base), pass, drop);
+        code.place(tag);
+        code.load_half(Address::At(base + 2));
+    }
+    Some(headers)
+}
+
+/// Jumps to `udp` with X at the UDP header, or to `drop`.
+fn ip_headers(code: &mut Assembler, IpHeader { base, ipv4, ipv6 }: IpHeader, udp: Label, drop: Label) {
+    code.place(ipv4);
+    code.load_byte(Address::At(base + 9));
+    code.unless_equal(u32::from(UDP), drop);
+    code.load_half(Address::At(base + 6));
+    code.if_any_bit(0x1fff, drop);
+    code.load_x_with_ipv4_header_length(base);
+    code.x_to_a();
+    code.add(base);
+    code.a_to_x();
+    code.go_to(udp);
+
+    code.place(ipv6);
+    code.load_x(base + 40);
+    code.load_byte(Address::At(base + 6));
+    extension_headers(code, udp, drop);
+}
+
+/// Passes a packet with six `FF` at this address, and drops others.
 fn begins_with_sync(code: &mut Assembler, at: Address, pass: Label, drop: Label) {
     code.load_word(at);
     code.unless_equal(0xffff_ffff, drop);
@@ -106,9 +121,9 @@ fn begins_with_sync(code: &mut Assembler, at: Address, pass: Label, drop: Label)
     code.go_to(drop);
 }
 
-/// Skips IPv6 extension headers: on entry A is the next header's kind and X where it begins.
+/// Skips IPv6 extension headers: on entry, A is the next header's kind and X its offset.
 ///
-/// A BPF program has no loops, so the step is written out for each header that may be there.
+/// A BPF program has no loops, so the step is repeated for each possible header.
 fn extension_headers(code: &mut Assembler, udp: Label, drop: Label) {
     for _ in 0..MAX_EXTENSION_HEADERS {
         let (options, authentication, advance) = (code.label(), code.label(), code.label());
@@ -149,12 +164,12 @@ fn extension_headers(code: &mut Assembler, udp: Label, drop: Label) {
     code.go_to(drop);
 }
 
-/// Where a load reads.
+/// The address of a load.
 #[derive(Debug, Clone, Copy)]
 enum Address {
-    /// At this offset.
+    /// This offset.
     At(u32),
-    /// At X and this offset.
+    /// X plus this offset.
     AtX(u32),
 }
 
@@ -167,17 +182,17 @@ impl Address {
     }
 }
 
-/// A place in the program that is jumped to.
+/// The target of jumps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Label(usize);
 
-/// Writes a program. Jumps lead forward only, as the kernel demands.
+/// Assembles a program. Jumps are forward only, as the kernel requires.
 #[derive(Default)]
 struct Assembler {
     code: Vec<sock_filter>,
-    /// Where each label is placed.
+    /// The position of each label.
     places: Vec<Option<usize>>,
-    /// The long jumps, with the label that each leads to.
+    /// The position and label of each long jump.
     jumps: Vec<(usize, Label)>,
 }
 
@@ -230,7 +245,7 @@ impl Assembler {
         self.push(libc::BPF_LD | libc::BPF_IMM, number);
     }
 
-    /// What the kernel knows beside the bytes, at negative offsets (linux/filter.h).
+    /// Loads the kernel's metadata of the frame, at a negative offset (linux/filter.h).
     fn load_ancillary(&mut self, what: i32) -> Option<()> {
         let offset =
             u32::MAX.checked_add_signed(libc::SKF_AD_OFF)?.checked_add_signed(what)?.checked_add(1)?;
@@ -274,7 +289,7 @@ impl Assembler {
         self.push(libc::BPF_MISC | libc::BPF_TAX, 0);
     }
 
-    fn give(&mut self, length: u32) {
+    fn accept(&mut self, length: u32) {
         self.push(libc::BPF_RET | libc::BPF_K, length);
     }
 
@@ -283,7 +298,7 @@ impl Assembler {
         self.push(libc::BPF_JMP | libc::BPF_JA, 0);
     }
 
-    // A conditional jump reaches 255 instructions: each one here leads over a long jump, or to it.
+    // A conditional jump reaches 255 instructions: each one here skips a long jump, or reaches it.
 
     fn if_equal(&mut self, k: u32, then: Label) {
         self.branch(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, 1);
@@ -305,7 +320,7 @@ impl Assembler {
         self.go_to(then);
     }
 
-    /// The program, each jump with its distance.
+    /// Resolves the jumps and returns the program.
     fn assemble(mut self) -> Option<Vec<sock_filter>> {
         for (from, label) in &self.jumps {
             let to = self.places.get(label.0).copied().flatten()?;
@@ -329,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_the_kernel_knows_at_the_documented_offsets() {
+    fn loads_metadata_at_the_documented_offsets() {
         let program = program(&[9], Direction::Outgoing).unwrap();
         let loads: Vec<u32> = program.iter().filter(|i| i.code == 0x20).map(|i| i.k).take(2).collect();
         // SKF_AD_OFF is -0x1000; PKTTYPE is 4 and PROTOCOL 0.

@@ -1,14 +1,14 @@
-//! The sniffer: the one process that reads what anybody on the network wrote.
+//! The sniffer: the process that parses untrusted packets.
 //!
 //! It links no D-Bus, no async runtime and no libpcap. It holds packet and UDP sockets and one end
-//! of a socketpair, and once it says `Ready` it can do nothing but read the ones and write the
-//! other. [`sandbox`] lists the stages; `hear` is what it does for the rest of its life.
+//! of a socketpair. After it has sent `Ready`, it can only read the sockets and write to the
+//! socketpair. [`sandbox`] lists the stages of the sandbox; `receive` is the loop that follows.
 
 pub mod channel;
 pub mod delivery;
 pub mod ffi;
 pub mod filter;
-mod hear;
+mod receive;
 pub mod sandbox;
 pub mod sockets;
 
@@ -20,110 +20,110 @@ use wakevirt_protocol::sniffer::{BadMessage, FromSniffer, MAX_REASON};
 use channel::Channel;
 use sockets::Sockets;
 
-/// Why the sniffer cannot start, or cannot go on.
+/// The sniffer cannot start or cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Standard input is not the socketpair.
     #[error(
-        "wakevirt-sniffer is started by wakevirt-capture, with a socketpair as its standard input; it is of no use by itself"
+        "wakevirt-sniffer is started by wakevirt-capture, with a socketpair as its standard input; start wakevirt-capture instead"
     )]
     NotStartedByCapture,
-    /// The announcer ended, and so does the sniffer.
-    #[error("the announcer has gone")]
-    AnnouncerGone,
-    /// The announcer's message cannot be read.
+    /// The announcer exited, and so does the sniffer.
+    #[error("the announcer exited")]
+    AnnouncerExited,
+    /// The announcer's message cannot be decoded.
     #[error("the announcer sent {0}")]
     BadMessage(#[from] BadMessage),
-    /// The announcer said something that cannot be said at this point.
-    #[error("the announcer sent a message out of turn")]
-    OutOfTurn,
-    /// The handling of signals cannot be set.
-    #[error("cannot set how signals are handled: {0}")]
+    /// The announcer sent a message that is not allowed in this state.
+    #[error("the announcer sent an unexpected message")]
+    UnexpectedMessage,
+    /// The signal dispositions cannot be set.
+    #[error("cannot set the signal dispositions: {0}")]
     Signals(#[source] io::Error),
-    /// The socketpair fails.
-    #[error("the socketpair to the announcer fails: {0}")]
+    /// The socketpair failed.
+    #[error("the socketpair to the announcer failed: {0}")]
     Channel(#[source] io::Error),
-    /// No packet socket without the privilege, where one is demanded.
+    /// The mode requires a packet socket, and the process has no `CAP_NET_RAW`.
     #[error(
-        "mode = \"raw\" needs CAP_NET_RAW, and it was not given: start the service by its unit or as root, or set mode = \"auto\" or \"udp\""
+        "mode = \"raw\" needs CAP_NET_RAW, which the process does not have: start the service with its unit or as root, or set mode = \"auto\" or \"udp\""
     )]
     NotPrivileged,
-    /// A packet socket cannot be made ready.
+    /// A packet socket cannot be set up.
     #[error("cannot {action} a packet socket: {error}")]
     PacketSocket {
-        /// What was tried.
+        /// The step that failed.
         action: &'static str,
-        /// Why it failed.
+        /// The cause.
         error: io::Error,
     },
-    /// A UDP socket cannot be made ready.
+    /// A UDP socket cannot be set up.
     #[error("cannot {action} a UDP socket: {error}")]
     UdpSocket {
-        /// What was tried.
+        /// The step that failed.
         action: &'static str,
-        /// Why it failed.
+        /// The cause.
         error: io::Error,
     },
-    /// Nothing to hear with.
+    /// There is no socket to receive packets from.
     #[error(
-        "no UDP socket to hear with, and no packet socket: hand one over (wakevirt-capture.socket), or set `listen` to a port that is free and, without privilege, above 1023"
+        "no packet socket and no UDP socket: pass one (wakevirt-capture.socket), or set `listen` to a port that is free and, without privilege, above 1023"
     )]
-    NothingToHearWith,
+    NoSocket,
     /// The capabilities cannot be dropped.
     #[error(transparent)]
     Capabilities(#[from] wakevirt_privilege::Error),
     /// Another stage of the sandbox failed.
     #[error("cannot {stage}: {reason}")]
     Sandbox {
-        /// What the stage should have done.
+        /// The stage that failed.
         stage: &'static str,
-        /// Why it failed.
+        /// The cause.
         reason: String,
     },
     /// A socket can no longer be read.
     #[error("cannot read a socket: {0}")]
     Receive(#[source] io::Error),
-    /// The sockets cannot be waited for.
+    /// poll(2) failed.
     #[error("cannot wait for packets: {0}")]
     Wait(#[source] io::Error),
 }
 
-/// The exit code of a sniffer that nobody needs any more: the announcer ended.
+/// The exit code after the announcer exited.
 const DONE: i32 = 0;
-/// The exit code of a sniffer that cannot go on. The announcer gets the reason as [`FromSniffer::Failed`].
+/// The exit code of a sniffer that cannot continue. The announcer gets the reason as [`FromSniffer::Failed`].
 const FAILED: i32 = 1;
-/// The exit code of a sniffer that was not started by the announcer.
+/// The exit code if the announcer did not start the sniffer.
 const MISUSED: i32 = 2;
 
-/// Runs the sniffer, and ends the process.
+/// Runs the sniffer, and exits the process.
 ///
-/// Whatever happens, it ends by exit_group(2) and drops no socket before: the sandbox forbids close(2), and
-/// a sniffer that the kernel kills for it would look like one that was taken over.
+/// It always exits with exit_group(2), and closes no socket before: the sandbox forbids close(2), and a
+/// sniffer that the kernel kills for it would look like a compromised one.
 pub fn run() -> ! {
     let channel = match Channel::on_standard_input() {
         Ok(channel) => channel,
         Err(error) => {
-            // Nobody but a person at a terminal can be reading this.
-            #[expect(clippy::print_stderr, reason = "there is no announcer to tell")]
+            // Only a person at a terminal can read this.
+            #[expect(clippy::print_stderr, reason = "there is no announcer to report to")]
             {
                 eprintln!("wakevirt-sniffer: {error}");
             }
             ffi::exit(MISUSED)
         }
     };
-    end_at_a_panic(channel);
+    exit_on_panic(channel);
     match sniff(channel) {
-        Err(Error::AnnouncerGone) => ffi::exit(DONE),
+        Err(Error::AnnouncerExited) => ffi::exit(DONE),
         Err(error) => {
-            channel.say_last(&error.to_string());
+            channel.send_failure(&error.to_string());
             ffi::exit(FAILED)
         }
     }
 }
 
 fn sniff(channel: Channel) -> Result<Infallible, Error> {
-    ffi::settle_signals().map_err(Error::Signals)?;
-    channel.bound_last_words()?;
+    ffi::set_signal_dispositions().map_err(Error::Signals)?;
+    channel.limit_failure_wait()?;
     sandbox::hide()?;
     let (start, udp) = channel.start()?;
     // Never dropped: see `run`.
@@ -131,20 +131,20 @@ fn sniff(channel: Channel) -> Result<Infallible, Error> {
     sandbox::drop_capabilities()?;
     let landlock = sandbox::forbid_files(start.require_landlock)?;
     sandbox::forbid_system_calls(&sockets.outgoing)?;
-    let _first = channel.say(&FromSniffer::Ready { mode: sockets.mode(), landlock })?;
-    hear::hear(channel, sockets)
+    let _sent = channel.send(&FromSniffer::Ready { mode: sockets.mode(), landlock })?;
+    receive::run(channel, sockets)
 }
 
-/// Lets the announcer log where a panic happened, and ends there: to unwind would drop the sockets, and
-/// to abort takes system calls that the sandbox forbids.
-pub fn end_at_a_panic(channel: Channel) {
+/// On a panic, reports its location to the announcer and exits: unwinding would close the sockets, and
+/// abort(3) makes system calls that the sandbox forbids.
+pub fn exit_on_panic(channel: Channel) {
     std::panic::set_hook(Box::new(move |panic| {
-        channel.say_last(&format!("a defect: {panic}"));
+        channel.send_failure(&format!("bug: {panic}"));
         ffi::exit(FAILED)
     }));
 }
 
-/// The longest beginning of the text that a failure may have.
-fn cut(text: &str) -> &str {
+/// Truncates the text to the maximum length of a failure's reason.
+fn truncate(text: &str) -> &str {
     text.get(..text.floor_char_boundary(MAX_REASON)).unwrap_or_default()
 }

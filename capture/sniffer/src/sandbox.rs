@@ -1,11 +1,10 @@
-//! The sniffer's way into its sandbox, in stages. None can be left again, and one that fails ends
-//! the process.
+//! The stages of the sniffer's sandbox. A stage cannot be undone. If one fails, the process exits.
 //!
 //! | stage | what it does | what must not have happened yet |
 //! | --- | --- | --- |
 //! | [`hide`] | the announcer, of the same user, can no longer trace the process | anything |
 //! | open | sockets are opened, filtered, their filters locked (`sockets`) | a packet was read |
-//! | [`drop_capabilities`] | every capability set but the bounding one is emptied; no program could bring one back | a packet was read |
+//! | [`drop_capabilities`] | all capability sets but the bounding set are cleared; no program can regain a capability | a packet was read |
 //! | [`forbid_files`] | Landlock with no rule at all | a packet was read |
 //! | [`forbid_system_calls`] | seccomp, which kills | a packet was read |
 //!
@@ -29,34 +28,30 @@ fn failed<E: ToString>(stage: &'static str) -> impl FnOnce(E) -> Error {
     move |error| Error::Sandbox { stage, reason: error.to_string() }
 }
 
-/// Makes the process one that others of its user cannot trace, nor read the memory or descriptors
-/// of: `PR_SET_DUMPABLE` (prctl(2), ptrace(2)). A core dump would hold packets.
+/// Prevents other processes of the same user from tracing this one and from reading its memory and
+/// descriptors: `PR_SET_DUMPABLE` (prctl(2), ptrace(2)). It also prevents core dumps, which would contain packets.
 ///
 /// # Errors
 /// [`Error::Sandbox`].
 pub fn hide() -> Result<(), Error> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("forbid that the process is traced"))
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("prevent tracing of the process"))
 }
 
-/// Empties the ambient, effective, permitted and inheritable sets, and forbids that a program
-/// brings anything back (`no_new_privs`, prctl(2)).
-///
-/// The bounding set keeps what it had: to take from it needs `CAP_SETPCAP`, which the sniffer
-/// never has, and under `no_new_privs` it gives nothing.
+/// Drops all capabilities, and the way to regain one: [`wakevirt_privilege::drop_capabilities`].
 ///
 /// # Errors
-/// [`Error::Sandbox`].
+/// [`Error::Capabilities`].
 pub fn drop_capabilities() -> Result<(), Error> {
     Ok(wakevirt_privilege::drop_capabilities()?)
 }
 
-/// Forbids every file, TCP port, abstract socket and signal that this kernel's Landlock knows to
-/// forbid (landlock(7)). Returns whether Landlock is in force.
+/// Denies access to all files, TCP ports, abstract sockets and signals, as far as this kernel's Landlock
+/// supports it (landlock(7)). Returns whether Landlock is in force.
 ///
-/// A kernel may know less than all of it; what it does not know, [`forbid_system_calls`] forbids.
+/// [`forbid_system_calls`] covers what an older kernel does not support.
 ///
 /// # Errors
-/// [`Error::Sandbox`], also where there is no Landlock although it is required.
+/// [`Error::Sandbox`], also if Landlock is required and missing.
 pub fn forbid_files(required: bool) -> Result<bool, Error> {
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -65,13 +60,13 @@ pub fn forbid_files(required: bool) -> Result<bool, Error> {
         .and_then(|ruleset| ruleset.scope(Scope::from_all(ABI::V6)))
         .and_then(Ruleset::create)
         .and_then(|ruleset| ruleset.restrict_self())
-        .map_err(failed("close the Landlock sandbox"))?;
+        .map_err(failed("enable the Landlock sandbox"))?;
     match status.ruleset {
         RulesetStatus::NotEnforced if required => Err(Error::Sandbox {
-            stage: "close the Landlock sandbox",
+            stage: "enable the Landlock sandbox",
             reason: format!(
                 "{}, or set require-landlock = false to run without this layer",
-                why_no_landlock(ffi::ask_for_landlock())
+                why_no_landlock(ffi::probe_landlock())
             ),
         }),
         RulesetStatus::NotEnforced => Ok(false),
@@ -79,7 +74,7 @@ pub fn forbid_files(required: bool) -> Result<bool, Error> {
     }
 }
 
-/// Why Landlock is not in force, and what to do about it.
+/// The reason why Landlock is not in force, and the remedy.
 fn why_no_landlock(answer: io::Result<()>) -> String {
     match answer.map_err(|error| (error.raw_os_error(), error)) {
         Err((Some(libc::EOPNOTSUPP), _)) => {
@@ -98,14 +93,14 @@ fn why_no_landlock(answer: io::Result<()>) -> String {
     }
 }
 
-/// Kills the process at the first system call that it has no use for (seccomp(2)).
+/// Makes the kernel kill the process on any other system call than the allowed ones (seccomp(2)).
 ///
-/// Without `outgoing` sockets there is nothing to bind.
+/// Allows bind(2) only for the `outgoing` sockets.
 ///
 /// # Errors
 /// [`Error::Sandbox`].
 pub fn forbid_system_calls(outgoing: &[OwnedFd]) -> Result<(), Error> {
-    let stage = "close the seccomp sandbox";
+    let stage = "enable the seccomp sandbox";
     let arch = std::env::consts::ARCH.try_into().map_err(failed(stage))?;
     let rules = allowed(outgoing).map_err(failed(stage))?;
     let program: BpfProgram =
@@ -115,18 +110,18 @@ pub fn forbid_system_calls(outgoing: &[OwnedFd]) -> Result<(), Error> {
     seccompiler::apply_filter(&program).map_err(failed(stage))
 }
 
-/// Every system call that the sniffer may make, with its reason. An empty list of rules allows the
+/// The allowed system calls, each with its reason. An empty list of rules allows the
 /// call with any arguments.
 fn allowed(outgoing: &[OwnedFd]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut calls = BTreeMap::from([
-        // Waits for packets, and for the announcer's end.
+        // Waits for packets, and for the exit of the announcer.
         (libc::SYS_ppoll, vec![]),
         // Reads packets, datagrams and the announcer's messages.
         (libc::SYS_recvmsg, vec![]),
-        // Speaks to the announcer, and to nobody else: the packet sockets could send frames of any
-        // content. The socketpair is standard input, and no descriptor can be made to take its place.
+        // Sends to the announcer only: the packet sockets could send frames of any content. The
+        // socketpair is standard input, and no other descriptor can replace it.
         (libc::SYS_sendto, vec![SeccompRule::new(vec![argument(0, 0)?, argument(4, 0)?])?]),
-        // Asks what the kernel dropped.
+        // Reads the kernel's drop counts.
         (
             libc::SYS_getsockopt,
             vec![
@@ -134,14 +129,14 @@ fn allowed(outgoing: &[OwnedFd]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, secc
                 SeccompRule::new(vec![number(1, libc::SOL_SOCKET)?, number(2, libc::SO_MEMINFO)?])?,
             ],
         ),
-        // Paces the counters; the vDSO falls back to it where the clock source demands it (vdso(7)).
+        // Times the reports; the vDSO falls back to it with some clock sources (vdso(7)).
         (libc::SYS_clock_gettime, vec![]),
-        // The kernel's own, when a stopped process goes on (restart_syscall(2)).
+        // Made by the kernel when a stopped process continues (restart_syscall(2)).
         (libc::SYS_restart_syscall, vec![]),
-        // Ends.
+        // Exits.
         (libc::SYS_exit_group, vec![]),
     ]);
-    // Follows the interfaces whose outgoing frames are heard, by their own sockets alone.
+    // Binds the sockets for outgoing frames to interfaces.
     if !outgoing.is_empty() {
         let sockets = outgoing.iter().map(|socket| SeccompRule::new(vec![number(0, socket.as_raw_fd())?]));
         calls.insert(libc::SYS_bind, sockets.collect::<Result<_, _>>()?);
@@ -149,12 +144,12 @@ fn allowed(outgoing: &[OwnedFd]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, secc
     Ok(calls)
 }
 
-/// The argument, all 64 bits of it, is this.
+/// Requires that all 64 bits of the argument equal `value`.
 fn argument(index: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
     SeccompCondition::new(index, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value)
 }
 
-/// The argument, an `int`, is this number.
+/// Requires that the argument, an `int`, equals `value`.
 fn number(index: u8, value: i32) -> Result<SeccompCondition, seccompiler::BackendError> {
     let value = u64::from(u32::try_from(value).unwrap_or(u32::MAX));
     SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)

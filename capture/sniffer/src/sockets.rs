@@ -1,4 +1,4 @@
-//! Opening the sockets: the last thing that the sniffer's capability is used for.
+//! Opens the sockets: the last use of the sniffer's capability.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,26 +11,26 @@ use wakevirt_protocol::sniffer::{Mode, Request, Start};
 use crate::filter::{self, Direction};
 use crate::{Error, ffi};
 
-/// What a socket's buffer may hold, in bytes, as far as `net.core.rmem_max` lets it (socket(7)).
+/// The size of a socket's receive buffer, in bytes, limited by `net.core.rmem_max` (socket(7)).
 ///
-/// A magic packet takes about 800 bytes of it, so the usual limit of 212,992 bytes, which the
-/// kernel doubles, holds some five hundred.
+/// A magic packet takes about 800 bytes. The usual limit of 212,992 bytes, which the kernel doubles,
+/// holds about 500.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// The sockets that the sniffer reads.
 pub struct Sockets {
-    /// Every incoming frame on every interface, now and later; none in UDP mode.
+    /// Receives incoming frames on all present and future interfaces; absent in UDP mode.
     pub incoming: Option<OwnedFd>,
-    /// Outgoing frames, each socket for one interface once it is bound.
+    /// Receive outgoing frames, each socket on the interface to which it is bound later.
     pub outgoing: Vec<OwnedFd>,
     /// UDP sockets, each with the port that it is bound to.
     pub udp: Vec<(OwnedFd, u16)>,
-    /// The ports whose payload is searched in full.
+    /// The UDP ports for which the payload is searched in full.
     pub ports: Ports,
 }
 
 impl Sockets {
-    /// Opens, filters and locks the packet sockets, and makes the UDP sockets tell where a datagram arrived.
+    /// Opens, filters and locks the packet sockets, and enables packet information on the UDP sockets.
     pub fn open(start: &Start, udp: Vec<OwnedFd>) -> Result<Self, Error> {
         let ports = Ports::new(start.ports.clone());
         let (incoming, outgoing) = match start.request {
@@ -43,12 +43,12 @@ impl Sockets {
         };
         let udp = udp.into_iter().map(udp_socket).collect::<Result<Vec<_>, _>>()?;
         if incoming.is_none() && udp.is_empty() {
-            return Err(Error::NothingToHearWith);
+            return Err(Error::NoSocket);
         }
         Ok(Self { incoming, outgoing, udp, ports })
     }
 
-    /// How these sockets hear.
+    /// The capture mode of these sockets.
     pub const fn mode(&self) -> Mode {
         if self.incoming.is_some() { Mode::Raw } else { Mode::Udp }
     }
@@ -58,10 +58,10 @@ fn outgoing_sockets(ports: &Ports, count: u8) -> Result<Vec<OwnedFd>, Error> {
     (0..count).map(|_| packet_socket(ports, Direction::Outgoing)).collect()
 }
 
-/// A packet socket whose filter can no longer be changed.
+/// Opens a packet socket with a locked filter.
 ///
-/// It hears nothing before its filter is in place: it is opened for no protocol. The one for
-/// outgoing frames is bound to its interface later, which takes no privilege.
+/// It is opened for no protocol, so it receives nothing before its filter is attached. A socket for
+/// outgoing frames is bound to its interface later, which needs no privilege.
 fn packet_socket(ports: &Ports, direction: Direction) -> Result<OwnedFd, Error> {
     let failed = |action| move |error| Error::PacketSocket { action, error };
     let socket = ffi::packet_socket().map_err(|error| match error.kind() {
@@ -71,12 +71,12 @@ fn packet_socket(ports: &Ports, direction: Direction) -> Result<OwnedFd, Error> 
     let program = filter::program(ports.as_slice(), direction)
         .ok_or_else(|| failed("write the filter of")(io::Error::other("too many ports")))?;
     ffi::attach_filter(&socket, &program).map_err(failed("filter"))?;
-    // Without it, the kernel clones every outgoing packet of the host for this socket before the
+    // Without this option, the kernel clones every outgoing packet of the host for this socket before the
     // filter runs, which costs a host that forwards several per cent of its packets.
     let ignore = i32::from(direction == Direction::Any);
     ffi::set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, ignore)
         .map_err(failed("keep outgoing packets from"))?;
-    // The VLAN tag that the kernel has taken off.
+    // Delivers the VLAN tag that the kernel removes.
     ffi::set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)
         .map_err(failed("get VLAN tags from"))?;
     set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER)

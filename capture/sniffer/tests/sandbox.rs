@@ -33,7 +33,7 @@ use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, Request, Start};
 use wakevirt_sniffer::filter::{Direction, program};
 use wakevirt_sniffer::sockets::Sockets;
-use wakevirt_sniffer::{channel::Channel, end_at_a_panic, ffi, sandbox};
+use wakevirt_sniffer::{channel::Channel, exit_on_panic, ffi, sandbox};
 use wakevirt_tests::host::guard;
 
 /// The abstract name of a socket that hears whatever is sent to it.
@@ -178,7 +178,7 @@ fn act(stages: &str, name: &str) -> ExitCode {
         assert!(sandbox::forbid_files(true).unwrap());
     }
     if let Ok(channel) = channel {
-        end_at_a_panic(channel);
+        exit_on_panic(channel);
     }
     if stages == "all" {
         sandbox::forbid_system_calls(&loot.outgoing).unwrap();

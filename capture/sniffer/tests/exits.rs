@@ -1,4 +1,4 @@
-//! Every way in which the sniffer ends: its exit status, its last words, and what the kernel logs.
+//! Every way in which the sniffer exits: its exit status, its failure report, and the kernel's log.
 #![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 use std::io::IoSlice;
@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-    recv, send, sendmsg, socketpair,
+    recv, sendmsg, socketpair,
 };
 use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, Mode, Request, Start, ToSniffer};
 use wakevirt_tests::network::frames::magic;
@@ -63,11 +63,11 @@ impl Sniffer {
         Self { process, channel: ours, socket }
     }
 
-    fn say(&self, bytes: &[u8]) {
-        send(&self.channel, bytes, SendFlags::empty()).unwrap();
+    fn send(&self, bytes: &[u8]) {
+        rustix::net::send(&self.channel, bytes, SendFlags::empty()).unwrap();
     }
 
-    /// What it says next; `None` where it has closed its end.
+    /// Its next message; `None` after it closed its end.
     fn next(&mut self) -> Option<FromSniffer> {
         let mut buffer = [0; MAX_MESSAGE];
         match recv(&self.channel, &mut buffer, RecvFlags::empty()).unwrap() {
@@ -86,36 +86,36 @@ impl Sniffer {
         kill(Pid::from_raw(self.process.id().try_into().unwrap()), signal).unwrap();
     }
 
-    /// Everything that it still says about failures, and its exit status.
-    fn end(mut self) -> Ending {
-        let mut last_words = Vec::new();
+    /// Its failure reports, and its exit status.
+    fn exit(mut self) -> Exit {
+        let mut reports = Vec::new();
         while let Some(message) = self.next() {
             if let FromSniffer::Failed { reason } = message {
-                last_words.push(reason);
+                reports.push(reason);
             }
         }
-        Ending { pid: self.process.id(), status: self.process.wait().unwrap(), last_words }
+        Exit { pid: self.process.id(), status: self.process.wait().unwrap(), reports }
     }
 
-    /// How it ends once the announcer has closed its end.
-    fn end_without_announcer(mut self) -> Ending {
+    /// Its exit after the announcer closed its end.
+    fn exit_without_announcer(mut self) -> Exit {
         drop(self.channel);
-        Ending { pid: self.process.id(), status: self.process.wait().unwrap(), last_words: Vec::new() }
+        Exit { pid: self.process.id(), status: self.process.wait().unwrap(), reports: Vec::new() }
     }
 }
 
-struct Ending {
+struct Exit {
     pid: u32,
     status: ExitStatus,
-    last_words: Vec<String>,
+    reports: Vec<String>,
 }
 
-fn announcer_closes_its_end() -> Ending {
-    Sniffer::start().end_without_announcer()
+fn announcer_closes_its_end() -> Exit {
+    Sniffer::start().exit_without_announcer()
 }
 
-/// It may have said something that is not read any more: then its end reads as an error.
-fn announcer_ends_with_messages_unread() -> Ending {
+/// With unread messages of the sniffer, the sniffer gets an error instead of the end of the connection.
+fn announcer_ends_with_messages_unread() -> Exit {
     let sniffer = Sniffer::start();
     sniffer.wake();
     let waiting = || {
@@ -123,33 +123,33 @@ fn announcer_ends_with_messages_unread() -> Ending {
         rustix::event::poll(&mut fds, None).unwrap() == 1
     };
     wait::until_true("the packet", waiting);
-    sniffer.say(&encoded(&ToSniffer::Report));
-    sniffer.end_without_announcer()
+    sniffer.send(&encoded(&ToSniffer::Report));
+    sniffer.exit_without_announcer()
 }
 
-fn bad_message() -> Ending {
+fn bad_message() -> Exit {
     let sniffer = Sniffer::start();
-    sniffer.say(&[0xee; 40]);
-    sniffer.end()
+    sniffer.send(&[0xee; 40]);
+    sniffer.exit()
 }
 
-fn message_out_of_turn() -> Ending {
+fn unexpected_message() -> Exit {
     let sniffer = Sniffer::start();
-    sniffer.say(&encoded(&ToSniffer::Outgoing { slot: 3, interface: 1 }));
-    sniffer.end()
+    sniffer.send(&encoded(&ToSniffer::Outgoing { slot: 3, interface: 1 }));
+    sniffer.exit()
 }
 
-/// A connected UDP socket is told that nobody listens at the other end (udp(7)).
-fn socket_error() -> Ending {
+/// A connected UDP socket reports an error if its peer is closed (udp(7)).
+fn socket_error() -> Exit {
     let sniffer = Sniffer::start();
-    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    sniffer.socket.connect(nobody).unwrap();
-    sniffer.socket.send(b"anybody?").unwrap();
-    sniffer.end()
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    sniffer.socket.connect(closed).unwrap();
+    sniffer.socket.send(b"x").unwrap();
+    sniffer.exit()
 }
 
-/// The socketpair is full: the last words wait for room.
-fn failure_while_the_announcer_is_behind() -> Ending {
+/// The socketpair is full: the failure report waits for space.
+fn failure_while_the_socketpair_is_full() -> Exit {
     let mut sniffer = Sniffer::start();
     // Far more than the socketpair holds.
     for _ in 0..100 {
@@ -157,33 +157,33 @@ fn failure_while_the_announcer_is_behind() -> Ending {
         let unread = || rustix::io::ioctl_fionread(&sniffer.socket).unwrap();
         wait::until_true("the sniffer to read its socket", || unread() == 0);
     }
-    sniffer.say(&[0xee; 40]);
+    sniffer.send(&[0xee; 40]);
     assert!(matches!(sniffer.next(), Some(FromSniffer::Packet(_))));
-    sniffer.end()
+    sniffer.exit()
 }
 
-/// By a terminal or a service manager that stops the whole group: the announcer decides.
-fn group_is_stopped() -> Ending {
+/// A terminal or a service manager stops the whole group: the announcer decides.
+fn group_is_stopped() -> Exit {
     let mut sniffer = Sniffer::start();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         sniffer.signal(signal);
     }
     sniffer.wake();
-    assert!(matches!(sniffer.next(), Some(FromSniffer::Packet(_))), "it goes on");
-    sniffer.end_without_announcer()
+    assert!(matches!(sniffer.next(), Some(FromSniffer::Packet(_))), "the sniffer continues");
+    sniffer.exit_without_announcer()
 }
 
-fn killed() -> Ending {
+fn killed() -> Exit {
     let sniffer = Sniffer::start();
     sniffer.signal(Signal::SIGKILL);
-    sniffer.end()
+    sniffer.exit()
 }
 
-/// A fault of memory, as far as a signal can stand for one.
-fn memory_fault() -> Ending {
+/// A memory fault, simulated by its signal.
+fn memory_fault() -> Exit {
     let sniffer = Sniffer::start();
     sniffer.signal(Signal::SIGSEGV);
-    sniffer.end()
+    sniffer.exit()
 }
 
 fn encoded(message: &ToSniffer) -> Vec<u8> {
@@ -191,8 +191,8 @@ fn encoded(message: &ToSniffer) -> Vec<u8> {
 }
 
 #[test]
-fn say_why_and_look_like_no_attack() {
-    let endings = [
+fn reports_the_reason_and_causes_no_sigsys() {
+    let exits = [
         ("the announcer closes its end", announcer_closes_its_end(), "exit status: 0", None),
         ("the announcer ends", announcer_ends_with_messages_unread(), "exit status: 0", None),
         ("the group is stopped", group_is_stopped(), "exit status: 0", None),
@@ -203,10 +203,10 @@ fn say_why_and_look_like_no_attack() {
             Some("the announcer sent a message of version 238"),
         ),
         (
-            "a message out of turn",
-            message_out_of_turn(),
+            "an unexpected message",
+            unexpected_message(),
             "exit status: 1",
-            Some("the announcer sent a message out of turn"),
+            Some("the announcer sent an unexpected message"),
         ),
         (
             "a socket fails",
@@ -215,29 +215,29 @@ fn say_why_and_look_like_no_attack() {
             Some("cannot read a socket: Connection refused"),
         ),
         (
-            "the announcer is behind",
-            failure_while_the_announcer_is_behind(),
+            "the socketpair is full",
+            failure_while_the_socketpair_is_full(),
             "exit status: 1",
             Some("the announcer sent a message of version 238"),
         ),
         ("a kill", killed(), "signal: 9", None),
         ("a memory fault", memory_fault(), "signal: 11", None),
     ];
-    for (how, ending, status, last_words) in &endings {
-        let found = ending.status.to_string();
-        assert!(found.starts_with(status), "{how}: {found}, with {:?}", ending.last_words);
-        match (last_words, ending.last_words.as_slice()) {
+    for (how, exit, status, reports) in &exits {
+        let found = exit.status.to_string();
+        assert!(found.starts_with(status), "{how}: {found}, with {:?}", exit.reports);
+        match (reports, exit.reports.as_slice()) {
             (None, []) => {}
-            (Some(expected), [said]) => assert!(said.starts_with(expected), "{how}: {said}"),
-            (_, said) => panic!("{how}: {said:?} instead of {last_words:?}"),
+            (Some(expected), [report]) => assert!(report.starts_with(expected), "{how}: {report}"),
+            (_, others) => panic!("{how}: {others:?} instead of {reports:?}"),
         }
-        assert_ne!(ending.status.signal(), Some(libc::SIGSYS), "{how}");
+        assert_ne!(exit.status.signal(), Some(libc::SIGSYS), "{how}");
     }
     let Some(killed) = kernel_log::killed_by_seccomp() else {
-        eprintln!("the kernel's log was not looked at: it cannot be read, or has no such records");
+        eprintln!("the kernel's log was not checked: it cannot be read, or has no such records");
         return;
     };
-    for (how, ending, ..) in endings {
-        assert!(!killed.contains(&ending.pid), "{how}: the kernel's log calls it an attack");
+    for (how, exit, ..) in exits {
+        assert!(!killed.contains(&exit.pid), "{how}: the kernel's log calls it an attack");
     }
 }

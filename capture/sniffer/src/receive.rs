@@ -1,4 +1,4 @@
-//! Reading packets, for ever.
+//! The main loop: receives packets and reports them.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,48 +11,48 @@ use wakevirt_protocol::frame::{Refusal, SEARCHED};
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, ToSniffer};
 
 use crate::Error;
-use crate::channel::{Channel, Said};
+use crate::channel::{Channel, Sent};
 use crate::delivery::{self, Sightings};
 use crate::ffi::{self, Envelope};
 use crate::sockets::Sockets;
 
-/// How many packets are taken from one socket before the others have their turn.
-const TURN: usize = 64;
+/// The maximum number of packets read from one socket before the next one.
+const BATCH: usize = 64;
 
-/// How often the counters are said, at most.
-const PACE: Duration = Duration::from_secs(1);
+/// The minimum interval between two reports of the counters.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Hears until the announcer goes, or a socket fails.
+/// Receives packets until the announcer exits or a socket fails.
 ///
-/// Packet sockets have their turn before UDP sockets: of a datagram that reaches both, the frame
-/// comes first, and it is the one that knows the sender's MAC address.
-pub(super) fn hear(channel: Channel, sockets: &Sockets) -> Result<Infallible, Error> {
-    let mut sniffer = Sniffer { channel, sockets, tally: Tally::new(sockets)? };
+/// Packet sockets are read before UDP sockets: if both receive a datagram, the frame is reported first,
+/// because only the frame has the sender's MAC address.
+pub(super) fn run(channel: Channel, sockets: &Sockets) -> Result<Infallible, Error> {
+    let mut sniffer = Sniffer { channel, sockets, report: Report::new(sockets)? };
     let mut fds = vec![PollFd::new(&channel, PollFlags::IN)];
     let read = sockets.incoming.iter().chain(&sockets.outgoing).chain(sockets.udp.iter().map(|(fd, _)| fd));
     fds.extend(read.map(|fd| PollFd::new(fd, PollFlags::IN)));
     loop {
-        wait(&mut fds, sniffer.tally.due())?;
+        wait(&mut fds, sniffer.report.due())?;
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
         if ready.next() == Some(true) {
-            sniffer.obey()?;
+            sniffer.handle_messages()?;
         }
         for packets in sockets.incoming.iter().chain(&sockets.outgoing) {
             if ready.next() == Some(true) {
-                sniffer.take_frames(packets)?;
+                sniffer.receive_frames(packets)?;
             }
         }
         for (socket, port) in &sockets.udp {
             if ready.next() == Some(true) {
-                sniffer.take_datagrams(socket, *port)?;
+                sniffer.receive_datagrams(socket, *port)?;
             }
         }
-        sniffer.report()?;
+        sniffer.send_report()?;
     }
 }
 
 fn wait(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> Result<(), Error> {
-    // A limit of at most a second always fits.
+    // At most one second, which always fits.
     let limit = limit.map(|limit| Timespec::try_from(limit).unwrap_or_default());
     match poll(fds, limit.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -63,25 +63,25 @@ fn wait(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> Result<(), Error> {
 struct Sniffer<'a> {
     channel: Channel,
     sockets: &'a Sockets,
-    tally: Tally,
+    report: Report,
 }
 
 impl Sniffer<'_> {
-    /// Does what the announcer says.
-    fn obey(&mut self) -> Result<(), Error> {
-        while let Some(message) = self.channel.take()? {
+    /// Handles the announcer's pending messages.
+    fn handle_messages(&mut self) -> Result<(), Error> {
+        while let Some(message) = self.channel.receive()? {
             let (slot, interface) = match message {
                 ToSniffer::Outgoing { slot, interface } => (slot, interface),
                 ToSniffer::Report => {
-                    self.tally.stir();
+                    self.report.request();
                     continue;
                 }
-                ToSniffer::Start(_) => return Err(Error::OutOfTurn),
+                ToSniffer::Start(_) => return Err(Error::UnexpectedMessage),
             };
-            let socket = self.sockets.outgoing.get(usize::from(slot)).ok_or(Error::OutOfTurn)?;
+            let socket = self.sockets.outgoing.get(usize::from(slot)).ok_or(Error::UnexpectedMessage)?;
             match ffi::bind_packet_socket(socket, interface) {
                 Ok(()) => {}
-                // The interface has gone again, and the announcer will say so.
+                // The interface was removed; the announcer will send another message.
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
                 Err(error) => return Err(Error::PacketSocket { action: "bind", error }),
             }
@@ -89,100 +89,100 @@ impl Sniffer<'_> {
         Ok(())
     }
 
-    fn take_frames(&mut self, socket: impl AsFd) -> Result<(), Error> {
+    fn receive_frames(&mut self, socket: impl AsFd) -> Result<(), Error> {
         let mut buffer = [0; SEARCHED];
-        for _ in 0..TURN {
+        for _ in 0..BATCH {
             let Some(envelope) = receive(&socket, &mut buffer)? else { break };
             let payload = buffer.get(..envelope.length).unwrap_or_default();
-            let judged = delivery::frame(&envelope, payload, &self.sockets.ports);
-            self.weigh(judged, envelope.cut)?;
+            let parsed = delivery::frame(&envelope, payload, &self.sockets.ports);
+            self.record(parsed, envelope.truncated)?;
         }
         Ok(())
     }
 
-    fn take_datagrams(&mut self, socket: impl AsFd, port: u16) -> Result<(), Error> {
+    fn receive_datagrams(&mut self, socket: impl AsFd, port: u16) -> Result<(), Error> {
         let mut buffer = [0; SEARCHED];
-        for _ in 0..TURN {
+        for _ in 0..BATCH {
             let Some(envelope) = receive(&socket, &mut buffer)? else { break };
             let payload = buffer.get(..envelope.length).unwrap_or_default();
-            let judged = delivery::datagram(&envelope, payload, port, &self.sockets.ports);
-            self.weigh(judged, envelope.cut)?;
+            let parsed = delivery::datagram(&envelope, payload, port, &self.sockets.ports);
+            self.record(parsed, envelope.truncated)?;
         }
         Ok(())
     }
 
-    /// Sends what was accepted, and counts what was not, and what was cut off.
-    fn weigh(&mut self, judged: Result<Sightings<'_>, Refusal>, cut: bool) -> Result<(), Error> {
-        self.tally.stir();
-        let Ok(sightings) = judged else {
-            self.tally.counters.malformed += 1;
+    /// Reports accepted packets, and counts refused and truncated ones.
+    fn record(&mut self, parsed: Result<Sightings<'_>, Refusal>, truncated: bool) -> Result<(), Error> {
+        self.report.request();
+        let Ok(sightings) = parsed else {
+            self.report.counters.malformed += 1;
             return Ok(());
         };
-        self.tally.counters.truncated += u64::from(cut);
+        self.report.counters.truncated += u64::from(truncated);
         for sighting in sightings {
-            if self.channel.say(&FromSniffer::Packet(sighting))? == Said::NoRoom {
-                self.tally.counters.dropped_channel += 1;
+            if self.channel.send(&FromSniffer::Packet(sighting))? == Sent::Full {
+                self.report.counters.dropped_channel += 1;
             }
         }
         Ok(())
     }
 
-    fn report(&mut self) -> Result<(), Error> {
-        if self.tally.due() == Some(Duration::ZERO) {
-            self.tally.count_drops(self.sockets)?;
-            let said = self.channel.say(&FromSniffer::Counters(self.tally.counters))?;
-            self.tally.settle(said);
+    fn send_report(&mut self) -> Result<(), Error> {
+        if self.report.due() == Some(Duration::ZERO) {
+            self.report.count_drops(self.sockets)?;
+            let sent = self.channel.send(&FromSniffer::Counters(self.report.counters))?;
+            self.report.sent(sent);
         }
         Ok(())
     }
 }
 
-/// One datagram, where one is waiting.
+/// Receives a datagram, if the socket has one.
 fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Envelope>, Error> {
     loop {
         match ffi::receive(&socket, buffer) {
             Ok(envelope) => return Ok(Some(envelope)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // A socket for one interface is told once that it went down, and is otherwise well (packet(7)).
+            // A socket bound to an interface reports once that it went down, and stays usable (packet(7)).
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
             Err(error) => return Err(Error::Receive(error)),
         }
     }
 }
 
-/// The counters, and when they are to be said.
-struct Tally {
+/// The counters, and when the next report is due.
+struct Report {
     counters: Counters,
-    /// How often each UDP socket had dropped, when last asked; the kernel's counts wrap around.
+    /// The kernel's drop count of each UDP socket at the last report; it wraps around.
     udp_drops: Vec<u32>,
-    /// When they were last said.
-    said: Instant,
-    /// Whether something arrived since, or somebody asked.
-    stirred: bool,
+    /// The time of the last report.
+    sent_at: Instant,
+    /// Whether a packet or a request arrived since.
+    pending: bool,
 }
 
-impl Tally {
-    /// Begins at zero: a socket of the service manager outlives the service, and so do its drops.
+impl Report {
+    /// Starts at zero: a socket of the service manager, and its drop count, can be older than the service.
     fn new(sockets: &Sockets) -> Result<Self, Error> {
         let udp_drops = sockets.udp.iter().map(|(socket, _)| ffi::drops(socket)).collect::<Result<_, _>>();
         let udp_drops = udp_drops.map_err(Error::Receive)?;
-        Ok(Self { counters: Counters::default(), udp_drops, said: Instant::now(), stirred: false })
+        Ok(Self { counters: Counters::default(), udp_drops, sent_at: Instant::now(), pending: false })
     }
 
-    /// Something arrived, or somebody asks.
-    const fn stir(&mut self) {
-        self.stirred = true;
+    /// Requests a report.
+    const fn request(&mut self) {
+        self.pending = true;
     }
 
-    /// How long until the counters are to be said: never, where nothing arrives and nobody asks.
+    /// The time until the next report; `None` while none is pending.
     fn due(&self) -> Option<Duration> {
-        self.stirred.then(|| PACE.saturating_sub(self.said.elapsed()))
+        self.pending.then(|| REPORT_INTERVAL.saturating_sub(self.sent_at.elapsed()))
     }
 
-    fn settle(&mut self, said: Said) {
-        self.said = Instant::now();
-        self.stirred = said == Said::NoRoom;
+    fn sent(&mut self, sent: Sent) {
+        self.sent_at = Instant::now();
+        self.pending = sent == Sent::Full;
     }
 
     fn count_drops(&mut self, sockets: &Sockets) -> Result<(), Error> {
