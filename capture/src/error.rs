@@ -39,7 +39,7 @@ pub enum Error {
         error: io::Error,
     },
     /// The sniffer ended, and so does the service.
-    #[error("the sniffer has gone: {0}; the service exits and must be restarted")]
+    #[error("the sniffer exited: {0}; the service exits and must be restarted")]
     SnifferGone(String),
     /// The sniffer says that it cannot go on.
     #[error("the sniffer cannot go on: {0}")]

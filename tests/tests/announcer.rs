@@ -155,8 +155,8 @@ fn lies() -> Vec<(Vec<Vec<u8>>, &'static str)> {
         (vec![ready.clone(), [&packet[..], &[0]].concat()], "a message with 1 bytes behind its end"),
         (vec![ready.clone(), counters(7), counters(6)], "counters that fall"),
         (vec![ready.clone(), counters(u64::MAX), packet.clone(), counters(6)], "counters that fall"),
-        (vec![ready.clone(), vec![]], "the sniffer has gone"),
-        (vec![ready], "the sniffer has gone: it exited with code 7"),
+        (vec![ready.clone(), vec![]], "the sniffer exited"),
+        (vec![ready], "the sniffer exited: it exited with code 7"),
         (
             vec![encode(&FromSniffer::Failed { reason })],
             "cannot go on: fine\\n2026-01-01 INFO all is well\\u{1b}[2J",
@@ -325,7 +325,7 @@ fn ends_with_the_sniffer_and_the_sniffer_with_it() {
     let killed = first.child("wakevirt-sniffer");
     kill(killed, Signal::SIGKILL).unwrap();
     assert_eq!(first.wait_until_ended().code(), Some(1));
-    let _ = first.log().wait_for("the sniffer has gone: signal 9 ended it");
+    let _ = first.log().wait_for("the sniffer exited: signal 9 ended it");
 
     let mut second = capture(&host, StartedBy::Manager, "");
     let orphan = second.child("wakevirt-sniffer");

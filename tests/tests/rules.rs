@@ -123,8 +123,8 @@ fn a_packet_that_a_udp_socket_received_is_in_no_vlan_that_a_rule_could_name() {
         Daemon::capture(&host).config("mode = \"udp\"\nlisten = [\"127.0.0.1:4000\"]\n").start();
     capture.wait_until_ready();
     // It does what its configuration says, which is nothing to warn of.
-    assert_eq!(capture.log().count("hearing UDP only, as mode"), 1, "{:#?}", capture.log().all());
-    assert_eq!(capture.log().count("HEARING UDP ONLY"), 0, "{:#?}", capture.log().all());
+    assert_eq!(capture.log().count("receiving UDP only, as mode"), 1, "{:#?}", capture.log().all());
+    assert_eq!(capture.log().count("capture receives UDP only"), 0, "{:#?}", capture.log().all());
     let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"{VM}\"\nvlans = [0]\n");
     let actor = Daemon::actor(&host).config(&config).start();
     let _ = actor.log().wait_for("connected to");

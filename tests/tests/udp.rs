@@ -41,7 +41,7 @@ fn are_all_there_is_without_the_privilege() {
         .config("listen = [\"0.0.0.0:4009\", \"[::]:4009\"]")
         .start();
     capture.wait_until_ready();
-    assert_eq!(capture.log().count("HEARING UDP ONLY"), 1);
+    assert_eq!(capture.log().count("capture receives UDP only"), 1);
     host.wait_for_name(CAPTURE_NAME);
     assert_eq!(host.property(User::Stranger, CAPTURE_NAME, "Mode").unwrap(), "(<'udp'>,)");
     let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
@@ -110,7 +110,7 @@ os.execvp(sys.argv[1], sys.argv[1:])",
     activate.args(["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--bounding-set=-all"]);
     activate.args(["/run/wakevirt-programs/wakevirt-capture", "--log-to", "stderr"]);
     let capture = wakevirt_tests::process::Process::start("capture", &mut activate);
-    let _ = capture.log().wait_for("HEARING UDP ONLY");
+    let _ = capture.log().wait_for("capture receives UDP only");
     let _ = capture.log().wait_for("receiving on UDP [::]:9,");
     let _ = capture.log().wait_for("only UDP sockets can be heard");
     let _ = capture.log().wait_for("its netlink protocol is not `route`");

@@ -7,9 +7,9 @@ use wakevirt_service::options::Common;
 use crate::config::ModeKey;
 use crate::config::pattern::Pattern;
 
-/// Hear magic packets and announce them on D-Bus
+/// Receive magic packets and announce them on D-Bus
 ///
-/// Keys of capture.toml that are given here too take the place of those in the files.
+/// Options override the keys of capture.toml.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "wakevirt-capture", version)]
 pub struct Options {
@@ -17,15 +17,15 @@ pub struct Options {
     #[command(flatten)]
     pub common: Common,
 
-    /// How to hear: auto, raw (packet sockets) or udp
+    /// Capture mode: auto, raw (packet sockets) or udp
     #[arg(long, value_name = "MODE", value_enum)]
     pub mode: Option<ModeKey>,
 
-    /// Hear on interfaces of this name or glob; "!GLOB" excludes; may be repeated
+    /// Capture on interfaces that match this name or glob; "!GLOB" excludes; may be repeated
     #[arg(long = "interface", value_name = "[!]GLOB")]
     pub interfaces: Vec<Pattern>,
 
-    /// Listen on this UDP address, unless sockets are handed over; may be repeated
+    /// Listen on this UDP address, unless systemd passes sockets; may be repeated
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Vec<SocketAddr>,
 }

@@ -42,14 +42,14 @@ pub async fn ready(channel: &Channel, request: Request) -> Result<Mode, Error> {
 
 fn report(request: Request, mode: Mode, landlock: bool) {
     match (mode, request) {
-        (Mode::Raw, _) => tracing::info!("hearing on every interface, by packet sockets"),
+        (Mode::Raw, _) => tracing::info!("receiving on every interface through packet sockets"),
         (Mode::Udp, Request::Udp) => tracing::info!(
-            "hearing UDP only, as mode = \"udp\" says: no frames of routers and etherwake, and no datagrams to other \
+            "receiving UDP only, as mode = \"udp\" says: no frames of routers and etherwake, and no datagrams to other \
              ports or other hosts"
         ),
         (Mode::Udp, Request::Auto | Request::Raw) => tracing::warn!(
-            "HEARING UDP ONLY: the service has no CAP_NET_RAW. Frames of routers and etherwake, and datagrams to \
-             other ports or other hosts, are not heard. To hear everything, start the service by its unit or as root"
+            "capture receives UDP only: the service lacks CAP_NET_RAW. Frames of routers and etherwake, and datagrams to \
+             other ports or other hosts, are not received. To receive everything, start the service by its unit or as root"
         ),
     }
     if !landlock {
