@@ -1,4 +1,4 @@
-//! Floods the system bus: see [`wakevirt_tests::flood`].
+//! Floods the system bus: see [`wakevirt_tests::bus::flood`].
 
 use std::process::ExitCode;
 
