@@ -158,6 +158,41 @@ fn what_only_etc_or_usr_is_searched_for_is_there() {
     assert!(is_below("etc/polkit-1/rules.d", ".rules"));
 }
 
+/// The targets of the relative and absolute links in a page, without the headings.
+fn links(page: &str) -> Vec<&str> {
+    let targets = page.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
+    let targets = targets.filter(|target| !target.contains("://") && !target.starts_with('#'));
+    targets.map(|target| target.split_once('#').map_or(target, |(file, _)| file)).collect()
+}
+
+#[test]
+fn links_of_installed_pages_lead_to_installed_files() {
+    for prefix in PREFIXES {
+        let root = root();
+        succeed(&mut make("install", root.path(), prefix));
+        let (mut broken, mut good) = (Vec::new(), 0);
+        for (name, (_, content)) in files(root.path()) {
+            let Ok(page) = String::from_utf8(content) else { continue };
+            if name.extension().is_none_or(|extension| extension != "md") {
+                continue;
+            }
+            let folder = root.path().join(&name).parent().expect("a page is in a folder").to_owned();
+            for link in links(&page) {
+                let target = match link.strip_prefix('/') {
+                    Some(absolute) => root.path().join(absolute),
+                    None => folder.join(link),
+                };
+                good += usize::from(target.is_file());
+                if !target.is_file() {
+                    broken.push(format!("{}: {link}", name.display()));
+                }
+            }
+        }
+        assert!(broken.is_empty(), "{prefix}: {broken:#?}");
+        assert!(good >= 30, "{prefix}: only {good} links were found");
+    }
+}
+
 #[test]
 fn no_file_is_forgotten() {
     let listed: BTreeSet<String> = list().into_iter().map(|(source, _)| source).collect();
