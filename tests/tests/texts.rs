@@ -146,3 +146,33 @@ fn each_message_that_is_explained_can_be_logged() {
         assert!(parts.all(|part| code.contains(part)), "no code logs \"{message}\"");
     }
 }
+
+/// Addresses in this text that look like those of a person or a list.
+fn mail_addresses(text: &str) -> Vec<&str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "._+-@".contains(c);
+    let words = text.split(|c: char| !is_part(c)).map(|word| word.trim_matches(['.', '-', '@']));
+    let is_address = |word: &&str| {
+        word.split_once('@').is_some_and(|(_, host)| !host.starts_with('.') && host.contains('.'))
+    };
+    words.filter(is_address).collect()
+}
+
+/// There is no homepage and no maintainer's address yet. The changelog of the package alone must name one.
+#[test]
+fn no_page_or_manifest_names_a_contact_that_does_not_exist() {
+    const CHANGELOG: &str = "packaging/debian/changelog";
+    // https://wakevirt.org/metadata/1.0 is an XML namespace, and no address of a page.
+    let homepage = concat!("://wakevirt", ".org");
+    let mut wrong = Vec::new();
+    for (place, line) in lines(&["."]) {
+        let is_page = line.split(homepage).skip(1).any(|rest| !rest.starts_with("/metadata/"));
+        // Names below .example and .invalid cannot exist: RFC 2606.
+        let is_reserved = |address: &&str| {
+            address.ends_with(".example") || (address.ends_with(".invalid") && place.starts_with(CHANGELOG))
+        };
+        if is_page || !mail_addresses(&line).iter().all(is_reserved) {
+            wrong.push(format!("{place}: {line}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
