@@ -37,10 +37,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
     hypervisor::libvirt::forbid_autostart(&config.connections)?;
     let logs = logs::init(config.log, options.common.log_to)?;
     // Held until the process has ended.
-    let _lock = engine::memory::lock()?;
+    let _lock = engine::state_file::lock()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
     let result = runtime.block_on(daemon::run(options, config, &logs));
-    engine::memory::ended_in_order();
+    engine::state_file::ended_in_order();
     lifecycle::stopping();
     // A call to libvirt that is under way is not waited for: it goes on in its daemon.
     runtime.shutdown_background();

@@ -4,17 +4,17 @@
 //! it through channels: it holds no lock and never waits for a hypervisor. Each wake runs as a task
 //! of its own.
 
-mod advice;
-mod answers;
 pub mod attempt;
-mod early;
+mod early_requests;
 mod hypervisors;
 pub mod index;
-mod lines;
-pub mod memory;
+mod log_limiter;
 mod pending;
+mod queries;
 pub mod report;
 pub mod request;
+mod rule_check;
+pub mod state_file;
 mod wakes;
 
 use std::sync::Arc;
@@ -32,19 +32,19 @@ use crate::announcer::Lost;
 use crate::announcer::Macs;
 use crate::announcer::Taken;
 use crate::engine::index::Index;
-use crate::engine::memory::{Memory, State};
 use crate::engine::report::Finished;
 use crate::engine::request::{Answer, Request};
+use crate::engine::state_file::{Memory, State};
 use crate::hypervisor::Update;
 use crate::model::{Caller, Domain, Outcome, Packet, Position, Subject, Target};
 use crate::policy::Policy;
 use crate::policy::decision::{self, Admission, Grant, Presented, admit};
 use crate::policy::rules::Rules;
-use answers::Records;
-use early::Early;
+use early_requests::Early;
 use hypervisors::Hypervisors;
-use lines::Lines;
+use log_limiter::Lines;
 use pending::Pending;
+use queries::Records;
 use wakes::Wakes;
 
 /// How long changes of the index are gathered before they are told.

@@ -8,7 +8,7 @@ use wakevirt_service::clock;
 use wakevirt_service::logs::quoted;
 
 use super::Actor;
-use super::lines::{Kind, Verdict};
+use super::log_limiter::{Kind, Verdict};
 use super::wakes::{age, seen};
 use crate::announcer::fetch;
 use crate::engine::report::described;

@@ -11,7 +11,7 @@ use wakevirt_service::clock;
 
 use super::{Actor, Reply};
 use crate::engine::attempt::{End, Order, Terms, wake as wake_domain};
-use crate::engine::memory::Intent;
+use crate::engine::state_file::Intent;
 use crate::model::{Id, Outcome, Packet, State, Subject};
 use crate::policy::decision::has_expired;
 use crate::policy::rules::Paused;

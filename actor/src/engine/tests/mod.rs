@@ -13,8 +13,8 @@ use wakevirt_service::clock;
 use super::*;
 use crate::Error;
 use crate::engine::attempt::{End, Order, Terms, wake};
-use crate::engine::memory::Intent;
 use crate::engine::request::Requests;
+use crate::engine::state_file::Intent;
 use crate::hypervisor::{Hypervisor, Session, Work};
 use crate::model::Trigger;
 use crate::model::{Domain, Id, Pause, State};
@@ -220,10 +220,10 @@ async fn bench(hypervisor: &Arc<Fake>, domains: Vec<Domain>) -> Bench {
 
 /// An actor whose hypervisor is away.
 fn away(policy: Policy) -> Bench {
-    remembering(policy, Memory::default(), crate::engine::memory::State::default())
+    remembering(policy, Memory::default(), crate::engine::state_file::State::default())
 }
 
-fn remembering(policy: Policy, memory: Memory, state: crate::engine::memory::State) -> Bench {
+fn remembering(policy: Policy, memory: Memory, state: crate::engine::state_file::State) -> Bench {
     let (packets, packets_out) = mpsc::channel(16);
     let (requests, requests_out) = mpsc::channel(16);
     let (updates, updates_out) = mpsc::channel(16);
@@ -633,7 +633,7 @@ async fn many_domains_with_one_address_are_told_in_part() {
         if list.is_empty() {
             break;
         }
-        assert!(list.len() <= answers::LISTED);
+        assert!(list.len() <= queries::LISTED);
         ids.extend(list.into_iter().map(|listed| listed.id));
     }
     assert_eq!(ids, (0..2000).map(|number| numbered(number).id).collect::<Vec<_>>());
@@ -971,7 +971,7 @@ async fn requests_that_wait_are_bounded() {
             async move { requests.list(None).await }
         })
     };
-    let waiting: Vec<_> = (0..early::MOST).map(|_| ask()).collect();
+    let waiting: Vec<_> = (0..early_requests::MOST).map(|_| ask()).collect();
     until_they_wait(&bench).await;
     assert_eq!(ask().await.unwrap().unwrap(), Err(URI.to_owned()), "one more is answered at once");
     assert!(waiting.iter().all(|it| !it.is_finished()));
@@ -983,7 +983,7 @@ fn taking_up(folder: &std::path::Path, called: bool) -> Bench {
     let packet = Packet { mac: mac(1), sequence: 1, details: PacketDetails::default() };
     let subject = Subject::new(Some(mac(1)), Some(&domain(1, &[1])), None, Some(&packet));
     let intents = vec![Intent::new(&id(1), &subject, Paused::Resume, 1, called)];
-    memory.keep(&crate::engine::memory::State { intents, ..crate::engine::memory::State::default() });
+    memory.keep(&crate::engine::state_file::State { intents, ..crate::engine::state_file::State::default() });
     let (memory, state) = Memory::at(folder);
     remembering(rules(&["vm*"]), memory, state)
 }

@@ -9,7 +9,7 @@ use wakevirt_service::clock;
 use wakevirt_service::config::HumanDuration;
 use wakevirt_service::logs::quoted;
 
-use super::lines::{Kind, Verdict};
+use super::log_limiter::{Kind, Verdict};
 use super::{Actor, Reply, ambiguous};
 use crate::engine::report::{Finished, told_name};
 use crate::engine::request::{Answer, Counts, Listed};

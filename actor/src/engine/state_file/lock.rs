@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-use super::file::folder;
+use super::store::folder;
 use crate::Error;
 
 /// Locks the folder for as long as the result lives; `None` where there is no folder, or none that this user may read.

@@ -5,8 +5,8 @@
 //! one's place: there is always a whole one. It is not synchronised, because a crash of the process
 //! loses nothing that was written, and one of the host ends the domains as well.
 
-mod file;
 mod lock;
+mod store;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -15,8 +15,8 @@ use wakevirt_protocol::MacAddr;
 use crate::model::{Caller, Id, Packet, Position, Subject};
 use crate::policy::rules::Paused;
 
-pub use file::{Memory, ended_in_order};
 pub use lock::lock;
+pub use store::{Memory, ended_in_order};
 
 /// What is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
