@@ -13,12 +13,12 @@ use crate::bus;
 use crate::config::options::Options;
 use crate::config::{Settings, USER};
 use crate::error::Error;
-use crate::network::handed_over::HandedOver;
+use crate::network::activation::HandedOver;
 use crate::network::interfaces::{self, Interfaces};
 use crate::network::udp;
 use crate::shared::Shared;
 use crate::sniffer::child::{self, Process, Sniffer};
-use crate::sniffer::hearing::{self, Hearing};
+use crate::sniffer::reader::{self, Reader};
 
 /// Runs the service until it is told to stop.
 ///
@@ -67,11 +67,10 @@ async fn announce(
     channel: child::Channel,
     links: OwnedFd,
 ) -> Result<(), Error> {
-    let mode = hearing::ready(&channel, settings.start.request).await?;
+    let mode = reader::ready(&channel, settings.start.request).await?;
     let shared = Arc::new(Shared::new(&settings, mode)?);
     let interfaces = Interfaces::watch(links).map_err(Error::Interfaces)?;
-    let mut hearing =
-        Hearing::new(channel, interfaces, Arc::clone(&shared), settings, options.clone(), logs)?;
+    let mut hearing = Reader::new(channel, interfaces, Arc::clone(&shared), settings, options.clone(), logs)?;
     let mut reloads = Signals::new().map_err(Error::Runtime)?;
     tokio::select! {
         ended = hearing.hear(&mut reloads) => ended,

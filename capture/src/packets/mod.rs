@@ -3,7 +3,7 @@
 pub mod interest;
 pub mod key;
 pub mod ledger;
-pub mod lines;
+pub mod log;
 pub mod queue;
 pub mod recent;
 pub mod ring;

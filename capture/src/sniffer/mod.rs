@@ -1,4 +1,4 @@
 //! The sniffer as a child process, and the messages that it sends.
 
 pub mod child;
-pub mod hearing;
+pub mod reader;

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::network::interfaces::Interfaces;
 use crate::network::links::Interface;
 use crate::packets::ledger::Verdict;
-use crate::packets::lines::Lines;
+use crate::packets::log::PacketLog;
 use crate::shared::Shared;
 use crate::sniffer::child::Channel;
 
@@ -67,7 +67,7 @@ fn failed(reason: &str) -> Error {
 }
 
 /// Hears, for as long as the service runs.
-pub struct Hearing<'a> {
+pub struct Reader<'a> {
     channel: Channel,
     interfaces: Interfaces,
     shared: Arc<Shared>,
@@ -78,10 +78,10 @@ pub struct Hearing<'a> {
     outgoing: HashMap<u8, u32>,
     /// Whether the sniffer has said anything since it was asked to.
     sniffer_lives: bool,
-    lines: Lines,
+    lines: PacketLog,
 }
 
-impl<'a> Hearing<'a> {
+impl<'a> Reader<'a> {
     /// Begins with the interfaces that there are.
     pub fn new(
         channel: Channel,
@@ -101,7 +101,7 @@ impl<'a> Hearing<'a> {
             outgoing: HashMap::new(),
             // It has just said that it is ready.
             sniffer_lives: true,
-            lines: Lines::default(),
+            lines: PacketLog::default(),
         };
         hearing.warn_of_absent_interfaces();
         hearing.follow_interfaces()?;

@@ -14,14 +14,14 @@ use crate::packets::ring::Announcement;
 const GONE: &str = "an interface that has gone";
 
 /// Writes lines about packets, each kind within its quota.
-pub struct Lines {
+pub struct PacketLog {
     packets: Quota,
     losses: Quota,
     limits: Quota,
     truncations: Quota,
 }
 
-impl Default for Lines {
+impl Default for PacketLog {
     fn default() -> Self {
         Self {
             packets: Quota::new(20, Duration::from_secs(10)),
@@ -32,7 +32,7 @@ impl Default for Lines {
     }
 }
 
-impl Lines {
+impl PacketLog {
     /// There are more packets on the interface than are announced; this one is not.
     pub fn limited(&mut self, mac: MacAddr, interface: Option<&Interface>) {
         let Some(held_back) = self.limits.take(Instant::now()) else { return };
