@@ -16,10 +16,10 @@ use zbus::proxy::CacheProperties;
 use crate::policy::rules::Rules;
 
 /// The names of interfaces in rules, each with its rule.
-pub(crate) type Named = Arc<[(String, String)]>;
+pub(crate) type NamedInterfaces = Arc<[(String, String)]>;
 
 /// The names of interfaces in these rules, globs left out.
-pub(crate) fn named(rules: &Rules) -> Named {
+pub(crate) fn named_interfaces(rules: &Rules) -> NamedInterfaces {
     let names = |rule| move |name: &str| (name.to_owned(), format!("{rule}"));
     rules.iter().flat_map(|rule| rule.named_interfaces().map(names(rule))).collect()
 }
@@ -29,7 +29,7 @@ pub(crate) fn named(rules: &Rules) -> Named {
 pub(crate) async fn check(
     connection: &Connection,
     mut owner: watch::Receiver<Option<OwnedUniqueName>>,
-    mut named: watch::Receiver<Named>,
+    mut named: watch::Receiver<NamedInterfaces>,
 ) {
     let mut warned = HashSet::new();
     loop {

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Packets that were announced and never decided about. Clones count together.
 #[derive(Debug, Clone, Default)]
-pub struct Lost(Arc<AtomicU64>);
+pub struct LostPackets(Arc<AtomicU64>);
 
-impl Lost {
+impl LostPackets {
     /// So many more.
     pub fn add(&self, packets: u64) {
         self.0.fetch_add(packets, Ordering::Relaxed);

@@ -16,27 +16,27 @@ use zbus::names::OwnedUniqueName;
 use listener::Outlets;
 
 pub use interest::Macs;
-pub(crate) use interfaces::{Named, named};
-pub use lost::Lost;
-pub use merge::{Merge, Taken};
-pub(crate) use password::{Fetch, fetch};
+pub(crate) use interfaces::{NamedInterfaces, named_interfaces};
+pub use lost::LostPackets;
+pub use merge::{Merge, NewPacket};
+pub(crate) use password::{PasswordRequest, fetch_password};
 
 /// The client of capture. It outlives the connections to the bus, and with it all that is known of packets.
 pub(crate) struct Client {
     /// Which packets are known.
     pub merge: Merge,
     /// Receives each packet once.
-    pub packets: mpsc::Sender<Taken>,
+    pub packets: mpsc::Sender<NewPacket>,
     /// Becomes true when the packets that the announcer remembers were received, or cannot be.
     pub caught_up: watch::Sender<bool>,
     /// Counts packets that the announcer no longer remembers.
-    pub lost: Lost,
+    pub lost: LostPackets,
     /// The MAC addresses of the known domains, for the announcer.
     pub macs: watch::Receiver<Macs>,
     /// The interfaces that rules name, to be checked against those of the announcer.
-    pub named: watch::Receiver<Named>,
+    pub named: watch::Receiver<NamedInterfaces>,
     /// Requests for SecureOn passwords.
-    pub fetches: mpsc::Receiver<Fetch>,
+    pub fetches: mpsc::Receiver<PasswordRequest>,
 }
 
 impl Client {

@@ -17,14 +17,14 @@ use crate::model::Packet;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A password that is asked for.
-pub struct Fetch {
+pub struct PasswordRequest {
     epoch: String,
     sequence: u64,
     answer: oneshot::Sender<Result<Password, String>>,
 }
 
 #[cfg(test)]
-impl Fetch {
+impl PasswordRequest {
     /// Answers in the announcer's place.
     pub(crate) fn answer(self, answer: Result<Password, String>) {
         self.answer.send(answer).unwrap();
@@ -32,11 +32,14 @@ impl Fetch {
 }
 
 /// The password of this packet; the error says why it cannot be had.
-pub async fn fetch(fetches: mpsc::Sender<Fetch>, packet: &Packet) -> Result<Password, String> {
+pub async fn fetch_password(
+    fetches: mpsc::Sender<PasswordRequest>,
+    packet: &Packet,
+) -> Result<Password, String> {
     let gone = || "the announcer cannot be reached".to_owned();
     let (answer, end) = oneshot::channel();
     let epoch = packet.details.epoch.clone().unwrap_or_default();
-    let fetch = Fetch { epoch, sequence: packet.sequence, answer };
+    let fetch = PasswordRequest { epoch, sequence: packet.sequence, answer };
     fetches.send(fetch).await.map_err(|_| gone())?;
     end.await.map_err(|_| gone())?
 }
@@ -45,9 +48,9 @@ pub async fn fetch(fetches: mpsc::Sender<Fetch>, packet: &Packet) -> Result<Pass
 pub(super) async fn answer(
     connection: &Connection,
     owner: watch::Receiver<Option<OwnedUniqueName>>,
-    fetches: &mut mpsc::Receiver<Fetch>,
+    fetches: &mut mpsc::Receiver<PasswordRequest>,
 ) {
-    while let Some(Fetch { epoch, sequence, answer }) = fetches.recv().await {
+    while let Some(PasswordRequest { epoch, sequence, answer }) = fetches.recv().await {
         let owner = owner.borrow().clone();
         let connection = connection.clone();
         // One answer that does not come holds no other one up.

@@ -22,7 +22,7 @@ use zbus::{Connection, Variant};
 
 pub(crate) use server::Server;
 
-use crate::announcer::Lost;
+use crate::announcer::LostPackets;
 use crate::api::access::{Action, Gate};
 use crate::engine::Status;
 use crate::engine::report::Finished;
@@ -60,7 +60,7 @@ pub struct Actor1 {
     /// Who may call what changes something.
     pub gate: Gate,
     /// Packets that were lost.
-    pub lost: Lost,
+    pub lost: LostPackets,
 }
 
 /// What the actor takes at once. A domain's name is the longest thing that is said in a call.

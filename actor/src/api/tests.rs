@@ -42,7 +42,7 @@ fn is_what_the_reference_says() {
         reloads: mpsc::channel(1).0,
         status: watch::channel(Status::default()).1,
         gate: Gate::new(None),
-        lost: Lost::default(),
+        lost: LostPackets::default(),
     };
     let mut introspected = String::new();
     interface.introspect_to_writer(&mut introspected, 0);
@@ -180,7 +180,7 @@ async fn a_caller_is_told_that_the_wake_goes_on() {
         reloads: mpsc::channel(1).0,
         status: watch::channel(Status::default()).1,
         gate: Gate::new(None),
-        lost: Lost::default(),
+        lost: LostPackets::default(),
     };
     let began = tokio::time::Instant::now();
     let (reply, _asked) = tokio::join!(

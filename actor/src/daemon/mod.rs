@@ -11,7 +11,7 @@ use wakevirt_service::lifecycle::{self, Signals};
 use wakevirt_service::logs::Logs;
 use zbus::Connection;
 
-use crate::announcer::{Client, Lost, Macs, Merge, named};
+use crate::announcer::{Client, LostPackets, Macs, Merge, named_interfaces};
 use crate::api::access::Gate;
 use crate::api::{Actor1, Server};
 use crate::config::Config;
@@ -54,15 +54,15 @@ fn start(options: &Options, config: &Config) -> Result<(Client, Server, Reloader
     let (reloads, reloads_out) = mpsc::channel(1);
     let (macs_in, macs) = watch::channel(Macs::default());
     let (status_in, status) = watch::channel(Status::default());
-    let (named_in, named) = watch::channel(named(&config.policy.rules));
+    let (named_in, named) = watch::channel(named_interfaces(&config.policy.rules));
     let (caught_up, is_caught_up) = watch::channel(false);
-    let (lost, finished) = (Lost::default(), broadcast::Sender::new(DECISIONS));
+    let (lost, finished) = (LostPackets::default(), broadcast::Sender::new(DECISIONS));
 
     let (memory, state) = Memory::open();
     let merge = if memory.is_kept() {
         Merge::new(state.position.clone())
     } else {
-        Merge::from_now_on(clock::boottime())
+        Merge::starting_at(clock::boottime())
     };
     let outlets =
         Outlets { finished: finished.clone(), macs: macs_in, status: status_in, fetches, lost: lost.clone() };

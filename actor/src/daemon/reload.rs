@@ -5,7 +5,7 @@ use wakevirt_service::lifecycle::{self, Signal, Signals, Warning};
 use wakevirt_service::logs::Logs;
 
 use crate::Options;
-use crate::announcer::{Named, named};
+use crate::announcer::{NamedInterfaces, named_interfaces};
 use crate::api::Reload;
 use crate::config::Config;
 use crate::engine::request::Requests;
@@ -17,7 +17,7 @@ pub(super) struct Reloader {
     /// Requests of callers.
     pub reloads: mpsc::Receiver<Reload>,
     /// The interfaces that rules name.
-    pub named: watch::Sender<Named>,
+    pub named: watch::Sender<NamedInterfaces>,
 }
 
 impl Reloader {
@@ -57,7 +57,7 @@ impl Reloader {
             tracing::warn!("connections has changed: restart the service to connect to {connections}");
         }
         logs.set_level(new.log);
-        self.named.send_replace(named(&new.policy.rules));
+        self.named.send_replace(named_interfaces(&new.policy.rules));
         self.requests.policy(new.policy.clone()).await;
         Config { connections: old.connections, ..new }
     }

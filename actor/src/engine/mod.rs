@@ -27,10 +27,10 @@ use wakevirt_protocol::{MacAddr, Password};
 use wakevirt_service::lifecycle::{self, Watchdog};
 use wakevirt_service::logs::quoted;
 
-use crate::announcer::Fetch;
-use crate::announcer::Lost;
+use crate::announcer::LostPackets;
 use crate::announcer::Macs;
-use crate::announcer::Taken;
+use crate::announcer::NewPacket;
+use crate::announcer::PasswordRequest;
 use crate::engine::index::Index;
 use crate::engine::report::Finished;
 use crate::engine::request::{Answer, Request};
@@ -58,7 +58,7 @@ const MOVED: Duration = Duration::from_secs(1);
 /// What reaches the actor.
 pub struct Inlets {
     /// Packets that are believed.
-    pub packets: mpsc::Receiver<Taken>,
+    pub packets: mpsc::Receiver<NewPacket>,
     /// Calls of those who may call, and the administrator's wishes.
     pub requests: mpsc::Receiver<Request>,
     /// News of the hypervisors.
@@ -74,9 +74,9 @@ pub struct Outlets {
     /// What there is.
     pub status: watch::Sender<Status>,
     /// Passwords that rules ask for.
-    pub fetches: mpsc::Sender<Fetch>,
+    pub fetches: mpsc::Sender<PasswordRequest>,
     /// Packets for which there is no place.
-    pub lost: Lost,
+    pub lost: LostPackets,
 }
 
 /// What there is.
@@ -208,7 +208,7 @@ impl Actor {
                 () = tokio::time::sleep_until(early), if !self.early.is_empty() => self.answer_early(),
                 () = tokio::time::sleep_until(write_at), if is_to_be_written => self.changed = true,
                 Some(request) = inlets.requests.recv() => self.request_or_wait(request),
-                Some(Taken { packet, position }) = inlets.packets.recv() => {
+                Some(NewPacket { packet, position }) = inlets.packets.recv() => {
                     self.position = position;
                     self.moved_at.get_or_insert_with(Instant::now);
                     self.packet(packet, None);
@@ -335,7 +335,7 @@ impl Actor {
         // The rules are for packets; here they only tell which of several domains is meant.
         let rules = &self.policy.rules;
         let nobody = MacAddr::new([0; 6]);
-        match admit(found, rules, mac.unwrap_or(nobody), decision::Asker::Call) {
+        match admit(found, rules, mac.unwrap_or(nobody), decision::Requester::Call) {
             Admission::Ambiguous(domains) => {
                 let reason = ambiguous(&domains);
                 let subject = Subject::new(mac, None, None, None).called_by(by);
@@ -360,10 +360,11 @@ impl Actor {
             None => Presented::NotFetched,
             Some(password) => Presented::Fetched(password.as_ref().ok()),
         };
-        let asker = decision::Asker::Packet(&packet.details, presented);
+        let requester = decision::Requester::Packet(&packet.details, presented);
         let mac = packet.mac;
         let subject = |domain, rule| Subject::new(Some(mac), domain, rule, Some(&packet));
-        let (subject, outcome, reason) = match admit(self.index.find(mac), &self.policy.rules, mac, asker) {
+        let (subject, outcome, reason) = match admit(self.index.find(mac), &self.policy.rules, mac, requester)
+        {
             Admission::Unknown => return self.unknown(packet),
             Admission::FetchPassword(..) => return self.fetch(packet),
             Admission::Admitted(domain, Grant { rule, paused }) => {
@@ -374,8 +375,8 @@ impl Actor {
             Admission::NotAllowed(domain) => {
                 (subject(Some(domain), None), Outcome::NotAllowed, "no rule allows it".to_owned())
             }
-            Admission::Refused(domain, rule) => {
-                let reason = format!("the rule does not take packets {}", rule.refused(&packet.details));
+            Admission::ConditionsNotMet(domain, rule) => {
+                let reason = format!("the rule does not take packets {}", rule.mismatch(&packet.details));
                 (subject(Some(domain), Some(rule.to_string())), Outcome::NotAllowed, reason)
             }
             Admission::BadPassword(domain, rule) => {

@@ -10,7 +10,7 @@ use wakevirt_service::logs::quoted;
 use super::Actor;
 use super::log_limiter::{Kind, Verdict};
 use super::wakes::{age, seen};
-use crate::announcer::fetch;
+use crate::announcer::fetch_password;
 use crate::engine::report::described;
 use crate::model::Packet;
 use crate::policy::decision::has_expired;
@@ -64,7 +64,7 @@ impl Actor {
         self.pending.fetching.push(packet.clone());
         let fetches = self.outlets.fetches.clone();
         self.fetched.spawn(async move {
-            let password = fetch(fetches, &packet).await;
+            let password = fetch_password(fetches, &packet).await;
             (packet, password)
         });
     }

@@ -131,7 +131,7 @@ impl Actor {
             id: entry.domain.id.clone(),
             name: told_name(&entry.domain.name),
             state: self.known_state(&entry.domain),
-            rule: entry.macs.iter().find_map(|mac| self.policy.rules.allowing(&entry.domain, *mac)),
+            rule: entry.macs.iter().find_map(|mac| self.policy.rules.allowed_by(&entry.domain, *mac)),
             last_wake: self.records.last_wakes.get(&entry.domain.id).map(|last_wake| last_wake.time),
             macs: entry.macs.iter().take(LISTED_MACS).copied().collect(),
         });
@@ -149,8 +149,8 @@ impl Actor {
     /// Whether such a packet would wake a domain, and why so.
     pub(super) fn explain(&self, mac: MacAddr, details: &PacketDetails) -> (bool, String) {
         let judge = |password| {
-            let asker = decision::Asker::Packet(details, password);
-            admit(self.index.find(mac), &self.policy.rules, mac, asker)
+            let requester = decision::Requester::Packet(details, password);
+            admit(self.index.find(mac), &self.policy.rules, mac, requester)
         };
         let (domain, by, paused) = match judge(Presented::NotFetched) {
             Admission::Unknown => return (false, self.unknown_in_words(mac)),
@@ -158,11 +158,11 @@ impl Actor {
             Admission::NotAllowed(domain) => {
                 return (false, format!("no rule allows {}", quoted(&domain.name)));
             }
-            Admission::Refused(domain, rule) => {
+            Admission::ConditionsNotMet(domain, rule) => {
                 let reason = format!(
                     "{} is allowed by the rule {rule}, which does not take packets {}",
                     quoted(&domain.name),
-                    rule.refused(details)
+                    rule.mismatch(details)
                 );
                 return (false, reason);
             }

@@ -26,7 +26,7 @@ impl Actor {
 
     fn tell_what_metadata_allow(&self) {
         let rules = &self.policy.rules;
-        match self.index.domains().filter(|domain| rules.by_metadata(domain)).count() {
+        match self.index.domains().filter(|domain| rules.allowed_by_metadata(domain)).count() {
             0 => {
                 let nor = if rules.metadata() { ", and no domain's metadata allow it" } else { "" };
                 tracing::warn!(

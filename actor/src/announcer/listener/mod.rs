@@ -25,8 +25,8 @@ use wakevirt_service::logs::{Quota, quoted};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, Message, MessageStream};
 
-use crate::announcer::Lost;
-use crate::announcer::merge::{Merge, Page, Taken};
+use crate::announcer::LostPackets;
+use crate::announcer::merge::{Merge, NewPacket, Page};
 use crate::model::Packet;
 use subscription::{Incoming, ReplayReply, Subscription};
 
@@ -44,13 +44,13 @@ const BUSY_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Outlets<'a> {
     /// Every packet that was not known yet.
-    pub packets: &'a mpsc::Sender<Taken>,
+    pub packets: &'a mpsc::Sender<NewPacket>,
     /// The announcer's name.
     pub owner: &'a watch::Sender<Option<OwnedUniqueName>>,
     /// Becomes true when what the announcer remembers has been heard, or nobody tells it.
     pub caught_up: &'a watch::Sender<bool>,
     /// Packets that the announcer has forgotten.
-    pub lost: Lost,
+    pub lost: LostPackets,
 }
 
 /// Hears until the connection is lost.
@@ -106,7 +106,7 @@ enum Replay<'a> {
     /// To be asked for when there is room for the answer.
     Due,
     /// Asked for; there is room for the answer, which is to come until then.
-    Asked(PermitIterator<'a, Taken>, Instant),
+    Asked(PermitIterator<'a, NewPacket>, Instant),
 }
 
 impl Replay<'_> {
@@ -183,7 +183,11 @@ impl<'a> Listener<'a> {
     }
 
     /// Asks for what was missed; there is room for the answer.
-    async fn ask(&mut self, connection: &Connection, room: PermitIterator<'a, Taken>) -> Result<(), Error> {
+    async fn ask(
+        &mut self,
+        connection: &Connection,
+        room: PermitIterator<'a, NewPacket>,
+    ) -> Result<(), Error> {
         let position = self.merge.ask();
         let is_asked = self.subscription.ask_for_replay(connection, position).await?;
         let end = Instant::now() + REPLAY_TIMEOUT;
@@ -205,7 +209,7 @@ impl<'a> Listener<'a> {
         }
     }
 
-    fn page(&mut self, page: Page, room: PermitIterator<'a, Taken>) {
+    fn page(&mut self, page: Page, room: PermitIterator<'a, NewPacket>) {
         let more = page.more && !page.packets.is_empty();
         let taken = self.merge.replayed(page, room.len());
         for (taken, room) in taken.into_iter().zip(room) {

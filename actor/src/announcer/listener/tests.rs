@@ -15,18 +15,18 @@ const ROOM: usize = 1024;
 const MAC: &str = "52:54:00:00:00:01";
 
 struct Bench {
-    packets: mpsc::Sender<Taken>,
-    taken: mpsc::Receiver<Taken>,
+    packets: mpsc::Sender<NewPacket>,
+    taken: mpsc::Receiver<NewPacket>,
     owner: watch::Sender<Option<OwnedUniqueName>>,
     caught_up: watch::Sender<bool>,
-    lost: Lost,
+    lost: LostPackets,
 }
 
 impl Bench {
     fn new(room: usize) -> Self {
         let (packets, taken) = mpsc::channel(room);
         let (owner, caught_up) = (watch::Sender::new(None), watch::Sender::new(false));
-        Self { packets, taken, owner, caught_up, lost: Lost::default() }
+        Self { packets, taken, owner, caught_up, lost: LostPackets::default() }
     }
 
     fn outlets(&self) -> Outlets<'_> {

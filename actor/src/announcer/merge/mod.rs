@@ -5,7 +5,7 @@ use crate::model::{Packet, Position};
 
 /// A packet that is decided about, and what is known with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
+pub struct NewPacket {
     /// The packet.
     pub packet: Packet,
     /// What is known once it was decided about.
@@ -50,7 +50,7 @@ impl Merge {
     /// Begins now (CLOCK_BOOTTIME, in microseconds): nobody knows what was done about earlier packets,
     /// and to do it twice is worse than to leave it.
     #[must_use]
-    pub fn from_now_on(now: u64) -> Self {
+    pub fn starting_at(now: u64) -> Self {
         Self { not_before: now, ..Self::default() }
     }
 
@@ -68,7 +68,7 @@ impl Merge {
     }
 
     /// A packet was announced. It is taken, or left for a replay where there is no room.
-    pub fn announced(&mut self, packet: Packet, has_room: bool) -> Option<Taken> {
+    pub fn announced(&mut self, packet: Packet, has_room: bool) -> Option<NewPacket> {
         if has_room {
             return self.take(packet);
         }
@@ -80,7 +80,7 @@ impl Merge {
     }
 
     /// The answer to a replay: takes those that are not known, up to so many.
-    pub fn replayed(&mut self, page: Page, room: usize) -> Vec<Taken> {
+    pub fn replayed(&mut self, page: Page, room: usize) -> Vec<NewPacket> {
         let mut known = self.asked_at;
         if page.epoch != self.position.epoch {
             self.begin(&page.epoch);
@@ -117,14 +117,14 @@ impl Merge {
         core::mem::take(&mut self.lost)
     }
 
-    fn take(&mut self, packet: Packet) -> Option<Taken> {
+    fn take(&mut self, packet: Packet) -> Option<NewPacket> {
         self.begin(packet.epoch());
         if self.position.knows(packet.sequence) {
             return None;
         }
         self.lost = self.lost.saturating_add(self.position.add(packet.sequence));
         let seen = packet.details.boottime.unwrap_or(u64::MAX);
-        (seen >= self.not_before).then(|| Taken { packet, position: self.position.clone() })
+        (seen >= self.not_before).then(|| NewPacket { packet, position: self.position.clone() })
     }
 
     /// Another run of the announcer numbers anew.

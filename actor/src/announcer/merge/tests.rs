@@ -23,7 +23,7 @@ fn merge(epoch: &str, sequence: u64) -> Merge {
     Merge::new(Position { epoch: epoch.to_owned(), sequence, ahead: Vec::new() })
 }
 
-fn sequences(taken: &[Taken]) -> Vec<u64> {
+fn sequences(taken: &[NewPacket]) -> Vec<u64> {
     taken.iter().map(|taken| taken.packet.sequence).collect()
 }
 
@@ -131,7 +131,7 @@ fn begins_now_where_nobody_knows_what_was_done_before() {
         packet.details.boottime = Some(boottime);
         packet
     };
-    let mut merge = Merge::from_now_on(100);
+    let mut merge = Merge::starting_at(100);
     merge.ask();
     let packets = vec![seen(1, 98), seen(2, 99), seen(3, 100)];
     let page = Page { epoch: "a".to_owned(), packets, ..Page::default() };

@@ -161,14 +161,14 @@ const URI: &str = "fake:///";
 
 struct Bench {
     actor: tokio::task::JoinHandle<()>,
-    packets: mpsc::Sender<Taken>,
-    lost: Lost,
+    packets: mpsc::Sender<NewPacket>,
+    lost: LostPackets,
     requests: Requests,
     updates: mpsc::Sender<Update>,
     finished: broadcast::Receiver<Arc<Finished>>,
     macs: watch::Receiver<Macs>,
     status: watch::Receiver<Status>,
-    fetches: mpsc::Receiver<Fetch>,
+    fetches: mpsc::Receiver<PasswordRequest>,
 }
 
 fn uuid(number: u8) -> Uuid {
@@ -231,7 +231,7 @@ fn remembering(policy: Policy, memory: Memory, state: crate::engine::state_file:
     let (macs_in, macs) = watch::channel(Macs::default());
     let (status_in, status) = watch::channel(Status::default());
     let (fetches_in, fetches) = mpsc::channel(16);
-    let lost = Lost::default();
+    let lost = LostPackets::default();
     let outlets = Outlets {
         finished: finished_in,
         macs: macs_in,
@@ -275,7 +275,7 @@ impl Bench {
 
     async fn announce(&self, packet: Packet) {
         let position = Position::of(&packet);
-        self.packets.send(Taken { packet, position }).await.unwrap();
+        self.packets.send(NewPacket { packet, position }).await.unwrap();
     }
 
     async fn finished(&mut self) -> (u64, Outcome) {

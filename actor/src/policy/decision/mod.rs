@@ -13,7 +13,7 @@ use crate::policy::rules::{METADATA, Paused, Rule, Rules};
 
 /// Who asks, and what they bring.
 #[derive(Debug, Clone, Copy)]
-pub enum Asker<'a> {
+pub enum Requester<'a> {
     /// A packet that came like this, with this password.
     Packet(&'a PacketDetails, Presented<'a>),
     /// A caller.
@@ -50,7 +50,7 @@ pub enum Admission<'a> {
     /// No rule allows the domain.
     NotAllowed(&'a Domain),
     /// This rule would allow the domain, were the packet from elsewhere.
-    Refused(&'a Domain, &'a Rule),
+    ConditionsNotMet(&'a Domain, &'a Rule),
     /// It depends on the password, which is to be fetched.
     FetchPassword(&'a Domain, &'a Rule),
     /// This rule would allow the domain, were the password right.
@@ -69,24 +69,29 @@ pub struct Grant {
 }
 
 /// Which domain is meant, and whether it may be woken.
-pub fn admit<'a>(found: Found<'a>, rules: &'a Rules, mac: MacAddr, asker: Asker<'_>) -> Admission<'a> {
+pub fn admit<'a>(
+    found: Found<'a>,
+    rules: &'a Rules,
+    mac: MacAddr,
+    requester: Requester<'_>,
+) -> Admission<'a> {
     let domain = match found {
         Found::Nothing => return Admission::Unknown,
         Found::One(domain) => domain,
         Found::Several(domains) => {
-            let mut named = domains.iter().filter(|domain| rules.name(domain));
+            let mut named = domains.iter().filter(|domain| rules.any_names(domain));
             match (named.next(), named.next()) {
                 (Some(domain), None) => domain,
                 _ => return Admission::Ambiguous(domains),
             }
         }
     };
-    match asker {
-        Asker::Call => {
-            let grant = Grant { rule: rules.allowing(domain, mac), paused: Paused::Resume };
+    match requester {
+        Requester::Call => {
+            let grant = Grant { rule: rules.allowed_by(domain, mac), paused: Paused::Resume };
             Admission::Admitted(domain, grant)
         }
-        Asker::Packet(details, password) => judge(domain, rules, mac, details, password),
+        Requester::Packet(details, password) => judge(domain, rules, mac, details, password),
     }
 }
 
@@ -99,10 +104,10 @@ fn judge<'a>(
     password: Presented<'_>,
 ) -> Admission<'a> {
     let mut refusal = Admission::NotAllowed(domain);
-    for rule in rules.about(domain, mac) {
-        if !rule.takes(details) {
+    for rule in rules.matching(domain, mac) {
+        if !rule.accepts(details) {
             if let Admission::NotAllowed(_) = refusal {
-                refusal = Admission::Refused(domain, rule);
+                refusal = Admission::ConditionsNotMet(domain, rule);
             }
             continue;
         }
@@ -121,7 +126,7 @@ fn judge<'a>(
             refusal = Admission::BadPassword(domain, rule);
         }
     }
-    if rules.by_metadata(domain) {
+    if rules.allowed_by_metadata(domain) {
         let grant = Grant { rule: Some(METADATA.to_owned()), paused: Paused::Resume };
         return Admission::Admitted(domain, grant);
     }

@@ -39,11 +39,11 @@ fn short(names: &[&str], allow: &[&str], trigger: Trigger) -> String {
         several => Found::Several(several.iter().collect()),
     };
     let details = PacketDetails::default();
-    let asker = match trigger {
-        Trigger::Packet => Asker::Packet(&details, Presented::NotFetched),
-        Trigger::Call => Asker::Call,
+    let requester = match trigger {
+        Trigger::Packet => Requester::Packet(&details, Presented::NotFetched),
+        Trigger::Call => Requester::Call,
     };
-    shown(admit(found, &rules, MAC, asker))
+    shown(admit(found, &rules, MAC, requester))
 }
 
 fn shown(admission: Admission<'_>) -> String {
@@ -51,7 +51,7 @@ fn shown(admission: Admission<'_>) -> String {
         Admission::Unknown => "unknown".to_owned(),
         Admission::Ambiguous(domains) => format!("ambiguous: {}", domains.len()),
         Admission::NotAllowed(domain) => format!("not allowed: {}", domain.name),
-        Admission::Refused(_, rule) => format!("refused: {rule}"),
+        Admission::ConditionsNotMet(_, rule) => format!("refused: {rule}"),
         Admission::FetchPassword(_, rule) => format!("fetch: {rule}"),
         Admission::BadPassword(_, rule) => format!("bad: {rule}"),
         Admission::Admitted(domain, Grant { rule: None, .. }) => domain.name.clone(),
@@ -104,7 +104,7 @@ fn packet(
         ..PacketDetails::default()
     };
     let presented = if fetched { Presented::Fetched(password) } else { Presented::NotFetched };
-    shown(admit(Found::One(&domain), allow, MAC, Asker::Packet(&details, presented)))
+    shown(admit(Found::One(&domain), allow, MAC, Requester::Packet(&details, presented)))
 }
 
 /// Rules with their password, from a file.

@@ -51,26 +51,26 @@ impl Rules {
     }
 
     /// The rules that are about this domain and MAC address, whatever else they ask for.
-    pub fn about(&self, domain: &Domain, mac: MacAddr) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().filter(move |rule| rule.is_about(domain, mac))
+    pub fn matching(&self, domain: &Domain, mac: MacAddr) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(move |rule| rule.matches(domain, mac))
     }
 
     /// Whether the domain's own metadata allows it.
     #[must_use]
-    pub const fn by_metadata(&self, domain: &Domain) -> bool {
+    pub const fn allowed_by_metadata(&self, domain: &Domain) -> bool {
         self.metadata && domain.opt_in
     }
 
     /// By what a packet for this MAC address may wake the domain, whatever else is asked for.
     #[must_use]
-    pub fn allowing(&self, domain: &Domain, mac: MacAddr) -> Option<String> {
-        let rule = self.about(domain, mac).next().map(ToString::to_string);
-        rule.or_else(|| self.by_metadata(domain).then(|| METADATA.to_owned()))
+    pub fn allowed_by(&self, domain: &Domain, mac: MacAddr) -> Option<String> {
+        let rule = self.matching(domain, mac).next().map(ToString::to_string);
+        rule.or_else(|| self.allowed_by_metadata(domain).then(|| METADATA.to_owned()))
     }
 
     /// Whether a rule names this domain, by name, glob or UUID.
     #[must_use]
-    pub fn name(&self, domain: &Domain) -> bool {
+    pub fn any_names(&self, domain: &Domain) -> bool {
         self.rules.iter().any(|rule| rule.names(domain))
     }
 
@@ -156,7 +156,7 @@ enum Target {
 }
 
 impl Rule {
-    fn is_about(&self, domain: &Domain, mac: MacAddr) -> bool {
+    fn matches(&self, domain: &Domain, mac: MacAddr) -> bool {
         self.is_connected(domain)
             && match &self.target {
                 Target::Domain(pattern) => pattern.matches(domain),
@@ -203,7 +203,7 @@ impl Rule {
 
     /// Whether the rule takes packets that came in there, in that VLAN, from them.
     #[must_use]
-    pub fn takes(&self, details: &PacketDetails) -> bool {
+    pub fn accepts(&self, details: &PacketDetails) -> bool {
         let interface = |interfaces: &Vec<InterfacePattern>| interfaces.iter().any(|it| it.matches(details));
         let source = |sources: &Vec<Source>| sources.iter().any(|it| it.matches(details));
         // Of a packet that a UDP socket received nobody knows the VLAN.
@@ -215,7 +215,7 @@ impl Rule {
 
     /// Which packets the rule does not take, in words, where it does not take one like this.
     #[must_use]
-    pub const fn refused(&self, details: &PacketDetails) -> &'static str {
+    pub const fn mismatch(&self, details: &PacketDetails) -> &'static str {
         match (&self.vlans, details.vlan) {
             (Some(_), None) => "of which the VLAN is not known",
             _ => "from there",

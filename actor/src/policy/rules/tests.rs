@@ -47,8 +47,8 @@ fn allows_domains_by_name_glob_and_uuid() {
         ("00000000-0000-0000-0000-000000000008", "whatever", false),
     ] {
         let rules = rules(&format!("[[allow]]\ndomain = {pattern:?}"));
-        assert_eq!(rules.allowing(&domain(name), mac()).is_some(), allowed, "{pattern} {name}");
-        assert_eq!(rules.name(&domain(name)), allowed);
+        assert_eq!(rules.allowed_by(&domain(name), mac()).is_some(), allowed, "{pattern} {name}");
+        assert_eq!(rules.any_names(&domain(name)), allowed);
     }
 }
 
@@ -66,22 +66,22 @@ fn allows_by_mac_address() {
         ("*:*:*:*:*:56", true),
     ] {
         let rules = rules(&format!("[[allow]]\nmac = {pattern:?}"));
-        assert_eq!(rules.allowing(&domain("any"), mac()).is_some(), allowed, "{pattern}");
-        assert!(!rules.name(&domain("any")), "a MAC address names no domain");
+        assert_eq!(rules.allowed_by(&domain("any"), mac()).is_some(), allowed, "{pattern}");
+        assert!(!rules.any_names(&domain("any")), "a MAC address names no domain");
     }
 }
 
 #[test]
 fn the_first_rule_that_fits_is_named() {
     let rules = rules("[[allow]]\nmac = \"aa:*\"\n[[allow]]\ndomain = \"w*\"\n[[allow]]\ndomain = \"win11\"");
-    assert_eq!(rules.allowing(&domain("win11"), mac()).unwrap(), "domain = \"w*\"");
+    assert_eq!(rules.allowed_by(&domain("win11"), mac()).unwrap(), "domain = \"w*\"");
     let aa = MacAddr::new([0xaa; 6]);
-    assert_eq!(rules.allowing(&domain("win11"), aa).unwrap(), "mac = \"aa:*\"");
+    assert_eq!(rules.allowed_by(&domain("win11"), aa).unwrap(), "mac = \"aa:*\"");
 }
 
 #[test]
 fn nothing_is_allowed_by_default() {
-    assert!(Rules::default().allowing(&domain("win11"), mac()).is_none());
+    assert!(Rules::default().allowed_by(&domain("win11"), mac()).is_none());
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn meant<'a>(pattern: &str, names: &[&'a str]) -> Vec<&'a str> {
     for name in names {
         let _ = rules.note_name(&domain(name));
     }
-    names.iter().filter(|name| rules.name(&domain(name))).copied().collect()
+    names.iter().filter(|name| rules.any_names(&domain(name))).copied().collect()
 }
 
 #[test]
@@ -128,11 +128,11 @@ fn a_rule_allows_no_other_domain_because_the_one_it_names_has_gone() {
     let mut elsewhere = domain("win[1]");
     elsewhere.id.connection = "lxc:///".into();
     assert!(rules.note_name(&elsewhere).is_empty(), "the rule is for another connection");
-    assert!(rules.name(&domain("win1")));
+    assert!(rules.any_names(&domain("win1")));
     assert_eq!(rules.note_name(&domain("win[1]")), ["domain = \"win[1]\", connection = \"test:///\""]);
     assert!(rules.note_name(&domain("win[1]")).is_empty(), "told once");
-    assert!(!rules.name(&domain("win1")));
-    assert!(rules.name(&domain("win[1]")));
+    assert!(!rules.any_names(&domain("win1")));
+    assert!(rules.any_names(&domain("win[1]")));
 }
 
 proptest! {
@@ -197,11 +197,13 @@ fn knows_an_interface_by_each_of_its_names() {
         [("eth0", true), ("enp1s0", true), ("uplink-*", true), ("enp2s0", false), ("wlan*", false)]
     {
         let rules = rules(&format!("[[allow]]\ndomain = \"*\"\ninterfaces = [{pattern:?}]"));
-        assert_eq!(rules.iter().next().unwrap().takes(&packet), taken, "{pattern}");
+        assert_eq!(rules.iter().next().unwrap().accepts(&packet), taken, "{pattern}");
     }
     // Of an interface that is not known, no name counts.
     packet.interface = None;
-    assert!(!rules("[[allow]]\ndomain = \"*\"\ninterfaces = [\"*\"]").iter().next().unwrap().takes(&packet));
+    assert!(
+        !rules("[[allow]]\ndomain = \"*\"\ninterfaces = [\"*\"]").iter().next().unwrap().accepts(&packet)
+    );
 }
 
 #[test]
@@ -221,7 +223,7 @@ fn narrows_by_interface_and_source() {
     ] {
         let rules = rules(&format!("[[allow]]\ndomain = \"*\"\n{keys}"));
         let rule = rules.iter().next().unwrap();
-        assert_eq!([&lan, &mapped, &frame].map(|it| rule.takes(it)), expected, "{keys}");
+        assert_eq!([&lan, &mapped, &frame].map(|it| rule.accepts(it)), expected, "{keys}");
         let shown = rule.keys().collect::<Vec<_>>().join("\n");
         assert_eq!(shown, format!("domain = \"*\"\n{keys}").trim());
     }
@@ -230,7 +232,7 @@ fn narrows_by_interface_and_source() {
             .iter()
             .next()
             .unwrap()
-            .takes(&PacketDetails::default())
+            .accepts(&PacketDetails::default())
     );
 }
 
@@ -247,7 +249,7 @@ fn narrows_by_vlan() {
         let rules = rules(&format!("[[allow]]\ndomain = \"*\"\n{keys}"));
         let rule = rules.iter().next().unwrap();
         let all = [None, Some(0), Some(10), Some(20), Some(30)];
-        let takes: Vec<Option<u16>> = all.into_iter().filter(|vlan| rule.takes(&tagged(*vlan))).collect();
+        let takes: Vec<Option<u16>> = all.into_iter().filter(|vlan| rule.accepts(&tagged(*vlan))).collect();
         assert_eq!(takes, taken, "{keys}");
         let shown = rule.keys().collect::<Vec<_>>().join("\n");
         assert_eq!(shown, format!("domain = \"*\"\n{keys}").trim());
@@ -257,17 +259,17 @@ fn narrows_by_vlan() {
 #[test]
 fn a_rule_may_be_for_one_connection() {
     let rules = rules("[[allow]]\ndomain = \"*\"\nconnection = \"lxc:///\"");
-    assert!(!rules.name(&domain("a")));
+    assert!(!rules.any_names(&domain("a")));
     let mut other = domain("a");
     other.id.connection = "lxc:///".into();
-    assert!(rules.name(&other));
-    assert!(rules.allowing(&other, mac()).is_some());
+    assert!(rules.any_names(&other));
+    assert!(rules.allowed_by(&other, mac()).is_some());
 }
 
 #[test]
 fn a_domain_may_allow_itself() {
     let own = Domain { opt_in: true, ..domain("a") };
-    assert_eq!(Rules::new(Vec::new(), true).allowing(&own, mac()).as_deref(), Some(METADATA));
-    assert_eq!(Rules::new(Vec::new(), false).allowing(&own, mac()), None);
-    assert_eq!(Rules::new(Vec::new(), true).allowing(&domain("a"), mac()), None);
+    assert_eq!(Rules::new(Vec::new(), true).allowed_by(&own, mac()).as_deref(), Some(METADATA));
+    assert_eq!(Rules::new(Vec::new(), false).allowed_by(&own, mac()), None);
+    assert_eq!(Rules::new(Vec::new(), true).allowed_by(&domain("a"), mac()), None);
 }
