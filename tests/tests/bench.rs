@@ -14,7 +14,7 @@ use wakevirt_tests::{privileged, wait};
 const MAC: &str = "52:54:00:01:02:03";
 
 #[test]
-fn hosts_are_apart() {
+fn hosts_are_isolated() {
     privileged!();
     let (one, other) = (Host::new(), Host::new());
     one.bridge("br0");
@@ -26,7 +26,7 @@ fn hosts_are_apart() {
 }
 
 #[test]
-fn what_runs_on_a_host_ends_with_it() {
+fn processes_end_with_their_host() {
     privileged!();
     let host = Host::new();
     let process = Process::start("sleep", host.command("sleep").arg("600"));
@@ -36,7 +36,7 @@ fn what_runs_on_a_host_ends_with_it() {
 }
 
 #[test]
-fn a_process_that_was_stopped_can_go_on_and_be_killed() {
+fn a_stopped_process_can_be_continued_and_killed() {
     privileged!();
     let host = Host::new();
     let mut process = Process::start("sleep", host.command("sleep").arg("600"));
@@ -64,7 +64,7 @@ fn users_are_in_their_groups() {
 }
 
 #[test]
-fn frames_arrive_by_veth_tap_and_tun() {
+fn frames_arrive_through_veth_tap_and_tun() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("port0");
@@ -97,7 +97,7 @@ fn frames_arrive_by_veth_tap_and_tun() {
 }
 
 #[test]
-fn both_buses_know_their_callers_and_can_be_restarted() {
+fn both_buses_identify_callers_and_can_be_restarted() {
     privileged!();
     for kind in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
@@ -119,7 +119,7 @@ fn both_buses_know_their_callers_and_can_be_restarted() {
 }
 
 #[test]
-fn libvirtd_serves_two_drivers() {
+fn libvirtd_runs_domains_of_two_drivers_and_can_be_restarted() {
     privileged!();
     let host = Host::new();
     host.bridge("br0");

@@ -8,7 +8,7 @@ use wakevirt_tests::scene::site::{DOMAIN, MEMBER, STRANGER, Site, cool_down};
 use wakevirt_tests::{privileged, wait};
 
 /// The commands of the README, with this program as the system bus.
-fn works_as_the_readme_says(bus: Kind) {
+fn readme_commands_work(bus: Kind) {
     let host = Host::new();
     let mut site = Site::new(&host, bus);
     site.install();
@@ -60,13 +60,13 @@ fn who_may_call(site: &Site<'_>) {
 }
 
 #[test]
-fn on_dbus_daemon_all_works_as_the_readme_says() {
+fn readme_commands_work_with_dbus_daemon() {
     privileged!();
-    works_as_the_readme_says(Kind::DbusDaemon);
+    readme_commands_work(Kind::DbusDaemon);
 }
 
 #[test]
-fn on_dbus_broker_all_works_as_the_readme_says() {
+fn readme_commands_work_with_dbus_broker() {
     privileged!();
-    works_as_the_readme_says(Kind::DbusBroker);
+    readme_commands_work(Kind::DbusBroker);
 }

@@ -31,7 +31,7 @@ fn copy_checkout(debian: &Debian<'_>) {
     }
 }
 
-fn is_installed_and_uninstalled(bus: Kind) {
+fn installs_and_uninstalls(bus: Kind) {
     let host = Host::new();
     let mut debian = Debian::new(&host, bus);
     copy_checkout(&debian);
@@ -87,13 +87,13 @@ fn start_for_a_user(debian: &Debian<'_>) {
 }
 
 #[test]
-fn on_dbus_daemon_it_is_installed_and_uninstalled() {
+fn installs_and_uninstalls_with_dbus_daemon() {
     privileged!();
-    is_installed_and_uninstalled(Kind::DbusDaemon);
+    installs_and_uninstalls(Kind::DbusDaemon);
 }
 
 #[test]
-fn on_dbus_broker_it_is_installed_and_uninstalled() {
+fn installs_and_uninstalls_with_dbus_broker() {
     privileged!();
-    is_installed_and_uninstalled(Kind::DbusBroker);
+    installs_and_uninstalls(Kind::DbusBroker);
 }

@@ -94,7 +94,7 @@ impl Service {
 }
 
 #[test]
-fn are_what_the_units_say() {
+fn mounts_and_namespaces_match_the_units() {
     privileged!();
     let host = Host::new();
     let site = Site::new(&host, Kind::DbusBroker);

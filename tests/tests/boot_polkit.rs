@@ -73,7 +73,7 @@ fn said(output: &Output) -> String {
 }
 
 /// On this bus, systemd starts polkit when it is asked, and polkit asks logind where the caller is.
-fn decides_by_where_the_caller_is(bus: Kind) {
+fn polkit_decides_by_the_callers_session(bus: Kind) {
     let host = Host::new();
     let debian = site(&host, bus);
     let state = || debian.sh("virsh --quiet --connect qemu:///system domstate vm1").trim().to_owned();
@@ -131,13 +131,13 @@ fn decides_by_where_the_caller_is(bus: Kind) {
 }
 
 #[test]
-fn decides_by_where_the_caller_is_on_dbus_daemon() {
+fn polkit_decides_by_the_callers_session_with_dbus_daemon() {
     privileged!();
-    decides_by_where_the_caller_is(Kind::DbusDaemon);
+    polkit_decides_by_the_callers_session(Kind::DbusDaemon);
 }
 
 #[test]
-fn decides_by_where_the_caller_is_on_dbus_broker() {
+fn polkit_decides_by_the_callers_session_with_dbus_broker() {
     privileged!();
-    decides_by_where_the_caller_is(Kind::DbusBroker);
+    polkit_decides_by_the_callers_session(Kind::DbusBroker);
 }

@@ -84,7 +84,7 @@ fn gid(site: &Site<'_>, group: &str) -> String {
 }
 
 #[test]
-fn hold_what_the_design_says_and_no_more() {
+fn processes_hold_exactly_the_documented_rights() {
     privileged!();
     let host = Host::new();
     let site = Site::new(&host, Kind::DbusBroker);

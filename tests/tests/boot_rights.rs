@@ -110,7 +110,7 @@ fn destroys(site: &Site<'_>, user: &str, line: &str) -> bool {
 }
 
 #[test]
-fn fewer_rights_are_switched_on_and_off_as_the_page_says() {
+fn restricted_rights_can_be_enabled_and_disabled_as_documented() {
     privileged!();
     let host = Host::new();
     let mut site = Site::new(&host, Kind::DbusDaemon);

@@ -75,7 +75,7 @@ fn wake(debian: &Debian<'_>, lan: &Peer<'_>, nth: usize) {
 }
 
 #[test]
-fn a_packet_wakes_a_users_domain_with_nobody_logged_in() {
+fn wakes_a_users_domain_without_a_login() {
     privileged!();
     let host = Host::new();
     let (mut debian, lan) = site(&host);
@@ -117,7 +117,7 @@ fn is_removed(debian: &Debian<'_>, guest: &str) {
 }
 
 #[test]
-fn a_daemon_that_virsh_has_started_is_used_until_it_ends() {
+fn uses_a_libvirtd_started_by_virsh_until_it_exits() {
     privileged!();
     let host = Host::new();
     let (debian, lan) = site(&host);
@@ -141,7 +141,7 @@ fn a_daemon_that_virsh_has_started_is_used_until_it_ends() {
 }
 
 #[test]
-fn without_a_rule_the_log_names_the_users_own_file() {
+fn log_names_the_users_own_configuration_file() {
     privileged!();
     let host = Host::new();
     let (debian, _lan) = site(&host);

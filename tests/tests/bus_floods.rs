@@ -191,7 +191,7 @@ fn withstand(floods: &[(User, Kind, usize, u32)]) {
 }
 
 #[test]
-fn of_calls_without_a_reply_take_no_memory_and_hold_up_no_wake() {
+fn calls_without_a_reply_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
     withstand(&[
         (User::Stranger, Kind::Wake, 1, 100_000),
@@ -201,7 +201,7 @@ fn of_calls_without_a_reply_take_no_memory_and_hold_up_no_wake() {
 }
 
 #[test]
-fn of_calls_with_a_reply_take_no_memory_and_hold_up_no_wake() {
+fn calls_with_a_reply_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
     withstand(&[
         (User::Stranger, Kind::WakeReply, 20, 5_000),
@@ -212,31 +212,31 @@ fn of_calls_with_a_reply_take_no_memory_and_hold_up_no_wake() {
 }
 
 #[test]
-fn of_calls_that_every_service_answers_take_no_memory_and_hold_up_no_wake() {
+fn calls_of_standard_interfaces_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
     withstand(&[(User::Stranger, Kind::Ping, 20, 5_000), (User::Stranger, Kind::Introspect, 20, 5_000)]);
 }
 
 #[test]
-fn of_long_messages_take_no_memory_and_hold_up_no_wake() {
+fn long_messages_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
     withstand(&[(User::Stranger, Kind::Long, 20, 2)]);
 }
 
 #[test]
-fn of_messages_with_unknown_header_fields_cost_no_service_its_connection() {
+fn messages_with_unknown_header_fields_disconnect_no_service() {
     privileged!();
     withstand(&[(User::Stranger, Kind::UnknownField, 20, 20_000)]);
 }
 
 #[test]
-fn of_new_connections_take_no_memory_and_hold_up_no_wake() {
+fn new_connections_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
     withstand(&[(User::Stranger, Kind::FreshConnections, 20, 4_000)]);
 }
 
 #[test]
-fn of_signals_reach_no_service() {
+fn signals_reach_no_service() {
     privileged!();
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     for bus in BUSES {

@@ -36,7 +36,7 @@ fn explain(host: &Host, mac: &str, details: &str) -> (bool, String) {
 }
 
 #[test]
-fn a_domain_is_woken_by_its_name_or_its_uuid() {
+fn wakes_a_domain_by_name_or_uuid() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -75,7 +75,7 @@ fn a_domain_is_woken_by_its_name_or_its_uuid() {
 }
 
 #[test]
-fn a_decision_is_explained_and_nothing_is_done() {
+fn explains_a_decision_without_acting() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusBroker);
@@ -123,7 +123,7 @@ fn told(reply: &str, key: &str) -> Vec<String> {
 }
 
 #[test]
-fn many_domains_with_one_address_are_listed_in_parts_and_named_in_part() {
+fn pages_long_domain_lists_and_truncates_long_errors() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -163,7 +163,7 @@ fn many_domains_with_one_address_are_listed_in_parts_and_named_in_part() {
 }
 
 #[test]
-fn the_configuration_is_read_again() {
+fn reloads_the_configuration() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -201,7 +201,7 @@ fn the_configuration_is_read_again() {
 }
 
 #[test]
-fn the_status_says_that_no_capture_runs() {
+fn reports_a_missing_capture_in_its_status() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -216,7 +216,7 @@ fn the_status_says_that_no_capture_runs() {
 }
 
 #[test]
-fn the_name_of_a_domain_is_no_glob() {
+fn an_exact_domain_name_is_not_a_glob() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -240,7 +240,7 @@ fn the_name_of_a_domain_is_no_glob() {
 }
 
 #[test]
-fn a_rule_for_what_there_is_not_is_a_warning() {
+fn warns_about_rules_without_a_domain_or_interface() {
     privileged!();
     let host = Host::new();
     host.bridge("br0");

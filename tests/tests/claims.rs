@@ -87,7 +87,7 @@ const DOCUMENTS: [(&str, &str, usize); 2] =
     [("Architecture", "docs/ARCHITECTURE.md", 38), ("Threat model", "docs/THREAT-MODEL.md", 90)];
 
 #[test]
-fn name_tests_that_exist() {
+fn rows_name_existing_tests() {
     let sources = files::of_project(&["*.rs"]);
     let exists = |(file, name): &(String, String)| {
         let has_it = |(path, code): &(String, String)| {
@@ -104,7 +104,7 @@ fn name_tests_that_exist() {
 }
 
 #[test]
-fn have_a_test_or_say_that_they_have_none() {
+fn rows_name_a_test_or_say_none() {
     for (heading, _, _) in DOCUMENTS {
         for Row { place, tests } in rows(heading) {
             let has_none = tests == "none" || tests.starts_with("none:") || tests.starts_with("none;");
@@ -114,7 +114,7 @@ fn have_a_test_or_say_that_they_have_none() {
 }
 
 #[test]
-fn are_all_listed() {
+fn all_numbered_statements_have_a_row() {
     for (heading, page, least) in DOCUMENTS {
         let text = read(page);
         let (numbers, headings) = (numbers(&text), headings(&text));

@@ -68,7 +68,7 @@ const SENDERS: [Sender; 8] = [
 ];
 
 #[test]
-fn every_sender_wakes_its_domain() {
+fn each_kind_of_packet_wakes_its_domain() {
     privileged!();
     for (bus, started_by) in [(Kind::DbusDaemon, StartedBy::Manager), (Kind::DbusBroker, StartedBy::Root)] {
         let host = Host::new();
@@ -96,7 +96,7 @@ fn every_sender_wakes_its_domain() {
 }
 
 #[test]
-fn what_no_rule_allows_stays_off() {
+fn a_domain_without_a_rule_stays_off() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -123,7 +123,7 @@ fn what_no_rule_allows_stays_off() {
 }
 
 #[test]
-fn follows_the_domains_of_libvirt() {
+fn follows_domains_that_libvirt_adds_and_removes() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusBroker);
@@ -161,7 +161,7 @@ fn unreadable_domain(name: &str, mac: &str) -> String {
 }
 
 #[test]
-fn a_domain_that_cannot_be_read_costs_only_itself() {
+fn an_unreadable_domain_affects_no_other() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -208,7 +208,7 @@ fn a_domain_that_cannot_be_read_costs_only_itself() {
 }
 
 #[test]
-fn goes_on_when_the_bus_was_lost() {
+fn wakes_a_domain_after_the_bus_restarts() {
     privileged!();
     for kind in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
@@ -238,7 +238,7 @@ fn goes_on_when_the_bus_was_lost() {
 }
 
 #[test]
-fn a_real_machine_runs() {
+fn starts_a_real_qemu_machine() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);

@@ -9,7 +9,7 @@ use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 
 #[test]
-fn other_programs_can_listen() {
+fn listener_examples_print_packets_and_ignore_forged_signals() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);

@@ -45,7 +45,7 @@ fn runs(scene: &Scene<'_>, domain: &str, starts: usize) {
 }
 
 #[test]
-fn a_start_by_somebody_else_is_waited_for() {
+fn waits_for_a_start_by_another_client() {
     privileged!();
     let host = Host::new();
     let scene = slow(&host);
@@ -61,7 +61,7 @@ fn a_start_by_somebody_else_is_waited_for() {
 }
 
 #[test]
-fn a_wake_waits_for_libvirt() {
+fn holds_a_wake_until_libvirt_restarts() {
     privileged!();
     let host = Host::new();
     let mut scene = two(&host);
@@ -84,7 +84,7 @@ fn a_wake_waits_for_libvirt() {
 }
 
 #[test]
-fn a_caller_is_told_that_its_wake_is_held() {
+fn replies_held_to_a_caller_while_libvirt_is_down() {
     privileged!();
     let host = Host::new();
     let mut scene = one(&host);
@@ -104,7 +104,7 @@ fn a_caller_is_told_that_its_wake_is_held() {
 }
 
 #[test]
-fn a_wake_does_not_wait_for_ever() {
+fn a_held_wake_expires() {
     privileged!();
     let host = Host::new();
     let config = format!("hold = \"{}s\"\n{ALL_ALLOWED}", HOLD.as_secs());
@@ -125,7 +125,7 @@ fn a_wake_does_not_wait_for_ever() {
 }
 
 #[test]
-fn a_wake_is_done_once_though_the_actor_is_killed() {
+fn starts_a_domain_once_if_the_actor_is_killed() {
     privileged!();
     let host = Host::new();
     let mut scene = slow(&host);
@@ -140,7 +140,7 @@ fn a_wake_is_done_once_though_the_actor_is_killed() {
 
 /// What libvirt has done is told, however long it took and whoever has asked for it.
 #[test]
-fn a_slow_start_does_not_expire_because_the_actor_is_killed() {
+fn a_slow_start_does_not_expire_if_the_actor_is_killed() {
     privileged!();
     let host = Host::new();
     let config = format!("hold = \"1s\"\n{ALL_ALLOWED}");
@@ -156,7 +156,7 @@ fn a_slow_start_does_not_expire_because_the_actor_is_killed() {
 }
 
 #[test]
-fn a_wake_that_was_done_is_not_done_again() {
+fn a_finished_wake_is_not_repeated_after_a_restart() {
     privileged!();
     let host = Host::new();
     let mut scene = two(&host);
@@ -173,7 +173,7 @@ fn a_wake_that_was_done_is_not_done_again() {
 }
 
 #[test]
-fn a_start_that_libvirt_does_not_live_to_see_is_done_again() {
+fn repeats_a_start_if_libvirt_is_killed_during_it() {
     privileged!();
     let host = Host::new();
     let mut scene = slow(&host);
@@ -188,7 +188,7 @@ fn a_start_that_libvirt_does_not_live_to_see_is_done_again() {
 }
 
 #[test]
-fn a_domain_that_was_just_woken_cools_down() {
+fn a_woken_domain_cools_down() {
     privileged!();
     let host = Host::new();
     let config = format!("cool-down = \"4s\"\n{ALL_ALLOWED}");
@@ -210,7 +210,7 @@ fn a_domain_that_was_just_woken_cools_down() {
 }
 
 #[test]
-fn a_wake_waits_for_a_libvirt_that_was_never_seen() {
+fn holds_a_packet_until_the_first_connection_to_libvirt() {
     privileged!();
     let host = Host::new();
     let mut scene = one(&host);
@@ -234,7 +234,7 @@ fn a_wake_waits_for_a_libvirt_that_was_never_seen() {
 
 /// Perhaps it is this wake that makes the service crash.
 #[test]
-fn a_wake_that_was_under_way_in_two_crashes_is_not_tried_again() {
+fn a_wake_pending_in_two_crashes_is_not_retried() {
     privileged!();
     let host = Host::new();
     let mut scene = two(&host);
@@ -257,7 +257,7 @@ fn a_wake_that_was_under_way_in_two_crashes_is_not_tried_again() {
 }
 
 #[test]
-fn a_wake_waits_for_a_libvirt_that_hangs() {
+fn holds_a_wake_while_libvirt_hangs() {
     privileged!();
     let host = Host::new();
     let scene = one(&host);
@@ -272,7 +272,7 @@ fn a_wake_waits_for_a_libvirt_that_hangs() {
 }
 
 #[test]
-fn a_new_announcer_is_heard_and_old_packets_are_not_done_again() {
+fn follows_a_new_announcer_and_repeats_no_old_packet() {
     privileged!();
     let host = Host::new();
     let mut scene = two(&host);
@@ -288,7 +288,7 @@ fn a_new_announcer_is_heard_and_old_packets_are_not_done_again() {
 }
 
 #[test]
-fn a_wake_is_done_when_the_actor_is_back() {
+fn wakes_domains_announced_while_the_actor_was_down() {
     privileged!();
     let host = Host::new();
     let mut scene = two(&host);
@@ -304,7 +304,7 @@ fn a_wake_is_done_when_the_actor_is_back() {
 }
 
 #[test]
-fn a_wake_that_waits_is_not_lost_with_the_actor() {
+fn a_waiting_wake_survives_an_actor_restart() {
     privileged!();
     let host = Host::new();
     let machine = Machine::new(VM).guest(Guest::Obedient).emulator(Emulator::Stubborn);
@@ -322,7 +322,7 @@ fn a_wake_that_waits_is_not_lost_with_the_actor() {
 /// A domain that was saved while it was paused is paused when it has been restored, and the reason
 /// that libvirt gives is a migration, for as long as it stays so.
 #[test]
-fn a_domain_that_somebody_restored_paused_is_resumed() {
+fn resumes_a_domain_that_another_client_restored_paused() {
     privileged!();
     let host = Host::new();
     let scene = one(&host);
@@ -337,7 +337,7 @@ fn a_domain_that_somebody_restored_paused_is_resumed() {
 }
 
 #[test]
-fn a_restored_domain_is_resumed_though_the_actor_is_killed() {
+fn resumes_a_restored_domain_after_the_actor_is_killed() {
     privileged!();
     let host = Host::new();
     let mut scene = slow(&host);

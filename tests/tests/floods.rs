@@ -114,7 +114,7 @@ fn frame(mac: &str, password: &[u8], sender: u32) -> Vec<u8> {
 }
 
 #[test]
-fn on_another_interface_hold_back_no_true_packet() {
+fn a_flood_on_another_interface_suppresses_no_valid_packet() {
     privileged!();
     let host = Host::new();
     let (lan, guest) = (host.veth("lan0"), host.veth("guest0"));
@@ -149,7 +149,7 @@ fn on_another_interface_hold_back_no_true_packet() {
 }
 
 #[test]
-fn for_other_domains_hold_back_no_single_packet() {
+fn a_flood_for_other_domains_suppresses_no_single_packet() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("lan0");
@@ -180,7 +180,7 @@ fn for_other_domains_hold_back_no_single_packet() {
 }
 
 #[test]
-fn while_the_bus_is_away_push_nothing_out() {
+fn a_flood_while_the_bus_is_down_displaces_no_packet_of_another_interface() {
     privileged!();
     let host = Host::new();
     let (lan, guest) = (host.veth("lan0"), host.veth("guest0"));
@@ -206,7 +206,7 @@ fn while_the_bus_is_away_push_nothing_out() {
 }
 
 #[test]
-fn on_an_interface_that_is_left_out_use_up_nothing() {
+fn a_flood_on_an_excluded_interface_uses_no_budget() {
     privileged!();
     let host = Host::new();
     let (lan, guest) = (host.veth("lan0"), host.veth("guest0"));
@@ -232,7 +232,7 @@ fn actor(host: &Host, rule: &str) -> Daemon {
 }
 
 #[test]
-fn for_denied_domains_prevent_no_wake() {
+fn a_flood_for_denied_domains_prevents_no_wake() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("lan0");
@@ -261,7 +261,7 @@ fn for_denied_domains_prevent_no_wake() {
 }
 
 #[test]
-fn of_addresses_make_the_actor_name_its_own_again() {
+fn actor_reports_its_interest_again_when_there_is_room() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("lan0");

@@ -20,7 +20,7 @@ fn drop_in(debian: &Debian<'_>, unit: &str, name: &str) {
 }
 
 #[test]
-fn passwords_come_as_credentials_plain_and_encrypted() {
+fn passwords_load_from_plain_and_encrypted_credentials() {
     privileged!();
     let host = Host::new();
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
@@ -68,7 +68,7 @@ fn passwords_come_as_credentials_plain_and_encrypted() {
 }
 
 #[test]
-fn the_drop_ins_of_capture_open_other_ports() {
+fn capture_drop_ins_open_other_ports() {
     privileged!();
     let host = Host::new();
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
@@ -96,7 +96,7 @@ fn wait_for_actor(debian: &Debian<'_>, words: &str) {
 }
 
 #[test]
-fn the_actor_reaches_another_host_by_ssh() {
+fn actor_connects_to_another_host_by_ssh() {
     privileged!();
     let (host, other) = (Host::new(), Host::new());
     let mut remote = SshHost::start(&other, &host);
@@ -150,7 +150,7 @@ fn session_state(debian: &Debian<'_>, user: &str) -> String {
 }
 
 #[test]
-fn the_actor_reaches_a_session_of_its_own_user() {
+fn actor_connects_to_a_session_of_its_own_user() {
     privileged!();
     const USER: &str = "wakevirt-actor";
     let host = Host::new();

@@ -108,7 +108,7 @@ socket.socket(family, socket.SOCK_DGRAM).sendto(packet, (address, int(port)))";
 }
 
 #[test]
-fn packets_of_the_lan_reach_capture_under_the_shipped_lines() {
+fn capture_receives_packets_under_the_shipped_units() {
     privileged!();
     let host = Host::new();
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
@@ -136,7 +136,7 @@ fn packets_of_the_lan_reach_capture_under_the_shipped_lines() {
 }
 
 #[test]
-fn a_lone_datagram_starts_the_service_where_its_socket_is_enabled() {
+fn a_datagram_starts_capture_if_its_socket_is_enabled() {
     privileged!();
     let host = Host::new();
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
@@ -149,7 +149,7 @@ fn a_lone_datagram_starts_the_service_where_its_socket_is_enabled() {
 }
 
 #[test]
-fn the_socket_comes_and_goes_with_the_service() {
+fn sockets_start_and_stop_with_the_service() {
     privileged!();
     let host = Host::new();
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
@@ -190,7 +190,7 @@ fn wait_until_interfaces_are(debian: &Debian<'_>, names: &str) {
 }
 
 #[test]
-fn interfaces_are_followed_by_a_socket_that_is_handed_over_and_by_no_other() {
+fn capture_follows_interfaces_only_through_the_passed_socket() {
     privileged!();
     let host = Host::new();
     let (mut debian, _lan) = site(&host, Kind::DbusDaemon);
@@ -226,7 +226,7 @@ fn interfaces_are_followed_by_a_socket_that_is_handed_over_and_by_no_other() {
 }
 
 #[test]
-fn a_linked_configuration_is_found_in_the_root_of_capture() {
+fn capture_reads_a_symlinked_configuration() {
     privileged!();
     let host = Host::new();
     let (mut debian, _lan) = site(&host, Kind::DbusDaemon);
@@ -245,7 +245,7 @@ fn a_linked_configuration_is_found_in_the_root_of_capture() {
 }
 
 #[test]
-fn what_hangs_is_started_again_but_not_for_a_libvirt_that_does() {
+fn watchdog_restarts_hung_services_but_not_for_a_hung_libvirtd() {
     privileged!();
     let host = Host::new();
     let (mut debian, _lan) = site(&host, Kind::DbusDaemon);
@@ -282,7 +282,7 @@ fn what_hangs_is_started_again_but_not_for_a_libvirt_that_does() {
 }
 
 #[test]
-fn a_bad_configuration_is_reported_and_not_tried_again() {
+fn a_bad_configuration_is_reported_and_not_retried() {
     privileged!();
     let host = Host::new();
     let (mut debian, _lan) = site(&host, Kind::DbusDaemon);
@@ -315,7 +315,7 @@ fn a_bad_configuration_is_reported_and_not_tried_again() {
 }
 
 #[test]
-fn what_ends_is_started_again_for_ever_and_recovers_by_itself() {
+fn services_restart_without_limit_and_recover() {
     privileged!();
     let host = Host::new();
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
@@ -359,7 +359,7 @@ fn are_on_the_bus(debian: &Debian<'_>) -> bool {
 }
 
 /// Services that start before the bus and libvirt do, in this order.
-fn starts_before_all_else(bus: Kind) {
+fn services_start_before_bus_and_libvirt(bus: Kind) {
     let host = Host::new();
     let (mut debian, lan) = site(&host, bus);
     debian.boot();
@@ -383,19 +383,19 @@ fn starts_before_all_else(bus: Kind) {
 }
 
 #[test]
-fn start_in_any_order_before_dbus_daemon_and_libvirt() {
+fn services_start_in_any_order_before_dbus_daemon_and_libvirt() {
     privileged!();
-    starts_before_all_else(Kind::DbusDaemon);
+    services_start_before_bus_and_libvirt(Kind::DbusDaemon);
 }
 
 #[test]
-fn start_in_any_order_before_dbus_broker_and_libvirt() {
+fn services_start_in_any_order_before_dbus_broker_and_libvirt() {
     privileged!();
-    starts_before_all_else(Kind::DbusBroker);
+    services_start_before_bus_and_libvirt(Kind::DbusBroker);
 }
 
 #[test]
-fn run_where_no_libvirt_is_installed() {
+fn services_run_without_libvirt_installed() {
     privileged!();
     let host = Host::new();
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
@@ -409,7 +409,7 @@ fn run_where_no_libvirt_is_installed() {
 }
 
 /// A call starts an actor that is enabled, and no other.
-fn a_call_starts_the_enabled_actor(bus: Kind) {
+fn a_call_starts_the_actor_only_if_enabled(bus: Kind) {
     let host = Host::new();
     let (mut debian, _lan) = site(&host, bus);
     debian.boot();
@@ -433,19 +433,19 @@ fn a_call_starts_the_enabled_actor(bus: Kind) {
 }
 
 #[test]
-fn a_call_by_dbus_daemon_starts_the_enabled_actor_alone() {
+fn a_call_starts_the_actor_only_if_enabled_with_dbus_daemon() {
     privileged!();
-    a_call_starts_the_enabled_actor(Kind::DbusDaemon);
+    a_call_starts_the_actor_only_if_enabled(Kind::DbusDaemon);
 }
 
 #[test]
-fn a_call_by_dbus_broker_starts_the_enabled_actor_alone() {
+fn a_call_starts_the_actor_only_if_enabled_with_dbus_broker() {
     privileged!();
-    a_call_starts_the_enabled_actor(Kind::DbusBroker);
+    a_call_starts_the_actor_only_if_enabled(Kind::DbusBroker);
 }
 
 #[test]
-fn at_a_restart_of_both_somebody_hears_whatever_is_announced() {
+fn a_joint_restart_stops_capture_first_and_starts_it_last() {
     privileged!();
     let host = Host::new();
     let (mut debian, _lan) = site(&host, Kind::DbusDaemon);
