@@ -10,8 +10,8 @@ mod naive;
 
 use libfuzzer_sys::fuzz_target;
 use naive::Found;
-use wakevirt_protocol::Heard;
-use wakevirt_protocol::frame::{Frame, Ports, SEARCHED, judge};
+use wakevirt_protocol::ParsedPacket;
+use wakevirt_protocol::frame::{Frame, Ports, SEARCHED, parse_frame};
 use wakevirt_protocol::link::LinkType;
 
 const KINDS: [LinkType; 6] = [
@@ -29,12 +29,12 @@ fuzz_target!(|input: &[u8]| {
     let Some(frame) = link.strip(bytes) else { return };
     let tag = (kind & 0x80 != 0).then_some(u16::from_be_bytes([*high, *low]));
     let frame = Frame { tag, ..frame };
-    let judged = judge(&frame, &Ports::default());
+    let judged = parse_frame(&frame, &Ports::default());
     assert!(
         !judged.as_ref().is_ok_and(|judged| judged.packets.is_empty()),
         "what is accepted holds a packet"
     );
-    let heard: Vec<Heard> = judged.into_iter().flatten().collect();
+    let heard: Vec<ParsedPacket> = judged.into_iter().flatten().collect();
     let source = frame.source.map(|mac| mac.to_string());
     let expected = naive::frame(source, tag, frame.protocol, frame.payload, &[0, 7, 9]);
     assert_eq!(heard.iter().cloned().map(Found::from).collect::<Vec<_>>(), expected);

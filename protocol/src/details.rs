@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::sighting::{Heard, Stamp};
+use crate::packet::{ParsedPacket, Stamp};
 use crate::{Carrier, MacAddr, UdpPath, VlanId};
 
 /// The most alternative names of an interface that are used, and told.
@@ -31,7 +31,7 @@ pub enum Detail {
 /// Details under their keys. A key that does not apply is absent.
 pub type Details = Vec<(&'static str, Detail)>;
 
-impl Heard {
+impl ParsedPacket {
     /// The details that the packet itself gives, and when it was seen: all but the ingress
     /// interface's names, which only the announcer knows.
     ///
@@ -47,7 +47,7 @@ impl Heard {
     }
 }
 
-impl Heard {
+impl ParsedPacket {
     /// The VLAN that the frame was tagged for: 0 for none, and nothing where the frame's header is not known.
     ///
     /// A UDP socket delivers no header. The sender's MAC address tells whether there was one.

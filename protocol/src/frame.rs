@@ -7,7 +7,7 @@
 use core::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::magic::MagicPackets;
-use crate::sighting::Heard;
+use crate::packet::ParsedPacket;
 use crate::{Carrier, MacAddr, MagicPacket, UdpPath, VlanId};
 
 /// Wake-on-LAN's EtherType (IANA "ieee-802-numbers").
@@ -106,7 +106,7 @@ impl Default for Ports {
 
 /// The magic packets of a frame or datagram that counts: at least one, in their order.
 #[derive(Debug, Clone)]
-pub struct Judged<'a> {
+pub struct ParsedPackets<'a> {
     /// What they say.
     pub packets: MagicPackets<'a>,
     /// What carried all of them.
@@ -115,12 +115,12 @@ pub struct Judged<'a> {
     pub vlan: Option<VlanId>,
 }
 
-impl Iterator for Judged<'_> {
-    type Item = Heard;
+impl Iterator for ParsedPackets<'_> {
+    type Item = ParsedPacket;
 
-    fn next(&mut self) -> Option<Heard> {
+    fn next(&mut self) -> Option<ParsedPacket> {
         let magic = self.packets.next()?;
-        Some(Heard { magic, carrier: self.carrier.clone(), vlan: self.vlan })
+        Some(ParsedPacket { magic, carrier: self.carrier.clone(), vlan: self.vlan })
     }
 }
 
@@ -128,7 +128,7 @@ impl Iterator for Judged<'_> {
 ///
 /// # Errors
 /// [`Refusal`] says why it holds none.
-pub fn judge<'a>(frame: &Frame<'a>, ports: &Ports) -> Result<Judged<'a>, Refusal> {
+pub fn parse_frame<'a>(frame: &Frame<'a>, ports: &Ports) -> Result<ParsedPackets<'a>, Refusal> {
     let searched = frame.payload.get(..SEARCHED).unwrap_or(frame.payload);
     let (vlan, protocol, payload) = untag(&Frame { payload: searched, ..*frame })?;
     let (packets, carrier) = match protocol {
@@ -140,7 +140,7 @@ pub fn judge<'a>(frame: &Frame<'a>, ports: &Ports) -> Result<Judged<'a>, Refusal
             (packets, Carrier::Ethernet { ethertype, source: frame.source })
         }
     };
-    Ok(Judged { packets: without_cut_password(packets, searched), carrier, vlan })
+    Ok(ParsedPackets { packets: without_cut_password(packets, searched), carrier, vlan })
 }
 
 /// Decides which magic packets that count the payload of a datagram to this port holds: those in its first
@@ -148,7 +148,7 @@ pub fn judge<'a>(frame: &Frame<'a>, ports: &Ports) -> Result<Judged<'a>, Refusal
 ///
 /// # Errors
 /// [`Refusal`] says why it holds none.
-pub fn judge_datagram<'a>(payload: &'a [u8], port: u16, ports: &Ports) -> Result<MagicPackets<'a>, Refusal> {
+pub fn parse_datagram<'a>(payload: &'a [u8], port: u16, ports: &Ports) -> Result<MagicPackets<'a>, Refusal> {
     let searched = payload.get(..SEARCHED).unwrap_or(payload);
     Ok(without_cut_password(search(searched, ports.contains(port))?, searched))
 }

@@ -12,11 +12,11 @@ pub mod frame;
 pub mod link;
 pub mod mac;
 pub mod magic;
+pub mod packet;
 pub mod password;
-pub mod sighting;
 pub mod sniffer;
 
 pub use mac::MacAddr;
 pub use magic::MagicPacket;
+pub use packet::{CapturedPacket, Carrier, ParsedPacket, Stamp, UdpPath, VlanId};
 pub use password::Password;
-pub use sighting::{Carrier, Heard, Sighting, Stamp, UdpPath, VlanId};

@@ -8,12 +8,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Sighting;
+use crate::CapturedPacket;
 
 /// The version of this list; every change of a message raises it.
 pub const VERSION: u8 = 3;
 
-/// The longest message, in bytes. A [`Sighting`] takes less than 120; the text of a failure most.
+/// The longest message, in bytes. A [`CapturedPacket`] takes less than 120; the text of a failure most.
 pub const MAX_MESSAGE: usize = 512;
 
 /// The longest text of a failure, in bytes.
@@ -93,7 +93,7 @@ pub enum FromSniffer {
         reason: String,
     },
     /// A magic packet.
-    Packet(Sighting),
+    Packet(CapturedPacket),
     /// How much was seen and lost until now; said at most once a second, when something changed
     /// or [`ToSniffer::Report`] asked for them.
     Counters(Counters),

@@ -47,7 +47,7 @@ fn is_kept_without_an_allocation() {
         let [_, a, b, c] = n.wrapping_mul(7919).to_be_bytes();
         let (interface, now) = (n % 3000, u64::from(n) * 500);
         admitted += u32::from(budgets.admit_known(interface, MacAddr::new([2, 0, 0, a, b, c]), now));
-        admitted += u32::from(budgets.admit_stranger(interface, 100, now));
+        admitted += u32::from(budgets.admit_unknown(interface, 100, now));
     }
     assert_eq!(ALLOCATIONS.get(), before);
     assert!(admitted > 0);

@@ -13,7 +13,9 @@ use wakevirt_protocol::sniffer::{
     BadMessage, Counters, FromSniffer, MAX_MESSAGE, MAX_OUTGOING, MAX_PORTS, MAX_REASON, Mode, Request,
     Start, ToSniffer, VERSION,
 };
-use wakevirt_protocol::{Carrier, Heard, MacAddr, MagicPacket, Password, Sighting, UdpPath, VlanId};
+use wakevirt_protocol::{
+    CapturedPacket, Carrier, MacAddr, MagicPacket, ParsedPacket, Password, UdpPath, VlanId,
+};
 
 fn mac() -> impl Strategy<Value = MacAddr> {
     any::<[u8; 6]>().prop_map(MacAddr::new)
@@ -62,7 +64,7 @@ fn counters() -> impl Strategy<Value = Counters> {
 fn from_sniffer() -> impl Strategy<Value = FromSniffer> {
     let vlan = option::of((1..4095_u16).prop_map(|id| VlanId::try_from(id).unwrap()));
     let sighting = (magic(), carrier(), vlan, any::<u32>()).prop_map(|(magic, carrier, vlan, interface)| {
-        Sighting { heard: Heard { magic, carrier, vlan }, interface }
+        CapturedPacket { packet: ParsedPacket { magic, carrier, vlan }, interface }
     });
     let mode = prop_oneof![Just(Mode::Raw), Just(Mode::Udp)];
     prop_oneof![
@@ -225,12 +227,12 @@ fn limits_hold_for_writing_and_for_reading() {
 
 #[test]
 fn values_that_no_sniffer_has_are_refused() {
-    let heard = Heard {
+    let heard = ParsedPacket {
         magic: MagicPacket::new(MacAddr::new([2, 0, 0, 0, 0, 1]), None).unwrap(),
         carrier: Carrier::Ethernet { ethertype: None, source: None },
         vlan: Some(VlanId::try_from(5).unwrap()),
     };
-    let good = FromSniffer::Packet(Sighting { heard, interface: 2 }).written().unwrap();
+    let good = FromSniffer::Packet(CapturedPacket { packet: heard, interface: 2 }).written().unwrap();
     // Version, variant, target, no password, Ethernet, no EtherType, no source, a VLAN, interface.
     assert_eq!(good, [VERSION, 2, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 5, 2]);
     for (what, place, value) in [

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use wakevirt_protocol::MagicPacket;
-use wakevirt_protocol::frame::{Frame, Ports, Refusal, judge};
+use wakevirt_protocol::frame::{Frame, Ports, Refusal, parse_frame};
 use wakevirt_protocol::link::LinkType;
 
 use common::*;
@@ -136,13 +136,13 @@ fn frame() -> impl Strategy<Value = (Option<u16>, Vec<u8>)> {
     })
 }
 
-/// What the judge says of a frame, and what the slow one says.
+/// What the parse_frame says of a frame, and what the slow one says.
 type Both = (Result<Vec<Found>, Refusal>, Vec<Found>);
 
 /// What both say of a frame; `None` where its link header is cut off.
 fn both(tag: Option<u16>, bytes: &[u8]) -> Option<Both> {
     let frame = Frame { tag, ..LinkType::Ethernet.strip(bytes)? };
-    let judged = judge(&frame, &Ports::new(CONFIGURED.to_vec()));
+    let judged = parse_frame(&frame, &Ports::new(CONFIGURED.to_vec()));
     let judged = judged.map(|judged| judged.map(Found::from).collect());
     let source = bytes[6..12].iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":");
     let ethertype = u16::from_be_bytes([bytes[12], bytes[13]]);

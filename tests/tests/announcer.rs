@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_MESSAGE, Mode, VERSION};
-use wakevirt_protocol::{Carrier, Heard, MacAddr, MagicPacket, Sighting};
+use wakevirt_protocol::{CapturedPacket, Carrier, MacAddr, MagicPacket, ParsedPacket};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
 use wakevirt_tests::host::{Host, PROGRAMS, User};
@@ -98,7 +98,10 @@ fn packet(number: u16, interface: u32) -> Vec<u8> {
     let [high, low] = number.to_be_bytes();
     let magic = MagicPacket::new(MacAddr::new([2, 0, 0, 0, high, low]), None).unwrap();
     let carrier = Carrier::Ethernet { ethertype: Some(WAKE_ON_LAN), source: None };
-    encode(&FromSniffer::Packet(Sighting { heard: Heard { magic, carrier, vlan: None }, interface }))
+    encode(&FromSniffer::Packet(CapturedPacket {
+        packet: ParsedPacket { magic, carrier, vlan: None },
+        interface,
+    }))
 }
 
 /// Installs `/run/lies/wakevirt-capture` with a Python program in place of the sniffer: it sends the messages,
@@ -122,8 +125,8 @@ fn replace_sniffer(host: &Host, messages: &[Vec<u8>], after: &str) {
 /// What a sniffer that was taken over says, and the words with which the service ends.
 fn lies() -> Vec<(Vec<Vec<u8>>, &'static str)> {
     let ready = ready();
-    let packet = encode(&FromSniffer::Packet(Sighting {
-        heard: Heard {
+    let packet = encode(&FromSniffer::Packet(CapturedPacket {
+        packet: ParsedPacket {
             magic: MagicPacket::new(MacAddr::new(bytes_of(MAC)), None).unwrap(),
             carrier: Carrier::Ethernet { ethertype: Some(WAKE_ON_LAN), source: None },
             vlan: None,

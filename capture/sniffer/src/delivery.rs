@@ -2,24 +2,26 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use wakevirt_protocol::frame::{ETHERTYPES_TAG, Frame, Judged, Ports, Refusal, judge, judge_datagram};
+use wakevirt_protocol::frame::{
+    ETHERTYPES_TAG, Frame, ParsedPackets, Ports, Refusal, parse_datagram, parse_frame,
+};
 use wakevirt_protocol::link::sender;
-use wakevirt_protocol::{Carrier, Sighting, UdpPath};
+use wakevirt_protocol::{CapturedPacket, Carrier, UdpPath};
 
 use crate::ffi::{Arrival, Envelope, Sender};
 
 /// The magic packets in one delivered frame or datagram: at least one, in their order.
 #[derive(Debug)]
-pub struct Sightings<'a> {
-    judged: Judged<'a>,
+pub struct CapturedPackets<'a> {
+    judged: ParsedPackets<'a>,
     interface: u32,
 }
 
-impl Iterator for Sightings<'_> {
-    type Item = Sighting;
+impl Iterator for CapturedPackets<'_> {
+    type Item = CapturedPacket;
 
-    fn next(&mut self) -> Option<Sighting> {
-        Some(Sighting { heard: self.judged.next()?, interface: self.interface })
+    fn next(&mut self) -> Option<CapturedPacket> {
+        Some(CapturedPacket { packet: self.judged.next()?, interface: self.interface })
     }
 }
 
@@ -27,7 +29,11 @@ impl Iterator for Sightings<'_> {
 ///
 /// # Errors
 /// [`Refusal`] if it contains no valid magic packet.
-pub fn frame<'a>(envelope: &Envelope, payload: &'a [u8], ports: &Ports) -> Result<Sightings<'a>, Refusal> {
+pub fn frame<'a>(
+    envelope: &Envelope,
+    payload: &'a [u8],
+    ports: &Ports,
+) -> Result<CapturedPackets<'a>, Refusal> {
     let Some(Sender::Link { protocol, interface, kind, address_length, address, .. }) = envelope.sender
     else {
         return Err(Refusal::BadHeader);
@@ -37,13 +43,13 @@ pub fn frame<'a>(envelope: &Envelope, payload: &'a [u8], ports: &Ports) -> Resul
     // If the kernel removed no tag, the frame had none: a second one is part of the sender's payload.
     if frame.tag.is_some() && has_tag_in_front(&frame) {
         let tagged = Frame { protocol: ETHERTYPES_TAG[0], ..frame };
-        match judge(&tagged, ports) {
+        match parse_frame(&tagged, ports) {
             // The bytes are not a tag.
             Err(refusal) if refusal != Refusal::TooManyTags => {}
-            judged => return Ok(Sightings { judged: judged?, interface }),
+            judged => return Ok(CapturedPackets { judged: judged?, interface }),
         }
     }
-    Ok(Sightings { judged: judge(&frame, ports)?, interface })
+    Ok(CapturedPackets { judged: parse_frame(&frame, ports)?, interface })
 }
 
 /// Whether the payload seems to start with a tag before the protocol that the kernel reports.
@@ -73,16 +79,16 @@ pub fn datagram<'a>(
     payload: &'a [u8],
     port: u16,
     ports: &Ports,
-) -> Result<Sightings<'a>, Refusal> {
+) -> Result<CapturedPackets<'a>, Refusal> {
     let Some(Sender::Inet(source)) = &envelope.sender else { return Err(Refusal::BadHeader) };
     let (interface, destination) = match envelope.arrival {
         Some(Arrival::V4 { interface, destination }) => (interface, IpAddr::V4(destination)),
         Some(Arrival::V6 { interface, destination }) => (interface, IpAddr::V6(destination)),
         None => return Err(Refusal::BadHeader),
     };
-    let packets = judge_datagram(payload, port, ports)?;
+    let packets = parse_datagram(payload, port, ports)?;
     let carrier = carrier(*source, destination, port).ok_or(Refusal::BadHeader)?;
-    Ok(Sightings { judged: Judged { packets, carrier, vlan: None }, interface })
+    Ok(CapturedPackets { judged: ParsedPackets { packets, carrier, vlan: None }, interface })
 }
 
 /// The carrier of a datagram. A dual-stack socket reports IPv4 addresses as mapped ones (ipv6(7)).

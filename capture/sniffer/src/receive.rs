@@ -12,7 +12,7 @@ use wakevirt_protocol::sniffer::{Counters, FromSniffer, ToSniffer};
 
 use crate::Error;
 use crate::channel::{Channel, Sent};
-use crate::delivery::{self, Sightings};
+use crate::delivery::{self, CapturedPackets};
 use crate::ffi::{self, Envelope};
 use crate::sockets::Sockets;
 
@@ -112,7 +112,7 @@ impl Sniffer<'_> {
     }
 
     /// Reports accepted packets, and counts refused and truncated ones.
-    fn record(&mut self, parsed: Result<Sightings<'_>, Refusal>, truncated: bool) -> Result<(), Error> {
+    fn record(&mut self, parsed: Result<CapturedPackets<'_>, Refusal>, truncated: bool) -> Result<(), Error> {
         self.report.request();
         let Ok(sightings) = parsed else {
             self.report.counters.malformed += 1;

@@ -90,7 +90,7 @@ async fn publish(emitter: &SignalEmitter<'_>, shared: &Shared, mut last: u64) ->
             let _ = announced.changed().await;
         }
         for Remembered { announcement, .. } in packets {
-            let mac = announcement.heard.magic.target().to_string();
+            let mac = announcement.packet.magic.target().to_string();
             let details = details(&announcement, &epoch);
             Capture1::magic_packet(emitter, announcement.sequence, &mac, details).await?;
             last = announcement.sequence;
@@ -134,7 +134,7 @@ async fn watch(mut departures: MessageStream, shared: &Shared) {
 /// The details of `MagicPacket`.
 #[must_use]
 pub fn details(announcement: &Announcement, epoch: &str) -> Dict {
-    let mut details = announcement.heard.details(announcement.stamp);
+    let mut details = announcement.packet.details(announcement.stamp);
     details.push(("epoch", Detail::Text(epoch.to_owned())));
     if let Some(Interface { name, alternatives }) = announcement.interface.as_deref() {
         details.push(("interface", Detail::Text(name.clone())));
@@ -169,7 +169,7 @@ impl Capture1 {
         packets.truncate(REPLAY_PAGE);
         let now = ledger.epoch().to_owned();
         let packets = packets.into_iter().map(|packet| {
-            let Announcement { sequence, heard, .. } = &*packet.announcement;
+            let Announcement { sequence, packet: heard, .. } = &*packet.announcement;
             (*sequence, heard.magic.target().to_string(), remembered(&packet, &now))
         });
         let packets = packets.collect();

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use wakevirt_protocol::{Heard, MacAddr, VlanId};
+use wakevirt_protocol::{MacAddr, ParsedPacket, VlanId};
 
 /// Where a packet came in and what it asks for: address, ingress interface, VLAN and password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,7 +20,7 @@ pub struct Key {
 impl Key {
     /// The key of this packet. Only keys by the same hasher can be compared.
     #[must_use]
-    pub fn of(heard: &Heard, interface: u32, hasher: &RandomState) -> Self {
+    pub fn of(heard: &ParsedPacket, interface: u32, hasher: &RandomState) -> Self {
         let password = heard.magic.password().map(|password| hasher.hash_one(password));
         Self { target: heard.magic.target(), interface, vlan: heard.vlan, password }
     }

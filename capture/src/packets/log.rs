@@ -50,7 +50,7 @@ impl PacketLog {
             return;
         }
         let Some(held_back) = self.packets.take(Instant::now()) else { return };
-        let Announcement { sequence, heard, interface, .. } = announcement;
+        let Announcement { sequence, packet: heard, interface, .. } = announcement;
         let interface = interface.as_ref().map_or(GONE, |interface| &interface.name);
         let (mac, transport) = (heard.magic.target(), heard.carrier.transport());
         let interface = quoted(interface);

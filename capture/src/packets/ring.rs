@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use wakevirt_protocol::{Heard, MacAddr, Stamp};
+use wakevirt_protocol::{MacAddr, ParsedPacket, Stamp};
 
 use crate::network::links::Interface;
 use crate::packets::key::Key;
@@ -20,7 +20,7 @@ pub struct Announcement {
     /// Its number, counted from 1 in each epoch.
     pub sequence: u64,
     /// What was heard.
-    pub heard: Heard,
+    pub packet: ParsedPacket,
     /// The names of the ingress interface, where they are known.
     pub interface: Option<Arc<Interface>>,
     /// When it was seen.

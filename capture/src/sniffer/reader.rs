@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_REASON, Mode, Request};
-use wakevirt_protocol::{Sighting, Stamp};
+use wakevirt_protocol::{CapturedPacket, Stamp};
 use wakevirt_service::clock;
 use wakevirt_service::lifecycle::{self, Signal, Signals, Warning, Watchdog};
 use wakevirt_service::logs::{Logs, plain, quoted};
@@ -148,7 +148,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn packet(&mut self, mut sighting: Sighting) {
+    fn packet(&mut self, mut sighting: CapturedPacket) {
         let interface = self.interfaces.links().get(&sighting.interface).map(Arc::clone);
         if interface.is_none() {
             // It has gone, or a sniffer that was taken over has invented it.
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
         if !heard_on {
             return;
         }
-        let mac = sighting.heard.magic.target();
+        let mac = sighting.packet.magic.target();
         let stamp = Stamp { timestamp: clock::realtime(), boottime: Some(clock::boottime()) };
         let verdict = self.shared.ledger().hear(sighting, interface.clone(), stamp, Instant::now());
         match verdict {

@@ -14,9 +14,9 @@ use pcap_parser::traits::PcapReaderIterator;
 use pcap_parser::{Block, InterfaceDescriptionBlock, PcapBlockOwned, PcapError, create_reader};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use wakevirt_protocol::details::Detail;
-use wakevirt_protocol::frame::{Ports, Refusal, judge};
+use wakevirt_protocol::frame::{Ports, Refusal, parse_frame};
 use wakevirt_protocol::link::LinkType;
-use wakevirt_protocol::{Heard, Stamp};
+use wakevirt_protocol::{ParsedPacket, Stamp};
 
 /// How much of the savefile is in memory at first, in bytes.
 const BUFFER: usize = 1 << 20;
@@ -192,10 +192,10 @@ impl<Output: Write> Savefile<'_, Output> {
         let Some(frame) = link.strip(bytes) else {
             return self.refused(&Refusal::BadHeader);
         };
-        match judge(&frame, self.ports) {
+        match parse_frame(&frame, self.ports) {
             Ok(packets) => packets.into_iter().try_for_each(|heard| {
                 let stamp = Stamp { timestamp, boottime: None };
-                self.write(&Line { frame: self.frames, heard, stamp })
+                self.write(&Line { frame: self.frames, packet: heard, stamp })
             }),
             Err(refusal) => self.refused(&refusal),
         }
@@ -296,7 +296,7 @@ struct Refused {
 /// The line of a magic packet.
 struct Line {
     frame: u64,
-    heard: Heard,
+    packet: ParsedPacket,
     stamp: Stamp,
 }
 
@@ -304,8 +304,8 @@ impl Serialize for Line {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("frame", &self.frame)?;
-        map.serialize_entry("mac", &Detail::Text(self.heard.magic.target().to_string()))?;
-        for (key, value) in self.heard.details(self.stamp) {
+        map.serialize_entry("mac", &Detail::Text(self.packet.magic.target().to_string()))?;
+        for (key, value) in self.packet.details(self.stamp) {
             map.serialize_entry(key, &value)?;
         }
         map.end()

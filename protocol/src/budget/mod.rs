@@ -98,7 +98,7 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
     }
 
     /// Whether a packet for an address that nobody has named may go on: `rate` a second on each interface.
-    pub fn admit_stranger(&mut self, interface: u32, rate: u32, now: Micros) -> bool {
+    pub fn admit_unknown(&mut self, interface: u32, rate: u32, now: Micros) -> bool {
         let shared = self.interfaces.entry(interface, now).unwrap_or(&mut self.other_interfaces);
         shared.strangers.take(rate, now)
     }

@@ -75,7 +75,7 @@ proptest! {
         let (mut alone, mut together) = (budgets(), budgets());
         for (now, Step { interface, address, .. }) in timed(&steps) {
             let admit = |budgets: &mut Budgets<_>| match address % 4 {
-                0 => budgets.admit_stranger(interface, 5, now),
+                0 => budgets.admit_unknown(interface, 5, now),
                 _ => budgets.admit_known(interface, mac(address), now),
             };
             let admitted = admit(&mut together);
@@ -178,18 +178,18 @@ fn a_table_in_which_every_interface_has_its_share_displaces_none() {
 #[test]
 fn interfaces_without_room_share_one_budget() {
     let mut budgets = Budgets::new(WAYS, WAYS, Colliding::default());
-    let admitted = (0..1000).filter(|interface| budgets.admit_stranger(*interface, 5, SECOND)).count();
+    let admitted = (0..1000).filter(|interface| budgets.admit_unknown(*interface, 5, SECOND)).count();
     assert_eq!(admitted, WAYS + 5);
     // A second later those that are silent make room.
-    assert!(budgets.admit_stranger(2000, 5, 3 * SECOND));
+    assert!(budgets.admit_unknown(2000, 5, 3 * SECOND));
 }
 
 #[test]
 fn strangers_share_a_budget_on_each_interface_and_leave_known_addresses_alone() {
     let mut budgets = budgets();
     for interface in [1, 2] {
-        assert_eq!((0..100).filter(|_| budgets.admit_stranger(interface, 5, SECOND)).count(), 5);
+        assert_eq!((0..100).filter(|_| budgets.admit_unknown(interface, 5, SECOND)).count(), 5);
         assert_eq!((0..100).filter(|_| budgets.admit_known(interface, mac(1), SECOND)).count(), 11);
     }
-    assert!(!budgets.admit_stranger(1, 0, 100 * SECOND));
+    assert!(!budgets.admit_unknown(1, 0, 100 * SECOND));
 }

@@ -2,7 +2,7 @@
 
 use wakevirt_protocol::frame::Refusal::{self, BadHeader, NotAtStart};
 use wakevirt_protocol::link::LinkType;
-use wakevirt_protocol::{Carrier, Heard, MacAddr, UdpPath};
+use wakevirt_protocol::{Carrier, MacAddr, ParsedPacket, UdpPath};
 
 use crate::common::*;
 use crate::rows::*;
@@ -47,11 +47,16 @@ fn sll2(kind: u16, address: u8, protocol: u16, payload: &[u8]) -> Vec<u8> {
     ]
 }
 
-fn without_sender(heard: Result<Heard, Refusal>) -> Result<Heard, Refusal> {
-    heard.map(|heard| Heard { carrier: unsent(heard.carrier), ..heard })
+fn without_sender(heard: Result<ParsedPacket, Refusal>) -> Result<ParsedPacket, Refusal> {
+    heard.map(|heard| ParsedPacket { carrier: unsent(heard.carrier), ..heard })
 }
 
-fn row_of(link: LinkType, name: &str, bytes: Vec<u8>, expected: Option<Result<Heard, Refusal>>) -> Row {
+fn row_of(
+    link: LinkType,
+    name: &str,
+    bytes: Vec<u8>,
+    expected: Option<Result<ParsedPacket, Refusal>>,
+) -> Row {
     let expected = expected.map(|expected| expected.map(|heard| vec![heard]));
     Row { link, expected, ..row(name, bytes, Err(BadHeader)) }
 }

@@ -14,7 +14,7 @@ mod seeds;
 use std::collections::BTreeSet;
 
 use wakevirt_protocol::frame::Refusal::{NoMagicPacket, NotAtStart};
-use wakevirt_protocol::frame::{Ports, SEARCHED, judge_datagram};
+use wakevirt_protocol::frame::{Ports, SEARCHED, parse_datagram};
 use wakevirt_protocol::link::LinkType;
 use wakevirt_protocol::{MacAddr, MagicPacket};
 
@@ -96,7 +96,7 @@ fn is_judged_alike_when_a_socket_delivers_the_datagram() {
         (40000, late, Err(NotAtStart)),
         (9, vec![], Err(NoMagicPacket)),
     ] {
-        let judged = judge_datagram(&payload, port, &ports()).map(|mut packets| packets.next());
+        let judged = parse_datagram(&payload, port, &ports()).map(|mut packets| packets.next());
         assert_eq!(judged, expected, "to {port}");
     }
 }
@@ -104,12 +104,12 @@ fn is_judged_alike_when_a_socket_delivers_the_datagram() {
 #[test]
 fn is_searched_as_far_when_a_socket_delivers_the_datagram() {
     let many = magic().repeat(30);
-    let found = |length| judge_datagram(&many[..length], 9, &ports()).unwrap().count();
+    let found = |length| parse_datagram(&many[..length], 9, &ports()).unwrap().count();
     assert_eq!([found(102), found(2039), found(2040), found(3060)], [1, 19, 20, 20]);
     // What reaches the limit may be cut off, and then has no password.
     let late = bytes![vec![0x11; SEARCHED - 108], magic(), b"secret", [0; 100]];
     let password = |length| {
-        let mut packets = judge_datagram(&late[..length], 9, &ports()).unwrap();
+        let mut packets = parse_datagram(&late[..length], 9, &ports()).unwrap();
         packets.next().unwrap().password().is_some()
     };
     assert_eq!([password(SEARCHED - 1), password(SEARCHED), password(SEARCHED + 100)], [true, false, false]);

@@ -2,9 +2,9 @@
 
 use core::net::Ipv4Addr;
 
-use wakevirt_protocol::frame::{Frame, Ports, Refusal, judge};
+use wakevirt_protocol::frame::{Frame, Ports, Refusal, parse_frame};
 use wakevirt_protocol::link::LinkType;
-use wakevirt_protocol::{Carrier, Heard, MacAddr, MagicPacket, Password, UdpPath, VlanId};
+use wakevirt_protocol::{Carrier, MacAddr, MagicPacket, ParsedPacket, Password, UdpPath, VlanId};
 
 use crate::common::*;
 
@@ -22,16 +22,20 @@ pub(crate) struct Row {
     /// A tag that the kernel has taken off.
     pub(crate) tag: Option<u16>,
     pub(crate) bytes: Vec<u8>,
-    pub(crate) expected: Option<Result<Vec<Heard>, Refusal>>,
+    pub(crate) expected: Option<Result<Vec<ParsedPacket>, Refusal>>,
 }
 
 /// What is said of such a frame; nothing where its link header cannot be read.
-pub(crate) fn judged(link: LinkType, tag: Option<u16>, bytes: &[u8]) -> Option<Result<Vec<Heard>, Refusal>> {
+pub(crate) fn judged(
+    link: LinkType,
+    tag: Option<u16>,
+    bytes: &[u8],
+) -> Option<Result<Vec<ParsedPacket>, Refusal>> {
     let frame = Frame { tag, ..link.strip(bytes)? };
-    Some(judge(&frame, &ports()).map(Iterator::collect))
+    Some(parse_frame(&frame, &ports()).map(Iterator::collect))
 }
 
-pub(crate) fn row(name: impl Into<String>, bytes: Vec<u8>, expected: Result<Heard, Refusal>) -> Row {
+pub(crate) fn row(name: impl Into<String>, bytes: Vec<u8>, expected: Result<ParsedPacket, Refusal>) -> Row {
     let expected = expected.map(|heard| vec![heard]);
     Row { name: name.into(), link: LinkType::Ethernet, tag: None, bytes, expected: Some(expected) }
 }
@@ -45,7 +49,7 @@ pub(crate) fn row_of_several(
 ) -> Row {
     let heard = |target: &[u8; 6]| {
         let magic = MagicPacket::new(MacAddr::new(*target), None).unwrap();
-        Heard { magic, carrier: carrier.clone(), vlan: None }
+        ParsedPacket { magic, carrier: carrier.clone(), vlan: None }
     };
     Row {
         expected: Some(Ok(targets.iter().map(heard).collect())),
@@ -53,18 +57,18 @@ pub(crate) fn row_of_several(
     }
 }
 
-pub(crate) fn accepted(carrier: Carrier) -> Result<Heard, Refusal> {
-    Ok(Heard { magic: MagicPacket::new(MacAddr::new(TARGET), None).unwrap(), carrier, vlan: None })
+pub(crate) fn accepted(carrier: Carrier) -> Result<ParsedPacket, Refusal> {
+    Ok(ParsedPacket { magic: MagicPacket::new(MacAddr::new(TARGET), None).unwrap(), carrier, vlan: None })
 }
 
-pub(crate) fn with_password(password: &[u8], carrier: Carrier) -> Result<Heard, Refusal> {
+pub(crate) fn with_password(password: &[u8], carrier: Carrier) -> Result<ParsedPacket, Refusal> {
     let password = Some(Password::try_from(password).unwrap());
     let magic = MagicPacket::new(MacAddr::new(TARGET), password).unwrap();
-    Ok(Heard { magic, carrier, vlan: None })
+    Ok(ParsedPacket { magic, carrier, vlan: None })
 }
 
-pub(crate) fn in_vlan(id: u16, heard: Result<Heard, Refusal>) -> Result<Heard, Refusal> {
-    heard.map(|heard| Heard { vlan: Some(VlanId::try_from(id).unwrap()), ..heard })
+pub(crate) fn in_vlan(id: u16, heard: Result<ParsedPacket, Refusal>) -> Result<ParsedPacket, Refusal> {
+    heard.map(|heard| ParsedPacket { vlan: Some(VlanId::try_from(id).unwrap()), ..heard })
 }
 
 pub(crate) fn raw(ethertype: u16) -> Carrier {

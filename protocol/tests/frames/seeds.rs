@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use wakevirt_protocol::Sighting;
+use wakevirt_protocol::CapturedPacket;
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_MESSAGE, Mode};
 
 use crate::links::kinds_of_link;
@@ -39,18 +39,21 @@ fn writes_the_seeds_of_the_fuzz_targets() {
             "counters",
             FromSniffer::Counters(Counters { malformed: 1, dropped_raw: 300, ..Counters::default() }),
         ),
-        ("ethernet", FromSniffer::Packet(Sighting { heard: accepted(raw(0x0842)).unwrap(), interface: 2 })),
+        (
+            "ethernet",
+            FromSniffer::Packet(CapturedPacket { packet: accepted(raw(0x0842)).unwrap(), interface: 2 }),
+        ),
         (
             "udp4",
-            FromSniffer::Packet(Sighting {
-                heard: in_vlan(5, with_password(b"pass", v4(9))).unwrap(),
+            FromSniffer::Packet(CapturedPacket {
+                packet: in_vlan(5, with_password(b"pass", v4(9))).unwrap(),
                 interface: 300,
             }),
         ),
         (
             "udp6",
-            FromSniffer::Packet(Sighting {
-                heard: with_password(b"secret", v6(47998)).unwrap(),
+            FromSniffer::Packet(CapturedPacket {
+                packet: with_password(b"secret", v6(47998)).unwrap(),
                 interface: 0,
             }),
         ),

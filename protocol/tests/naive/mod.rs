@@ -6,7 +6,7 @@
 use std::fmt::Display;
 
 use wakevirt_protocol::magic::MagicPackets;
-use wakevirt_protocol::{Carrier, Heard, MagicPacket, UdpPath};
+use wakevirt_protocol::{Carrier, MagicPacket, ParsedPacket, UdpPath};
 
 /// An address, and the password behind its copies, or nothing.
 pub(crate) type Magic = ([u8; 6], Vec<u8>);
@@ -216,8 +216,8 @@ fn said_by(magic: &MagicPacket) -> Magic {
     (magic.target().octets(), magic.password().map_or(vec![], |password| password.as_bytes().to_vec()))
 }
 
-impl From<Heard> for Found {
-    fn from(heard: Heard) -> Self {
+impl From<ParsedPacket> for Found {
+    fn from(heard: ParsedPacket) -> Self {
         let (carrier, source) = match &heard.carrier {
             Carrier::Ethernet { ethertype: None, source } => ("ethernet".to_owned(), source),
             Carrier::Ethernet { ethertype: Some(number), source } => {

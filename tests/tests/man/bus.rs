@@ -16,8 +16,8 @@ use wakevirt_capture::bus as capture;
 use wakevirt_capture::network::links::Interface;
 use wakevirt_capture::packets::ring::{Announcement, Remembered};
 use wakevirt_protocol::bus::{Error, PacketDetails};
-use wakevirt_protocol::sighting::{UdpPath, VlanId};
-use wakevirt_protocol::{Carrier, Heard, MacAddr, MagicPacket, Stamp};
+use wakevirt_protocol::packet::{UdpPath, VlanId};
+use wakevirt_protocol::{Carrier, MacAddr, MagicPacket, ParsedPacket, Stamp};
 use wakevirt_tests::bus::introspection::{members, reference};
 use zbus::DBusError as _;
 
@@ -37,10 +37,10 @@ pub fn packet_details() -> BTreeSet<String> {
     ];
     let details = carriers.map(|carrier| {
         let magic = MagicPacket::new(MAC, None).unwrap();
-        let heard = Heard { magic, carrier, vlan: VlanId::from_tci(7) };
+        let heard = ParsedPacket { magic, carrier, vlan: VlanId::from_tci(7) };
         let stamp = Stamp { timestamp: 1, boottime: Some(1) };
         let eth0 = Interface { name: "eth0".to_owned(), alternatives: vec!["enp1s0".to_owned()] };
-        let announcement = Announcement { sequence: 1, heard, interface: Some(eth0.into()), stamp };
+        let announcement = Announcement { sequence: 1, packet: heard, interface: Some(eth0.into()), stamp };
         capture::remembered(&Remembered { announcement: Arc::new(announcement), copies: 1 }, "epoch")
     });
     details.iter().flat_map(keys).collect()

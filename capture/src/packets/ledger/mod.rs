@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wakevirt_protocol::budget::{Budgets, Micros};
-use wakevirt_protocol::{Carrier, Heard, MacAddr, Password, Sighting, Stamp};
+use wakevirt_protocol::{CapturedPacket, Carrier, MacAddr, ParsedPacket, Password, Stamp};
 
 use crate::network::links::Interface;
 use crate::packets::interest::{Interests, TooMany};
@@ -69,7 +69,7 @@ pub enum Transport {
 /// How many magic packets met which fate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fates {
-    /// Heard.
+    /// ParsedPacket.
     pub received: u64,
     /// Copies.
     pub duplicates: u64,
@@ -136,12 +136,12 @@ impl Ledger {
     /// that the kernel told, it has to be 0.
     pub fn hear(
         &mut self,
-        sighting: Sighting,
+        sighting: CapturedPacket,
         names: Option<Arc<Interface>>,
         stamp: Stamp,
         now: Instant,
     ) -> Verdict {
-        let Sighting { heard, interface } = sighting;
+        let CapturedPacket { packet: heard, interface } = sighting;
         self.fates(&heard).received += 1;
         let key = Key::of(&heard, interface, &self.hasher);
         let original = self.recent.original(key, &heard.carrier, self.rules.deduplicate, now);
@@ -157,7 +157,8 @@ impl Ledger {
         }
         self.sequence += 1;
         self.recent.announced(key, &heard.carrier, self.sequence, now);
-        let announcement = Arc::new(Announcement { sequence: self.sequence, heard, interface: names, stamp });
+        let announcement =
+            Arc::new(Announcement { sequence: self.sequence, packet: heard, interface: names, stamp });
         let remembered = Remembered { announcement: Arc::clone(&announcement), copies: 1 };
         let store = if of_interest { &mut self.of_interest } else { &mut self.of_others };
         store.push(Entry { remembered, key }, now);
@@ -173,7 +174,7 @@ impl Ledger {
             && if of_interest {
                 self.budgets.admit_known(key.interface, key.target, at)
             } else {
-                self.budgets.admit_stranger(key.interface, self.rules.limit, at)
+                self.budgets.admit_unknown(key.interface, self.rules.limit, at)
             }
     }
 
@@ -212,7 +213,7 @@ impl Ledger {
             return None;
         }
         let entry = self.of_interest.get_mut(sequence).or_else(|| self.of_others.get_mut(sequence))?;
-        Some(entry.remembered.announcement.heard.magic.password().cloned())
+        Some(entry.remembered.announcement.packet.magic.password().cloned())
     }
 
     /// Replaces what a caller is interested in.
@@ -260,7 +261,7 @@ impl Ledger {
         }
     }
 
-    fn fates(&mut self, heard: &Heard) -> &mut Fates {
+    fn fates(&mut self, heard: &ParsedPacket) -> &mut Fates {
         match heard.carrier {
             Carrier::Ethernet { .. } => &mut self.ethernet,
             Carrier::Udp4(_) => &mut self.udp4,

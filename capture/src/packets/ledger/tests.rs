@@ -16,20 +16,20 @@ fn mac(n: u8) -> MacAddr {
     MacAddr::new([2, 0, 0, 0, 0, n])
 }
 
-fn frame(target: u8, password: Option<&[u8]>, source: u8, interface: u32) -> Sighting {
+fn frame(target: u8, password: Option<&[u8]>, source: u8, interface: u32) -> CapturedPacket {
     let password = password.map(|bytes| Password::try_from(bytes).unwrap());
     let magic = MagicPacket::new(mac(target), password).unwrap();
     let carrier = Carrier::Ethernet { ethertype: Some(0x0842), source: Some(mac(source)) };
-    Sighting { heard: Heard { magic, carrier, vlan: None }, interface }
+    CapturedPacket { packet: ParsedPacket { magic, carrier, vlan: None }, interface }
 }
 
-fn tagged(target: u8, vlan: u16) -> Sighting {
+fn tagged(target: u8, vlan: u16) -> CapturedPacket {
     let mut sighting = frame(target, None, 9, 1);
-    sighting.heard.vlan = Some(vlan.try_into().unwrap());
+    sighting.packet.vlan = Some(vlan.try_into().unwrap());
     sighting
 }
 
-fn datagram(target: u8, source: u8, source_mac: Option<MacAddr>) -> Sighting {
+fn datagram(target: u8, source: u8, source_mac: Option<MacAddr>) -> CapturedPacket {
     let carrier = Carrier::Udp4(UdpPath {
         source_mac,
         source: Ipv4Addr::new(192, 0, 2, source),
@@ -38,11 +38,11 @@ fn datagram(target: u8, source: u8, source_mac: Option<MacAddr>) -> Sighting {
         destination_port: 9,
     });
     let magic = MagicPacket::new(mac(target), None).unwrap();
-    Sighting { heard: Heard { magic, carrier, vlan: None }, interface: 1 }
+    CapturedPacket { packet: ParsedPacket { magic, carrier, vlan: None }, interface: 1 }
 }
 
 /// The sequence under which it was announced.
-fn announced(ledger: &mut Ledger, sighting: Sighting, now: Instant) -> Option<u64> {
+fn announced(ledger: &mut Ledger, sighting: CapturedPacket, now: Instant) -> Option<u64> {
     match ledger.hear(sighting, None, STAMP, now) {
         Verdict::Announce { announcement, .. } => Some(announcement.sequence),
         Verdict::Duplicate | Verdict::Limited => None,
@@ -145,7 +145,7 @@ fn a_flood_on_one_interface_leaves_the_same_address_on_another_alone() {
     let (_, packets) = ledger.replay("epoch", 0, usize::MAX);
     let kept = packets
         .iter()
-        .filter(|packet| packet.announcement.heard.magic.password() == Some(&Password::Six(*b"secret")));
+        .filter(|packet| packet.announcement.packet.magic.password() == Some(&Password::Six(*b"secret")));
     assert_eq!((packets.len(), kept.count()), (4, 2));
 }
 
@@ -167,7 +167,7 @@ fn what_was_not_published_makes_no_room() {
     assert!(!lost && packets.len() <= QUEUE_OF_INTEREST, "{}", packets.len());
     assert_eq!(packets.first().unwrap().announcement.sequence, good);
     for target in 1..=200 {
-        let of_it = |packet: &&Remembered| packet.announcement.heard.magic.target() == mac(target);
+        let of_it = |packet: &&Remembered| packet.announcement.packet.magic.target() == mac(target);
         assert_eq!(packets.iter().filter(of_it).count(), 8, "of {target}");
     }
     // On another interface there is room.

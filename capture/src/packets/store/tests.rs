@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use wakevirt_protocol::{Carrier, Heard, MacAddr, MagicPacket, Stamp};
+use wakevirt_protocol::{Carrier, MacAddr, MagicPacket, ParsedPacket, Stamp};
 
 use super::*;
 use crate::packets::queue::PATIENCE;
@@ -42,9 +42,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn entry(sequence: u64, key: Key) -> Entry {
     let magic = MagicPacket::new(key.target, None).unwrap();
     let carrier = Carrier::Ethernet { ethertype: None, source: None };
-    let heard = Heard { magic, carrier, vlan: None };
+    let heard = ParsedPacket { magic, carrier, vlan: None };
     let stamp = Stamp { timestamp: 1, boottime: None };
-    let announcement = Arc::new(Announcement { sequence, heard, interface: None, stamp });
+    let announcement = Arc::new(Announcement { sequence, packet: heard, interface: None, stamp });
     Entry { remembered: Remembered { announcement, copies: 1 }, key }
 }
 

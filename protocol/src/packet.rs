@@ -8,7 +8,7 @@ use crate::{MacAddr, MagicPacket};
 
 /// What the acceptance function found: the magic packet and what carried it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Heard {
+pub struct ParsedPacket {
     /// The magic packet itself.
     pub magic: MagicPacket,
     /// What carried it.
@@ -19,9 +19,9 @@ pub struct Heard {
 
 /// A magic packet, with the place at which the sniffer saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sighting {
+pub struct CapturedPacket {
     /// The magic packet and what carried it.
-    pub heard: Heard,
+    pub packet: ParsedPacket,
     /// The kernel's index of the ingress interface (netdevice(7)); 0 where it is not known.
     pub interface: u32,
 }
