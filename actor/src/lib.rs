@@ -40,7 +40,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let _lock = engine::state_file::lock()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
     let result = runtime.block_on(daemon::run(options, config, &logs));
-    engine::state_file::ended_in_order();
+    engine::state_file::mark_clean_exit();
     lifecycle::stopping();
     // A call to libvirt that is under way is not waited for: it goes on in its daemon.
     runtime.shutdown_background();

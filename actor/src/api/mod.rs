@@ -25,9 +25,9 @@ pub(crate) use server::Server;
 use crate::announcer::LostPackets;
 use crate::api::access::{Action, Gate};
 use crate::engine::Status;
-use crate::engine::report::Finished;
-use crate::engine::request::{Answer, Listed, Requests};
-use crate::model::{Caller, Id, Outcome, Target};
+use crate::engine::report::Decision;
+use crate::engine::request::{Listed, Requests, WakeReply};
+use crate::model::{Caller, Id, Outcome, WakeTarget};
 use listing::Listing;
 
 type Dict = HashMap<&'static str, Variant<'static>>;
@@ -76,7 +76,7 @@ fn calls() -> Calls {
 async fn serve(
     connection: &Connection,
     interface: Actor1,
-    mut finished: broadcast::Receiver<Arc<Finished>>,
+    mut finished: broadcast::Receiver<Arc<Decision>>,
     mut caught_up: watch::Receiver<bool>,
 ) -> Result<(), bus::Error> {
     let mut status = interface.status.clone();
@@ -110,7 +110,7 @@ async fn serve(
     }
 }
 
-async fn tell(emitter: &SignalEmitter<'_>, finished: &Finished) -> zbus::Result<()> {
+async fn tell(emitter: &SignalEmitter<'_>, finished: &Decision) -> zbus::Result<()> {
     let subject = &finished.subject;
     let name = finished.domain().unwrap_or_default();
     let outcome = finished.outcome.as_str();
@@ -120,7 +120,7 @@ async fn tell(emitter: &SignalEmitter<'_>, finished: &Finished) -> zbus::Result<
 
 /// The details of `WakeFinished`.
 #[must_use]
-pub fn details(finished: &Finished) -> Dict {
+pub fn details(finished: &Decision) -> Dict {
     let subject = &finished.subject;
     let mut details = Dict::from([
         ("trigger", subject.trigger().as_str().into()),
@@ -146,7 +146,7 @@ pub fn details(finished: &Finished) -> Dict {
 /// A decision of the past, as `History` replies it: what its signal told, when, and who called. The signal goes to
 /// everyone, and who called is not for everyone.
 #[must_use]
-pub fn remembered(number: u64, finished: &Finished) -> Dict {
+pub fn remembered(number: u64, finished: &Decision) -> Dict {
     let mut entry = details(finished);
     entry.insert("number", number.into());
     entry.insert("time", finished.time.into());
@@ -178,22 +178,22 @@ pub fn listed(listed: Listed) -> Dict {
 }
 
 /// The reply to a call that wakes, or the error.
-fn reply(answer: &Answer, target: &Target) -> Result<String, Error> {
+fn reply(answer: &WakeReply, target: &WakeTarget) -> Result<String, Error> {
     let finished = match (answer, target) {
-        (Answer::Finished(finished), _) => finished,
-        (Answer::Unknown, Target::Mac(mac)) => {
+        (WakeReply::Decided(finished), _) => finished,
+        (WakeReply::UnknownDomain, WakeTarget::Mac(mac)) => {
             return Err(Error::NoSuchDomain(format!(
                 "no domain has the MAC address {mac}; ListDomains shows the domains that are known, and their \
                  addresses"
             )));
         }
-        (Answer::Unknown, Target::Domain(name)) => {
+        (WakeReply::UnknownDomain, WakeTarget::Domain(name)) => {
             return Err(Error::NoSuchDomain(format!(
                 "no domain has the name or UUID {}; ListDomains shows the domains that are known",
                 quoted(name)
             )));
         }
-        (Answer::Away(missing), _) => return Err(away("no such domain is known", missing)),
+        (WakeReply::HypervisorAway(missing), _) => return Err(away("no such domain is known", missing)),
     };
     let name = finished.domain().unwrap_or_default();
     let reason = &finished.reason;
@@ -247,7 +247,7 @@ impl Actor1 {
     }
 
     /// Wakes; what takes longer than a caller can wait goes on without them.
-    async fn wake_target(&self, target: Target, caller: Caller) -> Result<String, Error> {
+    async fn wake_target(&self, target: WakeTarget, caller: Caller) -> Result<String, Error> {
         match timeout(PATIENCE, self.requests.wake(target.clone(), caller)).await {
             Ok(answer) => reply(&answer.ok_or_else(ended)?, &target),
             Err(_) => Ok(HELD.to_owned()),
@@ -260,7 +260,7 @@ impl Actor1 {
     /// Wakes the domain that owns this MAC address; returns the outcome.
     #[zbus(out_args("outcome"))]
     async fn wake(&self, mac: &str, #[zbus(header)] header: Header<'_>) -> Result<String, Error> {
-        let target = Target::Mac(address(mac)?);
+        let target = WakeTarget::Mac(address(mac)?);
         let caller = self.gate.admit(&header, Action::Wake(&target)).await?;
         self.wake_target(target, caller).await
     }
@@ -272,7 +272,7 @@ impl Actor1 {
         name_or_uuid: &str,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<String, Error> {
-        let target = Target::Domain(domain(name_or_uuid)?);
+        let target = WakeTarget::Domain(domain(name_or_uuid)?);
         let caller = self.gate.admit(&header, Action::Wake(&target)).await?;
         self.wake_target(target, caller).await
     }

@@ -8,14 +8,14 @@ use wakevirt_service::bus::{self, Address, Calls};
 use zbus::Connection;
 
 use super::{Actor1, calls, serve};
-use crate::engine::report::Finished;
+use crate::engine::report::Decision;
 
 /// Serves the interface on a connection of its own: what calls ask of the bus, and packets, come on another one,
 /// and do not wait behind calls.
 pub(crate) struct Server {
     address: Address,
     interface: Actor1,
-    finished: broadcast::Sender<Arc<Finished>>,
+    finished: broadcast::Sender<Arc<Decision>>,
     caught_up: watch::Receiver<bool>,
     calls: Calls,
     connection: Option<Connection>,
@@ -26,7 +26,7 @@ impl Server {
     pub fn new(
         address: Address,
         interface: Actor1,
-        finished: broadcast::Sender<Arc<Finished>>,
+        finished: broadcast::Sender<Arc<Decision>>,
         caught_up: watch::Receiver<bool>,
     ) -> Self {
         Self { address, interface, finished, caught_up, calls: calls(), connection: None }

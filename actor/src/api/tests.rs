@@ -54,16 +54,16 @@ fn id() -> Id {
     Id { connection: "test:///".into(), uuid: Uuid::nil() }
 }
 
-fn finished(outcome: Outcome, packet: Option<Packet>) -> Answer {
+fn finished(outcome: Outcome, packet: Option<Packet>) -> WakeReply {
     let domain = Some((id(), "win11".to_owned()));
     let subject =
         Subject { mac: Some(MAC), domain, rule: Some("domain = \"win11\"".to_owned()), packet, caller: None };
-    Answer::Finished(Arc::new(Finished { subject, outcome, reason: "because".to_owned(), time: 1 }))
+    WakeReply::Decided(Arc::new(Decision { subject, outcome, reason: "because".to_owned(), time: 1 }))
 }
 
 #[test]
 fn a_reply_means_success_and_an_error_says_why() {
-    let name = |answer| match reply(&answer, &Target::Mac(MAC)) {
+    let name = |answer| match reply(&answer, &WakeTarget::Mac(MAC)) {
         Ok(outcome) => outcome,
         Err(error) => format!("{}: {}", error.name(), error.description().unwrap()),
     };
@@ -76,8 +76,10 @@ fn a_reply_means_success_and_an_error_says_why() {
         "org.wakevirt.Error.Failed: win11 was not woken: because"
     );
     assert_eq!(name(finished(Outcome::Ambiguous, None)), "org.wakevirt.Error.Ambiguous: because");
-    assert!(name(Answer::Unknown).starts_with("org.wakevirt.Error.NoSuchDomain: no domain has the MAC"));
-    let away = name(Answer::Away("test:///".to_owned()));
+    assert!(
+        name(WakeReply::UnknownDomain).starts_with("org.wakevirt.Error.NoSuchDomain: no domain has the MAC")
+    );
+    let away = name(WakeReply::HypervisorAway("test:///".to_owned()));
     assert!(
         away.starts_with("org.wakevirt.Error.HypervisorAway: no such domain is known, and test:/// cannot")
     );
@@ -91,7 +93,7 @@ fn signatures(dict: &Dict) -> BTreeMap<&str, String> {
 #[test]
 fn details_have_the_keys_that_apply() {
     let details_of = |answer| match answer {
-        Answer::Finished(finished) => details(&finished),
+        WakeReply::Decided(finished) => details(&finished),
         _ => unreachable!(),
     };
     let call = details_of(finished(Outcome::Started, None));
@@ -152,10 +154,10 @@ fn a_reply_takes_so_many_bytes_and_no_more() {
 
 #[test]
 fn a_decision_of_the_past_tells_what_its_signal_told() {
-    let Answer::Finished(finished) = finished(Outcome::Started, None) else { unreachable!() };
+    let WakeReply::Decided(finished) = finished(Outcome::Started, None) else { unreachable!() };
     let caller = Some(Caller { user: 1000, by: Authority::Group });
     let subject = Subject { caller, ..finished.subject.clone() };
-    let finished = Finished { subject, ..Finished::clone(&finished) };
+    let finished = Decision { subject, ..Decision::clone(&finished) };
     let entry = remembered(7, &finished);
     // The signal goes to everyone, and does not tell who called.
     let own = [
@@ -184,7 +186,7 @@ async fn a_caller_is_told_that_the_wake_goes_on() {
     };
     let began = tokio::time::Instant::now();
     let (reply, _asked) = tokio::join!(
-        interface.wake_target(Target::Mac(MAC), Caller { user: 0, by: Authority::User }),
+        interface.wake_target(WakeTarget::Mac(MAC), Caller { user: 0, by: Authority::User }),
         asked.recv()
     );
     assert_eq!(reply.unwrap(), "held");

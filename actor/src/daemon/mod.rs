@@ -16,8 +16,8 @@ use crate::api::access::Gate;
 use crate::api::{Actor1, Server};
 use crate::config::Config;
 use crate::engine::request::Requests;
-use crate::engine::state_file::Memory;
-use crate::engine::{Actor, Inlets, Outlets, Status};
+use crate::engine::state_file::StateFile;
+use crate::engine::{Engine, Inputs, Outputs, Status};
 use crate::hypervisor::libvirt;
 use crate::{Error, Options};
 use reload::Reloader;
@@ -41,7 +41,7 @@ pub(crate) async fn run(options: &Options, config: Config, logs: &Logs) -> Resul
         result = connect(options, &mut client, &mut server) => result.map_err(Error::from),
         () = reloader.run(signals, options, config, logs) => Ok(()),
     };
-    requests.remember().await;
+    requests.save_state().await;
     result
 }
 
@@ -58,17 +58,22 @@ fn start(options: &Options, config: &Config) -> Result<(Client, Server, Reloader
     let (caught_up, is_caught_up) = watch::channel(false);
     let (lost, finished) = (LostPackets::default(), broadcast::Sender::new(DECISIONS));
 
-    let (memory, state) = Memory::open();
-    let merge = if memory.is_kept() {
-        Merge::new(state.position.clone())
+    let (state_file, saved) = StateFile::open();
+    let merge = if state_file.is_available() {
+        Merge::new(saved.position.clone())
     } else {
         Merge::starting_at(clock::boottime())
     };
-    let outlets =
-        Outlets { finished: finished.clone(), macs: macs_in, status: status_in, fetches, lost: lost.clone() };
+    let outputs = Outputs {
+        decisions: finished.clone(),
+        macs: macs_in,
+        status: status_in,
+        fetches,
+        lost: lost.clone(),
+    };
     let uris: Vec<Arc<str>> = config.connections.iter().map(|uri| uri.as_str().into()).collect();
-    let engine = Actor::new(&uris, config.policy.clone(), outlets).remembering(memory, state);
-    tokio::spawn(engine.run(Inlets { packets: packets_out, requests: requests_out, updates: updates_out }));
+    let engine = Engine::new(&uris, config.policy.clone(), outputs).with_saved_state(state_file, saved);
+    tokio::spawn(engine.run(Inputs { packets: packets_out, requests: requests_out, updates: updates_out }));
     for uri in uris {
         tokio::spawn(libvirt::Link::start(uri, updates.clone())?.keep());
     }

@@ -58,7 +58,7 @@ impl Reloader {
         }
         logs.set_level(new.log);
         self.named.send_replace(named_interfaces(&new.policy.rules));
-        self.requests.policy(new.policy.clone()).await;
+        self.requests.set_policy(new.policy.clone()).await;
         Config { connections: old.connections, ..new }
     }
 }

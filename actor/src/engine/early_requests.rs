@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Actor;
+use super::Engine;
 use crate::engine::request::Request;
-use crate::model::Target;
+use crate::model::WakeTarget;
 use crate::policy::decision::Found;
 
 /// For how long after the start requests wait for the first lists.
@@ -36,28 +36,30 @@ impl Early {
     }
 }
 
-impl Actor {
+impl Engine {
     /// Answers the request, or has it wait for domains that it may be about.
     pub(super) fn request_or_wait(&mut self, request: Request) {
         let is_early = !self.hypervisors.are_settled() && Instant::now() < self.early.until;
         if is_early && self.early.requests.len() < MOST && self.hangs_on_domains(&request) {
             self.early.requests.push(request);
         } else {
-            self.request(request);
+            self.handle_request(request);
         }
     }
 
     fn hangs_on_domains(&self, request: &Request) -> bool {
         match request {
             Request::Explain { .. } | Request::List { .. } => true,
-            Request::Wake { target: Target::Mac(mac), .. } => matches!(self.index.find(*mac), Found::Nothing),
-            Request::Wake { target: Target::Domain(name), .. } => {
+            Request::Wake { target: WakeTarget::Mac(mac), .. } => {
+                matches!(self.index.find(*mac), Found::Nothing)
+            }
+            Request::Wake { target: WakeTarget::Domain(name), .. } => {
                 matches!(self.index.find_domain(name), Found::Nothing)
             }
             Request::History { .. }
             | Request::Counts { .. }
-            | Request::Policy(_)
-            | Request::Remember { .. } => false,
+            | Request::SetPolicy(_)
+            | Request::SaveState { .. } => false,
         }
     }
 
@@ -70,7 +72,7 @@ impl Actor {
     /// Answers what has waited, by what is known now.
     pub(super) fn answer_early(&mut self) {
         for request in std::mem::take(&mut self.early.requests) {
-            self.request(request);
+            self.handle_request(request);
         }
     }
 }

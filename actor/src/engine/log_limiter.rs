@@ -8,19 +8,19 @@ use tokio::time::Instant;
 use wakevirt_protocol::MacAddr;
 use wakevirt_service::logs::quoted;
 
-use crate::engine::report::Finished;
+use crate::engine::report::Decision;
 use crate::model::{Id, Outcome};
 
 /// For how long lines of a kind are counted together.
 const STRETCH: Duration = Duration::from_secs(60);
-/// Kinds that have lines of their own at a time; what goes beyond shares those of [`Kind::Others`].
+/// Kinds that have lines of their own at a time; what goes beyond shares those of [`LineKind::Others`].
 const MOST: usize = 256;
 /// MAC addresses without a domain that are known to have had their line; the oldest goes first.
 const MOST_UNKNOWN: usize = 1024;
 
-/// Lines that are counted together.
+/// LogLimiter that are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(super) enum LineKind {
     /// A decision about packets: the same one, for the same reason, by the same interface.
     Decision {
         /// The domain, if one is meant, and its name.
@@ -39,9 +39,9 @@ pub(super) enum Kind {
     Lost,
 }
 
-impl Kind {
+impl LineKind {
     /// The kind of this decision about a packet.
-    pub(super) fn of(finished: &Finished) -> Self {
+    pub(super) fn of(finished: &Decision) -> Self {
         let subject = &finished.subject;
         Self::Decision {
             domain: subject.domain.clone(),
@@ -96,19 +96,19 @@ impl Kind {
 
 /// Whether there is a line for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Permit {
     /// There is.
     Log,
     /// There is, and it is the last one for now: the line says so.
     LogLast,
     /// It is only counted.
-    Count,
+    Suppress,
 }
 
 /// What was logged lately.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
-    open: HashMap<Kind, Stretch>,
+pub(super) struct LogLimiter {
+    open: HashMap<LineKind, Stretch>,
     unknown: VecDeque<MacAddr>,
     /// When the first stretch ends.
     end_at: Option<Instant>,
@@ -121,12 +121,12 @@ struct Stretch {
     left_out: u64,
 }
 
-impl Lines {
+impl LogLimiter {
     /// Asks for a line of this kind.
-    pub(super) fn ask(&mut self, kind: Kind, now: Instant) -> Verdict {
+    pub(super) fn check(&mut self, kind: LineKind, now: Instant) -> Permit {
         let is_one_too_many = self.open.len() >= MOST && !self.open.contains_key(&kind);
         let kind = match kind {
-            Kind::Decision { .. } if is_one_too_many => Kind::Others,
+            LineKind::Decision { .. } if is_one_too_many => LineKind::Others,
             kind => kind,
         };
         let most = kind.lines();
@@ -134,15 +134,15 @@ impl Lines {
         let stretch = self.open.entry(kind).or_insert(Stretch { since: now, logged: 0, left_out: 0 });
         if stretch.logged >= most {
             stretch.left_out += 1;
-            return Verdict::Count;
+            return Permit::Suppress;
         }
         stretch.logged += 1;
-        if stretch.logged == most { Verdict::LogLast } else { Verdict::Log }
+        if stretch.logged == most { Permit::LogLast } else { Permit::Log }
     }
 
     /// Whether there is a line for a packet for this MAC address, which no domain has: for the first one.
-    pub(super) fn ask_for_unknown(&mut self, mac: MacAddr, now: Instant) -> bool {
-        if self.unknown.contains(&mac) || self.ask(Kind::Unknown, now) == Verdict::Count {
+    pub(super) fn check_unknown(&mut self, mac: MacAddr, now: Instant) -> bool {
+        if self.unknown.contains(&mac) || self.check(LineKind::Unknown, now) == Permit::Suppress {
             return false;
         }
         if self.unknown.len() >= MOST_UNKNOWN {
@@ -167,7 +167,7 @@ impl Lines {
 
     /// Ends every stretch, and forgets which addresses were told: whoever has changed something wants to see
     /// what comes of it.
-    pub(super) fn begin_anew(&mut self) {
+    pub(super) fn reset(&mut self) {
         for (kind, stretch) in self.open.drain() {
             stretch.end(&kind);
         }
@@ -177,14 +177,14 @@ impl Lines {
 }
 
 /// The service exits: what was left out until then is counted as well.
-impl Drop for Lines {
+impl Drop for LogLimiter {
     fn drop(&mut self) {
-        self.begin_anew();
+        self.reset();
     }
 }
 
 impl Stretch {
-    fn end(&self, kind: &Kind) {
+    fn end(&self, kind: &LineKind) {
         if self.left_out > 0 {
             kind.log(self.left_out);
         }
@@ -195,9 +195,9 @@ impl Stretch {
 mod tests {
     use super::*;
 
-    fn kind(reason: usize) -> Kind {
+    fn kind(reason: usize) -> LineKind {
         let reason = reason.to_string();
-        Kind::Decision { domain: None, outcome: Outcome::NotAllowed, reason, interface: None }
+        LineKind::Decision { domain: None, outcome: Outcome::NotAllowed, reason, interface: None }
     }
 
     fn mac(number: u32) -> MacAddr {
@@ -207,58 +207,58 @@ mod tests {
 
     #[test]
     fn each_reason_has_its_own_lines_and_a_count_at_the_end() {
-        let (mut lines, start) = (Lines::default(), Instant::now());
-        let mut ask = |reason| lines.ask(kind(reason), start);
-        assert_eq!([ask(1), ask(1), ask(1)], [Verdict::Log, Verdict::Log, Verdict::LogLast]);
-        assert_eq!([ask(1), ask(1)], [Verdict::Count, Verdict::Count]);
-        assert_eq!(ask(2), Verdict::Log, "another reason");
+        let (mut lines, start) = (LogLimiter::default(), Instant::now());
+        let mut ask = |reason| lines.check(kind(reason), start);
+        assert_eq!([ask(1), ask(1), ask(1)], [Permit::Log, Permit::Log, Permit::LogLast]);
+        assert_eq!([ask(1), ask(1)], [Permit::Suppress, Permit::Suppress]);
+        assert_eq!(ask(2), Permit::Log, "another reason");
         assert_eq!(lines.open[&kind(1)].left_out, 2);
         assert_eq!(lines.end_at(), Some(start + STRETCH));
         lines.end(start + STRETCH - Duration::from_millis(1));
         assert_eq!(lines.open.len(), 2);
         lines.end(start + STRETCH);
         assert!(lines.open.is_empty() && lines.end_at().is_none());
-        assert_eq!(lines.ask(kind(1), start + STRETCH), Verdict::Log);
+        assert_eq!(lines.check(kind(1), start + STRETCH), Permit::Log);
     }
 
     #[test]
     fn kinds_are_bounded_and_the_rest_share_their_lines() {
-        let (mut lines, start) = (Lines::default(), Instant::now());
+        let (mut lines, start) = (LogLimiter::default(), Instant::now());
         for reason in 0..100_000 {
-            let _ = lines.ask(kind(reason), start);
+            let _ = lines.check(kind(reason), start);
         }
         assert_eq!(lines.open.len(), MOST + 1);
-        assert_eq!(lines.open[&Kind::Others].left_out, 100_000 - u64::try_from(MOST).unwrap() - 3);
+        assert_eq!(lines.open[&LineKind::Others].left_out, 100_000 - u64::try_from(MOST).unwrap() - 3);
         // What has lines of its own keeps them, and other kinds are not kept out.
-        assert_eq!(lines.ask(kind(0), start), Verdict::Log);
-        assert_eq!(lines.ask(Kind::Lost, start), Verdict::Log);
-        lines.begin_anew();
-        assert_eq!(lines.ask(kind(100_000), start), Verdict::Log);
+        assert_eq!(lines.check(kind(0), start), Permit::Log);
+        assert_eq!(lines.check(LineKind::Lost, start), Permit::Log);
+        lines.reset();
+        assert_eq!(lines.check(kind(100_000), start), Permit::Log);
     }
 
     #[test]
     fn an_unknown_address_has_one_line() {
-        let (mut lines, mut now) = (Lines::default(), Instant::now());
-        assert!(lines.ask_for_unknown(mac(1), now));
-        assert!(!lines.ask_for_unknown(mac(1), now), "it had its line");
+        let (mut lines, mut now) = (LogLimiter::default(), Instant::now());
+        assert!(lines.check_unknown(mac(1), now));
+        assert!(!lines.check_unknown(mac(1), now), "it had its line");
         // Ten in a stretch; what had none gets it later.
         for number in 2..=10 {
-            assert!(lines.ask_for_unknown(mac(number), now));
+            assert!(lines.check_unknown(mac(number), now));
         }
-        assert!(!lines.ask_for_unknown(mac(11), now));
-        assert_eq!(lines.open[&Kind::Unknown].left_out, 1);
+        assert!(!lines.check_unknown(mac(11), now));
+        assert_eq!(lines.open[&LineKind::Unknown].left_out, 1);
         now += STRETCH;
         lines.end(now);
-        assert!(lines.ask_for_unknown(mac(11), now) && !lines.ask_for_unknown(mac(1), now));
-        lines.begin_anew();
-        assert!(lines.ask_for_unknown(mac(1), now), "after a reload");
+        assert!(lines.check_unknown(mac(11), now) && !lines.check_unknown(mac(1), now));
+        lines.reset();
+        assert!(lines.check_unknown(mac(1), now), "after a reload");
     }
 
     #[test]
     fn addresses_are_remembered_up_to_a_number() {
-        let (mut lines, mut now) = (Lines::default(), Instant::now());
+        let (mut lines, mut now) = (LogLimiter::default(), Instant::now());
         for number in 0..2 * u32::try_from(MOST_UNKNOWN).unwrap() {
-            if !lines.ask_for_unknown(mac(number), now) {
+            if !lines.check_unknown(mac(number), now) {
                 now += STRETCH;
                 lines.end(now);
             }

@@ -32,17 +32,17 @@ use crate::announcer::Macs;
 use crate::announcer::NewPacket;
 use crate::announcer::PasswordRequest;
 use crate::engine::index::Index;
-use crate::engine::report::Finished;
-use crate::engine::request::{Answer, Request};
-use crate::engine::state_file::{Memory, State};
+use crate::engine::report::Decision;
+use crate::engine::request::{Request, WakeReply};
+use crate::engine::state_file::{SavedState, StateFile};
 use crate::hypervisor::Update;
-use crate::model::{Caller, Domain, Outcome, Packet, Position, Subject, Target};
+use crate::model::{Caller, Domain, Outcome, Packet, Position, Subject, WakeTarget};
 use crate::policy::Policy;
 use crate::policy::decision::{self, Admission, Grant, Presented, admit};
 use crate::policy::rules::Rules;
 use early_requests::Early;
 use hypervisors::Hypervisors;
-use log_limiter::Lines;
+use log_limiter::LogLimiter;
 use pending::Pending;
 use queries::Records;
 use wakes::Wakes;
@@ -56,7 +56,7 @@ const WRITE_AGAIN: Duration = Duration::from_secs(10);
 const MOVED: Duration = Duration::from_secs(1);
 
 /// What reaches the actor.
-pub struct Inlets {
+pub struct Inputs {
     /// Packets that are believed.
     pub packets: mpsc::Receiver<NewPacket>,
     /// Calls of those who may call, and the administrator's wishes.
@@ -66,9 +66,9 @@ pub struct Inlets {
 }
 
 /// What the actor tells, and asks.
-pub struct Outlets {
+pub struct Outputs {
     /// Each decision about a domain.
-    pub finished: broadcast::Sender<Arc<Finished>>,
+    pub decisions: broadcast::Sender<Arc<Decision>>,
     /// The MAC addresses of all known domains.
     pub macs: watch::Sender<Macs>,
     /// What there is.
@@ -105,9 +105,9 @@ impl Status {
 }
 
 /// The actor.
-pub struct Actor {
+pub struct Engine {
     policy: Policy,
-    outlets: Outlets,
+    outputs: Outputs,
     index: Index,
     hypervisors: Hypervisors,
     early: Early,
@@ -115,50 +115,50 @@ pub struct Actor {
     pending: Pending,
     fetched: JoinSet<(Packet, Result<Password, String>)>,
     records: Records,
-    memory: Memory,
+    state_file: StateFile,
     position: Position,
     /// Whether there is something that the memory does not know, and when it was last told.
-    changed: bool,
+    unsaved: bool,
     kept_at: Instant,
     /// Since when the position is not the one that the memory knows.
     moved_at: Option<Instant>,
     /// Whether the rules were compared with the domains that there are.
     checked: bool,
-    lines: Lines,
-    tell_at: Option<Instant>,
+    log_limiter: LogLimiter,
+    publish_at: Option<Instant>,
 }
 
-type Reply = oneshot::Sender<Answer>;
+type Reply = oneshot::Sender<WakeReply>;
 
-impl Actor {
+impl Engine {
     /// An actor that knows nothing yet, for the hypervisors at these URIs.
     #[must_use]
-    pub fn new(connections: &[Arc<str>], policy: Policy, outlets: Outlets) -> Self {
+    pub fn new(connections: &[Arc<str>], policy: Policy, outputs: Outputs) -> Self {
         Self {
             index: Index::new(policy.aliases.clone()),
             policy,
-            outlets,
+            outputs,
             hypervisors: Hypervisors::new(connections),
             early: Early::default(),
             wakes: Wakes::default(),
             pending: Pending::default(),
             fetched: JoinSet::new(),
             records: Records::default(),
-            memory: Memory::default(),
+            state_file: StateFile::default(),
             position: Position::default(),
-            changed: false,
+            unsaved: false,
             kept_at: Instant::now(),
             moved_at: None,
             checked: false,
-            lines: Lines::default(),
-            tell_at: None,
+            log_limiter: LogLimiter::default(),
+            publish_at: None,
         }
     }
 
     /// Goes on with what was under way, and keeps there what is.
     #[must_use]
-    pub fn remembering(mut self, memory: Memory, state: State) -> Self {
-        self.memory = memory;
+    pub fn with_saved_state(mut self, state_file: StateFile, state: SavedState) -> Self {
+        self.state_file = state_file;
         self.position = state.position;
         self.pending.restore(state.waiting);
         self.wakes.restore(state.intents);
@@ -167,23 +167,23 @@ impl Actor {
     }
 
     /// Acts until nobody is left who could ask for anything.
-    pub async fn run(mut self, mut inlets: Inlets) {
-        self.tell();
+    pub async fn run(mut self, mut inputs: Inputs) {
+        self.publish();
         let mut watchdog = Watchdog::from_env();
         loop {
-            if self.changed {
+            if self.unsaved {
                 // Whoever waits for a decision learns it first: what is under way was written down before
                 // it began, and is judged by the domain's state should the process end in between.
                 tokio::task::yield_now().await;
-                self.remember();
+                self.save();
             }
-            let tell_at = self.tell_at.unwrap_or_else(Instant::now);
+            let publish_at = self.publish_at.unwrap_or_else(Instant::now);
             let write_at = self.write_at();
             let is_to_be_written = write_at.is_some();
             let write_at = write_at.unwrap_or_else(Instant::now);
             let expiry = self.next_expiry();
             let expire_at = expiry.unwrap_or_else(Instant::now);
-            let lines_end = self.lines.end_at();
+            let lines_end = self.log_limiter.end_at();
             let end_lines_at = lines_end.unwrap_or_else(Instant::now);
             let early = self.early.until();
             tokio::select! {
@@ -191,27 +191,27 @@ impl Actor {
                 biased;
                 // By itself it would keep the loop alive.
                 () = watchdog.due(), if watchdog.is_awaited() => watchdog.alive(),
-                Some(update) = inlets.updates.recv() => self.update(update),
+                Some(update) = inputs.updates.recv() => self.handle_update(update),
                 Some(end) = self.wakes.join_next() => self.ended(end),
                 Some(fetched) = self.fetched.join_next() => match fetched {
                     Ok((packet, password)) => {
                         self.pending.fetched(&packet);
-                        self.packet(packet, Some(password));
+                        self.handle_packet(packet, Some(password));
                     }
                     Err(error) => tracing::error!("a password was not fetched: {error}"),
                 },
-                () = tokio::time::sleep_until(tell_at), if self.tell_at.is_some() => self.tell(),
+                () = tokio::time::sleep_until(publish_at), if self.publish_at.is_some() => self.publish(),
                 () = tokio::time::sleep_until(expire_at), if expiry.is_some() => self.expire(),
                 () = tokio::time::sleep_until(end_lines_at), if lines_end.is_some() => {
-                    self.lines.end(Instant::now());
+                    self.log_limiter.end(Instant::now());
                 }
                 () = tokio::time::sleep_until(early), if !self.early.is_empty() => self.answer_early(),
-                () = tokio::time::sleep_until(write_at), if is_to_be_written => self.changed = true,
-                Some(request) = inlets.requests.recv() => self.request_or_wait(request),
-                Some(NewPacket { packet, position }) = inlets.packets.recv() => {
+                () = tokio::time::sleep_until(write_at), if is_to_be_written => self.unsaved = true,
+                Some(request) = inputs.requests.recv() => self.request_or_wait(request),
+                Some(NewPacket { packet, position }) = inputs.packets.recv() => {
                     self.position = position;
                     self.moved_at.get_or_insert_with(Instant::now);
-                    self.packet(packet, None);
+                    self.handle_packet(packet, None);
                 }
                 else => return,
             }
@@ -220,69 +220,69 @@ impl Actor {
 
     /// When something is to be written down that no decision has changed.
     fn write_at(&self) -> Option<Instant> {
-        let is_again = self.wakes.is_one_under_way() || self.memory.is_early();
+        let is_again = self.wakes.is_one_under_way() || self.state_file.needs_rewrite();
         let again = is_again.then(|| self.kept_at + WRITE_AGAIN);
         again.into_iter().chain(self.moved_at.map(|at| at + MOVED)).min()
     }
 
     /// Writes down what has changed.
-    fn remember(&mut self) {
-        if !std::mem::take(&mut self.changed) {
+    fn save(&mut self) {
+        if !std::mem::take(&mut self.unsaved) {
             return;
         }
         self.kept_at = Instant::now();
         self.moved_at = None;
-        if !self.memory.is_kept() {
+        if !self.state_file.is_available() {
             return;
         }
         let position = self.position.clone();
         let (waiting, intents) = (self.pending.packets(), self.wakes.intents());
-        self.memory.keep(&State { position, waiting, intents, given_up: Vec::new() });
+        self.state_file.save(&SavedState { position, waiting, intents, given_up: Vec::new() });
     }
 
-    fn update(&mut self, update: Update) {
+    fn handle_update(&mut self, update: Update) {
         match update {
             Update::Up(uri, hypervisor, domains) => {
                 self.hypervisors.up(&uri, hypervisor);
                 domains.iter().for_each(|domain| note_name(&mut self.policy.rules, domain));
                 self.index.replace(&uri, domains);
                 self.records.forget_all_but(&uri, |id| self.index.get(id).is_some());
-                self.tell();
+                self.publish();
                 self.check_rules();
                 self.resume_held(&uri);
-                self.reconsider();
+                self.decide_held_packets();
                 self.answer_early_if_settled();
             }
             Update::Changing(id) => self.index.note_change(&id),
             Update::Domain(domain) => {
                 note_name(&mut self.policy.rules, &domain);
                 if self.index.put(domain) {
-                    self.tell_soon();
+                    self.publish_soon();
                 }
             }
             Update::Gone(id) => {
                 self.records.forget(&id);
                 if self.index.remove(&id) {
-                    self.tell_soon();
+                    self.publish_soon();
                 }
             }
             Update::Down(uri) => {
                 self.hypervisors.down(&uri);
-                self.tell();
+                self.publish();
                 self.answer_early_if_settled();
             }
         }
     }
 
     /// Tells soon what there is, so that many changes are told as one.
-    fn tell_soon(&mut self) {
-        self.tell_at.get_or_insert_with(|| Instant::now() + GATHER);
+    fn publish_soon(&mut self) {
+        self.publish_at.get_or_insert_with(|| Instant::now() + GATHER);
     }
 
-    fn tell(&mut self) {
-        self.tell_at = None;
+    fn publish(&mut self) {
+        self.publish_at = None;
         let macs: Macs = Arc::new(self.index.macs().collect());
-        self.outlets.macs.send_if_modified(|told| {
+        self.outputs.macs.send_if_modified(|told| {
             let changed = **told != *macs;
             *told = macs;
             changed
@@ -291,16 +291,16 @@ impl Actor {
         let domains = u32::try_from(self.index.domains().len()).unwrap_or(u32::MAX);
         let status = Status { connections, domains };
         lifecycle::status(&status.words());
-        self.outlets.status.send_if_modified(|told| {
+        self.outputs.status.send_if_modified(|told| {
             let changed = *told != status;
             *told = status;
             changed
         });
     }
 
-    fn request(&mut self, request: Request) {
+    fn handle_request(&mut self, request: Request) {
         match request {
-            Request::Wake { target, caller, answer } => self.call(&target, caller, answer),
+            Request::Wake { target, caller, answer } => self.handle_call(&target, caller, answer),
             // A caller who does not wait any more needs no answer, here and below.
             Request::Explain { mac, details, answer } => drop(answer.send(self.explain(mac, &details))),
             Request::List { after, answer } => drop(answer.send(self.list(after.as_ref()))),
@@ -308,29 +308,29 @@ impl Actor {
                 drop(answer.send(self.records.history(before, most)));
             }
             Request::Counts { answer } => drop(answer.send(self.records.counts())),
-            Request::Remember { answer } => {
-                self.changed = true;
-                self.remember();
+            Request::SaveState { answer } => {
+                self.unsaved = true;
+                self.save();
                 let _ = answer.send(());
             }
-            Request::Policy(policy) => {
+            Request::SetPolicy(policy) => {
                 if policy.aliases != self.policy.aliases {
                     self.index.set_aliases(policy.aliases.clone());
-                    self.tell_soon();
+                    self.publish_soon();
                 }
                 self.policy = policy;
                 self.index.domains().for_each(|domain| note_name(&mut self.policy.rules, domain));
                 self.checked = false;
                 self.check_rules();
-                self.lines.begin_anew();
+                self.log_limiter.reset();
             }
         }
     }
 
-    fn call(&mut self, target: &Target, by: Caller, reply: Reply) {
+    fn handle_call(&mut self, target: &WakeTarget, by: Caller, reply: Reply) {
         let (mac, found) = match target {
-            Target::Mac(mac) => (Some(*mac), self.index.find(*mac)),
-            Target::Domain(name) => (None, self.index.find_domain(name)),
+            WakeTarget::Mac(mac) => (Some(*mac), self.index.find(*mac)),
+            WakeTarget::Domain(name) => (None, self.index.find_domain(name)),
         };
         // The rules are for packets; here they only tell which of several domains is meant.
         let rules = &self.policy.rules;
@@ -339,7 +339,7 @@ impl Actor {
             Admission::Ambiguous(domains) => {
                 let reason = ambiguous(&domains);
                 let subject = Subject::new(mac, None, None, None).called_by(by);
-                self.finish(subject, Outcome::Ambiguous, reason, vec![reply]);
+                self.report(subject, Outcome::Ambiguous, reason, vec![reply]);
             }
             Admission::Admitted(domain, grant) => {
                 let id = domain.id.clone();
@@ -348,14 +348,15 @@ impl Actor {
                 self.wake(id, subject, grant.paused, vec![reply]);
             }
             _ => {
-                let answer = self.hypervisors.missing().map_or(Answer::Unknown, Answer::Away);
+                let answer =
+                    self.hypervisors.missing().map_or(WakeReply::UnknownDomain, WakeReply::HypervisorAway);
                 let _ = reply.send(answer);
             }
         }
     }
 
     /// Decides about a packet, whose password was fetched or not.
-    fn packet(&mut self, packet: Packet, password: Option<Result<Password, String>>) {
+    fn handle_packet(&mut self, packet: Packet, password: Option<Result<Password, String>>) {
         let presented = match &password {
             None => Presented::NotFetched,
             Some(password) => Presented::Fetched(password.as_ref().ok()),
@@ -365,8 +366,8 @@ impl Actor {
         let subject = |domain, rule| Subject::new(Some(mac), domain, rule, Some(&packet));
         let (subject, outcome, reason) = match admit(self.index.find(mac), &self.policy.rules, mac, requester)
         {
-            Admission::Unknown => return self.unknown(packet),
-            Admission::FetchPassword(..) => return self.fetch(packet),
+            Admission::Unknown => return self.hold_or_count(packet),
+            Admission::FetchPassword(..) => return self.fetch_password(packet),
             Admission::Admitted(domain, Grant { rule, paused }) => {
                 let (id, subject) = (domain.id.clone(), subject(Some(domain), rule));
                 return self.wake(id, subject, paused, Vec::new());
@@ -388,7 +389,7 @@ impl Actor {
                 (subject(Some(domain), Some(rule.to_string())), Outcome::BadPassword, reason)
             }
         };
-        self.finish(subject, outcome, reason, Vec::new());
+        self.report(subject, outcome, reason, Vec::new());
     }
 }
 

@@ -7,8 +7,8 @@ use tracing::field::display;
 use wakevirt_service::clock;
 use wakevirt_service::logs::quoted;
 
-use super::Actor;
-use super::log_limiter::{Kind, Verdict};
+use super::Engine;
+use super::log_limiter::{LineKind, Permit};
 use super::wakes::{age, seen};
 use crate::announcer::fetch_password;
 use crate::engine::report::described;
@@ -52,17 +52,17 @@ impl Pending {
     }
 }
 
-impl Actor {
+impl Engine {
     /// Asks for the packet's password; it is decided about then.
-    pub(super) fn fetch(&mut self, packet: Packet) {
+    pub(super) fn fetch_password(&mut self, packet: Packet) {
         if self.fetched.len() >= MOST {
             // Perhaps another rule allows it without one.
             let error = format!("{MOST} other packets wait for theirs");
-            return self.packet(packet, Some(Err(error)));
+            return self.handle_packet(packet, Some(Err(error)));
         }
-        self.changed = true;
+        self.unsaved = true;
         self.pending.fetching.push(packet.clone());
-        let fetches = self.outlets.fetches.clone();
+        let fetches = self.outputs.fetches.clone();
         self.fetched.spawn(async move {
             let password = fetch_password(fetches, &packet).await;
             (packet, password)
@@ -70,7 +70,7 @@ impl Actor {
     }
 
     /// Holds it while a hypervisor may have its domain, else counts it.
-    pub(super) fn unknown(&mut self, packet: Packet) {
+    pub(super) fn hold_or_count(&mut self, packet: Packet) {
         if self.hypervisors.is_one_away() {
             let since = seen(&packet).unwrap_or_else(clock::boottime);
             if !has_expired(age(since), self.policy.times.hold) {
@@ -78,7 +78,7 @@ impl Actor {
                     let oldest = self.pending.unknown.pop_front();
                     oldest.iter().for_each(|(_, oldest)| self.lose(oldest));
                 }
-                self.changed = true;
+                self.unsaved = true;
                 self.tell_held(&packet);
                 self.pending.unknown.push_back((since, packet));
                 return;
@@ -88,7 +88,7 @@ impl Actor {
     }
 
     fn tell_held(&mut self, packet: &Packet) {
-        if self.lines.ask(Kind::Held, Instant::now()) != Verdict::Count {
+        if self.log_limiter.check(LineKind::Held, Instant::now()) != Permit::Suppress {
             let packet = described(packet);
             let missing = self.hypervisors.missing().unwrap_or_default();
             tracing::info!(
@@ -99,8 +99,8 @@ impl Actor {
 
     /// Counts it. The first one for each address has a line; there may be many other machines on the network.
     fn tell_unknown(&mut self, packet: &Packet) {
-        self.records.unknown();
-        if self.lines.ask_for_unknown(packet.mac, Instant::now()) {
+        self.records.count_unknown();
+        if self.log_limiter.check_unknown(packet.mac, Instant::now()) {
             let interface = packet.details.interface.as_deref().map(|it| display(quoted(it)));
             tracing::info!(
                 mac = %packet.mac,
@@ -115,28 +115,28 @@ impl Actor {
 
     /// Counts a packet for which there is no place.
     fn lose(&mut self, packet: &Packet) {
-        self.outlets.lost.add(1);
-        if self.lines.ask(Kind::Lost, Instant::now()) != Verdict::Count {
+        self.outputs.lost.add(1);
+        if self.log_limiter.check(LineKind::Lost, Instant::now()) != Permit::Suppress {
             let packet = described(packet);
             tracing::warn!("{packet} is dropped: {MOST} others wait for a hypervisor");
         }
     }
 
     /// Decides again, now that more domains are known.
-    pub(super) fn reconsider(&mut self) {
-        self.changed |= !self.pending.unknown.is_empty();
+    pub(super) fn decide_held_packets(&mut self) {
+        self.unsaved |= !self.pending.unknown.is_empty();
         for (_, packet) in std::mem::take(&mut self.pending.unknown) {
-            self.packet(packet, None);
+            self.handle_packet(packet, None);
         }
     }
 
     /// Forgets packets that are too old for any domain.
-    pub(super) fn forget_old(&mut self) {
+    pub(super) fn end_old_packets(&mut self) {
         let hold = self.policy.times.hold;
         let waiting = std::mem::take(&mut self.pending.unknown).into_iter();
         let (old, young) = waiting.partition::<VecDeque<_>, _>(|(since, _)| has_expired(age(*since), hold));
         self.pending.unknown = young;
-        self.changed |= !old.is_empty();
+        self.unsaved |= !old.is_empty();
         for (_, packet) in old {
             self.tell_unknown(&packet);
         }

@@ -9,10 +9,10 @@ use wakevirt_service::clock;
 use wakevirt_service::config::HumanDuration;
 use wakevirt_service::logs::quoted;
 
-use super::log_limiter::{Kind, Verdict};
-use super::{Actor, Reply, ambiguous};
-use crate::engine::report::{Finished, told_name};
-use crate::engine::request::{Answer, Counts, Listed};
+use super::log_limiter::{LineKind, Permit};
+use super::{Engine, Reply, ambiguous};
+use crate::engine::report::{Decision, told_name};
+use crate::engine::request::{Counts, Listed, WakeReply};
 use crate::model::{Domain, Id, Outcome, State, Subject, Trigger};
 use crate::policy::decision::{self, Action, Admission, Grant, Presented, act, admit};
 use crate::policy::rules::Paused;
@@ -31,7 +31,7 @@ const LISTED_MACS: usize = 256;
 pub(super) struct Records {
     counts: Counts,
     /// The newest first; each is numbered, from 1 on.
-    history: VecDeque<(u64, Arc<Finished>)>,
+    history: VecDeque<(u64, Arc<Decision>)>,
     decisions: u64,
     /// How much memory the history takes.
     bytes: usize,
@@ -46,7 +46,7 @@ struct LastWake {
 }
 
 impl Records {
-    fn add(&mut self, finished: &Arc<Finished>) {
+    fn add(&mut self, finished: &Arc<Decision>) {
         *self.counts.outcomes.entry(finished.outcome).or_default() += 1;
         self.decisions += 1;
         self.bytes += finished.size();
@@ -61,7 +61,7 @@ impl Records {
         }
     }
 
-    pub(super) fn unknown(&mut self) {
+    pub(super) fn count_unknown(&mut self) {
         self.counts.unknown += 1;
     }
 
@@ -80,7 +80,7 @@ impl Records {
     }
 
     /// The last decisions before the one of this number, the newest first.
-    pub(super) fn history(&self, before: u64, most: usize) -> Vec<(u64, Arc<Finished>)> {
+    pub(super) fn history(&self, before: u64, most: usize) -> Vec<(u64, Arc<Decision>)> {
         self.history.iter().filter(|(number, _)| *number < before).take(most).cloned().collect()
     }
 
@@ -89,15 +89,15 @@ impl Records {
     }
 }
 
-impl Actor {
+impl Engine {
     /// Logs the decision, and tells everyone.
-    pub(super) fn finish(&mut self, subject: Subject, outcome: Outcome, reason: String, callers: Vec<Reply>) {
-        self.changed = true;
-        let finished = Arc::new(Finished::new(subject, outcome, reason, clock::realtime()));
+    pub(super) fn report(&mut self, subject: Subject, outcome: Outcome, reason: String, callers: Vec<Reply>) {
+        self.unsaved = true;
+        let finished = Arc::new(Decision::new(subject, outcome, reason, clock::realtime()));
         match self.may_log(&finished) {
-            Verdict::Log => finished.log(false),
-            Verdict::LogLast => finished.log(true),
-            Verdict::Count => {}
+            Permit::Log => finished.log(false),
+            Permit::LogLast => finished.log(true),
+            Permit::Suppress => {}
         }
         self.records.add(&finished);
         // Perhaps it went while its wake was under way.
@@ -107,19 +107,19 @@ impl Actor {
         }
         for caller in callers {
             // A caller who does not wait any more needs no answer.
-            let _ = caller.send(Answer::Finished(Arc::clone(&finished)));
+            let _ = caller.send(WakeReply::Decided(Arc::clone(&finished)));
         }
         // Nobody listens while the bus is away.
-        let _ = self.outlets.finished.send(finished);
+        let _ = self.outputs.decisions.send(finished);
     }
 
     /// Whether there is a line in the log for it. What packets cause without waking anything could
     /// be sent in any number.
-    fn may_log(&mut self, finished: &Finished) -> Verdict {
+    fn may_log(&mut self, finished: &Decision) -> Permit {
         if finished.subject.trigger() == Trigger::Call || finished.outcome.is_success() {
-            return Verdict::Log;
+            return Permit::Log;
         }
-        self.lines.ask(Kind::of(finished), tokio::time::Instant::now())
+        self.log_limiter.check(LineKind::of(finished), tokio::time::Instant::now())
     }
 
     /// The first domains after this one, in the order of their ids; without any, the hypervisors that are missing.
@@ -242,7 +242,7 @@ mod tests {
             let text = || "ü".repeat(length);
             let mut subject = Subject::new(None, None, Some(text()), None);
             subject.domain = Some((id, text()));
-            Arc::new(Finished::new(subject, Outcome::Failed, text(), 0))
+            Arc::new(Decision::new(subject, Outcome::Failed, text(), 0))
         };
         for (length, least) in [(1, REMEMBERED), (100_000, 250)] {
             let mut records = Records::default();

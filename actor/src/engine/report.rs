@@ -31,7 +31,7 @@ pub fn told_name(name: &str) -> String {
     cut(name.to_owned(), LONGEST_NAME)
 }
 
-impl Finished {
+impl Decision {
     /// The decision, made now, with texts of a bounded length: a thousand of them are remembered.
     #[must_use]
     pub fn new(mut subject: Subject, outcome: Outcome, reason: String, time: u64) -> Self {
@@ -53,7 +53,7 @@ impl Finished {
 
 /// A decision that was made, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finished {
+pub struct Decision {
     /// What it is about.
     pub subject: Subject,
     /// How it ended.
@@ -64,7 +64,7 @@ pub struct Finished {
     pub time: u64,
 }
 
-impl Finished {
+impl Decision {
     /// Logs the decision in one line: who, what, why, which rule; as a sentence for those who read the
     /// log, and in fields for those who search it. `last`: more like it are only counted for now.
     pub fn log(&self, last: bool) {
@@ -108,7 +108,7 @@ impl Finished {
     }
 }
 
-impl fmt::Display for Finished {
+impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Subject { mac, rule, packet, .. } = &self.subject;
         write!(f, "{}: ", self.outcome)?;
@@ -161,7 +161,7 @@ mod tests {
     use crate::model::Id;
 
     /// What is logged of a decision; perhaps the last line like it for now.
-    fn logged(finished: &Finished, last: bool) -> String {
+    fn logged(finished: &Decision, last: bool) -> String {
         let (mut log, writer) = std::io::pipe().unwrap();
         let logger = tracing_subscriber::fmt().with_writer(Mutex::new(writer)).with_ansi(false).finish();
         tracing::subscriber::with_default(logger, || finished.log(last));
@@ -174,7 +174,7 @@ mod tests {
     fn the_last_line_of_a_stretch_says_so() {
         let subject = Subject::new(Some(MacAddr::new([2; 6])), None, None, None);
         let reason = "two have it".to_owned();
-        let finished = Finished { subject, outcome: Outcome::Ambiguous, reason, time: 0 };
+        let finished = Decision { subject, outcome: Outcome::Ambiguous, reason, time: 0 };
         assert!(logged(&finished, true).contains("two have it; more like this are only counted"));
         let line = logged(&finished, false);
         assert!(line.contains(&finished.to_string()) && !line.contains("counted"), "{line}");
@@ -186,7 +186,7 @@ mod tests {
         let text = || "ü".repeat(10_000);
         let mut subject = Subject::new(None, None, Some(text()), None);
         subject.domain = Some((id, text()));
-        let finished = Finished::new(subject, Outcome::Failed, text(), 0);
+        let finished = Decision::new(subject, Outcome::Failed, text(), 0);
         assert_eq!(finished.domain().unwrap(), format!("{}…", "ü".repeat(127)));
         assert_eq!(finished.subject.rule.as_deref().unwrap(), format!("{}…", "ü".repeat(1000)));
         assert_eq!(finished.reason, format!("{}…", "ü".repeat(500)));
@@ -202,7 +202,7 @@ mod tests {
             ..PacketDetails::default()
         };
         let mac = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
-        let mut finished = Finished {
+        let mut finished = Decision {
             subject: Subject {
                 mac: Some(mac),
                 domain: Some((

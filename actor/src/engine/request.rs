@@ -7,8 +7,8 @@ use tokio::sync::{mpsc, oneshot};
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
 
-use crate::engine::report::Finished;
-use crate::model::{Caller, Id, Outcome, State, Target};
+use crate::engine::report::Decision;
+use crate::model::{Caller, Id, Outcome, State, WakeTarget};
 use crate::policy::Policy;
 
 /// What can be asked of the actor.
@@ -16,11 +16,11 @@ pub enum Request {
     /// Wake a domain; the caller is authorised.
     Wake {
         /// Which one.
-        target: Target,
+        target: WakeTarget,
         /// Who calls.
         caller: Caller,
         /// Who waits for the end.
-        answer: oneshot::Sender<Answer>,
+        answer: oneshot::Sender<WakeReply>,
     },
     /// Say what would come of a packet, and do nothing.
     Explain {
@@ -45,7 +45,7 @@ pub enum Request {
         /// How many at most.
         most: usize,
         /// Who waits for them, each with its number.
-        answer: oneshot::Sender<Vec<(u64, Arc<Finished>)>>,
+        answer: oneshot::Sender<Vec<(u64, Arc<Decision>)>>,
     },
     /// Tell how often what came of a wake.
     Counts {
@@ -53,9 +53,9 @@ pub enum Request {
         answer: oneshot::Sender<Counts>,
     },
     /// Decide by this from now on.
-    Policy(Policy),
+    SetPolicy(Policy),
     /// Write down what is to outlive the process, which is about to end.
-    Remember {
+    SaveState {
         /// Who waits until it is written.
         answer: oneshot::Sender<()>,
     },
@@ -71,13 +71,13 @@ pub struct Counts {
 }
 
 /// What came of a wake.
-pub enum Answer {
+pub enum WakeReply {
     /// A decision about a domain.
-    Finished(Arc<Finished>),
+    Decided(Arc<Decision>),
     /// There is no such domain.
-    Unknown,
+    UnknownDomain,
     /// No domain that is known is meant, and these hypervisors cannot be reached.
-    Away(String),
+    HypervisorAway(String),
 }
 
 /// A domain in the list.
@@ -115,7 +115,7 @@ impl Requests {
     }
 
     /// Wakes a domain for this caller.
-    pub async fn wake(&self, target: Target, caller: Caller) -> Option<Answer> {
+    pub async fn wake(&self, target: WakeTarget, caller: Caller) -> Option<WakeReply> {
         self.ask(|answer| Request::Wake { target, caller, answer }).await
     }
 
@@ -131,7 +131,7 @@ impl Requests {
     }
 
     /// The last decisions with a lower number than this, the newest first.
-    pub async fn history(&self, before: u64, most: usize) -> Option<Vec<(u64, Arc<Finished>)>> {
+    pub async fn history(&self, before: u64, most: usize) -> Option<Vec<(u64, Arc<Decision>)>> {
         self.ask(|answer| Request::History { before, most, answer }).await
     }
 
@@ -141,14 +141,14 @@ impl Requests {
     }
 
     /// Puts this in force.
-    pub async fn policy(&self, policy: Policy) {
+    pub async fn set_policy(&self, policy: Policy) {
         // An actor that has ended needs none.
-        let _ = self.0.send(Request::Policy(policy)).await;
+        let _ = self.0.send(Request::SetPolicy(policy)).await;
     }
 
     /// Writes down what is to outlive the process.
-    pub async fn remember(&self) {
+    pub async fn save_state(&self) {
         // An actor that has ended has nothing to add.
-        let _ = self.ask(|answer| Request::Remember { answer }).await;
+        let _ = self.ask(|answer| Request::SaveState { answer }).await;
     }
 }

@@ -2,9 +2,9 @@
 
 use wakevirt_service::logs::shown;
 
-use super::Actor;
+use super::Engine;
 
-impl Actor {
+impl Engine {
     /// Warns of rules that mean no domain, and where nothing is allowed at all. Before all domains are known
     /// nobody can tell.
     pub(super) fn check_rules(&mut self) {

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use wakevirt_service::clock;
 
-use super::{Actor, Reply};
+use super::{Engine, Reply};
 use crate::engine::attempt::{End, Order, Terms, wake as wake_domain};
-use crate::engine::state_file::Intent;
+use crate::engine::state_file::SavedWake;
 use crate::model::{Id, Outcome, Packet, State, Subject};
 use crate::policy::decision::has_expired;
 use crate::policy::rules::Paused;
@@ -45,16 +45,16 @@ impl Wakes {
     }
 
     /// What has not ended, to be written down.
-    pub(super) fn intents(&self) -> Vec<Intent> {
+    pub(super) fn intents(&self) -> Vec<SavedWake> {
         // What is under way does not wait for its hypervisor, and has not done so until now.
         let now = clock::boottime();
         let under_way = self.under_way.iter().map(|(id, wake)| (id, wake, true, now));
         let held = self.held.iter().map(|(id, wake)| (id, wake, wake.called, wake.since));
         let all = under_way.chain(held).flat_map(|(id, wake, called, since)| {
-            let first = Intent::new(id, &wake.subject, wake.terms.paused, since, called);
+            let first = SavedWake::new(id, &wake.subject, wake.terms.paused, since, called);
             let later = iter::successors(wake.next.as_deref(), |wake| wake.next.as_deref());
             let later = later.map(move |wake| {
-                Intent::new(id, &wake.subject, wake.terms.paused, wake.since.max(since), false)
+                SavedWake::new(id, &wake.subject, wake.terms.paused, wake.since.max(since), false)
             });
             iter::once(first).chain(later)
         });
@@ -68,7 +68,7 @@ impl Wakes {
 
     /// Takes up what had not ended when the last process did: what is to be done is judged by the
     /// domain's state, as soon as its hypervisor tells it.
-    pub(super) fn restore(&mut self, intents: Vec<Intent>) {
+    pub(super) fn restore(&mut self, intents: Vec<SavedWake>) {
         for intent in intents {
             let (paused, since, called) = (intent.paused(), intent.since, intent.called);
             let (id, subject) = intent.subject();
@@ -106,7 +106,7 @@ impl Wake {
     }
 }
 
-impl Actor {
+impl Engine {
     /// Wakes the domain, or joins the wake that is under way for it.
     pub(super) fn wake(&mut self, id: Id, subject: Subject, paused: Paused, callers: Vec<Reply>) {
         let cool_down = self.records.last_success(&id).map(|at| (at, self.policy.times.cool_down));
@@ -131,7 +131,7 @@ impl Actor {
             if let Some(same) = same.get_mut(&id) {
                 tracing::debug!(uuid = %id.uuid, "joins the wake that is under way");
                 same.join(wake);
-                self.changed = true;
+                self.unsaved = true;
                 return;
             }
         }
@@ -142,7 +142,7 @@ impl Actor {
                 wakevirt_service::logs::quoted(name),
                 id.connection
             );
-            self.changed = true;
+            self.unsaved = true;
             self.wakes.held.insert(id, wake);
             return;
         };
@@ -155,8 +155,8 @@ impl Actor {
         self.index.note_change(&id);
         self.wakes.under_way.insert(id.clone(), wake);
         // Before the hypervisor is called: should the process end meanwhile, the next one takes it up.
-        self.changed = true;
-        self.remember();
+        self.unsaved = true;
+        self.save();
         self.wakes.tasks.spawn(async move { (id, wake_domain(hypervisor, order).await) });
     }
 
@@ -191,15 +191,15 @@ impl Actor {
         let refused = matches!(outcome, Outcome::CoolingDown | Outcome::NotAllowed);
         match next {
             Some(next) if refused => {
-                self.finish(wake.subject, outcome, reason, wake.callers);
+                self.report(wake.subject, outcome, reason, wake.callers);
                 self.begin(id, *next);
             }
             // What more it might have done is done.
             Some(mut next) => {
                 wake.callers.append(&mut next.callers);
-                self.finish(wake.subject, outcome, reason, wake.callers);
+                self.report(wake.subject, outcome, reason, wake.callers);
             }
-            None => self.finish(wake.subject, outcome, reason, wake.callers),
+            None => self.report(wake.subject, outcome, reason, wake.callers),
         }
     }
 
@@ -221,7 +221,7 @@ impl Actor {
 
     /// Ends a wake during which the service has crashed again and again. Perhaps it is not the reason, but to try it
     /// once more could be the next crash.
-    pub(super) fn give_up(&mut self, intent: Intent) {
+    pub(super) fn give_up(&mut self, intent: SavedWake) {
         let (_, subject) = intent.subject();
         let name = subject.domain.as_ref().map(|(_, name)| name.as_str()).unwrap_or_default();
         tracing::error!(
@@ -229,7 +229,7 @@ impl Actor {
             wakevirt_service::logs::quoted(name)
         );
         let reason = "the service has crashed twice while this was under way; wake it again".to_owned();
-        self.finish(subject, Outcome::Failed, reason, Vec::new());
+        self.report(subject, Outcome::Failed, reason, Vec::new());
     }
 
     fn is_expired(&self, wake: &Wake) -> bool {
@@ -245,7 +245,7 @@ impl Actor {
     fn expired(&mut self, id: Id, mut wake: Wake) {
         let reason = format!("it was asked for {} s ago; wake it again", age(wake.since).as_secs());
         let next = wake.next.take();
-        self.finish(wake.subject, Outcome::Expired, reason, wake.callers);
+        self.report(wake.subject, Outcome::Expired, reason, wake.callers);
         match next {
             Some(next) if self.is_expired(&next) => self.expired(id, *next),
             Some(next) => self.begin(id, *next),
@@ -270,7 +270,7 @@ impl Actor {
                 self.expired(id, wake);
             }
         }
-        self.forget_old();
+        self.end_old_packets();
     }
 }
 

@@ -10,5 +10,5 @@ pub use domain::{Domain, Id};
 pub(crate) use packet::GAPS;
 pub use packet::{Packet, Position};
 pub use state::{Pause, State};
-pub use wake::{Authority, Caller, Outcome, Subject, Target, Trigger};
+pub use wake::{Authority, Caller, Outcome, Subject, Trigger, WakeTarget};
 pub(crate) use wake::{GROUP, ROOT};

@@ -34,7 +34,7 @@ impl Trigger {
 }
 /// What a caller wants to have woken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub enum WakeTarget {
     /// The domain that has this MAC address.
     Mac(MacAddr),
     /// The domain that has this name or UUID.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 use wakevirt_actor::api as actor;
-use wakevirt_actor::engine::report::Finished;
+use wakevirt_actor::engine::report::Decision;
 use wakevirt_actor::engine::request::Listed;
 use wakevirt_actor::model::Outcome;
 use wakevirt_actor::model::Packet;
@@ -58,10 +58,10 @@ pub fn decision() -> (BTreeSet<String>, BTreeSet<String>) {
     };
     let packet = Packet { mac: MAC, sequence: 1, details };
     let subject = Subject::new(Some(MAC), Some(&domain()), Some("rule".to_owned()), Some(&packet));
-    let finished = Finished { subject, outcome: Outcome::Started, reason: "reason".to_owned(), time: 1 };
+    let finished = Decision { subject, outcome: Outcome::Started, reason: "reason".to_owned(), time: 1 };
     let signal = keys(&actor::details(&finished));
     let caller = Caller { user: 1000, by: Authority::Polkit };
-    let called = Finished {
+    let called = Decision {
         subject: Subject { packet: None, caller: Some(caller), ..finished.subject.clone() },
         ..finished.clone()
     };

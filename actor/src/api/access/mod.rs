@@ -16,7 +16,7 @@ use zbus::Connection;
 use zbus::fdo::{ConnectionCredentials, DBusProxy};
 use zbus::message::Header;
 
-use crate::model::{Authority, Caller, GROUP, ROOT, Target};
+use crate::model::{Authority, Caller, GROUP, ROOT, WakeTarget};
 use polkit::Refusal;
 use questions::Questions;
 
@@ -24,7 +24,7 @@ use questions::Questions;
 #[derive(Debug, Clone, Copy)]
 pub enum Action<'a> {
     /// A domain woken.
-    Wake(&'a Target),
+    Wake(&'a WakeTarget),
     /// The configuration read again.
     Reload,
 }

@@ -11,7 +11,7 @@ use zbus::message::{Flags, Header};
 use zbus_polkit::policykit1::{AuthorityProxy, AuthorizationResult, CheckAuthorizationFlags, Subject};
 
 use super::Action;
-use crate::model::Target;
+use crate::model::WakeTarget;
 
 const NAME: &str = "org.freedesktop.PolicyKit1";
 /// How long polkit may take to look at its rules; it may have to be started before.
@@ -143,8 +143,8 @@ fn question(action: Action<'_>) -> (&'static str, HashMap<&'static str, String>)
         ("org.wakevirt.wake", HashMap::from([(key, value), ("polkit.message", message)]))
     };
     match action {
-        Action::Wake(Target::Mac(mac)) => wake("mac", mac.to_string(), "with the MAC address $(mac)"),
-        Action::Wake(Target::Domain(name)) => wake("domain", name.clone(), "“$(domain)”"),
+        Action::Wake(WakeTarget::Mac(mac)) => wake("mac", mac.to_string(), "with the MAC address $(mac)"),
+        Action::Wake(WakeTarget::Domain(name)) => wake("domain", name.clone(), "“$(domain)”"),
         Action::Reload => ("org.wakevirt.reload", HashMap::new()),
     }
 }

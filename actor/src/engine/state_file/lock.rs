@@ -1,4 +1,4 @@
-//! The lock on the folder: one process at a time reads and writes there.
+//! The lock on the directory: one process at a time reads and writes there.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -7,26 +7,26 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-use super::store::folder;
+use super::store::directory;
 use crate::Error;
 
-/// Locks the folder for as long as the result lives; `None` where there is no folder, or none that this user may read.
+/// Locks the directory for as long as the result lives; `None` where there is no directory, or none that this user may read.
 ///
-/// Call it before [`super::Memory::open`]: a second instance learns only later that the name on the bus is taken, and
+/// Call it before [`super::StateFile::open`]: a second instance learns only later that the name on the bus is taken, and
 /// would count a crash of the running service, and try its wakes again, before that.
 ///
 /// # Errors
 /// If another process has the lock.
 pub fn lock() -> Result<Option<File>, Error> {
-    lock_folder(&folder())
+    lock_directory(&directory())
 }
 
-fn lock_folder(folder: &Path) -> Result<Option<File>, Error> {
-    // The folder itself, so that no other file is needed. The kernel unlocks it however the process ends.
-    let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(folder);
+fn lock_directory(directory: &Path) -> Result<Option<File>, Error> {
+    // The directory itself, so that no other file is needed. The kernel unlocks it however the process ends.
+    let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(directory);
     let file = match opened {
         Ok(file) => file,
-        // `Memory::open` says what that means.
+        // `StateFile::open` says what that means.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
             return Ok(None);
         }
@@ -34,7 +34,7 @@ fn lock_folder(folder: &Path) -> Result<Option<File>, Error> {
     };
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked(folder.to_owned())),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked(directory.to_owned())),
         Err(TryLockError::Error(error)) => Err(Error::Start(error)),
     }
 }
@@ -45,14 +45,14 @@ mod tests {
 
     #[test]
     fn one_process_at_a_time_has_the_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let first = lock_folder(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let first = lock_directory(directory.path()).unwrap();
         assert!(first.is_some());
-        let error = lock_folder(folder.path()).unwrap_err().to_string();
-        assert!(error.contains(&folder.path().display().to_string()), "{error}");
+        let error = lock_directory(directory.path()).unwrap_err().to_string();
+        assert!(error.contains(&directory.path().display().to_string()), "{error}");
         drop(first);
-        assert!(lock_folder(folder.path()).unwrap().is_some(), "it ends with the process");
-        assert!(lock_folder(&folder.path().join("none")).unwrap().is_none());
-        assert_eq!(folder.path().read_dir().unwrap().count(), 0, "nothing is left there");
+        assert!(lock_directory(directory.path()).unwrap().is_some(), "it ends with the process");
+        assert!(lock_directory(&directory.path().join("none")).unwrap().is_none());
+        assert_eq!(directory.path().read_dir().unwrap().count(), 0, "nothing is left there");
     }
 }

@@ -16,25 +16,25 @@ use crate::model::{Caller, Id, Packet, Position, Subject};
 use crate::policy::rules::Paused;
 
 pub use lock::lock;
-pub use store::{Memory, ended_in_order};
+pub use store::{StateFile, mark_clean_exit};
 
 /// What is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub struct SavedState {
     /// All packets up to there were decided about, or are among these:
     pub position: Position,
     /// Packets that were not decided about yet.
     pub waiting: Vec<Packet>,
     /// Wakes that were begun, or wait for their hypervisor, and have not ended.
-    pub intents: Vec<Intent>,
+    pub intents: Vec<SavedWake>,
     /// Those that were under way in two crashes, and are not tried again.
     #[serde(skip)]
-    pub given_up: Vec<Intent>,
+    pub given_up: Vec<SavedWake>,
 }
 
 /// A wake that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Intent {
+pub struct SavedWake {
     connection: String,
     uuid: u128,
     name: String,
@@ -49,7 +49,7 @@ pub struct Intent {
     pub called: bool,
 }
 
-impl Intent {
+impl SavedWake {
     /// The intent to wake this domain.
     #[must_use]
     pub fn new(id: &Id, subject: &Subject, paused: Paused, since: u64, called: bool) -> Self {

@@ -70,7 +70,7 @@ async fn a_reload_counts_what_was_left_out_and_begins_anew() {
     let mut bench = away(other());
     bench.update(up(&fake, vec![domain(1, &[1]), domain(2, &[2])])).await;
     refused(&mut bench, "br0", 7).await;
-    bench.requests.policy(other()).await;
+    bench.requests.set_policy(other()).await;
     refused(&mut bench, "br0", 1).await;
     let lines = log.lines_with("no rule allows it");
     assert_eq!(lines.len(), 5, "{lines:#?}");
@@ -107,7 +107,7 @@ async fn the_first_packet_for_an_unknown_address_is_logged_with_the_cure() {
     for last in [8, 8, 9, 8] {
         unknown(&bench, last).await;
     }
-    bench.requests.policy(rules(&["vm*"])).await;
+    bench.requests.set_policy(rules(&["vm*"])).await;
     unknown(&bench, 8).await;
     let lines = log.lines_with("no domain has this address");
     let of =

@@ -14,7 +14,7 @@ use super::*;
 use crate::Error;
 use crate::engine::attempt::{End, Order, Terms, wake};
 use crate::engine::request::Requests;
-use crate::engine::state_file::Intent;
+use crate::engine::state_file::SavedWake;
 use crate::hypervisor::{Hypervisor, Session, Work};
 use crate::model::Trigger;
 use crate::model::{Domain, Id, Pause, State};
@@ -165,7 +165,7 @@ struct Bench {
     lost: LostPackets,
     requests: Requests,
     updates: mpsc::Sender<Update>,
-    finished: broadcast::Receiver<Arc<Finished>>,
+    finished: broadcast::Receiver<Arc<Decision>>,
     macs: watch::Receiver<Macs>,
     status: watch::Receiver<Status>,
     fetches: mpsc::Receiver<PasswordRequest>,
@@ -220,10 +220,10 @@ async fn bench(hypervisor: &Arc<Fake>, domains: Vec<Domain>) -> Bench {
 
 /// An actor whose hypervisor is away.
 fn away(policy: Policy) -> Bench {
-    remembering(policy, Memory::default(), crate::engine::state_file::State::default())
+    remembering(policy, StateFile::default(), crate::engine::state_file::SavedState::default())
 }
 
-fn remembering(policy: Policy, memory: Memory, state: crate::engine::state_file::State) -> Bench {
+fn remembering(policy: Policy, memory: StateFile, state: crate::engine::state_file::SavedState) -> Bench {
     let (packets, packets_out) = mpsc::channel(16);
     let (requests, requests_out) = mpsc::channel(16);
     let (updates, updates_out) = mpsc::channel(16);
@@ -232,16 +232,16 @@ fn remembering(policy: Policy, memory: Memory, state: crate::engine::state_file:
     let (status_in, status) = watch::channel(Status::default());
     let (fetches_in, fetches) = mpsc::channel(16);
     let lost = LostPackets::default();
-    let outlets = Outlets {
-        finished: finished_in,
+    let outputs = Outputs {
+        decisions: finished_in,
         macs: macs_in,
         status: status_in,
         fetches: fetches_in,
         lost: lost.clone(),
     };
-    let actor = Actor::new(&[URI.into()], policy, outlets).remembering(memory, state);
-    let inlets = Inlets { packets: packets_out, requests: requests_out, updates: updates_out };
-    let actor = tokio::spawn(actor.run(inlets));
+    let actor = Engine::new(&[URI.into()], policy, outputs).with_saved_state(memory, state);
+    let inputs = Inputs { packets: packets_out, requests: requests_out, updates: updates_out };
+    let actor = tokio::spawn(actor.run(inputs));
     let requests = Requests::new(requests);
     Bench { actor, packets, lost, requests, updates, finished, macs, status, fetches }
 }
@@ -284,10 +284,10 @@ impl Bench {
     }
 
     async fn call(&self, last: u8) -> Result<Outcome, &'static str> {
-        match self.requests.wake(Target::Mac(mac(last)), ROOT).await.unwrap() {
-            Answer::Finished(finished) => Ok(finished.outcome),
-            Answer::Unknown => Err("unknown"),
-            Answer::Away(_) => Err("away"),
+        match self.requests.wake(WakeTarget::Mac(mac(last)), ROOT).await.unwrap() {
+            WakeReply::Decided(finished) => Ok(finished.outcome),
+            WakeReply::UnknownDomain => Err("unknown"),
+            WakeReply::HypervisorAway(_) => Err("away"),
         }
     }
 }
@@ -376,14 +376,14 @@ async fn a_call_needs_no_rule_and_a_packet_does() {
     let fake = Fake::new(&[(1, State::ShutOff), (2, State::Crashed)], &[]);
     let mut bench =
         bench(&fake, vec![domain(1, &[1]), domain(2, &[2]), domain(3, &[4]), domain(4, &[4])]).await;
-    bench.requests.policy(rules(&["other"])).await;
+    bench.requests.set_policy(rules(&["other"])).await;
     bench.packet(1).await;
     assert_eq!(bench.finished().await, (1, Outcome::NotAllowed));
     assert_eq!(bench.call(1).await, Ok(Outcome::Started));
     assert_eq!(bench.call(2).await, Ok(Outcome::Failed), "it has crashed");
     assert_eq!(bench.call(3).await, Err("unknown"));
     assert_eq!(bench.call(4).await, Ok(Outcome::Ambiguous));
-    bench.requests.policy(rules(&["vm3"])).await;
+    bench.requests.set_policy(rules(&["vm3"])).await;
     fake.states.lock().unwrap().insert(uuid(3), State::Running);
     assert_eq!(bench.call(4).await, Ok(Outcome::AlreadyRunning), "a rule names one of them");
 }
@@ -502,7 +502,7 @@ async fn resumes_wakes_up_and_leaves() {
     }
     assert_eq!(fake.calls(), ["resume", "wake up"]);
     fake.set(1, user);
-    bench.requests.policy(policy("[[allow]]\ndomain = \"*\"\npaused = \"leave\"")).await;
+    bench.requests.set_policy(policy("[[allow]]\ndomain = \"*\"\npaused = \"leave\"")).await;
     bench.packet(1).await;
     assert_eq!(bench.finished().await, (1, Outcome::NotAllowed));
     assert_eq!(bench.call(1).await, Ok(Outcome::Resumed), "the rules are for packets");
@@ -552,7 +552,7 @@ async fn waits_for_what_passes_and_decides_again() {
     assert_eq!(bench.finished().await, (2, Outcome::AlreadyRunning));
     let mut policy = rules(&["vm*"]);
     policy.times.shutdown_wait = Duration::from_millis(100);
-    bench.requests.policy(policy).await;
+    bench.requests.set_policy(policy).await;
     fake.set(1, State::ShuttingDown);
     assert_eq!(bench.call(1).await, Ok(Outcome::Failed), "it does not end");
 }
@@ -563,7 +563,7 @@ async fn only_a_success_cools_down_and_only_packets() {
     let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
     let mut policy = rules(&["vm*"]);
     policy.times.cool_down = Duration::from_millis(300);
-    bench.requests.policy(policy).await;
+    bench.requests.set_policy(policy).await;
     bench.packet(1).await;
     assert_eq!(bench.finished().await, (1, Outcome::Failed));
     fake.set(1, State::ShutOff);
@@ -584,7 +584,7 @@ async fn only_a_success_cools_down_and_only_packets() {
 async fn a_refused_copy_does_not_swallow_an_allowed_one() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
-    bench.requests.policy(policy("[[allow]]\ndomain = \"*\"\ninterfaces = [\"br0\"]")).await;
+    bench.requests.set_policy(policy("[[allow]]\ndomain = \"*\"\ninterfaces = [\"br0\"]")).await;
     bench.packet_on("eth0", 1).await;
     bench.packet_on("br0", 1).await;
     bench.packet_on("eth0", 1).await;
@@ -644,7 +644,7 @@ async fn a_copy_that_may_do_more_is_not_swallowed() {
     let fake = Fake::new(&[(1, State::Paused(Pause::Save))], &[]);
     let mut bench = bench(&fake, vec![domain(1, &[1])]).await;
     let narrow = "[[allow]]\ndomain = \"*\"\ninterfaces = [\"eth0\"]\npaused = \"leave\"\n";
-    bench.requests.policy(policy(&format!("{narrow}[[allow]]\ndomain = \"*\""))).await;
+    bench.requests.set_policy(policy(&format!("{narrow}[[allow]]\ndomain = \"*\""))).await;
     bench.packet_on("eth0", 1).await;
     bench.packet_on("br0", 1).await;
     bench.settled().await;
@@ -714,10 +714,10 @@ async fn wakes_by_name_and_explains() {
     let (would_wake, reason) = bench.requests.explain(mac(2), details).await.unwrap();
     assert!(!would_wake && reason.contains("virsh --connect fake:/// domiflist NAME"), "{reason}");
     assert!(fake.starts().is_empty(), "nothing is done");
-    let answer = bench.requests.wake(Target::Domain("vm1".to_owned()), ROOT).await.unwrap();
-    assert!(matches!(answer, Answer::Finished(finished) if finished.outcome == Outcome::Started));
-    let answer = bench.requests.wake(Target::Domain("vm2".to_owned()), ROOT).await.unwrap();
-    assert!(matches!(answer, Answer::Unknown));
+    let answer = bench.requests.wake(WakeTarget::Domain("vm1".to_owned()), ROOT).await.unwrap();
+    assert!(matches!(answer, WakeReply::Decided(finished) if finished.outcome == Outcome::Started));
+    let answer = bench.requests.wake(WakeTarget::Domain("vm2".to_owned()), ROOT).await.unwrap();
+    assert!(matches!(answer, WakeReply::UnknownDomain));
 }
 
 #[tokio::test]
@@ -793,8 +793,8 @@ async fn tells_the_addresses_once_for_many_changes() {
 
 #[tokio::test]
 async fn the_next_process_takes_up_what_was_under_way() {
-    let folder = tempfile::tempdir().unwrap();
-    let open = || Memory::at(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let open = || StateFile::open_in(directory.path());
     let fake = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[1]);
     let (memory, state) = open();
     let mut first = remembering(rules(&["vm*"]), memory, state);
@@ -824,18 +824,18 @@ async fn the_next_process_takes_up_what_was_under_way() {
 #[tokio::test]
 async fn the_next_process_knows_the_packets_that_were_for_nobody() {
     for orderly in [false, true] {
-        let folder = tempfile::tempdir().unwrap();
-        let (memory, state) = Memory::at(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let (memory, state) = StateFile::open_in(directory.path());
         let bench = remembering(rules(&["vm*"]), memory, state);
         bench.update(up(&Fake::new(&[], &[]), vec![domain(1, &[1])])).await;
         bench.packet(7).await;
         bench.settled().await;
         if orderly {
-            bench.requests.remember().await;
-            assert_eq!(Memory::kept(folder.path()).position.sequence, 7);
+            bench.requests.save_state().await;
+            assert_eq!(StateFile::read_saved(directory.path()).position.sequence, 7);
         }
         let written = async {
-            while Memory::kept(folder.path()).position.sequence < 7 {
+            while StateFile::read_saved(directory.path()).position.sequence < 7 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -845,19 +845,19 @@ async fn the_next_process_knows_the_packets_that_were_for_nobody() {
 
 #[tokio::test]
 async fn what_was_under_way_in_two_crashes_is_given_up() {
-    let folder = tempfile::tempdir().unwrap();
-    let (memory, state) = Memory::at(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let (memory, state) = StateFile::open_in(directory.path());
     let first = remembering(rules(&["vm*"]), memory, state);
     let fake = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[]);
     first.update(up(&fake, vec![domain(1, &[1]), domain(2, &[2])])).await;
     first.update(Update::Down(URI.into())).await;
     first.packet(1).await;
     // The answer comes after the packet was taken and written down.
-    while Memory::kept(folder.path()).intents.is_empty() {
+    while StateFile::read_saved(directory.path()).intents.is_empty() {
         let _ = first.requests.counts().await;
     }
-    drop(Memory::at(folder.path()));
-    let (memory, state) = Memory::at(folder.path());
+    drop(StateFile::open_in(directory.path()));
+    let (memory, state) = StateFile::open_in(directory.path());
     assert_eq!((state.intents.len(), state.given_up.len()), (0, 1));
     let mut third = remembering(rules(&["vm*"]), memory, state);
     assert_eq!(third.finished().await, (1, Outcome::Failed));
@@ -871,12 +871,12 @@ async fn what_was_under_way_in_two_crashes_is_given_up() {
 
 #[tokio::test]
 async fn packets_that_wait_outlive_the_process() {
-    let folder = tempfile::tempdir().unwrap();
-    let (memory, state) = Memory::at(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let (memory, state) = StateFile::open_in(directory.path());
     let first = remembering(rules(&["vm*"]), memory, state);
     first.packet(1).await;
     first.settled().await;
-    let (memory, state) = Memory::at(folder.path());
+    let (memory, state) = StateFile::open_in(directory.path());
     assert_eq!(state.waiting.len(), 1);
     let mut second = remembering(rules(&["vm*"]), memory, state);
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
@@ -918,7 +918,7 @@ async fn what_is_asked_at_the_start_waits_for_the_first_list() {
         tokio::join!(
             requests.list(None),
             requests.explain(mac(1), details),
-            requests.wake(Target::Mac(mac(1)), ROOT)
+            requests.wake(WakeTarget::Mac(mac(1)), ROOT)
         )
     });
     until_they_wait(&bench).await;
@@ -930,7 +930,7 @@ async fn what_is_asked_at_the_start_waits_for_the_first_list() {
         explanation.unwrap(),
         (false, "\"vm1\" is allowed by the rule domain = \"vm*\"; it runs".to_owned())
     );
-    assert!(matches!(answer.unwrap(), Answer::Finished(it) if it.outcome == Outcome::AlreadyRunning));
+    assert!(matches!(answer.unwrap(), WakeReply::Decided(it) if it.outcome == Outcome::AlreadyRunning));
 }
 
 #[tokio::test(start_paused = true)]
@@ -948,8 +948,8 @@ async fn a_hypervisor_that_is_missing_is_named() {
         assert!(!would_wake);
         assert!(reason.contains(URI) && reason.contains("would be held for up to 1m"), "{reason}");
         assert!(matches!(
-            bench.requests.wake(Target::Mac(mac(1)), ROOT).await.unwrap(),
-            Answer::Away(missing) if missing == URI
+            bench.requests.wake(WakeTarget::Mac(mac(1)), ROOT).await.unwrap(),
+            WakeReply::HypervisorAway(missing) if missing == URI
         ));
         // It stays known while it is away.
         bench.update(up(&fake, vec![domain(1, &[1])])).await;
@@ -978,13 +978,16 @@ async fn requests_that_wait_are_bounded() {
 }
 
 /// An actor that takes up one wake, for which an earlier process had called the hypervisor long ago.
-fn taking_up(folder: &std::path::Path, called: bool) -> Bench {
-    let (mut memory, _) = Memory::at(folder);
+fn taking_up(directory: &std::path::Path, called: bool) -> Bench {
+    let (mut memory, _) = StateFile::open_in(directory);
     let packet = Packet { mac: mac(1), sequence: 1, details: PacketDetails::default() };
     let subject = Subject::new(Some(mac(1)), Some(&domain(1, &[1])), None, Some(&packet));
-    let intents = vec![Intent::new(&id(1), &subject, Paused::Resume, 1, called)];
-    memory.keep(&crate::engine::state_file::State { intents, ..crate::engine::state_file::State::default() });
-    let (memory, state) = Memory::at(folder);
+    let intents = vec![SavedWake::new(&id(1), &subject, Paused::Resume, 1, called)];
+    memory.save(&crate::engine::state_file::SavedState {
+        intents,
+        ..crate::engine::state_file::SavedState::default()
+    });
+    let (memory, state) = StateFile::open_in(directory);
     remembering(rules(&["vm*"]), memory, state)
 }
 
@@ -995,8 +998,8 @@ async fn the_state_decides_before_a_wake_expires() {
         [(State::Running, Outcome::Started), (starting, Outcome::Started), (State::ShutOff, Outcome::Expired)]
     {
         let fake = Fake::new(&[(1, state)], &[]);
-        let folder = tempfile::tempdir().unwrap();
-        let mut bench = taking_up(folder.path(), true);
+        let directory = tempfile::tempdir().unwrap();
+        let mut bench = taking_up(directory.path(), true);
         until_they_wait(&bench).await;
         assert!(bench.finished.try_recv().is_err(), "nobody knows yet what came of it");
         bench.update(up(&fake, vec![domain(1, &[1])])).await;
@@ -1008,8 +1011,8 @@ async fn the_state_decides_before_a_wake_expires() {
         assert!(fake.starts().is_empty(), "it is too late");
     }
     // Nothing was done for the other one.
-    let folder = tempfile::tempdir().unwrap();
-    let mut bench = taking_up(folder.path(), false);
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = taking_up(directory.path(), false);
     assert_eq!(bench.finished().await, (1, Outcome::Expired));
 }
 

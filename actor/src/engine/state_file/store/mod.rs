@@ -1,4 +1,4 @@
-//! The file: it is read and written so that nothing in its folder holds the service up, and so that nothing in
+//! The file: it is read and written so that nothing in its directory holds the service up, and so that nothing in
 //! it makes the service crash more than twice.
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use wakevirt_service::config;
 use wakevirt_service::logs::shown;
 
-use super::{Intent, State};
+use super::{SavedState, SavedWake};
 use crate::model::Position;
 use crate::privilege::FOLDER;
 
@@ -31,7 +31,7 @@ const HARMLESS: Duration = Duration::from_secs(60);
 
 /// The file.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct StateFile {
     /// `None` if there is no place for it.
     path: Option<PathBuf>,
     failed: bool,
@@ -53,7 +53,7 @@ struct Known {
 /// What is in the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
-    state: State,
+    state: SavedState,
     /// What is suspected if the process crashes, and in how many crashes in a row it was before.
     suspects: Vec<(Key, u8)>,
 }
@@ -68,22 +68,22 @@ enum Key {
 }
 
 impl Key {
-    fn of(intent: &Intent) -> Self {
+    fn of(intent: &SavedWake) -> Self {
         intent.packet.as_ref().map_or(Self::Call(intent.uuid), |packet| Self::Packet(Position::of(packet)))
     }
 }
 
-impl Memory {
+impl StateFile {
     /// The file in the runtime directory, and what is in it. Without one, nothing is remembered.
     #[must_use]
-    pub fn open() -> (Self, State) {
-        Self::at(&folder())
+    pub fn open() -> (Self, SavedState) {
+        Self::open_in(&directory())
     }
 
-    pub(crate) fn at(folder: &Path) -> (Self, State) {
-        let path = folder.join(FILE);
+    pub(crate) fn open_in(directory: &Path) -> (Self, SavedState) {
+        let path = directory.join(FILE);
         // A crash while this is being read counts as well: the mark is gone before.
-        let in_order = remove_file(folder.join(ENDED)).is_ok();
+        let in_order = remove_file(directory.join(ENDED)).is_ok();
         let mut kept = recover(&path);
         if in_order {
             kept.suspects.clear();
@@ -102,8 +102,8 @@ impl Memory {
             }
             tracing::warn!(
                 "cannot write to {}: {error}; what is under way when the service ends is forgotten, and so are \
-                 packets that come while it is away; create the folder for the service's user, or let the service manager do so (RuntimeDirectory=)",
-                shown(folder)
+                 packets that come while it is away; create the directory for the service's user, or let the service manager do so (RuntimeDirectory=)",
+                shown(directory)
             );
             return (Self::default(), state);
         }
@@ -112,12 +112,12 @@ impl Memory {
 
     /// Whether anything is remembered.
     #[must_use]
-    pub const fn is_kept(&self) -> bool {
+    pub const fn is_available(&self) -> bool {
         self.path.is_some()
     }
 
     /// Remembers this. An error is logged, once until it is over.
-    pub fn keep(&mut self, state: &State) {
+    pub fn save(&mut self, state: &SavedState) {
         let Some(path) = self.path.clone() else { return };
         let result = self.write(state, Instant::now());
         if let (Err(error), false) = (&result, self.failed) {
@@ -128,11 +128,11 @@ impl Memory {
 
     /// Whether the file is to be written again soon, because it names suspects that only wait.
     #[must_use]
-    pub const fn is_early(&self) -> bool {
+    pub const fn needs_rewrite(&self) -> bool {
         self.is_early
     }
 
-    fn write(&mut self, state: &State, now: Instant) -> io::Result<()> {
+    fn write(&mut self, state: &SavedState, now: Instant) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         let (mut known, mut suspects) = (HashMap::new(), Vec::new());
         self.is_early = false;
@@ -155,13 +155,13 @@ impl Memory {
 }
 
 /// Notes that the process ends in order: what is under way has made nothing crash.
-pub fn ended_in_order() {
-    // Without the folder there is nothing to be counted either.
+pub fn mark_clean_exit() {
+    // Without the directory there is nothing to be counted either.
     let mut options = OpenOptions::new();
-    let _ = options.write(true).create_new(true).mode(0o600).open(folder().join(ENDED));
+    let _ = options.write(true).create_new(true).mode(0o600).open(directory().join(ENDED));
 }
 
-pub(super) fn folder() -> PathBuf {
+pub(super) fn directory() -> PathBuf {
     let named = std::env::var_os("RUNTIME_DIRECTORY").map(|folders| first(&folders));
     named.unwrap_or_else(|| PathBuf::from(FOLDER))
 }
@@ -172,14 +172,14 @@ fn first(folders: &OsString) -> PathBuf {
 }
 
 /// All that is under way, and whether the hypervisor may have been called for it.
-fn keys(state: &State) -> impl Iterator<Item = (Key, bool)> {
+fn keys(state: &SavedState) -> impl Iterator<Item = (Key, bool)> {
     let packets = state.waiting.iter().map(|packet| (Key::Packet(Position::of(packet)), false));
     packets.chain(state.intents.iter().map(|intent| (Key::of(intent), intent.called)))
 }
 
 /// What the last process left, or nothing.
 fn recover(path: &Path) -> Kept {
-    let nothing = Kept { state: State::default(), suspects: Vec::new() };
+    let nothing = Kept { state: SavedState::default(), suspects: Vec::new() };
     match read(path) {
         Ok(Some(kept)) => kept,
         Ok(None) => {
@@ -233,7 +233,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Takes out what may have made the last process crash, where a further crash cannot be counted: to try it again
 /// could make the service crash for ever.
-fn forget_uncounted(state: &mut State) {
+fn forget_uncounted(state: &mut SavedState) {
     let packets = std::mem::take(&mut state.waiting).len();
     let wakes = std::mem::take(&mut state.intents).len();
     if packets + wakes > 0 {
@@ -264,10 +264,10 @@ fn give_up(kept: &mut Kept) {
 }
 
 #[cfg(test)]
-impl Memory {
+impl StateFile {
     /// What is in the file now, read by nobody who would go on with it.
-    pub(crate) fn kept(folder: &Path) -> State {
-        read(&folder.join(FILE)).unwrap().unwrap().state
+    pub(crate) fn read_saved(directory: &Path) -> SavedState {
+        read(&directory.join(FILE)).unwrap().unwrap().state
     }
 }
 
