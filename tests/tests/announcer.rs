@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop where it stands")]
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Output;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -236,63 +237,68 @@ fn has_no_right_left_and_cannot_trace_the_sniffer() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     for started_by in [StartedBy::Manager, StartedBy::Root] {
         let mut capture = capture(&host, started_by, "");
-        let sniffer = capture.child("wakevirt-sniffer");
-        let uid = host.sh("id -u wakevirt-capture");
-        let gid = host.sh("id -g wakevirt-capture");
-        for (pid, seccomp) in [(capture.pid(), "0"), (sniffer, "2")] {
-            let status = Status::of(pid);
-            for (field, id) in [("Uid", &uid), ("Gid", &gid)] {
-                assert_eq!(status.field(field), [id.trim(); 4].join(" "), "{started_by:?}: {field}");
-            }
-            let mut groups = status.field("Groups").split_whitespace();
-            assert!(groups.all(|group| group == gid.trim()), "{started_by:?}: a group but its own");
-            for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-                assert_eq!(status.capabilities(set), 0, "{started_by:?}: {set}");
-            }
-            assert_eq!(status.capabilities("CapBnd"), NET_RAW, "{started_by:?}");
-            assert_eq!(status.field("NoNewPrivs"), "1", "{started_by:?}");
-            assert_eq!(status.field("Seccomp"), seccomp, "{started_by:?}");
-        }
-        // Standard input is the channel, output and error lead nowhere, the rest is the packet socket.
-        let on_host = sniffer_on_host(&host);
-        assert_eq!(
-            host.sh(&format!("readlink /proc/{on_host}/fd/1 /proc/{on_host}/fd/2")),
-            "/dev/null\n/dev/null\n"
-        );
-        assert_eq!(
-            host.sh(&format!("ls /proc/{on_host}/fd | grep -v '[012]$' | wc -l")).trim(),
-            sockets(started_by)
-        );
-
-        // The same user, as the announcer is; and the same against a process that did not hide.
-        let open = Process::start("sleep", host.command_as(User::Capture, "sleep").arg("60"));
-        let own = Status::of(open.pid());
-        let open_on_host = own.field("NSpid").rsplit(' ').next().unwrap();
-        for (attack, refusal) in [
-            ("open('/proc/{}/mem', 'rb')", "PermissionError"),
-            ("os.listdir('/proc/{}/fd')", "PermissionError"),
-            ("open('/proc/{}/environ', 'rb').read()", "PermissionError"),
-            ("trace({})", "Operation not permitted"),
-        ] {
-            let run = |pid: &str| {
-                let script = format!(
-                    "import ctypes, os\n\
-                     libc = ctypes.CDLL(None, use_errno=True)\n\
-                     def trace(pid):\n    \
-                     if libc.ptrace(16, pid, None, None): raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))\n\
-                     {}",
-                    attack.replace("{}", pid)
-                );
-                host.command_as(User::Capture, "python3").args(["-c", &script]).output().unwrap()
-            };
-            let control = run(open_on_host);
-            assert!(control.status.success(), "{attack}: {}", String::from_utf8_lossy(&control.stderr));
-            let refused = run(&on_host);
-            let error = String::from_utf8_lossy(&refused.stderr).into_owned();
-            assert!(!refused.status.success() && error.contains(refusal), "{attack}: {error}");
-        }
+        assert_no_rights(&host, &Status::of(capture.pid()), "0", started_by);
+        assert_no_rights(&host, &Status::of(capture.child("wakevirt-sniffer")), "2", started_by);
+        assert_descriptors_of_sniffer(&host, started_by);
+        assert_sniffer_cannot_be_read(&host);
         capture.stop();
     }
+}
+
+/// Checks that a process of capture runs as its own user and has no rights left.
+fn assert_no_rights(host: &Host, status: &Status, seccomp: &str, started_by: StartedBy) {
+    let gid = host.sh("id -g wakevirt-capture");
+    for (field, id) in [("Uid", &host.sh("id -u wakevirt-capture")), ("Gid", &gid)] {
+        assert_eq!(status.field(field), [id.trim(); 4].join(" "), "{started_by:?}: {field}");
+    }
+    let mut groups = status.field("Groups").split_whitespace();
+    assert!(groups.all(|group| group == gid.trim()), "{started_by:?}: a supplementary group");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(status.capabilities(set), 0, "{started_by:?}: {set}");
+    }
+    assert_eq!(status.capabilities("CapBnd"), NET_RAW, "{started_by:?}");
+    assert_eq!(status.field("NoNewPrivs"), "1", "{started_by:?}");
+    assert_eq!(status.field("Seccomp"), seccomp, "{started_by:?}");
+}
+
+/// Standard input is the channel, standard output and error are /dev/null. The others are sockets for packets.
+fn assert_descriptors_of_sniffer(host: &Host, started_by: StartedBy) {
+    let pid = sniffer_on_host(host);
+    assert_eq!(host.sh(&format!("readlink /proc/{pid}/fd/1 /proc/{pid}/fd/2")), "/dev/null\n/dev/null\n");
+    let others = host.sh(&format!("ls /proc/{pid}/fd | grep -v '[012]$' | wc -l"));
+    assert_eq!(others.trim(), sockets(started_by));
+}
+
+/// Checks that the announcer's user can neither read nor trace the sniffer. As a control, it can do the same to a
+/// process that is not protected.
+fn assert_sniffer_cannot_be_read(host: &Host) {
+    let unprotected = Process::start("sleep", host.command_as(User::Capture, "sleep").arg("60"));
+    let status = Status::of(unprotected.pid());
+    let control_pid = status.field("NSpid").rsplit(' ').next().unwrap();
+    for (attack, refusal) in [
+        ("open('/proc/{}/mem', 'rb')", "PermissionError"),
+        ("os.listdir('/proc/{}/fd')", "PermissionError"),
+        ("open('/proc/{}/environ', 'rb').read()", "PermissionError"),
+        ("trace({})", "Operation not permitted"),
+    ] {
+        let control = run_attack(host, &attack.replace("{}", control_pid));
+        assert!(control.status.success(), "{attack}: {}", String::from_utf8_lossy(&control.stderr));
+        let refused = run_attack(host, &attack.replace("{}", &sniffer_on_host(host)));
+        let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && error.contains(refusal), "{attack}: {error}");
+    }
+}
+
+/// Runs a Python expression as the announcer's user. `trace(pid)` is PTRACE_ATTACH.
+fn run_attack(host: &Host, expression: &str) -> Output {
+    let script = format!(
+        "import ctypes, os\n\
+         libc = ctypes.CDLL(None, use_errno=True)\n\
+         def trace(pid):\n    \
+         if libc.ptrace(16, pid, None, None): raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))\n\
+         {expression}"
+    );
+    host.command_as(User::Capture, "python3").args(["-c", &script]).output().unwrap()
 }
 
 /// The process ID of the sniffer, as the host itself sees it.

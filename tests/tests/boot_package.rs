@@ -231,61 +231,78 @@ fn no_announced_wake_is_lost(bus: Kind) {
     debian.copy(&package::built(), PACKAGE);
     debian.copy(&next(&scratch), NEXT);
     debian.boot();
-    define_domains(&debian);
+    start_with_domains(&debian);
+    let events = upgrade_under_load(&host, &lan, &debian);
+    let missed = announced_while_the_actor_was_away(&events);
+    assert_all_announced_run(&debian, &events, missed);
+    keeps_the_announcer_where_the_actor_does_not_start(&debian);
+}
+
+/// Defines the domains, installs the package, and waits until the actor knows them.
+fn start_with_domains(debian: &Debian<'_>) {
+    define_domains(debian);
     debian.write(
         "/etc/wakevirt/actor.toml",
         &format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"vm*\"\n"),
     );
     debian.sh(&format!("apt-get install --yes {PACKAGE}"));
-    switch_on(&debian);
+    switch_on(debian);
     wait::until_true("the actor to know the domains", || {
         let get = "busctl get-property org.wakevirt.Actor1 /org/wakevirt/Actor1 org.wakevirt.Actor1 Domains";
         debian.sh(get).trim() == format!("u {}", DOMAINS + 1)
     });
+}
 
-    let monitor = monitor(&debian);
-    let mut sender = send_to_all(&lan);
+/// Upgrades the package while packets arrive, and returns what happened on the bus meanwhile.
+fn upgrade_under_load(host: &Host, lan: &Peer<'_>, debian: &Debian<'_>) -> Vec<Event> {
+    let monitor = monitor(debian);
+    let mut sender = send_to_all(lan);
     let _ = monitor.log().wait_for_nth("MagicPacket", 10);
-    let before = SYSTEM_UNITS[1..].iter().map(|unit| debian.main_process(unit)).collect::<Vec<_>>();
+    let processes = || SYSTEM_UNITS[1..].iter().map(|unit| debian.main_process(unit)).collect::<Vec<_>>();
+    let before = processes();
     debian.sh(&format!("dpkg --install {NEXT}"));
-    let after = SYSTEM_UNITS[1..].iter().map(|unit| debian.main_process(unit)).collect::<Vec<_>>();
-    assert!(before.iter().zip(&after).all(|(before, after)| before != after), "the old version still runs");
-    let heard = monitor.log().count("MagicPacket");
-    let _ = monitor.log().wait_for_nth("MagicPacket", heard + 10);
+    assert!(before.iter().zip(&processes()).all(|(old, new)| old != new), "the old version still runs");
+    let announced = monitor.log().count("MagicPacket");
+    let _ = monitor.log().wait_for_nth("MagicPacket", announced + 10);
     host.write("/run/enough", "");
     assert!(sender.wait().expect("it is a child").success());
-    // The bus keeps the order: once this has come, everything before it has.
+    // The bus preserves the order: all earlier messages arrive before this one.
     debian.sh("busctl emit / org.wakevirt.Test ThatWasAll");
     let _ = monitor.log().wait_for("ThatWasAll");
+    events(&monitor)
+}
 
-    let events = events(&monitor);
+/// Checks that the actor restarts before capture, and returns how many packets were announced while it was away.
+fn announced_while_the_actor_was_away(events: &[Event]) -> usize {
     let at = |event: &Event| {
         events.iter().position(|it| it == event).unwrap_or_else(|| panic!("no {event:?} in {events:#?}"))
     };
     let [actor, capture] = ["org.wakevirt.Actor1", "org.wakevirt.Capture1"].map(str::to_owned);
     let (away, back) = (at(&Event::Lost(actor.clone())), at(&Event::Owned(actor)));
-    let (forgets, anew) = (at(&Event::Lost(capture.clone())), at(&Event::Owned(capture)));
-    assert!(away < back && back < forgets && forgets < anew, "the order of the restarts: {events:#?}");
-    let unheard = events[away..back].iter().filter(|event| matches!(event, Event::Announced(_))).count();
-    assert!(unheard > 0, "nothing was announced while the actor was away: {events:#?}");
+    let (stops, starts) = (at(&Event::Lost(capture.clone())), at(&Event::Owned(capture)));
+    assert!(away < back && back < stops && stops < starts, "the order of the restarts: {events:#?}");
+    let missed = events[away..back].iter().filter(|event| matches!(event, Event::Announced(_))).count();
+    assert!(missed > 0, "nothing was announced while the actor was away: {events:#?}");
+    missed
+}
 
+/// Waits until all domains run for which a packet was announced.
+fn assert_all_announced_run(debian: &Debian<'_>, events: &[Event], missed: usize) {
     let announced: BTreeSet<String> = (0..DOMAINS)
         .filter(|number| events.contains(&Event::Announced(mac(*number))))
         .map(|number| format!("vm{number}"))
         .collect();
     let mut lost = Vec::new();
     let all_run = wait::within(wait::PATIENCE, || {
-        lost = announced.difference(&running(&debian)).cloned().collect();
+        lost = announced.difference(&running(debian)).cloned().collect();
         lost.is_empty().then_some(())
     });
     assert!(
         all_run.is_some(),
-        "of {} announced wakes, {unheard} of them while the actor was away, are lost: {lost:?}\n{}",
+        "of {} announced wakes, {missed} of them while the actor was away, these are lost: {lost:?}\n{}",
         announced.len(),
         debian.journal("wakevirt-actor")
     );
-
-    keeps_the_announcer_where_the_actor_does_not_start(&debian);
 }
 
 /// It alone remembers what the actor has not heard.

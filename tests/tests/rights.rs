@@ -63,73 +63,72 @@ fn the_actors_user_may_do_what_a_wake_takes() {
     }
 }
 
-#[test]
-fn the_actors_user_may_do_nothing_else() {
-    privileged!();
-    const REFUSED: &[&str] = &[
-        // Definitions, of which one may have the host's disks.
-        "define /run/new.xml",
-        "create /run/new.xml",
-        "undefine off",
-        "domrename off other",
-        "autostart off",
-        "desc off hello",
-        "metadata off --uri x:y --key k --set '<a/>'",
-        "setmem off 16M --config",
-        "setvcpus off 2 --config",
-        // Devices.
-        "attach-device on /run/nic.xml --live",
-        "attach-device off /run/nic.xml --config",
-        "detach-device off /run/nic.xml --config",
-        "update-device on /run/nic.xml --live",
-        "attach-disk on /etc/shadow vdb",
-        // What runs.
-        "destroy on",
-        "shutdown on",
-        "reboot on",
-        "reset on",
-        "inject-nmi on",
-        "send-key on 1",
-        "migrate --live --p2p on qemu+unix:///system?socket=/run/nobody",
-        "domjobabort on",
-        // What is in it.
-        "save on /run/save",
-        "managedsave on",
-        "managedsave-remove kept",
-        "restore /run/saved",
-        "dump on /run/dump",
-        "snapshot-create on",
-        "console on",
-        "screenshot on /run/screen",
-        "qemu-monitor-command on --hmp info",
-        "qemu-agent-command on {}",
-        "set-user-password on root x",
-        "guestinfo on",
-        "domfsfreeze on",
-        // Secrets.
-        "dumpxml off --security-info",
-        "secret-list",
-        "secret-get-value 11111111-1111-4111-8111-111111111111",
-        // Everything else that libvirt manages.
-        "pool-list --all",
-        "pool-define /run/pool.xml",
-        "vol-create-as pool new 1M",
-        "vol-download --pool pool volume /dev/null",
-        "vol-upload --pool pool volume /etc/hostname",
-        "net-list --all",
-        "net-define /run/network.xml",
-        "net-start network",
-        "iface-list",
-        "nodedev-list",
-        "nwfilter-list",
-        // The host.
-        "capabilities",
-        "nodeinfo",
-        "nodesuspend mem 60",
-        "allocpages 4K 0 --add",
-    ];
-    let host = Host::new();
-    let libvirt = with_machines(&host);
+/// What the actor's user must not do, as lines of virsh(1).
+const REFUSED: &[&str] = &[
+    // Definitions, of which one may have the host's disks.
+    "define /run/new.xml",
+    "create /run/new.xml",
+    "undefine off",
+    "domrename off other",
+    "autostart off",
+    "desc off hello",
+    "metadata off --uri x:y --key k --set '<a/>'",
+    "setmem off 16M --config",
+    "setvcpus off 2 --config",
+    // Devices.
+    "attach-device on /run/nic.xml --live",
+    "attach-device off /run/nic.xml --config",
+    "detach-device off /run/nic.xml --config",
+    "update-device on /run/nic.xml --live",
+    "attach-disk on /etc/shadow vdb",
+    // What runs.
+    "destroy on",
+    "shutdown on",
+    "reboot on",
+    "reset on",
+    "inject-nmi on",
+    "send-key on 1",
+    "migrate --live --p2p on qemu+unix:///system?socket=/run/nobody",
+    "domjobabort on",
+    // What is in it.
+    "save on /run/save",
+    "managedsave on",
+    "managedsave-remove kept",
+    "restore /run/saved",
+    "dump on /run/dump",
+    "snapshot-create on",
+    "console on",
+    "screenshot on /run/screen",
+    "qemu-monitor-command on --hmp info",
+    "qemu-agent-command on {}",
+    "set-user-password on root x",
+    "guestinfo on",
+    "domfsfreeze on",
+    // Secrets.
+    "dumpxml off --security-info",
+    "secret-list",
+    "secret-get-value 11111111-1111-4111-8111-111111111111",
+    // Everything else that libvirt manages.
+    "pool-list --all",
+    "pool-define /run/pool.xml",
+    "vol-create-as pool new 1M",
+    "vol-download --pool pool volume /dev/null",
+    "vol-upload --pool pool volume /etc/hostname",
+    "net-list --all",
+    "net-define /run/network.xml",
+    "net-start network",
+    "iface-list",
+    "nodedev-list",
+    "nwfilter-list",
+    // The host.
+    "capabilities",
+    "nodeinfo",
+    "nodesuspend mem 60",
+    "allocpages 4K 0 --add",
+];
+
+/// Creates what the lines in [`REFUSED`] refer to: saved domains, a pool, a network, a secret, and XML files.
+fn create_objects(host: &Host, libvirt: &Restricted<'_>) {
     for name in ["kept", "saved"] {
         Machine::new(name).define(&libvirt.libvirtd);
         libvirt.root(&format!("start {name}"));
@@ -157,6 +156,14 @@ fn the_actors_user_may_do_nothing_else() {
     ] {
         libvirt.root(line);
     }
+}
+
+#[test]
+fn the_actors_user_may_do_nothing_else() {
+    privileged!();
+    let host = Host::new();
+    let libvirt = with_machines(&host);
+    create_objects(&host, &libvirt);
     libvirt.refuses(User::Actor, REFUSED);
     // It is the rights that were in the way: a sample, as root.
     for line in [

@@ -1,5 +1,6 @@
 //! What libvirt asks for besides the domain when one is started: networks, volumes, filters, secrets. With the
 //! shipped rule every kind of domain starts that root can start, and nothing more is granted than that takes.
+#![expect(clippy::unwrap_used, reason = "a failed check stops the test")]
 
 use std::fmt::Write as _;
 use std::process::Stdio;
@@ -209,11 +210,9 @@ const PERMISSIONS: [(&str, Sign); 21] = {
     ]
 };
 
-#[test]
-fn each_permission_is_necessary() {
-    privileged!();
-    let host = Host::new();
-    let mut libvirt = with_objects(&host);
+/// A host with a domain for each of [`PERMISSIONS`].
+fn with_domains(host: &Host) -> Restricted<'_> {
+    let libvirt = with_objects(host);
     for name in ["off", "paused"] {
         Machine::new(name).define(&libvirt.libvirtd);
     }
@@ -226,6 +225,14 @@ fn each_permission_is_necessary() {
     libvirt.define("volume", &volume());
     libvirt.define("filtered", &interface("bridge", FILTERED));
     libvirt.define("broken", &[&on_network("isolated"), &interface("bridge", FILTERED), BROKEN].concat());
+    libvirt
+}
+
+#[test]
+fn each_permission_is_necessary() {
+    privileged!();
+    let host = Host::new();
+    let mut libvirt = with_domains(&host);
     let rule = shipped(RULE);
     assert_eq!(
         rule.matches("case \"org.libvirt.").count(),
@@ -241,26 +248,13 @@ fn each_permission_is_necessary() {
         if let Sign::Says(line, says) = sign {
             libvirt.replace_rule(&without(permission));
             let result = libvirt.virsh(User::Actor, line);
-            let said = result.as_ref().is_err_and(|error| error.contains(says));
-            assert!(said, "without {permission}: {line}: {result:?}");
+            let refused = result.as_ref().is_err_and(|error| error.contains(says));
+            assert!(refused, "without {permission}: {line}: {result:?}");
         }
     }
     libvirt.replace_rule(&rule);
-    for (_, sign) in &PERMISSIONS {
-        if let Sign::Says(line, _) = sign {
-            // Several are asked for by one line.
-            let _ = libvirt.virsh(User::Actor, line).map_err(|error| {
-                assert!(
-                    error.contains("already active") || error.contains("already running"),
-                    "{line}: {error}"
-                );
-            });
-        }
-    }
-    for name in ["nat", "filtered"] {
-        libvirt.root(&format!("destroy {name}"));
-    }
-    for name in ["off", "paused", "asleep"] {
+    assert_lines_succeed(&libvirt);
+    for name in ["nat", "filtered", "off", "paused", "asleep"] {
         libvirt.root(&format!("destroy {name}"));
     }
     for (permission, sign) in &PERMISSIONS {
@@ -275,6 +269,21 @@ fn each_permission_is_necessary() {
     }
 }
 
+/// Checks that the lines of [`PERMISSIONS`] succeed with all permissions.
+fn assert_lines_succeed(libvirt: &Restricted<'_>) {
+    for (_, sign) in &PERMISSIONS {
+        if let Sign::Says(line, _) = sign {
+            // Several permissions share a line, which succeeds only once.
+            let _ = libvirt.virsh(User::Actor, line).map_err(|error| {
+                assert!(
+                    error.contains("already active") || error.contains("already running"),
+                    "{line}: {error}"
+                );
+            });
+        }
+    }
+}
+
 /// Takes away, as root, what a failed start of `broken` has left.
 fn give_back(libvirt: &Restricted<'_>) {
     for port in libvirt.root("net-port-list isolated").split_whitespace() {
@@ -285,38 +294,40 @@ fn give_back(libvirt: &Restricted<'_>) {
     }
 }
 
+/// What the permissions do not include, as lines of virsh(1).
+const REFUSED: &[&str] = &[
+    // Networks.
+    "net-list --all",
+    "net-destroy nat",
+    "net-undefine nat",
+    "net-autostart nat",
+    "net-update nat add ip-dhcp-host '<host ip=\"192.168.122.9\" name=\"x\"/>' --live",
+    "net-start off",
+    "net-port-list nat",
+    // Pools and volumes.
+    "pool-list --all",
+    "pool-destroy pool",
+    "pool-undefine pool",
+    "pool-refresh pool",
+    "vol-list pool",
+    "vol-create-as pool new 1M",
+    "vol-delete --pool pool volume",
+    "vol-wipe --pool pool volume",
+    "vol-resize --pool pool volume 2M",
+    "vol-clone --pool pool volume copy",
+    "vol-download --pool pool volume /dev/null",
+    "vol-upload --pool pool volume /etc/hostname",
+    // Filters.
+    "nwfilter-list",
+    "nwfilter-define /run/filter.xml",
+    "nwfilter-dumpxml own-address",
+    "nwfilter-undefine own-address",
+    "nwfilter-binding-list",
+];
+
 #[test]
 fn what_comes_with_these_permissions() {
     privileged!();
-    const REFUSED: &[&str] = &[
-        // Networks.
-        "net-list --all",
-        "net-destroy nat",
-        "net-undefine nat",
-        "net-autostart nat",
-        "net-update nat add ip-dhcp-host '<host ip=\"192.168.122.9\" name=\"x\"/>' --live",
-        "net-start off",
-        "net-port-list nat",
-        // Pools and volumes.
-        "pool-list --all",
-        "pool-destroy pool",
-        "pool-undefine pool",
-        "pool-refresh pool",
-        "vol-list pool",
-        "vol-create-as pool new 1M",
-        "vol-delete --pool pool volume",
-        "vol-wipe --pool pool volume",
-        "vol-resize --pool pool volume 2M",
-        "vol-clone --pool pool volume copy",
-        "vol-download --pool pool volume /dev/null",
-        "vol-upload --pool pool volume /etc/hostname",
-        // Filters.
-        "nwfilter-list",
-        "nwfilter-define /run/filter.xml",
-        "nwfilter-dumpxml own-address",
-        "nwfilter-undefine own-address",
-        "nwfilter-binding-list",
-    ];
     let host = Host::new();
     let libvirt = with_objects(&host);
     libvirt.root_with("net-define", "<network><name>off</name><bridge name='virbr9'/></network>");
@@ -324,8 +335,12 @@ fn what_comes_with_these_permissions() {
     libvirt.root("start filtered");
     host.write("/run/filter.xml", "<filter name='new' chain='root'/>");
     libvirt.refuses(User::Actor, REFUSED);
+    assert_can_read(&libvirt);
+    assert_can_change(&host, &libvirt);
+}
 
-    // docs/THREAT-MODEL.md tells of these.
+/// What the permissions show to the actor's user: docs/THREAT-MODEL.md.
+fn assert_can_read(libvirt: &Restricted<'_>) {
     for (line, shows) in [
         ("net-dumpxml nat", "192.168.122.1"),
         ("net-dhcp-leases nat", ""),
@@ -337,6 +352,10 @@ fn what_comes_with_these_permissions() {
         let shown = libvirt.virsh(User::Actor, line).unwrap();
         assert!(shown.contains(shows), "{line}: {shown}");
     }
+}
+
+/// What the permissions allow the actor's user to change: docs/THREAT-MODEL.md.
+fn assert_can_change(host: &Host, libvirt: &Restricted<'_>) {
     let bindings = libvirt.root("nwfilter-binding-list");
     let device = bindings.split_whitespace().next().unwrap();
     libvirt.virsh(User::Actor, &format!("nwfilter-binding-delete {device}")).unwrap();

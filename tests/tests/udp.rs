@@ -3,8 +3,9 @@
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
-use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::host::{Host, PROGRAMS, User};
 use wakevirt_tests::network::Peer;
+use wakevirt_tests::process::Process;
 use wakevirt_tests::process::proc;
 use wakevirt_tests::{privileged, wait};
 
@@ -78,38 +79,45 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"hello\", (\"192.0.2.1
     capture.stop();
 }
 
-#[test]
-fn can_be_handed_over_by_the_service_manager() {
-    privileged!();
-    let host = Host::new();
-    let _bus = Bus::start(&host, Kind::DbusDaemon);
-    let lan = cable(&host);
-    // sd_listen_fds(3). One socket for both versions, as systemd's ListenDatagram=9 makes it; and one
-    // that is of no use, one of netlink that has nothing to do with links, and one that has.
-    let mut activate = host.command("python3");
-    activate.args([
-        "-c",
-        "import os, socket, struct, sys
-udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); udp.bind((\"::\", 9))
+/// Passes sockets to a program by the protocol of sd_listen_fds(3): one UDP socket for both IP versions, as systemd
+/// creates it for ListenDatagram=9, whose buffer overflowed before; one Unix socket; one netlink socket of another
+/// protocol; and one for changes of interfaces.
+const ACTIVATE: &str = r#"
+import os, socket, struct, sys
+udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); udp.bind(("::", 9))
 # While the service was stopped, the socket overflowed.
 SO_MEMINFO, size = 55, udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
 sender = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-for _ in range(50): sender.sendto(bytes(500), (\"::1\", 9))
-assert struct.unpack(\"9I\", udp.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[8] > 0
+for _ in range(50): sender.sendto(bytes(500), ("::1", 9))
+assert struct.unpack("9I", udp.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[8] > 0
 udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 uevents = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)
 links = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE); links.bind((0, 1))
 for at, handed in enumerate([udp, other, uevents, links]): os.dup2(handed.fileno(), 13 + at)
 for at in range(4): os.dup2(13 + at, 3 + at, inheritable=True)
-os.environ.update(LISTEN_FDS=\"4\", LISTEN_PID=str(os.getpid()))
-os.execvp(sys.argv[1], sys.argv[1:])",
-    ]);
+os.environ.update(LISTEN_FDS="4", LISTEN_PID=str(os.getpid()))
+os.execvp(sys.argv[1], sys.argv[1:])
+"#;
+
+/// Starts capture with the sockets of [`ACTIVATE`], and without any privilege.
+fn start_activated(host: &Host) -> Process {
+    let mut activate = host.command("python3");
     let user = User::Capture.name();
+    activate.args(["-c", ACTIVATE]);
     activate.args(["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--bounding-set=-all"]);
-    activate.args(["/run/wakevirt-programs/wakevirt-capture", "--log-to", "stderr"]);
-    let capture = wakevirt_tests::process::Process::start("capture", &mut activate);
+    activate.args([&format!("{PROGRAMS}/wakevirt-capture"), "--log-to", "stderr"]);
+    Process::start("capture", &mut activate)
+}
+
+#[test]
+fn can_be_handed_over_by_the_service_manager() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = cable(&host);
+    let capture = start_activated(&host);
     let _ = capture.log().wait_for("capture receives UDP only");
     let _ = capture.log().wait_for("receiving on UDP [::]:9,");
     let _ = capture.log().wait_for("only UDP sockets can be heard");
@@ -190,7 +198,7 @@ fn that_are_taken_are_a_warning() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
-    let other = wakevirt_tests::process::Process::start(
+    let other = Process::start(
         "another program",
         host.command("python3").args([
             "-uc",

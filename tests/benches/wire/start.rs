@@ -1,4 +1,4 @@
-//! From the wire to a domain that was started.
+//! The time from the packet to the start of the domain.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -19,19 +19,18 @@ use crate::packets::{PacketSocket, Reading};
 use crate::process::report_memory;
 use crate::report::{Report, median};
 
-/// So many wakes are timed at most, of each kind in turn.
+/// The maximum number of wakes that are timed, of each kind in turn.
 const WAKES: u8 = 50;
-/// No more of them are begun after this time.
-const TIME: Duration = Duration::from_secs(15);
-/// No more domains are defined after this time.
-const DEFINING: Duration = Duration::from_secs(30);
-/// Between two, everything falls asleep, and libvirt's events are done with.
+/// No wake starts after this time.
+const TIME_LIMIT: Duration = Duration::from_secs(15);
+/// No domain is defined after this time.
+const DEFINITION_TIME_LIMIT: Duration = Duration::from_secs(30);
+/// The pause before each measurement, in which all processes become idle and libvirt's events are handled.
 const PAUSE: Duration = Duration::from_millis(50);
-/// What QEMU's domains are connected to.
+/// The bridge of QEMU's domains.
 const BRIDGE: &str = "br0";
 
-/// Measures it with few domains and with many of libvirt's test driver, which boots nothing, and with
-/// a few that are real.
+/// Measures with few and many domains of libvirt's test driver, which boots nothing, and with a few of QEMU.
 pub fn measure(report: &mut Report) {
     for domains in [10, 1000, 10_000] {
         measure_among(report, TEST, domains);
@@ -45,9 +44,8 @@ fn measure_among(report: &mut Report, connection: &str, domains: usize) {
     let _libvirtd = Libvirtd::start(&host);
     let bus = Bus::start(&host, Kind::DbusDaemon);
     let (lan, other) = (host.veth("lan0"), host.veth("tool0"));
-    let libvirt = Connect::open(Some(&from_here(&host, connection))).expect("a connection to libvirt");
+    let libvirt = Connect::open(Some(&local_uri(&host, connection))).expect("a connection to libvirt");
     let domains = define(&libvirt, connection, domains);
-
     let mut capture = Daemon::capture(&host).config("limit = 100000\ninterfaces = [\"lan0\"]").start();
     capture.wait_until_ready();
     host.wait_for_name(CAPTURE_NAME);
@@ -57,75 +55,124 @@ fn measure_among(report: &mut Report, connection: &str, domains: usize) {
     actor.wait_until_ready();
     let _ = actor.log().wait_for("connected to");
 
-    let mut finished = Subscriber::new(&bus, ACTOR_INTERFACE, "WakeFinished");
-    let wire = PacketSocket::sender(&lan.network(), FAR_END);
-    let tool_wire = PacketSocket::sender(&other.network(), FAR_END);
-    let (tool, started) = tool(PacketSocket::reader(&host.network(), "tool0"), libvirt.clone());
-
-    let (mut ours, mut tools, mut bare) = (vec![], vec![], vec![]);
-    let half = domains / 2;
-    let first = Instant::now();
-    for wake in (0..WAKES).take_while(|_| first.elapsed() < TIME) {
-        // From another sender each time: this is no copy of the packet before.
-        let sender = [2, 0, 0, 0, 1, wake];
-        let frame = |mac: &str| ethernet(BROADCAST, sender, WAKE_ON_LAN, &magic(mac, &[]));
-        let number = 2 * (usize::from(wake) % half);
-        let tools_number = number + 1;
-
-        let frame_for_us = frame(&mac(number));
-        std::thread::sleep(PAUSE);
-        let begin = Instant::now();
-        wire.send(&frame_for_us);
-        wait_for(&mut finished, &mac(number));
-        ours.push(begin.elapsed());
-        let domain = find(&libvirt, number);
-        domain.destroy().expect("a domain that runs");
-
-        let frame_for_tool = frame(&mac(tools_number));
-        std::thread::sleep(PAUSE);
-        let begin = Instant::now();
-        tool_wire.send(&frame_for_tool);
-        tools.push(started.recv().expect("the tool lives") - begin);
-        find(&libvirt, tools_number).destroy().expect("a domain that runs");
-
-        std::thread::sleep(PAUSE);
-        let begin = Instant::now();
-        // One call, as the actor's; virDomainCreate would be two.
-        domain.create_with_flags(0).expect("a domain that starts");
-        bare.push(begin.elapsed());
-        domain.destroy().expect("a domain that runs");
-    }
+    let (tool, tool_started) = tool(PacketSocket::reader(&host.network(), "tool0"), libvirt.clone());
+    let mut bench = Bench {
+        libvirt,
+        finished: Subscriber::new(&bus, ACTOR_INTERFACE, "WakeFinished"),
+        wire: PacketSocket::sender(&lan.network(), FAR_END),
+        tool_wire: PacketSocket::sender(&other.network(), FAR_END),
+        tool_started,
+    };
+    let times = bench.measure(domains / 2);
     let _ = tool.stop();
 
-    let [ours, tools, bare] = [ours, tools, bare].map(in_milliseconds);
-    let baselines =
-        [("a tool that lists and reads them all", median(&tools)), ("libvirt's start alone", median(&bare))];
-    let what = if connection == QEMU { "domains of QEMU" } else { "domains" };
-    report.add(&format!("{domains} {what}, median"), "ms", median(&ours), &baselines);
-    let added: Vec<f64> = ours.iter().zip(&bare).map(|(ours, bare)| ours - bare).collect();
-    report.add(&format!("{domains} {what}, added to libvirt's start"), "ms", median(&added), &[]);
+    let what = format!("{domains} {}", if connection == QEMU { "domains of QEMU" } else { "domains" });
+    report_times(report, &what, times);
     let processes = [
         ("sniffer", capture.child("wakevirt-sniffer")),
         ("announcer", capture.pid()),
         ("actor", actor.pid()),
     ];
-    report_memory(report, &format!("{domains} {what}"), &processes);
+    report_memory(report, &what, &processes);
     actor.stop();
     capture.stop();
 }
 
-/// The URI for this process of what is another one on the host.
-fn from_here(host: &Host, connection: &str) -> String {
+/// The times of each kind of wake.
+#[derive(Default)]
+struct Times {
+    /// From the packet to the signal that wakevirt started the domain.
+    ours: Vec<Duration>,
+    /// From the packet to the end of the other tool's call.
+    tool: Vec<Duration>,
+    /// Of libvirt's call alone.
+    libvirt: Vec<Duration>,
+}
+
+/// What a measurement uses.
+struct Bench {
+    libvirt: Connect,
+    finished: Subscriber,
+    wire: PacketSocket,
+    tool_wire: PacketSocket,
+    tool_started: Receiver<Instant>,
+}
+
+impl Bench {
+    /// Times wakes of `half` of the domains by wakevirt, and of the other half by the tool.
+    fn measure(&mut self, half: usize) -> Times {
+        let mut times = Times::default();
+        let start = Instant::now();
+        for wake in (0..WAKES).take_while(|_| start.elapsed() < TIME_LIMIT) {
+            // Each packet has another sender, so that it is not a copy of the previous one.
+            let sender = [2, 0, 0, 0, 1, wake];
+            let frame = |mac: &str| ethernet(BROADCAST, sender, WAKE_ON_LAN, &magic(mac, &[]));
+            let number = 2 * (usize::from(wake) % half);
+            times.ours.push(self.wake_by_wakevirt(&frame(&mac(number)), number));
+            times.tool.push(self.wake_by_tool(&frame(&mac(number + 1)), number + 1));
+            times.libvirt.push(self.start_by_libvirt(number));
+        }
+        times
+    }
+
+    fn wake_by_wakevirt(&mut self, frame: &[u8], number: usize) -> Duration {
+        std::thread::sleep(PAUSE);
+        let start = Instant::now();
+        self.wire.send(frame);
+        wait_for(&mut self.finished, &mac(number));
+        let time = start.elapsed();
+        self.destroy(number);
+        time
+    }
+
+    fn wake_by_tool(&self, frame: &[u8], number: usize) -> Duration {
+        std::thread::sleep(PAUSE);
+        let start = Instant::now();
+        self.tool_wire.send(frame);
+        let time = self.tool_started.recv().expect("the tool runs") - start;
+        self.destroy(number);
+        time
+    }
+
+    fn start_by_libvirt(&self, number: usize) -> Duration {
+        let domain = find(&self.libvirt, number);
+        std::thread::sleep(PAUSE);
+        let start = Instant::now();
+        // One call, like the actor's. virDomainCreate would make two.
+        domain.create_with_flags(0).expect("a domain that starts");
+        let time = start.elapsed();
+        self.destroy(number);
+        time
+    }
+
+    fn destroy(&self, number: usize) {
+        find(&self.libvirt, number).destroy().expect("a running domain");
+    }
+}
+
+fn report_times(report: &mut Report, what: &str, times: Times) {
+    let [ours, tool, libvirt] = [times.ours, times.tool, times.libvirt].map(in_milliseconds);
+    let baselines = [
+        ("a tool that lists and reads them all", median(&tool)),
+        ("libvirt's start alone", median(&libvirt)),
+    ];
+    report.add(&format!("{what}, median"), "ms", median(&ours), &baselines);
+    let added: Vec<f64> = ours.iter().zip(&libvirt).map(|(ours, libvirt)| ours - libvirt).collect();
+    report.add(&format!("{what}, added to libvirt's start"), "ms", median(&added), &[]);
+}
+
+/// The URI with which this process reaches the host's libvirtd.
+fn local_uri(host: &Host, connection: &str) -> String {
     let path = if connection == QEMU { "qemu+unix:///system" } else { "test+unix:///default" };
     format!("{path}?socket={}", host.path("/run/libvirt/libvirt-sock").display())
 }
 
-/// Defines so many domains, if the time allows; one half is for us, the other for the tool. Returns
-/// how many there are.
+/// Defines this number of domains, or fewer if that takes too long: half of them for wakevirt, half for the tool.
+/// Returns their number.
 fn define(libvirt: &Connect, connection: &str, domains: usize) -> usize {
-    let begin = Instant::now();
+    let start = Instant::now();
     let mut defined = 0;
-    while defined < domains && begin.elapsed() < DEFINING {
+    while defined < domains && start.elapsed() < DEFINITION_TIME_LIMIT {
         for number in [defined, defined + 1] {
             let (name, mac) = (name(number), mac(number));
             let xml =
@@ -150,8 +197,8 @@ fn wait_for(finished: &mut Subscriber, mac: &str) {
     }
 }
 
-/// What other tools do: for each packet they list all domains, read the XML of each, look for the
-/// address in it, and start the one that has it.
+/// Works like other tools: for each packet it lists all domains, searches the XML of each for the address, and starts
+/// the domain that has it.
 fn tool(socket: PacketSocket, libvirt: Connect) -> (Reading, Receiver<Instant>) {
     let (sender, started) = channel();
     let reading = socket.read(move |frame, _| {
@@ -168,7 +215,7 @@ fn tool(socket: PacketSocket, libvirt: Connect) -> (Reading, Receiver<Instant>) 
     (reading, started)
 }
 
-/// The MAC address in a Wake-on-LAN frame.
+/// The target address in a Wake-on-LAN frame.
 fn address_in(frame: &[u8]) -> Option<MacAddr> {
     if frame.get(12..14)? != WAKE_ON_LAN.to_be_bytes() {
         return None;
@@ -181,8 +228,8 @@ fn find(libvirt: &Connect, number: usize) -> Domain {
 }
 
 fn name(number: usize) -> String {
-    let whose = if number.is_multiple_of(2) { "ours" } else { "tools" };
-    format!("{whose}-{number}")
+    let prefix = if number.is_multiple_of(2) { "ours" } else { "tools" };
+    format!("{prefix}-{number}")
 }
 
 fn mac(number: usize) -> String {

@@ -1,7 +1,6 @@
-//! The demonstration: what happens between a magic packet and a VM that runs, for a person to watch.
+//! The demonstration: shows each step from a magic packet to a running VM.
 //!
-//! It is the bench of the tests, with somebody who tells what goes on. Nothing here is simulated but
-//! the hypervisor's machines: those of libvirt's test driver boot in no time.
+//! It uses the test bench. Only the VMs are simulated: libvirt's test driver boots nothing.
 
 mod events;
 mod rights;
@@ -23,10 +22,9 @@ use crate::libvirt::{Libvirtd, TEST, test_domain};
 use crate::network::frames::{WAKE_ON_LAN, bytes_of, ethernet, magic, tagged};
 use crate::network::{FAR_END, Peer};
 
-/// Name, MAC address, and what else the rule says that allows it, if there is one.
+/// Name, MAC address, and the conditions of the rule that allows the domain, if there is one.
 type Domain = (&'static str, &'static str, Option<&'static str>);
 
-/// The domains.
 const DOMAINS: [Domain; 6] = [
     ("desktop", "52:54:00:00:00:01", Some("")),
     ("media", "52:54:00:00:00:02", Some("")),
@@ -36,29 +34,29 @@ const DOMAINS: [Domain; 6] = [
     ("archive", "52:54:00:00:00:06", None),
 ];
 
-/// The only machine that may wake `secret`.
+/// The only sender that can wake `secret`.
 const TRUSTED: &str = "02:00:00:00:00:01";
 
-/// How long a decision may take before the demonstration has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// After this time without a decision, the demonstration has failed.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to wait for copies of a packet that have not been told yet.
+/// The time in which copies of a packet arrive after the decision.
 const COPIES: Duration = Duration::from_millis(50);
 
-/// Runs the demonstration, and tells in its last line whether the VM runs.
+/// Runs the demonstration. Its last line says whether the VM runs.
 #[must_use]
 pub fn run() -> ExitCode {
     let screen = Screen::new();
     if let Some(reason) = guard::why_not(&[guard::FOR_DEMO, &["busctl"]].concat()) {
-        screen.failure(&format!("the demonstration cannot run here: {reason}"));
+        screen.failure(&format!("The demonstration cannot run here: {reason}"));
         return ExitCode::FAILURE;
     }
-    // The bench stops by a panic. Whatever it has started ends with this process.
+    // The test bench panics if a step fails. All processes that it started end with this one.
     panic::set_hook(Box::new(move |panic| {
-        let reason = panic.payload_as_str().unwrap_or("for no reason that is known");
+        let reason = panic.payload_as_str().unwrap_or("unknown reason");
         let (reason, more) = reason.split_once('\n').unwrap_or((reason, ""));
         more.lines().for_each(|line| screen.note(line));
-        screen.failure(&format!("The VM does not run. What failed: {reason}"));
+        screen.failure(&format!("The VM does not run: {reason}"));
         std::process::exit(1);
     }));
     show(screen);
@@ -66,60 +64,28 @@ pub fn run() -> ExitCode {
 }
 
 fn show(screen: Screen) {
-    screen.title("wakevirt: a magic packet arrives, and the VM that it names runs");
+    screen.title("wakevirt: a magic packet arrives, and its VM starts");
 
-    screen.heading("The stage, in namespaces of its own");
+    screen.heading("Set-up, in separate namespaces");
     let host = Host::new();
-    host.bridge("br0");
-    let lan = host.veth("port0");
-    host.sh("ip link set port0 master br0; ip address add 192.0.2.1/24 dev br0");
-    lan.address("192.0.2.2/24");
-    screen.item("network", "a host with the bridge br0, and a machine behind its port port0");
+    let lan = set_up_network(screen, &host);
     let _bus = Bus::start(&host, Kind::DbusDaemon);
-    screen.item("bus", "dbus-daemon, with the policy from dbus/");
-    let libvirtd = Libvirtd::start(&host);
-    for (name, mac, _) in DOMAINS {
-        libvirtd.define(TEST, &test_domain(name, mac));
-    }
-    libvirtd.virsh(TEST, &["start", "laptop"]);
-    libvirtd.virsh(TEST, &["suspend", "laptop"]);
-    screen.item("hypervisor", "libvirtd with its test driver");
-
-    let mut capture = Daemon::capture(&host).started_by(StartedBy::Root).start();
-    capture.wait_until_ready();
-    let config = format!("connections = [\"{TEST}\"]\n{}", rules());
-    let mut actor = Daemon::actor(&host).started_by(StartedBy::Root).config(&config).start();
-    actor.wait_until_ready();
-    screen.item("services", "started by root, as a service manager does; now each has its own user:");
-    rights::show(screen, &[capture.pid(), capture.child("wakevirt-sniffer"), actor.pid()]);
-    // /proc does not tell of it. Capture does not start without, unless the configuration says so.
-    screen.note("and Landlock, which closes every file to the sniffer");
+    screen.item("bus", "dbus-daemon with the policy files in dbus/");
+    let libvirtd = set_up_libvirt(screen, &host);
+    let (mut capture, mut actor) = start_services(screen, &host);
 
     let before = states(&libvirtd);
     let events = Events::subscribe(&host);
     let act = Act { screen, events, host: &host, libvirtd: &libvirtd, services: [&capture, &actor] };
+    send_packets(&act, &lan);
 
-    screen.heading("Packets from the machine on the network, and how long after the announcer knew of them");
-    act.wakes("desktop", "started", "etherwake: a bare frame, sent to the domain's own address", |mac| {
-        lan.etherwake(mac, &[]);
-    });
-    act.wakes("media", "started", "wakeonlan: UDP to the subnet's broadcast address, port 9", |mac| {
-        lan.wakeonlan(mac, "192.0.2.255", &[]);
-    });
-    act.wakes("build", "started", "crafted: a frame in two VLANs, with a SecureOn password", |mac| {
-        lan.send(&crafted(mac));
-    });
-    act.wakes("laptop", "resumed", "etherwake: for a domain that is paused", |mac| lan.etherwake(mac, &[]));
-    act.wakes_not("secret", "etherwake: for a domain that only another machine may wake", |mac| {
-        lan.etherwake(mac, &[]);
-    });
-    act.says_nothing(&lan, "secret");
-
-    screen.heading("The actor explains, and does nothing: such a packet, and one from the machine that may");
+    screen.heading(
+        "The actor explains how it would decide: about the same packet, and about the trusted sender",
+    );
     act.explains("secret", &address_of(&lan), "false");
     act.explains("secret", TRUSTED, "true");
 
-    screen.heading("Somebody on the host, without any right");
+    screen.heading("An unprivileged user on the host");
     refused(screen, &host);
 
     screen.heading("Root, who needs no rule");
@@ -131,16 +97,68 @@ fn show(screen: Screen) {
     }
     actor.stop();
     capture.stop();
-    screen.success("The VM runs: one magic packet each has started desktop, media and build.");
+    screen.success("The VMs run: desktop, media and build were each started by one magic packet.");
 }
 
-/// A frame that no tool at hand sends.
+fn set_up_network(screen: Screen, host: &Host) -> Peer<'_> {
+    host.bridge("br0");
+    let lan = host.veth("port0");
+    host.sh("ip link set port0 master br0; ip address add 192.0.2.1/24 dev br0");
+    lan.address("192.0.2.2/24");
+    screen.item("network", "a host with the bridge br0, and a machine at its port port0");
+    lan
+}
+
+fn set_up_libvirt(screen: Screen, host: &Host) -> Libvirtd<'_> {
+    let libvirtd = Libvirtd::start(host);
+    for (name, mac, _) in DOMAINS {
+        libvirtd.define(TEST, &test_domain(name, mac));
+    }
+    libvirtd.virsh(TEST, &["start", "laptop"]);
+    libvirtd.virsh(TEST, &["suspend", "laptop"]);
+    screen.item("hypervisor", "libvirtd with its test driver");
+    libvirtd
+}
+
+fn start_services(screen: Screen, host: &Host) -> (Daemon, Daemon) {
+    let mut capture = Daemon::capture(host).started_by(StartedBy::Root).start();
+    capture.wait_until_ready();
+    let config = format!("connections = [\"{TEST}\"]\n{}", rules());
+    let mut actor = Daemon::actor(host).started_by(StartedBy::Root).config(&config).start();
+    actor.wait_until_ready();
+    screen.item("services", "started as root; each has switched to its own user:");
+    rights::show(screen, &[capture.pid(), capture.child("wakevirt-sniffer"), actor.pid()]);
+    // /proc does not show Landlock. Capture does not start without it, unless its configuration allows that.
+    screen.note("Landlock also denies the sniffer access to all files");
+    (capture, actor)
+}
+
+fn send_packets(act: &Act<'_>, lan: &Peer<'_>) {
+    act.screen
+        .heading("Packets from the machine on the network, and the time since the announcer received them");
+    act.wakes("desktop", "started", "etherwake: an Ethernet frame to the domain's address", |mac| {
+        lan.etherwake(mac, &[]);
+    });
+    act.wakes("media", "started", "wakeonlan: UDP to the subnet's broadcast address, port 9", |mac| {
+        lan.wakeonlan(mac, "192.0.2.255", &[]);
+    });
+    act.wakes("build", "started", "crafted: a frame with two VLAN tags and a SecureOn password", |mac| {
+        lan.send(&crafted(mac));
+    });
+    act.wakes("laptop", "resumed", "etherwake: for a paused domain", |mac| lan.etherwake(mac, &[]));
+    act.is_denied("secret", "etherwake: for a domain that only another sender can wake", |mac| {
+        lan.etherwake(mac, &[]);
+    });
+    act.is_dropped(lan, "secret");
+}
+
+/// A frame that neither etherwake nor wakeonlan can send.
 fn crafted(mac: &str) -> Vec<u8> {
     let frame = ethernet(bytes_of(mac), [2, 0, 0, 0, 0, 7], WAKE_ON_LAN, &magic(mac, b"secret"));
     tagged(&tagged(&frame, 0x8100, 42), 0x88a8, 7)
 }
 
-/// The address that the machine sends from.
+/// The address from which the machine sends.
 fn address_of(lan: &Peer<'_>) -> String {
     lan.sh(&format!("cat /sys/class/net/{FAR_END}/address")).trim().to_owned()
 }
@@ -158,7 +176,7 @@ fn mac_of(domain: &str) -> &'static str {
     DOMAINS.iter().find(|(name, _, _)| *name == domain).map_or("", |(_, mac, _)| mac)
 }
 
-/// One packet, and what follows from it.
+/// Sends packets and shows what the services report.
 struct Act<'a> {
     screen: Screen,
     events: Events,
@@ -169,45 +187,45 @@ struct Act<'a> {
 
 impl Act<'_> {
     fn wakes(&self, domain: &str, outcome: &str, what: &str, send: impl FnOnce(&str)) {
-        self.play(domain, what, outcome, send);
+        self.send(domain, what, outcome, send);
         assert_eq!(self.libvirtd.state(TEST, domain), "running", "the state of {domain}");
     }
 
-    fn wakes_not(&self, domain: &str, what: &str, send: impl FnOnce(&str)) {
-        self.play(domain, what, "not-allowed", send);
+    fn is_denied(&self, domain: &str, what: &str, send: impl FnOnce(&str)) {
+        self.send(domain, what, "not-allowed", send);
         assert_eq!(self.libvirtd.state(TEST, domain), "shut off", "the state of {domain}");
     }
 
-    fn play(&self, domain: &str, what: &str, expected: &str, send: impl FnOnce(&str)) {
+    fn send(&self, domain: &str, what: &str, expected: &str, send: impl FnOnce(&str)) {
         self.screen.packet(what);
         send(mac_of(domain));
-        self.follow(domain, expected);
+        self.show_events(domain, expected);
     }
 
-    /// What is told until there is a decision about the domain, which has this outcome.
-    fn follow(&self, domain: &str, expected: &str) {
-        let mut read = None;
+    /// Shows events until there is a decision about the domain, which must have this outcome.
+    fn show_events(&self, domain: &str, expected: &str) {
+        let mut received = None;
         loop {
-            let event = self.events.next(PATIENCE).unwrap_or_else(|| {
+            let event = self.events.next(TIMEOUT).unwrap_or_else(|| {
                 let logs = self.services.map(|service| service.log().all().join("\n")).join("\n\n");
-                panic!("there is no decision about {domain}; above is what the services say\n{logs}");
+                panic!("there is no decision about {domain}; the logs of the services are above\n{logs}");
             });
             if let Event::Packet { boottime, .. } = &event {
-                read = read.or(*boottime);
+                received = received.or(*boottime);
             }
-            self.screen.event(&event, read);
+            self.screen.event(&event, received);
             if let Event::Decision { domain: decided, outcome, .. } = &event {
                 assert_eq!((decided.as_str(), outcome.as_str()), (domain, expected), "the decision");
                 break;
             }
         }
-        // A copy of the same packet, seen on the bridge as well, may be told after the decision.
+        // A copy of the same packet, captured on the bridge, can be announced after the decision.
         while let Some(event) = self.events.next(COPIES) {
-            self.screen.event(&event, read);
+            self.screen.event(&event, received);
         }
     }
 
-    /// What would come of a packet from this machine. It is asked as a person would ask.
+    /// Shows how the actor would decide about a packet from this sender.
     fn explains(&self, domain: &str, source: &str, expected: &str) {
         let arguments = ["Explain", "sa{sv}", mac_of(domain), "1", "source-mac", "s", source];
         let reply = self.busctl(&arguments);
@@ -217,11 +235,11 @@ impl Act<'_> {
     fn is_woken_by_root(&self, domain: &str) {
         let reply = self.busctl(&["Wake", "s", mac_of(domain)]);
         assert_eq!(reply, "s \"started\"", "the reply");
-        self.follow(domain, "started");
+        self.show_events(domain, "started");
         assert_eq!(self.libvirtd.state(TEST, domain), "running", "the state of {domain}");
     }
 
-    /// Calls the actor by busctl(1) as root, shows the call and the reply, and returns the reply.
+    /// Calls the actor with busctl(1) as root, shows the call and the reply, and returns the reply.
     fn busctl(&self, arguments: &[&str]) -> String {
         let object = [ACTOR_NAME, ACTOR_PATH, ACTOR_INTERFACE];
         let line = [&["busctl", "call"], object.as_slice(), arguments].concat().join(" ");
@@ -230,38 +248,38 @@ impl Act<'_> {
         reply.trim().to_owned()
     }
 
-    /// One copy of the address is missing, so it is no magic packet.
-    fn says_nothing(&self, lan: &Peer<'_>, domain: &str) {
-        self.screen.packet("crafted: the address fifteen times, where sixteen make a magic packet");
+    /// Sends a frame with one copy of the address too few, which is not a magic packet.
+    fn is_dropped(&self, lan: &Peer<'_>, domain: &str) {
+        self.screen.packet("crafted: 15 copies of the address, where a magic packet has 16");
         let mac = mac_of(domain);
         let mut frame = ethernet(bytes_of(mac), [2, 0, 0, 0, 0, 8], WAKE_ON_LAN, &magic(mac, &[]));
         frame.truncate(frame.len() - 6);
         lan.send(&frame);
         if let Some(event) = self.events.next(Duration::from_millis(300)) {
             self.screen.event(&event, None);
-            panic!("something that is no magic packet was announced");
+            panic!("a frame that is not a magic packet was announced");
         }
-        self.screen.silence("nothing is announced");
+        self.screen.silence("dropped, not announced");
     }
 }
 
-/// What the bus and the actor refuse to a user in no group.
+/// Shows which calls the bus and the actor deny to a user without privileges.
 fn refused(screen: Screen, host: &Host) {
     let mac = format!("'{}'", mac_of("secret"));
     let (bus, capture, actor) = ("org.freedesktop.DBus", "org.wakevirt.Capture1", "org.wakevirt.Actor1");
     for (what, interface, method, arguments) in [
         (
-            "pretends to be the capture service",
+            "requests the bus name of capture",
             bus,
             "RequestName",
             &["'org.wakevirt.Capture1'", "uint32 4"][..],
         ),
-        ("asks for the password of a packet", capture, "GetSecureOn", &["''", "uint64 3"]),
-        ("asks the actor to wake a domain", actor, "Wake", &[&mac]),
+        ("requests the password of a packet", capture, "GetSecureOn", &["''", "uint64 3"]),
+        ("requests a wake from the actor", actor, "Wake", &[&mac]),
     ] {
         match host.call(User::Stranger, interface, method, arguments) {
             Err(error) => screen.refusal(what, error.name.rsplit('.').next().unwrap_or(&error.name)),
-            Ok(reply) => panic!("a stranger {what}, and is answered: {reply}"),
+            Ok(reply) => panic!("an unprivileged user {what}, and the reply is {reply}"),
         }
     }
 }
