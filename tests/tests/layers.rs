@@ -1,4 +1,7 @@
-//! The modules of a crate import in one direction: docs/ARCHITECTURE.md lists them in that order.
+//! The modules of a crate import in one direction: docs/ARCHITECTURE.md lists them in that order. Within each of
+//! them, files do not import each other in a circle.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use wakevirt_tests::host::project;
 use wakevirt_tests::project::files;
@@ -6,57 +9,131 @@ use wakevirt_tests::project::files;
 /// Files that are not in the order: they start the service, or define the error of all modules.
 const BESIDE: [&str; 3] = ["lib", "main", "error"];
 
-/// The module of a path below the source folder, such as `model` for `model/packet.rs`.
-fn module(path: &str) -> &str {
-    path.split('/').next().unwrap_or_default().trim_end_matches(".rs")
+/// Modules with circles of imports inside them, and the reason for each.
+const WITH_CIRCLES: [(&str, &str); 7] = [
+    ("engine", "its files are the parts of one task"),
+    ("announcer", "the listener imports `Lost` by its re-export"),
+    ("api::access", "the type `Action` is in api/access/mod.rs"),
+    ("api", "the type `Dict` is in api/mod.rs"),
+    ("config", "`ModeKey` and `list` of capture are in config/mod.rs"),
+    ("hypervisor::libvirt", "connection.rs and read.rs, and the pool and its threads, import each other"),
+    ("policy", "the limit `MAX_URI` is in policy/mod.rs"),
+];
+
+/// The names in a path from the crate, such as `model` and `packet`.
+type Path<'a> = Vec<&'a str>;
+
+/// The module that this file below the source folder defines.
+fn module(file: &str) -> Path<'_> {
+    file.trim_end_matches(".rs").split('/').filter(|name| !["", "mod"].contains(name)).collect()
 }
 
-/// The modules of this crate, in the order of its table.
+/// The top-level modules of this crate, in the order of its table.
 fn order(folder: &str) -> Vec<String> {
     let page = std::fs::read_to_string(project().join("docs/ARCHITECTURE.md")).unwrap_or_default();
     let (_, section) = page.split_once("\n### Modules\n").unwrap_or_default();
     let rows = section.split("\n## ").next().unwrap_or_default().lines();
     let start = format!("| `{folder}/");
     let paths = rows.filter_map(|row| Some(row.strip_prefix(&start)?.split_once('`')?.0));
-    paths.map(|path| module(path).to_owned()).collect()
+    paths.map(|path| module(path).concat()).collect()
 }
 
-/// The names that follow `crate::` in this code, those of a group included.
-fn imports(code: &str) -> Vec<&str> {
-    let is_name = |c: char| c == '_' || c.is_ascii_alphanumeric();
-    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-    let paths = lines.flat_map(|line| line.split("crate::").skip(1));
-    let mut names: Vec<_> =
-        paths.map(|rest| rest.split(|c| !is_name(c)).next().unwrap_or_default()).collect();
-    for group in code.split("crate::{").skip(1) {
-        let group = group.split(';').next().unwrap_or_default();
-        names.extend(group.split(|c| !is_name(c)));
+/// The source files of a crate: their paths below its folder, and their code without comments.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let files = files::of_project(&[&format!("{folder}/*.rs")]).into_iter();
+    let source = |(path, text): (String, String)| {
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        Some((path.strip_prefix(folder)?.to_owned(), code.collect::<Vec<_>>().join("\n")))
+    };
+    files.filter_map(source).collect()
+}
+
+/// The paths in the code of a module that begin with `crate`, `super`, `self` or the name of a child, each as a path
+/// from the crate.
+fn imports<'a>(module: &[&'a str], code: &'a str, children: &[&str]) -> Vec<Path<'a>> {
+    let in_name = |c: char| c == '_' || c.is_ascii_alphanumeric();
+    let mut imports = Vec::new();
+    for (end, _) in code.match_indices("::") {
+        let (before, _) = code.split_at(end);
+        let (before, path) = code.split_at(before.trim_end_matches(in_name).len());
+        let (path, rest) = path.split_at(path.find(|c| !in_name(c) && c != ':').unwrap_or(path.len()));
+        let first = path.split("::").next().unwrap_or_default();
+        if before.ends_with(':')
+            || !(["crate", "super", "self"].contains(&first) || children.contains(&first))
+        {
+            continue;
+        }
+        let group = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or_default();
+        for last in group.split(',').map(|item| item.split_whitespace().next().unwrap_or_default()) {
+            imports.push(path.split("::").chain(last.split("::")).fold(module.to_vec(), |mut path, name| {
+                match name {
+                    "crate" => path.clear(),
+                    "super" => _ = path.pop(),
+                    "self" | "" => {}
+                    name => path.push(name),
+                }
+                path
+            }));
+        }
     }
-    names
+    imports
 }
 
 /// The imports against the order, as "file -> module", and the number of imports that follow it.
 fn check(folder: &str) -> (Vec<String>, usize) {
     let order = order(folder);
-    let place = |name: &str| order.iter().position(|module| module == name);
+    let place = |path: &Path<'_>| order.iter().position(|module| path.first() == Some(&module.as_str()));
     let (mut wrong, mut right) = (Vec::new(), 0);
-    for (path, code) in files::of_project(&[&format!("{folder}/*.rs")]) {
-        let own = module(path.trim_start_matches(folder).trim_start_matches('/'));
-        let Some(own) = place(own) else {
-            if !BESIDE.contains(&own) {
-                wrong.push(format!("{path} is in no module of the table"));
+    for (file, code) in sources(folder) {
+        let module = module(&file);
+        let Some(own) = place(&module) else {
+            if !module.first().is_some_and(|name| BESIDE.contains(name)) {
+                wrong.push(format!("{file} is in no module of the table"));
             }
             continue;
         };
-        for import in imports(&code) {
-            match place(import) {
-                Some(other) if other > own => wrong.push(format!("{path} -> {import}")),
+        for import in imports(&module, &code, &[]) {
+            match place(&import) {
+                Some(other) if other > own => wrong.push(format!("{file} -> {}", import.join("::"))),
                 Some(_) => right += 1,
                 None => {}
             }
         }
     }
     (wrong, right)
+}
+
+/// The circles of imports between the files of each top-level module. Tests and re-exports do not count.
+fn circles(sources: &[(String, String)]) -> BTreeSet<Vec<String>> {
+    let sources = sources.iter().filter(|(file, _)| !file.contains("/tests"));
+    let code = sources.map(|(file, code)| (module(file), code.split("#[cfg(test)]\nmod tests {")));
+    let code: BTreeMap<_, _> = code.map(|(path, mut code)| (path, code.next().unwrap_or_default())).collect();
+    let is_export = |line: &str| line.starts_with("pub") && line.contains(" use ");
+    let mut edges = BTreeSet::new();
+    for (module, text) in &code {
+        let is_child = |other: &&Path<'_>| other.starts_with(module) && other.len() == module.len() + 1;
+        let children: Vec<_> =
+            code.keys().filter(is_child).filter_map(|child| child.last().copied()).collect();
+        let statements = text.split(';').map(str::trim_start);
+        for statement in statements.filter(|it| !it.lines().next().is_some_and(is_export)) {
+            for import in imports(module, statement, &children) {
+                let mut parts = (1..=import.len()).rev().filter_map(|length| import.get(..length));
+                let to = parts.find_map(|part| Some(code.get_key_value(part)?.0));
+                edges.extend(to.filter(|to| to.first() == module.first()).map(|to| (module, to)));
+            }
+        }
+    }
+    let reached = |from| {
+        let (mut reached, mut new) = (BTreeSet::new(), vec![from]);
+        while let Some(module) = new.pop() {
+            let next = edges.iter().filter(|(from, _)| *from == module).map(|(_, to)| *to);
+            new.extend(next.filter(|to| reached.insert(*to)));
+        }
+        reached
+    };
+    let circle = |module| reached(module).into_iter().filter(|other| reached(other).contains(module));
+    let names = |module| circle(module).map(|path| path.join("::")).collect::<Vec<_>>();
+    code.keys().map(names).filter(|circle| circle.len() > 1).collect()
 }
 
 #[test]
@@ -67,4 +144,24 @@ fn modules_import_only_those_above_them() {
         assert!(wrong.is_empty(), "{folder}: {wrong:#?}");
         assert!(right >= imports, "{folder}: only {right} imports were found");
     }
+}
+
+#[test]
+fn files_of_a_module_import_each_other_in_no_circle() {
+    for folder in ["actor/src", "capture/src"] {
+        let mut wrong = circles(&sources(folder));
+        wrong.retain(|circle| {
+            let is_in = |module: &str| circle.iter().all(|path| path.starts_with(module));
+            !WITH_CIRCLES.iter().any(|(module, _)| is_in(module))
+        });
+        assert!(wrong.is_empty(), "{folder}: these import each other: {wrong:#?}");
+    }
+}
+
+#[test]
+fn a_circle_of_super_paths_and_groups_is_found() {
+    let files =
+        [("x/y/mod.rs", "use super::{a, z::Z};"), ("x/z.rs", "fn f() { super::y::g() }"), ("x/a.rs", "")];
+    let circles = circles(&files.map(|(file, code)| (file.to_owned(), code.to_owned())));
+    assert_eq!(circles, [vec!["x::y".to_owned(), "x::z".to_owned()]].into());
 }
