@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::host::{Host, PROGRAMS, User};
 use crate::process::Process;
 use crate::process::lines::Lines;
-use crate::wait::{self, PATIENCE};
+use crate::wait::{self, TIMEOUT};
 
 /// Who starts a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub enum StartedBy {
     /// capabilities it needs as ambient ones.
     Manager,
     /// Somebody without any right: the service's user, no capability.
-    Nobody,
+    Unprivileged,
 }
 
 /// A service that is to start.
@@ -188,8 +188,12 @@ impl Daemon {
     /// # Panics
     /// If it ends or does not get ready; its log is shown.
     pub fn wait_until_ready(&mut self) {
-        let ready = wait::within(PATIENCE, || {
-            if self.notices.lines.count("READY=1") > 0 { Some(true) } else { self.ended().map(|_| false) }
+        let ready = wait::within(TIMEOUT, || {
+            if self.notices.lines.count("READY=1") > 0 {
+                Some(true)
+            } else {
+                self.exit_status().map(|_| false)
+            }
         });
         assert!(ready == Some(true), "it is not ready:\n{}", self.log().all().join("\n"));
     }
@@ -202,7 +206,7 @@ impl Daemon {
 
     /// What it told the service manager: `READY=1`, `STATUS=…`, a line for each.
     #[must_use]
-    pub fn notices(&self) -> &Lines {
+    pub fn notifications(&self) -> &Lines {
         &self.notices.lines
     }
 }

@@ -70,7 +70,7 @@ impl<'host> Scene<'host> {
 
 /// A property that is a number.
 fn count(host: &Host, property: &str) -> u64 {
-    let reply = host.property(User::Stranger, CAPTURE_NAME, property).unwrap();
+    let reply = host.property(User::Unprivileged, CAPTURE_NAME, property).unwrap();
     reply.trim_matches(|char: char| !char.is_ascii_digit()).rsplit(' ').next().unwrap().parse().unwrap()
 }
 
@@ -177,7 +177,7 @@ fn believes_no_message_that_cannot_be_true() {
         replace_sniffer(&host, &messages, "exit(7)");
         let mut command = host.command("/run/lies/wakevirt-capture");
         let mut capture = Process::start("capture", command.args(["--log-to", "stderr"]));
-        assert_eq!(capture.wait_until_ended().code(), Some(1), "{complaint}");
+        assert_eq!(capture.wait_for_exit().code(), Some(1), "{complaint}");
         let line = capture.log().wait_for(complaint);
         assert!(line.contains("ERROR"), "{line}");
         assert!(!capture.log().all().iter().any(|line| line.starts_with("2026-01-01")), "a forged line");
@@ -218,8 +218,8 @@ fn answers_and_stops_while_the_sniffer_never_pauses() {
     let mut command = host.command("/run/lies/wakevirt-capture");
     let mut capture = Process::start("capture", command.args(["--log-to", "stderr"]));
     host.wait_for_name(CAPTURE_NAME);
-    let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
-    host.call(User::Listener, CAPTURE_NAME, "SetInterest", &["[[byte 2, 0, 0, 0, 0, 7]]"]).unwrap();
+    let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
+    host.call(User::WakevirtMember, CAPTURE_NAME, "SetInterest", &["[[byte 2, 0, 0, 0, 0, 7]]"]).unwrap();
     let address = "'02:00:00:00:00:07'";
     let earlier = monitor.log().count(address);
     let _ = monitor.log().wait_for_nth(address, earlier + 1);
@@ -333,7 +333,7 @@ fn ends_with_the_sniffer_and_the_sniffer_with_it() {
     let mut first = capture(&host, StartedBy::Manager, "");
     let killed = first.child("wakevirt-sniffer");
     kill(killed, Signal::SIGKILL).unwrap();
-    assert_eq!(first.wait_until_ended().code(), Some(1));
+    assert_eq!(first.wait_for_exit().code(), Some(1));
     let _ = first.log().wait_for("the sniffer exited: signal 9 ended it");
 
     let mut second = capture(&host, StartedBy::Manager, "");
@@ -353,7 +353,7 @@ fn ends_with_the_sniffer_and_the_sniffer_with_it() {
     let interrupted = fourth.child("wakevirt-sniffer");
     kill(interrupted, Signal::SIGINT).unwrap();
     fourth.signal(Signal::SIGINT);
-    assert!(fourth.wait_until_ended().success());
+    assert!(fourth.wait_for_exit().success());
     let lines = fourth.log().all();
     assert!(!lines.iter().any(|line| line.contains("the sniffer")), "{lines:#?}");
 
@@ -373,15 +373,15 @@ fn hears_on_while_the_bus_is_away_and_forgets_nothing() {
         let sniffer = scene.sniffer();
         scene.lan.etherwake(MAC, &[]);
         scene.wait_for(&["Sequence"], 1);
-        let epoch = host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap();
+        let epoch = host.property(User::Unprivileged, CAPTURE_NAME, "Epoch").unwrap();
         scene.bus.kill();
         let _ = scene.capture.log().wait_for("the connection to the system bus is lost");
         scene.lan.etherwake("52:54:00:01:02:04", &[]);
         scene.bus.start_again();
         host.wait_for_name(CAPTURE_NAME);
-        assert_eq!(host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap(), epoch, "{kind:?}");
+        assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "Epoch").unwrap(), epoch, "{kind:?}");
         let epoch = epoch.trim_start_matches("(<").trim_end_matches(">,)");
-        let missed = host.call(User::Listener, CAPTURE_NAME, "Replay", &[epoch, "uint64 1"]).unwrap();
+        let missed = host.call(User::WakevirtMember, CAPTURE_NAME, "Replay", &[epoch, "uint64 1"]).unwrap();
         assert!(missed.contains("false, false, [(uint64 2, '52:54:00:01:02:04', {"), "{kind:?}: {missed}");
         assert_eq!(scene.sniffer(), sniffer);
         scene.capture.stop();
@@ -399,7 +399,7 @@ fn starts_before_the_bus() {
     host.wait_for_name(CAPTURE_NAME);
     // A second one is told who has the name, and ends.
     let mut second = Daemon::capture(&host).start();
-    assert_eq!(second.wait_until_ended().code(), Some(1));
+    assert_eq!(second.wait_for_exit().code(), Some(1));
     let _ = second.log().wait_for("the bus name org.wakevirt.Capture1 is taken by process");
     capture.stop();
 }
@@ -439,7 +439,7 @@ fn shows_what_the_kernel_dropped_before_the_sniffer() {
     kill(sniffer, Signal::SIGCONT).unwrap();
     wait::until_true("what was lost to be counted", || scene.count("KernelDropped") > 0);
     scene.wait_for(&["Received", "KernelDropped", "ChannelDropped"], 8000);
-    let transports = host.property(User::Stranger, CAPTURE_NAME, "Transports").unwrap();
+    let transports = host.property(User::Unprivileged, CAPTURE_NAME, "Transports").unwrap();
     assert!(!transports.contains("'raw': {'dropped': 0}"), "{transports}");
     let _ = scene.capture.log().wait_for("packets were lost:");
     scene.capture.stop();
@@ -453,7 +453,7 @@ fn announces_copies_once_and_limits_each_address_by_itself() {
     // Whoever names an interest keeps it for a while after leaving.
     let [mac] = [bytes_of(MAC)];
     let interest = format!("[{}]", mac.map(|byte| format!("byte 0x{byte:02x}")).join(", "));
-    host.call(User::Listener, CAPTURE_NAME, "SetInterest", &[&format!("[{interest}]")]).unwrap();
+    host.call(User::WakevirtMember, CAPTURE_NAME, "SetInterest", &[&format!("[{interest}]")]).unwrap();
     let mut wire = scene.lan.injector();
     (0..200).for_each(|number| wire.send(&wake(number)));
     for _ in 0..3 {
@@ -464,15 +464,16 @@ fn announces_copies_once_and_limits_each_address_by_itself() {
     assert_eq!(scene.count("Duplicates"), 2);
     assert_eq!(sequence + limited, 201);
     assert!(limited >= 100, "{limited} of 200 were held back");
-    let replay = host.call(User::Listener, CAPTURE_NAME, "Replay", &["''", "uint64 0"]).unwrap();
+    let replay = host.call(User::WakevirtMember, CAPTURE_NAME, "Replay", &["''", "uint64 0"]).unwrap();
     assert!(replay.contains(&format!("({sequence}, '{MAC}', {{")), "{replay}");
     assert_eq!(replay.matches("'copies': <uint32 3>").count(), 1, "{replay}");
     // Only what somebody is interested in is logged.
     assert_eq!(scene.capture.log().count("magic packet for"), 1);
     assert_eq!(scene.capture.log().count(&format!("magic packet for {MAC} from ")), 1);
 
-    let refused =
-        |argument: &str| host.call(User::Listener, CAPTURE_NAME, "SetInterest", &[argument]).unwrap_err();
+    let refused = |argument: &str| {
+        host.call(User::WakevirtMember, CAPTURE_NAME, "SetInterest", &[argument]).unwrap_err()
+    };
     for bad in ["[[byte 1, 2, 3]]", "[[byte 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]]"] {
         assert_eq!(refused(bad).name, "org.wakevirt.Error.InvalidArgument", "{bad}");
     }
@@ -517,7 +518,7 @@ fn forgets_who_leaves_at_once() {
         scene.capture.signal(Signal::SIGCONT);
         let interest = "[[byte 2, 0, 0, 0, 0, 1]]";
         wait::until_true("the interest of who left to make room", || {
-            host.call(User::Listener, CAPTURE_NAME, "SetInterest", &[interest]).is_ok()
+            host.call(User::WakevirtMember, CAPTURE_NAME, "SetInterest", &[interest]).is_ok()
         });
     }
     scene.capture.stop();

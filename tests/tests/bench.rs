@@ -46,18 +46,18 @@ fn a_stopped_process_can_be_continued_and_killed() {
     wait::until_true("it to go on", || process.status().field("State").starts_with('S'));
     process.signal(Signal::SIGSTOP);
     process.kill();
-    assert_eq!(process.ended().unwrap().signal(), Some(Signal::SIGKILL as i32));
+    assert_eq!(process.exit_status().unwrap().signal(), Some(Signal::SIGKILL as i32));
 }
 
 #[test]
 fn users_are_in_their_groups() {
     privileged!();
     let host = Host::new();
-    for (user, group) in [(User::Member, "libvirt"), (User::Listener, "wakevirt")] {
+    for (user, group) in [(User::LibvirtMember, "libvirt"), (User::WakevirtMember, "wakevirt")] {
         let groups = wakevirt_tests::host::succeed(host.command_as(user, "id").arg("-Gn"));
         assert!(groups.split_whitespace().any(|name| name == group), "{user:?} is in {groups}");
     }
-    for user in [User::Actor, User::Stranger] {
+    for user in [User::Actor, User::Unprivileged] {
         let groups = wakevirt_tests::host::succeed(host.command_as(user, "id").arg("-Gn"));
         assert_eq!(groups.trim(), user.name());
     }
@@ -104,7 +104,7 @@ fn both_buses_identify_callers_and_can_be_restarted() {
         let mut bus = Bus::start(&host, kind);
         let name = ["'org.wakevirt.Capture1'", "uint32 4"];
         let own = |user| host.call(user, "org.freedesktop.DBus", "RequestName", &name);
-        let refused = own(User::Stranger).unwrap_err();
+        let refused = own(User::Unprivileged).unwrap_err();
         assert_eq!(refused.name, "org.freedesktop.DBus.Error.AccessDenied", "{kind:?}");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

@@ -4,7 +4,7 @@
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::{Host, succeed};
 use wakevirt_tests::project::readme;
-use wakevirt_tests::scene::site::{DOMAIN, MEMBER, STRANGER, Site, cool_down};
+use wakevirt_tests::scene::site::{DOMAIN, MEMBER, Site, UNPRIVILEGED, wait_for_cool_down};
 use wakevirt_tests::{privileged, wait};
 
 /// The commands of the README, with this program as the system bus.
@@ -30,7 +30,7 @@ fn readme_commands_work(bus: Kind) {
     site.debian.sh("rm /etc/wakevirt/actor.d/win11.toml && systemctl reload wakevirt-actor");
     let allow_itself = readme::commands_of("docs/CONFIGURATION.md", "Domain metadata").concat();
     succeed(&mut site.shell(MEMBER, &allow_itself));
-    cool_down();
+    wait_for_cool_down();
     packets.iter().take(1).for_each(|packet| site.wake(packet));
     // Only before the domain allowed itself, nothing could be woken.
     site.debian.sh("systemctl restart wakevirt-actor");
@@ -49,11 +49,11 @@ fn who_may_call(site: &Site<'_>) {
             assert_eq!(site.state(), "running");
             site.virsh(&format!("destroy {DOMAIN}"));
         }
-        let output = site.shell(STRANGER, call).output().unwrap();
+        let output = site.shell(UNPRIVILEGED, call).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(
             !output.status.success() && error.starts_with("Call failed: "),
-            "{STRANGER}: {call}: {error}"
+            "{UNPRIVILEGED}: {call}: {error}"
         );
         assert_eq!(site.state(), "shut off");
     }

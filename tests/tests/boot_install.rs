@@ -36,7 +36,7 @@ fn installs_and_uninstalls(bus: Kind) {
     let mut debian = Debian::new(&host, bus);
     copy_checkout(&debian);
     debian.boot();
-    let before = Inventory::running(|line| debian.sh(line));
+    let before = Inventory::of_system(|line| debian.sh(line));
     // What make calls; the Debian has no make.
     let install = format!("cd {CHECKOUT} && DESTDIR= PREFIX= scripts/install install");
 
@@ -71,8 +71,10 @@ fn installs_and_uninstalls(bus: Kind) {
     // Debian 13 has /usr/local/libexec from the start; it stays on Debian 12 as well.
     let stays =
         ["wakevirt-capture:", "wakevirt-actor:", "wakevirt:", " /etc/wakevirt", "/run/wakevirt-actor"];
-    Inventory::running(|line| debian.sh(line))
-        .assert_is(&before, &[stays.as_slice(), &[" /usr/local/libexec ", "bob", "/run/user/"]].concat());
+    Inventory::of_system(|line| debian.sh(line)).assert_same_as(
+        &before,
+        &[stays.as_slice(), &[" /usr/local/libexec ", "bob", "/run/user/"]].concat(),
+    );
 }
 
 /// Starts the actor of a user, and with it the user's libvirt daemon.

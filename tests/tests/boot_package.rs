@@ -60,7 +60,7 @@ fn lives_and_leaves_nothing(bus: Kind) {
     let mut debian = Debian::new(&host, bus);
     debian.copy(&package::built(), PACKAGE);
     debian.boot();
-    let before = Inventory::running(|line| debian.sh(line));
+    let before = Inventory::of_system(|line| debian.sh(line));
 
     debian.sh(&format!("apt-get install --yes {PACKAGE}"));
     assert_eq!(systemctl(&debian, "is-enabled", &SYSTEM_UNITS), ["disabled"; 3]);
@@ -94,7 +94,7 @@ fn lives_and_leaves_nothing(bus: Kind) {
 
     debian.sh("systemctl mask wakevirt-capture.socket");
     debian.sh("apt-get purge --yes wakevirt");
-    Inventory::running(|line| debian.sh(line)).assert_is(&before, &[]);
+    Inventory::of_system(|line| debian.sh(line)).assert_same_as(&before, &[]);
 }
 
 #[test]
@@ -119,14 +119,14 @@ fn in_an_image_the_package_lives_and_leaves_nothing() {
     debian.copy(&package::built(), PACKAGE);
     // Without libvirt, its group is the package's.
     sh("rm /usr/sbin/libvirtd && groupdel libvirt");
-    let before = Inventory::at_rest(sh);
+    let before = Inventory::of_files(sh);
 
     sh(&format!("dpkg --install {PACKAGE}"));
     sh("getent passwd wakevirt-capture wakevirt-actor && getent group wakevirt libvirt");
     assert_eq!(sh("systemctl is-enabled wakevirt-capture wakevirt-actor || true"), "disabled\ndisabled\n");
     sh("systemctl enable wakevirt-capture wakevirt-actor");
     sh("dpkg --purge wakevirt");
-    Inventory::at_rest(sh).assert_is(&before, &[]);
+    Inventory::of_files(sh).assert_same_as(&before, &[]);
 
     // Who has found a use for the group keeps it.
     sh(&format!(
@@ -293,7 +293,7 @@ fn assert_all_announced_run(debian: &Debian<'_>, events: &[Event], missed: usize
         .map(|number| format!("vm{number}"))
         .collect();
     let mut lost = Vec::new();
-    let all_run = wait::within(wait::PATIENCE, || {
+    let all_run = wait::within(wait::TIMEOUT, || {
         lost = announced.difference(&running(debian)).cloned().collect();
         lost.is_empty().then_some(())
     });

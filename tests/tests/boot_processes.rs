@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::Host;
 use wakevirt_tests::process::descriptors;
-use wakevirt_tests::process::intrude;
 use wakevirt_tests::process::proc::{self, Status};
+use wakevirt_tests::process::ptrace;
 use wakevirt_tests::scene::site::Site;
 use wakevirt_tests::{privileged, wait};
 
@@ -131,8 +131,8 @@ fn the_sniffer_is_confined(site: &Site<'_>) {
     let [sniffer, announcer, _] = processes(site);
     // Everyone may read it, in the sniffer's mount namespace as well.
     let file = "/etc/passwd";
-    assert_eq!(intrude::open(announcer.pid, file), Ok(()), "without Landlock, as the same user");
-    assert_eq!(intrude::open(sniffer.pid, file), Err(Errno::EACCES), "Landlock");
+    assert_eq!(ptrace::open_file(announcer.pid, file), Ok(()), "without Landlock, as the same user");
+    assert_eq!(ptrace::open_file(sniffer.pid, file), Err(Errno::EACCES), "Landlock");
     // proc(5): these files belong to root where a process is not dumpable.
     let owner = |pid| std::fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid();
     assert_ne!(owner(announcer.pid), 0, "the announcer");
@@ -146,8 +146,8 @@ fn the_announcer_reaches_no_other_daemon(site: &Site<'_>) {
     let [_, announcer, actor] = processes(site);
     let socket = "/run/libvirt/libvirt-sock-ro";
     // open(2): this is what a socket that is there answers.
-    assert_eq!(intrude::open(actor.pid, socket), Err(Errno::ENXIO), "the actor");
-    assert_eq!(intrude::open(announcer.pid, socket), Err(Errno::ENOENT), "the announcer");
+    assert_eq!(ptrace::open_file(actor.pid, socket), Err(Errno::ENXIO), "the actor");
+    assert_eq!(ptrace::open_file(announcer.pid, socket), Err(Errno::ENOENT), "the announcer");
     let folders = |inside: &str| {
         let folder = std::fs::read_dir(format!("/proc/{}/root/{inside}", announcer.pid)).unwrap();
         let mut names: Vec<_> =

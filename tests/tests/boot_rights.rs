@@ -6,7 +6,7 @@ use wakevirt_tests::host::Host;
 use wakevirt_tests::libvirt::qemu_domain_with;
 use wakevirt_tests::process::proc::Status;
 use wakevirt_tests::project::readme;
-use wakevirt_tests::scene::site::{DOMAIN, MAC, MEMBER, STRANGER, Site, cool_down};
+use wakevirt_tests::scene::site::{DOMAIN, MAC, MEMBER, Site, UNPRIVILEGED, wait_for_cool_down};
 use wakevirt_tests::{privileged, wait};
 
 const PAGE: &str = "docs/RESTRICTED.md";
@@ -125,7 +125,7 @@ fn restricted_rights_can_be_enabled_and_disabled_as_documented() {
     assert_eq!(groups(&site), libvirt.trim());
     site.wake(send);
     assert!(destroys(&site, "root", &destroy), "without the driver it may do everything");
-    cool_down();
+    wait_for_cool_down();
 
     define_others(&site);
     let [find, switch_on] = commands("Enable");
@@ -148,14 +148,14 @@ fn restricted_rights_can_be_enabled_and_disabled_as_documented() {
         site.wake(send);
         assert!(!destroys(&site, "root", &destroy), "rebooted: {rebooted}");
         assert!(destroys(&site, MEMBER, &by_member), "the second rule keeps the group's rights");
-        cool_down();
+        wait_for_cool_down();
     }
 
     // Without that rule.
     site.debian.sh("rm /etc/polkit-1/rules.d/50-libvirt-group.rules && systemctl restart polkit");
     site.wake(send);
     assert!(!destroys(&site, MEMBER, &by_member));
-    let output = site.shell(STRANGER, &by_member).output().expect("sh runs");
+    let output = site.shell(UNPRIVILEGED, &by_member).output().expect("sh runs");
     assert!(!output.status.success(), "{output:?}");
     site.switch_off();
 

@@ -49,13 +49,13 @@ fn wait_for_session(debian: &Debian<'_>) {
 
 /// Waits until the log of a unit of the user has this line for the `nth` time.
 fn wait_for(debian: &Debian<'_>, unit: &str, line: &str, nth: usize) {
-    let journal = || debian.users_journal(unit);
-    let seen = wait::within(wait::PATIENCE, || (journal().matches(line).count() >= nth).then_some(()));
+    let journal = || debian.user_journal(unit);
+    let seen = wait::within(wait::TIMEOUT, || (journal().matches(line).count() >= nth).then_some(()));
     assert!(
         seen.is_some(),
         "{unit} does not say {line:?}:\n{}\n{}",
         journal(),
-        debian.users_journal(LIBVIRTD)
+        debian.user_journal(LIBVIRTD)
     );
 }
 
@@ -147,7 +147,7 @@ fn log_names_the_users_own_configuration_file() {
     let (debian, _lan) = site(&host);
     debian.in_session(USER, &format!("rm ~/.config/wakevirt/actor.toml; systemctl --user start {ACTOR}"));
     wait_for(&debian, ACTOR, "no packet can wake anything", 1);
-    let log = debian.users_journal(ACTOR);
+    let log = debian.user_journal(ACTOR);
     assert!(log.contains(&format!("/home/{USER}/.config/wakevirt/actor.toml")), "{log}");
     assert!(!log.contains("/etc/wakevirt"), "{log}");
 }

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
-use wakevirt_tests::bus::flood::Kind;
-use wakevirt_tests::bus::{Bus, Kind as BusKind};
+use wakevirt_tests::bus::flood::FloodKind;
+use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
@@ -16,20 +16,20 @@ use wakevirt_tests::network::Peer;
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 
-const BUSES: [BusKind; 2] = [BusKind::DbusDaemon, BusKind::DbusBroker];
+const BUSES: [Kind; 2] = [Kind::DbusDaemon, Kind::DbusBroker];
 /// How much memory a flood may take of a service, in KiB: what it has at once is bounded, and small.
 const MEMORY: usize = 32 * 1024;
 /// Two floods at once would be another flood.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// How long the bus may take to deliver what it has taken.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// How many wakes are done beside each flood.
 const WAKES: usize = 5;
 
 /// Both services, and domains that run nowhere but in libvirt's test driver.
 struct Scene<'host> {
     host: &'host Host,
-    kind: BusKind,
+    kind: Kind,
     lan: Peer<'host>,
     _libvirtd: Libvirtd<'host>,
     actor: Daemon,
@@ -39,7 +39,7 @@ struct Scene<'host> {
 }
 
 impl<'host> Scene<'host> {
-    fn new(host: &'host Host, kind: BusKind) -> Self {
+    fn new(host: &'host Host, kind: Kind) -> Self {
         let bus = Bus::start(host, kind);
         let lan = host.veth("lan0");
         let libvirtd = Libvirtd::start(host);
@@ -73,7 +73,7 @@ impl<'host> Scene<'host> {
     }
 
     /// Floods, wakes and calls beside it, and looks at the memory and the connections of both services.
-    fn withstands(&mut self, user: User, flood: Kind, connections: usize, count: u32, to: Option<&str>) {
+    fn withstands(&mut self, user: User, flood: FloodKind, connections: usize, count: u32, to: Option<&str>) {
         let before = self.peaks();
         let owners = self.owners();
         let flooding = self.host.flood(user, flood, connections, count, to);
@@ -87,9 +87,9 @@ impl<'host> Scene<'host> {
             Err(error) if error.message.contains("destination has a full message queue") => None,
             answer => Some(answer),
         };
-        let root = wait::within(PATIENCE, call).expect("the bus delivers the call");
+        let root = wait::within(TIMEOUT, call).expect("the bus delivers the call");
         let ended = || (!is_running(&flooding)).then_some(());
-        assert!(wait::within(PATIENCE, ended).is_some(), "{:?}: the flood ends", self.kind);
+        assert!(wait::within(TIMEOUT, ended).is_some(), "{:?}: the flood ends", self.kind);
         let sent = flooding.log().count("flooded") > 0;
         let said = flooding.log().last(1);
         drop(flooding);
@@ -102,7 +102,7 @@ impl<'host> Scene<'host> {
         );
         assert!(beside, "{:?}: {flood:?} by {user:?} ended before a wake: {said}", self.kind);
         // dbus-broker has a quota of bytes for each user, and disconnects who exceeds it.
-        let refused = self.kind == BusKind::DbusBroker && flood == Kind::Long;
+        let refused = self.kind == Kind::DbusBroker && flood == FloodKind::Long;
         assert_eq!(sent, !refused, "{:?}: {flood:?} by {user:?}: {said}", self.kind);
         assert!(root.is_ok(), "{:?}: {flood:?} by {user:?} kept root from an answer: {root:?}", self.kind);
         assert_eq!(
@@ -172,7 +172,7 @@ fn mac(number: usize) -> String {
 }
 
 /// Each flood on either bus. Afterwards the actor still answers.
-fn withstand(floods: &[(User, Kind, usize, u32)]) {
+fn withstand(floods: &[(User, FloodKind, usize, u32)]) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     for bus in BUSES {
         let host = Host::new();
@@ -184,7 +184,7 @@ fn withstand(floods: &[(User, Kind, usize, u32)]) {
         }
         // What the bus holds of the flood comes first.
         let answer = || answers(&host).then_some(());
-        assert!(wait::within(PATIENCE, answer).is_some(), "{bus:?}: the actor still answers");
+        assert!(wait::within(TIMEOUT, answer).is_some(), "{bus:?}: the actor still answers");
         scene.actor.stop();
         scene.capture.stop();
     }
@@ -194,9 +194,9 @@ fn withstand(floods: &[(User, Kind, usize, u32)]) {
 fn calls_without_a_reply_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
     withstand(&[
-        (User::Stranger, Kind::Wake, 1, 100_000),
-        (User::Stranger, Kind::Wake, 20, 20_000),
-        (User::Member, Kind::ListDomains, 20, 10_000),
+        (User::Unprivileged, FloodKind::Wake, 1, 100_000),
+        (User::Unprivileged, FloodKind::Wake, 20, 20_000),
+        (User::LibvirtMember, FloodKind::ListDomains, 20, 10_000),
     ]);
 }
 
@@ -204,35 +204,38 @@ fn calls_without_a_reply_neither_exhaust_memory_nor_block_wakes() {
 fn calls_with_a_reply_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
     withstand(&[
-        (User::Stranger, Kind::WakeReply, 20, 5_000),
-        (User::Stranger, Kind::ActorProperties, 20, 5_000),
-        (User::Stranger, Kind::CaptureProperties, 20, 5_000),
-        (User::Member, Kind::Replay, 20, 5_000),
+        (User::Unprivileged, FloodKind::WakeReply, 20, 5_000),
+        (User::Unprivileged, FloodKind::ActorProperties, 20, 5_000),
+        (User::Unprivileged, FloodKind::CaptureProperties, 20, 5_000),
+        (User::LibvirtMember, FloodKind::Replay, 20, 5_000),
     ]);
 }
 
 #[test]
 fn calls_of_standard_interfaces_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
-    withstand(&[(User::Stranger, Kind::Ping, 20, 5_000), (User::Stranger, Kind::Introspect, 20, 5_000)]);
+    withstand(&[
+        (User::Unprivileged, FloodKind::Ping, 20, 5_000),
+        (User::Unprivileged, FloodKind::Introspect, 20, 5_000),
+    ]);
 }
 
 #[test]
 fn long_messages_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
-    withstand(&[(User::Stranger, Kind::Long, 20, 2)]);
+    withstand(&[(User::Unprivileged, FloodKind::Long, 20, 2)]);
 }
 
 #[test]
 fn messages_with_unknown_header_fields_disconnect_no_service() {
     privileged!();
-    withstand(&[(User::Stranger, Kind::UnknownField, 20, 20_000)]);
+    withstand(&[(User::Unprivileged, FloodKind::UnknownField, 20, 20_000)]);
 }
 
 #[test]
 fn new_connections_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
-    withstand(&[(User::Stranger, Kind::FreshConnections, 20, 4_000)]);
+    withstand(&[(User::Unprivileged, FloodKind::FreshConnections, 20, 4_000)]);
 }
 
 #[test]
@@ -245,7 +248,7 @@ fn signals_reach_no_service() {
         let connections = scene.connections_of_the_actor();
         assert_eq!(connections.len(), 2, "one with the name, one without: {connections:?}");
         for connection in &connections {
-            scene.withstands(User::Stranger, Kind::Signal, 20, 20_000, Some(connection));
+            scene.withstands(User::Unprivileged, FloodKind::Signal, 20, 20_000, Some(connection));
         }
         assert_eq!(scene.actor.log().count("ignored a magic packet"), 0, "the bus keeps them from it");
     }

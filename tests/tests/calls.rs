@@ -190,10 +190,10 @@ fn reloads_the_configuration() {
     }
     // The status keeps it until a reload succeeds. A change of the domains tells the status anew.
     let says = "the last reload failed: ";
-    let status = || actor.notices().all().pop().unwrap_or_default();
+    let status = || actor.notifications().all().pop().unwrap_or_default();
     assert!(status().contains(says), "{}", status());
     libvirtd.define(TEST, &test_domain("vm2", OTHER_MAC));
-    let line = actor.notices().wait_for("3 domains");
+    let line = actor.notifications().wait_for("3 domains");
     assert!(line.contains(says) && line.contains("at most \"7days\""), "{line}");
     host.write(actor.config_file(), &config(""));
     assert_eq!(call(&host, "Reload", &[]).unwrap(), "()");
@@ -208,10 +208,10 @@ fn reports_a_missing_capture_in_its_status() {
     let _libvirtd = Libvirtd::start(&host);
     let actor = actor(&host, "");
     let says = "wakevirt-capture.service does not run";
-    let _ = actor.notices().wait_for(says);
+    let _ = actor.notifications().wait_for(says);
     let _capture = Daemon::capture(&host).start();
     wait::until_true("a status without it", || {
-        actor.notices().all().last().is_some_and(|status| !status.contains(says))
+        actor.notifications().all().last().is_some_and(|status| !status.contains(says))
     });
 }
 

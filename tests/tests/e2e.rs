@@ -9,7 +9,7 @@ use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
 use wakevirt_tests::network::Peer;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic, tagged, udp6};
-use wakevirt_tests::wait::PATIENCE;
+use wakevirt_tests::wait::TIMEOUT;
 use wakevirt_tests::{privileged, wait};
 
 /// A machine on the network, as it sends frames.
@@ -79,7 +79,7 @@ fn each_kind_of_packet_wakes_its_domain() {
             libvirtd.define(TEST, &test_domain(&format!("vm{number}"), &mac(number)));
         }
         let (mut capture, mut actor) = services(&host, started_by, TEST, "[[allow]]\ndomain = \"vm*\"\n");
-        let finished = host.monitor(User::Stranger, ACTOR_NAME);
+        let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
         for (number, (name, send)) in SENDERS.iter().enumerate() {
             let (domain, mac) = (format!("vm{number}"), mac(number));
             assert_eq!(libvirtd.state(TEST, &domain), "shut off", "before {name}");
@@ -107,7 +107,7 @@ fn a_domain_without_a_rule_stays_off() {
     }
     let rules = format!("[[allow]]\ndomain = \"listed\"\n[[allow]]\nmac = \"{}\"\n", mac(2));
     let (_capture, actor) = services(&host, StartedBy::Manager, TEST, &rules);
-    let finished = host.monitor(User::Stranger, ACTOR_NAME);
+    let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
 
     lan.etherwake(&mac(1), &[]);
     let _ = finished.log().wait_for(&format!("'{}', 'unlisted', 'not-allowed'", mac(1)));
@@ -130,10 +130,10 @@ fn follows_domains_that_libvirt_adds_and_removes() {
     let lan = bridged(&host);
     let libvirtd = Libvirtd::start(&host);
     let (_capture, _actor) = services(&host, StartedBy::Manager, TEST, "[[allow]]\ndomain = \"*\"\n");
-    let finished = host.monitor(User::Stranger, ACTOR_NAME);
+    let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
     let domains = |expected: &str| {
         wait::until_true(&format!("{expected} domains"), || {
-            host.property(User::Stranger, ACTOR_NAME, "Domains").is_ok_and(|found| found == expected)
+            host.property(User::Unprivileged, ACTOR_NAME, "Domains").is_ok_and(|found| found == expected)
         });
     };
     domains("(<uint32 1>,)");
@@ -171,7 +171,7 @@ fn an_unreadable_domain_affects_no_other() {
     libvirtd.define(TEST, &test_domain("good", &mac(2)));
     let config = "cool-down = \"0s\"\n[[allow]]\ndomain = \"*\"\n";
     let (_capture, actor) = services(&host, StartedBy::Manager, TEST, config);
-    let finished = host.monitor(User::Stranger, ACTOR_NAME);
+    let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
     let complaint = actor.log().wait_for("domain \"bad1\" cannot be woken, it cannot be read");
     assert!(complaint.contains("undeclared"), "{complaint}");
 
@@ -197,7 +197,7 @@ fn an_unreadable_domain_affects_no_other() {
         libvirtd.define(TEST, &mended.replace("</name>", &format!("</name><uuid>{uuid}</uuid>")));
     }
     wait::until_true("four domains", || {
-        host.property(User::Stranger, ACTOR_NAME, "Domains").is_ok_and(|found| found == "(<uint32 4>,)")
+        host.property(User::Unprivileged, ACTOR_NAME, "Domains").is_ok_and(|found| found == "(<uint32 4>,)")
     });
     for (name, number) in [("bad1", 1), ("bad2", 3)] {
         lan.send(&ethernet(BROADCAST, SENDER, WAKE_ON_LAN, &magic(&mac(number), &[])));
@@ -219,15 +219,15 @@ fn wakes_a_domain_after_the_bus_restarts() {
         libvirtd.define(TEST, &test_domain("vm1", &mac(1)));
         let (mut capture, mut actor) =
             services(&host, StartedBy::Manager, TEST, "[[allow]]\ndomain = \"*\"\n");
-        let epoch = host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap();
+        let epoch = host.property(User::Unprivileged, CAPTURE_NAME, "Epoch").unwrap();
 
         bus.kill();
         bus.start_again();
         for (name, service) in [(CAPTURE_NAME, &capture), (ACTOR_NAME, &actor)] {
-            let back = wait::within(PATIENCE, || host.name_is_owned(name).then_some(()));
+            let back = wait::within(TIMEOUT, || host.name_is_owned(name).then_some(()));
             assert!(back.is_some(), "{kind:?}: {name} is not back:\n{}", service.log().all().join("\n"));
         }
-        assert_eq!(host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap(), epoch, "{kind:?}");
+        assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "Epoch").unwrap(), epoch, "{kind:?}");
         // The actor has its name before it hears: it tells when it does, for the second time.
         let _ = actor.log().wait_for_nth("hearing the announcer", 2);
         lan.etherwake(&mac(1), &[]);
@@ -247,7 +247,7 @@ fn starts_a_real_qemu_machine() {
     libvirtd.define(QEMU, &qemu_domain("vm1", &mac(1), "br0"));
     let config = "cool-down = \"0s\"\n[[allow]]\ndomain = \"vm1\"\n";
     let (_capture, _actor) = services(&host, StartedBy::Manager, QEMU, config);
-    let finished = host.monitor(User::Stranger, ACTOR_NAME);
+    let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
 
     lan.etherwake(&mac(1), &[]);
     let _ = finished.log().wait_for(&format!("'{}', 'vm1', 'started'", mac(1)));

@@ -20,10 +20,11 @@ fn listener_examples_print_packets_and_ignore_forged_signals() {
         let text = std::fs::read_to_string(project().join("docs/examples").join(example)).unwrap();
         let on_host = format!("/run/{example}");
         host.write(&on_host, &text);
-        let listener = Process::start(example, host.command_as(User::Stranger, interpreter).arg(&on_host));
+        let listener =
+            Process::start(example, host.command_as(User::Unprivileged, interpreter).arg(&on_host));
         // A forged signal, then a packet, until it listens.
         wait::until_true(&format!("{example} to hear"), || {
-            let mut forge = host.command_as(User::Stranger, "gdbus");
+            let mut forge = host.command_as(User::Unprivileged, "gdbus");
             forge.args(["emit", "--system", "--object-path", "/org/wakevirt/Capture1"]);
             forge.args(["--signal", "org.wakevirt.Capture1.MagicPacket"]);
             succeed(forge.args(["uint64 1", "'52:54:00:66:66:66'", "{'interface': <'lan0'>}"]));

@@ -56,7 +56,7 @@ fn waits_for_a_start_by_another_client() {
         scene.wait_until_under_way(VM);
         assert_eq!((scene.decisions(VM), scene.state(VM).as_str()), (0, "paused (starting up)"));
     });
-    scene.ends(VM, "already-running");
+    scene.assert_outcome(VM, "already-running");
     runs(&scene, VM, 1);
 }
 
@@ -77,7 +77,7 @@ fn holds_a_wake_until_libvirt_restarts() {
     });
     assert_eq!(reply.unwrap(), "('started',)");
     for domain in [VM, OTHER] {
-        scene.ends(domain, "started");
+        scene.assert_outcome(domain, "started");
         runs(&scene, domain, 1);
         assert_eq!(scene.outcomes(domain, "started"), 1);
     }
@@ -99,7 +99,7 @@ fn replies_held_to_a_caller_while_libvirt_is_down() {
     assert_eq!(scene.call(VM).unwrap(), "('held',)");
     assert!(called.elapsed() < Duration::from_secs(20), "who calls waits for 25 s, as most libraries do");
     scene.libvirtd.start_again();
-    scene.ends(VM, "started");
+    scene.assert_outcome(VM, "started");
     runs(&scene, VM, 1);
 }
 
@@ -112,7 +112,7 @@ fn a_held_wake_expires() {
     scene.libvirtd.kill();
     let sent = Instant::now();
     scene.packet(VM, 1);
-    let line = scene.ends(VM, "expired");
+    let line = scene.assert_outcome(VM, "expired");
     assert!(sent.elapsed() >= HOLD, "{line}");
     scene.libvirtd.start_again();
     // It is the next one that starts it, a wake like any other.
@@ -161,13 +161,13 @@ fn a_finished_wake_is_not_repeated_after_a_restart() {
     let host = Host::new();
     let mut scene = two(&host);
     scene.packet(VM, 1);
-    scene.ends(VM, "started");
+    scene.assert_outcome(VM, "started");
     scene.virsh(&["destroy", VM]);
     scene.kill_actor();
     scene.start_actor_again();
     // It takes packets in the order in which they were announced.
     scene.packet(OTHER, 1);
-    scene.ends(OTHER, "started");
+    scene.assert_outcome(OTHER, "started");
     scene.wait_until_idle(VM);
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("shut off (destroyed)", 1));
 }
@@ -181,7 +181,7 @@ fn repeats_a_start_if_libvirt_is_killed_during_it() {
     scene.wait_for_state(VM, "paused");
     scene.libvirtd.kill();
     scene.libvirtd.start_again();
-    scene.ends(VM, "started");
+    scene.assert_outcome(VM, "started");
     scene.wait_for_state(VM, "running");
     scene.wait_until_idle(VM);
     assert_eq!((scene.state(VM).as_str(), scene.outcomes(VM, "started")), ("running (booted)", 1));
@@ -194,7 +194,7 @@ fn a_woken_domain_cools_down() {
     let config = format!("cool-down = \"4s\"\n{ALL_ALLOWED}");
     let scene = Scene::new(&host, &[Machine::new(VM)], &config);
     scene.packet(VM, 1);
-    scene.ends(VM, "started");
+    scene.assert_outcome(VM, "started");
     let woken = Instant::now();
     scene.virsh(&["destroy", VM]);
     scene.packet(VM, 2);
@@ -228,7 +228,7 @@ fn holds_a_packet_until_the_first_connection_to_libvirt() {
     assert_eq!(refused.name, "org.wakevirt.Error.HypervisorAway", "{refused:?}");
     assert!(refused.message.contains("qemu:///system"), "{refused:?}");
     scene.libvirtd.start_again();
-    scene.ends(VM, "started");
+    scene.assert_outcome(VM, "started");
     runs(&scene, VM, 1);
 }
 
@@ -266,7 +266,7 @@ fn holds_a_wake_while_libvirt_hangs() {
     scene.packet(VM, 2);
     waits(&scene, VM);
     scene.libvirtd.process().signal(Signal::SIGCONT);
-    scene.ends(VM, "started");
+    scene.assert_outcome(VM, "started");
     runs(&scene, VM, 1);
     assert_eq!(scene.outcomes(VM, "started"), 1);
 }
@@ -277,12 +277,12 @@ fn follows_a_new_announcer_and_repeats_no_old_packet() {
     let host = Host::new();
     let mut scene = two(&host);
     scene.packet(VM, 1);
-    scene.ends(VM, "started");
+    scene.assert_outcome(VM, "started");
     scene.virsh(&["destroy", VM]);
     scene.restart_capture();
     // It counts from one again.
     scene.packet(OTHER, 1);
-    scene.ends(OTHER, "started");
+    scene.assert_outcome(OTHER, "started");
     runs(&scene, OTHER, 1);
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("shut off (destroyed)", 1));
 }
@@ -307,7 +307,7 @@ fn wakes_domains_announced_while_the_actor_was_down() {
 fn a_waiting_wake_survives_an_actor_restart() {
     privileged!();
     let host = Host::new();
-    let machine = Machine::new(VM).guest(Guest::Obedient).emulator(Emulator::Stubborn);
+    let machine = Machine::new(VM).guest(Guest::PowersOff).emulator(Emulator::IgnoresSigterm);
     let mut scene = Scene::new(&host, &[machine], ALL_ALLOWED);
     scene.virsh(&["start", VM]);
     scene.shut_down(VM);
@@ -332,7 +332,7 @@ fn resumes_a_domain_that_another_client_restored_paused() {
     scene.virsh(&["start", VM]);
     assert_eq!(scene.state(VM), "paused (migrating)");
     scene.packet(VM, 1);
-    scene.ends(VM, "resumed");
+    scene.assert_outcome(VM, "resumed");
     assert_eq!(scene.state(VM), "running (unpaused)");
 }
 

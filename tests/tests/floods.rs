@@ -32,19 +32,24 @@ impl<'host> Scene<'host> {
         let mut capture = Daemon::capture(host).started_by(StartedBy::Manager).config(config).start();
         capture.wait_until_ready();
         host.wait_for_name(CAPTURE_NAME);
-        let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+        let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
         // Whoever names an interest keeps it for a while after leaving.
         let bytes =
             |mac: &String| format!("[{}]", bytes_of(mac).map(|byte| format!("byte {byte}")).join(", "));
         let interest: Vec<String> = of_interest.iter().map(bytes).collect();
-        host.call(User::Listener, CAPTURE_NAME, "SetInterest", &[&format!("[{}]", interest.join(", "))])
-            .unwrap();
+        host.call(
+            User::WakevirtMember,
+            CAPTURE_NAME,
+            "SetInterest",
+            &[&format!("[{}]", interest.join(", "))],
+        )
+        .unwrap();
         Self { host, bus, capture, monitor, sent: 0 }
     }
 
     /// A counter of capture's.
     fn count(&self, property: &str) -> u64 {
-        let reply = self.host.property(User::Stranger, CAPTURE_NAME, property).unwrap();
+        let reply = self.host.property(User::Unprivileged, CAPTURE_NAME, property).unwrap();
         reply.trim_matches(|char: char| !char.is_ascii_digit()).rsplit(' ').next().unwrap().parse().unwrap()
     }
 
@@ -64,13 +69,13 @@ impl<'host> Scene<'host> {
         let script = "import socket, sys\n\
                       udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
                       for payload in sys.argv[1:]: udp.sendto(bytes.fromhex(payload), ('127.0.0.1', 9))";
-        let mut command: Command = self.host.command_as(User::Stranger, "python3");
+        let mut command: Command = self.host.command_as(User::Unprivileged, "python3");
         succeed(command.args(["-c", script]).args(payloads.iter().map(|payload| hex(payload))));
         self.sent += payloads.len() as u64;
     }
 
     fn epoch(&self) -> String {
-        let epoch = self.host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap();
+        let epoch = self.host.property(User::Unprivileged, CAPTURE_NAME, "Epoch").unwrap();
         epoch.trim_start_matches("(<").trim_end_matches(">,)").to_owned()
     }
 
@@ -80,7 +85,7 @@ impl<'host> Scene<'host> {
         let (mut pages, mut after) = (String::new(), 0);
         loop {
             let asked = [&*epoch, &format!("uint64 {after}")];
-            let page = self.host.call(User::Listener, CAPTURE_NAME, "Replay", &asked).unwrap();
+            let page = self.host.call(User::WakevirtMember, CAPTURE_NAME, "Replay", &asked).unwrap();
             pages += &page;
             let (flags, packets) = page.split_once('[').unwrap();
             if flags.ends_with("false, ") {
@@ -134,7 +139,7 @@ fn a_flood_on_another_interface_suppresses_no_valid_packet() {
         let (_, sequence) = signal.split_once("(uint64 ").unwrap();
         let (sequence, _) = sequence.split_once(',').unwrap();
         let asked = [&*scene.epoch(), sequence];
-        let password = host.call(User::Listener, CAPTURE_NAME, "GetSecureOn", &asked).unwrap();
+        let password = host.call(User::WakevirtMember, CAPTURE_NAME, "GetSecureOn", &asked).unwrap();
         let expected: Vec<String> = right.bytes().map(|byte| format!("0x{byte:02x}")).collect();
         assert_eq!(password, format!("([byte {}],)", expected.join(", ")));
         // The true sender's own budget is ten a second as well.

@@ -21,7 +21,7 @@ use wakevirt_tests::scene::ALL_ALLOWED;
 use wakevirt_tests::{privileged, wait};
 
 /// libvirt gives up a daemon that answers no ping after 20 s; this is for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// So many domains that are off, and all that wakes them.
 struct Crowd<'host> {
@@ -84,7 +84,7 @@ impl<'host> Crowd<'host> {
         let actor = ready(Daemon::actor(host).config(&config).start());
         host.wait_for_name(ACTOR_NAME);
         let _ = actor.log().wait_for("connected to");
-        let finished = host.monitor(User::Stranger, ACTOR_NAME);
+        let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
         Self { host, libvirtd, uri, domains, wire, sender: 0, actor, finished, _capture: capture, _bus: bus }
     }
 
@@ -148,16 +148,16 @@ impl<'host> Crowd<'host> {
 
     /// Whether this comes to be so while the actor lives.
     fn sees(&mut self, is_so: impl Fn(&Self) -> bool) -> bool {
-        let seen = wait::within(PATIENCE, || {
+        let seen = wait::within(TIMEOUT, || {
             let seen = is_so(self);
-            (seen || self.actor.ended().is_some()).then_some(seen)
+            (seen || self.actor.exit_status().is_some()).then_some(seen)
         });
         self.lives();
         seen == Some(true)
     }
 
     fn lives(&mut self) {
-        let ended = self.actor.ended();
+        let ended = self.actor.exit_status();
         assert!(ended.is_none(), "the actor has ended: {ended:?}\n{}", self.story());
     }
 

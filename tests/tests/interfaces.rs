@@ -34,7 +34,7 @@ impl<'host> Scene<'host> {
         let mut capture = Daemon::capture(host).config(config).started_by(StartedBy::Manager).start();
         capture.wait_until_ready();
         host.wait_for_name(CAPTURE_NAME);
-        let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+        let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
         let sniffer = capture.child("wakevirt-sniffer");
         Self { host, _bus: bus, capture, monitor, sniffer, heard: 0 }
     }
@@ -50,7 +50,9 @@ impl<'host> Scene<'host> {
 
     fn wait_for_interfaces(&self, names: &str) {
         wakevirt_tests::wait::until_true(&format!("Interfaces to be {names}"), || {
-            self.host.property(User::Stranger, CAPTURE_NAME, "Interfaces").is_ok_and(|found| found == names)
+            self.host
+                .property(User::Unprivileged, CAPTURE_NAME, "Interfaces")
+                .is_ok_and(|found| found == names)
         });
     }
 
@@ -227,13 +229,18 @@ fn are_chosen_by_name_and_glob_and_chosen_anew_on_reload() {
     scene.capture.signal(nix::sys::signal::Signal::SIGHUP);
     let line = scene.capture.log().wait_for("the old configuration stays in force");
     assert!(line.contains("did you mean \"interfaces\""), "{line}");
-    let _ = scene.capture.notices().wait_for("the last reload failed: ");
+    let _ = scene.capture.notifications().wait_for("the last reload failed: ");
     guest.send(&wake_on_lan(&mac(5)));
     scene.expect(&mac(5), "vnet0");
     host.write(config.trim(), "");
     scene.capture.signal(nix::sys::signal::Signal::SIGHUP);
     wakevirt_tests::wait::until_true("a status without it", || {
-        scene.capture.notices().all().last().is_some_and(|status| !status.contains("the last reload failed"))
+        scene
+            .capture
+            .notifications()
+            .all()
+            .last()
+            .is_some_and(|status| !status.contains("the last reload failed"))
     });
     scene.end();
 }

@@ -28,13 +28,13 @@ impl<'host> Scene<'host> {
         let mut capture = Daemon::capture(host).config("limit = 100000").start();
         capture.wait_until_ready();
         host.wait_for_name(CAPTURE_NAME);
-        let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+        let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
         Self { host, lan, _bus: bus, capture, monitor }
     }
 
     /// How often a property that counts has counted.
     fn count(&self, property: &str) -> u64 {
-        let reply = self.host.property(User::Stranger, CAPTURE_NAME, property).unwrap();
+        let reply = self.host.property(User::Unprivileged, CAPTURE_NAME, property).unwrap();
         reply.trim_start_matches("(<uint64 ").trim_end_matches(">,)").parse().unwrap()
     }
 

@@ -29,15 +29,15 @@ fn the_example_lets_in_whom_the_rules_let_in() {
             succeed(reader.args([user.name(), local, active, action])).trim().to_owned()
         };
         let (wake, reload, manage) = ("org.wakevirt.wake", "org.wakevirt.reload", "org.libvirt.unix.manage");
-        assert_eq!(answer(User::Member, wake), "yes");
+        assert_eq!(answer(User::LibvirtMember, wake), "yes");
         assert_eq!(answer(User::Actor, manage), "yes");
         // What is not in the file is for polkit's defaults: no answer.
         for (user, action) in [
-            (User::Member, reload),
-            (User::Member, manage),
+            (User::LibvirtMember, reload),
+            (User::LibvirtMember, manage),
             (User::Actor, wake),
-            (User::Stranger, wake),
-            (User::Stranger, manage),
+            (User::Unprivileged, wake),
+            (User::Unprivileged, manage),
             (User::Capture, manage),
         ] {
             assert_eq!(answer(user, action), "", "{user:?}: {action}");

@@ -12,7 +12,7 @@ use wakevirt_tests::privileged;
 
 const BUSES: [Kind; 2] = [Kind::DbusDaemon, Kind::DbusBroker];
 const EVERYONE: [User; 6] =
-    [User::Root, User::Capture, User::Actor, User::Stranger, User::Member, User::Listener];
+    [User::Root, User::Capture, User::Actor, User::Unprivileged, User::LibvirtMember, User::WakevirtMember];
 const DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
 const NOT_AUTHORIZED: &str = "org.wakevirt.Error.NotAuthorized";
 const MAC: &str = "52:54:00:01:02:03";
@@ -61,8 +61,8 @@ fn only_the_services_users_own_the_names() {
 #[test]
 fn capture_is_called_only_by_those_who_may() {
     privileged!();
-    const MEMBERS: &[User] = &[User::Root, User::Actor, User::Member, User::Listener];
-    const TRUSTED: &[User] = &[User::Root, User::Actor, User::Listener];
+    const MEMBERS: &[User] = &[User::Root, User::Actor, User::LibvirtMember, User::WakevirtMember];
+    const TRUSTED: &[User] = &[User::Root, User::Actor, User::WakevirtMember];
     for bus in BUSES {
         let host = Host::new();
         let _bus = Bus::start(&host, bus);
@@ -79,7 +79,8 @@ fn capture_is_called_only_by_those_who_may() {
                 assert_eq!(denied, !allowed.contains(&user), "{bus:?}: {user:?} calls {method}: {reply:?}");
             }
         }
-        let reply = host.call(User::Listener, CAPTURE_INTERFACE, "Replay", &["''", "uint64 0"]).unwrap();
+        let reply =
+            host.call(User::WakevirtMember, CAPTURE_INTERFACE, "Replay", &["''", "uint64 0"]).unwrap();
         assert!(reply.ends_with("', false, false, @a(tsa{sv}) [])"), "{reply}");
         let error =
             host.call(User::Actor, CAPTURE_INTERFACE, "GetSecureOn", &["''", "uint64 1"]).unwrap_err();
@@ -95,7 +96,7 @@ fn everyone_hears_and_reads() {
         let _bus = Bus::start(&host, bus);
         let lan = host.veth("lan0");
         let _capture = capture(&host);
-        let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+        let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
         // The sender's address is in the signal: a random one could look like part of the password.
         lan.sh("ip link set eth0 address 02:00:00:00:00:07");
         lan.etherwake(MAC, &["-p", "73:65:63:72:65:74"]);
@@ -106,12 +107,13 @@ fn everyone_hears_and_reads() {
         for part_of_password in ["secret", "0x73", "73:65", "'password'"] {
             assert!(!signal.contains(part_of_password), "{bus:?}: {signal}");
         }
-        assert_eq!(host.property(User::Stranger, CAPTURE_NAME, "Sequence").unwrap(), "(<uint64 1>,)");
-        host.call_object(User::Stranger, CAPTURE_NAME, "org.freedesktop.DBus.Peer.Ping", &[]).unwrap();
+        assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "Sequence").unwrap(), "(<uint64 1>,)");
+        host.call_object(User::Unprivileged, CAPTURE_NAME, "org.freedesktop.DBus.Peer.Ping", &[]).unwrap();
         // Those who may know the password are told.
-        let epoch = host.property(User::Stranger, CAPTURE_NAME, "Epoch").unwrap();
+        let epoch = host.property(User::Unprivileged, CAPTURE_NAME, "Epoch").unwrap();
         let epoch = epoch.trim_start_matches("(<").trim_end_matches(">,)");
-        let password = host.call(User::Listener, CAPTURE_NAME, "GetSecureOn", &[epoch, "uint64 1"]).unwrap();
+        let password =
+            host.call(User::WakevirtMember, CAPTURE_NAME, "GetSecureOn", &[epoch, "uint64 1"]).unwrap();
         assert_eq!(password, "([byte 0x73, 0x65, 0x63, 0x72, 0x65, 0x74],)");
     }
 }
@@ -134,7 +136,7 @@ fn a_forged_signal_wakes_nothing() {
         let owner = owner.trim_start_matches("('").trim_end_matches("',)");
         let signal = format!("{CAPTURE_INTERFACE}.MagicPacket");
         let body = ["uint64 1", &format!("'{MAC}'"), "{'interface': <'lan0'>}"];
-        for user in [User::Stranger, User::Member, User::Listener, User::Root] {
+        for user in [User::Unprivileged, User::LibvirtMember, User::WakevirtMember, User::Root] {
             // To everyone, and to the actor alone, which needs no subscription to get it.
             for destination in [&[][..], &["--dest", owner]] {
                 let mut forge = host.command_as(user, "gdbus");
@@ -189,10 +191,10 @@ fn assert_rights_to_read(host: &Host, bus: Kind, user: User) {
     ];
     for (method, arguments) in methods {
         match (user, host.call(user, ACTOR_INTERFACE, method, arguments)) {
-            (User::Root | User::Actor | User::Member | User::Listener, Ok(reply)) => {
+            (User::Root | User::Actor | User::LibvirtMember | User::WakevirtMember, Ok(reply)) => {
                 assert!(method.starts_with("History") || reply.contains("vm1"), "{bus:?}: {user:?}: {reply}");
             }
-            (User::Capture | User::Stranger, Err(error)) => {
+            (User::Capture | User::Unprivileged, Err(error)) => {
                 assert_eq!(error.name, DENIED, "{bus:?}: {user:?} calls {method}");
             }
             (_, reply) => panic!("{bus:?}: {user:?} calls {method}: {reply:?}"),
@@ -204,12 +206,12 @@ fn assert_rights_to_read(host: &Host, bus: Kind, user: User) {
 fn assert_rights_to_wake(libvirtd: &Libvirtd<'_>, bus: Kind, user: User) {
     for (method, argument) in [("Wake", format!("'{MAC}'")), ("WakeDomain", "'vm1'".to_owned())] {
         match (user, libvirtd.host().call(user, ACTOR_INTERFACE, method, &[&argument])) {
-            (User::Root | User::Member, Ok(outcome)) => {
+            (User::Root | User::LibvirtMember, Ok(outcome)) => {
                 let outcomes = ["('started',)", "('already-running',)"];
                 assert!(outcomes.contains(&outcome.as_str()), "{bus:?}: {user:?}: {outcome}");
                 assert_eq!(libvirtd.state(TEST, "vm1"), "running");
             }
-            (User::Capture | User::Actor | User::Stranger | User::Listener, Err(error)) => {
+            (User::Capture | User::Actor | User::Unprivileged | User::WakevirtMember, Err(error)) => {
                 assert_eq!(error.name, NOT_AUTHORIZED, "{bus:?}: {user:?} calls {method}");
                 assert!(error.message.len() > 20, "the message says what to do: {error:?}");
             }

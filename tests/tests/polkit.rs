@@ -64,7 +64,7 @@ impl<'host> Scene<'host> {
 
     /// Calls `WakeDomain` as the stranger, with an agent that answers so; polkit may ask for a password.
     fn call_with_agent(&self, answer: &str, options: &[&str]) -> Command {
-        let mut command = self.polkitd.command_with_agent(User::Stranger, answer, "busctl");
+        let mut command = self.polkitd.command_with_agent(User::Unprivileged, answer, "busctl");
         command.args(["--system", "--timeout=60"]).args(options);
         command.args(["call", ACTOR_NAME, ACTOR_PATH, ACTOR_INTERFACE, "WakeDomain", "s", "vm1"]);
         command
@@ -107,7 +107,7 @@ fn runs_and_is_activated_as_where_it_is_installed() {
         let action = "org.freedesktop.policykit.exec";
         // The shell is the subject: pkcheck(1) has to be told of a process that lives.
         let check = format!("pkcheck --action-id {action} --process $$");
-        for (user, allowed) in [(User::Root, true), (User::Member, false)] {
+        for (user, allowed) in [(User::Root, true), (User::LibvirtMember, false)] {
             let output = host.command_as(user, "sh").args(["-c", &check]).output().unwrap();
             assert_eq!(output.status.success(), allowed, "{bus:?}: {user:?}: {output:?}");
         }
@@ -129,16 +129,23 @@ fn lets_the_group_wake_and_root_do_everything() {
     for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
         let scene = Scene::running(&host, bus);
-        for user in [User::Stranger, User::Listener, User::Capture, User::Actor, User::Member, User::Root] {
+        for user in [
+            User::Unprivileged,
+            User::WakevirtMember,
+            User::Capture,
+            User::Actor,
+            User::LibvirtMember,
+            User::Root,
+        ] {
             for (method, arguments) in CALLS {
                 let reply = scene.call(user, method, arguments);
-                if user == User::Root || (user == User::Member && method != "Reload") {
+                if user == User::Root || (user == User::LibvirtMember && method != "Reload") {
                     let reply =
                         reply.unwrap_or_else(|error| panic!("{bus:?}: {user:?}: {method}: {error:?}"));
                     assert!(method == "Reload" || scene.state() == "running", "{reply}");
                 } else {
                     is_refused(reply, "asks for authentication");
-                    assert!(user == User::Member || scene.state() == "shut off", "{bus:?}: {user:?}");
+                    assert!(user == User::LibvirtMember || scene.state() == "shut off", "{bus:?}: {user:?}");
                 }
             }
         }
@@ -158,10 +165,10 @@ fn is_started_by_the_call() {
     let host = Host::new();
     let mut scene = Scene::new(&host, Kind::DbusDaemon, installed(&host));
     assert!(!host.name_is_owned(NAME));
-    is_refused(scene.wake(User::Stranger), "asks for authentication");
+    is_refused(scene.wake(User::Unprivileged), "asks for authentication");
     assert!(host.name_is_owned(NAME));
     scene.polkitd.stop();
-    assert_eq!(scene.wake(User::Member).unwrap(), "('started',)");
+    assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('started',)");
     assert!(host.name_is_owned(NAME));
     let _ = scene.actor.log().wait_for("(allowed by polkit)");
 }
@@ -175,8 +182,8 @@ fn that_cannot_be_started_is_a_refusal() {
         let polkitd = installed(&host);
         host.sh("sed -i 's,^Exec=.*,Exec=/bin/false,' /run/bus/services/org.freedesktop.PolicyKit1.service");
         let scene = Scene::new(&host, bus, polkitd);
-        is_refused(scene.wake(User::Member), "polkit");
-        is_refused(scene.call(User::Stranger, "Reload", &[]), "systemctl status polkit");
+        is_refused(scene.wake(User::LibvirtMember), "polkit");
+        is_refused(scene.call(User::Unprivileged, "Reload", &[]), "systemctl status polkit");
         assert_eq!(scene.state(), "shut off");
         assert_eq!(scene.wake(User::Root).unwrap(), "('started',)");
     }
@@ -187,13 +194,13 @@ fn that_is_gone_for_good_leaves_it_to_the_group() {
     privileged!();
     for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
-        let mut scene = Scene::new(&host, bus, installed(&host).not_activatable());
+        let mut scene = Scene::new(&host, bus, installed(&host).without_activation());
         scene.polkitd.start();
-        assert_eq!(scene.wake(User::Member).unwrap(), "('started',)");
+        assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('started',)");
         scene.polkitd.stop();
-        assert_eq!(scene.wake(User::Member).unwrap(), "('already-running',)");
-        is_refused(scene.wake(User::Stranger), "only root and members of the group libvirt");
-        is_refused(scene.call(User::Member, "Reload", &[]), "only root");
+        assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('already-running',)");
+        is_refused(scene.wake(User::Unprivileged), "only root and members of the group libvirt");
+        is_refused(scene.call(User::LibvirtMember, "Reload", &[]), "only root");
         let log = scene.actor.log();
         let _ = log.wait_for("(member of group libvirt)");
         assert_eq!(
@@ -217,7 +224,7 @@ fn that_hangs_holds_nothing_up_but_who_waits_for_it() {
     let _ = scene.actor.log().wait_for("hearing the announcer");
     scene.polkitd.process().signal(Signal::SIGSTOP);
     std::thread::scope(|scope| {
-        let calls: Vec<_> = (0..20).map(|_| scope.spawn(|| scene.wake(User::Member))).collect();
+        let calls: Vec<_> = (0..20).map(|_| scope.spawn(|| scene.wake(User::LibvirtMember))).collect();
         // More than a user may have open.
         let refused = wait::until("a call too many", || calls.iter().position(|call| call.is_finished()));
         lan.etherwake(OTHER_MAC, &[]);
@@ -234,7 +241,7 @@ fn that_hangs_holds_nothing_up_but_who_waits_for_it() {
         unanswered.into_iter().for_each(|reply| is_refused(reply, "polkit does not answer"));
     });
     scene.polkitd.process().signal(Signal::SIGCONT);
-    assert_eq!(scene.wake(User::Member).unwrap(), "('already-running',)");
+    assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('already-running',)");
 }
 
 #[test]
@@ -244,7 +251,7 @@ fn that_dies_or_knows_nothing_of_it_is_a_refusal() {
     // Without wakevirt's actions.
     let mut scene = Scene::new(&host, Kind::DbusDaemon, Polkitd::install(&host));
     scene.polkitd.start();
-    is_refused(scene.wake(User::Member), "org.wakevirt.policy");
+    is_refused(scene.wake(User::LibvirtMember), "org.wakevirt.policy");
     let _ = scene.actor.log().wait_for("is refused: polkit cannot be asked");
     assert_eq!(scene.wake(User::Root).unwrap(), "('started',)");
 
@@ -254,7 +261,7 @@ fn that_dies_or_knows_nothing_of_it_is_a_refusal() {
     let monitor = Process::start("busctl", &mut monitor);
     let _ = monitor.log().wait_for("Monitoring");
     std::thread::scope(|scope| {
-        let call = scope.spawn(|| scene.wake(User::Member));
+        let call = scope.spawn(|| scene.wake(User::LibvirtMember));
         let _ = monitor.log().wait_for("CheckAuthorization");
         assert!(!call.is_finished());
         host.sh(&format!("kill -KILL {}", scene.polkitd.pid()));
@@ -270,7 +277,7 @@ fn takes_the_administrators_rules_about_a_domain() {
     polkitd.write_rules(
         "10-test.rules",
         r#"polkit.addRule(function(action, subject) {
-            if (action.id == "org.wakevirt.wake" && subject.user == "wakevirt-test-stranger" &&
+            if (action.id == "org.wakevirt.wake" && subject.user == "wakevirt-test-unprivileged" &&
                 (action.lookup("domain") == "vm1" || action.lookup("mac") == "52:54:00:01:02:04")) {
                 return polkit.Result.YES;
             }
@@ -282,15 +289,15 @@ fn takes_the_administrators_rules_about_a_domain() {
     let mut scene = Scene::new(&host, Kind::DbusDaemon, polkitd);
     scene.polkitd.start();
     let wake_domain = |user, name: &str| scene.call(user, "WakeDomain", &[&format!("'{name}'")]);
-    is_refused(wake_domain(User::Stranger, "vm2"), "asks for authentication");
-    is_refused(scene.wake(User::Stranger), "asks for authentication");
-    is_refused(wake_domain(User::Member, "vm1"), "polkit does not allow it");
-    assert_eq!(wake_domain(User::Stranger, "vm1").unwrap(), "('started',)");
+    is_refused(wake_domain(User::Unprivileged, "vm2"), "asks for authentication");
+    is_refused(scene.wake(User::Unprivileged), "asks for authentication");
+    is_refused(wake_domain(User::LibvirtMember, "vm1"), "polkit does not allow it");
+    assert_eq!(wake_domain(User::Unprivileged, "vm1").unwrap(), "('started',)");
     let other = [&*format!("'{}'", OTHER_MAC.to_uppercase())];
-    assert_eq!(scene.call(User::Stranger, "Wake", &other).unwrap(), "('started',)");
+    assert_eq!(scene.call(User::Unprivileged, "Wake", &other).unwrap(), "('started',)");
     // What could not be a name, or would look like something else in the dialog, never gets there.
     for name in ["vm1\n", &"v".repeat(256)] {
-        let error = wake_domain(User::Stranger, &name.replace('\n', "\\n")).unwrap_err();
+        let error = wake_domain(User::Unprivileged, &name.replace('\n', "\\n")).unwrap_err();
         assert_eq!(error.name, "org.wakevirt.Error.InvalidArgument", "{error:?}");
     }
 }
@@ -346,7 +353,7 @@ fn says_so_where_nobody_can_ask_for_a_password() {
     privileged!();
     let host = Host::new();
     let scene = Scene::running(&host, Kind::DbusDaemon);
-    let mut busctl = host.command_as(User::Stranger, "busctl");
+    let mut busctl = host.command_as(User::Unprivileged, "busctl");
     busctl.args(["--system", "call", ACTOR_NAME, ACTOR_PATH, ACTOR_INTERFACE, "Reload"]);
     let output = busctl.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -373,8 +380,8 @@ fn a_dialog_holds_nothing_up_and_ends_with_who_asked() {
     let mut first = open(&scene);
     lan.etherwake(OTHER_MAC, &[]);
     scene.libvirtd.wait_for_state(TEST, "vm2", "running");
-    is_refused(scene.wake(User::Stranger), "asks for authentication");
-    assert_eq!(scene.wake(User::Member).unwrap(), "('started',)");
+    is_refused(scene.wake(User::Unprivileged), "asks for authentication");
+    assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('started',)");
     assert_eq!(scene.wake(User::Root).unwrap(), "('already-running',)");
     assert_eq!(first.log().count("closed"), 0);
     // The caller leaves, its agent stays.

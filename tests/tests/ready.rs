@@ -23,7 +23,7 @@ fn the_actor_is_ready_when_it_has_heard_what_it_missed() {
     }
     // It serves calls already, and would have said so by now.
     host.property(User::Root, ACTOR_NAME, "Domains").expect("the actor answers");
-    assert_eq!(actor.notices().count("READY=1"), 0, "the announcer has not answered yet");
+    assert_eq!(actor.notifications().count("READY=1"), 0, "the announcer has not answered yet");
 
     capture.signal(Signal::SIGCONT);
     actor.wait_until_ready();
@@ -32,7 +32,7 @@ fn the_actor_is_ready_when_it_has_heard_what_it_missed() {
     actor.stop();
     capture.signal(Signal::SIGSTOP);
     let mut actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();
-    wait::until_true("the actor to be ready", || actor.notices().count("READY=1") == 1);
+    wait::until_true("the actor to be ready", || actor.notifications().count("READY=1") == 1);
     capture.signal(Signal::SIGCONT);
     actor.stop();
 }

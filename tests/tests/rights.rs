@@ -11,7 +11,7 @@ use wakevirt_tests::libvirt::QEMU;
 use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine};
 use wakevirt_tests::privileged;
 use wakevirt_tests::scene::restricted::{Restricted, shipped};
-use wakevirt_tests::scene::{ALL_ALLOWED, Regime, Scene};
+use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtRights, Scene};
 
 /// The rule that keeps the group's rights.
 const GROUP_RULE: &str = "docs/examples/restricted/50-libvirt-group.rules";
@@ -23,7 +23,7 @@ fn with_machines(host: &Host) -> Restricted<'_> {
     for name in ["off", "on", "paused"] {
         Machine::new(name).define(&libvirt.libvirtd);
     }
-    Machine::new("asleep").guest(Guest::Sleepy).define(&libvirt.libvirtd);
+    Machine::new("asleep").guest(Guest::Suspends).define(&libvirt.libvirtd);
     libvirt.root("start on");
     libvirt.root("start paused --paused");
     libvirt.root("start asleep");
@@ -164,7 +164,7 @@ fn the_actors_user_may_do_nothing_else() {
     let host = Host::new();
     let libvirt = with_machines(&host);
     create_objects(&host, &libvirt);
-    libvirt.refuses(User::Actor, REFUSED);
+    libvirt.assert_refused(User::Actor, REFUSED);
     // It is the rights that were in the way: a sample, as root.
     for line in [
         "define /run/new.xml",
@@ -188,18 +188,18 @@ fn the_group_keeps_its_rights_by_the_second_rule() {
     let host = Host::new();
     let mut libvirt = with_machines(&host);
     // The driver takes them away.
-    libvirt.virsh(User::Member, "list --all").unwrap();
-    libvirt.refuses(User::Member, &LINES);
+    libvirt.virsh(User::LibvirtMember, "list --all").unwrap();
+    libvirt.assert_refused(User::LibvirtMember, &LINES);
 
     libvirt.polkitd.write_rules("50-libvirt-group.rules", &shipped(GROUP_RULE));
     libvirt.restart_polkit();
     // The actor's user is not meant by it, not even as a member.
     host.sh("usermod --append --groups libvirt wakevirt-actor");
-    libvirt.refuses(User::Actor, &LINES);
+    libvirt.assert_refused(User::Actor, &LINES);
     // Neither are others.
-    assert!(libvirt.virsh(User::Stranger, "list --all").is_err());
+    assert!(libvirt.virsh(User::Unprivileged, "list --all").is_err());
     for line in LINES {
-        libvirt.virsh(User::Member, line).unwrap();
+        libvirt.virsh(User::LibvirtMember, line).unwrap();
     }
 }
 
@@ -208,7 +208,7 @@ fn a_wake_waits_for_a_domain_between_two_states() {
     privileged!();
     let host = Host::new();
     let machines = [Machine::new("slow").emulator(Emulator::Slow(5))];
-    let scene = Scene::under(Regime::Restricted, &host, &machines, ALL_ALLOWED);
+    let scene = Scene::with_rights(LibvirtRights::Restricted, &host, &machines, ALL_ALLOWED);
     thread::scope(|scope| {
         scope.spawn(|| scene.virsh(&["start", "slow"]));
         scene.wait_for_state("slow", "paused");
@@ -226,12 +226,12 @@ fn a_wake_waits_for_a_domain_between_two_states() {
 fn the_log_says_what_rights_there_are() {
     privileged!();
     for (regime, says) in [
-        (Regime::Group, "not restricted, the actor may do everything there"),
-        (Regime::Restricted, "restricted by libvirt's access driver"),
+        (LibvirtRights::Group, "not restricted, the actor may do everything there"),
+        (LibvirtRights::Restricted, "restricted by libvirt's access driver"),
     ] {
         let host = Host::new();
         // No domain is needed to tell.
-        let mut scene = Scene::under(regime, &host, &[], ALL_ALLOWED);
+        let mut scene = Scene::with_rights(regime, &host, &[], ALL_ALLOWED);
         let log = scene.actor.as_ref().unwrap().log().clone();
         let says = format!("rights at {QEMU}: {says}");
         let _ = log.wait_for(&says);

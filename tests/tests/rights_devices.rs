@@ -9,7 +9,7 @@ use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirt::machine::{Guest, Machine};
 use wakevirt_tests::libvirt::{QEMU, RULE};
 use wakevirt_tests::scene::restricted::{Restricted, shipped};
-use wakevirt_tests::scene::{ALL_ALLOWED, Regime, Scene};
+use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtRights, Scene};
 use wakevirt_tests::{privileged, wait};
 
 /// Networks of each kind that runs without hardware, by name. `br0` is the host's.
@@ -216,7 +216,7 @@ fn with_domains(host: &Host) -> Restricted<'_> {
     for name in ["off", "paused"] {
         Machine::new(name).define(&libvirt.libvirtd);
     }
-    Machine::new("asleep").guest(Guest::Sleepy).define(&libvirt.libvirtd);
+    Machine::new("asleep").guest(Guest::Suspends).define(&libvirt.libvirtd);
     libvirt.root("start paused --paused");
     libvirt.root("start asleep");
     libvirt.libvirtd.wait_for_state(QEMU, "asleep", "pmsuspended");
@@ -334,7 +334,7 @@ fn what_comes_with_these_permissions() {
     libvirt.define("filtered", &[on_network("nat"), interface("bridge", FILTERED)].concat());
     libvirt.root("start filtered");
     host.write("/run/filter.xml", "<filter name='new' chain='root'/>");
-    libvirt.refuses(User::Actor, REFUSED);
+    libvirt.assert_refused(User::Actor, REFUSED);
     assert_can_read(&libvirt);
     assert_can_change(&host, &libvirt);
 }
@@ -412,7 +412,7 @@ fn a_secret_is_used_where_it_is_granted_by_name() {
         libvirt.root(&format!("start {name}"));
         libvirt.root(&format!("destroy {name}"));
     }
-    libvirt.refuses(User::Actor, &["start disk", "start tpm"]);
+    libvirt.assert_refused(User::Actor, &["start disk", "start tpm"]);
 
     for (granted, starts, refused) in [(OPEN, "disk", "tpm"), (PRIVATE, "tpm", "disk")] {
         libvirt.polkitd.write_rules("05-wakevirt-secrets.rules", &rules_for(granted));
@@ -421,9 +421,9 @@ fn a_secret_is_used_where_it_is_granted_by_name() {
         libvirt.root(&format!("destroy {starts}"));
         let list =
             ["secret-list", &format!("secret-dumpxml {granted}"), &format!("secret-undefine {granted}")];
-        libvirt.refuses(User::Actor, &[[&*format!("start {refused}")].as_slice(), &list].concat());
+        libvirt.assert_refused(User::Actor, &[[&*format!("start {refused}")].as_slice(), &list].concat());
         // The rule is for the actor alone.
-        libvirt.refuses(User::Member, &[&format!("secret-get-value {granted}")]);
+        libvirt.assert_refused(User::LibvirtMember, &[&format!("secret-get-value {granted}")]);
         let value = libvirt.virsh(User::Actor, &format!("secret-get-value {granted}"));
         match granted {
             OPEN => assert_eq!(value.unwrap(), "c2VjcmV0"),
@@ -437,7 +437,7 @@ fn the_log_says_why_a_domain_with_a_secret_does_not_start() {
     privileged!();
     let host = Host::new();
     let machines = [Machine::new("encrypted").device(&tpm(&encrypted(OPEN)))];
-    let scene = Scene::under(Regime::Restricted, &host, &machines, ALL_ALLOWED);
+    let scene = Scene::with_rights(LibvirtRights::Restricted, &host, &machines, ALL_ALLOWED);
     host.write(
         "/run/secret.xml",
         &format!("<secret><uuid>{OPEN}</uuid><usage type='vtpm'><name>x</name></usage></secret>"),
@@ -445,7 +445,7 @@ fn the_log_says_why_a_domain_with_a_secret_does_not_start() {
     scene.virsh(&["secret-define", "/run/secret.xml"]);
     scene.virsh(&["secret-set-value", OPEN, "--base64", "c2VjcmV0"]);
     scene.packet("encrypted", 1);
-    let line = scene.ends("encrypted", "failed");
+    let line = scene.assert_outcome("encrypted", "failed");
     assert!(line.contains("access denied: 'secret' denied access"), "{line}");
     let _ = scene.actor().log().wait_for("see \"Encrypted disks and TPMs\" in docs/RESTRICTED.md");
     let page = shipped("docs/RESTRICTED.md");

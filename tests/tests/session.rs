@@ -15,7 +15,7 @@ use wakevirt_tests::process::proc;
 use wakevirt_tests::{privileged, wait};
 
 /// Somebody in no group that matters.
-const USER: User = User::Stranger;
+const USER: User = User::Unprivileged;
 /// `XDG_RUNTIME_DIR` and `HOME` of the user.
 const RUNTIME: &str = "/run/user/test";
 const HOME: &str = "/run/home/test";

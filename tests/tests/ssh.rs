@@ -40,7 +40,7 @@ fn a_domain_of_another_host_is_woken() {
     let mut actor = Daemon::actor(&host).config(&config).start();
     actor.wait_until_ready();
     host.wait_for_name(ACTOR_NAME);
-    let finished = host.monitor(User::Stranger, ACTOR_NAME);
+    let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
 
     // Whoever answers under that name is not believed until its key is known.
     let refused = actor.log().wait_for(&format!("no connection to {uri}"));

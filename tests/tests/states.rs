@@ -4,25 +4,25 @@
 
 use wakevirt_tests::host::Host;
 use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine};
-use wakevirt_tests::libvirt::neighbour::{NEIGHBOUR, Neighbour};
+use wakevirt_tests::libvirt::second::{SECOND_URI, SecondLibvirtd};
 use wakevirt_tests::privileged;
-use wakevirt_tests::scene::{ALL_ALLOWED, Regime, Scene};
+use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtRights, Scene};
 
 /// Makes two tests of each story: the actor has the group libvirt, or it has what the shipped polkit rule
 /// grants and no more.
 macro_rules! under_both_regimes {
     ($($story:ident)*) => { $(
         mod $story {
-            use wakevirt_tests::scene::Regime;
+            use wakevirt_tests::scene::LibvirtRights;
 
             #[test]
             fn with_the_group() {
-                super::$story(Regime::Group);
+                super::$story(LibvirtRights::Group);
             }
 
             #[test]
             fn restricted() {
-                super::$story(Regime::Restricted);
+                super::$story(LibvirtRights::Restricted);
             }
         }
     )* };
@@ -83,18 +83,18 @@ fn two(kind: impl Fn(Machine) -> Machine) -> Vec<Machine> {
     BOTH.iter().map(|domain| kind(Machine::new(domain))).collect()
 }
 
-fn shut_off(regime: Regime) {
+fn shut_off(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
     wake_both(&scene, "started", "");
     both_are(&scene, "running (booted)", 1);
 }
 
-fn shut_off_because_qemu_was_killed(regime: Regime) {
+fn shut_off_because_qemu_was_killed(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.kill_machine(domain);
@@ -105,10 +105,10 @@ fn shut_off_because_qemu_was_killed(regime: Regime) {
     both_are(&scene, "running (booted)", 2);
 }
 
-fn saved(regime: Regime) {
+fn saved(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.virsh(&["managedsave", domain]);
@@ -117,10 +117,10 @@ fn saved(regime: Regime) {
     both_are(&scene, "running (restored)", 2);
 }
 
-fn saved_while_paused(regime: Regime) {
+fn saved_while_paused(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.virsh(&["suspend", domain]);
@@ -130,23 +130,23 @@ fn saved_while_paused(regime: Regime) {
     both_are(&scene, "running (unpaused)", 2);
 }
 
-fn shut_off_because_it_migrated_away(regime: Regime) {
+fn shut_off_because_it_migrated_away(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
-    let _neighbour = Neighbour::start(&host);
+    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
+    let _neighbour = SecondLibvirtd::start(&host);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
-        scene.virsh(&["migrate", "--live", domain, NEIGHBOUR, "--migrateuri", "unix:///run/migration"]);
+        scene.virsh(&["migrate", "--live", domain, SECOND_URI, "--migrateuri", "unix:///run/migration"]);
     }
     wake_both(&scene, "migrated-away", "");
     both_are(&scene, "shut off (migrated)", 1);
 }
 
-fn paused_by_a_user(regime: Regime) {
+fn paused_by_a_user(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", "--paused", domain]);
     }
@@ -154,16 +154,16 @@ fn paused_by_a_user(regime: Regime) {
     both_are(&scene, "running (unpaused)", 1);
 }
 
-fn paused_by_a_user_who_wants_it_so(regime: Regime) {
+fn paused_by_a_user_who_wants_it_so(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let rules = "[[allow]]\ndomain = \"*\"\npaused = \"leave\"\n";
-    let scene = Scene::under(regime, &host, &two(|plain| plain), rules);
+    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), rules);
     for domain in BOTH {
         scene.virsh(&["start", "--paused", domain]);
     }
     scene.packet(BY_PACKET, 1);
-    let line = scene.ends(BY_PACKET, "not-allowed");
+    let line = scene.assert_outcome(BY_PACKET, "not-allowed");
     assert!(line.contains("leave"), "{line}");
     assert_eq!(scene.state(BY_PACKET), "paused (user)");
     // Rules are for packets.
@@ -171,7 +171,7 @@ fn paused_by_a_user_who_wants_it_so(regime: Regime) {
     assert_eq!(scene.state(BY_CALL), "running (unpaused)");
 }
 
-fn paused_for_a_disk_that_is_full(regime: Regime) {
+fn paused_for_a_disk_that_is_full(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     host.sh("mkdir /run/full; mount -t tmpfs -o size=64k tmpfs /run/full");
@@ -180,10 +180,10 @@ fn paused_for_a_disk_that_is_full(regime: Regime) {
         .iter()
         .map(|name| {
             let disk = format!("/run/full/{name}");
-            Machine::new(name).guest(Guest::Writing).disk(&disk)
+            Machine::new(name).guest(Guest::WritesDisk).disk(&disk)
         })
         .collect();
-    let scene = Scene::under(regime, &host, &machines, ALL_ALLOWED);
+    let scene = Scene::with_rights(regime, &host, &machines, ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "paused");
@@ -192,10 +192,15 @@ fn paused_for_a_disk_that_is_full(regime: Regime) {
     both_are(&scene, "paused (I/O error)", 1);
 }
 
-fn paused_by_its_watchdog(regime: Regime) {
+fn paused_by_its_watchdog(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::under(regime, &host, &two(|machine| machine.guest(Guest::Stuck)), ALL_ALLOWED);
+    let scene = Scene::with_rights(
+        regime,
+        &host,
+        &two(|machine| machine.guest(Guest::TriggersWatchdog)),
+        ALL_ALLOWED,
+    );
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "paused");
@@ -204,10 +209,11 @@ fn paused_by_its_watchdog(regime: Regime) {
     both_are(&scene, "paused (watchdog)", 1);
 }
 
-fn suspended_by_its_guest(regime: Regime) {
+fn suspended_by_its_guest(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::under(regime, &host, &two(|machine| machine.guest(Guest::Sleepy)), ALL_ALLOWED);
+    let scene =
+        Scene::with_rights(regime, &host, &two(|machine| machine.guest(Guest::Suspends)), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "pmsuspended");
@@ -216,11 +222,11 @@ fn suspended_by_its_guest(regime: Regime) {
     both_are(&scene, "running (event wakeup)", 1);
 }
 
-fn shutting_down(regime: Regime) {
+fn shutting_down(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let machines = two(|machine| machine.guest(Guest::Obedient).emulator(Emulator::Stubborn));
-    let scene = Scene::under(regime, &host, &machines, ALL_ALLOWED);
+    let machines = two(|machine| machine.guest(Guest::PowersOff).emulator(Emulator::IgnoresSigterm));
+    let scene = Scene::with_rights(regime, &host, &machines, ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.shut_down(domain);
@@ -237,16 +243,16 @@ fn shutting_down(regime: Regime) {
     });
     assert_eq!(reply, "('started',)");
     for domain in BOTH {
-        scene.ends(domain, "started");
+        scene.assert_outcome(domain, "started");
         assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", 2));
         assert_eq!(scene.outcomes(domain, "started"), 1, "{domain}");
     }
 }
 
-fn crashed_and_preserved(regime: Regime) {
+fn crashed_and_preserved(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::under(regime, &host, &two(|machine| machine.guest(Guest::Panicking)), ALL_ALLOWED);
+    let scene = Scene::with_rights(regime, &host, &two(|machine| machine.guest(Guest::Panics)), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "crashed");
@@ -255,10 +261,10 @@ fn crashed_and_preserved(regime: Regime) {
     both_are(&scene, "crashed (panicked)", 1);
 }
 
-fn running(regime: Regime) {
+fn running(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::under(regime, &host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
     }
@@ -279,13 +285,13 @@ fn a_slow_start_holds_up_no_other() {
 
     scene.lan.etherwake(scene.mac("third"), &[]);
     assert_eq!(scene.call(BY_CALL).unwrap(), "('started',)");
-    scene.ends("third", "started");
+    scene.assert_outcome("third", "started");
     assert_eq!(scene.decisions(BY_PACKET), 0, "the others waited for it");
 
     // Another packet for the one that is under way is the same wake.
     scene.packet(BY_PACKET, 1);
     scene.packet(BY_PACKET, 2);
-    scene.ends(BY_PACKET, "started");
+    scene.assert_outcome(BY_PACKET, "started");
     assert_eq!(scene.state(BY_PACKET), "running (booted)");
     scene.wait_until_idle(BY_PACKET);
     assert_eq!((scene.starts(BY_PACKET), scene.outcomes(BY_PACKET, "started")), (1, 1));

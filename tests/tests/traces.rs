@@ -105,7 +105,7 @@ fn packet(mac: &str, sender: u16) -> Vec<u8> {
 
 /// The number behind these words in a property, as gdbus(1) shows it.
 fn number(host: &Host, service: &str, property: &str, behind: &str) -> usize {
-    let reply = host.property(User::Stranger, service, property).unwrap();
+    let reply = host.property(User::Unprivileged, service, property).unwrap();
     let number = reply.split_once(behind).unwrap().1.trim_start_matches("uint64 ");
     number.split(|char: char| !char.is_ascii_digit()).next().unwrap().parse().unwrap()
 }

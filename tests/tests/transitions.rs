@@ -47,7 +47,7 @@ fn waits_and_is_decided_again(
         assert_eq!((scene.decisions(VM), scene.state(VM).as_str()), (0, state));
         host.write("/run/gate/open", "");
     });
-    scene.ends(VM, outcome)
+    scene.assert_outcome(VM, outcome)
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn four_slow_starts_hold_up_no_other_and_more_wait_their_turn() {
     SLOW.iter().for_each(|domain| wire.send(&scene.frame(domain, 1)));
     all_start(&SLOW);
     wire.send(&scene.frame(VM, 1));
-    scene.ends(VM, "started");
+    scene.assert_outcome(VM, "started");
     for domain in SLOW {
         assert_eq!(scene.decisions(domain), 0, "the other one waited for {domain}");
     }
@@ -131,10 +131,10 @@ fn four_slow_starts_hold_up_no_other_and_more_wait_their_turn() {
     let explanation = scene.explain(MORE[2]);
     assert!(explanation.contains("after 2 other wakes that wait for a connection"), "{explanation}");
     for domain in SLOW.iter().chain(&MORE) {
-        scene.ends(domain, "started");
+        scene.assert_outcome(domain, "started");
         assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", 1));
     }
-    let told = scene.ends(MORE[2], "started");
+    let told = scene.assert_outcome(MORE[2], "started");
     assert!(told.contains("s for others at the same connection"), "{told}");
     let _ = scene.actor().log().wait_for("no wake waits for a connection to qemu:///system any more");
     for domain in SLOW.iter().chain(&MORE) {

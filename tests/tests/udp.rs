@@ -38,14 +38,14 @@ fn are_all_there_is_without_the_privilege() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let lan = cable(&host);
     let mut capture = Daemon::capture(&host)
-        .started_by(StartedBy::Nobody)
+        .started_by(StartedBy::Unprivileged)
         .config("listen = [\"0.0.0.0:4009\", \"[::]:4009\"]")
         .start();
     capture.wait_until_ready();
     assert_eq!(capture.log().count("capture receives UDP only"), 1);
     host.wait_for_name(CAPTURE_NAME);
-    assert_eq!(host.property(User::Stranger, CAPTURE_NAME, "Mode").unwrap(), "(<'udp'>,)");
-    let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+    assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "Mode").unwrap(), "(<'udp'>,)");
+    let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
 
     // A frame is not heard, a broadcast is, and what the socket knows of it is told.
     lan.etherwake(OTHER, &["-b"]);
@@ -72,7 +72,7 @@ fn are_all_there_is_without_the_privilege() {
     lan.sh("python3 -c 'import socket
 socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"hello\", (\"192.0.2.1\", 4009))'");
     wait::until_true("the datagram to be counted", || {
-        host.property(User::Stranger, CAPTURE_NAME, "Malformed").unwrap() == "(<uint64 1>,)"
+        host.property(User::Unprivileged, CAPTURE_NAME, "Malformed").unwrap() == "(<uint64 1>,)"
     });
     let sniffer = proc::Status::of(capture.child("wakevirt-sniffer"));
     assert_eq!((sniffer.field("Seccomp"), sniffer.field("NoNewPrivs")), ("2", "1"));
@@ -123,7 +123,7 @@ fn can_be_handed_over_by_the_service_manager() {
     let _ = capture.log().wait_for("only UDP sockets can be heard");
     let _ = capture.log().wait_for("its netlink protocol is not `route`");
     host.wait_for_name(CAPTURE_NAME);
-    let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+    let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
     lan.wakeonlan(MAC, "192.0.2.255", &[]);
     let signal = monitor.log().wait_for("MagicPacket");
     assert!(
@@ -138,12 +138,12 @@ fn can_be_handed_over_by_the_service_manager() {
     );
     // What the sniffer counts now includes the datagrams that waited in the socket.
     wait::until_true("the counters of the sniffer", || {
-        host.property(User::Stranger, CAPTURE_NAME, "Malformed").unwrap() != "(<uint64 0>,)"
+        host.property(User::Unprivileged, CAPTURE_NAME, "Malformed").unwrap() != "(<uint64 0>,)"
     });
-    assert_eq!(host.property(User::Stranger, CAPTURE_NAME, "KernelDropped").unwrap(), "(<uint64 0>,)");
+    assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "KernelDropped").unwrap(), "(<uint64 0>,)");
     host.bridge("br0");
     wait::until_true("the news of an interface", || {
-        host.property(User::Stranger, CAPTURE_NAME, "Interfaces").unwrap() == "(<['br0', 'lan0', 'lo']>,)"
+        host.property(User::Unprivileged, CAPTURE_NAME, "Interfaces").unwrap() == "(<['br0', 'lan0', 'lo']>,)"
     });
 }
 
@@ -158,14 +158,14 @@ fn beside_packet_sockets_add_what_the_host_itself_broadcasts_and_nothing_twice()
     capture.wait_until_ready();
     assert_eq!(capture.log().count("cannot listen"), 0);
     host.wait_for_name(CAPTURE_NAME);
-    let monitor = host.monitor(User::Stranger, CAPTURE_NAME);
+    let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
 
     // By both kinds of socket, announced once, with what only the frame tells.
     lan.wakeonlan(MAC, "192.0.2.255", &[]);
     let signal = monitor.log().wait_for("MagicPacket");
     assert!(signal.contains("source-mac"), "{signal}");
     wait::until_true("the copy to be counted", || {
-        host.property(User::Stranger, CAPTURE_NAME, "Duplicates").unwrap() == "(<uint64 1>,)"
+        host.property(User::Unprivileged, CAPTURE_NAME, "Duplicates").unwrap() == "(<uint64 1>,)"
     });
 
     // Outgoing: the packet socket does not see it, the kernel loops it back to the UDP socket.
@@ -181,15 +181,16 @@ fn are_asked_for_where_there_is_nothing_to_hear_with() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
-    let mut capture = Daemon::capture(&host).started_by(StartedBy::Nobody).start();
-    assert!(!capture.wait_until_ended().success());
+    let mut capture = Daemon::capture(&host).started_by(StartedBy::Unprivileged).start();
+    assert!(!capture.wait_for_exit().success());
     for part in
         ["cannot listen on UDP 0.0.0.0:9", "wakevirt-capture.socket", "no packet socket and no UDP socket"]
     {
         let _ = capture.log().wait_for(part);
     }
-    let mut raw = Daemon::capture(&host).started_by(StartedBy::Nobody).options(&["--mode", "raw"]).start();
-    assert!(!raw.wait_until_ended().success());
+    let mut raw =
+        Daemon::capture(&host).started_by(StartedBy::Unprivileged).options(&["--mode", "raw"]).start();
+    assert!(!raw.wait_for_exit().success());
     let _ = raw.log().wait_for("mode = \"raw\" needs CAP_NET_RAW");
 }
 

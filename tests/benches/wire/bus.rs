@@ -13,7 +13,7 @@ use zbus::message::Type;
 use zbus::{Connection, MatchRule, Message, MessageStream};
 
 /// How long a signal may take before the benchmark gives up.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Hears the signals of one name, in the order in which they come.
 pub struct Subscriber {
@@ -39,7 +39,7 @@ impl Subscriber {
     pub fn next(&mut self) -> Message {
         let stream = &mut self.stream;
         let next = poll_fn(|context| Pin::new(&mut *stream).poll_next(context));
-        let next = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, next).await });
+        let next = self.runtime.block_on(async { tokio::time::timeout(TIMEOUT, next).await });
         next.expect("a signal in time").expect("a bus that lives").expect("a message")
     }
 

@@ -32,7 +32,7 @@ const MAC: &str = "52:54:00:ff:ff:01";
 
 /// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FloodKind {
     /// `Wake`, for an address that no domain has, without a reply.
     Wake,
     /// The same, with a reply.
@@ -59,7 +59,7 @@ pub enum Kind {
     Signal,
 }
 
-impl Kind {
+impl FloodKind {
     const ALL: [(&str, Self); 12] = [
         ("wake", Self::Wake),
         ("wake-reply", Self::WakeReply),
@@ -115,12 +115,12 @@ impl Kind {
 pub fn run(arguments: &[String]) -> io::Result<()> {
     let bad = || io::Error::other("usage: KIND CONNECTIONS COUNT [DESTINATION]");
     let [kind, connections, count, destination @ ..] = arguments else { return Err(bad()) };
-    let (_, kind) = Kind::ALL.into_iter().find(|(name, _)| name == kind).ok_or_else(bad)?;
+    let (_, kind) = FloodKind::ALL.into_iter().find(|(name, _)| name == kind).ok_or_else(bad)?;
     let connections: usize = connections.parse().map_err(|_| bad())?;
     let count: u32 = count.parse().map_err(|_| bad())?;
     let message = kind.message(destination.first().map(String::as_str)).map_err(io::Error::other)?;
     let mut message: Vec<u8> = message.data().to_vec();
-    if kind == Kind::UnknownField {
+    if kind == FloodKind::UnknownField {
         add_unknown_field(&mut message).ok_or_else(bad)?;
     }
     let message = message.as_slice();
@@ -128,7 +128,7 @@ pub fn run(arguments: &[String]) -> io::Result<()> {
     std::thread::scope(|scope| {
         let flood = || {
             let begun = Arc::clone(&begun);
-            let flood = if kind == Kind::FreshConnections { flood_afresh } else { flood };
+            let flood = if kind == FloodKind::FreshConnections { flood_afresh } else { flood };
             scope.spawn(move || flood(message, count, &begun))
         };
         let floods: Vec<_> = std::iter::repeat_with(flood).take(connections).collect();
@@ -246,7 +246,14 @@ impl Host {
     /// # Panics
     /// If it does not begin.
     #[must_use]
-    pub fn flood(&self, user: User, kind: Kind, connections: usize, count: u32, to: Option<&str>) -> Process {
+    pub fn flood(
+        &self,
+        user: User,
+        kind: FloodKind,
+        connections: usize,
+        count: u32,
+        to: Option<&str>,
+    ) -> Process {
         let mut command = self.command_as(user, &format!("{PROGRAMS}/wakevirt-test-flood"));
         command.args([kind.name(), &connections.to_string(), &count.to_string()]).args(to);
         let flood = Process::start("wakevirt-test-flood", &mut command);

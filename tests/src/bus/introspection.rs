@@ -40,7 +40,7 @@ pub fn reference(service: &str) -> String {
 #[must_use]
 pub fn of_service(host: &Host, service: &str) -> String {
     let object = format!("/{}", service.replace('.', "/"));
-    let mut gdbus = host.command_as(User::Stranger, "gdbus");
+    let mut gdbus = host.command_as(User::Unprivileged, "gdbus");
     succeed(gdbus.args(["introspect", "--system", "--xml", "--dest", service, "--object-path", &object]))
 }
 

@@ -56,7 +56,7 @@ impl<'host> Polkitd<'host> {
     }
 
     /// Takes back that the bus can activate it. Before the bus starts: dbus-broker reads it only then.
-    pub fn not_activatable(self) -> Self {
+    pub fn without_activation(self) -> Self {
         self.host.sh(&format!("rm {BUS_SERVICE}"));
         self
     }
@@ -108,7 +108,7 @@ impl<'host> Polkitd<'host> {
         let mut process = Process::start("polkitd", command.args(words));
         let owned = wait::until("polkitd to start", || match self.host.name_is_owned(NAME) {
             true => Some(true),
-            false => process.ended().map(|_| false),
+            false => process.exit_status().map(|_| false),
         });
         assert!(owned, "polkitd does not run\n{}", process.log().all().join("\n"));
         self.process = Some(process);

@@ -26,16 +26,16 @@ pub struct Inventory(BTreeSet<String>);
 impl Inventory {
     /// Of a system that does not run; `sh` runs shell in it as root, and returns what that wrote.
     #[must_use]
-    pub fn at_rest(sh: impl Fn(&str) -> String) -> Self {
+    pub fn of_files(sh: impl Fn(&str) -> String) -> Self {
         Self(sh(LASTING).lines().map(str::to_owned).collect())
     }
 
     /// Of a system that runs.
     #[must_use]
-    pub fn running(sh: impl Fn(&str) -> String) -> Self {
+    pub fn of_system(sh: impl Fn(&str) -> String) -> Self {
         // libvirtd creates its own folders after it has reported that it is ready.
         sh("virsh --quiet --connect qemu:///system list");
-        let Self(lasting) = Self::at_rest(&sh);
+        let Self(lasting) = Self::of_files(&sh);
         Self(lasting.into_iter().chain(sh(RUNNING).lines().map(str::to_owned)).collect())
     }
 
@@ -43,7 +43,7 @@ impl Inventory {
     ///
     /// # Panics
     /// If there is more or less, and says what.
-    pub fn assert_is(&self, before: &Self, but: &[&str]) {
+    pub fn assert_same_as(&self, before: &Self, but: &[&str]) {
         let is_other = |line: &&String| !but.iter().any(|word| line.contains(word));
         let left: Vec<_> = self.0.difference(&before.0).filter(is_other).collect();
         let gone: Vec<_> = before.0.difference(&self.0).filter(is_other).collect();

@@ -67,7 +67,7 @@ pub struct Debian<'host> {
 /// # Panics
 /// If it cannot be made.
 #[must_use]
-pub fn tree_like_this_machine() -> PathBuf {
+pub fn tree_of_same_release() -> PathBuf {
     succeed(tree().env_remove("DEBIAN")).trim().into()
 }
 
@@ -146,7 +146,7 @@ impl<'host> Debian<'host> {
         command.args(["-euc", BOOT, "boot", &self.cgroup, ROOT]);
         let nspawn = Process::start("systemd-nspawn", &mut command);
         self.init = None;
-        let up = wait::within(3 * wait::PATIENCE, || {
+        let up = wait::within(3 * wait::TIMEOUT, || {
             self.init = proc::children(nspawn.pid()).last().copied();
             self.init?;
             let output = self.command("systemctl").arg("is-system-running").output().ok()?;
@@ -163,7 +163,7 @@ impl<'host> Debian<'host> {
     pub fn reboot(&mut self) {
         self.sh("systemctl reboot");
         let mut nspawn = self.nspawn.take().expect("it is booted");
-        let ended = wait::within(3 * wait::PATIENCE, || nspawn.ended());
+        let ended = wait::within(3 * wait::TIMEOUT, || nspawn.exit_status());
         assert_eq!(
             ended.and_then(|status| status.code()),
             Some(REBOOTED),
@@ -224,7 +224,7 @@ impl<'host> Debian<'host> {
 
     /// What this unit of users' service managers has logged since the last boot.
     #[must_use]
-    pub fn users_journal(&self, unit: &str) -> String {
+    pub fn user_journal(&self, unit: &str) -> String {
         self.sh(&format!("journalctl --boot --no-pager --output=cat _SYSTEMD_USER_UNIT={unit}.service"))
     }
 
@@ -306,7 +306,7 @@ fn new_cgroup(host: &Host) -> String {
 
 /// Removes a cgroup when the last of its processes is gone.
 fn remove_cgroup(host: &Host, cgroup: &str) {
-    let _ = wait::within(wait::PATIENCE, || {
+    let _ = wait::within(wait::TIMEOUT, || {
         let mut find = host.command("find");
         find.args([cgroup, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+"]);
         let status = find.stderr(std::process::Stdio::null()).status();

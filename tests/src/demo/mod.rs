@@ -277,7 +277,7 @@ fn refused(screen: Screen, host: &Host) {
         ("requests the password of a packet", capture, "GetSecureOn", &["''", "uint64 3"]),
         ("requests a wake from the actor", actor, "Wake", &[&mac]),
     ] {
-        match host.call(User::Stranger, interface, method, arguments) {
+        match host.call(User::Unprivileged, interface, method, arguments) {
             Err(error) => screen.refusal(what, error.name.rsplit('.').next().unwrap_or(&error.name)),
             Ok(reply) => panic!("an unprivileged user {what}, and the reply is {reply}"),
         }

@@ -57,11 +57,11 @@ pub enum User {
     /// The user of the actor service, without the group libvirt, which its unit gives to the service alone.
     Actor,
     /// Somebody in no group that matters.
-    Stranger,
+    Unprivileged,
     /// Somebody in group libvirt.
-    Member,
+    LibvirtMember,
     /// Somebody in group wakevirt.
-    Listener,
+    WakevirtMember,
 }
 
 impl User {
@@ -72,9 +72,9 @@ impl User {
             Self::Root => "root",
             Self::Capture => "wakevirt-capture",
             Self::Actor => "wakevirt-actor",
-            Self::Stranger => "wakevirt-test-stranger",
-            Self::Member => "wakevirt-test-member",
-            Self::Listener => "wakevirt-test-listener",
+            Self::Unprivileged => "wakevirt-test-unprivileged",
+            Self::LibvirtMember => "wakevirt-test-libvirt",
+            Self::WakevirtMember => "wakevirt-test-wakevirt",
         }
     }
 }

@@ -20,15 +20,15 @@ pub enum Guest {
     /// Nothing: the firmware waits for ever.
     Nothing,
     /// Powers off when it is asked to (`virsh shutdown`), at once.
-    Obedient,
+    PowersOff,
     /// Suspends itself to RAM at its first boot; woken, it boots again, and idles.
-    Sleepy,
+    Suspends,
     /// Tells that it has crashed, by the panic device at port 0x505.
-    Panicking,
+    Panics,
     /// Writes one sector to its first disk.
-    Writing,
+    WritesDisk,
     /// Lets its watchdog go off, at port 0x443 (the ib700).
-    Stuck,
+    TriggersWatchdog,
 }
 
 /// `sti`, `hlt`, and again.
@@ -39,22 +39,22 @@ impl Guest {
     fn code(self) -> Option<Vec<u8>> {
         let act: &[u8] = match self {
             Self::Nothing => return None,
-            Self::Obedient => &[
+            Self::PowersOff => &[
                 0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef, // out 602h, 0100h: let the power button count
                 0xfb, 0xf4, // sti; hlt: until the next tick of the clock
                 0xba, 0x00, 0x06, 0xed, // in ax, 600h
                 0xf6, 0xc4, 0x01, 0x74, 0xf5, // until it was pressed
                 0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, // out 604h, 2000h: S5
             ],
-            Self::Sleepy => &[
+            Self::Suspends => &[
                 0xb0, 0x7f, 0xe6, 0x70, 0xe4, 0x71, // a byte of CMOS, which is 0 at first
                 0x84, 0xc0, 0x75, 0x0d, // if it is not, idle
                 0xb0, 0x7f, 0xe6, 0x70, 0xe6, 0x71, // make it so
                 0xba, 0x04, 0x06, 0xb8, 0x00, 0x24, 0xef, // out 604h, 2400h: S3
             ],
-            Self::Panicking => &[0xba, 0x05, 0x05, 0xb0, 0x01, 0xee], // out 505h, 1
-            Self::Stuck => &[0xba, 0x43, 0x04, 0xb0, 0x0f, 0xee],     // out 443h, 15: in no time
-            Self::Writing => &[
+            Self::Panics => &[0xba, 0x05, 0x05, 0xb0, 0x01, 0xee], // out 505h, 1
+            Self::TriggersWatchdog => &[0xba, 0x43, 0x04, 0xb0, 0x0f, 0xee], // out 443h, 15: in no time
+            Self::WritesDisk => &[
                 0xb8, 0x01, 0x03, // write one sector,
                 0xb9, 0x01, 0x00, 0xba, 0x80, 0x00, // the first of the first disk,
                 0xbb, 0x00, 0x7c, 0x31, 0xf6, 0x8e, 0xc6, // from 0:7c00h
@@ -67,11 +67,11 @@ impl Guest {
     const fn name(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
-            Self::Obedient => "obedient",
-            Self::Sleepy => "sleepy",
-            Self::Panicking => "panicking",
-            Self::Writing => "writing",
-            Self::Stuck => "stuck",
+            Self::PowersOff => "powers-off",
+            Self::Suspends => "suspends",
+            Self::Panics => "panics",
+            Self::WritesDisk => "writes-disk",
+            Self::TriggersWatchdog => "triggers-watchdog",
         }
     }
 
@@ -95,7 +95,7 @@ pub enum Emulator {
     /// It takes this many seconds before it begins.
     Slow(u32),
     /// It does not heed a request to end (SIGTERM), as one that still flushes its disks.
-    Stubborn,
+    IgnoresSigterm,
 }
 
 impl Emulator {
@@ -106,9 +106,9 @@ impl Emulator {
         let (name, first) = match self {
             Self::Plain => return qemu.to_owned(),
             Self::Slow(seconds) => (format!("slow-{seconds}"), format!("time.sleep({seconds})")),
-            Self::Stubborn => {
+            Self::IgnoresSigterm => {
                 let block = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])";
-                ("stubborn".to_owned(), block.to_owned())
+                ("ignores-sigterm".to_owned(), block.to_owned())
             }
         };
         let program = format!("{FOLDER}/{name}");
@@ -233,7 +233,9 @@ mod tests {
 
     #[test]
     fn a_guest_fits_into_a_sector() {
-        for guest in [Guest::Obedient, Guest::Sleepy, Guest::Panicking, Guest::Writing, Guest::Stuck] {
+        for guest in
+            [Guest::PowersOff, Guest::Suspends, Guest::Panics, Guest::WritesDisk, Guest::TriggersWatchdog]
+        {
             assert!(guest.code().unwrap().len() <= 510, "{guest:?}");
         }
         assert_eq!(Guest::Nothing.code(), None);

@@ -1,7 +1,7 @@
 //! libvirt on a host: a real libvirtd, with its QEMU driver and its test driver.
 
 pub mod machine;
-pub mod neighbour;
+pub mod second;
 pub mod ssh;
 
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use crate::bus::polkitd::Polkitd;
 use crate::debian;
 use crate::host::{Host, User, project, succeed};
 use crate::process::Process;
-use crate::wait::{self, PATIENCE};
+use crate::wait::{self, TIMEOUT};
 
 /// The test driver, as libvirtd serves it: all clients see the same domains. There is one from the
 /// start, `test`, which runs.
@@ -55,7 +55,7 @@ pub const RULE: &str = "dbus/10-wakevirt-libvirt.rules";
 /// If there is no Debian to take libvirt's files from: its package is not for the machine that runs tests.
 #[must_use]
 pub fn install_polkit(host: &Host) -> Polkitd<'_> {
-    let tree = debian::tree_like_this_machine().join("usr/share/polkit-1");
+    let tree = debian::tree_of_same_release().join("usr/share/polkit-1");
     let polkitd = Polkitd::install(host);
     polkitd.add_actions(&tree.join("actions/org.libvirt.unix.policy"));
     polkitd.add_actions(&tree.join("actions/org.libvirt.api.policy"));
@@ -119,11 +119,11 @@ impl<'host> Libvirtd<'host> {
     /// If it does not start.
     pub fn start_again(&mut self) {
         let mut process = Process::start("libvirtd", &mut self.host.command("libvirtd"));
-        let answers = wait::within(PATIENCE, || {
+        let answers = wait::within(TIMEOUT, || {
             let mut virsh = self.host.command("virsh");
             virsh.args(["-q", "-c", TEST, "uri"]).stdout(Stdio::null()).stderr(Stdio::null());
             let answers = virsh.status().is_ok_and(|status| status.success());
-            (answers || process.ended().is_some()).then_some(answers)
+            (answers || process.exit_status().is_some()).then_some(answers)
         });
         assert!(answers == Some(true), "libvirtd does not answer\n{}", process.log().all().join("\n"));
         self.process = Some(process);

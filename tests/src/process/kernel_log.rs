@@ -33,12 +33,12 @@ pub fn killed_by_seccomp() -> Option<Vec<u32>> {
     }
     let _readable = records()?;
     // The kernel limits the rate of these records: one attempt may leave none.
-    wait::within(wait::PATIENCE, || {
+    wait::within(wait::TIMEOUT, || {
         let mut last = Command::new("python3").args(["-c", FORBIDDEN_CALL]).spawn().expect("python3 runs");
         let pid = last.id();
         let status = last.wait().expect("it is a child");
         assert!(!status.success(), "the filter did not work: {status}");
-        wait::within(wait::PATIENCE / 10, || records().filter(|pids| pids.contains(&pid)))
+        wait::within(wait::TIMEOUT / 10, || records().filter(|pids| pids.contains(&pid)))
     })
 }
 

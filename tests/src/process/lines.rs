@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::wait::PATIENCE;
+use crate::wait::TIMEOUT;
 
 /// The lines of one stream. Clones see the same lines.
 #[derive(Debug, Clone, Default)]
@@ -74,8 +74,8 @@ impl Lines {
     /// # Panics
     /// If it does not come, with the lines that came instead.
     pub fn wait_for_nth(&self, text: &str, nth: usize) -> String {
-        self.within(PATIENCE, text, nth).unwrap_or_else(|| {
-            panic!("no {nth}. line with {text:?} within {PATIENCE:?}; what came:\n{}", self.all().join("\n"))
+        self.within(TIMEOUT, text, nth).unwrap_or_else(|| {
+            panic!("no {nth}. line with {text:?} within {TIMEOUT:?}; what came:\n{}", self.all().join("\n"))
         })
     }
 

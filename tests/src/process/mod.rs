@@ -1,11 +1,11 @@
 //! A program that runs on a host.
 
 pub mod descriptors;
-#[cfg(target_arch = "x86_64")]
-pub mod intrude;
 pub mod kernel_log;
 pub mod lines;
 pub mod proc;
+#[cfg(target_arch = "x86_64")]
+pub mod ptrace;
 
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -109,7 +109,7 @@ impl Process {
     ///
     /// # Panics
     /// If the kernel does not tell.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("it is a child")
     }
 
@@ -117,9 +117,9 @@ impl Process {
     ///
     /// # Panics
     /// If it does not end.
-    pub fn wait_until_ended(&mut self) -> ExitStatus {
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
         let name = format!("{} to end", self.name);
-        wait::until(&name, || self.ended())
+        wait::until(&name, || self.exit_status())
     }
 
     /// Tells it to stop (SIGTERM), and waits until it has.
@@ -128,7 +128,7 @@ impl Process {
     /// If it does not end, or not with success: the log is shown.
     pub fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
-        let status = self.wait_until_ended();
+        let status = self.wait_for_exit();
         assert!(
             status.success(),
             "{} did not end cleanly: {status}\n{}",
@@ -142,7 +142,7 @@ impl Process {
     /// # Panics
     /// If the kernel does not tell.
     pub fn kill(&mut self) {
-        while self.ended().is_none() {
+        while self.exit_status().is_none() {
             self.signal(Signal::SIGKILL);
             std::thread::sleep(wait::STEP);
         }

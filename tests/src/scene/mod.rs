@@ -24,7 +24,7 @@ pub const ALL_ALLOWED: &str = "[[allow]]\ndomain = \"*\"\n";
 
 /// What the actor may do with libvirt: docs/RESTRICTED.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Regime {
+pub enum LibvirtRights {
     /// What the group libvirt may, everything.
     Group,
     /// What libvirt's access driver grants its user, without the group.
@@ -46,7 +46,7 @@ pub struct Scene<'host> {
     finished: Process,
     /// The announcer; `None` while it is killed.
     pub capture: Option<Daemon>,
-    /// It decides who may do what with libvirt, under [`Regime::Restricted`].
+    /// It decides who may do what with libvirt, under [`LibvirtRights::Restricted`].
     polkitd: Option<Polkitd<'host>>,
     _bus: Bus<'host>,
 }
@@ -59,7 +59,7 @@ impl<'host> Scene<'host> {
     /// If anything does not start.
     #[must_use]
     pub fn new(host: &'host Host, machines: &[Machine], config: &str) -> Self {
-        Self::under(Regime::Group, host, machines, config)
+        Self::with_rights(LibvirtRights::Group, host, machines, config)
     }
 
     /// As [`Self::new`], under this regime of rights.
@@ -67,12 +67,12 @@ impl<'host> Scene<'host> {
     /// # Panics
     /// If anything does not start.
     #[must_use]
-    pub fn under(regime: Regime, host: &'host Host, machines: &[Machine], config: &str) -> Self {
+    pub fn with_rights(regime: LibvirtRights, host: &'host Host, machines: &[Machine], config: &str) -> Self {
         match regime {
             // Before the bus: libvirtd ends when it loses a bus that it knows.
-            Regime::Group => Self::on(Libvirtd::start(host), machines, config),
+            LibvirtRights::Group => Self::on(Libvirtd::start(host), machines, config),
             // It asks polkit for each call.
-            Regime::Restricted => {
+            LibvirtRights::Restricted => {
                 let mut polkitd = install_polkit(host);
                 let bus = Bus::start(host, Kind::DbusDaemon);
                 polkitd.start();
@@ -111,7 +111,7 @@ impl<'host> Scene<'host> {
         // A packet that comes before it knows the domains is for nobody.
         let _ = actor.log().wait_for("connected to");
         let actor = Some(actor);
-        let finished = host.monitor(User::Stranger, ACTOR_NAME);
+        let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
         Self { host, lan, libvirtd, macs, config, actor, finished, capture, polkitd, _bus: bus }
     }
 
@@ -295,7 +295,7 @@ impl<'host> Scene<'host> {
     ///
     /// # Panics
     /// If there is none in time, or another one.
-    pub fn ends(&self, domain: &str, outcome: &str) -> String {
+    pub fn assert_outcome(&self, domain: &str, outcome: &str) -> String {
         let (decided, line) = self.outcome(domain);
         assert_eq!(decided, outcome, "{line}");
         line

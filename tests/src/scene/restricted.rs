@@ -59,7 +59,7 @@ impl<'host> Restricted<'host> {
     ///
     /// # Panics
     /// If it does not.
-    pub fn refuses(&self, user: User, lines: &[&str]) {
+    pub fn assert_refused(&self, user: User, lines: &[&str]) {
         for line in lines {
             let result = self.virsh(user, line);
             let refused = result.as_ref().is_err_and(|error| error.contains("access denied"));

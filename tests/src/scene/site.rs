@@ -21,13 +21,13 @@ pub const MAC: &str = "52:54:00:12:34:56";
 /// Somebody in group libvirt.
 pub const MEMBER: &str = "member";
 /// Somebody in no group that matters.
-pub const STRANGER: &str = "stranger";
+pub const UNPRIVILEGED: &str = "unprivileged";
 
 /// Where the administrator has built the package.
 const CHECKOUT: &str = "/root/wakevirt";
 
 /// Returns when a packet may wake a domain that was woken before: the cool-down is 5 s by default.
-pub fn cool_down() {
+pub fn wait_for_cool_down() {
     std::thread::sleep(Duration::from_secs(6));
 }
 
@@ -56,7 +56,7 @@ impl<'host> Site<'host> {
         debian.boot();
         debian.sh(&format!(
             "useradd --user-group --groups libvirt {MEMBER}
-             useradd --user-group {STRANGER}"
+             useradd --user-group {UNPRIVILEGED}"
         ));
         debian.write("/root/domain.xml", &qemu_domain(DOMAIN, MAC, "br0"));
         let site = Self { debian, lan };
@@ -116,7 +116,7 @@ impl<'host> Site<'host> {
         let started = || self.debian.journal("wakevirt-actor").matches("started: domain").count();
         let earlier = started();
         self.lan.sh(line);
-        let woken = wait::within(wait::PATIENCE, || (started() > earlier).then_some(()));
+        let woken = wait::within(wait::TIMEOUT, || (started() > earlier).then_some(()));
         let journal = || self.debian.journal("wakevirt-capture") + &self.debian.journal("wakevirt-actor");
         assert!(woken.is_some(), "after `{line}` the domain is {}:\n{}", self.state(), journal());
         assert_eq!(self.state(), "running", "{}", journal());
@@ -125,7 +125,7 @@ impl<'host> Site<'host> {
     /// Switches the domain off, and returns when a packet may wake it again.
     pub fn switch_off(&self) {
         self.virsh(&format!("destroy {DOMAIN}"));
-        cool_down();
+        wait_for_cool_down();
     }
 
     /// A line of shell that is to run as this user, who may be root.

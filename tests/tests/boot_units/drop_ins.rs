@@ -91,7 +91,7 @@ fn capture_drop_ins_open_other_ports() {
 
 /// Waits until the journal of the actor has this.
 fn wait_for_actor(debian: &Debian<'_>, words: &str) {
-    let seen = wait::within(wait::PATIENCE, || debian.journal(ACTOR).contains(words).then_some(()));
+    let seen = wait::within(wait::TIMEOUT, || debian.journal(ACTOR).contains(words).then_some(()));
     assert!(seen.is_some(), "no {words:?} in:\n{}", debian.journal(ACTOR));
 }
 

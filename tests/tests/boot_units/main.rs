@@ -62,7 +62,7 @@ fn restarts(debian: &Debian<'_>, unit: &str) -> u32 {
 }
 
 fn wait_until_active(debian: &Debian<'_>, unit: &str) {
-    let active = wait::within(wait::PATIENCE, || (state(debian, unit) == "active").then_some(()));
+    let active = wait::within(wait::TIMEOUT, || (state(debian, unit) == "active").then_some(()));
     assert!(active.is_some(), "{unit} is {}:\n{}", state(debian, unit), debian.journal(unit));
 }
 
@@ -84,7 +84,7 @@ fn remembered(debian: &Debian<'_>) -> String {
 
 fn wait_until_remembered(debian: &Debian<'_>, mac: &str, transport: &str) {
     let (mac, transport) = (format!("\"{mac}\""), format!("\"transport\" s \"{transport}\""));
-    let heard = wait::within(wait::PATIENCE, || {
+    let heard = wait::within(wait::TIMEOUT, || {
         let packets = remembered(debian);
         (packets.contains(&mac) && packets.contains(&transport)).then_some(())
     });
@@ -185,7 +185,7 @@ fn sockets_start_and_stop_with_the_service() {
 fn wait_until_interfaces_are(debian: &Debian<'_>, names: &str) {
     let line =
         "busctl get-property org.wakevirt.Capture1 /org/wakevirt/Capture1 org.wakevirt.Capture1 Interfaces";
-    let known = wait::within(wait::PATIENCE, || (debian.sh(line).trim() == names).then_some(()));
+    let known = wait::within(wait::TIMEOUT, || (debian.sh(line).trim() == names).then_some(()));
     assert!(known.is_some(), "{names} is not {}:\n{}", debian.sh(line), debian.journal(CAPTURE));
 }
 
@@ -422,7 +422,7 @@ fn a_call_starts_the_actor_only_if_enabled(bus: Kind) {
     assert_eq!(state(&debian, ACTOR), "inactive");
     // The actor may be asked before it knows the domains.
     let woken =
-        wait::within(wait::PATIENCE, || Some(wake(&debian, DOMAIN)).filter(|woken| woken.status.success()));
+        wait::within(wait::TIMEOUT, || Some(wake(&debian, DOMAIN)).filter(|woken| woken.status.success()));
     assert_eq!(
         woken.map(|woken| woken.stdout),
         Some(b"s \"started\"\n".to_vec()),

@@ -23,7 +23,7 @@ const SYSCALL: c_long = 0x050f;
 ///
 /// # Panics
 /// If the process cannot be traced, or does not wait in a system call.
-pub fn open(pid: Pid, path: &str) -> Result<(), Errno> {
+pub fn open_file(pid: Pid, path: &str) -> Result<(), Errno> {
     let intruder = Intruder::attach(pid);
     let address = intruder.write(path);
     // AT_FDCWD is below zero: as all arguments it goes into 64 bits with its sign.
