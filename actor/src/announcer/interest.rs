@@ -11,7 +11,7 @@ use zbus::Connection;
 use zbus::names::OwnedUniqueName;
 use zbus::proxy::CacheProperties;
 
-use crate::announcer::refusal::reason;
+use crate::announcer::call_error::reason;
 
 /// The MAC addresses of all known domains.
 pub type Macs = Arc<BTreeSet<MacAddr>>;

@@ -1,12 +1,12 @@
 //! The announcer, as a client sees it: all that the actor exchanges with capture.
 
+mod call_error;
 mod interest;
 mod interfaces;
 mod listener;
-mod lost;
+mod lost_packets;
 mod merge;
 mod password;
-mod refusal;
 
 use tokio::sync::{mpsc, watch};
 use wakevirt_service::bus::Error;
@@ -17,7 +17,7 @@ use listener::Outlets;
 
 pub use interest::Macs;
 pub(crate) use interfaces::{NamedInterfaces, named_interfaces};
-pub use lost::LostPackets;
+pub use lost_packets::LostPackets;
 pub use merge::{Merge, NewPacket};
 pub(crate) use password::{PasswordRequest, fetch_password};
 

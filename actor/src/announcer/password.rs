@@ -10,7 +10,7 @@ use zbus::names::OwnedUniqueName;
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, fdo};
 
-use crate::announcer::refusal::reason;
+use crate::announcer::call_error::reason;
 use crate::model::Packet;
 
 /// How long the announcer may take to answer.

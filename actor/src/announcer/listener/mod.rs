@@ -7,7 +7,7 @@
 //! is believed, or a new one is not. What was missed is asked for page by page, each when there is room
 //! for it; what is announced meanwhile does not wait.
 
-mod subscription;
+mod filter;
 
 use core::future::poll_fn;
 use core::pin::Pin;
@@ -28,7 +28,7 @@ use zbus::{Connection, Message, MessageStream};
 use crate::announcer::LostPackets;
 use crate::announcer::merge::{Merge, NewPacket, Page};
 use crate::model::Packet;
-use subscription::{Incoming, ReplayReply, Subscription};
+use filter::{Incoming, ReplayReply, Subscription};
 
 /// How long there may be no announcer before that is worth a warning: where both services start, or the
 /// announcer restarts, it is there in a moment.

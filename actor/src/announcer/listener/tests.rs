@@ -7,7 +7,7 @@ use wakevirt_service::bus::Address;
 use zbus::Variant;
 use zbus::message::Type;
 
-use super::subscription::tests::{OWNER, serial, subscription};
+use super::filter::tests::{OWNER, serial, subscription};
 use super::*;
 
 /// As many as may wait in the service.

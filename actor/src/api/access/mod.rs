@@ -3,8 +3,8 @@
 //! On the system bus polkit decides, where there is one; else it is the user and the groups that the bus
 //! vouches for. On a user's own bus that user may everything, as elsewhere in the session.
 
+mod limit;
 mod polkit;
-mod questions;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -17,8 +17,8 @@ use zbus::fdo::{ConnectionCredentials, DBusProxy};
 use zbus::message::Header;
 
 use crate::model::{Authority, Caller, GROUP, ROOT, WakeTarget};
+use limit::Questions;
 use polkit::Refusal;
-use questions::Questions;
 
 /// What somebody wants to have done.
 #[derive(Debug, Clone, Copy)]

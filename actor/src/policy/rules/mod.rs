@@ -1,7 +1,7 @@
 //! The allowlist: which domains may be woken by a packet, and by which one.
 
 mod pattern;
-mod written;
+mod raw;
 
 use core::fmt;
 
@@ -138,7 +138,7 @@ pub enum Paused {
 
 /// One rule: `[[allow]]` in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "written::Written")]
+#[serde(try_from = "raw::Written")]
 pub struct Rule {
     target: Target,
     connection: Option<String>,

@@ -9,8 +9,8 @@ use zbus::message::{Header, Type};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, MatchRule, Message};
 
+use crate::announcer::call_error::reason;
 use crate::announcer::merge::Page;
-use crate::announcer::refusal::reason;
 use crate::model::Packet;
 
 /// The name of the bus itself, and of its interface.
