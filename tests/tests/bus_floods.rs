@@ -250,6 +250,6 @@ fn signals_reach_no_service() {
         for connection in &connections {
             scene.withstands(User::Unprivileged, FloodKind::Signal, 20, 20_000, Some(connection));
         }
-        assert_eq!(scene.actor.log().count("ignored a magic packet"), 0, "the bus keeps them from it");
+        assert_eq!(scene.actor.log().count("dropped a magic packet"), 0, "the bus keeps them from it");
     }
 }

@@ -207,7 +207,7 @@ fn reports_a_missing_capture_in_its_status() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let _libvirtd = Libvirtd::start(&host);
     let actor = actor(&host, "");
-    let says = "wakevirt-capture.service does not run";
+    let says = "wakevirt-capture.service is not running";
     let _ = actor.notifications().wait_for(says);
     let _capture = Daemon::capture(&host).start();
     wait::until_true("a status without it", || {
@@ -258,12 +258,12 @@ fn warns_about_rules_without_a_domain_or_interface() {
     let mut capture = Daemon::capture(&host).config("interfaces = [\"br0\"]").start();
     capture.wait_until_ready();
     for name in ["gone0", "lo"] {
-        let line = actor.log().wait_for(&format!("there is no interface \"{name}\" now"));
+        let line = actor.log().wait_for(&format!("there is no interface \"{name}\""));
         assert!(line.contains("WARN") && line.contains("vm1"), "{line}");
     }
     assert_eq!(actor.log().count("there is no interface"), 2);
     host.write(actor.config_file(), &config(&rules("[\"gone1\"]")));
     assert_eq!(call(&host, "Reload", &[]).unwrap(), "()");
-    let _ = actor.log().wait_for("there is no interface \"gone1\" now");
+    let _ = actor.log().wait_for("there is no interface \"gone1\"");
     assert_eq!(actor.log().count("there is no interface"), 3);
 }

@@ -229,7 +229,7 @@ fn wakes_a_domain_after_the_bus_restarts() {
         }
         assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "Epoch").unwrap(), epoch, "{kind:?}");
         // The actor has its name before it hears: it tells when it does, for the second time.
-        let _ = actor.log().wait_for_nth("hearing the announcer", 2);
+        let _ = actor.log().wait_for_nth("receiving packets from the announcer", 2);
         lan.etherwake(&mac(1), &[]);
         libvirtd.wait_for_state(TEST, "vm1", "running");
         actor.stop();

@@ -285,7 +285,7 @@ fn actor_reports_its_interest_again_when_there_is_room() {
         connection
     });
     let mut actor = actor(&host, "domain = \"vm\"");
-    let _ = actor.log().wait_for("the announcer is not told the");
+    let _ = actor.log().wait_for("cannot report the");
     runtime.block_on(crowd.close()).unwrap();
     let mut wire = lan.injector();
     let mut senders = 1..;

@@ -149,7 +149,7 @@ fn a_forged_signal_wakes_nothing() {
         libvirtd.wait_for_state(TEST, "other", "running");
         assert_eq!(libvirtd.state(TEST, "victim"), "shut off", "{bus:?}");
         // The bus kept them from it; where it does not, the actor tells them apart by itself.
-        assert_eq!(actor.log().count("ignored a magic packet"), 0, "{bus:?}");
+        assert_eq!(actor.log().count("dropped a magic packet"), 0, "{bus:?}");
         lan.etherwake(MAC, &[]);
         libvirtd.wait_for_state(TEST, "victim", "running");
         actor.stop();

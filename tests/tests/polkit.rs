@@ -221,7 +221,7 @@ fn that_hangs_holds_nothing_up_but_who_waits_for_it() {
     let mut capture = Daemon::capture(&host).start();
     capture.wait_until_ready();
     host.wait_for_name(CAPTURE_NAME);
-    let _ = scene.actor.log().wait_for("hearing the announcer");
+    let _ = scene.actor.log().wait_for("receiving packets from the announcer");
     scene.polkitd.process().signal(Signal::SIGSTOP);
     std::thread::scope(|scope| {
         let calls: Vec<_> = (0..20).map(|_| scope.spawn(|| scene.wake(User::LibvirtMember))).collect();
@@ -371,7 +371,7 @@ fn a_dialog_holds_nothing_up_and_ends_with_who_asked() {
     let mut capture = Daemon::capture(&host).start();
     capture.wait_until_ready();
     host.wait_for_name(CAPTURE_NAME);
-    let _ = scene.actor.log().wait_for("hearing the announcer");
+    let _ = scene.actor.log().wait_for("receiving packets from the announcer");
     let open = |scene: &Scene<'_>| {
         let call = Process::start("busctl", &mut scene.call_with_agent("leave", &[]));
         let _ = call.log().wait_for("opened for org.wakevirt.wake");

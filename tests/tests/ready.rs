@@ -18,7 +18,7 @@ fn the_actor_is_ready_when_it_has_heard_what_it_missed() {
     capture.signal(Signal::SIGSTOP);
 
     let mut actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();
-    for line in ["serving org.wakevirt.Actor1", "hearing the announcer"] {
+    for line in ["serving org.wakevirt.Actor1", "receiving packets from the announcer"] {
         let _ = actor.log().wait_for(line);
     }
     // It serves calls already, and would have said so by now.

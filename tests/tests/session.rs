@@ -62,7 +62,7 @@ impl<'host> Session<'host> {
         actor.env_remove("LIBVIRT_AUTOSTART");
         let actor = Process::start("wakevirt-actor", actor.env("RUNTIME_DIRECTORY", folder));
         // A packet that comes before it hears and knows the domains is for nobody.
-        let _ = actor.log().wait_for("hearing the announcer");
+        let _ = actor.log().wait_for("receiving packets from the announcer");
         actor
     }
 

@@ -1,14 +1,13 @@
-//! Why the announcer does not do what it is asked, in words: what the bus refuses is not told by its
-//! errors alone.
+//! Error messages for failed calls to the announcer.
 
 use wakevirt_protocol::bus::{CAPTURE_NAME, Error};
 use wakevirt_service::logs::quoted;
 use zbus::fdo;
 
-/// Why a call of this method failed; where the bus policy does not let this user call it, also what to
-/// do. A user's own actor is refused so: org.wakevirt.Capture1.conf names who may call what.
+/// Says why a call of this method failed. If the bus policy denies it, the message says how to grant it:
+/// `org.wakevirt.Capture1.conf` lists who may call what, and an actor that a user runs is often not among them.
 #[must_use]
-pub fn reason(method: &str, error: &Error) -> String {
+pub fn describe(method: &str, error: &Error) -> String {
     match error {
         Error::ZBus(zbus::Error::FDO(error)) if matches!(**error, fdo::Error::AccessDenied(_)) => {
             format!(
@@ -17,7 +16,7 @@ pub fn reason(method: &str, error: &Error) -> String {
                 nix::unistd::geteuid()
             )
         }
-        // Written out here: the type that may hold any error names this one only by its kind.
+        // The message of the inner error: `Error` itself shows only the kind of this variant.
         Error::ZBus(error) => quoted(&error.to_string()).to_string(),
         error => quoted(&error.to_string()).to_string(),
     }
@@ -27,17 +26,25 @@ pub fn reason(method: &str, error: &Error) -> String {
 mod tests {
     use super::*;
 
+    fn describe_fdo(error: fdo::Error) -> String {
+        describe("SetInterest", &Error::ZBus(zbus::Error::FDO(Box::new(error))))
+    }
+
     #[test]
-    fn a_refusal_says_what_to_do_and_an_error_what_it_is() {
+    fn describes_how_to_grant_a_denied_call() {
         let denied = fdo::Error::AccessDenied("Rejected send message, 1 matched rules".to_owned());
-        let reason_of = |error| reason("SetInterest", &Error::ZBus(zbus::Error::FDO(Box::new(error))));
-        let refused = reason_of(denied);
+        let message = describe_fdo(denied);
         let user = nix::unistd::geteuid();
-        let what = format!("the bus does not let user {user} call SetInterest of org.wakevirt.Capture1; add");
-        assert!(refused.starts_with(&what) && !refused.contains("FDO"), "{refused}");
-        let other = reason_of(fdo::Error::NoReply("it is gone".to_owned()));
-        assert!(other.contains("it is gone") && !other.contains("FDO"), "{other}");
-        let limit = reason("SetInterest", &Error::LimitExceeded("at most 5".to_owned()));
-        assert!(limit.contains("at most 5"), "{limit}");
+        let start =
+            format!("the bus does not let user {user} call SetInterest of org.wakevirt.Capture1; add");
+        assert!(message.starts_with(&start) && !message.contains("FDO"), "{message}");
+    }
+
+    #[test]
+    fn describes_other_errors_by_their_message() {
+        let message = describe_fdo(fdo::Error::NoReply("it is gone".to_owned()));
+        assert!(message.contains("it is gone") && !message.contains("FDO"), "{message}");
+        let message = describe("SetInterest", &Error::LimitExceeded("at most 5".to_owned()));
+        assert!(message.contains("at most 5"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! Telling the announcer whose packets matter here.
+//! Reports the MAC addresses of the domains to the announcer.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,55 +11,54 @@ use zbus::Connection;
 use zbus::names::OwnedUniqueName;
 use zbus::proxy::CacheProperties;
 
-use crate::announcer::call_error::reason;
+use crate::announcer::call_error::describe;
 
 /// The MAC addresses of all known domains.
 pub type Macs = Arc<BTreeSet<MacAddr>>;
 
-/// When an announcer that did not take the addresses is told them again: until then packets for the
-/// domains here share the limits of strangers.
-const RETRY: Duration = Duration::from_secs(5);
+/// The time between two attempts to report the addresses. Until one succeeds, packets for the domains count towards
+/// the limits for unknown addresses.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Tells the announcer the addresses whenever they change, and whenever there is a new announcer.
-/// One that does not take them is told again after `RETRY`.
-/// It ends when nobody has addresses to tell any more.
+/// Reports the addresses whenever they change, and to each new announcer. Retries after `RETRY_INTERVAL`.
+/// Returns when the engine has exited.
 pub(super) async fn report(
     connection: &Connection,
     mut owner: watch::Receiver<Option<OwnedUniqueName>>,
     mut macs: watch::Receiver<Macs>,
 ) {
-    let mut told = None;
+    let mut last_failure = None;
     loop {
         let name = owner.borrow_and_update().clone();
         let interest = macs.borrow_and_update().clone();
         if let Some(name) = name {
-            let failure = set(connection, name, &interest).await.err();
-            let failure = failure.map(|error| reason("SetInterest", &error));
-            // The same one is not told for each domain that comes or goes.
-            if let Some(reason) = failure.as_ref().filter(|_| failure != told) {
+            let failure = set_interest(connection, name, &interest).await.err();
+            let failure = failure.map(|error| describe("SetInterest", &error));
+            // Each change of a domain is an attempt: do not log the same failure for all of them.
+            if let Some(failure) = failure.as_ref().filter(|_| failure != last_failure) {
                 tracing::warn!(
-                    "the announcer is not told the {} MAC addresses of the domains here, and may drop packets for \
-                     them while there are many for others: {reason}",
+                    "cannot report the {} MAC addresses of the domains to the announcer: {failure}; it may drop \
+                     packets for these domains while it receives many for other addresses",
                     interest.len()
                 );
             }
-            told = failure;
+            last_failure = failure;
         }
         tokio::select! {
             Ok(()) = owner.changed() => {}
             Ok(()) = macs.changed() => {}
-            () = tokio::time::sleep(RETRY), if told.is_some() => {}
+            () = tokio::time::sleep(RETRY_INTERVAL), if last_failure.is_some() => {}
             else => return,
         }
     }
 }
 
-async fn set(
+async fn set_interest(
     connection: &Connection,
     name: OwnedUniqueName,
     macs: &BTreeSet<MacAddr>,
 ) -> Result<(), wakevirt_protocol::bus::Error> {
-    // To the very connection that is believed; a call to the well-known name could start a service.
+    // The unique name of the announcer: a call to the well-known name could activate a service.
     let announcer = Capture1Proxy::builder(connection)
         .destination(name)
         .cache_properties(CacheProperties::No)

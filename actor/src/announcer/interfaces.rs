@@ -1,7 +1,7 @@
-//! Warnings about rules that name an interface on which no packet can come in.
+//! Warnings about rules that name an interface on which capture receives no packets.
 //!
-//! The actor has a network of its own, without interfaces. The announcer knows those of the host by all their
-//! names.
+//! The actor cannot see the interfaces of the host: it runs in a network namespace of its own. The announcer
+//! knows all their names.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use zbus::proxy::CacheProperties;
 
 use crate::policy::rules::Rules;
 
-/// The names of interfaces in rules, each with its rule.
+/// The interface names in rules, each with its rule.
 pub(crate) type NamedInterfaces = Arc<[(String, String)]>;
 
-/// The names of interfaces in these rules, globs left out.
+/// The interface names in these rules, without globs.
 pub(crate) fn named_interfaces(rules: &Rules) -> NamedInterfaces {
     let names = |rule| move |name: &str| (name.to_owned(), format!("{rule}"));
     rules.iter().flat_map(|rule| rule.named_interfaces().map(names(rule))).collect()
 }
 
-/// Warns of each name that is none of the announcer's interfaces: when there is a new announcer, and when the
-/// rules were read again. It ends when nobody reads rules any more.
+/// Warns of each name that no interface of the announcer has: for each new announcer, and after each reload.
+/// Returns when the service stops reloading.
 pub(crate) async fn check(
     connection: &Connection,
     mut owner: watch::Receiver<Option<OwnedUniqueName>>,
@@ -39,20 +39,20 @@ pub(crate) async fn check(
         }
         let names = Arc::clone(&named.borrow_and_update());
         if let Some(announcer) = announcer.filter(|_| !names.is_empty()) {
-            match known(connection, announcer).await {
+            match interface_names(connection, announcer).await {
                 Ok(known) => {
                     for (name, rule) in names.iter().filter(|(name, _)| !known.contains(name)) {
                         if warned.insert((name.clone(), rule.clone())) {
                             tracing::warn!(
-                                "there is no interface {} now that capture receives packets on, but the rule {rule} \
+                                "there is no interface {} on which capture receives packets, but the rule {rule} \
                                  names it",
                                 quoted(name)
                             );
                         }
                     }
                 }
-                // It is a hint only, and whatever else fails with the announcer is told elsewhere.
-                Err(error) => tracing::debug!("cannot ask the announcer for its interfaces: {error}"),
+                // This check is only a hint. Other tasks log persistent failures of the announcer.
+                Err(error) => tracing::debug!("cannot list the interfaces of the announcer: {error}"),
             }
         }
         tokio::select! {
@@ -63,9 +63,12 @@ pub(crate) async fn check(
     }
 }
 
-/// All names of the interfaces that the announcer receives packets on.
-async fn known(connection: &Connection, announcer: OwnedUniqueName) -> Result<HashSet<String>, Error> {
-    // The very connection that is believed; a call to the well-known name could start a service.
+/// All names of the interfaces on which the announcer receives packets.
+async fn interface_names(
+    connection: &Connection,
+    announcer: OwnedUniqueName,
+) -> Result<HashSet<String>, Error> {
+    // The unique name of the announcer: a call to the well-known name could activate a service.
     let announcer = Capture1Proxy::builder(connection)
         .destination(announcer)
         .cache_properties(CacheProperties::No)

@@ -1,4 +1,4 @@
-//! The announcer, as a client sees it: all that the actor exchanges with capture.
+//! The client of capture: everything that the actor exchanges with the announcer.
 
 mod call_error;
 mod interest;
@@ -13,7 +13,7 @@ use wakevirt_service::bus::Error;
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
 
-use listener::Outlets;
+use listener::Output;
 
 pub use interest::Macs;
 pub(crate) use interfaces::{NamedInterfaces, named_interfaces};
@@ -21,9 +21,9 @@ pub use lost_packets::LostPackets;
 pub use merge::{Merge, NewPacket};
 pub(crate) use password::{PasswordRequest, fetch_password};
 
-/// The client of capture. It outlives the connections to the bus, and with it all that is known of packets.
+/// The client of capture. It outlives the bus connections, so its record of received packets does, too.
 pub(crate) struct Client {
-    /// Which packets are known.
+    /// The packets that were received so far.
     pub merge: Merge,
     /// Receives each packet once.
     pub packets: mpsc::Sender<NewPacket>,
@@ -33,7 +33,7 @@ pub(crate) struct Client {
     pub lost: LostPackets,
     /// The MAC addresses of the known domains, for the announcer.
     pub macs: watch::Receiver<Macs>,
-    /// The interfaces that rules name, to be checked against those of the announcer.
+    /// The interfaces that rules name, to compare with those of the announcer.
     pub named: watch::Receiver<NamedInterfaces>,
     /// Requests for SecureOn passwords.
     pub fetches: mpsc::Receiver<PasswordRequest>,
@@ -48,9 +48,9 @@ impl Client {
     pub async fn run(&mut self, connection: &Connection) -> Result<(), Error> {
         let (owner, owners) = watch::channel::<Option<OwnedUniqueName>>(None);
         let Self { merge, packets, caught_up, lost, macs, named, fetches } = self;
-        let outlets = Outlets { packets, owner: &owner, caught_up, lost: lost.clone() };
+        let output = Output { packets, owner: &owner, caught_up, lost: lost.clone() };
         tokio::select! {
-            result = listener::listen(connection, outlets, merge) => result,
+            result = listener::listen(connection, output, merge) => result,
             () = interest::report(connection, owners.clone(), macs.clone()) => Ok(()),
             () = interfaces::check(connection, owners.clone(), named.clone()) => Ok(()),
             () = password::answer(connection, owners, fetches) => Ok(()),

@@ -1,4 +1,4 @@
-//! Fetching the SecureOn password of a packet from the announcer, where a rule asks for it.
+//! Fetches the SecureOn password of a packet from the announcer, if a rule requires one.
 
 use std::time::Duration;
 
@@ -10,69 +10,69 @@ use zbus::names::OwnedUniqueName;
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, fdo};
 
-use crate::announcer::call_error::reason;
+use crate::announcer::call_error::describe;
 use crate::model::Packet;
 
-/// How long the announcer may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest time that `GetSecureOn` may take, including retries.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A password that is asked for.
+/// A request for the password of one packet.
 pub struct PasswordRequest {
     epoch: String,
     sequence: u64,
-    answer: oneshot::Sender<Result<Password, String>>,
+    reply: oneshot::Sender<Result<Password, String>>,
 }
 
 #[cfg(test)]
 impl PasswordRequest {
-    /// Answers in the announcer's place.
-    pub(crate) fn answer(self, answer: Result<Password, String>) {
-        self.answer.send(answer).unwrap();
+    /// Replies in place of the announcer.
+    pub(crate) fn answer(self, password: Result<Password, String>) {
+        self.reply.send(password).unwrap();
     }
 }
 
-/// The password of this packet; the error says why it cannot be had.
+/// Returns the password of this packet, or the reason why it is unavailable.
 pub async fn fetch_password(
-    fetches: mpsc::Sender<PasswordRequest>,
+    requests: mpsc::Sender<PasswordRequest>,
     packet: &Packet,
 ) -> Result<Password, String> {
-    let gone = || "the announcer cannot be reached".to_owned();
-    let (answer, end) = oneshot::channel();
+    let disconnected = || "the announcer cannot be reached".to_owned();
+    let (reply, password) = oneshot::channel();
     let epoch = packet.details.epoch.clone().unwrap_or_default();
-    let fetch = PasswordRequest { epoch, sequence: packet.sequence, answer };
-    fetches.send(fetch).await.map_err(|_| gone())?;
-    end.await.map_err(|_| gone())?
+    let request = PasswordRequest { epoch, sequence: packet.sequence, reply };
+    requests.send(request).await.map_err(|_| disconnected())?;
+    password.await.map_err(|_| disconnected())?
 }
 
-/// Asks the announcer for what is to be fetched, until the connection is given up.
+/// Answers requests with passwords from the announcer, until it is cancelled or the engine has exited.
 pub(super) async fn answer(
     connection: &Connection,
     owner: watch::Receiver<Option<OwnedUniqueName>>,
-    fetches: &mut mpsc::Receiver<PasswordRequest>,
+    requests: &mut mpsc::Receiver<PasswordRequest>,
 ) {
-    while let Some(PasswordRequest { epoch, sequence, answer }) = fetches.recv().await {
+    while let Some(PasswordRequest { epoch, sequence, reply }) = requests.recv().await {
         let owner = owner.borrow().clone();
         let connection = connection.clone();
-        // One answer that does not come holds no other one up.
+        // Each call is a task, so a slow one delays no other.
         tokio::spawn(async move {
-            let asking = ask(&connection, owner, &epoch, sequence);
-            let password = tokio::time::timeout(PATIENCE, asking).await;
+            let call = get_secure_on(&connection, owner, &epoch, sequence);
+            let password = tokio::time::timeout(TIMEOUT, call).await;
             let password = password.unwrap_or_else(|_| Err("the announcer does not answer".to_owned()));
-            // Whoever has asked has ended with the service.
-            let _ = answer.send(password);
+            // The receiver is gone if the service is exiting.
+            let _ = reply.send(password);
         });
     }
 }
 
-async fn ask(
+async fn get_secure_on(
     connection: &Connection,
     owner: Option<OwnedUniqueName>,
     epoch: &str,
     sequence: u64,
 ) -> Result<Password, String> {
-    let owner = owner.ok_or("nobody announces magic packets")?;
-    let failed = |error: Error| reason("GetSecureOn", &error);
-    // The very connection that announced it; a call to the well-known name could start a service.
+    let owner = owner.ok_or("the announcer is not running")?;
+    let failed = |error: Error| describe("GetSecureOn", &error);
+    // The unique name of the announcer: a call to the well-known name could activate a service.
     let announcer = Capture1Proxy::builder(connection)
         .destination(owner)
         .cache_properties(CacheProperties::No)
@@ -82,11 +82,11 @@ async fn ask(
     let mut backoff = Backoff::new();
     let password = loop {
         match announcer.get_secure_on(epoch, sequence).await {
-            // It is busy with others.
+            // The announcer is busy with other calls: retry.
             Err(Error::ZBus(zbus::Error::FDO(error))) if matches!(*error, fdo::Error::LimitsExceeded(_)) => {
                 backoff.wait().await;
             }
-            answer => break answer.map_err(failed)?,
+            result => break result.map_err(failed)?,
         }
     };
     Password::try_from(password.as_slice()).map_err(|error| error.to_string())

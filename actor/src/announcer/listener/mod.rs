@@ -1,11 +1,10 @@
-//! Hearing the announcer: packets, in the order of the bus, and those that were missed.
+//! Receives packets from the announcer, in the order of the bus, and requests those that were missed.
 //!
-//! The bus lets anybody send a signal of any name. A packet counts only if its sender is the
-//! connection that owns `org.wakevirt.Capture1` at that moment, and only the announcer's user may own
-//! that name. Signals, changes of the owner and the answer to the question who owns it now are read
-//! from one stream, in the order in which the bus sent them: there is no moment at which an old owner
-//! is believed, or a new one is not. What was missed is asked for page by page, each when there is room
-//! for it; what is announced meanwhile does not wait.
+//! On the bus, any process can send a signal with any name. A packet is accepted only if its sender is the
+//! connection that owns `org.wakevirt.Capture1` at that moment; bus policy lets only the announcer's user own that
+//! name. Signals, changes of the owner, and the reply to the first query of the owner arrive in one stream, in the
+//! order in which the bus sent them, so a packet is always compared with the owner at the time when it was sent.
+//! Missed packets are requested page by page, each when there is room for it. Announced packets do not wait for that.
 
 mod filter;
 
@@ -28,67 +27,67 @@ use zbus::{Connection, Message, MessageStream};
 use crate::announcer::LostPackets;
 use crate::announcer::merge::{Merge, NewPacket, Page};
 use crate::model::Packet;
-use filter::{Incoming, ReplayReply, Subscription};
+use filter::{Incoming, MessageFilter, ReplayReply};
 
-/// How long there may be no announcer before that is worth a warning: where both services start, or the
-/// announcer restarts, it is there in a moment.
+/// The time without an announcer before a warning: when both services start, or the announcer restarts, it
+/// appears sooner.
 const MISSING_WARNING: Duration = Duration::from_secs(5);
-/// How long the announcer may take to tell what it remembers.
+/// The longest time that the announcer may take to reply to `Replay`.
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(10);
-/// When it is asked again, if it has not.
+/// The time until the next `Replay` after a timeout.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
-/// When it is asked again, if it was busy.
+/// The time until the next `Replay` if the announcer is busy.
 const BUSY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where packets go, and what is told about the announcer.
+/// Where the listener sends packets and the state of the announcer.
 #[derive(Debug)]
-pub(super) struct Outlets<'a> {
-    /// Every packet that was not known yet.
+pub(super) struct Output<'a> {
+    /// Receives each new packet.
     pub packets: &'a mpsc::Sender<NewPacket>,
-    /// The announcer's name.
+    /// The announcer's unique name, if there is an announcer.
     pub owner: &'a watch::Sender<Option<OwnedUniqueName>>,
-    /// Becomes true when what the announcer remembers has been heard, or nobody tells it.
+    /// Becomes true when the packets that the announcer remembers were received, or cannot be.
     pub caught_up: &'a watch::Sender<bool>,
-    /// Packets that the announcer has forgotten.
+    /// Counts packets that the announcer no longer remembers.
     pub lost: LostPackets,
 }
 
-/// Hears until the connection is lost.
+/// Receives packets until the connection is lost.
 ///
-/// It never waits for room, because what is not read from the bus holds up the whole connection: a packet
-/// for which there is none is left to a replay.
+/// It never waits for room in the queue of packets: as long as it does not read from the bus, the whole connection
+/// stalls. A packet without room is requested again with `Replay`.
 ///
 /// # Errors
-/// When the connection is lost, or the bus refuses to tell.
+/// If the connection is lost, or the bus refuses the subscription.
 pub(super) async fn listen(
     connection: &Connection,
-    outlets: Outlets<'_>,
+    output: Output<'_>,
     merge: &mut Merge,
 ) -> Result<(), Error> {
-    // The stream takes everything that comes from now on.
+    // Created before the subscription, so that it contains all messages that follow.
     let mut stream = MessageStream::from(connection);
-    let subscription = Subscription::subscribe(connection).await?;
-    let mut listener = Listener::new(subscription, outlets, merge);
+    let filter = MessageFilter::subscribe(connection).await?;
+    let mut listener = PacketListener::new(filter, output, merge);
     loop {
         let next = poll_fn(|context| Pin::new(&mut stream).poll_next(context));
-        let packets = listener.outlets.packets;
+        let packets = listener.output.packets;
         tokio::select! {
             next = next => {
                 let message = next.ok_or(Error::Closed)??;
                 listener.handle(&message)?;
             }
             room = packets.reserve_many(REPLAY_PAGE), if matches!(listener.replay, Replay::Due) => {
-                // Without a receiver the service is about to end.
+                // The receiver is gone if the service is exiting.
                 let Ok(room) = room else { return Ok(()) };
-                listener.ask(connection, room).await?;
+                listener.request_replay(connection, room).await?;
             }
             () = until(listener.warn_at) => listener.warn_missing_announcer(),
-            () = until(listener.replay.time()) => listener.replay_timed_out(),
+            () = until(listener.replay.time()) => listener.handle_replay_timer(),
         }
     }
 }
 
-/// Waits until then, or for ever.
+/// Waits until this time, or forever.
 async fn until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
@@ -96,160 +95,169 @@ async fn until(time: Option<Instant>) {
     }
 }
 
-/// How far a replay is.
+/// The state of the replay.
 #[derive(Debug)]
 enum Replay<'a> {
-    /// None is needed.
+    /// No replay is needed.
     Idle,
-    /// To be asked for at this time.
+    /// Becomes due at this time.
     Later(Instant),
-    /// To be asked for when there is room for the answer.
+    /// To be requested as soon as there is room for a page.
     Due,
-    /// Asked for; there is room for the answer, which is to come until then.
-    Asked(PermitIterator<'a, NewPacket>, Instant),
+    /// Requested, with room for the reply, which must arrive before this time.
+    Requested(PermitIterator<'a, NewPacket>, Instant),
 }
 
 impl Replay<'_> {
     const fn time(&self) -> Option<Instant> {
         match self {
-            Self::Later(time) | Self::Asked(_, time) => Some(*time),
+            Self::Later(time) | Self::Requested(_, time) => Some(*time),
             Self::Idle | Self::Due => None,
         }
     }
 }
 
-/// What hears.
-struct Listener<'a> {
-    subscription: Subscription,
-    outlets: Outlets<'a>,
+/// Handles the messages of one connection.
+struct PacketListener<'a> {
+    filter: MessageFilter,
+    output: Output<'a>,
     merge: &'a mut Merge,
     replay: Replay<'a>,
     /// When to warn that there is no announcer.
     warn_at: Option<Instant>,
-    forged: Quota,
-    left: Quota,
-    lost: Quota,
+    forged_log: Quota,
+    overflow_log: Quota,
+    lost_log: Quota,
 }
 
-/// Lines that somebody on the bus or the network can cause: a few a minute.
+/// The limit for log lines that any process on the bus or host on the network can cause.
 const fn quota() -> Quota {
     Quota::per_minute(3)
 }
 
-impl<'a> Listener<'a> {
-    const fn new(subscription: Subscription, outlets: Outlets<'a>, merge: &'a mut Merge) -> Self {
-        let (forged, left, lost) = (quota(), quota(), quota());
-        Self { subscription, outlets, merge, replay: Replay::Idle, warn_at: None, forged, left, lost }
+impl<'a> PacketListener<'a> {
+    const fn new(filter: MessageFilter, output: Output<'a>, merge: &'a mut Merge) -> Self {
+        let (forged_log, overflow_log, lost_log) = (quota(), quota(), quota());
+        Self {
+            filter,
+            output,
+            merge,
+            replay: Replay::Idle,
+            warn_at: None,
+            forged_log,
+            overflow_log,
+            lost_log,
+        }
     }
 
     fn handle(&mut self, message: &Message) -> Result<(), Error> {
-        match self.subscription.handle(message)? {
-            Incoming::Packet(packet) => self.packet(packet),
-            Incoming::Replay(answer) => self.answer(answer),
-            Incoming::Owner(name) => self.owner(name),
+        match self.filter.classify(message)? {
+            Incoming::Packet(packet) => self.handle_packet(packet),
+            Incoming::Replay(reply) => self.handle_replay(reply),
+            Incoming::Owner(name) => self.handle_owner(name),
             Incoming::Forged(sender) => self.warn_forged(&sender),
             Incoming::Other => {}
         }
         Ok(())
     }
 
-    /// A packet was announced: it goes on at once, if there is room.
-    fn packet(&mut self, packet: Packet) {
+    /// Passes an announced packet on at once, if there is room.
+    fn handle_packet(&mut self, packet: Packet) {
         let mac = packet.mac;
-        match self.outlets.packets.try_reserve() {
+        match self.output.packets.try_reserve() {
             Ok(room) => {
-                if let Some(taken) = self.merge.announced(packet, true) {
-                    room.send(taken);
+                if let Some(new) = self.merge.add_announced(packet, true) {
+                    room.send(new);
                 }
             }
             Err(TrySendError::Full(())) => {
-                self.merge.announced(packet, false);
-                if let Some(held_back) = self.left.take(Instant::now().into_std()) {
-                    tracing::warn!(%mac, held_back, "too many magic packets at once: one is asked for again later");
+                self.merge.add_announced(packet, false);
+                if let Some(held_back) = self.overflow_log.take(Instant::now().into_std()) {
+                    tracing::warn!(%mac, held_back, "the packet queue is full; this packet is requested again later");
                 }
             }
-            // The service is about to end.
+            // The service is exiting.
             Err(TrySendError::Closed(())) => {}
         }
         self.report_losses();
-        self.fill_gaps();
+        self.schedule_replay();
     }
 
-    /// Has what was missed replayed, unless that is under way.
-    fn fill_gaps(&mut self) {
+    /// Requests missed packets, unless a replay is in progress.
+    fn schedule_replay(&mut self) {
         if matches!(self.replay, Replay::Idle) && self.merge.has_gaps() {
             self.replay = Replay::Due;
         }
     }
 
-    /// Asks for what was missed; there is room for the answer.
-    async fn ask(
+    /// Calls `Replay` for the missed packets. `room` is for the reply.
+    async fn request_replay(
         &mut self,
         connection: &Connection,
         room: PermitIterator<'a, NewPacket>,
     ) -> Result<(), Error> {
-        let position = self.merge.ask();
-        let is_asked = self.subscription.ask_for_replay(connection, position).await?;
-        let end = Instant::now() + REPLAY_TIMEOUT;
-        self.replay = if is_asked { Replay::Asked(room, end) } else { Replay::Idle };
+        let position = self.merge.start_replay();
+        let is_requested = self.filter.request_replay(connection, position).await?;
+        let deadline = Instant::now() + REPLAY_TIMEOUT;
+        self.replay = if is_requested { Replay::Requested(room, deadline) } else { Replay::Idle };
         Ok(())
     }
 
-    fn answer(&mut self, answer: ReplayReply) {
-        let Replay::Asked(room, _) = core::mem::replace(&mut self.replay, Replay::Idle) else { return };
-        match answer {
-            ReplayReply::Page(page) => self.page(page, room),
+    fn handle_replay(&mut self, reply: ReplayReply) {
+        let Replay::Requested(room, _) = core::mem::replace(&mut self.replay, Replay::Idle) else { return };
+        match reply {
+            ReplayReply::Page(page) => self.handle_page(page, room),
             ReplayReply::Busy => self.replay = Replay::Later(Instant::now() + BUSY_INTERVAL),
-            ReplayReply::Refused => self.merge.refused(),
+            ReplayReply::Failed => self.merge.skip_gaps(),
         }
         self.report_losses();
-        self.fill_gaps();
+        self.schedule_replay();
         if matches!(self.replay, Replay::Idle) {
-            self.outlets.caught_up.send_replace(true);
+            self.output.caught_up.send_replace(true);
         }
     }
 
-    fn page(&mut self, page: Page, room: PermitIterator<'a, NewPacket>) {
+    fn handle_page(&mut self, page: Page, room: PermitIterator<'a, NewPacket>) {
         let more = page.more && !page.packets.is_empty();
-        let taken = self.merge.replayed(page, room.len());
-        for (taken, room) in taken.into_iter().zip(room) {
-            room.send(taken);
+        let new = self.merge.add_page(page, room.len());
+        for (new, room) in new.into_iter().zip(room) {
+            room.send(new);
         }
         if more {
             self.replay = Replay::Due;
         }
     }
 
-    /// There is another announcer, or none.
-    fn owner(&mut self, name: Option<OwnedUniqueName>) {
+    /// The announcer has changed, or is gone.
+    fn handle_owner(&mut self, name: Option<OwnedUniqueName>) {
         self.warn_at = name.is_none().then(|| Instant::now() + MISSING_WARNING);
         self.replay = match &name {
-            // What it remembers is not known yet.
+            // It may remember packets that were missed.
             Some(name) => {
                 lifecycle::clear_warning(Warning::Capture);
-                tracing::info!("hearing the announcer, {CAPTURE_NAME} ({name})");
+                tracing::info!("receiving packets from the announcer, {CAPTURE_NAME} ({name})");
                 Replay::Due
             }
             None => {
-                self.outlets.caught_up.send_replace(true);
+                self.output.caught_up.send_replace(true);
                 Replay::Idle
             }
         };
-        self.outlets.owner.send_replace(name);
+        self.output.owner.send_replace(name);
     }
 
-    /// The time has come to ask, or nobody has answered.
-    fn replay_timed_out(&mut self) {
+    /// A replay is due, or the reply has timed out.
+    fn handle_replay_timer(&mut self) {
         self.replay = match self.replay {
-            Replay::Asked(..) => {
-                self.subscription.abandon_replay();
+            Replay::Requested(..) => {
+                self.filter.abandon_replay();
                 tracing::warn!(
-                    "the announcer does not answer Replay within {} s; it is asked again in {} s, and until then what \
-                     came while nobody listened here wakes nothing",
+                    "the announcer has not replied to Replay within {} s; retrying in {} s; missed packets wake \
+                     nothing until then",
                     REPLAY_TIMEOUT.as_secs(),
                     RETRY_INTERVAL.as_secs()
                 );
-                self.outlets.caught_up.send_replace(true);
+                self.output.caught_up.send_replace(true);
                 Replay::Later(Instant::now() + RETRY_INTERVAL)
             }
             _ => Replay::Due,
@@ -260,34 +268,31 @@ impl<'a> Listener<'a> {
         self.warn_at = None;
         lifecycle::set_warning(
             Warning::Capture,
-            "no packet wakes anything: wakevirt-capture.service does not run",
+            "no packet can wake a domain: wakevirt-capture.service is not running",
         );
         tracing::warn!(
-            "nobody announces magic packets: {CAPTURE_NAME} is not on the bus; start wakevirt-capture.service"
+            "capture is not running: {CAPTURE_NAME} is not on the bus; start wakevirt-capture.service"
         );
     }
 
     fn warn_forged(&mut self, sender: &str) {
-        if let Some(held_back) = self.forged.take(Instant::now().into_std()) {
+        if let Some(held_back) = self.forged_log.take(Instant::now().into_std()) {
             tracing::warn!(
                 sender = %quoted(sender), held_back,
-                "ignored a magic packet that does not come from the owner of {CAPTURE_NAME}"
+                "dropped a magic packet whose sender does not own {CAPTURE_NAME}"
             );
         }
     }
 
-    /// Counts what nobody remembers any more.
+    /// Counts and logs packets that can no longer be replayed.
     fn report_losses(&mut self) {
-        let lost = self.merge.lost();
+        let lost = self.merge.take_lost();
         if lost == 0 {
             return;
         }
-        self.outlets.lost.add(lost);
-        if let Some(held_back) = self.lost.take(Instant::now().into_std()) {
-            tracing::warn!(
-                held_back,
-                "the announcer has forgotten {lost} magic packets that were not heard here"
-            );
+        self.output.lost.add(lost);
+        if let Some(held_back) = self.lost_log.take(Instant::now().into_std()) {
+            tracing::warn!(held_back, "missed {lost} magic packets, which the announcer no longer remembers");
         }
     }
 }

@@ -7,45 +7,45 @@ use wakevirt_service::bus::Address;
 use zbus::Variant;
 use zbus::message::Type;
 
-use super::filter::tests::{OWNER, serial, subscription};
+use super::filter::tests::{OWNER, filter_for, serial};
 use super::*;
 
-/// As many as may wait in the service.
+/// The room for packets in the service.
 const ROOM: usize = 1024;
 const MAC: &str = "52:54:00:00:00:01";
 
-struct Bench {
+struct Fixture {
     packets: mpsc::Sender<NewPacket>,
-    taken: mpsc::Receiver<NewPacket>,
+    received: mpsc::Receiver<NewPacket>,
     owner: watch::Sender<Option<OwnedUniqueName>>,
     caught_up: watch::Sender<bool>,
     lost: LostPackets,
 }
 
-impl Bench {
+impl Fixture {
     fn new(room: usize) -> Self {
-        let (packets, taken) = mpsc::channel(room);
+        let (packets, received) = mpsc::channel(room);
         let (owner, caught_up) = (watch::Sender::new(None), watch::Sender::new(false));
-        Self { packets, taken, owner, caught_up, lost: LostPackets::default() }
+        Self { packets, received, owner, caught_up, lost: LostPackets::default() }
     }
 
-    fn outlets(&self) -> Outlets<'_> {
+    fn output(&self) -> Output<'_> {
         let Self { packets, owner, caught_up, .. } = self;
-        Outlets { packets, owner, caught_up, lost: self.lost.clone() }
+        Output { packets, owner, caught_up, lost: self.lost.clone() }
     }
 
-    /// One that has asked for a replay, by a call with the serial 7.
-    fn asking<'a>(&'a self, merge: &'a mut Merge) -> Listener<'a> {
-        merge.ask();
-        let mut listener = Listener::new(subscription(Some(Some(OWNER))), self.outlets(), merge);
-        listener.subscription.expect_replay(serial(7));
+    /// A listener that has called `Replay` with the serial 7.
+    fn replaying<'a>(&'a self, merge: &'a mut Merge) -> PacketListener<'a> {
+        merge.start_replay();
+        let mut listener = PacketListener::new(filter_for(Some(Some(OWNER))), self.output(), merge);
+        listener.filter.expect_replay(serial(7));
         let room = self.packets.try_reserve_many(self.packets.capacity().min(REPLAY_PAGE)).unwrap();
-        listener.replay = Replay::Asked(room, Instant::now() + REPLAY_TIMEOUT);
+        listener.replay = Replay::Requested(room, Instant::now() + REPLAY_TIMEOUT);
         listener
     }
 
     fn sequences(&mut self) -> Vec<u64> {
-        std::iter::from_fn(|| self.taken.try_recv().ok()).map(|taken| taken.packet.sequence).collect()
+        std::iter::from_fn(|| self.received.try_recv().ok()).map(|new| new.packet.sequence).collect()
     }
 }
 
@@ -67,80 +67,80 @@ fn reply(more: bool, sequences: core::ops::RangeInclusive<u64>) -> Message {
 }
 
 #[tokio::test]
-async fn what_is_announced_does_not_wait_for_the_answer() {
-    let mut bench = Bench::new(ROOM);
+async fn passes_on_announced_packets_before_the_reply() {
+    let mut fixture = Fixture::new(ROOM);
     let mut merge = Merge::default();
-    let mut listener = bench.asking(&mut merge);
+    let mut listener = fixture.replaying(&mut merge);
     listener.handle(&announced(9)).unwrap();
     listener.handle(&announced(10)).unwrap();
-    assert!(!*bench.caught_up.borrow());
+    assert!(!*fixture.caught_up.borrow());
     drop(listener);
-    assert_eq!(bench.sequences(), [9, 10]);
+    assert_eq!(fixture.sequences(), [9, 10]);
 }
 
 #[tokio::test]
-async fn page_after_page_is_asked_for() {
-    let mut bench = Bench::new(ROOM);
+async fn requests_page_after_page() {
+    let mut fixture = Fixture::new(ROOM);
     let mut merge = Merge::default();
-    let mut listener = bench.asking(&mut merge);
+    let mut listener = fixture.replaying(&mut merge);
     listener.handle(&reply(true, 1..=128)).unwrap();
     assert!(matches!(listener.replay, Replay::Due));
-    assert!(!*bench.caught_up.borrow());
+    assert!(!*fixture.caught_up.borrow());
     drop(listener);
-    assert_eq!(bench.sequences(), (1..=128).collect::<Vec<_>>());
-    let mut listener = bench.asking(&mut merge);
+    assert_eq!(fixture.sequences(), (1..=128).collect::<Vec<_>>());
+    let mut listener = fixture.replaying(&mut merge);
     listener.handle(&reply(false, 129..=130)).unwrap();
     assert!(matches!(listener.replay, Replay::Idle));
-    assert!(*bench.caught_up.borrow());
+    assert!(*fixture.caught_up.borrow());
     drop(listener);
-    assert_eq!(bench.sequences(), [129, 130]);
+    assert_eq!(fixture.sequences(), [129, 130]);
 }
 
 #[tokio::test]
-async fn one_that_does_not_answer_is_asked_again_later() {
-    let bench = Bench::new(ROOM);
+async fn retries_a_replay_without_a_reply() {
+    let fixture = Fixture::new(ROOM);
     let mut merge = Merge::default();
-    let mut listener = bench.asking(&mut merge);
-    listener.replay_timed_out();
+    let mut listener = fixture.replaying(&mut merge);
+    listener.handle_replay_timer();
     assert!(matches!(listener.replay, Replay::Later(_)));
-    assert!(*bench.caught_up.borrow(), "nobody waits for it any more");
-    assert_eq!(bench.packets.capacity(), ROOM, "its room is free");
-    // What it says afterwards is no answer.
+    assert!(*fixture.caught_up.borrow(), "nothing waits for the replay");
+    assert_eq!(fixture.packets.capacity(), ROOM, "the room is free again");
+    // A late reply is ignored.
     listener.handle(&reply(false, 1..=2)).unwrap();
     assert!(matches!(listener.replay, Replay::Later(_)));
-    listener.replay_timed_out();
+    listener.handle_replay_timer();
     assert!(matches!(listener.replay, Replay::Due));
 }
 
 #[tokio::test]
-async fn what_finds_no_room_is_asked_for_again() {
-    let mut bench = Bench::new(2);
+async fn requests_packets_without_room_again() {
+    let mut fixture = Fixture::new(2);
     let mut merge = Merge::default();
-    let mut listener = Listener::new(subscription(Some(Some(OWNER))), bench.outlets(), &mut merge);
+    let mut listener = PacketListener::new(filter_for(Some(Some(OWNER))), fixture.output(), &mut merge);
     for sequence in 1..=4 {
         listener.handle(&announced(sequence)).unwrap();
     }
     assert!(matches!(listener.replay, Replay::Due));
     drop(listener);
-    assert_eq!(bench.sequences(), [1, 2]);
-    let mut listener = bench.asking(&mut merge);
+    assert_eq!(fixture.sequences(), [1, 2]);
+    let mut listener = fixture.replaying(&mut merge);
     listener.handle(&reply(false, 3..=4)).unwrap();
     assert!(matches!(listener.replay, Replay::Idle));
     drop(listener);
-    assert_eq!(bench.sequences(), [3, 4]);
-    assert_eq!(bench.lost.count(), 0);
+    assert_eq!(fixture.sequences(), [3, 4]);
+    assert_eq!(fixture.lost.count(), 0);
 }
 
 #[tokio::test]
-async fn what_nobody_remembers_is_counted() {
-    let bench = Bench::new(ROOM);
+async fn counts_packets_that_the_announcer_no_longer_remembers() {
+    let fixture = Fixture::new(ROOM);
     let mut merge = Merge::default();
-    let mut listener = bench.asking(&mut merge);
+    let mut listener = fixture.replaying(&mut merge);
     listener.handle(&reply(false, 5..=6)).unwrap();
-    assert_eq!(bench.lost.count(), 4);
+    assert_eq!(fixture.lost.count(), 4);
 }
 
-/// A bus of its own.
+/// A private bus.
 struct Bus {
     daemon: Child,
     address: Address,
@@ -170,7 +170,7 @@ impl Drop for Bus {
     }
 }
 
-/// An announcer that remembers so many packets, and replays them by pages.
+/// An announcer that remembers `count` packets and replays them in pages.
 async fn announce(connection: &Connection, count: u64) {
     let mut calls = MessageStream::from(connection);
     connection.request_name(CAPTURE_NAME).await.unwrap();
@@ -188,35 +188,35 @@ async fn announce(connection: &Connection, count: u64) {
 }
 
 #[tokio::test]
-async fn more_than_may_wait_are_all_replayed() {
+async fn replays_more_packets_than_there_is_room_for() {
     const COUNT: u64 = 3000;
     let bus = Bus::start();
     let announcer =
         zbus::connection::Builder::address(bus.address.to_string().as_str()).build().await.unwrap();
-    let here = bus.address.connect(None).await.unwrap();
-    let mut bench = Bench::new(ROOM);
+    let connection = bus.address.connect(None).await.unwrap();
+    let mut fixture = Fixture::new(ROOM);
     let mut merge = Merge::default();
-    let outlets = Outlets {
-        packets: &bench.packets,
-        owner: &bench.owner,
-        caught_up: &bench.caught_up,
-        lost: bench.lost.clone(),
+    let output = Output {
+        packets: &fixture.packets,
+        owner: &fixture.owner,
+        caught_up: &fixture.caught_up,
+        lost: fixture.lost.clone(),
     };
-    let mut caught_up = bench.caught_up.subscribe();
-    let take = async {
-        // All wait, as far as there is room, before the first one is decided about.
-        while bench.packets.capacity() >= REPLAY_PAGE {
+    let mut caught_up = fixture.caught_up.subscribe();
+    let receive = async {
+        // The queue fills up before the first packet is received.
+        while fixture.packets.capacity() >= REPLAY_PAGE {
             tokio::task::yield_now().await;
         }
         for sequence in 1..=COUNT {
-            assert_eq!(bench.taken.recv().await.unwrap().packet.sequence, sequence);
+            assert_eq!(fixture.received.recv().await.unwrap().packet.sequence, sequence);
         }
         caught_up.wait_for(|it| *it).await.unwrap();
     };
     tokio::select! {
-        () = take => {}
-        ended = listen(&here, outlets, &mut merge) => panic!("{ended:?}"),
+        () = receive => {}
+        result = listen(&connection, output, &mut merge) => panic!("{result:?}"),
         () = announce(&announcer, COUNT) => {}
     }
-    assert_eq!(bench.lost.count(), 0);
+    assert_eq!(fixture.lost.count(), 0);
 }

@@ -1,44 +1,44 @@
-//! Merging what is announced with what is replayed: each packet once. What is announced is taken at once;
-//! what was missed is replayed behind it, page by page.
+//! Merges announced and replayed packets, so that each packet is taken once. Announced packets are taken at once;
+//! missed packets are replayed later, page by page.
 
 use crate::model::{Packet, Position};
 
-/// A packet that is decided about, and what is known with it.
+/// A packet that was not received before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewPacket {
     /// The packet.
     pub packet: Packet,
-    /// What is known once it was decided about.
+    /// The packets that are known once this one is decided.
     pub position: Position,
 }
 
-/// What an announcer remembers, or a part of it.
+/// A reply to `Replay`: the packets that the announcer remembers, or the first of them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// Its run.
+    /// The announcer's epoch.
     pub epoch: String,
-    /// Whether there are more after these.
+    /// Whether more packets follow these.
     pub more: bool,
     /// The packets, oldest first.
     pub packets: Vec<Packet>,
 }
 
-/// What is known of the packets, from one connection to the next.
+/// The record of received packets. It outlives connections.
 #[derive(Debug, Default)]
 pub struct Merge {
     position: Position,
-    /// Packets from before this are past: CLOCK_BOOTTIME, in microseconds.
+    /// Older packets are ignored: CLOCK_BOOTTIME, in microseconds.
     not_before: u64,
-    /// The first one that was announced and not taken, because there was no room.
+    /// The first announced packet that was left to a replay because there was no room.
     left: Option<u64>,
-    /// The highest number that was known when a replay was asked for.
-    asked_at: u64,
-    /// Packets that nobody remembers any more.
+    /// The highest number that was known when the last replay was requested.
+    requested_at: u64,
+    /// Packets that the announcer no longer remembers.
     lost: u64,
 }
 
 impl Merge {
-    /// Goes on from there.
+    /// Continues at this position.
     #[must_use]
     pub fn new(mut position: Position) -> Self {
         if !position.is_sound() {
@@ -47,78 +47,80 @@ impl Merge {
         Self { position, ..Self::default() }
     }
 
-    /// Begins now (CLOCK_BOOTTIME, in microseconds): nobody knows what was done about earlier packets,
-    /// and to do it twice is worse than to leave it.
+    /// Ignores packets from before `now` (CLOCK_BOOTTIME, in microseconds). For an actor without a record: it may
+    /// have handled them already, and waking twice is worse than not waking.
     #[must_use]
     pub fn starting_at(now: u64) -> Self {
         Self { not_before: now, ..Self::default() }
     }
 
-    /// Whether there are packets that were not taken.
+    /// Whether there are packets that were missed, or left to a replay.
     #[must_use]
     pub fn has_gaps(&self) -> bool {
         self.left.is_some() || !self.position.ahead.is_empty()
     }
 
-    /// After what a replay is to be asked for: it is asked for now.
-    pub fn ask(&mut self) -> (&str, u64) {
+    /// Starts a replay. Returns the arguments of `Replay`: the epoch, and the number after which packets are
+    /// missing.
+    pub fn start_replay(&mut self) -> (&str, u64) {
         self.left = None;
-        self.asked_at = self.position.end();
+        self.requested_at = self.position.end();
         (&self.position.epoch, self.position.sequence)
     }
 
-    /// A packet was announced. It is taken, or left for a replay where there is no room.
-    pub fn announced(&mut self, packet: Packet, has_room: bool) -> Option<NewPacket> {
+    /// Adds an announced packet, and returns it if it is new. Without room it is left to a replay.
+    pub fn add_announced(&mut self, packet: Packet, has_room: bool) -> Option<NewPacket> {
         if has_room {
             return self.take(packet);
         }
-        self.begin(packet.epoch());
+        self.enter_epoch(packet.epoch());
         if !self.position.knows(packet.sequence) {
             self.left = Some(self.left.map_or(packet.sequence, |left| left.min(packet.sequence)));
         }
         None
     }
 
-    /// The answer to a replay: takes those that are not known, up to so many.
-    pub fn replayed(&mut self, page: Page, room: usize) -> Vec<NewPacket> {
-        let mut known = self.asked_at;
+    /// Adds the reply to a replay, and returns the new packets, at most `room`.
+    pub fn add_page(&mut self, page: Page, room: usize) -> Vec<NewPacket> {
+        let mut known = self.requested_at;
         if page.epoch != self.position.epoch {
-            self.begin(&page.epoch);
+            self.enter_epoch(&page.epoch);
             known = 0;
         }
         let last = page.packets.last().map(|packet| packet.sequence);
-        let mut taken = Vec::new();
+        let mut new = Vec::new();
         for packet in page.packets {
-            if taken.len() < room {
-                taken.extend(self.take(packet));
+            if new.len() < room {
+                new.extend(self.take(packet));
             } else {
-                self.announced(packet, false);
+                self.add_announced(packet, false);
             }
         }
-        // All that was remembered up to there has come.
-        let told = if page.more { last } else { last.max(Some(known)) };
-        let told = told.unwrap_or(known).min(self.left.map_or(u64::MAX, |left| left.saturating_sub(1)));
-        // Where it is not known what was done before, nothing is missed of that time.
+        // The reply is complete up to this number: what is missing below it is no longer remembered.
+        let complete = if page.more { last } else { last.max(Some(known)) };
+        let complete =
+            complete.unwrap_or(known).min(self.left.map_or(u64::MAX, |left| left.saturating_sub(1)));
+        // Packets from before `not_before` are not lost.
         let is_first = self.not_before > 0 && self.position.sequence == 0;
-        let lost = self.position.pass(told);
+        let lost = self.position.pass(complete);
         self.lost = self.lost.saturating_add(if is_first { 0 } else { lost });
-        taken
+        new
     }
 
-    /// Nobody tells what was missed.
-    pub fn refused(&mut self) {
+    /// Gives up missing packets, because they cannot be replayed.
+    pub fn skip_gaps(&mut self) {
         let left = self.left.take().unwrap_or_default();
         let end = self.position.end().max(left);
         self.lost = self.lost.saturating_add(self.position.pass(end));
     }
 
-    /// How many packets were lost since this was last asked.
-    pub fn lost(&mut self) -> u64 {
+    /// Returns the number of packets that were lost since the last call.
+    pub fn take_lost(&mut self) -> u64 {
         core::mem::take(&mut self.lost)
     }
 
     fn take(&mut self, packet: Packet) -> Option<NewPacket> {
-        self.begin(packet.epoch());
+        self.enter_epoch(packet.epoch());
         if self.position.knows(packet.sequence) {
             return None;
         }
@@ -127,12 +129,12 @@ impl Merge {
         (seen >= self.not_before).then(|| NewPacket { packet, position: self.position.clone() })
     }
 
-    /// Another run of the announcer numbers anew.
-    fn begin(&mut self, epoch: &str) {
+    /// Resets the position if this is another epoch: each announcer process numbers its packets from 1.
+    fn enter_epoch(&mut self, epoch: &str) {
         if self.position.epoch != epoch {
             self.position = Position { epoch: epoch.to_owned(), ..Position::default() };
             self.left = None;
-            self.asked_at = 0;
+            self.requested_at = 0;
         }
     }
 }

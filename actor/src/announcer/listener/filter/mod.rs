@@ -1,4 +1,4 @@
-//! Which messages on the bus are believed, and what they say.
+//! Selects the messages that count: packets from the owner of the announcer's name, and replies to own calls.
 
 use core::num::NonZeroU32;
 
@@ -9,52 +9,54 @@ use zbus::message::{Header, Type};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, MatchRule, Message};
 
-use crate::announcer::call_error::reason;
+use crate::announcer::call_error::describe;
 use crate::announcer::merge::Page;
 use crate::model::Packet;
 
 /// The name of the bus itself, and of its interface.
 const BUS: &str = "org.freedesktop.DBus";
 
-/// What is believed: who the announcer is.
-pub(super) struct Subscription {
-    /// `None` until the bus has answered.
+/// Classifies messages by the owner of the announcer's name, which it follows.
+pub(super) struct MessageFilter {
+    /// The announcer's connection, if there is an announcer. `None` until the bus has replied to `GetNameOwner`.
     owner: Option<Option<OwnedUniqueName>>,
-    question: NonZeroU32,
-    subscriptions: [NonZeroU32; 2],
-    /// The call for a replay that was not answered yet.
-    replay: Option<NonZeroU32>,
+    /// The serial of the call of `GetNameOwner`.
+    owner_call: NonZeroU32,
+    /// The serials of the calls of `AddMatch`.
+    match_calls: [NonZeroU32; 2],
+    /// The serial of the pending call of `Replay`.
+    replay_call: Option<NonZeroU32>,
 }
 
-/// What a message is.
+/// A classified message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Incoming {
     /// A packet from the announcer.
     Packet(Packet),
-    /// The announcer is this connection from now on.
+    /// The announcer's connection from now on.
     Owner(Option<OwnedUniqueName>),
-    /// The answer to the question what the announcer remembers.
+    /// The reply to `Replay`.
     Replay(ReplayReply),
-    /// A packet from somebody else, of this name.
+    /// A packet from this sender, which is not the announcer.
     Forged(String),
-    /// Nothing that is of interest here.
+    /// A message to ignore.
     Other,
 }
 
-/// What the announcer remembers.
+/// The reply to `Replay`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ReplayReply {
-    /// This, or a part of it.
+    /// Remembered packets, or the first of them.
     Page(Page),
-    /// It is to be asked again.
+    /// The announcer is busy: retry.
     Busy,
-    /// It does not tell.
-    Refused,
+    /// The call failed: do not retry.
+    Failed,
 }
 
-impl Subscription {
-    /// Asks the bus for the packets, then for changes of the owner, then for the owner. The answers
-    /// come through the stream, as everything does.
+impl MessageFilter {
+    /// Subscribes to packets, then to changes of the owner, then requests the owner. The replies arrive in the
+    /// connection's message stream.
     pub(super) async fn subscribe(connection: &Connection) -> Result<Self, Error> {
         let packets = MatchRule::builder()
             .msg_type(Type::Signal)
@@ -71,18 +73,18 @@ impl Subscription {
             .arg(0, CAPTURE_NAME)
             .build()?;
         let calls = [
-            call("AddMatch", &packets.to_string())?,
-            call("AddMatch", &owners.to_string())?,
-            call("GetNameOwner", CAPTURE_NAME)?,
+            bus_call("AddMatch", &packets.to_string())?,
+            bus_call("AddMatch", &owners.to_string())?,
+            bus_call("GetNameOwner", CAPTURE_NAME)?,
         ];
-        let [packets, owners, question] = calls.each_ref().map(|call| call.primary_header().serial_num());
+        let [packets, owners, owner_call] = calls.each_ref().map(|call| call.primary_header().serial_num());
         connection.send_all(&calls).await?;
-        Ok(Self { owner: None, question, subscriptions: [packets, owners], replay: None })
+        Ok(Self { owner: None, owner_call, match_calls: [packets, owners], replay_call: None })
     }
 
-    /// Asks the announcer for what it remembers after this. The answer comes through the stream. Returns
-    /// whether there is an announcer.
-    pub(super) async fn ask_for_replay(
+    /// Calls `Replay` for the packets after this one, if there is an announcer. The reply arrives in the
+    /// connection's message stream. Returns whether the call was sent.
+    pub(super) async fn request_replay(
         &mut self,
         connection: &Connection,
         (epoch, after): (&str, u64),
@@ -92,39 +94,43 @@ impl Subscription {
             .destination(owner)
             .interface(CAPTURE_INTERFACE)
             .build(&(epoch, after))?;
-        self.replay = Some(call.primary_header().serial_num());
+        self.replay_call = Some(call.primary_header().serial_num());
         connection.send(&call).await?;
         Ok(true)
     }
 
-    /// Has asked by this call.
+    /// Expects the reply to a call of `Replay` with this serial.
     #[cfg(test)]
     pub(super) const fn expect_replay(&mut self, call: NonZeroU32) {
-        self.replay = Some(call);
+        self.replay_call = Some(call);
     }
 
-    /// Does not wait for the answer any more.
+    /// Ignores the reply to the pending call of `Replay`.
     pub(super) const fn abandon_replay(&mut self) {
-        self.replay = None;
+        self.replay_call = None;
     }
 
-    pub(super) fn handle(&mut self, message: &Message) -> Result<Incoming, Error> {
+    /// Classifies a message, and follows the owner of the announcer's name.
+    ///
+    /// # Errors
+    /// If the message is the bus's refusal of the subscription.
+    pub(super) fn classify(&mut self, message: &Message) -> Result<Incoming, Error> {
         let header = message.header();
         match message.message_type() {
             Type::Signal if is_packet(&header) => Ok(self.packet(message, &header)),
             Type::Signal => Ok(self.owner_changed(message)),
-            Type::MethodReturn if header.reply_serial() == Some(self.question) => {
+            Type::MethodReturn if header.reply_serial() == Some(self.owner_call) => {
                 Ok(self.set_owner(Some(message.body().deserialize()?)))
             }
-            // Nobody owns it: the only reason for which the bus does not answer.
-            Type::Error if header.reply_serial() == Some(self.question) => Ok(self.set_owner(None)),
+            // The only error of GetNameOwner: the name has no owner.
+            Type::Error if header.reply_serial() == Some(self.owner_call) => Ok(self.set_owner(None)),
             Type::MethodReturn | Type::Error
-                if self.replay.is_some() && header.reply_serial() == self.replay =>
+                if self.replay_call.is_some() && header.reply_serial() == self.replay_call =>
             {
-                self.replay = None;
-                Ok(Incoming::Replay(replayed(message)))
+                self.replay_call = None;
+                Ok(Incoming::Replay(parse_replay(message)))
             }
-            Type::Error if header.reply_serial().is_some_and(|it| self.subscriptions.contains(&it)) => {
+            Type::Error if header.reply_serial().is_some_and(|it| self.match_calls.contains(&it)) => {
                 Err(zbus::Error::from(message.clone()).into())
             }
             _ => Ok(Incoming::Other),
@@ -134,15 +140,17 @@ impl Subscription {
     fn packet(&self, message: &Message, header: &Header<'_>) -> Incoming {
         let Some(sender) = header.sender() else { return Incoming::Other };
         match &self.owner {
-            // Before the bus has answered: nobody is believed yet.
+            // No packet is accepted until the bus has named the owner.
             None => Incoming::Other,
-            Some(Some(owner)) if owner == sender => packet(message).map_or(Incoming::Other, Incoming::Packet),
+            Some(Some(owner)) if owner == sender => {
+                parse_packet(message).map_or(Incoming::Other, Incoming::Packet)
+            }
             Some(_) => Incoming::Forged(sender.to_string()),
         }
     }
 
     fn owner_changed(&mut self, message: &Message) -> Incoming {
-        // Nobody but the bus can send under its name.
+        // The bus sets the sender of each message: no other connection can use its name.
         let from_bus = message.header().sender().is_some_and(|sender| sender == BUS);
         let Some(signal) = from_bus.then(|| NameOwnerChanged::from_message(message.clone())).flatten() else {
             return Incoming::Other;
@@ -158,13 +166,13 @@ impl Subscription {
 
     fn set_owner(&mut self, owner: Option<OwnedUniqueName>) -> Incoming {
         self.owner = Some(owner.clone());
-        self.replay = None;
+        self.replay_call = None;
         Incoming::Owner(owner)
     }
 }
 
-/// A call to the bus itself.
-fn call(member: &str, argument: &str) -> Result<Message, zbus::Error> {
+/// A call of this method of the bus.
+fn bus_call(member: &str, argument: &str) -> Result<Message, zbus::Error> {
     Message::method_call("/org/freedesktop/DBus", member).destination(BUS).interface(BUS).build(&argument)
 }
 
@@ -174,22 +182,22 @@ fn is_packet(header: &Header<'_>) -> bool {
         && header.path().is_some_and(|path| path == CAPTURE_PATH)
 }
 
-/// The packet in the announcer's signal. One that cannot be read is from another version of it.
-fn packet(message: &Message) -> Option<Packet> {
+/// The packet in a signal `MagicPacket`; `None` if its body is invalid, as from another version of capture.
+fn parse_packet(message: &Message) -> Option<Packet> {
     let body = message.body();
-    let read = body.deserialize::<(u64, String, Dict)>();
-    let read = read.inspect_err(|error| tracing::debug!("a signal of the announcer cannot be read: {error}"));
-    Packet::new(read.ok()?)
+    let parsed = body.deserialize::<(u64, String, Dict)>();
+    let parsed =
+        parsed.inspect_err(|error| tracing::debug!("ignored an invalid signal MagicPacket: {error}"));
+    Packet::new(parsed.ok()?)
 }
 
-/// The packets that the announcer remembers, in its answer.
-fn replayed(message: &Message) -> ReplayReply {
+fn parse_replay(message: &Message) -> ReplayReply {
     let body = message.body();
-    let answer = match message.message_type() {
+    let reply = match message.message_type() {
         Type::Error => Err(zbus::Error::from(message.clone())),
         _ => body.deserialize::<(String, bool, bool, Vec<(u64, String, Dict)>)>(),
     };
-    match answer {
+    match reply {
         Ok((epoch, _, more, packets)) => {
             let packets = packets.into_iter().filter_map(Packet::new).collect();
             ReplayReply::Page(Page { epoch, more, packets })
@@ -199,10 +207,10 @@ fn replayed(message: &Message) -> ReplayReply {
         }
         Err(error) => {
             tracing::warn!(
-                "magic packets that came while nobody listened here wake nothing: {}",
-                reason("Replay", &error.into())
+                "cannot replay magic packets that arrived while the actor was not connected; they wake nothing: {}",
+                describe("Replay", &error.into())
             );
-            ReplayReply::Refused
+            ReplayReply::Failed
         }
     }
 }

@@ -6,15 +6,20 @@ use zbus::fdo::Error as BusError;
 use super::*;
 
 pub(in crate::announcer::listener) const OWNER: &str = ":1.7";
-const STRANGER: &str = ":1.8";
+const OTHER_SENDER: &str = ":1.8";
 
 pub(in crate::announcer::listener) fn serial(number: u32) -> NonZeroU32 {
     NonZeroU32::new(number).unwrap()
 }
 
-pub(in crate::announcer::listener) fn subscription(owner: Option<Option<&str>>) -> Subscription {
+pub(in crate::announcer::listener) fn filter_for(owner: Option<Option<&str>>) -> MessageFilter {
     let owner = owner.map(|owner| owner.map(name));
-    Subscription { owner, question: serial(103), subscriptions: [serial(101), serial(102)], replay: None }
+    MessageFilter {
+        owner,
+        owner_call: serial(103),
+        match_calls: [serial(101), serial(102)],
+        replay_call: None,
+    }
 }
 
 fn name(name: &str) -> OwnedUniqueName {
@@ -37,135 +42,145 @@ fn owner_changed(sender: &str, new: &str) -> Message {
         .unwrap()
 }
 
-/// A call of this number, to be answered.
+/// A call with this serial, to reply to.
 fn call(number: u32) -> Message {
     Message::method_call("/", "Any").serial(serial(number)).build(&()).unwrap()
 }
 
 #[test]
-fn believes_the_owner_alone() {
-    let mut subscription = subscription(Some(Some(OWNER)));
-    let Incoming::Packet(packet) = subscription.handle(&magic_packet(OWNER)).unwrap() else {
-        panic!("not believed")
+fn accepts_packets_from_the_owner_alone() {
+    let mut filter = filter_for(Some(Some(OWNER)));
+    let Incoming::Packet(packet) = filter.classify(&magic_packet(OWNER)).unwrap() else {
+        panic!("not accepted")
     };
     assert_eq!(packet.mac, "52:54:00:00:00:01".parse().unwrap());
     assert_eq!(packet.sequence, 5);
     assert_eq!(packet.details.interface.as_deref(), Some("br0"));
-    assert_eq!(subscription.handle(&magic_packet(STRANGER)).unwrap(), Incoming::Forged(STRANGER.to_owned()));
+    assert_eq!(
+        filter.classify(&magic_packet(OTHER_SENDER)).unwrap(),
+        Incoming::Forged(OTHER_SENDER.to_owned())
+    );
 }
 
 #[test]
-fn believes_nobody_while_nobody_owns_the_name() {
+fn accepts_no_packet_without_an_owner() {
     assert_eq!(
-        subscription(Some(None)).handle(&magic_packet(OWNER)).unwrap(),
+        filter_for(Some(None)).classify(&magic_packet(OWNER)).unwrap(),
         Incoming::Forged(OWNER.to_owned())
     );
-    assert_eq!(subscription(None).handle(&magic_packet(OWNER)).unwrap(), Incoming::Other, "not yet known");
+    assert_eq!(
+        filter_for(None).classify(&magic_packet(OWNER)).unwrap(),
+        Incoming::Other,
+        "the owner is not known yet"
+    );
 }
 
 #[test]
 fn follows_the_owner_in_the_order_of_the_stream() {
-    let mut subscription = subscription(Some(Some(OWNER)));
+    let mut filter = filter_for(Some(Some(OWNER)));
     assert_eq!(
-        subscription.handle(&owner_changed(BUS, STRANGER)).unwrap(),
-        Incoming::Owner(Some(name(STRANGER)))
+        filter.classify(&owner_changed(BUS, OTHER_SENDER)).unwrap(),
+        Incoming::Owner(Some(name(OTHER_SENDER)))
     );
-    assert_eq!(subscription.handle(&magic_packet(OWNER)).unwrap(), Incoming::Forged(OWNER.to_owned()));
-    assert!(matches!(subscription.handle(&magic_packet(STRANGER)).unwrap(), Incoming::Packet(_)));
-    assert_eq!(subscription.handle(&owner_changed(BUS, "")).unwrap(), Incoming::Owner(None));
-    assert_eq!(subscription.handle(&magic_packet(STRANGER)).unwrap(), Incoming::Forged(STRANGER.to_owned()));
+    assert_eq!(filter.classify(&magic_packet(OWNER)).unwrap(), Incoming::Forged(OWNER.to_owned()));
+    assert!(matches!(filter.classify(&magic_packet(OTHER_SENDER)).unwrap(), Incoming::Packet(_)));
+    assert_eq!(filter.classify(&owner_changed(BUS, "")).unwrap(), Incoming::Owner(None));
+    assert_eq!(
+        filter.classify(&magic_packet(OTHER_SENDER)).unwrap(),
+        Incoming::Forged(OTHER_SENDER.to_owned())
+    );
 }
 
 #[test]
-fn a_change_of_the_owner_comes_from_the_bus_alone() {
-    let mut subscription = subscription(Some(Some(OWNER)));
-    assert_eq!(subscription.handle(&owner_changed(STRANGER, STRANGER)).unwrap(), Incoming::Other);
-    assert!(matches!(subscription.handle(&magic_packet(OWNER)).unwrap(), Incoming::Packet(_)));
+fn accepts_a_change_of_the_owner_from_the_bus_alone() {
+    let mut filter = filter_for(Some(Some(OWNER)));
+    assert_eq!(filter.classify(&owner_changed(OTHER_SENDER, OTHER_SENDER)).unwrap(), Incoming::Other);
+    assert!(matches!(filter.classify(&magic_packet(OWNER)).unwrap(), Incoming::Packet(_)));
 }
 
 #[test]
-fn asks_who_owns_the_name() {
-    let mut asked = subscription(None);
-    let answer = Message::method_return(&call(103).header()).build(&OWNER).unwrap();
-    assert_eq!(asked.handle(&answer).unwrap(), Incoming::Owner(Some(name(OWNER))));
-    let mut asked = subscription(None);
-    let answer =
-        Message::error(&call(103).header(), "org.freedesktop.DBus.Error.NameHasNoOwner").build(&"nobody");
-    assert_eq!(asked.handle(&answer.unwrap()).unwrap(), Incoming::Owner(None));
-    // Another call's answer is none.
-    let other = Message::method_return(&call(104).header()).build(&STRANGER).unwrap();
-    assert_eq!(asked.handle(&other).unwrap(), Incoming::Other);
+fn requests_the_owner_of_the_name() {
+    let mut filter = filter_for(None);
+    let reply = Message::method_return(&call(103).header()).build(&OWNER).unwrap();
+    assert_eq!(filter.classify(&reply).unwrap(), Incoming::Owner(Some(name(OWNER))));
+    let mut filter = filter_for(None);
+    let reply =
+        Message::error(&call(103).header(), "org.freedesktop.DBus.Error.NameHasNoOwner").build(&"no owner");
+    assert_eq!(filter.classify(&reply.unwrap()).unwrap(), Incoming::Owner(None));
+    // The reply to another call is ignored.
+    let other = Message::method_return(&call(104).header()).build(&OTHER_SENDER).unwrap();
+    assert_eq!(filter.classify(&other).unwrap(), Incoming::Other);
 }
 
 #[test]
-fn a_bus_that_does_not_tell_is_given_up() {
+fn fails_if_the_bus_refuses_the_subscription() {
     let refusal =
         Message::error(&call(102).header(), "org.freedesktop.DBus.Error.LimitsExceeded").build(&"too many");
-    let Err(Error::Bus(zbus::Error::FDO(error))) = subscription(None).handle(&refusal.unwrap()) else {
+    let Err(Error::Bus(zbus::Error::FDO(error))) = filter_for(None).classify(&refusal.unwrap()) else {
         panic!()
     };
     assert!(matches!(*error, BusError::LimitsExceeded(_)));
 }
 
 #[test]
-fn passes_over_what_is_no_packet() {
-    let mut subscription = subscription(Some(Some(OWNER)));
+fn ignores_other_signals_and_invalid_bodies() {
+    let mut filter = filter_for(Some(Some(OWNER)));
     for message in [
         signal(OWNER, "/elsewhere", MAGIC_PACKET, "52:54:00:00:00:01"),
         signal(OWNER, CAPTURE_PATH, "Other", "52:54:00:00:00:01"),
         signal(OWNER, CAPTURE_PATH, MAGIC_PACKET, "nonsense"),
         Message::signal(CAPTURE_PATH, CAPTURE_INTERFACE, MAGIC_PACKET).sender(OWNER).build(&"short").unwrap(),
     ] {
-        assert_eq!(subscription.handle(&message).unwrap(), Incoming::Other, "{message:?}");
+        assert_eq!(filter.classify(&message).unwrap(), Incoming::Other, "{message:?}");
     }
 }
 
 #[test]
-fn takes_so_many_alternative_names_of_an_interface_and_no_more() {
-    let told = |value: Variant<'static>| {
+fn bounds_the_alternative_names_of_an_interface() {
+    let alternatives = |value: Variant<'static>| {
         let details =
             HashMap::from([("interface", Variant::from("eth0")), ("interface-alternatives", value)]);
         let message = Message::signal(CAPTURE_PATH, CAPTURE_INTERFACE, MAGIC_PACKET).sender(OWNER);
         let message = message.build(&(5_u64, "52:54:00:00:00:01", details)).unwrap();
-        let Incoming::Packet(packet) = subscription(Some(Some(OWNER))).handle(&message).unwrap() else {
-            panic!("not believed")
+        let Incoming::Packet(packet) = filter_for(Some(Some(OWNER))).classify(&message).unwrap() else {
+            panic!("not accepted")
         };
         packet.details.alternatives
     };
     let two = vec!["enp1s0".to_owned(), "enx525400000001".to_owned()];
-    assert_eq!(told(two.clone().into()), two);
+    assert_eq!(alternatives(two.clone().into()), two);
     let long = vec!["x".repeat(127), "x".repeat(128), "x".repeat(1 << 20)];
-    assert_eq!(told(long.into()), ["x".repeat(127)]);
+    assert_eq!(alternatives(long.into()), ["x".repeat(127)]);
     let many: Vec<String> = (0..10_000).map(|number| format!("name{number}")).collect();
-    assert_eq!(told(many.into()).len(), 16);
-    assert!(told("a text".into()).is_empty());
+    assert_eq!(alternatives(many.into()).len(), 16);
+    assert!(alternatives("a text".into()).is_empty());
 }
 
 #[test]
-fn takes_the_answer_to_its_own_question_alone() {
+fn accepts_the_reply_to_its_own_call_alone() {
     let details = HashMap::from([("epoch", Variant::from("e"))]);
     let remembered = vec![(4_u64, "52:54:00:00:00:01", details)];
-    let answer = |number| {
+    let reply = |number| {
         Message::method_return(&call(number).header()).build(&("e", false, true, &remembered)).unwrap()
     };
-    let mut asked = Subscription { replay: Some(serial(105)), ..subscription(Some(Some(OWNER))) };
-    assert_eq!(asked.handle(&answer(104)).unwrap(), Incoming::Other);
-    let Incoming::Replay(ReplayReply::Page(page)) = asked.handle(&answer(105)).unwrap() else {
-        panic!("no answer")
+    let mut filter = MessageFilter { replay_call: Some(serial(105)), ..filter_for(Some(Some(OWNER))) };
+    assert_eq!(filter.classify(&reply(104)).unwrap(), Incoming::Other);
+    let Incoming::Replay(ReplayReply::Page(page)) = filter.classify(&reply(105)).unwrap() else {
+        panic!("no reply")
     };
     assert_eq!((page.epoch.as_str(), page.more), ("e", true));
     assert_eq!(
         page.packets.iter().map(|it| (it.sequence, it.details.epoch.as_deref())).collect::<Vec<_>>(),
         [(4, Some("e"))]
     );
-    assert_eq!(asked.handle(&answer(105)).unwrap(), Incoming::Other, "it was answered");
-    for (error, expected) in [("AccessDenied", ReplayReply::Refused), ("LimitsExceeded", ReplayReply::Busy)] {
-        let mut asked = Subscription { replay: Some(serial(105)), ..subscription(Some(Some(OWNER))) };
+    assert_eq!(filter.classify(&reply(105)).unwrap(), Incoming::Other, "the call has a reply already");
+    for (error, expected) in [("AccessDenied", ReplayReply::Failed), ("LimitsExceeded", ReplayReply::Busy)] {
+        let mut filter = MessageFilter { replay_call: Some(serial(105)), ..filter_for(Some(Some(OWNER))) };
         let error = Message::error(&call(105).header(), format!("org.freedesktop.DBus.Error.{error}"));
-        assert_eq!(asked.handle(&error.build(&"no").unwrap()).unwrap(), Incoming::Replay(expected));
+        assert_eq!(filter.classify(&error.build(&"no").unwrap()).unwrap(), Incoming::Replay(expected));
     }
-    // Another owner is asked anew.
-    let mut asked = Subscription { replay: Some(serial(105)), ..subscription(Some(Some(OWNER))) };
-    asked.handle(&owner_changed(BUS, STRANGER)).unwrap();
-    assert_eq!(asked.handle(&answer(105)).unwrap(), Incoming::Other);
+    // A new owner ends the call.
+    let mut filter = MessageFilter { replay_call: Some(serial(105)), ..filter_for(Some(Some(OWNER))) };
+    filter.classify(&owner_changed(BUS, OTHER_SENDER)).unwrap();
+    assert_eq!(filter.classify(&reply(105)).unwrap(), Incoming::Other);
 }
