@@ -232,13 +232,13 @@ macro_rules! for_wakes {
 }
 
 for_wakes! {
-    fn two_wakes_outlive_a_libvirtd_that_is_given_up() { hangs_until_it_is_given_up(2) }
-    fn eight_wakes_outlive_a_libvirtd_that_is_given_up() { hangs_until_it_is_given_up(8) }
-    fn a_hundred_wakes_outlive_a_libvirtd_that_is_given_up() { hangs_until_it_is_given_up(100) }
-    fn eight_wakes_outlive_a_libvirtd_that_hangs_for_a_moment() { hangs_for_a_moment(8) }
-    fn a_hundred_wakes_outlive_a_libvirtd_that_hangs_for_a_moment() { hangs_for_a_moment(100) }
-    fn two_wakes_outlive_a_libvirtd_that_is_killed() { hangs_and_is_killed(2) }
-    fn eight_wakes_outlive_a_libvirtd_that_is_killed() { hangs_and_is_killed(8) }
+    fn two_wakes_survive_a_libvirtd_timeout() { hangs_until_it_is_given_up(2) }
+    fn eight_wakes_survive_a_libvirtd_timeout() { hangs_until_it_is_given_up(8) }
+    fn a_hundred_wakes_survive_a_libvirtd_timeout() { hangs_until_it_is_given_up(100) }
+    fn eight_wakes_survive_a_short_libvirtd_hang() { hangs_for_a_moment(8) }
+    fn a_hundred_wakes_survive_a_short_libvirtd_hang() { hangs_for_a_moment(100) }
+    fn two_wakes_survive_a_killed_libvirtd() { hangs_and_is_killed(2) }
+    fn eight_wakes_survive_a_killed_libvirtd() { hangs_and_is_killed(8) }
 }
 
 /// The threads of a process.
@@ -248,7 +248,7 @@ fn threads(process: &Process) -> BTreeSet<String> {
 }
 
 #[test]
-fn no_thread_is_made_for_a_wake() {
+fn wakes_create_no_threads() {
     privileged!();
     let host = Host::new();
     let mut crowd = Crowd::new(&host, TEST, 8);

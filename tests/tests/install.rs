@@ -91,7 +91,7 @@ fn list() -> Vec<(String, PathBuf)> {
 }
 
 #[test]
-fn what_is_installed_can_be_uninstalled() {
+fn uninstall_removes_all_installed_files() {
     for prefix in PREFIXES {
         let root = root();
         let before = files(root.path());
@@ -115,7 +115,7 @@ fn what_is_installed_can_be_uninstalled() {
 }
 
 #[test]
-fn what_is_installed_names_its_programs_where_they_are() {
+fn installed_units_name_existing_programs() {
     for prefix in PREFIXES {
         let root = root();
         succeed(&mut make("install", root.path(), prefix));
@@ -142,7 +142,7 @@ fn what_is_installed_names_its_programs_where_they_are() {
 }
 
 #[test]
-fn what_only_etc_or_usr_is_searched_for_is_there() {
+fn policies_are_installed_where_dbus_and_polkit_search() {
     let root = root();
     succeed(&mut make("install", root.path(), "/usr/local"));
     let is_below = |folder: &str, end: &str| {
@@ -166,7 +166,7 @@ fn links(page: &str) -> Vec<&str> {
 }
 
 #[test]
-fn links_of_installed_pages_lead_to_installed_files() {
+fn links_in_installed_pages_lead_to_installed_files() {
     for prefix in PREFIXES {
         let root = root();
         succeed(&mut make("install", root.path(), prefix));
@@ -194,7 +194,7 @@ fn links_of_installed_pages_lead_to_installed_files() {
 }
 
 #[test]
-fn no_file_is_forgotten() {
+fn install_list_names_every_file() {
     let listed: BTreeSet<String> = list().into_iter().map(|(source, _)| source).collect();
     for folder in ["systemd", "dbus", "docs"] {
         for (name, _) in files(&project().join(folder)) {
@@ -210,7 +210,7 @@ fn no_file_is_forgotten() {
 }
 
 #[test]
-fn nothing_is_placed_before_everything_is_built() {
+fn install_changes_nothing_before_a_build() {
     let (root, nothing) = (root(), tempfile::tempdir().expect("a temporary folder"));
     let before = files(root.path());
     let mut make = make("install", root.path(), "/usr/local");
@@ -221,7 +221,7 @@ fn nothing_is_placed_before_everything_is_built() {
 }
 
 #[test]
-fn the_package_holds_what_is_installed() {
+fn package_contains_the_files_of_make_install() {
     let (root, unpacked) = (root(), tempfile::tempdir().expect("a temporary folder"));
     succeed(&mut make("install", root.path(), "/usr"));
     let package = package::built();
@@ -250,12 +250,12 @@ fn the_package_holds_what_is_installed() {
 }
 
 #[test]
-fn the_package_is_as_debian_wants_it() {
+fn package_passes_lintian() {
     succeed(Command::new("lintian").args(["--allow-root", "--fail-on", "error"]).arg(package::built()));
 }
 
 #[test]
-fn the_package_has_the_programs_version() {
+fn package_has_the_version_of_the_programs() {
     let field = |name: &str| succeed(Command::new("dpkg-deb").arg("--field").arg(package::built()).arg(name));
     let version = field("Version");
     let (upstream, _) =

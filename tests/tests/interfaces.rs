@@ -79,7 +79,7 @@ fn wake_on_lan(mac: &str) -> Vec<u8> {
 }
 
 #[test]
-fn are_followed_as_they_come_go_and_are_renamed() {
+fn follows_interfaces_that_appear_disappear_and_are_renamed() {
     privileged!();
     let host = Host::new();
     let mut scene = Scene::new(&host, "");
@@ -114,7 +114,7 @@ fn are_followed_as_they_come_go_and_are_renamed() {
 }
 
 #[test]
-fn of_every_kind_are_heard() {
+fn receives_on_tap_tun_and_loopback() {
     privileged!();
     let host = Host::new();
     let mut scene = Scene::new(&host, "");
@@ -141,7 +141,7 @@ fn of_every_kind_are_heard() {
 }
 
 #[test]
-fn of_a_bridge_tell_port_and_bridge_apart() {
+fn announces_packets_of_port_and_bridge_separately() {
     privileged!();
     let host = Host::new();
     host.bridge("br0");
@@ -161,7 +161,7 @@ fn of_a_bridge_tell_port_and_bridge_apart() {
 }
 
 #[test]
-fn carry_tagged_frames() {
+fn receives_frames_with_vlan_tags() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("lan0");
@@ -205,7 +205,7 @@ fn carry_tagged_frames() {
 }
 
 #[test]
-fn are_chosen_by_name_and_glob_and_chosen_anew_on_reload() {
+fn selects_interfaces_by_name_and_glob_and_again_on_reload() {
     privileged!();
     let host = Host::new();
     let (guest, lan) = (host.veth("vnet0"), host.veth("lan0"));
@@ -246,7 +246,7 @@ fn are_chosen_by_name_and_glob_and_chosen_anew_on_reload() {
 }
 
 #[test]
-fn are_chosen_by_alternative_names_too() {
+fn selects_interfaces_by_alternative_name() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("eth0");
@@ -282,7 +282,7 @@ fn are_chosen_by_alternative_names_too() {
 }
 
 #[test]
-fn named_by_outgoing_are_heard_both_ways_even_those_that_come_later() {
+fn captures_sent_packets_on_outgoing_interfaces() {
     privileged!();
     let host = Host::new();
     let mut scene = Scene::new(&host, "outgoing = [\"br0\"]\ninterfaces = [\"br0\", \"port0\"]");

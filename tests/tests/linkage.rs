@@ -15,7 +15,7 @@ fn symbols(program: &str) -> String {
 }
 
 #[test]
-fn no_service_contains_what_its_task_does_not_need() {
+fn programs_contain_no_unneeded_libraries() {
     let announcer = symbols("wakevirt-capture");
     let sniffer = symbols("wakevirt-sniffer");
     let ctl = symbols("wakevirtctl");

@@ -75,7 +75,7 @@ fn packet(number: u8, password: &str) -> String {
 }
 
 #[test]
-fn by_the_kernel_are_announced_each_without_a_password() {
+fn announces_each_merged_datagram_without_a_password() {
     privileged!();
     if !guard::has("ethtool") {
         return;
@@ -109,7 +109,7 @@ fn by_the_kernel_are_announced_each_without_a_password() {
 }
 
 #[test]
-fn into_more_than_is_searched_are_counted() {
+fn counts_merged_datagrams_beyond_the_search_limit() {
     privileged!();
     let host = Host::new();
     let mut scene = Scene::new(&host);

@@ -12,7 +12,7 @@ const READER: &str = "pkla-check-authorization";
 const FOLDER: &str = "/etc/polkit-1/localauthority/50-local.d";
 
 #[test]
-fn the_example_lets_in_whom_the_rules_let_in() {
+fn example_allows_the_same_users_as_the_rules() {
     privileged!();
     let release = std::fs::read_to_string("/etc/os-release").expect("a distribution");
     if !release.contains("VERSION_CODENAME=bookworm") || !has(READER) {

@@ -38,7 +38,7 @@ fn actor(host: &Host, domains: &str) -> Daemon {
 }
 
 #[test]
-fn only_the_services_users_own_the_names() {
+fn only_the_service_users_can_own_the_names() {
     privileged!();
     for bus in BUSES {
         let host = Host::new();
@@ -59,7 +59,7 @@ fn only_the_services_users_own_the_names() {
 }
 
 #[test]
-fn capture_is_called_only_by_those_who_may() {
+fn capture_denies_calls_of_unauthorized_users() {
     privileged!();
     const MEMBERS: &[User] = &[User::Root, User::Actor, User::LibvirtMember, User::WakevirtMember];
     const TRUSTED: &[User] = &[User::Root, User::Actor, User::WakevirtMember];
@@ -89,7 +89,7 @@ fn capture_is_called_only_by_those_who_may() {
 }
 
 #[test]
-fn everyone_hears_and_reads() {
+fn every_user_receives_signals_and_reads_properties() {
     privileged!();
     for bus in BUSES {
         let host = Host::new();
@@ -119,7 +119,7 @@ fn everyone_hears_and_reads() {
 }
 
 #[test]
-fn a_forged_signal_wakes_nothing() {
+fn a_forged_signal_wakes_no_domain() {
     privileged!();
     for bus in BUSES {
         let host = Host::new();
@@ -157,7 +157,7 @@ fn a_forged_signal_wakes_nothing() {
 }
 
 #[test]
-fn the_actor_is_called_only_by_those_who_may() {
+fn actor_denies_calls_of_unauthorized_users() {
     privileged!();
     for bus in BUSES {
         let host = Host::new();
@@ -230,7 +230,7 @@ fn is_what_the_xml_says(host: &Host, name: &str) {
 }
 
 #[test]
-fn capture_is_what_the_xml_says() {
+fn capture_matches_its_xml() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -239,7 +239,7 @@ fn capture_is_what_the_xml_says() {
 }
 
 #[test]
-fn the_actor_is_what_the_xml_says() {
+fn actor_matches_its_xml() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -249,7 +249,7 @@ fn the_actor_is_what_the_xml_says() {
 }
 
 #[test]
-fn the_policies_are_well_formed() {
+fn both_buses_accept_the_policies() {
     privileged!();
     // Both buses ignore what they do not understand, and say so.
     for bus in BUSES {

@@ -97,7 +97,7 @@ fn is_refused(reply: Result<String, CallError>, part: &str) {
 }
 
 #[test]
-fn runs_and_is_activated_as_where_it_is_installed() {
+fn polkitd_of_the_test_host_runs_and_is_activated() {
     privileged!();
     for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
@@ -124,7 +124,7 @@ fn runs_and_is_activated_as_where_it_is_installed() {
 }
 
 #[test]
-fn lets_the_group_wake_and_root_do_everything() {
+fn shipped_rule_allows_the_group_to_wake_and_root_everything() {
     privileged!();
     for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
@@ -160,7 +160,7 @@ fn lets_the_group_wake_and_root_do_everything() {
 }
 
 #[test]
-fn is_started_by_the_call() {
+fn a_call_starts_polkit() {
     privileged!();
     let host = Host::new();
     let mut scene = Scene::new(&host, Kind::DbusDaemon, installed(&host));
@@ -174,7 +174,7 @@ fn is_started_by_the_call() {
 }
 
 #[test]
-fn that_cannot_be_started_is_a_refusal() {
+fn denies_calls_if_polkit_cannot_start() {
     privileged!();
     // The broker cannot start it on a host, which has no systemd; the daemon cannot where it fails.
     for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
@@ -190,7 +190,7 @@ fn that_cannot_be_started_is_a_refusal() {
 }
 
 #[test]
-fn that_is_gone_for_good_leaves_it_to_the_group() {
+fn falls_back_to_the_group_if_polkit_is_removed() {
     privileged!();
     for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
@@ -213,7 +213,7 @@ fn that_is_gone_for_good_leaves_it_to_the_group() {
 }
 
 #[test]
-fn that_hangs_holds_nothing_up_but_who_waits_for_it() {
+fn a_hanging_polkit_delays_only_calls_that_wait_for_it() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("lan0");
@@ -245,7 +245,7 @@ fn that_hangs_holds_nothing_up_but_who_waits_for_it() {
 }
 
 #[test]
-fn that_dies_or_knows_nothing_of_it_is_a_refusal() {
+fn denies_calls_if_polkit_exits_or_lacks_the_action() {
     privileged!();
     let host = Host::new();
     // Without wakevirt's actions.
@@ -270,7 +270,7 @@ fn that_dies_or_knows_nothing_of_it_is_a_refusal() {
 }
 
 #[test]
-fn takes_the_administrators_rules_about_a_domain() {
+fn administrator_rules_can_match_the_domain() {
     privileged!();
     let host = Host::new();
     let polkitd = installed(&host);
@@ -303,7 +303,7 @@ fn takes_the_administrators_rules_about_a_domain() {
 }
 
 #[test]
-fn asks_for_a_password_where_the_caller_lets_it() {
+fn asks_for_a_password_only_if_the_call_allows_interaction() {
     privileged!();
     for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
@@ -337,7 +337,7 @@ fn asks_for_a_password_where_the_caller_lets_it() {
 }
 
 #[test]
-fn waits_for_who_types_slowly() {
+fn waits_for_a_password_that_is_typed_slowly() {
     privileged!();
     let host = Host::new();
     let mut scene = Scene::new(&host, Kind::DbusDaemon, with_administrator(&host));
@@ -349,7 +349,7 @@ fn waits_for_who_types_slowly() {
 }
 
 #[test]
-fn says_so_where_nobody_can_ask_for_a_password() {
+fn reports_that_no_authentication_agent_runs() {
     privileged!();
     let host = Host::new();
     let scene = Scene::running(&host, Kind::DbusDaemon);
@@ -362,7 +362,7 @@ fn says_so_where_nobody_can_ask_for_a_password() {
 }
 
 #[test]
-fn a_dialog_holds_nothing_up_and_ends_with_who_asked() {
+fn a_dialog_delays_nothing_and_closes_with_its_caller() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("lan0");

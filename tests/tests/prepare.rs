@@ -29,7 +29,7 @@ fn prepare(cargo: &str, rustc: &str) -> (Output, bool) {
 }
 
 #[test]
-fn an_older_rust_is_told_before_anything_is_installed() {
+fn refuses_an_older_rust_before_it_installs_packages() {
     for (cargo, rustc, at_fault) in [
         ("1.85.1", "1.85.1", "cargo has version 1.85.1"),
         ("1.95.0", "1.85.0", "rustc has version 1.85.0"),
@@ -46,7 +46,7 @@ fn an_older_rust_is_told_before_anything_is_installed() {
 }
 
 #[test]
-fn a_rust_that_is_new_enough_is_taken() {
+fn accepts_a_supported_rust() {
     for version in ["1.95.0", "1.95.1-beta.2", "1.100.0", "2.0.0"] {
         let (output, installed) = prepare(version, version);
         let said = String::from_utf8_lossy(&output.stderr);

@@ -9,7 +9,7 @@ use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::{privileged, wait};
 
 #[test]
-fn the_actor_is_ready_when_it_has_heard_what_it_missed() {
+fn actor_is_ready_after_the_replay() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);

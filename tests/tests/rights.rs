@@ -32,7 +32,7 @@ fn with_machines(host: &Host) -> Restricted<'_> {
 }
 
 #[test]
-fn the_actors_user_may_do_what_a_wake_takes() {
+fn shipped_rule_allows_what_a_wake_needs() {
     privileged!();
     let host = Host::new();
     let libvirt = with_machines(&host);
@@ -159,7 +159,7 @@ fn create_objects(host: &Host, libvirt: &Restricted<'_>) {
 }
 
 #[test]
-fn the_actors_user_may_do_nothing_else() {
+fn shipped_rule_allows_nothing_else() {
     privileged!();
     let host = Host::new();
     let libvirt = with_machines(&host);
@@ -182,7 +182,7 @@ fn the_actors_user_may_do_nothing_else() {
 }
 
 #[test]
-fn the_group_keeps_its_rights_by_the_second_rule() {
+fn group_rule_restores_the_rights_of_the_group() {
     privileged!();
     const LINES: [&str; 3] = ["destroy on", "dumpxml off --security-info", "undefine off"];
     let host = Host::new();
@@ -204,7 +204,7 @@ fn the_group_keeps_its_rights_by_the_second_rule() {
 }
 
 #[test]
-fn a_wake_waits_for_a_domain_between_two_states() {
+fn a_wake_waits_while_the_domain_starts() {
     privileged!();
     let host = Host::new();
     let machines = [Machine::new("slow").emulator(Emulator::Slow(5))];
@@ -223,7 +223,7 @@ fn a_wake_waits_for_a_domain_between_two_states() {
 }
 
 #[test]
-fn the_log_says_what_rights_there_are() {
+fn logs_the_rights_at_each_connection() {
     privileged!();
     for (regime, says) in [
         (LibvirtRights::Group, "not restricted, the actor may do everything there"),

@@ -107,7 +107,7 @@ fn left_behind(host: &Host, libvirt: &Restricted<'_>) -> String {
 }
 
 #[test]
-fn every_kind_of_domain_starts_that_root_can_start() {
+fn starts_every_kind_of_domain_that_root_can_start() {
     privileged!();
     let host = Host::new();
     let libvirt = with_objects(&host);
@@ -149,7 +149,7 @@ fn every_kind_of_domain_starts_that_root_can_start() {
 }
 
 #[test]
-fn a_start_that_fails_leaves_nothing_behind() {
+fn a_failed_start_leaves_nothing_behind() {
     privileged!();
     let host = Host::new();
     let libvirt = with_objects(&host);
@@ -229,7 +229,7 @@ fn with_domains(host: &Host) -> Restricted<'_> {
 }
 
 #[test]
-fn each_permission_is_necessary() {
+fn each_permission_of_the_rule_is_needed() {
     privileged!();
     let host = Host::new();
     let mut libvirt = with_domains(&host);
@@ -326,7 +326,7 @@ const REFUSED: &[&str] = &[
 ];
 
 #[test]
-fn what_comes_with_these_permissions() {
+fn permissions_allow_the_documented_extras_and_no_more() {
     privileged!();
     let host = Host::new();
     let libvirt = with_objects(&host);
@@ -371,7 +371,7 @@ fn assert_can_change(host: &Host, libvirt: &Restricted<'_>) {
 }
 
 #[test]
-fn a_domain_on_what_is_inactive_does_not_start() {
+fn a_domain_on_inactive_objects_does_not_start() {
     privileged!();
     let host = Host::new();
     let libvirt = with_objects(&host);
@@ -391,7 +391,7 @@ fn a_domain_on_what_is_inactive_does_not_start() {
 }
 
 #[test]
-fn a_secret_is_used_where_it_is_granted_by_name() {
+fn uses_a_secret_only_if_it_is_granted() {
     privileged!();
     let host = Host::new();
     let mut libvirt = with_objects(&host);
@@ -433,7 +433,7 @@ fn a_secret_is_used_where_it_is_granted_by_name() {
 }
 
 #[test]
-fn the_log_says_why_a_domain_with_a_secret_does_not_start() {
+fn logs_why_a_domain_with_a_secret_does_not_start() {
     privileged!();
     let host = Host::new();
     let machines = [Machine::new("encrypted").device(&tpm(&encrypted(OPEN)))];

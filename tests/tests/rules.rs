@@ -27,7 +27,7 @@ fn is_logged(scene: &Scene<'_>, outcome: &str, domain: &str, interface: &str) {
 }
 
 #[test]
-fn a_copy_from_a_refused_interface_does_not_swallow_the_allowed_one() {
+fn a_denied_copy_does_not_suppress_an_allowed_copy() {
     privileged!();
     let host = Host::new();
     let other_lan = host.veth("lan1");
@@ -57,7 +57,7 @@ fn a_copy_from_a_refused_interface_does_not_swallow_the_allowed_one() {
 }
 
 #[test]
-fn an_interface_is_known_by_its_alternative_names() {
+fn rules_match_alternative_interface_names() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("lan1");
@@ -78,7 +78,7 @@ fn an_interface_is_known_by_its_alternative_names() {
 }
 
 #[test]
-fn a_vlan_that_is_refused_or_not_known_wakes_nothing() {
+fn denies_packets_of_other_vlans() {
     privileged!();
     let host = Host::new();
     let rules = "[[allow]]\ndomain = \"vm1\"\nvlans = [10, 20]\n[[allow]]\ndomain = \"vm2\"\nvlans = [0]\n";
@@ -113,7 +113,7 @@ fn a_vlan_that_is_refused_or_not_known_wakes_nothing() {
 }
 
 #[test]
-fn a_packet_that_a_udp_socket_received_is_in_no_vlan_that_a_rule_could_name() {
+fn a_packet_of_a_udp_socket_matches_no_vlan_rule() {
     privileged!();
     let host = Host::new();
     let bus = Bus::start(&host, Kind::DbusDaemon);
@@ -159,7 +159,7 @@ fn send_by_udp(scene: &Scene<'_>, domain: &str, password: &[u8], sender: u8) {
 }
 
 #[test]
-fn a_missing_or_wrong_password_wakes_nothing() {
+fn denies_a_missing_or_wrong_password() {
     privileged!();
     let host = Host::new();
     let scene = with_passwords(&host);
@@ -187,7 +187,7 @@ fn a_missing_or_wrong_password_wakes_nothing() {
 }
 
 #[test]
-fn the_right_password_wakes() {
+fn the_correct_password_wakes_the_domain() {
     privileged!();
     let host = Host::new();
     let scene = with_passwords(&host);
@@ -217,7 +217,7 @@ fn change_metadata(scene: &Scene<'_>, change: &[&str], scope: &[&str], allowed: 
 }
 
 #[test]
-fn a_domain_opts_in_and_out_while_the_actor_runs() {
+fn follows_the_opt_in_of_a_domain() {
     privileged!();
     let host = Host::new();
     let scene = Scene::new(&host, &[Machine::new(VM)], "cool-down = \"0s\"\n");
@@ -247,7 +247,7 @@ fn a_domain_opts_in_and_out_while_the_actor_runs() {
 }
 
 #[test]
-fn a_domain_without_a_persistent_definition_opts_in_and_out_as_well() {
+fn follows_the_opt_in_of_a_transient_domain() {
     privileged!();
     let host = Host::new();
     let scene = Scene::new(&host, &[Machine::new(VM)], "cool-down = \"0s\"\n");

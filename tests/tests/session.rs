@@ -117,7 +117,7 @@ const NODE: &str = "<node>
 ";
 
 #[test]
-fn a_users_own_actor_hears_the_systems_capture() {
+fn user_actor_receives_packets_from_system_capture() {
     privileged!();
     let host = Host::new();
     let (lan, _bus, _capture) = system(&host);
@@ -172,7 +172,7 @@ const MACHINE: &str = "<domain type='qemu'>
 ";
 
 #[test]
-fn a_users_own_actor_wakes_the_users_machine() {
+fn user_actor_wakes_a_user_domain() {
     privileged!();
     const URI: &str = "qemu:///session";
     let host = Host::new();
@@ -221,7 +221,7 @@ fn session_daemon(host: &Host, stubs: &[&str]) -> Process {
 }
 
 #[test]
-fn the_users_daemon_is_virtqemud_where_it_is_installed() {
+fn user_unit_prefers_virtqemud() {
     privileged!();
     let host = Host::new();
     let _session = Session::start(&host);
@@ -230,7 +230,7 @@ fn the_users_daemon_is_virtqemud_where_it_is_installed() {
 }
 
 #[test]
-fn the_users_daemon_does_not_wait_for_one_that_is_gone() {
+fn user_unit_ignores_a_stale_pid_file() {
     privileged!();
     let host = Host::new();
     let _session = Session::start(&host);

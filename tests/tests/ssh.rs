@@ -19,7 +19,7 @@ fn runs_there(remote: &SshHost<'_>, starts: usize) {
 }
 
 #[test]
-fn a_domain_of_another_host_is_woken() {
+fn wakes_a_domain_on_another_host() {
     privileged!();
     let (host, other) = (Host::new(), Host::new());
     let mut remote = SshHost::start(&other, &host);

@@ -29,19 +29,19 @@ macro_rules! under_both_regimes {
 }
 
 under_both_regimes! {
-    shut_off
-    shut_off_because_qemu_was_killed
-    saved
-    saved_while_paused
-    shut_off_because_it_migrated_away
-    paused_by_a_user
-    paused_by_a_user_who_wants_it_so
-    paused_for_a_disk_that_is_full
-    paused_by_its_watchdog
-    suspended_by_its_guest
-    shutting_down
-    crashed_and_preserved
-    running
+    starts_a_shut_off_domain
+    starts_a_domain_after_its_qemu_was_killed
+    restores_a_saved_domain
+    restores_and_resumes_a_domain_saved_while_paused
+    does_not_start_a_migrated_domain
+    resumes_a_paused_domain
+    packets_leave_a_domain_paused_if_configured
+    does_not_resume_a_domain_with_an_io_error
+    does_not_resume_a_domain_paused_by_its_watchdog
+    wakes_a_suspended_guest
+    starts_a_domain_after_its_shutdown
+    does_not_start_a_preserved_crashed_domain
+    leaves_a_running_domain_alone
 }
 
 /// Two domains of a kind: one to be woken by a packet, one by a call.
@@ -83,7 +83,7 @@ fn two(kind: impl Fn(Machine) -> Machine) -> Vec<Machine> {
     BOTH.iter().map(|domain| kind(Machine::new(domain))).collect()
 }
 
-fn shut_off(regime: LibvirtRights) {
+fn starts_a_shut_off_domain(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
@@ -91,7 +91,7 @@ fn shut_off(regime: LibvirtRights) {
     both_are(&scene, "running (booted)", 1);
 }
 
-fn shut_off_because_qemu_was_killed(regime: LibvirtRights) {
+fn starts_a_domain_after_its_qemu_was_killed(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
@@ -105,7 +105,7 @@ fn shut_off_because_qemu_was_killed(regime: LibvirtRights) {
     both_are(&scene, "running (booted)", 2);
 }
 
-fn saved(regime: LibvirtRights) {
+fn restores_a_saved_domain(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
@@ -117,7 +117,7 @@ fn saved(regime: LibvirtRights) {
     both_are(&scene, "running (restored)", 2);
 }
 
-fn saved_while_paused(regime: LibvirtRights) {
+fn restores_and_resumes_a_domain_saved_while_paused(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
@@ -130,7 +130,7 @@ fn saved_while_paused(regime: LibvirtRights) {
     both_are(&scene, "running (unpaused)", 2);
 }
 
-fn shut_off_because_it_migrated_away(regime: LibvirtRights) {
+fn does_not_start_a_migrated_domain(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
@@ -143,7 +143,7 @@ fn shut_off_because_it_migrated_away(regime: LibvirtRights) {
     both_are(&scene, "shut off (migrated)", 1);
 }
 
-fn paused_by_a_user(regime: LibvirtRights) {
+fn resumes_a_paused_domain(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
@@ -154,7 +154,7 @@ fn paused_by_a_user(regime: LibvirtRights) {
     both_are(&scene, "running (unpaused)", 1);
 }
 
-fn paused_by_a_user_who_wants_it_so(regime: LibvirtRights) {
+fn packets_leave_a_domain_paused_if_configured(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let rules = "[[allow]]\ndomain = \"*\"\npaused = \"leave\"\n";
@@ -171,7 +171,7 @@ fn paused_by_a_user_who_wants_it_so(regime: LibvirtRights) {
     assert_eq!(scene.state(BY_CALL), "running (unpaused)");
 }
 
-fn paused_for_a_disk_that_is_full(regime: LibvirtRights) {
+fn does_not_resume_a_domain_with_an_io_error(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     host.sh("mkdir /run/full; mount -t tmpfs -o size=64k tmpfs /run/full");
@@ -192,7 +192,7 @@ fn paused_for_a_disk_that_is_full(regime: LibvirtRights) {
     both_are(&scene, "paused (I/O error)", 1);
 }
 
-fn paused_by_its_watchdog(regime: LibvirtRights) {
+fn does_not_resume_a_domain_paused_by_its_watchdog(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let scene = Scene::with_rights(
@@ -209,7 +209,7 @@ fn paused_by_its_watchdog(regime: LibvirtRights) {
     both_are(&scene, "paused (watchdog)", 1);
 }
 
-fn suspended_by_its_guest(regime: LibvirtRights) {
+fn wakes_a_suspended_guest(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let scene =
@@ -222,7 +222,7 @@ fn suspended_by_its_guest(regime: LibvirtRights) {
     both_are(&scene, "running (event wakeup)", 1);
 }
 
-fn shutting_down(regime: LibvirtRights) {
+fn starts_a_domain_after_its_shutdown(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let machines = two(|machine| machine.guest(Guest::PowersOff).emulator(Emulator::IgnoresSigterm));
@@ -249,7 +249,7 @@ fn shutting_down(regime: LibvirtRights) {
     }
 }
 
-fn crashed_and_preserved(regime: LibvirtRights) {
+fn does_not_start_a_preserved_crashed_domain(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let scene = Scene::with_rights(regime, &host, &two(|machine| machine.guest(Guest::Panics)), ALL_ALLOWED);
@@ -261,7 +261,7 @@ fn crashed_and_preserved(regime: LibvirtRights) {
     both_are(&scene, "crashed (panicked)", 1);
 }
 
-fn running(regime: LibvirtRights) {
+fn leaves_a_running_domain_alone(regime: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
@@ -273,7 +273,7 @@ fn running(regime: LibvirtRights) {
 }
 
 #[test]
-fn a_slow_start_holds_up_no_other() {
+fn a_slow_start_delays_no_other_domain() {
     privileged!();
     let host = Host::new();
     let machines =

@@ -19,7 +19,7 @@ fn lines(patterns: &[&str]) -> Vec<(String, String)> {
 /// rustfmt(1) leaves no two blanks in a line of code, but in strings. There they come from a line that was
 /// joined with the next one and its indentation.
 #[test]
-fn no_message_has_a_gap_in_it() {
+fn messages_have_no_double_spaces() {
     let lines = lines(&[
         "protocol/src/*.rs",
         "service/src/*.rs",
@@ -37,7 +37,7 @@ fn no_message_has_a_gap_in_it() {
 
 /// Without it, virsh of a user who is not root asks that user's own libvirt, which has none of the domains.
 #[test]
-fn each_command_of_virsh_names_the_connection() {
+fn virsh_commands_name_the_connection() {
     const COMMANDS: [&str; 12] = [
         "define",
         "destroy",
@@ -94,7 +94,7 @@ fn links(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn each_link_between_pages_leads_to_a_file_and_a_heading() {
+fn links_between_pages_lead_to_existing_headings() {
     let (mut broken, mut good) = (Vec::new(), 0);
     for (page, text) in files::of_project(&["*.md"]) {
         let folder = project().join(&page).parent().map(Path::to_path_buf).unwrap_or_default();
@@ -120,7 +120,7 @@ fn each_link_between_pages_leads_to_a_file_and_a_heading() {
 
 /// The messages that docs/TROUBLESHOOTING.md explains are in the code, except for what varies (`…`).
 #[test]
-fn each_message_that_is_explained_can_be_logged() {
+fn troubleshooting_explains_only_existing_messages() {
     // The actor passes these on in an error.
     const OF_LIBVIRT: [&str; 3] = ["network '", "storage pool '", "access denied: "];
     let page = std::fs::read_to_string(project().join("docs/TROUBLESHOOTING.md")).expect("the page is there");
@@ -159,7 +159,7 @@ fn mail_addresses(text: &str) -> Vec<&str> {
 
 /// There is no homepage and no maintainer's address yet. The changelog of the package alone must name one.
 #[test]
-fn no_page_or_manifest_names_a_contact_that_does_not_exist() {
+fn no_file_names_an_invented_contact() {
     const CHANGELOG: &str = "packaging/debian/changelog";
     // https://wakevirt.org/metadata/1.0 is an XML namespace, and no address of a page.
     let homepage = concat!("://wakevirt", ".org");

@@ -47,7 +47,7 @@ fn folder(host: &Host) -> String {
 }
 
 #[test]
-fn root_makes_a_folder_for_what_is_remembered() {
+fn root_creates_the_state_directory() {
     privileged!();
     let host = Host::new();
     let libvirtd = libvirt(&host);
@@ -79,7 +79,7 @@ fn root_makes_a_folder_for_what_is_remembered() {
 }
 
 #[test]
-fn what_was_there_before_is_not_handed_over() {
+fn does_not_change_the_owner_of_an_existing_directory() {
     privileged!();
     let host = Host::new();
     let libvirtd = libvirt(&host);
@@ -111,7 +111,7 @@ fn number(host: &Host, service: &str, property: &str, behind: &str) -> usize {
 }
 
 #[test]
-fn a_flood_of_refused_packets_is_counted_and_hardly_logged() {
+fn counts_a_flood_of_denied_packets_and_limits_its_log_lines() {
     privileged!();
     let host = Host::new();
     let _libvirtd = libvirt(&host);

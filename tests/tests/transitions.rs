@@ -51,7 +51,7 @@ fn waits_and_is_decided_again(
 }
 
 #[test]
-fn a_domain_that_is_being_saved_is_started_then() {
+fn starts_a_domain_after_its_save() {
     privileged!();
     let host = Host::new();
     let scene = at_the_gate(&host);
@@ -62,7 +62,7 @@ fn a_domain_that_is_being_saved_is_started_then() {
 }
 
 #[test]
-fn a_domain_that_is_being_dumped_runs_then() {
+fn does_not_resume_a_domain_during_a_dump() {
     privileged!();
     let host = Host::new();
     let scene = at_the_gate(&host);
@@ -74,7 +74,7 @@ fn a_domain_that_is_being_dumped_runs_then() {
 }
 
 #[test]
-fn a_domain_that_is_dumped_as_crashed_is_started_then() {
+fn starts_a_domain_after_its_crash_dump() {
     privileged!();
     let host = Host::new();
     let scene = at_the_gate(&host);
@@ -84,7 +84,7 @@ fn a_domain_that_is_dumped_as_crashed_is_started_then() {
 }
 
 #[test]
-fn a_domain_of_which_a_snapshot_is_taken_runs_then() {
+fn does_not_resume_a_domain_during_a_snapshot() {
     privileged!();
     let host = Host::new();
     let scene = at_the_gate(&host);
@@ -102,7 +102,7 @@ const SLOW: [&str; 4] = ["slow1", "slow2", "slow3", "slow4"];
 const MORE: [&str; 3] = ["slow5", "late1", "late2"];
 
 #[test]
-fn four_slow_starts_hold_up_no_other_and_more_wait_their_turn() {
+fn four_slow_starts_delay_no_other_domain_and_further_wakes_queue() {
     privileged!();
     let host = Host::new();
     let slow = SLOW.iter().chain(&MORE[..1]).map(|name| Machine::new(name).emulator(Emulator::Slow(15)));

@@ -32,7 +32,7 @@ s.sendto(b\"\\xff\" * 6 + bytes.fromhex(\"{}\") * 16, (\"{destination}\", {port}
 }
 
 #[test]
-fn are_all_there_is_without_the_privilege() {
+fn receives_udp_without_the_privilege() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -112,7 +112,7 @@ fn start_activated(host: &Host) -> Process {
 }
 
 #[test]
-fn can_be_handed_over_by_the_service_manager() {
+fn receives_on_sockets_from_the_service_manager() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -148,7 +148,7 @@ fn can_be_handed_over_by_the_service_manager() {
 }
 
 #[test]
-fn beside_packet_sockets_add_what_the_host_itself_broadcasts_and_nothing_twice() {
+fn adds_broadcasts_of_the_host_and_announces_no_packet_twice() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -177,7 +177,7 @@ fn beside_packet_sockets_add_what_the_host_itself_broadcasts_and_nothing_twice()
 }
 
 #[test]
-fn are_asked_for_where_there_is_nothing_to_hear_with() {
+fn exits_without_any_socket() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -195,7 +195,7 @@ fn are_asked_for_where_there_is_nothing_to_hear_with() {
 }
 
 #[test]
-fn that_are_taken_are_a_warning() {
+fn warns_of_a_udp_port_in_use() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);

@@ -37,7 +37,7 @@ fn verify(debian: &Debian<'_>, options: &[&str], unit: &str) {
 }
 
 #[test]
-fn are_read_without_a_complaint() {
+fn systemd_accepts_each_unit() {
     privileged!();
     let host = Host::new();
     let debian = installed(&host);
@@ -50,7 +50,7 @@ fn are_read_without_a_complaint() {
 }
 
 #[test]
-fn are_read_without_a_complaint_with_each_drop_in() {
+fn systemd_accepts_each_drop_in() {
     privileged!();
     let host = Host::new();
     let debian = installed(&host);
@@ -84,7 +84,7 @@ fn exposure(debian: &Debian<'_>, service: &str) -> u32 {
 }
 
 #[test]
-fn expose_little() {
+fn exposure_levels_are_low() {
     privileged!();
     let host = Host::new();
     let debian = installed(&host);
@@ -128,7 +128,7 @@ fn hardening(service: &str) -> Vec<Line> {
 }
 
 #[test]
-fn have_the_same_lines_of_hardening_in_one_order() {
+fn units_have_the_same_hardening_keys_in_one_order() {
     let [capture, actor] = SERVICES.map(hardening);
     let keys = |lines: &[Line]| lines.iter().map(|line| line.key.clone()).collect::<Vec<_>>();
     assert_eq!(keys(&capture), keys(&actor));
@@ -146,7 +146,7 @@ fn have_the_same_lines_of_hardening_in_one_order() {
 }
 
 #[test]
-fn bound_what_they_may_use() {
+fn units_limit_their_resources() {
     for unit in ["wakevirt-capture.service", "wakevirt-actor.service", "user/wakevirt-actor.service"] {
         let lines = statements(&format!("systemd/{unit}"));
         for key in ["LimitCORE", "MemoryMax", "TasksMax", "LimitNOFILE"] {
@@ -164,7 +164,7 @@ fn statements(file: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_bus_starts_what_is_enabled_alone() {
+fn the_bus_starts_only_an_enabled_actor() {
     let activation = statements("dbus/org.wakevirt.Actor1.service");
     let alias = statements("systemd/wakevirt-actor.service")
         .iter()
@@ -175,7 +175,7 @@ fn the_bus_starts_what_is_enabled_alone() {
 }
 
 #[test]
-fn every_unit_is_disabled_by_the_preset() {
+fn presets_disable_every_unit() {
     for (folder, preset) in
         [("systemd", "systemd/wakevirt.preset"), ("systemd/user", "systemd/wakevirt.user-preset")]
     {
@@ -201,7 +201,7 @@ fn check_on_reload(unit: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_reload_adds_no_list_of_settings_to_the_journal() {
+fn a_reload_logs_no_list_of_settings() {
     privileged!();
     let host = Host::new();
     let debian = installed(&host);

@@ -38,7 +38,7 @@ fn page_of_keys(service: Service) -> Page {
 }
 
 #[test]
-fn every_key_has_its_entry() {
+fn every_key_is_documented() {
     for service in Service::BOTH {
         let page = page_of_keys(service);
         let tables = service.tables();
@@ -60,7 +60,7 @@ fn every_key_has_its_entry() {
 }
 
 #[test]
-fn every_default_is_the_codes() {
+fn documented_defaults_match_the_code() {
     for service in Service::BOTH {
         let page = page_of_keys(service);
         let by_default = service.load("").unwrap();
@@ -104,7 +104,7 @@ fn range(entry: &page::Entry) -> Option<Range<'_>> {
 }
 
 #[test]
-fn every_number_duration_and_list_has_the_range_of_the_code() {
+fn documented_ranges_match_the_code() {
     for service in Service::BOTH {
         let page = page_of_keys(service);
         for table in [None].into_iter().chain(service.tables().into_iter().map(Some)) {
@@ -150,7 +150,7 @@ fn every_number_duration_and_list_has_the_range_of_the_code() {
 
 /// When a change of each key takes effect, by the announcer's code and by docs/CONFIGURATION.md.
 #[test]
-fn every_key_tells_when_a_change_takes_effect() {
+fn documented_reload_behaviour_matches_the_code() {
     let text = configuration_page().split_whitespace().collect::<Vec<_>>().join(" ");
     let (before, _) = text.split_once(" takes effect at the next start").expect("the page tells it");
     let sentence = before.rsplit("A change of ").next().unwrap();
@@ -184,7 +184,7 @@ fn every_key_tells_when_a_change_takes_effect() {
 }
 
 #[test]
-fn every_option_has_its_entry() {
+fn every_option_is_documented() {
     for service in Service::BOTH {
         let page = Page::read(&format!("{}.8", service.program()));
         let options = service.options();
@@ -197,7 +197,7 @@ fn every_option_has_its_entry() {
 }
 
 #[test]
-fn every_member_of_the_interfaces_has_its_entry() {
+fn every_bus_member_is_documented() {
     for interface in [CAPTURE, ACTOR] {
         let page = Page::read(&format!("{interface}.5"));
         let xml = format!("dbus/{interface}.xml");
@@ -208,7 +208,7 @@ fn every_member_of_the_interfaces_has_its_entry() {
 }
 
 #[test]
-fn every_key_of_a_dictionary_has_its_entry() {
+fn every_dictionary_key_is_documented() {
     let page = Page::read(&format!("{CAPTURE}.5"));
     page.must_have("DETAILS", "key", "the announcer's code", &bus::packet_details());
     let page = Page::read(&format!("{ACTOR}.5"));
@@ -219,13 +219,13 @@ fn every_key_of_a_dictionary_has_its_entry() {
 }
 
 #[test]
-fn every_outcome_has_its_entry() {
+fn every_outcome_is_documented() {
     let page = Page::read(&format!("{ACTOR}.5"));
     page.must_have("OUTCOMES", "outcome", "the actor's code", &bus::outcomes());
 }
 
 #[test]
-fn every_error_has_its_entry() {
+fn every_error_is_documented() {
     let mut told = BTreeSet::new();
     for interface in [CAPTURE, ACTOR] {
         let page = Page::read(&format!("{interface}.5"));
@@ -247,7 +247,7 @@ fn every_error_has_its_entry() {
 }
 
 #[test]
-fn every_exit_status_has_its_entry() {
+fn every_exit_status_is_documented() {
     // As root, in a user namespace where it is nobody: the services change their user otherwise.
     let root = nix::unistd::geteuid().is_root();
     if root && !privileged() {
@@ -279,7 +279,7 @@ fn every_exit_status_has_its_entry() {
 }
 
 #[test]
-fn the_pages_render_without_a_warning() {
+fn pages_render_without_warnings() {
     if !has("mandoc") {
         return;
     }
@@ -294,7 +294,7 @@ fn the_pages_render_without_a_warning() {
 }
 
 #[test]
-fn the_pages_refer_to_pages_that_there_are() {
+fn pages_refer_to_existing_pages() {
     let pages = pages();
     for file in &pages {
         let page = Page::read(file);
@@ -313,7 +313,7 @@ fn the_pages_refer_to_pages_that_there_are() {
 }
 
 #[test]
-fn the_examples_are_configurations() {
+fn examples_are_valid_configurations() {
     for service in Service::BOTH {
         let page = page_of_keys(service);
         let is_toml = |text: &String| text.contains(" = ");
@@ -327,7 +327,7 @@ fn the_examples_are_configurations() {
 }
 
 #[test]
-fn the_configuration_page_has_every_key() {
+fn configuration_page_lists_every_key() {
     let page = configuration_page();
     for service in Service::BOTH {
         let block = format!("`{}.toml`: every key", service.program().trim_start_matches("wakevirt-"));
