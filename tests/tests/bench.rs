@@ -1,11 +1,11 @@
-//! The bench itself: what the other tests rely on.
+//! Tests of the test bench itself.
 
 use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::Signal;
 use wakevirt_tests::bus::{Bus, Kind};
-use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::host::{Host, User, succeed};
 use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
 use wakevirt_tests::network::frames::{BROADCAST, ethernet, magic, udp4};
 use wakevirt_tests::process::Process;
@@ -41,9 +41,9 @@ fn a_stopped_process_can_be_continued_and_killed() {
     let host = Host::new();
     let mut process = Process::start("sleep", host.command("sleep").arg("600"));
     process.signal(Signal::SIGSTOP);
-    wait::until_true("it to stop", || process.status().field("State").starts_with('T'));
+    wait::until_true("the process to stop", || process.status().field("State").starts_with('T'));
     process.signal(Signal::SIGCONT);
-    wait::until_true("it to go on", || process.status().field("State").starts_with('S'));
+    wait::until_true("the process to continue", || process.status().field("State").starts_with('S'));
     process.signal(Signal::SIGSTOP);
     process.kill();
     assert_eq!(process.exit_status().unwrap().signal(), Some(Signal::SIGKILL as i32));
@@ -53,13 +53,13 @@ fn a_stopped_process_can_be_continued_and_killed() {
 fn users_are_in_their_groups() {
     privileged!();
     let host = Host::new();
+    let groups = |user| succeed(host.command_as(user, "id").arg("-Gn"));
     for (user, group) in [(User::LibvirtMember, "libvirt"), (User::WakevirtMember, "wakevirt")] {
-        let groups = wakevirt_tests::host::succeed(host.command_as(user, "id").arg("-Gn"));
-        assert!(groups.split_whitespace().any(|name| name == group), "{user:?} is in {groups}");
+        let groups = groups(user);
+        assert!(groups.split_whitespace().any(|name| name == group), "{user:?} is only in {groups}");
     }
     for user in [User::Actor, User::Unprivileged] {
-        let groups = wakevirt_tests::host::succeed(host.command_as(user, "id").arg("-Gn"));
-        assert_eq!(groups.trim(), user.name());
+        assert_eq!(groups(user).trim(), user.name());
     }
 }
 
@@ -93,7 +93,7 @@ fn frames_arrive_through_veth_tap_and_tun() {
     let _ = tap0.log().wait_for(crafted);
     let _ = tun0.log().wait_for(crafted);
     drop(tap);
-    wait::until_true("the tap to be gone", || !host.sh("ip -brief link").contains("tap0"));
+    wait::until_true("the tap to disappear", || !host.sh("ip -brief link").contains("tap0"));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The commands of the README and its pages, word for word, on a booted Debian.
-#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+//! Runs the commands of the README and of the pages in docs/ unchanged on a booted Debian.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::{Host, succeed};
@@ -7,41 +7,44 @@ use wakevirt_tests::project::readme;
 use wakevirt_tests::scene::site::{DOMAIN, MEMBER, Site, UNPRIVILEGED, wait_for_cool_down};
 use wakevirt_tests::{privileged, wait};
 
-/// The commands of the README, with this program as the system bus.
+/// Runs the commands of the README with this implementation of the system bus.
 fn readme_commands_work(bus: Kind) {
     let host = Host::new();
     let mut site = Site::new(&host, bus);
     site.install();
-    let packets = site.allow();
-    assert_eq!(packets.len(), 2, "etherwake and wakeonlan: {packets:?}");
+    let senders = site.allow();
+    assert_eq!(senders.len(), 2, "expected etherwake and wakeonlan: {senders:?}");
 
-    for packet in &packets {
-        site.wake(packet);
-        site.switch_off();
-    }
+    wake_by_each(&site, &senders);
     site.debian.reboot();
     assert_eq!(site.state(), "shut off");
-    for packet in &packets {
-        site.wake(packet);
-        site.switch_off();
-    }
-    who_may_call(&site);
+    wake_by_each(&site, &senders);
+    check_callers(&site);
 
     site.debian.sh("rm /etc/wakevirt/actor.d/win11.toml && systemctl reload wakevirt-actor");
-    let allow_itself = readme::commands_of("docs/CONFIGURATION.md", "Domain metadata").concat();
-    succeed(&mut site.shell(MEMBER, &allow_itself));
+    let opt_in = readme::commands_of("docs/CONFIGURATION.md", "Domain metadata").concat();
+    succeed(&mut site.shell(MEMBER, &opt_in));
     wait_for_cool_down();
-    packets.iter().take(1).for_each(|packet| site.wake(packet));
-    // Only before the domain allowed itself, nothing could be woken.
+    senders.iter().take(1).for_each(|sender| site.wake(sender));
+    // The actor logs this once, while neither a rule nor metadata allows a domain.
     site.debian.sh("systemctl restart wakevirt-actor");
     let log = || site.debian.journal("wakevirt-actor");
-    wait::until_true("the actor to know the domain", || log().contains("1 domain may be woken"));
+    wait::until_true("the actor to list the domain", || log().contains("1 domain may be woken"));
     assert_eq!(log().matches("no packet can wake anything").count(), 1, "{}", log());
     assert_eq!(site.debian.sh("systemctl --failed --no-legend --plain"), "");
 }
 
-/// "Wake a domain" in docs/DBUS.md works for the users that it names.
-fn who_may_call(site: &Site<'_>) {
+/// Wakes and switches off the domain by each of these commands, which send a packet.
+fn wake_by_each(site: &Site<'_>, senders: &[String]) {
+    for sender in senders {
+        site.wake(sender);
+        site.switch_off();
+    }
+}
+
+/// Checks that the calls in "Wake a domain" of docs/DBUS.md work for the users that the page names, and for no
+/// other.
+fn check_callers(site: &Site<'_>) {
     let calls = readme::commands_of("docs/DBUS.md", "Wake a domain").concat();
     for call in calls.lines() {
         for user in ["root", MEMBER] {

@@ -1,6 +1,6 @@
-//! What the kernel says of the services' mounts and namespaces: each line of the units about them, and what
-//! docs/THREAT-MODEL.md makes of those lines.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop where it stands")]
+//! Compares the mounts and namespaces of the services, as the kernel reports them, with the lines of the units and
+//! with docs/THREAT-MODEL.md.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 use std::fs::read_link;
 
@@ -11,14 +11,14 @@ use wakevirt_tests::host::mounts::{self, Mount};
 use wakevirt_tests::privileged;
 use wakevirt_tests::scene::site::Site;
 
-/// What both may write to, or what refuses a write by itself: API file systems of the kernel, and folders of
-/// their own.
+/// Writable mounts of both services: their own directories, and file systems of the kernel that have their own
+/// permission checks.
 const WRITABLE: &[&str] = &["/dev/mqueue", "/dev/pts", "/dev/shm", "/proc", "/tmp", "/var/tmp"];
 
-/// The folder that stands in the place of one that nobody may open.
+/// The directory that systemd mounts over a directory that the service must not open.
 const INACCESSIBLE: &str = "/inaccessible/dir";
 
-/// A service and what it sees.
+/// A service and its mounts.
 struct Service {
     unit: &'static str,
     pid: Pid,
@@ -31,28 +31,28 @@ impl Service {
         Self { unit, pid, mounts: mounts::of(pid) }
     }
 
-    /// The mount that a path belongs to.
+    /// The mount that contains a path.
     fn at(&self, path: &str) -> &Mount {
-        mounts::at(&self.mounts, path).expect("there is a root")
+        mounts::at(&self.mounts, path).expect("a root mount")
     }
 
-    /// The mount at this very path.
-    fn mounted(&self, path: &str) -> &Mount {
+    /// The mount with this mount point.
+    fn mount_point(&self, path: &str) -> &Mount {
         let mount = self.at(path);
         assert_eq!(mount.point.to_str(), Some(path), "{}: {:#?}", self.unit, self.mounts);
         mount
     }
 
-    /// Nothing else can be written to: `ProtectSystem=`, `ReadOnlyPaths=`, `ProtectControlGroups=`,
+    /// Checks that all other mounts are read-only: `ProtectSystem=`, `ReadOnlyPaths=`, `ProtectControlGroups=`,
     /// `ProtectKernelTunables=`.
-    fn writes_only_to(&self, further: &[&str]) {
+    fn check_read_only(&self, writable: &[&str]) {
         let expected = |mount: &&Mount| {
             let point = mount.point.to_str().unwrap();
-            // A file that tells of a lack of memory: systemd.resource-control(5), MemoryPressureWatch=.
-            WRITABLE.contains(&point) || further.contains(&point) || point.ends_with("/memory.pressure")
+            // The file for memory pressure: systemd.resource-control(5), MemoryPressureWatch=.
+            WRITABLE.contains(&point) || writable.contains(&point) || point.ends_with("/memory.pressure")
         };
-        let other: Vec<_> = self.mounts.iter().filter(|mount| !mount.has("ro")).collect();
-        let other: Vec<_> = other.into_iter().filter(|mount| !expected(mount)).collect();
+        let other: Vec<_> =
+            self.mounts.iter().filter(|mount| !mount.has("ro")).filter(|mount| !expected(mount)).collect();
         assert!(other.is_empty(), "{} can write to {other:#?}", self.unit);
         for path in
             ["/", "/etc", "/usr", "/run", "/run/dbus", "/run/systemd", "/sys", "/sys/fs/cgroup", "/dev"]
@@ -61,10 +61,10 @@ impl Service {
         }
     }
 
-    /// `PrivateTmp=`, `PrivateDevices=`, `ProtectProc=`, `ProcSubset=`, `ProtectHome=`.
-    fn has_its_own(&self, site: &Site<'_>) {
+    /// Checks `PrivateTmp=`, `PrivateDevices=`, `ProtectProc=`, `ProcSubset=`, `ProtectHome=`.
+    fn check_private_mounts(&self, site: &Site<'_>) {
         for path in ["/tmp", "/var/tmp"] {
-            let root = &self.mounted(path).root;
+            let root = &self.mount_point(path).root;
             assert!(root.contains(&format!("-{}.service-", self.unit)), "{}: {path} is {root}", self.unit);
         }
         let devices = format!("/proc/{}/root/dev", self.pid);
@@ -74,21 +74,21 @@ impl Service {
             assert!(!devices.iter().any(|found| found == device), "{}: {devices:?}", self.unit);
         }
         assert!(devices.iter().any(|found| found == "null"), "{}: {devices:?}", self.unit);
-        let proc = self.mounted("/proc");
+        let proc = self.mount_point("/proc");
         for option in ["hidepid=invisible", "subset=pid"] {
             assert!(proc.kind_options.iter().any(|set| set == option), "{}: {proc:#?}", self.unit);
         }
         let host = mounts::of(site.debian.init());
         assert!(!mounts::at(&host, "/proc").unwrap().kind_options.contains(&"subset=pid".to_owned()));
-        assert!(self.mounted("/root").root.ends_with(INACCESSIBLE), "{}", self.unit);
+        assert!(self.mount_point("/root").root.ends_with(INACCESSIBLE), "{}", self.unit);
     }
 
-    /// Of these namespaces it has its own, and of the others the host's: namespaces(7).
-    fn is_in_its_own(&self, site: &Site<'_>, own: &[&str]) {
+    /// Checks that these namespaces are the service's own, and the others those of the host: namespaces(7).
+    fn check_namespaces(&self, site: &Site<'_>, own: &[&str]) {
         for name in ["ipc", "mnt", "net", "user", "uts"] {
-            let [its, hosts] = [self.pid, site.debian.init()]
+            let [service, host] = [self.pid, site.debian.init()]
                 .map(|pid| read_link(format!("/proc/{pid}/ns/{name}")).unwrap());
-            assert_eq!(its != hosts, own.contains(&name), "{}: {name}", self.unit);
+            assert_eq!(service != host, own.contains(&name), "{}: {name}", self.unit);
         }
     }
 }
@@ -102,26 +102,26 @@ fn mounts_and_namespaces_match_the_units() {
 
     let capture = Service::new(&site, "wakevirt-capture");
     assert!(
-        capture.mounted("/").root.ends_with("/wakevirt-capture"),
+        capture.mount_point("/").root.ends_with("/wakevirt-capture"),
         "RootDirectory=: {:#?}",
         capture.mounts
     );
     for path in ["/etc", "/usr", "/opt", "/srv", "/run/dbus", "/var/run/dbus", "/run/systemd/journal"] {
-        assert!(capture.mounted(path).has("ro"), "BindReadOnlyPaths=: {:#?}", capture.mounts);
+        assert!(capture.mount_point(path).has("ro"), "BindReadOnlyPaths=: {:#?}", capture.mounts);
     }
     for (path, kind) in [("/proc", "proc"), ("/sys", "sysfs"), ("/dev", "tmpfs")] {
-        assert_eq!(capture.mounted(path).kind, kind, "MountAPIVFS=");
+        assert_eq!(capture.mount_point(path).kind, kind, "MountAPIVFS=");
     }
-    capture.writes_only_to(&[]);
-    capture.has_its_own(&site);
-    capture.is_in_its_own(&site, &["ipc", "mnt", "uts"]);
+    capture.check_read_only(&[]);
+    capture.check_private_mounts(&site);
+    capture.check_namespaces(&site, &["ipc", "mnt", "uts"]);
 
     let actor = Service::new(&site, "wakevirt-actor");
-    actor.writes_only_to(&["/run/wakevirt-actor"]);
-    assert!(!actor.mounted("/run/wakevirt-actor").has("ro"), "RuntimeDirectory=");
+    actor.check_read_only(&["/run/wakevirt-actor"]);
+    assert!(!actor.mount_point("/run/wakevirt-actor").has("ro"), "RuntimeDirectory=");
     for path in ["/home", "/run/user"] {
-        assert!(actor.mounted(path).root.ends_with(INACCESSIBLE), "ProtectHome=: {path}");
+        assert!(actor.mount_point(path).root.ends_with(INACCESSIBLE), "ProtectHome=: {path}");
     }
-    actor.has_its_own(&site);
-    actor.is_in_its_own(&site, &["ipc", "mnt", "net", "user", "uts"]);
+    actor.check_private_mounts(&site);
+    actor.check_namespaces(&site, &["ipc", "mnt", "net", "user", "uts"]);
 }

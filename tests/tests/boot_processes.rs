@@ -1,5 +1,6 @@
-//! What the kernel says of the three processes as systemd runs them: the table of the design, by `/proc`.
-#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+//! Compares the rights of the three processes under systemd, as `/proc` reports them, with the table of processes in
+//! docs/ARCHITECTURE.md.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -17,15 +18,15 @@ use wakevirt_tests::{privileged, wait};
 /// capabilities(7), `include/uapi/linux/capability.h`.
 const NET_RAW: u64 = 1 << 13;
 
-/// A process, and what it must be.
+/// A process and its expected rights.
 struct Expected {
     name: &'static str,
     pid: Pid,
     user: &'static str,
-    /// The groups besides the user's own.
+    /// The supplementary groups, without the user's own.
     groups: &'static [&'static str],
     bounding: u64,
-    /// What it holds open. Where something may be there several times, or not at all, it ends with `*`.
+    /// The open descriptors. One that ends with `*` can exist any number of times, or not at all.
     descriptors: &'static [&'static str],
 }
 
@@ -62,7 +63,7 @@ fn processes(site: &Site<'_>) -> [Expected; 3] {
             user: "wakevirt-actor",
             groups: &["libvirt"],
             bounding: 0,
-            // The state directory carries the lock that keeps a second process from it.
+            // The state directory is open because a lock on it excludes a second process.
             descriptors: &[
                 "/dev/null",
                 "/run/wakevirt-actor",
@@ -97,9 +98,9 @@ fn processes_hold_exactly_the_documented_rights() {
         assert_eq!(status.field("Gid"), [own.as_str(); 4].join(" "), "{name}");
         let mut groups: Vec<_> = process.groups.iter().map(|group| gid(&site, group)).chain([own]).collect();
         groups.sort();
-        let mut held: Vec<_> = status.field("Groups").split_whitespace().map(str::to_owned).collect();
-        held.sort();
-        assert_eq!(held, groups, "{name}");
+        let mut actual: Vec<_> = status.field("Groups").split_whitespace().map(str::to_owned).collect();
+        actual.sort();
+        assert_eq!(actual, groups, "{name}");
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
             assert_eq!(status.capabilities(set), 0, "{name}: {set}");
         }
@@ -109,59 +110,59 @@ fn processes_hold_exactly_the_documented_rights() {
         let open = descriptors::of(pid, host.init());
         let is_expected = |open: &String| {
             process.descriptors.iter().any(|kind| match kind.strip_suffix('*') {
-                Some(several) => open.starts_with(several),
+                Some(prefix) => open.starts_with(prefix),
                 None => open == kind,
             })
         };
         assert!(open.iter().all(is_expected), "{name}: {open:?}");
-        let fixed = process.descriptors.iter().filter(|kind| !kind.ends_with('*'));
-        for kind in fixed {
+        for kind in process.descriptors.iter().filter(|kind| !kind.ends_with('*')) {
             assert!(open.iter().any(|open| open == kind), "{name} has no {kind}: {open:?}");
         }
         if name == "the sniffer" {
             assert_eq!(open, process.descriptors, "{name}");
         }
     }
-    the_sniffer_is_confined(&site);
-    the_announcer_reaches_no_other_daemon(&site);
+    check_sniffers_confinement(&site);
+    check_announcers_reach(&site);
 }
 
-/// What no file in `/proc` says: Landlock holds the sniffer, and nobody but root may trace it.
-fn the_sniffer_is_confined(site: &Site<'_>) {
+/// Checks what no file in `/proc` shows: Landlock confines the sniffer, and only root can trace it.
+fn check_sniffers_confinement(site: &Site<'_>) {
     let [sniffer, announcer, _] = processes(site);
-    // Everyone may read it, in the sniffer's mount namespace as well.
+    // All users can read this file, also in the sniffer's mount namespace.
     let file = "/etc/passwd";
-    assert_eq!(ptrace::open_file(announcer.pid, file), Ok(()), "without Landlock, as the same user");
-    assert_eq!(ptrace::open_file(sniffer.pid, file), Err(Errno::EACCES), "Landlock");
-    // proc(5): these files belong to root where a process is not dumpable.
+    assert_eq!(ptrace::open_file(announcer.pid, file), Ok(()), "the announcer: same user, no Landlock");
+    assert_eq!(ptrace::open_file(sniffer.pid, file), Err(Errno::EACCES), "the sniffer: Landlock");
+    // proc(5): root owns these files if the process is not dumpable.
     let owner = |pid| std::fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid();
     assert_ne!(owner(announcer.pid), 0, "the announcer");
     assert_eq!(owner(sniffer.pid), 0, "the sniffer");
-    // Both live on.
+    // Both processes still run.
     assert_eq!(processes(site).map(|process| process.pid)[..2], [sniffer.pid, announcer.pid]);
 }
 
-/// There is no path from it to the socket on which libvirt tells everyone which domains there are.
-fn the_announcer_reaches_no_other_daemon(site: &Site<'_>) {
+/// Checks that the announcer has no path to other daemons, such as libvirt's read-only socket, which lists the domains
+/// to all users.
+fn check_announcers_reach(site: &Site<'_>) {
     let [_, announcer, actor] = processes(site);
     let socket = "/run/libvirt/libvirt-sock-ro";
-    // open(2): this is what a socket that is there answers.
+    // open(2) on an existing socket fails with ENXIO.
     assert_eq!(ptrace::open_file(actor.pid, socket), Err(Errno::ENXIO), "the actor");
     assert_eq!(ptrace::open_file(announcer.pid, socket), Err(Errno::ENOENT), "the announcer");
-    let folders = |inside: &str| {
-        let folder = std::fs::read_dir(format!("/proc/{}/root/{inside}", announcer.pid)).unwrap();
+    let entries = |inside: &str| {
+        let directory = std::fs::read_dir(format!("/proc/{}/root/{inside}", announcer.pid)).unwrap();
         let mut names: Vec<_> =
-            folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            directory.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     };
-    // systemd 257 adds a folder for the host's /etc/os-release.
-    let run: Vec<_> = folders("run").into_iter().filter(|name| name != "host").collect();
+    // systemd 257 adds a directory for the host's /etc/os-release.
+    let run: Vec<_> = entries("run").into_iter().filter(|name| name != "host").collect();
     assert_eq!(run, ["dbus", "systemd"]);
     let host = Path::new("/proc").join(announcer.pid.to_string()).join("root/run/host");
     if host.exists() {
         let of_systemd = |name: &String| [".os-release-stage", "os-release"].contains(&name.as_str());
-        assert!(folders("run/host").iter().all(of_systemd), "{:?}", folders("run/host"));
+        assert!(entries("run/host").iter().all(of_systemd), "{:?}", entries("run/host"));
     }
-    assert_eq!(folders("run/systemd"), ["incoming", "journal", "notify"]);
+    assert_eq!(entries("run/systemd"), ["incoming", "journal", "notify"]);
 }

@@ -1,5 +1,6 @@
-//! Fewer rights in libvirt, as docs/RESTRICTED.md says, word for word, on a Debian that has really booted.
-#![expect(clippy::expect_used, reason = "a test may stop where it stands")]
+//! Runs the commands of docs/RESTRICTED.md, which restrict the actor's rights in libvirt, unchanged on a booted
+//! Debian.
+#![expect(clippy::expect_used, reason = "a test may panic")]
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::Host;
@@ -11,27 +12,27 @@ use wakevirt_tests::{privileged, wait};
 
 const PAGE: &str = "docs/RESTRICTED.md";
 
-/// The blocks of commands in a section of the page; there are as many as that.
+/// The command blocks in a section of the page, which has exactly `COUNT` of them.
 fn commands<const COUNT: usize>(section: &str) -> [String; COUNT] {
-    readme::commands_of(PAGE, section).try_into().expect("as many blocks of commands as there were")
+    readme::commands_of(PAGE, section).try_into().expect("the section has as many command blocks as before")
 }
 
-/// The files in the folders that the page's commands write to, with what is in them.
+/// The files in the directories that the page's commands write to, with checksums.
 fn configuration(site: &Site<'_>) -> String {
     site.debian.sh("cd /etc && find libvirt/*.conf polkit-1 systemd/system/wakevirt* -type f -exec sha256sum {} + | sort")
 }
 
-/// Waits until the log says this of the actor's rights, by the command of the page.
+/// Waits until the page's command shows these rights of the actor.
 fn wait_for_rights(site: &Site<'_>, show: &str, rights: &str) {
-    let says = format!("rights at qemu:///system: {rights}");
-    wait::until_true(&says, || {
-        // journalctl fails as long as there is no such line.
+    let expected = format!("rights at qemu:///system: {rights}");
+    wait::until_true(&expected, || {
+        // journalctl fails while no such line exists.
         let output = site.shell("root", show).output().expect("sh runs");
-        String::from_utf8_lossy(&output.stdout).lines().last().is_some_and(|line| line.contains(&says))
+        String::from_utf8_lossy(&output.stdout).lines().last().is_some_and(|line| line.contains(&expected))
     });
 }
 
-/// What the actor's process has besides its own group.
+/// The groups of the actor's process, without its own.
 fn groups(site: &Site<'_>) -> String {
     let status = Status::of(site.debian.main_process("wakevirt-actor"));
     let own = site.debian.sh("id --group wakevirt-actor");
@@ -39,17 +40,17 @@ fn groups(site: &Site<'_>) -> String {
     groups.split_whitespace().filter(|group| *group != own.trim()).collect::<Vec<_>>().join(" ")
 }
 
-/// A domain as virt-manager makes one, and its MAC address: on a network of libvirt, with a volume and a filter.
+/// A domain like those of virt-manager, with a libvirt network, a volume and a network filter.
 const OTHER: &str = "other";
-const OTHERS_MAC: &str = "52:54:00:12:34:57";
-/// The same with a serial line to a program that does not run: QEMU ends when it has set up everything else.
+const OTHER_MAC: &str = "52:54:00:12:34:57";
+/// The same with a serial port that connects to a missing socket: QEMU exits after libvirt has set up all devices.
 const BROKEN: &str = "broken";
-const BROKENS_MAC: &str = "52:54:00:12:34:58";
-const SERIAL: &str = "<serial type='unix'><source mode='connect' path='/run/nobody'/></serial>";
+const BROKEN_MAC: &str = "52:54:00:12:34:58";
+const SERIAL: &str = "<serial type='unix'><source mode='connect' path='/run/missing'/></serial>";
 
-/// Defines those domains and what they use. A packet may wake them.
+/// Defines these domains and their devices, and allows packets to wake them.
 fn define_others(site: &Site<'_>) {
-    for (name, mac, more) in [(OTHER, OTHERS_MAC, ""), (BROKEN, BROKENS_MAC, SERIAL)] {
+    for (name, mac, more) in [(OTHER, OTHER_MAC, ""), (BROKEN, BROKEN_MAC, SERIAL)] {
         let devices = format!(
             "<interface type='network'><mac address='{mac}'/><source network='own'/><model type='virtio'/>
                <filterref filter='no-mac-spoofing'/></interface>
@@ -81,32 +82,33 @@ fn define_others(site: &Site<'_>) {
     site.debian.sh("systemctl reload wakevirt-actor");
 }
 
-/// Sends a packet for that domain, and waits until it runs.
+/// Sends a packet for [`OTHER`], waits until it runs, and destroys it.
 fn wake_other(site: &Site<'_>, send: &str) {
     assert_eq!(send.matches(MAC).count(), 1, "{send}");
-    site.lan.sh(&send.replace(MAC, OTHERS_MAC));
+    site.lan.sh(&send.replace(MAC, OTHER_MAC));
     wait::until_true("the other domain to run", || site.virsh(&format!("domstate {OTHER}")) == "running");
     site.virsh(&format!("destroy {OTHER}"));
 }
 
-/// Sends a packet for the broken domain: its start fails, and leaves no port and no filter behind.
+/// Sends a packet for [`BROKEN`]. Its start fails, and leaves no port and no filter binding.
 fn fail_to_wake_broken(site: &Site<'_>, send: &str) {
-    site.lan.sh(&send.replace(MAC, BROKENS_MAC));
+    site.lan.sh(&send.replace(MAC, BROKEN_MAC));
     let journal = || site.debian.journal("wakevirt-actor");
     wait::until_true("the start to fail", || journal().contains(&format!("failed: domain \"{BROKEN}\"")));
-    assert!(journal().contains("/run/nobody"), "QEMU has to be what fails:\n{}", journal());
-    wait::until_true("nothing to be left", || {
+    assert!(journal().contains("/run/missing"), "QEMU itself fails:\n{}", journal());
+    wait::until_true("libvirt to remove the port and the filter binding", || {
         site.virsh("net-port-list own").is_empty() && site.virsh("nwfilter-binding-list").is_empty()
     });
 }
 
-/// Whether the domain was destroyed by this line of shell. If not, libvirt has refused it.
+/// Runs a shell command that destroys the domain. Returns whether libvirt allowed it.
 fn destroys(site: &Site<'_>, user: &str, line: &str) -> bool {
     let output = site.shell(user, line).output().expect("sh runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    let gone = site.state() == "shut off";
-    assert!(gone == output.status.success() && (gone || said.contains("access denied")), "{user}: {said}");
-    gone
+    let error = String::from_utf8_lossy(&output.stderr);
+    let destroyed = site.state() == "shut off";
+    assert_eq!(destroyed, output.status.success(), "{user}: {error}");
+    assert!(destroyed || error.contains("access denied"), "{user}: {error}");
+    destroyed
 }
 
 #[test]
@@ -121,21 +123,21 @@ fn restricted_rights_can_be_enabled_and_disabled_as_documented() {
     let by_member = format!("virsh --connect qemu:///system destroy {DOMAIN}");
 
     wait_for_rights(&site, &show, "not restricted");
-    let libvirt = site.debian.sh("getent group libvirt | cut -d: -f3");
-    assert_eq!(groups(&site), libvirt.trim());
+    let libvirt_gid = site.debian.sh("getent group libvirt | cut -d: -f3");
+    assert_eq!(groups(&site), libvirt_gid.trim());
     site.wake(send);
-    assert!(destroys(&site, "root", &destroy), "without the driver it may do everything");
+    assert!(destroys(&site, "root", &destroy), "without the access driver the actor can destroy domains");
     wait_for_cool_down();
 
     define_others(&site);
-    let [find, switch_on] = commands("Enable");
+    let [find, enable] = commands("Enable");
     let found = || site.shell("root", &find).output().expect("sh runs").stdout;
-    assert_eq!(String::from_utf8_lossy(&found()), "", "no line of Debian sets the same keys");
-    let as_it_was = configuration(&site);
-    // An editor may have left the last line without its newline.
+    assert_eq!(String::from_utf8_lossy(&found()), "", "Debian's configuration does not set these keys");
+    let original = configuration(&site);
+    // An editor can leave the last line without a newline.
     site.debian.sh("truncate --size=-1 /etc/libvirt/libvirtd.conf");
-    site.debian.sh(&switch_on);
-    assert_ne!(configuration(&site), as_it_was);
+    site.debian.sh(&enable);
+    assert_ne!(configuration(&site), original);
     assert_eq!(String::from_utf8_lossy(&found()).lines().count(), 2);
     for rebooted in [false, true] {
         if rebooted {
@@ -147,11 +149,11 @@ fn restricted_rights_can_be_enabled_and_disabled_as_documented() {
         fail_to_wake_broken(&site, send);
         site.wake(send);
         assert!(!destroys(&site, "root", &destroy), "rebooted: {rebooted}");
-        assert!(destroys(&site, MEMBER, &by_member), "the second rule keeps the group's rights");
+        assert!(destroys(&site, MEMBER, &by_member), "the second rule preserves the group's rights");
         wait_for_cool_down();
     }
 
-    // Without that rule.
+    // Without the second rule the group loses its rights.
     site.debian.sh("rm /etc/polkit-1/rules.d/50-libvirt-group.rules && systemctl restart polkit");
     site.wake(send);
     assert!(!destroys(&site, MEMBER, &by_member));
@@ -159,11 +161,11 @@ fn restricted_rights_can_be_enabled_and_disabled_as_documented() {
     assert!(!output.status.success(), "{output:?}");
     site.switch_off();
 
-    let [go_back] = commands("Disable");
-    site.debian.sh(&go_back);
-    assert_eq!(configuration(&site), as_it_was);
+    let [disable] = commands("Disable");
+    site.debian.sh(&disable);
+    assert_eq!(configuration(&site), original);
     wait_for_rights(&site, &show, "not restricted");
-    assert_eq!(groups(&site), libvirt.trim());
+    assert_eq!(groups(&site), libvirt_gid.trim());
     site.wake(send);
     assert!(destroys(&site, MEMBER, &by_member));
     assert_eq!(site.debian.sh("systemctl --failed --no-legend --plain"), "");

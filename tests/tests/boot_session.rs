@@ -1,4 +1,4 @@
-//! A user's own actor and libvirt daemon on a Debian that has really booted, with nobody logged in.
+//! A user's own actor and libvirt daemon on a booted Debian, without a login.
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
@@ -17,8 +17,8 @@ const LIBVIRTD: &str = "wakevirt-libvirtd";
 const GUEST: &str = "qemu-system";
 const DAEMON: &str = "libvirtd";
 
-/// A Debian with the package and capture, and a user whose service manager runs without a login. The user has a
-/// domain, which was copied there, and a rule that allows it.
+/// Boots a Debian with the package and capture. The service manager of [`USER`] runs without a login. The user has a
+/// domain, of which only the definition file was copied, and a rule that allows it.
 fn site(host: &Host) -> (Debian<'_>, Peer<'_>) {
     let lan = host.veth("port0");
     let mut debian = Debian::new(host, Kind::DbusDaemon);
@@ -44,22 +44,17 @@ fn site(host: &Host) -> (Debian<'_>, Peer<'_>) {
 
 fn wait_for_session(debian: &Debian<'_>) {
     let bus = format!("test -S /run/user/$(id -u {USER})/bus && echo yes || true");
-    wait::until_true("the user's service manager", || debian.sh(&bus) == "yes\n");
+    wait::until_true("the user's service manager to start", || debian.sh(&bus) == "yes\n");
 }
 
-/// Waits until the log of a unit of the user has this line for the `nth` time.
-fn wait_for(debian: &Debian<'_>, unit: &str, line: &str, nth: usize) {
+/// Waits until the log of a user's unit contains this text `nth` times.
+fn wait_for_log(debian: &Debian<'_>, unit: &str, text: &str, nth: usize) {
     let journal = || debian.user_journal(unit);
-    let seen = wait::within(wait::TIMEOUT, || (journal().matches(line).count() >= nth).then_some(()));
-    assert!(
-        seen.is_some(),
-        "{unit} does not say {line:?}:\n{}\n{}",
-        journal(),
-        debian.user_journal(LIBVIRTD)
-    );
+    let seen = wait::within(wait::TIMEOUT, || (journal().matches(text).count() >= nth).then_some(()));
+    assert!(seen.is_some(), "{unit} did not log {text:?}:\n{}\n{}", journal(), debian.user_journal(LIBVIRTD));
 }
 
-/// The process IDs of this program of the user's, one a line.
+/// The process IDs of a program that runs as the user, one per line.
 fn processes(debian: &Debian<'_>, program: &str) -> String {
     debian.sh(&format!("pgrep --uid {USER} --full '(^|/){program}' || true"))
 }
@@ -69,9 +64,9 @@ fn virsh(debian: &Debian<'_>, command: &str) -> String {
 }
 
 fn wake(debian: &Debian<'_>, lan: &Peer<'_>, nth: usize) {
-    wait_for(debian, ACTOR, "connected to qemu:///session: 1 domain", nth);
+    wait_for_log(debian, ACTOR, "connected to qemu:///session: 1 domain", nth);
     lan.etherwake(MAC, &["-b"]);
-    wait_for(debian, ACTOR, &format!("started: domain \"{DOMAIN}\""), nth);
+    wait_for_log(debian, ACTOR, &format!("started: domain \"{DOMAIN}\""), nth);
 }
 
 #[test]
@@ -85,25 +80,25 @@ fn wakes_a_users_domain_without_a_login() {
     wake(&debian, &lan, 1);
     let guest = processes(&debian, GUEST);
     assert_eq!(guest.lines().count(), 1, "{guest}");
-    // The daemon has none of the sandbox of the actor's unit.
+    // The daemon does not run in the sandbox of the actor's unit.
     let daemon = debian.sh(&format!("cat /proc/{}/status", processes(&debian, DAEMON).trim()));
     assert!(daemon.contains("NoNewPrivs:\t0\n"), "{daemon}");
     assert_eq!(virsh(&debian, &format!("domstate {DOMAIN}")), "running");
     assert_eq!(processes(&debian, DAEMON).lines().count(), 1, "virsh uses the same daemon");
 
-    // A daemon that ends is started again, and its guest lives on.
+    // The daemon is restarted after it is killed, and its guest continues to run.
     debian.sh(&format!("kill -9 {}", processes(&debian, DAEMON).trim()));
-    wait_for(&debian, ACTOR, "connected to qemu:///session: 1 domain", 2);
+    wait_for_log(&debian, ACTOR, "connected to qemu:///session: 1 domain", 2);
     debian.in_session(USER, &format!("systemctl --user restart {LIBVIRTD}"));
-    wait_for(&debian, ACTOR, "connected to qemu:///session: 1 domain", 3);
+    wait_for_log(&debian, ACTOR, "connected to qemu:///session: 1 domain", 3);
     assert_eq!(virsh(&debian, &format!("domstate {DOMAIN}")), "running");
     assert_eq!(processes(&debian, GUEST), guest);
 
-    is_removed(&debian, &guest);
+    check_removal(&debian, &guest);
 }
 
-/// Without the package nothing of it runs for the user, and the user's guest lives on.
-fn is_removed(debian: &Debian<'_>, guest: &str) {
+/// Checks that removing the package ends the user's actor and daemon, and not the user's guest.
+fn check_removal(debian: &Debian<'_>, guest: &str) {
     debian.sh(&format!("systemctl --global enable {ACTOR}"));
     debian.write("/etc/systemd/user/wakevirt-libvirtd.service.d/own.conf", "[Service]\nRestartSec=9s\n");
     debian.sh("apt-get remove --yes wakevirt");
@@ -112,7 +107,7 @@ fn is_removed(debian: &Debian<'_>, guest: &str) {
     assert_eq!(processes(debian, GUEST), guest);
     debian.sh("apt-get purge --yes wakevirt");
     assert_eq!(debian.sh("find /etc/systemd /var/lib/systemd -name '*wakevirt*'"), "");
-    // docs/INSTALL.md says that this stays.
+    // docs/INSTALL.md says that this link remains.
     debian.sh(&format!("test -L /home/{USER}/.config/systemd/user/default.target.wants/{ACTOR}.service"));
 }
 
@@ -121,23 +116,23 @@ fn uses_a_libvirtd_started_by_virsh_until_it_exits() {
     privileged!();
     let host = Host::new();
     let (debian, lan) = site(&host);
-    // As a user who has just made the domain.
+    // As for a user who has just created the domain with virsh.
     virsh(&debian, "list --all");
-    let theirs = processes(&debian, DAEMON);
-    assert_eq!(theirs.lines().count(), 1, "{theirs}");
+    let virsh_daemon = processes(&debian, DAEMON);
+    assert_eq!(virsh_daemon.lines().count(), 1, "{virsh_daemon}");
     debian.in_session(USER, &format!("systemctl --user enable --now {ACTOR}"));
-    wait_for(&debian, LIBVIRTD, "libvirtd is already running", 1);
+    wait_for_log(&debian, LIBVIRTD, "libvirtd is already running", 1);
     wake(&debian, &lan, 1);
-    assert_eq!(processes(&debian, DAEMON), theirs);
+    assert_eq!(processes(&debian, DAEMON), virsh_daemon);
 
     virsh(&debian, &format!("destroy {DOMAIN}"));
-    debian.sh(&format!("kill {}", theirs.trim()));
+    debian.sh(&format!("kill {}", virsh_daemon.trim()));
     wake(&debian, &lan, 2);
-    let ours = processes(&debian, DAEMON);
-    assert!(ours.lines().count() == 1 && ours != theirs, "{ours}");
-    let unit =
+    let unit_daemon = processes(&debian, DAEMON);
+    assert!(unit_daemon.lines().count() == 1 && unit_daemon != virsh_daemon, "{unit_daemon}");
+    let main_pid =
         debian.in_session(USER, &format!("systemctl --user show --property=MainPID --value {LIBVIRTD}"));
-    assert_eq!(ours, unit);
+    assert_eq!(unit_daemon, main_pid);
 }
 
 #[test]
@@ -146,7 +141,7 @@ fn log_names_the_users_own_configuration_file() {
     let host = Host::new();
     let (debian, _lan) = site(&host);
     debian.in_session(USER, &format!("rm ~/.config/wakevirt/actor.toml; systemctl --user start {ACTOR}"));
-    wait_for(&debian, ACTOR, "no packet can wake anything", 1);
+    wait_for_log(&debian, ACTOR, "no packet can wake anything", 1);
     let log = debian.user_journal(ACTOR);
     assert!(log.contains(&format!("/home/{USER}/.config/wakevirt/actor.toml")), "{log}");
     assert!(!log.contains("/etc/wakevirt"), "{log}");

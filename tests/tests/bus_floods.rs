@@ -1,7 +1,7 @@
-//! Floods of the bus: however much anybody sends, the services' memory is bounded and packets wake. On both
-//! buses. How long the wakes took is printed (`--nocapture`); docs/PERFORMANCE.md says what was seen.
-#![expect(clippy::expect_used, reason = "a test may stop where it stands")]
-#![expect(clippy::print_stdout, reason = "how long the wakes took is for who asks, by --nocapture")]
+//! Floods of D-Bus messages on both buses: the memory of the services stays bounded, and packets still wake domains.
+//! The tests print the time of each wake (`--nocapture`). docs/PERFORMANCE.md lists measured times.
+#![expect(clippy::expect_used, reason = "a test may panic")]
+#![expect(clippy::print_stdout, reason = "--nocapture shows the time of each wake")]
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,20 +13,21 @@ use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
 use wakevirt_tests::network::Peer;
+use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 
 const BUSES: [Kind; 2] = [Kind::DbusDaemon, Kind::DbusBroker];
-/// How much memory a flood may take of a service, in KiB: what it has at once is bounded, and small.
-const MEMORY: usize = 32 * 1024;
-/// Two floods at once would be another flood.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-/// How long the bus may take to deliver what it has taken.
+/// The limit for the growth of a service's memory in a flood, in KiB.
+const MAX_GROWTH: usize = 32 * 1024;
+/// Serialises the tests: concurrent floods would disturb each other.
+static SERIAL: Mutex<()> = Mutex::new(());
+/// The timeout for the delivery of messages that the bus has queued.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// How many wakes are done beside each flood.
+/// The number of wakes during each flood.
 const WAKES: usize = 5;
 
-/// Both services, and domains that run nowhere but in libvirt's test driver.
+/// Both services, with domains of libvirt's test driver.
 struct Scene<'host> {
     host: &'host Host,
     kind: Kind,
@@ -57,41 +58,45 @@ impl<'host> Scene<'host> {
         Self { host, kind, lan, _libvirtd: libvirtd, actor, capture, woken: 0, _bus: bus }
     }
 
-    /// Wakes one more domain by a packet, and returns how long it took until the actor said that it had started.
+    /// Wakes another domain by a packet, and returns the time until the actor logs its start.
     fn wake_next(&mut self) -> Duration {
         let number = self.woken;
         self.woken += 1;
         let begun = Instant::now();
-        self.lan.injector().send(&wakevirt_tests::network::frames::ethernet(
-            wakevirt_tests::network::frames::BROADCAST,
-            [2, 0, 0, 0, 0, 9],
-            wakevirt_tests::network::frames::WAKE_ON_LAN,
-            &wakevirt_tests::network::frames::magic(&mac(number), &[]),
-        ));
+        let packet = magic(&mac(number), &[]);
+        self.lan.injector().send(&ethernet(BROADCAST, [2, 0, 0, 0, 0, 9], WAKE_ON_LAN, &packet));
         let _ = self.actor.log().wait_for(&format!("started: domain \"{}\"", name(number)));
         begun.elapsed()
     }
 
-    /// Floods, wakes and calls beside it, and looks at the memory and the connections of both services.
-    fn withstands(&mut self, user: User, flood: FloodKind, connections: usize, count: u32, to: Option<&str>) {
+    /// Starts a flood, wakes domains and calls the actor during it, and checks the memory and the connections of both
+    /// services.
+    fn check_flood(
+        &mut self,
+        user: User,
+        flood: FloodKind,
+        connections: usize,
+        count: u32,
+        to: Option<&str>,
+    ) {
         let before = self.peaks();
         let owners = self.owners();
         let flooding = self.host.flood(user, flood, connections, count, to);
-        // A flood that is over by now would show nothing.
+        // The flood must still run after the first wake. Otherwise the test shows nothing.
         let first = self.wake_next();
-        let beside = is_running(&flooding);
+        let overlapped = is_running(&flooding);
         let took: Vec<_> = core::iter::once(first).chain((1..WAKES).map(|_| self.wake_next())).collect();
-        // A fresh connection of root is answered, however many calls others have under way.
+        // A new connection of root gets a reply, even if other callers have many pending calls.
         let call = || match self.host.call(User::Root, ACTOR_NAME, "ListDomains", &[]) {
-            // dbus-daemon refuses calls itself while it holds long messages for the service.
+            // dbus-daemon rejects calls while it queues long messages for the service.
             Err(error) if error.message.contains("destination has a full message queue") => None,
-            answer => Some(answer),
+            reply => Some(reply),
         };
-        let root = wait::within(TIMEOUT, call).expect("the bus delivers the call");
+        let roots_reply = wait::within(TIMEOUT, call).expect("the bus delivers root's call");
         let ended = || (!is_running(&flooding)).then_some(());
-        assert!(wait::within(TIMEOUT, ended).is_some(), "{:?}: the flood ends", self.kind);
-        let sent = flooding.log().count("flooded") > 0;
-        let said = flooding.log().last(1);
+        assert!(wait::within(TIMEOUT, ended).is_some(), "{:?}: the flood does not end", self.kind);
+        let completed = flooding.log().count("flooded") > 0;
+        let output = flooding.log().last(1);
         drop(flooding);
         let after = self.peaks();
         let grown = [after[0].saturating_sub(before[0]), after[1].saturating_sub(before[1])];
@@ -100,32 +105,36 @@ impl<'host> Scene<'host> {
              grew by {grown:?} KiB",
             self.kind,
         );
-        assert!(beside, "{:?}: {flood:?} by {user:?} ended before a wake: {said}", self.kind);
-        // dbus-broker has a quota of bytes for each user, and disconnects who exceeds it.
-        let refused = self.kind == Kind::DbusBroker && flood == FloodKind::Long;
-        assert_eq!(sent, !refused, "{:?}: {flood:?} by {user:?}: {said}", self.kind);
-        assert!(root.is_ok(), "{:?}: {flood:?} by {user:?} kept root from an answer: {root:?}", self.kind);
+        assert!(overlapped, "{:?}: {flood:?} by {user:?} ended before a wake: {output}", self.kind);
+        // dbus-broker disconnects a client of a user who exceeds the quota of bytes.
+        let rejected = self.kind == Kind::DbusBroker && flood == FloodKind::Long;
+        assert_eq!(completed, !rejected, "{:?}: {flood:?} by {user:?}: {output}", self.kind);
+        assert!(
+            roots_reply.is_ok(),
+            "{:?}: {flood:?} by {user:?} prevented a reply to root: {roots_reply:?}",
+            self.kind
+        );
         assert_eq!(
             self.owners(),
             owners,
-            "{:?}: {flood:?} by {user:?}: no service loses its connection",
+            "{:?}: {flood:?} by {user:?}: a service lost its connection",
             self.kind
         );
         for grown in grown {
-            assert!(grown < MEMORY, "{:?}: {flood:?} by {user:?} took {grown} KiB", self.kind);
+            assert!(grown < MAX_GROWTH, "{:?}: {flood:?} by {user:?} cost {grown} KiB", self.kind);
         }
     }
 
-    /// The connections of both services, by unique name.
+    /// The unique names of both services' connections.
     fn owners(&self) -> [String; 2] {
         const BUS: &str = "org.freedesktop.DBus";
         [ACTOR_NAME, CAPTURE_NAME].map(|name| {
             let owner = self.host.call(User::Root, BUS, "GetNameOwner", &[&format!("'{name}'")]);
-            owner.expect("the service has its name")
+            owner.expect("the service owns its name")
         })
     }
 
-    /// The most memory that actor and announcer have had, in KiB.
+    /// The peak memory of the actor and the announcer, in KiB.
     fn peaks(&self) -> [usize; 2] {
         [&self.actor, &self.capture].map(|daemon| {
             let peak = daemon.status().field("VmHWM").trim_end_matches(" kB").trim().to_owned();
@@ -133,7 +142,7 @@ impl<'host> Scene<'host> {
         })
     }
 
-    /// The connections of the actor's user, by unique name.
+    /// The unique names of all connections of the actor's user.
     fn connections_of_the_actor(&self) -> Vec<String> {
         const BUS: &str = "org.freedesktop.DBus";
         let actor = format!("(uint32 {},)", self.actor.status().effective_uid());
@@ -151,8 +160,8 @@ impl<'host> Scene<'host> {
     }
 }
 
-/// Whether the actor lists its domains before the caller gives up.
-fn answers(host: &Host) -> bool {
+/// Whether the actor replies to `ListDomains` before the call times out.
+fn replies(host: &Host) -> bool {
     let path = format!("/{}", ACTOR_NAME.replace('.', "/"));
     let mut call = host.command("busctl");
     call.args(["call", "--system", ACTOR_NAME, &path, ACTOR_NAME, "ListDomains"]);
@@ -171,20 +180,20 @@ fn mac(number: usize) -> String {
     format!("52:54:00:00:01:{number:02x}")
 }
 
-/// Each flood on either bus. Afterwards the actor still answers.
-fn withstand(floods: &[(User, FloodKind, usize, u32)]) {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+/// Runs each flood on both buses, and checks that the actor still replies afterwards.
+fn run_floods(floods: &[(User, FloodKind, usize, u32)]) {
+    let _serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
     for bus in BUSES {
         let host = Host::new();
         let mut scene = Scene::new(&host, bus);
         let took: Vec<_> = (0..WAKES).map(|_| scene.wake_next()).collect();
         println!("{bus:?}: no flood: wakes took {took:?}");
         for (user, flood, connections, count) in floods {
-            scene.withstands(*user, *flood, *connections, *count, None);
+            scene.check_flood(*user, *flood, *connections, *count, None);
         }
-        // What the bus holds of the flood comes first.
-        let answer = || answers(&host).then_some(());
-        assert!(wait::within(TIMEOUT, answer).is_some(), "{bus:?}: the actor still answers");
+        // The bus first delivers the queued messages of the flood.
+        let reply = || replies(&host).then_some(());
+        assert!(wait::within(TIMEOUT, reply).is_some(), "{bus:?}: the actor no longer replies");
         scene.actor.stop();
         scene.capture.stop();
     }
@@ -193,7 +202,7 @@ fn withstand(floods: &[(User, FloodKind, usize, u32)]) {
 #[test]
 fn calls_without_a_reply_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
-    withstand(&[
+    run_floods(&[
         (User::Unprivileged, FloodKind::Wake, 1, 100_000),
         (User::Unprivileged, FloodKind::Wake, 20, 20_000),
         (User::LibvirtMember, FloodKind::ListDomains, 20, 10_000),
@@ -203,7 +212,7 @@ fn calls_without_a_reply_neither_exhaust_memory_nor_block_wakes() {
 #[test]
 fn calls_with_a_reply_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
-    withstand(&[
+    run_floods(&[
         (User::Unprivileged, FloodKind::WakeReply, 20, 5_000),
         (User::Unprivileged, FloodKind::ActorProperties, 20, 5_000),
         (User::Unprivileged, FloodKind::CaptureProperties, 20, 5_000),
@@ -214,7 +223,7 @@ fn calls_with_a_reply_neither_exhaust_memory_nor_block_wakes() {
 #[test]
 fn calls_of_standard_interfaces_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
-    withstand(&[
+    run_floods(&[
         (User::Unprivileged, FloodKind::Ping, 20, 5_000),
         (User::Unprivileged, FloodKind::Introspect, 20, 5_000),
     ]);
@@ -223,33 +232,33 @@ fn calls_of_standard_interfaces_neither_exhaust_memory_nor_block_wakes() {
 #[test]
 fn long_messages_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
-    withstand(&[(User::Unprivileged, FloodKind::Long, 20, 2)]);
+    run_floods(&[(User::Unprivileged, FloodKind::Long, 20, 2)]);
 }
 
 #[test]
 fn messages_with_unknown_header_fields_disconnect_no_service() {
     privileged!();
-    withstand(&[(User::Unprivileged, FloodKind::UnknownField, 20, 20_000)]);
+    run_floods(&[(User::Unprivileged, FloodKind::UnknownField, 20, 20_000)]);
 }
 
 #[test]
 fn new_connections_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
-    withstand(&[(User::Unprivileged, FloodKind::FreshConnections, 20, 4_000)]);
+    run_floods(&[(User::Unprivileged, FloodKind::FreshConnections, 20, 4_000)]);
 }
 
 #[test]
 fn signals_reach_no_service() {
     privileged!();
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
     for bus in BUSES {
         let host = Host::new();
         let mut scene = Scene::new(&host, bus);
         let connections = scene.connections_of_the_actor();
-        assert_eq!(connections.len(), 2, "one with the name, one without: {connections:?}");
+        assert_eq!(connections.len(), 2, "expected one with the name and one without: {connections:?}");
         for connection in &connections {
-            scene.withstands(User::Unprivileged, FloodKind::Signal, 20, 20_000, Some(connection));
+            scene.check_flood(User::Unprivileged, FloodKind::Signal, 20, 20_000, Some(connection));
         }
-        assert_eq!(scene.actor.log().count("dropped a magic packet"), 0, "the bus keeps them from it");
+        assert_eq!(scene.actor.log().count("dropped a magic packet"), 0, "the bus delivered a signal");
     }
 }

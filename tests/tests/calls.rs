@@ -1,4 +1,4 @@
-//! What a caller can ask of the actor, and what it is told.
+//! The actor's D-Bus methods, and its status.
 
 use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME};
 use wakevirt_tests::bus::{Bus, CallError, Kind};
@@ -9,9 +9,9 @@ use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";
 const OTHER_MAC: &str = "52:54:00:01:02:04";
-const NOBODYS_MAC: &str = "52:54:00:01:02:05";
+const UNKNOWN_MAC: &str = "52:54:00:01:02:05";
 
-/// Starts the actor for the test driver.
+/// Starts the actor with libvirt's test driver, and waits until it is connected.
 fn actor(host: &Host, rules: &str) -> Daemon {
     let mut actor = Daemon::actor(host).config(&config(rules)).start();
     actor.wait_until_ready();
@@ -28,7 +28,7 @@ fn call(host: &Host, method: &str, arguments: &[&str]) -> Result<String, CallErr
     host.call(User::Root, ACTOR_INTERFACE, method, arguments)
 }
 
-/// Whether a packet would wake, with the sentence that says why.
+/// Whether a packet would wake a domain, and the whole reply, which gives the reason.
 fn explain(host: &Host, mac: &str, details: &str) -> (bool, String) {
     let reply = call(host, "Explain", &[&format!("'{mac}'"), details]);
     let reply = reply.unwrap_or_else(|error| format!("{error:?}"));
@@ -65,7 +65,7 @@ fn wakes_a_domain_by_name_or_uuid() {
         ("WakeDomain", "'vm3'", "NoSuchDomain", "vm3"),
         ("WakeDomain", "'*'", "NoSuchDomain", "*"),
         ("WakeDomain", "''", "NoSuchDomain", ""),
-        ("Wake", "'52:54:00:01:02:05'", "NoSuchDomain", NOBODYS_MAC),
+        ("Wake", "'52:54:00:01:02:05'", "NoSuchDomain", UNKNOWN_MAC),
         ("Wake", "'vm1'", "InvalidArgument", "MAC"),
     ] {
         let refused = call(&host, method, &[argument]).unwrap_err();
@@ -102,7 +102,7 @@ fn explains_a_decision_without_acting() {
             "192.0.2.0/24",
         ),
         (OTHER_MAC, "{'interface': <'br0'>, 'source': <'192.0.2.7'>}", false, "vm2"),
-        (NOBODYS_MAC, "@a{sv} {}", false, NOBODYS_MAC),
+        (UNKNOWN_MAC, "@a{sv} {}", false, UNKNOWN_MAC),
     ] {
         let (would, reason) = explain(&host, mac, details);
         assert_eq!(would, would_wake, "{mac} {details}: {reason}");
@@ -111,12 +111,12 @@ fn explains_a_decision_without_acting() {
     for domain in ["vm1", "vm2"] {
         assert_eq!(libvirtd.state(TEST, domain), "shut off");
     }
-    // Nothing was decided.
+    // The history has no decision.
     assert_eq!(call(&host, "History", &["uint32 10"]).unwrap(), "(@aa{sv} [],)");
 }
 
-/// What a reply tells under this key, of each entry.
-fn told(reply: &str, key: &str) -> Vec<String> {
+/// The values of a key in all entries of a reply.
+fn values(reply: &str, key: &str) -> Vec<String> {
     let before = format!("'{key}': <'");
     let parts = reply.split(&before).skip(1);
     parts.map(|part| part.split('\'').next().unwrap_or_default().to_owned()).collect()
@@ -141,13 +141,13 @@ fn pages_long_domain_lists_and_truncates_long_errors() {
     loop {
         let after = last.each_ref().map(|text| format!("'{text}'"));
         let page = call(&host, "ListDomainsAfter", &after.each_ref().map(String::as_str)).unwrap();
-        let (connections, found) = (told(&page, "connection"), told(&page, "uuid"));
+        let (connections, found) = (values(&page, "connection"), values(&page, "uuid"));
         let (Some(connection), Some(uuid)) = (connections.last(), found.last()) else { break };
         last = [connection.clone(), uuid.clone()];
         uuids.extend(found);
     }
     let distinct: std::collections::BTreeSet<&String> = uuids.iter().collect();
-    // The test driver has one of its own.
+    // The test driver has one domain by default.
     assert_eq!((uuids.len(), distinct.len()), (2001, 2001));
     let error = call(&host, "ListDomainsAfter", &["'a'", "'b'"]).unwrap_err();
     assert_eq!(error.name, "org.wakevirt.Error.InvalidArgument");
@@ -175,9 +175,9 @@ fn reloads_the_configuration() {
     assert_eq!(call(&host, "Reload", &[]).unwrap(), "()");
     assert!(explain(&host, MAC, "@a{sv} {}").0);
 
-    // What it cannot read changes nothing.
+    // A reload that fails changes nothing.
     let braces = format!("[[allow]]\ndomain = \"{}x{}\"\n", "{".repeat(200), "}".repeat(200));
-    for (bad, says) in [
+    for (bad, reason) in [
         ("[[alow]]\ndomain = \"vm1\"\n", "alow"),
         (&braces, "at most 16 groups in braces"),
         ("hold = \"300000000000years\"\n", "at most \"7days\""),
@@ -185,19 +185,19 @@ fn reloads_the_configuration() {
         host.write(actor.config_file(), &config(bad));
         let error = call(&host, "Reload", &[]).unwrap_err();
         assert!(error.name.starts_with("org.wakevirt.Error."), "{error:?}");
-        assert!(error.message.contains(says), "{error:?}");
+        assert!(error.message.contains(reason), "{error:?}");
         assert!(explain(&host, MAC, "@a{sv} {}").0, "{bad}");
     }
-    // The status keeps it until a reload succeeds. A change of the domains tells the status anew.
-    let says = "the last reload failed: ";
+    // The status shows the failure until a reload succeeds, also when it is updated because a domain is added.
+    let failure = "the last reload failed: ";
     let status = || actor.notifications().all().pop().unwrap_or_default();
-    assert!(status().contains(says), "{}", status());
+    assert!(status().contains(failure), "{}", status());
     libvirtd.define(TEST, &test_domain("vm2", OTHER_MAC));
     let line = actor.notifications().wait_for("3 domains");
-    assert!(line.contains(says) && line.contains("at most \"7days\""), "{line}");
+    assert!(line.contains(failure) && line.contains("at most \"7days\""), "{line}");
     host.write(actor.config_file(), &config(""));
     assert_eq!(call(&host, "Reload", &[]).unwrap(), "()");
-    wait::until_true("a status without it", || !status().contains(says));
+    wait::until_true("the status without the failure", || !status().contains(failure));
 }
 
 #[test]
@@ -207,11 +207,11 @@ fn reports_a_missing_capture_in_its_status() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let _libvirtd = Libvirtd::start(&host);
     let actor = actor(&host, "");
-    let says = "wakevirt-capture.service is not running";
-    let _ = actor.notifications().wait_for(says);
+    let text = "wakevirt-capture.service is not running";
+    let _ = actor.notifications().wait_for(text);
     let _capture = Daemon::capture(&host).start();
-    wait::until_true("a status without it", || {
-        actor.notifications().all().last().is_some_and(|status| !status.contains(says))
+    wait::until_true("the status without the text", || {
+        actor.notifications().all().last().is_some_and(|status| !status.contains(text))
     });
 }
 
@@ -227,15 +227,15 @@ fn an_exact_domain_name_is_not_a_glob() {
     let _ = actor.log().wait_for("the rule domain = \"vm[1]\" means the domain \"vm[1]\" alone");
     assert!(explain(&host, OTHER_MAC, "@a{sv} {}").0);
     assert!(!explain(&host, MAC, "@a{sv} {}").0);
-    // Nor is it one because the domain has gone.
+    // The name is not a glob after the domain is removed, either.
     libvirtd.virsh(TEST, &["undefine", "vm[1]"]);
-    wait::until_true("the actor to notice", || !explain(&host, OTHER_MAC, "@a{sv} {}").0);
+    wait::until_true("the actor to remove the domain", || !explain(&host, OTHER_MAC, "@a{sv} {}").0);
     assert!(!explain(&host, MAC, "@a{sv} {}").0);
     host.write(actor.config_file(), &config("[[allow]]\ndomain = 'vm\\[1\\]'\n"));
     assert_eq!(call(&host, "Reload", &[]).unwrap(), "()");
     assert!(!explain(&host, MAC, "@a{sv} {}").0);
     libvirtd.define(TEST, &test_domain("vm[1]", OTHER_MAC));
-    wait::until_true("the actor to notice", || explain(&host, OTHER_MAC, "@a{sv} {}").0);
+    wait::until_true("the actor to add the domain", || explain(&host, OTHER_MAC, "@a{sv} {}").0);
     assert!(!explain(&host, MAC, "@a{sv} {}").0);
 }
 
@@ -254,7 +254,7 @@ fn warns_about_rules_without_a_domain_or_interface() {
     let actor = actor(&host, &rules("[\"br0\", \"gone0\", \"en*\", \"uplink\", \"lo\"]"));
     let _ = actor.log().wait_for("no domain is meant by the rule domain = \"vm2\"");
     assert_eq!(actor.log().count("no domain is meant"), 1);
-    // Only the announcer knows the interfaces.
+    // The actor learns the interfaces from the announcer.
     let mut capture = Daemon::capture(&host).config("interfaces = [\"br0\"]").start();
     capture.wait_until_ready();
     for name in ["gone0", "lo"] {

@@ -1,15 +1,15 @@
-//! docs/TESTS.md names the tests for the statements of the architecture and the threat model. The tests must exist,
-//! and so must the statements.
-#![expect(clippy::expect_used, reason = "a test may stop where it stands")]
+//! docs/TESTS.md names the tests for the statements of ARCHITECTURE.md and THREAT-MODEL.md. These tests check that its
+//! references exist and that it lists all numbered statements.
+#![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 
 use wakevirt_tests::host::project;
 use wakevirt_tests::project::files;
 
-/// A row of a table in docs/TESTS.md.
+/// A table row of docs/TESTS.md.
 struct Row {
-    /// A number or a heading of the document that the row is about.
+    /// A number or a heading of the document to which the row refers.
     place: String,
     /// The tests that show the statement, or "none".
     tests: String,
@@ -19,27 +19,27 @@ fn read(page: &str) -> String {
     std::fs::read_to_string(project().join(page)).expect("the page exists")
 }
 
-/// The cells of a table row in Markdown.
+/// The cells of a Markdown table row.
 fn cells(line: &str) -> Option<Vec<&str>> {
     let row = line.strip_prefix('|')?.strip_suffix('|')?;
     Some(row.split('|').map(str::trim).collect())
 }
 
-/// The rows below this heading of docs/TESTS.md, without the head of the table.
+/// The rows below this heading of docs/TESTS.md, without the table's header.
 fn rows(heading: &str) -> Vec<Row> {
     let text = read("docs/TESTS.md");
     let (_, section) = text.split_once(&format!("\n## {heading}\n")).expect("the section exists");
     let section = section.split("\n## ").next().unwrap_or(section);
     let rows = section.lines().filter_map(cells).skip(2).map(|cells| {
-        let [place, claim, tests] = <[&str; 3]>::try_from(cells).expect("a row has three cells");
-        assert!(!claim.is_empty(), "{place} has a row without a statement");
+        let [place, statement, tests] = <[&str; 3]>::try_from(cells).expect("a row has three cells");
+        assert!(!statement.is_empty(), "{place} has a row without a statement");
         Row { place: place.to_owned(), tests: tests.to_owned() }
     });
     rows.collect()
 }
 
-/// The tests that this cell names, each as a file and a function: `file: function`, and further functions of that
-/// file. A file alone has no function.
+/// The tests in a cell, as pairs of file and function. The cell names them as `file: function`, followed by further
+/// functions of the file. The function is empty if the cell names a file alone.
 fn references(tests: &str) -> Vec<(String, String)> {
     let is_function = |name: &str| {
         let is_name = |c: char| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -63,7 +63,7 @@ fn references(tests: &str) -> Vec<(String, String)> {
     found
 }
 
-/// What this document numbers: its invariants, or the rows of its tables.
+/// The numbers of a document's invariants and table rows.
 fn numbers(text: &str) -> BTreeSet<String> {
     let is_number = |text: &str| {
         let digits = text.trim_start_matches(|c: char| c.is_ascii_uppercase());
@@ -83,6 +83,7 @@ fn headings(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// The headings in docs/TESTS.md, the documents, and the minimum number of numbered statements in each.
 const DOCUMENTS: [(&str, &str, usize); 2] =
     [("Architecture", "docs/ARCHITECTURE.md", 38), ("Threat model", "docs/THREAT-MODEL.md", 90)];
 
@@ -90,10 +91,10 @@ const DOCUMENTS: [(&str, &str, usize); 2] =
 fn rows_name_existing_tests() {
     let sources = files::of_project(&["*.rs"]);
     let exists = |(file, name): &(String, String)| {
-        let has_it = |(path, code): &(String, String)| {
+        let defines = |(path, code): &(String, String)| {
             path == file && (name.is_empty() || code.contains(&format!("fn {name}(")))
         };
-        sources.iter().any(has_it)
+        sources.iter().any(defines)
     };
     for (heading, _, _) in DOCUMENTS {
         let references: Vec<_> = rows(heading).iter().flat_map(|row| references(&row.tests)).collect();
@@ -115,10 +116,10 @@ fn rows_name_a_test_or_say_none() {
 
 #[test]
 fn all_numbered_statements_have_a_row() {
-    for (heading, page, least) in DOCUMENTS {
+    for (heading, page, minimum) in DOCUMENTS {
         let text = read(page);
         let (numbers, headings) = (numbers(&text), headings(&text));
-        assert!(numbers.len() >= least, "{page} has only {} numbered statements", numbers.len());
+        assert!(numbers.len() >= minimum, "{page} has only {} numbered statements", numbers.len());
         let listed: BTreeSet<_> = rows(heading).into_iter().map(|row| row.place).collect();
         let unlisted: Vec<_> = numbers.difference(&listed).collect();
         assert!(unlisted.is_empty(), "docs/TESTS.md has no row for these of {page}: {unlisted:?}");

@@ -1,4 +1,4 @@
-//! From the wire to a running domain: real packets, both services, a real bus, a real libvirt.
+//! From a packet to a running domain, with both services, a real bus and a real libvirt.
 
 use std::net::Ipv6Addr;
 
@@ -12,10 +12,10 @@ use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet
 use wakevirt_tests::wait::TIMEOUT;
 use wakevirt_tests::{privileged, wait};
 
-/// A machine on the network, as it sends frames.
+/// The MAC address of a machine on the network that sends frames.
 const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
-/// A host with a bridge, and a machine on the network behind the bridge's port.
+/// Creates a bridge, and a machine on the network behind the bridge's port.
 fn bridged(host: &Host) -> Peer<'_> {
     host.bridge("br0");
     let lan = host.veth("port0");
@@ -24,14 +24,14 @@ fn bridged(host: &Host) -> Peer<'_> {
     lan
 }
 
-/// Both services, started in the order in which nothing waits for anything.
+/// Starts both services, the announcer first.
 fn services(host: &Host, started_by: StartedBy, uri: &str, rules: &str) -> (Daemon, Daemon) {
     let mut capture = Daemon::capture(host).started_by(started_by).start();
     capture.wait_until_ready();
     let config = format!("connections = [\"{uri}\"]\n{rules}");
     let mut actor = Daemon::actor(host).started_by(started_by).config(&config).start();
     actor.wait_until_ready();
-    // A packet that comes before it knows the domains is for nobody.
+    // From now on the actor knows the domains.
     let _ = actor.log().wait_for("connected to");
     (capture, actor)
 }
@@ -40,14 +40,14 @@ fn mac(number: usize) -> String {
     format!("52:54:00:00:00:{number:02x}")
 }
 
-/// What is sent, and how.
+/// A kind of packet, and the function that sends it.
 type Sender = (&'static str, fn(&Peer<'_>, &str));
 
-/// The ways in which magic packets come, each as different as can be from the others.
+/// Kinds of magic packets that differ in link layer, protocol, destination, port or password.
 const SENDERS: [Sender; 8] = [
-    // By unicast: the domain is off, no bridge port has its address.
+    // Unicast: the domain is off, so no port of the bridge has its address.
     ("etherwake", |lan, mac| lan.etherwake(mac, &[])),
-    ("etherwake to everyone", |lan, mac| lan.etherwake(mac, &["-b"])),
+    ("etherwake by broadcast", |lan, mac| lan.etherwake(mac, &["-b"])),
     ("etherwake with a password", |lan, mac| lan.etherwake(mac, &["-p", "192.168.1.1"])),
     ("wakeonlan", |lan, mac| lan.wakeonlan(mac, "192.0.2.255", &[])),
     ("wakeonlan to the host", |lan, mac| lan.wakeonlan(mac, "192.0.2.1", &["-p", "7"])),
@@ -60,9 +60,9 @@ const SENDERS: [Sender; 8] = [
         lan.send(&tagged(&tagged(&frame, 0x8100, 42), 0x88a8, 7));
     }),
     ("IPv6 multicast to another port", |lan, mac| {
-        let everyone = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
         let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 7);
-        let packet = udp6(source, everyone, 47998, &magic(mac, &[]));
+        let packet = udp6(source, all_nodes, 47998, &magic(mac, &[]));
         lan.send(&ethernet([0x33, 0x33, 0, 0, 0, 1], SENDER, 0x86dd, &packet));
     }),
 ];
@@ -88,7 +88,7 @@ fn each_kind_of_packet_wakes_its_domain() {
             assert!(signal.contains("WakeFinished"), "{signal}");
             assert_eq!(libvirtd.state(TEST, &domain), "running", "after {name}");
         }
-        // Bridge and port both saw them, and each was done once.
+        // The bridge and its port both received each packet, and each woke its domain once.
         assert_eq!(finished.log().count("'started'"), SENDERS.len());
         actor.stop();
         capture.stop();
@@ -112,7 +112,7 @@ fn a_domain_without_a_rule_stays_off() {
     lan.etherwake(&mac(1), &[]);
     let _ = finished.log().wait_for(&format!("'{}', 'unlisted', 'not-allowed'", mac(1)));
     let _ = actor.log().wait_for("unlisted");
-    // Nobody's MAC address.
+    // An unknown MAC address.
     lan.etherwake(&mac(9), &[]);
     lan.etherwake(&mac(0), &[]);
     libvirtd.wait_for_state(TEST, "listed", "running");
@@ -131,31 +131,31 @@ fn follows_domains_that_libvirt_adds_and_removes() {
     let libvirtd = Libvirtd::start(&host);
     let (_capture, _actor) = services(&host, StartedBy::Manager, TEST, "[[allow]]\ndomain = \"*\"\n");
     let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
-    let domains = |expected: &str| {
+    let wait_for_domains = |expected: &str| {
         wait::until_true(&format!("{expected} domains"), || {
             host.property(User::Unprivileged, ACTOR_NAME, "Domains").is_ok_and(|found| found == expected)
         });
     };
-    domains("(<uint32 1>,)");
+    wait_for_domains("(<uint32 1>,)");
     libvirtd.define(TEST, &test_domain("late", &mac(1)));
-    domains("(<uint32 2>,)");
+    wait_for_domains("(<uint32 2>,)");
     lan.etherwake(&mac(1), &[]);
     libvirtd.wait_for_state(TEST, "late", "running");
     libvirtd.virsh(TEST, &["destroy", "late"]);
     libvirtd.virsh(TEST, &["undefine", "late"]);
-    domains("(<uint32 1>,)");
+    wait_for_domains("(<uint32 1>,)");
     libvirtd.define(TEST, &test_domain("later", &mac(1)));
-    domains("(<uint32 2>,)");
-    // The same MAC address, and another domain; from another sender, which deduplication tells apart.
+    wait_for_domains("(<uint32 2>,)");
+    // The same MAC address in another domain. Another sender, so that the packet is not a duplicate.
     lan.send(&ethernet(BROADCAST, SENDER, WAKE_ON_LAN, &magic(&mac(1), &[])));
     let _ = finished.log().wait_for(&format!("'{}', 'later', 'started'", mac(1)));
 }
 
-/// libvirt takes metadata with a prefix that stands for nothing, and gives them out again; a reader of
-/// XML with namespaces does not take them.
+/// Metadata with an undeclared namespace prefix. libvirt accepts and returns it, but a namespace-aware XML parser
+/// rejects it.
 const UNREADABLE: &str = "<metadata><a:b xmlns:a='urn:a'><undeclared:c/></a:b></metadata>";
 
-/// A domain whose definition cannot be read.
+/// A domain with a definition that the actor cannot parse.
 fn unreadable_domain(name: &str, mac: &str) -> String {
     test_domain(name, mac).replace("</name>", &format!("</name>{UNREADABLE}"))
 }
@@ -172,10 +172,10 @@ fn an_unreadable_domain_affects_no_other() {
     let config = "cool-down = \"0s\"\n[[allow]]\ndomain = \"*\"\n";
     let (_capture, actor) = services(&host, StartedBy::Manager, TEST, config);
     let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
-    let complaint = actor.log().wait_for("domain \"bad1\" cannot be woken, it cannot be read");
-    assert!(complaint.contains("undeclared"), "{complaint}");
+    let warning = actor.log().wait_for("domain \"bad1\" cannot be woken, it cannot be read");
+    assert!(warning.contains("undeclared"), "{warning}");
 
-    // One from the start, and one that comes later.
+    // One such domain exists when the actor starts, and one is added later.
     libvirtd.define(TEST, &unreadable_domain("bad2", &mac(3)));
     let uuid = libvirtd.virsh(TEST, &["domuuid", "bad2"]);
     let _ = actor.log().wait_for(&format!("domain {uuid} has changed and cannot be read"));
@@ -186,15 +186,15 @@ fn an_unreadable_domain_affects_no_other() {
     let _ = finished.log().wait_for(&format!("'{}', 'good', 'started'", mac(2)));
     for bad in ["bad1", "bad2"] {
         assert_eq!(libvirtd.state(TEST, bad), "shut off");
-        // In quotes: other text of the log is random, and hexadecimal.
+        // With quotes, because the log also has random hexadecimal text.
         assert_eq!(finished.log().count(&format!("'{bad}'")), 0);
     }
 
-    // Mended, each of them is a domain like any other.
+    // With a valid definition, each can be woken.
     for (name, number) in [("bad1", 1), ("bad2", 3)] {
         let uuid = libvirtd.virsh(TEST, &["domuuid", name]);
-        let mended = test_domain(name, &mac(number));
-        libvirtd.define(TEST, &mended.replace("</name>", &format!("</name><uuid>{uuid}</uuid>")));
+        let valid = test_domain(name, &mac(number));
+        libvirtd.define(TEST, &valid.replace("</name>", &format!("</name><uuid>{uuid}</uuid>")));
     }
     wait::until_true("four domains", || {
         host.property(User::Unprivileged, ACTOR_NAME, "Domains").is_ok_and(|found| found == "(<uint32 4>,)")
@@ -203,7 +203,7 @@ fn an_unreadable_domain_affects_no_other() {
         lan.send(&ethernet(BROADCAST, SENDER, WAKE_ON_LAN, &magic(&mac(number), &[])));
         let _ = finished.log().wait_for(&format!("'{}', '{name}', 'started'", mac(number)));
     }
-    // libvirt was not connected to again.
+    // The actor did not reconnect to libvirt.
     assert_eq!(actor.log().count("connected to"), 1);
 }
 
@@ -213,7 +213,7 @@ fn wakes_a_domain_after_the_bus_restarts() {
     for kind in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
         let lan = bridged(&host);
-        // Before the bus: libvirtd ends when it loses a bus that it knows.
+        // libvirtd starts before the bus, because it exits when it loses a bus connection.
         let libvirtd = Libvirtd::start(&host);
         let mut bus = Bus::start(&host, kind);
         libvirtd.define(TEST, &test_domain("vm1", &mac(1)));
@@ -224,11 +224,15 @@ fn wakes_a_domain_after_the_bus_restarts() {
         bus.kill();
         bus.start_again();
         for (name, service) in [(CAPTURE_NAME, &capture), (ACTOR_NAME, &actor)] {
-            let back = wait::within(TIMEOUT, || host.name_is_owned(name).then_some(()));
-            assert!(back.is_some(), "{kind:?}: {name} is not back:\n{}", service.log().all().join("\n"));
+            let reconnected = wait::within(TIMEOUT, || host.name_is_owned(name).then_some(()));
+            assert!(
+                reconnected.is_some(),
+                "{kind:?}: {name} has no owner:\n{}",
+                service.log().all().join("\n")
+            );
         }
         assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "Epoch").unwrap(), epoch, "{kind:?}");
-        // The actor has its name before it hears: it tells when it does, for the second time.
+        // The actor owns its name before it receives packets again, which it logs for the second time.
         let _ = actor.log().wait_for_nth("receiving packets from the announcer", 2);
         lan.etherwake(&mac(1), &[]);
         libvirtd.wait_for_state(TEST, "vm1", "running");
@@ -252,11 +256,11 @@ fn starts_a_real_qemu_machine() {
     lan.etherwake(&mac(1), &[]);
     let _ = finished.log().wait_for(&format!("'{}', 'vm1', 'started'", mac(1)));
     assert_eq!(libvirtd.state(QEMU, "vm1"), "running");
-    // It is there: a QEMU with a tap on the bridge.
+    // QEMU has a tap on the bridge.
     assert!(host.sh("ip -brief link show master br0").contains("vnet"));
 
     libvirtd.virsh(QEMU, &["destroy", "vm1"]);
-    // From another sender, which deduplication tells apart.
+    // Another sender, so that the packet is not a duplicate.
     lan.send(&ethernet(BROADCAST, SENDER, WAKE_ON_LAN, &magic(&mac(1), &[])));
     libvirtd.wait_for_state(QEMU, "vm1", "running");
 }

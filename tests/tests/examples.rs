@@ -1,4 +1,4 @@
-//! The examples in docs/examples that are programs do what they say.
+//! Runs the example programs in docs/examples.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ fn listener_examples_print_packets_and_ignore_forged_signals() {
         host.write(&on_host, &text);
         let listener =
             Process::start(example, host.command_as(User::Unprivileged, interpreter).arg(&on_host));
-        // A forged signal, then a packet, until it listens.
-        wait::until_true(&format!("{example} to hear"), || {
+        // Repeats a forged signal and a packet until the example receives the packet.
+        wait::until_true(&format!("{example} to receive a packet"), || {
             let mut forge = host.command_as(User::Unprivileged, "gdbus");
             forge.args(["emit", "--system", "--object-path", "/org/wakevirt/Capture1"]);
             forge.args(["--signal", "org.wakevirt.Capture1.MagicPacket"]);

@@ -1,4 +1,4 @@
-//! What a wake comes to when something is away, slow or killed: it is done, and it is done once.
+//! Wakes while a component is down, slow, hung or killed: each wake is performed, and only once.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,32 +13,32 @@ use wakevirt_tests::{privileged, wait};
 const VM: &str = "vm1";
 const OTHER: &str = "vm2";
 
-/// How long a wake is held, where a test is about that.
+/// `hold` in the test of its expiry.
 const HOLD: Duration = Duration::from_secs(2);
 
-/// A domain that is off, and that everyone may wake.
-fn one(host: &Host) -> Scene<'_> {
+/// A scene with one domain, which is off and which all packets may wake.
+fn one_machine(host: &Host) -> Scene<'_> {
     Scene::new(host, &[Machine::new(VM)], ALL_ALLOWED)
 }
 
-/// Two of them.
-fn two(host: &Host) -> Scene<'_> {
+/// A scene with two such domains.
+fn two_machines(host: &Host) -> Scene<'_> {
     Scene::new(host, &[Machine::new(VM), Machine::new(OTHER)], ALL_ALLOWED)
 }
 
-/// One that takes some seconds to start.
-fn slow(host: &Host) -> Scene<'_> {
+/// A scene with one domain that takes four seconds to start.
+fn slow_machine(host: &Host) -> Scene<'_> {
     Scene::new(host, &[Machine::new(VM).emulator(Emulator::Slow(4))], ALL_ALLOWED)
 }
 
-/// The actor has taken a wake of the domain up, and has decided nothing.
-fn waits(scene: &Scene<'_>, domain: &str) {
+/// Waits until a wake of the domain is pending, and checks that the actor has reported no outcome.
+fn wait_until_pending(scene: &Scene<'_>, domain: &str) {
     scene.wait_until_under_way(domain);
     assert_eq!(scene.decisions(domain), 0);
 }
 
-/// The domain runs, and was started so often.
-fn runs(scene: &Scene<'_>, domain: &str, starts: usize) {
+/// Waits until the domain runs and no wake is pending, and checks how often it was started.
+fn check_running(scene: &Scene<'_>, domain: &str, starts: usize) {
     scene.wait_for_state(domain, "running");
     scene.wait_until_idle(domain);
     assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", starts));
@@ -48,7 +48,7 @@ fn runs(scene: &Scene<'_>, domain: &str, starts: usize) {
 fn waits_for_a_start_by_another_client() {
     privileged!();
     let host = Host::new();
-    let scene = slow(&host);
+    let scene = slow_machine(&host);
     thread::scope(|scope| {
         scope.spawn(|| scene.virsh(&["start", VM]));
         scene.wait_for_state(VM, "paused");
@@ -57,28 +57,28 @@ fn waits_for_a_start_by_another_client() {
         assert_eq!((scene.decisions(VM), scene.state(VM).as_str()), (0, "paused (starting up)"));
     });
     scene.assert_outcome(VM, "already-running");
-    runs(&scene, VM, 1);
+    check_running(&scene, VM, 1);
 }
 
 #[test]
 fn holds_a_wake_until_libvirt_restarts() {
     privileged!();
     let host = Host::new();
-    let mut scene = two(&host);
+    let mut scene = two_machines(&host);
     scene.libvirtd.kill();
     scene.packet(VM, 1);
     scene.packet(VM, 2);
     let mac = format!("'{}'", scene.mac(OTHER));
     let reply = thread::scope(|scope| {
         let call = scope.spawn(|| host.call(User::Root, ACTOR_INTERFACE, "Wake", &[&mac]));
-        waits(&scene, VM);
+        wait_until_pending(&scene, VM);
         scene.libvirtd.start_again();
         call.join().unwrap()
     });
     assert_eq!(reply.unwrap(), "('started',)");
     for domain in [VM, OTHER] {
         scene.assert_outcome(domain, "started");
-        runs(&scene, domain, 1);
+        check_running(&scene, domain, 1);
         assert_eq!(scene.outcomes(domain, "started"), 1);
     }
 }
@@ -87,7 +87,7 @@ fn holds_a_wake_until_libvirt_restarts() {
 fn replies_held_to_a_caller_while_libvirt_is_down() {
     privileged!();
     let host = Host::new();
-    let mut scene = one(&host);
+    let mut scene = one_machine(&host);
     scene.libvirtd.kill();
     let _ = scene.actor().log().wait_for("is lost");
     let explanation = scene.explain(VM);
@@ -97,10 +97,13 @@ fn replies_held_to_a_caller_while_libvirt_is_down() {
     );
     let called = Instant::now();
     assert_eq!(scene.call(VM).unwrap(), "('held',)");
-    assert!(called.elapsed() < Duration::from_secs(20), "who calls waits for 25 s, as most libraries do");
+    assert!(
+        called.elapsed() < Duration::from_secs(20),
+        "the reply must arrive before the usual D-Bus timeout of 25 s"
+    );
     scene.libvirtd.start_again();
     scene.assert_outcome(VM, "started");
-    runs(&scene, VM, 1);
+    check_running(&scene, VM, 1);
 }
 
 #[test]
@@ -115,7 +118,7 @@ fn a_held_wake_expires() {
     let line = scene.assert_outcome(VM, "expired");
     assert!(sent.elapsed() >= HOLD, "{line}");
     scene.libvirtd.start_again();
-    // It is the next one that starts it, a wake like any other.
+    // The expired wake is not performed later. A new packet wakes the domain.
     let _ = scene.actor().log().wait_for_nth("connected to", 2);
     assert_eq!(scene.state(VM), "shut off (unknown)");
     scene.packet(VM, 2);
@@ -128,17 +131,17 @@ fn a_held_wake_expires() {
 fn starts_a_domain_once_if_the_actor_is_killed() {
     privileged!();
     let host = Host::new();
-    let mut scene = slow(&host);
+    let mut scene = slow_machine(&host);
     scene.packet(VM, 1);
     scene.wait_for_state(VM, "paused");
-    // It has asked libvirt for it, and does not hear the answer.
+    // The actor has called libvirt, and is killed before the reply.
     scene.kill_actor();
     scene.start_actor_again();
-    runs(&scene, VM, 1);
+    check_running(&scene, VM, 1);
     assert!(scene.outcomes(VM, "started") <= 1);
 }
 
-/// What libvirt has done is told, however long it took and whoever has asked for it.
+/// The next process reports the start, although `hold` is over and the previous process requested it.
 #[test]
 fn a_slow_start_does_not_expire_if_the_actor_is_killed() {
     privileged!();
@@ -159,13 +162,13 @@ fn a_slow_start_does_not_expire_if_the_actor_is_killed() {
 fn a_finished_wake_is_not_repeated_after_a_restart() {
     privileged!();
     let host = Host::new();
-    let mut scene = two(&host);
+    let mut scene = two_machines(&host);
     scene.packet(VM, 1);
     scene.assert_outcome(VM, "started");
     scene.virsh(&["destroy", VM]);
     scene.kill_actor();
     scene.start_actor_again();
-    // It takes packets in the order in which they were announced.
+    // The actor handles packets in the order of their announcement, so the old packet would come first.
     scene.packet(OTHER, 1);
     scene.assert_outcome(OTHER, "started");
     scene.wait_until_idle(VM);
@@ -176,7 +179,7 @@ fn a_finished_wake_is_not_repeated_after_a_restart() {
 fn repeats_a_start_if_libvirt_is_killed_during_it() {
     privileged!();
     let host = Host::new();
-    let mut scene = slow(&host);
+    let mut scene = slow_machine(&host);
     scene.packet(VM, 1);
     scene.wait_for_state(VM, "paused");
     scene.libvirtd.kill();
@@ -200,11 +203,11 @@ fn a_woken_domain_cools_down() {
     scene.packet(VM, 2);
     scene.wait_for_outcome(VM, "cooling-down", 1);
     assert_eq!(scene.state(VM), "shut off (destroyed)");
-    // The window does not slide.
+    // The packet that was ignored does not extend the cool-down.
     thread::sleep(Duration::from_secs(4).saturating_sub(woken.elapsed()));
     scene.packet(VM, 3);
     scene.wait_for_outcome(VM, "started", 2);
-    // It is for packets, not for callers.
+    // The cool-down does not apply to callers.
     scene.virsh(&["destroy", VM]);
     assert_eq!(scene.call(VM).unwrap(), "('started',)");
 }
@@ -213,11 +216,11 @@ fn a_woken_domain_cools_down() {
 fn holds_a_packet_until_the_first_connection_to_libvirt() {
     privileged!();
     let host = Host::new();
-    let mut scene = one(&host);
+    let mut scene = one_machine(&host);
     scene.kill_actor();
     scene.libvirtd.kill();
     scene.start_actor_again();
-    // It cannot know yet whose MAC address that is, and says so.
+    // The actor cannot know yet which domain has the MAC address, and `Explain` says so.
     scene.packet(VM, 1);
     scene.wait_until_packet_held(VM);
     assert_eq!(scene.decisions(VM), 0);
@@ -229,18 +232,18 @@ fn holds_a_packet_until_the_first_connection_to_libvirt() {
     assert!(refused.message.contains("qemu:///system"), "{refused:?}");
     scene.libvirtd.start_again();
     scene.assert_outcome(VM, "started");
-    runs(&scene, VM, 1);
+    check_running(&scene, VM, 1);
 }
 
-/// Perhaps it is this wake that makes the service crash.
+/// The wake itself could cause the crashes.
 #[test]
 fn a_wake_pending_in_two_crashes_is_not_retried() {
     privileged!();
     let host = Host::new();
-    let mut scene = two(&host);
+    let mut scene = two_machines(&host);
     scene.libvirtd.kill();
     scene.packet(VM, 1);
-    waits(&scene, VM);
+    wait_until_pending(&scene, VM);
     for _ in 0..2 {
         scene.kill_actor();
         scene.start_actor_again();
@@ -250,9 +253,9 @@ fn a_wake_pending_in_two_crashes_is_not_retried() {
     let history = host.call(User::Root, ACTOR_INTERFACE, "History", &["uint32 10"]).unwrap();
     assert!(history.contains("'failed'") && history.contains("crashed twice"), "{history}");
     scene.libvirtd.start_again();
-    // Others are woken as before.
+    // Other domains can still be woken.
     scene.packet(OTHER, 2);
-    runs(&scene, OTHER, 1);
+    check_running(&scene, OTHER, 1);
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("shut off (unknown)", 0));
 }
 
@@ -260,14 +263,14 @@ fn a_wake_pending_in_two_crashes_is_not_retried() {
 fn holds_a_wake_while_libvirt_hangs() {
     privileged!();
     let host = Host::new();
-    let scene = one(&host);
+    let scene = one_machine(&host);
     scene.libvirtd.process().signal(Signal::SIGSTOP);
     scene.packet(VM, 1);
     scene.packet(VM, 2);
-    waits(&scene, VM);
+    wait_until_pending(&scene, VM);
     scene.libvirtd.process().signal(Signal::SIGCONT);
     scene.assert_outcome(VM, "started");
-    runs(&scene, VM, 1);
+    check_running(&scene, VM, 1);
     assert_eq!(scene.outcomes(VM, "started"), 1);
 }
 
@@ -275,15 +278,15 @@ fn holds_a_wake_while_libvirt_hangs() {
 fn follows_a_new_announcer_and_repeats_no_old_packet() {
     privileged!();
     let host = Host::new();
-    let mut scene = two(&host);
+    let mut scene = two_machines(&host);
     scene.packet(VM, 1);
     scene.assert_outcome(VM, "started");
     scene.virsh(&["destroy", VM]);
     scene.restart_capture();
-    // It counts from one again.
+    // The new announcer's sequence starts at one.
     scene.packet(OTHER, 1);
     scene.assert_outcome(OTHER, "started");
-    runs(&scene, OTHER, 1);
+    check_running(&scene, OTHER, 1);
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("shut off (destroyed)", 1));
 }
 
@@ -291,15 +294,15 @@ fn follows_a_new_announcer_and_repeats_no_old_packet() {
 fn wakes_domains_announced_while_the_actor_was_down() {
     privileged!();
     let host = Host::new();
-    let mut scene = two(&host);
-    // Both it has not seen, and the second one twice.
+    let mut scene = two_machines(&host);
+    // The actor misses packets for both domains, and a second one for the second domain.
     scene.kill_actor();
     scene.packet(VM, 1);
     scene.packet(OTHER, 1);
     scene.packet(OTHER, 2);
     scene.start_actor_again();
     for domain in [VM, OTHER] {
-        runs(&scene, domain, 1);
+        check_running(&scene, domain, 1);
     }
 }
 
@@ -316,16 +319,15 @@ fn a_waiting_wake_survives_an_actor_restart() {
     scene.kill_actor();
     scene.start_actor_again();
     scene.kill_machine(VM);
-    runs(&scene, VM, 2);
+    check_running(&scene, VM, 2);
 }
 
-/// A domain that was saved while it was paused is paused when it has been restored, and the reason
-/// that libvirt gives is a migration, for as long as it stays so.
+/// libvirt restores a domain that was saved while paused as paused, with the reason "migrating" until it is resumed.
 #[test]
 fn resumes_a_domain_that_another_client_restored_paused() {
     privileged!();
     let host = Host::new();
-    let scene = one(&host);
+    let scene = one_machine(&host);
     scene.virsh(&["start", VM]);
     scene.virsh(&["suspend", VM]);
     scene.virsh(&["managedsave", VM]);
@@ -340,14 +342,14 @@ fn resumes_a_domain_that_another_client_restored_paused() {
 fn resumes_a_restored_domain_after_the_actor_is_killed() {
     privileged!();
     let host = Host::new();
-    let mut scene = slow(&host);
+    let mut scene = slow_machine(&host);
     scene.virsh(&["start", VM]);
     scene.virsh(&["suspend", VM]);
     scene.virsh(&["managedsave", VM]);
     scene.packet(VM, 1);
     scene.wait_for_state(VM, "paused");
     scene.kill_actor();
-    wait::until_true("libvirt to restore it", || scene.state(VM) == "paused (migrating)");
+    wait::until_true("libvirt to restore the domain", || scene.state(VM) == "paused (migrating)");
     scene.start_actor_again();
     scene.wait_for_state(VM, "running");
     assert_eq!(scene.starts(VM), 2);

@@ -1,5 +1,5 @@
-//! Floods of magic packets, on real interfaces: which true packets are announced beside them.
-#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+//! Floods of magic packets on real interfaces, with valid packets between them.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,10 +14,11 @@ use wakevirt_tests::network::{FAR_END, Peer};
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 
-/// A few of these at once always fit between the sniffer and the announcer, however busy the machine is.
+/// The number of packets in a burst. The channel between sniffer and announcer has room for several bursts, so a busy
+/// machine loses none.
 const BURST: u16 = 100;
 
-/// A host on which capture runs and somebody listens.
+/// A host with capture and a subscriber.
 struct Scene<'host> {
     host: &'host Host,
     bus: Bus<'host>,
@@ -27,16 +28,16 @@ struct Scene<'host> {
 }
 
 impl<'host> Scene<'host> {
-    fn new(host: &'host Host, config: &str, of_interest: &[String]) -> Self {
+    fn new(host: &'host Host, config: &str, interest: &[String]) -> Self {
         let bus = Bus::start(host, Kind::DbusDaemon);
         let mut capture = Daemon::capture(host).started_by(StartedBy::Manager).config(config).start();
         capture.wait_until_ready();
         host.wait_for_name(CAPTURE_NAME);
         let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
-        // Whoever names an interest keeps it for a while after leaving.
+        // The interest remains for a while after its client disconnects.
         let bytes =
             |mac: &String| format!("[{}]", bytes_of(mac).map(|byte| format!("byte {byte}")).join(", "));
-        let interest: Vec<String> = of_interest.iter().map(bytes).collect();
+        let interest: Vec<String> = interest.iter().map(bytes).collect();
         host.call(
             User::WakevirtMember,
             CAPTURE_NAME,
@@ -47,13 +48,13 @@ impl<'host> Scene<'host> {
         Self { host, bus, capture, monitor, sent: 0 }
     }
 
-    /// A counter of capture's.
+    /// A counter among the properties of capture.
     fn count(&self, property: &str) -> u64 {
         let reply = self.host.property(User::Unprivileged, CAPTURE_NAME, property).unwrap();
         reply.trim_matches(|char: char| !char.is_ascii_digit()).rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    /// Sends all frames at once from the other end of a cable, and waits until they were captured.
+    /// Sends all frames at once from the peer.
     fn burst(&mut self, from: &Peer<'_>, frames: &[Vec<u8>]) {
         let script = "import socket, sys\n\
                       wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n\
@@ -64,7 +65,7 @@ impl<'host> Scene<'host> {
         self.sent += frames.len() as u64;
     }
 
-    /// Sends all payloads at once to port 9 of the loopback address, as a user without rights.
+    /// Sends all payloads at once to port 9 of the loopback address, as an unprivileged user.
     fn loopback_burst(&mut self, payloads: &[Vec<u8>]) {
         let script = "import socket, sys\n\
                       udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
@@ -79,19 +80,19 @@ impl<'host> Scene<'host> {
         epoch.trim_start_matches("(<").trim_end_matches(">,)").to_owned()
     }
 
-    /// All pages of what is remembered.
+    /// All pages of the packets that the announcer replays.
     fn replay(&self) -> String {
         let epoch = self.epoch();
         let (mut pages, mut after) = (String::new(), 0);
         loop {
-            let asked = [&*epoch, &format!("uint64 {after}")];
-            let page = self.host.call(User::WakevirtMember, CAPTURE_NAME, "Replay", &asked).unwrap();
+            let arguments = [&*epoch, &format!("uint64 {after}")];
+            let page = self.host.call(User::WakevirtMember, CAPTURE_NAME, "Replay", &arguments).unwrap();
             pages += &page;
             let (flags, packets) = page.split_once('[').unwrap();
             if flags.ends_with("false, ") {
                 return pages;
             }
-            // The sequence stands before the address.
+            // The sequence number precedes the address.
             let (before, _) = packets.rsplit_once(", '52:54:").unwrap();
             let digits = before.rsplit(|char: char| !char.is_ascii_digit()).next().unwrap();
             after = digits.parse().unwrap();
@@ -99,7 +100,7 @@ impl<'host> Scene<'host> {
     }
 
     fn wait_until_captured(&self) {
-        wait::until_true("all that was sent to be captured", || self.count("Received") >= self.sent);
+        wait::until_true("all packets to be captured", || self.count("Received") >= self.sent);
     }
 }
 
@@ -112,7 +113,7 @@ fn address(number: u16) -> String {
     format!("52:54:00:00:{high:02x}:{low:02x}")
 }
 
-/// A magic packet for the address, with a password, as from a sender of this number.
+/// A frame with a magic packet for the address, with a password and a numbered sender.
 fn frame(mac: &str, password: &[u8], sender: u32) -> Vec<u8> {
     let [a, b, c, d] = sender.to_be_bytes();
     ethernet(BROADCAST, [2, 0, a, b, c, d], WAKE_ON_LAN, &magic(mac, password))
@@ -127,26 +128,26 @@ fn a_flood_on_another_interface_suppresses_no_valid_packet() {
     let mut scene = Scene::new(&host, "", std::slice::from_ref(&mac));
     let mut wire = lan.injector();
     for round in 0..20_u32 {
-        // Each time more than a budget holds, each packet with another password.
+        // More packets than the budget of one interface, each with another password.
         let wrong = |n: u32| (round * 1000 + n).to_be_bytes();
         let frames: Vec<_> = (0..25).map(|n| frame(&mac, &wrong(n), n)).collect();
         scene.burst(&guest, &frames);
         let datagrams: Vec<_> = (25..50).map(|n| magic(&mac, &wrong(n))).collect();
         scene.loopback_burst(&datagrams);
-        let right = format!("good{round:02}");
-        wire.send(&frame(&mac, right.as_bytes(), 1));
+        let correct = format!("good{round:02}");
+        wire.send(&frame(&mac, correct.as_bytes(), 1));
         let signal = scene.monitor.log().wait_for_nth("'lan0'", round as usize + 1);
         let (_, sequence) = signal.split_once("(uint64 ").unwrap();
         let (sequence, _) = sequence.split_once(',').unwrap();
-        let asked = [&*scene.epoch(), sequence];
-        let password = host.call(User::WakevirtMember, CAPTURE_NAME, "GetSecureOn", &asked).unwrap();
-        let expected: Vec<String> = right.bytes().map(|byte| format!("0x{byte:02x}")).collect();
+        let arguments = [&*scene.epoch(), sequence];
+        let password = host.call(User::WakevirtMember, CAPTURE_NAME, "GetSecureOn", &arguments).unwrap();
+        let expected: Vec<String> = correct.bytes().map(|byte| format!("0x{byte:02x}")).collect();
         assert_eq!(password, format!("([byte {}],)", expected.join(", ")));
-        // The true sender's own budget is ten a second as well.
+        // The valid sender's own budget is ten packets a second.
         std::thread::sleep(Duration::from_millis(100));
     }
     let limited = scene.count("Limited");
-    assert!(limited >= 200, "{limited} of 1,000 were held back: that was no flood");
+    assert!(limited >= 200, "only {limited} of 1,000 packets were limited: not a flood");
     for flooded in ["'guest0'", "'lo'"] {
         assert!(scene.monitor.log().count(flooded) > 0, "nothing was announced on {flooded}");
     }
@@ -162,7 +163,7 @@ fn a_flood_for_other_domains_suppresses_no_single_packet() {
     let mut scene = Scene::new(&host, "", &addresses);
     let start = Instant::now();
     for round in 0..20_u16 {
-        // A tenth of the addresses is flooded, and each true packet comes once, in the middle.
+        // The flood is for a tenth of the addresses. Each valid packet is sent once, in the middle.
         let flood = |n: u16| frame(&address((round * BURST + n) % 100), &[], u32::from(round * BURST + n));
         let mut frames: Vec<_> = (0..BURST).map(flood).collect();
         frames.insert(usize::from(BURST / 2), frame(&address(900 + round), &[], 1));
@@ -176,9 +177,9 @@ fn a_flood_for_other_domains_suppresses_no_single_packet() {
     assert_eq!(limited + announced, scene.sent);
     let line = scene.capture.log().wait_for("too many packets on \"lan0\"");
     assert!(line.contains("WARN"), "{line}");
-    // One a minute.
+    // At most one line a minute.
     assert!(scene.capture.log().count("too many packets") <= 3);
-    // A hundred a second in all, beyond the first for each address in ten seconds.
+    // At most 100 packets a second, besides the first for each address in ten seconds.
     let seconds = start.elapsed().as_secs() + 1;
     assert!(announced <= 20 + 100 * (1 + seconds / 10) + 100 * (1 + seconds), "{announced} in {seconds} s");
     scene.capture.stop();
@@ -203,7 +204,7 @@ fn a_flood_while_the_bus_is_down_displaces_no_packet_of_another_interface() {
     scene.bus.start_again();
     host.wait_for_name(CAPTURE_NAME);
     scene.wait_until_captured();
-    // More was announced than the ring remembers; what came in elsewhere was not forgotten for it.
+    // The flood exceeds the ring of packets, and displaced no packet of the other interface.
     assert!(scene.count("Sequence") > 256);
     let replay = scene.replay();
     assert_eq!(replay.matches("'lan0'").count(), 2, "{replay}");
@@ -220,14 +221,14 @@ fn a_flood_on_an_excluded_interface_uses_no_budget() {
         let flood = |n: u16| frame(&address(n), &[], u32::from(n));
         scene.burst(&guest, &(round * BURST..(round + 1) * BURST).map(flood).collect::<Vec<_>>());
     }
-    let good: Vec<_> = (1000..1005).map(|n| frame(&address(n), &[], 1)).collect();
-    scene.burst(&lan, &good);
-    let _ = scene.monitor.log().wait_for_nth("'lan0'", good.len());
+    let valid: Vec<_> = (1000..1005).map(|n| frame(&address(n), &[], 1)).collect();
+    scene.burst(&lan, &valid);
+    let _ = scene.monitor.log().wait_for_nth("'lan0'", valid.len());
     assert_eq!((scene.count("Received"), scene.count("Limited")), (5, 0));
     scene.capture.stop();
 }
 
-/// Starts the actor, with this rule.
+/// Starts the actor with this rule.
 fn actor(host: &Host, rule: &str) -> Daemon {
     let config = format!("connections = [\"{TEST}\"]\n[[allow]]\n{rule}\n");
     let mut actor = Daemon::actor(host).started_by(StartedBy::Manager).config(&config).start();
@@ -257,7 +258,7 @@ fn a_flood_for_denied_domains_prevents_no_wake() {
         scene.burst(&lan, &frames);
         libvirtd.wait_for_state(TEST, &format!("good{n}"), "running");
     }
-    assert!(scene.count("Limited") > 0, "that was no flood");
+    assert!(scene.count("Limited") > 0, "no packet was limited: not a flood");
     for n in 0..30 {
         assert_eq!(libvirtd.state(TEST, &format!("denied{n}")), "shut off");
     }
@@ -273,24 +274,24 @@ fn actor_reports_its_interest_again_when_there_is_room() {
     let libvirtd = Libvirtd::start(&host);
     libvirtd.define(TEST, &test_domain("vm", &address(1)));
     let mut scene = Scene::new(&host, "", &[]);
-    // Somebody names as many addresses as are kept, and stays.
+    // Another client fills the table of interests, and stays connected.
     let macs: Vec<Vec<u8>> = (0..100_000_u32).map(|n| [&[2, 0][..], &n.to_be_bytes()].concat()).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let crowd = runtime.block_on(async {
+    let client = runtime.block_on(async {
         let connection = scene.bus.connect().await;
         let object = "/org/wakevirt/Capture1";
-        let named =
+        let reply =
             connection.call_method(Some(CAPTURE_NAME), object, Some(CAPTURE_NAME), "SetInterest", &macs);
-        named.await.unwrap();
+        reply.await.unwrap();
         connection
     });
     let mut actor = actor(&host, "domain = \"vm\"");
     let _ = actor.log().wait_for("cannot report the");
-    runtime.block_on(crowd.close()).unwrap();
+    runtime.block_on(client.close()).unwrap();
     let mut wire = lan.injector();
     let mut senders = 1..;
-    // Only packets of interest are logged.
-    wait::until_true("the domain's packets to be of interest", || {
+    // Capture logs only packets of interest.
+    wait::until_true("capture to have the actor's interest", || {
         wire.send(&frame(&address(1), &[], senders.next().unwrap()));
         scene.capture.log().count("magic packet for") > 0
     });

@@ -1,4 +1,4 @@
-//! The drop-ins that are shipped as examples.
+//! The drop-ins in docs/examples.
 
 use std::fs::read_to_string;
 
@@ -12,8 +12,8 @@ use wakevirt_tests::{privileged, wait};
 
 use super::*;
 
-/// Puts an example where its first lines say.
-fn drop_in(debian: &Debian<'_>, unit: &str, name: &str) {
+/// Installs an example at the path that its first lines name.
+fn install_drop_in(debian: &Debian<'_>, unit: &str, name: &str) {
     let file = project().join(format!("docs/examples/dropins/{unit}.d/{name}"));
     let text = read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     debian.write(&format!("/etc/systemd/system/{unit}.d/{name}"), &text);
@@ -29,9 +29,8 @@ fn passwords_load_from_plain_and_encrypted_credentials() {
         "[[allow]]\ndomain = \"win11\"\ninterfaces = [\"port0\"]\nsecure-on = \"credential:win11\"\n",
     );
     debian.boot();
-    debian.write("/root/win11.xml", &qemu_domain(DOMAIN, MAC, "br0"));
-    debian.sh("virsh --quiet --connect qemu:///system define /root/win11.xml");
-    assert!(!attempt(&debian, &format!("systemctl start {CAPTURE} {ACTOR}")).status.success());
+    define_domain(&debian);
+    assert!(!run(&debian, &format!("systemctl start {CAPTURE} {ACTOR}")).status.success());
     assert!(
         debian.journal(ACTOR).contains("add LoadCredential=win11:FILE to the unit"),
         "{}",
@@ -47,23 +46,23 @@ fn passwords_load_from_plain_and_encrypted_credentials() {
         ("credential.conf", "01:02:03:04:05:06", plain),
         ("credential-encrypted.conf", "0a:0b:0c:0d:0e:0f", encrypted),
     ];
-    for (earlier, (example, password, prepare)) in examples.into_iter().enumerate() {
+    for (index, (example, password, prepare)) in examples.into_iter().enumerate() {
         debian.sh(prepare);
-        drop_in(&debian, ACTOR, example);
+        install_drop_in(&debian, ACTOR, example);
         debian.sh(&format!("systemctl daemon-reload && systemctl restart {ACTOR}"));
         wait_until_connected(&debian, true);
-        // Which reads the password as well, twice: for the check before, and in the service.
+        // A reload reads the password twice: in the check before it, and in the service.
         debian.sh(&format!("systemctl reload {ACTOR}"));
-        lan.etherwake(MAC, &["-p", &format!("ff:ff:ff:00:00:{earlier:02x}")]);
-        let refusals = || debian.journal(ACTOR).matches("bad-password").count();
-        wait::until_true("a refusal", || refusals() == earlier + 1);
+        lan.etherwake(MAC, &["-p", &format!("ff:ff:ff:00:00:{index:02x}")]);
+        let denials = || debian.journal(ACTOR).matches("bad-password").count();
+        wait::until_true("the packet to be denied", || denials() == index + 1);
         lan.etherwake(MAC, &["-p", password]);
         let wakes = || debian.journal(ACTOR).matches("started: domain").count();
-        wait::until_true("a wake", || wakes() == earlier + 1);
+        wait::until_true("the domain to be woken", || wakes() == index + 1);
         debian.sh(&format!("virsh --quiet --connect qemu:///system destroy {DOMAIN}"));
         debian.sh(&format!("rm /etc/systemd/system/{ACTOR}.d/{example}"));
     }
-    // Its own network is an empty one, and it knows the host's interfaces all the same.
+    // The actor's network namespace is empty, and it still knows the interfaces of the host.
     assert!(!debian.journal(ACTOR).contains("there is no interface"), "{}", debian.journal(ACTOR));
 }
 
@@ -73,26 +72,26 @@ fn capture_drop_ins_open_other_ports() {
     let host = Host::new();
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
     debian.write("/etc/wakevirt/capture.toml", "mode = \"udp\"\nlisten = [\"0.0.0.0:40000\"]\n");
-    drop_in(&debian, SOCKET, "ports.conf");
+    install_drop_in(&debian, SOCKET, "ports.conf");
     boot_with_services(&mut debian);
     send_datagram(&lan, "52:54:00:00:00:01", "192.0.2.1", 7);
-    wait_until_remembered(&debian, "52:54:00:00:00:01", "udp4");
+    wait_until_captured(&debian, "52:54:00:00:00:01", "udp4");
     send_datagram(&lan, "52:54:00:00:00:02", "192.0.2.1", 9);
-    wait_until_remembered(&debian, "52:54:00:00:00:02", "udp4");
+    wait_until_captured(&debian, "52:54:00:00:00:02", "udp4");
 
     debian.sh(&format!("systemctl mask --now {SOCKET}"));
-    // There is nothing to hear with: that is why there is a drop-in.
-    assert!(!attempt(&debian, &format!("systemctl restart {CAPTURE}")).status.success());
-    drop_in(&debian, CAPTURE, "listen.conf");
+    // Without the socket capture has nothing to listen on, and needs the drop-in.
+    assert!(!run(&debian, &format!("systemctl restart {CAPTURE}")).status.success());
+    install_drop_in(&debian, CAPTURE, "listen.conf");
     debian.sh(&format!("systemctl daemon-reload && systemctl restart {CAPTURE}"));
     send_datagram(&lan, "52:54:00:00:00:03", "192.0.2.1", 40000);
-    wait_until_remembered(&debian, "52:54:00:00:00:03", "udp4");
+    wait_until_captured(&debian, "52:54:00:00:00:03", "udp4");
 }
 
-/// Waits until the journal of the actor has this.
-fn wait_for_actor(debian: &Debian<'_>, words: &str) {
-    let seen = wait::within(wait::TIMEOUT, || debian.journal(ACTOR).contains(words).then_some(()));
-    assert!(seen.is_some(), "no {words:?} in:\n{}", debian.journal(ACTOR));
+/// Waits until the actor has logged this text.
+fn wait_for_log(debian: &Debian<'_>, text: &str) {
+    let logged = wait::within(wait::TIMEOUT, || debian.journal(ACTOR).contains(text).then_some(()));
+    assert!(logged.is_some(), "no {text:?} in:\n{}", debian.journal(ACTOR));
 }
 
 #[test]
@@ -113,23 +112,23 @@ fn actor_connects_to_another_host_by_ssh() {
          install -d -m 700 -o wakevirt-actor -g wakevirt-actor /etc/wakevirt/ssh
          setpriv --reuid wakevirt-actor --regid wakevirt-actor --clear-groups \
              ssh-keygen -q -t ed25519 -N '' -f /etc/wakevirt/ssh/key
-         ssh-keyscan {NAME} >>/etc/ssh/ssh_known_hosts 2>/dev/null
-         systemctl enable --now {CAPTURE} {ACTOR}"
+         ssh-keyscan {NAME} >>/etc/ssh/ssh_known_hosts 2>/dev/null"
     ));
     remote.authorize(&debian.sh("cat /etc/wakevirt/ssh/key.pub"));
-    // That is why there is a drop-in.
-    wait_for_actor(&debian, "no connection to");
+    debian.sh(&format!("systemctl enable --now {CAPTURE} {ACTOR}"));
+    // Without the drop-in the unit's sandbox blocks ssh.
+    wait_for_log(&debian, "no connection to");
 
-    drop_in(&debian, ACTOR, "ssh.conf");
+    install_drop_in(&debian, ACTOR, "ssh.conf");
     debian.sh(&format!("systemctl daemon-reload && systemctl restart {ACTOR}"));
-    wait_for_actor(&debian, &format!("connected to {uri}: 1 domain"));
+    wait_for_log(&debian, &format!("connected to {uri}: 1 domain"));
     lan.etherwake(&remote.libvirtd.mac("vm1"), &["-b"]);
-    wait_for_actor(&debian, "started: domain \"vm1\"");
+    wait_for_log(&debian, "started: domain \"vm1\"");
     assert_eq!(remote.libvirtd.state(QEMU, "vm1"), "running");
     remote.kill();
 }
 
-/// A session of this user that lasts without a login, with one domain.
+/// Starts a session of this user that needs no login, and defines one domain in it.
 fn session_with_domain(debian: &Debian<'_>, user: &str) {
     debian
         .sh(&format!("install -d -m 700 -o {user} -g {user} /home/{user} && loginctl enable-linger {user}"));
@@ -139,7 +138,7 @@ fn session_with_domain(debian: &Debian<'_>, user: &str) {
     debian.write("/root/own.xml", &xml);
     debian.sh(&format!("install -m 644 /root/own.xml /home/{user}/own.xml"));
     let bus = format!("test -S /run/user/$(id -u {user})/bus");
-    wait::until_true("the user's session", || attempt(debian, &bus).status.success());
+    wait::until_true("the user's session to start", || run(debian, &bus).status.success());
     debian.in_session(user, &format!("virsh --quiet --connect qemu:///session define /home/{user}/own.xml"));
 }
 
@@ -163,12 +162,12 @@ fn actor_connects_to_a_session_of_its_own_user() {
         &format!("connections = [\"qemu:///session?socket={socket}\"]\n[[allow]]\ndomain = \"{DOMAIN}\"\n"),
     );
     debian.sh(&format!("systemctl enable --now {CAPTURE} {ACTOR}"));
-    // That is why there is a drop-in.
-    wait_for_actor(&debian, "no connection to");
-    drop_in(&debian, ACTOR, "session.conf");
+    // Without the drop-in the unit's sandbox hides the session.
+    wait_for_log(&debian, "no connection to");
+    install_drop_in(&debian, ACTOR, "session.conf");
     debian.sh(&format!("systemctl daemon-reload && systemctl restart {ACTOR}"));
-    wait_for_actor(&debian, "connected to");
+    wait_for_log(&debian, "connected to");
     lan.etherwake(MAC, &["-b"]);
-    wait_for_actor(&debian, "started: domain");
+    wait_for_log(&debian, "started: domain");
     assert_eq!(session_state(&debian, USER), "running");
 }

@@ -1,6 +1,5 @@
-//! The units on a systemd that has really booted: what starts them, what starts them again, and what they
-//! may do under the lines that are shipped.
-#![expect(clippy::expect_used, clippy::panic, reason = "a test may stop where it stands")]
+//! The units on a booted Debian: what starts and restarts the services, and what the shipped units allow them.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test may panic")]
 
 mod drop_ins;
 
@@ -24,7 +23,7 @@ const ACTOR: &str = "wakevirt-actor.service";
 const DOMAIN: &str = "win11";
 const MAC: &str = "52:54:00:12:34:56";
 
-/// A machine on the network, and a Debian with wakevirt that is not booted yet.
+/// A Debian with wakevirt, which is not booted yet, and another machine on the network.
 fn site(host: &Host, bus: Kind) -> (Debian<'_>, Peer<'_>) {
     let debian = Debian::new(host, bus);
     debian.install();
@@ -56,7 +55,7 @@ fn state(debian: &Debian<'_>, unit: &str) -> String {
     show(debian, unit, "ActiveState")
 }
 
-/// How often systemd has started it again by itself.
+/// How often systemd has restarted the unit on its own.
 fn restarts(debian: &Debian<'_>, unit: &str) -> u32 {
     show(debian, unit, "NRestarts").parse().expect("a number")
 }
@@ -66,32 +65,37 @@ fn wait_until_active(debian: &Debian<'_>, unit: &str) {
     assert!(active.is_some(), "{unit} is {}:\n{}", state(debian, unit), debian.journal(unit));
 }
 
-/// Runs a line of shell that may fail.
-fn attempt(debian: &Debian<'_>, line: &str) -> Output {
+/// Runs a shell command that can fail.
+fn run(debian: &Debian<'_>, line: &str) -> Output {
     debian.command("bash").args(["-euc", line]).output().expect("bash runs")
+}
+
+fn define_domain(debian: &Debian<'_>) {
+    debian.write("/root/win11.xml", &qemu_domain(DOMAIN, MAC, "br0"));
+    debian.sh("virsh --quiet --connect qemu:///system define /root/win11.xml");
 }
 
 fn wake(debian: &Debian<'_>, domain: &str) -> Output {
     let line = "busctl call org.wakevirt.Actor1 /org/wakevirt/Actor1 org.wakevirt.Actor1 WakeDomain s";
-    attempt(debian, &format!("{line} {domain}"))
+    run(debian, &format!("{line} {domain}"))
 }
 
-/// What the announcer remembers, as busctl(1) shows it.
-fn remembered(debian: &Debian<'_>) -> String {
+/// The packets that the announcer replays, as busctl(1) prints them.
+fn replay(debian: &Debian<'_>) -> String {
     let line = "busctl call org.wakevirt.Capture1 /org/wakevirt/Capture1 org.wakevirt.Capture1 Replay st x 0";
     debian.sh(line)
 }
 
-fn wait_until_remembered(debian: &Debian<'_>, mac: &str, transport: &str) {
+fn wait_until_captured(debian: &Debian<'_>, mac: &str, transport: &str) {
     let (mac, transport) = (format!("\"{mac}\""), format!("\"transport\" s \"{transport}\""));
-    let heard = wait::within(wait::TIMEOUT, || {
-        let packets = remembered(debian);
+    let captured = wait::within(wait::TIMEOUT, || {
+        let packets = replay(debian);
         (packets.contains(&mac) && packets.contains(&transport)).then_some(())
     });
     assert!(
-        heard.is_some(),
-        "{mac} by {transport} is not in {}:\n{}",
-        remembered(debian),
+        captured.is_some(),
+        "no packet for {mac} with {transport} in {}:\n{}",
+        replay(debian),
         debian.journal(CAPTURE)
     );
 }
@@ -114,18 +118,18 @@ fn capture_receives_packets_under_the_shipped_units() {
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
     boot_with_services(&mut debian);
     lan.etherwake("52:54:00:00:00:01", &[]);
-    wait_until_remembered(&debian, "52:54:00:00:00:01", "ethernet");
+    wait_until_captured(&debian, "52:54:00:00:00:01", "ethernet");
 
-    // By the UDP sockets alone, which are for a port below 1024.
+    // Through the UDP sockets alone, which listen on ports below 1024.
     debian.write("/etc/wakevirt/capture.toml", "mode = \"udp\"\n");
     debian.sh(&format!("systemctl restart {CAPTURE}"));
     lan.wakeonlan("52:54:00:00:00:02", "192.0.2.255", &[]);
-    wait_until_remembered(&debian, "52:54:00:00:00:02", "udp4");
+    wait_until_captured(&debian, "52:54:00:00:00:02", "udp4");
     send_datagram(&lan, "52:54:00:00:00:03", "fd00::1", 9);
-    wait_until_remembered(&debian, "52:54:00:00:00:03", "udp6");
+    wait_until_captured(&debian, "52:54:00:00:00:03", "udp6");
     let announcer = debian.main_process(CAPTURE);
     let mut processes = proc::children(announcer);
-    assert_eq!(processes.len(), 1, "the sniffer");
+    assert_eq!(processes.len(), 1, "the sniffer is the only child");
     processes.push(announcer);
     for process in processes.into_iter().map(proc::Status::of) {
         assert_ne!(process.effective_uid(), 0);
@@ -145,7 +149,7 @@ fn a_datagram_starts_capture_if_its_socket_is_enabled() {
     assert_eq!(state(&debian, CAPTURE), "inactive");
     send_datagram(&lan, MAC, "192.0.2.1", 9);
     wait_until_active(&debian, CAPTURE);
-    wait_until_remembered(&debian, MAC, "udp4");
+    wait_until_captured(&debian, MAC, "udp4");
 }
 
 #[test]
@@ -155,38 +159,37 @@ fn sockets_start_and_stop_with_the_service() {
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
     boot_with_services(&mut debian);
     let invocations = || [SOCKET, LINKS].map(|socket| show(&debian, socket, "InvocationID"));
+    let socket_states = || [SOCKET, LINKS].map(|socket| state(&debian, socket));
     let sockets = invocations();
-    assert_eq!([SOCKET, LINKS].map(|socket| state(&debian, socket)), ["active"; 2]);
+    assert_eq!(socket_states(), ["active"; 2]);
 
-    // It stays over a restart and over a crash: what arrives meanwhile waits in it.
+    // The sockets survive a restart and a crash of the service, and queue packets meanwhile.
     debian.sh(&format!("systemctl restart {CAPTURE}"));
-    kill(debian.main_process(CAPTURE), Signal::SIGKILL).expect("it runs");
-    wait::until_true("a second start", || restarts(&debian, CAPTURE) == 1);
+    kill(debian.main_process(CAPTURE), Signal::SIGKILL).expect("the process runs");
+    wait::until_true("systemd to restart capture", || restarts(&debian, CAPTURE) == 1);
     wait_until_active(&debian, CAPTURE);
     assert_eq!(invocations(), sockets);
 
-    // What the administrator has stopped stays stopped, whoever sends, and whatever is plugged in.
+    // A stopped service stays stopped, in spite of packets and new interfaces.
     debian.sh(&format!("systemctl stop {CAPTURE}"));
-    wait::until_true("the sockets to go", || {
-        [SOCKET, LINKS].map(|socket| state(&debian, socket)) == ["inactive"; 2]
-    });
+    wait::until_true("the sockets to stop", || socket_states() == ["inactive"; 2]);
     for round in 0..5 {
         send_datagram(&lan, MAC, "192.0.2.1", 9);
         host.bridge(&format!("new{round}"));
     }
     assert_eq!(show(&debian, CAPTURE, "Result"), "success", "{}", debian.journal(CAPTURE));
     assert_eq!(state(&debian, CAPTURE), "inactive");
-    assert_eq!([SOCKET, LINKS].map(|socket| state(&debian, socket)), ["inactive"; 2]);
+    assert_eq!(socket_states(), ["inactive"; 2]);
     debian.sh(&format!("systemctl start {CAPTURE}"));
-    assert_eq!([SOCKET, LINKS].map(|socket| state(&debian, socket)), ["active"; 2]);
+    assert_eq!(socket_states(), ["active"; 2]);
 }
 
-/// Waits until these are all the interfaces that the announcer knows.
-fn wait_until_interfaces_are(debian: &Debian<'_>, names: &str) {
+/// Waits until the announcer's property `Interfaces` has this value.
+fn wait_until_interfaces_are(debian: &Debian<'_>, expected: &str) {
     let line =
         "busctl get-property org.wakevirt.Capture1 /org/wakevirt/Capture1 org.wakevirt.Capture1 Interfaces";
-    let known = wait::within(wait::TIMEOUT, || (debian.sh(line).trim() == names).then_some(()));
-    assert!(known.is_some(), "{names} is not {}:\n{}", debian.sh(line), debian.journal(CAPTURE));
+    let reached = wait::within(wait::TIMEOUT, || (debian.sh(line).trim() == expected).then_some(()));
+    assert!(reached.is_some(), "expected {expected}, got {}:\n{}", debian.sh(line), debian.journal(CAPTURE));
 }
 
 #[test]
@@ -201,23 +204,23 @@ fn capture_follows_interfaces_only_through_the_passed_socket() {
     host.sh("ip link set port1 down && ip link set port1 name port2 && ip link set port2 up");
     wait_until_interfaces_are(&debian, "as 4 \"br0\" \"lo\" \"port0\" \"port2\"");
     second.etherwake(MAC, &[]);
-    wait_until_remembered(&debian, MAC, "ethernet");
-    assert!(remembered(&debian).contains("\"interface\" s \"port2\""), "{}", remembered(&debian));
+    wait_until_captured(&debian, MAC, "ethernet");
+    assert!(replay(&debian).contains("\"interface\" s \"port2\""), "{}", replay(&debian));
 
-    // By the same socket after a restart, however much has come and gone in between.
+    // After a restart the same socket still reports changes.
     host.sh("ip link del port2");
     debian.sh(&format!("systemctl restart {CAPTURE}"));
     wait_until_interfaces_are(&debian, "as 3 \"br0\" \"lo\" \"port0\"");
     host.bridge("br1");
     wait_until_interfaces_are(&debian, "as 4 \"br0\" \"br1\" \"lo\" \"port0\"");
 
-    // The UDP sockets are another matter.
+    // The netlink socket does not depend on the UDP sockets.
     debian.sh(&format!("systemctl mask --now {SOCKET} && systemctl restart {CAPTURE}"));
     host.bridge("br2");
     wait_until_interfaces_are(&debian, "as 5 \"br0\" \"br1\" \"br2\" \"lo\" \"port0\"");
 
     debian.sh(&format!("systemctl mask --now {LINKS}"));
-    assert!(!attempt(&debian, &format!("systemctl restart {CAPTURE}")).status.success());
+    assert!(!run(&debian, &format!("systemctl restart {CAPTURE}")).status.success());
     let advice = format!("it may open no netlink socket; let {LINKS} hand one over");
     assert!(debian.journal(CAPTURE).contains(&advice), "{}", debian.journal(CAPTURE));
     debian.sh(&format!("systemctl unmask {LINKS} {SOCKET} && systemctl restart {CAPTURE}"));
@@ -231,15 +234,15 @@ fn capture_reads_a_symlinked_configuration() {
     let host = Host::new();
     let (mut debian, _lan) = site(&host, Kind::DbusDaemon);
     debian.boot();
-    for (earlier, place) in ["/opt", "/srv"].into_iter().enumerate() {
+    for (index, directory) in ["/opt", "/srv"].into_iter().enumerate() {
         debian.sh(&format!(
-            "mkdir -p {place}/hosts /etc/wakevirt && echo 'limt = 1' >{place}/hosts/capture.toml
-             ln -sf {place}/hosts/capture.toml /etc/wakevirt/capture.toml"
+            "mkdir -p {directory}/hosts /etc/wakevirt && echo 'limt = 1' >{directory}/hosts/capture.toml
+             ln -sf {directory}/hosts/capture.toml /etc/wakevirt/capture.toml"
         ));
-        assert!(!attempt(&debian, &format!("systemctl start {CAPTURE}")).status.success());
-        let mistakes = debian.journal(CAPTURE).matches("unknown key").count();
-        assert_eq!(mistakes, earlier + 1, "{place}: {}", debian.journal(CAPTURE));
-        debian.sh(&format!("echo 'limit = 1' >{place}/hosts/capture.toml && systemctl start {CAPTURE}"));
+        assert!(!run(&debian, &format!("systemctl start {CAPTURE}")).status.success());
+        let errors = debian.journal(CAPTURE).matches("unknown key").count();
+        assert_eq!(errors, index + 1, "{directory}: {}", debian.journal(CAPTURE));
+        debian.sh(&format!("echo 'limit = 1' >{directory}/hosts/capture.toml && systemctl start {CAPTURE}"));
         debian.sh(&format!("systemctl reload {CAPTURE} && systemctl stop {CAPTURE}"));
     }
 }
@@ -250,34 +253,33 @@ fn watchdog_restarts_hung_services_but_not_for_a_hung_libvirtd() {
     let host = Host::new();
     let (mut debian, _lan) = site(&host, Kind::DbusDaemon);
     for unit in [CAPTURE, ACTOR] {
-        let watched = read_to_string(project().join("systemd").join(unit)).expect("the unit");
-        assert!(watched.contains("\nWatchdogSec=30s\n"), "{unit}");
+        let text = read_to_string(project().join("systemd").join(unit)).expect("the unit exists");
+        assert!(text.contains("\nWatchdogSec=30s\n"), "{unit}");
         debian.write(&format!("/etc/systemd/system/{unit}.d/test.conf"), "[Service]\nWatchdogSec=4s\n");
     }
     boot_with_services(&mut debian);
-    debian.write("/root/win11.xml", &qemu_domain(DOMAIN, MAC, "br0"));
-    debian.sh("virsh --quiet --connect qemu:///system define /root/win11.xml");
-    wait::until_true("the actor to know the domain", || debian.journal(ACTOR).contains("connected to"));
+    define_domain(&debian);
+    wait::until_true("the actor to connect to libvirt", || debian.journal(ACTOR).contains("connected to"));
     assert!(wake(&debian, DOMAIN).status.success());
     debian.sh(&format!("virsh --quiet --connect qemu:///system destroy {DOMAIN}"));
 
     let libvirtd = debian.main_process("libvirtd.service");
-    kill(libvirtd, Signal::SIGSTOP).expect("it runs");
-    // Longer than any sign of life may be missing.
+    kill(libvirtd, Signal::SIGSTOP).expect("the process runs");
+    // The reply comes after more than the 4 s of the watchdog.
     let held = wake(&debian, DOMAIN);
     assert!(held.status.success() && held.stdout == b"s \"held\"\n", "{held:?}");
-    kill(libvirtd, Signal::SIGCONT).expect("it runs");
+    kill(libvirtd, Signal::SIGCONT).expect("the process runs");
     assert_eq!([restarts(&debian, ACTOR), restarts(&debian, CAPTURE)], [0, 0]);
 
     for (unit, is_sniffer) in [(CAPTURE, true), (CAPTURE, false), (ACTOR, false)] {
-        let earlier = restarts(&debian, unit);
+        let before = restarts(&debian, unit);
         let main = debian.main_process(unit);
-        let hung = if is_sniffer { *proc::children(main).first().expect("the sniffer") } else { main };
-        kill(hung, Signal::SIGSTOP).expect("it runs");
-        wait::until_true("the watchdog", || restarts(&debian, unit) == earlier + 1);
+        let hung = if is_sniffer { *proc::children(main).first().expect("the sniffer runs") } else { main };
+        kill(hung, Signal::SIGSTOP).expect("the process runs");
+        wait::until_true("the watchdog to restart the service", || restarts(&debian, unit) == before + 1);
         wait_until_active(&debian, unit);
         let timeouts = debian.journal(unit).matches("Watchdog timeout").count();
-        assert_eq!(u32::try_from(timeouts), Ok(earlier + 1), "{}", debian.journal(unit));
+        assert_eq!(u32::try_from(timeouts), Ok(before + 1), "{}", debian.journal(unit));
     }
 }
 
@@ -290,15 +292,15 @@ fn a_bad_configuration_is_reported_and_not_retried() {
     for (unit, file) in [(CAPTURE, "/etc/wakevirt/capture.toml"), (ACTOR, "/etc/wakevirt/actor.toml")] {
         let process = debian.main_process(unit);
         debian.write(file, "lgo = \"info\"\n");
-        let reload = attempt(&debian, &format!("systemctl reload {unit}"));
+        let reload = run(&debian, &format!("systemctl reload {unit}"));
         assert!(!reload.status.success(), "{unit}");
         assert!(debian.journal(unit).contains(&format!("{file}:1: unknown key")), "{}", debian.journal(unit));
-        assert_eq!(debian.main_process(unit), process, "it goes on");
-        wait::until_true("the status", || {
+        assert_eq!(debian.main_process(unit), process, "{unit} keeps running");
+        wait::until_true("the status to report the failure", || {
             show(&debian, unit, "StatusText").contains("the last reload failed: ")
         });
 
-        assert!(!attempt(&debian, &format!("systemctl restart {unit}")).status.success());
+        assert!(!run(&debian, &format!("systemctl restart {unit}")).status.success());
         assert_eq!(state(&debian, unit), "failed");
         assert_eq!(show(&debian, unit, "ExecMainStatus"), "78");
         assert_eq!(restarts(&debian, unit), 0);
@@ -307,8 +309,10 @@ fn a_bad_configuration_is_reported_and_not_retried() {
         debian.sh(&format!("systemctl start {unit}"));
         debian.sh(&format!("systemctl reload {unit}"));
         wait_until_active(&debian, unit);
-        // The service says so in one line; the check lists no settings.
-        wait::until_true("the reload", || debian.journal(unit).contains("the configuration was read again"));
+        // The service logs one line, without the settings that `--check` prints.
+        wait::until_true("the reload to succeed", || {
+            debian.journal(unit).contains("the configuration was read again")
+        });
         assert!(!debian.journal(unit).contains("log = \"info\""), "{}", debian.journal(unit));
         assert!(!show(&debian, unit, "StatusText").contains("reload"));
     }
@@ -320,45 +324,45 @@ fn services_restart_without_limit_and_recover() {
     let host = Host::new();
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
     boot_with_services(&mut debian);
-    // More often than systemd's own limit would bear: 5 times in 10 s.
+    // More often than systemd's default start limit of 5 times in 10 s.
     for unit in [CAPTURE, ACTOR] {
         for times in 1..=7 {
-            kill(debian.main_process(unit), Signal::SIGKILL).expect("it runs");
-            wait::until_true("the next start", || restarts(&debian, unit) == times);
+            kill(debian.main_process(unit), Signal::SIGKILL).expect("the process runs");
+            wait::until_true("the next restart", || restarts(&debian, unit) == times);
             wait_until_active(&debian, unit);
         }
     }
 
-    // A long outage: it cannot start at all.
+    // A long outage: capture cannot start at all.
     let sniffer = "/usr/libexec/wakevirt/wakevirt-sniffer";
     debian.sh(&format!("mv {sniffer} /root && cp /bin/false {sniffer}"));
-    assert!(!attempt(&debian, &format!("systemctl restart {CAPTURE}")).status.success());
-    wait::until_true("further attempts", || restarts(&debian, CAPTURE) >= 2);
+    assert!(!run(&debian, &format!("systemctl restart {CAPTURE}")).status.success());
+    wait::until_true("further restarts", || restarts(&debian, CAPTURE) >= 2);
     debian.sh(&format!("mv /root/wakevirt-sniffer {sniffer}"));
     wait_until_active(&debian, CAPTURE);
     lan.etherwake(MAC, &[]);
-    wait_until_remembered(&debian, MAC, "ethernet");
+    wait_until_captured(&debian, MAC, "ethernet");
 }
 
-/// The actor's connections, as busctl(1) shows them.
+/// The actor's property `Connections`, as busctl(1) prints it.
 fn connections(debian: &Debian<'_>) -> String {
     debian.sh("busctl get-property org.wakevirt.Actor1 /org/wakevirt/Actor1 org.wakevirt.Actor1 Connections")
 }
 
 fn wait_until_connected(debian: &Debian<'_>, connected: bool) {
-    let there = format!("\"qemu:///system\" {connected}");
-    wait::until_true(&there, || connections(debian).contains(&there));
+    let expected = format!("\"qemu:///system\" {connected}");
+    wait::until_true(&expected, || connections(debian).contains(&expected));
 }
 
 /// Whether both names are on the bus.
 fn are_on_the_bus(debian: &Debian<'_>) -> bool {
     ["org.wakevirt.Capture1", "org.wakevirt.Actor1"].iter().all(|name| {
-        // `status` would start it.
-        attempt(debian, &format!("busctl list --unique --acquired | grep -q '^{name} '")).status.success()
+        // `busctl status` would start the service.
+        run(debian, &format!("busctl list --unique --acquired | grep -q '^{name} '")).status.success()
     })
 }
 
-/// Services that start before the bus and libvirt do, in this order.
+/// Starts the services in both orders before the bus, and the bus before libvirt.
 fn services_start_before_bus_and_libvirt(bus: Kind) {
     let host = Host::new();
     let (mut debian, lan) = site(&host, bus);
@@ -371,10 +375,10 @@ fn services_start_before_bus_and_libvirt(bus: Kind) {
             assert_eq!(state(&debian, unit), "active");
         }
         debian.sh("systemctl start dbus.socket dbus.service");
-        wait::until_true("both on the bus", || are_on_the_bus(&debian));
+        wait::until_true("both services to be on the bus", || are_on_the_bus(&debian));
         wait_until_connected(&debian, false);
         lan.etherwake(MAC, &[]);
-        wait_until_remembered(&debian, MAC, "ethernet");
+        wait_until_captured(&debian, MAC, "ethernet");
         debian.sh("systemctl start libvirtd.socket");
         wait_until_connected(&debian, true);
         debian.sh("systemctl stop libvirtd.socket libvirtd.service");
@@ -404,11 +408,11 @@ fn services_run_without_libvirt_installed() {
     assert!(removed.status.success(), "{removed:?}");
     boot_with_services(&mut debian);
     lan.etherwake(MAC, &[]);
-    wait_until_remembered(&debian, MAC, "ethernet");
+    wait_until_captured(&debian, MAC, "ethernet");
     wait_until_connected(&debian, false);
 }
 
-/// A call starts an actor that is enabled, and no other.
+/// A call starts the actor through this bus if its unit is enabled, and only then.
 fn a_call_starts_the_actor_only_if_enabled(bus: Kind) {
     let host = Host::new();
     let (mut debian, _lan) = site(&host, bus);
@@ -416,11 +420,10 @@ fn a_call_starts_the_actor_only_if_enabled(bus: Kind) {
     assert!(!wake(&debian, DOMAIN).status.success());
     assert_eq!(state(&debian, ACTOR), "inactive");
 
-    debian.write("/root/win11.xml", &qemu_domain(DOMAIN, MAC, "br0"));
-    debian.sh("virsh --quiet --connect qemu:///system define /root/win11.xml");
+    define_domain(&debian);
     debian.sh(&format!("systemctl enable {ACTOR}"));
     assert_eq!(state(&debian, ACTOR), "inactive");
-    // The actor may be asked before it knows the domains.
+    // A call can arrive before the actor has listed the domains.
     let woken =
         wait::within(wait::TIMEOUT, || Some(wake(&debian, DOMAIN)).filter(|woken| woken.status.success()));
     assert_eq!(
@@ -450,8 +453,8 @@ fn a_joint_restart_stops_capture_first_and_starts_it_last() {
     let host = Host::new();
     let (mut debian, _lan) = site(&host, Kind::DbusDaemon);
     boot_with_services(&mut debian);
-    // `systemctl restart A B` asks for one after the other, and the first may be done before the second is asked
-    // for. A target restarts both at once.
+    // `systemctl restart A B` queues one job after the other, and the first can finish before the second is queued.
+    // A target restarts both in one transaction.
     for unit in [CAPTURE, ACTOR] {
         debian.write(&format!("/etc/systemd/system/{unit}.d/test.conf"), "[Unit]\nPartOf=both.target\n");
     }
@@ -463,9 +466,13 @@ fn a_joint_restart_stops_capture_first_and_starts_it_last() {
         debian.main_process(unit)
     });
     assert!(before[0] != after[0] && before[1] != after[1], "{before:?} {after:?}");
-    let when = |unit, property| show(&debian, unit, property).parse::<u64>().expect("microseconds");
+    let timestamp = |unit, property| show(&debian, unit, property).parse::<u64>().expect("microseconds");
     assert!(
-        when(CAPTURE, "InactiveEnterTimestampMonotonic") <= when(ACTOR, "InactiveEnterTimestampMonotonic")
+        timestamp(CAPTURE, "InactiveEnterTimestampMonotonic")
+            <= timestamp(ACTOR, "InactiveEnterTimestampMonotonic")
     );
-    assert!(when(ACTOR, "ActiveEnterTimestampMonotonic") <= when(CAPTURE, "InactiveExitTimestampMonotonic"));
+    assert!(
+        timestamp(ACTOR, "ActiveEnterTimestampMonotonic")
+            <= timestamp(CAPTURE, "InactiveExitTimestampMonotonic")
+    );
 }
