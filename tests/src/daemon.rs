@@ -1,4 +1,4 @@
-//! wakevirt's services on a host.
+//! The services of wakevirt on a host.
 
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::PermissionsExt;
@@ -7,28 +7,30 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
+
 use crate::host::{Host, PROGRAMS, User};
 use crate::process::Process;
 use crate::process::lines::Lines;
-use crate::wait::{self, TIMEOUT};
+use crate::wait;
 
 /// Who starts a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartedBy {
-    /// Root, as other service managers do: the service changes to its own user by itself.
+    /// Root. The service switches to its own user.
     Root,
-    /// A service manager that does what the units ask systemd for: the service's user, and what
-    /// capabilities it needs as ambient ones.
+    /// A service manager that implements the units: it sets the user, and the capabilities as ambient ones.
     Manager,
-    /// Somebody without any right: the service's user, no capability.
+    /// The service's user, without capabilities.
     Unprivileged,
 }
 
-/// A service that is to start.
+/// Configures and starts a service.
 #[derive(Debug)]
 pub struct Starter<'host> {
     host: &'host Host,
     name: &'static str,
+    bus_name: &'static str,
     user: User,
     started_by: StartedBy,
     restricted: bool,
@@ -40,77 +42,112 @@ pub struct Starter<'host> {
 }
 
 impl<'host> Starter<'host> {
-    /// What its configuration file holds; nothing, unless said otherwise.
+    /// Sets the content of its configuration file, which is empty by default.
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
         toml.clone_into(&mut self.config);
         self
     }
 
-    /// Further options of the command line.
+    /// Adds options to the command line.
     #[must_use]
     pub fn options(mut self, options: &[&str]) -> Self {
         self.options.extend(options.iter().map(|option| (*option).to_owned()));
         self
     }
 
-    /// A variable of its environment.
+    /// Sets an environment variable.
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Who starts it: [`StartedBy::Manager`], unless said otherwise.
+    /// Sets who starts it, which is [`StartedBy::Manager`] by default.
     #[must_use]
     pub fn started_by(mut self, started_by: StartedBy) -> Self {
         self.started_by = started_by;
         self
     }
 
-    /// Takes the group libvirt away from the actor, as the shipped drop-in for its unit does.
+    /// Starts the actor without the group libvirt, like the shipped drop-in for its unit.
     #[must_use]
     pub fn restricted(mut self) -> Self {
         self.restricted = true;
         self
     }
 
-    /// Lets it run in a network namespace of the host (ip-netns(8)) instead of the host's own.
+    /// Starts it in another network namespace of the host: ip-netns(8).
     #[must_use]
     pub fn in_namespace(mut self, namespace: &str) -> Self {
         self.namespace = Some(namespace.to_owned());
         self
     }
 
-    /// Starts it. Whether it is ready shows later.
+    /// Starts it, and does not wait until it is ready.
     ///
     /// # Panics
-    /// If it does not run at all.
+    /// If it cannot be started.
     #[must_use]
     pub fn start(self) -> Daemon {
         self.start_watched(|_| ())
     }
 
-    /// As [`Self::start`], and each line of its log is shown as it comes.
+    /// Starts it, and waits until it is ready.
     ///
     /// # Panics
-    /// If it does not run at all.
+    /// If it does not become ready.
     #[must_use]
-    pub fn start_watched(self, show: impl FnMut(&str) + Send + 'static) -> Daemon {
-        let notices = Notices::open(self.host);
-        let mut command = self.command();
-        command.env("NOTIFY_SOCKET", &notices.path);
-        let process = Process::start_watched(self.name, &mut command, show);
-        Daemon { process, notices, file: self.file }
+    pub fn start_ready(self) -> Daemon {
+        let mut daemon = self.start();
+        daemon.wait_until_ready();
+        daemon
     }
 
-    /// The command line, ready to run. Nothing waits for its readiness.
+    /// Starts it, and waits until it is ready and owns its name on the bus.
+    ///
+    /// # Panics
+    /// If that does not happen.
+    #[must_use]
+    pub fn start_on_bus(self) -> Daemon {
+        let (host, name) = (self.host, self.bus_name);
+        let daemon = self.start_ready();
+        host.wait_for_name(name);
+        daemon
+    }
+
+    /// Starts the actor, and waits until it knows the domains of a hypervisor. Until then every packet is for an
+    /// unknown address.
+    ///
+    /// # Panics
+    /// If that does not happen.
+    #[must_use]
+    pub fn start_connected(self) -> Daemon {
+        let daemon = self.start_on_bus();
+        let _ = daemon.log().wait_for("connected to");
+        daemon
+    }
+
+    /// Starts it like [`Self::start`], and passes each new line of its log to `show`.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start_watched(self, show: impl FnMut(&str) + Send + 'static) -> Daemon {
+        let notifications = Notifications::open(self.host);
+        let mut command = self.command();
+        command.env("NOTIFY_SOCKET", &notifications.path);
+        let process = Process::start_watched(self.name, &mut command, show);
+        Daemon { process, notifications, file: self.file }
+    }
+
+    /// The command that starts it, without a socket for its notifications.
     #[must_use]
     pub fn command(&self) -> Command {
         self.host.write(&self.file, &self.config);
         let mut environment = self.environment.clone();
         if (self.user, self.started_by) == (User::Actor, StartedBy::Manager) {
-            // systemd.exec(5), RuntimeDirectory=, which outlives the service here.
+            // RuntimeDirectory= in systemd.exec(5). Here the directory remains when the service stops.
             let (user, folder) = (self.user.name(), format!("/run/{}", self.name));
             self.host.sh(&format!("install -d -o {user} -g {user} {folder}"));
             environment.push(("RUNTIME_DIRECTORY".to_owned(), folder));
@@ -121,7 +158,7 @@ impl<'host> Starter<'host> {
         }
         let user = self.user.name();
         if self.started_by != StartedBy::Root {
-            // systemd.exec(5), SupplementaryGroups=.
+            // SupplementaryGroups= in systemd.exec(5).
             let groups = match (self.user, self.restricted) {
                 (User::Actor, false) => "--groups=wakevirt-actor,libvirt",
                 _ => "--init-groups",
@@ -139,7 +176,7 @@ impl<'host> Starter<'host> {
         let program = format!("{PROGRAMS}/{}", self.name);
         line.extend([program.as_str(), "--config", &self.file, "--log-to", "stderr"]);
         line.extend(self.options.iter().map(String::as_str));
-        // There is always a first part, the program.
+        // The line contains at least the program.
         let (first, rest) = line.split_first().unwrap_or((&"false", &[]));
         let mut command = self.host.command(first);
         command.args(rest).envs(environment);
@@ -147,11 +184,11 @@ impl<'host> Starter<'host> {
     }
 }
 
-/// A service that runs. It is also its [`Process`].
+/// A running service. It dereferences to its [`Process`].
 #[derive(Debug)]
 pub struct Daemon {
     process: Process,
-    notices: Notices,
+    notifications: Notifications,
     file: String,
 }
 
@@ -159,19 +196,25 @@ impl Daemon {
     /// The capture service, `wakevirt-capture`.
     #[must_use]
     pub fn capture(host: &Host) -> Starter<'_> {
-        Self::service(host, "wakevirt-capture", User::Capture)
+        Self::service(host, "wakevirt-capture", CAPTURE_NAME, User::Capture)
     }
 
     /// The actor service, `wakevirt-actor`.
     #[must_use]
     pub fn actor(host: &Host) -> Starter<'_> {
-        Self::service(host, "wakevirt-actor", User::Actor)
+        Self::service(host, "wakevirt-actor", ACTOR_NAME, User::Actor)
     }
 
-    fn service<'host>(host: &'host Host, name: &'static str, user: User) -> Starter<'host> {
+    fn service<'host>(
+        host: &'host Host,
+        name: &'static str,
+        bus_name: &'static str,
+        user: User,
+    ) -> Starter<'host> {
         Starter {
             host,
             name,
+            bus_name,
             user,
             started_by: StartedBy::Manager,
             restricted: false,
@@ -183,19 +226,19 @@ impl Daemon {
         }
     }
 
-    /// Waits until it has told the service manager that it is ready: sd_notify(3).
+    /// Waits for `READY=1`: sd_notify(3).
     ///
     /// # Panics
-    /// If it ends or does not get ready; its log is shown.
+    /// If it exits or does not become ready. The message contains its log.
     pub fn wait_until_ready(&mut self) {
-        let ready = wait::within(TIMEOUT, || {
-            if self.notices.lines.count("READY=1") > 0 {
+        let ready = wait::within(wait::TIMEOUT, || {
+            if self.notifications.lines.count("READY=1") > 0 {
                 Some(true)
             } else {
                 self.exit_status().map(|_| false)
             }
         });
-        assert!(ready == Some(true), "it is not ready:\n{}", self.log().all().join("\n"));
+        assert!(ready == Some(true), "the service is not ready:\n{}", self.log().all().join("\n"));
     }
 
     /// Its configuration file on the host.
@@ -204,10 +247,10 @@ impl Daemon {
         &self.file
     }
 
-    /// What it told the service manager: `READY=1`, `STATUS=…`, a line for each.
+    /// Its notifications to the service manager, such as `READY=1` and `STATUS=…`, one for each line.
     #[must_use]
     pub fn notifications(&self) -> &Lines {
-        &self.notices.lines
+        &self.notifications.lines
     }
 }
 
@@ -225,20 +268,20 @@ impl DerefMut for Daemon {
     }
 }
 
-/// The service manager's end of sd_notify(3).
+/// The service manager's socket for sd_notify(3).
 #[derive(Debug)]
-struct Notices {
-    /// The socket's path on the host.
+struct Notifications {
+    /// Its path on the host.
     path: String,
     lines: Lines,
 }
 
-impl Notices {
+impl Notifications {
     fn open(host: &Host) -> Self {
         let path = format!("/run/notify-{}", number());
         let socket = UnixDatagram::bind(host.path(&path)).expect("a socket in /run");
         std::fs::set_permissions(host.path(&path), std::fs::Permissions::from_mode(0o666)).expect("its mode");
-        // Its thread looks now and then whether anybody is left who could send or read.
+        // The thread checks periodically whether the host still exists.
         socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
         let lines = Lines::default();
         let (writer, file) = (lines.clone(), host.path(&path));
@@ -255,7 +298,7 @@ impl Notices {
     }
 }
 
-/// A number that is new each time.
+/// Returns a different number on each call.
 fn number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)

@@ -26,10 +26,7 @@ const MAC: &str = "52:54:00:01:02:03";
 const NET_RAW: u64 = 1 << 13;
 
 fn capture(host: &Host, started_by: StartedBy, config: &str) -> Daemon {
-    let mut capture = Daemon::capture(host).started_by(started_by).config(config).start();
-    capture.wait_until_ready();
-    host.wait_for_name(CAPTURE_NAME);
-    capture
+    Daemon::capture(host).started_by(started_by).config(config).start_on_bus()
 }
 
 /// An announcer, a bus, and a network whose packets it hears.
@@ -70,8 +67,7 @@ impl<'host> Scene<'host> {
 
 /// A property that is a number.
 fn count(host: &Host, property: &str) -> u64 {
-    let reply = host.property(User::Unprivileged, CAPTURE_NAME, property).unwrap();
-    reply.trim_matches(|char: char| !char.is_ascii_digit()).rsplit(' ').next().unwrap().parse().unwrap()
+    host.counter(CAPTURE_NAME, property)
 }
 
 /// A frame for a different MAC address for each number.
@@ -392,8 +388,7 @@ fn hears_on_while_the_bus_is_away_and_forgets_nothing() {
 fn starts_before_the_bus() {
     privileged!();
     let host = Host::new();
-    let mut capture = Daemon::capture(&host).start();
-    capture.wait_until_ready();
+    let mut capture = Daemon::capture(&host).start_ready();
     let _ = capture.log().wait_for("cannot reach the system bus: ");
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     host.wait_for_name(CAPTURE_NAME);

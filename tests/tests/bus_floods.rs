@@ -47,14 +47,9 @@ impl<'host> Scene<'host> {
         for number in 0..100 {
             libvirtd.define(TEST, &test_domain(&name(number), &mac(number)));
         }
-        let mut capture = Daemon::capture(host).start();
-        capture.wait_until_ready();
-        host.wait_for_name(CAPTURE_NAME);
+        let capture = Daemon::capture(host).start_on_bus();
         let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"*\"\n");
-        let mut actor = Daemon::actor(host).config(&config).start();
-        actor.wait_until_ready();
-        host.wait_for_name(ACTOR_NAME);
-        let _ = actor.log().wait_for("connected to");
+        let actor = Daemon::actor(host).config(&config).start_connected();
         Self { host, kind, lan, _libvirtd: libvirtd, actor, capture, woken: 0, _bus: bus }
     }
 

@@ -1,6 +1,6 @@
 //! The actor's D-Bus methods, and its status.
 
-use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME};
+use wakevirt_protocol::bus::ACTOR_INTERFACE;
 use wakevirt_tests::bus::{Bus, CallError, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
@@ -13,11 +13,7 @@ const UNKNOWN_MAC: &str = "52:54:00:01:02:05";
 
 /// Starts the actor with libvirt's test driver, and waits until it is connected.
 fn actor(host: &Host, rules: &str) -> Daemon {
-    let mut actor = Daemon::actor(host).config(&config(rules)).start();
-    actor.wait_until_ready();
-    host.wait_for_name(ACTOR_NAME);
-    let _ = actor.log().wait_for("connected to");
-    actor
+    Daemon::actor(host).config(&config(rules)).start_connected()
 }
 
 fn config(rules: &str) -> String {
@@ -255,8 +251,7 @@ fn warns_about_rules_without_a_domain_or_interface() {
     let _ = actor.log().wait_for("no domain is meant by the rule domain = \"vm2\"");
     assert_eq!(actor.log().count("no domain is meant"), 1);
     // The actor learns the interfaces from the announcer.
-    let mut capture = Daemon::capture(&host).config("interfaces = [\"br0\"]").start();
-    capture.wait_until_ready();
+    let _capture = Daemon::capture(&host).config("interfaces = [\"br0\"]").start_ready();
     for name in ["gone0", "lo"] {
         let line = actor.log().wait_for(&format!("there is no interface \"{name}\""));
         assert!(line.contains("WARN") && line.contains("vm1"), "{line}");

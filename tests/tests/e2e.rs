@@ -26,13 +26,9 @@ fn bridged(host: &Host) -> Peer<'_> {
 
 /// Starts both services, the announcer first.
 fn services(host: &Host, started_by: StartedBy, uri: &str, rules: &str) -> (Daemon, Daemon) {
-    let mut capture = Daemon::capture(host).started_by(started_by).start();
-    capture.wait_until_ready();
+    let capture = Daemon::capture(host).started_by(started_by).start_ready();
     let config = format!("connections = [\"{uri}\"]\n{rules}");
-    let mut actor = Daemon::actor(host).started_by(started_by).config(&config).start();
-    actor.wait_until_ready();
-    // From now on the actor knows the domains.
-    let _ = actor.log().wait_for("connected to");
+    let actor = Daemon::actor(host).started_by(started_by).config(&config).start_connected();
     (capture, actor)
 }
 

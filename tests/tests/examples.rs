@@ -14,8 +14,7 @@ fn listener_examples_print_packets_and_ignore_forged_signals() {
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let lan = host.veth("lan0");
-    let mut capture = Daemon::capture(&host).config("deduplicate = \"1ms\"\n").start();
-    capture.wait_until_ready();
+    let _capture = Daemon::capture(&host).config("deduplicate = \"1ms\"\n").start_ready();
     for (interpreter, example) in [("sh", "listen.sh"), ("python3", "listen.py")] {
         let text = std::fs::read_to_string(project().join("docs/examples").join(example)).unwrap();
         let on_host = format!("/run/{example}");

@@ -30,9 +30,7 @@ struct Scene<'host> {
 impl<'host> Scene<'host> {
     fn new(host: &'host Host, config: &str, interest: &[String]) -> Self {
         let bus = Bus::start(host, Kind::DbusDaemon);
-        let mut capture = Daemon::capture(host).started_by(StartedBy::Manager).config(config).start();
-        capture.wait_until_ready();
-        host.wait_for_name(CAPTURE_NAME);
+        let capture = Daemon::capture(host).started_by(StartedBy::Manager).config(config).start_on_bus();
         let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
         // The interest remains for a while after its client disconnects.
         let bytes =
@@ -50,8 +48,7 @@ impl<'host> Scene<'host> {
 
     /// A counter among the properties of capture.
     fn count(&self, property: &str) -> u64 {
-        let reply = self.host.property(User::Unprivileged, CAPTURE_NAME, property).unwrap();
-        reply.trim_matches(|char: char| !char.is_ascii_digit()).rsplit(' ').next().unwrap().parse().unwrap()
+        self.host.counter(CAPTURE_NAME, property)
     }
 
     /// Sends all frames at once from the peer.
@@ -231,10 +228,7 @@ fn a_flood_on_an_excluded_interface_uses_no_budget() {
 /// Starts the actor with this rule.
 fn actor(host: &Host, rule: &str) -> Daemon {
     let config = format!("connections = [\"{TEST}\"]\n[[allow]]\n{rule}\n");
-    let mut actor = Daemon::actor(host).started_by(StartedBy::Manager).config(&config).start();
-    actor.wait_until_ready();
-    let _ = actor.log().wait_for("connected to");
-    actor
+    Daemon::actor(host).started_by(StartedBy::Manager).config(&config).start_connected()
 }
 
 #[test]

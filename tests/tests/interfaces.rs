@@ -31,9 +31,7 @@ struct Scene<'host> {
 impl<'host> Scene<'host> {
     fn new(host: &'host Host, config: &str) -> Self {
         let bus = Bus::start(host, Kind::DbusDaemon);
-        let mut capture = Daemon::capture(host).config(config).started_by(StartedBy::Manager).start();
-        capture.wait_until_ready();
-        host.wait_for_name(CAPTURE_NAME);
+        let capture = Daemon::capture(host).config(config).started_by(StartedBy::Manager).start_on_bus();
         let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
         let sniffer = capture.child("wakevirt-sniffer");
         Self { host, _bus: bus, capture, monitor, sniffer, heard: 0 }

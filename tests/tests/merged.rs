@@ -1,6 +1,6 @@
 //! Datagrams that the kernel merges into one before capture receives them: UDP GRO on the interface, and UDP
 //! GSO of a sender behind a veth. All magic packets are announced.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop where it stands")]
+#![expect(clippy::indexing_slicing, reason = "a test may stop where it stands")]
 
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
@@ -25,17 +25,14 @@ impl<'host> Scene<'host> {
         let bus = Bus::start(host, Kind::DbusDaemon);
         let lan = host.veth("lan0");
         lan.address("192.0.2.2/24 broadcast 192.0.2.255");
-        let mut capture = Daemon::capture(host).config("limit = 100000").start();
-        capture.wait_until_ready();
-        host.wait_for_name(CAPTURE_NAME);
+        let capture = Daemon::capture(host).config("limit = 100000").start_on_bus();
         let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
         Self { host, lan, _bus: bus, capture, monitor }
     }
 
     /// How often a property that counts has counted.
     fn count(&self, property: &str) -> u64 {
-        let reply = self.host.property(User::Unprivileged, CAPTURE_NAME, property).unwrap();
-        reply.trim_start_matches("(<uint64 ").trim_end_matches(">,)").parse().unwrap()
+        self.host.counter(CAPTURE_NAME, property)
     }
 
     fn wait_for(&self, property: &str, count: u64) {

@@ -20,21 +20,13 @@ const OTHER_MAC: &str = "52:54:00:01:02:04";
 
 /// Starts capture, and waits until it may be called.
 fn capture(host: &Host) -> Daemon {
-    let mut capture = Daemon::capture(host).start();
-    capture.wait_until_ready();
-    host.wait_for_name(CAPTURE_NAME);
-    capture
+    Daemon::capture(host).start_on_bus()
 }
 
 /// Starts the actor for the test driver, allowed to wake these domains.
 fn actor(host: &Host, domains: &str) -> Daemon {
     let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"{domains}\"\n");
-    let mut actor = Daemon::actor(host).config(&config).start();
-    actor.wait_until_ready();
-    host.wait_for_name(ACTOR_NAME);
-    // A packet that comes before it knows the domains is for nobody.
-    let _ = actor.log().wait_for("connected to");
-    actor
+    Daemon::actor(host).config(&config).start_connected()
 }
 
 #[test]

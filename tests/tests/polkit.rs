@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, ACTOR_PATH, CAPTURE_NAME};
+use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, ACTOR_PATH};
 use wakevirt_tests::bus::polkitd::{NAME, Polkitd};
 use wakevirt_tests::bus::{Bus, CallError, Kind};
 use wakevirt_tests::daemon::Daemon;
@@ -39,10 +39,7 @@ impl<'host> Scene<'host> {
         libvirtd.define(TEST, &test_domain("vm1", MAC));
         libvirtd.define(TEST, &test_domain("vm2", OTHER_MAC));
         let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"*\"\n");
-        let mut actor = Daemon::actor(host).config(&config).start();
-        actor.wait_until_ready();
-        host.wait_for_name(ACTOR_NAME);
-        let _ = actor.log().wait_for("connected to");
+        let actor = Daemon::actor(host).config(&config).start_connected();
         Self { host, polkitd, libvirtd, actor, _bus: bus }
     }
 
@@ -218,9 +215,7 @@ fn a_hanging_polkit_delays_only_calls_that_wait_for_it() {
     let host = Host::new();
     let lan = host.veth("lan0");
     let scene = Scene::running(&host, Kind::DbusDaemon);
-    let mut capture = Daemon::capture(&host).start();
-    capture.wait_until_ready();
-    host.wait_for_name(CAPTURE_NAME);
+    let _capture = Daemon::capture(&host).start_on_bus();
     let _ = scene.actor.log().wait_for("receiving packets from the announcer");
     scene.polkitd.process().signal(Signal::SIGSTOP);
     std::thread::scope(|scope| {
@@ -368,9 +363,7 @@ fn a_dialog_delays_nothing_and_closes_with_its_caller() {
     let lan = host.veth("lan0");
     let mut scene = Scene::new(&host, Kind::DbusDaemon, with_administrator(&host));
     scene.polkitd.start();
-    let mut capture = Daemon::capture(&host).start();
-    capture.wait_until_ready();
-    host.wait_for_name(CAPTURE_NAME);
+    let _capture = Daemon::capture(&host).start_on_bus();
     let _ = scene.actor.log().wait_for("receiving packets from the announcer");
     let open = |scene: &Scene<'_>| {
         let call = Process::start("busctl", &mut scene.call_with_agent("leave", &[]));

@@ -13,8 +13,7 @@ fn actor_is_ready_after_the_replay() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
-    let mut capture = Daemon::capture(&host).started_by(StartedBy::Manager).start();
-    capture.wait_until_ready();
+    let capture = Daemon::capture(&host).started_by(StartedBy::Manager).start_ready();
     capture.signal(Signal::SIGSTOP);
 
     let mut actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();

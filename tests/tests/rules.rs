@@ -119,9 +119,8 @@ fn a_packet_of_a_udp_socket_matches_no_vlan_rule() {
     let bus = Bus::start(&host, Kind::DbusDaemon);
     let libvirtd = Libvirtd::start(&host);
     libvirtd.define(TEST, &test_domain(VM, "52:54:00:01:02:03"));
-    let mut capture =
-        Daemon::capture(&host).config("mode = \"udp\"\nlisten = [\"127.0.0.1:4000\"]\n").start();
-    capture.wait_until_ready();
+    let capture =
+        Daemon::capture(&host).config("mode = \"udp\"\nlisten = [\"127.0.0.1:4000\"]\n").start_ready();
     // It does what its configuration says, which is nothing to warn of.
     assert_eq!(capture.log().count("receiving UDP only, as mode"), 1, "{:#?}", capture.log().all());
     assert_eq!(capture.log().count("capture receives UDP only"), 0, "{:#?}", capture.log().all());

@@ -99,9 +99,7 @@ fn as_user(host: &Host, program: &str) -> Command {
 fn system(host: &Host) -> (Peer<'_>, Bus<'_>, Daemon) {
     let lan = host.veth("lan0");
     let bus = Bus::start(host, Kind::DbusDaemon);
-    let mut capture = Daemon::capture(host).start();
-    capture.wait_until_ready();
-    host.wait_for_name(CAPTURE_NAME);
+    let capture = Daemon::capture(host).start_on_bus();
     (lan, bus, capture)
 }
 

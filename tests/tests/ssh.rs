@@ -1,7 +1,7 @@
 //! Domains of another host, by SSH, as docs/HYPERVISORS.md describes.
 
 use nix::sys::signal::{Signal, kill};
-use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
+use wakevirt_protocol::bus::ACTOR_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
@@ -32,14 +32,10 @@ fn wakes_a_domain_on_another_host() {
 
     let lan = host.veth("lan0");
     let _bus = Bus::start(&host, Kind::DbusDaemon);
-    let mut capture = Daemon::capture(&host).start();
-    capture.wait_until_ready();
-    host.wait_for_name(CAPTURE_NAME);
+    let mut capture = Daemon::capture(&host).start_on_bus();
     let uri = format!("qemu+ssh://{USER}@{NAME}/system?keyfile=/etc/wakevirt/ssh/key&no_tty=1");
     let config = format!("connections = [\"{uri}\"]\ncool-down = \"0s\"\n[[allow]]\ndomain = \"{VM}\"\n");
-    let mut actor = Daemon::actor(&host).config(&config).start();
-    actor.wait_until_ready();
-    host.wait_for_name(ACTOR_NAME);
+    let mut actor = Daemon::actor(&host).config(&config).start_on_bus();
     let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
 
     // Whoever answers under that name is not believed until its key is known.

@@ -15,20 +15,13 @@ const NOBODYS_MAC: &str = "52:54:00:01:02:05";
 
 /// Starts capture, and waits until it may be called.
 fn capture(host: &Host) -> Daemon {
-    let mut capture = Daemon::capture(host).start();
-    capture.wait_until_ready();
-    host.wait_for_name(CAPTURE_NAME);
-    capture
+    Daemon::capture(host).start_on_bus()
 }
 
 /// Starts the actor for the test driver.
 fn actor(host: &Host, started_by: StartedBy, config: &str) -> Daemon {
     let config = format!("connections = [\"{TEST}\"]\n{config}");
-    let mut actor = Daemon::actor(host).started_by(started_by).config(&config).start();
-    actor.wait_until_ready();
-    host.wait_for_name(ACTOR_NAME);
-    let _ = actor.log().wait_for("connected to");
-    actor
+    Daemon::actor(host).started_by(started_by).config(&config).start_connected()
 }
 
 /// A libvirt with two domains, which are off.
@@ -103,10 +96,10 @@ fn packet(mac: &str, sender: u16) -> Vec<u8> {
     ethernet(BROADCAST, [2, 0, 0, 0, high, low], WAKE_ON_LAN, &magic(mac, &[]))
 }
 
-/// The number behind these words in a property, as gdbus(1) shows it.
-fn number(host: &Host, service: &str, property: &str, behind: &str) -> usize {
-    let reply = host.property(User::Unprivileged, service, property).unwrap();
-    let number = reply.split_once(behind).unwrap().1.trim_start_matches("uint64 ");
+/// The number of decisions with the outcome `not-allowed`.
+fn not_allowed(host: &Host) -> u64 {
+    let reply = host.property(User::Unprivileged, ACTOR_NAME, "Outcomes").unwrap();
+    let number = reply.split_once("'not-allowed': ").unwrap().1.trim_start_matches("uint64 ");
     number.split(|char: char| !char.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
@@ -126,11 +119,11 @@ fn counts_a_flood_of_denied_packets_and_limits_its_log_lines() {
             wire.send(&packet(mac, sender));
         }
     }
-    let not_allowed = || number(&host, ACTOR_NAME, "Outcomes", "'not-allowed': ");
-    wait::until_true("all to be heard", || number(&host, CAPTURE_NAME, "Received", "<") == 1500);
+    let not_allowed = || not_allowed(&host);
+    wait::until_true("all to be heard", || host.counter(CAPTURE_NAME, "Received") == 1500);
     wait::until_true("each to be held back by the announcer, or decided about", || {
-        let unknown = number(&host, ACTOR_NAME, "UnknownPackets", "<");
-        not_allowed() + unknown + number(&host, CAPTURE_NAME, "Limited", "<") == 1500
+        let unknown = host.counter(ACTOR_NAME, "UnknownPackets");
+        not_allowed() + unknown + host.counter(CAPTURE_NAME, "Limited") == 1500
     });
     assert!(not_allowed() > 100, "only {} of 1000 reached the actor", not_allowed());
     for (kind, text, lines) in [

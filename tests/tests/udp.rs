@@ -40,8 +40,7 @@ fn receives_udp_without_the_privilege() {
     let mut capture = Daemon::capture(&host)
         .started_by(StartedBy::Unprivileged)
         .config("listen = [\"0.0.0.0:4009\", \"[::]:4009\"]")
-        .start();
-    capture.wait_until_ready();
+        .start_ready();
     assert_eq!(capture.log().count("capture receives UDP only"), 1);
     host.wait_for_name(CAPTURE_NAME);
     assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "Mode").unwrap(), "(<'udp'>,)");
@@ -154,8 +153,7 @@ fn adds_broadcasts_of_the_host_and_announces_no_packet_twice() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let lan = cable(&host);
     // Started as root, it may take port 9.
-    let mut capture = Daemon::capture(&host).started_by(StartedBy::Root).start();
-    capture.wait_until_ready();
+    let mut capture = Daemon::capture(&host).started_by(StartedBy::Root).start_ready();
     assert_eq!(capture.log().count("cannot listen"), 0);
     host.wait_for_name(CAPTURE_NAME);
     let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
@@ -209,8 +207,7 @@ s.bind((\"0.0.0.0\", 4009)); print(\"bound\"); time.sleep(60)",
         ]),
     );
     let _ = other.log().wait_for("bound");
-    let mut capture = Daemon::capture(&host).options(&["--listen", "0.0.0.0:4009"]).start();
-    capture.wait_until_ready();
+    let mut capture = Daemon::capture(&host).options(&["--listen", "0.0.0.0:4009"]).start_ready();
     let line = capture.log().wait_for("cannot listen on UDP 0.0.0.0:4009");
     assert!(line.contains("WARN") && line.contains("another program has it"), "{line}");
     capture.stop();

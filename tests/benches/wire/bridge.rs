@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 
-use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::Host;
@@ -41,9 +40,7 @@ pub fn measure(report: &mut Report) {
     for _ in 0..ROUNDS {
         nothing.push(rate(&wire, &frame, &far));
 
-        let mut capture = Daemon::capture(&host).start();
-        capture.wait_until_ready();
-        host.wait_for_name(CAPTURE_NAME);
+        let mut capture = Daemon::capture(&host).start_on_bus();
         with_capture.push(rate(&wire, &frame, &far));
         capture.stop();
 

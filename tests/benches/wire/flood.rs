@@ -3,7 +3,6 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::Host;
@@ -37,9 +36,7 @@ pub fn measure(report: &mut Report) {
     let host = Host::new();
     let bus = Bus::start(&host, Kind::DbusDaemon);
     let lan = host.veth("lan0");
-    let mut capture = Daemon::capture(&host).start();
-    capture.wait_until_ready();
-    host.wait_for_name(CAPTURE_NAME);
+    let mut capture = Daemon::capture(&host).start_on_bus();
     let (announcer, sniffer) = (capture.pid(), capture.child("wakevirt-sniffer"));
     let accounts = Accounts::open(&bus);
     let wire = PacketSocket::sender(&lan.network(), FAR_END);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use wakevirt_protocol::bus::{CAPTURE_INTERFACE, CAPTURE_NAME, Dict, MAGIC_PACKET};
+use wakevirt_protocol::bus::{CAPTURE_INTERFACE, Dict, MAGIC_PACKET};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::Host;
@@ -30,9 +30,7 @@ fn measure_through(report: &mut Report, name: &str, kind: Kind) {
     let host = Host::new();
     let bus = Bus::start(&host, kind);
     let (lan, plain) = (host.veth("lan0"), host.veth("plain0"));
-    let mut capture = Daemon::capture(&host).config("limit = 100000\ninterfaces = [\"lan0\"]").start();
-    capture.wait_until_ready();
-    host.wait_for_name(CAPTURE_NAME);
+    let mut capture = Daemon::capture(&host).config("limit = 100000\ninterfaces = [\"lan0\"]").start_on_bus();
 
     let wire = PacketSocket::sender(&lan.network(), FAR_END);
     let plain_wire = PacketSocket::sender(&plain.network(), FAR_END);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wakevirt_protocol::MacAddr;
-use wakevirt_protocol::bus::{CAPTURE_INTERFACE, CAPTURE_NAME, Dict, MAGIC_PACKET};
+use wakevirt_protocol::bus::{CAPTURE_INTERFACE, Dict, MAGIC_PACKET};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::Host;
@@ -31,9 +31,7 @@ pub fn measure(report: &mut Report) {
     let host = Host::new();
     let bus = Bus::start(&host, Kind::DbusDaemon);
     let lan = host.veth("lan0");
-    let mut capture = Daemon::capture(&host).start();
-    capture.wait_until_ready();
-    host.wait_for_name(CAPTURE_NAME);
+    let mut capture = Daemon::capture(&host).start_on_bus();
     let accounts = Accounts::open(&bus);
     // The last one ends the run.
     accounts.name_interest((0..=FLOODED + SINGLES).map(address));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use virt::connect::Connect;
 use virt::domain::Domain;
 use wakevirt_protocol::MacAddr;
-use wakevirt_protocol::bus::{ACTOR_INTERFACE, CAPTURE_NAME, Dict};
+use wakevirt_protocol::bus::{ACTOR_INTERFACE, Dict};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::Host;
@@ -46,14 +46,10 @@ fn measure_among(report: &mut Report, connection: &str, domains: usize) {
     let (lan, other) = (host.veth("lan0"), host.veth("tool0"));
     let libvirt = Connect::open(Some(&local_uri(&host, connection))).expect("a connection to libvirt");
     let domains = define(&libvirt, connection, domains);
-    let mut capture = Daemon::capture(&host).config("limit = 100000\ninterfaces = [\"lan0\"]").start();
-    capture.wait_until_ready();
-    host.wait_for_name(CAPTURE_NAME);
+    let mut capture = Daemon::capture(&host).config("limit = 100000\ninterfaces = [\"lan0\"]").start_on_bus();
     let mut config = format!("connections = [\"{connection}\"]\ncool-down = \"0s\"\n");
     config += "[[allow]]\ndomain = \"ours-*\"\n";
-    let mut actor = Daemon::actor(&host).config(&config).start();
-    actor.wait_until_ready();
-    let _ = actor.log().wait_for("connected to");
+    let mut actor = Daemon::actor(&host).config(&config).start_connected();
 
     let (tool, tool_started) = tool(PacketSocket::reader(&host.network(), "tool0"), libvirt.clone());
     let mut bench = Bench {

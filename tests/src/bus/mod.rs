@@ -206,6 +206,17 @@ impl Host {
         self.call_object(user, interface, "org.freedesktop.DBus.Properties.Get", &[&quoted[0], &quoted[1]])
     }
 
+    /// Reads a numeric property of one of our services.
+    ///
+    /// # Panics
+    /// If the property cannot be read, or is not a number.
+    #[must_use]
+    pub fn counter(&self, interface: &str, property: &str) -> u64 {
+        let reply = self.property(User::Unprivileged, interface, property).expect("a property");
+        let number = reply.trim_end_matches(">,)").rsplit(' ').next().and_then(|text| text.parse().ok());
+        number.unwrap_or_else(|| panic!("{property} is {reply}, not a number"))
+    }
+
     /// Calls a method on the object of the service with this name: `org.example.A1` has `/org/example/A1`.
     ///
     /// # Errors

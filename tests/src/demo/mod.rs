@@ -121,11 +121,9 @@ fn set_up_libvirt(screen: Screen, host: &Host) -> Libvirtd<'_> {
 }
 
 fn start_services(screen: Screen, host: &Host) -> (Daemon, Daemon) {
-    let mut capture = Daemon::capture(host).started_by(StartedBy::Root).start();
-    capture.wait_until_ready();
+    let capture = Daemon::capture(host).started_by(StartedBy::Root).start_ready();
     let config = format!("connections = [\"{TEST}\"]\n{}", rules());
-    let mut actor = Daemon::actor(host).started_by(StartedBy::Root).config(&config).start();
-    actor.wait_until_ready();
+    let actor = Daemon::actor(host).started_by(StartedBy::Root).config(&config).start_ready();
     screen.item("services", "started as root; each has switched to its own user:");
     rights::show(screen, &[capture.pid(), capture.child("wakevirt-sniffer"), actor.pid()]);
     // /proc does not show Landlock. Capture does not start without it, unless its configuration allows that.

@@ -6,7 +6,7 @@ pub mod site;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, CAPTURE_NAME};
+use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME};
 
 use crate::bus::polkitd::Polkitd;
 use crate::bus::{Bus, CallError, Kind};
@@ -337,15 +337,9 @@ fn macs(libvirtd: &Libvirtd<'_>) -> HashMap<String, String> {
 
 fn start_actor(host: &Host, restricted: bool, config: &str) -> Daemon {
     let actor = Daemon::actor(host).config(config);
-    let mut actor = if restricted { actor.restricted() } else { actor }.start();
-    actor.wait_until_ready();
-    host.wait_for_name(ACTOR_NAME);
-    actor
+    if restricted { actor.restricted() } else { actor }.start_on_bus()
 }
 
 fn start_capture(host: &Host) -> Daemon {
-    let mut capture = Daemon::capture(host).start();
-    capture.wait_until_ready();
-    host.wait_for_name(CAPTURE_NAME);
-    capture
+    Daemon::capture(host).start_on_bus()
 }
