@@ -1,8 +1,8 @@
-//! Wakes that are under way when libvirtd hangs, goes on, or is killed: the actor lives, each wake is decided about
-//! once, and none is lost.
+//! libvirtd hangs, resumes, or is killed while wakes are in progress: the actor keeps running, and each wake ends
+//! exactly once.
 //!
-//! With WAKEVIRT_ROUNDS each is repeated as often.
-#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+//! WAKEVIRT_ROUNDS sets how often each test repeats this.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -20,11 +20,11 @@ use wakevirt_tests::process::Process;
 use wakevirt_tests::scene::ALL_ALLOWED;
 use wakevirt_tests::{privileged, wait};
 
-/// libvirt gives up a daemon that answers no ping after 20 s; this is for a busy machine.
+/// libvirt closes the connection to a daemon that answers no ping for 20 s. The rest is for a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// So many domains that are off, and all that wakes them.
-struct Crowd<'host> {
+/// A host with a number of domains that are shut off, and everything that is needed to wake them.
+struct Scene<'host> {
     host: &'host Host,
     libvirtd: Libvirtd<'host>,
     uri: &'static str,
@@ -38,15 +38,15 @@ struct Crowd<'host> {
 }
 
 fn name(number: usize) -> String {
-    format!("crowd-{number}-")
+    format!("vm-{number}-")
 }
 
 fn mac(number: usize) -> String {
     format!("52:54:00:00:01:{number:02x}")
 }
 
-/// Does this to each domain, by one virsh(1).
-fn each(
+/// Runs this virsh(1) command for each domain, in one process.
+fn virsh_each(
     libvirtd: &Libvirtd<'_>,
     uri: &str,
     domains: usize,
@@ -59,7 +59,7 @@ fn each(
 }
 
 fn define(libvirtd: &Libvirtd<'_>, uri: &str, domains: usize) {
-    let file = |number: usize| format!("/run/crowd/{number}");
+    let file = |number: usize| format!("/run/domains/{number}");
     for number in 0..domains {
         let xml = match uri {
             QEMU => qemu_domain(&name(number), &mac(number), "br0"),
@@ -67,11 +67,11 @@ fn define(libvirtd: &Libvirtd<'_>, uri: &str, domains: usize) {
         };
         libvirtd.host().write(&file(number), &xml);
     }
-    each(libvirtd, uri, domains, "define", file);
+    virsh_each(libvirtd, uri, domains, "define", file);
 }
 
-impl<'host> Crowd<'host> {
-    /// The domains belong to this driver.
+impl<'host> Scene<'host> {
+    /// Defines this number of domains at the URI, and starts both services.
     fn new(host: &'host Host, uri: &'static str, domains: usize) -> Self {
         host.bridge("br0");
         let wire = host.veth("lan0").injector();
@@ -89,18 +89,18 @@ impl<'host> Crowd<'host> {
     }
 
     fn destroy_all(&self) {
-        each(&self.libvirtd, self.uri, self.domains, "destroy", name);
+        virsh_each(&self.libvirtd, self.uri, self.domains, "destroy", name);
     }
 
-    fn stop(&self) {
+    fn stop_libvirtd(&self) {
         self.libvirtd.process().signal(Signal::SIGSTOP);
     }
 
-    fn go_on(&self) {
+    fn resume_libvirtd(&self) {
         self.libvirtd.process().signal(Signal::SIGCONT);
     }
 
-    /// Sends a packet for each of these domains, from another sender than before.
+    /// Sends a packet for each of these domains, from a new sender with each call.
     fn send(&mut self, domains: impl Iterator<Item = usize>) {
         self.sender = self.sender.wrapping_add(1);
         for number in domains {
@@ -109,59 +109,59 @@ impl<'host> Crowd<'host> {
         }
     }
 
-    /// Sends packets for all domains, and waits until the actor is about to wake them. Where capture holds some back,
-    /// as it may do with so many, they are sent again.
+    /// Sends packets for all domains, and waits until the actor has recorded all wakes. Packets that capture drops
+    /// by its limits are sent again.
     fn wake_all(&mut self) {
         self.send(0..self.domains);
-        wait::until_true("all wakes to be under way", || {
-            let missing = |crowd: &Self| {
-                // What is to be done is written down before libvirt is called.
-                let state = std::fs::read(crowd.host.path("/run/wakevirt-actor/state")).unwrap_or_default();
+        wait::until_true("all wakes to be in progress", || {
+            let missing = |scene: &Self| {
+                // The actor writes its state file before it calls libvirt.
+                let state = std::fs::read(scene.host.path("/run/wakevirt-actor/state")).unwrap_or_default();
                 let state = String::from_utf8_lossy(&state);
-                (0..crowd.domains).filter(|number| !state.contains(&name(*number))).collect::<Vec<_>>()
+                (0..scene.domains).filter(|number| !state.contains(&name(*number))).collect::<Vec<_>>()
             };
-            let all = wait::within(Duration::from_secs(2), || missing(self).is_empty().then_some(()));
-            let late = missing(self);
-            self.send(late.into_iter());
-            all.is_some()
+            let complete = wait::within(Duration::from_secs(2), || missing(self).is_empty().then_some(()));
+            let missing = missing(self);
+            self.send(missing.into_iter());
+            complete.is_some()
         });
     }
 
-    /// All wakes have this outcome, each for the `round`th time.
-    fn all_end(&mut self, outcome: &str, round: usize) {
+    /// Waits until all wakes have ended with this outcome, each for the `round`th time.
+    fn wait_for_outcomes(&mut self, outcome: &str, round: usize) {
         for number in 0..self.domains {
-            let told = format!("'{}', '{outcome}'", name(number));
-            let ended = self.sees(|crowd| crowd.finished.log().count(&told) >= round);
-            assert!(ended, "{told} is missing:\n{}", self.story());
+            let signal = format!("'{}', '{outcome}'", name(number));
+            let ended = self.wait_until(|scene| scene.finished.log().count(&signal) >= round);
+            assert!(ended, "{signal} is missing:\n{}", self.logs());
         }
         let wakes = self.finished.log().count(&format!("-', '{outcome}'"));
-        assert_eq!(wakes, self.domains * round, "once each:\n{}", self.story());
-        self.lives();
+        assert_eq!(wakes, self.domains * round, "not once for each domain:\n{}", self.logs());
+        self.assert_actor_runs();
     }
 
-    /// The actor says for the `round`th time that it has lost libvirt.
-    fn loses_libvirt(&mut self, reason: &str, round: usize) {
+    /// Waits until the actor has logged for the `round`th time that it lost the connection to libvirt.
+    fn wait_for_lost_connection(&mut self, reason: &str, round: usize) {
         let line = format!("is lost: {reason}");
-        let lost = self.sees(|crowd| crowd.actor.log().count(&line) == round);
-        assert!(lost, "{line:?} is missing:\n{}", self.story());
+        let lost = self.wait_until(|scene| scene.actor.log().count(&line) == round);
+        assert!(lost, "{line:?} is missing:\n{}", self.logs());
     }
 
-    /// Whether this comes to be so while the actor lives.
-    fn sees(&mut self, is_so: impl Fn(&Self) -> bool) -> bool {
-        let seen = wait::within(TIMEOUT, || {
-            let seen = is_so(self);
-            (seen || self.actor.exit_status().is_some()).then_some(seen)
+    /// Waits until the condition holds. Returns whether it does, and fails if the actor exits.
+    fn wait_until(&mut self, condition: impl Fn(&Self) -> bool) -> bool {
+        let result = wait::within(TIMEOUT, || {
+            let holds = condition(self);
+            (holds || self.actor.exit_status().is_some()).then_some(holds)
         });
-        self.lives();
-        seen == Some(true)
+        self.assert_actor_runs();
+        result == Some(true)
     }
 
-    fn lives(&mut self) {
-        let ended = self.actor.exit_status();
-        assert!(ended.is_none(), "the actor has ended: {ended:?}\n{}", self.story());
+    fn assert_actor_runs(&mut self) {
+        let status = self.actor.exit_status();
+        assert!(status.is_none(), "the actor exited: {status:?}\n{}", self.logs());
     }
 
-    fn story(&self) -> String {
+    fn logs(&self) -> String {
         [self.actor.log().all(), self.finished.log().all()].concat().join("\n")
     }
 }
@@ -175,73 +175,73 @@ fn rounds() -> usize {
     std::env::var("WAKEVIRT_ROUNDS").ok().map_or(1, |rounds| rounds.parse().unwrap())
 }
 
-/// libvirtd hangs while wakes are under way, until its clients give it up; then it goes on.
-fn hangs_until_it_is_given_up(domains: usize) {
+/// libvirtd hangs while wakes are in progress until its clients close the connection, and then resumes.
+fn libvirtd_times_out(domains: usize) {
     let host = Host::new();
-    let mut crowd = Crowd::new(&host, TEST, domains);
+    let mut scene = Scene::new(&host, TEST, domains);
     for round in 1..=rounds() {
-        let _ = crowd.actor.log().wait_for_nth("connected to", round);
-        crowd.stop();
-        crowd.wake_all();
-        crowd.loses_libvirt("the daemon does not answer", round);
-        crowd.go_on();
-        crowd.all_end("started", round);
-        crowd.destroy_all();
+        let _ = scene.actor.log().wait_for_nth("connected to", round);
+        scene.stop_libvirtd();
+        scene.wake_all();
+        scene.wait_for_lost_connection("the daemon does not answer", round);
+        scene.resume_libvirtd();
+        scene.wait_for_outcomes("started", round);
+        scene.destroy_all();
     }
 }
 
-/// libvirtd hangs for a moment.
-fn hangs_for_a_moment(domains: usize) {
+/// libvirtd hangs and resumes before its clients close the connection.
+fn libvirtd_hangs_shortly(domains: usize) {
     let host = Host::new();
-    let mut crowd = Crowd::new(&host, TEST, domains);
+    let mut scene = Scene::new(&host, TEST, domains);
     for round in 1..=10 * rounds() {
-        crowd.stop();
-        crowd.wake_all();
-        crowd.go_on();
-        crowd.all_end("started", round);
-        crowd.destroy_all();
+        scene.stop_libvirtd();
+        scene.wake_all();
+        scene.resume_libvirtd();
+        scene.wait_for_outcomes("started", round);
+        scene.destroy_all();
     }
-    assert_eq!(crowd.actor.log().count("is lost"), 0, "{}", crowd.story());
+    assert_eq!(scene.actor.log().count("is lost"), 0, "{}", scene.logs());
 }
 
 /// libvirtd hangs and is killed.
-fn hangs_and_is_killed(domains: usize) {
+fn libvirtd_is_killed(domains: usize) {
     let host = Host::new();
-    let mut crowd = Crowd::new(&host, QEMU, domains);
+    let mut scene = Scene::new(&host, QEMU, domains);
     for round in 1..=rounds() {
-        let _ = crowd.actor.log().wait_for_nth("connected to", round);
-        crowd.stop();
-        crowd.wake_all();
-        crowd.libvirtd.kill();
-        crowd.loses_libvirt("the daemon has closed it", round);
-        crowd.libvirtd.start_again();
-        crowd.all_end("started", round);
-        crowd.destroy_all();
+        let _ = scene.actor.log().wait_for_nth("connected to", round);
+        scene.stop_libvirtd();
+        scene.wake_all();
+        scene.libvirtd.kill();
+        scene.wait_for_lost_connection("the daemon has closed it", round);
+        scene.libvirtd.start_again();
+        scene.wait_for_outcomes("started", round);
+        scene.destroy_all();
     }
 }
 
-/// Each of them for so many wakes.
+/// Defines a test for each function and number of wakes.
 macro_rules! for_wakes {
-    ($(fn $name:ident() { $story:ident($wakes:literal) })*) => { $(
+    ($(fn $name:ident() { $function:ident($wakes:literal) })*) => { $(
         #[test]
         fn $name() {
             privileged!();
-            $story($wakes);
+            $function($wakes);
         }
     )* };
 }
 
 for_wakes! {
-    fn two_wakes_survive_a_libvirtd_timeout() { hangs_until_it_is_given_up(2) }
-    fn eight_wakes_survive_a_libvirtd_timeout() { hangs_until_it_is_given_up(8) }
-    fn a_hundred_wakes_survive_a_libvirtd_timeout() { hangs_until_it_is_given_up(100) }
-    fn eight_wakes_survive_a_short_libvirtd_hang() { hangs_for_a_moment(8) }
-    fn a_hundred_wakes_survive_a_short_libvirtd_hang() { hangs_for_a_moment(100) }
-    fn two_wakes_survive_a_killed_libvirtd() { hangs_and_is_killed(2) }
-    fn eight_wakes_survive_a_killed_libvirtd() { hangs_and_is_killed(8) }
+    fn two_wakes_survive_a_libvirtd_timeout() { libvirtd_times_out(2) }
+    fn eight_wakes_survive_a_libvirtd_timeout() { libvirtd_times_out(8) }
+    fn a_hundred_wakes_survive_a_libvirtd_timeout() { libvirtd_times_out(100) }
+    fn eight_wakes_survive_a_short_libvirtd_hang() { libvirtd_hangs_shortly(8) }
+    fn a_hundred_wakes_survive_a_short_libvirtd_hang() { libvirtd_hangs_shortly(100) }
+    fn two_wakes_survive_a_killed_libvirtd() { libvirtd_is_killed(2) }
+    fn eight_wakes_survive_a_killed_libvirtd() { libvirtd_is_killed(8) }
 }
 
-/// The threads of a process.
+/// The thread IDs of a process.
 fn threads(process: &Process) -> BTreeSet<String> {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap();
     tasks.map(|task| task.unwrap().file_name().into_string().unwrap()).collect()
@@ -251,13 +251,13 @@ fn threads(process: &Process) -> BTreeSet<String> {
 fn wakes_create_no_threads() {
     privileged!();
     let host = Host::new();
-    let mut crowd = Crowd::new(&host, TEST, 8);
-    let before = threads(&crowd.actor);
+    let mut scene = Scene::new(&host, TEST, 8);
+    let before = threads(&scene.actor);
     for round in 1..=3 {
-        crowd.send(0..8);
-        crowd.all_end("started", round);
-        let after = threads(&crowd.actor);
+        scene.send(0..8);
+        scene.wait_for_outcomes("started", round);
+        let after = threads(&scene.actor);
         assert!(after.is_subset(&before), "{:?}", after.difference(&before));
-        crowd.destroy_all();
+        scene.destroy_all();
     }
 }

@@ -1,5 +1,5 @@
-//! Interfaces that appear, vanish, flap, are renamed or absent at start: capture goes on hearing, by
-//! the same processes and without a privilege.
+//! Interfaces that appear, disappear, flap, are renamed or do not exist at startup: capture continues to receive,
+//! with the same processes and without a privilege.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -17,15 +17,15 @@ use wakevirt_tests::process::proc::Status;
 
 const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-/// A host on which capture runs and somebody listens.
+/// A host on which capture runs, with a subscriber to its signals.
 struct Scene<'host> {
     host: &'host Host,
     _bus: Bus<'host>,
     capture: Daemon,
     monitor: Process,
     sniffer: Pid,
-    /// How many signals there were.
-    heard: usize,
+    /// The number of signals so far.
+    signals: usize,
 }
 
 impl<'host> Scene<'host> {
@@ -34,13 +34,13 @@ impl<'host> Scene<'host> {
         let capture = Daemon::capture(host).config(config).started_by(StartedBy::Manager).start_on_bus();
         let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
         let sniffer = capture.child("wakevirt-sniffer");
-        Self { host, _bus: bus, capture, monitor, sniffer, heard: 0 }
+        Self { host, _bus: bus, capture, monitor, sniffer, signals: 0 }
     }
 
-    /// The next signal, which is for this MAC address and came in by this interface.
+    /// Waits for the next signal, and checks its MAC address and ingress interface.
     fn expect(&mut self, mac: &str, interface: &str) -> String {
-        self.heard += 1;
-        let signal = self.monitor.log().wait_for_nth("MagicPacket", self.heard);
+        self.signals += 1;
+        let signal = self.monitor.log().wait_for_nth("MagicPacket", self.signals);
         assert!(signal.contains(&format!("'{mac}'")), "for {mac}: {signal}");
         assert!(signal.contains(&format!("'interface': <'{interface}'>")), "on {interface}: {signal}");
         signal
@@ -54,7 +54,7 @@ impl<'host> Scene<'host> {
         });
     }
 
-    /// Nothing was started again and nothing came back; and nothing but what was expected was heard.
+    /// Checks that no process restarted or has a capability, and that there were no other signals.
     fn end(mut self) {
         assert_eq!(self.capture.child("wakevirt-sniffer"), self.sniffer);
         for pid in [self.sniffer, self.capture.pid()] {
@@ -62,12 +62,12 @@ impl<'host> Scene<'host> {
                 assert_eq!(Status::of(pid).capabilities(set), 0, "{set} of {pid}");
             }
         }
-        assert_eq!(self.monitor.log().count("MagicPacket"), self.heard);
+        assert_eq!(self.monitor.log().count("MagicPacket"), self.signals);
         self.capture.stop();
     }
 }
 
-/// A different MAC address for each number, so that none is a copy of another.
+/// A MAC address for each number, so that no packet is a copy of another.
 fn mac(number: u8) -> String {
     format!("52:54:00:00:00:{number:02x}")
 }
@@ -83,26 +83,26 @@ fn follows_interfaces_that_appear_disappear_and_are_renamed() {
     let mut scene = Scene::new(&host, "");
     scene.wait_for_interfaces("(<['lo']>,)");
 
-    // One that was not there at start.
+    // An interface that did not exist at startup.
     let lan = host.veth("lan0");
     scene.wait_for_interfaces("(<['lan0', 'lo']>,)");
     lan.etherwake(&mac(1), &[]);
     scene.expect(&mac(1), "lan0");
 
-    // It flaps.
+    // The interface flaps.
     for round in 0..5 {
         host.sh("ip link set lan0 down && ip link set lan0 up");
         lan.send(&wake_on_lan(&mac(10 + round)));
         scene.expect(&mac(10 + round), "lan0");
     }
 
-    // It is renamed.
+    // The interface is renamed.
     host.sh("ip link set lan0 down && ip link set lan0 name uplink && ip link set uplink up");
     scene.wait_for_interfaces("(<['lo', 'uplink']>,)");
     lan.send(&wake_on_lan(&mac(2)));
     scene.expect(&mac(2), "uplink");
 
-    // It vanishes, and another comes under the old name.
+    // The interface is deleted, and another one gets its first name.
     host.sh("ip link del uplink && ip netns del beyond-lan0");
     scene.wait_for_interfaces("(<['lo']>,)");
     let lan = host.veth("lan0");
@@ -122,7 +122,7 @@ fn receives_on_tap_tun_and_loopback() {
     tap.send(&wake_on_lan(&mac(1)));
     scene.expect(&mac(1), "tap0");
 
-    // A link without Ethernet headers, as WireGuard's: the VPN's packets come by unicast.
+    // A link without Ethernet headers, like that of WireGuard. Packets of the VPN are unicast.
     let (here, there) = (Ipv4Addr::new(198, 51, 100, 2), Ipv4Addr::new(198, 51, 100, 1));
     tun.send(&udp4(there, here, 9, &magic(&mac(2), &[])));
     let signal = scene.expect(&mac(2), "tun0");
@@ -148,10 +148,10 @@ fn announces_packets_of_port_and_bridge_separately() {
     let mut scene = Scene::new(&host, "");
     scene.wait_for_interfaces("(<['br0', 'lo', 'port0']>,)");
 
-    // To the MAC address of a VM that is off, which the bridge does not take for its own.
+    // To the MAC address of a VM that is shut off, which is not the address of the bridge.
     lan.etherwake(&mac(1), &[]);
     scene.expect(&mac(1), "port0");
-    // To everybody: the port has it, and the bridge.
+    // To the broadcast address: the port and the bridge receive it.
     lan.etherwake(&mac(2), &["-b"]);
     scene.expect(&mac(2), "port0");
     scene.expect(&mac(2), "br0");
@@ -164,12 +164,12 @@ fn receives_frames_with_vlan_tags() {
     let host = Host::new();
     let lan = host.veth("lan0");
     let mut scene = Scene::new(&host, "");
-    let once = |number, vlan| tagged(&wake_on_lan(&mac(number)), 0x8100, vlan);
-    lan.send(&once(1, 10));
+    let with_tag = |number, vlan| tagged(&wake_on_lan(&mac(number)), 0x8100, vlan);
+    lan.send(&with_tag(1, 10));
     let signal = scene.expect(&mac(1), "lan0");
     assert!(signal.contains("'vlan': <uint16 10>"), "{signal}");
 
-    lan.send(&tagged(&once(2, 10), 0x88a8, 20));
+    lan.send(&tagged(&with_tag(2, 10), 0x88a8, 20));
     let signal = scene.expect(&mac(2), "lan0");
     assert!(signal.contains("'vlan': <uint16 20>"), "{signal}");
 
@@ -178,24 +178,24 @@ fn receives_frames_with_vlan_tags() {
     let signal = scene.expect(&mac(3), "lan0");
     assert!(signal.contains("'vlan': <uint16 4094>") && signal.contains("'secureon': <true>"), "{signal}");
 
-    // A tag that carries a priority only names no VLAN.
-    lan.send(&once(4, 0xe000));
+    // A tag that has only a priority stands for no VLAN.
+    lan.send(&with_tag(4, 0xe000));
     assert!(scene.expect(&mac(4), "lan0").contains("'vlan': <uint16 0>"));
 
-    // Below two tags, headers are found as below none.
+    // Headers behind two tags are parsed as well.
     let datagram = udp4(Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::BROADCAST, 9, &magic(&mac(5), &[]));
     let inner = tagged(&ethernet(BROADCAST, SOURCE, 0x0800, &datagram), 0x8100, 10);
     lan.send(&tagged(&inner, 0x88a8, 20));
     let signal = scene.expect(&mac(5), "lan0");
     assert!(signal.contains("'vlan': <uint16 20>") && signal.contains("'udp4'"), "{signal}");
 
-    // Three tags are one too many, and the reserved VLAN is none.
-    lan.send(&tagged(&tagged(&once(6, 10), 0x88a8, 20), 0x88a8, 30));
-    lan.send(&once(6, 4095));
+    // Frames with three tags or with the reserved VLAN ID are dropped.
+    lan.send(&tagged(&tagged(&with_tag(6, 10), 0x88a8, 20), 0x88a8, 30));
+    lan.send(&with_tag(6, 4095));
     lan.send(&wake_on_lan(&mac(7)));
     assert!(scene.expect(&mac(7), "lan0").contains("'vlan': <uint16 0>"));
 
-    // Without a tag, what looks like the second one is payload.
+    // Without a first tag, bytes that look like a second one are payload.
     let disguised = [&[0, 10, 0x08, 0x42], magic(&mac(8), &[]).as_slice()].concat();
     lan.send(&ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &disguised));
     assert!(scene.expect(&mac(8), "lan0").contains("'vlan': <uint16 0>"));
@@ -222,7 +222,7 @@ fn selects_interfaces_by_name_and_glob_and_again_on_reload() {
     guest.send(&wake_on_lan(&mac(4)));
     scene.expect(&mac(4), "vnet0");
 
-    // What is wrong changes nothing.
+    // An invalid configuration changes nothing.
     host.write(config.trim(), "intefaces = [\"*\"]");
     scene.capture.signal(nix::sys::signal::Signal::SIGHUP);
     let line = scene.capture.log().wait_for("the old configuration stays in force");
@@ -232,7 +232,7 @@ fn selects_interfaces_by_name_and_glob_and_again_on_reload() {
     scene.expect(&mac(5), "vnet0");
     host.write(config.trim(), "");
     scene.capture.signal(nix::sys::signal::Signal::SIGHUP);
-    wakevirt_tests::wait::until_true("a status without it", || {
+    wakevirt_tests::wait::until_true("a status without the failed reload", || {
         scene
             .capture
             .notifications()
@@ -249,7 +249,7 @@ fn selects_interfaces_by_alternative_name() {
     let host = Host::new();
     let lan = host.veth("eth0");
     let guest = host.veth("vnet0");
-    // Longer than a name may be.
+    // The last one is longer than an interface name can be.
     host.sh("ip link property add dev eth0 altname enp1s0 altname enx-a-name-of-more-than-fifteen-bytes");
     host.sh("ip link property add dev vnet0 altname guest7");
     let mut scene = Scene::new(&host, "interfaces = [\"enp1s0\", \"later0\", \"guest*\", \"!guest7\"]");
@@ -262,7 +262,7 @@ fn selects_interfaces_by_alternative_name() {
     let all = "'interface-alternatives': <['enp1s0', 'enx-a-name-of-more-than-fifteen-bytes']>";
     assert!(signal.contains(all), "{signal}");
 
-    // A name that is added later, and one that is taken away.
+    // One name is added, another one is removed.
     host.sh("ip link property add dev vnet0 altname later0 && ip link property del dev vnet0 altname guest7");
     scene.wait_for_interfaces("(<['eth0', 'vnet0']>,)");
     guest.send(&wake_on_lan(&mac(3)));
@@ -273,7 +273,7 @@ fn selects_interfaces_by_alternative_name() {
     guest.send(&wake_on_lan(&mac(5)));
     scene.expect(&mac(5), "vnet0");
 
-    // What has none does not tell any.
+    // Without a matching name, the interface is no longer selected.
     host.sh("ip link property del dev vnet0 altname later0 && ip link property add dev lo altname guest8");
     scene.wait_for_interfaces("(<['lo']>,)");
     scene.end();
@@ -293,7 +293,7 @@ fn captures_sent_packets_on_outgoing_interfaces() {
             .capture
             .log()
             .wait_for_nth("hearing what leaves through \"br0\" as well", usize::from(round) + 1);
-        // What the host sends through another interface is not heard, nor is it twice through this one.
+        // Packets that the host sends through other interfaces are not received, and those through this one once.
         host.sh(&format!("etherwake -i port0 {}", mac(100 + round)));
         host.sh(&format!("etherwake -i br0 {}", mac(round)));
         scene.expect(&mac(round), "br0");

@@ -1,6 +1,6 @@
 //! Datagrams that the kernel merges into one before capture receives them: UDP GRO on the interface, and UDP
-//! GSO of a sender behind a veth. All magic packets are announced.
-#![expect(clippy::indexing_slicing, reason = "a test may stop where it stands")]
+//! GSO of a sender behind a veth pair. All magic packets are announced.
+#![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
@@ -11,7 +11,7 @@ use wakevirt_tests::network::Peer;
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 
-/// A host with capture, a cable to a sender, and somebody who listens.
+/// A host with capture, a veth pair to a sender, and a subscriber to the signals of capture.
 struct Scene<'host> {
     host: &'host Host,
     lan: Peer<'host>,
@@ -30,7 +30,7 @@ impl<'host> Scene<'host> {
         Self { host, lan, _bus: bus, capture, monitor }
     }
 
-    /// How often a property that counts has counted.
+    /// The value of a counter property.
     fn count(&self, property: &str) -> u64 {
         self.host.counter(CAPTURE_NAME, property)
     }
@@ -39,16 +39,16 @@ impl<'host> Scene<'host> {
         wait::until_true(&format!("{property} to be {count}"), || self.count(property) == count);
     }
 
-    /// Lets the kernel merge what comes in on the cable, by this feature of ethtool(8). The sender's card no
-    /// longer does what [`Self::send`] asks for, so that the sender's kernel does: datagrams leave back to back,
-    /// and the receiver gets all of them at once.
+    /// Makes the kernel merge received datagrams, by this feature of ethtool(8). The sender's interface no longer
+    /// segments what [`Self::send`] sends, so its kernel does: the datagrams leave back to back, and the receiver
+    /// gets all of them at once.
     fn merge_by(&self, feature: &str) {
         self.host.sh(&format!("ethtool -K lan0 gro on {feature} on"));
         self.lan.sh("ethtool -K eth0 tx-udp-segmentation off");
     }
 
-    /// Sends these payloads, all as long as the first, back to back from one socket: by UDP GSO
-    /// (`UDP_SEGMENT`, udp(7)), which a veth passes on as one.
+    /// Sends these payloads of equal length back to back from one socket, by UDP GSO (`UDP_SEGMENT`, udp(7)). A veth
+    /// passes them on as one datagram.
     fn send(&self, port: u16, payloads: &[String]) {
         let (length, all) = (payloads[0].len() / 2, payloads.concat());
         self.lan.sh(&format!(
@@ -61,12 +61,12 @@ s.sendto(bytes.fromhex(\"{all}\"), (\"192.0.2.255\", {port}))'"
     }
 }
 
-/// The target of a packet with this number.
+/// The target MAC address of packet `number`.
 fn mac(number: u8) -> String {
     format!("52:54:00:00:00:{number:02x}")
 }
 
-/// A magic packet, in hexadecimal digits.
+/// A magic packet in hexadecimal digits.
 fn packet(number: u8, password: &str) -> String {
     format!("{}{}{password}", "ff".repeat(6), mac(number).replace(':', "").repeat(16))
 }
@@ -77,13 +77,13 @@ fn announces_each_merged_datagram_without_a_password() {
     if !guard::has("ethtool") {
         return;
     }
-    for how in ["rx-udp-gro-forwarding", "rx-gro-list", "UDP GSO"] {
+    for method in ["rx-udp-gro-forwarding", "rx-gro-list", "UDP GSO"] {
         let host = Host::new();
         let mut scene = Scene::new(&host);
-        if how != "UDP GSO" {
-            scene.merge_by(how);
+        if method != "UDP GSO" {
+            scene.merge_by(method);
         }
-        // To a port that is searched in full, and to another.
+        // To a port on which the whole payload is searched, and to another port.
         let mut announced = 0;
         for (port, password, first) in [(9, "", 1), (40_000, "", 11), (9, "736563726574", 21)] {
             let payloads: Vec<String> = (first..first + 3).map(|number| packet(number, password)).collect();
@@ -92,15 +92,15 @@ fn announces_each_merged_datagram_without_a_password() {
             scene.wait_for("Sequence", announced);
             for number in first..first + 3 {
                 let signal = scene.monitor.log().wait_for(&mac(number));
-                // Not merged, the last three would have one.
-                assert!(signal.contains("'secureon': <false>"), "{how}, port {port}: {signal}");
+                // The last three would have a password if they were not merged.
+                assert!(signal.contains("'secureon': <false>"), "{method}, port {port}: {signal}");
             }
         }
-        // One alone has its password, also this one.
+        // A single datagram has its password, even one of all ones.
         scene.send(9, &[packet(31, "ffffffffffff")]);
         let signal = scene.monitor.log().wait_for(&mac(31));
-        assert!(signal.contains("'secureon': <true>"), "{how}: {signal}");
-        assert_eq!((scene.count("Malformed"), scene.count("Truncated")), (0, 0), "{how}");
+        assert!(signal.contains("'secureon': <true>"), "{method}: {signal}");
+        assert_eq!((scene.count("Malformed"), scene.count("Truncated")), (0, 0), "{method}");
         scene.capture.stop();
     }
 }
@@ -113,7 +113,7 @@ fn counts_merged_datagrams_beyond_the_search_limit() {
     let payloads: Vec<String> = (1..=30).map(|number| packet(number, "")).collect();
     scene.send(9, &payloads);
     scene.wait_for("Truncated", 1);
-    // With the headers of IP and UDP, nineteen fit.
+    // With the IP and UDP headers, 19 packets fit into the limit.
     scene.wait_for("Sequence", 19);
     let line = scene.capture.log().wait_for("1 payloads with magic packets were longer than the 2048 bytes");
     assert!(line.contains("WARN") && line.contains("ethtool -K"), "{line}");

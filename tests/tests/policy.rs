@@ -1,6 +1,5 @@
-//! Who may do what on the bus, by the shipped policy and by the services themselves: on both buses,
-//! with users of their own.
-#![expect(clippy::panic, reason = "a failed check stops the test")]
+//! What each user can do on the bus: the shipped policies and the checks of the services, on both buses.
+#![expect(clippy::panic, reason = "a test may panic")]
 
 use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, CAPTURE_INTERFACE, CAPTURE_NAME};
 use wakevirt_tests::bus::introspection;
@@ -18,12 +17,12 @@ const NOT_AUTHORIZED: &str = "org.wakevirt.Error.NotAuthorized";
 const MAC: &str = "52:54:00:01:02:03";
 const OTHER_MAC: &str = "52:54:00:01:02:04";
 
-/// Starts capture, and waits until it may be called.
+/// Starts capture, and waits until it accepts calls.
 fn capture(host: &Host) -> Daemon {
     Daemon::capture(host).start_on_bus()
 }
 
-/// Starts the actor for the test driver, allowed to wake these domains.
+/// Starts the actor for the test driver with a rule that allows these domains, and waits for the connection.
 fn actor(host: &Host, domains: &str) -> Daemon {
     let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"{domains}\"\n");
     Daemon::actor(host).config(&config).start_connected()
@@ -101,7 +100,7 @@ fn every_user_receives_signals_and_reads_properties() {
         }
         assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "Sequence").unwrap(), "(<uint64 1>,)");
         host.call_object(User::Unprivileged, CAPTURE_NAME, "org.freedesktop.DBus.Peer.Ping", &[]).unwrap();
-        // Those who may know the password are told.
+        // Authorised users can request the password.
         let epoch = host.property(User::Unprivileged, CAPTURE_NAME, "Epoch").unwrap();
         let epoch = epoch.trim_start_matches("(<").trim_end_matches(">,)");
         let password =
@@ -129,18 +128,18 @@ fn a_forged_signal_wakes_no_domain() {
         let signal = format!("{CAPTURE_INTERFACE}.MagicPacket");
         let body = ["uint64 1", &format!("'{MAC}'"), "{'interface': <'lan0'>}"];
         for user in [User::Unprivileged, User::LibvirtMember, User::WakevirtMember, User::Root] {
-            // To everyone, and to the actor alone, which needs no subscription to get it.
+            // A broadcast, and a signal to the actor, which it receives without a subscription.
             for destination in [&[][..], &["--dest", owner]] {
                 let mut forge = host.command_as(user, "gdbus");
                 forge.args(["emit", "--system", "--object-path", "/org/wakevirt/Capture1"]);
                 succeed(forge.args(destination).args(["--signal", &signal]).args(body));
             }
         }
-        // The actor sees signals in the order in which they were sent: after this one, those were seen.
+        // The actor receives signals in the order of sending: after this one, it has received all forged ones.
         lan.etherwake(OTHER_MAC, &[]);
         libvirtd.wait_for_state(TEST, "other", "running");
         assert_eq!(libvirtd.state(TEST, "victim"), "shut off", "{bus:?}");
-        // The bus kept them from it; where it does not, the actor tells them apart by itself.
+        // The bus did not deliver them. If it did, the actor would drop them by their sender.
         assert_eq!(actor.log().count("dropped a magic packet"), 0, "{bus:?}");
         lan.etherwake(MAC, &[]);
         libvirtd.wait_for_state(TEST, "victim", "running");
@@ -212,8 +211,8 @@ fn assert_rights_to_wake(libvirtd: &Libvirtd<'_>, bus: Kind, user: User) {
     }
 }
 
-/// Holds the reference against what the running service tells of itself.
-fn is_what_the_xml_says(host: &Host, name: &str) {
+/// Compares the XML in dbus/ with the introspection data of the running service.
+fn assert_matches_xml(host: &Host, name: &str) {
     assert_eq!(
         introspection::members(&introspection::reference(name), name),
         introspection::members(&introspection::of_service(host, name), name),
@@ -227,7 +226,7 @@ fn capture_matches_its_xml() {
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let _capture = capture(&host);
-    is_what_the_xml_says(&host, CAPTURE_NAME);
+    assert_matches_xml(&host, CAPTURE_NAME);
 }
 
 #[test]
@@ -237,13 +236,13 @@ fn actor_matches_its_xml() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let _libvirtd = Libvirtd::start(&host);
     let _actor = actor(&host, "nothing");
-    is_what_the_xml_says(&host, ACTOR_NAME);
+    assert_matches_xml(&host, ACTOR_NAME);
 }
 
 #[test]
 fn both_buses_accept_the_policies() {
     privileged!();
-    // Both buses ignore what they do not understand, and say so.
+    // Both buses log what they do not understand, and ignore it.
     for bus in BUSES {
         let host = Host::new();
         let bus = Bus::start(&host, bus);

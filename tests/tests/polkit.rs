@@ -1,5 +1,4 @@
-//! polkit decides who may have domains woken, where there is one: a real polkitd, real users, and an
-//! agent that asks for passwords.
+//! Authorisation by polkit, with a real polkitd, real users, and an agent that answers its questions for passwords.
 
 use std::process::Command;
 
@@ -19,10 +18,10 @@ const NOT_AUTHORIZED: &str = "org.wakevirt.Error.NotAuthorized";
 const LIMIT_EXCEEDED: &str = "org.wakevirt.Error.LimitExceeded";
 const CALLS: [(&str, &[&str]); 3] =
     [("Wake", &["'52:54:00:01:02:03'"]), ("WakeDomain", &["'vm1'"]), ("Reload", &[])];
-/// The administrator's.
+/// The password of the administrator.
 const PASSWORD: &str = "correct horse";
 
-/// A host with a system bus, libvirt with two domains that are off, and the actor.
+/// A host with a system bus, libvirt with two domains that are shut off, and the actor.
 struct Scene<'host> {
     host: &'host Host,
     polkitd: Polkitd<'host>,
@@ -32,7 +31,7 @@ struct Scene<'host> {
 }
 
 impl<'host> Scene<'host> {
-    /// Starts everything but polkit, which is set up and not running.
+    /// Starts everything except polkit, which is installed.
     fn new(host: &'host Host, bus: Kind, polkitd: Polkitd<'host>) -> Self {
         let bus = Bus::start(host, bus);
         let libvirtd = Libvirtd::start(host);
@@ -43,7 +42,7 @@ impl<'host> Scene<'host> {
         Self { host, polkitd, libvirtd, actor, _bus: bus }
     }
 
-    /// As it is where wakevirt and polkit are installed, and polkit runs.
+    /// Starts everything, with the shipped actions and rules.
     fn running(host: &'host Host, bus: Kind) -> Self {
         let mut scene = Self::new(host, bus, installed(host));
         scene.polkitd.start();
@@ -54,12 +53,13 @@ impl<'host> Scene<'host> {
         self.host.call(user, ACTOR_INTERFACE, method, arguments)
     }
 
-    /// Wakes the first domain. Nobody lets polkit ask for a password here.
+    /// Wakes the first domain. polkit cannot ask for a password.
     fn wake(&self, user: User) -> Result<String, CallError> {
         self.call(user, "Wake", &[&format!("'{MAC}'")])
     }
 
-    /// Calls `WakeDomain` as the stranger, with an agent that answers so; polkit may ask for a password.
+    /// A command that calls `WakeDomain` as an unprivileged user. polkit can ask the agent for a password, which gives
+    /// this answer.
     fn call_with_agent(&self, answer: &str, options: &[&str]) -> Command {
         let mut command = self.polkitd.command_with_agent(User::Unprivileged, answer, "busctl");
         command.args(["--system", "--timeout=60"]).args(options);
@@ -80,7 +80,7 @@ fn installed(host: &Host) -> Polkitd<'_> {
     polkitd
 }
 
-/// polkit as [`installed`], and root is the administrator whose password it asks for.
+/// polkit as in [`installed`]. It asks for the password of root.
 fn with_administrator(host: &Host) -> Polkitd<'_> {
     let polkitd = installed(host);
     polkitd.write_rules("10-test.rules", "polkit.addAdminRule(function() { return ['unix-user:root']; });");
@@ -88,9 +88,9 @@ fn with_administrator(host: &Host) -> Polkitd<'_> {
     polkitd
 }
 
-fn is_refused(reply: Result<String, CallError>, part: &str) {
-    let refused = |error: &CallError| error.name == NOT_AUTHORIZED && error.message.contains(part);
-    assert!(reply.as_ref().is_err_and(refused), "no refusal that says {part:?}: {reply:?}");
+fn assert_denied(reply: Result<String, CallError>, part: &str) {
+    let is_denied = |error: &CallError| error.name == NOT_AUTHORIZED && error.message.contains(part);
+    assert!(reply.as_ref().is_err_and(is_denied), "not denied with {part:?}: {reply:?}");
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn polkitd_of_the_test_host_runs_and_is_activated() {
         let _bus = Bus::start(&host, bus);
         polkitd.start();
         let action = "org.freedesktop.policykit.exec";
-        // The shell is the subject: pkcheck(1) has to be told of a process that lives.
+        // The shell is the subject, because pkcheck(1) needs a process that still runs.
         let check = format!("pkcheck --action-id {action} --process $$");
         for (user, allowed) in [(User::Root, true), (User::LibvirtMember, false)] {
             let output = host.command_as(user, "sh").args(["-c", &check]).output().unwrap();
@@ -141,13 +141,13 @@ fn shipped_rule_allows_the_group_to_wake_and_root_everything() {
                         reply.unwrap_or_else(|error| panic!("{bus:?}: {user:?}: {method}: {error:?}"));
                     assert!(method == "Reload" || scene.state() == "running", "{reply}");
                 } else {
-                    is_refused(reply, "asks for authentication");
+                    assert_denied(reply, "asks for authentication");
                     assert!(user == User::LibvirtMember || scene.state() == "shut off", "{bus:?}: {user:?}");
                 }
             }
         }
         let log = scene.actor.log();
-        // The last line, and before it who, and why they may.
+        // After the last line of the log, count the lines with the callers and the reasons.
         let _ = log.wait_for("the configuration was read again");
         assert_eq!(log.count("(allowed by polkit)"), 2, "{:#?}", log.all());
         assert_eq!(log.count("called by root"), 2, "{:#?}", log.all());
@@ -162,7 +162,7 @@ fn a_call_starts_polkit() {
     let host = Host::new();
     let mut scene = Scene::new(&host, Kind::DbusDaemon, installed(&host));
     assert!(!host.name_is_owned(NAME));
-    is_refused(scene.wake(User::Unprivileged), "asks for authentication");
+    assert_denied(scene.wake(User::Unprivileged), "asks for authentication");
     assert!(host.name_is_owned(NAME));
     scene.polkitd.stop();
     assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('started',)");
@@ -173,14 +173,14 @@ fn a_call_starts_polkit() {
 #[test]
 fn denies_calls_if_polkit_cannot_start() {
     privileged!();
-    // The broker cannot start it on a host, which has no systemd; the daemon cannot where it fails.
+    // dbus-broker cannot start polkit on this host without systemd. With dbus-daemon, the start fails.
     for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
         let polkitd = installed(&host);
         host.sh("sed -i 's,^Exec=.*,Exec=/bin/false,' /run/bus/services/org.freedesktop.PolicyKit1.service");
         let scene = Scene::new(&host, bus, polkitd);
-        is_refused(scene.wake(User::LibvirtMember), "polkit");
-        is_refused(scene.call(User::Unprivileged, "Reload", &[]), "systemctl status polkit");
+        assert_denied(scene.wake(User::LibvirtMember), "polkit");
+        assert_denied(scene.call(User::Unprivileged, "Reload", &[]), "systemctl status polkit");
         assert_eq!(scene.state(), "shut off");
         assert_eq!(scene.wake(User::Root).unwrap(), "('started',)");
     }
@@ -196,8 +196,8 @@ fn falls_back_to_the_group_if_polkit_is_removed() {
         assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('started',)");
         scene.polkitd.stop();
         assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('already-running',)");
-        is_refused(scene.wake(User::Unprivileged), "only root and members of the group libvirt");
-        is_refused(scene.call(User::LibvirtMember, "Reload", &[]), "only root");
+        assert_denied(scene.wake(User::Unprivileged), "only root and members of the group libvirt");
+        assert_denied(scene.call(User::LibvirtMember, "Reload", &[]), "only root");
         let log = scene.actor.log();
         let _ = log.wait_for("(member of group libvirt)");
         assert_eq!(
@@ -220,20 +220,20 @@ fn a_hanging_polkit_delays_only_calls_that_wait_for_it() {
     scene.polkitd.process().signal(Signal::SIGSTOP);
     std::thread::scope(|scope| {
         let calls: Vec<_> = (0..20).map(|_| scope.spawn(|| scene.wake(User::LibvirtMember))).collect();
-        // More than a user may have open.
-        let refused = wait::until("a call too many", || calls.iter().position(|call| call.is_finished()));
+        // One user can have 16 open calls.
+        let first = wait::until("a call over the limit", || calls.iter().position(|call| call.is_finished()));
         lan.etherwake(OTHER_MAC, &[]);
         scene.libvirtd.wait_for_state(TEST, "vm2", "running");
         assert_eq!(scene.wake(User::Root).unwrap(), "('started',)");
-        assert!(calls.iter().any(|call| !call.is_finished()), "they wait for polkit");
+        assert!(calls.iter().any(|call| !call.is_finished()), "no call waits for polkit");
         let mut calls: Vec<_> = calls.into_iter().map(|call| call.join().unwrap()).collect();
-        assert_eq!(calls.remove(refused).unwrap_err().name, LIMIT_EXCEEDED);
+        assert_eq!(calls.remove(first).unwrap_err().name, LIMIT_EXCEEDED);
         let (limited, unanswered): (Vec<_>, Vec<_>) = calls
             .into_iter()
             .partition(|reply| reply.as_ref().is_err_and(|error| error.name == LIMIT_EXCEEDED));
-        // A call that comes when the first ones have their answers is not one too many.
-        assert!(unanswered.len() >= 16, "{unanswered:?}, too many: {limited:?}");
-        unanswered.into_iter().for_each(|reply| is_refused(reply, "polkit does not answer"));
+        // A call that arrives after the first replies is within the limit again.
+        assert!(unanswered.len() >= 16, "{unanswered:?}, over the limit: {limited:?}");
+        unanswered.into_iter().for_each(|reply| assert_denied(reply, "polkit does not answer"));
     });
     scene.polkitd.process().signal(Signal::SIGCONT);
     assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('already-running',)");
@@ -243,10 +243,10 @@ fn a_hanging_polkit_delays_only_calls_that_wait_for_it() {
 fn denies_calls_if_polkit_exits_or_lacks_the_action() {
     privileged!();
     let host = Host::new();
-    // Without wakevirt's actions.
+    // polkit without the actions of wakevirt.
     let mut scene = Scene::new(&host, Kind::DbusDaemon, Polkitd::install(&host));
     scene.polkitd.start();
-    is_refused(scene.wake(User::LibvirtMember), "org.wakevirt.policy");
+    assert_denied(scene.wake(User::LibvirtMember), "org.wakevirt.policy");
     let _ = scene.actor.log().wait_for("is refused: polkit cannot be asked");
     assert_eq!(scene.wake(User::Root).unwrap(), "('started',)");
 
@@ -260,7 +260,7 @@ fn denies_calls_if_polkit_exits_or_lacks_the_action() {
         let _ = monitor.log().wait_for("CheckAuthorization");
         assert!(!call.is_finished());
         host.sh(&format!("kill -KILL {}", scene.polkitd.pid()));
-        is_refused(call.join().unwrap(), "polkit cannot be asked");
+        assert_denied(call.join().unwrap(), "polkit cannot be asked");
     });
 }
 
@@ -284,13 +284,13 @@ fn administrator_rules_can_match_the_domain() {
     let mut scene = Scene::new(&host, Kind::DbusDaemon, polkitd);
     scene.polkitd.start();
     let wake_domain = |user, name: &str| scene.call(user, "WakeDomain", &[&format!("'{name}'")]);
-    is_refused(wake_domain(User::Unprivileged, "vm2"), "asks for authentication");
-    is_refused(scene.wake(User::Unprivileged), "asks for authentication");
-    is_refused(wake_domain(User::LibvirtMember, "vm1"), "polkit does not allow it");
+    assert_denied(wake_domain(User::Unprivileged, "vm2"), "asks for authentication");
+    assert_denied(scene.wake(User::Unprivileged), "asks for authentication");
+    assert_denied(wake_domain(User::LibvirtMember, "vm1"), "polkit does not allow it");
     assert_eq!(wake_domain(User::Unprivileged, "vm1").unwrap(), "('started',)");
     let other = [&*format!("'{}'", OTHER_MAC.to_uppercase())];
     assert_eq!(scene.call(User::Unprivileged, "Wake", &other).unwrap(), "('started',)");
-    // What could not be a name, or would look like something else in the dialog, never gets there.
+    // Invalid names, which could also mislead in the dialog, do not reach polkit.
     for name in ["vm1\n", &"v".repeat(256)] {
         let error = wake_domain(User::Unprivileged, &name.replace('\n', "\\n")).unwrap_err();
         assert_eq!(error.name, "org.wakevirt.Error.InvalidArgument", "{error:?}");
@@ -308,24 +308,24 @@ fn asks_for_a_password_only_if_the_call_allows_interaction() {
             let output = scene.call_with_agent(answer, options).output().unwrap();
             (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
         };
-        // busctl(1) lets it, unless told otherwise.
-        let (woken, said) = call(PASSWORD, &["--allow-interactive-authorization=no"]);
-        assert!(!woken && said.contains("which the call does not allow"), "{bus:?}: {said}");
-        assert!(!said.contains("AUTHENTICATING"), "{bus:?}: {said}");
+        // busctl(1) allows interaction unless this option is given.
+        let (woken, output) = call(PASSWORD, &["--allow-interactive-authorization=no"]);
+        assert!(!woken && output.contains("which the call does not allow"), "{bus:?}: {output}");
+        assert!(!output.contains("AUTHENTICATING"), "{bus:?}: {output}");
 
-        let (woken, said) = call("dismiss", &[]);
-        assert!(!woken && said.contains("the authentication was dismissed"), "{bus:?}: {said}");
+        let (woken, output) = call("dismiss", &[]);
+        assert!(!woken && output.contains("the authentication was dismissed"), "{bus:?}: {output}");
         let opened =
             "opened for org.wakevirt.wake: Authentication is required to wake the virtual machine “vm1”.";
-        assert!(said.contains(opened), "{bus:?}: {said}");
+        assert!(output.contains(opened), "{bus:?}: {output}");
 
-        let (woken, said) = call("wrong", &[]);
-        assert!(!woken && said.contains("the authentication failed"), "{bus:?}: {said}");
-        assert!(said.contains("AUTHENTICATING FOR org.wakevirt.wake"), "{bus:?}: {said}");
+        let (woken, output) = call("wrong", &[]);
+        assert!(!woken && output.contains("the authentication failed"), "{bus:?}: {output}");
+        assert!(output.contains("AUTHENTICATING FOR org.wakevirt.wake"), "{bus:?}: {output}");
         assert_eq!(scene.state(), "shut off");
 
-        let (woken, said) = call(PASSWORD, &[]);
-        assert!(woken && said.contains("the virtual machine “vm1”"), "{bus:?}: {said}");
+        let (woken, output) = call(PASSWORD, &[]);
+        assert!(woken && output.contains("the virtual machine “vm1”"), "{bus:?}: {output}");
         assert_eq!(scene.state(), "running");
         let _ = scene.actor.log().wait_for("(allowed by polkit)");
     }
@@ -337,7 +337,7 @@ fn waits_for_a_password_that_is_typed_slowly() {
     let host = Host::new();
     let mut scene = Scene::new(&host, Kind::DbusDaemon, with_administrator(&host));
     scene.polkitd.start();
-    // Longer than a call takes without anybody.
+    // The answer takes longer than a call without interaction can.
     let output = scene.call_with_agent(&format!("late:{PASSWORD}"), &[]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(scene.state(), "running");
@@ -351,9 +351,9 @@ fn reports_that_no_authentication_agent_runs() {
     let mut busctl = host.command_as(User::Unprivileged, "busctl");
     busctl.args(["--system", "call", ACTOR_NAME, ACTOR_PATH, ACTOR_INTERFACE, "Reload"]);
     let output = busctl.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("no agent is there"), "{said}");
-    assert_eq!(scene.actor.log().count("is read again"), 0);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("no agent is there"), "{stderr}");
+    assert_eq!(scene.actor.log().count("was read again"), 0);
 }
 
 #[test]
@@ -373,16 +373,16 @@ fn a_dialog_delays_nothing_and_closes_with_its_caller() {
     let mut first = open(&scene);
     lan.etherwake(OTHER_MAC, &[]);
     scene.libvirtd.wait_for_state(TEST, "vm2", "running");
-    is_refused(scene.wake(User::Unprivileged), "asks for authentication");
+    assert_denied(scene.wake(User::Unprivileged), "asks for authentication");
     assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('started',)");
     assert_eq!(scene.wake(User::Root).unwrap(), "('already-running',)");
     assert_eq!(first.log().count("closed"), 0);
-    // The caller leaves, its agent stays.
+    // The caller exits, and its agent keeps running.
     nix::sys::signal::kill(first.child("busctl"), Signal::SIGKILL).unwrap();
     let _ = first.log().wait_for("closed by polkit");
     first.kill();
 
-    // The actor ends.
+    // The actor exits.
     let second = open(&scene);
     scene.actor.stop();
     let _ = second.log().wait_for("closed by polkit");

@@ -1,5 +1,5 @@
-//! scripts/prepare looks at Rust's version before it installs anything.
-#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+//! scripts/prepare checks the version of Rust before it installs anything.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -7,15 +7,15 @@ use std::process::{Command, Output};
 
 use wakevirt_tests::host::project;
 
-/// A program that runs these lines of shell.
+/// Writes an executable shell script.
 fn program(folder: &Path, name: &str, lines: &str) {
     let path = folder.join(name);
     std::fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// `scripts/prepare deb` where cargo and rustc have these versions, and every Debian package is missing; and
-/// whether it then called apt-get.
+/// Runs `scripts/prepare deb` with these versions of cargo and rustc and without any Debian package. Returns its
+/// output, and whether it called apt-get.
 fn prepare(cargo: &str, rustc: &str) -> (Output, bool) {
     let programs = tempfile::tempdir().unwrap();
     program(programs.path(), "cargo", &format!("echo 'cargo {cargo} (d73d2caf9 2024-12-31)'"));
@@ -30,17 +30,17 @@ fn prepare(cargo: &str, rustc: &str) -> (Output, bool) {
 
 #[test]
 fn refuses_an_older_rust_before_it_installs_packages() {
-    for (cargo, rustc, at_fault) in [
+    for (cargo, rustc, problem) in [
         ("1.85.1", "1.85.1", "cargo has version 1.85.1"),
         ("1.95.0", "1.85.0", "rustc has version 1.85.0"),
         ("1.94.1-nightly", "1.95.0", "cargo has version 1.94.1-nightly"),
         ("1.9.0", "1.95.0", "cargo has version 1.9.0"),
     ] {
         let (output, installed) = prepare(cargo, rustc);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{cargo} {rustc}: {said}");
-        let sentence = format!("{at_fault}, and Rust {} or later is needed", env!("CARGO_PKG_RUST_VERSION"));
-        assert!(said.contains(&sentence) && said.contains("https://rustup.rs"), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{cargo} {rustc}: {stderr}");
+        let message = format!("{problem}, and Rust {} or later is needed", env!("CARGO_PKG_RUST_VERSION"));
+        assert!(stderr.contains(&message) && stderr.contains("https://rustup.rs"), "{stderr}");
         assert!(!installed, "{cargo} {rustc}: apt-get was called");
     }
 }
@@ -49,9 +49,9 @@ fn refuses_an_older_rust_before_it_installs_packages() {
 fn accepts_a_supported_rust() {
     for version in ["1.95.0", "1.95.1-beta.2", "1.100.0", "2.0.0"] {
         let (output, installed) = prepare(version, version);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!said.contains("or later is needed"), "{version}: {said}");
-        // Without root it says which packages are missing.
-        assert!(installed || said.contains("nothing can be built without"), "{version}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!stderr.contains("or later is needed"), "{version}: {stderr}");
+        // Without root it lists the missing packages.
+        assert!(installed || stderr.contains("nothing can be built without"), "{version}: {stderr}");
     }
 }

@@ -1,5 +1,5 @@
-//! When the actor says that it is ready: not before it has heard what was announced while it was away. An
-//! upgrade restarts the announcer then, which remembers nothing afterwards.
+//! The actor notifies its readiness after it has received the packets that were announced while it did not run: an
+//! upgrade then restarts the announcer, which forgets them.
 
 use nix::sys::signal::Signal;
 use wakevirt_protocol::bus::ACTOR_NAME;
@@ -20,14 +20,14 @@ fn actor_is_ready_after_the_replay() {
     for line in ["serving org.wakevirt.Actor1", "receiving packets from the announcer"] {
         let _ = actor.log().wait_for(line);
     }
-    // It serves calls already, and would have said so by now.
+    // It already answers calls, and would have notified by now.
     host.property(User::Root, ACTOR_NAME, "Domains").expect("the actor answers");
-    assert_eq!(actor.notifications().count("READY=1"), 0, "the announcer has not answered yet");
+    assert_eq!(actor.notifications().count("READY=1"), 0, "READY=1 before the announcer replied");
 
     capture.signal(Signal::SIGCONT);
     actor.wait_until_ready();
 
-    // One that hangs for long is not waited for.
+    // The actor stops waiting for an announcer that hangs.
     actor.stop();
     capture.signal(Signal::SIGSTOP);
     let mut actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();

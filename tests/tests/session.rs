@@ -1,6 +1,6 @@
 //! A user's own actor: on the session bus, without any right, for the user's own domains. It hears the
 //! system's capture.
-#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! Domains of another host, by SSH, as docs/HYPERVISORS.md describes.
+//! Domains on another host, over SSH, as described in docs/HYPERVISORS.md.
 
 use nix::sys::signal::{Signal, kill};
 use wakevirt_protocol::bus::ACTOR_NAME;
@@ -12,8 +12,8 @@ use wakevirt_tests::privileged;
 
 const VM: &str = "vm1";
 
-/// The domain runs on the other host, and was started so often.
-fn runs_there(remote: &SshHost<'_>, starts: usize) {
+/// Checks that the domain runs on the other host, and how often it was started.
+fn assert_running(remote: &SshHost<'_>, starts: usize) {
     let libvirtd = &remote.libvirtd;
     assert_eq!((libvirtd.state(QEMU, VM).as_str(), libvirtd.starts(VM)), ("running", starts));
 }
@@ -38,7 +38,7 @@ fn wakes_a_domain_on_another_host() {
     let mut actor = Daemon::actor(&host).config(&config).start_on_bus();
     let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
 
-    // Whoever answers under that name is not believed until its key is known.
+    // The actor does not connect before the key of the other host is known.
     let refused = actor.log().wait_for(&format!("no connection to {uri}"));
     assert!(refused.contains("Host key verification failed"), "{refused}");
     host.sh(&format!("ssh-keyscan {NAME} >>/etc/ssh/ssh_known_hosts 2>/dev/null"));
@@ -46,18 +46,18 @@ fn wakes_a_domain_on_another_host() {
     lan.etherwake(&mac, &["-b"]);
     let started = finished.log().wait_for(&format!("'{VM}', 'started'"));
     assert!(started.contains(&uri), "{started}");
-    runs_there(&remote, 1);
+    assert_running(&remote, 1);
 
-    // SSH is killed here.
+    // The SSH client on this host is killed.
     remote.libvirtd.virsh(QEMU, &["destroy", VM]);
     kill(actor.child("ssh"), Signal::SIGKILL).unwrap();
     let _ = actor.log().wait_for(&format!("the connection to {uri} is lost"));
     let _ = actor.log().wait_for_nth(&format!("connected to {uri}"), 2);
     lan.etherwake(&mac, &["-b", "-p", "0.0.0.1"]);
     let _ = finished.log().wait_for_nth(&format!("'{VM}', 'started'"), 2);
-    runs_there(&remote, 2);
+    assert_running(&remote, 2);
 
-    // And there: the wake waits for it.
+    // The SSH server on the other host is killed, and the wake waits for it.
     remote.libvirtd.virsh(QEMU, &["destroy", VM]);
     remote.kill();
     let _ = actor.log().wait_for_nth(&format!("the connection to {uri} is lost"), 2);
@@ -65,7 +65,7 @@ fn wakes_a_domain_on_another_host() {
     let _ = actor.log().wait_for(&format!("the wake of \"{VM}\" waits for {uri}"));
     remote.start_again();
     let _ = finished.log().wait_for_nth(&format!("'{VM}', 'started'"), 3);
-    runs_there(&remote, 3);
+    assert_running(&remote, 3);
     actor.stop();
     capture.stop();
 }

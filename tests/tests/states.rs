@@ -1,6 +1,6 @@
 //! What a wake does to a domain in each of its states: real machines of QEMU, woken by a packet that
 //! came through a bridge, and by a caller on the bus; under both regimes of rights.
-#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use wakevirt_tests::host::Host;
 use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine};

@@ -1,5 +1,5 @@
 //! The units as systemd reads them: without a complaint, and with no more exposure than was measured.
-#![expect(clippy::expect_used, clippy::panic, reason = "a test may stop where it stands")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test may panic")]
 
 use std::fs::read_to_string;
 use std::path::Path;
