@@ -6,66 +6,66 @@ use std::path::PathBuf;
 use wakevirt_protocol::sniffer::BadMessage;
 use wakevirt_service::{logs, user};
 
-/// Why the service does not start, or ends.
+/// The service cannot start or cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] wakevirt_service::config::Error),
-    /// The log.
+    /// Logging cannot be set up.
     #[error(transparent)]
     Logs(#[from] logs::Error),
-    /// The change of user, or the capabilities.
+    /// The user cannot be switched, or the capabilities cannot be dropped.
     #[error(transparent)]
     User(#[from] user::Error),
-    /// The bus name is refused, or taken by another.
+    /// The bus does not allow the service to own its name, or another process owns it.
     #[error(transparent)]
     Bus(#[from] wakevirt_service::bus::Error),
-    /// The path of the running program, beside which the sniffer lies.
-    #[error("cannot tell where this program lies, and so not where its sniffer does: {0}")]
+    /// The path of the running program is unknown, and so is the directory of the sniffer.
+    #[error("cannot determine the path of this program, to find the sniffer next to it: {0}")]
     OwnPath(#[source] io::Error),
-    /// The sniffer is not where it should be.
-    #[error("wakevirt-sniffer is missing; it should be {} or {}: install wakevirt again", logs::shown(&.candidates[0]), logs::shown(&.candidates[1]))]
-    NoSniffer {
-        /// Where it was looked for.
+    /// The program of the sniffer does not exist.
+    #[error("wakevirt-sniffer not found at {} or {}; reinstall wakevirt", logs::shown(&.candidates[0]), logs::shown(&.candidates[1]))]
+    SnifferNotFound {
+        /// The paths that were searched.
         candidates: [PathBuf; 2],
     },
     /// The sniffer cannot be started.
     #[error("cannot start {}: {error}", logs::shown(.program))]
-    Sniffer {
+    StartSniffer {
         /// The program.
         program: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// The sniffer ended, and so does the service.
-    #[error("the sniffer exited: {0}; the service exits and must be restarted")]
-    SnifferGone(String),
-    /// The sniffer says that it cannot go on.
-    #[error("the sniffer cannot go on: {0}")]
+    /// The sniffer exited without a failure report. The text says how.
+    #[error("sniffer exited ({0}); capture exits too, and the service manager restarts both")]
+    SnifferExited(String),
+    /// The sniffer reported that it cannot continue.
+    #[error("sniffer failed: {0}")]
     SnifferFailed(String),
-    /// The sniffer does not get ready.
-    #[error("the sniffer did not get ready within {0} s")]
-    SnifferSlow(u64),
-    /// The sniffer sent what is no message: it is broken, or was taken over.
-    #[error("the sniffer sent {0}; it is not trusted any more, and the service ends")]
+    /// The sniffer did not send `Ready` in time.
+    #[error("sniffer is not ready after {0} s")]
+    SnifferTimeout(u64),
+    /// The sniffer sent bytes that are not a valid message.
+    #[error("sniffer sent {0}; capture exits, because the sniffer may be compromised")]
     BadMessage(#[from] BadMessage),
-    /// The sniffer sent a message that contradicts what it said before.
-    #[error("the sniffer sent {0}; it is not trusted any more, and the service ends")]
-    Contradiction(&'static str),
-    /// The socketpair to the sniffer.
-    #[error("the socketpair to the sniffer fails: {0}")]
+    /// The sniffer sent a message that contradicts an earlier one.
+    #[error("sniffer sent {0}; capture exits, because the sniffer may be compromised")]
+    UnexpectedMessage(&'static str),
+    /// The socketpair to the sniffer failed.
+    #[error("socketpair to the sniffer failed: {0}")]
     Channel(#[source] io::Error),
-    /// What whoever started the service left open.
-    #[error("cannot keep inherited descriptors from the sniffer: {0}; Linux 5.11 or later is needed")]
+    /// Inherited descriptors cannot be hidden from the sniffer.
+    #[error("cannot set close-on-exec on inherited descriptors: {0}; Linux 5.11 or later is required")]
     Descriptors(#[source] io::Error),
-    /// The kernel's news about interfaces.
+    /// The network interfaces cannot be listed or followed.
     #[error("cannot follow the network interfaces: {0}")]
     Interfaces(#[source] io::Error),
-    /// The async runtime, or the signals.
+    /// The async runtime or the signal handlers cannot be set up.
     #[error("cannot start the event loop: {0}")]
     Runtime(#[source] io::Error),
-    /// Randomness for the epoch.
+    /// The kernel has no random bytes for the epoch.
     #[error("cannot get random bytes: {0}")]
     Random(#[source] io::Error),
 }

@@ -1,7 +1,7 @@
-//! wakevirt's capture service: announces the magic packets that its sniffer hears.
+//! wakevirt's capture service: announces the magic packets that its sniffer captures.
 //!
-//! The sniffer, a program and a crate of its own (`capture/sniffer`), reads packets and can do nothing else;
-//! the announcer speaks to the bus and never sees a packet's bytes.
+//! The sniffer is a separate program and crate (`capture/sniffer`). It parses packets, in a sandbox. The announcer
+//! publishes them on the bus, and never sees the bytes of a packet.
 
 pub mod bus;
 pub mod config;
@@ -20,25 +20,24 @@ use wakevirt_service::lifecycle;
 use config::Settings;
 pub use config::options::Options;
 
-/// Does what the command line asks for.
+/// Runs the service, or checks its configuration. Returns the exit code.
 #[must_use]
 pub fn run(options: &Options) -> ExitCode {
-    let done = if options.common.check { check(options) } else { service::run(options).map_err(Into::into) };
-    match done {
+    let result =
+        if options.common.check { check(options) } else { service::run(options).map_err(Into::into) };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => lifecycle::exit_code("wakevirt-capture", &*error, is_misconfigured(&*error)),
     }
 }
 
-/// Whether only another configuration would help.
+/// Whether the configuration must be corrected before a restart can succeed.
 fn is_misconfigured(error: &(dyn std::error::Error + 'static)) -> bool {
     let from_service = matches!(error.downcast_ref(), Some(error::Error::Config(_)));
     from_service || error.is::<wakevirt_service::config::Error>()
 }
 
-type Anything = Box<dyn std::error::Error>;
-
-fn check(options: &Options) -> Result<(), Anything> {
+fn check(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let settings = Settings::load(options)?;
     if options.common.quiet {
         return Ok(());

@@ -1,4 +1,4 @@
-//! wakevirt's capture service: hears magic packets and announces them on D-Bus.
+//! `wakevirt-capture`: receives magic packets and announces them on D-Bus.
 
 use std::process::ExitCode;
 

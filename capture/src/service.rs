@@ -1,5 +1,5 @@
-//! The announcer: starts the sniffer, drops the privileges that the sniffer needed, and publishes the
-//! packets that it receives. It never sees a packet's bytes, and does not trust the sniffer's messages.
+//! The announcer: starts the sniffer, drops the privileges that the sniffer needs, and publishes the packets
+//! that the sniffer reports. It never sees the bytes of a packet, and does not trust the sniffer's messages.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use crate::bus;
 use crate::config::options::Options;
 use crate::config::{Settings, USER};
 use crate::error::Error;
-use crate::network::activation::HandedOver;
+use crate::network::activation::PassedSockets;
 use crate::network::interfaces::{self, Interfaces};
 use crate::network::udp;
 use crate::shared::Shared;
-use crate::sniffer::child::{self, Process, Sniffer};
+use crate::sniffer::child::{Channel, Process, Sniffer};
 use crate::sniffer::reader::{self, Reader};
 
-/// Runs the service until it is told to stop.
+/// Runs the service until a signal stops it.
 ///
 /// # Errors
-/// [`Error`] says what ended it, and what to do.
+/// [`Error`] gives the reason and the solution.
 pub fn run(options: &Options) -> Result<(), Error> {
     let settings = Settings::load(options)?;
     let logs = logs::init(settings.log, options.common.log_to)?;
-    let HandedOver { udp, links } = HandedOver::take();
+    let PassedSockets { udp, links } = PassedSockets::take();
     let sockets = if udp.is_empty() { udp::open_each(&settings.listen) } else { udp };
     user::change_to(USER, &[], &[Capability::CAP_NET_RAW])?;
     let sniffer = Sniffer::start(&settings.start, &sockets)?;
@@ -37,44 +37,44 @@ pub fn run(options: &Options) -> Result<(), Error> {
 
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    let ended = runtime.block_on(serve(options, settings, logs, sniffer, links));
+    let result = runtime.block_on(run_until_stopped(options, settings, logs, sniffer, links));
     lifecycle::stopping();
-    ended
+    result
 }
 
-async fn serve(
+async fn run_until_stopped(
     options: &Options,
     settings: Settings,
     logs: Logs,
     sniffer: Sniffer,
     links: OwnedFd,
 ) -> Result<(), Error> {
-    let (process, channel) = sniffer.listen()?;
+    let (process, channel) = sniffer.into_parts()?;
     let mut signals = Signals::new().map_err(Error::Runtime)?;
-    let ended = tokio::select! {
-        ended = announce(options, settings, &logs, channel, links) => ended,
+    let result = tokio::select! {
+        result = announce(options, settings, &logs, channel, links) => result,
         () = until_stopped(&mut signals) => Ok(()),
     };
-    // The channel is closed by now, which ends the sniffer.
-    explain(ended, process)
+    // The channel is closed now, so the sniffer exits.
+    add_exit_status(result, process)
 }
 
-/// Waits for the sniffer, then tells the bus what it hears, for ever.
+/// Waits until the sniffer is ready, then announces the packets that it reports.
 async fn announce(
     options: &Options,
     settings: Settings,
     logs: &Logs,
-    channel: child::Channel,
+    channel: Channel,
     links: OwnedFd,
 ) -> Result<(), Error> {
-    let mode = reader::ready(&channel, settings.start.request).await?;
+    let mode = reader::wait_ready(&channel, settings.start.request).await?;
     let shared = Arc::new(Shared::new(&settings, mode)?);
     let interfaces = Interfaces::watch(links).map_err(Error::Interfaces)?;
-    let mut hearing = Reader::new(channel, interfaces, Arc::clone(&shared), settings, options.clone(), logs)?;
+    let mut reader = Reader::new(channel, interfaces, Arc::clone(&shared), settings, options.clone(), logs)?;
     let mut reloads = Signals::new().map_err(Error::Runtime)?;
     tokio::select! {
-        ended = hearing.hear(&mut reloads) => ended,
-        ended = bus::keep(&options.common.bus, &shared) => ended,
+        result = reader.run(&mut reloads) => result,
+        result = bus::run(&options.common.bus, &shared) => result,
     }
 }
 
@@ -82,16 +82,17 @@ async fn until_stopped(signals: &mut Signals) {
     while signals.next().await != Signal::Stop {}
 }
 
-/// Adds how the sniffer ended to an end that it caused, and warns if it did not end as it should.
-fn explain(ended: Result<(), Error>, process: Process) -> Result<(), Error> {
-    let end = process.end();
-    match ended {
-        Err(Error::SnifferGone(_)) => Err(Error::SnifferGone(end.to_string())),
-        // It said why, or was broken before.
+/// Adds the exit status of the sniffer to [`Error::SnifferExited`]. Logs a warning if the sniffer does not exit
+/// cleanly when the service stops.
+fn add_exit_status(result: Result<(), Error>, process: Process) -> Result<(), Error> {
+    let exit = process.wait_or_kill();
+    match result {
+        Err(Error::SnifferExited(_)) => Err(Error::SnifferExited(exit.to_string())),
+        // The error already gives the reason.
         Err(error) => Err(error),
         Ok(()) => {
-            if !end.is_clean() {
-                tracing::warn!("the sniffer did not end cleanly when the service stopped: {end}");
+            if !exit.is_clean() {
+                tracing::warn!("sniffer did not exit cleanly: {exit}");
             }
             Ok(())
         }

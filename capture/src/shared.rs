@@ -1,4 +1,4 @@
-//! What hearing and the bus share.
+//! The state that the bus interface and the reader of the sniffer share.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,22 +12,25 @@ use crate::error::Error;
 use crate::network::links::Interface;
 use crate::packets::ledger::Ledger;
 
-/// What hearing and the bus share. Locks are held for a moment, and never across a wait.
+/// The shared state. Locks are held briefly, and never across an await.
 #[derive(Debug)]
 pub struct Shared {
     ledger: Mutex<Ledger>,
-    /// What the sniffer counts.
+    /// The last counters of the sniffer.
     counters: Mutex<Counters>,
-    /// How the sniffer hears.
+    /// How the sniffer receives packets.
     pub mode: Mode,
-    /// The sequence of the last packet that was announced.
+    /// The sequence of the last announced packet.
     pub announced: watch::Sender<u64>,
-    /// The interfaces that are heard on, sorted by their names.
+    /// The interfaces on which packets are captured, sorted by name.
     pub interfaces: watch::Sender<Vec<Arc<Interface>>>,
 }
 
 impl Shared {
-    /// Nothing heard yet, under a new epoch.
+    /// The initial state, with a new epoch.
+    ///
+    /// # Errors
+    /// [`Error::Random`].
     pub fn new(settings: &Settings, mode: Mode) -> Result<Self, Error> {
         Ok(Self {
             ledger: Mutex::new(Ledger::new(settings.rules, epoch()?)),
@@ -40,20 +43,20 @@ impl Shared {
 
     /// The ledger.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        // A panic ends the process; nobody can come after one.
+        // A panic ends the process, so no task can see a poisoned lock.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the sniffer counts.
+    /// The last counters of the sniffer.
     pub fn counters(&self) -> MutexGuard<'_, Counters> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// 128 random bits in hexadecimal digits.
+/// Returns 128 random bits in hexadecimal digits.
 fn epoch() -> Result<String, Error> {
     let mut bytes = [0_u8; 16];
-    // So few bytes come whole, once the kernel has any: getrandom(2).
+    // Up to 256 bytes are never returned partially: getrandom(2).
     getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| Error::Random(io::Error::from(error)))?;
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }

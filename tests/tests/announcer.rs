@@ -144,8 +144,8 @@ fn lies() -> Vec<(Vec<Vec<u8>>, &'static str)> {
     let mut group = packet.clone();
     group[2] |= 1;
     vec![
-        (vec![packet.clone()], "something else before it was ready"),
-        (vec![ready.clone(), ready.clone()], "that it is ready, twice"),
+        (vec![packet.clone()], "sniffer sent another message before Ready"),
+        (vec![ready.clone(), ready.clone()], "sniffer sent Ready twice"),
         (vec![ready.clone(), vec![0xee; 40]], "a message of version 238"),
         (vec![ready.clone(), vec![1; MAX_MESSAGE + 1]], "a message of 513 bytes, where 512 are the most"),
         (vec![ready.clone(), vec![1; 100_000]], "a message of 513 bytes, where 512 are the most"),
@@ -153,13 +153,16 @@ fn lies() -> Vec<(Vec<Vec<u8>>, &'static str)> {
         (vec![ready.clone(), group], "a message that cannot be read"),
         (vec![ready.clone(), packet[..packet.len() - 1].to_vec()], "a message that cannot be read"),
         (vec![ready.clone(), [&packet[..], &[0]].concat()], "a message with 1 bytes behind its end"),
-        (vec![ready.clone(), counters(7), counters(6)], "counters that fall"),
-        (vec![ready.clone(), counters(u64::MAX), packet.clone(), counters(6)], "counters that fall"),
-        (vec![ready.clone(), vec![]], "the sniffer exited"),
-        (vec![ready], "the sniffer exited: it exited with code 7"),
+        (vec![ready.clone(), counters(7), counters(6)], "sniffer sent counters that decrease"),
+        (
+            vec![ready.clone(), counters(u64::MAX), packet.clone(), counters(6)],
+            "sniffer sent counters that decrease",
+        ),
+        (vec![ready.clone(), vec![]], "sniffer exited ("),
+        (vec![ready], "sniffer exited (code 7); capture exits too"),
         (
             vec![encode(&FromSniffer::Failed { reason })],
-            "cannot go on: fine\\n2026-01-01 INFO all is well\\u{1b}[2J",
+            "sniffer failed: fine\\n2026-01-01 INFO all is well\\u{1b}[2J",
         ),
     ]
 }
@@ -330,7 +333,7 @@ fn ends_with_the_sniffer_and_the_sniffer_with_it() {
     let killed = first.child("wakevirt-sniffer");
     kill(killed, Signal::SIGKILL).unwrap();
     assert_eq!(first.wait_for_exit().code(), Some(1));
-    let _ = first.log().wait_for("the sniffer exited: signal 9 ended it");
+    let _ = first.log().wait_for("sniffer exited (killed by signal 9)");
 
     let mut second = capture(&host, StartedBy::Manager, "");
     let orphan = second.child("wakevirt-sniffer");
@@ -414,7 +417,7 @@ fn never_makes_the_sniffer_wait() {
     wait::until_true("what was lost to be counted", || scene.count("ChannelDropped") > 0);
     scene.wait_for(&["Received", "ChannelDropped"], 2000);
     assert_eq!(scene.count("KernelDropped"), 0);
-    let _ = scene.capture.log().wait_for("packets were lost: 0 before and");
+    let _ = scene.capture.log().wait_for("packets were lost: 0 before the sniffer and");
     wire.send(&wake(2001));
     scene.wait_for(&["Received", "ChannelDropped"], 2001);
     scene.capture.stop();

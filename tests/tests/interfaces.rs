@@ -225,7 +225,7 @@ fn selects_interfaces_by_name_and_glob_and_again_on_reload() {
     // An invalid configuration changes nothing.
     host.write(config.trim(), "intefaces = [\"*\"]");
     scene.capture.signal(nix::sys::signal::Signal::SIGHUP);
-    let line = scene.capture.log().wait_for("the old configuration stays in force");
+    let line = scene.capture.log().wait_for("reload failed; the old configuration stays in effect");
     assert!(line.contains("did you mean \"interfaces\""), "{line}");
     let _ = scene.capture.notifications().wait_for("the last reload failed: ");
     guest.send(&wake_on_lan(&mac(5)));
@@ -289,10 +289,7 @@ fn captures_sent_packets_on_outgoing_interfaces() {
         host.bridge("br0");
         let _lan = host.veth("port0");
         host.sh("ip link set port0 master br0");
-        scene
-            .capture
-            .log()
-            .wait_for_nth("hearing what leaves through \"br0\" as well", usize::from(round) + 1);
+        scene.capture.log().wait_for_nth("capturing outgoing packets on \"br0\" too", usize::from(round) + 1);
         // Packets that the host sends through other interfaces are not received, and those through this one once.
         host.sh(&format!("etherwake -i port0 {}", mac(100 + round)));
         host.sh(&format!("etherwake -i br0 {}", mac(round)));

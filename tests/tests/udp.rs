@@ -209,6 +209,6 @@ s.bind((\"0.0.0.0\", 4009)); print(\"bound\"); time.sleep(60)",
     let _ = other.log().wait_for("bound");
     let mut capture = Daemon::capture(&host).options(&["--listen", "0.0.0.0:4009"]).start_ready();
     let line = capture.log().wait_for("cannot listen on UDP 0.0.0.0:4009");
-    assert!(line.contains("WARN") && line.contains("another program has it"), "{line}");
+    assert!(line.contains("WARN") && line.contains("another program uses the port"), "{line}");
     capture.stop();
 }

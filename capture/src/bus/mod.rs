@@ -1,5 +1,5 @@
-//! The announcer on the bus: the interface `org.wakevirt.Capture1`, and the connection that is
-//! made again whenever it is lost. This file translates; the ledger decides.
+//! The announcer on the bus: the interface `org.wakevirt.Capture1`, on a connection that is restored when it is
+//! lost. This module translates; the ledger decides.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,65 +18,69 @@ use zbus::{Connection, MatchRule, MessageStream, Variant, interface};
 
 use crate::error::Error;
 use crate::network::links::Interface;
-use crate::packets::ledger::{Fates, Transport};
-use crate::packets::ring::{Announcement, Remembered};
+use crate::packets::ledger::{Transport, TransportCounters};
+use crate::packets::ring::{Announcement, StoredPacket};
 use crate::shared::Shared;
 
 /// A body of type `a{sv}`.
 type Dict = HashMap<&'static str, Variant<'static>>;
 
-/// The longest call, in bytes: `SetInterest` with the addresses of all domains that can be told.
+/// The maximum length of a call, in bytes: `SetInterest` with the maximum number of addresses.
 const LONGEST_CALL: usize = 2 * 1024 * 1024;
-/// Whose questions others' calls do not keep from an answer, besides root.
+/// The user whose calls are not affected by those of others, like those of root.
 const ACTOR: &str = "wakevirt-actor";
 
-/// Keeps the service on the bus.
+/// Runs the service on the bus, and reconnects when the connection is lost.
 ///
 /// # Errors
-/// If the bus refuses the name for good.
-pub async fn keep(address: &Address, shared: &Arc<Shared>) -> Result<(), Error> {
+/// If the bus does not allow the service to own its name.
+pub async fn run(address: &Address, shared: &Arc<Shared>) -> Result<(), Error> {
     let away = || {
         shared.ledger().bus_lost(Instant::now());
-        // Ready all the same: it hears, and remembers.
-        lifecycle::ready("hearing; waiting for the bus");
+        // The service is ready without a bus: it captures and stores packets.
+        lifecycle::ready("capturing; waiting for the bus");
     };
     let trusted = trusted(&[ACTOR]);
-    // The answers about senders come on the connection that is called.
+    // The replies about senders arrive on the same connection as the calls.
     let limits = Limits { longest: LONGEST_CALL, slow: &[], large: &["Replay"], trusted, holds_back: false };
     let calls = Calls::new(limits);
-    let job = async |connection: &Connection| serve(connection, &calls, shared).await;
+    let job = async |connection: &Connection| run_connection(connection, &calls, shared).await;
     bus::keep(address, Some(&calls), job, away).await.map_err(Error::from)
 }
 
-/// Serves until the connection is lost.
-async fn serve(connection: &Connection, calls: &Calls, shared: &Arc<Shared>) -> Result<(), bus::Error> {
+/// Runs the service on one connection, until it is lost.
+async fn run_connection(
+    connection: &Connection,
+    calls: &Calls,
+    shared: &Arc<Shared>,
+) -> Result<(), bus::Error> {
     let service = Capture1 { shared: Arc::clone(shared) };
     connection.object_server().at(CAPTURE_PATH, service).await?;
     let emitter = SignalEmitter::new(connection, CAPTURE_PATH)?;
-    let departures = departures(connection).await?;
-    // What was announced until now is for Replay: nobody can have subscribed to this owner yet.
+    let departures = subscribe_departures(connection).await?;
+    // Packets that were announced before are left to Replay, because no subscriber knows this owner yet.
     let announced = shared.ledger().sequence();
     shared.ledger().published(announced, Instant::now());
-    // Always polled: a stream whose queue is full holds up the whole connection, also what `own` waits for.
-    let mut watching = core::pin::pin!(watch(departures, shared));
+    // Always polled: a stream with a full queue blocks the connection, including the reply that `own` waits for.
+    let mut departures = core::pin::pin!(handle_departures(departures, shared));
     tokio::select! {
         owned = own(connection, CAPTURE_NAME) => owned?,
-        () = &mut watching => return Err(bus::Error::Closed),
+        () = &mut departures => return Err(bus::Error::Closed),
     }
-    tracing::info!("on the bus as {CAPTURE_NAME}");
-    lifecycle::ready("hearing");
+    tracing::info!("connected to the bus as {CAPTURE_NAME}");
+    lifecycle::ready("capturing");
     tokio::select! {
         () = connection.closed() => {}
         () = calls.look_up_users(connection) => {}
         Err(_) = publish(&emitter, shared, announced) => {}
-        Err(_) = tell_interfaces(&emitter, shared) => {}
-        () = watching => {}
+        Err(_) = publish_interfaces(&emitter, shared) => {}
+        () = departures => {}
     }
     Err(bus::Error::Closed)
 }
 
-/// Signals what the ledger announces. A bus that is slow makes it wait, and the queue is the ledger's:
-/// what was not published yet makes no room for what comes later.
+/// Sends a signal for each announced packet. If the bus is slow, packets wait in the queue of the ledger, where
+/// later packets do not displace them.
 async fn publish(emitter: &SignalEmitter<'_>, shared: &Shared, mut last: u64) -> zbus::Result<()> {
     let mut announced = shared.announced.subscribe();
     loop {
@@ -86,10 +90,10 @@ async fn publish(emitter: &SignalEmitter<'_>, shared: &Shared, mut last: u64) ->
             (ledger.epoch().to_owned(), packets)
         };
         if packets.is_empty() {
-            // The sender lives as long as `shared`.
+            // The sending half exists as long as `shared`.
             let _ = announced.changed().await;
         }
-        for Remembered { announcement, .. } in packets {
+        for StoredPacket { announcement, .. } in packets {
             let mac = announcement.packet.magic.target().to_string();
             let details = details(&announcement, &epoch);
             Capture1::magic_packet(emitter, announcement.sequence, &mac, details).await?;
@@ -99,19 +103,19 @@ async fn publish(emitter: &SignalEmitter<'_>, shared: &Shared, mut last: u64) ->
     }
 }
 
-async fn tell_interfaces(emitter: &SignalEmitter<'_>, shared: &Arc<Shared>) -> zbus::Result<()> {
+async fn publish_interfaces(emitter: &SignalEmitter<'_>, shared: &Arc<Shared>) -> zbus::Result<()> {
     let mut interfaces = shared.interfaces.subscribe();
     loop {
         let _ = interfaces.changed().await;
         let capture = Capture1 { shared: Arc::clone(shared) };
-        // The second first: whoever reads a name in the first one finds its alternatives.
+        // In this order: a client that reads a new name in `Interfaces` already finds its alternatives.
         capture.alternative_names_changed(emitter).await?;
         capture.interfaces_changed(emitter).await?;
     }
 }
 
-/// The bus's news of connections that are closed: their names have no owner any more.
-async fn departures(connection: &Connection) -> zbus::Result<MessageStream> {
+/// Subscribes to the closing of connections: their unique names then have no owner.
+async fn subscribe_departures(connection: &Connection) -> zbus::Result<MessageStream> {
     let rule = MatchRule::builder()
         .msg_type(Type::Signal)
         .sender("org.freedesktop.DBus")
@@ -122,8 +126,8 @@ async fn departures(connection: &Connection) -> zbus::Result<MessageStream> {
     MessageStream::for_match_rule(rule, connection, None).await
 }
 
-/// Lets the interests of callers that leave fade.
-async fn watch(mut departures: MessageStream, shared: &Shared) {
+/// Starts the retention period of the interests of callers that disconnect.
+async fn handle_departures(mut departures: MessageStream, shared: &Shared) {
     while let Some(Ok(message)) = departures.next().await {
         if let Ok((name, _, _)) = message.body().deserialize::<(&str, &str, &str)>() {
             shared.ledger().caller_disconnected(name, Instant::now());
@@ -131,7 +135,7 @@ async fn watch(mut departures: MessageStream, shared: &Shared) {
     }
 }
 
-/// The details of `MagicPacket`.
+/// Returns the details of `MagicPacket`.
 #[must_use]
 pub fn details(announcement: &Announcement, epoch: &str) -> Dict {
     let mut details = announcement.packet.details(announcement.stamp);
@@ -145,55 +149,55 @@ pub fn details(announcement: &Announcement, epoch: &str) -> Dict {
     dict(details)
 }
 
-/// The details of a packet in the reply to `Replay`.
+/// Returns the details of a packet in the reply to `Replay`.
 #[must_use]
-pub fn remembered(Remembered { announcement, copies }: &Remembered, epoch: &str) -> Dict {
+pub fn stored_details(StoredPacket { announcement, copies }: &StoredPacket, epoch: &str) -> Dict {
     let mut details = details(announcement, epoch);
     details.insert("copies", (*copies).into());
     details
 }
 
-/// The object.
+/// The D-Bus object.
 struct Capture1 {
     shared: Arc<Shared>,
 }
 
 #[interface(name = "org.wakevirt.Capture1")]
 impl Capture1 {
-    /// The first of the remembered packets with a higher sequence, oldest first.
+    /// Returns a page of the stored packets with a sequence above `after`, oldest first.
     #[zbus(out_args("epoch", "lost", "more", "packets"))]
     fn replay(&self, epoch: &str, after: u64) -> (String, bool, bool, Vec<(u64, String, Dict)>) {
         let ledger = self.shared.ledger();
         let (lost, mut packets) = ledger.replay(epoch, after, REPLAY_PAGE + 1);
         let more = packets.len() > REPLAY_PAGE;
         packets.truncate(REPLAY_PAGE);
-        let now = ledger.epoch().to_owned();
+        let current = ledger.epoch().to_owned();
         let packets = packets.into_iter().map(|packet| {
-            let Announcement { sequence, packet: heard, .. } = &*packet.announcement;
-            (*sequence, heard.magic.target().to_string(), remembered(&packet, &now))
+            let Announcement { sequence, packet: received, .. } = &*packet.announcement;
+            (*sequence, received.magic.target().to_string(), stored_details(&packet, &current))
         });
         let packets = packets.collect();
-        (now, lost, more, packets)
+        (current, lost, more, packets)
     }
 
-    /// The SecureOn password that came with a packet.
+    /// Returns the SecureOn password of a packet.
     #[zbus(out_args("password"))]
     fn get_secure_on(&self, epoch: &str, sequence: u64) -> Result<Vec<u8>, Refusal> {
         match self.shared.ledger().password(epoch, sequence) {
             Some(Some(password)) => Ok(password.as_bytes().to_vec()),
             Some(None) => Err(Refusal::NoSecureOn(format!(
-                "packet {sequence} came without a password; ask only where `secureon` is true"
+                "packet {sequence} has no password; request one only if `secureon` is true"
             ))),
             None => Err(Refusal::Forgotten(format!(
-                "packet {sequence} of epoch {epoch:?} is not remembered; ask sooner, or raise `remember` in capture.toml"
+                "packet {sequence} of epoch {epoch:?} is not stored; request the password sooner, or increase `remember` in capture.toml"
             ))),
         }
     }
 
-    /// Replaces the MAC addresses that the caller is interested in.
+    /// Replaces the interest of the caller: the MAC addresses of its domains.
     fn set_interest(&self, macs: Vec<Vec<u8>>, #[zbus(header)] header: Header<'_>) -> Result<(), Refusal> {
         let caller =
-            header.sender().ok_or_else(|| Refusal::InvalidArgument("the caller has no name".to_owned()))?;
+            header.sender().ok_or_else(|| Refusal::InvalidArgument("the call has no sender".to_owned()))?;
         let macs: BTreeSet<MacAddr> = macs.iter().map(|mac| read_mac(mac)).collect::<Result<_, _>>()?;
         let count = macs.len();
         self.shared
@@ -204,7 +208,7 @@ impl Capture1 {
         Ok(())
     }
 
-    /// A magic packet was heard.
+    /// A magic packet was received.
     #[zbus(signal)]
     async fn magic_packet(
         emitter: &SignalEmitter<'_>,
@@ -219,13 +223,13 @@ impl Capture1 {
         env!("CARGO_PKG_VERSION")
     }
 
-    /// Random at each start of the service.
+    /// A random value, new at each start of the service.
     #[zbus(property(emits_changed_signal = "const"))]
     fn epoch(&self) -> String {
         self.shared.ledger().epoch().to_owned()
     }
 
-    /// How it hears: `raw` or `udp`.
+    /// How the service receives packets: `raw` or `udp`.
     #[zbus(property(emits_changed_signal = "const"))]
     fn mode(&self) -> &'static str {
         match self.shared.mode {
@@ -234,13 +238,13 @@ impl Capture1 {
         }
     }
 
-    /// The interfaces that it hears on.
+    /// The interfaces on which packets are captured, sorted by name.
     #[zbus(property)]
     fn interfaces(&self) -> Vec<String> {
         self.shared.interfaces.borrow().iter().map(|interface| interface.name.clone()).collect()
     }
 
-    /// The alternative names of these interfaces, by their names.
+    /// The alternative names of these interfaces, by interface name.
     #[zbus(property)]
     fn alternative_names(&self) -> HashMap<String, Vec<String>> {
         let interfaces = self.shared.interfaces.borrow();
@@ -248,61 +252,61 @@ impl Capture1 {
         known.map(|interface| (interface.name.clone(), interface.alternatives.clone())).collect()
     }
 
-    /// The sequence of the last packet that was announced.
+    /// The sequence of the last announced packet, or 0.
     #[zbus(property(emits_changed_signal = "false"))]
     fn sequence(&self) -> u64 {
         self.shared.ledger().sequence()
     }
 
-    /// Magic packets that were heard.
+    /// Magic packets received on these interfaces.
     #[zbus(property(emits_changed_signal = "false"))]
     fn received(&self) -> u64 {
-        self.sum(|fates| fates.received)
+        self.sum(|counters| counters.received)
     }
 
-    /// Frames and datagrams that passed the kernel's filter and held no magic packet.
+    /// Frames and datagrams that passed the kernel's filter but contained no magic packet.
     #[zbus(property(emits_changed_signal = "false"))]
     fn malformed(&self) -> u64 {
         self.shared.counters().malformed
     }
 
-    /// Frames and datagrams that held a magic packet and were too long to be searched to their end.
+    /// Frames and datagrams that contained a magic packet and were too long to be searched completely.
     #[zbus(property(emits_changed_signal = "false"))]
     fn truncated(&self) -> u64 {
         self.shared.counters().truncated
     }
 
-    /// Magic packets that were copies of an announced one.
+    /// Magic packets that were copies of an announced packet.
     #[zbus(property(emits_changed_signal = "false"))]
     fn duplicates(&self) -> u64 {
-        self.sum(|fates| fates.duplicates)
+        self.sum(|counters| counters.duplicates)
     }
 
-    /// Magic packets that were not announced because there were too many.
+    /// Magic packets that were not announced because of a limit.
     #[zbus(property(emits_changed_signal = "false"))]
     fn limited(&self) -> u64 {
-        self.sum(|fates| fates.limited)
+        self.sum(|counters| counters.limited)
     }
 
-    /// What the kernel dropped because a socket's buffer was full.
+    /// Packets that the kernel dropped because a socket buffer was full.
     #[zbus(property(emits_changed_signal = "false"))]
     fn kernel_dropped(&self) -> u64 {
         self.shared.counters().dropped_by_kernel()
     }
 
-    /// Magic packets that were lost behind the sniffer because the announcer was too slow.
+    /// Magic packets that were lost between the sniffer and the announcer, because the announcer was too slow.
     #[zbus(property(emits_changed_signal = "false"))]
     fn channel_dropped(&self) -> u64 {
         self.shared.counters().dropped_channel
     }
 
-    /// The counters that are known for each transport, and what the kernel dropped for each kind of socket.
+    /// The counters of each transport, and the packets that the kernel dropped for each kind of socket.
     #[zbus(property(emits_changed_signal = "false"))]
     fn transports(&self) -> HashMap<&'static str, HashMap<&'static str, u64>> {
         let ledger = self.shared.ledger();
         let counters = *self.shared.counters();
         let counts = |transport| {
-            let Fates { received, duplicates, limited } = ledger.fates_of(transport);
+            let TransportCounters { received, duplicates, limited } = ledger.counters(transport);
             HashMap::from([("received", received), ("duplicates", duplicates), ("limited", limited)])
         };
         HashMap::from([
@@ -316,23 +320,23 @@ impl Capture1 {
 }
 
 impl Capture1 {
-    fn sum(&self, count: impl Fn(Fates) -> u64) -> u64 {
+    fn sum(&self, count: impl Fn(TransportCounters) -> u64) -> u64 {
         let ledger = self.shared.ledger();
         [Transport::Ethernet, Transport::Udp4, Transport::Udp6]
             .into_iter()
-            .map(|transport| count(ledger.fates_of(transport)))
+            .map(|transport| count(ledger.counters(transport)))
             .sum()
     }
 }
 
 fn read_mac(bytes: &[u8]) -> Result<MacAddr, Refusal> {
     let octets = bytes.try_into().map_err(|_| {
-        Refusal::InvalidArgument(format!("a MAC address has 6 bytes, one of these has {}", bytes.len()))
+        Refusal::InvalidArgument(format!("a MAC address has 6 bytes, but one of these has {}", bytes.len()))
     })?;
     let mac = MacAddr::new(octets);
     if mac.is_unicast() {
         Ok(mac)
     } else {
-        Err(Refusal::InvalidArgument(format!("{mac} is no single network card's address")))
+        Err(Refusal::InvalidArgument(format!("{mac} is not the address of a single network card")))
     }
 }

@@ -1,25 +1,25 @@
-//! What the service manager hands over (sd_listen_fds(3)), told apart by what each socket is.
+//! The sockets that the service manager passes (sd_listen_fds(3)), sorted by kind.
 
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 
+use libc::{AF_NETLINK, SOCK_RAW};
 use listenfd::ListenFd;
-use nix::libc::{AF_NETLINK, SOCK_RAW};
 use rustix::net::sockopt::socket_protocol;
 use wakevirt_protocol::sniffer::MAX_UDP_SOCKETS;
 
-/// The sockets that were handed over.
+/// The passed sockets.
 #[derive(Debug, Default)]
-pub struct HandedOver {
-    /// Those that the sniffer is to read.
+pub struct PassedSockets {
+    /// UDP sockets, for the sniffer.
     pub udp: Vec<OwnedFd>,
-    /// The one by which the kernel tells when links change (rtnetlink(7)). It is the announcer's own.
+    /// The netlink socket on which the kernel reports link changes (rtnetlink(7)), for the announcer.
     pub links: Option<OwnedFd>,
 }
 
-impl HandedOver {
-    /// Takes them over. What is of no use is a warning.
+impl PassedSockets {
+    /// Takes the passed sockets, and logs a warning for each one of another kind.
     #[must_use]
     pub fn take() -> Self {
         let mut sockets = ListenFd::from_env();
@@ -27,13 +27,14 @@ impl HandedOver {
         for index in 0..sockets.len() {
             if let Err(error) = taken.take_one(&mut sockets, index) {
                 tracing::warn!(
-                    "socket {index} that was handed over is not used: {error}; only UDP sockets can be heard, and one netlink socket can tell of links"
+                    "socket {index} of the service manager is not used: {error}; only UDP sockets and one netlink \
+                     socket for link changes are supported"
                 );
             }
         }
         if taken.udp.len() > MAX_UDP_SOCKETS {
             tracing::warn!(
-                "{} UDP sockets were handed over; only the first {MAX_UDP_SOCKETS} are heard",
+                "the service manager passed {} UDP sockets; only the first {MAX_UDP_SOCKETS} are used",
                 taken.udp.len()
             );
             taken.udp.truncate(MAX_UDP_SOCKETS);
@@ -42,16 +43,16 @@ impl HandedOver {
     }
 
     fn take_one(&mut self, sockets: &mut ListenFd, index: usize) -> io::Result<()> {
-        // What is of another kind stays where it is.
+        // On an error, listenfd does not remove the socket.
         if let Ok(socket) = sockets.take_udp_socket(index) {
-            self.udp.extend(socket.map(announce).map(OwnedFd::from));
+            self.udp.extend(socket.map(log_address).map(OwnedFd::from));
             return Ok(());
         }
         let Some(socket) = sockets.take_custom::<OwnedFd>(index, AF_NETLINK, SOCK_RAW, "UDP or netlink")?
         else {
             return Ok(());
         };
-        // NETLINK_ROUTE is 0, which is told as none.
+        // NETLINK_ROUTE is 0, which rustix returns as `None`.
         if socket_protocol(&socket)?.is_some() {
             return Err(io::Error::other("its netlink protocol is not `route`"));
         }
@@ -63,9 +64,9 @@ impl HandedOver {
     }
 }
 
-fn announce(socket: UdpSocket) -> UdpSocket {
+fn log_address(socket: UdpSocket) -> UdpSocket {
     if let Ok(address) = socket.local_addr() {
-        tracing::info!(%address, "receiving on UDP {address}, by a socket of the service manager");
+        tracing::info!(%address, "receiving on UDP {address}, with a socket of the service manager");
     }
     socket
 }

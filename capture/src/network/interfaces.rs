@@ -1,61 +1,60 @@
-//! The names of the interfaces, kept as they come, go and are renamed (rtnetlink(7)).
+//! The current names of the network interfaces (rtnetlink(7)).
 //!
-//! The kernel says when something about the interfaces changed; what there is now is then asked
-//! for anew ([`crate::network::links`]), so that no news has to be understood and none that was lost is missed.
+//! When the kernel notifies that an interface changed, all interfaces are listed again
+//! ([`crate::network::links`]). The content of notifications is not used, so a lost one does no harm.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::libc::RTMGRP_LINK;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
-};
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
 use crate::network::ffi;
 use crate::network::links::{self, Links};
 
-/// How long to wait where the interfaces change faster than they can be listed.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The delay before interfaces that changed while they were listed are listed again.
+const RELIST_DELAY: Duration = Duration::from_millis(100);
 
-/// Watches the interfaces.
+/// Follows the interfaces.
 #[derive(Debug)]
 pub struct Interfaces {
     socket: AsyncFd<OwnedFd>,
     links: Links,
-    /// The number of the last request.
+    /// The sequence number of the last request.
     sequence: u32,
-    /// When to ask again, without news: they changed while they were listed.
-    again: Option<Instant>,
+    /// When to list the interfaces again without a notification, because they changed during the last listing.
+    relist_at: Option<Instant>,
 }
 
 impl Interfaces {
-    /// Begins to watch by this socket, which is subscribed to the links. Needs the runtime.
+    /// Lists the interfaces with a socket that is subscribed to link changes, and follows them. Requires the
+    /// runtime.
     ///
     /// # Errors
-    /// Where the runtime does not take it, or the interfaces cannot be listed.
-    pub fn watch(links: OwnedFd) -> io::Result<Self> {
-        // Subscribed first, asked second: nothing can change unnoticed in between.
-        drain(&links)?;
-        let socket = ffi::readable(links)?;
-        let mut interfaces = Self { socket, links: Links::new(), sequence: 0, again: None };
-        interfaces.list()?;
+    /// If the runtime does not support the socket, or the interfaces cannot be listed.
+    pub fn watch(socket: OwnedFd) -> io::Result<Self> {
+        // The socket was subscribed before, so no change between subscription and listing is missed.
+        drain(&socket)?;
+        let socket = ffi::watch_readable(socket)?;
+        let mut interfaces = Self { socket, links: Links::new(), sequence: 0, relist_at: None };
+        interfaces.refresh()?;
         Ok(interfaces)
     }
 
-    /// Lists them anew, and returns whether they have changed.
-    fn list(&mut self) -> io::Result<bool> {
-        let (now, settled) = links::list(self.socket.get_ref(), &mut self.sequence)?;
-        self.again = (!settled).then(|| Instant::now() + PAUSE);
-        let Some(now) = now.filter(|now| *now != self.links) else { return Ok(false) };
-        self.links = now;
+    /// Lists the interfaces again, and returns whether they changed.
+    fn refresh(&mut self) -> io::Result<bool> {
+        let (links, consistent) = links::list(self.socket.get_ref(), &mut self.sequence)?;
+        self.relist_at = (!consistent).then(|| Instant::now() + RELIST_DELAY);
+        let Some(links) = links.filter(|links| *links != self.links) else { return Ok(false) };
+        self.links = links;
         Ok(true)
     }
 
-    /// The interfaces that there are.
+    /// The current interfaces.
     #[must_use]
     pub const fn links(&self) -> &Links {
         &self.links
@@ -64,56 +63,57 @@ impl Interfaces {
     /// Waits until the interfaces have changed.
     ///
     /// # Errors
-    /// Where the kernel does not tell them any more.
+    /// If the netlink socket fails.
     pub async fn changed(&mut self) -> io::Result<()> {
         loop {
-            if let Some(again) = self.again {
-                // A point in time, because this is cancelled at each packet.
-                sleep_until(again).await;
+            if let Some(relist_at) = self.relist_at {
+                // A point in time rather than a duration, because each packet cancels this future.
+                sleep_until(relist_at).await;
             } else {
                 let mut ready = self.socket.readable().await?;
-                let news = drain(self.socket.get_ref())?;
+                let notified = drain(self.socket.get_ref())?;
                 ready.clear_ready();
-                if !news {
+                if !notified {
                     continue;
                 }
             }
-            if self.list()? {
+            if self.refresh()? {
                 return Ok(());
             }
         }
     }
 }
 
-/// Asks the kernel to tell when a link changes.
+/// Opens a netlink socket that is subscribed to link changes.
 ///
 /// # Errors
-/// Where no netlink socket can be had.
+/// If the process is not allowed to open netlink sockets.
 pub fn subscribe() -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    // No protocol means NETLINK_ROUTE.
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None);
     let socket = socket.map_err(|error| match error {
-        Errno::EAFNOSUPPORT => io::Error::other(format!(
-            "{error}: it may open no netlink socket; let wakevirt-capture-links.socket hand one over"
+        Errno::AFNOSUPPORT => io::Error::other(format!(
+            "{error}: the service is not allowed to open a netlink socket; let wakevirt-capture-links.socket pass one"
         )),
         error => error.into(),
     })?;
-    // RTMGRP_LINK is the first group's bit.
-    let groups = u32::try_from(RTMGRP_LINK).map_err(io::Error::other)?;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    // RTMGRP_LINK is the bit of the first group.
+    let groups = u32::try_from(libc::RTMGRP_LINK).map_err(io::Error::other)?;
+    bind(&socket, &SocketAddrNetlink::new(0, groups))?;
     Ok(socket)
 }
 
-/// Takes every message that is waiting, and reads none: returns whether there were any, which is the news.
+/// Discards all pending messages, and returns whether there were any.
 fn drain(socket: &OwnedFd) -> io::Result<bool> {
     let mut buffer = [0; 8192];
-    let mut news = false;
+    let mut notified = false;
     loop {
-        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            // Some were lost, which is news as well.
-            Ok(_) | Err(Errno::ENOBUFS) => news = true,
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => return Ok(news),
+        match recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
+            // With NOBUFS the kernel reports that it dropped notifications.
+            Ok(_) | Err(Errno::NOBUFS) => notified = true,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(notified),
             Err(error) => return Err(error.into()),
         }
     }

@@ -1,107 +1,109 @@
 //! The network interfaces with all their names, as the kernel lists them: rtnetlink(7), `RTM_GETLINK`.
 //!
-//! The request goes out on the socket by which the kernel tells of changes, since under its unit the announcer
-//! may open no other netlink socket. It takes no privilege.
+//! Requests use the socket that receives notifications of link changes, because the unit does not allow the
+//! announcer to open another netlink socket. They require no privilege.
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use nix::errno::Errno;
-use nix::libc::{
-    IFLA_ALT_IFNAME, IFLA_EXT_MASK, IFLA_IFNAME, IFLA_PROP_LIST, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE,
-    NLMSG_ERROR, RTEXT_FILTER_SKIP_STATS, RTM_GETLINK, RTM_NEWLINK,
+use libc::{
+    EBUSY, IFLA_ALT_IFNAME, IFLA_EXT_MASK, IFLA_IFNAME, IFLA_PROP_LIST, NLM_F_DUMP, NLM_F_REQUEST,
+    NLMSG_DONE, NLMSG_ERROR, RTEXT_FILTER_SKIP_STATS, RTM_GETLINK, RTM_NEWLINK,
 };
-use nix::sys::socket::{MsgFlags, recv, send};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use wakevirt_protocol::details::MAX_ALTERNATIVES;
 
-/// A part of the kernel's answer is at most half as long (`NLMSG_GOODSIZE`, and more only where one interface
-/// takes more).
+/// The size of the receive buffer, in bytes. A datagram of the reply has at most half of it (`NLMSG_GOODSIZE`),
+/// unless a single interface needs more.
 const BUFFER: usize = 65_536;
-/// How often to ask, until nothing changes meanwhile.
+/// The maximum number of requests until one reply is consistent.
 const ATTEMPTS: u32 = 4;
 /// The length of `struct nlmsghdr` (linux/netlink.h).
 const HEADER: usize = 16;
 /// The length of `struct ifinfomsg` (linux/rtnetlink.h).
 const INFO: usize = 16;
-/// `NLM_F_DUMP_INTR` (linux/netlink.h): the list has changed while it was written.
+/// `NLM_F_DUMP_INTR` (linux/netlink.h): the interfaces changed while the kernel listed them.
 const INTERRUPTED: u16 = 0x10;
-/// `NLA_TYPE_MASK` (linux/netlink.h): the rest are flags.
-const ATTRIBUTE: u16 = 0x3fff;
+/// `NLA_TYPE_MASK` (linux/netlink.h): the other bits of an attribute's type are flags.
+const TYPE_MASK: u16 = 0x3fff;
 
-/// What an interface is called.
+/// The names of an interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interface {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its alternative names (`altname` in ip-link(8)): at most [`MAX_ALTERNATIVES`].
+    /// The alternative names (`altname` in ip-link(8)), at most [`MAX_ALTERNATIVES`].
     pub alternatives: Vec<String>,
 }
 
 impl Interface {
-    /// All its names, the first one first.
+    /// All names, starting with the main one.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.name).chain(&self.alternatives).map(String::as_str)
     }
 }
 
-/// The interfaces by their index.
+/// The interfaces by index.
 pub type Links = HashMap<u32, Arc<Interface>>;
 
-/// Asks the kernel for the interfaces, until nothing changes while it lists them.
+/// Lists the interfaces. Repeats the request if they change in the meantime.
 ///
-/// Returns those of the last whole list, where there was one, and whether it is settled: if not, ask again
-/// later. `sequence` is the number of the last request on this socket.
+/// Returns the interfaces of the last complete reply, if any, and whether they are consistent. If not, list
+/// them again later. `sequence` is the sequence number of the last request on this socket.
 ///
 /// # Errors
-/// Those of send(2) and recv(2), and what the kernel answers.
+/// Those of send(2) and recv(2), and the error in the kernel's reply.
 pub fn list(socket: &OwnedFd, sequence: &mut u32) -> io::Result<(Option<Links>, bool)> {
-    let mut whole = None;
+    let mut complete = None;
     for _ in 0..ATTEMPTS {
         *sequence = sequence.wrapping_add(1);
-        let answer = ask(socket, *sequence)?;
-        if answer.done {
-            whole = Some(answer.links);
+        let reply = request(socket, *sequence)?;
+        if reply.done {
+            complete = Some(reply.links);
         }
-        if answer.settled {
-            return Ok((whole, true));
+        if reply.consistent {
+            return Ok((complete, true));
         }
     }
-    Ok((whole, false))
+    Ok((complete, false))
 }
 
-/// The kernel's answer, as far as it has come.
-#[derive(Debug, Default)]
-struct Answer {
+/// The kernel's reply to a request, as far as it was received.
+#[derive(Debug)]
+struct Reply {
     links: Links,
-    settled: bool,
+    /// Whether no interface changed while the kernel listed them.
+    consistent: bool,
+    /// Whether the reply is complete.
     done: bool,
 }
 
-fn ask(socket: &OwnedFd, sequence: u32) -> io::Result<Answer> {
-    send(socket.as_raw_fd(), &request(sequence)?, MsgFlags::MSG_DONTWAIT)?;
-    let mut answer = Answer { settled: true, ..Answer::default() };
+fn request(socket: &OwnedFd, sequence: u32) -> io::Result<Reply> {
+    send(socket, &encode_request(sequence)?, SendFlags::DONTWAIT)?;
+    let mut reply = Reply::default();
     let mut buffer = vec![0; BUFFER];
-    while !answer.done {
-        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(length) => answer.read(buffer.get(..length).unwrap_or_default(), sequence)?,
-            Err(Errno::EINTR) => {}
-            // Something was lost: news, or a part of the answer.
-            Err(Errno::ENOBUFS) => answer.settled = false,
-            // The kernel writes the next part when the last one is read, so there is one until the end.
-            Err(Errno::EAGAIN) => {
-                answer.settled = false;
+    while !reply.done {
+        match recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
+            Ok((length, _)) => reply.read(buffer.get(..length).unwrap_or_default(), sequence)?,
+            Err(Errno::INTR) => {}
+            // The kernel dropped a notification or a part of the reply.
+            Err(Errno::NOBUFS) => reply.consistent = false,
+            // The kernel writes each part when the previous one is read, so one is pending until the end.
+            Err(Errno::AGAIN) => {
+                reply.consistent = false;
                 break;
             }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(answer)
+    Ok(reply)
 }
 
-/// `struct nlmsghdr`, `struct ifinfomsg` of zeros, and an attribute that leaves out the statistics.
-fn request(sequence: u32) -> io::Result<Vec<u8>> {
+/// Encodes `struct nlmsghdr`, a `struct ifinfomsg` of zeros, and an attribute that omits the statistics.
+fn encode_request(sequence: u32) -> io::Result<Vec<u8>> {
     let flags = u16::try_from(NLM_F_REQUEST | NLM_F_DUMP).map_err(io::Error::other)?;
     let mut bytes = Vec::new();
     bytes.extend(u32::try_from(HEADER + INFO + 8).map_err(io::Error::other)?.to_ne_bytes());
@@ -115,21 +117,27 @@ fn request(sequence: u32) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-impl Answer {
-    /// Reads the messages of one datagram. What is no part of the answer is news.
+impl Default for Reply {
+    fn default() -> Self {
+        Self { links: Links::new(), consistent: true, done: false }
+    }
+}
+
+impl Reply {
+    /// Reads the messages of one datagram. A message that does not belong to the reply is a notification.
     fn read(&mut self, datagram: &[u8], sequence: u32) -> io::Result<()> {
         for message in messages(datagram) {
             if message.sequence != sequence || message.port == 0 {
-                self.settled = false;
+                self.consistent = false;
                 continue;
             }
-            self.settled &= message.flags & INTERRUPTED == 0;
+            self.consistent &= message.flags & INTERRUPTED == 0;
             let kind = i32::from(message.kind);
             if kind == NLMSG_ERROR {
-                match error_in(message.body) {
-                    // The answer to an earlier request, which was not read to its end.
-                    Some(Errno::EBUSY) => self.settled = false,
-                    Some(error) => return Err(error.into()),
+                match error_number(message.body) {
+                    // The reply to an earlier request was not read completely.
+                    Some(EBUSY) => self.consistent = false,
+                    Some(number) => return Err(io::Error::from_raw_os_error(number)),
                     None => {}
                 }
                 self.done = true;
@@ -148,7 +156,7 @@ struct Message<'a> {
     kind: u16,
     flags: u16,
     sequence: u32,
-    /// Whom it answers: 0 in most news.
+    /// The port of the requesting socket; 0 in most notifications.
     port: u32,
     body: &'a [u8],
 }
@@ -170,13 +178,13 @@ fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-/// The error in `struct nlmsgerr`, a negative number; none where it is an acknowledgement.
-fn error_in(body: &[u8]) -> Option<Errno> {
+/// The positive error number in `struct nlmsgerr`; `None` for an acknowledgement.
+fn error_number(body: &[u8]) -> Option<i32> {
     let error = i32::from_ne_bytes(*body.first_chunk()?);
-    (error != 0).then(|| Errno::from_raw(error.wrapping_neg()))
+    (error != 0).then(|| error.wrapping_neg())
 }
 
-/// The index and the names in `struct ifinfomsg` and its attributes.
+/// Reads the index and the names from `struct ifinfomsg` and its attributes.
 fn link(body: &[u8]) -> Option<(u32, Arc<Interface>)> {
     let (info, rest) = body.split_first_chunk::<INFO>()?;
     let [_, _, _, _, i0, i1, i2, i3, ..] = *info;
@@ -196,19 +204,19 @@ fn link(body: &[u8]) -> Option<(u32, Arc<Interface>)> {
     (!interface.name.is_empty()).then(|| (index, Arc::new(interface)))
 }
 
-/// Attributes (`struct rtattr`): each its length with this header, its kind, its value.
+/// The attributes (`struct rtattr`): each has its length, which includes this header, its type and its value.
 fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let ([l0, l1, k0, k1], _) = rest.split_first_chunk::<4>()?;
         let length = usize::from(u16::from_ne_bytes([*l0, *l1]));
         let value = rest.get(4..length)?;
-        let kind = u16::from_ne_bytes([*k0, *k1]) & ATTRIBUTE;
+        let kind = u16::from_ne_bytes([*k0, *k1]) & TYPE_MASK;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind, value))
     })
 }
 
-/// A name, without the zero at its end.
+/// Decodes a name, without the terminating zero.
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
 }
@@ -248,68 +256,68 @@ mod tests {
 
     #[test]
     fn lists_an_interface_with_all_its_names() {
-        let mut answer = Answer { settled: true, ..Answer::default() };
+        let mut reply = Reply::default();
         let end = message(u16::try_from(NLMSG_DONE).unwrap(), 2, 3, 99, &[0; 4]);
         let lo = [info(1), attribute(IFLA_IFNAME, b"lo\0")].concat();
         let datagram =
             [message(RTM_NEWLINK, 2, 3, 99, &lo), message(RTM_NEWLINK, 2, 3, 99, &eth0())].concat();
-        answer.read(&datagram, 3).unwrap();
-        assert!(!answer.done);
-        answer.read(&end, 3).unwrap();
-        assert!(answer.done && answer.settled);
-        assert_eq!(answer.links.len(), 2);
-        let names: Vec<&str> = answer.links[&7].names().collect();
+        reply.read(&datagram, 3).unwrap();
+        assert!(!reply.done);
+        reply.read(&end, 3).unwrap();
+        assert!(reply.done && reply.consistent);
+        assert_eq!(reply.links.len(), 2);
+        let names: Vec<&str> = reply.links[&7].names().collect();
         assert_eq!(names, ["eth0", "enp1s0", "a-longer-name-than-fits"]);
     }
 
     #[test]
-    fn is_not_settled_where_something_changes_meanwhile() {
+    fn is_inconsistent_if_an_interface_changes_in_the_meantime() {
         for (kind, flags, sequence, port) in [
             (RTM_NEWLINK, 0, 0, 0),
             (RTM_NEWLINK, 0, 3, 0),
             (RTM_NEWLINK, 0, 2, 99),
             (RTM_NEWLINK, 2 | INTERRUPTED, 3, 99),
         ] {
-            let mut answer = Answer { settled: true, ..Answer::default() };
-            answer.read(&message(kind, flags, sequence, port, &eth0()), 3).unwrap();
-            assert!(!answer.settled, "{kind} {flags} {sequence} {port}");
+            let mut reply = Reply::default();
+            reply.read(&message(kind, flags, sequence, port, &eth0()), 3).unwrap();
+            assert!(!reply.consistent, "{kind} {flags} {sequence} {port}");
         }
     }
 
     #[test]
-    fn tells_the_kernels_error() {
-        let refused = |errno: i32| {
-            let mut answer = Answer { settled: true, ..Answer::default() };
+    fn returns_the_error_of_the_kernel() {
+        let read_error = |errno: i32| {
+            let mut reply = Reply::default();
             let body = [&(-errno).to_ne_bytes()[..], &[0; 16]].concat();
-            answer
+            reply
                 .read(&message(u16::try_from(NLMSG_ERROR).unwrap(), 0, 3, 99, &body), 3)
-                .map(|()| answer.settled)
+                .map(|()| reply.consistent)
         };
-        assert!(!refused(nix::libc::EBUSY).unwrap());
-        assert_eq!(refused(nix::libc::EPERM).unwrap_err().raw_os_error(), Some(nix::libc::EPERM));
+        assert!(!read_error(libc::EBUSY).unwrap());
+        assert_eq!(read_error(libc::EPERM).unwrap_err().raw_os_error(), Some(libc::EPERM));
     }
 
     #[test]
-    fn reads_whatever_is_cut_off_without_a_panic() {
+    fn reads_truncated_and_inconsistent_messages_without_a_panic() {
         let whole = message(RTM_NEWLINK, 2, 3, 99, &eth0());
         for length in 0..whole.len() {
-            let mut answer = Answer::default();
-            answer.read(&whole[..length], 3).unwrap();
-            assert!(answer.links.is_empty(), "{length} bytes");
+            let mut reply = Reply::default();
+            reply.read(&whole[..length], 3).unwrap();
+            assert!(reply.links.is_empty(), "{length} bytes");
             let _ = link(&eth0()[..length.min(eth0().len())]);
         }
         for length in 0..=u8::MAX {
-            let mut lying = whole.clone();
-            lying[0] = length;
-            Answer::default().read(&lying, 3).unwrap();
-            let mut lying = eth0();
-            lying[INFO] = length;
-            let _ = link(&lying);
+            let mut inconsistent = whole.clone();
+            inconsistent[0] = length;
+            Reply::default().read(&inconsistent, 3).unwrap();
+            let mut inconsistent = eth0();
+            inconsistent[INFO] = length;
+            let _ = link(&inconsistent);
         }
     }
 
     #[test]
-    fn keeps_so_many_alternative_names_and_no_more() {
+    fn limits_the_number_of_alternative_names() {
         let names: Vec<_> =
             (0..40).map(|n| attribute(IFLA_ALT_IFNAME, format!("name{n}\0").as_bytes())).collect();
         let body =

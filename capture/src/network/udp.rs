@@ -1,7 +1,7 @@
-//! The UDP sockets that the sniffer is to read, where the service manager hands none over.
+//! Opens the UDP sockets for the sniffer, if the service manager passes none.
 //!
-//! The announcer opens them because it may still have the privilege for ports below 1024; it never
-//! reads one.
+//! The announcer opens them because it may still have the privilege for ports below 1024. It never
+//! reads from them.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::set_ipv6_v6only;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
-/// One socket for each address; what is wrong with one of them is a warning.
+/// Opens one socket for each address, and logs a warning for each one that cannot be opened.
 #[must_use]
 pub fn open_each(listen: &[SocketAddr]) -> Vec<OwnedFd> {
     listen.iter().filter_map(open_or_warn).collect()
@@ -33,7 +33,7 @@ fn open(address: &SocketAddr) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     if address.is_ipv6() {
-        // Else it would take the port for IPv4 as well, and 0.0.0.0 could not be bound beside it.
+        // Otherwise the socket also binds the port for IPv4, and binding 0.0.0.0 fails.
         set_ipv6_v6only(&socket, true)?;
     }
     bind(&socket, address)?;
@@ -43,9 +43,11 @@ fn open(address: &SocketAddr) -> Result<OwnedFd, Errno> {
 const fn advice(error: Errno) -> &'static str {
     match error {
         Errno::ACCESS => {
-            "; a port below 1024 takes a privilege: let wakevirt-capture.socket hand it over, or choose another in `listen`"
+            "; a port below 1024 requires a privilege: let wakevirt-capture.socket pass the socket, or set another port in `listen`"
         }
-        Errno::ADDRINUSE => "; another program has it: choose another in `listen`, and let senders use that",
+        Errno::ADDRINUSE => {
+            "; another program uses the port: set another one in `listen`, and let senders use it"
+        }
         _ => "",
     }
 }

@@ -1,109 +1,116 @@
-//! Who is interested in which MAC addresses.
+//! The MAC addresses that callers are interested in.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use wakevirt_protocol::MacAddr;
 
-/// How long an interest outlives the connection of who named it.
-pub const LINGER: Duration = Duration::from_secs(600);
+/// How long the interest of a caller is retained after its connection closed.
+pub const RETENTION: Duration = Duration::from_secs(600);
 
-/// The most addresses that are kept, for all callers together.
-pub const MOST: usize = 100_000;
+/// The maximum number of addresses of all callers together.
+pub const MAX_ADDRESSES: usize = 100_000;
 
-/// The most callers that are kept, those that have gone included.
-pub const MOST_CALLERS: usize = 1024;
+/// The maximum number of callers, including disconnected ones.
+pub const MAX_CALLERS: usize = 1024;
 
-/// The interests of every caller.
+/// The interests of all callers.
 ///
-/// Nothing here looks through all callers: whatever ends is found at one end of a queue.
+/// No operation iterates over all callers: the oldest disconnected one is at the front of a queue.
 #[derive(Debug, Default)]
 pub struct Interests {
-    /// Who is on the bus, under the unique name of the connection.
-    present: HashMap<String, BTreeSet<MacAddr>>,
-    /// What those wanted who have gone, the longest gone first.
-    gone: VecDeque<(Instant, BTreeSet<MacAddr>)>,
-    /// How many callers want each address.
+    /// The addresses of each connected caller, by the unique name of its connection.
+    connected: HashMap<String, BTreeSet<MacAddr>>,
+    /// The addresses of disconnected callers, in the order in which they disconnected.
+    disconnected: VecDeque<(Instant, BTreeSet<MacAddr>)>,
+    /// The number of callers of each address.
     addresses: HashMap<MacAddr, usize>,
-    /// How many addresses all callers have together, those of several counted for each.
+    /// The sum of the numbers of addresses of all callers.
     total: usize,
-    /// How many of these are of callers who have gone.
-    lingering: usize,
+    /// The same sum for disconnected callers.
+    total_disconnected: usize,
 }
 
 impl Interests {
-    /// Replaces what the caller is interested in.
+    /// Replaces the interest of a caller.
     ///
-    /// Callers that have gone make room for it, the longest gone first.
+    /// If there is no room, removes disconnected callers, in the order in which they disconnected.
     ///
     /// # Errors
-    /// [`TooMany`], and the caller's earlier interest stays.
-    pub fn set(&mut self, caller: &str, wanted: BTreeSet<MacAddr>, now: Instant) -> Result<(), TooMany> {
+    /// [`TooMany`]; the previous interest of the caller remains.
+    pub fn set(&mut self, caller: &str, addresses: BTreeSet<MacAddr>, now: Instant) -> Result<(), TooMany> {
         self.expire(now);
-        let had = self.present.get(caller);
-        let others = self.present.len() - usize::from(had.is_some());
-        let had = had.map_or(0, BTreeSet::len);
-        if others >= MOST_CALLERS && !wanted.is_empty() {
+        let previous = self.connected.get(caller);
+        let others = self.connected.len() - usize::from(previous.is_some());
+        let previous = previous.map_or(0, BTreeSet::len);
+        if others >= MAX_CALLERS && !addresses.is_empty() {
             return Err(TooMany::Callers);
         }
-        if self.total - self.lingering - had + wanted.len() > MOST {
+        if self.total - self.total_disconnected - previous + addresses.len() > MAX_ADDRESSES {
             return Err(TooMany::Addresses);
         }
-        // Nobody is forgotten for what is refused.
-        while self.total - had + wanted.len() > MOST || others + self.gone.len() >= MOST_CALLERS {
-            if !self.forget_longest_gone() {
+        // From here on the call succeeds, so callers can be removed for it.
+        while self.total - previous + addresses.len() > MAX_ADDRESSES
+            || others + self.disconnected.len() >= MAX_CALLERS
+        {
+            if !self.remove_oldest_disconnected() {
                 break;
             }
         }
-        for address in &wanted {
+        for address in &addresses {
             *self.addresses.entry(*address).or_default() += 1;
         }
-        self.total += wanted.len();
-        let earlier = self.present.remove(caller);
-        self.forget(&earlier.unwrap_or_default());
-        if !wanted.is_empty() {
-            self.present.insert(caller.to_owned(), wanted);
+        self.total += addresses.len();
+        let previous = self.connected.remove(caller);
+        self.release(&previous.unwrap_or_default());
+        if !addresses.is_empty() {
+            self.connected.insert(caller.to_owned(), addresses);
         }
         Ok(())
     }
 
-    /// The caller's connection has closed.
-    pub fn disconnected(&mut self, caller: &str, now: Instant) {
-        if let Some(wanted) = self.present.remove(caller) {
-            self.lingering += wanted.len();
-            self.gone.push_back((now, wanted));
+    /// Records that the connection of a caller closed.
+    pub fn disconnect(&mut self, caller: &str, now: Instant) {
+        if let Some(addresses) = self.connected.remove(caller) {
+            self.total_disconnected += addresses.len();
+            self.disconnected.push_back((now, addresses));
         }
     }
 
-    /// Every connection has closed: the bus has gone.
-    pub fn all_disconnected(&mut self, now: Instant) {
-        self.gone.extend(self.present.drain().map(|(_, wanted)| (now, wanted)));
-        self.lingering = self.total;
+    /// Records that all connections closed, because the bus exited.
+    pub fn disconnect_all(&mut self, now: Instant) {
+        self.disconnected.extend(self.connected.drain().map(|(_, addresses)| (now, addresses)));
+        self.total_disconnected = self.total;
     }
 
-    /// Whether somebody is interested in the address.
-    pub fn include(&mut self, address: MacAddr, now: Instant) -> bool {
+    /// Whether a caller is interested in the address.
+    pub fn contains(&mut self, address: MacAddr, now: Instant) -> bool {
         self.expire(now);
         self.addresses.contains_key(&address)
     }
 
-    /// Forgets the callers that have been gone for long.
+    /// Removes the callers whose retention has expired.
     fn expire(&mut self, now: Instant) {
-        while self.gone.front().is_some_and(|(gone, _)| now.saturating_duration_since(*gone) >= LINGER) {
-            self.forget_longest_gone();
+        while self
+            .disconnected
+            .front()
+            .is_some_and(|(since, _)| now.saturating_duration_since(*since) >= RETENTION)
+        {
+            self.remove_oldest_disconnected();
         }
     }
 
-    fn forget_longest_gone(&mut self) -> bool {
-        let Some((_, wanted)) = self.gone.pop_front() else { return false };
-        self.lingering -= wanted.len();
-        self.forget(&wanted);
+    fn remove_oldest_disconnected(&mut self) -> bool {
+        let Some((_, addresses)) = self.disconnected.pop_front() else { return false };
+        self.total_disconnected -= addresses.len();
+        self.release(&addresses);
         true
     }
 
-    fn forget(&mut self, wanted: &BTreeSet<MacAddr>) {
-        self.total -= wanted.len();
-        for address in wanted {
+    /// Subtracts the addresses of one caller from the counts.
+    fn release(&mut self, addresses: &BTreeSet<MacAddr>) {
+        self.total -= addresses.len();
+        for address in addresses {
             match self.addresses.get_mut(address) {
                 Some(callers) if *callers > 1 => *callers -= 1,
                 _ => drop(self.addresses.remove(address)),
@@ -112,18 +119,16 @@ impl Interests {
     }
 }
 
-/// More than is kept.
+/// A limit of [`Interests`] is exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooMany {
-    /// More addresses.
+    /// [`MAX_ADDRESSES`].
     #[error(
-        "at most {MOST} MAC addresses are kept for all callers together; name only those of your own domains"
+        "at most {MAX_ADDRESSES} MAC addresses can be registered by all callers together; register only those of your own domains"
     )]
     Addresses,
-    /// More callers.
-    #[error(
-        "at most {MOST_CALLERS} callers can name MAC addresses; close connections that are not used any more"
-    )]
+    /// [`MAX_CALLERS`].
+    #[error("at most {MAX_CALLERS} callers can register MAC addresses; close unused connections")]
     Callers,
 }
 
@@ -145,86 +150,86 @@ mod tests {
     }
 
     #[test]
-    fn is_replaced_by_its_caller_and_shared_with_others() {
+    fn a_caller_replaces_its_interest_and_shares_addresses_with_others() {
         let now = Instant::now();
         let mut interests = Interests::default();
         interests.set(":1.1", macs(0..3), now).unwrap();
         interests.set(":1.2", macs(2..4), now).unwrap();
-        assert!((0..4).all(|n| interests.include(mac(n), now)));
+        assert!((0..4).all(|n| interests.contains(mac(n), now)));
         interests.set(":1.1", macs(0..1), now).unwrap();
-        let still: Vec<u32> = (0..5).filter(|n| interests.include(mac(*n), now)).collect();
-        assert_eq!(still, [0, 2, 3]);
+        let left: Vec<u32> = (0..5).filter(|n| interests.contains(mac(*n), now)).collect();
+        assert_eq!(left, [0, 2, 3]);
         interests.set(":1.2", BTreeSet::new(), now).unwrap();
-        assert!(!interests.include(mac(2), now));
+        assert!(!interests.contains(mac(2), now));
         assert_eq!(interests.total, 1);
     }
 
     #[test]
-    fn outlives_its_caller_by_ten_minutes() {
+    fn an_interest_is_retained_for_ten_minutes_after_its_caller_disconnects() {
         let start = Instant::now();
         let mut interests = Interests::default();
         interests.set(":1.1", macs(0..1), start).unwrap();
-        let gone = start + Duration::from_secs(3600);
-        interests.disconnected(":1.1", gone);
-        interests.disconnected(":1.1", gone + Duration::from_secs(300));
-        assert!(interests.include(mac(0), gone + Duration::from_secs(599)));
-        assert!(!interests.include(mac(0), gone + Duration::from_secs(600)));
+        let closed = start + Duration::from_secs(3600);
+        interests.disconnect(":1.1", closed);
+        interests.disconnect(":1.1", closed + Duration::from_secs(300));
+        assert!(interests.contains(mac(0), closed + Duration::from_secs(599)));
+        assert!(!interests.contains(mac(0), closed + Duration::from_secs(600)));
         assert_eq!(interests.total, 0);
     }
 
     #[test]
-    fn forgets_who_has_gone_before_it_refuses() {
+    fn removes_disconnected_callers_before_it_refuses_a_call() {
         let now = Instant::now();
-        let most = u32::try_from(MOST).unwrap();
+        let most = u32::try_from(MAX_ADDRESSES).unwrap();
         let mut interests = Interests::default();
         interests.set(":1.1", macs(0..most / 2), now).unwrap();
         interests.set(":1.2", macs(0..most / 2), now).unwrap();
         assert_eq!(interests.set(":1.3", macs(0..1), now), Err(TooMany::Addresses));
         assert_eq!(interests.set(":1.2", macs(0..most / 2 + 1), now), Err(TooMany::Addresses));
-        interests.disconnected(":1.1", now);
-        // What is refused in any case costs nobody anything.
+        interests.disconnect(":1.1", now);
+        // A call that is refused in any case removes no caller.
         assert_eq!(interests.set(":1.3", macs(0..most / 2 + 1), now), Err(TooMany::Addresses));
-        assert_eq!(interests.total, MOST);
+        assert_eq!(interests.total, MAX_ADDRESSES);
         interests.set(":1.3", macs(0..1), now).unwrap();
-        assert_eq!((interests.total, interests.lingering), (MOST / 2 + 1, 0));
+        assert_eq!((interests.total, interests.total_disconnected), (MAX_ADDRESSES / 2 + 1, 0));
     }
 
     #[test]
-    fn of_many_callers_the_longest_gone_is_forgotten_first() {
+    fn removes_disconnected_callers_in_the_order_in_which_they_disconnected() {
         let start = Instant::now();
         let mut interests = Interests::default();
-        // Many who want the same, and one address of each one's own.
+        // All callers have one address in common, and each has one of its own.
         for n in 1..30_000 {
             let now = start + Duration::from_millis(u64::from(n));
             let caller = format!(":1.{n}");
             interests.set(&caller, macs(0..1).union(&macs(n..n + 1)).copied().collect(), now).unwrap();
-            interests.disconnected(&caller, now);
-            assert!(interests.gone.len() <= MOST_CALLERS);
-            assert_eq!(interests.total, 2 * interests.gone.len());
+            interests.disconnect(&caller, now);
+            assert!(interests.disconnected.len() <= MAX_CALLERS);
+            assert_eq!(interests.total, 2 * interests.disconnected.len());
         }
-        assert_eq!(interests.addresses.len(), MOST_CALLERS + 1);
-        let kept = 30_000 - u32::try_from(MOST_CALLERS).unwrap();
+        assert_eq!(interests.addresses.len(), MAX_CALLERS + 1);
+        let oldest = 30_000 - u32::try_from(MAX_CALLERS).unwrap();
         let now = start + Duration::from_secs(60);
-        assert!(interests.include(mac(0), now));
-        assert!(interests.include(mac(kept), now) && !interests.include(mac(kept - 1), now));
-        interests.set(":2.1", macs(7..8), now + LINGER).unwrap();
-        assert_eq!((interests.gone.len(), interests.total, interests.addresses.len()), (0, 1, 1));
+        assert!(interests.contains(mac(0), now));
+        assert!(interests.contains(mac(oldest), now) && !interests.contains(mac(oldest - 1), now));
+        interests.set(":2.1", macs(7..8), now + RETENTION).unwrap();
+        assert_eq!((interests.disconnected.len(), interests.total, interests.addresses.len()), (0, 1, 1));
     }
 
     #[test]
-    fn of_too_many_callers_the_last_is_refused() {
+    fn refuses_more_callers_than_the_limit() {
         let now = Instant::now();
         let mut interests = Interests::default();
-        for n in 0..MOST_CALLERS {
+        for n in 0..MAX_CALLERS {
             interests.set(&format!(":1.{n}"), macs(0..1), now).unwrap();
         }
         assert_eq!(interests.set(":2.1", macs(1..2), now), Err(TooMany::Callers));
-        // Who is among them may change its mind, and who leaves makes room.
+        // A registered caller can change its interest, and a disconnected one makes room.
         interests.set(":1.5", macs(1..3), now).unwrap();
-        interests.disconnected(":1.6", now);
+        interests.disconnect(":1.6", now);
         interests.set(":2.1", macs(1..2), now).unwrap();
-        assert_eq!(interests.total, MOST_CALLERS + 1);
-        interests.all_disconnected(now);
-        assert_eq!((interests.present.len(), interests.gone.len()), (0, MOST_CALLERS));
+        assert_eq!(interests.total, MAX_CALLERS + 1);
+        interests.disconnect_all(now);
+        assert_eq!((interests.connected.len(), interests.disconnected.len()), (0, MAX_CALLERS));
     }
 }

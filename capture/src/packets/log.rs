@@ -1,4 +1,4 @@
-//! The lines that packets can cause in the log, and how many of them there are.
+//! Log lines about packets, limited in number.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use wakevirt_service::logs::{Quota, quoted};
 use crate::network::links::Interface;
 use crate::packets::ring::Announcement;
 
-/// What stands for the name of an interface that the kernel no longer lists.
-const GONE: &str = "an interface that has gone";
+/// Stands for the name of an interface that no longer exists.
+const REMOVED: &str = "a removed interface";
 
-/// Writes lines about packets, each kind within its quota.
+/// Logs packets and losses, each kind of line within a quota.
 pub struct PacketLog {
     packets: Quota,
     losses: Quota,
@@ -33,39 +33,39 @@ impl Default for PacketLog {
 }
 
 impl PacketLog {
-    /// There are more packets on the interface than are announced; this one is not.
+    /// Logs that a packet is not announced because there are too many on its interface.
     pub fn limited(&mut self, mac: MacAddr, interface: Option<&Interface>) {
-        let Some(held_back) = self.limits.take(Instant::now()) else { return };
-        let interface = quoted(interface.map_or(GONE, |interface| &interface.name));
+        let Some(suppressed) = self.limits.take(Instant::now()) else { return };
+        let interface = quoted(interface.map_or(REMOVED, |interface| &interface.name));
         tracing::warn!(
-            %mac, held_back,
-            "too many packets on {interface}: one for {mac} is not announced; `Limited` counts them, and `interfaces` in \
-             capture.toml can leave an interface out"
+            %mac, suppressed,
+            "too many packets on {interface}: a packet for {mac} is not announced, and `Limited` counts it; to exclude the \
+             interface, set `interfaces` in capture.toml"
         );
     }
 
-    /// A packet is announced: one that nobody is interested in shows at level debug.
+    /// Logs an announced packet, at level debug if its address is not of interest.
     pub fn announced(&mut self, announcement: &Announcement, of_interest: bool) {
         if !of_interest && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
-        let Some(held_back) = self.packets.take(Instant::now()) else { return };
-        let Announcement { sequence, packet: heard, interface, .. } = announcement;
-        let interface = interface.as_ref().map_or(GONE, |interface| &interface.name);
-        let (mac, transport) = (heard.magic.target(), heard.carrier.transport());
+        let Some(suppressed) = self.packets.take(Instant::now()) else { return };
+        let Announcement { sequence, packet, interface, .. } = announcement;
+        let interface = interface.as_ref().map_or(REMOVED, |interface| &interface.name);
+        let (mac, transport) = (packet.magic.target(), packet.carrier.transport());
         let interface = quoted(interface);
-        let from = heard.carrier.sender().map(|sender| format!(" from {sender}")).unwrap_or_default();
-        let vlan = heard.vlan.map(VlanId::get);
+        let from = packet.carrier.sender().map(|sender| format!(" from {sender}")).unwrap_or_default();
+        let vlan = packet.vlan.map(VlanId::get);
         let tagged = vlan.map(|vlan| format!(" in VLAN {vlan}")).unwrap_or_default();
-        let held_back = (held_back > 0).then_some(held_back);
+        let suppressed = (suppressed > 0).then_some(suppressed);
         if of_interest {
-            tracing::info!(sequence, %mac, transport, vlan, held_back, "magic packet for {mac}{from} on {interface}{tagged}");
+            tracing::info!(sequence, %mac, transport, vlan, suppressed, "magic packet for {mac}{from} on {interface}{tagged}");
         } else {
-            tracing::debug!(sequence, %mac, transport, vlan, held_back, "magic packet for {mac}{from} on {interface}{tagged}");
+            tracing::debug!(sequence, %mac, transport, vlan, suppressed, "magic packet for {mac}{from} on {interface}{tagged}");
         }
     }
 
-    /// What was lost between these counts. The later ones are not less.
+    /// Logs what was lost between two states of the counters, of which the later one must not be lower.
     pub fn losses(&mut self, earlier: &Counters, counters: &Counters) {
         let kernel = counters.dropped_by_kernel() - earlier.dropped_by_kernel();
         let channel = counters.dropped_channel - earlier.dropped_channel;
@@ -73,8 +73,8 @@ impl PacketLog {
             tracing::warn!(
                 kernel,
                 channel,
-                "packets were lost: {kernel} before and {channel} behind the sniffer; somebody sends more magic packets \
-                 than can be read"
+                "packets were lost: {kernel} before the sniffer and {channel} after it; magic packets arrive faster than \
+                 capture reads them"
             );
         }
         let truncated = counters.truncated - earlier.truncated;
@@ -82,7 +82,7 @@ impl PacketLog {
             tracing::warn!(
                 truncated,
                 "{truncated} payloads with magic packets were longer than the {SEARCHED} bytes that are searched; any \
-                 packets in the rest are lost. The kernel merges datagrams: let the sender pause between packets, or \
+                 packets in the rest are lost. The kernel merges datagrams: make the sender pause between packets, or \
                  run `ethtool -K INTERFACE rx-udp-gro-forwarding off rx-gro-list off`"
             );
         }

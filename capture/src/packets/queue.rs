@@ -1,4 +1,4 @@
-//! The packets that are to be published.
+//! The packets that are not published yet.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -7,46 +7,46 @@ use std::time::{Duration, Instant};
 use wakevirt_protocol::MacAddr;
 
 use crate::packets::key::Key;
-use crate::packets::ring::{ADDRESS_SHARE, Entry};
+use crate::packets::ring::{Entry, MAX_PER_ADDRESS};
 
-/// For how long a packet that cannot be published is kept as if it soon would be.
-pub const PATIENCE: Duration = Duration::from_secs(600);
+/// How long the queue holds a packet that cannot be published.
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// The announcements that were not published yet, oldest first.
+/// The announcements that are not published yet, oldest first.
 ///
-/// None of them ever makes room for another. So a flood must not get all the room: no interface holds
-/// more than it leaves free for the others. The same goes for the room of one address, in which each
-/// interface has a place in any case.
+/// A new packet never displaces another one. To prevent a flood from taking all places, no interface can have
+/// more of them than it leaves free. The same applies to the places of one address, except that each
+/// interface can always have one of these.
 #[derive(Debug)]
 pub struct Queue {
     entries: VecDeque<(Instant, Entry)>,
-    most: usize,
+    capacity: usize,
     of_interface: Counts<u32>,
     of_address: Counts<MacAddr>,
     of_both: Counts<(MacAddr, u32)>,
 }
 
 impl Queue {
-    /// Room for so many.
-    pub fn new(most: usize) -> Self {
+    /// Creates a queue for this number of packets.
+    pub fn new(capacity: usize) -> Self {
         Self {
             entries: VecDeque::new(),
-            most,
+            capacity,
             of_interface: Counts::default(),
             of_address: Counts::default(),
             of_both: Counts::default(),
         }
     }
 
-    /// Whether there is room for one more of these.
+    /// Whether there is room for a packet with this key.
     pub fn has_room(&self, key: &Key) -> bool {
         let own = self.of_interface.of(&key.interface);
         let own_of_address = self.of_both.of(&(key.target, key.interface));
-        own + self.entries.len() < self.most
-            && (own_of_address == 0 || own_of_address + self.of_address.of(&key.target) < ADDRESS_SHARE)
+        own + self.entries.len() < self.capacity
+            && (own_of_address == 0 || own_of_address + self.of_address.of(&key.target) < MAX_PER_ADDRESS)
     }
 
-    /// Adds one, for which there has to be room. Sequences ascend.
+    /// Adds a packet, for which there must be room. Its sequence must be the highest.
     pub fn push(&mut self, entry: Entry, now: Instant) {
         let Key { target, interface, .. } = entry.key;
         self.of_interface.add(interface);
@@ -55,11 +55,10 @@ impl Queue {
         self.entries.push_back((now, entry));
     }
 
-    /// Takes the oldest out, if it has been published under this sequence or an earlier one, or has
-    /// waited for too long.
+    /// Removes the oldest packet, if its sequence is at most `published` or its timeout has expired.
     pub fn pop(&mut self, published: u64, now: Instant) -> Option<Entry> {
         let (since, entry) = self.entries.front()?;
-        if entry.sequence() > published && now.saturating_duration_since(*since) < PATIENCE {
+        if entry.sequence() > published && now.saturating_duration_since(*since) < PUBLISH_TIMEOUT {
             return None;
         }
         let (_, entry) = self.entries.pop_front()?;
@@ -70,44 +69,44 @@ impl Queue {
         Some(entry)
     }
 
-    /// The one with this sequence.
+    /// The packet with this sequence.
     pub fn get_mut(&mut self, sequence: u64) -> Option<&mut Entry> {
         let at = self.entries.binary_search_by_key(&sequence, |(_, entry)| entry.sequence()).ok()?;
         self.entries.get_mut(at).map(|(_, entry)| entry)
     }
 
-    /// Those with a higher sequence, oldest first.
+    /// The packets with a higher sequence, oldest first.
     pub fn after(&self, sequence: u64) -> impl Iterator<Item = &Entry> {
         let first = self.entries.partition_point(|(_, entry)| entry.sequence() <= sequence);
         self.entries.range(first..).map(|(_, entry)| entry)
     }
 }
 
-/// How many there are of each. What there is none of takes no room.
+/// The number of packets of each kind. A kind without packets uses no memory.
 #[derive(Debug)]
-struct Counts<Key>(HashMap<Key, usize>);
+struct Counts<Kind>(HashMap<Kind, usize>);
 
-impl<Key> Default for Counts<Key> {
+impl<Kind> Default for Counts<Kind> {
     fn default() -> Self {
         Self(HashMap::new())
     }
 }
 
-impl<Key: Eq + Hash> Counts<Key> {
-    fn of(&self, key: &Key) -> usize {
-        self.0.get(key).copied().unwrap_or(0)
+impl<Kind: Eq + Hash> Counts<Kind> {
+    fn of(&self, kind: &Kind) -> usize {
+        self.0.get(kind).copied().unwrap_or(0)
     }
 
-    fn add(&mut self, key: Key) {
-        *self.0.entry(key).or_default() += 1;
+    fn add(&mut self, kind: Kind) {
+        *self.0.entry(kind).or_default() += 1;
     }
 
-    fn subtract(&mut self, key: Key) {
-        let left = self.of(&key).saturating_sub(1);
+    fn subtract(&mut self, kind: Kind) {
+        let left = self.of(&kind).saturating_sub(1);
         if left == 0 {
-            self.0.remove(&key);
+            self.0.remove(&kind);
         } else {
-            self.0.insert(key, left);
+            self.0.insert(kind, left);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The packets that are remembered.
+//! The published packets that are stored for `Replay`.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -9,54 +9,54 @@ use wakevirt_protocol::{MacAddr, ParsedPacket, Stamp};
 use crate::network::links::Interface;
 use crate::packets::key::Key;
 
-/// The most packets that are kept for one MAC address.
-pub const ADDRESS_SHARE: usize = 16;
+/// The maximum number of packets for one MAC address.
+pub const MAX_PER_ADDRESS: usize = 16;
 
-/// A packet that was announced.
+/// An announced packet.
 ///
-/// It lies behind an [`Arc`], so that a password in it stays in one place until it is wiped.
+/// It is shared by [`Arc`], so that there is one copy of its password to erase.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Announcement {
-    /// Its number, counted from 1 in each epoch.
+    /// The sequence number, counted from 1 in each epoch.
     pub sequence: u64,
-    /// What was heard.
+    /// The packet.
     pub packet: ParsedPacket,
-    /// The names of the ingress interface, where they are known.
+    /// The names of the ingress interface, if they are known.
     pub interface: Option<Arc<Interface>>,
-    /// When it was seen.
+    /// The time when the packet was received.
     pub stamp: Stamp,
 }
 
-/// An announcement, and how often it was seen.
+/// An announced packet, and how many times it was received.
 #[derive(Debug, Clone)]
-pub struct Remembered {
-    /// What was announced.
+pub struct StoredPacket {
+    /// The announced packet.
     pub announcement: Arc<Announcement>,
-    /// How often it was seen, the first time counted.
+    /// How many times the packet was received, including the first time.
     pub copies: u32,
 }
 
-/// What is remembered, and under what.
+/// An entry of a queue or ring.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// What is remembered.
-    pub remembered: Remembered,
-    /// What it has in common with its repetitions.
+    /// The packet.
+    pub stored: StoredPacket,
+    /// The key of the packet and its copies.
     pub key: Key,
 }
 
 impl Entry {
-    /// The packet's number.
+    /// The sequence number of the packet.
     pub fn sequence(&self) -> u64 {
-        self.remembered.announcement.sequence
+        self.stored.announcement.sequence
     }
 }
 
-/// The last announcements that were published.
+/// The last published packets: at most [`MAX_PER_ADDRESS`] for one address, and a configured number in total.
 ///
-/// Of one address at most [`ADDRESS_SHARE`] are kept, and a number in all. Where one has to be
-/// forgotten, it is the oldest of the interface that has most of them, so that a flood on one
-/// interface forgets its own; within an address, it is a repetition where there is any.
+/// If the ring is full, the oldest packet of the interface with the most packets is removed, so that a flood on
+/// one interface displaces only its own packets. If an address has too many packets, one of the interface,
+/// VLAN and password with the most packets is removed.
 #[derive(Debug, Default)]
 pub struct Ring {
     entries: BTreeMap<u64, Entry>,
@@ -64,65 +64,66 @@ pub struct Ring {
     addresses: HashMap<MacAddr, Vec<u64>>,
     /// The sequences of each interface.
     interfaces: HashMap<u32, BTreeSet<u64>>,
-    /// The highest sequence that was forgotten; 0 where none was.
-    forgotten: u64,
+    /// The highest sequence that was removed, or 0.
+    removed: u64,
 }
 
 impl Ring {
-    /// Remembers one more, and forgets what is beyond `most`. Sequences ascend.
-    pub fn push(&mut self, entry: Entry, most: usize) {
+    /// Adds a packet, and removes packets beyond `capacity`. Its sequence must be the highest.
+    pub fn push(&mut self, entry: Entry, capacity: usize) {
         let (sequence, Key { target, interface, .. }) = (entry.sequence(), entry.key);
         self.entries.insert(sequence, entry);
         self.interfaces.entry(interface).or_default().insert(sequence);
         let of_address = self.addresses.entry(target).or_default();
         of_address.push(sequence);
-        if of_address.len() > ADDRESS_SHARE
-            && let Some(victim) = self.least_of_address(target)
+        if of_address.len() > MAX_PER_ADDRESS
+            && let Some(victim) = self.victim_of_address(target)
         {
-            self.forget(victim);
+            self.remove(victim);
         }
-        self.shrink(most);
+        self.shrink(capacity);
     }
 
-    /// Forgets what is beyond `most`.
-    pub fn shrink(&mut self, most: usize) {
-        while self.entries.len() > most {
-            let heaviest = self.interfaces.values().max_by_key(|kept| (kept.len(), Reverse(kept.first())));
-            let Some(victim) = heaviest.and_then(BTreeSet::first).copied() else { return };
-            self.forget(victim);
+    /// Removes packets beyond `capacity`.
+    pub fn shrink(&mut self, capacity: usize) {
+        while self.entries.len() > capacity {
+            let largest =
+                self.interfaces.values().max_by_key(|stored| (stored.len(), Reverse(stored.first())));
+            let Some(victim) = largest.and_then(BTreeSet::first).copied() else { return };
+            self.remove(victim);
         }
     }
 
-    /// The one with this sequence.
+    /// The packet with this sequence.
     pub fn get_mut(&mut self, sequence: u64) -> Option<&mut Entry> {
         self.entries.get_mut(&sequence)
     }
 
-    /// Those with a higher sequence, oldest first.
+    /// The packets with a higher sequence, oldest first.
     pub fn after(&self, sequence: u64) -> impl Iterator<Item = &Entry> {
         self.entries.range(sequence.saturating_add(1)..).map(|(_, entry)| entry)
     }
 
-    /// Whether one with a higher sequence was forgotten.
+    /// Whether a packet with a higher sequence was removed.
     pub const fn lost_after(&self, sequence: u64) -> bool {
-        self.forgotten > sequence
+        self.removed > sequence
     }
 
-    /// Which of an address's packets is missed least: of the interface that has most of them, and
-    /// there of the VLAN and password that has most, the oldest.
-    fn least_of_address(&self, target: MacAddr) -> Option<u64> {
+    /// The packet of an address to remove first: the oldest of the interface with the most of them, and within
+    /// the interface of the VLAN and password with the most.
+    fn victim_of_address(&self, target: MacAddr) -> Option<u64> {
         let sequences = self.addresses.get(&target)?;
         let entries = || sequences.iter().filter_map(|sequence| self.entries.get(sequence));
         let of_interface = |key: Key| entries().filter(|entry| entry.key.interface == key.interface).count();
         let of_key = |key: Key| entries().filter(|entry| entry.key == key).count();
-        // The first of the greatest is the oldest.
-        let weight = |entry: &&Entry| (of_interface(entry.key), of_key(entry.key));
-        entries().rev().max_by_key(weight).map(Entry::sequence)
+        // `max_by_key` returns the last maximum, which is the oldest packet in reverse order.
+        let counts = |entry: &&Entry| (of_interface(entry.key), of_key(entry.key));
+        entries().rev().max_by_key(counts).map(Entry::sequence)
     }
 
-    fn forget(&mut self, sequence: u64) {
+    fn remove(&mut self, sequence: u64) {
         let Some(Entry { key, .. }) = self.entries.remove(&sequence) else { return };
-        self.forgotten = self.forgotten.max(sequence);
+        self.removed = self.removed.max(sequence);
         if let Some(sequences) = self.addresses.get_mut(&key.target) {
             sequences.retain(|other| *other != sequence);
             if sequences.is_empty() {

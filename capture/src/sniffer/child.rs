@@ -1,4 +1,4 @@
-//! The sniffer, as the announcer sees it: a child process that may be taken over at any moment.
+//! The sniffer as a child process. It can be compromised at any time, so its messages are not trusted.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -23,13 +23,13 @@ use zeroize::Zeroize;
 use crate::error::Error;
 use crate::network::ffi;
 
-/// The sniffer's file name.
+/// The file name of the sniffer.
 const PROGRAM: &str = "wakevirt-sniffer";
 
-/// How long a sniffer may take to end once either end of the socketpair is closed.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the announcer waits for the sniffer to exit after either end of the socketpair was closed.
+const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The sniffer, just started.
+/// A sniffer that was just started.
 #[derive(Debug)]
 pub struct Sniffer {
     process: Child,
@@ -37,14 +37,15 @@ pub struct Sniffer {
 }
 
 impl Sniffer {
-    /// Starts the sniffer with the UDP sockets and one end of a socketpair, and nothing else: no
-    /// environment, no argument, and standard output and error that lead nowhere, for whoever takes
-    /// it over could write into the log by them.
+    /// Starts the sniffer with the UDP sockets and one end of a socketpair. It gets no environment, no argument,
+    /// and `/dev/null` as standard output and error, because a compromised sniffer could forge log lines with
+    /// these.
     ///
-    /// It inherits the ambient capabilities. Call this before there is a second thread.
+    /// The sniffer inherits the ambient capabilities. Call this before a second thread exists.
     ///
     /// # Errors
-    /// [`Error::Sniffer`] where it cannot be started.
+    /// [`Error::StartSniffer`] if the program cannot be executed, [`Error::SnifferNotFound`] if it is not
+    /// installed.
     pub fn start(start: &Start, sockets: &[OwnedFd]) -> Result<Self, Error> {
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
@@ -53,10 +54,10 @@ impl Sniffer {
             None,
         )
         .map_err(|error| Error::Channel(error.into()))?;
-        // The sniffer waits for the first message; what it says afterwards never waits.
+        // The sniffer blocks on the first message. It never blocks when it sends.
         rustix::io::ioctl_fionbio(&theirs, false).map_err(|error| Error::Channel(error.into()))?;
-        ffi::keep_descriptors_from_children().map_err(Error::Descriptors)?;
-        let program = find()?;
+        ffi::set_close_on_exec().map_err(Error::Descriptors)?;
+        let program = find_program()?;
         let process = Command::new(&program)
             .env_clear()
             .current_dir("/")
@@ -64,13 +65,14 @@ impl Sniffer {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(|error| Error::Sniffer { program, error })?;
+            .map_err(|error| Error::StartSniffer { program, error })?;
         let sniffer = Self { process, channel: ours };
-        sniffer.hand_over(start, sockets)?;
+        sniffer.send_start(start, sockets)?;
         Ok(sniffer)
     }
 
-    fn hand_over(&self, start: &Start, sockets: &[OwnedFd]) -> Result<(), Error> {
+    /// Sends the first message, with the UDP sockets.
+    fn send_start(&self, start: &Start, sockets: &[OwnedFd]) -> Result<(), Error> {
         let mut buffer = [0; MAX_MESSAGE];
         let message = ToSniffer::Start(start.clone());
         let bytes = message.encode(&mut buffer).map_err(|error| Error::Channel(io::Error::other(error)))?;
@@ -85,74 +87,76 @@ impl Sniffer {
         Ok(())
     }
 
-    /// Begins to listen to it. Needs the runtime.
+    /// Returns the process and the channel to it. Requires the runtime.
     ///
     /// # Errors
-    /// [`Error::Channel`] where the runtime cannot watch the socketpair.
-    pub fn listen(self) -> Result<(Process, Channel), Error> {
-        let channel = ffi::readable(self.channel).map_err(Error::Channel)?;
+    /// [`Error::Channel`] if the runtime does not support the socketpair.
+    pub fn into_parts(self) -> Result<(Process, Channel), Error> {
+        let channel = ffi::watch_readable(self.channel).map_err(Error::Channel)?;
         Ok((Process(self.process), Channel(channel)))
     }
 }
 
-/// The sniffer's process.
+/// The process of the sniffer.
 #[derive(Debug)]
 pub struct Process(Child);
 
 impl Process {
-    /// Waits until the sniffer has ended, and ends it if it does not end by itself.
+    /// Waits until the sniffer exits, and kills it after a timeout.
     #[must_use]
-    pub fn end(mut self) -> End {
-        let deadline = Instant::now() + LAST_WORDS;
+    pub fn wait_or_kill(mut self) -> Exit {
+        let deadline = Instant::now() + EXIT_TIMEOUT;
         loop {
             match self.0.try_wait() {
-                Ok(Some(status)) => return End::Status(status),
+                Ok(Some(status)) => return Exit::Status(status),
                 Ok(None) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
                 Ok(None) => {
-                    let _gone = self.0.kill();
+                    let _result = self.0.kill();
                     let _status = self.0.wait();
-                    return End::Hung;
+                    return Exit::Timeout;
                 }
-                Err(error) => return End::Unknown(error),
+                Err(error) => return Exit::Unknown(error),
             }
         }
     }
 }
 
-/// How the sniffer ended.
+/// How the sniffer exited.
 #[derive(Debug)]
-pub enum End {
-    /// With this status.
+pub enum Exit {
+    /// It exited with this status.
     Status(ExitStatus),
-    /// It did not end when the socketpair was closed, and was killed.
-    Hung,
-    /// The kernel does not tell.
+    /// It did not exit after the socketpair was closed, and was killed.
+    Timeout,
+    /// Its status cannot be read.
     Unknown(io::Error),
 }
 
-impl End {
-    /// Whether it ended because the announcer did: nothing to report.
+impl Exit {
+    /// Whether it exited because the announcer closed the socketpair.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         matches!(self, Self::Status(status) if status.success())
     }
 }
 
-impl fmt::Display for End {
+impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = match self {
             Self::Status(status) => status,
-            Self::Hung => return f.write_str("it closed its end of the socketpair and did not exit"),
-            Self::Unknown(error) => return write!(f, "the kernel does not tell how: {error}"),
+            Self::Timeout => {
+                return f.write_str("killed, because it did not exit after the socketpair was closed");
+            }
+            Self::Unknown(error) => return write!(f, "status unknown: {error}"),
         };
         match (status.code(), status.signal()) {
             (_, Some(libc::SIGSYS)) => f.write_str(
-                "the kernel killed it because it made a system call that it may not make: either a defect, or \
-                 somebody has taken it over; the kernel's log names the call (type=1326)",
+                "killed for a forbidden system call, which is a bug or an attack; the kernel log has the number of the \
+                 call, type=1326",
             ),
-            (_, Some(signal)) => write!(f, "signal {signal} ended it"),
-            (Some(code), None) => write!(f, "it exited with code {code}"),
-            (None, None) => f.write_str("it exited"),
+            (_, Some(signal)) => write!(f, "killed by signal {signal}"),
+            (Some(code), None) => write!(f, "code {code}"),
+            (None, None) => f.write_str("status unknown"),
         }
     }
 }
@@ -162,18 +166,18 @@ impl fmt::Display for End {
 pub struct Channel(AsyncFd<OwnedFd>);
 
 impl Channel {
-    /// Waits for the next message: `None` where the sniffer has closed its end.
+    /// Receives the next message; `None` after the sniffer closed its end. Can be cancelled without losing a
+    /// message.
     ///
     /// # Errors
-    /// [`Error::BadMessage`] where it sent something that is none, [`Error::Channel`] where the
-    /// socketpair fails.
-    pub async fn next(&self) -> Result<Option<FromSniffer>, Error> {
-        // One byte more than a message may have, so that a longer one shows.
+    /// [`Error::BadMessage`] if the datagram is not a valid message, [`Error::Channel`] if the socketpair fails.
+    pub async fn receive(&self) -> Result<Option<FromSniffer>, Error> {
+        // One byte longer than the longest message, so that a longer datagram is noticed.
         let mut buffer = [0; MAX_MESSAGE + 1];
         loop {
             let mut ready = self.0.readable().await.map_err(Error::Channel)?;
-            // An AsyncFd takes no part in tokio's cooperative scheduling. Without this, a sniffer that always
-            // has a message ready would keep the bus, the signals and the watchdog from running. Nothing has
+            // An AsyncFd takes no part in tokio's cooperative scheduling. Without this, a sniffer that sends
+            // without a pause would keep the bus, the signals and the watchdog from running. Nothing has
             // been received yet, so nothing is lost if the caller cancels here.
             consume_budget().await;
             let received = ready.try_io(|channel| {
@@ -189,71 +193,71 @@ impl Channel {
                 Err(_would_block) => continue,
             };
             let message = FromSniffer::decode(buffer.get(..length).unwrap_or_default());
-            // A password may be in it.
+            // The message can contain a password.
             buffer.zeroize();
             return Ok(Some(message?));
         }
     }
 
-    /// Tells the sniffer to hear the frames that leave through an interface.
+    /// Makes the sniffer capture outgoing frames on an interface, with its socket number `slot`.
     ///
     /// # Errors
-    /// [`Error::Channel`]; the sniffer is then not listening, which is not how it should be.
-    pub fn hear_outgoing(&self, slot: u8, interface: u32) -> Result<(), Error> {
-        self.say(&ToSniffer::Outgoing { slot, interface })
+    /// [`Error::Channel`], also if the socketpair is full: the sniffer does not read its messages.
+    pub fn capture_outgoing(&self, slot: u8, interface: u32) -> Result<(), Error> {
+        self.send(&ToSniffer::Outgoing { slot, interface })
     }
 
-    /// Asks the sniffer for its counters, which shows whether it lives.
+    /// Requests the counters of the sniffer. The reply shows that the sniffer runs.
     ///
     /// # Errors
     /// [`Error::Channel`].
-    pub fn ask(&self) -> Result<(), Error> {
-        self.say(&ToSniffer::Report)
+    pub fn request_counters(&self) -> Result<(), Error> {
+        self.send(&ToSniffer::Report)
     }
 
-    fn say(&self, message: &ToSniffer) -> Result<(), Error> {
+    fn send(&self, message: &ToSniffer) -> Result<(), Error> {
         let mut buffer = [0; MAX_MESSAGE];
         let bytes = message.encode(&mut buffer).map_err(|error| Error::Channel(io::Error::other(error)))?;
         match send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            // It has ended; why it did is still to be read.
+            // The sniffer exited. Its failure report can still be read.
             Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(error) => Err(Error::Channel(error.into())),
         }
     }
 }
 
-/// The sniffer beside the running program, as in a build folder, or in the folder for programs that
-/// only programs start.
-fn find() -> Result<PathBuf, Error> {
+/// Finds the sniffer: next to the running program, as in a build directory, or in the directory for programs that
+/// users do not run.
+fn find_program() -> Result<PathBuf, Error> {
     let own = std::env::current_exe().map_err(Error::OwnPath)?;
-    let folder = own.parent().unwrap_or(Path::new("/"));
-    let candidates = [folder.join(PROGRAM), folder.join("../libexec/wakevirt").join(PROGRAM)];
-    candidates.iter().find(|path| path.is_file()).cloned().ok_or(Error::NoSniffer { candidates })
+    let directory = own.parent().unwrap_or(Path::new("/"));
+    let candidates = [directory.join(PROGRAM), directory.join("../libexec/wakevirt").join(PROGRAM)];
+    candidates.iter().find(|path| path.is_file()).cloned().ok_or(Error::SnifferNotFound { candidates })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// More than a task of tokio may do before it yields (128), and fewer than fill the socketpair's buffer.
+    /// More than a task of tokio can do before it yields (128), and fewer than fill the socketpair.
     const MESSAGES: usize = 200;
 
     #[tokio::test]
-    async fn a_channel_that_is_never_empty_lets_other_tasks_run() {
+    async fn other_tasks_run_while_the_channel_is_never_empty() {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-        let channel = Channel(ffi::readable(ours).unwrap());
+        let channel = Channel(ffi::watch_readable(ours).unwrap());
         let mut buffer = [0; MAX_MESSAGE];
         let message = FromSniffer::Failed { reason: String::new() };
         let bytes = message.encode(&mut buffer).unwrap();
         for _ in 0..MESSAGES {
             send(&theirs, bytes, SendFlags::DONTWAIT).unwrap();
         }
-        // The first wait for the socketpair lets every task run.
-        assert_eq!(channel.next().await.unwrap().as_ref(), Some(&message));
+        // The first wait for the socketpair yields to all tasks.
+        assert_eq!(channel.receive().await.unwrap().as_ref(), Some(&message));
         let other = tokio::spawn(async {});
         for _ in 1..MESSAGES {
-            assert_eq!(channel.next().await.unwrap().as_ref(), Some(&message));
+            assert_eq!(channel.receive().await.unwrap().as_ref(), Some(&message));
         }
         assert!(other.is_finished(), "{MESSAGES} messages were received before another task ran");
     }

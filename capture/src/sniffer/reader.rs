@@ -1,4 +1,4 @@
-//! What the sniffer says, and what the kernel says about interfaces, on the way into the ledger.
+//! Reads the messages of the sniffer into the ledger, and follows the network interfaces.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,52 +21,55 @@ use crate::packets::log::PacketLog;
 use crate::shared::Shared;
 use crate::sniffer::child::Channel;
 
-/// How long the sniffer may take to get ready, in seconds.
-const READY: u64 = 10;
+/// How long the announcer waits for `Ready`, in seconds.
+const READY_TIMEOUT: u64 = 10;
 
-/// Waits until the sniffer is ready, and says how it hears.
-pub async fn ready(channel: &Channel, request: Request) -> Result<Mode, Error> {
-    let first = timeout(Duration::from_secs(READY), channel.next()).await;
-    match first.map_err(|_| Error::SnifferSlow(READY))?? {
+/// Waits until the sniffer is ready, and logs how it receives packets.
+///
+/// # Errors
+/// [`Error`] if the sniffer exits, fails, takes too long or sends another message.
+pub async fn wait_ready(channel: &Channel, request: Request) -> Result<Mode, Error> {
+    let first = timeout(Duration::from_secs(READY_TIMEOUT), channel.receive()).await;
+    match first.map_err(|_| Error::SnifferTimeout(READY_TIMEOUT))?? {
         Some(FromSniffer::Ready { mode, landlock }) => {
-            report(request, mode, landlock);
+            log_mode(request, mode, landlock);
             Ok(mode)
         }
-        Some(FromSniffer::Failed { reason }) => Err(failed(&reason)),
+        Some(FromSniffer::Failed { reason }) => Err(sniffer_failed(&reason)),
         Some(FromSniffer::Packet(_) | FromSniffer::Counters(_)) => {
-            Err(Error::Contradiction("something else before it was ready"))
+            Err(Error::UnexpectedMessage("another message before Ready"))
         }
-        None => Err(Error::SnifferGone(String::new())),
+        None => Err(Error::SnifferExited(String::new())),
     }
 }
 
-fn report(request: Request, mode: Mode, landlock: bool) {
+fn log_mode(request: Request, mode: Mode, landlock: bool) {
     match (mode, request) {
-        (Mode::Raw, _) => tracing::info!("receiving on every interface through packet sockets"),
+        (Mode::Raw, _) => tracing::info!("receiving on all interfaces with packet sockets"),
         (Mode::Udp, Request::Udp) => tracing::info!(
-            "receiving UDP only, as mode = \"udp\" says: no frames of routers and etherwake, and no datagrams to other \
-             ports or other hosts"
+            "receiving UDP only, as mode = \"udp\" requires: Ethernet frames, and datagrams to other ports or other \
+             hosts, are not received"
         ),
         (Mode::Udp, Request::Auto | Request::Raw) => tracing::warn!(
-            "capture receives UDP only: the service lacks CAP_NET_RAW. Frames of routers and etherwake, and datagrams to \
-             other ports or other hosts, are not received. To receive everything, start the service by its unit or as root"
+            "capture receives UDP only: the service does not have CAP_NET_RAW. Ethernet frames, and datagrams to other \
+             ports or other hosts, are not received. To receive everything, start the service with its unit or as root"
         ),
     }
     if !landlock {
         tracing::warn!(
-            "Landlock is not in force: the kernel lacks it or has it switched off, or a container's seccomp filter \
-             refuses it. The sniffer runs without that layer of its sandbox, as require-landlock = false allows"
+            "Landlock is not enforced: the kernel does not support it, it is disabled, or a container's seccomp filter \
+             denies it. The sniffer runs without this layer of its sandbox, as require-landlock = false allows"
         );
     }
 }
 
-/// The sniffer's own words may be an enemy's, so nothing in them can forge a line. They are shown to their end,
-/// where they say what to do.
-fn failed(reason: &str) -> Error {
+/// Converts a failure report. A compromised sniffer could write it, so it is escaped to prevent forged log lines.
+/// It is not shortened, because its end gives the solution.
+fn sniffer_failed(reason: &str) -> Error {
     Error::SnifferFailed(plain(reason, MAX_REASON).to_string())
 }
 
-/// Hears, for as long as the service runs.
+/// Reads messages as long as the service runs.
 pub struct Reader<'a> {
     channel: Channel,
     interfaces: Interfaces,
@@ -74,15 +77,18 @@ pub struct Reader<'a> {
     settings: Settings,
     options: Options,
     logs: &'a Logs,
-    /// The interface that each of the sniffer's sockets for outgoing frames is bound to.
+    /// The interface to which each socket of the sniffer for outgoing frames is bound.
     outgoing: HashMap<u8, u32>,
-    /// Whether the sniffer has said anything since it was asked to.
-    sniffer_lives: bool,
-    lines: PacketLog,
+    /// Whether the sniffer sent a message since the last keep-alive.
+    sniffer_alive: bool,
+    log: PacketLog,
 }
 
 impl<'a> Reader<'a> {
-    /// Begins with the interfaces that there are.
+    /// Starts with the current interfaces.
+    ///
+    /// # Errors
+    /// [`Error::Channel`].
     pub fn new(
         channel: Channel,
         interfaces: Interfaces,
@@ -91,7 +97,7 @@ impl<'a> Reader<'a> {
         options: Options,
         logs: &'a Logs,
     ) -> Result<Self, Error> {
-        let mut hearing = Self {
+        let mut reader = Self {
             channel,
             interfaces,
             shared,
@@ -99,88 +105,91 @@ impl<'a> Reader<'a> {
             options,
             logs,
             outgoing: HashMap::new(),
-            // It has just said that it is ready.
-            sniffer_lives: true,
-            lines: PacketLog::default(),
+            // It has just sent `Ready`.
+            sniffer_alive: true,
+            log: PacketLog::default(),
         };
-        hearing.warn_of_absent_interfaces();
-        hearing.follow_interfaces()?;
-        Ok(hearing)
+        reader.warn_missing_interfaces();
+        reader.update_interfaces()?;
+        Ok(reader)
     }
 
-    /// Hears until something fails.
-    pub async fn hear(&mut self, signals: &mut Signals) -> Result<(), Error> {
+    /// Handles messages, changes of interfaces, reloads and the watchdog.
+    ///
+    /// # Errors
+    /// [`Error`] if the sniffer exits or violates the protocol, or the interfaces cannot be followed.
+    pub async fn run(&mut self, signals: &mut Signals) -> Result<(), Error> {
         let mut watchdog = Watchdog::from_env();
         loop {
-            // In this order: a packet's interface is to be known under its present name.
+            // Changes of interfaces come before packets, so that a packet gets the current name of its interface.
             tokio::select! {
                 biased;
-                () = watchdog.due() => self.sign(&watchdog),
+                () = watchdog.due() => self.keep_alive(&watchdog),
                 signal = signals.next() => if signal == Signal::Reload { self.reload()?; },
                 changed = self.interfaces.changed() => {
                     changed.map_err(Error::Interfaces)?;
-                    self.follow_interfaces()?;
+                    self.update_interfaces()?;
                 }
-                message = self.channel.next() => {
-                    self.take(message?.ok_or_else(|| Error::SnifferGone(String::new()))?)?;
+                message = self.channel.receive() => {
+                    self.handle_message(message?.ok_or_else(|| Error::SnifferExited(String::new()))?)?;
                 }
             }
         }
     }
 
-    fn take(&mut self, message: FromSniffer) -> Result<(), Error> {
-        self.sniffer_lives = true;
+    fn handle_message(&mut self, message: FromSniffer) -> Result<(), Error> {
+        self.sniffer_alive = true;
         match message {
-            FromSniffer::Packet(sighting) => self.packet(sighting),
-            FromSniffer::Counters(counters) => self.count(counters)?,
-            FromSniffer::Failed { reason } => return Err(failed(&reason)),
-            FromSniffer::Ready { .. } => return Err(Error::Contradiction("that it is ready, twice")),
+            FromSniffer::Packet(captured) => self.handle_packet(captured),
+            FromSniffer::Counters(counters) => self.update_counters(counters)?,
+            FromSniffer::Failed { reason } => return Err(sniffer_failed(&reason)),
+            FromSniffer::Ready { .. } => return Err(Error::UnexpectedMessage("Ready twice")),
         }
         Ok(())
     }
 
-    /// Gives a sign of life where the sniffer has given one since the last time, and asks it for the next.
-    fn sign(&mut self, watchdog: &Watchdog) {
-        if std::mem::take(&mut self.sniffer_lives) {
+    /// Sends a keep-alive to the service manager if the sniffer sent a message since the last one, and requests the
+    /// next message.
+    fn keep_alive(&mut self, watchdog: &Watchdog) {
+        if std::mem::take(&mut self.sniffer_alive) {
             watchdog.alive();
-            // That the channel is broken shows when it is read.
-            let _told_there = self.channel.ask();
+            // If the channel is broken, reading it returns the error.
+            let _result = self.channel.request_counters();
         }
     }
 
-    fn packet(&mut self, mut sighting: CapturedPacket) {
-        let interface = self.interfaces.links().get(&sighting.interface).map(Arc::clone);
+    fn handle_packet(&mut self, mut captured: CapturedPacket) {
+        let interface = self.interfaces.links().get(&captured.interface).map(Arc::clone);
         if interface.is_none() {
-            // It has gone, or a sniffer that was taken over has invented it.
-            sighting.interface = 0;
+            // The interface was removed, or a compromised sniffer invented it.
+            captured.interface = 0;
         }
-        let heard_on = match &interface {
+        let included = match &interface {
             Some(interface) => self.settings.interfaces.include(interface),
             None => self.settings.interfaces.include_everything(),
         };
-        if !heard_on {
+        if !included {
             return;
         }
-        let mac = sighting.packet.magic.target();
+        let mac = captured.packet.magic.target();
         let stamp = Stamp { timestamp: clock::realtime(), boottime: Some(clock::boottime()) };
-        let verdict = self.shared.ledger().hear(sighting, interface.clone(), stamp, Instant::now());
+        let verdict = self.shared.ledger().receive(captured, interface.clone(), stamp, Instant::now());
         match verdict {
             Verdict::Announce { announcement, of_interest } => {
                 self.shared.announced.send_replace(announcement.sequence);
-                self.lines.announced(&announcement, of_interest);
+                self.log.announced(&announcement, of_interest);
             }
-            Verdict::Limited => self.lines.limited(mac, interface.as_deref()),
+            Verdict::Limited => self.log.limited(mac, interface.as_deref()),
             Verdict::Duplicate => {}
         }
     }
 
-    /// Takes over the sniffer's counters.
-    fn count(&mut self, counters: Counters) -> Result<(), Error> {
+    fn update_counters(&mut self, counters: Counters) -> Result<(), Error> {
         let earlier = std::mem::replace(&mut *self.shared.counters(), counters);
         if !counters.follow(&earlier) {
-            return Err(Error::Contradiction("counters that fall"));
+            return Err(Error::UnexpectedMessage("counters that decrease"));
         }
-        self.lines.losses(&earlier, &counters);
+        self.log.losses(&earlier, &counters);
         Ok(())
     }
 
@@ -188,21 +197,21 @@ impl<'a> Reader<'a> {
         let settings = match Settings::load(&self.options) {
             Ok(settings) => settings,
             Err(error) => {
-                tracing::error!("the old configuration stays in force: {error}");
+                tracing::error!("reload failed; the old configuration stays in effect: {error}");
                 lifecycle::set_warning(Warning::Reload, &format!("the last reload failed: {error}"));
                 return Ok(());
             }
         };
-        let later = settings.need_restart(&self.settings);
-        if !later.is_empty() {
+        let changed = settings.need_restart(&self.settings);
+        if !changed.is_empty() {
             tracing::warn!(
-                "{} changed, and stays as it was until wakevirt-capture is restarted",
-                later.join(", ")
+                "{} changed; the change takes effect when wakevirt-capture is restarted",
+                changed.join(", ")
             );
         }
         self.logs.set_level(settings.log);
         self.shared.ledger().set_rules(settings.rules);
-        // What is fixed stays as it is, and is compared with again.
+        // Keeps the values that require a restart, for comparison at the next reload.
         self.settings = Settings {
             start: self.settings.start.clone(),
             outgoing: self.settings.outgoing.clone(),
@@ -211,48 +220,48 @@ impl<'a> Reader<'a> {
         };
         tracing::info!("the configuration was read again");
         lifecycle::clear_warning(Warning::Reload);
-        self.warn_of_absent_interfaces();
-        self.follow_interfaces()
+        self.warn_missing_interfaces();
+        self.update_interfaces()
     }
 
-    /// Tells the bus which interfaces are heard on, and the sniffer which outgoing frames to hear.
-    fn follow_interfaces(&mut self) -> Result<(), Error> {
+    /// Publishes the captured interfaces, and makes the sniffer capture outgoing frames on new interfaces.
+    fn update_interfaces(&mut self) -> Result<(), Error> {
         let links = self.interfaces.links();
-        let mut heard_on: Vec<Arc<Interface>> =
+        let mut captured: Vec<Arc<Interface>> =
             links.values().filter(|interface| self.settings.interfaces.include(interface)).cloned().collect();
-        heard_on.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        self.shared.interfaces.send_if_modified(|now| {
-            let differs = *now != heard_on;
-            *now = heard_on;
-            differs
+        captured.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        self.shared.interfaces.send_if_modified(|current| {
+            let modified = *current != captured;
+            *current = captured;
+            modified
         });
         if self.shared.mode == Mode::Udp {
             return Ok(());
         }
         for (slot, wanted) in (0_u8..).zip(&self.settings.outgoing) {
-            let called = |interface: &Interface| interface.names().any(|name| name == wanted);
-            let found = links.iter().find(|(_, interface)| called(interface));
+            let has_name = |interface: &Interface| interface.names().any(|name| name == wanted);
+            let found = links.iter().find(|(_, interface)| has_name(interface));
             let Some(index) = found.map(|(index, _)| *index) else {
-                // It may come back under the same index, from another network namespace.
+                // It can return with the same index, from another network namespace.
                 self.outgoing.remove(&slot);
                 continue;
             };
             if self.outgoing.insert(slot, index) != Some(index) {
-                self.channel.hear_outgoing(slot, index)?;
-                tracing::info!("hearing what leaves through {} as well", quoted(wanted));
+                self.channel.capture_outgoing(slot, index)?;
+                tracing::info!("capturing outgoing packets on {} too", quoted(wanted));
             }
         }
         Ok(())
     }
 
-    fn warn_of_absent_interfaces(&self) {
+    fn warn_missing_interfaces(&self) {
         let wanted =
             self.settings.interfaces.plain_names().chain(self.settings.outgoing.iter().map(String::as_str));
         for name in wanted {
-            let called = |interface: &Arc<Interface>| interface.names().any(|there| there == name);
-            if !self.interfaces.links().values().any(called) {
+            let has_name = |interface: &Arc<Interface>| interface.names().any(|other| other == name);
+            if !self.interfaces.links().values().any(has_name) {
                 tracing::warn!(
-                    "there is no interface {} now; it will be heard on when it appears",
+                    "there is no interface {} now; packets on it are captured when it appears",
                     quoted(name)
                 );
             }
@@ -265,9 +274,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_of_the_sniffer_is_told_to_its_end_in_one_line() {
+    fn a_failure_report_is_escaped_and_not_shortened() {
         let reason = format!("{}\nset require-landlock = false", "x".repeat(MAX_REASON - 30));
-        let told = failed(&reason).to_string();
-        assert!(told.ends_with("x\\nset require-landlock = false"), "{told}");
+        let error = sniffer_failed(&reason).to_string();
+        assert!(error.ends_with("x\\nset require-landlock = false"), "{error}");
     }
 }

@@ -14,7 +14,7 @@ use wakevirt_actor::model::{Authority, Caller};
 use wakevirt_actor::model::{Domain, Id, State};
 use wakevirt_capture::bus as capture;
 use wakevirt_capture::network::links::Interface;
-use wakevirt_capture::packets::ring::{Announcement, Remembered};
+use wakevirt_capture::packets::ring::{Announcement, StoredPacket};
 use wakevirt_protocol::bus::{Error, PacketDetails};
 use wakevirt_protocol::packet::{UdpPath, VlanId};
 use wakevirt_protocol::{Carrier, MacAddr, MagicPacket, ParsedPacket, Stamp};
@@ -41,7 +41,7 @@ pub fn packet_details() -> BTreeSet<String> {
         let stamp = Stamp { timestamp: 1, boottime: Some(1) };
         let eth0 = Interface { name: "eth0".to_owned(), alternatives: vec!["enp1s0".to_owned()] };
         let announcement = Announcement { sequence: 1, packet: heard, interface: Some(eth0.into()), stamp };
-        capture::remembered(&Remembered { announcement: Arc::new(announcement), copies: 1 }, "epoch")
+        capture::stored_details(&StoredPacket { announcement: Arc::new(announcement), copies: 1 }, "epoch")
     });
     details.iter().flat_map(keys).collect()
 }

@@ -1,7 +1,7 @@
-//! What becomes of a magic packet that the sniffer captured: announced, a copy, or one too many.
+//! Decides about each magic packet that the sniffer captured: announce it, or drop it as a copy or because of a
+//! limit.
 //!
-//! Nothing here does I/O or asks for the time; the bus adapter and the sniffer's messages are on
-//! either side.
+//! The ledger does no I/O, and gets the time from its callers.
 
 use std::collections::BTreeSet;
 use std::hash::RandomState;
@@ -15,50 +15,50 @@ use crate::network::links::Interface;
 use crate::packets::interest::{Interests, TooMany};
 use crate::packets::key::Key;
 use crate::packets::recent::Recent;
-use crate::packets::ring::{Announcement, Entry, Remembered};
+use crate::packets::ring::{Announcement, Entry, StoredPacket};
 use crate::packets::store::Store;
 
-/// Packets for MAC addresses of interest that wait to be published, at most.
+/// The maximum number of unpublished packets for addresses of interest.
 ///
-/// The first packets for some thousand addresses on one interface have room at once. On a bus that
-/// works each waits for a moment; a bus that is away for long fills this.
-const QUEUE_OF_INTEREST: usize = 8192;
+/// There is room for the first packets for some thousand addresses on one interface at once. The queue fills only
+/// if the bus is unavailable for a long time.
+const MAX_UNPUBLISHED_INTERESTING: usize = 8192;
 
-/// Packets for other MAC addresses that wait to be published, at most.
-const QUEUE_OF_OTHERS: usize = 1024;
+/// The maximum number of unpublished packets for other addresses.
+const MAX_UNPUBLISHED_OTHERS: usize = 1024;
 
-/// What the configuration says about announcing.
+/// The configuration of the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// How long copies of a packet are not announced.
+    /// How long copies of an announced packet are dropped.
     pub deduplicate: Duration,
-    /// Published packets that each of the two rings remembers.
+    /// The number of published packets in each of the two rings.
     pub remember: usize,
-    /// Signals per second and ingress interface for MAC addresses that nobody is interested in.
+    /// The number of packets per second and ingress interface for addresses that are not of interest.
     pub limit: u32,
 }
 
-/// What became of a magic packet.
+/// The decision about a magic packet.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
-    /// It is to be announced.
+    /// It must be announced.
     Announce {
-        /// As this.
+        /// The announcement.
         announcement: Arc<Announcement>,
-        /// Whether somebody is interested in its target.
+        /// Whether a caller is interested in its address.
         of_interest: bool,
     },
-    /// It is a copy of one that was announced.
+    /// It is a copy of an announced packet.
     Duplicate,
-    /// There were too many: on its interface, for its address, or for a bus that is away.
+    /// There are too many packets: on its interface, for its address, or while the bus is unavailable.
     Limited,
 }
 
-/// A transport, as counters name it.
+/// The transports that are counted separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// A frame whose payload holds the magic packet.
+    /// A magic packet directly in an Ethernet frame.
     Ethernet,
     /// UDP over IPv4.
     Udp4,
@@ -66,42 +66,42 @@ pub enum Transport {
     Udp6,
 }
 
-/// How many magic packets met which fate.
+/// The counters of one transport.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Fates {
-    /// ParsedPacket.
+pub struct TransportCounters {
+    /// All magic packets.
     pub received: u64,
-    /// Copies.
+    /// Packets with [`Verdict::Duplicate`].
     pub duplicates: u64,
-    /// Too many.
+    /// Packets with [`Verdict::Limited`].
     pub limited: u64,
 }
 
-/// Numbers, limits and remembers magic packets.
+/// Numbers, limits and stores magic packets.
 #[derive(Debug)]
 pub struct Ledger {
     rules: Rules,
     /// Random, so that subscribers notice a restart.
     epoch: String,
     sequence: u64,
-    /// The sequence up to which everything was published, or is left to `replay`.
+    /// The sequence up to which all packets were published, or are left to `replay`.
     published: u64,
-    /// Seeds what is compared by hash.
+    /// Hashes the passwords in keys.
     hasher: RandomState,
     recent: Recent,
     interests: Interests,
     budgets: Budgets<RandomState>,
-    /// When the first packet came: what the budgets count time from.
+    /// The time of the first packet, from which the budgets count.
     start: Option<Instant>,
-    of_interest: Store,
-    of_others: Store,
-    ethernet: Fates,
-    udp4: Fates,
-    udp6: Fates,
+    interesting: Store,
+    others: Store,
+    ethernet: TransportCounters,
+    udp4: TransportCounters,
+    udp6: TransportCounters,
 }
 
 impl Ledger {
-    /// An empty ledger.
+    /// Creates an empty ledger.
     #[must_use]
     pub fn new(rules: Rules, epoch: String) -> Self {
         Self {
@@ -114,62 +114,62 @@ impl Ledger {
             interests: Interests::default(),
             budgets: Budgets::default_size(RandomState::new()),
             start: None,
-            of_interest: Store::new(QUEUE_OF_INTEREST),
-            of_others: Store::new(QUEUE_OF_OTHERS),
-            ethernet: Fates::default(),
-            udp4: Fates::default(),
-            udp6: Fates::default(),
+            interesting: Store::new(MAX_UNPUBLISHED_INTERESTING),
+            others: Store::new(MAX_UNPUBLISHED_OTHERS),
+            ethernet: TransportCounters::default(),
+            udp4: TransportCounters::default(),
+            udp6: TransportCounters::default(),
         }
     }
 
-    /// Goes on with other rules.
+    /// Replaces the configuration.
     pub fn set_rules(&mut self, rules: Rules) {
         self.rules = rules;
-        for store in [&mut self.of_interest, &mut self.of_others] {
+        for store in [&mut self.interesting, &mut self.others] {
             store.shrink(rules.remember);
         }
     }
 
-    /// Decides about one magic packet that came in on the interface with these names.
+    /// Decides about a magic packet from the interface with these names.
     ///
-    /// The sniffer may invent interfaces, and each has budgets of its own: where the index is not one
-    /// that the kernel told, it has to be 0.
-    pub fn hear(
+    /// The index of an interface that does not exist must be 0: a compromised sniffer could invent interfaces, and
+    /// each has its own budget.
+    pub fn receive(
         &mut self,
-        sighting: CapturedPacket,
+        captured: CapturedPacket,
         names: Option<Arc<Interface>>,
         stamp: Stamp,
         now: Instant,
     ) -> Verdict {
-        let CapturedPacket { packet: heard, interface } = sighting;
-        self.fates(&heard).received += 1;
-        let key = Key::of(&heard, interface, &self.hasher);
-        let original = self.recent.original(key, &heard.carrier, self.rules.deduplicate, now);
+        let CapturedPacket { packet, interface } = captured;
+        self.counters_mut(&packet).received += 1;
+        let key = Key::of(&packet, interface, &self.hasher);
+        let original = self.recent.original(key, &packet.carrier, self.rules.deduplicate, now);
         if let Some(sequence) = original {
-            self.fates(&heard).duplicates += 1;
+            self.counters_mut(&packet).duplicates += 1;
             self.count_copy(sequence);
             return Verdict::Duplicate;
         }
-        let of_interest = self.interests.include(key.target, now);
+        let of_interest = self.interests.contains(key.target, now);
         if !self.admit(&key, of_interest, now) {
-            self.fates(&heard).limited += 1;
+            self.counters_mut(&packet).limited += 1;
             return Verdict::Limited;
         }
         self.sequence += 1;
-        self.recent.announced(key, &heard.carrier, self.sequence, now);
+        self.recent.announced(key, &packet.carrier, self.sequence, now);
         let announcement =
-            Arc::new(Announcement { sequence: self.sequence, packet: heard, interface: names, stamp });
-        let remembered = Remembered { announcement: Arc::clone(&announcement), copies: 1 };
-        let store = if of_interest { &mut self.of_interest } else { &mut self.of_others };
-        store.push(Entry { remembered, key }, now);
+            Arc::new(Announcement { sequence: self.sequence, packet, interface: names, stamp });
+        let stored = StoredPacket { announcement: Arc::clone(&announcement), copies: 1 };
+        let store = if of_interest { &mut self.interesting } else { &mut self.others };
+        store.push(Entry { stored, key }, now);
         Verdict::Announce { announcement, of_interest }
     }
 
-    /// Whether one more of these may be announced. What finds no room uses up no budget.
+    /// Whether a packet with this key can be announced. A packet without room uses no budget.
     fn admit(&mut self, key: &Key, of_interest: bool, now: Instant) -> bool {
         let at = self.since_start(now);
-        let store = if of_interest { &mut self.of_interest } else { &mut self.of_others };
-        store.settle(self.published, self.rules.remember, now);
+        let store = if of_interest { &mut self.interesting } else { &mut self.others };
+        store.move_published(self.published, self.rules.remember, now);
         store.has_room(key)
             && if of_interest {
                 self.budgets.admit_known(key.interface, key.target, at)
@@ -183,43 +183,43 @@ impl Ledger {
         u64::try_from(now.saturating_duration_since(start).as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Everything up to this sequence was published, or is left to [`Self::replay`]: from now on the
-    /// rings may forget it.
+    /// Records that all packets up to this sequence were published, or are left to [`Self::replay`]. The rings can
+    /// remove them from now on.
     pub fn published(&mut self, sequence: u64, now: Instant) {
         self.published = self.published.max(sequence);
-        for store in [&mut self.of_interest, &mut self.of_others] {
-            store.settle(self.published, self.rules.remember, now);
+        for store in [&mut self.interesting, &mut self.others] {
+            store.move_published(self.published, self.rules.remember, now);
         }
     }
 
-    /// The remembered packets that a subscriber has not seen, oldest first and so many at most, and
-    /// whether some are forgotten. Another epoch's sequence says nothing.
+    /// Returns at most `limit` stored packets with a sequence above `after`, oldest first, and whether some are no
+    /// longer stored. `after` is ignored if `epoch` is not the current one.
     #[must_use]
-    pub fn replay(&self, epoch: &str, after: u64, most: usize) -> (bool, Vec<Remembered>) {
+    pub fn replay(&self, epoch: &str, after: u64, limit: usize) -> (bool, Vec<StoredPacket>) {
         let after = if epoch == self.epoch { after } else { 0 };
-        let lost = self.of_interest.lost_after(after) || self.of_others.lost_after(after);
-        let kept = self.of_interest.after(after).take(most).chain(self.of_others.after(after).take(most));
-        let mut packets: Vec<Remembered> = kept.map(|entry| entry.remembered.clone()).collect();
+        let lost = self.interesting.lost_after(after) || self.others.lost_after(after);
+        let stored = self.interesting.after(after).take(limit).chain(self.others.after(after).take(limit));
+        let mut packets: Vec<StoredPacket> = stored.map(|entry| entry.stored.clone()).collect();
         packets.sort_unstable_by_key(|packet| packet.announcement.sequence);
-        packets.truncate(most);
+        packets.truncate(limit);
         (lost, packets)
     }
 
-    /// The password that came with a packet: `None` where the packet is not remembered, and inside
-    /// of it `None` where it had no password.
+    /// Returns the password of a packet: `None` if the packet is not stored, `Some(None)` if it has no
+    /// password.
     #[must_use]
     pub fn password(&mut self, epoch: &str, sequence: u64) -> Option<Option<Password>> {
         if epoch != self.epoch {
             return None;
         }
-        let entry = self.of_interest.get_mut(sequence).or_else(|| self.of_others.get_mut(sequence))?;
-        Some(entry.remembered.announcement.packet.magic.password().cloned())
+        let entry = self.interesting.get_mut(sequence).or_else(|| self.others.get_mut(sequence))?;
+        Some(entry.stored.announcement.packet.magic.password().cloned())
     }
 
-    /// Replaces what a caller is interested in.
+    /// Replaces the interest of a caller.
     ///
     /// # Errors
-    /// [`TooMany`], and nothing is changed.
+    /// [`TooMany`]; the previous interest remains.
     pub fn set_interest(
         &mut self,
         caller: &str,
@@ -229,23 +229,23 @@ impl Ledger {
         self.interests.set(caller, macs, now)
     }
 
-    /// A caller's connection to the bus has closed.
+    /// Records that the connection of a caller closed.
     pub fn caller_disconnected(&mut self, caller: &str, now: Instant) {
-        self.interests.disconnected(caller, now);
+        self.interests.disconnect(caller, now);
     }
 
-    /// The bus has gone, and every caller's connection with it.
+    /// Records that the connection to the bus, and with it those of all callers, closed.
     pub fn bus_lost(&mut self, now: Instant) {
-        self.interests.all_disconnected(now);
+        self.interests.disconnect_all(now);
     }
 
-    /// What tells this run of the service from others.
+    /// The identifier of this run of the service.
     #[must_use]
     pub fn epoch(&self) -> &str {
         &self.epoch
     }
 
-    /// The sequence of the last packet that was announced; 0 where none was.
+    /// The sequence of the last announced packet, or 0.
     #[must_use]
     pub const fn sequence(&self) -> u64 {
         self.sequence
@@ -253,7 +253,7 @@ impl Ledger {
 
     /// The counters of a transport.
     #[must_use]
-    pub const fn fates_of(&self, transport: Transport) -> Fates {
+    pub const fn counters(&self, transport: Transport) -> TransportCounters {
         match transport {
             Transport::Ethernet => self.ethernet,
             Transport::Udp4 => self.udp4,
@@ -261,8 +261,8 @@ impl Ledger {
         }
     }
 
-    fn fates(&mut self, heard: &ParsedPacket) -> &mut Fates {
-        match heard.carrier {
+    fn counters_mut(&mut self, packet: &ParsedPacket) -> &mut TransportCounters {
+        match packet.carrier {
             Carrier::Ethernet { .. } => &mut self.ethernet,
             Carrier::Udp4(_) => &mut self.udp4,
             Carrier::Udp6(_) => &mut self.udp6,
@@ -270,9 +270,9 @@ impl Ledger {
     }
 
     fn count_copy(&mut self, sequence: u64) {
-        let entry = self.of_interest.get_mut(sequence).or_else(|| self.of_others.get_mut(sequence));
-        if let Some(Entry { remembered, .. }) = entry {
-            remembered.copies = remembered.copies.saturating_add(1);
+        let entry = self.interesting.get_mut(sequence).or_else(|| self.others.get_mut(sequence));
+        if let Some(Entry { stored, .. }) = entry {
+            stored.copies = stored.copies.saturating_add(1);
         }
     }
 }

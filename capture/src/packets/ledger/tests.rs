@@ -24,9 +24,9 @@ fn frame(target: u8, password: Option<&[u8]>, source: u8, interface: u32) -> Cap
 }
 
 fn tagged(target: u8, vlan: u16) -> CapturedPacket {
-    let mut sighting = frame(target, None, 9, 1);
-    sighting.packet.vlan = Some(vlan.try_into().unwrap());
-    sighting
+    let mut captured = frame(target, None, 9, 1);
+    captured.packet.vlan = Some(vlan.try_into().unwrap());
+    captured
 }
 
 fn datagram(target: u8, source: u8, source_mac: Option<MacAddr>) -> CapturedPacket {
@@ -41,20 +41,20 @@ fn datagram(target: u8, source: u8, source_mac: Option<MacAddr>) -> CapturedPack
     CapturedPacket { packet: ParsedPacket { magic, carrier, vlan: None }, interface: 1 }
 }
 
-/// The sequence under which it was announced.
-fn announced(ledger: &mut Ledger, sighting: CapturedPacket, now: Instant) -> Option<u64> {
-    match ledger.hear(sighting, None, STAMP, now) {
+/// The sequence of its announcement; `None` if it was not announced.
+fn announced(ledger: &mut Ledger, captured: CapturedPacket, now: Instant) -> Option<u64> {
+    match ledger.receive(captured, None, STAMP, now) {
         Verdict::Announce { announcement, .. } => Some(announcement.sequence),
         Verdict::Duplicate | Verdict::Limited => None,
     }
 }
 
-/// Publishes everything that was announced.
+/// Publishes all announced packets.
 fn publish(ledger: &mut Ledger, now: Instant) {
     ledger.published(ledger.sequence(), now);
 }
 
-fn sequences(packets: &[Remembered]) -> Vec<u64> {
+fn sequences(packets: &[StoredPacket]) -> Vec<u64> {
     packets.iter().map(|packet| packet.announcement.sequence).collect()
 }
 
@@ -71,38 +71,41 @@ fn announces_once_for_each_target_password_interface_vlan_and_source() {
         tagged(1, 10),
         tagged(1, 20),
     ];
-    for sighting in &different {
-        assert!(announced(&mut ledger, sighting.clone(), now).is_some(), "{sighting:?}");
+    for captured in &different {
+        assert!(announced(&mut ledger, captured.clone(), now).is_some(), "{captured:?}");
     }
-    for sighting in different {
-        assert_eq!(ledger.hear(sighting, None, STAMP, now), Verdict::Duplicate);
+    for captured in different {
+        assert_eq!(ledger.receive(captured, None, STAMP, now), Verdict::Duplicate);
     }
-    assert_eq!(ledger.fates_of(Transport::Ethernet), Fates { received: 14, duplicates: 7, limited: 0 });
+    assert_eq!(
+        ledger.counters(Transport::Ethernet),
+        TransportCounters { received: 14, duplicates: 7, limited: 0 }
+    );
 }
 
 #[test]
-fn takes_a_datagram_heard_by_a_socket_for_a_copy_of_its_frame() {
+fn a_datagram_that_a_udp_socket_received_is_a_copy_of_its_frame() {
     let (mut ledger, now) = (ledger(), Instant::now());
     assert!(announced(&mut ledger, datagram(1, 7, Some(mac(7))), now).is_some());
-    assert_eq!(ledger.hear(datagram(1, 7, None), None, STAMP, now), Verdict::Duplicate);
+    assert_eq!(ledger.receive(datagram(1, 7, None), None, STAMP, now), Verdict::Duplicate);
     let (_, packets) = ledger.replay("epoch", 0, usize::MAX);
     assert_eq!(packets.first().unwrap().copies, 2);
 }
 
 #[test]
-fn announces_a_sender_that_never_stops_once_in_each_window() {
+fn announces_packets_of_a_sender_that_never_stops_once_per_window() {
     let (mut ledger, start) = (ledger(), Instant::now());
-    let heard: Vec<u64> = (0..50)
+    let announced: Vec<u64> = (0..50)
         .filter(|tenth| {
             let now = start + Duration::from_millis(100) * u32::try_from(*tenth).unwrap();
             announced(&mut ledger, frame(1, None, 9, 1), now).is_some()
         })
         .collect();
-    assert_eq!(heard, [0, 20, 40]);
+    assert_eq!(announced, [0, 20, 40]);
 }
 
 #[test]
-fn limits_strangers_together_and_each_address_of_interest_by_itself() {
+fn limits_unknown_addresses_together_and_each_address_of_interest_separately() {
     let (mut ledger, now) = (ledger(), Instant::now());
     ledger.set_interest(":1.1", BTreeSet::from([mac(1), mac(2)]), now).unwrap();
     let mut flood = |target, interface| {
@@ -110,78 +113,78 @@ fn limits_strangers_together_and_each_address_of_interest_by_itself() {
         packets.filter(|packet| announced(&mut ledger, packet.clone(), now).is_some()).count()
     };
     for interface in [1, 2] {
-        let strangers: usize = (100..110).map(|target| flood(target, interface)).sum();
-        assert_eq!(strangers, 5);
+        let unknown: usize = (100..110).map(|target| flood(target, interface)).sum();
+        assert_eq!(unknown, 5);
         for target in [1, 2] {
-            // Eight of the sixteen that may wait to be published for one address.
+            // Half of the sixteen places for unpublished packets for one address.
             assert_eq!(flood(target, interface), if interface == 1 { 8 } else { 4 });
         }
     }
-    assert_eq!(ledger.fates_of(Transport::Ethernet).limited, 2400 - 10 - 24);
+    assert_eq!(ledger.counters(Transport::Ethernet).limited, 2400 - 10 - 24);
 }
 
 #[test]
-fn a_flood_on_one_interface_leaves_the_same_address_on_another_alone() {
+fn a_flood_on_one_interface_does_not_affect_the_same_address_on_another() {
     let (mut ledger, start) = (ledger(), Instant::now());
     ledger.set_interest(":1.1", BTreeSet::from([mac(1)]), start).unwrap();
-    let mut good = 0;
+    let mut genuine = 0;
     for n in 0..1000_u32 {
-        // Fifty a second, each as from another sender and with another password.
+        // Fifty per second, each with another sender and another password.
         let now = start + Duration::from_millis(20) * n;
         let source = u8::try_from(n % 250).unwrap();
-        let _ = ledger.hear(frame(1, Some(&n.to_be_bytes()), source, 2), None, STAMP, now);
+        let _ = ledger.receive(frame(1, Some(&n.to_be_bytes()), source, 2), None, STAMP, now);
         if n.is_multiple_of(50) {
             let sequence = announced(&mut ledger, frame(1, Some(b"secret"), source, 1), now).unwrap();
             assert_eq!(ledger.password("epoch", sequence), Some(Some(Password::Six(*b"secret"))));
-            good += 1;
+            genuine += 1;
         }
         publish(&mut ledger, now);
     }
-    assert_eq!(good, 20);
-    // The first one, and ten a second.
-    let flooded = ledger.sequence() - good;
+    assert_eq!(genuine, 20);
+    // The first one, and ten per second.
+    let flooded = ledger.sequence() - genuine;
     assert!((200..=212).contains(&flooded), "{flooded}");
-    // What came in on the other interface was not forgotten for the flood.
+    // The flood did not displace the packets of the other interface.
     let (_, packets) = ledger.replay("epoch", 0, usize::MAX);
-    let kept = packets
+    let genuine = packets
         .iter()
         .filter(|packet| packet.announcement.packet.magic.password() == Some(&Password::Six(*b"secret")));
-    assert_eq!((packets.len(), kept.count()), (4, 2));
+    assert_eq!((packets.len(), genuine.count()), (4, 2));
 }
 
 #[test]
-fn what_was_not_published_makes_no_room() {
+fn an_unpublished_packet_is_not_displaced() {
     let (mut ledger, start) = (ledger(), Instant::now());
     let addresses = (1..=200).map(mac).collect();
     ledger.set_interest(":1.1", addresses, start).unwrap();
     ledger.set_rules(Rules { deduplicate: Duration::ZERO, ..RULES });
-    let good = announced(&mut ledger, frame(1, Some(b"secret"), 9, 1), start).unwrap();
-    // The bus is away, and somebody floods every address on the same interface.
+    let genuine = announced(&mut ledger, frame(1, Some(b"secret"), 9, 1), start).unwrap();
+    // The bus is unavailable, and there is a flood for all addresses on the same interface.
     for n in 0..200_000_u32 {
         let now = start + Duration::from_millis(1) * n;
         let target = u8::try_from(1 + n % 200).unwrap();
-        let _ = ledger.hear(frame(target, Some(&n.to_be_bytes()), 8, 1), None, STAMP, now);
+        let _ = ledger.receive(frame(target, Some(&n.to_be_bytes()), 8, 1), None, STAMP, now);
     }
     let now = start + Duration::from_secs(200);
     let (lost, packets) = ledger.replay("epoch", 0, usize::MAX);
-    assert!(!lost && packets.len() <= QUEUE_OF_INTEREST, "{}", packets.len());
-    assert_eq!(packets.first().unwrap().announcement.sequence, good);
+    assert!(!lost && packets.len() <= MAX_UNPUBLISHED_INTERESTING, "{}", packets.len());
+    assert_eq!(packets.first().unwrap().announcement.sequence, genuine);
     for target in 1..=200 {
-        let of_it = |packet: &&Remembered| packet.announcement.packet.magic.target() == mac(target);
-        assert_eq!(packets.iter().filter(of_it).count(), 8, "of {target}");
+        let has_target = |packet: &&StoredPacket| packet.announcement.packet.magic.target() == mac(target);
+        assert_eq!(packets.iter().filter(has_target).count(), 8, "{target}");
     }
-    // On another interface there is room.
+    // There is room for another interface.
     assert!(announced(&mut ledger, frame(1, Some(b"secret"), 9, 2), now).is_some());
-    assert_eq!(ledger.fates_of(Transport::Ethernet).received, 200_002);
+    assert_eq!(ledger.counters(Transport::Ethernet).received, 200_002);
 
-    // After ten minutes nobody can rely on it any more: what is new is worth more.
+    // After ten minutes, unpublished packets time out and make room.
     let now = now + Duration::from_secs(601);
     assert!(announced(&mut ledger, frame(1, None, 9, 1), now).is_some());
     assert!(ledger.replay("epoch", 0, usize::MAX).0);
 }
 
 #[test]
-fn what_finds_no_room_uses_up_no_budget() {
+fn a_packet_without_room_uses_no_budget() {
     let (mut ledger, now) = (ledger(), Instant::now());
     ledger.set_interest(":1.1", BTreeSet::from([mac(1)]), now).unwrap();
     let send = |ledger: &mut Ledger, sources: std::ops::Range<u8>| {
@@ -193,17 +196,17 @@ fn what_finds_no_room_uses_up_no_budget() {
 }
 
 #[test]
-fn does_not_take_a_packet_for_a_copy_of_one_that_was_held_back() {
+fn a_packet_is_not_a_copy_of_one_that_was_limited() {
     let (mut ledger, start) = (ledger(), Instant::now());
     for target in 100..106 {
-        let _ = ledger.hear(frame(target, None, 9, 1), None, STAMP, start);
+        let _ = ledger.receive(frame(target, None, 9, 1), None, STAMP, start);
     }
     let later = start + Duration::from_secs(1);
     assert!(announced(&mut ledger, frame(105, None, 9, 1), later).is_some());
 }
 
 #[test]
-fn replays_both_rings_in_order_and_says_what_is_lost() {
+fn replays_both_rings_in_order_and_reports_losses() {
     let (mut ledger, now) = (ledger(), Instant::now());
     ledger.set_interest(":1.1", BTreeSet::from([mac(1)]), now).unwrap();
     for (target, source) in [(1, 1), (100, 1), (1, 2), (100, 2), (1, 3)] {
@@ -214,14 +217,14 @@ fn replays_both_rings_in_order_and_says_what_is_lost() {
     assert_eq!((lost, sequences(&packets)), (false, vec![1, 2, 3, 4, 5]));
     let (lost, packets) = ledger.replay("epoch", 3, usize::MAX);
     assert_eq!((lost, sequences(&packets)), (false, vec![4, 5]));
-    // A page at a time, whichever ring they are in.
+    // Pages contain packets of both rings.
     for (after, page) in [(0, vec![1, 2]), (2, vec![3, 4]), (4, vec![5]), (5, vec![])] {
         assert_eq!(sequences(&ledger.replay("epoch", after, 2).1), page);
     }
     let (_, packets) = ledger.replay("another epoch", 3, usize::MAX);
     assert_eq!(packets.len(), 5);
 
-    // Two more of interest push out sequence 1 when they are published, and strangers' packets stay.
+    // When two more packets of interest are published, they displace sequence 1. Other packets stay.
     for source in [4, 5] {
         assert!(announced(&mut ledger, frame(1, None, source, 1), now).is_some());
     }
@@ -233,7 +236,7 @@ fn replays_both_rings_in_order_and_says_what_is_lost() {
 }
 
 #[test]
-fn gives_a_password_until_its_packet_is_forgotten() {
+fn returns_a_password_as_long_as_its_packet_is_stored() {
     let (mut ledger, now) = (ledger(), Instant::now());
     let with = announced(&mut ledger, frame(1, Some(b"secret"), 1, 1), now).unwrap();
     let without = announced(&mut ledger, frame(1, None, 1, 1), now).unwrap();
@@ -248,7 +251,7 @@ fn gives_a_password_until_its_packet_is_forgotten() {
 }
 
 #[test]
-fn goes_on_when_nothing_is_to_be_remembered() {
+fn works_with_rings_of_size_zero() {
     let (mut ledger, now) = (ledger(), Instant::now());
     ledger.set_rules(Rules { deduplicate: Duration::ZERO, remember: 0, ..RULES });
     assert_eq!(announced(&mut ledger, frame(1, None, 1, 1), now), Some(1));

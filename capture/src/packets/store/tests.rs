@@ -5,14 +5,14 @@ use proptest::prelude::*;
 use wakevirt_protocol::{Carrier, MacAddr, MagicPacket, ParsedPacket, Stamp};
 
 use super::*;
-use crate::packets::queue::PATIENCE;
-use crate::packets::ring::{ADDRESS_SHARE, Announcement, Remembered};
+use crate::packets::queue::PUBLISH_TIMEOUT;
+use crate::packets::ring::{Announcement, MAX_PER_ADDRESS, StoredPacket};
 
-/// Interfaces in these tests.
+/// The number of interfaces in these tests.
 const INTERFACES: u32 = 4;
 
-/// Packets that may wait to be published in these tests.
-const QUEUE: usize = 40;
+/// The number of unpublished packets in these tests.
+const CAPACITY: usize = 40;
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -21,44 +21,44 @@ enum Step {
         interface: u32,
         password: u64,
     },
-    /// All but so many are published.
+    /// Publishes all packets but the last `except` ones.
     Publish {
-        but: u64,
+        except: u64,
     },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let push = (0..4_u8, 0..INTERFACES, 0..3_u64);
-    // Most packets come in on one interface.
+    // Most packets arrive on one interface.
     let push = push.prop_map(|(target, interface, password)| Step::Push {
         target,
         interface: interface.saturating_sub(password.try_into().unwrap()),
         password,
     });
-    let publish = (0..60_u64).prop_map(|but| Step::Publish { but });
+    let publish = (0..60_u64).prop_map(|except| Step::Publish { except });
     proptest::collection::vec(prop_oneof![9 => push, 1 => publish], 0..300)
 }
 
 fn entry(sequence: u64, key: Key) -> Entry {
     let magic = MagicPacket::new(key.target, None).unwrap();
     let carrier = Carrier::Ethernet { ethertype: None, source: None };
-    let heard = ParsedPacket { magic, carrier, vlan: None };
+    let packet = ParsedPacket { magic, carrier, vlan: None };
     let stamp = Stamp { timestamp: 1, boottime: None };
-    let announcement = Arc::new(Announcement { sequence, packet: heard, interface: None, stamp });
-    Entry { remembered: Remembered { announcement, copies: 1 }, key }
+    let announcement = Arc::new(Announcement { sequence, packet, interface: None, stamp });
+    Entry { stored: StoredPacket { announcement, copies: 1 }, key }
 }
 
-/// A store, and all that was ever put into it.
-struct Scene {
+/// A store, and the keys of all packets that were added to it.
+struct TestStore {
     store: Store,
     remember: usize,
     pushed: Vec<Key>,
     published: u64,
 }
 
-impl Scene {
+impl TestStore {
     fn new(remember: usize) -> Self {
-        Self { store: Store::new(QUEUE), remember, pushed: Vec::new(), published: 0 }
+        Self { store: Store::new(CAPACITY), remember, pushed: Vec::new(), published: 0 }
     }
 
     fn sequence(&self) -> u64 {
@@ -70,7 +70,7 @@ impl Scene {
         (1..).zip(self.pushed.iter().copied())
     }
 
-    fn take(&mut self, step: Step, now: Instant) {
+    fn apply(&mut self, step: Step, now: Instant) {
         match step {
             Step::Push { target, interface, password } => {
                 let target = MacAddr::new([2, 0, 0, 0, 0, target]);
@@ -80,119 +80,122 @@ impl Scene {
                     self.store.push(entry(self.sequence(), key), now);
                 }
             }
-            Step::Publish { but } => {
-                self.published = self.published.max(self.sequence().saturating_sub(but));
-                self.store.settle(self.published, self.remember, now);
+            Step::Publish { except } => {
+                self.published = self.published.max(self.sequence().saturating_sub(except));
+                self.store.move_published(self.published, self.remember, now);
             }
         }
     }
 
-    fn kept(&self) -> BTreeSet<u64> {
-        let kept: Vec<u64> = self.store.after(0).map(Entry::sequence).collect();
-        assert!(kept.is_sorted(), "{kept:?}");
-        kept.into_iter().collect()
+    fn stored(&self) -> BTreeSet<u64> {
+        let stored: Vec<u64> = self.store.after(0).map(Entry::sequence).collect();
+        assert!(stored.is_sorted(), "{stored:?}");
+        stored.into_iter().collect()
     }
 
     fn check(&mut self) -> Result<(), TestCaseError> {
-        let kept = self.kept();
+        let stored = self.stored();
         let of_published = |key: &dyn Fn(Key) -> bool| {
-            self.pushed().filter(|(n, of)| *n <= self.published && kept.contains(n) && key(*of)).count()
+            self.pushed().filter(|(n, of)| *n <= self.published && stored.contains(n) && key(*of)).count()
         };
         prop_assert!(of_published(&|_| true) <= self.remember);
         for (sequence, key) in self.pushed() {
-            let is_kept = kept.contains(&sequence);
-            prop_assert!(is_kept || sequence <= self.published, "{sequence} was not published, and is lost");
-            prop_assert!(is_kept || self.store.lost_after(sequence - 1));
-            prop_assert!(of_published(&|of| of.target == key.target) <= ADDRESS_SHARE);
+            let is_stored = stored.contains(&sequence);
+            prop_assert!(
+                is_stored || sequence <= self.published,
+                "{sequence} was displaced before it was published"
+            );
+            prop_assert!(is_stored || self.store.lost_after(sequence - 1));
+            prop_assert!(of_published(&|of| of.target == key.target) <= MAX_PER_ADDRESS);
             let of_interface = |of: &Key| of.interface == key.interface;
-            // Who never had more than a share of the room loses nothing to those who have more.
-            let share = (self.remember / INTERFACES as usize).min(ADDRESS_SHARE / INTERFACES as usize);
+            // An interface that never had more than its share loses no packet to one that has more.
+            let share = (self.remember / INTERFACES as usize).min(MAX_PER_ADDRESS / INTERFACES as usize);
             let within = self.pushed.iter().filter(|of| of_interface(of)).count() <= share;
-            prop_assert!(is_kept || !within, "{sequence} within the share of {share} is lost");
+            prop_assert!(is_stored || !within, "{sequence}, within the share of {share}, was displaced");
         }
         for sequence in 1..=self.sequence() {
             let found = self.store.get_mut(sequence).map(|entry| entry.sequence());
-            prop_assert_eq!(found, kept.contains(&sequence).then_some(sequence));
+            prop_assert_eq!(found, stored.contains(&sequence).then_some(sequence));
         }
-        prop_assert_eq!(self.store.after(7).count(), kept.range(8..).count());
+        prop_assert_eq!(self.store.after(7).count(), stored.range(8..).count());
         Ok(())
     }
 }
 
 proptest! {
     #[test]
-    fn loses_nothing_that_was_not_published_and_is_fair_about_what_was(
+    fn displaces_only_published_packets_and_treats_interfaces_fairly(
         steps in steps(), remember in 0..40_usize
     ) {
-        let (mut scene, now) = (Scene::new(remember), Instant::now());
+        let (mut tested, now) = (TestStore::new(remember), Instant::now());
         for step in steps {
-            scene.take(step, now);
+            tested.apply(step, now);
         }
-        scene.check()?;
-        // When all was published, the queue has all its room again.
-        scene.take(Step::Publish { but: 0 }, now);
-        scene.check()?;
-        let before = scene.sequence();
+        tested.check()?;
+        // When all packets are published, the queue is empty again.
+        tested.apply(Step::Publish { except: 0 }, now);
+        tested.check()?;
+        let before = tested.sequence();
         let flood = Step::Push { target: 9, interface: 0, password: 1 };
-        (0..ADDRESS_SHARE).for_each(|_| scene.take(flood, now));
-        prop_assert_eq!(scene.sequence() - before, ADDRESS_SHARE as u64 / 2);
+        (0..MAX_PER_ADDRESS).for_each(|_| tested.apply(flood, now));
+        prop_assert_eq!(tested.sequence() - before, MAX_PER_ADDRESS as u64 / 2);
     }
 }
 
 #[test]
-fn has_room_for_each_interface_whatever_the_others_do() {
-    let (mut scene, now) = (Scene::new(0), Instant::now());
-    let flood = |scene: &mut Scene, interface| {
-        let before = scene.sequence();
+fn has_room_for_each_interface_during_floods_on_others() {
+    let (mut tested, now) = (TestStore::new(0), Instant::now());
+    let flood = |tested: &mut TestStore, interface| {
+        let before = tested.sequence();
         (0..100).for_each(|n| {
-            scene.take(Step::Push { target: n / 5, interface, password: n.into() }, now);
+            tested.apply(Step::Push { target: n / 5, interface, password: n.into() }, now);
         });
-        scene.sequence() - before
+        tested.sequence() - before
     };
-    assert_eq!([1, 2, 3].map(|interface| flood(&mut scene, interface)), [20, 10, 5]);
-    assert!(flood(&mut scene, 4) > 0);
+    assert_eq!([1, 2, 3].map(|interface| flood(&mut tested, interface)), [20, 10, 5]);
+    assert!(flood(&mut tested, 4) > 0);
 }
 
 #[test]
-fn gives_up_what_could_not_be_published_for_long() {
-    let (mut scene, start) = (Scene::new(3), Instant::now());
+fn packets_that_cannot_be_published_time_out() {
+    let (mut tested, start) = (TestStore::new(3), Instant::now());
     let push = |target| Step::Push { target, interface: 0, password: 1 };
-    (0..20).for_each(|n| scene.take(push(n), start));
-    let settle = |scene: &mut Scene, now| scene.store.settle(0, 3, now);
-    settle(&mut scene, start + PATIENCE / 2);
-    assert_eq!(scene.kept().len(), 20);
-    scene.take(push(20), start + PATIENCE / 2);
-    assert_eq!(scene.sequence(), 20, "there is no room");
-    settle(&mut scene, start + PATIENCE);
-    assert_eq!(scene.kept(), BTreeSet::from([18, 19, 20]));
-    assert!(scene.store.lost_after(16) && !scene.store.lost_after(17));
+    (0..20).for_each(|n| tested.apply(push(n), start));
+    let time_out = |tested: &mut TestStore, now| tested.store.move_published(0, 3, now);
+    time_out(&mut tested, start + PUBLISH_TIMEOUT / 2);
+    assert_eq!(tested.stored().len(), 20);
+    tested.apply(push(20), start + PUBLISH_TIMEOUT / 2);
+    assert_eq!(tested.sequence(), 20, "there is no room");
+    time_out(&mut tested, start + PUBLISH_TIMEOUT);
+    assert_eq!(tested.stored(), BTreeSet::from([18, 19, 20]));
+    assert!(tested.store.lost_after(16) && !tested.store.lost_after(17));
 }
 
 #[test]
-fn of_one_address_keeps_other_interfaces_and_other_passwords() {
-    let (mut scene, now) = (Scene::new(1000), Instant::now());
+fn a_flood_for_an_address_displaces_no_packet_of_other_interfaces_and_passwords() {
+    let (mut tested, now) = (TestStore::new(1000), Instant::now());
     let mut push = |interface, password| {
-        scene.take(Step::Push { target: 1, interface, password }, now);
-        scene.take(Step::Publish { but: 0 }, now);
+        tested.apply(Step::Push { target: 1, interface, password }, now);
+        tested.apply(Step::Publish { except: 0 }, now);
     };
     // Three on another interface, one with another password, and a flood.
     (0..3).for_each(|n| push(7, n));
     push(8, 1);
     (0..200).for_each(|_| push(8, 2));
-    let kept = scene.kept();
-    assert!((1..=4).all(|sequence| kept.contains(&sequence)), "{kept:?}");
-    assert_eq!(kept.len(), ADDRESS_SHARE);
-    // A flood with ever other passwords still leaves the other interface alone.
+    let stored = tested.stored();
+    assert!((1..=4).all(|sequence| stored.contains(&sequence)), "{stored:?}");
+    assert_eq!(stored.len(), MAX_PER_ADDRESS);
+    // A flood with changing passwords does not affect the other interface either.
     (0..200).for_each(|n| {
-        scene.take(Step::Push { target: 1, interface: 8, password: 3 + n }, now);
-        scene.take(Step::Publish { but: 0 }, now);
+        tested.apply(Step::Push { target: 1, interface: 8, password: 3 + n }, now);
+        tested.apply(Step::Publish { except: 0 }, now);
     });
-    let kept = scene.kept();
-    assert!((1..=3).all(|sequence| kept.contains(&sequence)), "{kept:?}");
+    let stored = tested.stored();
+    assert!((1..=3).all(|sequence| stored.contains(&sequence)), "{stored:?}");
 }
 
 #[test]
-fn has_a_place_for_each_interface_of_one_address() {
+fn has_a_place_for_each_interface_for_one_address() {
     let now = Instant::now();
     let mut store = Store::new(1000);
     let mut accepted = Vec::new();
