@@ -1,10 +1,5 @@
-//! The life of the package on a Debian that has really booted: installed, enabled, upgraded, removed, purged.
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may stop where it stands"
-)]
+//! The package on a booted Debian: installed, enabled, upgraded, removed, purged.
+#![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -22,7 +17,7 @@ use wakevirt_tests::network::Peer;
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 
-/// Where packages are in the Debian.
+/// Paths of the packages in the Debian.
 const PACKAGE: &str = "/root/wakevirt.deb";
 const NEXT: &str = "/root/wakevirt-next.deb";
 
@@ -34,28 +29,30 @@ fn next(scratch: &TempDir) -> PathBuf {
     let (root, next) = (scratch.path().join("root"), scratch.path().join("next.deb"));
     succeed(Command::new("dpkg-deb").arg("--raw-extract").arg(package::built()).arg(&root));
     let control = root.join("DEBIAN/control");
-    let text = std::fs::read_to_string(&control).expect("a package has it");
-    let version = text.lines().find(|line| line.starts_with("Version: ")).expect("a package has one");
-    std::fs::write(&control, text.replace(version, &format!("{version}+next"))).expect("a file of ours");
+    let text = std::fs::read_to_string(&control).expect("the package has a control file");
+    let version =
+        text.lines().find(|line| line.starts_with("Version: ")).expect("the control file has a version");
+    std::fs::write(&control, text.replace(version, &format!("{version}+next")))
+        .expect("the file can be written");
     succeed(Command::new("dpkg-deb").args(["--root-owner-group", "-Znone", "--build"]).arg(&root).arg(&next));
     next
 }
 
-/// How these units are, as this subcommand of systemctl(1) says it.
-fn systemctl(debian: &Debian<'_>, question: &str, units: &[&str]) -> Vec<String> {
-    let output = debian.command("systemctl").arg(question).args(units).output().expect("systemctl runs");
+/// Runs a subcommand of systemctl(1) such as `is-active`, and returns its line for each unit.
+fn systemctl(debian: &Debian<'_>, subcommand: &str, units: &[&str]) -> Vec<String> {
+    let output = debian.command("systemctl").arg(subcommand).args(units).output().expect("systemctl runs");
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
-/// Does what the README says to switch the services on.
-fn switch_on(debian: &Debian<'_>) {
-    let enable =
+/// Enables the services as the README says.
+fn enable_services(debian: &Debian<'_>) {
+    let output =
         debian.command("systemctl").args(["enable", "--now", "wakevirt-capture", "wakevirt-actor"]).output();
-    let enabled = enable.expect("systemctl runs").status.success();
+    let enabled = output.expect("systemctl runs").status.success();
     assert!(enabled, "{}\n{}", debian.journal("wakevirt-capture"), debian.journal("wakevirt-actor"));
 }
 
-fn lives_and_leaves_nothing(bus: Kind) {
+fn installs_runs_and_purges_cleanly(bus: Kind) {
     let host = Host::new();
     let mut debian = Debian::new(&host, bus);
     debian.copy(&package::built(), PACKAGE);
@@ -67,14 +64,14 @@ fn lives_and_leaves_nothing(bus: Kind) {
     assert_eq!(systemctl(&debian, "is-active", &SYSTEM_UNITS), ["inactive"; 3]);
     assert_eq!(debian.sh("systemctl --global is-enabled wakevirt-actor.service || true"), "disabled\n");
 
-    // The bus knows the users who may own the names, and whom a call starts.
-    switch_on(&debian);
-    let introspect = "busctl call org.wakevirt.Actor1 /org/wakevirt/Actor1 org.freedesktop.DBus.Peer Ping";
-    debian.sh(introspect);
-    debian.sh(&format!("systemctl stop wakevirt-actor && {introspect}"));
+    // The services can own their names on the bus, and a call starts the actor.
+    enable_services(&debian);
+    let ping = "busctl call org.wakevirt.Actor1 /org/wakevirt/Actor1 org.freedesktop.DBus.Peer Ping";
+    debian.sh(ping);
+    debian.sh(&format!("systemctl stop wakevirt-actor && {ping}"));
     let _ = debian.main_process("wakevirt-actor");
 
-    // What an administrator leaves.
+    // Files and settings of an administrator.
     debian.write("/etc/wakevirt/actor.d/win11.toml", "[[allow]]\ndomain = \"win11\"\n");
     debian.write("/etc/systemd/system/wakevirt-actor.service.d/override.conf", "[Unit]\nDescription=mine\n");
     debian
@@ -83,9 +80,9 @@ fn lives_and_leaves_nothing(bus: Kind) {
     debian.sh("apt-get remove --yes wakevirt");
     assert_eq!(systemctl(&debian, "is-active", &SYSTEM_UNITS), ["inactive"; 3]);
     assert!(!debian.path("/usr/bin/wakevirt-actor").exists());
-    assert!(debian.path("/etc/wakevirt/actor.d/win11.toml").exists(), "only purge takes the configuration");
+    assert!(debian.path("/etc/wakevirt/actor.d/win11.toml").exists(), "remove must leave the configuration");
 
-    // As it was before, at the next boot; nothing starts by surprise.
+    // A new installation restores the enabled units, which start at the next boot and not before.
     debian.sh(&format!("apt-get install --yes {PACKAGE}"));
     assert_eq!(systemctl(&debian, "is-enabled", &SYSTEM_UNITS[1..]), ["enabled"; 2]);
     assert_eq!(systemctl(&debian, "is-active", &SYSTEM_UNITS), ["inactive"; 3]);
@@ -98,26 +95,26 @@ fn lives_and_leaves_nothing(bus: Kind) {
 }
 
 #[test]
-fn on_dbus_daemon_the_package_lives_and_leaves_nothing() {
+fn package_installs_and_purges_cleanly_with_dbus_daemon() {
     privileged!();
-    lives_and_leaves_nothing(Kind::DbusDaemon);
+    installs_runs_and_purges_cleanly(Kind::DbusDaemon);
 }
 
 #[test]
-fn on_dbus_broker_the_package_lives_and_leaves_nothing() {
+fn package_installs_and_purges_cleanly_with_dbus_broker() {
     privileged!();
-    lives_and_leaves_nothing(Kind::DbusBroker);
+    installs_runs_and_purges_cleanly(Kind::DbusBroker);
 }
 
 #[test]
-fn in_an_image_the_package_lives_and_leaves_nothing() {
+fn package_installs_and_purges_cleanly_in_an_image() {
     privileged!();
     let host = Host::new();
-    // Not booted, as where a disk image is made.
+    // Not booted, as when a disk image is built.
     let debian = Debian::new(&host, Kind::DbusBroker);
     let sh = |line: &str| succeed(host.command("chroot").args([ROOT, "sh", "-euc", line]));
     debian.copy(&package::built(), PACKAGE);
-    // Without libvirt, its group is the package's.
+    // Without libvirt the package creates the group libvirt.
     sh("rm /usr/sbin/libvirtd && groupdel libvirt");
     let before = Inventory::of_files(sh);
 
@@ -128,25 +125,25 @@ fn in_an_image_the_package_lives_and_leaves_nothing() {
     sh("dpkg --purge wakevirt");
     Inventory::of_files(sh).assert_same_as(&before, &[]);
 
-    // Who has found a use for the group keeps it.
+    // Purging the package leaves a group that has a member.
     sh(&format!(
         "dpkg --install {PACKAGE} && usermod --append --groups libvirt nobody && dpkg --purge wakevirt"
     ));
     assert!(sh("getent group libvirt").contains("nobody"));
 }
 
-/// What was seen on the bus.
+/// An event on the bus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Event {
     /// A packet for this MAC address.
     Announced(String),
-    /// Who had this name has given it up.
+    /// This name lost its owner.
     Lost(String),
-    /// Somebody has this name.
+    /// This name has an owner.
     Owned(String),
 }
 
-/// Listens on the bus from now on.
+/// Starts to record the events on the bus.
 fn monitor(debian: &Debian<'_>) -> Process {
     let mut busctl = debian.command("busctl");
     busctl.args(["monitor", "--json=short"]).args([
@@ -155,10 +152,10 @@ fn monitor(debian: &Debian<'_>) -> Process {
         "--match=type='signal',interface='org.wakevirt.Test'",
     ]);
     let monitor = Process::start("busctl monitor", &mut busctl);
-    // Not every version says when it has begun.
-    wait::until_true("the monitor to begin", || {
-        debian.sh("busctl emit / org.wakevirt.Test AreYouThere");
-        monitor.log().count("AreYouThere") > 0
+    // Not every version of busctl reports when it has subscribed.
+    wait::until_true("the monitor to subscribe", || {
+        debian.sh("busctl emit / org.wakevirt.Test Probe");
+        monitor.log().count("Probe") > 0
     });
     monitor
 }
@@ -179,8 +176,8 @@ fn events(monitor: &Process) -> Vec<Event> {
     events
 }
 
-/// So many domains that packets for new ones can be sent as long as an upgrade takes. They are of libvirt's
-/// test driver: each is started by the first packet for it.
+/// The number of domains of libvirt's test driver. The first packet for a domain starts it. There are enough domains to
+/// send packets for new ones during the whole upgrade.
 const DOMAINS: u16 = 1500;
 
 fn mac(number: u16) -> String {
@@ -196,7 +193,7 @@ fn define_domains(debian: &Debian<'_>) {
         let _ = writeln!(commands, "define {file}");
     }
     debian.write("/root/define", &commands);
-    // The test driver forgets everything when its last client leaves: this one stays.
+    // The test driver loses its domains when its last client disconnects, so this client stays connected.
     debian.sh(&format!(
         "systemd-run --quiet --unit=client virsh --connect '{TEST}' 'event --loop --all'
          virsh --quiet --connect '{TEST}' </root/define >/dev/null"
@@ -207,7 +204,7 @@ fn running(debian: &Debian<'_>) -> BTreeSet<String> {
     debian.sh(&format!("virsh --quiet --connect '{TEST}' list --name")).lines().map(str::to_owned).collect()
 }
 
-/// Sends a packet for one domain after the other until [`stop`].
+/// Sends a packet for one domain after another, until `/run/enough` exists.
 fn send_to_all(lan: &Peer<'_>) -> std::process::Child {
     let macs: Vec<String> = (0..DOMAINS).map(mac).collect();
     let line = format!(
@@ -221,8 +218,8 @@ fn send_to_all(lan: &Peer<'_>) -> std::process::Child {
     lan.command("sh").args(["-euc", &line]).spawn().expect("sh runs")
 }
 
-fn no_announced_wake_is_lost(bus: Kind) {
-    let scratch = tempfile::tempdir().expect("a temporary folder");
+fn upgrade_loses_no_announced_wake(bus: Kind) {
+    let scratch = tempfile::tempdir().expect("a temporary directory");
     let host = Host::new();
     host.bridge("br0");
     let lan = host.veth("enp1s0");
@@ -233,12 +230,12 @@ fn no_announced_wake_is_lost(bus: Kind) {
     debian.boot();
     start_with_domains(&debian);
     let events = upgrade_under_load(&host, &lan, &debian);
-    let missed = announced_while_the_actor_was_away(&events);
+    let missed = announced_while_the_actor_was_down(&events);
     assert_all_announced_run(&debian, &events, missed);
-    keeps_the_announcer_where_the_actor_does_not_start(&debian);
+    assert_capture_runs_on_if_the_actor_fails(&debian);
 }
 
-/// Defines the domains, installs the package, and waits until the actor knows them.
+/// Defines the domains, installs the package, and waits until the actor lists the domains.
 fn start_with_domains(debian: &Debian<'_>) {
     define_domains(debian);
     debian.write(
@@ -246,8 +243,8 @@ fn start_with_domains(debian: &Debian<'_>) {
         &format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"vm*\"\n"),
     );
     debian.sh(&format!("apt-get install --yes {PACKAGE}"));
-    switch_on(debian);
-    wait::until_true("the actor to know the domains", || {
+    enable_services(debian);
+    wait::until_true("the actor to list the domains", || {
         let get = "busctl get-property org.wakevirt.Actor1 /org/wakevirt/Actor1 org.wakevirt.Actor1 Domains";
         debian.sh(get).trim() == format!("u {}", DOMAINS + 1)
     });
@@ -265,28 +262,28 @@ fn upgrade_under_load(host: &Host, lan: &Peer<'_>, debian: &Debian<'_>) -> Vec<E
     let announced = monitor.log().count("MagicPacket");
     let _ = monitor.log().wait_for_nth("MagicPacket", announced + 10);
     host.write("/run/enough", "");
-    assert!(sender.wait().expect("it is a child").success());
+    assert!(sender.wait().expect("the sender is a child").success());
     // The bus preserves the order: all earlier messages arrive before this one.
-    debian.sh("busctl emit / org.wakevirt.Test ThatWasAll");
-    let _ = monitor.log().wait_for("ThatWasAll");
+    debian.sh("busctl emit / org.wakevirt.Test EndOfTest");
+    let _ = monitor.log().wait_for("EndOfTest");
     events(&monitor)
 }
 
-/// Checks that the actor restarts before capture, and returns how many packets were announced while it was away.
-fn announced_while_the_actor_was_away(events: &[Event]) -> usize {
+/// Checks that the actor restarts before capture, and returns how many packets were announced while it was down.
+fn announced_while_the_actor_was_down(events: &[Event]) -> usize {
     let at = |event: &Event| {
         events.iter().position(|it| it == event).unwrap_or_else(|| panic!("no {event:?} in {events:#?}"))
     };
     let [actor, capture] = ["org.wakevirt.Actor1", "org.wakevirt.Capture1"].map(str::to_owned);
-    let (away, back) = (at(&Event::Lost(actor.clone())), at(&Event::Owned(actor)));
+    let (exits, ready) = (at(&Event::Lost(actor.clone())), at(&Event::Owned(actor)));
     let (stops, starts) = (at(&Event::Lost(capture.clone())), at(&Event::Owned(capture)));
-    assert!(away < back && back < stops && stops < starts, "the order of the restarts: {events:#?}");
-    let missed = events[away..back].iter().filter(|event| matches!(event, Event::Announced(_))).count();
-    assert!(missed > 0, "nothing was announced while the actor was away: {events:#?}");
+    assert!(exits < ready && ready < stops && stops < starts, "wrong order of the restarts: {events:#?}");
+    let missed = events[exits..ready].iter().filter(|event| matches!(event, Event::Announced(_))).count();
+    assert!(missed > 0, "no packet was announced while the actor was down: {events:#?}");
     missed
 }
 
-/// Waits until all domains run for which a packet was announced.
+/// Waits until all domains run for which capture announced a packet.
 fn assert_all_announced_run(debian: &Debian<'_>, events: &[Event], missed: usize) {
     let announced: BTreeSet<String> = (0..DOMAINS)
         .filter(|number| events.contains(&Event::Announced(mac(*number))))
@@ -299,32 +296,33 @@ fn assert_all_announced_run(debian: &Debian<'_>, events: &[Event], missed: usize
     });
     assert!(
         all_run.is_some(),
-        "of {} announced wakes, {missed} of them while the actor was away, these are lost: {lost:?}\n{}",
+        "of {} announced wakes, {missed} of them while the actor was down, these are lost: {lost:?}\n{}",
         announced.len(),
         debian.journal("wakevirt-actor")
     );
 }
 
-/// It alone remembers what the actor has not heard.
-fn keeps_the_announcer_where_the_actor_does_not_start(debian: &Debian<'_>) {
+/// Checks that an upgrade does not restart capture if the actor does not start: only the announcer has the packets that
+/// the actor missed.
+fn assert_capture_runs_on_if_the_actor_fails(debian: &Debian<'_>) {
     debian.write("/etc/wakevirt/actor.d/wrong.toml", "no-such-key = 1\n");
     let before = debian.main_process("wakevirt-capture");
     let output = debian.command("dpkg").args(["--install", NEXT]).output().expect("dpkg runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("journalctl -u wakevirt-actor"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains("journalctl -u wakevirt-actor"), "{stderr}");
     assert_eq!(debian.main_process("wakevirt-capture"), before);
     assert_ne!(systemctl(debian, "is-active", &["wakevirt-actor"]), ["active"]);
     assert!(Path::new("/proc").join(before.to_string()).exists());
 }
 
 #[test]
-fn on_dbus_daemon_an_upgrade_loses_no_announced_wake() {
+fn upgrade_loses_no_announced_wake_with_dbus_daemon() {
     privileged!();
-    no_announced_wake_is_lost(Kind::DbusDaemon);
+    upgrade_loses_no_announced_wake(Kind::DbusDaemon);
 }
 
 #[test]
-fn on_dbus_broker_an_upgrade_loses_no_announced_wake() {
+fn upgrade_loses_no_announced_wake_with_dbus_broker() {
     privileged!();
-    no_announced_wake_is_lost(Kind::DbusBroker);
+    upgrade_loses_no_announced_wake(Kind::DbusBroker);
 }
