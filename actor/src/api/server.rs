@@ -1,17 +1,30 @@
-//! The connection on which the actor is called.
+//! The connection that provides the interface.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{broadcast, watch};
-use wakevirt_protocol::bus::ACTOR_NAME;
-use wakevirt_service::bus::{self, Address, Calls};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use wakevirt_protocol::bus::{ACTOR_NAME, ACTOR_PATH};
+use wakevirt_service::bus::{self, Address, Calls, Limits, own, trusted};
+use wakevirt_service::lifecycle;
 use zbus::Connection;
+use zbus::object_server::SignalEmitter;
 
-use super::{Actor1, calls, serve};
+use super::body::wake_details;
+use super::interface::Actor1;
 use crate::engine::report::Decision;
 
-/// Serves the interface on a connection of its own: what calls ask of the bus, and packets, come on another one,
-/// and do not wait behind calls.
+/// The methods with a large reply.
+const LARGE: &[&str] = &["ListDomains", "ListDomainsAfter", "History", "HistoryBefore"];
+/// The longest call, in bytes. Its longest argument is the name of a domain.
+const MAX_CALL: usize = 64 * 1024;
+/// The longest time until the service is ready while the announcer, which can hang, replays its packets.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Provides the interface on a connection of its own. Packets, and replies to calls of the bus, arrive on another
+/// connection, where they do not queue behind calls.
 pub(crate) struct Server {
     address: Address,
     interface: Actor1,
@@ -22,7 +35,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server of this interface, which emits decisions as signals and is ready once packets have caught up.
+    /// A server of this interface. It emits decisions as signals, and is ready once `caught_up` is true.
     pub fn new(
         address: Address,
         interface: Actor1,
@@ -32,26 +45,82 @@ impl Server {
         Self { address, interface, finished, caught_up, calls: calls(), connection: None }
     }
 
-    /// Serves until a connection is lost; `bus` is the one on which callers are looked up.
+    /// Runs until a connection is lost. Callers are looked up on `bus`.
     ///
     /// # Errors
-    /// If a connection is lost, or the bus does not give the name.
+    /// If a connection is lost, or the bus does not grant the name.
     pub async fn run(&mut self, bus: &Connection) -> Result<(), bus::Error> {
         let connection = self.connection.insert(self.address.connect(Some(&self.calls)).await?);
         let mut interface = self.interface.clone();
-        interface.gate = interface.gate.asking(bus);
+        interface.authorizer = interface.authorizer.with_connection(bus);
         tokio::select! {
-            served = serve(connection, interface, self.finished.subscribe(), self.caught_up.clone()) => served,
+            result = provide(connection, interface, self.finished.subscribe(), self.caught_up.clone()) => result,
             () = self.calls.look_up_users(bus) => Ok(()),
-            // Without it no caller can be identified.
+            // Without this connection no caller can be identified.
             () = bus.closed() => Err(bus::Error::Closed),
         }
     }
 
-    /// Gives up the name, and closes the connection once its replies were sent.
+    /// Releases the name, and closes the connection once its replies are sent.
     pub async fn leave(&mut self) {
         if let Some(connection) = self.connection.take() {
             bus::leave(connection, ACTOR_NAME).await;
         }
     }
+}
+
+/// The limits for calls.
+fn calls() -> Calls {
+    let slow = &["Wake", "WakeDomain", "Reload"];
+    Calls::new(Limits { longest: MAX_CALL, slow, large: LARGE, trusted: trusted(&[]), holds_back: true })
+}
+
+/// Provides the interface, and emits its signals, until the connection is lost.
+///
+/// # Errors
+/// If the connection is lost, or the bus does not grant the name.
+async fn provide(
+    connection: &Connection,
+    interface: Actor1,
+    mut finished: broadcast::Receiver<Arc<Decision>>,
+    mut caught_up: watch::Receiver<bool>,
+) -> Result<(), bus::Error> {
+    let mut status = interface.status.clone();
+    connection.object_server().at(ACTOR_PATH, interface.clone()).await?;
+    own(connection, ACTOR_NAME).await?;
+    tracing::info!("providing {ACTOR_NAME}");
+    // An upgrade restarts the announcer as soon as the actor is ready, and its remembered packets are lost then.
+    let _ = timeout(CATCH_UP_TIMEOUT, caught_up.wait_for(|it| *it)).await;
+    lifecycle::ready(&status.borrow().words());
+    let emitter = SignalEmitter::new(connection, ACTOR_PATH)?;
+    let mut emitted = status.borrow_and_update().clone();
+    loop {
+        tokio::select! {
+            decision = finished.recv() => match decision {
+                Ok(decision) => emit_wake_finished(&emitter, &decision).await?,
+                Err(RecvError::Lagged(lost)) => {
+                    tracing::warn!("{lost} signals WakeFinished were not sent: the bus is too slow");
+                }
+                Err(RecvError::Closed) => return Ok(()),
+            },
+            Ok(()) = status.changed() => {
+                let now = status.borrow_and_update().clone();
+                if now.connections != emitted.connections {
+                    interface.connections_changed(&emitter).await?;
+                }
+                if now.domains != emitted.domains {
+                    interface.domains_changed(&emitter).await?;
+                }
+                emitted = now;
+            }
+            () = connection.closed() => return Err(bus::Error::Closed),
+        }
+    }
+}
+
+async fn emit_wake_finished(emitter: &SignalEmitter<'_>, decision: &Decision) -> zbus::Result<()> {
+    let name = decision.domain().unwrap_or_default();
+    let outcome = decision.outcome.as_str();
+    let mac = decision.subject.mac.map(|mac| mac.to_string()).unwrap_or_default();
+    Actor1::wake_finished(emitter, &mac, name, outcome, wake_details(decision)).await
 }

@@ -1,20 +1,26 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use roxmltree::{Document, Node, ParsingOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
+use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
 use zbus::DBusError as _;
 use zbus::object_server::Interface as _;
-
-use super::listing::LARGEST_REPLY;
-use super::*;
-use crate::model::Authority;
-use crate::model::Packet;
-use crate::model::Subject;
-use crate::model::{Id, State};
 use zbus::wire::serialized::Context;
 use zbus::wire::{LE, serialized_size};
+
+use super::access::Authorizer;
+use super::body::{Dict, wake_reply};
+use super::page::{MAX_REPLY, ReplyPage};
+use super::*;
+use crate::announcer::LostPackets;
+use crate::engine::Status;
+use crate::engine::report::Decision;
+use crate::engine::request::{Listed, Requests, WakeReply};
+use crate::model::{Authority, Caller, Id, Outcome, Packet, State, Subject, WakeTarget};
 
 const XML: &str = include_str!("../../../dbus/org.wakevirt.Actor1.xml");
 const MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
@@ -36,12 +42,12 @@ fn members(xml: &str) -> BTreeMap<String, Vec<Vec<(String, String)>>> {
 }
 
 #[test]
-fn is_what_the_reference_says() {
+fn matches_the_xml_reference() {
     let interface = Actor1 {
         requests: Requests::new(mpsc::channel(1).0),
         reloads: mpsc::channel(1).0,
         status: watch::channel(Status::default()).1,
-        gate: Gate::new(None),
+        authorizer: Authorizer::new(None),
         lost: LostPackets::default(),
     };
     let mut introspected = String::new();
@@ -54,7 +60,7 @@ fn id() -> Id {
     Id { connection: "test:///".into(), uuid: Uuid::nil() }
 }
 
-fn finished(outcome: Outcome, packet: Option<Packet>) -> WakeReply {
+fn decided(outcome: Outcome, packet: Option<Packet>) -> WakeReply {
     let domain = Some((id(), "win11".to_owned()));
     let subject =
         Subject { mac: Some(MAC), domain, rule: Some("domain = \"win11\"".to_owned()), packet, caller: None };
@@ -62,20 +68,20 @@ fn finished(outcome: Outcome, packet: Option<Packet>) -> WakeReply {
 }
 
 #[test]
-fn a_reply_means_success_and_an_error_says_why() {
-    let name = |answer| match reply(&answer, &WakeTarget::Mac(MAC)) {
+fn replies_with_the_outcome_of_a_success_or_an_error() {
+    let name = |reply| match wake_reply(&reply, &WakeTarget::Mac(MAC)) {
         Ok(outcome) => outcome,
         Err(error) => format!("{}: {}", error.name(), error.description().unwrap()),
     };
-    assert_eq!(name(finished(Outcome::Started, None)), "started");
-    assert_eq!(name(finished(Outcome::AlreadyRunning, None)), "already-running");
-    assert_eq!(name(finished(Outcome::Resumed, None)), "resumed");
-    assert_eq!(name(finished(Outcome::Woken, None)), "woken");
+    assert_eq!(name(decided(Outcome::Started, None)), "started");
+    assert_eq!(name(decided(Outcome::AlreadyRunning, None)), "already-running");
+    assert_eq!(name(decided(Outcome::Resumed, None)), "resumed");
+    assert_eq!(name(decided(Outcome::Woken, None)), "woken");
     assert_eq!(
-        name(finished(Outcome::Failed, None)),
+        name(decided(Outcome::Failed, None)),
         "org.wakevirt.Error.Failed: win11 was not woken: because"
     );
-    assert_eq!(name(finished(Outcome::Ambiguous, None)), "org.wakevirt.Error.Ambiguous: because");
+    assert_eq!(name(decided(Outcome::Ambiguous, None)), "org.wakevirt.Error.Ambiguous: because");
     assert!(
         name(WakeReply::UnknownDomain).starts_with("org.wakevirt.Error.NoSuchDomain: no domain has the MAC")
     );
@@ -91,12 +97,12 @@ fn signatures(dict: &Dict) -> BTreeMap<&str, String> {
 }
 
 #[test]
-fn details_have_the_keys_that_apply() {
+fn details_contain_only_the_keys_that_apply() {
     let details_of = |answer| match answer {
-        WakeReply::Decided(finished) => details(&finished),
+        WakeReply::Decided(decision) => wake_details(&decision),
         _ => unreachable!(),
     };
-    let call = details_of(finished(Outcome::Started, None));
+    let call = details_of(decided(Outcome::Started, None));
     let expected = ["connection", "reason", "rule", "trigger", "uuid"].map(|key| (key, "s".to_owned()));
     assert_eq!(signatures(&call), BTreeMap::from(expected.clone()));
     let details = PacketDetails {
@@ -106,7 +112,7 @@ fn details_have_the_keys_that_apply() {
         source_mac: Some(MAC),
         ..PacketDetails::default()
     };
-    let packet = details_of(finished(Outcome::Started, Some(Packet { mac: MAC, sequence: 7, details })));
+    let packet = details_of(decided(Outcome::Started, Some(Packet { mac: MAC, sequence: 7, details })));
     let mut expected = BTreeMap::from(expected);
     let of_packet =
         [("epoch", "s"), ("sequence", "t"), ("interface", "s"), ("source", "s"), ("source-mac", "s")];
@@ -115,8 +121,8 @@ fn details_have_the_keys_that_apply() {
 }
 
 #[test]
-fn an_entry_of_the_list_has_the_keys_that_apply() {
-    let entry = listed(Listed {
+fn domain_entries_contain_only_the_keys_that_apply() {
+    let entry = domain_entry(Listed {
         id: id(),
         name: "win11".to_owned(),
         macs: vec![MAC],
@@ -138,28 +144,28 @@ fn an_entry_of_the_list_has_the_keys_that_apply() {
 }
 
 #[test]
-fn a_reply_takes_so_many_bytes_and_no_more() {
+fn bounds_the_size_of_a_reply() {
     let domain = |name: String| {
         let macs = vec![MAC; 256];
-        listed(Listed { id: id(), name, macs, state: State::Running, rule: None, last_wake: None })
+        domain_entry(Listed { id: id(), name, macs, state: State::Running, rule: None, last_wake: None })
     };
     let entry = || domain("a".repeat(255));
-    let fitting = Listing::of(std::iter::repeat_with(entry).take(10_000));
+    let fitting = ReplyPage::fill(std::iter::repeat_with(entry).take(10_000));
     let size = *serialized_size(Context::new(LE, 0), &fitting).unwrap();
     let one = *serialized_size(Context::new(LE, 0), &entry()).unwrap();
-    assert!((LARGEST_REPLY - 2 * one..=LARGEST_REPLY + 8).contains(&size), "{size}, each {one}");
-    assert!(one < 16 * 1024, "so that a page always has some: {one}");
-    assert_eq!(Listing::of(std::iter::empty()).len(), 0);
+    assert!((MAX_REPLY - 2 * one..=MAX_REPLY + 8).contains(&size), "{size}, each {one}");
+    assert!(one < 16 * 1024, "each reply has room for an entry: {one}");
+    assert_eq!(ReplyPage::fill(std::iter::empty()).len(), 0);
 }
 
 #[test]
-fn a_decision_of_the_past_tells_what_its_signal_told() {
-    let WakeReply::Decided(finished) = finished(Outcome::Started, None) else { unreachable!() };
+fn a_history_entry_contains_the_details_of_the_signal() {
+    let WakeReply::Decided(decision) = decided(Outcome::Started, None) else { unreachable!() };
     let caller = Some(Caller { user: 1000, by: Authority::Group });
-    let subject = Subject { caller, ..finished.subject.clone() };
-    let finished = Decision { subject, ..Decision::clone(&finished) };
-    let entry = remembered(7, &finished);
-    // The signal goes to everyone, and does not tell who called.
+    let subject = Subject { caller, ..decision.subject.clone() };
+    let decision = Decision { subject, ..Decision::clone(&decision) };
+    let entry = history_entry(7, &decision);
+    // The signal does not contain the caller, because everyone receives it.
     let own = [
         ("authority", "s"),
         ("caller", "u"),
@@ -170,25 +176,25 @@ fn a_decision_of_the_past_tells_what_its_signal_told() {
         ("time", "t"),
     ];
     let mut expected = signatures(&entry);
-    expected.retain(|key, _| !details(&finished).contains_key(key));
+    expected.retain(|key, _| !wake_details(&decision).contains_key(key));
     assert_eq!(expected, own.map(|(key, signature)| (key, signature.to_owned())).into());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_is_told_that_the_wake_goes_on() {
-    let (requests, mut asked) = mpsc::channel(1);
+async fn replies_that_a_slow_wake_is_held() {
+    let (requests, mut received) = mpsc::channel(1);
     let interface = Actor1 {
         requests: Requests::new(requests),
         reloads: mpsc::channel(1).0,
         status: watch::channel(Status::default()).1,
-        gate: Gate::new(None),
+        authorizer: Authorizer::new(None),
         lost: LostPackets::default(),
     };
-    let began = tokio::time::Instant::now();
-    let (reply, _asked) = tokio::join!(
+    let start = tokio::time::Instant::now();
+    let (reply, _received) = tokio::join!(
         interface.wake_target(WakeTarget::Mac(MAC), Caller { user: 0, by: Authority::User }),
-        asked.recv()
+        received.recv()
     );
     assert_eq!(reply.unwrap(), "held");
-    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(start.elapsed() < Duration::from_secs(20));
 }

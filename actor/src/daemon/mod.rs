@@ -12,7 +12,7 @@ use wakevirt_service::logs::Logs;
 use zbus::Connection;
 
 use crate::announcer::{Client, LostPackets, Macs, Merge, named_interfaces};
-use crate::api::access::Gate;
+use crate::api::access::Authorizer;
 use crate::api::{Actor1, Server};
 use crate::config::Config;
 use crate::engine::request::Requests;
@@ -81,7 +81,8 @@ fn start(options: &Options, config: &Config) -> Result<(Client, Server, Reloader
     let owner = (options.common.bus != Address::System).then(|| nix::unistd::geteuid().as_raw());
     let requests = Requests::new(requests);
     let client = Client { merge, packets, caught_up, lost: lost.clone(), macs, named, fetches: fetches_out };
-    let interface = Actor1 { requests: requests.clone(), reloads, status, gate: Gate::new(owner), lost };
+    let interface =
+        Actor1 { requests: requests.clone(), reloads, status, authorizer: Authorizer::new(owner), lost };
     let server = Server::new(options.common.bus.clone(), interface, finished, is_caught_up);
     Ok((client, server, Reloader { requests, reloads: reloads_out, named: named_in }))
 }

@@ -59,14 +59,14 @@ pub fn decision() -> (BTreeSet<String>, BTreeSet<String>) {
     let packet = Packet { mac: MAC, sequence: 1, details };
     let subject = Subject::new(Some(MAC), Some(&domain()), Some("rule".to_owned()), Some(&packet));
     let finished = Decision { subject, outcome: Outcome::Started, reason: "reason".to_owned(), time: 1 };
-    let signal = keys(&actor::details(&finished));
+    let signal = keys(&actor::wake_details(&finished));
     let caller = Caller { user: 1000, by: Authority::Polkit };
     let called = Decision {
         subject: Subject { packet: None, caller: Some(caller), ..finished.subject.clone() },
         ..finished.clone()
     };
     let history: BTreeSet<String> =
-        [&finished, &called].into_iter().flat_map(|it| keys(&actor::remembered(1, it))).collect();
+        [&finished, &called].into_iter().flat_map(|it| keys(&actor::history_entry(1, it))).collect();
     let besides = history.difference(&signal).cloned().collect();
     (signal, besides)
 }
@@ -75,7 +75,7 @@ pub fn decision() -> (BTreeSet<String>, BTreeSet<String>) {
 pub fn listed() -> BTreeSet<String> {
     let Domain { id, name, state, .. } = domain();
     let rule = Some("rule".to_owned());
-    keys(&actor::listed(Listed { id, name, macs: vec![MAC], state, rule, last_wake: Some(1) }))
+    keys(&actor::domain_entry(Listed { id, name, macs: vec![MAC], state, rule, last_wake: Some(1) }))
 }
 
 /// How a wake can end.

@@ -24,7 +24,7 @@ use wakevirt_service::logs::{Quota, quoted};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, Message, MessageStream};
 
-use crate::announcer::LostPackets;
+use crate::announcer::lost_packets::LostPackets;
 use crate::announcer::merge::{Merge, NewPacket, Page};
 use crate::model::Packet;
 use filter::{Incoming, MessageFilter, ReplayReply};

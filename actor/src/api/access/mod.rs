@@ -1,9 +1,10 @@
-//! Who calls, and what they may do.
+//! Identifies callers, and decides what they may do.
 //!
-//! On the system bus polkit decides, where there is one; else it is the user and the groups that the bus
-//! vouches for. On a user's own bus that user may everything, as elsewhere in the session.
+//! On the system bus polkit decides, if it is available; otherwise the caller's user and groups, as the bus reports
+//! them. On the bus of a user's session, that user may do everything, as with other services there.
 
-mod limit;
+mod check_limit;
+mod operation;
 mod polkit;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,99 +17,92 @@ use zbus::Connection;
 use zbus::fdo::{ConnectionCredentials, DBusProxy};
 use zbus::message::Header;
 
-use crate::model::{Authority, Caller, GROUP, ROOT, WakeTarget};
-use limit::Questions;
-use polkit::Refusal;
+use crate::model::{Authority, Caller, GROUP, ROOT};
+use check_limit::CheckLimit;
+pub use operation::Operation;
+use polkit::Denial;
 
-/// What somebody wants to have done.
-#[derive(Debug, Clone, Copy)]
-pub enum Action<'a> {
-    /// A domain woken.
-    Wake(&'a WakeTarget),
-    /// The configuration read again.
-    Reload,
-}
-
-/// Lets callers through who may.
+/// Authorises callers.
 #[derive(Debug, Clone)]
-pub struct Gate {
+pub struct Authorizer {
     owner: Option<u32>,
-    /// `None` before there is a bus.
+    /// `None` while there is no bus.
     bus: Option<Connection>,
-    questions: Questions,
-    /// Lines about a polkit that does not work.
-    faults: Arc<Mutex<Quota>>,
+    limit: CheckLimit,
+    /// The limit for log lines about a polkit that does not work.
+    fault_log: Arc<Mutex<Quota>>,
 }
 
-impl Gate {
-    /// The gate of a bus that is this user's own; the system's is nobody's.
+impl Authorizer {
+    /// Authorises callers of a session bus that belongs to `owner`, or of the system bus.
     #[must_use]
     pub fn new(owner: Option<u32>) -> Self {
-        let faults = Quota::per_minute(3);
-        Self { owner, bus: None, questions: Questions::default(), faults: Arc::new(Mutex::new(faults)) }
+        let fault_log = Arc::new(Mutex::new(Quota::per_minute(3)));
+        Self { owner, bus: None, limit: CheckLimit::default(), fault_log }
     }
 
-    /// This gate, which asks the bus and polkit about callers on this connection. It is not the one on which
-    /// they call: there the answers would come behind the calls.
+    /// A copy that calls the bus and polkit on this connection. Do not use the connection that receives the
+    /// callers' calls: there, replies would queue behind those calls.
     #[must_use]
-    pub fn asking(&self, bus: &Connection) -> Self {
+    pub fn with_connection(&self, bus: &Connection) -> Self {
         Self { bus: Some(bus.clone()), ..self.clone() }
     }
 
-    /// Makes sure that the caller may have this done. That can take minutes, where the caller lets polkit
-    /// ask for a password.
+    /// Authorises the operation and returns the caller. This can take minutes, if the caller lets polkit ask for a
+    /// password.
     ///
     /// # Errors
-    /// [`Error::NotAuthorized`] and [`Error::LimitExceeded`] say what to do. What cannot be found out is a
-    /// refusal.
-    pub async fn admit(&self, header: &Header<'_>, action: Action<'_>) -> Result<Caller, Error> {
-        let connection = self.bus.as_ref().ok_or_else(|| refusal(action))?;
-        let credentials = credentials(connection, header).await.ok_or_else(|| refusal(action))?;
-        let user = credentials.unix_user_id().ok_or_else(|| refusal(action))?;
+    /// [`Error::NotAuthorized`] and [`Error::LimitExceeded`] say what to do. If the caller cannot be identified,
+    /// or polkit cannot be asked, the operation is denied.
+    pub async fn authorize(&self, header: &Header<'_>, operation: Operation<'_>) -> Result<Caller, Error> {
+        let connection = self.bus.as_ref().ok_or_else(|| denial(operation))?;
+        let credentials = credentials(connection, header).await.ok_or_else(|| denial(operation))?;
+        let user = credentials.unix_user_id().ok_or_else(|| denial(operation))?;
         let by = if user == ROOT || self.owner == Some(user) {
             Authority::User
-        } else if self.owner.is_none() && polkit::is_there(connection).await? {
-            let _question = self.questions.ask(user)?;
-            polkit::check(connection, header, action).await.inspect_err(|refusal| self.log(refusal, user))?;
+        } else if self.owner.is_none() && polkit::is_available(connection).await? {
+            let _slot = self.limit.acquire(user)?;
+            let check = polkit::check(connection, header, operation).await;
+            check.inspect_err(|denial| self.log(denial, user))?;
             Authority::Polkit
-        } else if matches!(action, Action::Wake(_)) && is_member(&credentials, group().await) {
+        } else if matches!(operation, Operation::Wake(_)) && is_member(&credentials, group().await) {
             Authority::Group
         } else {
-            return Err(refusal(action));
+            return Err(denial(operation));
         };
         Ok(Caller { user, by })
     }
 
-    fn log(&self, refusal: &Refusal, user: u32) {
-        if !refusal.is_fault() {
-            tracing::debug!("a call of user {user} is refused: {refusal}");
+    fn log(&self, denial: &Denial, user: u32) {
+        if !denial.is_fault() {
+            tracing::debug!("denied a call of user {user}: {denial}");
             return;
         }
-        // Anybody can cause it.
-        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held_back) = faults.take(Instant::now()) {
+        // Any user can cause this line.
+        let mut quota = self.fault_log.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held_back) = quota.take(Instant::now()) {
             let held_back = (held_back > 0).then_some(held_back);
-            tracing::warn!(held_back, "a call of user {user} is refused: {refusal}");
+            tracing::warn!(held_back, "denied a call of user {user}: {denial}");
         }
     }
 }
 
-/// Who the bus says the caller is.
+/// The caller's credentials, as the bus reports them.
 async fn credentials(connection: &Connection, header: &Header<'_>) -> Option<ConnectionCredentials> {
     let sender = header.sender()?;
-    let asked = async {
+    let call = async {
         DBusProxy::new(connection).await?.get_connection_credentials(sender.to_owned().into()).await
     };
-    // Anybody can cause an error, by calling and leaving at once.
-    let refused = |error: &_| {
-        tracing::debug!("the bus does not tell who {sender} is, its call is refused: {error}");
+    // Debug level: a caller that disconnects at once causes this error.
+    let log = |error: &_| {
+        tracing::debug!("denied a call of {sender}: the bus does not report its credentials: {error}");
     };
-    asked.await.inspect_err(refused).ok()
+    call.await.inspect_err(log).ok()
 }
 
-/// The ID of the group, if there is one.
+/// The ID of the group libvirt, if the group exists.
 async fn group() -> Option<u32> {
-    // The group database may be far away.
+    // A blocking task: the group database can be on the network.
     let group = tokio::task::spawn_blocking(|| Group::from_name(GROUP)).await;
     group.ok().and_then(Result::ok).flatten().map(|group| group.gid.as_raw())
 }
@@ -118,16 +112,14 @@ fn is_member(credentials: &ConnectionCredentials, group: Option<u32>) -> bool {
     group.is_some_and(is_in)
 }
 
-/// The refusal where polkit has no say.
-fn refusal(action: Action<'_>) -> Error {
-    Error::NotAuthorized(match action {
-        Action::Wake(_) => format!(
-            "not allowed: only root and members of the group {GROUP} may wake domains; become a member \
+/// The error if polkit does not decide.
+fn denial(operation: Operation<'_>) -> Error {
+    Error::NotAuthorized(match operation {
+        Operation::Wake(_) => format!(
+            "not allowed: only root and members of the group {GROUP} can wake domains; add the user to the group \
              (usermod --append --groups {GROUP} USER, as root) and log in again"
         ),
-        Action::Reload => {
-            "not allowed: only root may have the configuration read again; ask for it as root".to_owned()
-        }
+        Operation::Reload => "not allowed: only root can reload the configuration; call as root".to_owned(),
     })
 }
 
@@ -136,13 +128,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trusts_the_group() {
+    fn recognizes_members_of_the_group() {
         let user = |uid| ConnectionCredentials::default().set_unix_user_id(uid);
         assert!(is_member(&user(1000).add_unix_group_id(1000).add_unix_group_id(7), Some(7)));
         assert!(!is_member(&user(1000).add_unix_group_id(1000), Some(7)));
         assert!(!is_member(&user(1000), Some(7)));
-        assert!(!is_member(&user(1000).add_unix_group_id(1000), None), "there is no such group");
-        // The bus does not know: nobody.
+        assert!(!is_member(&user(1000).add_unix_group_id(1000), None), "the group does not exist");
+        // The bus does not report groups.
         assert!(!is_member(&ConnectionCredentials::default(), Some(7)));
         assert!(!is_member(&ConnectionCredentials::default(), None));
     }

@@ -1,4 +1,4 @@
-//! What polkit says: polkit(8), and "org.freedesktop.PolicyKit1.Authority Interface" in its reference.
+//! Authorisation by polkit: polkit(8), and "org.freedesktop.PolicyKit1.Authority Interface" in its reference.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,141 +10,142 @@ use zbus::fdo::DBusProxy;
 use zbus::message::{Flags, Header};
 use zbus_polkit::policykit1::{AuthorityProxy, AuthorizationResult, CheckAuthorizationFlags, Subject};
 
-use super::Action;
+use super::operation::Operation;
 use crate::model::WakeTarget;
 
 const NAME: &str = "org.freedesktop.PolicyKit1";
-/// How long polkit may take to look at its rules; it may have to be started before.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long somebody may take to type a password.
-const DIALOG: Duration = Duration::from_secs(300);
+/// The longest time for a check without a dialog, including the start of polkit.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest time for a check with a dialog, in which a user types a password.
+const DIALOG_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Why polkit does not let a call through.
+/// Why polkit does not authorise a call.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refusal {
-    /// Nothing helps but another rule.
+pub(super) enum Denial {
+    /// Only another polkit rule can allow it.
     #[error("polkit does not allow it; ask an administrator for a rule in /etc/polkit-1/rules.d")]
     Denied,
-    /// A password would help, and the caller did not let polkit ask for one.
+    /// polkit would ask for a password, but the call does not permit a dialog.
     #[error(
-        "polkit asks for authentication, which the call does not allow; allow it \
+        "polkit requires authentication, but the call does not permit interaction; permit it \
          (busctl --allow-interactive-authorization=yes)"
     )]
     NotInteractive,
-    /// A password would help, and nobody is there to ask for it.
+    /// polkit would ask for a password, but the caller has no authentication agent.
     #[error(
-        "polkit asks for authentication, and no agent is there that asks for the password; start one \
+        "polkit requires authentication, but no authentication agent is running; start one \
          (pkttyagent --process PID, with the caller's PID)"
     )]
     NoAgent,
-    /// The dialog was closed.
+    /// The user closed the dialog.
     #[error("the authentication was dismissed; call again")]
     Dismissed,
-    /// The password was wrong, or the caller has left.
+    /// The password was wrong, or the caller has disconnected.
     #[error("the authentication failed; call again")]
     NotAuthenticated,
-    /// There is no answer.
+    /// polkit did not reply in time.
     #[error("polkit does not answer; see `systemctl status polkit`, and try again")]
-    NoAnswer,
-    /// Nobody has typed a password.
-    #[error("the authentication has taken more than {} minutes; call again", DIALOG.as_secs() / 60)]
-    TooSlow,
-    /// There is no polkit that works.
+    NoReply,
+    /// The dialog took too long.
+    #[error("the authentication took more than {} minutes; call again", DIALOG_TIMEOUT.as_secs() / 60)]
+    DialogTimeout,
+    /// The call of polkit failed.
     #[error(
-        "polkit cannot be asked ({0}); see `systemctl status polkit`, and whether org.wakevirt.policy is in \
+        "cannot ask polkit: {0}; check `systemctl status polkit`, and that org.wakevirt.policy is in \
          /usr/share/polkit-1/actions"
     )]
-    Error(#[from] zbus::Error),
-    /// The caller does not say who it is.
-    #[error("polkit cannot be asked: {0}")]
+    Call(#[from] zbus::Error),
+    /// The call has no sender.
+    #[error("cannot ask polkit: {0}")]
     Subject(#[from] zbus_polkit::Error),
 }
 
-impl Refusal {
-    /// Whether polkit does not work, so that an administrator is to look at it.
+impl Denial {
+    /// Whether polkit does not work, so that an administrator must act.
     pub(super) const fn is_fault(&self) -> bool {
-        matches!(self, Self::NoAnswer | Self::Error(_))
+        matches!(self, Self::NoReply | Self::Call(_))
     }
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        Self::NotAuthorized(format!("not allowed: {refusal}, or call as root"))
+impl From<Denial> for Error {
+    fn from(denial: Denial) -> Self {
+        Self::NotAuthorized(format!("not allowed: {denial}, or call as root"))
     }
 }
 
-/// Whether polkit runs, or can be started by a call.
+/// Whether polkit is running, or can be activated.
 ///
 /// # Errors
-/// [`Error::NotAuthorized`] if the bus does not tell.
-pub(super) async fn is_there(connection: &Connection) -> Result<bool, Error> {
-    let asked = async {
+/// [`Error::NotAuthorized`] if the bus does not answer.
+pub(super) async fn is_available(connection: &Connection) -> Result<bool, Error> {
+    let call = async {
         let bus = DBusProxy::new(connection).await?;
         let is_owned = bus.name_has_owner(NAME.try_into()?).await?;
         Ok(is_owned || bus.list_activatable_names().await?.iter().any(|name| *name == NAME))
     };
-    asked.await.map_err(|error: zbus::Error| Refusal::Error(error).into())
+    call.await.map_err(|error: zbus::Error| Denial::Call(error).into())
 }
 
-/// Asks polkit whether the caller may have this done.
+/// Checks whether polkit allows the caller this operation.
 pub(super) async fn check(
     connection: &Connection,
     header: &Header<'_>,
-    action: Action<'_>,
-) -> Result<(), Refusal> {
+    operation: Operation<'_>,
+) -> Result<(), Denial> {
     let subject = Subject::new_for_message_header(header)?;
     let flags = CheckAuthorizationFlags::empty();
-    let answer = timeout(PATIENCE, ask(connection, &subject, action, flags)).await;
-    let answer = answer.map_err(|_| Refusal::NoAnswer)??;
-    if answer.is_authorized {
+    let result = timeout(CHECK_TIMEOUT, check_authorization(connection, &subject, operation, flags)).await;
+    let result = result.map_err(|_| Denial::NoReply)??;
+    if result.is_authorized {
         return Ok(());
     }
-    if !answer.is_challenge {
-        return Err(Refusal::Denied);
+    if !result.is_challenge {
+        return Err(Denial::Denied);
     }
     if !header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH) {
-        return Err(Refusal::NotInteractive);
+        return Err(Denial::NotInteractive);
     }
     let dialog = async {
-        // A connection of its own: calls on the other one end after 25 s, and polkit closes the dialog
-        // when the connection that asked for it is gone, as it does when the caller's is.
+        // A separate connection: calls on the other one time out after 25 s, and polkit closes the dialog when
+        // the connection that requested it is closed, as it does when the caller disconnects.
         let own = zbus::connection::Builder::system().build().await?;
-        ask(&own, &subject, action, CheckAuthorizationFlags::ALLOW_USER_INTERACTION).await
+        let flags = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
+        check_authorization(&own, &subject, operation, flags).await
     };
-    let answer = timeout(DIALOG, dialog).await.map_err(|_| Refusal::TooSlow)??;
-    if answer.is_authorized {
+    let result = timeout(DIALOG_TIMEOUT, dialog).await.map_err(|_| Denial::DialogTimeout)??;
+    if result.is_authorized {
         Ok(())
-    } else if answer.is_challenge {
-        Err(Refusal::NoAgent)
-    } else if answer.details.contains_key("polkit.dismissed") {
-        Err(Refusal::Dismissed)
+    } else if result.is_challenge {
+        Err(Denial::NoAgent)
+    } else if result.details.contains_key("polkit.dismissed") {
+        Err(Denial::Dismissed)
     } else {
-        Err(Refusal::NotAuthenticated)
+        Err(Denial::NotAuthenticated)
     }
 }
 
-async fn ask(
+async fn check_authorization(
     connection: &Connection,
     subject: &Subject,
-    action: Action<'_>,
+    operation: Operation<'_>,
     flags: CheckAuthorizationFlags,
 ) -> zbus::Result<AuthorizationResult> {
-    let (id, details) = question(action);
+    let (action, details) = action(operation);
     let details = details.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    AuthorityProxy::new(connection).await?.check_authorization(subject, id, &details, flags, "").await
+    AuthorityProxy::new(connection).await?.check_authorization(subject, action, &details, flags, "").await
 }
 
-/// The action as org.wakevirt.policy has it, and what a rule and the person who is to type a password may
-/// know of it. That is what the caller said: who may know more is not decided yet.
-fn question(action: Action<'_>) -> (&'static str, HashMap<&'static str, String>) {
+/// The action ID in org.wakevirt.policy, and the details for rules and for the dialog. The details contain only
+/// what the caller sent: it is not authorised yet to learn more.
+fn action(operation: Operation<'_>) -> (&'static str, HashMap<&'static str, String>) {
     let wake = |key, value, which| {
-        // polkit puts the other detail into its message.
+        // polkit replaces $(key) with the other detail.
         let message = format!("Authentication is required to wake the virtual machine {which}.");
         ("org.wakevirt.wake", HashMap::from([(key, value), ("polkit.message", message)]))
     };
-    match action {
-        Action::Wake(WakeTarget::Mac(mac)) => wake("mac", mac.to_string(), "with the MAC address $(mac)"),
-        Action::Wake(WakeTarget::Domain(name)) => wake("domain", name.clone(), "“$(domain)”"),
-        Action::Reload => ("org.wakevirt.reload", HashMap::new()),
+    match operation {
+        Operation::Wake(WakeTarget::Mac(mac)) => wake("mac", mac.to_string(), "with the MAC address $(mac)"),
+        Operation::Wake(WakeTarget::Domain(name)) => wake("domain", name.clone(), "“$(domain)”"),
+        Operation::Reload => ("org.wakevirt.reload", HashMap::new()),
     }
 }

@@ -1,0 +1,12 @@
+//! The operations that need an authorisation.
+
+use crate::model::WakeTarget;
+
+/// An operation that a caller requests.
+#[derive(Debug, Clone, Copy)]
+pub enum Operation<'a> {
+    /// Wake a domain.
+    Wake(&'a WakeTarget),
+    /// Reload the configuration.
+    Reload,
+}

@@ -1,0 +1,200 @@
+//! The interface `org.wakevirt.Actor1`: translates between the bus and the engine.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use wakevirt_protocol::bus::{self as names, Error, PacketDetails};
+use wakevirt_service::logs::quoted;
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+
+use super::body::{
+    Dict, domain_entry, exiting, exiting_property, history_entry, hypervisor_away, parse_domain, parse_mac,
+    wake_reply,
+};
+use super::page::ReplyPage;
+use crate::announcer::LostPackets;
+use crate::api::access::{Authorizer, Operation};
+use crate::engine::Status;
+use crate::engine::request::{Listed, Requests};
+use crate::model::{Caller, Id, Outcome, WakeTarget};
+
+/// How long a call waits for the end of a wake. D-Bus libraries time out after 25 s.
+const WAKE_TIMEOUT: Duration = Duration::from_secs(18);
+/// The reply if the wake has not ended by then. `WakeFinished` reports its end.
+pub const HELD: &str = "held";
+
+/// A request to reload the configuration, which receives the result.
+pub type Reload = oneshot::Sender<Result<(), String>>;
+
+/// The interface, with its channels to the other parts.
+#[derive(Debug, Clone)]
+pub struct Actor1 {
+    /// The engine.
+    pub requests: Requests,
+    /// The task that reloads the configuration.
+    pub reloads: mpsc::Sender<Reload>,
+    /// The values of properties with change signals.
+    pub status: watch::Receiver<Status>,
+    /// Authorises calls that change something.
+    pub authorizer: Authorizer,
+    /// The counter `LostPackets`.
+    pub lost: LostPackets,
+}
+
+impl Actor1 {
+    async fn domains_after(&self, last: Option<Id>) -> Result<Vec<Listed>, Error> {
+        let list = self.requests.list(last).await.ok_or_else(exiting)?;
+        list.map_err(|missing| hypervisor_away("no domain is known", &missing))
+    }
+
+    /// Wakes a domain. If that takes too long for the caller, it continues after the reply.
+    pub(super) async fn wake_target(&self, target: WakeTarget, caller: Caller) -> Result<String, Error> {
+        match timeout(WAKE_TIMEOUT, self.requests.wake(target.clone(), caller)).await {
+            Ok(reply) => wake_reply(&reply.ok_or_else(exiting)?, &target),
+            Err(_) => Ok(HELD.to_owned()),
+        }
+    }
+}
+
+#[zbus::interface(name = "org.wakevirt.Actor1")]
+impl Actor1 {
+    /// Wakes the domain with this MAC address, and returns the outcome.
+    #[zbus(out_args("outcome"))]
+    async fn wake(&self, mac: &str, #[zbus(header)] header: Header<'_>) -> Result<String, Error> {
+        let target = WakeTarget::Mac(parse_mac(mac)?);
+        let caller = self.authorizer.authorize(&header, Operation::Wake(&target)).await?;
+        self.wake_target(target, caller).await
+    }
+
+    /// Wakes the domain with this name or UUID, and returns the outcome.
+    #[zbus(out_args("outcome"))]
+    async fn wake_domain(
+        &self,
+        name_or_uuid: &str,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<String, Error> {
+        let target = WakeTarget::Domain(parse_domain(name_or_uuid)?);
+        let caller = self.authorizer.authorize(&header, Operation::Wake(&target)).await?;
+        self.wake_target(target, caller).await
+    }
+
+    /// Returns what the actor would do with such a packet, without waking anything.
+    #[zbus(out_args("would_wake", "reason"))]
+    async fn explain(&self, mac: &str, details: names::Dict) -> Result<(bool, String), Error> {
+        let details = PacketDetails::from(&details);
+        self.requests.explain(parse_mac(mac)?, details).await.ok_or_else(exiting)
+    }
+
+    /// Returns the last decisions, newest first.
+    #[zbus(out_args("decisions"))]
+    async fn history(&self, most: u32) -> Result<Vec<Dict>, Error> {
+        self.history_before(u64::MAX, most).await
+    }
+
+    /// Returns the last decisions with a lower number than this one, newest first.
+    #[zbus(out_args("decisions"))]
+    async fn history_before(&self, number: u64, most: u32) -> Result<Vec<Dict>, Error> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let history = self.requests.history(number, most).await.ok_or_else(exiting)?;
+        Ok(ReplyPage::fill(history.iter().map(|(number, decision)| history_entry(*number, decision))))
+    }
+
+    /// Reloads the configuration.
+    async fn reload(&self, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
+        let caller = self.authorizer.authorize(&header, Operation::Reload).await?;
+        tracing::info!(
+            caller = caller.user,
+            authority = %caller.by.as_str(),
+            "{caller} requests a reload of the configuration",
+        );
+        let (reply, result) = oneshot::channel();
+        self.reloads.send(reply).await.map_err(|_| exiting())?;
+        let failed = |error| Error::Failed(format!("the configuration was not reloaded: {error}"));
+        result.await.map_err(|_| exiting())?.map_err(failed)
+    }
+
+    /// Returns all known domains.
+    #[zbus(out_args("domains"))]
+    async fn list_domains(&self) -> Result<Vec<Dict>, Error> {
+        let (mut page, mut last) = (ReplyPage::default(), None);
+        loop {
+            let list = self.domains_after(last).await?;
+            let Some(end) = list.last() else { return Ok(page.entries) };
+            last = Some(end.id.clone());
+            if !list.into_iter().all(|domain| page.push(domain_entry(domain))) {
+                return Err(Error::LimitExceeded(
+                    "the list is too long for one reply; call ListDomainsAfter until a reply is empty"
+                        .to_owned(),
+                ));
+            }
+        }
+    }
+
+    /// Returns the first domains after this one, as many as fit into one reply.
+    #[zbus(out_args("domains"))]
+    async fn list_domains_after(&self, connection: &str, uuid: &str) -> Result<Vec<Dict>, Error> {
+        let after = match (connection, uuid) {
+            ("", "") => None,
+            (connection, uuid) => {
+                let uuid = uuid
+                    .parse()
+                    .map_err(|_| Error::InvalidArgument(format!("{} is not a UUID", quoted(uuid))))?;
+                Some(Id { connection: connection.into(), uuid })
+            }
+        };
+        let list = self.domains_after(after).await?;
+        Ok(ReplyPage::fill(list.into_iter().map(domain_entry)))
+    }
+
+    /// The actor decided about a domain.
+    #[zbus(signal)]
+    pub(super) async fn wake_finished(
+        emitter: &SignalEmitter<'_>,
+        mac: &str,
+        domain: &str,
+        outcome: &str,
+        details: Dict,
+    ) -> zbus::Result<()>;
+
+    /// The version of wakevirt.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    /// The URI of each hypervisor, and whether it is connected.
+    #[zbus(property)]
+    fn connections(&self) -> Vec<(String, bool)> {
+        let status = self.status.borrow();
+        status.connections.iter().map(|(uri, connected)| (uri.to_string(), *connected)).collect()
+    }
+
+    /// The number of known domains.
+    #[zbus(property)]
+    fn domains(&self) -> u32 {
+        self.status.borrow().domains
+    }
+
+    /// The number of wakes with each outcome.
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn outcomes(&self) -> zbus::fdo::Result<HashMap<&'static str, u64>> {
+        let counts = self.requests.counts().await.ok_or_else(exiting_property)?;
+        let count = |outcome: Outcome| counts.outcomes.get(&outcome).copied().unwrap_or_default();
+        Ok(Outcome::ALL.into_iter().map(|outcome| (outcome.as_str(), count(outcome))).collect())
+    }
+
+    /// The number of packets for MAC addresses that no domain has.
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn unknown_packets(&self) -> zbus::fdo::Result<u64> {
+        Ok(self.requests.counts().await.ok_or_else(exiting_property)?.unknown)
+    }
+
+    /// The number of packets that were announced and never decided about.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn lost_packets(&self) -> u64 {
+        self.lost.count()
+    }
+}
