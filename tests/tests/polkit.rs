@@ -141,7 +141,7 @@ fn shipped_rule_allows_the_group_to_wake_and_root_everything() {
                         reply.unwrap_or_else(|error| panic!("{bus:?}: {user:?}: {method}: {error:?}"));
                     assert!(method == "Reload" || scene.state() == "running", "{reply}");
                 } else {
-                    assert_denied(reply, "asks for authentication");
+                    assert_denied(reply, "requires authentication");
                     assert!(user == User::LibvirtMember || scene.state() == "shut off", "{bus:?}: {user:?}");
                 }
             }
@@ -151,8 +151,8 @@ fn shipped_rule_allows_the_group_to_wake_and_root_everything() {
         let _ = log.wait_for("the configuration was read again");
         assert_eq!(log.count("(allowed by polkit)"), 2, "{:#?}", log.all());
         assert_eq!(log.count("called by root"), 2, "{:#?}", log.all());
-        assert_eq!(log.count("root asks to read"), 1, "{:#?}", log.all());
-        assert_eq!(log.count("is refused"), 0, "{:#?}", log.all());
+        assert_eq!(log.count("root requests a reload"), 1, "{:#?}", log.all());
+        assert_eq!(log.count("denied a call"), 0, "{:#?}", log.all());
     }
 }
 
@@ -162,7 +162,7 @@ fn a_call_starts_polkit() {
     let host = Host::new();
     let mut scene = Scene::new(&host, Kind::DbusDaemon, installed(&host));
     assert!(!host.name_is_owned(NAME));
-    assert_denied(scene.wake(User::Unprivileged), "asks for authentication");
+    assert_denied(scene.wake(User::Unprivileged), "requires authentication");
     assert!(host.name_is_owned(NAME));
     scene.polkitd.stop();
     assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('started',)");
@@ -247,7 +247,7 @@ fn denies_calls_if_polkit_exits_or_lacks_the_action() {
     let mut scene = Scene::new(&host, Kind::DbusDaemon, Polkitd::install(&host));
     scene.polkitd.start();
     assert_denied(scene.wake(User::LibvirtMember), "org.wakevirt.policy");
-    let _ = scene.actor.log().wait_for("is refused: polkit cannot be asked");
+    let _ = scene.actor.log().wait_for("cannot ask polkit");
     assert_eq!(scene.wake(User::Root).unwrap(), "('started',)");
 
     scene.polkitd.process().signal(Signal::SIGSTOP);
@@ -260,7 +260,7 @@ fn denies_calls_if_polkit_exits_or_lacks_the_action() {
         let _ = monitor.log().wait_for("CheckAuthorization");
         assert!(!call.is_finished());
         host.sh(&format!("kill -KILL {}", scene.polkitd.pid()));
-        assert_denied(call.join().unwrap(), "polkit cannot be asked");
+        assert_denied(call.join().unwrap(), "cannot ask polkit");
     });
 }
 
@@ -284,8 +284,8 @@ fn administrator_rules_can_match_the_domain() {
     let mut scene = Scene::new(&host, Kind::DbusDaemon, polkitd);
     scene.polkitd.start();
     let wake_domain = |user, name: &str| scene.call(user, "WakeDomain", &[&format!("'{name}'")]);
-    assert_denied(wake_domain(User::Unprivileged, "vm2"), "asks for authentication");
-    assert_denied(scene.wake(User::Unprivileged), "asks for authentication");
+    assert_denied(wake_domain(User::Unprivileged, "vm2"), "requires authentication");
+    assert_denied(scene.wake(User::Unprivileged), "requires authentication");
     assert_denied(wake_domain(User::LibvirtMember, "vm1"), "polkit does not allow it");
     assert_eq!(wake_domain(User::Unprivileged, "vm1").unwrap(), "('started',)");
     let other = [&*format!("'{}'", OTHER_MAC.to_uppercase())];
@@ -352,7 +352,7 @@ fn reports_that_no_authentication_agent_runs() {
     busctl.args(["--system", "call", ACTOR_NAME, ACTOR_PATH, ACTOR_INTERFACE, "Reload"]);
     let output = busctl.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && stderr.contains("no agent is there"), "{stderr}");
+    assert!(!output.status.success() && stderr.contains("no authentication agent is running"), "{stderr}");
     assert_eq!(scene.actor.log().count("was read again"), 0);
 }
 
@@ -373,7 +373,7 @@ fn a_dialog_delays_nothing_and_closes_with_its_caller() {
     let mut first = open(&scene);
     lan.etherwake(OTHER_MAC, &[]);
     scene.libvirtd.wait_for_state(TEST, "vm2", "running");
-    assert_denied(scene.wake(User::Unprivileged), "asks for authentication");
+    assert_denied(scene.wake(User::Unprivileged), "requires authentication");
     assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('started',)");
     assert_eq!(scene.wake(User::Root).unwrap(), "('already-running',)");
     assert_eq!(first.log().count("closed"), 0);
