@@ -24,25 +24,27 @@ use wakevirt_service::{lifecycle, logs};
 pub use config::Options;
 pub use error::Error;
 
-/// Runs the service until it is asked to end.
+use crate::hypervisor::Driver;
+
+/// Runs the service with this kind of hypervisor until it is asked to exit.
 ///
 /// # Errors
 /// If it cannot start, or another instance runs.
-pub fn run(options: &Options) -> Result<(), Error> {
+pub fn run<D: Driver>(options: &Options) -> Result<(), Error> {
     privilege::give_up()?;
     if options.common.check {
         return check(options);
     }
     let config = config::Config::load(options)?;
-    hypervisor::libvirt::forbid_autostart(&config.connections)?;
+    D::prepare(&config.connections).map_err(Error::Start)?;
     let logs = logs::init(config.log, options.common.log_to)?;
     // Held until the process has ended.
     let _lock = engine::state_file::lock()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
-    let result = runtime.block_on(daemon::run(options, config, &logs));
+    let result = runtime.block_on(daemon::run::<D>(options, config, &logs));
     engine::state_file::mark_clean_exit();
     lifecycle::stopping();
-    // A call to libvirt that is under way is not waited for: it goes on in its daemon.
+    // Does not wait for a call in progress: the hypervisor completes it.
     runtime.shutdown_background();
     result
 }

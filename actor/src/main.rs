@@ -1,12 +1,13 @@
-//! The actor's program: parse, run, exit code.
+//! The program `wakevirt-actor`: runs the actor with libvirt.
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use wakevirt_actor::Options;
+use wakevirt_actor::hypervisor::libvirt::Libvirt;
 
 fn main() -> ExitCode {
-    match wakevirt_actor::run(&Options::parse()) {
+    match wakevirt_actor::run::<Libvirt>(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => wakevirt_actor::exit_code(&error),
     }

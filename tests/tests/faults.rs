@@ -89,7 +89,7 @@ fn replies_held_to_a_caller_while_libvirt_is_down() {
     let host = Host::new();
     let mut scene = one_machine(&host);
     scene.libvirtd.kill();
-    let _ = scene.actor().log().wait_for("is lost");
+    let _ = scene.actor().log().wait_for("lost: ");
     let explanation = scene.explain(VM);
     assert!(
         explanation.contains("(true, ") && explanation.contains("would be held for up to 1m"),

@@ -141,7 +141,7 @@ impl<'host> Scene<'host> {
 
     /// Waits until the actor has logged for the `round`th time that it lost the connection to libvirt.
     fn wait_for_lost_connection(&mut self, reason: &str, round: usize) {
-        let line = format!("is lost: {reason}");
+        let line = format!(" lost: {reason}");
         let lost = self.wait_until(|scene| scene.actor.log().count(&line) == round);
         assert!(lost, "{line:?} is missing:\n{}", self.logs());
     }
@@ -201,7 +201,7 @@ fn libvirtd_hangs_shortly(domains: usize) {
         scene.wait_for_outcomes("started", round);
         scene.destroy_all();
     }
-    assert_eq!(scene.actor.log().count("is lost"), 0, "{}", scene.logs());
+    assert_eq!(scene.actor.log().count(" lost: "), 0, "{}", scene.logs());
 }
 
 /// libvirtd hangs and is killed.
@@ -213,7 +213,7 @@ fn libvirtd_is_killed(domains: usize) {
         scene.stop_libvirtd();
         scene.wake_all();
         scene.libvirtd.kill();
-        scene.wait_for_lost_connection("the daemon has closed it", round);
+        scene.wait_for_lost_connection("the daemon closed it", round);
         scene.libvirtd.start_again();
         scene.wait_for_outcomes("started", round);
         scene.destroy_all();

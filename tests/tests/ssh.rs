@@ -51,7 +51,7 @@ fn wakes_a_domain_on_another_host() {
     // The SSH client on this host is killed.
     remote.libvirtd.virsh(QEMU, &["destroy", VM]);
     kill(actor.child("ssh"), Signal::SIGKILL).unwrap();
-    let _ = actor.log().wait_for(&format!("the connection to {uri} is lost"));
+    let _ = actor.log().wait_for(&format!("connection to {uri} lost"));
     let _ = actor.log().wait_for_nth(&format!("connected to {uri}"), 2);
     lan.etherwake(&mac, &["-b", "-p", "0.0.0.1"]);
     let _ = finished.log().wait_for_nth(&format!("'{VM}', 'started'"), 2);
@@ -60,7 +60,7 @@ fn wakes_a_domain_on_another_host() {
     // The SSH server on the other host is killed, and the wake waits for it.
     remote.libvirtd.virsh(QEMU, &["destroy", VM]);
     remote.kill();
-    let _ = actor.log().wait_for_nth(&format!("the connection to {uri} is lost"), 2);
+    let _ = actor.log().wait_for_nth(&format!("connection to {uri} lost"), 2);
     lan.etherwake(&mac, &["-b", "-p", "0.0.0.2"]);
     let _ = actor.log().wait_for(&format!("the wake of \"{VM}\" waits for {uri}"));
     remote.start_again();

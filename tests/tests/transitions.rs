@@ -127,7 +127,7 @@ fn four_slow_starts_delay_no_other_domain_and_further_wakes_queue() {
     wire.send(&scene.frame(MORE[0], 1));
     all_start(&MORE[..1]);
     MORE[1..].iter().for_each(|domain| wire.send(&scene.frame(domain, 1)));
-    let _ = scene.actor().log().wait_for("all connections to qemu:///system are in use: 2 wakes wait");
+    let _ = scene.actor().log().wait_for("all connections to qemu:///system are in use: 2 wakes are queued");
     let explanation = scene.explain(MORE[2]);
     assert!(explanation.contains("after 2 other wakes that wait for a connection"), "{explanation}");
     for domain in SLOW.iter().chain(&MORE) {
@@ -136,7 +136,7 @@ fn four_slow_starts_delay_no_other_domain_and_further_wakes_queue() {
     }
     let told = scene.assert_outcome(MORE[2], "started");
     assert!(told.contains("s for others at the same connection"), "{told}");
-    let _ = scene.actor().log().wait_for("no wake waits for a connection to qemu:///system any more");
+    let _ = scene.actor().log().wait_for("wakes are no longer queued for a connection to qemu:///system");
     for domain in SLOW.iter().chain(&MORE) {
         assert_eq!(scene.outcomes(domain, "started"), 1, "{domain}");
     }

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::engine::request::Requests;
 use crate::engine::state_file::StateFile;
 use crate::engine::{Engine, Inputs, Outputs, Status};
-use crate::hypervisor::libvirt;
+use crate::hypervisor::{Driver, Endpoint, Keeper};
 use crate::{Error, Options};
 use reload::Reloader;
 
@@ -33,9 +33,9 @@ const DECISIONS: usize = 256;
 ///
 /// # Errors
 /// If it cannot start, or the bus refuses the name.
-pub(crate) async fn run(options: &Options, config: Config, logs: &Logs) -> Result<(), Error> {
+pub(crate) async fn run<D: Driver>(options: &Options, config: Config, logs: &Logs) -> Result<(), Error> {
     let signals = Signals::new().map_err(Error::Start)?;
-    let (mut client, mut server, reloader) = start(options, &config)?;
+    let (mut client, mut server, reloader) = start::<D>(options, &config)?;
     let requests = reloader.requests.clone();
     let result = tokio::select! {
         result = connect(options, &mut client, &mut server) => result.map_err(Error::from),
@@ -45,8 +45,8 @@ pub(crate) async fn run(options: &Options, config: Config, logs: &Logs) -> Resul
     result
 }
 
-/// Starts the engine and the links to the hypervisors. Returns what runs beside them.
-fn start(options: &Options, config: &Config) -> Result<(Client, Server, Reloader), Error> {
+/// Starts the engine and the keepers of the hypervisor connections. Returns the parts that are not started.
+fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Server, Reloader), Error> {
     let (packets, packets_out) = mpsc::channel(PACKETS);
     let (requests, requests_out) = mpsc::channel(REQUESTS);
     let (updates, updates_out) = mpsc::channel(REQUESTS);
@@ -71,11 +71,12 @@ fn start(options: &Options, config: &Config) -> Result<(Client, Server, Reloader
         fetches,
         lost: lost.clone(),
     };
-    let uris: Vec<Arc<str>> = config.connections.iter().map(|uri| uri.as_str().into()).collect();
-    let engine = Engine::new(&uris, config.policy.clone(), outputs).with_saved_state(state_file, saved);
+    let endpoints: Vec<_> = config.connections.iter().map(|uri| Endpoint::new::<D>(uri)).collect();
+    let uris: Vec<_> = endpoints.iter().map(|endpoint| Arc::clone(&endpoint.uri)).collect();
+    let engine = Engine::new(endpoints, config.policy.clone(), outputs).with_saved_state(state_file, saved);
     tokio::spawn(engine.run(Inputs { packets: packets_out, requests: requests_out, updates: updates_out }));
     for uri in uris {
-        tokio::spawn(libvirt::Link::start(uri, updates.clone())?.keep());
+        tokio::spawn(Keeper::<D>::start(uri, updates.clone()).map_err(Error::Start)?.run());
     }
 
     let owner = (options.common.bus != Address::System).then(|| nix::unistd::geteuid().as_raw());

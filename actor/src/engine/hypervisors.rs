@@ -1,69 +1,72 @@
-//! Which hypervisors there are, and which of them are connected.
+//! The configured hypervisors, and which of them are available.
 
 use std::sync::Arc;
 
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Commands, Endpoint, Hypervisor};
 
-/// The hypervisors, in the order of the configuration. What is known of the domains of one that is away stays known.
-pub(super) struct Hypervisors(Vec<Place>);
+/// The hypervisors, in the order of the configuration. The engine continues to know the domains of one that becomes
+/// unavailable.
+pub(super) struct Hypervisors(Vec<Entry>);
 
-struct Place {
-    uri: Arc<str>,
-    link: Option<Arc<dyn Hypervisor>>,
+struct Entry {
+    endpoint: Endpoint,
+    connection: Option<Arc<dyn Hypervisor>>,
     /// Whether it was connected once, or the first attempt has failed.
     tried: bool,
 }
 
 impl Hypervisors {
-    /// Those at these URIs; none is connected.
-    pub(super) fn new(uris: &[Arc<str>]) -> Self {
-        Self(uris.iter().map(|uri| Place { uri: Arc::clone(uri), link: None, tried: false }).collect())
+    /// No hypervisor is connected yet.
+    pub(super) fn new(endpoints: Vec<Endpoint>) -> Self {
+        let entry = |endpoint| Entry { endpoint, connection: None, tried: false };
+        Self(endpoints.into_iter().map(entry).collect())
     }
 
-    /// The one at this URI, if it is connected.
+    /// The hypervisor with this URI, if it is connected.
     pub(super) fn get(&self, uri: &str) -> Option<&Arc<dyn Hypervisor>> {
-        self.0.iter().find(|place| *place.uri == *uri)?.link.as_ref()
+        self.0.iter().find(|entry| *entry.endpoint.uri == *uri)?.connection.as_ref()
     }
 
-    pub(super) fn up(&mut self, uri: &str, link: Arc<dyn Hypervisor>) {
-        self.set(uri, Some(link));
+    pub(super) fn up(&mut self, uri: &str, connection: Arc<dyn Hypervisor>) {
+        self.set(uri, Some(connection));
     }
 
     pub(super) fn down(&mut self, uri: &str) {
         self.set(uri, None);
     }
 
-    fn set(&mut self, uri: &str, link: Option<Arc<dyn Hypervisor>>) {
-        if let Some(place) = self.0.iter_mut().find(|place| *place.uri == *uri) {
-            place.link = link;
-            place.tried = true;
+    fn set(&mut self, uri: &str, connection: Option<Arc<dyn Hypervisor>>) {
+        if let Some(entry) = self.0.iter_mut().find(|entry| *entry.endpoint.uri == *uri) {
+            entry.connection = connection;
+            entry.tried = true;
         }
     }
 
-    /// Whether there may be domains that are not known.
+    /// Whether a hypervisor is unavailable: it may have domains that are not known.
     pub(super) fn is_one_away(&self) -> bool {
-        self.0.iter().any(|place| place.link.is_none())
+        self.0.iter().any(|entry| entry.connection.is_none())
     }
 
-    /// Those that are not connected, in words; `None` if all are.
+    /// The URIs of those that are not connected, as a list for a message; `None` if all are connected.
     pub(super) fn missing(&self) -> Option<String> {
-        let missing: Vec<&str> =
-            self.0.iter().filter(|place| place.link.is_none()).map(|place| &*place.uri).collect();
+        let missing = self.0.iter().filter(|entry| entry.connection.is_none());
+        let missing: Vec<&str> = missing.map(|entry| &*entry.endpoint.uri).collect();
         (!missing.is_empty()).then(|| missing.join(", "))
     }
 
-    /// Whether each was connected once, or cannot be for now.
+    /// Whether each one was connected once, or its first attempt has failed.
     pub(super) fn are_settled(&self) -> bool {
-        self.0.iter().all(|place| place.tried)
+        self.0.iter().all(|entry| entry.tried)
     }
 
-    /// All URIs.
-    pub(super) fn uris(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|place| &*place.uri)
+    /// A command for each hypervisor, as a list for a message.
+    pub(super) fn commands(&self, which: impl Fn(&Commands) -> &str) -> String {
+        let commands: Vec<_> = self.0.iter().map(|entry| which(&entry.endpoint.commands)).collect();
+        commands.join(" or ")
     }
 
-    /// All URIs, and whether each is connected.
+    /// All URIs, and whether each one is connected.
     pub(super) fn connections(&self) -> Vec<(Arc<str>, bool)> {
-        self.0.iter().map(|place| (Arc::clone(&place.uri), place.link.is_some())).collect()
+        self.0.iter().map(|entry| (Arc::clone(&entry.endpoint.uri), entry.connection.is_some())).collect()
     }
 }

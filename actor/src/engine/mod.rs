@@ -35,7 +35,7 @@ use crate::engine::index::Index;
 use crate::engine::report::Decision;
 use crate::engine::request::{Request, WakeReply};
 use crate::engine::state_file::{SavedState, StateFile};
-use crate::hypervisor::Update;
+use crate::hypervisor::{Endpoint, Update};
 use crate::model::{Caller, Domain, Outcome, Packet, Position, Subject, WakeTarget};
 use crate::policy::Policy;
 use crate::policy::decision::{self, Admission, Grant, Presented, admit};
@@ -133,12 +133,12 @@ type Reply = oneshot::Sender<WakeReply>;
 impl Engine {
     /// An actor that knows nothing yet, for the hypervisors at these URIs.
     #[must_use]
-    pub fn new(connections: &[Arc<str>], policy: Policy, outputs: Outputs) -> Self {
+    pub fn new(endpoints: Vec<Endpoint>, policy: Policy, outputs: Outputs) -> Self {
         Self {
             index: Index::new(policy.aliases.clone()),
             policy,
             outputs,
-            hypervisors: Hypervisors::new(connections),
+            hypervisors: Hypervisors::new(endpoints),
             early: Early::default(),
             wakes: Wakes::default(),
             pending: Pending::default(),

@@ -108,7 +108,7 @@ impl Engine {
                 "unknown: {}: no domain has this address; {} shows a domain's addresses, and an [[alias]] can add \
                  one. More packets for it are only counted",
                 described(packet),
-                self.virsh("domiflist NAME")
+                self.hypervisors.commands(|it| &it.list_addresses)
             );
         }
     }

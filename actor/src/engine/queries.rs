@@ -191,7 +191,7 @@ impl Engine {
         match self.hypervisors.missing() {
             None => format!(
                 "no domain that is known has {mac}; {} shows a domain's addresses, and an [[alias]] can add one",
-                self.virsh("domiflist NAME")
+                self.hypervisors.commands(|it| &it.list_addresses)
             ),
             Some(missing) => format!(
                 "no domain that is known has {mac}, and {missing} cannot be reached: a packet would be held for up to \

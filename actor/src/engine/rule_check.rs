@@ -15,7 +15,7 @@ impl Engine {
         let rules = &self.policy.rules;
         for rule in rules.iter().filter(|rule| rule.is_for_domains()) {
             if !self.index.domains().any(|domain| rule.names(domain)) {
-                let list = self.virsh("list --all");
+                let list = self.hypervisors.commands(|it| &it.list_domains);
                 tracing::warn!("no domain is meant by the rule {rule}; {list} shows the domains");
             }
         }
@@ -42,11 +42,5 @@ impl Engine {
                 );
             }
         }
-    }
-
-    /// This command of virsh(1), for each connection.
-    pub(super) fn virsh(&self, command: &str) -> String {
-        let commands = self.hypervisors.uris().map(|uri| format!("virsh --connect {uri} {command}"));
-        commands.collect::<Vec<_>>().join(" or ")
     }
 }

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use wakevirt_service::clock;
 
 use super::{Engine, Reply};
-use crate::engine::attempt::{End, Order, Terms, wake as wake_domain};
+use crate::engine::attempt::{End, wake as wake_domain};
 use crate::engine::state_file::SavedWake;
+use crate::hypervisor::{Order, Terms};
 use crate::model::{Id, Outcome, Packet, State, Subject};
 use crate::policy::decision::has_expired;
 use crate::policy::rules::Paused;

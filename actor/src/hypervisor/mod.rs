@@ -1,71 +1,76 @@
-//! What runs VMs, as the rest of the actor sees it: two small traits, behind which libvirt stands.
+//! The hypervisors that run domains, as the engine sees them.
+//!
+//! A [`Driver`] connects to one kind of hypervisor; [`libvirt`] is one. A [`Keeper`] keeps one connection of a
+//! driver open and sends an [`Update`] for each change. While the connection is open, the engine attempts wakes
+//! through a [`Hypervisor`].
 
+mod error;
+mod keeper;
 pub mod libvirt;
+mod order;
+pub mod session;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use uuid::Uuid;
+use crate::model::{Domain, Id, Outcome, State};
 
-use crate::Error;
-use crate::model::{Domain, Id, State};
+pub use error::Error;
+pub use keeper::{Commands, Connected, Driver, Endpoint, Keeper, Updates};
+pub use order::{Order, Terms};
 
-/// What the link tells.
+/// A change of a connection or of its domains.
 pub enum Update {
-    /// There is a connection to this URI, and these are all its domains.
+    /// The connection with this URI is open, and these are all its domains.
     Up(Arc<str>, Arc<dyn Hypervisor>, Vec<Domain>),
-    /// This domain is changing: what is known of it is not to be relied upon until it is told anew.
+    /// This domain is changing: its known state is unreliable until the next update about it.
     Changing(Id),
-    /// This domain is new, or changed.
+    /// This domain is new or has changed.
     Domain(Domain),
-    /// This domain is gone.
+    /// This domain no longer exists.
     Gone(Id),
-    /// There is no connection to this URI: it is lost, or the first attempt has failed or takes long.
+    /// There is no connection with this URI: it was lost, or the first attempt failed or takes long.
     Down(Arc<str>),
 }
 
-/// A link to what runs VMs, for as long as it is up.
+/// An open connection to a hypervisor.
 pub trait Hypervisor: Send + Sync + 'static {
-    /// Does this work with a session that nothing else uses meanwhile, as soon as one is free; what came
-    /// first is done first. It returns at once. Where the link is lost before a session is free, the work
-    /// is dropped.
-    fn run(&self, work: Work);
+    /// Attempts to wake a domain, and returns at once. Attempts begin in the order of these calls.
+    ///
+    /// The attempt continues if the future is dropped.
+    fn attempt(&self, order: Order) -> Attempting;
 
-    /// How much work waits for a session.
+    /// The number of attempts that are queued.
     fn waiting(&self) -> usize;
 
-    /// Whether the link is up, as far as that is known without asking.
+    /// Whether the connection is open, as far as is known without a call to the hypervisor.
     fn is_alive(&self) -> bool;
 }
 
-/// Work that is done with a session. It may take as long as starting a VM does.
-pub type Work = Box<dyn FnOnce(&dyn Session) + Send>;
+/// An attempt in progress. The result includes how long it was queued; it is `None` if the connection was lost
+/// before the attempt began.
+pub type Attempting = Pin<Box<dyn Future<Output = Option<(Duration, Attempt)>> + Send>>;
 
-/// What one wake has of a hypervisor while it is done. Every method may block.
-pub trait Session {
-    /// What the domain does now.
-    ///
-    /// # Errors
-    /// If that cannot be told.
-    fn state(&self, uuid: Uuid) -> Result<State, Error>;
-
-    /// Starts a domain that is shut off, and returns when it runs.
-    ///
-    /// # Errors
-    /// If it does not start. A domain that runs already is such an error with some hypervisors.
-    fn start(&self, uuid: Uuid) -> Result<(), Error>;
-
-    /// Lets a domain that is paused run.
-    ///
-    /// # Errors
-    /// If it cannot.
-    fn resume(&self, uuid: Uuid) -> Result<(), Error>;
-
-    /// Wakes up a guest that has suspended itself.
-    ///
-    /// # Errors
-    /// If it cannot.
-    fn pm_wakeup(&self, uuid: Uuid) -> Result<(), Error>;
-
-    /// Whether the session can still be used, as far as that is known without asking.
-    fn is_alive(&self) -> bool;
+/// The result of an attempt to wake a domain.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// The wake has this outcome, for this reason.
+    Done(Outcome, String),
+    /// The domain is off, and the order has expired.
+    Expired,
+    /// The connection was lost.
+    Lost {
+        /// Whether the hypervisor was called: the domain may have been woken.
+        called: bool,
+    },
+    /// The domain is between two states; the next attempt can wake it.
+    Again {
+        /// The state of the domain.
+        state: State,
+        /// How long that state may last.
+        wait: Duration,
+        /// Whether the hypervisor was called without a known result.
+        called: bool,
+    },
 }

@@ -6,16 +6,16 @@ mod logs;
 
 use serde::Deserialize;
 use uuid::Uuid;
-use virt::error::ErrorNumber;
 use wakevirt_protocol::bus::PacketDetails;
 use wakevirt_service::clock;
 
 use super::*;
-use crate::Error;
-use crate::engine::attempt::{End, Order, Terms, wake};
+use crate::engine::attempt::{End, wake};
 use crate::engine::request::Requests;
 use crate::engine::state_file::SavedWake;
-use crate::hypervisor::{Hypervisor, Session, Work};
+use crate::hypervisor::libvirt::Libvirt;
+use crate::hypervisor::session::{self, Session};
+use crate::hypervisor::{Attempting, Error, Hypervisor, Order, Terms};
 use crate::model::Trigger;
 use crate::model::{Domain, Id, Pause, State};
 use crate::policy::Times;
@@ -81,9 +81,11 @@ impl Fake {
 struct FakeLink(Arc<Fake>);
 
 impl Hypervisor for FakeLink {
-    fn run(&self, work: Work) {
+    fn attempt(&self, order: Order) -> Attempting {
         let fake = Arc::clone(&self.0);
+        let (work, result) = session::queue(order);
         std::thread::spawn(move || work(&*fake));
+        result
     }
 
     fn waiting(&self) -> usize {
@@ -111,11 +113,10 @@ impl Session for Fake {
         let before = self.state_of(uuid);
         if !matches!(before, State::ShutOff | State::Saved) {
             self.alive()?;
-            let code = Some(ErrorNumber::InternalError);
-            return Err(Error::Libvirt {
-                doing: "start the domain",
-                code,
+            return Err(Error::Call {
+                action: "start the domain",
                 message: format!("it is {before}"),
+                advice: "",
             });
         }
         self.states.lock().unwrap().insert(uuid, restored);
@@ -144,7 +145,7 @@ impl Fake {
     }
 
     fn alive(&self) -> Result<(), Error> {
-        let lost = || Error::Libvirt { doing: "ask", code: None, message: "gone".to_owned() };
+        let lost = || Error::NotConnected;
         if self.is_alive() { Ok(()) } else { Err(lost()) }
     }
 
@@ -239,7 +240,8 @@ fn remembering(policy: Policy, memory: StateFile, state: crate::engine::state_fi
         fetches: fetches_in,
         lost: lost.clone(),
     };
-    let actor = Engine::new(&[URI.into()], policy, outputs).with_saved_state(memory, state);
+    let actor =
+        Engine::new(vec![Endpoint::new::<Libvirt>(URI)], policy, outputs).with_saved_state(memory, state);
     let inputs = Inputs { packets: packets_out, requests: requests_out, updates: updates_out };
     let actor = tokio::spawn(actor.run(inputs));
     let requests = Requests::new(requests);

@@ -1,4 +1,4 @@
-//! What libvirt's events say, until the link takes it: bounded, however many there are.
+//! A bounded queue of the changes that libvirt's events report.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,63 +8,63 @@ use uuid::Uuid;
 
 use super::events::Listener;
 
-/// Domains that may wait to be read again. Beyond that all of them are listed anew.
-pub(super) const MOST: usize = 16_384;
+/// The most domains that can be queued for reading. Beyond that all domains are listed.
+pub(super) const MAX_CHANGES: usize = 16_384;
 
-/// What has changed at one connection, each domain once.
+/// The changes of one connection. Each domain is queued once.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    news: Mutex<News>,
+    queue: Mutex<Queue>,
     notify: Notify,
 }
 
 #[derive(Debug, Default)]
-struct News {
+struct Queue {
     domains: HashSet<Uuid>,
     too_many: bool,
     closed: Option<&'static str>,
 }
 
-/// What a connection tells by itself.
+/// A change that a connection reports.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Something about these domains has changed: they are to be read again.
+    /// These domains have changed and must be read.
     Domains(HashSet<Uuid>),
-    /// More domains have changed than are remembered: all are to be listed again.
+    /// More domains have changed than fit: all must be listed.
     TooMany,
-    /// The connection is lost, for this reason.
+    /// The connection was lost, for this reason.
     Closed(&'static str),
 }
 
 impl Changes {
-    /// Waits for the next change. Nothing is lost if it is given up.
+    /// Waits for the next change. No change is lost if the future is dropped.
     pub(super) async fn next(&self) -> Change {
         loop {
-            if let Some(change) = self.news().take() {
+            if let Some(change) = self.queue().take() {
                 return change;
             }
             self.notify.notified().await;
         }
     }
 
-    /// Waits until the connection is lost, and takes nothing.
+    /// Waits until the connection is lost. Changes stay in the queue.
     pub(super) async fn lost(&self) {
         while !self.is_closed() {
             self.notify.notified().await;
         }
     }
 
-    /// Whether the connection is lost.
+    /// Whether the connection was lost.
     pub(super) fn is_closed(&self) -> bool {
-        self.news().closed.is_some()
+        self.queue().closed.is_some()
     }
 
-    fn news(&self) -> MutexGuard<'_, News> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl News {
+impl Queue {
     fn take(&mut self) -> Option<Change> {
         if let Some(reason) = self.closed {
             return Some(Change::Closed(reason));
@@ -79,18 +79,18 @@ impl News {
 
 impl Listener for Changes {
     fn changed(&self, uuid: Uuid) {
-        let mut news = self.news();
-        if news.domains.len() < MOST {
-            news.domains.insert(uuid);
+        let mut queue = self.queue();
+        if queue.domains.len() < MAX_CHANGES {
+            queue.domains.insert(uuid);
         } else {
-            news.too_many |= !news.domains.contains(&uuid);
+            queue.too_many |= !queue.domains.contains(&uuid);
         }
-        drop(news);
+        drop(queue);
         self.notify.notify_one();
     }
 
     fn closed(&self, reason: &'static str) {
-        self.news().closed.get_or_insert(reason);
+        self.queue().closed.get_or_insert(reason);
         self.notify.notify_one();
     }
 }
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tells_each_domain_once() {
+    async fn returns_each_domain_once() {
         let changes = Changes::default();
         for number in [1, 2, 1, 1] {
             changes.changed(uuid(number));
@@ -115,19 +115,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn asks_for_a_list_where_too_many_change() {
+    async fn requests_a_list_if_too_many_domains_change() {
         let changes = Changes::default();
-        for number in 0..10 * MOST {
+        for number in 0..10 * MAX_CHANGES {
             changes.changed(uuid(number));
         }
-        assert_eq!(changes.news().domains.len(), MOST);
+        assert_eq!(changes.queue().domains.len(), MAX_CHANGES);
         assert_eq!(changes.next().await, Change::TooMany);
         changes.changed(uuid(1));
-        assert_eq!(changes.next().await, Change::Domains(HashSet::from([uuid(1)])), "as before");
+        assert_eq!(changes.next().await, Change::Domains(HashSet::from([uuid(1)])));
     }
 
     #[tokio::test]
-    async fn the_end_comes_first_and_stays() {
+    async fn a_lost_connection_comes_first_and_stays() {
         let changes = Changes::default();
         changes.changed(uuid(1));
         changes.closed("gone");

@@ -1,14 +1,14 @@
-//! What matters in a domain's XML: its MAC addresses, and whether it may be woken.
+//! The part of a domain's XML that the actor uses: MAC addresses and the opt-in.
 
 use std::collections::BTreeSet;
 
 use roxmltree::{Document, Node};
 use wakevirt_protocol::MacAddr;
 
-/// The namespace of what a domain's metadata say about wakevirt.
+/// The XML namespace of wakevirt's element in a domain's metadata.
 pub const NAMESPACE: &str = "https://wakevirt.org/metadata/1.0";
 
-/// What a definition says.
+/// The used part of a definition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Definition {
     /// The MAC addresses of the domain's network interfaces.
@@ -22,10 +22,10 @@ pub struct Definition {
 /// `<metadata><wakevirt:wake allowed="yes" xmlns:wakevirt="https://wakevirt.org/metadata/1.0"/>`;
 /// without the attribute it means yes, with any other value no.
 ///
-/// An interface without an address, or with one that cannot be read, is passed over.
+/// An interface without a valid address is ignored.
 ///
 /// # Errors
-/// If it is no XML.
+/// If it is not well-formed XML.
 pub fn read(xml: &str) -> Result<Definition, roxmltree::Error> {
     let document = Document::parse(xml)?;
     let root = document.root_element();
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_address_of_each_interface() {
+    fn reads_the_address_of_each_interface() {
         let xml = r#"<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
             <name>win11 &amp; more</name>
             <metadata><x:mac xmlns:x='urn:x' address='52:54:00:00:00:99'/></metadata>
@@ -68,15 +68,15 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_xml() {
+    fn rejects_malformed_xml() {
         assert!(read("<domain><devices>").is_err());
         assert!(read("").is_err());
-        // Entities that grow when they are read need a DTD, which is refused.
+        // Entity expansion needs a DTD, which is rejected.
         assert!(read("<!DOCTYPE d [<!ENTITY a 'aaaa'>]><domain>&a;</domain>").is_err());
     }
 
     #[test]
-    fn finds_the_opt_in() {
+    fn reads_the_opt_in() {
         let opt_in = |metadata: &str| {
             let xml = format!(
                 "<domain><metadata xmlns:w='https://wakevirt.org/metadata/1.0' xmlns:x='urn:x'>{metadata}</metadata></domain>"

@@ -1,14 +1,16 @@
-//! libvirt, and its drivers for QEMU, LXC, Xen and others.
+//! libvirt and its drivers for QEMU, LXC, Xen and others.
 
+mod autostart;
 mod changes;
 mod connection;
 mod domain_xml;
+mod driver;
+mod error;
 mod events;
-mod link;
+mod follower;
 mod monitor;
 mod pool;
 mod read;
-mod regime;
+mod rights;
 
-pub use connection::forbid_autostart;
-pub use link::Link;
+pub use driver::Libvirt;

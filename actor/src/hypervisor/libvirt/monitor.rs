@@ -1,4 +1,4 @@
-//! The connection that lists a hypervisor's domains, reads them and tells what changes, and its thread.
+//! The connection that lists and reads a hypervisor's domains and receives its events, and its thread.
 
 use std::io;
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use uuid::Uuid;
 use virt::connect::Connect;
 
 use super::changes::Changes;
-use super::connection::Libvirt;
+use super::connection::Connection;
 use super::events::Listener;
-use crate::Error;
+use crate::hypervisor::Error;
 use crate::model::Domain;
 
-/// The connection and its thread, which alone makes calls on it. The thread lives as long as this does.
+/// The connection and its thread, which alone makes calls on it. The thread ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Monitor {
     uri: Arc<str>,
     jobs: SyncSender<Job>,
 }
 
-type Job = Box<dyn FnOnce(&mut Option<Libvirt>) + Send>;
+type Job = Box<dyn FnOnce(&mut Option<Connection>) + Send>;
 
-/// What a new connection tells first.
+/// A new connection.
 pub(super) struct Opened {
-    /// What changes from then on.
+    /// The changes since then.
     pub changes: Arc<Changes>,
-    /// The connection itself, where it leads to a driver within this process, which all may share.
+    /// The connection itself, if its driver runs inside this process: all threads may share it.
     pub shareable: Option<Connect>,
 }
 
@@ -35,54 +35,54 @@ impl Monitor {
     /// Starts the thread. There is no connection yet.
     ///
     /// # Errors
-    /// If the kernel allows no further thread.
+    /// If the thread cannot be created.
     pub(super) fn start(uri: &Arc<str>) -> io::Result<Self> {
-        // A job that nobody waits for, and one more.
-        let (jobs, jobs_out) = sync_channel(2);
-        std::thread::Builder::new().name("libvirt-monitor".to_owned()).spawn(move || serve(&jobs_out))?;
+        // One job without a waiting caller, and one more.
+        let (jobs, receiver) = sync_channel(2);
+        std::thread::Builder::new().name("libvirt-monitor".to_owned()).spawn(move || run_jobs(&receiver))?;
         Ok(Self { uri: Arc::clone(uri), jobs })
     }
 
-    /// Opens the connection, in place of one that was lost. It takes as long as the daemon takes.
+    /// Opens the connection, in place of a lost one. It takes as long as the daemon takes.
     ///
     /// # Errors
-    /// If there is no connection.
+    /// If the connection cannot be opened.
     pub(super) async fn open(&mut self) -> Result<Opened, Error> {
         let uri = Arc::clone(&self.uri);
         self.run(move |slot| {
             *slot = None;
             let changes = Arc::new(Changes::default());
             let listener: Arc<dyn Listener> = Arc::<Changes>::clone(&changes);
-            let connection = slot.insert(Libvirt::open_to_follow(&uri, &listener)?);
+            let connection = slot.insert(Connection::open_to_follow(&uri, &listener)?);
             Ok(Opened { changes, shareable: connection.shareable() })
         })
         .await
     }
 
-    /// All domains. One that cannot be read is logged and left out.
+    /// All domains. A domain that cannot be read is logged and left out.
     ///
     /// # Errors
-    /// If they cannot be listed.
+    /// If the domains cannot be listed.
     pub(super) async fn domains(&mut self) -> Result<Vec<Domain>, Error> {
         self.run(|slot| slot.as_ref().ok_or(Error::NotConnected)?.domains()).await
     }
 
-    /// One domain; `None` if there is none any more.
+    /// One domain; `None` if it no longer exists.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If the domain cannot be read.
     pub(super) async fn domain(&mut self, uuid: Uuid) -> Result<Option<Domain>, Error> {
         self.run(move |slot| slot.as_ref().ok_or(Error::NotConnected)?.domain(uuid)).await
     }
 
-    /// Logs what libvirt lets the actor do, without waiting for that.
-    pub(super) fn tell_rights(&mut self) {
-        let job: Job = Box::new(|slot| slot.iter().for_each(Libvirt::tell_rights));
-        // The thread has nothing else to do yet.
+    /// Logs what libvirt allows the actor to do, without waiting for it.
+    pub(super) fn log_rights(&mut self) {
+        let job: Job = Box::new(|slot| slot.iter().for_each(Connection::log_rights));
+        // The queue is empty at this point.
         let _ = self.jobs.try_send(job);
     }
 
-    /// Closes the connection. Nobody waits for that: a daemon that hangs is given up by its pings.
+    /// Closes the connection. If the daemon hangs, its keepalive ends the wait.
     pub(super) async fn close(&mut self) {
         let closed = self.run(|slot| {
             drop(slot.take());
@@ -93,16 +93,16 @@ impl Monitor {
 
     async fn run<T: Send + 'static>(
         &mut self,
-        job: impl FnOnce(&mut Option<Libvirt>) -> Result<T, Error> + Send + 'static,
+        job: impl FnOnce(&mut Option<Connection>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let (tell, told) = oneshot::channel();
-        let job: Job = Box::new(move |slot| drop(tell.send(job(slot))));
+        let (sender, result) = oneshot::channel();
+        let job: Job = Box::new(move |slot| drop(sender.send(job(slot))));
         self.jobs.try_send(job).map_err(|_| Error::Interrupted)?;
-        told.await.map_err(|_| Error::Interrupted)?
+        result.await.map_err(|_| Error::Interrupted)?
     }
 }
 
-fn serve(jobs: &Receiver<Job>) {
+fn run_jobs(jobs: &Receiver<Job>) {
     let mut connection = None;
     while let Ok(job) = jobs.recv() {
         job(&mut connection);

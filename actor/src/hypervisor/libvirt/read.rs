@@ -1,4 +1,4 @@
-//! Reading a domain of libvirt: its definitions and its state.
+//! Reading the definition and the state of a libvirt domain.
 
 use std::sync::Arc;
 
@@ -7,15 +7,15 @@ use virt::enumutil::Enum;
 use virt::sys;
 use wakevirt_service::logs::quoted;
 
-use super::connection::failed;
-use crate::Error;
-use crate::hypervisor::libvirt::domain_xml;
+use super::domain_xml;
+use super::error::failed;
+use crate::hypervisor::Error;
 use crate::model::{Domain, Id, Pause, State};
 
 impl Domain {
-    /// The same, where its next start is known to be a fresh one, or may restore what was saved.
-    pub(super) fn restored_unless(self, fresh: bool) -> Self {
-        let state = if self.state == State::ShutOff && !fresh { State::Saved } else { self.state };
+    /// The same domain: its next start restores its saved state, if there is one.
+    pub(super) fn with_saved_state(self, is_saved: bool) -> Self {
+        let state = if self.state == State::ShutOff && is_saved { State::Saved } else { self.state };
         Self { state, ..self }
     }
 }
@@ -24,7 +24,7 @@ pub(super) fn read_or_log(uri: &Arc<str>, domain: &virt::domain::Domain) -> Opti
     read(uri, domain)
         .inspect_err(|error| {
             let name = domain.name().unwrap_or_default();
-            tracing::warn!("domain {} cannot be woken, it cannot be read: {error}", quoted(&name));
+            tracing::warn!("domain {} cannot be read, and so cannot be woken: {error}", quoted(&name));
         })
         .ok()
 }
@@ -33,9 +33,9 @@ pub(super) fn read(uri: &Arc<str>, domain: &virt::domain::Domain) -> Result<Doma
     let uuid = domain.uuid().map_err(failed("read a domain's UUID"))?;
     let name = domain.name().map_err(failed("read a domain's name"))?;
     let state = state(domain)?;
-    // What it opts in to is what will be started.
+    // The opt-in of the inactive definition counts: that is what a start uses.
     let domain_xml::Definition { mut macs, opt_in } = definition(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
-    // While it is off both definitions are one.
+    // While the domain is off, both definitions are the same.
     if !matches!(state, State::ShutOff | State::MigratedAway) {
         macs.append(&mut definition(domain, 0)?.macs);
     }
@@ -48,7 +48,7 @@ fn definition(
     flags: sys::virDomainXMLFlags,
 ) -> Result<domain_xml::Definition, Error> {
     let xml = domain.xml_desc(flags).map_err(failed("read the domain's definition"))?;
-    domain_xml::read(&xml).map_err(Error::DomainXml)
+    domain_xml::read(&xml).map_err(|error| Error::Definition(error.to_string()))
 }
 
 pub(super) fn state(domain: &virt::domain::Domain) -> Result<State, Error> {
@@ -58,7 +58,7 @@ pub(super) fn state(domain: &virt::domain::Domain) -> Result<State, Error> {
             State::Paused(Pause::Migration) if has_no_job(domain) => State::Paused(Pause::Restored),
             state => state,
         }),
-        // The crate hides the error of the call, and leaves the -1 that it began with.
+        // The virt crate hides the error of the call, and returns its initial value -1.
         Enum::Unknown(sys::virDomainState::MAX) => {
             Err(failed("read the domain's state")(virt::error::Error::last_error()))
         }
@@ -66,7 +66,7 @@ pub(super) fn state(domain: &virt::domain::Domain) -> Result<State, Error> {
     }
 }
 
-/// Whether libvirt is known to do nothing with the domain. The destination of a migration does not tell.
+/// Whether the domain is known to have no job. The destination of a migration does not report its job.
 fn has_no_job(domain: &virt::domain::Domain) -> bool {
     domain.job_info().is_ok_and(|job| u32::try_from(job.r#type) == Ok(sys::VIR_DOMAIN_JOB_NONE))
 }

@@ -1,9 +1,9 @@
-//! Connections for wakes: each has a thread, which alone makes calls on it, and does one wake at a time.
+//! Connections for wakes. Each has a worker thread, which alone makes calls on it, and runs one attempt at a time.
 //!
-//! The threads are there from the start, and so are the connections, unless they are expensive: no wake waits
-//! for a thread to be made. What finds no connection free waits, and the first to come is the first to go.
+//! The threads exist from the start, and so do the connections unless they are expensive: no wake waits for a new
+//! thread. If no connection is free, work is queued in the order of its arrival.
 
-mod seat;
+mod worker;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -13,173 +13,173 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use super::events::Listener;
-use crate::Error;
-use crate::hypervisor::{Session, Work};
-use seat::Seat;
+use crate::hypervisor::Error;
+use crate::hypervisor::session::{Session, Work};
+use worker::Worker;
 
-/// Connections at most: four starts may be slow, and another wake still finds one free.
-pub(super) const SEATS: usize = 5;
-/// How often calls that are out and work that waits are looked at.
-const CHECK: Duration = Duration::from_secs(1);
-/// A call that is out for longer has the daemon pinged until it ends, and work that waits for longer is told.
+/// The most connections: during four slow starts, another wake still finds a free connection.
+pub(super) const MAX_CONNECTIONS: usize = 5;
+/// How often calls in progress and queued work are checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// A call that takes longer gets keepalive on its connection, and work that is queued for longer is reported.
 const SLOW: Duration = Duration::from_secs(5);
-/// For how long there may be no connection at all before the link is given up.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long there may be no connection at all before the pool counts as lost.
+const LOST_AFTER: Duration = Duration::from_secs(10);
 
-/// Opens the connection of one seat, and tells the listener its end.
-pub(super) type Opener = Arc<dyn Fn(usize, &Arc<dyn Listener>) -> Result<Connection, Error> + Send + Sync>;
+/// Opens the connection of one worker, and reports its end to the listener.
+pub(super) type Opener =
+    Arc<dyn Fn(usize, &Arc<dyn Listener>) -> Result<PooledConnection, Error> + Send + Sync>;
 
 /// A connection of the pool.
-pub(super) struct Connection {
-    /// What wakes are done with.
+pub(super) struct PooledConnection {
+    /// Runs attempts.
     pub session: Box<dyn Session>,
-    /// Has the daemon pinged from now on, so that a call does not wait for ever for one that hangs. It may be
-    /// called while a call is out.
-    pub guard: Guard,
+    /// Starts keepalive on the connection, so that a call to a hanging daemon ends. It can be called during a call.
+    pub keepalive: Keepalive,
 }
 
-/// See [`Connection::guard`].
-pub(super) type Guard = Arc<dyn Fn() + Send + Sync>;
+/// See [`PooledConnection::keepalive`].
+pub(super) type Keepalive = Arc<dyn Fn() + Send + Sync>;
 
 /// The connections to one hypervisor. The threads end when this is dropped.
 pub(super) struct Pool(Arc<Shared>);
 
-/// What the threads share.
+/// The state that the threads share.
 pub(super) struct Shared {
     name: Arc<str>,
-    state: Mutex<State>,
-    /// Where the thread of each seat waits.
-    bells: [Arc<Condvar>; SEATS],
-    /// How many connections of the current generation there are.
+    state: Mutex<PoolState>,
+    /// Each worker waits on its own condition variable.
+    conditions: [Arc<Condvar>; MAX_CONNECTIONS],
+    /// The number of open connections of the current generation.
     live: watch::Sender<usize>,
-    /// There is work, which is to be looked at now and then.
+    /// Notified when there is work, which must be checked periodically.
     busy: Notify,
 }
 
-struct State {
-    waiting: VecDeque<Waiting>,
-    /// How connections are opened; none while the hypervisor is away.
+struct PoolState {
+    queue: VecDeque<QueuedWork>,
+    /// Opens connections; `None` while the hypervisor is unavailable.
     opener: Option<Opener>,
-    /// Connections are of one generation: each time the link is lost, all are closed.
+    /// Each time the pool is closed, a new generation of connections begins.
     generation: u64,
-    /// So many seats have a connection, or are to open one.
+    /// The number of workers that have a connection or must open one.
     wanted: usize,
     idle: BTreeSet<usize>,
-    calls: [Option<Call>; SEATS],
+    running: [Option<RunningWork>; MAX_CONNECTIONS],
     /// Why the last attempt to open a connection failed.
     error: String,
-    /// Whether somebody looks at the work now and then.
+    /// Whether the work is being checked periodically.
     watched: bool,
-    /// Whether the log says that work waits.
-    told: bool,
+    /// Whether the log has reported queued work.
+    reported: bool,
     ended: bool,
 }
 
-struct Waiting {
+struct QueuedWork {
     work: Work,
     since: Instant,
 }
 
-/// Work that is being done.
-struct Call {
+/// Work that a worker is running.
+struct RunningWork {
     since: Instant,
-    guard: Guard,
-    guarded: bool,
+    keepalive: Keepalive,
+    has_keepalive: bool,
 }
 
 impl Pool {
     /// Starts the threads. There are no connections yet.
     ///
     /// # Errors
-    /// If the kernel allows no further thread.
+    /// If a thread cannot be created.
     pub(super) fn start(name: &Arc<str>) -> io::Result<Self> {
-        let state = State {
-            waiting: VecDeque::new(),
+        let state = PoolState {
+            queue: VecDeque::new(),
             opener: None,
             generation: 0,
             wanted: 0,
             idle: BTreeSet::new(),
-            calls: std::array::from_fn(|_| None),
+            running: std::array::from_fn(|_| None),
             error: String::new(),
             watched: false,
-            told: false,
+            reported: false,
             ended: false,
         };
         let shared = Arc::new(Shared {
             name: Arc::clone(name),
             state: Mutex::new(state),
-            bells: std::array::from_fn(|_| Arc::default()),
+            conditions: std::array::from_fn(|_| Arc::default()),
             live: watch::Sender::new(0),
             busy: Notify::new(),
         });
-        // Dropped where a thread is missing, it ends the others.
+        // If a thread cannot be created, dropping the pool ends the others.
         let pool = Self(Arc::clone(&shared));
-        for (number, bell) in shared.bells.iter().enumerate() {
-            let seat = Seat::new(&shared, number, bell);
-            std::thread::Builder::new().name("libvirt-wake".to_owned()).spawn(move || seat.run())?;
+        for (number, condition) in shared.conditions.iter().enumerate() {
+            let worker = Worker::new(&shared, number, condition);
+            std::thread::Builder::new().name("libvirt-wake".to_owned()).spawn(move || worker.run())?;
         }
         Ok(pool)
     }
 
-    /// Opens so many connections now, and further ones when there is work for them. Returns the generation, for
+    /// Opens this many connections now, and more when there is work for them. Returns the generation, for
     /// [`Shared::run`].
     pub(super) fn open(&self, ahead: usize, opener: Opener) -> u64 {
         let mut state = self.0.state();
         state.opener = Some(opener);
-        state.wanted = ahead.clamp(1, SEATS);
-        self.0.ring_all();
+        state.wanted = ahead.clamp(1, MAX_CONNECTIONS);
+        self.0.notify_all();
         state.generation
     }
 
-    /// Closes all connections, those with a call out once it has ended. What waits is dropped.
+    /// Closes all connections; one with a call in progress is closed after the call. Queued work is dropped.
     pub(super) fn close(&self) {
         let mut state = self.0.state();
         state.opener = None;
         state.generation += 1;
-        // Connections that are still to be closed belong to the old generation.
+        // Connections that are not closed yet belong to the old generation.
         self.0.live.send_replace(0);
-        let dropped = std::mem::take(&mut state.waiting);
-        // Nobody calls `check` until there is a link again: a call that never ends would keep its seat.
-        let guards = state.guard(|_| true);
-        self.0.ring_all();
+        let dropped = std::mem::take(&mut state.queue);
+        // `check` is not called until the pool is opened again: a call that never ends would block its worker.
+        let keepalives = state.mark_keepalive(|_| true);
+        self.0.notify_all();
         drop(state);
-        guards.iter().for_each(|guard| guard());
+        keepalives.iter().for_each(|start| start());
         drop(dropped);
     }
 
-    /// Why the last attempt to open a connection failed; empty if none has.
+    /// Why the last attempt to open a connection failed; empty if none failed.
     pub(super) fn error(&self) -> String {
         self.0.state().error.clone()
     }
 
-    /// What wakes use of it.
+    /// The part of the pool that wakes use.
     pub(super) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.0)
     }
 
-    /// Waits until there is a connection.
+    /// Waits until a connection is open.
     pub(super) async fn ready(&self) {
-        // The sender lives as long as this does.
+        // `self` owns the sender.
         let _ = self.0.live.subscribe().wait_for(|live| *live > 0).await;
     }
 
-    /// Waits until there has been no connection for some time.
+    /// Waits until no connection was open for [`LOST_AFTER`].
     pub(super) async fn lost(&self) {
         let mut live = self.0.live.subscribe();
         loop {
             let _ = live.wait_for(|live| *live == 0).await;
-            if tokio::time::timeout(GRACE, live.wait_for(|live| *live > 0)).await.is_err() {
+            if tokio::time::timeout(LOST_AFTER, live.wait_for(|live| *live > 0)).await.is_err() {
                 return;
             }
         }
     }
 
-    /// Looks after calls that are out, for as long as this is polled.
-    pub(super) async fn look_after(&self) {
+    /// Checks calls in progress and queued work periodically, as long as the future is polled.
+    pub(super) async fn watch(&self) {
         loop {
-            // First without a notice: there may be work that began before the last future was dropped.
+            // First without a notification: work may have begun before the previous future was dropped.
             while self.0.check(Instant::now()) {
-                tokio::time::sleep(CHECK).await;
+                tokio::time::sleep(CHECK_INTERVAL).await;
             }
             self.0.busy.notified().await;
         }
@@ -194,85 +194,86 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// Does this work as soon as a connection of this generation is free; drops it if there are none any more.
+    /// Runs the work as soon as a connection of this generation is free; drops it if the generation is closed.
     pub(super) fn run(&self, generation: u64, work: Work) {
         let mut state = self.state();
         if state.opener.is_none() || state.generation != generation {
             drop(state);
             return drop(work);
         }
-        state.waiting.push_back(Waiting { work, since: Instant::now() });
-        self.call_one(&mut state);
+        state.queue.push_back(QueuedWork { work, since: Instant::now() });
+        self.notify_one(&mut state);
         if !std::mem::replace(&mut state.watched, true) {
             self.busy.notify_one();
         }
     }
 
-    /// Wakes a seat up for work that waits, if there is one left.
-    fn call_one(&self, state: &mut State) {
-        if state.waiting.is_empty() {
+    /// Notifies a worker of queued work, if one is free.
+    fn notify_one(&self, state: &mut PoolState) {
+        if state.queue.is_empty() {
             return;
         }
-        // The first one, where it can be chosen: it knows the domains.
-        let seat = state.idle.pop_first().or_else(|| state.one_more());
-        if let Some(bell) = seat.and_then(|seat| self.bells.get(seat)) {
-            bell.notify_one();
+        // Prefers the first worker: its connection has cached the domains.
+        let worker = state.idle.pop_first().or_else(|| state.one_more());
+        if let Some(condition) = worker.and_then(|worker| self.conditions.get(worker)) {
+            condition.notify_one();
         }
     }
 
-    /// How much work waits for a connection.
-    pub(super) fn waiting(&self) -> usize {
-        self.state().waiting.len()
+    fn notify_all(&self) {
+        self.conditions.iter().for_each(|condition| condition.notify_one());
     }
 
-    /// Has daemons pinged that take long to answer, and tells work that waits for long. Returns whether there is
-    /// any work.
+    /// The amount of queued work.
+    pub(super) fn waiting(&self) -> usize {
+        self.state().queue.len()
+    }
+
+    /// Starts keepalive on connections with slow calls, and reports work that is queued for long. Returns whether
+    /// there is any work.
     fn check(&self, now: Instant) -> bool {
         let mut state = self.state();
         let slow = |since: Instant| now.saturating_duration_since(since) >= SLOW;
-        let guards = state.guard(|call| slow(call.since));
-        let crowded = state.waiting.front().is_some_and(|first| slow(first.since));
-        let waiting = state.waiting.len();
-        let news = (crowded && !state.told) || (state.told && waiting == 0);
-        state.told = (state.told || crowded) && waiting > 0;
-        let busy = waiting > 0 || state.calls.iter().any(Option::is_some);
-        state.watched = busy || state.told;
+        let keepalives = state.mark_keepalive(|call| slow(call.since));
+        let crowded = state.queue.front().is_some_and(|first| slow(first.since));
+        let waiting = state.queue.len();
+        let has_changed = (crowded && !state.reported) || (state.reported && waiting == 0);
+        state.reported = (state.reported || crowded) && waiting > 0;
+        let busy = waiting > 0 || state.running.iter().any(Option::is_some);
+        state.watched = busy || state.reported;
         let watched = state.watched;
         drop(state);
-        guards.iter().for_each(|guard| guard());
-        if news && waiting > 0 {
+        keepalives.iter().for_each(|start| start());
+        if has_changed && waiting > 0 {
             let name = &self.name;
-            tracing::info!("all connections to {name} are in use: {waiting} wakes wait until one is free");
-        } else if news {
-            tracing::info!("no wake waits for a connection to {} any more", self.name);
+            tracing::info!("all connections to {name} are in use: {waiting} wakes are queued");
+        } else if has_changed {
+            tracing::info!("wakes are no longer queued for a connection to {}", self.name);
         }
         watched
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ring_all(&self) {
-        self.bells.iter().for_each(|bell| bell.notify_one());
     }
 }
 
-impl State {
-    /// Marks these calls as guarded, and returns the guards of those that were not: for the caller, without the lock.
-    fn guard(&mut self, which: impl Fn(&Call) -> bool) -> Vec<Guard> {
-        let unguarded = self.calls.iter_mut().flatten().filter(|call| !call.guarded && which(call));
-        let mark = |call: &mut Call| {
-            call.guarded = true;
-            Arc::clone(&call.guard)
+impl PoolState {
+    /// Marks the matching calls as having keepalive, and returns the functions that start it, to be called without
+    /// the lock.
+    fn mark_keepalive(&mut self, which: impl Fn(&RunningWork) -> bool) -> Vec<Keepalive> {
+        let calls = self.running.iter_mut().flatten().filter(|call| !call.has_keepalive && which(call));
+        let mark = |call: &mut RunningWork| {
+            call.has_keepalive = true;
+            Arc::clone(&call.keepalive)
         };
-        unguarded.map(mark).collect()
+        calls.map(mark).collect()
     }
 
-    /// The next seat that is to open a connection, if there is one left.
+    /// The next worker that must open a connection, if one is left.
     fn one_more(&mut self) -> Option<usize> {
         let next = self.wanted;
-        (next < SEATS).then(|| {
+        (next < MAX_CONNECTIONS).then(|| {
             self.wanted += 1;
             next
         })

@@ -1,4 +1,4 @@
-//! Which regime of rights a connection to libvirt is under.
+//! The rights of a connection to libvirt.
 
 use std::fmt;
 
@@ -7,21 +7,20 @@ use virt::enumutil::Enum;
 use virt::error::ErrorNumber;
 use wakevirt_service::logs::quoted;
 
-/// What libvirt lets the actor do.
+/// What libvirt allows the actor to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Regime {
+pub(super) enum Rights {
     /// Everything.
     Full,
     /// What libvirt's access driver grants: <https://libvirt.org/acl.html>.
     Restricted,
-    /// It cannot be told, because of this.
+    /// The check failed with this message.
     Unknown(String),
 }
 
-impl Regime {
-    /// Asks libvirt for something that takes a permission which the actor never needs: what the host can
-    /// emulate, by virConnectGetDomainCapabilities, which takes `connect.write`. The call looks at no
-    /// domain, changes nothing, and what it returns is no secret. It may block.
+impl Rights {
+    /// Makes a call whose permission the actor never needs: virConnectGetDomainCapabilities, which needs
+    /// `connect.write`. The call reads no domain and changes nothing, and its result is no secret. It may block.
     pub(super) fn of(connection: &Connect) -> Self {
         match connection.domain_capabilities(None, None, None, None, 0) {
             Ok(_) => Self::Full,
@@ -31,12 +30,12 @@ impl Regime {
     }
 }
 
-impl fmt::Display for Regime {
+impl fmt::Display for Rights {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full => formatter.write_str("not restricted, the actor may do everything there"),
             Self::Restricted => formatter.write_str("restricted by libvirt's access driver"),
-            Self::Unknown(reason) => write!(formatter, "unknown, libvirt does not tell: {}", quoted(reason)),
+            Self::Unknown(reason) => write!(formatter, "unknown, the check failed: {}", quoted(reason)),
         }
     }
 }

@@ -1,0 +1,172 @@
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::hypervisor::{Attempt, Attempting, Order};
+use crate::model::{Outcome, State};
+
+const URI: &str = "fake:///";
+
+/// A driver without threads: a test sends the results of its methods.
+struct Scripted {
+    connects: mpsc::Receiver<Result<Vec<Domain>, Error>>,
+    events: mpsc::Receiver<Event>,
+    closed: Arc<AtomicUsize>,
+}
+
+enum Event {
+    Changed(Domain),
+    Deleted(Uuid),
+    Lost,
+}
+
+struct Running;
+
+impl Hypervisor for Running {
+    fn attempt(&self, _: Order) -> Attempting {
+        Box::pin(async {
+            let attempt = Attempt::Done(Outcome::AlreadyRunning, "it runs".to_owned());
+            Some((Duration::ZERO, attempt))
+        })
+    }
+
+    fn waiting(&self) -> usize {
+        0
+    }
+
+    fn is_alive(&self) -> bool {
+        true
+    }
+}
+
+impl Driver for Scripted {
+    fn prepare(_: &[String]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn start(_: &Arc<str>) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn commands(uri: &str) -> Commands {
+        Commands { list_domains: format!("list {uri}"), list_addresses: format!("addresses {uri}") }
+    }
+
+    async fn connect(&mut self) -> Result<Connected, Error> {
+        let domains = self.connects.recv().await.unwrap_or(Err(Error::NotConnected))?;
+        Ok(Connected { hypervisor: Arc::new(Running), domains })
+    }
+
+    async fn follow(&mut self, updates: &Updates) -> String {
+        while let Some(event) = self.events.recv().await {
+            match event {
+                Event::Changed(domain) => {
+                    updates.changing(domain.id.uuid).await;
+                    updates.domain(domain).await;
+                }
+                Event::Deleted(uuid) => updates.gone(uuid).await,
+                Event::Lost => break,
+            }
+        }
+        "the test ended it".to_owned()
+    }
+
+    async fn close(&mut self) {
+        self.closed.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A keeper that runs, and both ends of its driver.
+struct Bench {
+    connects: mpsc::Sender<Result<Vec<Domain>, Error>>,
+    events: mpsc::Sender<Event>,
+    closed: Arc<AtomicUsize>,
+    updates: mpsc::Receiver<Update>,
+    keeper: tokio::task::JoinHandle<()>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (connects, connects_out) = mpsc::channel(8);
+        let (events, events_out) = mpsc::channel(8);
+        let (sender, updates) = mpsc::channel(8);
+        let closed = Arc::<AtomicUsize>::default();
+        let driver = Scripted { connects: connects_out, events: events_out, closed: Arc::clone(&closed) };
+        let keeper = Keeper { uri: URI.into(), driver, sender, reported: false };
+        Self { connects, events, closed, updates, keeper: tokio::spawn(keeper.run()) }
+    }
+
+    async fn connects(&self, result: Result<Vec<Domain>, Error>) {
+        assert!(self.connects.send(result).await.is_ok());
+    }
+
+    async fn event(&self, event: Event) {
+        assert!(self.events.send(event).await.is_ok());
+    }
+
+    /// The next update, in short.
+    async fn update(&mut self) -> String {
+        match self.updates.recv().await.unwrap() {
+            Update::Up(uri, _, domains) => format!("up {uri} {}", domains.len()),
+            Update::Changing(id) => format!("changing {}", id.uuid.as_u128()),
+            Update::Domain(domain) => format!("domain {}", domain.name),
+            Update::Gone(id) => format!("gone {}", id.uuid.as_u128()),
+            Update::Down(uri) => format!("down {uri}"),
+        }
+    }
+}
+
+fn domain(number: u8) -> Domain {
+    let id = Id { connection: URI.into(), uuid: Uuid::from_u128(number.into()) };
+    let macs = BTreeSet::new();
+    Domain { id, name: format!("vm{number}"), macs, opt_in: false, state: State::ShutOff }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_changes_and_reconnects_after_a_loss() {
+    let mut bench = Bench::new();
+    bench.connects(Ok(vec![domain(1)])).await;
+    assert_eq!(bench.update().await, "up fake:/// 1");
+    bench.event(Event::Changed(domain(2))).await;
+    assert_eq!(bench.update().await, "changing 2");
+    assert_eq!(bench.update().await, "domain vm2");
+    bench.event(Event::Deleted(Uuid::from_u128(1))).await;
+    assert_eq!(bench.update().await, "gone 1");
+    bench.event(Event::Lost).await;
+    assert_eq!(bench.update().await, "down fake:///");
+    bench.connects(Ok(vec![domain(2)])).await;
+    assert_eq!(bench.update().await, "up fake:/// 1");
+    assert_eq!(bench.closed.load(Ordering::SeqCst), 1, "the lost connection is closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_a_series_of_failed_attempts_once() {
+    let mut bench = Bench::new();
+    for _ in 0..3 {
+        bench.connects(Err(Error::NotConnected)).await;
+    }
+    assert_eq!(bench.update().await, "down fake:///");
+    bench.connects(Ok(Vec::new())).await;
+    assert_eq!(bench.update().await, "up fake:/// 0");
+    assert_eq!(bench.closed.load(Ordering::SeqCst), 3, "each failed attempt is closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_a_hypervisor_that_does_not_answer_and_waits_for_it() {
+    let mut bench = Bench::new();
+    let begin = tokio::time::Instant::now();
+    assert_eq!(bench.update().await, "down fake:///");
+    assert_eq!(begin.elapsed(), CONNECT_WARNING);
+    bench.connects(Ok(Vec::new())).await;
+    assert_eq!(bench.update().await, "up fake:/// 0");
+    assert_eq!(bench.closed.load(Ordering::SeqCst), 0, "the first attempt succeeded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_when_the_receiver_of_updates_is_dropped() {
+    let Bench { connects, keeper, updates, events, .. } = Bench::new();
+    drop(updates);
+    assert!(connects.send(Err(Error::NotConnected)).await.is_ok());
+    keeper.await.unwrap();
+    drop(events);
+}

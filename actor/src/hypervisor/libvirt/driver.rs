@@ -1,0 +1,160 @@
+//! The driver: one connection that follows a hypervisor, and a pool of connections for wakes.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use virt::connect::Connect;
+
+use super::autostart;
+use super::changes::Changes;
+use super::connection::{Connection, start_keepalive};
+use super::follower::Follower;
+use super::monitor::{Monitor, Opened};
+use super::pool::{MAX_CONNECTIONS, Opener, Pool, PooledConnection, Shared};
+use crate::hypervisor::{
+    Attempting, Commands, Connected, Driver, Error, Hypervisor, Order, Updates, session,
+};
+
+/// How long the first connection for wakes may take. Less than what the keeper allows before it reports that the
+/// hypervisor does not answer: the error of this step says more.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// libvirt at one URI.
+pub struct Libvirt {
+    uri: Arc<str>,
+    monitor: Monitor,
+    pool: Pool,
+    changes: Arc<Changes>,
+}
+
+impl Driver for Libvirt {
+    fn prepare(uris: &[String]) -> io::Result<()> {
+        autostart::forbid(uris)
+    }
+
+    fn start(uri: &Arc<str>) -> io::Result<Self> {
+        let monitor = Monitor::start(uri)?;
+        let pool = Pool::start(uri)?;
+        Ok(Self { uri: Arc::clone(uri), monitor, pool, changes: Arc::default() })
+    }
+
+    fn commands(uri: &str) -> Commands {
+        let virsh = format!("virsh --connect {uri}");
+        Commands {
+            list_domains: format!("{virsh} list --all"),
+            list_addresses: format!("{virsh} domiflist NAME"),
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Connected, Error> {
+        let Opened { changes, shareable } = self.monitor.open().await?;
+        self.changes = Arc::clone(&changes);
+        let generation = self.pool.open(open_ahead(&self.uri), opener(&self.uri, shareable));
+        // Changes that happen meanwhile are queued in `changes`.
+        let domains = self.monitor.domains().await?;
+        tokio::select! {
+            () = self.pool.ready() => {}
+            () = changes.lost() => return Err(Error::NotConnected),
+            () = tokio::time::sleep(SESSION_TIMEOUT) => return Err(Error::NoSession(self.pool.error())),
+        }
+        let pool = self.pool.shared();
+        Ok(Connected { hypervisor: Arc::new(Sessions { pool, generation, changes }), domains })
+    }
+
+    async fn follow(&mut self, updates: &Updates) -> String {
+        // Does not delay the changes.
+        self.monitor.log_rights();
+        let Self { uri, monitor, pool, changes } = self;
+        let mut follower = Follower::new(uri, monitor, updates);
+        let reason = tokio::select! {
+            reason = follower.run(changes) => reason,
+            () = pool.lost() => "no further connection for wakes opens",
+            () = pool.watch() => "its calls are no longer watched",
+        };
+        reason.to_owned()
+    }
+
+    async fn close(&mut self) {
+        self.pool.close();
+        self.monitor.close().await;
+    }
+}
+
+/// Attempts wakes with the connections of one generation of the pool.
+struct Sessions {
+    pool: Arc<Shared>,
+    generation: u64,
+    changes: Arc<Changes>,
+}
+
+impl Hypervisor for Sessions {
+    fn attempt(&self, order: Order) -> Attempting {
+        let (work, result) = session::queue(order);
+        self.pool.run(self.generation, work);
+        result
+    }
+
+    fn waiting(&self) -> usize {
+        self.pool.waiting()
+    }
+
+    fn is_alive(&self) -> bool {
+        !self.changes.is_closed()
+    }
+}
+
+/// Opens libvirt connections for wakes.
+fn opener(uri: &Arc<str>, shareable: Option<Connect>) -> Opener {
+    let uri = Arc::clone(uri);
+    Arc::new(move |worker, listener| {
+        if let Some(connection) = &shareable {
+            let session = Box::new(Connection::sharing(&uri, connection.clone()));
+            return Ok(PooledConnection { session, keepalive: Arc::new(|| ()) });
+        }
+        let session = Connection::open_to_wake(&uri, listener)?;
+        // Wakes prefer this worker. The call has no keepalive: if the daemon is on another host, it may never return.
+        if worker == 0 && is_local(&uri) {
+            session.cache_handles()?;
+        }
+        let connection = session.connection();
+        let keepalive = Arc::new(move || {
+            start_keepalive(&connection);
+        });
+        Ok(PooledConnection { session: Box::new(session), keepalive })
+    })
+}
+
+/// How many connections for wakes are opened ahead. Each connection to another host is an ssh process here and a
+/// login there: one, and more when several wakes come at the same time.
+fn open_ahead(uri: &str) -> usize {
+    if is_local(uri) { MAX_CONNECTIONS } else { 1 }
+}
+
+/// Whether the daemon at this URI runs on this host, and is reached without a login.
+fn is_local(uri: &str) -> bool {
+    let (scheme, rest) = uri.split_once("://").unwrap_or((uri, ""));
+    let transport = scheme.split_once('+').map(|(_, transport)| transport);
+    matches!(transport, None | Some("unix")) && rest.starts_with('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opens_one_connection_ahead_where_each_is_a_login() {
+        for (uri, connections) in [
+            ("qemu:///system", MAX_CONNECTIONS),
+            ("qemu:///session?socket=/run/x", MAX_CONNECTIONS),
+            ("test+unix:///default?socket=/run/libvirt/libvirt-sock", MAX_CONNECTIONS),
+            ("qemu+ssh://user@host/system", 1),
+            ("qemu+ssh:///system", 1),
+            ("qemu://host/system", 1),
+            ("qemu+tls://host/system", 1),
+            ("no uri", 1),
+        ] {
+            assert_eq!(open_ahead(uri), connections, "{uri}");
+        }
+    }
+}

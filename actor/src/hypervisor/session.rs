@@ -1,0 +1,140 @@
+//! Attempts with a hypervisor whose calls block: read the state of the domain, make the call that the state
+//! needs, and read the state again.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Attempt, Attempting, Error, Order};
+use crate::model::{Outcome, State};
+use crate::policy::decision::{Action, act, is_restored_paused};
+use crate::policy::rules::Paused;
+
+/// How long a domain may be paused while it is saved, dumped or migrated.
+const PAUSE_WAIT: Duration = Duration::from_secs(60);
+
+/// One connection of a hypervisor that a single thread uses. Every method may block.
+pub trait Session {
+    /// The state of the domain.
+    ///
+    /// # Errors
+    /// If the state cannot be read.
+    fn state(&self, uuid: Uuid) -> Result<State, Error>;
+
+    /// Starts a domain that is off, and returns when it runs.
+    ///
+    /// # Errors
+    /// If it does not start. Some hypervisors return an error for a domain that runs already.
+    fn start(&self, uuid: Uuid) -> Result<(), Error>;
+
+    /// Resumes a paused domain.
+    ///
+    /// # Errors
+    /// If it cannot be resumed.
+    fn resume(&self, uuid: Uuid) -> Result<(), Error>;
+
+    /// Wakes a guest that has suspended itself.
+    ///
+    /// # Errors
+    /// If it cannot be woken.
+    fn pm_wakeup(&self, uuid: Uuid) -> Result<(), Error>;
+
+    /// Whether the session can still be used, as far as is known without a call to the hypervisor.
+    fn is_alive(&self) -> bool;
+}
+
+/// Work for a thread that has a session. It may take as long as the start of a domain.
+pub type Work = Box<dyn FnOnce(&dyn Session) + Send>;
+
+/// Returns an attempt as work for a thread, and its result. If the work is dropped, there is no result.
+///
+/// The whole attempt runs on one thread: a change of threads between two calls would take half as long as a call.
+#[must_use]
+pub fn queue(order: Order) -> (Work, Attempting) {
+    let queued = Instant::now();
+    let (sender, result) = oneshot::channel();
+    let work: Work = Box::new(move |session| {
+        let waited = queued.elapsed();
+        // The receiver is dropped when the service is about to exit.
+        let _ = sender.send((waited, attempt(session, order.after(waited))));
+    });
+    (work, Box::pin(async move { result.await.ok() }))
+}
+
+fn attempt(session: &dyn Session, order: Order) -> Attempt {
+    let called = order.called;
+    let state = if order.known_off { Ok(State::ShutOff) } else { session.state(order.uuid) };
+    let state = match state {
+        Ok(state) => state,
+        Err(error) => return failed(session, &error, called),
+    };
+    let (outcome, call): (_, Call) = match act(state, order.terms.paused) {
+        Action::Nothing(Outcome::AlreadyRunning, _) if called => {
+            let reason = "it runs; the call that started it returned no result".to_owned();
+            return Attempt::Done(Outcome::Started, reason);
+        }
+        Action::Nothing(outcome, reason) => return Attempt::Done(outcome, reason),
+        Action::AwaitOff => return Attempt::Again { state, wait: order.shutdown_wait, called },
+        Action::AwaitPause => return Attempt::Again { state, wait: PAUSE_WAIT, called },
+        Action::Start => (Outcome::Started, |session, uuid| session.start(uuid)),
+        Action::Resume => (Outcome::Resumed, |session, uuid| session.resume(uuid)),
+        Action::WakeUp => (Outcome::Woken, |session, uuid| session.pm_wakeup(uuid)),
+    };
+    if order.expired {
+        return Attempt::Expired;
+    }
+    if order.terms.cools_down() {
+        let reason = "a wake has succeeded just before".to_owned();
+        return Attempt::Done(Outcome::CoolingDown, reason);
+    }
+    make_call(session, order, state, outcome, call)
+}
+
+type Call = fn(&dyn Session, Uuid) -> Result<(), Error>;
+
+fn make_call(session: &dyn Session, order: Order, before: State, outcome: Outcome, call: Call) -> Attempt {
+    let Order { uuid, terms, .. } = order;
+    let result = call(session, uuid);
+    if order.known_off && result.is_ok() {
+        return Attempt::Done(outcome, format!("it was {before}"));
+    }
+    let after = session.state(uuid);
+    match (result, after) {
+        (Ok(()), Ok(after))
+            if outcome == Outcome::Started && is_restored_paused(after) && terms.paused == Paused::Resume =>
+        {
+            match (session.resume(uuid), session.state(uuid)) {
+                (Ok(()), _) | (Err(_), Ok(State::Running)) => {
+                    Attempt::Done(outcome, format!("it was {before}, and paused when it was saved"))
+                }
+                (Err(error), _) => failed(session, &error, true),
+            }
+        }
+        (Ok(()), Ok(_)) => Attempt::Done(outcome, format!("it was {before}")),
+        // The call succeeded; the next connection shows whether the domain also runs.
+        (Ok(()), Err(_)) if !session.is_alive() => Attempt::Lost { called: true },
+        (Ok(()), Err(_)) => Attempt::Done(outcome, format!("it was {before}")),
+        // Another client may have woken it in between. The error's code does not show that: drivers differ.
+        (Err(_), Ok(State::Running)) => {
+            Attempt::Done(Outcome::AlreadyRunning, "another client has just woken it".to_owned())
+        }
+        (Err(_), Ok(after)) if matches!(act(after, terms.paused), Action::AwaitOff | Action::AwaitPause) => {
+            Attempt::Again { state: before, wait: PAUSE_WAIT, called: false }
+        }
+        // The domain was not off, contrary to what was known: its state needs another call.
+        (Err(_), Ok(after)) if order.known_off && after != State::ShutOff => {
+            attempt(session, Order { known_off: false, ..order })
+        }
+        (Err(error), _) => failed(session, &error, true),
+    }
+}
+
+fn failed(session: &dyn Session, error: &Error, called: bool) -> Attempt {
+    if session.is_alive() {
+        Attempt::Done(Outcome::Failed, error.to_string())
+    } else {
+        Attempt::Lost { called }
+    }
+}
