@@ -1,4 +1,4 @@
-//! `wakevirtctl`, the command-line tool of wakevirt. It needs no privilege and no bus.
+//! `wakevirtctl`, the command-line tool of wakevirt. It requires no privilege and no bus.
 
 pub mod read;
 
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use wakevirt_protocol::frame::Ports;
 
-/// Inspect wakevirt
+/// The command-line tool of wakevirt
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "wakevirtctl", version)]
 pub struct Options {
@@ -20,17 +20,17 @@ pub struct Options {
 enum Command {
     /// Print the magic packets in a file of captured packets, one JSON object per line
     ///
-    /// The file format is pcap or pcapng. The frames are parsed by the code that parses them in the service.
+    /// The file format is pcap or pcapng. The service uses the same parser for frames from the network.
     Read {
-        /// Print a line for each refused frame too, with the reason
+        /// Also print a line for each frame without a valid magic packet, with the reason
         #[arg(long)]
         all: bool,
 
-        /// Search datagrams to this UDP port in full; can be repeated. Default: 0, 7 and 9, as wakevirt-capture
+        /// Search the whole payload of datagrams to this UDP port; can be repeated [default: 0, 7, 9]
         #[arg(long = "port", value_name = "PORT")]
         ports: Vec<u16>,
 
-        /// The file
+        /// The file to read
         file: PathBuf,
     },
 }

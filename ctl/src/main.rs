@@ -1,4 +1,4 @@
-//! `wakevirtctl`: the command-line tool of wakevirt.
+//! `wakevirtctl`, the command-line tool of wakevirt.
 
 use std::process::ExitCode;
 

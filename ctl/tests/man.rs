@@ -1,11 +1,11 @@
-//! The man page lists the options of `wakevirtctl`, and no others.
+//! The man page lists exactly the options of `wakevirtctl`.
 
 use std::collections::BTreeSet;
 
 use clap::CommandFactory as _;
 
 #[test]
-fn page_and_program_have_the_same_options() {
+fn man_page_lists_all_options() {
     let mut command = wakevirt_ctl::Options::command();
     command.build();
     let read = command.find_subcommand("read").unwrap();

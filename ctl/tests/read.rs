@@ -1,10 +1,11 @@
-//! `wakevirtctl read`: the magic packets in savefiles of each link type.
+//! `wakevirtctl read`: output, errors and exit codes for savefiles of each format and link type.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop where it stands")]
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use pcap::{Capture, Linktype, Packet, PacketHeader};
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic, t
 const MAC: &str = "52:54:00:01:02:03";
 const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-/// Writes a savefile with these frames, a second and a bit between them.
+/// Writes a pcap file with these frames, one per second.
 fn savefile(path: &Path, link: i32, frames: &[Vec<u8>]) {
     let mut savefile = Capture::dead(Linktype(link)).unwrap().savefile(path).unwrap();
     for (seconds, frame) in (1_700_000_000..).zip(frames) {
@@ -27,8 +28,8 @@ fn read(path: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_wakevirtctl")).arg("read").arg(path).output().unwrap()
 }
 
-/// The lines of output for a savefile with these frames.
-fn found(link: i32, frames: &[Vec<u8>]) -> Vec<Value> {
+/// Returns the output lines for a pcap file with these frames.
+fn lines_for(link: i32, frames: &[Vec<u8>]) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frames.pcap");
     savefile(&path, link, frames);
@@ -49,7 +50,7 @@ fn datagram_details() -> Value {
     })
 }
 
-/// The line without what every line has, and with what this one has beside the given details.
+/// Returns the expected line: the details, the number and time of the frame, and more details.
 fn expected(mut details: Value, frame: u64, more: &[(&str, Value)]) -> Value {
     details["frame"] = frame.into();
     details["timestamp"] = ((1_700_000_000 + frame - 1) * 1_000_000 + 250_000).into();
@@ -68,9 +69,9 @@ fn prints_a_line_for_each_magic_packet() {
     let source = ("source-mac", json!("02:00:00:00:00:01"));
     let untagged = [source.clone(), ("vlan", json!(0))];
     let plain = json!({ "mac": MAC, "transport": "ethernet", "ethertype": 0x0842, "secureon": false });
-    // Before deduplication: the last two are copies.
+    // The last two are copies.
     assert_eq!(
-        found(1, &frames),
+        lines_for(1, &frames),
         [
             expected(datagram_details(), 1, &untagged),
             expected(datagram_details(), 3, &[source, ("vlan", json!(10))]),
@@ -81,7 +82,7 @@ fn prints_a_line_for_each_magic_packet() {
 }
 
 #[test]
-fn prints_the_same_for_other_link_types() {
+fn prints_the_same_lines_for_other_link_types() {
     let v6 = udp6(Ipv6Addr::LOCALHOST, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), 7, &magic(MAC, &[]));
     let v6_details = json!({
         "mac": MAC, "transport": "udp6", "source": "::1", "source-port": 40_000,
@@ -93,15 +94,15 @@ fn prints_the_same_for_other_link_types() {
     {
         let frames = [[headers[0], &datagram()].concat(), [headers[1], &v6].concat()];
         let lines = [expected(datagram_details(), 1, &[]), expected(v6_details.clone(), 2, &[])];
-        assert_eq!(found(link, &frames), lines, "link type {link}");
+        assert_eq!(lines_for(link, &frames), lines, "link type {link}");
     }
-    // SLL and SLL2: packet type, ARPHRD_ETHER, address length, address, protocol; and the other way round.
+    // SLL has packet type, ARPHRD_ETHER, address length, address and protocol; SLL2 has them in another order.
     let sll = [&[0, 1, 0, 1, 0, 6][..], &SOURCE, &[0, 0, 8, 0], &datagram()].concat();
     let sll2 = [&[8, 0, 0, 0, 0, 0, 0, 3, 0, 1, 1, 6][..], &SOURCE, &[0, 0], &datagram()].concat();
     for (link, frame) in [(113, sll), (276, sll2)] {
         let more = [("source-mac", json!("02:00:00:00:00:01")), ("vlan", json!(0))];
         let line = expected(datagram_details(), 1, &more);
-        assert_eq!(found(link, &[frame]), [line], "link type {link}");
+        assert_eq!(lines_for(link, &[frame]), [line], "link type {link}");
     }
 }
 
@@ -109,41 +110,41 @@ fn prints_the_same_for_other_link_types() {
 fn reports_a_file_that_cannot_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frames.pcap");
-    let complaint = || {
+    let run = || {
         let output = read(&path);
-        assert!(!output.status.success());
+        assert_eq!(output.status.code(), Some(1));
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
     };
-    let (_, error) = complaint();
+    let (_, error) = run();
     assert!(error.contains("frames.pcap") && error.contains("No such file"), "{error}");
     for text in ["", "hello", &"hello".repeat(100)] {
         fs::write(&path, text).unwrap();
-        let (_, error) = complaint();
+        let (_, error) = run();
         assert!(error.contains("frames.pcap is not a savefile in the format pcap or pcapng"), "{error}");
     }
     // IEEE 802.11.
     savefile(&path, 105, &[vec![0; 100]]);
-    let (_, error) = complaint();
+    let (_, error) = run();
     assert!(error.contains("skipped: 1 of link type 105;"), "{error}");
-    // Cut off in its second frame: the frames before it are parsed.
+    // The file is truncated in the second frame: the first one is parsed.
     let frame = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     savefile(&path, 1, &[frame.clone(), frame]);
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() - 10]).unwrap();
-    let (lines, error) = complaint();
+    let (lines, error) = run();
     assert_eq!(lines.lines().count(), 1);
     assert!(error.contains("damaged after frame 1: unexpected end of file"), "{error}");
-    // A frame of an interface that is not described; a block with two lengths.
+    // A frame of an interface that is not described, and a block with two different lengths.
     let frame = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
-    let mut contradicting = [section(), interface(1, 0, &[]), packet(0, 0, &frame)].concat();
-    *contradicting.last_mut().unwrap() ^= 1;
+    let mut inconsistent = [section(), interface(1, 0, &[]), packet(0, 0, &frame)].concat();
+    *inconsistent.last_mut().unwrap() ^= 1;
     for (content, problem) in [
         (
             [section(), interface(1, 0, &[]), packet(0, 0, &frame), packet(1, 0, &frame)].concat(),
             "not described",
         ),
         ([section(), simple(&frame)].concat(), "not described"),
-        (contradicting, "inconsistent"),
+        (inconsistent, "inconsistent"),
         ([section(), interface(1, 0, &[]), block(2, &[0; 40])].concat(), "obsolete packet blocks"),
         (
             [section(), interface(1, 0, &[]), 6_u32.to_le_bytes().to_vec(), vec![0xff; 100]].concat(),
@@ -151,7 +152,7 @@ fn reports_a_file_that_cannot_be_read() {
         ),
     ] {
         fs::write(&path, content).unwrap();
-        let (_, error) = complaint();
+        let (_, error) = run();
         assert!(error.contains("damaged") && error.contains(problem), "{problem}: {error}");
     }
 }
@@ -180,7 +181,7 @@ fn interface(link: u16, snap: u32, options: &[(u16, &[u8])]) -> Vec<u8> {
     block(1, &body)
 }
 
-/// A frame of this interface, so many ticks after 1970.
+/// A frame of this interface, with a timestamp in ticks since 1970.
 fn packet(interface: u32, ticks: u64, frame: &[u8]) -> Vec<u8> {
     let [high, low] =
         [ticks >> 32, ticks & 0xffff_ffff].map(|half| u32::try_from(half).unwrap().to_le_bytes());
@@ -197,7 +198,7 @@ fn reads_several_interfaces_and_link_types() {
     let raw = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     let sll2 = [&[8, 0, 0, 0, 0, 0, 0, 3, 0, 1, 1, 6][..], &SOURCE, &[0, 0], &datagram()].concat();
     let seconds: u64 = 1_700_000_000;
-    // Snapshot lengths and clocks of their own: microseconds, nanoseconds, 1/1024 of a second after an offset.
+    // Different snapshot lengths and clocks: microseconds, nanoseconds, and 1/1024 of a second with an offset.
     let content = [
         section(),
         interface(1, 262_144, &[(2, b"eth0")]),
@@ -206,11 +207,11 @@ fn reads_several_interfaces_and_link_types() {
         packet(1, (seconds + 1) * 1_000_000_000 + 250_000_000, &datagram()),
         interface(276, 65_535, &[(9, &[0x8a]), (14, &1_000_000_000_u64.to_le_bytes())]),
         packet(2, (seconds - 1_000_000_000 + 2) * 1024 + 256, &sll2),
-        // Something else about the file, and a frame that is too long for the first buffer.
+        // A block without a frame, and a frame that is too long for the initial buffer.
         block(5, &[0; 12]),
         packet(0, 0, &vec![0; 3 << 20]),
         packet(0, (seconds + 4) * 1_000_000 + 250_000, &raw),
-        // Another section has interfaces of its own.
+        // A new section has its own interfaces.
         section(),
         interface(228, 0, &[]),
         packet(0, (seconds + 5) * 1_000_000 + 250_000, &datagram()),
@@ -347,5 +348,59 @@ fn searches_datagrams_to_the_given_ports_in_full() {
         let output = command.arg("read").args(ports).arg(&path).output().unwrap();
         assert!(output.status.success());
         assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), expected, "{ports:?}");
+    }
+}
+
+#[test]
+fn exits_quietly_when_the_reader_of_the_output_closes_it() {
+    let frame = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frames.pcap");
+    // The output exceeds the buffers of the program and of the pipe.
+    savefile(&path, 1, &vec![frame; 10_000]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wakevirtctl"));
+    let mut process =
+        command.arg("read").arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&first).unwrap()["frame"], 1);
+    let output = process.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}
+
+#[test]
+fn reports_output_that_cannot_be_written() {
+    let frame = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frames.pcap");
+    savefile(&path, 1, &[frame]);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wakevirtctl"));
+    let output = command.arg("read").arg(&path).stdout(full).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.starts_with("wakevirtctl: cannot write the output: No space left on device"), "{error}");
+}
+
+#[test]
+fn exits_with_2_on_invalid_arguments() {
+    for (arguments, error) in [
+        (&[][..], "Usage: wakevirtctl <COMMAND>"),
+        (&["wake"], "unrecognized subcommand 'wake'"),
+        (&["read"], "<FILE>"),
+        (&["read", "one.pcap", "two.pcap"], "unexpected argument 'two.pcap'"),
+        (&["read", "--every", "one.pcap"], "unexpected argument '--every'"),
+        (&["read", "--port", "65536", "one.pcap"], "65536 is not in 0..=65535"),
+        (&["read", "--port", "wol", "one.pcap"], "invalid value 'wol' for '--port <PORT>'"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_wakevirtctl")).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(error) && output.stdout.is_empty(), "{arguments:?}: {text}");
+    }
+    for arguments in [&["--help"][..], &["--version"], &["read", "--help"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_wakevirtctl")).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{arguments:?}");
     }
 }

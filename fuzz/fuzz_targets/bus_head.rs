@@ -1,10 +1,10 @@
-//! The head of any D-Bus message is read without a panic, and nothing behind its end is read.
+//! Reading the header of a D-Bus message causes no panic, and does not depend on the bytes behind the header.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
-// The module itself, because it is private to the service's transport, and needs no other crate.
+// Included as a file, because the module is private to the service's transport. It uses no other crate.
 #[expect(dead_code, reason = "the transport uses more of it than this target")]
 #[path = "../../service/src/bus/transport/head.rs"]
 mod head;
@@ -13,7 +13,7 @@ fuzz_target!(|message: &[u8]| {
     let Some(fixed) = message.first_chunk().and_then(head::Fixed::read) else { return };
     assert!(head::FIXED <= fixed.fields_end && fixed.fields_end <= fixed.total);
     let fields = fixed.fields(message);
-    // What comes after the fields has no influence on them.
-    let cut = message.get(..fixed.fields_end).unwrap_or(message);
-    assert_eq!(fixed.fields(cut), fields);
+    // The bytes behind the fields do not affect them.
+    let truncated = message.get(..fixed.fields_end).unwrap_or(message);
+    assert_eq!(fixed.fields(truncated), fields);
 });

@@ -1,7 +1,7 @@
-//! Frames behind any link header are judged as a slow judge does, without a panic.
+//! The parser gives the same result as a slow reference parser for frames behind any link header, without a panic.
 //!
-//! The first byte of an input is the kind of link, and its highest bit tells whether the kernel has
-//! taken a tag off; the next two are that tag; the frame follows.
+//! The first byte of an input selects the link type. If its highest bit is set, the next two bytes are a VLAN tag that
+//! the kernel removed. The frame follows.
 
 #![no_main]
 
@@ -29,22 +29,22 @@ fuzz_target!(|input: &[u8]| {
     let Some(frame) = link.strip(bytes) else { return };
     let tag = (kind & 0x80 != 0).then_some(u16::from_be_bytes([*high, *low]));
     let frame = Frame { tag, ..frame };
-    let judged = parse_frame(&frame, &Ports::default());
+    let parsed = parse_frame(&frame, &Ports::default());
     assert!(
-        !judged.as_ref().is_ok_and(|judged| judged.packets.is_empty()),
-        "what is accepted holds a packet"
+        !parsed.as_ref().is_ok_and(|parsed| parsed.packets.is_empty()),
+        "an accepted frame contains a packet"
     );
-    let heard: Vec<ParsedPacket> = judged.into_iter().flatten().collect();
+    let packets: Vec<ParsedPacket> = parsed.into_iter().flatten().collect();
     let source = frame.source.map(|mac| mac.to_string());
     let expected = naive::frame(source, tag, frame.protocol, frame.payload, &[0, 7, 9]);
-    assert_eq!(heard.iter().cloned().map(Found::from).collect::<Vec<_>>(), expected);
-    assert!(heard.len() <= SEARCHED / 102, "no more than fit what is searched");
-    assert!(heard.len() == 1 || heard.iter().all(|heard| heard.magic.password().is_none()));
-    for heard in heard {
-        let target = heard.magic.target();
+    assert_eq!(packets.iter().cloned().map(Found::from).collect::<Vec<_>>(), expected);
+    assert!(packets.len() <= SEARCHED / 102, "no more packets than fit into the searched bytes");
+    assert!(packets.len() == 1 || packets.iter().all(|packet| packet.magic.password().is_none()));
+    for packet in packets {
+        let target = packet.magic.target();
         assert!(target.is_unicast());
         let copies = target.octets().repeat(16);
         assert!(bytes.windows(copies.len()).any(|window| window == copies), "all copies are in the frame");
-        assert!(heard.vlan.is_none_or(|vlan| (1..=4094).contains(&vlan.get())));
+        assert!(packet.vlan.is_none_or(|vlan| (1..=4094).contains(&vlan.get())));
     }
 });

@@ -1,4 +1,4 @@
-//! The search for magic packets finds what a slow one finds.
+//! The search for magic packets gives the same result as a slow reference search.
 
 #![no_main]
 

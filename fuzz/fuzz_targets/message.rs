@@ -1,4 +1,4 @@
-//! What is read from the sniffer at all is a message that can be written, and read again as the same.
+//! A message from the sniffer is rejected, or decodes again to the same value after it was encoded.
 
 #![no_main]
 
@@ -13,7 +13,7 @@ fuzz_target!(|datagram: &[u8]| {
         FromSniffer::Ready { .. } | FromSniffer::Counters(_) => {}
     }
     let mut buffer = [0; MAX_MESSAGE];
-    let written = message.encode(&mut buffer).expect("what was read can be written");
-    assert!(written.len() <= datagram.len(), "it is not written at greater length");
-    assert_eq!(FromSniffer::decode(written), Ok(message));
+    let encoded = message.encode(&mut buffer).expect("a decoded message can be encoded");
+    assert!(encoded.len() <= datagram.len(), "encoding does not make it longer");
+    assert_eq!(FromSniffer::decode(encoded), Ok(message));
 });

@@ -10,9 +10,9 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_type};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType, recvmsg, send,
 };
-use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, MAX_UDP_SOCKETS, Start, ToSniffer};
+use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, MAX_REASON, MAX_UDP_SOCKETS, Start, ToSniffer};
 
-use crate::{Error, truncate};
+use crate::error::Error;
 
 /// How long a failure report waits if the socketpair is full. If the announcer has exited, it fails at once.
 const FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -115,6 +115,11 @@ fn channel_error(error: io::Error) -> Error {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::AnnouncerExited,
         _ => Error::Channel(error),
     }
+}
+
+/// Truncates the text to the maximum length of a failure report.
+fn truncate(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_REASON)).unwrap_or_default()
 }
 
 /// Whether a message was sent.

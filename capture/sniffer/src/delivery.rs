@@ -13,7 +13,7 @@ use crate::ffi::{Arrival, Envelope, Sender};
 /// The magic packets in one delivered frame or datagram: at least one, in their order.
 #[derive(Debug)]
 pub struct CapturedPackets<'a> {
-    judged: ParsedPackets<'a>,
+    parsed: ParsedPackets<'a>,
     interface: u32,
 }
 
@@ -21,7 +21,7 @@ impl Iterator for CapturedPackets<'_> {
     type Item = CapturedPacket;
 
     fn next(&mut self) -> Option<CapturedPacket> {
-        Some(CapturedPacket { packet: self.judged.next()?, interface: self.interface })
+        Some(CapturedPacket { packet: self.parsed.next()?, interface: self.interface })
     }
 }
 
@@ -46,10 +46,10 @@ pub fn frame<'a>(
         match parse_frame(&tagged, ports) {
             // The bytes are not a tag.
             Err(refusal) if refusal != Refusal::TooManyTags => {}
-            judged => return Ok(CapturedPackets { judged: judged?, interface }),
+            parsed => return Ok(CapturedPackets { parsed: parsed?, interface }),
         }
     }
-    Ok(CapturedPackets { judged: parse_frame(&frame, ports)?, interface })
+    Ok(CapturedPackets { parsed: parse_frame(&frame, ports)?, interface })
 }
 
 /// Whether the payload seems to start with a tag before the protocol that the kernel reports.
@@ -88,7 +88,7 @@ pub fn datagram<'a>(
     };
     let packets = parse_datagram(payload, port, ports)?;
     let carrier = carrier(*source, destination, port).ok_or(Refusal::BadHeader)?;
-    Ok(CapturedPackets { judged: ParsedPackets { packets, carrier, vlan: None }, interface })
+    Ok(CapturedPackets { parsed: ParsedPackets { packets, carrier, vlan: None }, interface })
 }
 
 /// The carrier of a datagram. A dual-stack socket reports IPv4 addresses as mapped ones (ipv6(7)).

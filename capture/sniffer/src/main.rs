@@ -1,4 +1,4 @@
-//! The sniffer: reads packets, and can do nothing else. `wakevirt-capture` starts it.
+//! `wakevirt-sniffer`: parses packets in a sandbox. `wakevirt-capture` starts it.
 
 fn main() {
     wakevirt_sniffer::run()

@@ -10,9 +10,9 @@ use rustix::io::Errno;
 use wakevirt_protocol::frame::{Refusal, SEARCHED};
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, ToSniffer};
 
-use crate::Error;
 use crate::channel::{Channel, Sent};
 use crate::delivery::{self, CapturedPackets};
+use crate::error::Error;
 use crate::ffi::{self, Envelope};
 use crate::sockets::Sockets;
 
@@ -114,13 +114,13 @@ impl Sniffer<'_> {
     /// Reports accepted packets, and counts refused and truncated ones.
     fn record(&mut self, parsed: Result<CapturedPackets<'_>, Refusal>, truncated: bool) -> Result<(), Error> {
         self.report.request();
-        let Ok(sightings) = parsed else {
+        let Ok(packets) = parsed else {
             self.report.counters.malformed += 1;
             return Ok(());
         };
         self.report.counters.truncated += u64::from(truncated);
-        for sighting in sightings {
-            if self.channel.send(&FromSniffer::Packet(sighting))? == Sent::Full {
+        for packet in packets {
+            if self.channel.send(&FromSniffer::Packet(packet))? == Sent::Full {
                 self.report.counters.dropped_channel += 1;
             }
         }

@@ -1,12 +1,12 @@
-//! The stages of the sniffer's sandbox. A stage cannot be undone. If one fails, the process exits.
+//! The stages of the sandbox. A stage cannot be undone. If one fails, the process exits.
 //!
-//! | stage | what it does | what must not have happened yet |
+//! | stage | effect | must come before |
 //! | --- | --- | --- |
-//! | [`hide`] | the announcer, of the same user, can no longer trace the process | anything |
-//! | open | sockets are opened, filtered, their filters locked (`sockets`) | a packet was read |
-//! | [`drop_capabilities`] | all capability sets but the bounding set are cleared; no program can regain a capability | a packet was read |
-//! | [`forbid_files`] | Landlock with no rule at all | a packet was read |
-//! | [`forbid_system_calls`] | seccomp, which kills | a packet was read |
+//! | [`hide`] | the announcer, which runs as the same user, can no longer trace the process | all others |
+//! | open | sockets are opened, filtered, their filters locked (`sockets`) | the first packet is read |
+//! | [`drop_capabilities`] | all capability sets but the bounding set are cleared; no program can regain a capability | the first packet is read |
+//! | [`forbid_files`] | Landlock without any rule | the first packet is read |
+//! | [`forbid_system_calls`] | seccomp: any other system call kills the process | the first packet is read |
 //!
 //! Capabilities, Landlock and seccomp act on the calling thread: there is only one.
 
@@ -22,13 +22,14 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-use crate::{Error, ffi};
+use crate::error::Error;
+use crate::ffi;
 
 fn failed<E: ToString>(stage: &'static str) -> impl FnOnce(E) -> Error {
     move |error| Error::Sandbox { stage, reason: error.to_string() }
 }
 
-/// Prevents other processes of the same user from tracing this one and from reading its memory and
+/// Prevents other processes of the same user from tracing this one, and from reading its memory and
 /// descriptors: `PR_SET_DUMPABLE` (prctl(2), ptrace(2)). It also prevents core dumps, which would contain packets.
 ///
 /// # Errors

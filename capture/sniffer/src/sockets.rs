@@ -8,8 +8,9 @@ use rustix::net::sockopt::set_socket_recv_buffer_size;
 use wakevirt_protocol::frame::Ports;
 use wakevirt_protocol::sniffer::{Mode, Request, Start};
 
+use crate::error::Error;
+use crate::ffi;
 use crate::filter::{self, Direction};
-use crate::{Error, ffi};
 
 /// The size of a socket's receive buffer, in bytes, limited by `net.core.rmem_max` (socket(7)).
 ///
@@ -69,18 +70,18 @@ fn packet_socket(ports: &Ports, direction: Direction) -> Result<OwnedFd, Error> 
         _ => Error::PacketSocket { action: "open", error },
     })?;
     let program = filter::program(ports.as_slice(), direction)
-        .ok_or_else(|| failed("write the filter of")(io::Error::other("too many ports")))?;
+        .ok_or_else(|| failed("compile the filter of")(io::Error::other("too many ports")))?;
     ffi::attach_filter(&socket, &program).map_err(failed("filter"))?;
     // Without this option, the kernel clones every outgoing packet of the host for this socket before the
     // filter runs, which costs a host that forwards several per cent of its packets.
     let ignore = i32::from(direction == Direction::Any);
     ffi::set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, ignore)
-        .map_err(failed("keep outgoing packets from"))?;
+        .map_err(failed("exclude outgoing packets from"))?;
     // Delivers the VLAN tag that the kernel removes.
     ffi::set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)
         .map_err(failed("get VLAN tags from"))?;
     set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER)
-        .map_err(|error| failed("size the buffer of")(error.into()))?;
+        .map_err(|error| failed("set the buffer size of")(error.into()))?;
     ffi::set_int_option(&socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
         .map_err(failed("lock the filter of"))?;
     if direction == Direction::Any {
@@ -99,6 +100,6 @@ fn udp_socket(socket: OwnedFd) -> Result<(OwnedFd, u16), Error> {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
     };
-    ffi::set_int_option(socket.as_fd(), level, option, 1).map_err(failed("get the interface from"))?;
+    ffi::set_int_option(socket.as_fd(), level, option, 1).map_err(failed("get packet information from"))?;
     Ok((socket, address.port()))
 }

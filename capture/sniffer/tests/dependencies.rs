@@ -1,10 +1,10 @@
-//! The crates that the sniffer's program links are those of `dependencies.txt`.
+//! The sniffer links only the crates that `dependencies.txt` lists.
 #![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// The names of the crates that the sniffer needs on Linux, of all depths.
+/// The names of all crates that the sniffer links on Linux, including indirect dependencies.
 fn dependencies() -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
         .args(["tree", "--package", "wakevirt-sniffer", "--edges", "normal", "--offline", "--locked"])

@@ -1,4 +1,4 @@
-//! Every way in which the sniffer exits: its exit status, its failure report, and the kernel's log.
+//! The exit status and failure report of the sniffer in each situation, and the kernel's log.
 #![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 use std::io::IoSlice;
@@ -21,7 +21,7 @@ use wakevirt_tests::wait;
 
 const MAC: &str = "52:54:00:01:02:03";
 
-/// A sniffer in its sandbox, which reads one UDP socket, and the announcer's end of its socketpair.
+/// A sandboxed sniffer that reads one UDP socket, and the announcer's end of its socketpair.
 struct Sniffer {
     process: Child,
     channel: OwnedFd,
@@ -29,7 +29,7 @@ struct Sniffer {
 }
 
 impl Sniffer {
-    /// Starts it as the announcer does, and waits until it is ready.
+    /// Starts the sniffer as the announcer does, and waits until it is ready.
     fn start() -> Self {
         let mut sniffer = Self::start_with(&Start {
             request: Request::Udp,
@@ -37,7 +37,7 @@ impl Sniffer {
             outgoing: 0,
             require_landlock: false,
         });
-        assert!(matches!(sniffer.next(), Some(FromSniffer::Ready { mode: Mode::Udp, .. })));
+        assert!(matches!(sniffer.receive(), Some(FromSniffer::Ready { mode: Mode::Udp, .. })));
         sniffer
     }
 
@@ -67,8 +67,8 @@ impl Sniffer {
         rustix::net::send(&self.channel, bytes, SendFlags::empty()).unwrap();
     }
 
-    /// Its next message; `None` after it closed its end.
-    fn next(&mut self) -> Option<FromSniffer> {
+    /// Receives the next message; `None` after the sniffer closed its end.
+    fn receive(&mut self) -> Option<FromSniffer> {
         let mut buffer = [0; MAX_MESSAGE];
         match recv(&self.channel, &mut buffer, RecvFlags::empty()).unwrap() {
             (0, _) => None,
@@ -76,8 +76,8 @@ impl Sniffer {
         }
     }
 
-    /// Sends a magic packet to its socket.
-    fn wake(&self) {
+    /// Sends a magic packet to the UDP socket.
+    fn send_magic_packet(&self) {
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.send_to(&magic(MAC, &[]), self.socket.local_addr().unwrap()).unwrap();
     }
@@ -86,10 +86,10 @@ impl Sniffer {
         kill(Pid::from_raw(self.process.id().try_into().unwrap()), signal).unwrap();
     }
 
-    /// Its failure reports, and its exit status.
-    fn exit(mut self) -> Exit {
+    /// Waits for the exit, and collects the failure reports.
+    fn wait(mut self) -> Exit {
         let mut reports = Vec::new();
-        while let Some(message) = self.next() {
+        while let Some(message) = self.receive() {
             if let FromSniffer::Failed { reason } = message {
                 reports.push(reason);
             }
@@ -97,8 +97,8 @@ impl Sniffer {
         Exit { pid: self.process.id(), status: self.process.wait().unwrap(), reports }
     }
 
-    /// Its exit after the announcer closed its end.
-    fn exit_without_announcer(mut self) -> Exit {
+    /// Closes the announcer's end, and waits for the exit.
+    fn close_and_wait(mut self) -> Exit {
         drop(self.channel);
         Exit { pid: self.process.id(), status: self.process.wait().unwrap(), reports: Vec::new() }
     }
@@ -111,32 +111,32 @@ struct Exit {
 }
 
 fn announcer_closes_its_end() -> Exit {
-    Sniffer::start().exit_without_announcer()
+    Sniffer::start().close_and_wait()
 }
 
-/// With unread messages of the sniffer, the sniffer gets an error instead of the end of the connection.
-fn announcer_ends_with_messages_unread() -> Exit {
+/// If the announcer exits with unread messages, the sniffer gets an error instead of the end of the connection.
+fn announcer_exits_with_unread_messages() -> Exit {
     let sniffer = Sniffer::start();
-    sniffer.wake();
-    let waiting = || {
+    sniffer.send_magic_packet();
+    let is_pending = || {
         let mut fds = [rustix::event::PollFd::new(&sniffer.channel, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut fds, None).unwrap() == 1
     };
-    wait::until_true("the packet", waiting);
+    wait::until_true("the packet", is_pending);
     sniffer.send(&encoded(&ToSniffer::Report));
-    sniffer.exit_without_announcer()
+    sniffer.close_and_wait()
 }
 
 fn bad_message() -> Exit {
     let sniffer = Sniffer::start();
     sniffer.send(&[0xee; 40]);
-    sniffer.exit()
+    sniffer.wait()
 }
 
 fn unexpected_message() -> Exit {
     let sniffer = Sniffer::start();
     sniffer.send(&encoded(&ToSniffer::Outgoing { slot: 3, interface: 1 }));
-    sniffer.exit()
+    sniffer.wait()
 }
 
 /// A connected UDP socket reports an error if its peer is closed (udp(7)).
@@ -145,45 +145,45 @@ fn socket_error() -> Exit {
     let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     sniffer.socket.connect(closed).unwrap();
     sniffer.socket.send(b"x").unwrap();
-    sniffer.exit()
+    sniffer.wait()
 }
 
-/// The socketpair is full: the failure report waits for space.
+/// If the socketpair is full, the failure report waits for space.
 fn failure_while_the_socketpair_is_full() -> Exit {
     let mut sniffer = Sniffer::start();
-    // Far more than the socketpair holds.
+    // Many more than fit into the socketpair.
     for _ in 0..100 {
-        (0..50).for_each(|_| sniffer.wake());
+        (0..50).for_each(|_| sniffer.send_magic_packet());
         let unread = || rustix::io::ioctl_fionread(&sniffer.socket).unwrap();
         wait::until_true("the sniffer to read its socket", || unread() == 0);
     }
     sniffer.send(&[0xee; 40]);
-    assert!(matches!(sniffer.next(), Some(FromSniffer::Packet(_))));
-    sniffer.exit()
+    assert!(matches!(sniffer.receive(), Some(FromSniffer::Packet(_))));
+    sniffer.wait()
 }
 
-/// A terminal or a service manager stops the whole group: the announcer decides.
-fn group_is_stopped() -> Exit {
+/// A terminal or service manager sends these signals to the whole process group. The announcer handles them.
+fn process_group_is_stopped() -> Exit {
     let mut sniffer = Sniffer::start();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         sniffer.signal(signal);
     }
-    sniffer.wake();
-    assert!(matches!(sniffer.next(), Some(FromSniffer::Packet(_))), "the sniffer continues");
-    sniffer.exit_without_announcer()
+    sniffer.send_magic_packet();
+    assert!(matches!(sniffer.receive(), Some(FromSniffer::Packet(_))), "the sniffer exited");
+    sniffer.close_and_wait()
 }
 
 fn killed() -> Exit {
     let sniffer = Sniffer::start();
     sniffer.signal(Signal::SIGKILL);
-    sniffer.exit()
+    sniffer.wait()
 }
 
-/// A memory fault, simulated by its signal.
+/// The signal simulates a memory fault.
 fn memory_fault() -> Exit {
     let sniffer = Sniffer::start();
     sniffer.signal(Signal::SIGSEGV);
-    sniffer.exit()
+    sniffer.wait()
 }
 
 fn encoded(message: &ToSniffer) -> Vec<u8> {
@@ -194,8 +194,8 @@ fn encoded(message: &ToSniffer) -> Vec<u8> {
 fn reports_the_reason_and_causes_no_sigsys() {
     let exits = [
         ("the announcer closes its end", announcer_closes_its_end(), "exit status: 0", None),
-        ("the announcer ends", announcer_ends_with_messages_unread(), "exit status: 0", None),
-        ("the group is stopped", group_is_stopped(), "exit status: 0", None),
+        ("the announcer exits", announcer_exits_with_unread_messages(), "exit status: 0", None),
+        ("the process group is stopped", process_group_is_stopped(), "exit status: 0", None),
         (
             "a bad message",
             bad_message(),
@@ -220,7 +220,7 @@ fn reports_the_reason_and_causes_no_sigsys() {
             "exit status: 1",
             Some("the announcer sent a message of version 238"),
         ),
-        ("a kill", killed(), "signal: 9", None),
+        ("it is killed", killed(), "signal: 9", None),
         ("a memory fault", memory_fault(), "signal: 11", None),
     ];
     for (how, exit, status, reports) in &exits {
@@ -238,6 +238,6 @@ fn reports_the_reason_and_causes_no_sigsys() {
         return;
     };
     for (how, exit, ..) in exits {
-        assert!(!killed.contains(&exit.pid), "{how}: the kernel's log calls it an attack");
+        assert!(!killed.contains(&exit.pid), "{how}: the kernel's log has a seccomp record");
     }
 }

@@ -1,8 +1,8 @@
-//! The kernel's filter passes every frame that the acceptance function accepts, and few others:
-//! both judge the same frames, crafted ones and mutations of them, on a real interface.
+//! The kernel's filter passes every frame that the parser accepts, and few others. Both get the same frames on a
+//! real interface: valid ones, and mutations of them.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop where it stands")]
-#![expect(clippy::print_stdout, reason = "libtest shows it when it is asked to")]
+#![expect(clippy::print_stdout, reason = "the test shows its statistics with --nocapture")]
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -24,18 +24,18 @@ use wakevirt_tests::privileged;
 const MAC: &str = "52:54:00:01:02:03";
 const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-/// How many frames are sent, and how many of them before the sockets are read: their buffers hold
-/// that many of any size.
+/// The number of batches, and the frames in each. The sockets are read after each batch, which fits into their
+/// buffers.
 const ROUNDS: usize = 2500;
 const BATCH: usize = 80;
 
-/// What a socket delivered: what came with it, in words to compare it by, and the payload.
+/// A delivered frame: its metadata, formatted for comparison, and its payload.
 type Delivered = (String, Vec<u8>);
 
 #[test]
-fn passes_all_that_is_accepted_and_little_else() {
+fn passes_all_accepted_frames_and_few_others() {
     privileged!();
-    // Namespaces belong to threads, and go with them.
+    // The network namespace belongs to the thread, and is removed with it.
     thread::spawn(compare).join().unwrap();
 }
 
@@ -48,43 +48,43 @@ fn compare() {
     }
     let ports = Ports::default();
     let (wire, address) = sending_socket("sender");
-    let everything = listening_socket(None);
-    let filtered = listening_socket(Some(ports.as_slice()));
+    let unfiltered = receiving_socket(None);
+    let filtered = receiving_socket(Some(ports.as_slice()));
 
     let mut random = fastrand::Rng::with_seed(0x0842);
-    let crafted = crafted();
+    let frames = frames();
     let (mut seen, mut accepted, mut passed) = (0, 0, 0);
     for _ in 0..ROUNDS {
         for _ in 0..BATCH {
-            let frame = mutated(random.choice(&crafted).unwrap(), &mut random);
+            let frame = mutated(random.choice(&frames).unwrap(), &mut random);
             sendto(wire.as_raw_fd(), &frame, &address, MsgFlags::empty()).unwrap();
         }
-        let all = deliveries(&everything);
+        let all_frames = deliveries(&unfiltered);
         let through: HashSet<Delivered> = deliveries(&filtered).into_iter().map(comparable).collect();
-        for (envelope, payload) in all {
+        for (envelope, payload) in all_frames {
             seen += 1;
-            let judged = delivery::frame(&envelope, &payload, &ports).map(Iterator::collect::<Vec<_>>);
-            if let Ok(judged) = judged {
+            let parsed = delivery::frame(&envelope, &payload, &ports).map(Iterator::collect::<Vec<_>>);
+            if let Ok(parsed) = parsed {
                 accepted += 1;
                 let delivered = comparable((envelope, payload));
                 assert!(
                     through.contains(&delivered),
-                    "dropped although accepted: {judged:?}\n{delivered:02x?}"
+                    "the filter dropped an accepted frame: {parsed:?}\n{delivered:02x?}"
                 );
             }
         }
         passed += through.len();
     }
-    println!("{seen} frames: {accepted} accepted, {passed} different ones passed the filter");
+    println!("{seen} frames: {accepted} accepted, {passed} distinct ones passed the filter");
     assert!(seen >= ROUNDS * BATCH * 9 / 10, "{seen} frames of {} arrived", ROUNDS * BATCH);
     assert!(
         accepted > seen / 20,
-        "too few frames of {seen} are accepted for the test to mean anything: {accepted}"
+        "only {accepted} of {seen} frames are accepted, too few for a meaningful test"
     );
-    assert!(passed < seen * 3 / 4, "the filter drops too little: {passed} of {seen} passed");
+    assert!(passed < seen * 3 / 4, "the filter drops too few frames: {passed} of {seen} passed");
 }
 
-/// A packet socket that sends whole frames, and where to.
+/// A packet socket for sending frames, and the address of the interface.
 fn sending_socket(interface: &str) -> (OwnedFd, LinkAddr) {
     let address = nix::ifaddrs::getifaddrs()
         .unwrap()
@@ -94,8 +94,8 @@ fn sending_socket(interface: &str) -> (OwnedFd, LinkAddr) {
     (socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap(), address)
 }
 
-/// A packet socket as the sniffer has it, with its filter or without one.
-fn listening_socket(ports: Option<&[u16]>) -> OwnedFd {
+/// A packet socket with the options of the sniffer's, with or without the filter.
+fn receiving_socket(ports: Option<&[u16]>) -> OwnedFd {
     let socket = ffi::packet_socket().unwrap();
     if let Some(ports) = ports {
         ffi::attach_filter(&socket, &program(ports, Direction::Any).unwrap()).unwrap();
@@ -107,7 +107,7 @@ fn listening_socket(ports: Option<&[u16]>) -> OwnedFd {
     socket
 }
 
-/// Everything that a socket has waiting. A veth hands frames over before sendto() returns.
+/// Receives all pending frames of a socket. A veth interface delivers frames before sendto(2) returns.
 fn deliveries(socket: &OwnedFd) -> Vec<(Envelope, Vec<u8>)> {
     let mut buffer = [0; SEARCHED];
     let mut all = Vec::new();
@@ -122,8 +122,8 @@ fn comparable((envelope, payload): (Envelope, Vec<u8>)) -> Delivered {
     (format!("{envelope:?}"), payload)
 }
 
-/// Frames that are accepted, of every kind, and some that are nearly.
-fn crafted() -> Vec<Vec<u8>> {
+/// Frames of all accepted kinds, and some that are almost valid.
+fn frames() -> Vec<Vec<u8>> {
     let plain = magic(MAC, &[]);
     let late = [&[0x11; 40][..], &magic(MAC, b"secret")].concat();
     let mut payloads = Vec::new();
@@ -149,7 +149,7 @@ fn crafted() -> Vec<Vec<u8>> {
     frames
 }
 
-/// An IPv4 packet with eight bytes of options (RFC 791: no operation).
+/// Adds eight bytes of options (no operation, RFC 791) to an IPv4 packet.
 fn with_options(packet: &[u8]) -> Vec<u8> {
     let mut packet = [&packet[..20], &[1; 8], &packet[20..]].concat();
     packet[0] = 0x47;
@@ -158,7 +158,7 @@ fn with_options(packet: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// An IPv6 packet with extension headers of these kinds, of various lengths.
+/// Adds extension headers of these kinds, of various lengths, to an IPv6 packet.
 fn with_extension_headers(packet: &[u8], kinds: &[u8]) -> Vec<u8> {
     let mut headers = Vec::new();
     for (n, kind) in kinds.iter().enumerate() {
@@ -181,7 +181,7 @@ fn with_extension_headers(packet: &[u8], kinds: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// The frame as it is, or with some bytes changed, cut off or put in, mostly in its headers.
+/// Returns the frame unchanged, or with some bytes changed, removed or inserted, mostly in its headers.
 fn mutated(frame: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
     let mut frame = frame.to_vec();
     for _ in 0..random.usize(0..3) {

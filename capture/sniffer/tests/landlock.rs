@@ -1,4 +1,4 @@
-//! What the sniffer says where it cannot have Landlock: each cause has its own cure.
+//! The error of the sniffer if Landlock is not available. It names the cause and the solution.
 #![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 use std::collections::BTreeMap;
@@ -7,36 +7,36 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use wakevirt_protocol::sniffer::MAX_REASON;
 use wakevirt_sniffer::sandbox;
 
-/// What [`sandbox::forbid_files`] gives where this error answers landlock_create_ruleset(2). A thread of its own
-/// has the filter, and ends with it.
-fn behind_a_filter(errno: i32, required: bool) -> Result<bool, String> {
-    let refuse = move || {
+/// Calls [`sandbox::forbid_files`] while landlock_create_ruleset(2) fails with this error. The seccomp filter applies
+/// only to a new thread.
+fn forbid_files_with_error(errno: i32, required: bool) -> Result<bool, String> {
+    let run = move || {
         let calls = BTreeMap::from([(libc::SYS_landlock_create_ruleset, vec![])]);
-        let answer = SeccompAction::Errno(errno.try_into().unwrap());
+        let action = SeccompAction::Errno(errno.try_into().unwrap());
         let arch = std::env::consts::ARCH.try_into().unwrap();
-        let filter = SeccompFilter::new(calls, SeccompAction::Allow, answer, arch).unwrap();
+        let filter = SeccompFilter::new(calls, SeccompAction::Allow, action, arch).unwrap();
         seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
         sandbox::forbid_files(required).map_err(|error| error.to_string())
     };
-    std::thread::spawn(refuse).join().unwrap()
+    std::thread::spawn(run).join().unwrap()
 }
 
 #[test]
-fn a_refusal_names_its_cause_and_the_cure() {
-    for (errno, cause, cure) in [
+fn the_error_names_the_cause_and_the_solution() {
+    for (errno, cause, solution) in [
         (libc::EPERM, "a seccomp filter, such as a container's, refuses Landlock", "in the filter"),
         (libc::EACCES, "a seccomp filter, such as a container's, refuses Landlock", "in the filter"),
         (libc::EOPNOTSUPP, "the kernel's Landlock is switched off", "add landlock to lsm="),
         (libc::ENOSYS, "the kernel has no Landlock, or a container's seccomp filter hides it", "Linux 5.13"),
     ] {
-        let error = behind_a_filter(errno, true).unwrap_err();
-        assert!(error.contains(cause) && error.contains(cure), "{errno}: {error}");
+        let error = forbid_files_with_error(errno, true).unwrap_err();
+        assert!(error.contains(cause) && error.contains(solution), "{errno}: {error}");
         assert!(error.contains("set require-landlock = false"), "{error}");
-        assert!(error.len() <= MAX_REASON, "the announcer would see only part of it: {error}");
+        assert!(error.len() <= MAX_REASON, "the failure report would be truncated: {error}");
     }
 }
 
 #[test]
-fn without_being_required_it_is_left_out() {
-    assert_eq!(behind_a_filter(libc::EPERM, false), Ok(false));
+fn runs_without_landlock_if_it_is_not_required() {
+    assert_eq!(forbid_files_with_error(libc::EPERM, false), Ok(false));
 }

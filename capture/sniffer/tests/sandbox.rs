@@ -1,17 +1,17 @@
-//! A taken-over sniffer: a deliberately malicious program in the sniffer's own sandbox.
+//! A compromised sniffer, simulated by a malicious program in the sandbox of the sniffer.
 //!
-//! The test runs itself again for each attack, as a program that goes through the stages of
-//! `sniffer::sandbox` and then attacks. Each attack is run three times:
+//! For each attack, the test runs its own program again, which enters the stages of `sandbox` and then attacks. Each
+//! attack runs three times:
 //!
-//! * free, with everything but the sandbox: it succeeds, so that its refusal means something;
-//! * behind every stage but seccomp: where another layer is to refuse it, it does, with the error that
-//!   the layer gives;
-//! * behind all of them: the kernel kills the program with SIGSYS.
+//! * without the sandbox: it must succeed, or the other runs prove nothing;
+//! * with all stages except seccomp, if another layer is expected to deny it: it must fail with the error of that
+//!   layer;
+//! * with all stages: the kernel must kill the program with SIGSYS.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test may stop where it stands")]
 #![expect(unsafe_code, reason = "some attacks are system calls that no safe wrapper makes")]
 #![expect(
     clippy::print_stdout,
-    reason = "it reports as libtest does, which it cannot use: the stages want one thread"
+    reason = "it reports like libtest, which it cannot use: the stages require a single thread"
 )]
 
 use std::fs::{self, File};
@@ -36,33 +36,33 @@ use wakevirt_sniffer::sockets::Sockets;
 use wakevirt_sniffer::{channel::Channel, exit_on_panic, ffi, sandbox};
 use wakevirt_tests::host::guard;
 
-/// The abstract name of a socket that hears whatever is sent to it.
+/// The abstract name of a socket outside the sandbox.
 const ACCOMPLICE: &[u8] = b"wakevirt-test-accomplice";
 
-/// What the malicious program still holds, and what it aims at.
-struct Loot {
+/// The sockets of the malicious program, and its targets.
+struct Targets {
     incoming: OwnedFd,
     outgoing: Vec<OwnedFd>,
     udp: UdpSocket,
     loopback: LinkAddr,
     listener: TcpListener,
-    /// A process of the same user, as the announcer is.
+    /// A process of the same user, like the announcer.
     victim: Child,
-    /// Who hears what is sent to the abstract name, and to the channel.
-    _ears: [UnixDatagram; 2],
+    /// The receivers at the abstract name and at the other end of the channel.
+    _receivers: [UnixDatagram; 2],
 }
 
-type Attack = fn(&Loot) -> io::Result<()>;
+type Attack = fn(&Targets) -> io::Result<()>;
 
-/// Each attack, and the error by which a layer other than seccomp refuses it, where one does on every
-/// kernel since 5.13.
+/// Each attack, and the error of the layer other than seccomp that denies it, if there is one on every kernel since
+/// 5.13.
 const ATTACKS: &[(&str, Attack, Option<i32>)] = &[
     ("open a file", open_file, Some(libc::EACCES)),
     ("write a file", write_file, Some(libc::EACCES)),
     ("list a folder", list_folder, Some(libc::EACCES)),
-    ("make an IP socket", make_inet_socket, None),
-    ("make a Unix socket", make_unix_socket, None),
-    ("make a packet socket", make_packet_socket, Some(libc::EPERM)),
+    ("open an IP socket", open_inet_socket, None),
+    ("open a Unix socket", open_unix_socket, None),
+    ("open a packet socket", open_packet_socket, Some(libc::EPERM)),
     ("connect by TCP", connect_tcp, None),
     ("execute a program", execute, Some(libc::EACCES)),
     ("fork", fork, None),
@@ -76,13 +76,13 @@ const ATTACKS: &[(&str, Attack, Option<i32>)] = &[
     ("replace the filter", replace_filter, Some(libc::EPERM)),
     ("detach the filter", detach_filter, Some(libc::EPERM)),
     ("unlock the filter", unlock_filter, Some(libc::EPERM)),
-    ("hear outgoing packets", hear_outgoing, None),
+    ("receive outgoing packets", receive_outgoing, None),
     ("bind the socket for incoming frames", bind_incoming, None),
     ("send a frame", send_frame, None),
     ("send a datagram", send_datagram, None),
-    ("send elsewhere by the channel", send_elsewhere, None),
-    ("put a socket in the channel's place", replace_channel, None),
-    ("ask for another socket option", ask_for_option, None),
+    ("send to another address through the channel", send_elsewhere, None),
+    ("replace the channel by another socket", replace_channel, None),
+    ("read another socket option", read_option, None),
     ("map executable memory", map_executable, None),
 ];
 
@@ -91,14 +91,15 @@ fn main() -> ExitCode {
     if let [_, flag, stages, attack] = arguments.as_slice()
         && flag == "--attack"
     {
-        return act(stages, attack);
+        return run_attack(stages, attack);
     }
     if !guard::privileged() {
         return ExitCode::SUCCESS;
     }
-    let failures: Vec<String> = ATTACKS.iter().flat_map(|(name, _, layer)| judge(name, *layer)).collect();
+    let failures: Vec<String> =
+        ATTACKS.iter().flat_map(|(name, _, layer)| check_attack(name, *layer)).collect();
     let failures =
-        failures.into_iter().chain(what_is_allowed()).chain(what_a_panic_does()).collect::<Vec<_>>();
+        failures.into_iter().chain(check_normal_operation()).chain(check_panic()).collect::<Vec<_>>();
     for failure in &failures {
         println!("FAILED: {failure}");
     }
@@ -106,56 +107,56 @@ fn main() -> ExitCode {
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs one attack the three ways, and returns what is wrong.
-fn judge(name: &str, layer: Option<i32>) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut check = |how: &str, status: ExitStatus, right: bool| {
-        if !right {
-            wrong.push(format!("{name}, {how}: {status}"));
+/// Runs an attack in the three ways, and returns the failures.
+fn check_attack(name: &str, layer: Option<i32>) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut check = |how: &str, status: ExitStatus, expected: bool| {
+        if !expected {
+            failures.push(format!("{name}, {how}: {status}"));
         }
     };
-    let free = run("free", name);
-    check("free", free, free.success());
+    let none = run("none", name);
+    check("without the sandbox", none, none.success());
     if let Some(errno) = layer {
         let layered = run("layers", name);
-        check("behind every stage but seccomp", layered, layered.code() == Some(errno));
+        check("with all stages except seccomp", layered, layered.code() == Some(errno));
     }
     let all = run("all", name);
-    check("behind all stages", all, all.signal() == Some(libc::SIGSYS));
-    if wrong.is_empty() {
-        println!("{name} ... refused");
+    check("with all stages", all, all.signal() == Some(libc::SIGSYS));
+    if failures.is_empty() {
+        println!("{name} ... denied");
     }
-    wrong
+    failures
 }
 
-/// What the sniffer needs is not refused: else every attack would seem to be.
-fn what_is_allowed() -> Option<String> {
-    let status = run("all", "behave");
-    (!status.success()).then(|| format!("what the sniffer does is refused: {status}"))
+/// Checks that the sandbox allows what the sniffer needs.
+fn check_normal_operation() -> Option<String> {
+    let status = run("all", "operate normally");
+    (!status.success()).then(|| format!("the sandbox denies normal operation: {status}"))
 }
 
-/// A panic under the sandbox is told to the announcer, and ends the process as any other failure does.
-fn what_a_panic_does() -> Option<String> {
+/// Checks that a panic in the sandbox is reported to the announcer, and exits like any other failure.
+fn check_panic() -> Option<String> {
     let (announcer, channel) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     let status = command("all", PANIC).stdin(Stdio::from(channel)).status().unwrap();
     let mut buffer = [0; MAX_MESSAGE];
     let length = recv(&announcer, &mut buffer, RecvFlags::DONTWAIT).map_or(0, |(length, _)| length);
-    let said = FromSniffer::decode(buffer.get(..length).unwrap());
-    let right = status.code() == Some(1)
-        && matches!(&said, Ok(FromSniffer::Failed { reason }) if reason.contains("a test of panics"));
-    (!right).then(|| format!("a panic ends with {status} and says {said:?}"))
+    let report = FromSniffer::decode(buffer.get(..length).unwrap());
+    let expected = status.code() == Some(1)
+        && matches!(&report, Ok(FromSniffer::Failed { reason }) if reason.contains("a test of panics"));
+    (!expected).then(|| format!("a panic exits with {status} and reports {report:?}"))
 }
 
-/// Runs this program again: in a network namespace of its own, as a user without rights but for the
-/// sniffer's capability and one more.
+/// Runs this program in a new network namespace, as an unprivileged user with the capability of the sniffer and
+/// CAP_SETUID.
 fn run(stages: &str, attack: &str) -> ExitStatus {
     command(stages, attack).status().unwrap()
 }
 
 fn command(stages: &str, attack: &str) -> Command {
     let capabilities = ["--inh-caps=+net_raw,+setuid", "--ambient-caps=+net_raw,+setuid"];
-    // None of these forks, so the status is that of the attack.
+    // Each of these executes the next one, so the exit status is that of the attack.
     let mut command = Command::new("unshare");
     command
         .args(["--net", "sh", "-euc", "ip link set lo up; exec setpriv \"$@\"", "sh"])
@@ -166,13 +167,13 @@ fn command(stages: &str, attack: &str) -> Command {
     command
 }
 
-/// The malicious program. Its exit code is 0, or the number of the error that it met.
-fn act(stages: &str, name: &str) -> ExitCode {
+/// The malicious program. Its exit code is 0, or the error number of the attack.
+fn run_attack(stages: &str, name: &str) -> ExitCode {
     let attack = ATTACKS.iter().find_map(|(attack, run, _)| (*attack == name).then_some(*run));
-    let attack = attack.unwrap_or(if name == PANIC { fail_with_a_panic } else { behave });
+    let attack = attack.unwrap_or(if name == PANIC { cause_panic } else { operate_normally });
     let channel = Channel::on_standard_input();
-    let mut loot = prepare(stages != "free");
-    if stages != "free" {
+    let mut targets = prepare(stages != "none");
+    if stages != "none" {
         sandbox::hide().unwrap();
         sandbox::drop_capabilities().unwrap();
         assert!(sandbox::forbid_files(true).unwrap());
@@ -181,30 +182,30 @@ fn act(stages: &str, name: &str) -> ExitCode {
         exit_on_panic(channel);
     }
     if stages == "all" {
-        sandbox::forbid_system_calls(&loot.outgoing).unwrap();
+        sandbox::forbid_system_calls(&targets.outgoing).unwrap();
     }
-    let code = code(attack(&loot));
-    if stages == "free" {
-        // Whoever was traced is stopped, and would stay so.
-        let _ = loot.victim.kill();
+    let code = exit_code(attack(&targets));
+    if stages == "none" {
+        // A traced process is stopped, and would not exit.
+        let _ = targets.victim.kill();
     }
     ffi::exit(code)
 }
 
-fn code(result: io::Result<()>) -> i32 {
+fn exit_code(result: io::Result<()>) -> i32 {
     result.map_or_else(|error| error.raw_os_error().unwrap_or(255), |()| 0)
 }
 
-/// The sockets of the sniffer, locked as it locks them or not; and the targets.
-fn prepare(locked: bool) -> Loot {
+/// Opens the sockets of the sniffer, with or without locked filters, and the targets.
+fn prepare(locked: bool) -> Targets {
     let start = Start { request: Request::Raw, ports: vec![9], outgoing: 1, require_landlock: true };
     let sockets = Sockets::open(&start, Vec::new()).unwrap();
     let incoming = if locked {
         sockets.incoming.unwrap()
     } else {
-        let open = ffi::packet_socket().unwrap();
-        ffi::attach_filter(&open, &program(&[9], Direction::Any).unwrap()).unwrap();
-        open
+        let unlocked = ffi::packet_socket().unwrap();
+        ffi::attach_filter(&unlocked, &program(&[9], Direction::Any).unwrap()).unwrap();
+        unlocked
     };
     let loopback = nix::ifaddrs::getifaddrs()
         .unwrap()
@@ -212,56 +213,56 @@ fn prepare(locked: bool) -> Loot {
         .unwrap();
     let accomplice = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(ACCOMPLICE).unwrap()).unwrap();
     let (announcer, channel) = UnixDatagram::pair().unwrap();
-    // Else it is the socketpair that the test reads.
+    // Otherwise it is the socketpair that the test reads.
     if Channel::on_standard_input().is_err() {
         dup2_stdin(&channel).unwrap();
     }
-    Loot {
+    Targets {
         incoming,
         outgoing: sockets.outgoing,
         udp: UdpSocket::bind("127.0.0.1:0").unwrap(),
         loopback,
         listener: TcpListener::bind("127.0.0.1:0").unwrap(),
-        // It ends with this program, however that ends: nobody else could write to it.
+        // It exits with this program, which holds the only end of the pipe.
         victim: Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap(),
-        _ears: [accomplice, announcer],
+        _receivers: [accomplice, announcer],
     }
 }
 
-fn open_file(_: &Loot) -> io::Result<()> {
+fn open_file(_: &Targets) -> io::Result<()> {
     File::open("/etc/passwd").map(drop)
 }
 
-fn write_file(_: &Loot) -> io::Result<()> {
+fn write_file(_: &Targets) -> io::Result<()> {
     File::options().write(true).open("/dev/null").map(drop)
 }
 
-fn list_folder(_: &Loot) -> io::Result<()> {
+fn list_folder(_: &Targets) -> io::Result<()> {
     fs::read_dir("/").map(drop)
 }
 
-fn make_inet_socket(_: &Loot) -> io::Result<()> {
+fn open_inet_socket(_: &Targets) -> io::Result<()> {
     UdpSocket::bind("127.0.0.1:0").map(drop)
 }
 
-fn make_unix_socket(_: &Loot) -> io::Result<()> {
+fn open_unix_socket(_: &Targets) -> io::Result<()> {
     UnixDatagram::unbound().map(drop)
 }
 
-fn make_packet_socket(_: &Loot) -> io::Result<()> {
+fn open_packet_socket(_: &Targets) -> io::Result<()> {
     ffi::packet_socket().map(drop)
 }
 
-fn connect_tcp(loot: &Loot) -> io::Result<()> {
-    TcpStream::connect(loot.listener.local_addr()?).map(drop)
+fn connect_tcp(targets: &Targets) -> io::Result<()> {
+    TcpStream::connect(targets.listener.local_addr()?).map(drop)
 }
 
-fn execute(_: &Loot) -> io::Result<()> {
+fn execute(_: &Targets) -> io::Result<()> {
     Err(Command::new("/bin/true").exec())
 }
 
-fn fork(_: &Loot) -> io::Result<()> {
-    // SAFETY: there is one thread, and the child ends at once.
+fn fork(_: &Targets) -> io::Result<()> {
+    // SAFETY: there is one thread, and the child exits at once.
     match unsafe { libc::fork() } {
         0 => ffi::exit(0),
         -1 => Err(io::Error::last_os_error()),
@@ -269,117 +270,117 @@ fn fork(_: &Loot) -> io::Result<()> {
     }
 }
 
-fn start_thread(_: &Loot) -> io::Result<()> {
+fn start_thread(_: &Targets) -> io::Result<()> {
     std::thread::Builder::new().spawn(|| ()).map(drop)
 }
 
-fn victim(loot: &Loot) -> Pid {
-    Pid::from_raw(loot.victim.id().try_into().unwrap())
+fn victim(targets: &Targets) -> Pid {
+    Pid::from_raw(targets.victim.id().try_into().unwrap())
 }
 
-fn trace(loot: &Loot) -> io::Result<()> {
-    ptrace::attach(victim(loot))?;
+fn trace(targets: &Targets) -> io::Result<()> {
+    ptrace::attach(victim(targets))?;
     Ok(())
 }
 
-fn read_memory(loot: &Loot) -> io::Result<()> {
-    // The victim is this program until it has become another, so what lies here lies there, too.
+fn read_memory(targets: &Targets) -> io::Result<()> {
+    // The victim runs this program until it executes another one, so the address is valid there.
     let (mut bytes, base) = ([0; 8], std::ptr::from_ref(ATTACKS).addr());
     let remote = [RemoteIoVec { base, len: bytes.len() }];
-    match process_vm_readv(victim(loot), &mut [IoSliceMut::new(&mut bytes)], &remote) {
-        // It has: the access was allowed, and the address is not there any more.
+    match process_vm_readv(victim(targets), &mut [IoSliceMut::new(&mut bytes)], &remote) {
+        // The victim has executed the other program: the access was allowed, but the address is not mapped.
         Ok(_) | Err(nix::errno::Errno::EFAULT) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-fn kill_victim(loot: &Loot) -> io::Result<()> {
-    Ok(kill(victim(loot), Signal::SIGTERM)?)
+fn kill_victim(targets: &Targets) -> io::Result<()> {
+    Ok(kill(victim(targets), Signal::SIGTERM)?)
 }
 
-fn raise_capability(_: &Loot) -> io::Result<()> {
+fn raise_capability(_: &Targets) -> io::Result<()> {
     let mut sets = capabilities(None)?;
     sets.effective |= CapabilitySet::NET_RAW;
     Ok(set_capabilities(None, sets)?)
 }
 
-fn become_root(_: &Loot) -> io::Result<()> {
+fn become_root(_: &Targets) -> io::Result<()> {
     Ok(setuid(Uid::from_raw(0))?)
 }
 
-fn become_traceable(_: &Loot) -> io::Result<()> {
+fn become_traceable(_: &Targets) -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(true)?)
 }
 
-fn replace_filter(loot: &Loot) -> io::Result<()> {
-    ffi::attach_filter(&loot.incoming, &program(&[], Direction::Any).unwrap())
+fn replace_filter(targets: &Targets) -> io::Result<()> {
+    ffi::attach_filter(&targets.incoming, &program(&[], Direction::Any).unwrap())
 }
 
-fn detach_filter(loot: &Loot) -> io::Result<()> {
-    ffi::set_int_option(&loot.incoming, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
+fn detach_filter(targets: &Targets) -> io::Result<()> {
+    ffi::set_int_option(&targets.incoming, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
 }
 
-fn unlock_filter(loot: &Loot) -> io::Result<()> {
-    ffi::set_int_option(&loot.incoming, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 0)
+fn unlock_filter(targets: &Targets) -> io::Result<()> {
+    ffi::set_int_option(&targets.incoming, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 0)
 }
 
-fn hear_outgoing(loot: &Loot) -> io::Result<()> {
-    ffi::set_int_option(&loot.incoming, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 0)
+fn receive_outgoing(targets: &Targets) -> io::Result<()> {
+    ffi::set_int_option(&targets.incoming, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 0)
 }
 
-fn bind_incoming(loot: &Loot) -> io::Result<()> {
-    ffi::bind_packet_socket(&loot.incoming, 0)
+fn bind_incoming(targets: &Targets) -> io::Result<()> {
+    ffi::bind_packet_socket(&targets.incoming, 0)
 }
 
-fn send_frame(loot: &Loot) -> io::Result<()> {
-    sendto(loot.incoming.as_raw_fd(), b"a frame", &loot.loopback, MsgFlags::empty())?;
+fn send_frame(targets: &Targets) -> io::Result<()> {
+    sendto(targets.incoming.as_raw_fd(), b"a frame", &targets.loopback, MsgFlags::empty())?;
     Ok(())
 }
 
-fn send_datagram(loot: &Loot) -> io::Result<()> {
-    loot.udp.send_to(b"a datagram", loot.udp.local_addr()?).map(drop)
+fn send_datagram(targets: &Targets) -> io::Result<()> {
+    targets.udp.send_to(b"a datagram", targets.udp.local_addr()?).map(drop)
 }
 
-fn send_elsewhere(_: &Loot) -> io::Result<()> {
+fn send_elsewhere(_: &Targets) -> io::Result<()> {
     sendto(0, b"a message", &UnixAddr::new_abstract(ACCOMPLICE)?, MsgFlags::empty())?;
     Ok(())
 }
 
-fn replace_channel(loot: &Loot) -> io::Result<()> {
-    Ok(dup2_stdin(&loot.incoming)?)
+fn replace_channel(targets: &Targets) -> io::Result<()> {
+    Ok(dup2_stdin(&targets.incoming)?)
 }
 
-fn ask_for_option(loot: &Loot) -> io::Result<()> {
-    rustix::net::sockopt::socket_type(&loot.incoming)?;
+fn read_option(targets: &Targets) -> io::Result<()> {
+    rustix::net::sockopt::socket_type(&targets.incoming)?;
     Ok(())
 }
 
-fn map_executable(_: &Loot) -> io::Result<()> {
+fn map_executable(_: &Targets) -> io::Result<()> {
     let protection = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: the kernel chooses where, and nothing is there.
+    // SAFETY: the kernel chooses an unused address.
     let address = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
     if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The name under which the program panics.
+/// The name of the attack that panics.
 const PANIC: &str = "panic";
 
-fn fail_with_a_panic(_: &Loot) -> io::Result<()> {
+fn cause_panic(_: &Targets) -> io::Result<()> {
     panic!("a test of panics")
 }
 
-/// What the sniffer does all its life.
-fn behave(loot: &Loot) -> io::Result<()> {
-    let mut poll = [rustix::event::PollFd::new(&loot.incoming, rustix::event::PollFlags::IN)];
+/// Makes the system calls of the sniffer's main loop.
+fn operate_normally(targets: &Targets) -> io::Result<()> {
+    let mut poll = [rustix::event::PollFd::new(&targets.incoming, rustix::event::PollFlags::IN)];
     rustix::event::poll(&mut poll, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 1 }))?;
-    match ffi::receive(&loot.incoming, &mut [0; 64]) {
+    match ffi::receive(&targets.incoming, &mut [0; 64]) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
         other => return other.map(drop),
     }
-    ffi::take_packet_drops(&loot.incoming)?;
-    ffi::drops(&loot.udp)?;
-    for socket in &loot.outgoing {
+    ffi::take_packet_drops(&targets.incoming)?;
+    ffi::drops(&targets.udp)?;
+    for socket in &targets.outgoing {
         ffi::bind_packet_socket(socket, 1)?;
     }
     rustix::net::send(rustix::stdio::stdin(), b"a message", rustix::net::SendFlags::DONTWAIT)?;

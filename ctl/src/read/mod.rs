@@ -1,8 +1,8 @@
 //! `wakevirtctl read`: finds the magic packets in a savefile, in the format pcap or pcapng.
 //!
-//! Each magic packet gives one line, a JSON object with `frame` (counted from 1), `mac` and the keys of the
-//! signal's details, before deduplication. With `--all`, a refused frame gives a line with `frame` and
-//! `refused`. A pcapng file can contain frames of several interfaces, of different link types.
+//! The output has one line for each magic packet, including copies: a JSON object with `frame` (counted from 1),
+//! `mac` and the details of the signal. With `--all`, it also has a line with `frame` and `refused` for each refused
+//! frame. A pcapng file can contain frames of several interfaces with different link types.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,16 +18,16 @@ use wakevirt_protocol::frame::{Ports, Refusal, parse_frame};
 use wakevirt_protocol::link::LinkType;
 use wakevirt_protocol::{ParsedPacket, Stamp};
 
-/// How much of the savefile is in memory at first, in bytes.
+/// The initial size of the read buffer, in bytes.
 const BUFFER: usize = 1 << 20;
-/// The longest block that is read, in bytes: libpcap's limit, too.
+/// The maximum length of a block, in bytes: the limit of libpcap.
 const MAX_BLOCK: usize = 16 << 20;
 /// The bits of the link type in a pcap header; the others describe a checksum (`LT_LINKTYPE` in libpcap).
 const LINK_TYPE_BITS: i32 = 0x03ff_ffff;
 /// The type of a packet block that programs have not written since 2009 (pcapng, section 4.4).
 const OBSOLETE_PACKET_BLOCK: u32 = 2;
 
-/// A savefile cannot be read completely.
+/// A savefile cannot be read completely, or the output cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be opened or read.
@@ -44,19 +44,19 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// The file is truncated or damaged. The frames before that place were parsed.
+    /// The file is truncated or damaged. The frames before the damage were parsed.
     #[error("{} is damaged after frame {frames}: {problem}", .path.display())]
     Damaged {
         /// The savefile.
         path: PathBuf,
-        /// How many frames were read.
+        /// The number of frames that were read.
         frames: u64,
         /// The damage.
         problem: &'static str,
     },
-    /// Some frames have link types that are neither like Ethernet nor IP. All others were parsed.
+    /// Some frames have unsupported link types. All others were parsed.
     #[error("{} has frames of unsupported link types, which were skipped: {}; supported are Ethernet (1), Linux SLL (113) and SLL2 (276), NULL (0), LOOP (108) \
-             and raw IP (101, 228, 229)", .path.display(), counted(.skipped))]
+             and raw IP (101, 228, 229)", .path.display(), format_counts(.skipped))]
     LinkTypes {
         /// The savefile.
         path: PathBuf,
@@ -68,7 +68,7 @@ pub enum Error {
     Write(#[from] io::Error),
 }
 
-fn counted(skipped: &BTreeMap<i32, u64>) -> String {
+fn format_counts(skipped: &BTreeMap<i32, u64>) -> String {
     let each: Vec<_> =
         skipped.iter().map(|(number, count)| format!("{count} of link type {number}")).collect();
     each.join(", ")
@@ -85,14 +85,14 @@ pub fn read(path: &Path, ports: &Ports, all: bool, output: impl Write) -> Result
     if file.metadata().map_err(open)?.is_dir() {
         return Err(open(io::ErrorKind::IsADirectory.into()));
     }
-    let mut reader = create_reader(BUFFER, Whole(file)).map_err(|error| match error {
+    let mut reader = create_reader(BUFFER, FullReads(file)).map_err(|error| match error {
         PcapError::ReadError => open(io::Error::other("read failed")),
         _ => Error::NoSavefile { path: path.to_owned() },
     })?;
     let mut savefile =
         Savefile { path, ports, all, output, interfaces: Vec::new(), frames: 0, skipped: BTreeMap::new() };
     savefile.read(reader.as_mut())?;
-    savefile.end()
+    savefile.finish()
 }
 
 /// A savefile that is being read.
@@ -193,15 +193,15 @@ impl<Output: Write> Savefile<'_, Output> {
             return self.refused(&Refusal::BadHeader);
         };
         match parse_frame(&frame, self.ports) {
-            Ok(packets) => packets.into_iter().try_for_each(|heard| {
+            Ok(packets) => packets.into_iter().try_for_each(|packet| {
                 let stamp = Stamp { timestamp, boottime: None };
-                self.write(&Line { frame: self.frames, packet: heard, stamp })
+                self.write(&Line { frame: self.frames, packet, stamp })
             }),
             Err(refusal) => self.refused(&refusal),
         }
     }
 
-    /// Writes why the current frame is refused, if `--all` asks for it.
+    /// Writes the reason why the current frame is refused, if `all` is set.
     fn refused(&mut self, reason: &dyn fmt::Display) -> Result<(), Error> {
         if !self.all {
             return Ok(());
@@ -218,7 +218,7 @@ impl<Output: Write> Savefile<'_, Output> {
         Error::Damaged { path: self.path.to_owned(), frames: self.frames, problem }
     }
 
-    fn end(mut self) -> Result<(), Error> {
+    fn finish(mut self) -> Result<(), Error> {
         self.output.flush()?;
         if self.skipped.is_empty() {
             return Ok(());
@@ -234,9 +234,9 @@ struct Interface {
     link: i32,
     /// The largest number of bytes captured of each frame; 0 means all.
     snap: u32,
-    /// The ticks of its clock in a second.
+    /// The ticks of its clock per second.
     resolution: u64,
-    /// The seconds to add to its time.
+    /// The seconds to add to its timestamps.
     offset: i64,
 }
 
@@ -268,10 +268,11 @@ fn first(bytes: &[u8], length: u32) -> &[u8] {
     usize::try_from(length).ok().and_then(|length| bytes.get(..length)).unwrap_or(bytes)
 }
 
-/// Fills each buffer up to the end of the file: pcap-parser needs the header of a savefile in one piece.
-struct Whole(File);
+/// Fills each buffer completely, except at the end of the file. pcap-parser requires the whole header of a savefile in
+/// the first read.
+struct FullReads(File);
 
-impl Read for Whole {
+impl Read for FullReads {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
