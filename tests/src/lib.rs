@@ -1,9 +1,8 @@
-//! The test bench: hosts of their own, with real interfaces, a real bus and a real libvirt.
+//! The test bench: isolated hosts with real interfaces, a real bus and a real libvirt.
 //!
-//! A [`Host`](host::Host) is a set of namespaces that lives as long as the value: inside are its own
-//! network, processes, `/run`, `/etc` and `/var`. So tests run in parallel, use the names that a real
-//! host uses (`br0`, the system bus, `qemu:///system`), and leave nothing behind, not even when they
-//! are killed. What is started on it dies with it.
+//! A [`Host`](host::Host) is a set of namespaces with its own network, processes, `/run`, `/etc` and `/var`. It exists
+//! as long as the value, and all its processes end with it. So tests can run in parallel and use the names of a real
+//! host (`br0`, the system bus, `qemu:///system`). They leave nothing behind, even if they are killed.
 //!
 //! ```no_run
 //! use wakevirt_tests::bus::{Bus, Kind};
@@ -16,17 +15,12 @@
 //! host.bridge("br0");
 //! let lan = host.veth("port0");
 //! host.sh("ip link set port0 master br0");
-//! let mut capture = Daemon::capture(&host).started_by(StartedBy::Manager).start();
-//! capture.wait_until_ready();
+//! let mut capture = Daemon::capture(&host).started_by(StartedBy::Manager).start_on_bus();
 //! lan.etherwake("52:54:00:01:02:03", &[]);
 //! capture.log().wait_for("52:54:00:01:02:03");
 //! capture.stop();
 //! ```
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test bench that fails stops its test where it stands"
-)]
+#![expect(clippy::expect_used, clippy::panic, reason = "a failure of the test bench stops the test")]
 
 pub mod bus;
 pub mod daemon;

@@ -1,39 +1,39 @@
-//! Waiting for what comes sooner or later.
+//! Waits for conditions by polling.
 
 use std::time::{Duration, Instant};
 
-/// How long anything on the bench may take before the test fails. Generous: the machine may be busy.
+/// The time after which a test fails. It is long because the machine can be busy.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often to look.
-pub(crate) const STEP: Duration = Duration::from_millis(5);
+/// The interval between two checks.
+pub(crate) const INTERVAL: Duration = Duration::from_millis(5);
 
-/// Looks again and again until there is something to see, and returns it.
+/// Calls `check` until it returns a value, and returns that value.
 ///
 /// # Panics
-/// After [`TIMEOUT`], saying `what` did not come.
-pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
-    within(TIMEOUT, look).unwrap_or_else(|| panic!("waited {TIMEOUT:?} in vain for {what}"))
+/// After [`TIMEOUT`], with `what` in the message.
+pub fn until<T>(what: &str, check: impl FnMut() -> Option<T>) -> T {
+    within(TIMEOUT, check).unwrap_or_else(|| panic!("timed out after {TIMEOUT:?} waiting for {what}"))
 }
 
-/// Looks again and again until there is something to see, or the time is over.
-pub fn within<T>(time: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+/// Calls `check` until it returns a value, at most for this time.
+pub fn within<T>(time: Duration, mut check: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + time;
     loop {
-        if let Some(seen) = look() {
-            return Some(seen);
+        if let Some(value) = check() {
+            return Some(value);
         }
         if Instant::now() >= deadline {
             return None;
         }
-        std::thread::sleep(STEP);
+        std::thread::sleep(INTERVAL);
     }
 }
 
-/// Waits until it is true.
+/// Calls `check` until it returns true.
 ///
 /// # Panics
-/// After [`TIMEOUT`], saying `what` did not come.
-pub fn until_true(what: &str, mut look: impl FnMut() -> bool) {
-    until(what, || look().then_some(()));
+/// After [`TIMEOUT`], with `what` in the message.
+pub fn until_true(what: &str, mut check: impl FnMut() -> bool) {
+    until(what, || check().then_some(()));
 }

@@ -1,4 +1,4 @@
-//! The socket of a journal: systemd.journal-fields(7), "Native Journal Protocol".
+//! A journal socket: "Native Journal Protocol" in the documentation of systemd.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -9,26 +9,26 @@ use std::time::Duration;
 use crate::host::Host;
 use crate::process::lines::Lines;
 
-/// Where programs look for the journal.
+/// The path of the journal's socket.
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Takes the place of systemd-journald on a host until it is dropped.
+/// A replacement for systemd-journald on a host, until it is dropped.
 #[derive(Debug)]
 pub struct Journal {
     entries: Lines,
-    /// The thread that reads goes when this does.
+    /// The reading thread exits when this is dropped.
     _alive: Arc<()>,
 }
 
 impl Journal {
-    /// Opens the journal's socket on the host, for everyone as the real one.
+    /// Opens the journal's socket on the host. All users can write to it, as to the real one.
     ///
     /// # Panics
-    /// If that fails, as it does where there is one.
+    /// If that fails, for example because the socket exists.
     #[must_use]
     pub fn start(host: &Host) -> Self {
         let path = host.path(SOCKET);
-        std::fs::create_dir_all(path.parent().expect("it is in a folder")).expect("a folder in /run");
+        std::fs::create_dir_all(path.parent().expect("a parent directory")).expect("a directory in /run");
         let socket = UnixDatagram::bind(&path).expect("the journal's socket");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("its mode");
         socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
@@ -50,7 +50,7 @@ impl Journal {
         Self { entries, _alive: alive }
     }
 
-    /// The entries, a line for each, as they were sent: `FIELD=value | FIELD=value`.
+    /// The received entries, one for each line: `FIELD=value | FIELD=value`.
     #[must_use]
     pub fn entries(&self) -> &Lines {
         &self.entries

@@ -1,5 +1,5 @@
-//! A host of its own: network, processes, `/run`, `/etc` and `/var`, on the kernel and the programs
-//! of the machine that runs the test.
+//! An isolated host: its own network, processes, `/run`, `/etc` and `/var`, with the kernel and the programs of this
+//! machine.
 
 pub mod guard;
 pub mod journal;
@@ -16,20 +16,20 @@ use crate::process::lines::Lines;
 use crate::process::proc;
 use crate::wait;
 
-/// The project's folder.
+/// The directory of the workspace.
 #[must_use]
 pub fn project() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate is a folder of the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate is in a directory of the workspace")
 }
 
-/// Where a host finds the programs that were built.
+/// The directory of the built programs on a host.
 pub const PROGRAMS: &str = "/run/wakevirt-programs";
 
-/// What PID 1 of a host does: set up, then live until the test is over, and reap.
+/// The program of a host's PID 1: sets the host up, then reaps processes until the test ends.
 ///
-/// `$1` is the folder of the programs, `$2` the project's. `/etc` and `/var` are overlays: what is
-/// written there goes to `/run`, which is a tmpfs of this host alone. bash reaps every child that is
-/// left to it, which libvirt relies on when it ends a QEMU.
+/// `$1` is the directory of the programs, `$2` that of the workspace. `/etc` and `/var` are overlays whose upper
+/// directories are in `/run`, a tmpfs of this host. bash reaps orphaned processes. libvirt relies on that when it
+/// stops a QEMU.
 const INIT: &str = r#"
 set -e
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -47,20 +47,20 @@ echo up
 while read -r _; do :; done
 "#;
 
-/// Who runs a program on a host.
+/// A user on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum User {
-    /// uid 0.
+    /// UID 0.
     Root,
     /// The user of the capture service.
     Capture,
-    /// The user of the actor service, without the group libvirt, which its unit gives to the service alone.
+    /// The user of the actor service, without the group libvirt: that group comes from the unit.
     Actor,
-    /// Somebody in no group that matters.
+    /// A user without privileges.
     Unprivileged,
-    /// Somebody in group libvirt.
+    /// A member of the group libvirt.
     LibvirtMember,
-    /// Somebody in group wakevirt.
+    /// A member of the group wakevirt.
     WakevirtMember,
 }
 
@@ -79,21 +79,21 @@ impl User {
     }
 }
 
-/// A host of its own. See the [crate's documentation](crate).
+/// An isolated host. See the [documentation of the crate](crate).
 #[derive(Debug)]
 pub struct Host {
-    /// `unshare`, the parent of the host's PID 1. When its standard input closes, the host is over,
-    /// whether the test ends, panics or is killed.
+    /// `unshare`, the parent of the host's PID 1. The host ends when its standard input is closed: when the test ends,
+    /// panics or is killed.
     holder: Child,
-    /// The host's PID 1, as this process sees it.
+    /// The host's PID 1 in the PID namespace of this process.
     init: Pid,
 }
 
 impl Host {
-    /// Boots a host: it has the loopback interface and the users, and nothing runs there.
+    /// Creates a host with the loopback interface and the users. No services run on it.
     ///
     /// # Panics
-    /// If that fails; [`privileged!`](crate::privileged) says before whether it can.
+    /// If that fails. [`privileged!`](crate::privileged) checks the requirements.
     #[must_use]
     pub fn new() -> Self {
         let mut holder = Command::new("unshare")
@@ -109,32 +109,34 @@ impl Host {
             .expect("unshare runs");
         let stderr = Lines::of(holder.stderr.take().expect("it is piped"));
         let stdout = holder.stdout.take().expect("it is piped");
-        let mut said = String::new();
-        BufReader::new(stdout).read_line(&mut said).expect("the host's PID 1 answers");
-        assert_eq!(said, "up\n", "the host did not boot:\n{}", stderr.all().join("\n"));
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).expect("the host's PID 1 writes a line");
+        assert_eq!(line, "up\n", "the host did not start:\n{}", stderr.all().join("\n"));
         let init = wait::until("the host's PID 1", || proc::children(proc::pid_of(&holder)).first().copied());
         Self { holder, init }
     }
 
-    /// The host's PID 1, as this process sees it.
+    /// The host's PID 1 in the PID namespace of this process.
     #[must_use]
     pub fn init(&self) -> Pid {
         self.init
     }
 
-    /// A path on the host, as this process reaches it.
+    /// The path of a file on the host, for this process.
     #[must_use]
     pub fn path(&self, on_host: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{on_host}", self.init))
     }
 
-    /// Writes a file on the host (owner root, mode 0644), and the folders that it needs.
+    /// Writes a file on the host (owner root, mode 0644), and creates its parent directories.
     pub fn write(&self, on_host: &str, text: &str) {
         let path = self.path(on_host);
-        let folder = path.parent().expect("a file is in a folder");
-        std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, text)).unwrap_or_else(|error| {
-            panic!("cannot write {on_host} on the host: {error}");
-        });
+        let directory = path.parent().expect("a file has a parent directory");
+        std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&path, text)).unwrap_or_else(
+            |error| {
+                panic!("cannot write {on_host} on the host: {error}");
+            },
+        );
     }
 
     /// Reads a file on the host.
@@ -145,16 +147,16 @@ impl Host {
         })
     }
 
-    /// A program that is to run on the host as root, with an empty environment but for `PATH`.
+    /// A command that runs a program on the host as root. Its environment contains only `PATH` and `LC_ALL`.
     ///
-    /// The child that is spawned is `nsenter`, which ends as the program does; [`proc::children`]
-    /// knows the program itself.
+    /// The spawned child is `nsenter`, which exits with the status of the program. [`proc::children`] finds the
+    /// program.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.init.to_string(), "--mount", "--net", "--ipc", "--pid"])
-            // The root of the host is not that of its mount namespace where the test runs in a chroot.
+            // If the test runs in a chroot, the host's root directory differs from that of its mount namespace.
             .args(["--root", "--wd", "--", program])
             .env_clear()
             .env("PATH", PATH)
@@ -163,7 +165,7 @@ impl Host {
         command
     }
 
-    /// A program that is to run on the host as this user, with the user's groups.
+    /// A command that runs a program on the host as this user, with the user's groups.
     #[must_use]
     pub fn command_as(&self, user: User, program: &str) -> Command {
         if user == User::Root {
@@ -174,10 +176,10 @@ impl Host {
         command
     }
 
-    /// Runs a line of shell on the host as root, and returns what it wrote.
+    /// Runs a shell command on the host as root, and returns its output.
     ///
     /// # Panics
-    /// If it fails, with what it wrote to standard error.
+    /// If it fails, with its standard error in the message.
     pub fn sh(&self, line: &str) -> String {
         succeed(self.command("sh").args(["-euc", line]))
     }
@@ -191,16 +193,16 @@ impl Default for Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // The kernel kills all of a PID namespace with its PID 1, and `--kill-child` that one.
+        // `--kill-child` kills PID 1, and with it the kernel kills all processes of the PID namespace.
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }
 }
 
-/// Runs a command, and returns what it wrote to standard output.
+/// Runs a command, and returns its standard output.
 ///
 /// # Panics
-/// If it fails, with what it wrote to standard error.
+/// If it fails, with its standard error in the message.
 pub fn succeed(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -208,15 +210,15 @@ pub fn succeed(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The folder with the programs of this build: the first one above this program that has them.
+/// The directory with the programs of this build: the first parent directory of this program that contains them.
 ///
 /// # Panics
-/// If they are not built.
+/// If they have not been built.
 #[must_use]
 pub fn built_programs() -> PathBuf {
-    let own = std::env::current_exe().expect("a program knows its own file");
+    let own = std::env::current_exe().expect("the path of this program");
     own.ancestors()
-        .find(|folder| folder.join("wakevirt-test-wire").exists())
-        .expect("the programs are built: run `cargo build --workspace` before")
+        .find(|directory| directory.join("wakevirt-test-wire").exists())
+        .expect("the programs must be built first: run `cargo build --workspace`")
         .to_owned()
 }

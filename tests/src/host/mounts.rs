@@ -1,4 +1,4 @@
-//! What a process sees mounted: `/proc/PID/mountinfo`, proc(5).
+//! The mounts that a process can reach: `/proc/PID/mountinfo`, proc(5).
 
 use std::path::{Path, PathBuf};
 
@@ -9,11 +9,11 @@ use nix::unistd::Pid;
 pub struct Mount {
     id: u32,
     parent: u32,
-    /// The folder or file of the file system that is mounted.
+    /// The mounted directory or file, as a path within the file system.
     pub root: String,
-    /// Where it is mounted, as the process sees it.
+    /// The mount point, as a path for the process.
     pub point: PathBuf,
-    /// The options of this mount, such as `ro`, `nosuid`.
+    /// The options of this mount, such as `ro` and `nosuid`.
     pub options: Vec<String>,
     /// The type of the file system.
     pub kind: String,
@@ -22,8 +22,8 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Parses a line: ID, parent's ID, device, root, mount point, options, optional fields, `-`, type, source,
-    /// the file system's options.
+    /// Parses a line: ID, parent ID, device, root, mount point, options, optional fields, `-`, type, source, options of
+    /// the file system.
     fn parse(line: &str) -> Option<Self> {
         let (mount, system) = line.split_once(" - ")?;
         let mut mount = mount.split(' ');
@@ -46,8 +46,8 @@ impl Mount {
         self.options.iter().any(|set| set == option)
     }
 
-    /// Whether another mount lies over this one.
-    fn is_covered_by(&self, other: &Self) -> bool {
+    /// Whether another mount hides this one.
+    fn is_hidden_by(&self, other: &Self) -> bool {
         let over = other.parent == self.id && other.point == self.point;
         let above =
             other.parent == self.parent && other.point != self.point && self.point.starts_with(&other.point);
@@ -55,7 +55,7 @@ impl Mount {
     }
 }
 
-/// The mounts that a process can reach: those that others cover are left out.
+/// The mounts that a process can reach, without those that other mounts hide.
 ///
 /// # Panics
 /// If there is no such process.
@@ -69,16 +69,16 @@ pub fn of(pid: Pid) -> Vec<Mount> {
 fn reachable(text: &str) -> Vec<Mount> {
     let mut all: Vec<Mount> = text.lines().filter_map(Mount::parse).collect();
     loop {
-        let covered = |mount: &Mount| all.iter().any(|other| mount.is_covered_by(other));
-        let gone: Vec<u32> = all.iter().filter(|mount| covered(mount)).map(|mount| mount.id).collect();
-        // A mount that lies over a covered one stays; one that is inside of it goes with it.
-        let lost = |mount: &Mount| {
-            gone.contains(&mount.id)
+        let is_hidden = |mount: &Mount| all.iter().any(|other| mount.is_hidden_by(other));
+        let hidden: Vec<u32> = all.iter().filter(|mount| is_hidden(mount)).map(|mount| mount.id).collect();
+        // A mount on top of a hidden one can be reached. A mount inside of a hidden one cannot.
+        let is_unreachable = |mount: &Mount| {
+            hidden.contains(&mount.id)
                 || all.iter().any(|parent| {
-                    parent.id == mount.parent && gone.contains(&parent.id) && parent.point != mount.point
+                    parent.id == mount.parent && hidden.contains(&parent.id) && parent.point != mount.point
                 })
         };
-        let left: Vec<Mount> = all.iter().filter(|mount| !lost(mount)).cloned().collect();
+        let left: Vec<Mount> = all.iter().filter(|mount| !is_unreachable(mount)).cloned().collect();
         if left.len() == all.len() {
             return left;
         }
@@ -86,7 +86,7 @@ fn reachable(text: &str) -> Vec<Mount> {
     }
 }
 
-/// The mount that a path belongs to.
+/// The mount that contains a path.
 #[must_use]
 pub fn at<'a>(mounts: &'a [Mount], path: &str) -> Option<&'a Mount> {
     let above = mounts.iter().filter(|mount| Path::new(path).starts_with(&mount.point));
@@ -109,10 +109,10 @@ mod tests {
 ";
 
     #[test]
-    fn leaves_out_what_is_covered() {
+    fn omits_hidden_mounts() {
         let mounts = reachable(TEXT);
-        let seen: Vec<_> = mounts.iter().map(|mount| mount.id).collect();
-        assert_eq!(seen, [1, 3, 4, 5, 7]);
+        let ids: Vec<_> = mounts.iter().map(|mount| mount.id).collect();
+        assert_eq!(ids, [1, 3, 4, 5, 7]);
         assert!(mounts[1].has("nosuid") && mounts[1].root == "/private");
     }
 

@@ -1,21 +1,21 @@
-//! The one system call that no crate wraps: making a tap or tun device.
+//! The ioctl(2) that creates a tap or tun device. No crate wraps it.
 #![expect(unsafe_code, reason = "ioctl(2) takes a pointer")]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Which kind of device: `Documentation/networking/tuntap.rst` of the kernel.
+/// The kind of device: `Documentation/networking/tuntap.rst` of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum DeviceKind {
     /// Carries Ethernet frames.
     Tap,
     /// Carries IP packets.
     Tun,
 }
 
-/// Makes the opened `/dev/net/tun` a device of this name, which lives until the file is closed.
-pub(crate) fn set_interface(device: &File, kind: Kind, name: &str) -> io::Result<()> {
+/// Creates a device of this name from an open `/dev/net/tun`. It exists until the file is closed.
+pub(crate) fn set_interface(device: &File, kind: DeviceKind, name: &str) -> io::Result<()> {
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 },
@@ -27,12 +27,12 @@ pub(crate) fn set_interface(device: &File, kind: Kind, name: &str) -> io::Result
         *place = libc::c_char::from_ne_bytes([byte]);
     }
     let kind = match kind {
-        Kind::Tap => libc::IFF_TAP,
-        Kind::Tun => libc::IFF_TUN,
+        DeviceKind::Tap => libc::IFF_TAP,
+        DeviceKind::Tun => libc::IFF_TUN,
     };
-    // No packet information: a frame is written as it is, with nothing before it.
+    // IFF_NO_PI: frames have no packet information before them.
     request.ifr_ifru.ifru_flags = i16::try_from(kind | libc::IFF_NO_PI).map_err(io::Error::other)?;
-    // SAFETY: TUNSETIFF reads an ifreq and writes its name back; `request` is one, and outlives the call.
+    // SAFETY: TUNSETIFF reads an ifreq and writes the name to it. `request` is an ifreq, and outlives the call.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,4 +1,4 @@
-//! Frames that no tool at hand sends.
+//! Builds Ethernet frames and IP packets, also those that no tool can send.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -10,16 +10,16 @@ pub const BROADCAST: [u8; 6] = [0xff; 6];
 /// The EtherType of Wake-on-LAN.
 pub const WAKE_ON_LAN: u16 = 0x0842;
 
-/// A magic packet: the sync stream, the MAC address sixteen times, and a SecureOn password or nothing.
+/// A magic packet: six bytes FF, the MAC address sixteen times, and the SecureOn password, which can be empty.
 #[must_use]
 pub fn magic(mac: &str, password: &[u8]) -> Vec<u8> {
     [&[0xff; 6][..], &bytes_of(mac).repeat(16), password].concat()
 }
 
-/// The six bytes of a MAC address.
+/// Parses a MAC address.
 ///
 /// # Panics
-/// If it is none.
+/// If it is not a MAC address.
 #[must_use]
 pub fn bytes_of(mac: &str) -> [u8; 6] {
     mac.parse::<MacAddr>().expect("a MAC address").octets()
@@ -31,8 +31,8 @@ pub fn ethernet(destination: [u8; 6], source: [u8; 6], ethertype: u16, payload: 
     [&destination[..], &source, &ethertype.to_be_bytes(), payload].concat()
 }
 
-/// The frame with a VLAN tag before its EtherType and before the tags that it has already: `tpid` is
-/// 0x8100 (IEEE 802.1Q) or 0x88a8 (802.1ad).
+/// Adds a VLAN tag to the frame, before its EtherType and its other tags. `tpid` is 0x8100 (IEEE 802.1Q) or 0x88a8
+/// (802.1ad).
 #[must_use]
 pub fn tagged(frame: &[u8], tpid: u16, vlan: u16) -> Vec<u8> {
     let (addresses, rest) = frame.split_at(12);
@@ -52,7 +52,7 @@ pub fn udp4(source: Ipv4Addr, destination: Ipv4Addr, port: u16, payload: &[u8]) 
     [header, datagram].concat()
 }
 
-/// An IPv6 packet (RFC 8200) with a UDP datagram from port 40000, whose checksum is right.
+/// An IPv6 packet (RFC 8200) with a UDP datagram from port 40000, with a correct checksum.
 #[must_use]
 pub fn udp6(source: Ipv6Addr, destination: Ipv6Addr, port: u16, payload: &[u8]) -> Vec<u8> {
     let length = be(payload.len() + 8);
@@ -71,7 +71,7 @@ fn be(length: usize) -> [u8; 2] {
     u16::try_from(length).expect("shorter than 64 KiB").to_be_bytes()
 }
 
-/// The internet checksum: RFC 1071. Of an odd number of bytes, the last one counts as the upper half.
+/// The internet checksum: RFC 1071. The last byte of an odd number is padded with a zero byte.
 fn checksum(bytes: &[u8]) -> u16 {
     let (pairs, odd) = bytes.as_chunks::<2>();
     let last = odd.first().map_or(0, |byte| u32::from(*byte) << 8);
@@ -86,18 +86,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn has_the_checksum_of_the_example_in_rfc_1071() {
+    fn computes_the_checksum_of_the_example_in_rfc_1071() {
         assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
     }
 
     #[test]
-    fn has_checksums_that_cancel_out() {
+    fn checksum_of_a_header_with_its_checksum_is_zero() {
         let packet = udp4(Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST, 9, b"hello");
         assert_eq!(checksum(&packet[..20]), 0);
     }
 
     #[test]
-    fn tags_before_the_ethertype() {
+    fn inserts_tags_before_the_ethertype() {
         let frame = ethernet(BROADCAST, [2, 0, 0, 0, 0, 1], WAKE_ON_LAN, b"payload");
         let twice = tagged(&tagged(&frame, 0x8100, 7), 0x88a8, 5);
         assert_eq!(twice[12..22], [0x88, 0xa8, 0, 5, 0x81, 0, 0, 7, 8, 0x42]);

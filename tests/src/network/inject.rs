@@ -1,8 +1,8 @@
-//! What `wakevirt-test-wire` does: it puts frames, read from standard input, on an interface.
+//! The program `wakevirt-test-wire`: sends the frames from its standard input.
 //!
-//! `wakevirt-test-wire send|tap|tun NAME`: `send` lets them leave through an interface that exists;
-//! `tap` and `tun` make a device, as which the frames arrive, and which goes when the program ends.
-//! Each line is one frame in hexadecimal, blanks allowed; `ready` is said once, `sent` after each frame.
+//! `wakevirt-test-wire send|tap|tun NAME`: `send` transmits through an existing interface. `tap` and `tun` create a
+//! device on which the frames are received. It exists until the program ends. Each line is one frame in hexadecimal
+//! digits; spaces are allowed. The program prints `ready` once, and `sent` after each frame.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -13,23 +13,23 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 
 use crate::host::PROGRAMS;
-use crate::network::ffi::{self, Kind};
+use crate::network::ffi::{self, DeviceKind};
 use crate::process::lines::Lines;
 
-/// Where frames go.
-enum Way {
-    /// Out of an interface: packet(7).
+/// The destination of the frames.
+enum Output {
+    /// They are transmitted through an interface: packet(7).
     Interface(OwnedFd, LinkAddr),
-    /// In by a device.
+    /// They are received on a tap or tun device.
     Device(File),
 }
 
-impl Way {
-    fn open(how: &str, name: &str) -> io::Result<Self> {
-        let kind = match how {
+impl Output {
+    fn open(mode: &str, name: &str) -> io::Result<Self> {
+        let kind = match mode {
             "send" => return Self::interface(name),
-            "tap" => Kind::Tap,
-            "tun" => Kind::Tun,
+            "tap" => DeviceKind::Tap,
+            "tun" => DeviceKind::Tun,
             _ => return Err(usage()),
         };
         let device = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
@@ -42,12 +42,12 @@ impl Way {
             .filter(|interface| interface.interface_name == name)
             .find_map(|interface| interface.address?.as_link_addr().copied())
             .ok_or_else(|| io::Error::other(format!("there is no interface {name}")))?;
-        // Protocol 0: the socket hears nothing, it only sends.
+        // With protocol 0 the socket does not receive frames.
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
         Ok(Self::Interface(socket, address))
     }
 
-    fn put(&mut self, frame: &[u8]) -> io::Result<()> {
+    fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         match self {
             Self::Interface(socket, address) => {
                 sendto(socket.as_raw_fd(), frame, address, MsgFlags::empty()).map(drop)?;
@@ -58,19 +58,19 @@ impl Way {
     }
 }
 
-/// Runs the program with these arguments, until its standard input ends.
+/// Runs the program until the end of its standard input.
 ///
 /// # Errors
-/// If the interface cannot be opened, a line is no frame, or the kernel refuses one.
+/// If the interface cannot be opened, a line is not a frame, or the kernel rejects a frame.
 pub fn run(arguments: &[String]) -> io::Result<()> {
-    let [how, name] = arguments else { return Err(usage()) };
-    let mut way = Way::open(how, name)?;
+    let [mode, name] = arguments else { return Err(usage()) };
+    let mut output = Output::open(mode, name)?;
     let mut stdout = io::stdout();
     writeln!(stdout, "ready")?;
     for line in io::stdin().lines() {
         let line = line?;
-        let frame = from_hex(&line).ok_or_else(|| io::Error::other(format!("{line:?} is no frame")))?;
-        way.put(&frame)?;
+        let frame = from_hex(&line).ok_or_else(|| io::Error::other(format!("{line:?} is not a frame")))?;
+        output.send(&frame)?;
         writeln!(stdout, "sent")?;
     }
     Ok(())
@@ -92,64 +92,64 @@ fn to_hex(frame: &[u8]) -> String {
     frame.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A `wakevirt-test-wire` that runs, and the frames to give it.
+/// A running `wakevirt-test-wire`.
 #[derive(Debug)]
 pub struct Injector {
     child: Child,
     frames: Option<ChildStdin>,
-    said: Lines,
-    complaints: Lines,
+    stdout: Lines,
+    stderr: Lines,
     sent: usize,
 }
 
 impl Injector {
-    /// Starts `wakevirt-test-wire`; `command` makes a program ready to run where the interface is.
+    /// Starts `wakevirt-test-wire`. `command` runs a program in the namespace of the interface.
     ///
     /// # Panics
     /// If it does not start.
-    pub(crate) fn start(command: impl Fn(&str) -> Command, how: &str, name: &str) -> Self {
+    pub(crate) fn start(command: impl Fn(&str) -> Command, mode: &str, name: &str) -> Self {
         let mut child = command(&format!("{PROGRAMS}/wakevirt-test-wire"))
-            .args([how, name])
+            .args([mode, name])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("wakevirt-test-wire starts");
         let frames = child.stdin.take();
-        let said = Lines::of(child.stdout.take().expect("it is piped"));
-        let complaints = Lines::of(child.stderr.take().expect("it is piped"));
-        let injector = Self { child, frames, said, complaints, sent: 0 };
+        let stdout = Lines::of(child.stdout.take().expect("it is piped"));
+        let stderr = Lines::of(child.stderr.take().expect("it is piped"));
+        let injector = Self { child, frames, stdout, stderr, sent: 0 };
         injector.wait_for("ready", 1);
         injector
     }
 
-    /// Puts one frame on the wire, and returns when the kernel has taken it.
+    /// Sends one frame, and returns when the kernel has accepted it.
     ///
     /// # Panics
-    /// If the kernel refuses it.
+    /// If the kernel rejects it.
     pub fn send(&mut self, frame: &[u8]) {
-        let frames = self.frames.as_mut().expect("open while the injector lives");
-        // A broken pipe shows below, with the reason.
+        let frames = self.frames.as_mut().expect("the pipe is open until the injector is dropped");
+        // After an error, wait_for reports the cause.
         let _ = writeln!(frames, "{}", to_hex(frame));
         self.sent += 1;
         self.wait_for("sent", self.sent);
     }
 
     fn wait_for(&self, word: &str, nth: usize) {
-        let seen = crate::wait::until("wakevirt-test-wire to answer", || {
-            let answered = self.said.count(word) >= nth;
-            let complaint = self.complaints.all().first().cloned();
-            if answered { Some(Ok(())) } else { complaint.map(Err) }
+        let result = crate::wait::until("wakevirt-test-wire to reply", || {
+            let replied = self.stdout.count(word) >= nth;
+            let error = self.stderr.all().first().cloned();
+            if replied { Some(Ok(())) } else { error.map(Err) }
         });
-        if let Err(complaint) = seen {
-            panic!("{complaint}");
+        if let Err(error) = result {
+            panic!("{error}");
         }
     }
 }
 
 impl Drop for Injector {
     fn drop(&mut self) {
-        // At the end of its input it ends by itself, and a device goes with it.
+        // The program exits at the end of its input, and its device is removed.
         self.frames = None;
         let _ = self.child.wait();
     }
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_frames_in_hexadecimal() {
+    fn parses_frames_in_hexadecimal() {
         assert_eq!(from_hex("00 ff7F"), Some(vec![0, 255, 127]));
         assert_eq!(from_hex(&to_hex(&[1, 2, 254])), Some(vec![1, 2, 254]));
         for bad in ["0", "0x00", "gg"] {

@@ -1,4 +1,4 @@
-//! Interfaces of a host, and who is at the other end of them.
+//! The interfaces of a host, and the machines connected to them.
 
 mod ffi;
 pub mod frames;
@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::host::{Host, succeed};
 use crate::network::inject::Injector;
 
-/// The name of the interface at the far end of a [`Host::veth`].
+/// The name of the interface at the other end of a [`Host::veth`].
 pub const FAR_END: &str = "eth0";
 
 impl Host {
@@ -20,13 +20,13 @@ impl Host {
         PathBuf::from(format!("/proc/{}/ns/net", self.init()))
     }
 
-    /// Makes a bridge, and sets it up.
+    /// Creates a bridge and sets it up.
     pub fn bridge(&self, name: &str) {
         self.sh(&format!("ip link add {name} type bridge && ip link set {name} up"));
     }
 
-    /// Makes an interface with a cable to a machine of its own, both ends up. The host ends it by
-    /// `ip link del`, the cable and the machine go with the host.
+    /// Creates an interface that is connected to a new machine, and sets both ends up. They exist until the host ends,
+    /// or the interface is deleted.
     #[must_use]
     pub fn veth(&self, name: &str) -> Peer<'_> {
         let namespace = format!("beyond-{name}");
@@ -40,15 +40,15 @@ impl Host {
         Peer { host: self, namespace }
     }
 
-    /// Makes a tap device, up; frames that are sent into it arrive on the host as from a VM. It goes
-    /// when the value is dropped.
+    /// Creates a tap device and sets it up. Frames that are sent to it are received on the host, as from a VM. It is
+    /// removed when the value is dropped.
     #[must_use]
     pub fn tap(&self, name: &str) -> Injector {
         self.device("tap", name)
     }
 
-    /// Makes a tun device, up; IP packets that are sent into it arrive on the host as from a VPN. It
-    /// goes when the value is dropped.
+    /// Creates a tun device and sets it up. IP packets that are sent to it are received on the host, as from a VPN. It
+    /// is removed when the value is dropped.
     #[must_use]
     pub fn tun(&self, name: &str) -> Injector {
         self.device("tun", name)
@@ -60,14 +60,14 @@ impl Host {
         device
     }
 
-    /// Lets frames leave through an interface of the host.
+    /// Transmits frames through an interface of the host.
     #[must_use]
     pub fn injector(&self, interface: &str) -> Injector {
         Injector::start(|program| self.command(program), "send", interface)
     }
 }
 
-/// The machine at the other end of a cable: another network on the same files and processes.
+/// A machine that is connected to a host: another network namespace with the same files and processes.
 #[derive(Debug)]
 pub struct Peer<'host> {
     host: &'host Host,
@@ -81,7 +81,7 @@ impl Peer<'_> {
         self.host.path(&format!("/run/netns/{}", self.namespace))
     }
 
-    /// A program that is to run on this machine as root.
+    /// A command that runs a program on this machine as root.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = self.host.command("ip");
@@ -89,39 +89,39 @@ impl Peer<'_> {
         command
     }
 
-    /// Runs a line of shell on this machine, and returns what it wrote.
+    /// Runs a shell command on this machine, and returns its output.
     ///
     /// # Panics
-    /// If it fails, with what it wrote to standard error.
+    /// If it fails, with its standard error in the message.
     pub fn sh(&self, line: &str) -> String {
         succeed(self.command("sh").args(["-euc", line]))
     }
 
-    /// Adds an address, such as `192.0.2.2/24`. An IPv6 one can be used at once.
+    /// Adds an address, such as `192.0.2.2/24`. IPv6 addresses skip duplicate address detection.
     pub fn address(&self, address: &str) {
-        let at_once = if address.contains(':') { "nodad" } else { "" };
-        self.sh(&format!("ip address add {address} dev {FAR_END} {at_once}"));
+        let option = if address.contains(':') { "nodad" } else { "" };
+        self.sh(&format!("ip address add {address} dev {FAR_END} {option}"));
     }
 
-    /// Puts one frame on the cable.
+    /// Sends one frame to the host.
     pub fn send(&self, frame: &[u8]) {
         self.injector().send(frame);
     }
 
-    /// Keeps the cable open for many frames.
+    /// Sends many frames to the host through one socket.
     #[must_use]
     pub fn injector(&self) -> Injector {
         Injector::start(|program| self.command(program), "send", FAR_END)
     }
 
-    /// Sends a magic packet by etherwake(8): EtherType 0x0842, to the target's own address unless
-    /// `-b` is among the options.
+    /// Sends a magic packet with etherwake(8): EtherType 0x0842, to the target's address, or to the broadcast address
+    /// with the option `-b`.
     pub fn etherwake(&self, mac: &str, options: &[&str]) {
         succeed(self.command("etherwake").args(["-i", FAR_END]).args(options).arg(mac));
     }
 
-    /// Sends a magic packet by wakeonlan(1): UDP to port 9 of this address, normally a broadcast one.
-    /// The machine needs an address of its own.
+    /// Sends a magic packet with wakeonlan(1): UDP to port 9 of this address, usually a broadcast address. The machine
+    /// needs an IP address.
     pub fn wakeonlan(&self, mac: &str, destination: &str, options: &[&str]) {
         succeed(self.command("wakeonlan").args(["-i", destination]).args(options).arg(mac));
     }

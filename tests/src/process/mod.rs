@@ -144,7 +144,7 @@ impl Process {
     pub fn kill(&mut self) {
         while self.exit_status().is_none() {
             self.signal(Signal::SIGKILL);
-            std::thread::sleep(wait::STEP);
+            std::thread::sleep(wait::INTERVAL);
         }
     }
 }
