@@ -33,7 +33,7 @@ fn slow_machine(host: &Host) -> Scene<'_> {
 
 /// Waits until a wake of the domain is pending, and checks that the actor has reported no outcome.
 fn wait_until_pending(scene: &Scene<'_>, domain: &str) {
-    scene.wait_until_under_way(domain);
+    scene.wait_until_active(domain);
     assert_eq!(scene.decisions(domain), 0);
 }
 
@@ -53,7 +53,7 @@ fn waits_for_a_start_by_another_client() {
         scope.spawn(|| scene.virsh(&["start", VM]));
         scene.wait_for_state(VM, "paused");
         scene.packet(VM, 1);
-        scene.wait_until_under_way(VM);
+        scene.wait_until_active(VM);
         assert_eq!((scene.decisions(VM), scene.state(VM).as_str()), (0, "paused (starting up)"));
     });
     scene.assert_outcome(VM, "already-running");
@@ -315,7 +315,7 @@ fn a_waiting_wake_survives_an_actor_restart() {
     scene.virsh(&["start", VM]);
     scene.shut_down(VM);
     scene.packet(VM, 1);
-    scene.wait_until_under_way(VM);
+    scene.wait_until_active(VM);
     scene.kill_actor();
     scene.start_actor_again();
     scene.kill_machine(VM);

@@ -214,7 +214,7 @@ fn a_wake_waits_while_the_domain_starts() {
         scene.wait_for_state("slow", "paused");
         assert_eq!(scene.state("slow"), "paused (starting up)");
         scene.packet("slow", 1);
-        scene.wait_until_under_way("slow");
+        scene.wait_until_active("slow");
         assert_eq!((scene.decisions("slow"), scene.state("slow").as_str()), (0, "paused (starting up)"));
     });
     let (outcome, line) = scene.outcome("slow");

@@ -235,7 +235,7 @@ fn starts_a_domain_after_its_shutdown(regime: LibvirtRights) {
     let reply = std::thread::scope(|scope| {
         let reply = scope.spawn(|| scene.call(BY_CALL));
         for domain in BOTH {
-            scene.wait_until_under_way(domain);
+            scene.wait_until_active(domain);
             assert_eq!((scene.decisions(domain), scene.state(domain).as_str()), (0, "in shutdown (unknown)"));
             scene.kill_machine(domain);
         }

@@ -43,7 +43,7 @@ fn waits_and_is_decided_again(
         scope.spawn(|| scene.virsh(doing));
         wait::until_true(state, || scene.state(VM) == state);
         scene.packet(VM, 1);
-        scene.wait_until_under_way(VM);
+        scene.wait_until_active(VM);
         assert_eq!((scene.decisions(VM), scene.state(VM).as_str()), (0, state));
         host.write("/run/gate/open", "");
     });

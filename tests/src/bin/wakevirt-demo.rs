@@ -1,4 +1,4 @@
-//! Shows the way of a packet, from the wire to a running domain: see [`wakevirt_tests::demo`].
+//! Demonstrates how a packet starts a VM: see [`wakevirt_tests::demo`].
 
 fn main() -> std::process::ExitCode {
     wakevirt_tests::demo::run()

@@ -1,4 +1,4 @@
-//! Puts frames on an interface: see [`wakevirt_tests::network::inject`].
+//! Sends frames through an interface: see [`wakevirt_tests::network::inject`].
 
 use std::process::ExitCode;
 

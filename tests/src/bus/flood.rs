@@ -1,8 +1,8 @@
-//! What `wakevirt-test-flood` does: it sends one message again and again to the system bus, as fast as the
-//! bus takes it, and throws away what comes back.
+//! The program `wakevirt-test-flood`: sends a message repeatedly to the system bus, as fast as the bus accepts it, and
+//! discards all replies.
 //!
-//! `wakevirt-test-flood KIND CONNECTIONS COUNT [DESTINATION]`: so many messages on each connection. It says
-//! `flooding` when each connection has sent its first messages, and `flooded` at the end.
+//! `wakevirt-test-flood KIND CONNECTIONS COUNT [DESTINATION]`: COUNT is the number of messages on each connection. The
+//! program prints `flooding` when each connection has sent its first messages, and `flooded` at the end.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
@@ -19,25 +19,25 @@ use crate::host::{Host, PROGRAMS, User};
 use crate::process::Process;
 
 const SOCKET: &str = "/run/dbus/system_bus_socket";
-/// How many bytes are written at once; one message if it is longer.
+/// The number of bytes that are written at once. A longer message is written alone.
 const BATCH: usize = 64 * 1024;
-/// Fresh connections that each thread keeps open. The bus allows a user 256.
-const OPEN: usize = 10;
-/// The bytes of a message before its header fields, whose length is the last number of these.
-const HEAD: usize = 16;
-/// A text of nearly the length that the bus takes at most (32 MiB on the system's).
+/// The number of new connections that each thread keeps open. The bus allows 256 for each user.
+const MAX_OPEN: usize = 10;
+/// The number of bytes before the header fields of a message. The last four are the length of the fields.
+const FIXED_HEADER: usize = 16;
+/// The length of a string that is nearly as long as the maximum message on the system bus, 32 MiB.
 const LONG: usize = 30 * 1024 * 1024;
-/// An address that no domain has.
+/// An address without a domain.
 const MAC: &str = "52:54:00:ff:ff:01";
 
-/// What is sent.
+/// The message of a flood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FloodKind {
-    /// `Wake`, for an address that no domain has, without a reply.
+    /// `Wake` for an address without a domain, without a reply.
     Wake,
     /// The same, with a reply.
     WakeReply,
-    /// `Wake`, with a text of 30 MiB for an address.
+    /// `Wake` with a string of 30 MiB instead of an address.
     Long,
     /// `ListDomains`, without a reply.
     ListDomains,
@@ -45,17 +45,17 @@ pub enum FloodKind {
     ActorProperties,
     /// `GetAll` of the announcer's properties.
     CaptureProperties,
-    /// `Replay` of all that is remembered.
+    /// `Replay` of all packets.
     Replay,
     /// `Ping` to the actor.
     Ping,
     /// `Introspect` to the announcer.
     Introspect,
-    /// `Ping` to the actor, with a header field that the specification does not know.
+    /// `Ping` to the actor, with a header field that is not in the specification.
     UnknownField,
-    /// `Ping` to the actor, each from a new connection. Some of the last connections stay open.
+    /// `Ping` to the actor, each from a new connection. The last connections remain open.
     FreshConnections,
-    /// A forged `MagicPacket` to this connection alone.
+    /// A forged `MagicPacket`, sent only to the destination.
     Signal,
 }
 
@@ -79,7 +79,7 @@ impl FloodKind {
         Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
     }
 
-    /// The message, whose serial is still to be set.
+    /// The message. Its serial is set later.
     fn message(self, destination: Option<&str>) -> zbus::Result<Message> {
         const PEER: &str = "org.freedesktop.DBus.Peer";
         const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
@@ -111,7 +111,7 @@ impl FloodKind {
 /// Runs the program.
 ///
 /// # Errors
-/// If the arguments are not what they should be, or the bus closes a connection.
+/// If the arguments are invalid, or the bus closes a connection.
 pub fn run(arguments: &[String]) -> io::Result<()> {
     let bad = || io::Error::other("usage: KIND CONNECTIONS COUNT [DESTINATION]");
     let [kind, connections, count, destination @ ..] = arguments else { return Err(bad()) };
@@ -124,18 +124,18 @@ pub fn run(arguments: &[String]) -> io::Result<()> {
         add_unknown_field(&mut message).ok_or_else(bad)?;
     }
     let message = message.as_slice();
-    let begun = Arc::new(Barrier::new(connections + 1));
+    let started = Arc::new(Barrier::new(connections + 1));
     std::thread::scope(|scope| {
         let flood = || {
-            let begun = Arc::clone(&begun);
-            let flood = if kind == FloodKind::FreshConnections { flood_afresh } else { flood };
-            scope.spawn(move || flood(message, count, &begun))
+            let started = Arc::clone(&started);
+            let flood = if kind == FloodKind::FreshConnections { flood_with_new_connections } else { flood };
+            scope.spawn(move || flood(message, count, &started))
         };
         let floods: Vec<_> = std::iter::repeat_with(flood).take(connections).collect();
-        begun.wait();
-        say("flooding")?;
+        started.wait();
+        print("flooding")?;
         floods.into_iter().try_for_each(|flood| flood.join().unwrap_or_else(|_| Err(bad())))?;
-        say("flooded")
+        print("flooded")
     })
 }
 
@@ -144,60 +144,60 @@ fn add_unknown_field(message: &mut Vec<u8>) -> Option<()> {
     message.extend([200, 1, b's', 0]);
     message.extend(1_u32.to_ne_bytes());
     message.extend(*b"x\0");
-    let fields = u32::try_from(message.len().checked_sub(HEAD)?).ok()?;
-    message.get_mut(HEAD - 4..HEAD)?.copy_from_slice(&fields.to_ne_bytes());
+    let fields = u32::try_from(message.len().checked_sub(FIXED_HEADER)?).ok()?;
+    message.get_mut(FIXED_HEADER - 4..FIXED_HEADER)?.copy_from_slice(&fields.to_ne_bytes());
     message.resize(message.len().next_multiple_of(8), 0);
     Some(())
 }
 
-fn say(what: &str) -> io::Result<()> {
-    writeln!(io::stdout(), "{what}")
+fn print(line: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
 }
 
-/// Sends so many of the message on a connection of its own.
-fn flood(message: &[u8], count: u32, begun: &Barrier) -> io::Result<()> {
+/// Sends the message this number of times on one connection.
+fn flood(message: &[u8], count: u32, started: &Barrier) -> io::Result<()> {
     let connected = connect();
     if connected.is_err() {
-        begun.wait();
+        started.wait();
     }
     let mut bus = connected?;
     let mut replies = bus.try_clone()?;
-    // It ends with the connection.
+    // The thread exits when the connection is closed.
     std::thread::spawn(move || {
         let mut buffer = vec![0; BATCH];
         while replies.read(&mut buffer).is_ok_and(|read| read > 0) {}
     });
-    let at_once = u32::try_from((BATCH / message.len()).max(1)).unwrap_or(1);
+    let messages_per_batch = u32::try_from((BATCH / message.len()).max(1)).unwrap_or(1);
     let mut serial = 1_u32;
-    let mut waits = true;
+    let mut is_first = true;
     let mut sent = Ok(());
     while serial <= count && sent.is_ok() {
-        let last = count.min(serial + at_once - 1);
+        let last = count.min(serial + messages_per_batch - 1);
         let mut batch = Vec::with_capacity(BATCH);
         for serial in serial..=last {
             let begin = batch.len();
             batch.extend_from_slice(message);
-            // The serial is the third number of the header, in the byte order of this machine.
+            // The serial is the third number of the header, in native byte order.
             if let Some(place) = batch.get_mut(begin + 8..begin + 12) {
                 place.copy_from_slice(&(serial + 1).to_ne_bytes());
             }
         }
         sent = bus.write_all(&batch);
         serial = last + 1;
-        if std::mem::take(&mut waits) {
-            begun.wait();
+        if std::mem::take(&mut is_first) {
+            started.wait();
         }
     }
     sent
 }
 
-/// Sends so many of the message, each on a connection of its own.
-fn flood_afresh(message: &[u8], count: u32, begun: &Barrier) -> io::Result<()> {
-    let mut open = VecDeque::with_capacity(OPEN);
+/// Sends the message this number of times, each on a new connection.
+fn flood_with_new_connections(message: &[u8], count: u32, started: &Barrier) -> io::Result<()> {
+    let mut open = VecDeque::with_capacity(MAX_OPEN);
     let mut sent = Ok(());
     for number in 0..count {
         sent = connect().and_then(|mut bus| {
-            // `Hello` has a serial, too.
+            // The serial must differ from that of `Hello`.
             let mut message = message.to_vec();
             if let Some(place) = message.get_mut(8..12) {
                 place.copy_from_slice(&u32::MAX.to_ne_bytes());
@@ -206,11 +206,11 @@ fn flood_afresh(message: &[u8], count: u32, begun: &Barrier) -> io::Result<()> {
             open.push_back(bus);
             Ok(())
         });
-        if open.len() >= OPEN {
+        if open.len() >= MAX_OPEN {
             open.pop_front();
         }
         if number == 0 {
-            begun.wait();
+            started.wait();
         }
         if sent.is_err() {
             break;
@@ -219,7 +219,7 @@ fn flood_afresh(message: &[u8], count: u32, begun: &Barrier) -> io::Result<()> {
     sent
 }
 
-/// Connects and says Hello: "Authentication Protocol" in the D-Bus Specification.
+/// Connects to the bus and calls Hello: "Authentication Protocol" in the D-Bus specification.
 fn connect() -> io::Result<UnixStream> {
     let mut bus = UnixStream::connect(SOCKET)?;
     let user = nix::unistd::geteuid().to_string();
@@ -240,11 +240,11 @@ fn connect() -> io::Result<UnixStream> {
 }
 
 impl Host {
-    /// Floods the bus as this user, with so many messages on each of so many connections, until all are
-    /// sent or the value is dropped. Returns when it has begun.
+    /// Floods the bus as this user, with `count` messages on each of `connections`, until all are sent or the value is
+    /// dropped. Returns when the first messages are sent.
     ///
     /// # Panics
-    /// If it does not begin.
+    /// If the flood does not start.
     #[must_use]
     pub fn flood(
         &self,

@@ -1,4 +1,4 @@
-//! Introspection XML, compared by what it says: D-Bus specification, "Introspection Data Format".
+//! Compares introspection XML by its content: "Introspection Data Format" in the D-Bus specification.
 
 use std::collections::BTreeSet;
 
@@ -6,8 +6,8 @@ use roxmltree::{Document, Node, ParsingOptions};
 
 use crate::host::{Host, User, project, succeed};
 
-/// What an interface has, a line for each member: `method Replay(in s epoch, …)`, `property Epoch s read`.
-/// The names of arguments count, and so do annotations.
+/// The members of an interface, one for each line: `method Replay(in s epoch, …)`, `property Epoch s read`. They include
+/// the names of arguments, and annotations.
 ///
 /// # Panics
 /// If the XML cannot be read, or does not describe the interface.
@@ -23,7 +23,7 @@ pub fn members(xml: &str, interface: &str) -> BTreeSet<String> {
     annotations(interface).into_iter().chain(members.map(member)).collect()
 }
 
-/// The reference: the XML in `dbus/` for the service with this name.
+/// The XML file in `dbus/` for the service with this name.
 ///
 /// # Panics
 /// If there is none.
@@ -33,10 +33,10 @@ pub fn reference(service: &str) -> String {
     std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// The introspection data of the service with this name, as the running service gives it to anyone.
+/// The introspection data of the running service with this name, requested by an unprivileged user.
 ///
 /// # Panics
-/// If it cannot be had.
+/// If the request fails.
 #[must_use]
 pub fn of_service(host: &Host, service: &str) -> String {
     let object = format!("/{}", service.replace('.', "/"));
@@ -53,7 +53,7 @@ fn member(node: Node<'_, '_>) -> String {
             let default = if kind == "signal" { "" } else { "in " };
             let arguments = elements(node).filter(|child| child.has_tag_name("arg")).map(|argument| {
                 let attribute = |name| argument.attribute(name).unwrap_or_default();
-                // A signal's arguments have one direction only, which need not be written.
+                // The arguments of signals always have the same direction, which can be omitted.
                 let direction = match (kind, attribute("direction")) {
                     ("signal", _) | (_, "") => default.to_owned(),
                     (_, direction) => format!("{direction} "),
@@ -68,7 +68,7 @@ fn member(node: Node<'_, '_>) -> String {
     format!("{kind} {}{body}{annotations}", attribute("name"))
 }
 
-/// The annotations, but for the one that says what holds anyway.
+/// The annotations, without the one that has the default value.
 fn annotations(node: Node<'_, '_>) -> BTreeSet<String> {
     elements(node)
         .filter(|child| child.has_tag_name("annotation"))
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_what_differs_and_nothing_else() {
+    fn compares_the_content_and_not_the_form() {
         let one = "<node><interface name='a.B'>
             <method name='M'><arg name='x' type='s'/><arg name='y' type='t' direction='out'/></method>
             <signal name='S'><arg name='z' type='s' direction='out'/></signal>

@@ -1,4 +1,4 @@
-//! The system bus of a host, and those who call on it.
+//! The system bus of a host, and calls on it.
 
 pub mod flood;
 pub mod introspection;
@@ -14,12 +14,12 @@ use crate::host::{Host, User, project};
 use crate::process::Process;
 use crate::wait;
 
-/// Where the system bus listens: the D-Bus specification, "Well-known Message Bus Instances".
+/// The socket of the system bus: "Well-known Message Bus Instances" in the D-Bus specification.
 const SOCKET: &str = "/run/dbus/system_bus_socket";
 const CONFIG: &str = "/run/bus/system.conf";
 const POLICIES: &str = "/run/bus/policies";
 
-/// A system bus with the rules of the one that distributions ship, and ours.
+/// The configuration of distributions for the system bus, with the policy files of this project.
 const SYSTEM_CONF: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
@@ -50,12 +50,12 @@ const SYSTEM_CONF: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-B
 </busconfig>
 "#;
 
-/// Which program is the bus.
+/// The program that is the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The reference implementation.
+    /// The reference implementation, dbus-daemon(1).
     DbusDaemon,
-    /// What Fedora and Arch ship.
+    /// dbus-broker(1), the default of Fedora and Arch.
     DbusBroker,
 }
 
@@ -77,21 +77,21 @@ impl<'host> Bus<'host> {
     pub fn start(host: &'host Host, kind: Kind) -> Self {
         host.write(CONFIG, SYSTEM_CONF);
         copy_policies(host);
-        // dbus-broker does not start where nobody takes its log.
+        // dbus-broker does not start without a journal.
         let journal = (kind == Kind::DbusBroker).then(|| Journal::start(host));
         let mut bus = Self { host, kind, process: None, _journal: journal };
         bus.start_again();
         bus
     }
 
-    /// Starts the bus at the same address, after [`Self::kill`].
+    /// Starts the bus again, with the same address, after [`Self::kill`].
     ///
     /// # Panics
     /// If it does not start.
     pub fn start_again(&mut self) {
-        // What is at this place afterwards is the new socket.
+        // The old socket is removed, so that its path leads to the new one.
         let socket = self.host.path(SOCKET);
-        std::fs::create_dir_all(socket.parent().expect("it is in a folder")).expect("a folder in /run");
+        std::fs::create_dir_all(socket.parent().expect("a parent directory")).expect("a directory in /run");
         let _ = std::fs::remove_file(&socket);
         let config = format!("--config-file={CONFIG}");
         let mut command = match self.kind {
@@ -100,7 +100,7 @@ impl<'host> Bus<'host> {
                 command.args([&config, "--nofork", "--nopidfile", "--nosyslog"]);
                 command
             }
-            // It takes its socket from the service manager, which gives it to root alone.
+            // It receives its socket from the service manager.
             Kind::DbusBroker => {
                 let mut command = self.host.command("systemd-socket-activate");
                 command.args([
@@ -120,20 +120,20 @@ impl<'host> Bus<'host> {
         wait::until_true("the bus to listen", || self.listens());
     }
 
-    /// Kills the bus: every connection to it is lost.
+    /// Kills the bus. All connections to it are lost.
     pub fn kill(&mut self) {
         self.process = None;
-        // dbus-broker is two processes, and the second one ends when it misses the first.
-        wait::until_true("the bus to be gone", || !self.listens());
+        // dbus-broker consists of two processes. The second one exits after the first.
+        wait::until_true("the bus to exit", || !self.listens());
     }
 
-    /// What the bus wrote since it was started.
+    /// The log of the bus since its start.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
         self.process.as_ref().map(|process| process.log().all()).unwrap_or_default()
     }
 
-    /// The address of the bus for this process. On the host it is the system bus.
+    /// The address of the bus for this process.
     #[must_use]
     pub fn address(&self) -> String {
         address(self.host)
@@ -160,33 +160,33 @@ pub fn address(host: &Host) -> String {
 }
 
 fn copy_policies(host: &Host) {
-    std::fs::create_dir_all(host.path(POLICIES)).expect("a folder in /run");
-    let folder = project().join("dbus");
-    let files = std::fs::read_dir(&folder).expect("the folder dbus").flatten().map(|file| file.path());
+    std::fs::create_dir_all(host.path(POLICIES)).expect("a directory in /run");
+    let directory = project().join("dbus");
+    let files = std::fs::read_dir(&directory).expect("the directory dbus").flatten().map(|file| file.path());
     for policy in files.filter(|file| file.extension().is_some_and(|extension| extension == "conf")) {
         let name = policy.file_name().unwrap_or_default();
         std::fs::copy(&policy, host.path(POLICIES).join(Path::new(name))).expect("a copy of the policy");
     }
 }
 
-/// A call that was answered by an error.
+/// The error reply to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallError {
-    /// The name of the error, `org.freedesktop.DBus.Error.AccessDenied` for example.
+    /// The name of the error, such as `org.freedesktop.DBus.Error.AccessDenied`.
     pub name: String,
-    /// What it says.
+    /// The message of the error.
     pub message: String,
 }
 
 impl Host {
-    /// Calls a method of one of our services as this user. The interface is also the name of the
-    /// service, and leads to its object. Arguments and reply are in GVariant's text format.
+    /// Calls a method of one of our services as this user. The interface has the same name as the service. Arguments
+    /// and reply are in GVariant's text format.
     ///
     /// # Errors
-    /// The error that came instead of a reply.
+    /// The error reply.
     ///
     /// # Panics
-    /// If no message could be sent at all.
+    /// If the call cannot be sent.
     pub fn call(
         &self,
         user: User,
@@ -200,7 +200,7 @@ impl Host {
     /// Reads a property of one of our services as this user.
     ///
     /// # Errors
-    /// The error that came instead of a reply.
+    /// The error reply.
     pub fn property(&self, user: User, interface: &str, property: &str) -> Result<String, CallError> {
         let quoted = [format!("'{interface}'"), format!("'{property}'")];
         self.call_object(user, interface, "org.freedesktop.DBus.Properties.Get", &[&quoted[0], &quoted[1]])
@@ -217,13 +217,13 @@ impl Host {
         number.unwrap_or_else(|| panic!("{property} is {reply}, not a number"))
     }
 
-    /// Calls a method on the object of the service with this name: `org.example.A1` has `/org/example/A1`.
+    /// Calls a method of the object of the service with this name: `/org/example/A1` for `org.example.A1`.
     ///
     /// # Errors
-    /// The error that came instead of a reply.
+    /// The error reply.
     ///
     /// # Panics
-    /// If no message could be sent at all.
+    /// If the call cannot be sent.
     pub fn call_object(
         &self,
         user: User,
@@ -244,26 +244,26 @@ impl Host {
         Err(CallError { name: name.to_owned(), message: message.to_owned() })
     }
 
-    /// Whether somebody owns this name on the bus.
+    /// Whether this name has an owner on the bus.
     ///
     /// # Panics
-    /// If the bus does not answer.
+    /// If the bus does not reply.
     #[must_use]
     pub fn name_is_owned(&self, name: &str) -> bool {
         let quoted = format!("'{name}'");
         let bus = "org.freedesktop.DBus";
-        self.call(User::Root, bus, "NameHasOwner", &[&quoted]).expect("the bus answers").contains("true")
+        self.call(User::Root, bus, "NameHasOwner", &[&quoted]).expect("the bus replies").contains("true")
     }
 
-    /// Waits until somebody owns this name on the bus.
+    /// Waits until this name has an owner on the bus.
     ///
     /// # Panics
-    /// If nobody does in time.
+    /// If that does not happen.
     pub fn wait_for_name(&self, name: &str) {
         wait::until_true(&format!("{name} on the bus"), || self.name_is_owned(name));
     }
 
-    /// Listens to the signals of the service with this name as this user; each is a line of the log.
+    /// Subscribes to the signals of the service with this name as this user. Each signal is a line of the log.
     ///
     /// # Panics
     /// If that fails.
@@ -271,7 +271,7 @@ impl Host {
     pub fn monitor(&self, user: User, service: &str) -> Process {
         let mut command = self.command_as(user, "gdbus");
         let monitor = Process::start("gdbus", command.args(["monitor", "--system", "--dest", service]));
-        // It says so after it has subscribed.
+        // gdbus prints this after it has subscribed.
         let _ = monitor.log().wait_for(&format!("The name {service}"));
         monitor
     }

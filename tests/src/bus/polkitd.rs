@@ -1,4 +1,4 @@
-//! polkit on a host: a real polkitd on its system bus.
+//! A real polkitd on the system bus of a host.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,25 +7,25 @@ use crate::host::{Host, User};
 use crate::process::Process;
 use crate::wait;
 
-/// polkit's name on the bus.
+/// The bus name of polkit.
 pub const NAME: &str = "org.freedesktop.PolicyKit1";
-/// What comes with polkitd.
+/// The files of the package polkitd.
 const POLICY: &str = "/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf";
 const SERVICE: &str = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service";
 const ACTIONS: &str = "/usr/share/polkit-1/actions";
 const RULES: &str = "/usr/share/polkit-1/rules.d";
 const OWN_ACTIONS: &str = "org.freedesktop.policykit.policy";
 const OWN_RULES: &str = "50-default.rules";
-/// Where the bus of a host looks for them.
+/// Their copies for the bus of a host.
 const BUS_POLICY: &str = "/run/bus/policies/org.freedesktop.PolicyKit1.conf";
 const AGENT: &str = "/run/polkit/agent.py";
 const BUS_SERVICE: &str = "/run/bus/services/org.freedesktop.PolicyKit1.service";
 
-/// polkit on a host, with the actions and rules that come with polkitd and no others.
+/// polkit on a host, with only the actions and rules of the package polkitd.
 ///
-/// It is set up before the host's [`Bus`](crate::bus::Bus) starts. From then on it can be activated, as
-/// where the distribution's package is installed, but by dbus-daemon alone: dbus-broker leaves that to
-/// systemd, which a host has not. Either takes one that [`Self::start`] runs.
+/// It must be installed before the host's [`Bus`](crate::bus::Bus) starts. Then dbus-daemon can activate it, as with the
+/// package of the distribution. dbus-broker cannot, because it leaves activation to systemd, which does not run on a
+/// host. With either bus, [`Self::start`] starts it.
 #[derive(Debug)]
 pub struct Polkitd<'host> {
     host: &'host Host,
@@ -33,14 +33,14 @@ pub struct Polkitd<'host> {
 }
 
 impl<'host> Polkitd<'host> {
-    /// Sets polkit up. Nothing runs yet.
+    /// Installs polkit. It does not run yet.
     ///
     /// # Panics
     /// If polkitd is not installed on this machine.
     #[must_use]
     pub fn install(host: &'host Host) -> Self {
-        // What the machine's administrator and other packages allow is not what a test is about.
-        // polkitd reads the rules as its own user, as Debian's modes of these folders say.
+        // Tests must not depend on the rules of this machine's administrator and of other packages.
+        // polkitd reads the rules as its own user, so these directories have the modes of Debian.
         host.sh(&format!(
             "rm -rf /etc/polkit-1 /var/lib/polkit-1
             install -d /run/polkit/actions /run/bus/policies /run/bus/services
@@ -55,31 +55,30 @@ impl<'host> Polkitd<'host> {
         Self { host, process: None }
     }
 
-    /// Takes back that the bus can activate it. Before the bus starts: dbus-broker reads it only then.
+    /// Prevents its activation. The bus must not run yet, because dbus-broker reads the file only at startup.
     pub fn without_activation(self) -> Self {
         self.host.sh(&format!("rm {BUS_SERVICE}"));
         self
     }
 
-    /// Adds actions, a file of this machine, as a package installs them. A polkitd that runs reads them
-    /// soon; [`Self::start`] it afterwards to be sure.
+    /// Installs a file of this machine as actions, like a package. A running polkitd reads it with a delay, so
+    /// [`Self::start`] it afterwards.
     pub fn add_actions(&self, file: &Path) {
         self.add(ACTIONS, file);
     }
 
-    /// Adds rules, a file of this machine, as a package installs them. See [`Self::add_actions`].
+    /// Installs a file of this machine as rules, like a package. See [`Self::add_actions`].
     pub fn add_rules(&self, file: &Path) {
         self.add(RULES, file);
     }
 
-    /// Adds rules, as the administrator does: `name` is the file's, without folder. See
-    /// [`Self::add_actions`].
+    /// Writes rules to a file with this name in the administrator's directory. See [`Self::add_actions`].
     pub fn write_rules(&self, name: &str, script: &str) {
         self.host.write(&format!("/etc/polkit-1/rules.d/{name}"), script);
     }
 
-    /// A program that is to run on the host as this user and has an authentication agent at its side,
-    /// which answers so: see `agent.py`.
+    /// A command that runs a program on the host as this user, with an authentication agent that gives this answer. See
+    /// `agent.py`.
     #[must_use]
     pub fn command_with_agent(&self, user: User, answer: &str, program: &str) -> Command {
         self.host.write(AGENT, include_str!("agent.py"));
@@ -88,21 +87,24 @@ impl<'host> Polkitd<'host> {
         command
     }
 
-    fn add(&self, folder: &str, file: &Path) {
+    fn add(&self, directory: &str, file: &Path) {
         let name = file.file_name().expect("a file has a name").to_string_lossy();
         let text =
             std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        self.host.write(&format!("{folder}/{name}"), &text);
+        self.host.write(&format!("{directory}/{name}"), &text);
     }
 
-    /// Runs polkitd, and waits until it is on the bus.
+    /// Starts polkitd, and waits until it is on the bus.
     ///
     /// # Panics
-    /// If it does not come, with its log.
+    /// If it does not start, with its log in the message.
     pub fn start(&mut self) {
-        // As its unit and its service file say; it changes to the user polkitd by itself.
+        // Runs the command of its service file. polkitd switches to its own user.
         let service = self.host.read(SERVICE);
-        let line = service.lines().find_map(|line| line.strip_prefix("Exec=")).expect("it is a service file");
+        let line = service
+            .lines()
+            .find_map(|line| line.strip_prefix("Exec="))
+            .expect("a service file has this line");
         let mut words = line.split_whitespace().filter(|word| *word != "--no-debug");
         let mut command = self.host.command(words.next().expect("a program"));
         let mut process = Process::start("polkitd", command.args(words));
@@ -110,33 +112,33 @@ impl<'host> Polkitd<'host> {
             true => Some(true),
             false => process.exit_status().map(|_| false),
         });
-        assert!(owned, "polkitd does not run\n{}", process.log().all().join("\n"));
+        assert!(owned, "polkitd does not run:\n{}", process.log().all().join("\n"));
         self.process = Some(process);
     }
 
-    /// What [`Self::start`] runs.
+    /// The process that [`Self::start`] started.
     ///
     /// # Panics
-    /// If nothing does.
+    /// If it was not started.
     #[must_use]
     pub fn process(&self) -> &Process {
         self.process.as_ref().expect("polkitd was started")
     }
 
-    /// Stops polkitd, whoever started it. Where it is activatable, the next call to it starts another one.
+    /// Kills polkitd, also if the bus has started it. If it can be activated, the next call starts it again.
     ///
     /// # Panics
-    /// If it does not go.
+    /// If it does not exit.
     pub fn stop(&mut self) {
         self.host.sh(&format!("kill -KILL {}", self.pid()));
-        wait::until_true("polkitd to be gone", || !self.host.name_is_owned(NAME));
+        wait::until_true("polkitd to exit", || !self.host.name_is_owned(NAME));
         self.process = None;
     }
 
-    /// The process ID of the polkitd that runs, as the host sees it.
+    /// The process ID of the running polkitd in the PID namespace of the host.
     ///
     /// # Panics
-    /// If none does.
+    /// If polkitd does not run.
     #[must_use]
     pub fn pid(&self) -> u32 {
         let name = format!("'{NAME}'");

@@ -1,5 +1,5 @@
-//! A Debian of its own on a host, with systemd as its first process: systemd-nspawn(1) boots what
-//! `scripts/tree` has made. `DEBIAN` in the environment chooses the release.
+//! A Debian system on a host, with systemd as its first process. systemd-nspawn(1) boots the tree that `scripts/tree`
+//! creates. The environment variable `DEBIAN` selects the release.
 
 pub mod inventory;
 pub mod package;
@@ -13,20 +13,20 @@ use crate::bus::Kind;
 use crate::host::guard::PATH;
 use crate::host::{Host, PROGRAMS, project, succeed};
 use crate::process::proc;
-use crate::process::{Process, show_if_it_fails};
+use crate::process::{Process, print_on_failure};
 use crate::wait;
 
-/// Where its root is on the host. What it writes goes into the host's memory.
+/// Its root directory on the host. Writes go to a tmpfs.
 pub const ROOT: &str = "/run/debian/root";
 
-/// The exit status of systemd-nspawn(1) under `--keep-unit` when what it boots reboots.
+/// The exit status of systemd-nspawn(1) with `--keep-unit` when the system reboots.
 const REBOOTED: i32 = 133;
 
-/// What it boots with besides Debian's defaults.
+/// Changes the defaults of Debian before it is booted.
 ///
-/// `$1` is the folder from `scripts/tree`, `$2` the unit that is the bus. QEMU protects nothing here,
-/// and there is neither AppArmor nor a cgroup controller. What is masked wants hardware.
-const FURNISH: &str = r#"
+/// `$1` is the tree from `scripts/tree`, `$2` the unit of the bus. QEMU runs without its protections, because there is
+/// neither AppArmor nor a cgroup controller. The masked units need hardware.
+const PREPARE: &str = r#"
 mkdir -p /run/debian/upper /run/debian/work /run/debian/root
 mount -t overlay -o "lowerdir=$1,upperdir=/run/debian/upper,workdir=/run/debian/work" overlay /run/debian/root
 cd /run/debian/root/etc
@@ -40,10 +40,10 @@ for unit in apt-daily.timer apt-daily-upgrade.timer console-getty.service dev-hu
 done
 "#;
 
-/// How it is booted. `$1` is its cgroup, `$2` its root.
+/// Boots it. `$1` is its cgroup, `$2` its root directory.
 ///
-/// It has the host's network, and what it needs to change that, to filter what its units receive, and to let
-/// them confine themselves.
+/// It shares the host's network. It has the capabilities and system calls to change that network, to filter the packets
+/// of its units, and to let the units use Landlock.
 const BOOT: &str = r#"
 echo $$ >"$1/cgroup.procs"
 exec env SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --register=no --keep-unit --boot \
@@ -51,8 +51,8 @@ exec env SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --register=no
     --bind=/dev/net/tun --capability=CAP_NET_ADMIN,CAP_BPF --system-call-filter="bpf landlock_create_ruleset landlock_restrict_self"
 "#;
 
-/// A Debian that runs on a [`Host`], and shares its network. It has a system bus, polkit, libvirt and
-/// QEMU, and nothing of wakevirt until a test installs it.
+/// A Debian system on a [`Host`], which shares the host's network. It has a system bus, polkit, libvirt and QEMU. Tests
+/// install wakevirt.
 #[derive(Debug)]
 pub struct Debian<'host> {
     host: &'host Host,
@@ -61,23 +61,23 @@ pub struct Debian<'host> {
     init: Option<Pid>,
 }
 
-/// A folder with the same Debian release as this machine, not booted, for tests that need files of packages
-/// that this machine does not have.
+/// The tree of the same Debian release as this machine, for tests that need files of packages that this machine does not
+/// have.
 ///
 /// # Panics
-/// If it cannot be made.
+/// If it cannot be created.
 #[must_use]
 pub fn tree_of_same_release() -> PathBuf {
     succeed(tree().env_remove("DEBIAN")).trim().into()
 }
 
-/// The script that prints the folder of the release that is booted.
+/// The script that prints the path of the tree.
 fn tree() -> Command {
     Command::new(project().join("scripts/tree"))
 }
 
 impl<'host> Debian<'host> {
-    /// Makes one ready, and does not boot it yet.
+    /// Prepares a system, and does not boot it.
     ///
     /// # Panics
     /// If that fails.
@@ -88,12 +88,12 @@ impl<'host> Debian<'host> {
             Kind::DbusDaemon => "dbus.service",
             Kind::DbusBroker => "dbus-broker.service",
         };
-        succeed(host.command("sh").args(["-euc", FURNISH, "furnish"]).arg(tree.trim()).arg(bus));
+        succeed(host.command("sh").args(["-euc", PREPARE, "prepare"]).arg(tree.trim()).arg(bus));
         let cgroup = new_cgroup(host);
         Self { host, cgroup, nspawn: None, init: None }
     }
 
-    /// Places what was built for this test, as `make install PREFIX=/usr` does, before it is booted.
+    /// Installs the build of this test before the system is booted, like `make install PREFIX=/usr`.
     ///
     /// # Panics
     /// If that fails.
@@ -101,14 +101,13 @@ impl<'host> Debian<'host> {
         let mut install = self.host.command(&project().join("scripts/install").to_string_lossy());
         install.arg("install").env("DESTDIR", ROOT).env("PREFIX", "/usr");
         // The script finds the programs in CARGO_TARGET_DIR/PROFILE.
-        let (target, profile) = PROGRAMS.rsplit_once('/').expect("it is a path");
+        let (target, profile) = PROGRAMS.rsplit_once('/').expect("a path");
         succeed(install.env("CARGO_TARGET_DIR", target).env("PROFILE", profile));
-        // The folders are made as it boots, the users only where /usr is newer than /etc.
+        // systemd creates the directories at boot, but the users only if /usr is newer than /etc.
         succeed(self.chroot("systemd-sysusers").arg("wakevirt.conf"));
     }
 
-    /// A program of it that is to run in its root, with nothing mounted there but `/proc`, before it is
-    /// booted.
+    /// A command that runs a program in its root directory before it is booted. Only `/proc` is mounted there.
     #[must_use]
     pub fn chroot(&self, program: &str) -> Command {
         let mut command = self.host.command("unshare");
@@ -116,31 +115,30 @@ impl<'host> Debian<'host> {
         command
     }
 
-    /// A file of it, as this process reaches it, whether it is booted or not. What is in its `/run`
-    /// cannot be seen here.
+    /// The path of one of its files, for this process, booted or not. The files in its `/run` are not visible here.
     #[must_use]
     pub fn path(&self, inside: &str) -> PathBuf {
         self.host.path(&format!("{ROOT}{inside}"))
     }
 
-    /// Writes a file (owner root, mode 0644), and the folders that it needs.
+    /// Writes a file (owner root, mode 0644), and creates its parent directories.
     pub fn write(&self, inside: &str, text: &str) {
         self.host.write(&format!("{ROOT}{inside}"), text);
     }
 
-    /// Copies a file of this machine into it.
+    /// Copies a file of this machine to it.
     ///
     /// # Panics
     /// If that fails.
     pub fn copy(&self, from: &Path, inside: &str) {
         let copied = std::fs::copy(from, self.path(inside));
-        copied.unwrap_or_else(|error| panic!("cannot copy {} into the Debian: {error}", from.display()));
+        copied.unwrap_or_else(|error| panic!("cannot copy {} to the Debian system: {error}", from.display()));
     }
 
-    /// Boots it, and returns when systemd says that it is up. Some of its units may have failed.
+    /// Boots it, and returns when systemd reports that startup is complete. Some units may have failed.
     ///
     /// # Panics
-    /// If it does not come up.
+    /// If startup does not complete.
     pub fn boot(&mut self) {
         let mut command = self.host.command("sh");
         command.args(["-euc", BOOT, "boot", &self.cgroup, ROOT]);
@@ -152,20 +150,20 @@ impl<'host> Debian<'host> {
             let output = self.command("systemctl").arg("is-system-running").output().ok()?;
             ["running\n", "degraded\n"].map(str::as_bytes).contains(&output.stdout.as_slice()).then_some(())
         });
-        assert!(up.is_some(), "the Debian did not come up:\n{}", nspawn.log().all().join("\n"));
+        assert!(up.is_some(), "the Debian system did not start:\n{}", nspawn.log().all().join("\n"));
         self.nspawn = Some(nspawn);
     }
 
-    /// Reboots it, as an administrator does, and returns when it is up again.
+    /// Reboots it with systemctl(1), and returns when startup is complete.
     ///
     /// # Panics
-    /// If it does not go down or does not come up.
+    /// If it does not shut down, or startup does not complete.
     pub fn reboot(&mut self) {
         self.sh("systemctl reboot");
-        let mut nspawn = self.nspawn.take().expect("it is booted");
-        let ended = wait::within(3 * wait::TIMEOUT, || nspawn.exit_status());
+        let mut nspawn = self.nspawn.take().expect("the system is booted");
+        let status = wait::within(3 * wait::TIMEOUT, || nspawn.exit_status());
         assert_eq!(
-            ended.and_then(|status| status.code()),
+            status.and_then(|status| status.code()),
             Some(REBOOTED),
             "{}",
             nspawn.log().all().join("\n")
@@ -173,19 +171,19 @@ impl<'host> Debian<'host> {
         self.boot();
     }
 
-    /// Its first process, as this process sees it.
+    /// Its first process, in the PID namespace of this process.
     ///
     /// # Panics
     /// If it is not booted.
     #[must_use]
     pub fn init(&self) -> Pid {
-        self.init.expect("it is booted")
+        self.init.expect("the system is booted")
     }
 
-    /// A program that is to run in it as root, outside its units and with more rights than they have.
+    /// A command that runs a program in it as root, outside of its units and their restrictions.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
-        // systemd 257 answers EUNATCH to a process outside its own part of the cgroup tree.
+        // systemd 257 returns EUNATCH to processes outside of its part of the cgroup tree.
         let procs = self.host.path(&format!("{}/payload/cgroup.procs", self.cgroup));
         let mut command = Command::new("sh");
         command
@@ -203,7 +201,7 @@ impl<'host> Debian<'host> {
         command
     }
 
-    /// A program that is to run in it as this user, with the user's groups.
+    /// A command that runs a program in it as this user, with the user's groups.
     #[must_use]
     pub fn command_as(&self, user: &str, program: &str) -> Command {
         let mut command = self.command("setpriv");
@@ -211,7 +209,7 @@ impl<'host> Debian<'host> {
         command
     }
 
-    /// Runs a line of shell as this user, whose service manager runs, and returns what it wrote.
+    /// Runs a shell command as this user, whose service manager must run, and returns its output.
     ///
     /// # Panics
     /// If it fails.
@@ -222,43 +220,44 @@ impl<'host> Debian<'host> {
         succeed(&mut command)
     }
 
-    /// What this unit of users' service managers has logged since the last boot.
+    /// The log of this unit of users' service managers since the last boot.
     #[must_use]
     pub fn user_journal(&self, unit: &str) -> String {
         self.sh(&format!("journalctl --boot --no-pager --output=cat _SYSTEMD_USER_UNIT={unit}.service"))
     }
 
-    /// Runs a line of shell in it as root, and returns what it wrote.
+    /// Runs a shell command in it as root, and returns its output.
     ///
     /// # Panics
-    /// If it fails, with what it wrote to standard error, and the end of the journal.
+    /// If it fails, with its standard error and the end of the journal in the message.
     pub fn sh(&self, line: &str) -> String {
         let output = self.command("bash").args(["-euc", line]).output().expect("nsenter runs");
         if !output.status.success() {
             let journal =
                 self.command("journalctl").args(["--no-pager", "--lines=60"]).output().expect("nsenter runs");
-            let [said, journal] = [&output.stderr, &journal.stdout].map(|text| String::from_utf8_lossy(text));
-            panic!("`{line}` failed ({}):\n{said}\nthe journal:\n{journal}", output.status);
+            let [stderr, journal] =
+                [&output.stderr, &journal.stdout].map(|text| String::from_utf8_lossy(text));
+            panic!("`{line}` failed ({}):\n{stderr}\nthe journal:\n{journal}", output.status);
         }
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// What this unit has logged since the last boot.
+    /// The log of this unit since the last boot.
     #[must_use]
     pub fn journal(&self, unit: &str) -> String {
         self.sh(&format!("journalctl --boot --no-pager --output=cat --unit={unit}"))
     }
 
-    /// The main process of a unit, as this process sees it.
+    /// The main process of a unit, in the PID namespace of this process.
     ///
     /// # Panics
-    /// If the unit has none.
+    /// If the unit does not run.
     #[must_use]
     pub fn main_process(&self, unit: &str) -> Pid {
         let inside = self.sh(&format!("systemctl show --property=MainPID --value {unit}"));
         let inside = inside.trim();
         assert_ne!(inside, "0", "{unit} does not run:\n{}", self.journal(unit));
-        // Every process of it is a descendant of its first one.
+        // All processes are descendants of the first one.
         let mut all = vec![self.init()];
         while let Some(pid) = all.pop() {
             if proc::Status::of(pid).field("NSpid").split(' ').next_back() == Some(inside) {
@@ -266,21 +265,21 @@ impl<'host> Debian<'host> {
             }
             all.extend(proc::children(pid));
         }
-        panic!("no process {inside} of {unit} in the Debian");
+        panic!("no process {inside} of {unit} in the Debian system");
     }
 }
 
 impl Drop for Debian<'_> {
     fn drop(&mut self) {
         if self.init.is_some() {
-            show_if_it_fails("the journal", || {
-                // With a limit in time: it may be what hangs.
+            print_on_failure("the journal", || {
+                // With a timeout, because journalctl may be what hangs.
                 let line = ["10", "journalctl", "--boot", "--no-pager", "--lines=200"];
                 let journal = self.command("timeout").args(line).output().map(|output| output.stdout);
                 String::from_utf8_lossy(&journal.unwrap_or_default()).into_owned()
             });
         }
-        // Its processes end with the host; only its cgroup would be left.
+        // Its processes end with the host, but its cgroup would remain.
         let _ =
             self.host.command("sh").args(["-c", "echo 1 >\"$1/cgroup.kill\"", "kill", &self.cgroup]).status();
         drop(self.nspawn.take());
@@ -288,23 +287,23 @@ impl Drop for Debian<'_> {
     }
 }
 
-/// The cgroup of what runs on this host: cgroups(7), version 2, wherever this machine has it.
+/// Creates a cgroup for the processes of a host: version 2 in cgroups(7).
 fn new_cgroup(host: &Host) -> String {
-    const ALL: &str = "/sys/fs/cgroup";
+    const MOUNT_POINT: &str = "/sys/fs/cgroup";
     const PREFIX: &str = "wakevirt-test-";
-    host.sh(&format!("mount -t cgroup2 cgroup2 {ALL}"));
-    // Those of tests that were killed.
-    for old in host.sh(&format!("cd {ALL} && ls -d {PREFIX}* 2>/dev/null || true")).lines() {
+    host.sh(&format!("mount -t cgroup2 cgroup2 {MOUNT_POINT}"));
+    // Remove the cgroups of tests that were killed.
+    for old in host.sh(&format!("cd {MOUNT_POINT} && ls -d {PREFIX}* 2>/dev/null || true")).lines() {
         if !Path::new("/proc").join(old.trim_start_matches(PREFIX)).exists() {
-            remove_cgroup(host, &format!("{ALL}/{old}"));
+            remove_cgroup(host, &format!("{MOUNT_POINT}/{old}"));
         }
     }
-    let cgroup = format!("{ALL}/{PREFIX}{}", host.init());
+    let cgroup = format!("{MOUNT_POINT}/{PREFIX}{}", host.init());
     host.sh(&format!("mkdir {cgroup}"));
     cgroup
 }
 
-/// Removes a cgroup when the last of its processes is gone.
+/// Removes a cgroup when all its processes have exited.
 fn remove_cgroup(host: &Host, cgroup: &str) {
     let _ = wait::within(wait::TIMEOUT, || {
         let mut find = host.command("find");

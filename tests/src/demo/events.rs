@@ -1,4 +1,4 @@
-//! What the services tell on the bus while the demonstration goes on.
+//! Receives the signals of the services during the demonstration.
 
 use core::future::poll_fn;
 use core::pin::Pin;
@@ -14,38 +14,38 @@ use zbus::{MatchRule, Message, MessageStream};
 use crate::bus;
 use crate::host::Host;
 
-/// Something that a service told.
+/// A signal of a service.
 #[derive(Debug)]
 pub(super) enum Event {
     /// `MagicPacket`, from capture.
     Packet {
         /// The MAC address in it.
         mac: String,
-        /// Where it came in, and the like, in words.
+        /// Interface, sender and other details, as text.
         details: String,
-        /// When the sniffer read it, in microseconds since boot.
+        /// The time at which the sniffer received it, in microseconds since boot.
         boottime: Option<u64>,
-        /// When this was heard, likewise.
+        /// The time at which the signal was received, in microseconds since boot.
         now: u64,
     },
     /// `WakeFinished`, from the actor.
     Decision {
-        /// The domain that it is about.
+        /// The domain.
         domain: String,
-        /// What came of it.
+        /// The outcome.
         outcome: String,
-        /// Why.
+        /// The reason.
         reason: String,
-        /// When this was heard, in microseconds since boot.
+        /// The time at which the signal was received, in microseconds since boot.
         now: u64,
     },
 }
 
-/// What the services tell, in the order in which they do.
+/// The signals, in the order of the bus.
 pub(super) struct Events(Receiver<Event>);
 
 impl Events {
-    /// Listens from now on.
+    /// Subscribes to the signals of both services.
     pub(super) fn subscribe(host: &Host) -> Self {
         let address = bus::address(host);
         let (sender, events) = channel();
@@ -58,23 +58,23 @@ impl Events {
         Self(events)
     }
 
-    /// The next event, if one comes in this time.
+    /// Waits at most this time for the next event.
     pub(super) fn next(&self, time: Duration) -> Option<Event> {
         self.0.recv_timeout(time).ok()
     }
 }
 
-/// Passes on what is heard, until the bus is gone or nobody wants to know.
+/// Forwards events, until the bus exits or the receiver is dropped.
 async fn listen(address: &str, ready: &Sender<()>, events: &Sender<Event>) {
     let connection =
         zbus::connection::Builder::address(address).build().await.expect("a connection to the bus");
     let rule = MatchRule::builder().msg_type(Type::Signal).path_namespace("/org/wakevirt");
-    let rule = rule.build().expect("a rule");
+    let rule = rule.build().expect("a match rule");
     let mut stream = MessageStream::for_match_rule(rule, &connection, None).await.expect("a subscription");
     let _ = ready.send(());
     while let Some(Ok(message)) = poll_fn(|context| Pin::new(&mut stream).poll_next(context)).await {
-        let heard = event(&message).is_none_or(|event| events.send(event).is_ok());
-        if !heard {
+        let received = event(&message).is_none_or(|event| events.send(event).is_ok());
+        if !received {
             return;
         }
     }
@@ -87,7 +87,7 @@ fn event(message: &Message) -> Option<Event> {
         "MagicPacket" => {
             let (_, mac, details) = body.deserialize::<(u64, String, Dict)>().ok()?;
             let boottime = PacketDetails::from(&details).boottime;
-            Some(Event::Packet { mac, details: in_words(&details), boottime, now })
+            Some(Event::Packet { mac, details: describe(&details), boottime, now })
         }
         "WakeFinished" => {
             let (_, domain, outcome, details) = body.deserialize::<(String, String, String, Dict)>().ok()?;
@@ -98,12 +98,12 @@ fn event(message: &Message) -> Option<Event> {
     }
 }
 
-/// Where a packet came in, who sent it and how.
-fn in_words(details: &Dict) -> String {
+/// Describes the interface, the sender and the protocol of a packet.
+fn describe(details: &Dict) -> String {
     let known = PacketDetails::from(details);
     let number = |key| details.get(key).and_then(|value| u16::try_from(value).ok());
     let sender = text(details, "source").or_else(|| known.source_mac.map(|mac| mac.to_string()));
-    let way = match (number("destination-port"), number("ethertype")) {
+    let protocol = match (number("destination-port"), number("ethertype")) {
         (Some(port), _) => format!("UDP port {port}"),
         (None, Some(ethertype)) => format!("EtherType 0x{ethertype:04x}"),
         (None, None) => "a frame".to_owned(),
@@ -111,7 +111,7 @@ fn in_words(details: &Dict) -> String {
     let parts = [
         known.interface.map(|interface| format!("on {interface}")),
         sender.map(|sender| format!("from {sender}")),
-        Some(way),
+        Some(protocol),
         number("vlan").filter(|vlan| *vlan != 0).map(|vlan| format!("VLAN {vlan}")),
         known.secure_on.then(|| "with a password".to_owned()),
     ];
@@ -122,7 +122,7 @@ fn text(details: &Dict, key: &str) -> Option<String> {
     details.get(key).and_then(|value| <&str>::try_from(value).ok()).map(str::to_owned)
 }
 
-/// CLOCK_BOOTTIME in microseconds, as capture stamps packets.
+/// CLOCK_BOOTTIME in microseconds, the clock of the announcer's timestamps.
 fn now() -> u64 {
     let time = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock"));
     u64::try_from(time.as_micros()).expect("less than 500,000 years since boot")

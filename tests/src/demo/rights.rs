@@ -1,4 +1,4 @@
-//! What the processes may do, by the kernel's own account in `/proc`.
+//! The rights of the processes, from `/proc`.
 
 use std::fs;
 
@@ -7,10 +7,10 @@ use nix::unistd::{Pid, Uid, User};
 use crate::demo::screen::Screen;
 use crate::process::proc::{self, Status};
 
-/// capabilities(7), `include/uapi/linux/capability.h`.
+/// CAP_NET_RAW in linux/capability.h.
 const NET_RAW: u32 = 13;
 
-/// Shows a table of these processes.
+/// Prints a table of these processes.
 pub(super) fn show(screen: Screen, processes: &[Pid]) {
     let heads = ["process", "user", "capabilities", "may regain", "no_new_privs", "seccomp", "open files"];
     let rows = processes.iter().map(|pid| row(*pid));
@@ -31,7 +31,7 @@ fn row(pid: Pid) -> [String; 7] {
         proc::program(pid).unwrap_or_default(),
         name(pid, status.effective_uid()),
         capabilities(held),
-        // The bounding set matters only where a program that is executed may gain something.
+        // With no_new_privs, execve(2) gains no capabilities from the bounding set.
         if no_new_privs { "none".to_owned() } else { capabilities(status.capabilities("CapBnd")) },
         if no_new_privs { "yes" } else { "no" }.to_owned(),
         seccomp.to_owned(),
@@ -48,7 +48,7 @@ fn capabilities(set: u64) -> String {
     }
 }
 
-/// The name of a user, who exists on the host of that process.
+/// The name of a user on the host of that process.
 fn name(pid: Pid, uid: u32) -> String {
     let users = fs::read_to_string(format!("/proc/{pid}/root/etc/passwd")).unwrap_or_default();
     let of_host = users.lines().find_map(|line| {

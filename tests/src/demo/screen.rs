@@ -1,4 +1,4 @@
-//! How the demonstration looks. Colour only where somebody watches.
+//! The output of the demonstration. Only terminals get colours.
 
 use std::io::{IsTerminal, Write, stdout};
 
@@ -17,7 +17,7 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Colours are for terminals, where `NO_COLOR` is not set (<https://no-color.org>).
+    /// Uses colours if standard output is a terminal and `NO_COLOR` is not set (<https://no-color.org>).
     pub(super) fn new() -> Self {
         Self { colours: stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() }
     }
@@ -43,8 +43,8 @@ impl Screen {
         self.line(&format!("  ▸ {what}"));
     }
 
-    /// An event, and how long after the packet was read it was heard.
-    pub(super) fn event(self, event: &Event, read: Option<u64>) {
+    /// An event, and the time since the packet was received.
+    pub(super) fn event(self, event: &Event, received: Option<u64>) {
         let (now, name, text) = match event {
             Event::Packet { mac, details, now, .. } => (now, "announced", format!("{mac} {details}")),
             Event::Decision { domain, outcome, reason, now } => {
@@ -53,7 +53,7 @@ impl Screen {
                 (now, "decided", format!("{domain}: {}, {reason}", self.in_colour(colour, outcome)))
             }
         };
-        let after = read.map_or_else(String::new, |read| milliseconds(now.saturating_sub(read)));
+        let after = received.map_or_else(String::new, |received| milliseconds(now.saturating_sub(received)));
         self.line(&format!("    {} {name:<9} {text}", self.in_colour(DIM, &format!("{after:>9}"))));
     }
 
@@ -61,7 +61,7 @@ impl Screen {
         self.line(&format!("    {:>9} {}", "", self.in_colour(DIM, text)));
     }
 
-    /// A call that somebody could make as well, and its reply.
+    /// A shell command that makes a call, and the reply.
     pub(super) fn call(self, line: &str, reply: &str) {
         self.line(&format!("  ▸ {line}"));
         self.line(&format!("    {}", self.in_colour(BOLD, reply)));
@@ -76,7 +76,7 @@ impl Screen {
         self.line(&format!("  {name:<9} {mac}   {before} → {}", self.in_colour(colour, after)));
     }
 
-    /// A table whose columns are as wide as they need to be.
+    /// A table. The width of each column is that of its longest cell.
     pub(super) fn table<const N: usize>(self, heads: &[String; N], rows: impl Iterator<Item = [String; N]>) {
         let rows: Vec<_> = rows.collect();
         let width = |column: usize| {
@@ -107,7 +107,7 @@ impl Screen {
         if self.colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// Nobody is left to be told when standard output is closed.
+    /// Ignores errors, because standard output may be closed.
     fn line(self, text: &str) {
         let _ = writeln!(stdout(), "{text}");
     }

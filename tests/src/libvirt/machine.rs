@@ -1,6 +1,6 @@
-//! Domains of QEMU with a guest of a few bytes, which does what a test needs of a guest.
+//! Domains of QEMU whose guest is a boot sector that performs one action.
 //!
-//! They are emulated, which every machine can, and start in a quarter of a second.
+//! They need no KVM, and start in 0.25 s.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -10,50 +10,50 @@ use std::os::unix::fs::PermissionsExt;
 use crate::host::Host;
 use crate::libvirt::{Libvirtd, QEMU};
 
-/// Where images and emulators are on the host.
-const FOLDER: &str = "/run/machines";
+/// The directory of images and emulators on the host.
+const DIRECTORY: &str = "/run/machines";
 
-/// What a machine boots. The machine type is `pc`: its power management registers begin at port
-/// 0x600 (Intel, "82371AB PCI-to-ISA / IDE Xcelerator (PIIX4)", section 7.2).
+/// The action of the guest. The machine type is `pc`, whose power management registers start at port 0x600 (Intel,
+/// "82371AB PCI-to-ISA / IDE Xcelerator (PIIX4)", section 7.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guest {
-    /// Nothing: the firmware waits for ever.
+    /// There is nothing to boot. The firmware waits forever.
     Nothing,
-    /// Powers off when it is asked to (`virsh shutdown`), at once.
+    /// Powers off immediately when it is requested to (`virsh shutdown`).
     PowersOff,
-    /// Suspends itself to RAM at its first boot; woken, it boots again, and idles.
+    /// Suspends to RAM at its first boot. After a wakeup it boots again, and idles.
     Suspends,
-    /// Tells that it has crashed, by the panic device at port 0x505.
+    /// Reports a crash with the panic device at port 0x505.
     Panics,
     /// Writes one sector to its first disk.
     WritesDisk,
-    /// Lets its watchdog go off, at port 0x443 (the ib700).
+    /// Triggers its watchdog, an ib700 at port 0x443.
     TriggersWatchdog,
 }
 
-/// `sti`, `hlt`, and again.
+/// `sti` and `hlt`, in a loop.
 const IDLE: &[u8] = &[0xfb, 0xf4, 0xeb, 0xfd];
 
 impl Guest {
-    /// Its boot sector, without what fills it; none if it boots nothing.
+    /// The code of its boot sector. `None` if there is nothing to boot.
     fn code(self) -> Option<Vec<u8>> {
         let act: &[u8] = match self {
             Self::Nothing => return None,
             Self::PowersOff => &[
-                0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef, // out 602h, 0100h: let the power button count
-                0xfb, 0xf4, // sti; hlt: until the next tick of the clock
+                0xba, 0x02, 0x06, 0xb8, 0x00, 0x01, 0xef, // out 602h, 0100h: enable the power button
+                0xfb, 0xf4, // sti; hlt: wait for the next timer interrupt
                 0xba, 0x00, 0x06, 0xed, // in ax, 600h
-                0xf6, 0xc4, 0x01, 0x74, 0xf5, // until it was pressed
+                0xf6, 0xc4, 0x01, 0x74, 0xf5, // loop until the power button is pressed
                 0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, // out 604h, 2000h: S5
             ],
             Self::Suspends => &[
-                0xb0, 0x7f, 0xe6, 0x70, 0xe4, 0x71, // a byte of CMOS, which is 0 at first
-                0x84, 0xc0, 0x75, 0x0d, // if it is not, idle
-                0xb0, 0x7f, 0xe6, 0x70, 0xe6, 0x71, // make it so
+                0xb0, 0x7f, 0xe6, 0x70, 0xe4, 0x71, // read a byte of CMOS, which is 0 at the first boot
+                0x84, 0xc0, 0x75, 0x0d, // if it is not 0, idle
+                0xb0, 0x7f, 0xe6, 0x70, 0xe6, 0x71, // write another value
                 0xba, 0x04, 0x06, 0xb8, 0x00, 0x24, 0xef, // out 604h, 2400h: S3
             ],
             Self::Panics => &[0xba, 0x05, 0x05, 0xb0, 0x01, 0xee], // out 505h, 1
-            Self::TriggersWatchdog => &[0xba, 0x43, 0x04, 0xb0, 0x0f, 0xee], // out 443h, 15: in no time
+            Self::TriggersWatchdog => &[0xba, 0x43, 0x04, 0xb0, 0x0f, 0xee], // out 443h, 15: the timeout is 0
             Self::WritesDisk => &[
                 0xb8, 0x01, 0x03, // write one sector,
                 0xb9, 0x01, 0x00, 0xba, 0x80, 0x00, // the first of the first disk,
@@ -75,32 +75,32 @@ impl Guest {
         }
     }
 
-    /// Writes its floppy disk, and returns where it is on the host.
+    /// Creates its floppy disk image, and returns the path on the host.
     fn image(self, host: &Host) -> Option<String> {
         let mut sector = self.code()?;
         sector.resize(510, 0);
         sector.extend([0x55, 0xaa]);
-        let image = format!("{FOLDER}/{}.img", self.name());
+        let image = format!("{DIRECTORY}/{}.img", self.name());
         let mut file = File::create(host.path(&image)).expect("an image in /run");
         file.write_all(&sector).and_then(|()| file.set_len(1440 * 1024)).expect("an image in /run");
         Some(image)
     }
 }
 
-/// Which QEMU runs a machine.
+/// The QEMU of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Emulator {
-    /// The one that is installed.
+    /// The installed one.
     Plain,
-    /// It takes this many seconds before it begins.
+    /// It starts after this number of seconds.
     Slow(u32),
-    /// It does not heed a request to end (SIGTERM), as one that still flushes its disks.
+    /// It ignores SIGTERM, like a QEMU that is flushing its disks.
     IgnoresSigterm,
 }
 
 impl Emulator {
-    /// Writes the program that it is, and returns where it is on the host. libvirt asks an emulator
-    /// for its features before it starts machines: that is neither slow nor stubborn.
+    /// Creates the program, and returns its path on the host. The program is not modified when libvirt queries its
+    /// features, before it starts machines.
     fn program(self, host: &Host) -> String {
         let qemu = "/usr/bin/qemu-system-x86_64";
         let (name, first) = match self {
@@ -111,7 +111,7 @@ impl Emulator {
                 ("ignores-sigterm".to_owned(), block.to_owned())
             }
         };
-        let program = format!("{FOLDER}/{name}");
+        let program = format!("{DIRECTORY}/{name}");
         host.write(
             &program,
             &format!(
@@ -128,7 +128,7 @@ os.execv('{qemu}', ['{qemu}'] + sys.argv[1:])
     }
 }
 
-/// A domain of QEMU, with one interface on `br0`; libvirt gives it its MAC address.
+/// A domain of QEMU with one interface on `br0`. libvirt chooses the MAC address.
 #[derive(Debug, Clone)]
 pub struct Machine {
     name: String,
@@ -139,7 +139,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine without disks that boots nothing.
+    /// A machine without disks and guest.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self {
@@ -151,28 +151,28 @@ impl Machine {
         }
     }
 
-    /// What it boots.
+    /// Sets the guest.
     #[must_use]
     pub fn guest(mut self, guest: Guest) -> Self {
         self.guest = guest;
         self
     }
 
-    /// Which QEMU runs it.
+    /// Sets the QEMU.
     #[must_use]
     pub fn emulator(mut self, emulator: Emulator) -> Self {
         self.emulator = emulator;
         self
     }
 
-    /// Its disk: a file on the host. The machine stops when the disk fails.
+    /// Adds a disk, which is a file on the host. After an I/O error the machine is paused.
     #[must_use]
     pub fn disk(mut self, on_host: &str) -> Self {
         self.disk = Some(on_host.to_owned());
         self
     }
 
-    /// One more device, as libvirt's XML.
+    /// Adds a device, as XML.
     #[must_use]
     pub fn device(mut self, xml: &str) -> Self {
         self.devices.push_str(xml);
@@ -182,13 +182,13 @@ impl Machine {
     /// Defines the domain.
     ///
     /// # Panics
-    /// If libvirt refuses it.
+    /// If libvirt rejects it.
     pub fn define(&self, libvirtd: &Libvirtd<'_>) {
         libvirtd.define(QEMU, &self.xml(libvirtd.host()));
     }
 
     fn xml(&self, host: &Host) -> String {
-        std::fs::create_dir_all(host.path(FOLDER)).expect("a folder in /run");
+        std::fs::create_dir_all(host.path(DIRECTORY)).expect("a directory in /run");
         let name = &self.name;
         let emulator = self.emulator.program(host);
         let devices = &self.devices;
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_fits_into_a_sector() {
+    fn each_guest_fits_into_a_sector() {
         for guest in
             [Guest::PowersOff, Guest::Suspends, Guest::Panics, Guest::WritesDisk, Guest::TriggersWatchdog]
         {

@@ -1,4 +1,4 @@
-//! libvirt on a host: a real libvirtd, with its QEMU driver and its test driver.
+//! A real libvirtd on a host, with its QEMU driver and its test driver.
 
 pub mod machine;
 pub mod second;
@@ -12,14 +12,13 @@ use crate::host::{Host, User, project, succeed};
 use crate::process::Process;
 use crate::wait::{self, TIMEOUT};
 
-/// The test driver, as libvirtd serves it: all clients see the same domains. There is one from the
-/// start, `test`, which runs.
+/// The URI of libvirtd's test driver. All clients share its domains. It starts with one running domain, `test`.
 pub const TEST: &str = "test+unix:///default?socket=/run/libvirt/libvirt-sock";
 
-/// QEMU.
+/// The URI of QEMU's domains.
 pub const QEMU: &str = "qemu:///system";
 
-/// Nothing of the host is there to be protected, and much of it is missing: no cgroups, no devices.
+/// Disables the protection of the host, which has neither cgroups nor devices.
 pub(crate) const QEMU_CONF: &str = r#"security_driver = "none"
 seccomp_sandbox = 0
 cgroup_controllers = [ ]
@@ -32,7 +31,7 @@ stdio_handler = "file"
 max_queued = 0
 "#;
 
-/// As Debian has it where there is no polkit: the group libvirt may do everything.
+/// The configuration of Debian without polkit: the group libvirt has all rights.
 pub(crate) const LIBVIRTD_CONF: &str = r#"auth_unix_rw = "none"
 auth_unix_ro = "none"
 unix_sock_group = "libvirt"
@@ -40,7 +39,7 @@ unix_sock_rw_perms = "0770"
 max_clients = 5000
 "#;
 
-/// Its sockets are open to all, as systemd makes them (libvirtd.socket). The rest is the shipped example.
+/// All users can connect, as with libvirtd.socket. The shipped example contains the other settings.
 const OPEN_CONF: &str = r#"unix_sock_rw_perms = "0777"
 max_clients = 5000
 "#;
@@ -48,11 +47,11 @@ max_clients = 5000
 /// The shipped rule for the actor's user.
 pub const RULE: &str = "dbus/10-wakevirt-libvirt.rules";
 
-/// Sets polkit up with libvirt's actions and rules, as libvirt's package installs them, and the shipped
-/// [`RULE`]. See [`Polkitd`] for what comes next, and then [`Libvirtd::start_restricted`].
+/// Installs polkit with the actions and rules of libvirt's package, and the shipped [`RULE`]. Next, see [`Polkitd`] and
+/// [`Libvirtd::start_restricted`].
 ///
 /// # Panics
-/// If there is no Debian to take libvirt's files from: its package is not for the machine that runs tests.
+/// If there is no Debian tree to copy libvirt's files from: this machine does not have that package.
 #[must_use]
 pub fn install_polkit(host: &Host) -> Polkitd<'_> {
     let tree = debian::tree_of_same_release().join("usr/share/polkit-1");
@@ -69,7 +68,7 @@ pub fn install_polkit(host: &Host) -> Polkitd<'_> {
 pub struct Libvirtd<'host> {
     host: &'host Host,
     process: Option<Process>,
-    /// The test driver forgets everything when its last client leaves: this one stays.
+    /// A client that remains connected. The test driver deletes all domains when its last client disconnects.
     client: Option<Process>,
 }
 
@@ -83,28 +82,27 @@ impl<'host> Libvirtd<'host> {
         Self::start_with(host, "")
     }
 
-    /// As [`Self::start`], with more lines of qemu.conf.
+    /// Starts it like [`Self::start`], with additional lines in qemu.conf.
     ///
     /// # Panics
     /// If it does not start.
     #[must_use]
     pub fn start_with(host: &'host Host, qemu_conf: &str) -> Self {
-        Self::configured(host, qemu_conf, LIBVIRTD_CONF)
+        Self::start_configured(host, qemu_conf, LIBVIRTD_CONF)
     }
 
-    /// As [`Self::start`], with its access driver, which asks polkit who may do what, as
-    /// docs/RESTRICTED.md says. polkitd is to run.
+    /// Starts it with its access driver, which asks polkit about each call: docs/RESTRICTED.md. polkitd must run.
     ///
     /// # Panics
     /// If it does not start.
     #[must_use]
     pub fn start_restricted(host: &'host Host) -> Self {
         let example = project().join("docs/examples/restricted/libvirtd.conf");
-        let example = std::fs::read_to_string(example).expect("the example for libvirtd");
-        Self::configured(host, "", &format!("{OPEN_CONF}{example}"))
+        let example = std::fs::read_to_string(example).expect("the example of libvirtd.conf");
+        Self::start_configured(host, "", &format!("{OPEN_CONF}{example}"))
     }
 
-    fn configured(host: &'host Host, qemu_conf: &str, libvirtd_conf: &str) -> Self {
+    fn start_configured(host: &'host Host, qemu_conf: &str, libvirtd_conf: &str) -> Self {
         host.sh("rm -rf /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt");
         host.write("/etc/libvirt/qemu.conf", &format!("{QEMU_CONF}{qemu_conf}"));
         host.write("/etc/libvirt/libvirtd.conf", libvirtd_conf);
@@ -113,29 +111,29 @@ impl<'host> Libvirtd<'host> {
         libvirtd
     }
 
-    /// Starts libvirtd after [`Self::kill`]. QEMU's domains are as they were, the test driver's new.
+    /// Starts libvirtd again after [`Self::kill`]. QEMU's domains are unchanged, and those of the test driver are new.
     ///
     /// # Panics
     /// If it does not start.
     pub fn start_again(&mut self) {
         let mut process = Process::start("libvirtd", &mut self.host.command("libvirtd"));
-        let answers = wait::within(TIMEOUT, || {
+        let replies = wait::within(TIMEOUT, || {
             let mut virsh = self.host.command("virsh");
             virsh.args(["-q", "-c", TEST, "uri"]).stdout(Stdio::null()).stderr(Stdio::null());
-            let answers = virsh.status().is_ok_and(|status| status.success());
-            (answers || process.exit_status().is_some()).then_some(answers)
+            let replies = virsh.status().is_ok_and(|status| status.success());
+            (replies || process.exit_status().is_some()).then_some(replies)
         });
-        assert!(answers == Some(true), "libvirtd does not answer\n{}", process.log().all().join("\n"));
+        assert!(replies == Some(true), "libvirtd does not reply:\n{}", process.log().all().join("\n"));
         self.process = Some(process);
         let mut virsh = self.host.command("virsh");
         virsh.args(["-q", "-c", TEST, "uri; event --loop --timestamp --all"]);
         let client = Process::start("virsh event", &mut virsh);
-        // It is there when it has said the first thing.
+        // It is connected when it has printed its first line.
         let _ = client.log().wait_for("test");
         self.client = Some(client);
     }
 
-    /// Kills libvirtd (SIGKILL): every connection to it is lost, QEMU's domains run on.
+    /// Kills libvirtd (SIGKILL). All connections to it are lost, and QEMU's domains continue to run.
     pub fn kill(&mut self) {
         self.client = None;
         if let Some(mut process) = self.process.take() {
@@ -143,7 +141,7 @@ impl<'host> Libvirtd<'host> {
         }
     }
 
-    /// libvirtd itself.
+    /// The process of libvirtd.
     ///
     /// # Panics
     /// After [`Self::kill`].
@@ -152,13 +150,13 @@ impl<'host> Libvirtd<'host> {
         self.process.as_ref().expect("libvirtd runs")
     }
 
-    /// The host that it runs on.
+    /// The host on which it runs.
     #[must_use]
     pub fn host(&self) -> &'host Host {
         self.host
     }
 
-    /// Runs virsh(1) as root, and returns what it wrote.
+    /// Runs virsh(1) as root, and returns its output.
     ///
     /// # Panics
     /// If it fails.
@@ -167,17 +165,17 @@ impl<'host> Libvirtd<'host> {
         succeed(virsh.args(["-q", "-c", uri]).args(arguments)).trim().to_owned()
     }
 
-    /// Defines a domain from its XML.
+    /// Defines a domain.
     ///
     /// # Panics
-    /// If libvirt refuses it.
+    /// If libvirt rejects the XML.
     pub fn define(&self, uri: &str, xml: &str) {
         let file = "/run/domain.xml";
         self.host.write(file, xml);
         self.virsh(uri, &["define", file]);
     }
 
-    /// The state of a domain, as virsh(1) names it: `running`, `shut off`, `paused`, …
+    /// The state of a domain in the words of virsh(1): `running`, `shut off`, `paused`, …
     ///
     /// # Panics
     /// If there is no such domain.
@@ -186,7 +184,7 @@ impl<'host> Libvirtd<'host> {
         self.virsh(uri, &["domstate", domain])
     }
 
-    /// How often it has started a QEMU for the domain.
+    /// How many times it has started a QEMU for the domain.
     #[must_use]
     pub fn starts(&self, domain: &str) -> usize {
         let log = self.host.path(&format!("/var/log/libvirt/qemu/{domain}.log"));
@@ -194,7 +192,7 @@ impl<'host> Libvirtd<'host> {
         log.lines().filter(|line| line.contains(": starting up libvirt version")).count()
     }
 
-    /// The MAC address of a domain of QEMU with one interface.
+    /// The MAC address of a domain of QEMU that has one interface.
     ///
     /// # Panics
     /// If there is no such domain.
@@ -207,7 +205,7 @@ impl<'host> Libvirtd<'host> {
     /// Waits until a domain is in this state.
     ///
     /// # Panics
-    /// If it does not come to that.
+    /// If that does not happen.
     pub fn wait_for_state(&self, uri: &str, domain: &str, state: &str) {
         wait::until_true(&format!("{domain} to be {state}"), || self.state(uri, domain) == state);
     }
@@ -226,15 +224,15 @@ pub fn test_domain(name: &str, mac: &str) -> String {
     )
 }
 
-/// The XML of a domain of QEMU, diskless, with one interface on a bridge of the host. It is emulated,
-/// which every machine can, and starts in a quarter of a second.
+/// The XML of a domain of QEMU without disks, with one interface on a bridge of the host. It needs no KVM, and starts
+/// in 0.25 s.
 #[must_use]
 pub fn qemu_domain(name: &str, mac: &str, bridge: &str) -> String {
     let interface = format!("<mac address='{mac}'/><source bridge='{bridge}'/><model type='virtio'/>");
     qemu_domain_with(name, &format!("<interface type='bridge'>{interface}</interface>"))
 }
 
-/// As [`qemu_domain`], with these devices instead of the interface.
+/// The XML of [`qemu_domain`] with these devices instead of the interface.
 #[must_use]
 pub fn qemu_domain_with(name: &str, devices: &str) -> String {
     format!(

@@ -1,4 +1,4 @@
-//! A second libvirtd, to which domains of the first one can migrate.
+//! A second libvirtd on the same host. Domains of the first one can migrate to it.
 
 use std::process::Stdio;
 
@@ -7,10 +7,10 @@ use crate::libvirt::{LIBVIRTD_CONF, QEMU_CONF};
 use crate::process::Process;
 use crate::wait;
 
-/// How the first libvirt reaches it.
+/// The URI with which the first libvirtd connects to it.
 pub const SECOND_URI: &str = "qemu+unix:///system?socket=/run/second/libvirt-sock";
 
-/// It shares network and processes with the first one, and has all of its files to itself.
+/// Starts it in the network and PID namespaces of the first one, but with separate files.
 const START: &str = "
 mount -t tmpfs tmpfs /run/libvirt
 mount --bind /run/second/etc /etc/libvirt
@@ -21,27 +21,27 @@ done
 exec libvirtd --pid-file /run/second/pid
 ";
 
-/// A second libvirtd on a host, which takes itself for another host.
+/// A second libvirtd, with the UUID of another host.
 #[derive(Debug)]
 pub struct SecondLibvirtd {
     _process: Process,
 }
 
 impl SecondLibvirtd {
-    /// Starts it. The first one is to be started before.
+    /// Starts it. The first one must already run.
     ///
     /// # Panics
     /// If it does not start.
     #[must_use]
     pub fn start(host: &Host) -> Self {
         host.write("/run/second/etc/qemu.conf", QEMU_CONF);
-        // libvirt does not migrate to itself, and tells by this.
+        // libvirt compares the UUIDs, and does not migrate to the same host.
         let other = "host_uuid = \"b5f0a2b4-8f4e-4c39-9d0d-9a1b5c0c7e11\"\nunix_sock_dir = \"/run/second\"\n";
         host.write("/run/second/etc/libvirtd.conf", &format!("{LIBVIRTD_CONF}{other}"));
         let mut command = host.command("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-euc", START]);
-        let process = Process::start("the other libvirtd", &mut command);
-        wait::until_true("the other libvirtd", || {
+        let process = Process::start("the second libvirtd", &mut command);
+        wait::until_true("the second libvirtd", || {
             let mut virsh = host.command("virsh");
             virsh.args(["-q", "-c", SECOND_URI, "uri"]).stdout(Stdio::null()).stderr(Stdio::null());
             virsh.status().is_ok_and(|status| status.success())

@@ -1,4 +1,4 @@
-//! Another host with domains of its own, which a first one reaches by a cable and by SSH.
+//! A second host with its own domains. The first host connects to it with SSH.
 
 use std::process::Command;
 
@@ -11,32 +11,32 @@ use crate::process::Process;
 use crate::process::proc;
 use crate::wait;
 
-/// The name by which the first host knows it.
+/// Its name in /etc/hosts of the first host.
 pub const NAME: &str = "other.example";
 
-/// A user there, who may log in by a key, and do with libvirt what its group may.
+/// A user of the second host, who is a member of the group libvirt and can log in with a key.
 pub const USER: &str = "wake";
 
-/// The home of that user.
+/// The home directory of that user.
 const HOME: &str = "/var/lib/wake";
 
-/// The other host: a libvirtd, and an SSH server, `dropbear(8)`.
+/// The second host, with libvirtd and an SSH server, dropbear(8).
 #[derive(Debug)]
 pub struct SshHost<'host> {
     host: &'host Host,
-    /// libvirt on the other host.
+    /// The libvirtd of the second host.
     pub libvirtd: Libvirtd<'host>,
     sshd: Option<Process>,
 }
 
 impl<'host> SshHost<'host> {
-    /// Starts everything on `other`, and puts a cable between it and `first`.
+    /// Starts the servers on `other`, and connects it to `first`.
     ///
     /// # Panics
     /// If anything does not start.
     #[must_use]
     pub fn start(other: &'host Host, first: &Host) -> Self {
-        cable(first, other);
+        connect(first, other);
         first.sh(&format!("echo 192.0.2.2 {NAME} >>/etc/hosts"));
         other.sh(&format!(
             "useradd --create-home --home-dir {HOME} --shell /bin/sh --groups libvirt {USER}
@@ -49,7 +49,7 @@ impl<'host> SshHost<'host> {
         started
     }
 
-    /// Lets the user log in by this key, as a line of `authorized_keys`.
+    /// Allows the user to log in with this key, which has the format of `authorized_keys`.
     ///
     /// # Panics
     /// If there is no such user.
@@ -59,7 +59,7 @@ impl<'host> SshHost<'host> {
         self.host.sh(&format!("chown {USER} {file}; chmod 600 {file}"));
     }
 
-    /// Starts the SSH server after [`Self::kill`].
+    /// Starts the SSH server, also after [`Self::kill`].
     ///
     /// # Panics
     /// If it does not start.
@@ -67,13 +67,13 @@ impl<'host> SshHost<'host> {
         let mut dropbear = self.host.command("dropbear");
         dropbear.args(["-F", "-E", "-s", "-r", "/run/host-key", "-P", "/run/dropbear.pid"]);
         let sshd = Process::start("dropbear", &mut dropbear);
-        // It writes the file when it listens.
-        let listens = self.host.path("/run/dropbear.pid");
-        wait::until_true("the SSH server", || listens.exists());
+        // It writes the file after it has opened its socket.
+        let pid_file = self.host.path("/run/dropbear.pid");
+        wait::until_true("the SSH server", || pid_file.exists());
         self.sshd = Some(sshd);
     }
 
-    /// Kills the SSH server, and every session.
+    /// Kills the SSH server and all its sessions.
     ///
     /// # Panics
     /// If it does not run.
@@ -82,16 +82,16 @@ impl<'host> SshHost<'host> {
         let sessions = proc::children(sshd.pid());
         sshd.kill();
         for session in sessions {
-            // One that has just ended is gone as well.
+            // This fails if the session has just exited.
             let _ = kill(session, Signal::SIGKILL);
         }
         self.host.sh("rm -f /run/dropbear.pid");
     }
 }
 
-/// A cable between two hosts: 192.0.2.1 at the first one, 192.0.2.2 at the other one.
-fn cable(first: &Host, other: &Host) {
-    // Only the networks are theirs: the process IDs are those that this process knows.
+/// Connects two hosts. The first one has the address 192.0.2.1, the other one 192.0.2.2.
+fn connect(first: &Host, other: &Host) {
+    // Enters only the network namespace, because the process IDs are those of this process's PID namespace.
     let ip = |host: &Host, line: &str| {
         let mut nsenter = Command::new("nsenter");
         nsenter.env("PATH", PATH).arg(format!("--net=/proc/{}/ns/net", host.init()));

@@ -1,12 +1,12 @@
-//! What a process holds open, by `/proc/PID/fd`: proc(5).
+//! The open file descriptors of a process: `/proc/PID/fd`, proc(5).
 
 use std::collections::HashMap;
 use std::fs;
 
 use nix::unistd::Pid;
 
-/// The sockets of a network namespace: the file below `/proc/PID/net`, the kind that it lists, and the
-/// column with their inodes, counted from 0.
+/// The lists of the sockets of a network namespace: the file in `/proc/PID/net`, the kind of its sockets, and the
+/// column with the inodes, counted from 0.
 const SOCKETS: [(&str, &str, usize); 8] = [
     ("packet", "packet socket", 8),
     ("raw", "raw socket", 9),
@@ -18,23 +18,24 @@ const SOCKETS: [(&str, &str, usize); 8] = [
     ("unix", "Unix socket", 6),
 ];
 
-/// What a process holds open, a kind for each descriptor, sorted: `Unix socket`, `packet socket`,
-/// `/dev/null`, `[eventpoll]`. A socket of a network that is not the process's own has no kind; it is
-/// looked for in the network of `other` as well.
+/// The kinds of all open descriptors of a process, sorted: `Unix socket`, `packet socket`, `/dev/null`, `[eventpoll]`.
+/// A socket can belong to a network namespace other than that of the process. It is also searched for in that of
+/// `other`.
 ///
 /// # Panics
 /// If there is no such process.
 #[must_use]
 pub fn of(pid: Pid, other: Pid) -> Vec<String> {
     let kinds: HashMap<_, _> = [other, pid].into_iter().flat_map(sockets).collect();
-    let folder = format!("/proc/{pid}/fd");
-    let descriptors = fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot list {folder}: {error}"));
+    let directory = format!("/proc/{pid}/fd");
+    let descriptors =
+        fs::read_dir(&directory).unwrap_or_else(|error| panic!("cannot list {directory}: {error}"));
     let mut all: Vec<String> = descriptors
         .flatten()
         .filter_map(|descriptor| fs::read_link(descriptor.path()).ok())
         .map(|target| target.to_string_lossy().into_owned())
         .map(|target| match target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')) {
-            // Netlink sockets, among others, are not told apart here.
+            // Netlink sockets, for example.
             Some(inode) => {
                 kinds.get(inode).map_or_else(|| "other socket".to_owned(), |kind| (*kind).to_owned())
             }

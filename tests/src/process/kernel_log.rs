@@ -1,11 +1,11 @@
-//! What the kernel's log says about system calls that seccomp(2) refused.
+//! The kernel log's records of processes that seccomp(2) killed.
 
 use std::process::Command;
 
 use crate::wait;
 
-/// Ends by a system call that its own filter forbids: getpid(2), number 39 on x86-64, by
-/// `SECCOMP_RET_KILL_PROCESS`. The filter is written out as in linux/filter.h.
+/// Installs a filter with `SECCOMP_RET_KILL_PROCESS` for getpid(2), number 39 on x86-64, and calls it. The
+/// instructions of the filter are those of linux/filter.h.
 const FORBIDDEN_CALL: &str = r#"
 import ctypes, struct
 libc = ctypes.CDLL(None)
@@ -18,25 +18,25 @@ libc.prctl(22, 2, ctypes.byref(Program(4, ctypes.addressof(code))))
 libc.syscall(39)
 "#;
 
-/// The process IDs that the kernel's log names as killed by seccomp until now (audit records of type
-/// 1326); `None` where this machine writes no such records or does not show its log.
+/// The process IDs that the kernel log contains as killed by seccomp (audit records of type 1326). `None` if this machine
+/// does not write such records, or its log cannot be read.
 ///
-/// The kernel writes these records a moment later, in order. So this has a process killed, and reads
-/// the log once that one is in it.
+/// The kernel writes these records in order, but with a delay. So this function causes another record, and waits until
+/// the log contains it.
 ///
 /// # Panics
-/// If the process cannot be started, or is not killed.
+/// If the process for that record cannot be started, or is not killed.
 #[must_use]
 pub fn killed_by_seccomp() -> Option<Vec<u32>> {
     if !cfg!(target_arch = "x86_64") {
         return None;
     }
     let _readable = records()?;
-    // The kernel limits the rate of these records: one attempt may leave none.
+    // The kernel limits the rate of these records, so one attempt is not enough.
     wait::within(wait::TIMEOUT, || {
         let mut last = Command::new("python3").args(["-c", FORBIDDEN_CALL]).spawn().expect("python3 runs");
         let pid = last.id();
-        let status = last.wait().expect("it is a child");
+        let status = last.wait().expect("it is a child process");
         assert!(!status.success(), "the filter did not work: {status}");
         wait::within(wait::TIMEOUT / 10, || records().filter(|pids| pids.contains(&pid)))
     })

@@ -1,4 +1,4 @@
-//! The lines that a program writes, collected as they come.
+//! Collects the output lines of a program.
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use crate::wait::TIMEOUT;
 
-/// The lines of one stream. Clones see the same lines.
+/// The lines of a stream. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Lines {
     shared: Arc<(Mutex<Vec<String>>, Condvar)>,
 }
 
 impl Lines {
-    /// Reads the stream to its end, in a thread of its own.
+    /// Reads the stream until it ends, in a new thread.
     pub fn of(stream: impl Read + Send + 'static) -> Self {
         Self::watched(stream, |_| ())
     }
 
-    /// Reads the stream to its end, and shows each line as it comes.
+    /// Reads the stream until it ends, in a new thread, and passes each new line to `show`.
     pub fn watched(stream: impl Read + Send + 'static, mut show: impl FnMut(&str) + Send + 'static) -> Self {
         let lines = Self::default();
         let writer = lines.clone();
@@ -41,45 +41,45 @@ impl Lines {
         self.shared.1.notify_all();
     }
 
-    /// All lines until now.
+    /// All lines so far.
     #[must_use]
     pub fn all(&self) -> Vec<String> {
         self.lock().clone()
     }
 
-    /// The last lines until now, at most so many, as one text.
+    /// The last lines, at most this number, joined with newlines.
     #[must_use]
-    pub fn last(&self, most: usize) -> String {
+    pub fn last(&self, max: usize) -> String {
         let lines = self.lock();
-        lines.get(lines.len().saturating_sub(most)..).unwrap_or_default().join("\n")
+        lines.get(lines.len().saturating_sub(max)..).unwrap_or_default().join("\n")
     }
 
-    /// How many lines hold this text until now.
+    /// The number of lines so far that contain this text.
     #[must_use]
     pub fn count(&self, text: &str) -> usize {
         self.lock().iter().filter(|line| line.contains(text)).count()
     }
 
-    /// Waits for the first line that holds this text, and returns it. An earlier line will do.
+    /// Waits for a line that contains this text, and returns the first one. It can have been read before the call.
     ///
     /// # Panics
-    /// If none comes, with the lines that came instead.
+    /// After [`TIMEOUT`], with all lines in the message.
     #[must_use = "or write `let _ =`"]
     pub fn wait_for(&self, text: &str) -> String {
         self.wait_for_nth(text, 1)
     }
 
-    /// Waits for the `nth` line (counted from 1) that holds this text, and returns it.
+    /// Waits for the `nth` line (counted from 1) that contains this text, and returns it.
     ///
     /// # Panics
-    /// If it does not come, with the lines that came instead.
+    /// After [`TIMEOUT`], with all lines in the message.
     pub fn wait_for_nth(&self, text: &str, nth: usize) -> String {
         self.within(TIMEOUT, text, nth).unwrap_or_else(|| {
-            panic!("no {nth}. line with {text:?} within {TIMEOUT:?}; what came:\n{}", self.all().join("\n"))
+            panic!("no line {nth} with {text:?} within {TIMEOUT:?}; all lines:\n{}", self.all().join("\n"))
         })
     }
 
-    /// Waits this long for the `nth` line (counted from 1) that holds this text.
+    /// Waits at most this time for the `nth` line (counted from 1) that contains this text.
     #[must_use]
     pub fn within(&self, time: Duration, text: &str, nth: usize) -> Option<String> {
         let find = |lines: &[String]| {
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_lines_that_came_and_those_to_come() {
+    fn finds_earlier_and_later_lines() {
         let lines = Lines::of(&b"one\ntwo\none more"[..]);
         assert_eq!(lines.wait_for_nth("one", 2), "one more");
         assert_eq!(lines.wait_for("one"), "one");

@@ -1,4 +1,4 @@
-//! A program that runs on a host.
+//! Programs that run on a host.
 
 pub mod descriptors;
 pub mod kernel_log;
@@ -15,71 +15,70 @@ use nix::unistd::Pid;
 use crate::process::lines::Lines;
 use crate::wait;
 
-/// So many lines of a log are shown where a test fails.
-const SHOWN: usize = 200;
+/// The maximum number of log lines that are printed if a test fails.
+const MAX_LINES: usize = 200;
 
-/// A program that runs on a host until it ends or the value is dropped.
+/// A program that runs on a host until it exits or the value is dropped.
 #[derive(Debug)]
 pub struct Process {
     name: String,
-    /// `nsenter`, which ends as the program does.
+    /// `nsenter`, which exits with the status of the program.
     child: Child,
-    /// The program itself; unknown if it ended before anyone could look.
+    /// The program. Unknown if it exited immediately.
     pid: Option<Pid>,
     log: Lines,
 }
 
 impl Process {
-    /// Starts a program that [`Host::command`](crate::host::Host::command) made ready; what it writes,
-    /// to standard output or standard error, is its log.
+    /// Starts a command of [`Host::command`](crate::host::Host::command). Its standard output and error are its log.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If it cannot be started.
     pub fn start(name: &str, command: &mut Command) -> Self {
         Self::start_watched(name, command, |_| ())
     }
 
-    /// As [`Self::start`], and each line of the log is shown as it comes.
+    /// Starts a command like [`Self::start`], and passes each new line of its log to `show`.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If it cannot be started.
     pub fn start_watched(name: &str, command: &mut Command, show: impl FnMut(&str) + Send + 'static) -> Self {
         let (log, both) = std::io::pipe().expect("a pipe");
         let stderr = both.try_clone().expect("a pipe");
         let mut child = command.stdout(Stdio::from(both)).stderr(Stdio::from(stderr)).spawn().expect(name);
-        // The command keeps its ends of the pipe; without them the log ends with the program.
+        // Closes the command's copies of the pipe, so that the log ends when the program exits.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let log = Lines::watched(log, show);
         let pid = wait::until(name, || {
             let pid = proc::children(proc::pid_of(&child)).first().copied();
-            let ended = child.try_wait().expect("it is a child").is_some();
-            (pid.is_some() || ended).then_some(pid)
+            let exited = child.try_wait().expect("it is a child process").is_some();
+            (pid.is_some() || exited).then_some(pid)
         });
         Self { name: name.to_owned(), child, pid, log }
     }
 
-    /// The process ID of the program, as this process sees it.
+    /// The process ID of the program in the PID namespace of this process.
     ///
     /// # Panics
-    /// If the program ended as soon as it had started; its log is shown.
+    /// If the program exited immediately. The message contains its log.
     #[must_use]
     pub fn pid(&self) -> Pid {
-        self.pid.unwrap_or_else(|| panic!("{} ended at once:\n{}", self.name, self.log.all().join("\n")))
+        self.pid.unwrap_or_else(|| panic!("{} exited immediately:\n{}", self.name, self.log.all().join("\n")))
     }
 
-    /// What it wrote.
+    /// Its output.
     #[must_use]
     pub fn log(&self) -> &Lines {
         &self.log
     }
 
-    /// What `/proc` tells about it.
+    /// Its `/proc/PID/status`.
     #[must_use]
     pub fn status(&self) -> proc::Status {
         proc::Status::of(self.pid())
     }
 
-    /// Its child that runs this program.
+    /// The child process that runs this program.
     ///
     /// # Panics
     /// If there is none.
@@ -92,55 +91,55 @@ impl Process {
         })
     }
 
-    /// Sends it a signal; nothing happens if it has ended.
+    /// Sends a signal to the program, unless it has exited.
     pub fn signal(&self, signal: Signal) {
         if matches!(signal, Signal::SIGCONT | Signal::SIGKILL) {
-            // nsenter stops itself when its child is stopped, and would never see it end.
+            // nsenter stops when its child is stopped, and must be continued to wait for it.
             let _ = kill(proc::pid_of(&self.child), Signal::SIGCONT);
         }
-        // Only while it is the child of its `nsenter`: afterwards its number may be somebody else's.
+        // As long as it is a child of nsenter, its process ID cannot belong to another process.
         let running = proc::children(proc::pid_of(&self.child));
         for pid in running.into_iter().filter(|pid| Some(*pid) == self.pid) {
             let _ = kill(pid, signal);
         }
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has exited.
     ///
     /// # Panics
-    /// If the kernel does not tell.
+    /// If wait(2) fails.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("it is a child")
+        self.child.try_wait().expect("it is a child process")
     }
 
-    /// Waits until it has ended, and returns how.
+    /// Waits until it exits, and returns its exit status.
     ///
     /// # Panics
-    /// If it does not end.
+    /// If it does not exit.
     pub fn wait_for_exit(&mut self) -> ExitStatus {
-        let name = format!("{} to end", self.name);
+        let name = format!("{} to exit", self.name);
         wait::until(&name, || self.exit_status())
     }
 
-    /// Tells it to stop (SIGTERM), and waits until it has.
+    /// Sends SIGTERM, and waits until it exits.
     ///
     /// # Panics
-    /// If it does not end, or not with success: the log is shown.
+    /// If it does not exit, or not with status 0. The message contains its log.
     pub fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
         let status = self.wait_for_exit();
         assert!(
             status.success(),
-            "{} did not end cleanly: {status}\n{}",
+            "{} exited with an error: {status}\n{}",
             self.name,
             self.log.all().join("\n")
         );
     }
 
-    /// Kills it (SIGKILL), and waits until it is gone.
+    /// Sends SIGKILL, and waits until it exits.
     ///
     /// # Panics
-    /// If the kernel does not tell.
+    /// If wait(2) fails.
     pub fn kill(&mut self) {
         while self.exit_status().is_none() {
             self.signal(Signal::SIGKILL);
@@ -149,18 +148,18 @@ impl Process {
     }
 }
 
-/// Shows a log where the test fails, with what it wrote itself.
-#[expect(clippy::print_stderr, reason = "the test's own output, which it keeps to itself while it passes")]
-pub(crate) fn show_if_it_fails(what: &str, log: impl FnOnce() -> String) {
+/// Prints a log to the output of the test, if the test has failed.
+#[expect(clippy::print_stderr, reason = "the output of a test is shown only if it fails")]
+pub(crate) fn print_on_failure(what: &str, log: impl FnOnce() -> String) {
     if std::thread::panicking() {
         eprintln!("--- {what}:\n{}", log());
     }
 }
 
 impl Drop for Process {
-    /// Ends it. Where a test fails, its log is shown.
+    /// Kills the program, and prints its log if the test has failed.
     fn drop(&mut self) {
         self.kill();
-        show_if_it_fails(&format!("the log of {}", self.name), || self.log.last(SHOWN));
+        print_on_failure(&format!("the log of {}", self.name), || self.log.last(MAX_LINES));
     }
 }

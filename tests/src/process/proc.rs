@@ -1,4 +1,4 @@
-//! What `/proc` tells about a process: proc(5).
+//! Reads `/proc/PID`: proc(5).
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,10 +9,10 @@ use nix::unistd::Pid;
 /// The process ID of a child of this process.
 #[must_use]
 pub fn pid_of(child: &Child) -> Pid {
-    Pid::from_raw(child.id().try_into().expect("the kernel's process IDs fit"))
+    Pid::from_raw(child.id().try_into().expect("process IDs fit into pid_t"))
 }
 
-/// The children of a process, oldest first; none if it is gone.
+/// The children of a process, oldest first. Empty if the process does not exist.
 #[must_use]
 pub fn children(pid: Pid) -> Vec<Pid> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
@@ -24,7 +24,7 @@ pub fn children(pid: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// The name of the file that a process runs, without its folders.
+/// The file name of the program that a process runs, without its directory.
 #[must_use]
 pub fn program(pid: Pid) -> Option<String> {
     let file = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
@@ -51,20 +51,20 @@ impl Status {
         Self(text.lines().filter_map(field).collect())
     }
 
-    /// The value of a field, its parts parted by single blanks.
+    /// The value of a field. Its parts are separated by single spaces.
     ///
     /// # Panics
-    /// If this kernel has no such field.
+    /// If there is no such field.
     #[must_use]
     pub fn field(&self, name: &str) -> &str {
         self.0.get(name).unwrap_or_else(|| panic!("/proc/PID/status has no {name}"))
     }
 
-    /// One of the capability sets (`CapInh`, `CapPrm`, `CapEff`, `CapBnd`, `CapAmb`), a bit for each:
+    /// A capability set (`CapInh`, `CapPrm`, `CapEff`, `CapBnd`, `CapAmb`), with one bit for each capability:
     /// capabilities(7).
     ///
     /// # Panics
-    /// If this kernel has no such set.
+    /// If there is no such set.
     #[must_use]
     pub fn capabilities(&self, set: &str) -> u64 {
         u64::from_str_radix(self.field(set), 16).expect("a set of capabilities is a hexadecimal number")
@@ -73,7 +73,7 @@ impl Status {
     /// The effective user ID.
     ///
     /// # Panics
-    /// If the kernel does not tell.
+    /// If the field is missing.
     #[must_use]
     pub fn effective_uid(&self) -> u32 {
         self.field("Uid").split(' ').nth(1).and_then(|uid| uid.parse().ok()).expect("four user IDs")

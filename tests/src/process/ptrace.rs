@@ -1,7 +1,7 @@
-//! Makes a system call in the name of another process, as a debugger does: ptrace(2).
+//! Makes system calls in another process with ptrace(2).
 //!
-//! Whether Landlock holds a running process is written nowhere in `/proc`. It shows when that process
-//! opens a file while seccomp looks away.
+//! `/proc` does not show whether Landlock restricts a process. A test finds out by letting that process open a file
+//! while its seccomp filter is suspended.
 
 use nix::errno::Errno;
 use nix::libc::{self, c_long, user_regs_struct};
@@ -9,55 +9,56 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-/// `PTRACE_O_SUSPEND_SECCOMP`, which nix has no name for: for tracers with `CAP_SYS_ADMIN`.
+/// `PTRACE_O_SUSPEND_SECCOMP`, which requires CAP_SYS_ADMIN. nix does not define it.
 const SUSPEND_SECCOMP: Options = Options::from_bits_retain(1 << 21);
 
-/// The instruction `syscall`, as the process that waits in one has it behind itself.
+/// The instruction `syscall`. The instruction pointer of a process that is blocked in a system call is behind it.
 const SYSCALL: c_long = 0x050f;
 
-/// Lets a process that waits in a system call open a file to read it, and close it again. It waits
-/// on as before.
+/// Opens a file for reading in a process that is blocked in a system call, and closes it. Then the process continues to
+/// block.
 ///
 /// # Errors
-/// What the kernel answered to it.
+/// The error of openat(2).
 ///
 /// # Panics
-/// If the process cannot be traced, or does not wait in a system call.
+/// If the process cannot be traced, or is not blocked in a system call.
 pub fn open_file(pid: Pid, path: &str) -> Result<(), Errno> {
-    let intruder = Intruder::attach(pid);
-    let address = intruder.write(path);
-    // AT_FDCWD is below zero: as all arguments it goes into 64 bits with its sign.
-    let here = i64::from(libc::AT_FDCWD).cast_unsigned();
-    let flags = u64::try_from(libc::O_RDONLY | libc::O_CLOEXEC).expect("flags are not below zero");
-    let opened = intruder.call(libc::SYS_openat, [here, address, flags])?;
-    intruder.call(libc::SYS_close, [opened, 0, 0]).map(drop)
+    let tracee = Tracee::attach(pid);
+    let address = tracee.write(path);
+    // AT_FDCWD is negative. Arguments are sign-extended to 64 bits.
+    let cwd = i64::from(libc::AT_FDCWD).cast_unsigned();
+    let flags = u64::try_from(libc::O_RDONLY | libc::O_CLOEXEC).expect("flags are not negative");
+    let opened = tracee.call(libc::SYS_openat, [cwd, address, flags])?;
+    tracee.call(libc::SYS_close, [opened, 0, 0]).map(drop)
 }
 
 /// A process that is stopped and traced until the value is dropped.
-struct Intruder {
+struct Tracee {
     pid: Pid,
     before: user_regs_struct,
 }
 
-impl Intruder {
+impl Tracee {
     fn attach(pid: Pid) -> Self {
         ptrace::attach(pid).unwrap_or_else(|error| panic!("cannot trace process {pid}: {error}"));
-        waitpid(pid, None).expect("it stops");
-        ptrace::setoptions(pid, SUSPEND_SECCOMP | Options::PTRACE_O_EXITKILL).expect("seccomp looks away");
-        let before = ptrace::getregs(pid).expect("it is stopped");
-        let behind = ptrace::read(pid, address(before.rip - 2)).expect("its code can be read");
-        assert_eq!(behind & 0xffff, SYSCALL, "process {pid} does not wait in a system call");
+        waitpid(pid, None).expect("the process stops");
+        ptrace::setoptions(pid, SUSPEND_SECCOMP | Options::PTRACE_O_EXITKILL)
+            .expect("seccomp can be suspended");
+        let before = ptrace::getregs(pid).expect("the process is stopped");
+        let behind = ptrace::read(pid, address(before.rip - 2)).expect("the code is readable");
+        assert_eq!(behind & 0xffff, SYSCALL, "process {pid} is not blocked in a system call");
         Self { pid, before }
     }
 
-    /// Writes a text with its end onto the stack, far below what is in use, and returns where.
+    /// Writes a null-terminated string to the stack, below the used part, and returns its address.
     fn write(&self, text: &str) -> u64 {
         let start = (self.before.rsp - 4096) & !7;
         let mut bytes = text.as_bytes().to_vec();
         bytes.resize(text.len() / 8 * 8 + 8, 0);
         for (word, at) in bytes.chunks_exact(8).zip((start..).step_by(8)) {
             let word = c_long::from_ne_bytes(word.try_into().expect("eight bytes"));
-            ptrace::write(self.pid, address(at), word).expect("its stack can be written");
+            ptrace::write(self.pid, address(at), word).expect("the stack is writable");
         }
         start
     }
@@ -65,13 +66,13 @@ impl Intruder {
     fn call(&self, number: c_long, arguments: [u64; 3]) -> Result<u64, Errno> {
         let [rdi, rsi, rdx] = arguments;
         let rip = self.before.rip - 2;
-        // Not the call it waits in, which the kernel would else begin again.
+        // With another value of orig_rax, the kernel would restart the interrupted system call.
         let (rax, orig_rax) = (number.cast_unsigned(), u64::MAX);
         let changed = user_regs_struct { rip, rax, orig_rax, rdi, rsi, rdx, ..self.before };
-        ptrace::setregs(self.pid, changed).expect("it is stopped");
-        ptrace::step(self.pid, None).expect("it is stopped");
-        waitpid(self.pid, None).expect("it makes one step");
-        let result = ptrace::getregs(self.pid).expect("it is stopped").rax.cast_signed();
+        ptrace::setregs(self.pid, changed).expect("the process is stopped");
+        ptrace::step(self.pid, None).expect("the process is stopped");
+        waitpid(self.pid, None).expect("the process makes one step");
+        let result = ptrace::getregs(self.pid).expect("the process is stopped").rax.cast_signed();
         match u64::try_from(result) {
             Ok(result) => Ok(result),
             Err(_) => Err(Errno::from_raw(i32::try_from(-result).expect("an error number"))),
@@ -79,7 +80,7 @@ impl Intruder {
     }
 }
 
-impl Drop for Intruder {
+impl Drop for Tracee {
     fn drop(&mut self) {
         let _ = ptrace::setregs(self.pid, self.before);
         let _ = ptrace::detach(self.pid, None);
@@ -87,5 +88,5 @@ impl Drop for Intruder {
 }
 
 fn address(at: u64) -> ptrace::AddressType {
-    std::ptr::with_exposed_provenance_mut(usize::try_from(at).expect("an address of this machine"))
+    std::ptr::with_exposed_provenance_mut(usize::try_from(at).expect("an address has 64 bits"))
 }

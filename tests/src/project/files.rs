@@ -1,15 +1,15 @@
-//! The files of the project, as git knows them.
+//! The files of the project that git knows.
 
 use std::process::Command;
 
 use crate::host::{project, succeed};
 
-/// Each file that one of these patterns of git-ls-files(1) names, with its text. What is not committed yet counts
-/// as well; what is not text does not.
+/// The paths and contents of all text files that match one of these patterns of git-ls-files(1), including those that
+/// are not committed yet.
 #[must_use]
 pub fn of_project(patterns: &[&str]) -> Vec<(String, String)> {
     let mut git = Command::new("git");
-    // The folder may belong to another user.
+    // The directory may belong to another user.
     git.args(["-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard", "--"]);
     let list = succeed(git.args(patterns).current_dir(project()));
     list.lines()

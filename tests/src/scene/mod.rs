@@ -1,4 +1,4 @@
-//! The whole way on a host: a machine on the network, a bridge, both services, and QEMU's domains.
+//! A host with all parts: another machine on the network, a bridge, both services, and domains of QEMU.
 
 pub mod restricted;
 pub mod site;
@@ -22,56 +22,55 @@ use crate::wait;
 /// Rules that allow every domain.
 pub const ALL_ALLOWED: &str = "[[allow]]\ndomain = \"*\"\n";
 
-/// What the actor may do with libvirt: docs/RESTRICTED.md.
+/// The actor's rights at libvirt: docs/RESTRICTED.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LibvirtRights {
-    /// What the group libvirt may, everything.
+    /// All rights, from the group libvirt.
     Group,
-    /// What libvirt's access driver grants its user, without the group.
+    /// The rights that libvirt's access driver grants to the actor's user, without the group.
     Restricted,
 }
 
-/// The whole way on a host. A machine on the network is behind `port0`, which is a port of `br0`.
+/// A host with all parts. The other machine is connected to `port0`, a port of the bridge `br0`.
 #[derive(Debug)]
 pub struct Scene<'host> {
     host: &'host Host,
-    /// The machine on the network.
+    /// The other machine on the network.
     pub lan: Peer<'host>,
-    /// libvirt.
+    /// The libvirtd.
     pub libvirtd: Libvirtd<'host>,
     macs: HashMap<String, String>,
     config: String,
-    /// The actor; `None` while it is killed.
+    /// The actor. `None` after it was killed.
     pub actor: Option<Daemon>,
     finished: Process,
-    /// The announcer; `None` while it is killed.
+    /// The announcer. `None` after it was killed.
     pub capture: Option<Daemon>,
-    /// It decides who may do what with libvirt, under [`LibvirtRights::Restricted`].
+    /// Decides about calls to libvirt with [`LibvirtRights::Restricted`].
     polkitd: Option<Polkitd<'host>>,
     _bus: Bus<'host>,
 }
 
 impl<'host> Scene<'host> {
-    /// Starts everything. The machines are defined before the actor looks; `config` is what its
-    /// configuration says besides the connection.
+    /// Defines the machines, and starts all parts. `config` is the actor's configuration without the connection.
     ///
     /// # Panics
-    /// If anything does not start.
+    /// If a part does not start.
     #[must_use]
     pub fn new(host: &'host Host, machines: &[Machine], config: &str) -> Self {
         Self::with_rights(LibvirtRights::Group, host, machines, config)
     }
 
-    /// As [`Self::new`], under this regime of rights.
+    /// Starts all parts like [`Self::new`], with these rights of the actor.
     ///
     /// # Panics
-    /// If anything does not start.
+    /// If a part does not start.
     #[must_use]
-    pub fn with_rights(regime: LibvirtRights, host: &'host Host, machines: &[Machine], config: &str) -> Self {
-        match regime {
-            // Before the bus: libvirtd ends when it loses a bus that it knows.
+    pub fn with_rights(rights: LibvirtRights, host: &'host Host, machines: &[Machine], config: &str) -> Self {
+        match rights {
+            // libvirtd starts before the bus, because it exits when it loses its connection to the bus.
             LibvirtRights::Group => Self::on(Libvirtd::start(host), machines, config),
-            // It asks polkit for each call.
+            // libvirtd asks polkit about each call, so the bus starts first.
             LibvirtRights::Restricted => {
                 let mut polkitd = install_polkit(host);
                 let bus = Bus::start(host, Kind::DbusDaemon);
@@ -82,10 +81,10 @@ impl<'host> Scene<'host> {
         }
     }
 
-    /// As [`Self::new`], with a libvirtd that runs already.
+    /// Starts the other parts like [`Self::new`], with a running libvirtd.
     ///
     /// # Panics
-    /// If anything does not start.
+    /// If a part does not start.
     #[must_use]
     pub fn on(libvirtd: Libvirtd<'host>, machines: &[Machine], config: &str) -> Self {
         let bus = Bus::start(libvirtd.host(), Kind::DbusDaemon);
@@ -108,7 +107,7 @@ impl<'host> Scene<'host> {
         let capture = Some(start_capture(host));
         let config = format!("connections = [\"{QEMU}\"]\n{config}");
         let actor = start_actor(host, polkitd.is_some(), &config);
-        // A packet that comes before it knows the domains is for nobody.
+        // Until then, every packet is for an unknown address.
         let _ = actor.log().wait_for("connected to");
         let actor = Some(actor);
         let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
@@ -118,7 +117,7 @@ impl<'host> Scene<'host> {
     /// The actor.
     ///
     /// # Panics
-    /// While it is killed.
+    /// If it was killed.
     #[must_use]
     pub fn actor(&self) -> &Daemon {
         self.actor.as_ref().expect("the actor runs")
@@ -131,7 +130,7 @@ impl<'host> Scene<'host> {
         }
     }
 
-    /// Starts the actor after [`Self::kill_actor`]. Whether it has found libvirt shows later.
+    /// Starts the actor after [`Self::kill_actor`]. Does not wait for its connection to libvirt.
     ///
     /// # Panics
     /// If it does not start.
@@ -139,7 +138,7 @@ impl<'host> Scene<'host> {
         self.actor = Some(start_actor(self.host, self.polkitd.is_some(), &self.config));
     }
 
-    /// Kills the announcer (SIGKILL), and starts it again.
+    /// Kills the announcer (SIGKILL), and starts a new one.
     ///
     /// # Panics
     /// If it does not start.
@@ -150,8 +149,7 @@ impl<'host> Scene<'host> {
         self.capture = Some(start_capture(self.host));
     }
 
-    /// Sends a packet for a domain. The sender is a number of the caller's choice: what copies of one
-    /// packet are, capture decides by it.
+    /// Sends a packet for a domain. Capture treats packets for one domain with the same sender as copies.
     pub fn packet(&self, domain: &str, sender: u8) {
         self.lan.send(&self.frame(domain, sender));
     }
@@ -163,10 +161,10 @@ impl<'host> Scene<'host> {
         ethernet(BROADCAST, source, WAKE_ON_LAN, &magic(self.mac(domain), &[]))
     }
 
-    /// Whether a packet for the domain would wake it, and why so, in the words of `Explain`.
+    /// The reply of `Explain` for a packet for the domain.
     ///
     /// # Panics
-    /// If that is not explained.
+    /// If the call fails.
     #[must_use]
     pub fn explain(&self, domain: &str) -> String {
         let mac = format!("'{}'", self.mac(domain));
@@ -177,7 +175,7 @@ impl<'host> Scene<'host> {
     /// Calls `Wake` as root.
     ///
     /// # Errors
-    /// The error that came instead of an outcome.
+    /// The error reply.
     pub fn call(&self, domain: &str) -> Result<String, CallError> {
         self.host.call(User::Root, ACTOR_INTERFACE, "Wake", &[&format!("'{}'", self.mac(domain))])
     }
@@ -185,13 +183,13 @@ impl<'host> Scene<'host> {
     /// The MAC address of a machine.
     ///
     /// # Panics
-    /// If it was not there from the start.
+    /// If it was not defined at the start.
     #[must_use]
     pub fn mac(&self, domain: &str) -> &str {
-        self.macs.get(domain).expect("the machine is there from the start")
+        self.macs.get(domain).expect("a machine that was defined at the start")
     }
 
-    /// Runs virsh(1), and returns what it wrote.
+    /// Runs virsh(1) as root, and returns its output.
     ///
     /// # Panics
     /// If it fails.
@@ -199,7 +197,7 @@ impl<'host> Scene<'host> {
         self.libvirtd.virsh(QEMU, arguments)
     }
 
-    /// State and reason of a domain, as virsh(1) tells them: `running (booted)`.
+    /// The state and its reason in the words of virsh(1): `running (booted)`.
     ///
     /// # Panics
     /// If there is no such domain.
@@ -208,124 +206,123 @@ impl<'host> Scene<'host> {
         self.virsh(&["domstate", "--reason", domain])
     }
 
-    /// Waits until a domain is in this state, whatever the reason.
+    /// Waits until a domain is in this state, for any reason.
     ///
     /// # Panics
-    /// If it does not come to that.
+    /// If that does not happen.
     pub fn wait_for_state(&self, domain: &str, state: &str) {
         self.libvirtd.wait_for_state(QEMU, domain, state);
     }
 
-    /// Asks the guest of a domain to power off, until it is about to. One that still boots does not
-    /// listen.
+    /// Requests the guest of a domain to power off, until it does. A guest that is still booting ignores the request.
     ///
     /// # Panics
-    /// If it does not come to that.
+    /// If that does not happen.
     pub fn shut_down(&self, domain: &str) {
         wait::until_true(&format!("{domain} to shut down"), || {
             self.virsh(&["shutdown", domain]);
-            let begins = || (self.libvirtd.state(QEMU, domain) == "in shutdown").then_some(());
-            wait::within(Duration::from_millis(300), begins).is_some()
+            let starts = || (self.libvirtd.state(QEMU, domain) == "in shutdown").then_some(());
+            wait::within(Duration::from_millis(300), starts).is_some()
         });
     }
 
-    /// Waits until the actor holds a packet for the domain, while it cannot know the domain yet.
+    /// Waits until the actor holds a packet for the domain, which it does not know yet.
     ///
     /// # Panics
-    /// If it does not come to that.
+    /// If that does not happen.
     pub fn wait_until_packet_held(&self, domain: &str) {
         let mac = bytes_of(self.mac(domain));
         wait::until_true(&format!("a packet for {domain} to be held"), || self.state_file_has(&mac));
     }
 
-    /// Waits until a wake of the domain is under way or held: the actor's state file names the domain.
+    /// Waits until a wake of the domain is active or held: the actor's state file then contains the domain's name.
     ///
     /// # Panics
-    /// If it does not come to that.
-    pub fn wait_until_under_way(&self, domain: &str) {
-        wait::until_true(&format!("a wake of {domain}"), || self.is_under_way(domain));
+    /// If that does not happen.
+    pub fn wait_until_active(&self, domain: &str) {
+        wait::until_true(&format!("a wake of {domain}"), || self.is_active(domain));
     }
 
-    /// Waits until no wake of the domain is under way or held.
+    /// Waits until no wake of the domain is active or held.
     ///
     /// # Panics
-    /// If it does not come to that.
+    /// If that does not happen.
     pub fn wait_until_idle(&self, domain: &str) {
-        wait::until_true(&format!("the wakes of {domain} to end"), || !self.is_under_way(domain));
+        wait::until_true(&format!("the wakes of {domain} to end"), || !self.is_active(domain));
     }
 
-    fn is_under_way(&self, domain: &str) -> bool {
+    fn is_active(&self, domain: &str) -> bool {
         self.state_file_has(domain.as_bytes())
     }
 
-    /// Whether this is in what the actor would know after a restart.
+    /// Whether the actor's state file contains these bytes.
     fn state_file_has(&self, bytes: &[u8]) -> bool {
         let file = std::fs::read(self.host.path("/run/wakevirt-actor/state")).unwrap_or_default();
         file.windows(bytes.len()).any(|part| part == bytes)
     }
 
-    /// Kills the QEMU of a domain, and waits until libvirt has seen it.
+    /// Kills the QEMU of a domain, and waits until libvirt has noticed.
     ///
     /// # Panics
     /// If it does not run.
     pub fn kill_machine(&self, domain: &str) {
         self.host.sh(&format!("kill -9 $(cat /run/libvirt/qemu/{domain}.pid)"));
         let pid = self.host.path(&format!("/run/libvirt/qemu/{domain}.pid"));
-        wait::until_true("libvirt to miss its QEMU", || !pid.exists());
+        wait::until_true("libvirt to notice", || !pid.exists());
     }
 
-    /// How often libvirt has started a QEMU for the domain.
+    /// How many times libvirt has started a QEMU for the domain.
     #[must_use]
     pub fn starts(&self, domain: &str) -> usize {
         self.libvirtd.starts(domain)
     }
 
-    /// Waits for the first decision about the domain: the outcome, and all that was told.
+    /// Waits for the first `WakeFinished` of the domain. Returns the outcome and the whole signal.
     ///
     /// # Panics
-    /// If there is none in time.
+    /// If there is none.
     #[must_use]
     pub fn outcome(&self, domain: &str) -> (String, String) {
-        let line = self.finished.log().wait_for(&told(domain));
-        let outcome = line.split(&told(domain)).nth(1).and_then(|rest| rest.split('\'').next());
+        let line = self.finished.log().wait_for(&before_outcome(domain));
+        let outcome = line.split(&before_outcome(domain)).nth(1).and_then(|rest| rest.split('\'').next());
         (outcome.unwrap_or_default().to_owned(), line)
     }
 
-    /// Waits for the first decision about the domain: it has this outcome. Returns all that was told.
+    /// Waits for the first `WakeFinished` of the domain, checks its outcome, and returns the whole signal.
     ///
     /// # Panics
-    /// If there is none in time, or another one.
+    /// If there is none, or it has another outcome.
     pub fn assert_outcome(&self, domain: &str, outcome: &str) -> String {
-        let (decided, line) = self.outcome(domain);
-        assert_eq!(decided, outcome, "{line}");
+        let (actual, line) = self.outcome(domain);
+        assert_eq!(actual, outcome, "{line}");
         line
     }
 
-    /// Waits for the `nth` decision about the domain with this outcome, counted from 1, and returns all
-    /// that was told. There may be others: a packet is heard on the bridge and on its port, and when the
-    /// first copy has been dealt with, the second one is a packet like any other.
+    /// Waits for the `nth` `WakeFinished` of the domain with this outcome, counted from 1, and returns the whole signal.
+    /// There can be others: a packet is captured on the bridge and on its port. When the wake for the first copy has
+    /// ended, the second copy starts another one.
     ///
     /// # Panics
-    /// If there is none in time.
+    /// If there is none.
     pub fn wait_for_outcome(&self, domain: &str, outcome: &str, nth: usize) -> String {
-        self.finished.log().wait_for_nth(&format!("{}{outcome}'", told(domain)), nth)
+        self.finished.log().wait_for_nth(&format!("{}{outcome}'", before_outcome(domain)), nth)
     }
 
-    /// How many decisions about the domain had this outcome until now.
+    /// The number of `WakeFinished` of the domain with this outcome so far.
     #[must_use]
     pub fn outcomes(&self, domain: &str, outcome: &str) -> usize {
-        self.finished.log().count(&format!("{}{outcome}'", told(domain)))
+        self.finished.log().count(&format!("{}{outcome}'", before_outcome(domain)))
     }
 
-    /// The decisions about the domain until now.
+    /// The number of `WakeFinished` of the domain so far.
     #[must_use]
     pub fn decisions(&self, domain: &str) -> usize {
-        self.finished.log().count(&told(domain))
+        self.finished.log().count(&before_outcome(domain))
     }
 }
 
-/// The part of a line of gdbus that tells of a decision about the domain; the outcome follows.
-fn told(domain: &str) -> String {
+/// The part of a `WakeFinished`, as gdbus(1) prints it, between the MAC address and the outcome.
+fn before_outcome(domain: &str) -> String {
     format!("', '{domain}', '")
 }
 

@@ -1,23 +1,23 @@
-//! A host on which libvirt's access driver is on, as docs/RESTRICTED.md says.
+//! A host with libvirt's access driver: docs/RESTRICTED.md.
 
 use crate::bus::polkitd::Polkitd;
 use crate::bus::{Bus, Kind};
 use crate::host::{Host, User, project};
 use crate::libvirt::{Libvirtd, QEMU, RULE, install_polkit, qemu_domain_with};
 
-/// A host with a libvirtd that asks polkit about each call. See the [module's documentation](self).
+/// A host whose libvirtd asks polkit about each call. See the [documentation of the module](self).
 #[derive(Debug)]
 pub struct Restricted<'host> {
     host: &'host Host,
-    /// libvirt.
+    /// The libvirtd.
     pub libvirtd: Libvirtd<'host>,
-    /// It decides who may do what with libvirt.
+    /// The polkitd, which decides about calls to libvirt.
     pub polkitd: Polkitd<'host>,
     _bus: Bus<'host>,
 }
 
 impl<'host> Restricted<'host> {
-    /// Starts the bus, polkitd and libvirtd, with the shipped rule. There is a bridge `br0`.
+    /// Creates the bridge `br0`, and starts the bus, polkitd with the shipped rule, and libvirtd.
     ///
     /// # Panics
     /// If anything does not start.
@@ -31,7 +31,7 @@ impl<'host> Restricted<'host> {
         Self { host, libvirtd, polkitd, _bus: bus }
     }
 
-    /// Runs a line of virsh(1) as root, and returns what it wrote.
+    /// Runs a command of virsh(1) as root, and returns its output.
     ///
     /// # Panics
     /// If it fails.
@@ -39,11 +39,10 @@ impl<'host> Restricted<'host> {
         self.libvirtd.virsh(QEMU, &line.split_whitespace().collect::<Vec<_>>())
     }
 
-    /// Runs a line of virsh(1) as this user, on a terminal, which some of its commands need. Returns what it
-    /// wrote.
+    /// Runs a command of virsh(1) as this user, on a terminal, because some commands need one. Returns the output.
     ///
     /// # Errors
-    /// What it wrote, if it fails.
+    /// The output, if the command fails.
     ///
     /// # Panics
     /// If script(1) does not run.
@@ -51,11 +50,11 @@ impl<'host> Restricted<'host> {
         let line = format!("virsh -q -c {QEMU} {line}");
         let output = self.host.command_as(user, "script").args(["-qec", &line, "/dev/null"]).output();
         let output = output.expect("script runs");
-        let wrote = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        if output.status.success() { Ok(wrote) } else { Err(wrote) }
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if output.status.success() { Ok(text) } else { Err(text) }
     }
 
-    /// Checks that libvirt refuses each of these lines to this user, and says so.
+    /// Checks that libvirt denies each of these commands to this user.
     ///
     /// # Panics
     /// If it does not.
@@ -67,7 +66,7 @@ impl<'host> Restricted<'host> {
         }
     }
 
-    /// Defines a domain of QEMU, diskless but for these devices.
+    /// Defines a domain of QEMU with only these devices.
     ///
     /// # Panics
     /// If libvirt refuses it.
@@ -75,7 +74,7 @@ impl<'host> Restricted<'host> {
         self.libvirtd.define(QEMU, &qemu_domain_with(name, devices));
     }
 
-    /// Writes a file in /run, and has virsh(1) read it: `command FILE`.
+    /// Writes the XML to a file, and runs a command of virsh(1) with that file as its argument.
     ///
     /// # Panics
     /// If it fails.
@@ -84,7 +83,7 @@ impl<'host> Restricted<'host> {
         self.root(&format!("{command} /run/object.xml"));
     }
 
-    /// Replaces the rules file that this project ships by another text, and has polkit read it.
+    /// Replaces the content of the shipped rules file, and restarts polkit.
     ///
     /// # Panics
     /// If polkit does not start again.
@@ -94,7 +93,7 @@ impl<'host> Restricted<'host> {
         self.restart_polkit();
     }
 
-    /// Has polkit read its rules again.
+    /// Restarts polkit, so that it reads its rules.
     ///
     /// # Panics
     /// If it does not start again.
@@ -104,7 +103,7 @@ impl<'host> Restricted<'host> {
     }
 }
 
-/// The text of a file of this project.
+/// The content of a file of this project.
 ///
 /// # Panics
 /// If it cannot be read.

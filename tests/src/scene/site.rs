@@ -1,5 +1,5 @@
-//! A Debian as an administrator has it: libvirt with one domain, a bridge, an uplink with another machine,
-//! and wakevirt installed as the README says.
+//! A booted Debian with libvirt and one domain behind a bridge, connected to another machine. Tests install wakevirt as
+//! the README says.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,31 +13,30 @@ use crate::network::Peer;
 use crate::project::readme;
 use crate::wait;
 
-/// The domain that the README speaks of.
+/// The domain of the README's example.
 pub const DOMAIN: &str = "win11";
 /// Its MAC address.
 pub const MAC: &str = "52:54:00:12:34:56";
 
-/// Somebody in group libvirt.
+/// A member of the group libvirt.
 pub const MEMBER: &str = "member";
-/// Somebody in no group that matters.
+/// A user without privileges.
 pub const UNPRIVILEGED: &str = "unprivileged";
 
-/// Where the administrator has built the package.
+/// The directory in which the package was built.
 const CHECKOUT: &str = "/root/wakevirt";
 
-/// Returns when a packet may wake a domain that was woken before: the cool-down is 5 s by default.
+/// Waits until the cool-down of a domain ends: 5 s by default.
 pub fn wait_for_cool_down() {
     std::thread::sleep(Duration::from_secs(6));
 }
 
-/// A booted Debian with libvirt and one domain that is off, behind a bridge. See the
-/// [module's documentation](self).
+/// A booted Debian with one domain that is shut off. See the [documentation of the module](self).
 #[derive(Debug)]
 pub struct Site<'host> {
-    /// The Debian.
+    /// The Debian system.
     pub debian: Debian<'host>,
-    /// The other machine, on the uplink.
+    /// The other machine.
     pub lan: Peer<'host>,
 }
 
@@ -64,13 +63,13 @@ impl<'host> Site<'host> {
         site
     }
 
-    /// Does what the README's "Install" says, but for the build, which was done before.
+    /// Runs the commands in "Install" of the README, except the build.
     ///
     /// # Panics
-    /// If it fails, or says something else.
+    /// If they fail, or the section has other commands.
     pub fn install(&self) {
         let package = package::built();
-        let name = package.file_name().expect("a package has a name").to_string_lossy().into_owned();
+        let name = package.file_name().expect("a file name").to_string_lossy().into_owned();
         self.debian.sh(&format!("mkdir -p {CHECKOUT}/target/debian"));
         self.debian.copy(&package, &format!("{CHECKOUT}/target/debian/{name}"));
         let commands = readme::commands("Install");
@@ -79,21 +78,21 @@ impl<'host> Site<'host> {
         self.debian.sh(&format!("cd {CHECKOUT}\n{install}"));
     }
 
-    /// Does what the README's "First wake" says on the host, and returns its lines that send a packet,
-    /// for the other machine.
+    /// Runs the commands in "First wake" of the README on the host. Returns those for the other machine, which send a
+    /// packet.
     ///
     /// # Panics
-    /// If it fails, or says something else.
+    /// If they fail, or the section has other commands.
     #[must_use]
     pub fn allow(&self) -> Vec<String> {
         let commands = readme::commands("First wake");
         let [allow, send] = commands.as_slice() else { panic!("allow and send, not {commands:?}") };
-        let said = self.debian.sh(allow);
-        assert!(said.contains(MAC), "the domain's MAC address is not shown: {said}");
+        let output = self.debian.sh(allow);
+        assert!(output.contains(MAC), "the output does not contain the domain's MAC address: {output}");
         send.lines().map(str::to_owned).collect()
     }
 
-    /// Runs a command of virsh(1) as root, and returns what it wrote.
+    /// Runs a command of virsh(1) as root, and returns its output.
     ///
     /// # Panics
     /// If it fails.
@@ -101,18 +100,18 @@ impl<'host> Site<'host> {
         self.debian.sh(&format!("virsh --quiet --connect {QEMU} {command}")).trim().to_owned()
     }
 
-    /// The domain's state, in libvirt's words.
+    /// The state of the domain, in the words of virsh(1).
     #[must_use]
     pub fn state(&self) -> String {
         self.virsh(&format!("domstate {DOMAIN}"))
     }
 
-    /// Sends a packet from the other machine by a line of shell, and waits until the domain runs.
+    /// Runs a shell command on the other machine that sends a packet, and waits until the domain runs.
     ///
     /// # Panics
     /// If it does not.
     pub fn wake(&self, line: &str) {
-        // By the actor's word: libvirt says "running" before the start is complete.
+        // libvirt reports "running" before the start is complete. So this waits for the actor's log.
         let started = || self.debian.journal("wakevirt-actor").matches("started: domain").count();
         let earlier = started();
         self.lan.sh(line);
@@ -122,13 +121,13 @@ impl<'host> Site<'host> {
         assert_eq!(self.state(), "running", "{}", journal());
     }
 
-    /// Switches the domain off, and returns when a packet may wake it again.
+    /// Switches the domain off, and waits until the cool-down ends.
     pub fn switch_off(&self) {
         self.virsh(&format!("destroy {DOMAIN}"));
         wait_for_cool_down();
     }
 
-    /// A line of shell that is to run as this user, who may be root.
+    /// A command that runs a shell script as this user, who can be root.
     #[must_use]
     pub fn shell(&self, user: &str, line: &str) -> Command {
         let mut command = match user {
