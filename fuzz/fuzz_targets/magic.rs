@@ -9,6 +9,6 @@ use libfuzzer_sys::fuzz_target;
 use wakevirt_protocol::MagicPacket;
 
 fuzz_target!(|payload: &[u8]| {
-    assert_eq!(naive::said(MagicPacket::find(payload)), naive::anywhere(payload));
-    assert_eq!(naive::said(MagicPacket::at_start(payload)), naive::at_start(payload));
+    assert_eq!(naive::magics(MagicPacket::find(payload)), naive::anywhere(payload));
+    assert_eq!(naive::magics(MagicPacket::at_start(payload)), naive::at_start(payload));
 });

@@ -246,10 +246,10 @@ impl From<Detail> for zbus::Variant<'static> {
         match detail {
             Detail::Text(text) => text.into(),
             Detail::Texts(texts) => texts.into(),
-            Detail::Truth(truth) => truth.into(),
-            Detail::Small(number) => number.into(),
-            Detail::Count(number) => number.into(),
-            Detail::Large(number) => number.into(),
+            Detail::Bool(truth) => truth.into(),
+            Detail::U16(number) => number.into(),
+            Detail::U32(number) => number.into(),
+            Detail::U64(number) => number.into(),
         }
     }
 }

@@ -19,13 +19,13 @@ pub enum Detail {
     /// Several texts: D-Bus `as`.
     Texts(Vec<String>),
     /// A truth value: D-Bus `b`.
-    Truth(bool),
+    Bool(bool),
     /// A small number: D-Bus `q`.
-    Small(u16),
+    U16(u16),
     /// A count: D-Bus `u`.
-    Count(u32),
+    U32(u32),
     /// A large number: D-Bus `t`.
-    Large(u64),
+    U64(u64),
 }
 
 /// Details under their keys. A key that does not apply is absent.
@@ -39,10 +39,10 @@ impl ParsedPacket {
     #[must_use]
     pub fn details(&self, stamp: Stamp) -> Details {
         let mut details = self.carrier.details();
-        details.extend(self.tag().map(|vlan| ("vlan", Detail::Small(vlan))));
-        details.push(("secureon", Detail::Truth(self.magic.password().is_some())));
-        details.push(("timestamp", Detail::Large(stamp.timestamp)));
-        details.extend(stamp.boottime.map(|boottime| ("boottime", Detail::Large(boottime))));
+        details.extend(self.tag().map(|vlan| ("vlan", Detail::U16(vlan))));
+        details.push(("secureon", Detail::Bool(self.magic.password().is_some())));
+        details.push(("timestamp", Detail::U64(stamp.timestamp)));
+        details.extend(stamp.boottime.map(|boottime| ("boottime", Detail::U64(boottime))));
         details
     }
 }
@@ -91,7 +91,7 @@ impl Carrier {
         match self {
             Self::Ethernet { ethertype, source } => {
                 details.extend(source.map(|mac| ("source-mac", Detail::Text(mac.to_string()))));
-                details.extend(ethertype.map(|ethertype| ("ethertype", Detail::Small(ethertype))));
+                details.extend(ethertype.map(|ethertype| ("ethertype", Detail::U16(ethertype))));
             }
             Self::Udp4(path) => details.extend(path.details()),
             Self::Udp6(path) => details.extend(path.details()),
@@ -105,9 +105,9 @@ impl<Address: ToString> UdpPath<Address> {
         let source_mac = self.source_mac.map(|mac| ("source-mac", Detail::Text(mac.to_string())));
         source_mac.into_iter().chain([
             ("source", Detail::Text(self.source.to_string())),
-            ("source-port", Detail::Small(self.source_port)),
+            ("source-port", Detail::U16(self.source_port)),
             ("destination", Detail::Text(self.destination.to_string())),
-            ("destination-port", Detail::Small(self.destination_port)),
+            ("destination-port", Detail::U16(self.destination_port)),
         ])
     }
 }

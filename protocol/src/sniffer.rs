@@ -124,7 +124,7 @@ impl Counters {
 
     /// Whether these can follow the earlier ones: no count falls.
     #[must_use]
-    pub const fn follow(&self, earlier: &Self) -> bool {
+    pub const fn can_follow(&self, earlier: &Self) -> bool {
         self.malformed >= earlier.malformed
             && self.truncated >= earlier.truncated
             && self.dropped_raw >= earlier.dropped_raw

@@ -69,7 +69,10 @@ mod tests {
     #[test]
     fn a_bad_value_names_the_good_ones() {
         let error = parse("service --bus systme").unwrap_err();
-        assert!(error.contains("\"systme\" is no bus; write system, session, or an address"), "{error}");
+        assert!(
+            error.contains("\"systme\" is not a bus address; write system, session, or an address"),
+            "{error}"
+        );
         let error = parse("service --log-to file").unwrap_err();
         assert!(error.contains("auto, journal, syslog, stderr"), "{error}");
         let error = parse("service --quiet").unwrap_err();

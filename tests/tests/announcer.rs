@@ -371,7 +371,7 @@ fn captures_while_the_bus_is_down_and_loses_no_packet() {
         scene.wait_for_sum(&["Sequence"], 1);
         let epoch = host.property(User::Unprivileged, CAPTURE_NAME, "Epoch").unwrap();
         scene.bus.kill();
-        let _ = scene.capture.log().wait_for("the connection to the system bus is lost");
+        let _ = scene.capture.log().wait_for("connection to the system bus lost");
         scene.lan.etherwake("52:54:00:01:02:04", &[]);
         scene.bus.start_again();
         host.wait_for_name(CAPTURE_NAME);
@@ -390,13 +390,13 @@ fn starts_before_the_bus() {
     privileged!();
     let host = Host::new();
     let mut capture = Daemon::capture(&host).start_ready();
-    let _ = capture.log().wait_for("cannot reach the system bus: ");
+    let _ = capture.log().wait_for("connection to the system bus failed: ");
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     host.wait_for_name(CAPTURE_NAME);
     // A second announcer logs which process owns the name, and exits.
     let mut second = Daemon::capture(&host).start();
     assert_eq!(second.wait_for_exit().code(), Some(1));
-    let _ = second.log().wait_for("the bus name org.wakevirt.Capture1 is taken by process");
+    let _ = second.log().wait_for("the bus name org.wakevirt.Capture1 is already owned by process");
     capture.stop();
 }
 

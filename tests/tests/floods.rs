@@ -190,7 +190,7 @@ fn a_flood_while_the_bus_is_down_displaces_no_packet_of_another_interface() {
     let addresses: Vec<String> = (0..300).map(address).collect();
     let mut scene = Scene::new(&host, "", &addresses);
     scene.bus.kill();
-    let _ = scene.capture.log().wait_for("the connection to the system bus is lost");
+    let _ = scene.capture.log().wait_for("connection to the system bus lost");
     lan.send(&frame(&address(7), b"before", 1));
     for round in 0..10_u16 {
         let flood = |n: u16| frame(&address((round * BURST + n) % 300), &[], u32::from(round * BURST + n));

@@ -7,7 +7,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use wakevirt_protocol::bus::{ACTOR_NAME, ACTOR_PATH};
-use wakevirt_service::bus::{self, Address, Calls, Limits, own, trusted};
+use wakevirt_service::bus::{self, Address, CallLimiter, CallLimits, request_name, trusted_uids};
 use wakevirt_service::lifecycle;
 use zbus::Connection;
 use zbus::object_server::SignalEmitter;
@@ -30,7 +30,7 @@ pub(crate) struct Server {
     interface: Actor1,
     finished: broadcast::Sender<Arc<Decision>>,
     caught_up: watch::Receiver<bool>,
-    calls: Calls,
+    calls: CallLimiter,
     connection: Option<Connection>,
 }
 
@@ -55,7 +55,7 @@ impl Server {
         interface.authorizer = interface.authorizer.with_connection(bus);
         tokio::select! {
             result = provide(connection, interface, self.finished.subscribe(), self.caught_up.clone()) => result,
-            () = self.calls.look_up_users(bus) => Ok(()),
+            () = self.calls.look_up_senders(bus) => Ok(()),
             // Without this connection no caller can be identified.
             () = bus.closed() => Err(bus::Error::Closed),
         }
@@ -64,15 +64,21 @@ impl Server {
     /// Releases the name, and closes the connection once its replies are sent.
     pub async fn leave(&mut self) {
         if let Some(connection) = self.connection.take() {
-            bus::leave(connection, ACTOR_NAME).await;
+            bus::disconnect(connection, ACTOR_NAME).await;
         }
     }
 }
 
 /// The limits for calls.
-fn calls() -> Calls {
+fn calls() -> CallLimiter {
     let slow = &["Wake", "WakeDomain", "Reload"];
-    Calls::new(Limits { longest: MAX_CALL, slow, large: LARGE, trusted: trusted(&[]), holds_back: true })
+    CallLimiter::new(CallLimits {
+        max_bytes: MAX_CALL,
+        slow,
+        large: LARGE,
+        trusted_uids: trusted_uids(&[]),
+        pause_for_lookup: true,
+    })
 }
 
 /// Provides the interface, and emits its signals, until the connection is lost.
@@ -87,7 +93,7 @@ async fn provide(
 ) -> Result<(), bus::Error> {
     let mut status = interface.status.clone();
     connection.object_server().at(ACTOR_PATH, interface.clone()).await?;
-    own(connection, ACTOR_NAME).await?;
+    request_name(connection, ACTOR_NAME).await?;
     tracing::info!("providing {ACTOR_NAME}");
     // An upgrade restarts the announcer as soon as the actor is ready, and its remembered packets are lost then.
     let _ = timeout(CATCH_UP_TIMEOUT, caught_up.wait_for(|it| *it)).await;

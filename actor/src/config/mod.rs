@@ -152,8 +152,8 @@ fn cool_down<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration
 }
 
 fn allow<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Rule>, D::Error> {
-    let globs = config::Parts { of: Rule::globs, most: MAX_GLOBS, what: "globs in [[allow]]" };
-    config::list_of_parts(input, MAX_TABLES, "tables [[allow]]", globs)
+    let globs = config::PartLimit { count: Rule::globs, max: MAX_GLOBS, name: "globs in [[allow]]" };
+    config::list_with_parts(input, MAX_TABLES, "tables [[allow]]", globs)
 }
 
 fn alias<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Alias>, D::Error> {
@@ -177,7 +177,7 @@ impl config::Layer for File {
         }
     }
 
-    fn is_bounded(&self) -> Result<(), String> {
+    fn check_limits(&self) -> Result<(), String> {
         for (key, tables) in [("allow", self.allow.len()), ("alias", self.alias.len())] {
             if tables > MAX_TABLES {
                 return Err(format!(
@@ -219,7 +219,7 @@ fn connections(uris: &[String]) -> Result<(), String> {
     if uris.iter().any(String::is_empty) {
         return Err("a URI is empty; write one such as \"qemu:///system\"".to_owned());
     }
-    uris.iter().try_for_each(|uri| config::text(uri, MAX_URI))?;
+    uris.iter().try_for_each(|uri| config::check_text(uri, MAX_URI))?;
     if uris.iter().collect::<BTreeSet<_>>().len() < uris.len() {
         return Err("the same connection twice; write it once".to_owned());
     }

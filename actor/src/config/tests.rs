@@ -185,8 +185,8 @@ fn lists_are_bounded() {
 fn all_files_together_are_bounded() {
     use config::Layer as _;
     let parse = |count| toml::from_str::<File>(&"[[allow]]\ndomain = \"a\"\n".repeat(count)).unwrap();
-    assert!(parse(1000).over(parse(24)).is_bounded().is_ok());
-    let error = parse(1000).over(parse(25)).is_bounded().unwrap_err();
+    assert!(parse(1000).over(parse(24)).check_limits().is_ok());
+    let error = parse(1000).over(parse(25)).check_limits().unwrap_err();
     assert!(error.contains("more than 1024 tables [[allow]]"), "{error}");
     let globs = |count, last| {
         let rule = "[[allow]]\ndomain = \"a*\"\ninterfaces = [\"eth*\", \"br0\"]\n".repeat(count);
@@ -195,8 +195,8 @@ fn all_files_together_are_bounded() {
         ))
         .unwrap()
     };
-    assert!(globs(512, "b").is_bounded().is_ok());
-    let error = globs(512, "b*").is_bounded().unwrap_err();
+    assert!(globs(512, "b").check_limits().is_ok());
+    let error = globs(512, "b*").check_limits().unwrap_err();
     assert!(error.contains("more than 1024 globs"), "{error}");
 }
 

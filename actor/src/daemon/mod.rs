@@ -5,7 +5,7 @@ mod reload;
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, watch};
-use wakevirt_service::bus::{Address, keep};
+use wakevirt_service::bus::{Address, run_connected};
 use wakevirt_service::clock;
 use wakevirt_service::lifecycle::{self, Signals};
 use wakevirt_service::logs::Logs;
@@ -103,7 +103,7 @@ async fn connect(
             server.leave().await;
             result
         };
-        keep(bus, None, both, disconnected).await
+        run_connected(bus, None, both, disconnected).await
     } else {
         let serve = async |bus: &Connection| {
             let result = server.run(bus).await;
@@ -111,7 +111,7 @@ async fn connect(
             result
         };
         let receive = async |bus: &Connection| client.run(bus).await;
-        let serving = keep(bus, None, serve, disconnected);
-        tokio::try_join!(serving, keep(capture_bus, None, receive, disconnected)).map(drop)
+        let serving = run_connected(bus, None, serve, disconnected);
+        tokio::try_join!(serving, run_connected(capture_bus, None, receive, disconnected)).map(drop)
     }
 }

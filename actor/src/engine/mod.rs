@@ -190,7 +190,7 @@ impl Engine {
                 // Packets come last: they are anonymous, and there may be many.
                 biased;
                 // By itself it would keep the loop alive.
-                () = watchdog.due(), if watchdog.is_awaited() => watchdog.alive(),
+                () = watchdog.due(), if watchdog.is_enabled() => watchdog.notify(),
                 Some(update) = inputs.updates.recv() => self.handle_update(update),
                 Some(end) = self.wakes.join_next() => self.ended(end),
                 Some(fetched) = self.fetched.join_next() => match fetched {

@@ -88,7 +88,7 @@ impl TryFrom<String> for SecureOn {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        config::text(&text, MAX_PATH)?;
+        config::check_text(&text, MAX_PATH)?;
         let place = match text.strip_prefix("credential:") {
             Some(name) if is_file_name(name) => Place::Credential(name.to_owned()),
             Some(_) => {

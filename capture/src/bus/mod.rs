@@ -10,7 +10,7 @@ use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{CAPTURE_NAME, CAPTURE_PATH, Error as Refusal, REPLAY_PAGE, dict};
 use wakevirt_protocol::details::Detail;
 use wakevirt_protocol::sniffer::Mode;
-use wakevirt_service::bus::{self, Address, Calls, Limits, own, trusted};
+use wakevirt_service::bus::{self, Address, CallLimiter, CallLimits, request_name, trusted_uids};
 use wakevirt_service::lifecycle;
 use zbus::message::{Header, Type};
 use zbus::object_server::SignalEmitter;
@@ -40,18 +40,24 @@ pub async fn run(address: &Address, shared: &Arc<Shared>) -> Result<(), Error> {
         // The service is ready without a bus: it captures and stores packets.
         lifecycle::ready("capturing; waiting for the bus");
     };
-    let trusted = trusted(&[ACTOR]);
+    let trusted_uids = trusted_uids(&[ACTOR]);
     // The replies about senders arrive on the same connection as the calls.
-    let limits = Limits { longest: LONGEST_CALL, slow: &[], large: &["Replay"], trusted, holds_back: false };
-    let calls = Calls::new(limits);
+    let limits = CallLimits {
+        max_bytes: LONGEST_CALL,
+        slow: &[],
+        large: &["Replay"],
+        trusted_uids,
+        pause_for_lookup: false,
+    };
+    let calls = CallLimiter::new(limits);
     let job = async |connection: &Connection| run_connection(connection, &calls, shared).await;
-    bus::keep(address, Some(&calls), job, away).await.map_err(Error::from)
+    bus::run_connected(address, Some(&calls), job, away).await.map_err(Error::from)
 }
 
 /// Runs the service on one connection, until it is lost.
 async fn run_connection(
     connection: &Connection,
-    calls: &Calls,
+    calls: &CallLimiter,
     shared: &Arc<Shared>,
 ) -> Result<(), bus::Error> {
     let service = Capture1 { shared: Arc::clone(shared) };
@@ -64,14 +70,14 @@ async fn run_connection(
     // Always polled: a stream with a full queue blocks the connection, including the reply that `own` waits for.
     let mut departures = core::pin::pin!(handle_departures(departures, shared));
     tokio::select! {
-        owned = own(connection, CAPTURE_NAME) => owned?,
+        owned = request_name(connection, CAPTURE_NAME) => owned?,
         () = &mut departures => return Err(bus::Error::Closed),
     }
     tracing::info!("connected to the bus as {CAPTURE_NAME}");
     lifecycle::ready("capturing");
     tokio::select! {
         () = connection.closed() => {}
-        () = calls.look_up_users(connection) => {}
+        () = calls.look_up_senders(connection) => {}
         Err(_) = publish(&emitter, shared, announced) => {}
         Err(_) = publish_interfaces(&emitter, shared) => {}
         () = departures => {}

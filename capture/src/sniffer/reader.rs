@@ -152,7 +152,7 @@ impl<'a> Reader<'a> {
     /// next message.
     fn keep_alive(&mut self, watchdog: &Watchdog) {
         if std::mem::take(&mut self.sniffer_alive) {
-            watchdog.alive();
+            watchdog.notify();
             // If the channel is broken, reading it returns the error.
             let _result = self.channel.request_counters();
         }
@@ -186,7 +186,7 @@ impl<'a> Reader<'a> {
 
     fn update_counters(&mut self, counters: Counters) -> Result<(), Error> {
         let earlier = std::mem::replace(&mut *self.shared.counters(), counters);
-        if !counters.follow(&earlier) {
+        if !counters.can_follow(&earlier) {
             return Err(Error::UnexpectedMessage("counters that decrease"));
         }
         self.log.losses(&earlier, &counters);

@@ -208,11 +208,11 @@ fn sent_by(carrier: String, source: Option<String>) -> String {
 }
 
 /// What the library's magic packets say.
-pub(crate) fn said(packets: MagicPackets<'_>) -> Vec<Magic> {
-    packets.map(|magic| said_by(&magic)).collect()
+pub(crate) fn magics(packets: MagicPackets<'_>) -> Vec<Magic> {
+    packets.map(|magic| magic_of(&magic)).collect()
 }
 
-fn said_by(magic: &MagicPacket) -> Magic {
+fn magic_of(magic: &MagicPacket) -> Magic {
     (magic.target().octets(), magic.password().map_or(vec![], |password| password.as_bytes().to_vec()))
 }
 
@@ -231,7 +231,7 @@ impl From<ParsedPacket> for Found {
             }
         };
         Self {
-            magic: said_by(&heard.magic),
+            magic: magic_of(&heard.magic),
             carrier: sent_by(carrier, source.map(|mac| mac.to_string())),
             vlan: heard.vlan.map(|vlan| vlan.get()),
         }

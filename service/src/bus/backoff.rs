@@ -1,31 +1,31 @@
-//! Waiting before trying again.
+//! The delay before a retry.
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+const MIN: Duration = Duration::from_millis(100);
+const MAX: Duration = Duration::from_secs(5);
 
-/// How long to wait before the next attempt: 100 ms, then twice as long each time, at most 5 s.
+/// The delay before the next attempt. It begins with 100 ms, and doubles each time up to 5 s.
 #[derive(Debug, Clone)]
 pub struct Backoff(Duration);
 
 impl Backoff {
-    /// A first wait of 100 ms.
+    /// Begins with 100 ms.
     #[must_use]
     pub const fn new() -> Self {
-        Self(FIRST)
+        Self(MIN)
     }
 
-    /// Waits; the next wait is longer. A wait that is given up counts as well.
+    /// Waits, and doubles the delay. A cancelled wait counts as well.
     pub async fn wait(&mut self) {
         let wait = self.0;
-        self.0 = wait.saturating_mul(2).min(LONGEST);
+        self.0 = wait.saturating_mul(2).min(MAX);
         tokio::time::sleep(wait).await;
     }
 
-    /// The attempt succeeded: begins again with 100 ms.
+    /// After a successful attempt: begins again with 100 ms.
     pub const fn reset(&mut self) {
-        self.0 = FIRST;
+        self.0 = MIN;
     }
 }
 
@@ -52,6 +52,6 @@ mod tests {
         backoff.reset();
         let start = Instant::now();
         backoff.wait().await;
-        assert_eq!(start.elapsed(), FIRST);
+        assert_eq!(start.elapsed(), MIN);
     }
 }

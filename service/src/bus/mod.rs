@@ -1,8 +1,8 @@
-//! The message bus: which one, a name on it, and how long to wait before trying again.
+//! The message bus: its address, names on it, limits of calls, and reconnection.
 
 mod backoff;
 mod calls;
-mod keep;
+mod reconnect;
 mod transport;
 
 use core::fmt;
@@ -16,12 +16,12 @@ use zbus::fdo::{self, DBusProxy, RequestNameFlags, RequestNameReply};
 use zbus::names::BusName;
 
 pub use backoff::Backoff;
-pub use calls::{Calls, Limits, trusted};
-pub use keep::keep;
+pub use calls::{CallLimiter, CallLimits, trusted_uids};
+pub use reconnect::run_connected;
 
 use crate::logs::quoted;
 
-/// Which bus.
+/// A message bus.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Address {
     /// The system bus.
@@ -34,8 +34,8 @@ pub enum Address {
 }
 
 impl Address {
-    /// Which bus this is, in words.
-    fn words(&self) -> String {
+    /// A description for log lines.
+    fn description(&self) -> String {
         match self {
             Self::System | Self::Session => format!("the {self} bus"),
             Self::At(address) => format!("the bus at {address}"),
@@ -50,7 +50,7 @@ impl FromStr for Address {
         match text {
             "system" => Ok(Self::System),
             "session" => Ok(Self::Session),
-            // A semicolon parts the addresses of a list; zbus would take it for part of a path.
+            // A semicolon separates the addresses of a list; zbus would parse it as part of a path.
             list if list.contains(';') => Err(Error::List(list.to_owned())),
             text => match text.parse::<zbus::Address>() {
                 Ok(address) if matches!(address.transport(), Transport::Unix(_)) => Ok(Self::At(address)),
@@ -70,91 +70,90 @@ impl fmt::Display for Address {
     }
 }
 
-/// What the bus does not give.
+/// Why the service cannot use the bus.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not an address.
+    /// An invalid address.
     #[error(
-        "{} is no bus; write system, session, or an address such as unix:path=/run/dbus/system_bus_socket",
+        "{} is not a bus address; write system, session, or an address such as unix:path=/run/dbus/system_bus_socket",
         quoted(_0)
     )]
     Address(String),
     /// More than one address.
-    #[error("{} is a list of addresses; choose one of them", quoted(_0))]
+    #[error("{} is a list of addresses; choose one", quoted(_0))]
     List(String),
     /// Another connection owns the name.
-    #[error("the bus name {name} is taken{by}; does the service run already? Stop the other one first")]
-    Taken {
+    #[error("the bus name {name} is already owned{by}; stop the other instance of the service first")]
+    NameTaken {
         /// The name.
         name: String,
-        /// Who owns it, as far as the bus tells.
+        /// The process and the user of the owner, if known.
         by: String,
     },
     /// The bus policy does not allow this user to own the name.
     #[error(
-        "the bus does not let user {user} own {name} ({reason}): its policy file {name}.conf is missing in \
-         /usr/share/dbus-1/system.d or the bus has not read it yet (systemctl reload dbus), or the service \
+        "the bus does not let user {user} own {name} ({reason}): the policy file {name}.conf is missing in \
+         /usr/share/dbus-1/system.d, or the bus has not read it yet (systemctl reload dbus), or the service \
          runs as the wrong user"
     )]
-    Refused {
+    NameRefused {
         /// The name.
         name: String,
-        /// The user that this process runs as, by number.
+        /// The user ID of this process.
         user: nix::unistd::Uid,
-        /// What the bus says.
+        /// The message of the bus.
         reason: String,
     },
-    /// Something else.
+    /// The bus did not assign the name for another reason.
     #[error("cannot own the bus name {name}: {source}")]
-    Failed {
+    RequestName {
         /// The name.
         name: String,
-        /// What went wrong.
+        /// The cause.
         source: zbus::Error,
     },
-    /// The bus, or the connection to it.
+    /// An error of the bus or of the connection to it.
     #[error(transparent)]
     Bus(#[from] zbus::Error),
     /// The bus has closed the connection.
-    #[error("the connection to the bus is lost")]
+    #[error("connection to the bus lost")]
     Closed,
 }
 
-/// Owns a name, or says why not; never waits in the queue behind another owner.
+/// Requests a name. If another connection owns it, this fails and does not wait in the queue.
 ///
 /// # Errors
-/// [`Error::Taken`], [`Error::Refused`] or [`Error::Failed`].
-pub async fn own(connection: &Connection, name: &str) -> Result<(), Error> {
+/// [`Error::NameTaken`], [`Error::NameRefused`] or [`Error::RequestName`].
+pub async fn request_name(connection: &Connection, name: &str) -> Result<(), Error> {
     let reply = connection.request_name_with_flags(name, RequestNameFlags::DO_NOT_QUEUE).await;
     let name = name.to_owned();
     match reply {
         Ok(RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner) => Ok(()),
         Ok(RequestNameReply::InQueue | RequestNameReply::Exists) | Err(zbus::Error::NameTaken) => {
             let by = owner(connection, &name).await.unwrap_or_default();
-            Err(Error::Taken { name, by })
+            Err(Error::NameTaken { name, by })
         }
         Err(zbus::Error::FDO(error)) => match *error {
             fdo::Error::AccessDenied(reason) => {
-                Err(Error::Refused { name, user: nix::unistd::geteuid(), reason })
+                Err(Error::NameRefused { name, user: nix::unistd::geteuid(), reason })
             }
-            other => Err(Error::Failed { name, source: zbus::Error::FDO(Box::new(other)) }),
+            other => Err(Error::RequestName { name, source: zbus::Error::FDO(Box::new(other)) }),
         },
-        Err(source) => Err(Error::Failed { name, source }),
+        Err(source) => Err(Error::RequestName { name, source }),
     }
 }
 
-/// Gives the name back and closes the connection. It would stay open, and own the name, as long as a handler
-/// that still runs holds it.
-pub async fn leave(connection: Connection, name: &str) {
-    /// How long a bus that does not answer is waited for.
-    const PATIENCE: Duration = Duration::from_secs(1);
-    // A connection that is lost owns nothing any more.
-    let _ = timeout(PATIENCE, connection.release_name(name)).await;
-    let _ = timeout(PATIENCE, connection.close()).await;
+/// Releases the name and closes the connection. Otherwise the connection would stay open and own the name as long
+/// as a handler runs that has a clone of it.
+pub async fn disconnect(connection: Connection, name: &str) {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    // Errors do not matter: a lost connection owns no name.
+    let _ = timeout(TIMEOUT, connection.release_name(name)).await;
+    let _ = timeout(TIMEOUT, connection.close()).await;
 }
 
-/// Who owns the name, in words: the process and the user. Not by `GetConnectionCredentials`: its reply has a file
-/// descriptor, which the connection that serves does not take.
+/// The process and the user of a name's owner, for an error. `GetConnectionCredentials` would return both, but its
+/// reply has a file descriptor, which a connection that receives calls does not accept.
 async fn owner(connection: &Connection, name: &str) -> zbus::Result<String> {
     let bus = DBusProxy::new(connection).await?;
     let process = bus.get_connection_unix_process_id(BusName::try_from(name)?).await?;

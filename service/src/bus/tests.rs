@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use super::*;
 use crate::testing;
 
-/// A private bus, on which only `org.wakevirt.Open1` may be owned.
+/// A private bus whose policy allows to own only `org.wakevirt.Open1`.
 struct Bus {
     daemon: Child,
     address: Address,
@@ -52,26 +52,26 @@ impl Drop for Bus {
 }
 
 #[tokio::test]
-async fn a_free_name_is_owned() {
+async fn owns_a_free_name() {
     let Some(bus) = Bus::start() else { return };
     let connection = bus.connect().await;
-    own(&connection, "org.wakevirt.Open1").await.unwrap();
-    own(&connection, "org.wakevirt.Open1").await.unwrap();
+    request_name(&connection, "org.wakevirt.Open1").await.unwrap();
+    request_name(&connection, "org.wakevirt.Open1").await.unwrap();
     let proxy = DBusProxy::new(&connection).await.unwrap();
     let owner = proxy.get_name_owner("org.wakevirt.Open1".try_into().unwrap()).await.unwrap();
     assert_eq!(Some(owner.as_str()), connection.unique_name().map(|name| name.as_str()));
 }
 
 #[tokio::test]
-async fn a_taken_name_is_not_waited_for() {
+async fn does_not_wait_for_a_taken_name() {
     let Some(bus) = Bus::start() else { return };
     let (first, second) = (bus.connect().await, bus.connect().await);
-    own(&first, "org.wakevirt.Open1").await.unwrap();
+    request_name(&first, "org.wakevirt.Open1").await.unwrap();
     assert_eq!(
-        own(&second, "org.wakevirt.Open1").await.unwrap_err().to_string(),
+        request_name(&second, "org.wakevirt.Open1").await.unwrap_err().to_string(),
         format!(
-            "the bus name org.wakevirt.Open1 is taken by process {} of user {}; does the service run already? \
-             Stop the other one first",
+            "the bus name org.wakevirt.Open1 is already owned by process {} of user {}; stop the other instance \
+             of the service first",
             std::process::id(),
             nix::unistd::geteuid()
         )
@@ -82,26 +82,26 @@ async fn a_taken_name_is_not_waited_for() {
     while proxy.name_has_owner("org.wakevirt.Open1".try_into().unwrap()).await.unwrap() {
         backoff.wait().await;
     }
-    own(&second, "org.wakevirt.Open1").await.unwrap();
+    request_name(&second, "org.wakevirt.Open1").await.unwrap();
 }
 
 #[tokio::test]
-async fn a_name_is_free_after_its_connection_was_left() {
+async fn disconnecting_releases_the_name() {
     let Some(bus) = Bus::start() else { return };
     let (first, second) = (bus.connect().await, bus.connect().await);
-    own(&first, "org.wakevirt.Open1").await.unwrap();
-    // As a handler holds it.
-    let held = first.clone();
-    leave(first, "org.wakevirt.Open1").await;
-    own(&second, "org.wakevirt.Open1").await.unwrap();
-    assert!(held.is_closed());
+    request_name(&first, "org.wakevirt.Open1").await.unwrap();
+    // A handler that still runs has a clone.
+    let clone = first.clone();
+    disconnect(first, "org.wakevirt.Open1").await;
+    request_name(&second, "org.wakevirt.Open1").await.unwrap();
+    assert!(clone.is_closed());
 }
 
 #[tokio::test]
-async fn a_refused_name_points_at_the_policy() {
+async fn the_error_of_a_refused_name_points_to_the_policy() {
     let Some(bus) = Bus::start() else { return };
-    let error = own(&bus.connect().await, "org.wakevirt.Capture1").await.unwrap_err();
-    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+    let error = request_name(&bus.connect().await, "org.wakevirt.Capture1").await.unwrap_err();
+    assert!(matches!(error, Error::NameRefused { .. }), "{error:?}");
     let error = error.to_string();
     let user = nix::unistd::geteuid();
     assert!(
@@ -112,18 +112,18 @@ async fn a_refused_name_points_at_the_policy() {
 }
 
 #[tokio::test]
-async fn anything_else_says_what_it_was() {
+async fn other_errors_name_the_cause() {
     let Some(bus) = Bus::start() else { return };
-    let error = own(&bus.connect().await, "not a name").await.unwrap_err().to_string();
+    let error = request_name(&bus.connect().await, "not a name").await.unwrap_err().to_string();
     assert!(error.starts_with("cannot own the bus name not a name: "), "{error}");
     let connection = bus.connect().await;
     drop(bus);
-    let error = own(&connection, "org.wakevirt.Open1").await.unwrap_err().to_string();
+    let error = request_name(&connection, "org.wakevirt.Open1").await.unwrap_err().to_string();
     assert!(error.starts_with("cannot own the bus name org.wakevirt.Open1: "), "{error}");
 }
 
 #[test]
-fn addresses_are_read_and_shown() {
+fn parses_and_displays_addresses() {
     for text in ["system", "session", "unix:path=/run/dbus/system_bus_socket", "unix:abstract=wakevirt"] {
         assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
     }
@@ -134,13 +134,13 @@ fn addresses_are_read_and_shown() {
         assert_eq!(
             text.parse::<Address>().unwrap_err().to_string(),
             format!(
-                "\"{text}\" is no bus; write system, session, or an address such as \
+                "\"{text}\" is not a bus address; write system, session, or an address such as \
                  unix:path=/run/dbus/system_bus_socket"
             )
         );
     }
     assert_eq!(
         "unix:path=/a;unix:path=/b".parse::<Address>().unwrap_err().to_string(),
-        "\"unix:path=/a;unix:path=/b\" is a list of addresses; choose one of them"
+        "\"unix:path=/a;unix:path=/b\" is a list of addresses; choose one"
     );
 }

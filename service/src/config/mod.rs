@@ -18,7 +18,7 @@ pub use duration::{BadDuration, HumanDuration};
 pub use error::{Error, Problem};
 pub use file::{Links, open};
 pub use glob::{BadGlob, MAX_GROUPS, MAX_PATTERN, glob, is_glob};
-pub use range::{Parts, duration, list, list_of_parts, number, text};
+pub use range::{PartLimit, check_text, duration, list, list_with_parts, number};
 pub use text::from_text;
 
 /// Where the files are, lowest first: the package's own, then the administrator's.
@@ -40,7 +40,7 @@ pub trait Layer: DeserializeOwned + Default {
     ///
     /// # Errors
     /// What there is too much of, and how much there may be.
-    fn is_bounded(&self) -> Result<(), String> {
+    fn check_limits(&self) -> Result<(), String> {
         Ok(())
     }
 }
@@ -82,7 +82,7 @@ fn load_from<L: Layer>(roots: &[&Path], owner: Uid) -> Result<L, Error> {
 /// What the file says over the layers below it.
 fn put_over<L: Layer>(path: &Path, text: &str, below: L) -> Result<L, Error> {
     let whole = parse::<L>(path, text)?.over(below);
-    whole.is_bounded().map_err(|problem| Error::Whole { path: path.to_owned(), problem })?;
+    whole.check_limits().map_err(|problem| Error::Whole { path: path.to_owned(), problem })?;
     Ok(whole)
 }
 

@@ -58,12 +58,12 @@ pub fn duration<'de, D: Deserializer<'de>>(
 ///
 /// # Errors
 /// If it is no list of these, or a longer one.
-pub fn list<'de, D, T>(input: D, most: usize, what: &'static str) -> Result<Vec<T>, D::Error>
+pub fn list<'de, D, T>(input: D, max: usize, name: &'static str) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    input.deserialize_seq(List { most, what, parts: None })
+    input.deserialize_seq(List { max, name, parts: None })
 }
 
 /// The same, where all items together have at most so many parts. What follows a part too many is not read, so that
@@ -71,53 +71,53 @@ where
 ///
 /// # Errors
 /// If it is no list of these, or a longer one, or one with more parts.
-pub fn list_of_parts<'de, D, T>(
+pub fn list_with_parts<'de, D, T>(
     input: D,
-    most: usize,
-    what: &'static str,
-    parts: Parts<T>,
+    max: usize,
+    name: &'static str,
+    parts: PartLimit<T>,
 ) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    input.deserialize_seq(List { most, what, parts: Some(parts) })
+    input.deserialize_seq(List { max, name, parts: Some(parts) })
 }
 
-/// What the items of a list have, each some, and all together at most so many.
-pub struct Parts<T> {
-    /// How many an item has.
-    pub of: fn(&T) -> usize,
-    /// How many all of them may have.
-    pub most: usize,
-    /// What they are, for the error.
-    pub what: &'static str,
+/// The most parts that all items of a list may have together.
+pub struct PartLimit<T> {
+    /// Counts the parts of an item.
+    pub count: fn(&T) -> usize,
+    /// The most parts of all items.
+    pub max: usize,
+    /// The name of the parts, for the error.
+    pub name: &'static str,
 }
 
 struct List<T> {
-    most: usize,
-    what: &'static str,
-    parts: Option<Parts<T>>,
+    max: usize,
+    name: &'static str,
+    parts: Option<PartLimit<T>>,
 }
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
     type Value = Vec<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a list of at most {} {}", self.most, self.what)
+        write!(f, "a list of at most {} {}", self.max, self.name)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
-        let too_many = |most, what| A::Error::custom(format!("more than {most} {what}, which are the most"));
+        let too_many = |max, name| A::Error::custom(format!("more than {max} {name}, which are the most"));
         let (mut items, mut parts) = (Vec::new(), 0);
         while let Some(item) = list.next_element()? {
-            if items.len() == self.most {
-                return Err(too_many(self.most, self.what));
+            if items.len() == self.max {
+                return Err(too_many(self.max, self.name));
             }
-            if let Some(Parts { of, most, what }) = &self.parts {
-                parts += of(&item);
-                if parts > *most {
-                    return Err(too_many(*most, what));
+            if let Some(PartLimit { count, max, name }) = &self.parts {
+                parts += count(&item);
+                if parts > *max {
+                    return Err(too_many(*max, name));
                 }
             }
             items.push(item);
@@ -130,9 +130,9 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
 ///
 /// # Errors
 /// What is wrong with it, in words.
-pub fn text(text: &str, most: usize) -> Result<(), String> {
-    if text.len() > most {
-        return Err(format!("{} has {} bytes, {most} are the most", quoted(text), text.len()));
+pub fn check_text(text: &str, max: usize) -> Result<(), String> {
+    if text.len() > max {
+        return Err(format!("{} has {} bytes, {max} are the most", quoted(text), text.len()));
     }
     if text.contains(char::is_control) {
         return Err(format!("{} has a control character", quoted(text)));

@@ -57,7 +57,7 @@ impl Layer for Sample {
         }
     }
 
-    fn is_bounded(&self) -> Result<(), String> {
+    fn check_limits(&self) -> Result<(), String> {
         if self.allow.len() > MAX_RULES { Err(format!("allow: more than {MAX_RULES} rules")) } else { Ok(()) }
     }
 }

@@ -70,10 +70,10 @@ fn second_gives_signs_of_life() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut watchdog = Watchdog::from_env();
-            assert!(watchdog.is_awaited());
+            assert!(watchdog.is_enabled());
             for _ in 0..2 {
                 watchdog.due().await;
-                watchdog.alive();
+                watchdog.notify();
             }
         });
     }
@@ -94,7 +94,7 @@ fn signs_of_life_are_given_where_they_are_awaited() {
         assert_eq!(str::from_utf8(&buffer[..length]).unwrap(), "WATCHDOG=1\n");
     }
     assert!(socket.recv(&mut buffer).is_err(), "one sign for each time");
-    assert!(!Watchdog::from_env().is_awaited(), "nobody waits for this process");
+    assert!(!Watchdog::from_env().is_enabled(), "nobody waits for this process");
 }
 
 #[test]

@@ -34,7 +34,7 @@ impl Watchdog {
 
     /// Whether the service manager expects messages.
     #[must_use]
-    pub const fn is_awaited(&self) -> bool {
+    pub const fn is_enabled(&self) -> bool {
         self.0.is_some()
     }
 
@@ -47,7 +47,7 @@ impl Watchdog {
     }
 
     /// Sends a keep-alive message.
-    pub fn alive(&self) {
+    pub fn notify(&self) {
         notify(&[NotifyState::Watchdog]);
     }
 }

@@ -10,14 +10,14 @@ pub struct Quota {
     per: Duration,
     since: Option<Instant>,
     logged: u32,
-    held_back: u64,
+    suppressed: u64,
 }
 
 impl Quota {
     /// At most `lines` lines in each interval of `per`.
     #[must_use]
     pub const fn new(lines: u32, per: Duration) -> Self {
-        Self { lines, per, since: None, logged: 0, held_back: 0 }
+        Self { lines, per, since: None, logged: 0, suppressed: 0 }
     }
 
     /// At most `lines` lines a minute.
@@ -35,11 +35,11 @@ impl Quota {
             self.logged = 0;
         }
         if self.logged >= self.lines {
-            self.held_back = self.held_back.saturating_add(1);
+            self.suppressed = self.suppressed.saturating_add(1);
             return None;
         }
         self.logged += 1;
-        Some(core::mem::take(&mut self.held_back))
+        Some(core::mem::take(&mut self.suppressed))
     }
 }
 

@@ -172,8 +172,8 @@ impl<'a> PacketListener<'a> {
             }
             Err(TrySendError::Full(())) => {
                 self.merge.add_announced(packet, false);
-                if let Some(held_back) = self.overflow_log.take(Instant::now().into_std()) {
-                    tracing::warn!(%mac, held_back, "the packet queue is full; this packet is requested again later");
+                if let Some(suppressed) = self.overflow_log.take(Instant::now().into_std()) {
+                    tracing::warn!(%mac, suppressed, "the packet queue is full; this packet is requested again later");
                 }
             }
             // The service is exiting.
@@ -276,9 +276,9 @@ impl<'a> PacketListener<'a> {
     }
 
     fn warn_forged(&mut self, sender: &str) {
-        if let Some(held_back) = self.forged_log.take(Instant::now().into_std()) {
+        if let Some(suppressed) = self.forged_log.take(Instant::now().into_std()) {
             tracing::warn!(
-                sender = %quoted(sender), held_back,
+                sender = %quoted(sender), suppressed,
                 "dropped a magic packet whose sender does not own {CAPTURE_NAME}"
             );
         }
@@ -291,8 +291,11 @@ impl<'a> PacketListener<'a> {
             return;
         }
         self.output.lost.add(lost);
-        if let Some(held_back) = self.lost_log.take(Instant::now().into_std()) {
-            tracing::warn!(held_back, "missed {lost} magic packets, which the announcer no longer remembers");
+        if let Some(suppressed) = self.lost_log.take(Instant::now().into_std()) {
+            tracing::warn!(
+                suppressed,
+                "missed {lost} magic packets, which the announcer no longer remembers"
+            );
         }
     }
 }

@@ -80,9 +80,9 @@ impl Authorizer {
         }
         // Any user can cause this line.
         let mut quota = self.fault_log.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held_back) = quota.take(Instant::now()) {
-            let held_back = (held_back > 0).then_some(held_back);
-            tracing::warn!(held_back, "denied a call of user {user}: {denial}");
+        if let Some(suppressed) = quota.take(Instant::now()) {
+            let suppressed = (suppressed > 0).then_some(suppressed);
+            tracing::warn!(suppressed, "denied a call of user {user}: {denial}");
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Written {
 
 fn connection<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
     let uri = String::deserialize(input)?;
-    config::text(&uri, MAX_URI).map_err(D::Error::custom)?;
+    config::check_text(&uri, MAX_URI).map_err(D::Error::custom)?;
     Ok(Some(uri))
 }
 

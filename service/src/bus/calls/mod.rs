@@ -1,6 +1,7 @@
-//! Admission of method calls: how many, and how many bytes, each sender, each user and all callers
-//! together may have under way. A call is admitted before anything is done for it; its permit ends when
-//! its reply is written. A call without a reply counts like any other.
+//! Admission of method calls: limits for each sender, each user and in total.
+//!
+//! A call is admitted before the service does any work for it, and counts until its reply is written. A call
+//! without a reply counts like any other.
 
 mod table;
 
@@ -12,53 +13,53 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
 use tokio::task::JoinSet;
 use zbus::Connection;
 
-use table::{Account, Key, Open, Size, Table};
+use table::{Account, Cost, Key, Open, Table};
 
-/// Senders that are waiting to be looked up.
-const LOOKUPS: usize = 512;
-/// How many are looked up at once. The bus may answer behind what it holds of a flood.
-const AT_ONCE: usize = 64;
+/// The most senders that wait for a lookup.
+const LOOKUP_QUEUE: usize = 512;
+/// The most lookups at once. During a flood, the bus may answer each only after the calls that it has queued.
+const PARALLEL_LOOKUPS: usize = 64;
 
-/// What a call of each kind counts in time. A user has a second of it in each second: what the bus still holds of
-/// a flood is soon read, and those who come behind it soon have their turn.
+/// The time that a call of each kind counts. A user has one second of it in each second. This bounds how long it
+/// takes to read the rest of a flood that the bus has queued, and so how long the next callers wait.
 const QUICK: Duration = Duration::from_micros(500);
 const SLOW: Duration = Duration::from_millis(5);
 const LARGE: Duration = Duration::from_millis(25);
 
-/// What a service takes.
+/// What calls a service accepts.
 #[derive(Debug, Clone)]
-pub struct Limits {
-    /// The longest call, in bytes.
-    pub longest: usize,
+pub struct CallLimits {
+    /// The length of the longest call, in bytes.
+    pub max_bytes: usize,
     /// The methods that may take long. All others are answered at once.
     pub slow: &'static [&'static str],
     /// The methods with a large reply.
     pub large: &'static [&'static str],
-    /// Users, by number, whom other users' calls do not keep from an answer: see [`trusted`].
-    pub trusted: Vec<u32>,
-    /// Whether users are looked up on another connection than the one that is called. Then, while too many senders
-    /// are not known, nothing more is read from the one that is called.
-    pub holds_back: bool,
+    /// The IDs of users whose calls do not share limits with other users: see [`trusted_uids`].
+    pub trusted_uids: Vec<u32>,
+    /// Whether to stop reading calls while too many senders are unknown. This requires that users are looked up on
+    /// another connection than the one that receives the calls.
+    pub pause_for_lookup: bool,
 }
 
-/// Root, the service's own user, and those of these names that there are.
+/// The user IDs of root, of the service itself, and of those named users that exist.
 #[must_use]
-pub fn trusted(names: &[&str]) -> Vec<u32> {
+pub fn trusted_uids(names: &[&str]) -> Vec<u32> {
     let named = names.iter().filter_map(|name| User::from_name(name).ok().flatten());
     let named = named.map(|user| user.uid);
     [Uid::from_raw(0), Uid::effective()].into_iter().chain(named).map(Uid::as_raw).collect()
 }
 
-impl Limits {
-    fn size(&self, call: &Call<'_>) -> Size {
+impl CallLimits {
+    fn cost(&self, call: &Call<'_>) -> Cost {
         let is_in = |methods: &[&str]| methods.contains(&call.member);
         let (quick, large) = (!is_in(self.slow), is_in(self.large));
         let time = if large { LARGE } else { SLOW };
-        Size { bytes: call.bytes, quick, large, time: if quick && !large { QUICK } else { time } }
+        Cost { bytes: call.bytes, quick, large, time: if quick && !large { QUICK } else { time } }
     }
 }
 
-/// A call, before anything is done for it.
+/// A call that has not been admitted yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call<'a> {
     /// The sender's unique name.
@@ -70,24 +71,24 @@ pub(super) struct Call<'a> {
     pub wants_reply: bool,
 }
 
-/// The calls under way. Clones count together.
+/// The calls in progress. Clones share one table.
 #[derive(Debug, Clone)]
-pub struct Calls(Arc<Shared>);
+pub struct CallLimiter(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    limits: Limits,
+    limits: CallLimits,
     table: Mutex<Table>,
     lookups: mpsc::Sender<Box<str>>,
-    looked_up: AsyncMutex<mpsc::Receiver<Box<str>>>,
-    /// A sender was looked up.
-    answer: Notify,
+    lookup_queue: AsyncMutex<mpsc::Receiver<Box<str>>>,
+    /// Notified after each lookup.
+    answered: Notify,
 }
 
-/// A call that was admitted, until this is dropped.
+/// Counts an admitted call until it is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
-    calls: Calls,
+    limiter: CallLimiter,
     key: Key,
     open: Open,
 }
@@ -100,129 +101,131 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.calls.table().give_back(&self.key.0, &self.open);
+        self.limiter.table().release(&self.key.0, &self.open);
     }
 }
 
-impl Calls {
-    /// None yet.
+impl CallLimiter {
+    /// A limiter without calls in progress.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        let (lookups, looked_up) = mpsc::channel(LOOKUPS);
+    pub fn new(limits: CallLimits) -> Self {
+        let (lookups, lookup_queue) = mpsc::channel(LOOKUP_QUEUE);
         let table = Mutex::new(Table::new());
-        let (looked_up, answer) = (AsyncMutex::new(looked_up), Notify::new());
-        Self(Arc::new(Shared { limits, table, lookups, looked_up, answer }))
+        let (lookup_queue, answered) = (AsyncMutex::new(lookup_queue), Notify::new());
+        Self(Arc::new(Shared { limits, table, lookups, lookup_queue, answered }))
     }
 
-    /// The longest call, in bytes.
-    pub(super) fn longest(&self) -> usize {
-        self.0.limits.longest
+    /// The length of the longest call, in bytes.
+    pub(super) fn max_bytes(&self) -> usize {
+        self.0.limits.max_bytes
     }
 
-    /// Admits a call, until its permit is [closed](Self::close) and dropped; or refuses it.
+    /// Admits a call, which counts until its permit is [taken](Self::take_permit) and dropped; or refuses it.
     pub(super) fn admit(&self, call: &Call<'_>, now: Instant) -> bool {
         let limits = &self.0.limits;
         let mut table = self.table();
         let account = table.users.get(call.sender).copied().map_or(Account::Unknown, Account::User);
         if account == Account::Unknown {
-            self.look_up(&mut table, call.sender);
+            self.request_lookup(&mut table, call.sender);
         }
-        let is_trusted = matches!(account, Account::User(user) if limits.trusted.contains(&user));
-        let size = limits.size(call);
-        let room = |table: &Table| table.has_room(call.sender, account, is_trusted, size, limits.longest);
+        let is_trusted = matches!(account, Account::User(user) if limits.trusted_uids.contains(&user));
+        let cost = limits.cost(call);
+        let has_room =
+            |table: &Table| table.has_room(call.sender, account, is_trusted, cost, limits.max_bytes);
         let has_time = is_trusted || table.has_time(account, now);
         let key = (Box::from(call.sender), call.serial);
-        if !room(&table) {
+        if !has_room(&table) {
             table.sweep(now);
         }
-        // Two calls of one serial could not be told apart; no library sends them.
-        let admitted = has_time && room(&table) && !table.open.contains_key(&key);
+        // Two calls with one serial could not be told apart; no library sends them.
+        let admitted = has_time && has_room(&table) && !table.open.contains_key(&key);
         if admitted {
             let connection = table.connection;
-            table.insert(key, Open { account, size, wants_reply: call.wants_reply, since: now, connection });
+            table.insert(key, Open { account, cost, wants_reply: call.wants_reply, since: now, connection });
         } else {
             table.log_refusal(call.sender, now);
         }
         admitted
     }
 
-    /// There is a new connection to the bus. It may be another bus, which gives the same names to others.
-    pub(super) fn begin_anew(&self) {
-        self.table().begin_anew();
+    /// Forgets all senders and calls, for a new connection to the bus. It may be another bus, which gives the same
+    /// names to other connections.
+    pub(super) fn reset(&self) {
+        self.table().reset();
     }
 
-    /// The permit of the call that is replied to.
-    pub(super) fn close(&self, sender: &str, serial: u32) -> Option<Permit> {
+    /// The permit of the call that a reply belongs to.
+    pub(super) fn take_permit(&self, sender: &str, serial: u32) -> Option<Permit> {
         let key = (Box::from(sender), serial);
         let open = self.table().open.remove(&key)?;
-        Some(Permit { calls: self.clone(), key, open })
+        Some(Permit { limiter: self.clone(), key, open })
     }
 
-    pub(super) fn holds_back(&self) -> bool {
-        self.0.limits.holds_back
+    pub(super) fn pauses_for_lookup(&self) -> bool {
+        self.0.limits.pause_for_lookup
     }
 
     pub(super) fn is_known(&self, sender: &str) -> bool {
         self.table().users.contains_key(sender)
     }
 
-    /// Whether the bus is being asked which user this sender is. If it is not known, this begins to ask.
-    pub(super) fn is_asking(&self, sender: &str) -> bool {
+    /// Whether a lookup of this sender is pending. Requests one if its user is unknown.
+    pub(super) fn awaits_lookup(&self, sender: &str) -> bool {
         let mut table = self.table();
         if table.users.contains_key(sender) {
             return false;
         }
-        self.look_up(&mut table, sender);
-        table.asked.contains(sender)
+        self.request_lookup(&mut table, sender);
+        table.lookups.contains(sender)
     }
 
-    /// Waits until a sender was looked up.
-    pub(super) async fn answered(&self) {
-        self.0.answer.notified().await;
+    /// Waits until the bus has answered a lookup.
+    pub(super) async fn lookup_answered(&self) {
+        self.0.answered.notified().await;
     }
 
-    /// The senders that were looked up since the last time.
+    /// The senders that the bus has answered about since the last call of this function.
     pub(super) fn take_answered(&self) -> Vec<Box<str>> {
         std::mem::take(&mut self.table().answered)
     }
 
-    /// Asks the bus which users the senders are, for as long as the service is on the bus. Senders of one
-    /// user share what a user may have. A sender that is not known waits, or shares with all who are not.
-    pub async fn look_up_users(&self, bus: &Connection) {
-        let mut looked_up = self.0.looked_up.lock().await;
-        let mut asking = JoinSet::new();
+    /// Asks the bus for the user of each sender, as long as the service is connected. The senders of one user share
+    /// that user's limits. The calls of an unknown sender wait, or share one limit with all unknown senders.
+    pub async fn look_up_senders(&self, bus: &Connection) {
+        let mut queue = self.0.lookup_queue.lock().await;
+        let mut running = JoinSet::new();
         loop {
             tokio::select! {
-                Some(sender) = looked_up.recv(), if asking.len() < AT_ONCE => {
-                    let (calls, bus) = (self.clone(), bus.clone());
-                    asking.spawn(async move { calls.ask(&bus, sender).await });
+                Some(sender) = queue.recv(), if running.len() < PARALLEL_LOOKUPS => {
+                    let (limiter, bus) = (self.clone(), bus.clone());
+                    running.spawn(async move { limiter.look_up(&bus, sender).await });
                 }
-                Some(_) = asking.join_next() => {}
+                Some(_) = running.join_next() => {}
                 else => return,
             }
         }
     }
 
-    async fn ask(&self, bus: &Connection, sender: Box<str>) {
-        let asked = user_of(bus, &sender).await;
-        // A sender that has left sends no more.
+    async fn look_up(&self, bus: &Connection, sender: Box<str>) {
+        let user = user_of(bus, &sender).await;
+        // A sender that has disconnected sends no more calls.
         let user =
-            asked.inspect_err(|error| tracing::debug!("the bus does not tell who {sender} is: {error}"));
-        self.is_user(sender, user.ok());
+            user.inspect_err(|error| tracing::debug!("cannot look up the user of {sender}: {error}")).ok();
+        self.set_user(sender, user);
     }
 
-    pub(super) fn is_user(&self, sender: Box<str>, user: Option<u32>) {
-        self.table().is_user(sender, user, &self.0.limits.trusted);
-        self.0.answer.notify_one();
+    pub(super) fn set_user(&self, sender: Box<str>, user: Option<u32>) {
+        self.table().set_user(sender, user, &self.0.limits.trusted_uids);
+        self.0.answered.notify_one();
     }
 
-    fn look_up(&self, table: &mut Table, sender: &str) {
-        if table.asked.contains(sender) {
+    fn request_lookup(&self, table: &mut Table, sender: &str) {
+        if table.lookups.contains(sender) {
             return;
         }
-        // Where too many wait, the sender's next call asks again.
+        // If the queue is full, the sender's next call requests the lookup.
         if self.0.lookups.try_send(sender.into()).is_ok() {
-            table.asked.insert(sender.into());
+            table.lookups.insert(sender.into());
         }
     }
 

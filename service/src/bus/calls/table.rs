@@ -1,58 +1,61 @@
-//! What is under way, and whom it counts for.
+//! The calls in progress, and the sender, user and total that each counts against.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::logs::Quota;
 
-/// No handler takes longer. A permit that is older has lost its reply.
-pub(super) const LONGEST: Duration = Duration::from_secs(600);
-/// Senders that are known by user; the bus takes fewer connections by default.
-pub(super) const SENDERS: usize = 4096;
-/// What may be under way at once, of one sender, one user, or all.
+/// Longer than any handler runs. A permit older than this has lost its reply.
+pub(super) const MAX_AGE: Duration = Duration::from_secs(600);
+/// The most senders with a known user; more connections than a bus accepts by default.
+pub(super) const MAX_SENDERS: usize = 4096;
+
+/// The most calls in progress of one sender, of one user, or in total.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Most {
+pub(super) struct Quantity {
     pub(super) calls: usize,
-    /// Calls that are answered at once. They need not be many, and each takes its turn before a packet.
+    /// Calls that are answered at once. Few are enough, and a packet may have to wait behind all of them.
     pub(super) quick: usize,
-    /// Calls that get a large reply.
+    /// Calls with a large reply.
     pub(super) large: usize,
-    /// In units of the longest call.
+    /// In multiples of the longest call.
     pub(super) bytes: usize,
 }
 
-pub(super) const OF_SENDER: Most = Most { calls: 32, quick: 16, large: 2, bytes: 1 };
-/// Also for all senders together that are not looked up yet.
-pub(super) const OF_USER: Most = Most { calls: 64, quick: 32, large: 4, bytes: 2 };
-pub(super) const OF_ALL: Most = Most { calls: 256, quick: 64, large: 8, bytes: 4 };
-/// Instead of all of these: who is trusted has reasons for many calls at once, and no bound in time.
-pub(super) const OF_TRUSTED: Most = Most { calls: 512, quick: 512, large: 8, bytes: 4 };
+pub(super) const PER_SENDER: Quantity = Quantity { calls: 32, quick: 16, large: 2, bytes: 1 };
+/// Also the limit for all senders together that have not been looked up yet.
+pub(super) const PER_USER: Quantity = Quantity { calls: 64, quick: 32, large: 4, bytes: 2 };
+pub(super) const TOTAL: Quantity = Quantity { calls: 256, quick: 64, large: 8, bytes: 4 };
+/// The only limit for a trusted user, who has reasons for many calls at once. There is no limit in time.
+pub(super) const PER_TRUSTED_USER: Quantity = Quantity { calls: 512, quick: 512, large: 8, bytes: 4 };
 
-/// How much of its time a user may use ahead.
-const AHEAD: Duration = Duration::from_secs(1);
+/// How much time a user may use in advance.
+const MAX_ADVANCE: Duration = Duration::from_secs(1);
 
-/// Whom a call counts for.
+/// The user that a call counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Account {
     User(u32),
     Unknown,
 }
 
+/// The sender and the serial of a call.
 pub(super) type Key = (Box<str>, u32);
 
+/// A call in progress.
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) account: Account,
-    pub(super) size: Size,
+    pub(super) cost: Cost,
     pub(super) wants_reply: bool,
     pub(super) since: Instant,
-    /// The connection that it came by.
+    /// The number of the connection that received it.
     pub(super) connection: u64,
 }
 
-/// How much a call counts.
+/// What a call counts against the limits.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Size {
+pub(super) struct Cost {
     pub(super) bytes: usize,
     pub(super) quick: bool,
     pub(super) large: bool,
@@ -69,42 +72,42 @@ pub(super) struct Used {
 
 #[derive(Debug)]
 pub(super) struct Table {
-    /// Counts the connections to the bus.
+    /// The number of the current connection to the bus.
     pub(super) connection: u64,
     pub(super) open: HashMap<Key, Open>,
     pub(super) senders: HashMap<Box<str>, Used>,
     pub(super) accounts: HashMap<Account, Used>,
-    pub(super) all: Used,
-    /// Until when each has used its time.
+    pub(super) total: Used,
+    /// The time up to which each user has used its share.
     pub(super) used_until: HashMap<Account, Instant>,
     pub(super) users: HashMap<Box<str>, u32>,
-    pub(super) asked: HashSet<Box<str>>,
-    /// Senders about whom the bus has answered, for the reader.
+    pub(super) lookups: HashSet<Box<str>>,
+    /// Senders that the bus has answered about, until the reader takes them.
     pub(super) answered: Vec<Box<str>>,
     pub(super) swept: Option<Instant>,
-    pub(super) lines: Quota,
+    pub(super) log_quota: Quota,
 }
 
 impl Used {
-    pub(super) fn has_room(self, most: Most, size: Size, longest: usize) -> bool {
-        self.calls < most.calls
-            && (!size.quick || self.quick < most.quick)
-            && (!size.large || self.large < most.large)
-            && self.bytes.saturating_add(size.bytes) <= longest.saturating_mul(most.bytes)
+    pub(super) fn has_room(self, limit: Quantity, cost: Cost, max_bytes: usize) -> bool {
+        self.calls < limit.calls
+            && (!cost.quick || self.quick < limit.quick)
+            && (!cost.large || self.large < limit.large)
+            && self.bytes.saturating_add(cost.bytes) <= max_bytes.saturating_mul(limit.bytes)
     }
 
-    pub(super) fn add(&mut self, size: Size) {
+    pub(super) fn add(&mut self, cost: Cost) {
         self.calls += 1;
-        self.quick += usize::from(size.quick);
-        self.large += usize::from(size.large);
-        self.bytes += size.bytes;
+        self.quick += usize::from(cost.quick);
+        self.large += usize::from(cost.large);
+        self.bytes += cost.bytes;
     }
 
-    pub(super) fn take(&mut self, size: Size) {
+    pub(super) fn subtract(&mut self, cost: Cost) {
         self.calls = self.calls.saturating_sub(1);
-        self.quick = self.quick.saturating_sub(usize::from(size.quick));
-        self.large = self.large.saturating_sub(usize::from(size.large));
-        self.bytes = self.bytes.saturating_sub(size.bytes);
+        self.quick = self.quick.saturating_sub(usize::from(cost.quick));
+        self.large = self.large.saturating_sub(usize::from(cost.large));
+        self.bytes = self.bytes.saturating_sub(cost.bytes);
     }
 }
 
@@ -115,36 +118,36 @@ impl Table {
             open: HashMap::new(),
             senders: HashMap::new(),
             accounts: HashMap::new(),
-            all: Used::default(),
+            total: Used::default(),
             used_until: HashMap::new(),
             users: HashMap::new(),
-            asked: HashSet::new(),
+            lookups: HashSet::new(),
             answered: Vec::new(),
             swept: None,
-            lines: Quota::per_minute(1),
+            log_quota: Quota::per_minute(1),
         }
     }
 
-    /// Forgets all senders, and what they have under way.
-    pub(super) fn begin_anew(&mut self) {
+    /// Removes all senders and their calls.
+    pub(super) fn reset(&mut self) {
         self.connection += 1;
         self.open.clear();
         self.senders.clear();
         self.accounts.clear();
-        self.all = Used::default();
+        self.total = Used::default();
         self.users.clear();
-        self.asked.clear();
+        self.lookups.clear();
         self.answered.clear();
     }
 
-    /// The bus has answered who this sender is. Where too many are known, all but the trusted are forgotten.
-    pub(super) fn is_user(&mut self, sender: Box<str>, user: Option<u32>, trusted: &[u32]) {
-        if self.asked.remove(&sender) {
+    /// Records the bus's answer about a sender. If the table is full, it forgets all users but the trusted ones.
+    pub(super) fn set_user(&mut self, sender: Box<str>, user: Option<u32>, trusted_uids: &[u32]) {
+        if self.lookups.remove(&sender) {
             self.answered.push(sender.clone());
         }
-        if self.users.len() >= SENDERS {
-            self.users.retain(|_, user| trusted.contains(user));
-            if self.users.len() >= SENDERS / 2 {
+        if self.users.len() >= MAX_SENDERS {
+            self.users.retain(|_, user| trusted_uids.contains(user));
+            if self.users.len() >= MAX_SENDERS / 2 {
                 self.users.clear();
             }
         }
@@ -156,75 +159,76 @@ impl Table {
         sender: &str,
         account: Account,
         trusted: bool,
-        size: Size,
-        longest: usize,
+        cost: Cost,
+        max_bytes: usize,
     ) -> bool {
         let user = self.accounts.get(&account).copied().unwrap_or_default();
         if trusted {
-            return user.has_room(OF_TRUSTED, size, longest);
+            return user.has_room(PER_TRUSTED_USER, cost, max_bytes);
         }
         let sender = self.senders.get(sender).copied().unwrap_or_default();
-        sender.has_room(OF_SENDER, size, longest)
-            && user.has_room(OF_USER, size, longest)
-            && self.all.has_room(OF_ALL, size, longest)
+        sender.has_room(PER_SENDER, cost, max_bytes)
+            && user.has_room(PER_USER, cost, max_bytes)
+            && self.total.has_room(TOTAL, cost, max_bytes)
     }
 
     pub(super) fn has_time(&self, account: Account, now: Instant) -> bool {
         let used_until = self.used_until.get(&account);
-        used_until.is_none_or(|until| until.saturating_duration_since(now) <= AHEAD)
+        used_until.is_none_or(|until| until.saturating_duration_since(now) <= MAX_ADVANCE)
     }
 
     pub(super) fn insert(&mut self, key: Key, open: Open) {
-        if self.used_until.len() >= SENDERS {
+        if self.used_until.len() >= MAX_SENDERS {
             self.used_until.clear();
         }
         let used_until = self.used_until.entry(open.account).or_insert(open.since);
-        *used_until = (*used_until).max(open.since) + open.size.time;
-        self.senders.entry(key.0.clone()).or_default().add(open.size);
-        self.accounts.entry(open.account).or_default().add(open.size);
-        self.all.add(open.size);
+        *used_until = (*used_until).max(open.since) + open.cost.time;
+        self.senders.entry(key.0.clone()).or_default().add(open.cost);
+        self.accounts.entry(open.account).or_default().add(open.cost);
+        self.total.add(open.cost);
         self.open.insert(key, open);
     }
 
-    pub(super) fn give_back(&mut self, sender: &str, open: &Open) {
+    /// Subtracts a call that was removed from `open`.
+    pub(super) fn release(&mut self, sender: &str, open: &Open) {
         if open.connection != self.connection {
             return;
         }
-        self.all.take(open.size);
+        self.total.subtract(open.cost);
         if let Some(used) = self.senders.get_mut(sender) {
-            used.take(open.size);
+            used.subtract(open.cost);
             if used.calls == 0 {
                 self.senders.remove(sender);
             }
         }
         if let Some(used) = self.accounts.get_mut(&open.account) {
-            used.take(open.size);
+            used.subtract(open.cost);
             if used.calls == 0 {
                 self.accounts.remove(&open.account);
             }
         }
     }
 
-    /// Gives back what has lost its reply, at most once a second.
+    /// Releases the calls that have lost their reply, at most once a second.
     pub(super) fn sweep(&mut self, now: Instant) {
         let age = |since: Instant| now.saturating_duration_since(since);
         if self.swept.is_some_and(|swept| age(swept) < Duration::from_secs(1)) {
             return;
         }
         self.swept = Some(now);
-        let lost: Vec<_> = self.open.extract_if(|_, open| age(open.since) > LONGEST).collect();
+        let lost: Vec<_> = self.open.extract_if(|_, open| age(open.since) > MAX_AGE).collect();
         for ((sender, _), open) in lost {
-            self.give_back(&sender, &open);
+            self.release(&sender, &open);
         }
     }
 
     pub(super) fn log_refusal(&mut self, sender: &str, now: Instant) {
-        if let Some(held_back) = self.lines.take(now) {
+        if let Some(suppressed) = self.log_quota.take(now) {
             let user = self.users.get(sender);
             let user = user.map_or_else(|| "an unknown user".to_owned(), |user| format!("user {user}"));
             tracing::warn!(
-                held_back,
-                "refused a method call: {user} ({sender}) or all callers together have too many"
+                suppressed,
+                "refused a method call: {user} ({sender}) or all callers together have too many calls in progress"
             );
         }
     }

@@ -1,11 +1,12 @@
-//! The connection to a bus, under zbus: what comes in is admitted or dropped before zbus sees it, and
-//! signals overtake replies on the way out.
+//! The transport of a bus connection, below zbus: it admits or drops messages before zbus sees them, and writes
+//! signals before replies.
 //!
-//! zbus reads each message as a whole, however long, and starts a task for each call, however many there
-//! are. And what it writes waits in one line, so that a signal would wait behind megabytes of replies.
+//! zbus reads each message as a whole, without a limit on its length, and starts a task for each call, without a
+//! limit on their number. And it has one queue for all that it writes, in which a signal could wait behind
+//! megabytes of replies.
 
-mod head;
-mod parked;
+mod header;
+mod pending;
 mod read;
 mod refusal;
 mod write;
@@ -22,34 +23,36 @@ use zbus::address::transport::{Transport, UnixSocket};
 use zbus::connection::Builder;
 use zbus::connection::socket::{BoxedSplit, Split};
 
-use super::{Address, Calls};
+use super::{Address, CallLimiter};
 use read::Reader;
 use write::Writer;
 
-/// How long a method call may take: what libdbus and GDBus allow, too.
+/// The timeout of a method call; libdbus and GDBus have the same.
 const METHOD_TIMEOUT: Duration = Duration::from_secs(25);
-/// What the kernel may hold of what is written, in bytes: what lies there, nothing overtakes any more.
-/// dbus-daemon takes 2 KiB from each connection in turn.
-const KERNEL_BUFFER: usize = 2 * 1024;
+/// The size of the socket's send buffer, in bytes. No signal can overtake the data in it. dbus-daemon reads 2 KiB
+/// from each connection in turn.
+const SEND_BUFFER: usize = 2 * 1024;
 
 impl Address {
-    /// A connection to this bus; calls on it end after 25 s. With `calls` it is one that serves: each call
-    /// is admitted there, and no signal is taken but the bus's own. Without, no call is taken.
+    /// Connects to this bus. Method calls on the connection time out after 25 s.
+    ///
+    /// With `limiter`, the connection receives the calls that it admits, and only the bus's own signals. Without
+    /// it, the connection receives all signals and no calls.
     ///
     /// # Errors
     /// If the bus cannot be reached.
-    pub async fn connect(&self, calls: Option<&Calls>) -> zbus::Result<Connection> {
+    pub async fn connect(&self, limiter: Option<&CallLimiter>) -> zbus::Result<Connection> {
         let stream = UnixStream::connect(self.socket()?).await?;
-        setsockopt(&stream, sockopt::SndBuf, &KERNEL_BUFFER).map_err(io::Error::from)?;
+        setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER).map_err(io::Error::from)?;
         let (read, write) = stream.into_split();
-        calls.iter().for_each(|calls| calls.begin_anew());
-        let write = Writer::new(write, calls.cloned());
-        let read = Reader::new(read, calls.cloned(), write.refusals());
+        limiter.iter().for_each(|limiter| limiter.reset());
+        let write = Writer::new(write, limiter.cloned());
+        let read = Reader::new(read, limiter.cloned(), write.refusals());
         let socket: BoxedSplit = Split::new(Box::new(read), Box::new(write));
         Builder::socket(socket).method_timeout(METHOD_TIMEOUT).build().await
     }
 
-    /// The path of the socket; an abstract one begins with a zero byte, as tokio takes it.
+    /// The path of the socket. An abstract one begins with a zero byte, as tokio expects.
     fn socket(&self) -> zbus::Result<PathBuf> {
         let address = match self {
             Self::System => zbus::Address::system()?,

@@ -1,8 +1,8 @@
-//! The error reply to a call that no handler sees.
+//! The error reply to a call that reaches no handler.
 
-use super::head::{ERROR, NO_REPLY_EXPECTED, aligned};
+use super::header::{ERROR, NO_REPLY_EXPECTED, aligned};
 
-/// Why a call is refused: the name of the error and its text.
+/// Why a call is refused: the name of the D-Bus error, and its text.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reason {
     name: &'static str,
@@ -15,25 +15,25 @@ impl Reason {
         Self { name: "org.freedesktop.DBus.Error.LimitsExceeded", text }
     }
 
-    /// The message is not valid.
+    /// The message is invalid.
     pub(super) const fn invalid(text: &'static str) -> Self {
         Self { name: "org.freedesktop.DBus.Error.InvalidArgs", text }
     }
 }
 
-/// The message that refuses the call with this serial, to its sender. A bus name is at most 255 bytes long, and
-/// the reason is one of ours, so no length exceeds its field.
+/// The message that refuses the sender's call with this serial. A bus name is at most 255 bytes long and the
+/// reasons are short, so every length fits into its field.
 pub(super) fn refusal(sender: &str, call: u32, reason: Reason) -> Vec<u8> {
     let mut fields = Vec::with_capacity(128);
-    put_field(&mut fields, 4, b's', &string(reason.name));
-    put_field(&mut fields, 5, b'u', &call.to_le_bytes());
-    put_field(&mut fields, 6, b's', &string(sender));
-    // A signature has a length of one byte.
-    put_field(&mut fields, 8, b'g', &[1, b's', 0]);
+    push_field(&mut fields, 4, b's', &string(reason.name));
+    push_field(&mut fields, 5, b'u', &call.to_le_bytes());
+    push_field(&mut fields, 6, b's', &string(sender));
+    // The length of a signature has one byte.
+    push_field(&mut fields, 8, b'g', &[1, b's', 0]);
     let body = string(reason.text);
     let mut message = vec![b'l', ERROR, NO_REPLY_EXPECTED, 1];
     message.extend(length(&body));
-    // Nobody replies to an error, so its serial says nothing; it must not be zero.
+    // There is no reply to an error, so its serial can be any number but zero.
     message.extend(call.max(1).to_le_bytes());
     message.extend(length(&fields));
     message.extend(fields);
@@ -42,8 +42,9 @@ pub(super) fn refusal(sender: &str, call: u32, reason: Reason) -> Vec<u8> {
     message
 }
 
-/// Fields begin at a multiple of eight, in the message as in the array, which begins at 16.
-fn put_field(fields: &mut Vec<u8>, code: u8, kind: u8, value: &[u8]) {
+/// Appends a field. It begins at a multiple of eight in the array, and so in the message, where the array begins
+/// at 16.
+fn push_field(fields: &mut Vec<u8>, code: u8, kind: u8, value: &[u8]) {
     fields.resize(aligned(fields.len(), 8), 0);
     fields.extend([code, 1, kind, 0]);
     fields.extend(value);

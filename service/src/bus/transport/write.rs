@@ -1,5 +1,4 @@
-//! What goes to the bus: signals and calls first, replies behind them, as many bytes of them as are
-//! allowed at once.
+//! Writes messages to the bus: first signals and calls, then replies. The length of all queued replies is limited.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -14,20 +13,20 @@ use zbus::export::async_trait::async_trait;
 use zbus::message::Type;
 
 use super::refusal::{Reason, refusal};
-use crate::bus::calls::{Calls, Permit};
+use crate::bus::calls::{CallLimiter, Permit};
 
-/// Signals and calls that may wait; who sends more waits with them.
-const URGENT: usize = 8;
-/// Replies and refusals that may wait: more than there are permits and refusals at once, so that none is lost.
-const REPLIES: usize = 4096;
-/// Their bytes. A longer reply goes by itself.
-const REPLY_BYTES: usize = 256 * 1024;
-/// A reply of this length may always wait: the permits limit the number.
-const SMALL: usize = 4 * 1024;
-/// The bytes of refusals that may wait: whoever floods is not told each time.
-const REFUSAL_BYTES: usize = 32 * 1024;
+/// The most queued signals and calls. A task that sends more waits.
+const MAX_URGENT: usize = 8;
+/// The most queued replies and refusals: more than there are permits and refusals at once, so none is lost.
+const MAX_REPLIES: usize = 4096;
+/// The most bytes of queued replies. A longer reply is queued only if no other reply is.
+const MAX_REPLY_BYTES: usize = 256 * 1024;
+/// A reply of up to this many bytes is always queued: the permits limit their number.
+const SMALL_REPLY: usize = 4 * 1024;
+/// The most bytes of queued refusals. During a flood, not every call is answered.
+const MAX_REFUSAL_BYTES: usize = 32 * 1024;
 
-/// A message of ours, or one that was written by hand.
+/// A message built by zbus, or the bytes of one.
 #[derive(Debug)]
 enum Bytes {
     Message(Message),
@@ -43,133 +42,140 @@ impl Bytes {
     }
 }
 
-/// A reply that waits, and the permit of its call.
+/// A queued reply, and the permit of its call.
 #[derive(Debug)]
 struct Reply {
     bytes: Bytes,
     _permit: Option<Permit>,
-    _room: Room,
+    _reservation: Reservation,
 }
 
-/// Room among the bytes that wait, until this is dropped.
+/// Counts the bytes of a queued reply until it is dropped.
 #[derive(Debug)]
-struct Room {
-    waiting: Arc<AtomicUsize>,
+struct Reservation {
+    queued_bytes: Arc<AtomicUsize>,
     bytes: usize,
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.queued_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-/// Where replies wait.
+/// The sending end of the queue of replies.
 #[derive(Debug, Clone)]
-struct Replies {
+struct ReplyQueue {
     queue: mpsc::Sender<Reply>,
-    waiting: Arc<AtomicUsize>,
+    queued_bytes: Arc<AtomicUsize>,
 }
 
-impl Replies {
-    /// Room for so many bytes, if no more than `most` wait then, or none.
-    fn room(&self, bytes: usize, most: usize) -> Option<Room> {
-        let before = self.waiting.load(Ordering::Relaxed);
-        if before > 0 && before.saturating_add(bytes) > most {
+impl ReplyQueue {
+    /// Reserves room for this many bytes, if the queue is empty or would have at most `max` bytes.
+    fn try_reserve(&self, bytes: usize, max: usize) -> Option<Reservation> {
+        let before = self.queued_bytes.load(Ordering::Relaxed);
+        if before > 0 && before.saturating_add(bytes) > max {
             return None;
         }
-        Some(self.take(bytes))
+        Some(self.reserve(bytes))
     }
 
-    /// Room for so many bytes, however many wait.
-    fn take(&self, bytes: usize) -> Room {
-        self.waiting.fetch_add(bytes, Ordering::Relaxed);
-        Room { waiting: Arc::clone(&self.waiting), bytes }
+    /// Reserves room for this many bytes without a limit.
+    fn reserve(&self, bytes: usize) -> Reservation {
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Reservation { queued_bytes: Arc::clone(&self.queued_bytes), bytes }
     }
 
-    fn put(&self, bytes: Bytes, permit: Option<Permit>, room: Room) -> Result<(), zbus::Error> {
-        self.queue.try_send(Reply { bytes, _permit: permit, _room: room }).map_err(|_| closed())
+    fn send(
+        &self,
+        bytes: Bytes,
+        permit: Option<Permit>,
+        reservation: Reservation,
+    ) -> Result<(), zbus::Error> {
+        let reply = Reply { bytes, _permit: permit, _reservation: reservation };
+        self.queue.try_send(reply).map_err(|_| closed())
     }
 }
 
-/// Where refusals are put. Their bytes are counted apart from those of replies.
+/// Queues refusals. Their bytes count separately from those of replies.
 #[derive(Debug, Clone)]
-pub(super) struct Refusals(Replies);
+pub(super) struct Refusals(ReplyQueue);
 
 impl Refusals {
-    /// Lets a refusal wait, or drops it where too many do.
+    /// Queues a refusal, or drops it if too many are queued.
     pub(super) fn refuse(&self, sender: &str, serial: u32, reason: Reason) {
         let bytes = refusal(sender, serial, reason);
-        if let Some(room) = self.0.room(bytes.len(), REFUSAL_BYTES) {
-            // A connection that is lost takes no refusal.
-            let _ = self.0.put(Bytes::Raw(bytes), None, room);
+        if let Some(reservation) = self.0.try_reserve(bytes.len(), MAX_REFUSAL_BYTES) {
+            // On a lost connection, the refusal is lost as well.
+            let _ = self.0.send(Bytes::Raw(bytes), None, reservation);
         }
     }
 }
 
-/// The half that writes.
+/// The half of the connection that writes.
 #[derive(Debug)]
 pub(super) struct Writer {
-    calls: Option<Calls>,
+    limiter: Option<CallLimiter>,
     urgent: mpsc::Sender<Message>,
-    replies: Replies,
-    handshake: Option<Handshake>,
+    replies: ReplyQueue,
+    /// Present until the first message: during the handshake, the writer uses the socket itself.
+    task: Option<WriteTask>,
 }
 
-/// What the task that writes begins with, once the handshake is over.
+/// The task that writes messages after the handshake.
 #[derive(Debug)]
-struct Handshake {
+struct WriteTask {
     stream: OwnedWriteHalf,
     urgent: mpsc::Receiver<Message>,
     replies: mpsc::Receiver<Reply>,
 }
 
 impl Writer {
-    pub(super) fn new(stream: OwnedWriteHalf, calls: Option<Calls>) -> Self {
-        let (urgent, urgent_out) = mpsc::channel(URGENT);
-        let (queue, replies_out) = mpsc::channel(REPLIES);
-        let replies = Replies { queue, waiting: Arc::default() };
-        let handshake = Handshake { stream, urgent: urgent_out, replies: replies_out };
-        Self { calls, urgent, replies, handshake: Some(handshake) }
+    pub(super) fn new(stream: OwnedWriteHalf, limiter: Option<CallLimiter>) -> Self {
+        let (urgent, urgent_receiver) = mpsc::channel(MAX_URGENT);
+        let (queue, reply_receiver) = mpsc::channel(MAX_REPLIES);
+        let replies = ReplyQueue { queue, queued_bytes: Arc::default() };
+        let task = WriteTask { stream, urgent: urgent_receiver, replies: reply_receiver };
+        Self { limiter, urgent, replies, task: Some(task) }
     }
 
     pub(super) fn refusals(&self) -> Refusals {
-        Refusals(Replies { queue: self.replies.queue.clone(), waiting: Arc::default() })
+        Refusals(ReplyQueue { queue: self.replies.queue.clone(), queued_bytes: Arc::default() })
     }
 
-    /// A reply: it waits behind signals and calls, and zbus does not wait for it.
+    /// Queues a reply behind signals and calls. zbus does not wait until it is written.
     fn reply(&self, message: &Message) -> zbus::Result<()> {
         let header = message.header();
         let sender = header.destination().map(|name| name.as_str()).unwrap_or_default();
         let serial = header.reply_serial().map(core::num::NonZero::get).unwrap_or_default();
-        let permit = self.calls.as_ref().and_then(|calls| calls.close(sender, serial));
+        let permit = self.limiter.as_ref().and_then(|limiter| limiter.take_permit(sender, serial));
         if permit.as_ref().is_some_and(|permit| !permit.wants_reply()) {
             return Ok(());
         }
         let bytes = message.data().len();
-        let room = match permit {
-            Some(_) if bytes <= SMALL => Some(self.replies.take(bytes)),
-            _ => self.replies.room(bytes, REPLY_BYTES),
+        let reservation = match permit {
+            Some(_) if bytes <= SMALL_REPLY => Some(self.replies.reserve(bytes)),
+            _ => self.replies.try_reserve(bytes, MAX_REPLY_BYTES),
         };
-        if let Some(room) = room {
-            return self.replies.put(Bytes::Message(message.clone()), permit, room);
+        if let Some(reservation) = reservation {
+            return self.replies.send(Bytes::Message(message.clone()), permit, reservation);
         }
-        let reason = Reason::limit("too many replies are waiting; wait for them and try again");
+        let reason = Reason::limit("too many replies are queued; wait for them and try again");
         let bytes = refusal(sender, serial, reason);
-        let room = self.replies.take(bytes.len());
-        self.replies.put(Bytes::Raw(bytes), permit, room)
+        let reservation = self.replies.reserve(bytes.len());
+        self.replies.send(Bytes::Raw(bytes), permit, reservation)
     }
 }
 
 fn closed() -> zbus::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the connection to the bus is lost").into()
+    io::Error::new(io::ErrorKind::BrokenPipe, "connection to the bus lost").into()
 }
 
 #[async_trait]
 impl WriteHalf for Writer {
     async fn send_message(&mut self, message: &Message) -> zbus::Result<()> {
-        if let Some(handshake) = self.handshake.take() {
-            tokio::spawn(handshake.write());
+        if let Some(task) = self.task.take() {
+            tokio::spawn(task.run());
         }
         match message.message_type() {
             Type::MethodReturn | Type::Error => self.reply(message),
@@ -179,22 +185,22 @@ impl WriteHalf for Writer {
 
     /// For the handshake.
     async fn sendmsg(&mut self, bytes: &[u8], _descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
-        match &mut self.handshake {
-            Some(handshake) => write(&handshake.stream, bytes).await,
-            None => Err(io::Error::other("the handshake is over")),
+        match &mut self.task {
+            Some(task) => write(&task.stream, bytes).await,
+            None => Err(io::Error::other("the handshake is complete")),
         }
     }
 
     async fn close(&mut self) -> io::Result<()> {
-        // Without senders the task that writes ends, and closes its half.
+        // Without senders the task ends and closes its half.
         (self.urgent, _) = mpsc::channel(1);
         Ok(())
     }
 }
 
-impl Handshake {
-    /// Writes what waits, until the connection is given up or lost.
-    async fn write(mut self) {
+impl WriteTask {
+    /// Writes queued messages until the connection is closed or lost.
+    async fn run(mut self) {
         loop {
             let written = tokio::select! {
                 biased;
@@ -237,36 +243,36 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
-    use crate::bus::Limits;
+    use crate::bus::CallLimits;
     use crate::bus::calls::Call;
 
-    /// The reply to a call that was admitted, with a body of this length.
-    fn reply(calls: &Calls, member: &'static str, length: usize) -> Message {
+    /// The reply to an admitted call, with a body of this length.
+    fn reply(limiter: &CallLimiter, member: &'static str, length: usize) -> Message {
         let message = Message::method_call("/", member).sender(":1.1").build(&()).unwrap();
         let (serial, bytes) = (message.primary_header().serial_num().get(), message.data().len());
         let call = Call { sender: ":1.1", serial, member, bytes, wants_reply: true };
-        assert!(calls.admit(&call, Instant::now()));
+        assert!(limiter.admit(&call, Instant::now()));
         Message::method_return(&message.header()).build(&"x".repeat(length)).unwrap()
     }
 
     #[tokio::test]
-    async fn small_replies_and_refusals_have_room_beside_a_large_one() {
-        let limits = Limits {
-            longest: 1000,
+    async fn queues_small_replies_and_refusals_behind_a_large_reply() {
+        let limits = CallLimits {
+            max_bytes: 1000,
             slow: &["Wake"],
             large: &["Page"],
-            trusted: Vec::new(),
-            holds_back: false,
+            trusted_uids: Vec::new(),
+            pause_for_lookup: false,
         };
-        let calls = Calls::new(limits);
+        let limiter = CallLimiter::new(limits);
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut writer = Writer::new(ours.into_split().1, Some(calls.clone()));
+        let mut writer = Writer::new(ours.into_split().1, Some(limiter.clone()));
         let refusals = writer.refusals();
         let replies = [
-            reply(&calls, "Page", REPLY_BYTES),
-            reply(&calls, "Wake", 10),
-            reply(&calls, "Page", SMALL),
-            reply(&calls, "Wake", 11),
+            reply(&limiter, "Page", MAX_REPLY_BYTES),
+            reply(&limiter, "Wake", 10),
+            reply(&limiter, "Page", SMALL_REPLY),
+            reply(&limiter, "Wake", 11),
         ];
         for reply in &replies {
             writer.send_message(reply).await.unwrap();
@@ -286,6 +292,6 @@ mod tests {
         let has = |message: &Message| bytes.windows(message.data().len()).any(|it| it == &**message.data());
         assert_eq!(replies.each_ref().map(has), [true, true, false, true]);
         let refused = bytes.windows(14).filter(|it| it == b"LimitsExceeded").count();
-        assert_eq!(refused, 2, "the second page and the call that was not admitted");
+        assert_eq!(refused, 2, "the second page, and the refused call");
     }
 }

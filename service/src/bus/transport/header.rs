@@ -1,27 +1,27 @@
-//! The head of a D-Bus message, as far as admission needs it: "Message Protocol" in the D-Bus
-//! Specification. Nothing is read beyond the end, and no length is believed before it is checked.
+//! The header of a D-Bus message, as far as admission needs it: "Message Protocol" in the D-Bus Specification.
+//! The parser checks every length before it uses it.
 
-/// The bytes before the array of header fields.
-pub(super) const FIXED: usize = 16;
-/// The longest message that the specification allows: 128 MiB.
-const LONGEST: usize = 1 << 27;
+/// The length of the part before the array of header fields, in bytes.
+pub(super) const FIXED_LENGTH: usize = 16;
+/// The length of the longest message that the specification allows: 128 MiB.
+const MAX_MESSAGE: usize = 1 << 27;
 
 const PATH_LIKE: [u8; 2] = *b"so";
 const MEMBER: u8 = 3;
 const SENDER: u8 = 7;
 const UNIX_FDS: u8 = 9;
 
-/// The types of messages, and the flag of calls that want no reply.
+/// The types of messages, and the flag of calls without a reply.
 pub(super) const METHOD_CALL: u8 = 1;
 pub(super) const METHOD_RETURN: u8 = 2;
 pub(super) const ERROR: u8 = 3;
 pub(super) const SIGNAL: u8 = 4;
 pub(super) const NO_REPLY_EXPECTED: u8 = 1;
 
-/// The part of fixed size.
+/// The part of the header that has a fixed length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fixed {
-    little: bool,
+pub(super) struct FixedHeader {
+    little_endian: bool,
     pub kind: u8,
     pub flags: u8,
     pub serial: u32,
@@ -31,12 +31,12 @@ pub(super) struct Fixed {
     pub total: usize,
 }
 
-/// The header fields that are looked at.
+/// The header fields that admission uses.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fields<'a> {
     pub sender: Option<&'a str>,
     pub member: Option<&'a str>,
-    /// How many file descriptors come with it.
+    /// The number of file descriptors that accompany the message.
     pub descriptors: u32,
 }
 
@@ -44,30 +44,30 @@ pub(super) struct Fields<'a> {
 enum Value<'a> {
     Text(&'a str),
     Number(u32),
-    /// A signature, or a text that is not UTF-8.
+    /// A signature, or a string that is not UTF-8.
     Other,
 }
 
-impl Fixed {
-    /// `None` if these bytes begin no message.
-    pub(super) fn read(bytes: &[u8; FIXED]) -> Option<Self> {
+impl FixedHeader {
+    /// `None` if no message begins with these bytes.
+    pub(super) fn parse(bytes: &[u8; FIXED_LENGTH]) -> Option<Self> {
         let [endian, kind, flags, _, ..] = *bytes;
-        let little = match endian {
+        let little_endian = match endian {
             b'l' => true,
             b'B' => false,
             _ => return None,
         };
-        let number = |at| number(bytes, at, little);
+        let number = |at| number(bytes, at, little_endian);
         let (body, serial, fields) = (number(4)?, number(8)?, number(12)?);
-        let fields_end = FIXED.checked_add(usize::try_from(fields).ok()?)?;
+        let fields_end = FIXED_LENGTH.checked_add(usize::try_from(fields).ok()?)?;
         let total = aligned(fields_end, 8).checked_add(usize::try_from(body).ok()?)?;
-        (total <= LONGEST).then_some(Self { little, kind, flags, serial, fields_end, total })
+        (total <= MAX_MESSAGE).then_some(Self { little_endian, kind, flags, serial, fields_end, total })
     }
 
-    /// The fields of a message that begins with these bytes; none behind one that cannot be read.
+    /// The fields of the message that begins with these bytes, up to the first invalid one.
     pub(super) fn fields<'a>(&self, bytes: &'a [u8]) -> Fields<'a> {
         let mut fields = Fields::default();
-        let mut at = FIXED;
+        let mut at = FIXED_LENGTH;
         while let Some((code, value, next)) = self.field(bytes, at) {
             match (code, value) {
                 (MEMBER, Value::Text(text)) => fields.member = Some(text),
@@ -80,29 +80,29 @@ impl Fixed {
         fields
     }
 
-    /// The field at this offset: its code, its value, and where it ends.
+    /// The code and value of the field at this offset, and the offset of its end.
     fn field<'a>(&self, bytes: &'a [u8], at: usize) -> Option<(u8, Value<'a>, usize)> {
         let bytes = bytes.get(..self.fields_end)?;
         let at = aligned(at, 8);
         let &[code, 1, kind, 0] = bytes.get(at..at.checked_add(4)?)? else { return None };
         let at = at + 4;
         if PATH_LIKE.contains(&kind) {
-            let length = usize::try_from(number(bytes, at, self.little)?).ok()?;
+            let length = usize::try_from(number(bytes, at, self.little_endian)?).ok()?;
             let end = (at + 4).checked_add(length)?;
             let text = core::str::from_utf8(bytes.get(at + 4..end)?);
             return Some((code, text.map_or(Value::Other, Value::Text), end + 1));
         }
         match kind {
-            b'u' => Some((code, Value::Number(number(bytes, at, self.little)?), at + 4)),
+            b'u' => Some((code, Value::Number(number(bytes, at, self.little_endian)?), at + 4)),
             b'g' => Some((code, Value::Other, at + usize::from(*bytes.get(at)?) + 2)),
             _ => None,
         }
     }
 }
 
-fn number(bytes: &[u8], at: usize, little: bool) -> Option<u32> {
+fn number(bytes: &[u8], at: usize, little_endian: bool) -> Option<u32> {
     let bytes = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
-    Some(if little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) })
+    Some(if little_endian { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) })
 }
 
 pub(super) const fn aligned(at: usize, to: usize) -> usize {
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_what_zbus_wrote() {
+    fn parses_messages_of_zbus() {
         for endian in [Endian::Little, Endian::Big] {
             let message = Message::method_call("/some/path", "Wake")
                 .endian(endian)
@@ -127,38 +127,38 @@ mod tests {
                 .build(&("52:54:00:00:00:01", 7_u64))
                 .unwrap();
             let bytes: &[u8] = message.data();
-            let fixed = Fixed::read(bytes[..FIXED].try_into().unwrap()).unwrap();
+            let fixed = FixedHeader::parse(bytes[..FIXED_LENGTH].try_into().unwrap()).unwrap();
             assert_eq!(fixed.total, bytes.len());
             assert_eq!((fixed.kind, fixed.flags), (METHOD_CALL, 0));
             assert_eq!(fixed.serial, message.primary_header().serial_num().get());
             let fields = Fields { sender: Some(":1.23"), member: Some("Wake"), descriptors: 0 };
             assert_eq!(fixed.fields(bytes), fields);
-            // Whatever is cut off: nothing is read that is not there.
-            for end in FIXED..fixed.fields_end {
+            // Every truncated header parses without a panic.
+            for end in FIXED_LENGTH..fixed.fields_end {
                 let _ = fixed.fields(&bytes[..end]);
             }
         }
     }
 
     #[test]
-    fn is_refused_where_it_is_none() {
-        assert_eq!(Fixed::read(&[b'x'; FIXED]), None);
-        let mut long = [0; FIXED];
+    fn rejects_what_is_not_a_message() {
+        assert_eq!(FixedHeader::parse(&[b'x'; FIXED_LENGTH]), None);
+        let mut long = [0; FIXED_LENGTH];
         long[0] = b'l';
         long[12..].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(Fixed::read(&long), None);
+        assert_eq!(FixedHeader::parse(&long), None);
     }
 
     #[test]
-    fn is_read_without_a_panic() {
-        // Each byte of a message's fields is changed in turn.
+    fn never_panics() {
+        // Change each byte of the message in turn.
         let message = Message::method_call("/a", "B").sender(":1.2").build(&()).unwrap();
         let bytes: &[u8] = message.data();
         for at in 0..bytes.len() {
             for value in [0, 1, 7, 0x7f, 0xff, b's', b'u', b'g'] {
                 let mut bytes = bytes.to_vec();
                 bytes[at] = value;
-                if let Some(fixed) = Fixed::read(bytes[..FIXED].try_into().unwrap()) {
+                if let Some(fixed) = FixedHeader::parse(bytes[..FIXED_LENGTH].try_into().unwrap()) {
                     let _ = fixed.fields(&bytes);
                 }
             }

@@ -1,0 +1,152 @@
+//! Decides about each message by its header: accept it, hold it until its sender is known, or drop it.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::bus::calls::{Call, CallLimiter};
+use crate::bus::transport::header::{
+    ERROR, Fields, FixedHeader, METHOD_CALL, METHOD_RETURN, NO_REPLY_EXPECTED, SIGNAL,
+};
+use crate::bus::transport::pending::PendingCalls;
+use crate::bus::transport::refusal::Reason;
+use crate::bus::transport::write::Refusals;
+
+/// The longest signal, in bytes. The announcer's signals have some hundred.
+const MAX_SIGNAL: usize = 16 * 1024;
+/// The longest reply to one of our calls, in bytes.
+const MAX_REPLY: usize = 1024 * 1024;
+const BUS: &str = "org.freedesktop.DBus";
+/// The most file descriptors of an accepted message. The bus sends one, with the credentials of a caller.
+const MAX_DESCRIPTORS: u32 = 4;
+
+/// What to do with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    Accept,
+    /// Hold it until the bus has returned the sender's user.
+    Hold,
+    Drop,
+}
+
+/// Admits messages. Without a limiter, it drops all calls.
+#[derive(Debug)]
+pub(super) struct Admission {
+    limiter: Option<CallLimiter>,
+    refusals: Refusals,
+    pending: PendingCalls,
+    /// Calls that were held, and whose senders the bus has answered about.
+    answered: VecDeque<Vec<u8>>,
+}
+
+impl Admission {
+    pub(super) fn new(limiter: Option<CallLimiter>, refusals: Refusals) -> Self {
+        Self { limiter, refusals, pending: PendingCalls::default(), answered: VecDeque::new() }
+    }
+
+    pub(super) const fn accepts_calls(&self) -> bool {
+        self.limiter.is_some()
+    }
+
+    /// Decides about the message that begins with these bytes, which contain its header. A call that this function
+    /// accepts is admitted; one that it drops is refused.
+    pub(super) fn decide(&self, header: &FixedHeader, bytes: &[u8]) -> Action {
+        let Fields { sender, member, descriptors } = header.fields(bytes);
+        let accept = match header.kind {
+            _ if descriptors > MAX_DESCRIPTORS => false,
+            METHOD_CALL => {
+                let Some(sender) = sender else { return Action::Drop };
+                if self.must_hold(sender, header.total) {
+                    return Action::Hold;
+                }
+                self.admit(header, sender, member.unwrap_or_default())
+            }
+            METHOD_RETURN | ERROR => header.total <= MAX_REPLY,
+            SIGNAL if self.accepts_calls() => sender == Some(BUS) && header.total <= MAX_SIGNAL,
+            SIGNAL => header.total <= MAX_SIGNAL,
+            _ => false,
+        };
+        if accept { Action::Accept } else { Action::Drop }
+    }
+
+    /// Whether a call must wait until its sender is known. It does not overtake the sender's calls that wait.
+    fn must_hold(&self, sender: &str, bytes: usize) -> bool {
+        let Some(limiter) = &self.limiter else { return false };
+        self.pending.has_room(sender, bytes)
+            && (self.pending.contains(sender) || limiter.awaits_lookup(sender))
+    }
+
+    /// Whether to leave the next call unread until the bus has answered about one of the senders before it.
+    pub(super) fn must_pause(&self, header: &FixedHeader, bytes: &[u8]) -> bool {
+        let Some(limiter) = self.limiter.as_ref().filter(|limiter| limiter.pauses_for_lookup()) else {
+            return false;
+        };
+        let sender = header.fields(bytes).sender.unwrap_or_default();
+        let is_full = header.kind == METHOD_CALL && self.pending.is_full_for(sender, header.total);
+        is_full && !limiter.is_known(sender)
+    }
+
+    /// Holds a call until the bus has answered about its sender.
+    pub(super) fn hold(&mut self, header: &FixedHeader, message: Vec<u8>) {
+        let sender = header.fields(&message).sender.unwrap_or_default().to_owned();
+        self.pending.push(&sender, message);
+    }
+
+    /// The next held call that is admitted, now that the bus has answered about its sender.
+    pub(super) fn next_admitted(&mut self) -> Option<Vec<u8>> {
+        for sender in self.limiter.as_ref()?.take_answered() {
+            self.answered.extend(self.pending.take(&sender));
+        }
+        while let Some(message) = self.answered.pop_front() {
+            let header = message.first_chunk().and_then(FixedHeader::parse)?;
+            let Fields { sender, member, .. } = header.fields(&message);
+            let sender = sender.unwrap_or_default();
+            // The sender has disconnected. Another lookup would delay those of the next senders.
+            if !self.limiter.as_ref()?.is_known(sender) {
+                if header.flags & NO_REPLY_EXPECTED == 0 {
+                    const UNKNOWN: Reason =
+                        Reason::limit("the bus did not return the user of your connection; try again");
+                    self.refusals.refuse(sender, header.serial, UNKNOWN);
+                }
+                continue;
+            }
+            if self.admit(&header, sender, member.unwrap_or_default()) {
+                return Some(message);
+            }
+        }
+        None
+    }
+
+    /// Waits until the bus has answered about a sender; without a limiter, forever. Cancel safe.
+    pub(super) async fn lookup_answered(&self) {
+        match &self.limiter {
+            Some(limiter) => limiter.lookup_answered().await,
+            None => core::future::pending().await,
+        }
+    }
+
+    fn admit(&self, header: &FixedHeader, sender: &str, member: &str) -> bool {
+        let wants_reply = header.flags & NO_REPLY_EXPECTED == 0;
+        let call = Call { sender, serial: header.serial, member, bytes: header.total, wants_reply };
+        let refusal = match &self.limiter {
+            Some(limiter) if call.bytes > limiter.max_bytes() => "the message is too long",
+            Some(limiter) if !self.pending.contains(sender) && limiter.admit(&call, Instant::now()) => {
+                return true;
+            }
+            Some(_) => "too many calls; wait for their replies and try again",
+            None => "this connection accepts no calls; call the service by its bus name",
+        };
+        if wants_reply {
+            self.refusals.refuse(sender, header.serial, Reason::limit(refusal));
+        }
+        false
+    }
+
+    /// Refuses a call that was admitted and cannot be parsed.
+    pub(super) fn refuse_invalid(&self, sender: &str, serial: u32) {
+        const INVALID: Reason = Reason::invalid("the message is invalid, or has an unknown header field");
+        let permit = self.limiter.as_ref().and_then(|limiter| limiter.take_permit(sender, serial));
+        if permit.is_some_and(|permit| permit.wants_reply()) {
+            self.refusals.refuse(sender, serial, INVALID);
+        }
+    }
+}
