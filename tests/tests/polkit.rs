@@ -148,7 +148,7 @@ fn shipped_rule_allows_the_group_to_wake_and_root_everything() {
         }
         let log = scene.actor.log();
         // After the last line of the log, count the lines with the callers and the reasons.
-        let _ = log.wait_for("the configuration was read again");
+        let _ = log.wait_for("configuration reloaded");
         assert_eq!(log.count("(allowed by polkit)"), 2, "{:#?}", log.all());
         assert_eq!(log.count("called by root"), 2, "{:#?}", log.all());
         assert_eq!(log.count("root requests a reload"), 1, "{:#?}", log.all());
@@ -353,7 +353,7 @@ fn reports_that_no_authentication_agent_runs() {
     let output = busctl.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && stderr.contains("no authentication agent is running"), "{stderr}");
-    assert_eq!(scene.actor.log().count("was read again"), 0);
+    assert_eq!(scene.actor.log().count("configuration reloaded"), 0);
 }
 
 #[test]

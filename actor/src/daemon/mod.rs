@@ -1,4 +1,4 @@
-//! The running service: creates the parts, connects them by channels, and runs them until it is asked to exit.
+//! The running service: creates the parts, connects them by channels, and runs them until a signal stops the process.
 
 mod reload;
 
@@ -22,17 +22,17 @@ use crate::hypervisor::{Driver, Endpoint, Keeper};
 use crate::{Error, Options};
 use reload::Reloader;
 
-/// Packets that can wait for a decision. The announcer is asked to replay those beyond it.
+/// The most packets that wait for a decision. Further packets are requested again with a replay.
 const PACKETS: usize = 1024;
-/// Requests, hypervisor updates and password requests that can wait. Their senders wait for room.
+/// The most requests, hypervisor updates and password requests that are queued. Senders wait for room.
 const REQUESTS: usize = 64;
-/// Decisions that can wait to be emitted as signals. Those beyond it are not emitted.
+/// The most decisions that are queued to be emitted as signals. Further decisions are not emitted.
 const DECISIONS: usize = 256;
 
-/// Runs until the process is asked to exit.
+/// Runs until a signal stops the process.
 ///
 /// # Errors
-/// If it cannot start, or the bus refuses the name.
+/// If a part cannot be started, or the bus does not grant the name.
 pub(crate) async fn run<D: Driver>(options: &Options, config: Config, logs: &Logs) -> Result<(), Error> {
     let signals = Signals::new().map_err(Error::Start)?;
     let (mut client, mut server, reloader) = start::<D>(options, &config)?;
@@ -45,7 +45,7 @@ pub(crate) async fn run<D: Driver>(options: &Options, config: Config, logs: &Log
     result
 }
 
-/// Starts the engine and the keepers of the hypervisor connections. Returns the parts that are not started.
+/// Starts the engine and the keepers of the hypervisor connections. Returns the parts that run on the bus.
 fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Server, Reloader), Error> {
     let (packets, packets_out) = mpsc::channel(PACKETS);
     let (requests, requests_out) = mpsc::channel(REQUESTS);
@@ -88,14 +88,14 @@ fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Serve
     Ok((client, server, Reloader { requests, reloads: reloads_out, named: named_in }))
 }
 
-/// Runs the client and the server on their buses, which may be one, and reconnects whenever a bus is lost.
+/// Runs the client and the server on their buses, which may be the same, and reconnects after a lost connection.
 async fn connect(
     options: &Options,
     client: &mut Client,
     server: &mut Server,
 ) -> Result<(), wakevirt_service::bus::Error> {
     let (bus, capture_bus) = (&options.common.bus, &options.capture_bus);
-    // The service stays ready: the engine follows the hypervisors, and finishes the wakes that it began.
+    // The service stays ready: the engine continues to follow the hypervisors and finishes its wakes.
     let disconnected = || lifecycle::ready("waiting for the bus");
     if bus == capture_bus {
         let both = async |bus: &Connection| {

@@ -1,4 +1,4 @@
-//! Reading the configuration again, for a signal or a caller.
+//! Reloading the configuration after a signal or a call.
 
 use tokio::sync::{mpsc, watch};
 use wakevirt_service::lifecycle::{self, Signal, Signals, Warning};
@@ -10,18 +10,18 @@ use crate::api::Reload;
 use crate::config::Config;
 use crate::engine::request::Requests;
 
-/// Applies a configuration that was read again.
+/// Reloads the configuration.
 pub(super) struct Reloader {
-    /// The engine, which gets the policy.
+    /// Sends the policy to the engine.
     pub requests: Requests,
-    /// Requests of callers.
+    /// Calls of `Reload`.
     pub reloads: mpsc::Receiver<Reload>,
-    /// The interfaces that rules name.
+    /// Receives the interfaces that rules name.
     pub named: watch::Sender<NamedInterfaces>,
 }
 
 impl Reloader {
-    /// Reloads for signals and callers, until a signal asks the process to exit.
+    /// Reloads for signals and calls until a signal stops the process.
     pub async fn run(mut self, mut signals: Signals, options: &Options, mut config: Config, logs: &Logs) {
         loop {
             let caller = tokio::select! {
@@ -38,20 +38,20 @@ impl Reloader {
                     Ok(())
                 }
                 Err(error) => {
-                    tracing::error!("the configuration stays as it was: {error}");
+                    tracing::error!("reload failed, the previous configuration stays in use: {error}");
                     lifecycle::set_warning(Warning::Reload, &format!("the last reload failed: {error}"));
                     Err(error.to_string())
                 }
             };
             if let Some(caller) = caller {
-                // The caller may have left.
+                // The caller may have disconnected.
                 let _ = caller.send(result);
             }
         }
     }
 
     async fn apply(&self, new: Config, old: Config, logs: &Logs) -> Config {
-        tracing::info!("the configuration was read again");
+        tracing::info!("configuration reloaded");
         if new.connections != old.connections {
             let connections = new.connections.join(", ");
             tracing::warn!("connections has changed: restart the service to connect to {connections}");

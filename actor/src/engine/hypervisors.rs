@@ -43,7 +43,7 @@ impl Hypervisors {
     }
 
     /// Whether a hypervisor is unavailable: it may have domains that are not known.
-    pub(super) fn is_one_away(&self) -> bool {
+    pub(super) fn is_one_unavailable(&self) -> bool {
         self.0.iter().any(|entry| entry.connection.is_none())
     }
 

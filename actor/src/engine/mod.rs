@@ -300,18 +300,18 @@ impl Engine {
 
     fn handle_request(&mut self, request: Request) {
         match request {
-            Request::Wake { target, caller, answer } => self.handle_call(&target, caller, answer),
-            // A caller who does not wait any more needs no answer, here and below.
-            Request::Explain { mac, details, answer } => drop(answer.send(self.explain(mac, &details))),
-            Request::List { after, answer } => drop(answer.send(self.list(after.as_ref()))),
-            Request::History { before, most, answer } => {
-                drop(answer.send(self.records.history(before, most)));
+            Request::Wake { target, caller, reply } => self.handle_call(&target, caller, reply),
+            // A caller that no longer waits needs no reply, here and below.
+            Request::Explain { mac, details, reply } => drop(reply.send(self.explain(mac, &details))),
+            Request::List { after, reply } => drop(reply.send(self.list(after.as_ref()))),
+            Request::History { before, limit, reply } => {
+                drop(reply.send(self.records.history(before, limit)));
             }
-            Request::Counts { answer } => drop(answer.send(self.records.counts())),
-            Request::SaveState { answer } => {
+            Request::Counts { reply } => drop(reply.send(self.records.counts())),
+            Request::SaveState { reply } => {
                 self.unsaved = true;
                 self.save();
-                let _ = answer.send(());
+                let _ = reply.send(());
             }
             Request::SetPolicy(policy) => {
                 if policy.aliases != self.policy.aliases {

@@ -1,7 +1,8 @@
-//! Packets that cannot be decided about yet: their password is being fetched, or a hypervisor that
-//! may have their domain is away.
+//! Packets without a decision: their password is being fetched, or a hypervisor that may have their domain is
+//! unavailable.
 
 use std::collections::VecDeque;
+
 use tokio::time::Instant;
 use tracing::field::display;
 use wakevirt_service::clock;
@@ -15,49 +16,49 @@ use crate::engine::report::described;
 use crate::model::Packet;
 use crate::policy::decision::has_expired;
 
-/// Packets that may wait; what goes beyond pushes the oldest out.
-const MOST: usize = 256;
+/// The most packets that are held, and the most whose password is being fetched.
+const MAX_PENDING: usize = 256;
 
-/// The packets.
+/// The packets without a decision.
 #[derive(Default)]
 pub(super) struct Pending {
-    /// For MAC addresses that nobody is known to have, while a hypervisor is away; and when each was seen.
+    /// Packets for unknown MAC addresses that are held while a hypervisor is unavailable, and when each was captured.
     unknown: VecDeque<(u64, Packet)>,
-    /// Those whose password is being fetched.
+    /// Packets whose password is being fetched.
     fetching: Vec<Packet>,
 }
 
 impl Pending {
-    /// When the oldest one was seen: CLOCK_BOOTTIME, in microseconds.
+    /// When the oldest held packet was captured: CLOCK_BOOTTIME, in microseconds.
     pub(super) fn oldest(&self) -> Option<u64> {
         self.unknown.iter().map(|(since, _)| *since).min()
     }
 
-    /// The password of this packet was fetched, or cannot be had.
+    /// Removes a packet: its password was fetched, or the fetch failed.
     pub(super) fn fetched(&mut self, packet: &Packet) {
         self.fetching.retain(|waiting| waiting != packet);
     }
 
-    /// All of them.
+    /// All packets, to be saved.
     pub(super) fn packets(&self) -> Vec<Packet> {
         self.unknown.iter().map(|(_, packet)| packet).chain(&self.fetching).cloned().collect()
     }
 
-    /// Has these wait: nothing is known of any domain yet.
+    /// Holds saved packets; no domain is known yet.
     pub(super) fn restore(&mut self, packets: Vec<Packet>) {
         let since = |packet: &Packet| seen(packet).unwrap_or_else(clock::boottime);
-        // The file is the service's own, but its bound is another one.
-        let newest = packets.len().saturating_sub(MOST);
+        // The state file has another bound.
+        let newest = packets.len().saturating_sub(MAX_PENDING);
         self.unknown.extend(packets.into_iter().skip(newest).map(|packet| (since(&packet), packet)));
     }
 }
 
 impl Engine {
-    /// Asks for the packet's password; it is decided about then.
+    /// Fetches the password of the packet; the decision follows.
     pub(super) fn fetch_password(&mut self, packet: Packet) {
-        if self.fetched.len() >= MOST {
-            // Perhaps another rule allows it without one.
-            let error = format!("{MOST} other packets wait for theirs");
+        if self.fetched.len() >= MAX_PENDING {
+            // Another rule may allow the packet without a password.
+            let error = format!("{MAX_PENDING} other passwords are being fetched");
             return self.handle_packet(packet, Some(Err(error)));
         }
         self.unsaved = true;
@@ -69,25 +70,25 @@ impl Engine {
         });
     }
 
-    /// Holds it while a hypervisor may have its domain, else counts it.
+    /// Holds the packet if an unavailable hypervisor may have its domain; otherwise counts it as unknown.
     pub(super) fn hold_or_count(&mut self, packet: Packet) {
-        if self.hypervisors.is_one_away() {
+        if self.hypervisors.is_one_unavailable() {
             let since = seen(&packet).unwrap_or_else(clock::boottime);
             if !has_expired(age(since), self.policy.times.hold) {
-                if self.pending.unknown.len() >= MOST {
+                if self.pending.unknown.len() >= MAX_PENDING {
                     let oldest = self.pending.unknown.pop_front();
-                    oldest.iter().for_each(|(_, oldest)| self.lose(oldest));
+                    oldest.iter().for_each(|(_, oldest)| self.drop_packet(oldest));
                 }
                 self.unsaved = true;
-                self.tell_held(&packet);
+                self.log_held(&packet);
                 self.pending.unknown.push_back((since, packet));
                 return;
             }
         }
-        self.tell_unknown(&packet);
+        self.report_unknown(&packet);
     }
 
-    fn tell_held(&mut self, packet: &Packet) {
+    fn log_held(&mut self, packet: &Packet) {
         if self.log_limiter.check(LineKind::Held, Instant::now()) != Permit::Suppress {
             let packet = described(packet);
             let missing = self.hypervisors.missing().unwrap_or_default();
@@ -97,8 +98,8 @@ impl Engine {
         }
     }
 
-    /// Counts it. The first one for each address has a line; there may be many other machines on the network.
-    fn tell_unknown(&mut self, packet: &Packet) {
+    /// Counts the packet. Only the first one for each address is logged: the network may have many other machines.
+    fn report_unknown(&mut self, packet: &Packet) {
         self.records.count_unknown();
         if self.log_limiter.check_unknown(packet.mac, Instant::now()) {
             let interface = packet.details.interface.as_deref().map(|it| display(quoted(it)));
@@ -113,16 +114,16 @@ impl Engine {
         }
     }
 
-    /// Counts a packet for which there is no place.
-    fn lose(&mut self, packet: &Packet) {
+    /// Counts and logs a packet that does not fit.
+    fn drop_packet(&mut self, packet: &Packet) {
         self.outputs.lost.add(1);
         if self.log_limiter.check(LineKind::Lost, Instant::now()) != Permit::Suppress {
             let packet = described(packet);
-            tracing::warn!("{packet} is dropped: {MOST} others wait for a hypervisor");
+            tracing::warn!("dropped: {packet}: {MAX_PENDING} newer packets are held");
         }
     }
 
-    /// Decides again, now that more domains are known.
+    /// Decides about held packets again, after more domains have become known.
     pub(super) fn decide_held_packets(&mut self) {
         self.unsaved |= !self.pending.unknown.is_empty();
         for (_, packet) in std::mem::take(&mut self.pending.unknown) {
@@ -130,7 +131,7 @@ impl Engine {
         }
     }
 
-    /// Forgets packets that are too old for any domain.
+    /// Removes expired packets, and counts them as unknown.
     pub(super) fn end_old_packets(&mut self) {
         let hold = self.policy.times.hold;
         let waiting = std::mem::take(&mut self.pending.unknown).into_iter();
@@ -138,7 +139,7 @@ impl Engine {
         self.pending.unknown = young;
         self.unsaved |= !old.is_empty();
         for (_, packet) in old {
-            self.tell_unknown(&packet);
+            self.report_unknown(&packet);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What can be asked of the actor, and its answers.
+//! Requests to the engine, and its replies.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,57 +11,57 @@ use crate::engine::report::Decision;
 use crate::model::{Caller, Id, Outcome, State, WakeTarget};
 use crate::policy::Policy;
 
-/// What can be asked of the actor.
+/// A request to the engine.
 pub enum Request {
     /// Wake a domain; the caller is authorised.
     Wake {
-        /// Which one.
+        /// The domain.
         target: WakeTarget,
-        /// Who calls.
+        /// The user that calls.
         caller: Caller,
-        /// Who waits for the end.
-        answer: oneshot::Sender<WakeReply>,
+        /// Receives the outcome.
+        reply: oneshot::Sender<WakeReply>,
     },
-    /// Say what would come of a packet, and do nothing.
+    /// Explain what a packet would do, without doing it.
     Explain {
-        /// The MAC address in it.
+        /// The MAC address in the packet.
         mac: MacAddr,
-        /// What is known of it.
+        /// The details of the packet.
         details: PacketDetails,
-        /// Who waits: whether it would wake, and why so.
-        answer: oneshot::Sender<(bool, String)>,
+        /// Receives whether the packet would wake a domain, and the reason.
+        reply: oneshot::Sender<(bool, String)>,
     },
-    /// List some domains, in the order of their ids.
+    /// List some domains in the order of their IDs.
     List {
-        /// Those after this one.
+        /// The list begins after this domain.
         after: Option<Id>,
-        /// Who waits for the list. Without any domain: the hypervisors that cannot be reached.
-        answer: oneshot::Sender<Result<Vec<Listed>, String>>,
+        /// Receives the list. If no domain is known, receives the unavailable hypervisors.
+        reply: oneshot::Sender<Result<Vec<Listed>, String>>,
     },
-    /// Tell the last decisions, the newest first.
+    /// Return the last decisions, the newest first.
     History {
-        /// Those with a lower number than this.
+        /// Only decisions with a lower number than this.
         before: u64,
-        /// How many at most.
-        most: usize,
-        /// Who waits for them, each with its number.
-        answer: oneshot::Sender<Vec<(u64, Arc<Decision>)>>,
+        /// The most decisions to return.
+        limit: usize,
+        /// Receives the decisions with their numbers.
+        reply: oneshot::Sender<Vec<(u64, Arc<Decision>)>>,
     },
-    /// Tell how often what came of a wake.
+    /// Return the number of each outcome.
     Counts {
-        /// Who waits for them.
-        answer: oneshot::Sender<Counts>,
+        /// Receives the numbers.
+        reply: oneshot::Sender<Counts>,
     },
-    /// Decide by this from now on.
+    /// Use this policy from now on.
     SetPolicy(Policy),
-    /// Write down what is to outlive the process, which is about to end.
+    /// Save the state for the next process; this one is about to exit.
     SaveState {
-        /// Who waits until it is written.
-        answer: oneshot::Sender<()>,
+        /// Receives a value when the state is saved.
+        reply: oneshot::Sender<()>,
     },
 }
 
-/// How often what came of a wake, since the actor was started.
+/// The number of each outcome since the actor started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Decisions about domains.
@@ -70,85 +70,85 @@ pub struct Counts {
     pub unknown: u64,
 }
 
-/// What came of a wake.
+/// The result of a requested wake.
 pub enum WakeReply {
     /// A decision about a domain.
     Decided(Arc<Decision>),
     /// There is no such domain.
     UnknownDomain,
-    /// No domain that is known is meant, and these hypervisors cannot be reached.
+    /// No known domain matches, and these hypervisors are unavailable.
     HypervisorAway(String),
 }
 
 /// A domain in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// What identifies it.
+    /// The ID.
     pub id: Id,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its first MAC addresses, aliases included.
+    /// The first MAC addresses, including aliases.
     pub macs: Vec<MacAddr>,
-    /// What it does, as far as the hypervisor is there to tell.
+    /// The state; unknown if the hypervisor is unavailable.
     pub state: State,
-    /// The rule that allows a packet to wake it, if any does.
+    /// The rule that allows packets to wake the domain, if there is one.
     pub rule: Option<String>,
-    /// When a wake of it last succeeded: CLOCK_REALTIME, in microseconds.
+    /// When a wake of the domain last succeeded: CLOCK_REALTIME, in microseconds.
     pub last_wake: Option<u64>,
 }
 
-/// Where requests are sent to. Each answer is `None` if the actor has ended.
+/// Sends requests to the engine. Each reply is `None` if the engine has ended.
 #[derive(Debug, Clone)]
 pub struct Requests(mpsc::Sender<Request>);
 
 impl Requests {
-    /// Requests to who reads from the other end of this channel.
+    /// Sends requests to the receiver of this channel.
     #[must_use]
     pub const fn new(requests: mpsc::Sender<Request>) -> Self {
         Self(requests)
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
-        let (answer, end) = oneshot::channel();
-        self.0.send(request(answer)).await.ok()?;
-        end.await.ok()
+    async fn send<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (reply, receiver) = oneshot::channel();
+        self.0.send(request(reply)).await.ok()?;
+        receiver.await.ok()
     }
 
     /// Wakes a domain for this caller.
     pub async fn wake(&self, target: WakeTarget, caller: Caller) -> Option<WakeReply> {
-        self.ask(|answer| Request::Wake { target, caller, answer }).await
+        self.send(|reply| Request::Wake { target, caller, reply }).await
     }
 
-    /// Says what would come of a packet: whether it would wake, and why so.
+    /// Explains what a packet would do: whether it would wake a domain, and the reason.
     pub async fn explain(&self, mac: MacAddr, details: PacketDetails) -> Option<(bool, String)> {
-        self.ask(|answer| Request::Explain { mac, details, answer }).await
+        self.send(|reply| Request::Explain { mac, details, reply }).await
     }
 
-    /// Lists the first domains after this one. Nothing comes after the last one. Where no domain is known: the
-    /// hypervisors that cannot be reached.
+    /// Lists the first domains after this one; the list is empty after the last one. If no domain is known, returns
+    /// the unavailable hypervisors.
     pub async fn list(&self, after: Option<Id>) -> Option<Result<Vec<Listed>, String>> {
-        self.ask(|answer| Request::List { after, answer }).await
+        self.send(|reply| Request::List { after, reply }).await
     }
 
     /// The last decisions with a lower number than this, the newest first.
-    pub async fn history(&self, before: u64, most: usize) -> Option<Vec<(u64, Arc<Decision>)>> {
-        self.ask(|answer| Request::History { before, most, answer }).await
+    pub async fn history(&self, before: u64, limit: usize) -> Option<Vec<(u64, Arc<Decision>)>> {
+        self.send(|reply| Request::History { before, limit, reply }).await
     }
 
-    /// How often what came of a wake.
+    /// The number of each outcome.
     pub async fn counts(&self) -> Option<Counts> {
-        self.ask(|answer| Request::Counts { answer }).await
+        self.send(|reply| Request::Counts { reply }).await
     }
 
-    /// Puts this in force.
+    /// Replaces the policy.
     pub async fn set_policy(&self, policy: Policy) {
-        // An actor that has ended needs none.
+        // An engine that has ended needs no policy.
         let _ = self.0.send(Request::SetPolicy(policy)).await;
     }
 
-    /// Writes down what is to outlive the process.
+    /// Saves the state for the next process.
     pub async fn save_state(&self) {
-        // An actor that has ended has nothing to add.
-        let _ = self.ask(|answer| Request::SaveState { answer }).await;
+        // An engine that has ended has no further state.
+        let _ = self.send(|reply| Request::SaveState { reply }).await;
     }
 }

@@ -8,7 +8,7 @@ impl Engine {
     /// Warns of rules that mean no domain, and where nothing is allowed at all. Before all domains are known
     /// nobody can tell.
     pub(super) fn check_rules(&mut self) {
-        if self.checked || self.hypervisors.is_one_away() {
+        if self.checked || self.hypervisors.is_one_unavailable() {
             return;
         }
         self.checked = true;

@@ -218,7 +218,7 @@ impl<'a> Reader<'a> {
             listen: self.settings.listen.clone(),
             ..settings
         };
-        tracing::info!("the configuration was read again");
+        tracing::info!("configuration reloaded");
         lifecycle::clear_warning(Warning::Reload);
         self.warn_missing_interfaces();
         self.update_interfaces()
