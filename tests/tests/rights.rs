@@ -1,6 +1,5 @@
-//! libvirt's rights, smaller than the group's: a real libvirtd with its access driver, a real polkitd, the
-//! shipped rules, and the actor's user without the group libvirt. That a wake works so in every state is
-//! in `states.rs`.
+//! Restricted rights at libvirt: a real libvirtd with its access driver, a real polkitd, the shipped rules, and the
+//! actor's user without the group libvirt. `states.rs` wakes domains in every state with these rights.
 
 use std::thread;
 
@@ -13,12 +12,12 @@ use wakevirt_tests::privileged;
 use wakevirt_tests::scene::restricted::{Restricted, shipped};
 use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtRights, Scene};
 
-/// The rule that keeps the group's rights.
+/// The rule that restores the rights of the group libvirt.
 const GROUP_RULE: &str = "docs/examples/restricted/50-libvirt-group.rules";
 const SECRET: &str = "11111111-1111-4111-8111-111111111111";
 
-/// Domains that are `off`, `on`, `paused`, and `asleep`.
-fn with_machines(host: &Host) -> Restricted<'_> {
+/// Creates the domains `off`, `on`, `paused` and `asleep`, in these states.
+fn with_domains(host: &Host) -> Restricted<'_> {
     let libvirt = Restricted::new(host);
     for name in ["off", "on", "paused"] {
         Machine::new(name).define(&libvirt.libvirtd);
@@ -35,7 +34,7 @@ fn with_machines(host: &Host) -> Restricted<'_> {
 fn shipped_rule_allows_what_a_wake_needs() {
     privileged!();
     let host = Host::new();
-    let libvirt = with_machines(&host);
+    let libvirt = with_domains(&host);
     let list = libvirt.virsh(User::Actor, "list --all --name").unwrap();
     let mut names: Vec<_> = list.split_whitespace().collect();
     names.sort_unstable();
@@ -45,27 +44,27 @@ fn shipped_rule_allows_what_a_wake_needs() {
         ("start off", "off", "running (booted)"),
         ("resume paused", "paused", "running (unpaused)"),
         ("dompmwakeup asleep", "asleep", "running (event wakeup)"),
-        // What comes with the permissions for that.
+        // The permissions for a wake allow this as well.
         ("suspend on", "on", "paused (user)"),
     ] {
         libvirt.virsh(User::Actor, line).unwrap();
         assert_eq!(libvirt.virsh(User::Actor, &format!("domstate --reason {domain}")).unwrap(), state);
     }
-    // A saved state is thrown away, where a start would restore it.
+    // A start can discard the saved state instead of restoring it.
     libvirt.root("managedsave off");
     libvirt.virsh(User::Actor, "start off --force-boot").unwrap();
     assert_eq!(libvirt.root("domstate --reason off"), "running (booted)");
-    // libvirtd, as root, looks before it asks.
+    // libvirtd reads the file as root before it asks polkit.
     host.sh("install -m 600 /dev/null /root/private");
-    for (file, says) in [("/root/private", "failed to read"), ("/root/nothing", "No such file")] {
+    for (file, message) in [("/root/private", "failed to read"), ("/root/missing", "No such file")] {
         let error = libvirt.virsh(User::Actor, &format!("restore {file}")).unwrap_err();
-        assert!(error.contains(says), "{error}");
+        assert!(error.contains(message), "{error}");
     }
 }
 
-/// What the actor's user must not do, as lines of virsh(1).
+/// Lines of virsh(1) that libvirt must refuse to the actor's user.
 const REFUSED: &[&str] = &[
-    // Definitions, of which one may have the host's disks.
+    // Definitions. A new one could have the disks of the host.
     "define /run/new.xml",
     "create /run/new.xml",
     "undefine off",
@@ -81,7 +80,7 @@ const REFUSED: &[&str] = &[
     "detach-device off /run/nic.xml --config",
     "update-device on /run/nic.xml --live",
     "attach-disk on /etc/shadow vdb",
-    // What runs.
+    // The state of a running domain.
     "destroy on",
     "shutdown on",
     "reboot on",
@@ -90,7 +89,7 @@ const REFUSED: &[&str] = &[
     "send-key on 1",
     "migrate --live --p2p on qemu+unix:///system?socket=/run/nobody",
     "domjobabort on",
-    // What is in it.
+    // Its memory and its guest.
     "save on /run/save",
     "managedsave on",
     "managedsave-remove kept",
@@ -108,7 +107,7 @@ const REFUSED: &[&str] = &[
     "dumpxml off --security-info",
     "secret-list",
     "secret-get-value 11111111-1111-4111-8111-111111111111",
-    // Everything else that libvirt manages.
+    // Other objects of libvirt.
     "pool-list --all",
     "pool-define /run/pool.xml",
     "vol-create-as pool new 1M",
@@ -162,10 +161,10 @@ fn create_objects(host: &Host, libvirt: &Restricted<'_>) {
 fn shipped_rule_allows_nothing_else() {
     privileged!();
     let host = Host::new();
-    let libvirt = with_machines(&host);
+    let libvirt = with_domains(&host);
     create_objects(&host, &libvirt);
     libvirt.assert_refused(User::Actor, REFUSED);
-    // It is the rights that were in the way: a sample, as root.
+    // As root a sample of the lines succeeds: they failed because of the missing rights.
     for line in [
         "define /run/new.xml",
         "attach-device on /run/nic.xml --live",
@@ -186,17 +185,17 @@ fn group_rule_restores_the_rights_of_the_group() {
     privileged!();
     const LINES: [&str; 3] = ["destroy on", "dumpxml off --security-info", "undefine off"];
     let host = Host::new();
-    let mut libvirt = with_machines(&host);
-    // The driver takes them away.
+    let mut libvirt = with_domains(&host);
+    // The access driver removes the rights of the group.
     libvirt.virsh(User::LibvirtMember, "list --all").unwrap();
     libvirt.assert_refused(User::LibvirtMember, &LINES);
 
     libvirt.polkitd.write_rules("50-libvirt-group.rules", &shipped(GROUP_RULE));
     libvirt.restart_polkit();
-    // The actor's user is not meant by it, not even as a member.
+    // The rule does not apply to the actor's user, not even as a member of the group.
     host.sh("usermod --append --groups libvirt wakevirt-actor");
     libvirt.assert_refused(User::Actor, &LINES);
-    // Neither are others.
+    // The rule does not apply to other users.
     assert!(libvirt.virsh(User::Unprivileged, "list --all").is_err());
     for line in LINES {
         libvirt.virsh(User::LibvirtMember, line).unwrap();
@@ -225,28 +224,27 @@ fn a_wake_waits_while_the_domain_starts() {
 #[test]
 fn logs_the_rights_at_each_connection() {
     privileged!();
-    for (regime, says) in [
+    for (rights, text) in [
         (LibvirtRights::Group, "not restricted, the actor may do everything there"),
         (LibvirtRights::Restricted, "restricted by libvirt's access driver"),
     ] {
         let host = Host::new();
-        // No domain is needed to tell.
-        let mut scene = Scene::with_rights(regime, &host, &[], ALL_ALLOWED);
+        let mut scene = Scene::with_rights(rights, &host, &[], ALL_ALLOWED);
         let log = scene.actor.as_ref().unwrap().log().clone();
-        let says = format!("rights at {QEMU}: {says}");
-        let _ = log.wait_for(&says);
-        // At each connection.
+        let line = format!("rights at {QEMU}: {text}");
+        let _ = log.wait_for(&line);
+        // The next connection logs it again.
         scene.libvirtd.kill();
         scene.libvirtd.start_again();
-        let _ = log.wait_for_nth(&says, 2);
-        assert_eq!(log.count("rights at"), 2, "{regime:?}");
+        let _ = log.wait_for_nth(&line, 2);
+        assert_eq!(log.count("rights at"), 2, "{rights:?}");
         scene.actor.as_mut().unwrap().stop();
     }
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();
     let rights = actor.log().wait_for("rights at test:///default: ");
-    // The test driver does not answer before libvirt 10; nothing is ever refused there.
-    let says = ["unknown, the check failed: ", "not restricted, "];
-    assert!(says.iter().any(|says| rights.contains(says)), "{rights}");
+    // The test driver has no access driver. Before libvirt 10 it does not answer the query.
+    let expected = ["unknown, the check failed: ", "not restricted, "];
+    assert!(expected.iter().any(|text| rights.contains(text)), "{rights}");
 }

@@ -1,6 +1,6 @@
-//! What libvirt asks for besides the domain when one is started: networks, volumes, filters, secrets. With the
-//! shipped rule every kind of domain starts that root can start, and nothing more is granted than that takes.
-#![expect(clippy::unwrap_used, reason = "a failed check stops the test")]
+//! The permissions that libvirt checks when it starts a domain with networks, volumes, filters or secrets. The shipped
+//! rule allows the actor to start every kind of domain that root can start, and no more than this requires.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fmt::Write as _;
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use wakevirt_tests::scene::restricted::{Restricted, shipped};
 use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtRights, Scene};
 use wakevirt_tests::{privileged, wait};
 
-/// Networks of each kind that runs without hardware, by name. `br0` is the host's.
+/// A network of each kind that needs no hardware. `br0` is a bridge of the host.
 const NETWORKS: [(&str, &str); 5] = [
     (
         "nat",
@@ -30,7 +30,7 @@ const NETWORKS: [(&str, &str); 5] = [
 const FILTER: &str = "<filter name='own-address' chain='root'>
   <rule action='drop' direction='in' priority='500'><mac match='no' srcmacaddr='$MAC'/></rule></filter>";
 
-/// A secret whose value libvirt shows to those who may read it, and a private one.
+/// A secret with a readable value, and a private secret, with a value that libvirt shows to no client.
 const OPEN: &str = "11111111-1111-4111-8111-111111111111";
 const PRIVATE: &str = "22222222-2222-4222-8222-222222222222";
 const SECRETS: &str = "docs/examples/restricted/05-wakevirt-secrets.rules";
@@ -53,7 +53,7 @@ fn volume() -> String {
     disk("volume", "<source pool='pool' volume='volume'/>")
 }
 
-/// An emulated TPM, whose state is encrypted by a secret.
+/// An emulated TPM with this element for a secret, which encrypts its state.
 fn tpm(secret: &str) -> String {
     format!("<tpm model='tpm-tis'><backend type='emulator' version='2.0'>{secret}</backend></tpm>")
 }
@@ -64,10 +64,10 @@ fn encrypted(secret: &str) -> String {
 
 const FILTERED: &str = "<source bridge='br0'/><filterref filter='own-address'/>";
 const SCREEN: &str = "<graphics type='vnc'><listen type='network' network='nat'/></graphics>";
-/// A serial line to a program that does not run: QEMU ends when it has set up everything else.
+/// A serial port connected to a socket that does not exist: QEMU exits after it has set up all other devices.
 const BROKEN: &str = "<serial type='unix'><source mode='connect' path='/run/nobody'/></serial>";
 
-/// A host with networks, a pool, a filter.
+/// Creates networks, a filter, and a pool with a volume.
 fn with_objects(host: &Host) -> Restricted<'_> {
     let libvirt = Restricted::new(host);
     for (name, xml) in NETWORKS {
@@ -82,14 +82,14 @@ fn with_objects(host: &Host) -> Restricted<'_> {
     libvirt
 }
 
-/// Defines a secret.
+/// Defines a secret, and sets its value.
 fn define_secret(libvirt: &Restricted<'_>, uuid: &str, private: &str, usage: &str) {
     let xml = format!("<secret private='{private}'><uuid>{uuid}</uuid>{usage}</secret>");
     libvirt.root_with("secret-define", &xml);
     libvirt.root(&format!("secret-set-value {uuid} --base64 c2VjcmV0"));
 }
 
-/// The optional rules, for this secret.
+/// The example rules for secrets, with this secret.
 fn rules_for(secret: &str) -> String {
     let rules = shipped(SECRETS);
     let placeholder = "00000000-0000-0000-0000-000000000000";
@@ -97,7 +97,7 @@ fn rules_for(secret: &str) -> String {
     rules.replace(placeholder, secret)
 }
 
-/// What domains that do not run have left: ports of networks, filters, devices.
+/// Network ports, filter bindings and interfaces that domains use, or have left behind.
 fn left_behind(host: &Host, libvirt: &Restricted<'_>) -> String {
     let mut left = libvirt.root("nwfilter-binding-list");
     for (name, _) in NETWORKS {
@@ -141,7 +141,7 @@ fn starts_every_kind_of_domain_that_root_can_start() {
         assert_eq!(libvirt.root(&format!("domstate {name}")), "running");
         libvirt.root(&format!("destroy {name}"));
     }
-    // One that was saved is restored.
+    // A start also restores a saved domain.
     libvirt.root("start nat");
     libvirt.root("managedsave nat");
     libvirt.virsh(User::Actor, "start nat").unwrap();
@@ -158,55 +158,55 @@ fn a_failed_start_leaves_nothing_behind() {
     let devices = [networks, direct, interface("bridge", FILTERED), volume(), BROKEN.to_owned()].concat();
     libvirt.define("broken", &devices);
     let error = libvirt.virsh(User::Actor, "start broken").unwrap_err();
-    assert!(error.contains("/run/nobody"), "QEMU has to be what fails: {error}");
+    assert!(error.contains("/run/nobody"), "QEMU did not fail because of the socket: {error}");
     assert_eq!(left_behind(&host, &libvirt), "");
     assert_eq!(libvirt.root("net-dhcp-leases nat"), "");
-    // That it would show.
+    // Counter-check: without the broken device, ports and bindings are found.
     libvirt.define("works", &devices.replace(BROKEN, ""));
     libvirt.virsh(User::Actor, "start works").unwrap();
     let left = left_behind(&host, &libvirt);
     assert_eq!(left.matches("vnet").count(), 6, "five taps and a filter: {left}");
-    // The end of the QEMU of a domain that the actor has started leaves nothing either.
+    // When QEMU exits, libvirt removes them.
     host.sh("kill -9 $(cat /run/libvirt/qemu/works.pid)");
-    wait::until_true("nothing to be left", || left_behind(&host, &libvirt).is_empty());
+    wait::until_true("libvirt to remove ports and bindings", || left_behind(&host, &libvirt).is_empty());
 }
 
-/// How it shows that a permission is missing.
-enum Sign {
-    /// By what is said to the actor's user, who runs this line.
-    Says(&'static str, &'static str),
-    /// By what a start that fails leaves behind.
-    Leaves,
+/// The effect of a missing permission.
+enum Effect {
+    /// This line of virsh(1) fails with this error.
+    Error(&'static str, &'static str),
+    /// A failed start leaves something behind.
+    Residue,
 }
 
-/// Each permission of the rule, without `org.libvirt.`, and how it shows that it is missing.
-const PERMISSIONS: [(&str, Sign); 21] = {
-    use Sign::{Leaves, Says};
+/// Each permission of the rule, without `org.libvirt.`, and what happens without it.
+const PERMISSIONS: [(&str, Effect); 21] = {
+    use Effect::{Error, Residue};
     const DENIED: &str = "access denied";
     [
-        ("unix.manage", Says("list --all", DENIED)),
-        ("api.connect.getattr", Says("list --all", DENIED)),
-        ("api.connect.search-domains", Says("list --all", DENIED)),
-        // It is as if there were none.
-        ("api.domain.getattr", Says("domstate off", "failed to get domain 'off'")),
-        ("api.domain.read", Says("dumpxml off", DENIED)),
-        ("api.domain.start", Says("start off", DENIED)),
-        ("api.domain.suspend", Says("resume paused", DENIED)),
-        ("api.domain.pm-control", Says("dompmwakeup asleep", DENIED)),
-        ("api.network.getattr", Says("start nat", "access denied: 'network'")),
-        ("api.network.read", Says("start screen", "access denied: 'network'")),
-        ("api.network-port.create", Says("start nat", "access denied: 'network'")),
-        ("api.network-port.read", Says("start nat", "access denied: 'network'")),
-        ("api.network-port.getattr", Leaves),
-        ("api.network-port.delete", Leaves),
-        ("api.storage-pool.getattr", Says("start volume", "access denied: 'storage'")),
-        // libvirt takes no answer for no.
-        ("api.storage-pool.read", Says("start volume", "is not active")),
-        ("api.storage-vol.getattr", Says("start volume", "access denied: 'storage'")),
-        ("api.storage-vol.read", Says("start volume", "access denied: 'storage'")),
-        ("api.nwfilter-binding.create", Says("start filtered", "access denied: 'nwfilter'")),
-        ("api.nwfilter-binding.getattr", Leaves),
-        ("api.nwfilter-binding.delete", Leaves),
+        ("unix.manage", Error("list --all", DENIED)),
+        ("api.connect.getattr", Error("list --all", DENIED)),
+        ("api.connect.search-domains", Error("list --all", DENIED)),
+        // libvirt reports that the domain does not exist.
+        ("api.domain.getattr", Error("domstate off", "failed to get domain 'off'")),
+        ("api.domain.read", Error("dumpxml off", DENIED)),
+        ("api.domain.start", Error("start off", DENIED)),
+        ("api.domain.suspend", Error("resume paused", DENIED)),
+        ("api.domain.pm-control", Error("dompmwakeup asleep", DENIED)),
+        ("api.network.getattr", Error("start nat", "access denied: 'network'")),
+        ("api.network.read", Error("start screen", "access denied: 'network'")),
+        ("api.network-port.create", Error("start nat", "access denied: 'network'")),
+        ("api.network-port.read", Error("start nat", "access denied: 'network'")),
+        ("api.network-port.getattr", Residue),
+        ("api.network-port.delete", Residue),
+        ("api.storage-pool.getattr", Error("start volume", "access denied: 'storage'")),
+        // libvirt treats the failed query as an inactive pool.
+        ("api.storage-pool.read", Error("start volume", "is not active")),
+        ("api.storage-vol.getattr", Error("start volume", "access denied: 'storage'")),
+        ("api.storage-vol.read", Error("start volume", "access denied: 'storage'")),
+        ("api.nwfilter-binding.create", Error("start filtered", "access denied: 'nwfilter'")),
+        ("api.nwfilter-binding.getattr", Residue),
+        ("api.nwfilter-binding.delete", Residue),
     ]
 };
 
@@ -237,18 +237,18 @@ fn each_permission_of_the_rule_is_needed() {
     assert_eq!(
         rule.matches("case \"org.libvirt.").count(),
         PERMISSIONS.len(),
-        "the rule grants what this test knows"
+        "PERMISSIONS lists other permissions than the rule"
     );
     let without = |permission: &str| {
         let case = format!("case \"org.libvirt.{permission}\":");
         assert_eq!(rule.matches(&case).count(), 1, "{permission}");
         rule.replace(&case, "")
     };
-    for (permission, sign) in &PERMISSIONS {
-        if let Sign::Says(line, says) = sign {
+    for (permission, effect) in &PERMISSIONS {
+        if let Effect::Error(line, expected) = effect {
             libvirt.replace_rule(&without(permission));
             let result = libvirt.virsh(User::Actor, line);
-            let refused = result.as_ref().is_err_and(|error| error.contains(says));
+            let refused = result.as_ref().is_err_and(|error| error.contains(expected));
             assert!(refused, "without {permission}: {line}: {result:?}");
         }
     }
@@ -257,13 +257,13 @@ fn each_permission_of_the_rule_is_needed() {
     for name in ["nat", "filtered", "off", "paused", "asleep"] {
         libvirt.root(&format!("destroy {name}"));
     }
-    for (permission, sign) in &PERMISSIONS {
-        if matches!(sign, Sign::Leaves) {
+    for (permission, effect) in &PERMISSIONS {
+        if matches!(effect, Effect::Residue) {
             libvirt.replace_rule(&without(permission));
             libvirt.virsh(User::Actor, "start broken").unwrap_err();
             let left = left_behind(&host, &libvirt);
             assert_eq!(left.lines().count(), 1, "without {permission}: {left}");
-            give_back(&libvirt);
+            remove_residue(&libvirt);
             assert_eq!(left_behind(&host, &libvirt), "");
         }
     }
@@ -271,8 +271,8 @@ fn each_permission_of_the_rule_is_needed() {
 
 /// Checks that the lines of [`PERMISSIONS`] succeed with all permissions.
 fn assert_lines_succeed(libvirt: &Restricted<'_>) {
-    for (_, sign) in &PERMISSIONS {
-        if let Sign::Says(line, _) = sign {
+    for (_, effect) in &PERMISSIONS {
+        if let Effect::Error(line, _) = effect {
             // Several permissions share a line, which succeeds only once.
             let _ = libvirt.virsh(User::Actor, line).map_err(|error| {
                 assert!(
@@ -284,8 +284,8 @@ fn assert_lines_succeed(libvirt: &Restricted<'_>) {
     }
 }
 
-/// Takes away, as root, what a failed start of `broken` has left.
-fn give_back(libvirt: &Restricted<'_>) {
+/// Removes, as root, what a failed start of `broken` has left behind.
+fn remove_residue(libvirt: &Restricted<'_>) {
     for port in libvirt.root("net-port-list isolated").split_whitespace() {
         libvirt.root(&format!("net-port-delete isolated {port}"));
     }
@@ -294,7 +294,7 @@ fn give_back(libvirt: &Restricted<'_>) {
     }
 }
 
-/// What the permissions do not include, as lines of virsh(1).
+/// Lines of virsh(1) that the permissions do not include.
 const REFUSED: &[&str] = &[
     // Networks.
     "net-list --all",
@@ -339,9 +339,9 @@ fn permissions_allow_the_documented_extras_and_no_more() {
     assert_can_change(&host, &libvirt);
 }
 
-/// What the permissions show to the actor's user: docs/THREAT-MODEL.md.
+/// Checks what the permissions show to the actor's user: docs/THREAT-MODEL.md.
 fn assert_can_read(libvirt: &Restricted<'_>) {
-    for (line, shows) in [
+    for (line, expected) in [
         ("net-dumpxml nat", "192.168.122.1"),
         ("net-dhcp-leases nat", ""),
         ("pool-dumpxml pool", "/run/pool"),
@@ -349,12 +349,12 @@ fn assert_can_read(libvirt: &Restricted<'_>) {
         ("vol-path --pool pool volume", "/run/pool/volume"),
         ("vol-info --pool pool volume", "1.00 MiB"),
     ] {
-        let shown = libvirt.virsh(User::Actor, line).unwrap();
-        assert!(shown.contains(shows), "{line}: {shown}");
+        let output = libvirt.virsh(User::Actor, line).unwrap();
+        assert!(output.contains(expected), "{line}: {output}");
     }
 }
 
-/// What the permissions allow the actor's user to change: docs/THREAT-MODEL.md.
+/// Checks what the permissions allow the actor's user to change: docs/THREAT-MODEL.md.
 fn assert_can_change(host: &Host, libvirt: &Restricted<'_>) {
     let bindings = libvirt.root("nwfilter-binding-list");
     let device = bindings.split_whitespace().next().unwrap();
@@ -379,13 +379,13 @@ fn a_domain_on_inactive_objects_does_not_start() {
     libvirt.root("pool-destroy pool");
     libvirt.define("network", &on_network("nat"));
     libvirt.define("volume", &volume());
-    for (name, says) in [
+    for (name, message) in [
         ("network", "network 'nat' is not active"),
         ("volume", "storage pool 'pool' containing volume 'volume' is not active"),
     ] {
         for user in [User::Root, User::Actor] {
             let error = libvirt.virsh(user, &format!("start {name}")).unwrap_err();
-            assert!(error.contains(says), "{user:?}: {error}");
+            assert!(error.contains(message), "{user:?}: {error}");
         }
     }
 }
@@ -397,8 +397,8 @@ fn uses_a_secret_only_if_it_is_granted() {
     let mut libvirt = with_objects(&host);
     define_secret(&libvirt, OPEN, "no", "<usage type='volume'><volume>/run/disk.luks</volume></usage>");
     define_secret(&libvirt, PRIVATE, "yes", "<usage type='vtpm'><name>tpm</name></usage>");
-    wait::until_true("qemu-img", || {
-        // It measures the processor's time first, and fails where the kernel says that it took none.
+    wait::until_true("qemu-img to create the disk", || {
+        // qemu-img measures CPU time, and fails if the kernel reports that no time has passed.
         let mut qemu_img = host.command("qemu-img");
         qemu_img.args(["create", "-q", "-f", "luks", "--object", "secret,id=key,data=secret"]);
         qemu_img.args(["-o", "key-secret=key,iter-time=10", "/run/disk.luks", "1M"]).stderr(Stdio::null());
@@ -422,7 +422,7 @@ fn uses_a_secret_only_if_it_is_granted() {
         let list =
             ["secret-list", &format!("secret-dumpxml {granted}"), &format!("secret-undefine {granted}")];
         libvirt.assert_refused(User::Actor, &[[&*format!("start {refused}")].as_slice(), &list].concat());
-        // The rule is for the actor alone.
+        // The rule applies to the actor alone.
         libvirt.assert_refused(User::LibvirtMember, &[&format!("secret-get-value {granted}")]);
         let value = libvirt.virsh(User::Actor, &format!("secret-get-value {granted}"));
         match granted {
@@ -449,5 +449,5 @@ fn logs_why_a_domain_with_a_secret_does_not_start() {
     assert!(line.contains("access denied: 'secret' denied access"), "{line}");
     let _ = scene.actor().log().wait_for("see \"Encrypted disks and TPMs\" in docs/RESTRICTED.md");
     let page = shipped("docs/RESTRICTED.md");
-    assert!(page.contains("## Encrypted disks and TPMs\n"), "the log names a section of the page");
+    assert!(page.contains("## Encrypted disks and TPMs\n"), "the page lacks the section that the log names");
 }

@@ -1,5 +1,5 @@
-//! What allows a packet, on its whole way: where it came in, its password, and what a domain says of
-//! itself. Real machines of QEMU, and nothing starts that is not allowed.
+//! The conditions that allow a packet, from the network to QEMU: ingress interface, VLAN, password, and the metadata of
+//! the domain.
 
 use std::net::Ipv4Addr;
 
@@ -15,13 +15,13 @@ use wakevirt_tests::{privileged, wait};
 const VM: &str = "vm1";
 const OTHER: &str = "vm2";
 
-/// It never ran.
-fn is_untouched(scene: &Scene<'_>, domain: &str) {
+/// Checks that the domain has never run.
+fn assert_never_started(scene: &Scene<'_>, domain: &str) {
     assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("shut off (unknown)", 0), "{domain}");
 }
 
-/// The log tells of this decision, with the interface where the packet came in.
-fn is_logged(scene: &Scene<'_>, outcome: &str, domain: &str, interface: &str) {
+/// Waits for the log line about this decision, and checks the ingress interface in it.
+fn assert_logged(scene: &Scene<'_>, outcome: &str, domain: &str, interface: &str) {
     let line = scene.actor().log().wait_for(&format!("{outcome}: domain \"{domain}\""));
     assert!(line.contains(&format!("on \"{interface}\"")), "{line}");
 }
@@ -35,23 +35,23 @@ fn a_denied_copy_does_not_suppress_an_allowed_copy() {
                  [[allow]]\ndomain = \"vm2\"\ninterfaces = [\"lan1\"]\n";
     let scene = Scene::new(&host, &[Machine::new(VM), Machine::new(OTHER)], rules);
 
-    // A broadcast is heard on the port, where it may not come in, and on the bridge, where it may.
+    // Capture receives a broadcast on the port, which the rule denies, and on the bridge, which it allows.
     scene.packet(VM, 1);
-    let refused = scene.wait_for_outcome(VM, "not-allowed", 1);
-    assert!(refused.contains("does not take packets from there"), "{refused}");
-    is_logged(&scene, "not-allowed", VM, "port0");
+    let denied = scene.wait_for_outcome(VM, "not-allowed", 1);
+    assert!(denied.contains("does not take packets from there"), "{denied}");
+    assert_logged(&scene, "not-allowed", VM, "port0");
     let _ = scene.wait_for_outcome(VM, "started", 1);
-    is_logged(&scene, "started", VM, "br0");
+    assert_logged(&scene, "started", VM, "br0");
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (booted)", 1));
 
-    // The very same frame, on one network after the other.
+    // The same frame, first on the denied network and then on the allowed one.
     let frame = scene.frame(OTHER, 1);
     scene.lan.send(&frame);
     let _ = scene.wait_for_outcome(OTHER, "not-allowed", 2);
-    is_untouched(&scene, OTHER);
+    assert_never_started(&scene, OTHER);
     other_lan.send(&frame);
     let _ = scene.wait_for_outcome(OTHER, "started", 1);
-    is_logged(&scene, "started", OTHER, "lan1");
+    assert_logged(&scene, "started", OTHER, "lan1");
     assert_eq!((scene.state(OTHER).as_str(), scene.starts(OTHER)), ("running (booted)", 1));
     assert_eq!((scene.decisions(VM), scene.decisions(OTHER)), (2, 3));
 }
@@ -65,14 +65,14 @@ fn rules_match_alternative_interface_names() {
     let rules = "[[allow]]\ndomain = \"vm1\"\ninterfaces = [\"an-uplink-*\"]\n\
                  [[allow]]\ndomain = \"vm2\"\ninterfaces = [\"enp7s0\"]\n";
     let scene = Scene::new(&host, &[Machine::new(VM), Machine::new(OTHER)], rules);
-    // Not on an interface without that name.
+    // An interface without the name does not match.
     scene.packet(OTHER, 1);
     let _ = scene.wait_for_outcome(OTHER, "not-allowed", 1);
-    is_untouched(&scene, OTHER);
+    assert_never_started(&scene, OTHER);
     for domain in [VM, OTHER] {
         lan.send(&scene.frame(domain, 2));
         let _ = scene.wait_for_outcome(domain, "started", 1);
-        is_logged(&scene, "started", domain, "lan1");
+        assert_logged(&scene, "started", domain, "lan1");
     }
     assert_eq!(scene.actor().log().count("there is no interface"), 0);
 }
@@ -83,31 +83,31 @@ fn denies_packets_of_other_vlans() {
     let host = Host::new();
     let rules = "[[allow]]\ndomain = \"vm1\"\nvlans = [10, 20]\n[[allow]]\ndomain = \"vm2\"\nvlans = [0]\n";
     let scene = Scene::new(&host, &[Machine::new(VM), Machine::new(OTHER)], rules);
-    let mut refused = 0;
-    let mut refuse = |domain: &str, frame: &[u8], vlan: &str| {
+    let mut denied = 0;
+    let mut assert_denied = |domain: &str, frame: &[u8], vlan: &str| {
         scene.lan.send(frame);
-        refused += 1;
-        let told = scene.wait_for_outcome(domain, "not-allowed", refused);
-        assert!(told.contains(vlan), "{vlan}: {told}");
-        is_untouched(&scene, domain);
+        denied += 1;
+        let signal = scene.wait_for_outcome(domain, "not-allowed", denied);
+        assert!(signal.contains(vlan), "{vlan}: {signal}");
+        assert_never_started(&scene, domain);
     };
-    // The frame is for the domain, so that it is seen on the port alone.
+    // The frame is addressed to the domain, so capture receives it only on the port.
     let frame = |domain: &str, sender| {
         let sender = [2, 0, 0, 0, 0, sender];
         ethernet(bytes_of(scene.mac(domain)), sender, WAKE_ON_LAN, &magic(scene.mac(domain), &[]))
     };
-    refuse(VM, &frame(VM, 1), "'vlan': <uint16 0>");
-    refuse(VM, &tagged(&frame(VM, 2), 0x8100, 30), "'vlan': <uint16 30>");
-    refuse(VM, &tagged(&frame(VM, 3), 0x8100, 0xe000), "'vlan': <uint16 0>");
-    refuse(VM, &tagged(&tagged(&frame(VM, 4), 0x8100, 10), 0x88a8, 30), "'vlan': <uint16 30>");
+    assert_denied(VM, &frame(VM, 1), "'vlan': <uint16 0>");
+    assert_denied(VM, &tagged(&frame(VM, 2), 0x8100, 30), "'vlan': <uint16 30>");
+    assert_denied(VM, &tagged(&frame(VM, 3), 0x8100, 0xe000), "'vlan': <uint16 0>");
+    assert_denied(VM, &tagged(&tagged(&frame(VM, 4), 0x8100, 10), 0x88a8, 30), "'vlan': <uint16 30>");
     scene.lan.send(&tagged(&tagged(&frame(VM, 5), 0x8100, 30), 0x88a8, 10));
     let started = scene.wait_for_outcome(VM, "started", 1);
     assert!(started.contains("'vlan': <uint16 10>"), "{started}");
     let line = scene.actor().log().wait_for("started: domain \"vm1\"");
     assert!(line.contains("on \"port0\" in VLAN 10"), "{line}");
-    let capture = scene.capture.as_ref().expect("it runs");
+    let capture = scene.capture.as_ref().expect("capture runs");
     let _ = capture.log().wait_for("on \"port0\" in VLAN 10");
-    // A tag with a priority alone names no VLAN.
+    // A tag that has only a priority stands for no VLAN.
     scene.lan.send(&tagged(&frame(OTHER, 6), 0x8100, 0xe000));
     let _ = scene.wait_for_outcome(OTHER, "started", 1);
 }
@@ -121,23 +121,22 @@ fn a_packet_of_a_udp_socket_matches_no_vlan_rule() {
     libvirtd.define(TEST, &test_domain(VM, "52:54:00:01:02:03"));
     let capture =
         Daemon::capture(&host).config("mode = \"udp\"\nlisten = [\"127.0.0.1:4000\"]\n").start_ready();
-    // It does what its configuration says, which is nothing to warn of.
+    // The configuration selects this mode, so capture does not warn.
     assert_eq!(capture.log().count("receiving UDP only, as mode"), 1, "{:#?}", capture.log().all());
     assert_eq!(capture.log().count("capture receives UDP only"), 0, "{:#?}", capture.log().all());
     let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"{VM}\"\nvlans = [0]\n");
-    let actor = Daemon::actor(&host).config(&config).start();
-    let _ = actor.log().wait_for("connected to");
+    let actor = Daemon::actor(&host).config(&config).start_connected();
     host.sh("wakeonlan -i 127.0.0.1 -p 4000 52:54:00:01:02:03");
     let _ = actor.log().wait_for("the rule does not take packets of which the VLAN is not known");
     assert_eq!(libvirtd.state(TEST, VM), "shut off");
     drop(bus);
 }
 
-/// Two domains, with a password of four bytes and with one of six: as the file has it, and as it is.
+/// Two domains with passwords of four and six bytes, as text in the password file and as bytes.
 const PASSWORDS: [(&str, &str, &[u8]); 2] =
     [(VM, "192.168.1.2", &[192, 168, 1, 2]), (OTHER, "01:02:03:04:05:06", &[1, 2, 3, 4, 5, 6])];
 
-/// A scene where both domains need their passwords. What arrives on the bridge does not count.
+/// A scene with rules that require the passwords and allow `port0` only, so copies on the bridge are denied.
 fn with_passwords(host: &Host) -> Scene<'_> {
     let mut rules = "cool-down = \"0s\"\n".to_owned();
     for (domain, text, _) in PASSWORDS {
@@ -150,7 +149,7 @@ fn with_passwords(host: &Host) -> Scene<'_> {
     Scene::new(host, &[Machine::new(VM), Machine::new(OTHER)], &rules)
 }
 
-/// A magic packet in UDP that nobody's tool sends.
+/// Sends a magic packet over UDP with any password, also one that no sender accepts.
 fn send_by_udp(scene: &Scene<'_>, domain: &str, password: &[u8], sender: u8) {
     let source = Ipv4Addr::new(192, 0, 2, sender);
     let packet = udp4(source, Ipv4Addr::BROADCAST, 9, &magic(scene.mac(domain), password));
@@ -162,26 +161,26 @@ fn denies_a_missing_or_wrong_password() {
     privileged!();
     let host = Host::new();
     let scene = with_passwords(&host);
-    for (domain, _, right) in PASSWORDS {
+    for (domain, _, correct) in PASSWORDS {
         let mac = scene.mac(domain);
         scene.lan.etherwake(mac, &["-b"]);
         let missing = scene.wait_for_outcome(domain, "bad-password", 1);
         assert!(missing.contains("it has no SecureOn password"), "{missing}");
-        // One of four bytes and one of six, neither of them right for either.
+        // Passwords of four and six bytes, both wrong for both domains.
         for (nth, wrong) in ["192.168.1.3", "01:02:03:04:05:07"].into_iter().enumerate() {
             scene.lan.etherwake(mac, &["-b", "-p", wrong]);
             let wrong = scene.wait_for_outcome(domain, "bad-password", nth + 2);
             assert!(wrong.contains("its SecureOn password is wrong"), "{wrong}");
         }
-        // Longer or shorter than the right one, and nothing but zeros.
+        // A longer or shorter form of the correct password, and zeros only.
         let other_length: &[u8] =
-            if right.len() == 4 { &[192, 168, 1, 2, 0, 0] } else { right.get(..4).unwrap() };
+            if correct.len() == 4 { &[192, 168, 1, 2, 0, 0] } else { correct.get(..4).unwrap() };
         for (nth, wrong) in [other_length, &[0; 6]].into_iter().enumerate() {
             send_by_udp(&scene, domain, wrong, 1);
-            let told = scene.wait_for_outcome(domain, "bad-password", nth + 4);
-            assert!(told.contains("its SecureOn password is wrong"), "{wrong:?}: {told}");
+            let signal = scene.wait_for_outcome(domain, "bad-password", nth + 4);
+            assert!(signal.contains("its SecureOn password is wrong"), "{wrong:?}: {signal}");
         }
-        is_untouched(&scene, domain);
+        assert_never_started(&scene, domain);
     }
 }
 
@@ -190,29 +189,29 @@ fn the_correct_password_wakes_the_domain() {
     privileged!();
     let host = Host::new();
     let scene = with_passwords(&host);
-    for (domain, text, right) in PASSWORDS {
-        // The copy that was heard on the bridge is refused for that.
+    for (domain, text, correct) in PASSWORDS {
+        // The copy from the bridge is denied because of its interface.
         scene.lan.etherwake(scene.mac(domain), &["-b", "-p", text]);
         let started = scene.wait_for_outcome(domain, "started", 1);
         assert!(started.contains(&format!("{domain}.secureon")), "{started}");
         assert_eq!(scene.state(domain), "running (booted)");
         scene.virsh(&["destroy", domain]);
-        send_by_udp(&scene, domain, right, 1);
+        send_by_udp(&scene, domain, correct, 1);
         let _ = scene.wait_for_outcome(domain, "started", 2);
         assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", 2));
         assert_eq!(scene.outcomes(domain, "bad-password"), 0, "{domain}");
     }
 }
 
-/// What virsh(1) needs to name a domain's opt-in.
+/// Arguments of `virsh metadata` for the opt-in of a domain.
 const METADATA: [&str; 3] = ["https://wakevirt.org/metadata/1.0", "--key", "wakevirt"];
 const SET: [&str; 2] = ["--set", "<wake/>"];
 const REMOVE: [&str; 1] = ["--remove"];
 
-/// Changes a domain's metadata, and waits until the actor has heard of it: nothing is reloaded.
+/// Changes the metadata of the domain, and waits until the actor knows it. Nothing is reloaded.
 fn change_metadata(scene: &Scene<'_>, change: &[&str], scope: &[&str], allowed: bool) {
     scene.virsh(&[&["metadata", VM], METADATA.as_slice(), change, scope].concat());
-    wait::until_true("the actor to hear of it", || scene.explain(VM).contains("metadata") == allowed);
+    wait::until_true("the actor to know the change", || scene.explain(VM).contains("metadata") == allowed);
 }
 
 #[test]
@@ -220,10 +219,10 @@ fn follows_the_opt_in_of_a_domain() {
     privileged!();
     let host = Host::new();
     let scene = Scene::new(&host, &[Machine::new(VM)], "cool-down = \"0s\"\n");
-    // Each packet is heard twice, on the bridge and on its port.
+    // Capture receives each packet twice, on the bridge and on its port.
     scene.packet(VM, 1);
     let _ = scene.wait_for_outcome(VM, "not-allowed", 2);
-    is_untouched(&scene, VM);
+    assert_never_started(&scene, VM);
 
     change_metadata(&scene, &SET, &["--config"], true);
     scene.packet(VM, 2);
@@ -231,7 +230,7 @@ fn follows_the_opt_in_of_a_domain() {
     assert!(started.contains("metadata"), "{started}");
     assert_eq!(scene.state(VM), "running (booted)");
 
-    // It runs: what it is to be the next time counts.
+    // While the domain runs, its persistent definition counts.
     change_metadata(&scene, &REMOVE, &["--config"], false);
     scene.virsh(&["destroy", VM]);
     scene.packet(VM, 3);
@@ -254,7 +253,7 @@ fn follows_the_opt_in_of_a_transient_domain() {
     scene.virsh(&["undefine", VM]);
     host.write("/run/transient.xml", &definition);
     scene.virsh(&["create", "--paused", "/run/transient.xml"]);
-    wait::until_true("the actor to hear of it", || scene.explain(VM).contains(VM));
+    wait::until_true("the actor to know the change", || scene.explain(VM).contains(VM));
     assert!(scene.virsh(&["list", "--transient"]).contains(VM));
 
     scene.packet(VM, 1);

@@ -1,5 +1,5 @@
-//! A user's own actor: on the session bus, without any right, for the user's own domains. It hears the
-//! system's capture.
+//! A user's own actor on the session bus: it has no special rights, wakes the user's own domains, and receives packets
+//! from the system's capture.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::Command;
@@ -14,18 +14,18 @@ use wakevirt_tests::process::Process;
 use wakevirt_tests::process::proc;
 use wakevirt_tests::{privileged, wait};
 
-/// Somebody in no group that matters.
+/// A user without special groups.
 const USER: User = User::Unprivileged;
 /// `XDG_RUNTIME_DIR` and `HOME` of the user.
 const RUNTIME: &str = "/run/user/test";
 const HOME: &str = "/run/home/test";
-/// Where the session bus listens.
+/// The address of the session bus.
 const ADDRESS: &str = "unix:path=/run/user/test/bus";
 const MAC: &str = "52:54:00:01:02:03";
-/// The domain that the test driver has from the start, which runs.
-const TESTS_MAC: &str = "aa:bb:cc:dd:ee:ff";
+/// The MAC address of the predefined domain of the test driver, which runs.
+const PREDEFINED_MAC: &str = "aa:bb:cc:dd:ee:ff";
 
-/// What a user has who has logged in: folders and a session bus.
+/// The environment of a login session: directories and a session bus.
 struct Session<'host> {
     host: &'host Host,
     _bus: Process,
@@ -51,22 +51,22 @@ impl<'host> Session<'host> {
         self.host.sh(&format!("chown -R {0}:{0} {HOME}", USER.name()));
     }
 
-    /// Starts the user's actor, as a user's unit would: with a folder for what it is to remember.
+    /// Starts the user's actor as the user unit does, with a state directory.
     fn actor(&self, config: &str) -> Process {
         let (file, folder) = (format!("{HOME}/.config/actor.toml"), format!("{RUNTIME}/wakevirt-actor"));
         self.write(&file, config);
         self.host.sh(&format!("install -d -o {0} -g {0} {folder}", USER.name()));
         let mut actor = as_user(self.host, &format!("{PROGRAMS}/wakevirt-actor"));
         actor.args(["--config", &file, "--log-to", "stderr", "--bus", ADDRESS, "--capture-bus", "system"]);
-        // That it starts no daemon is its own doing.
+        // Without this variable, only the actor itself can prevent that libvirt starts a daemon.
         actor.env_remove("LIBVIRT_AUTOSTART");
         let actor = Process::start("wakevirt-actor", actor.env("RUNTIME_DIRECTORY", folder));
-        // A packet that comes before it hears and knows the domains is for nobody.
+        // The actor ignores packets that arrive before that.
         let _ = actor.log().wait_for("receiving packets from the announcer");
         actor
     }
 
-    /// Hears the decisions of the user's actor.
+    /// Subscribes to the decisions of the user's actor.
     fn monitor(&self) -> Process {
         let mut gdbus = as_user(self.host, "gdbus");
         let gdbus = gdbus.args(["monitor", "--address", ADDRESS, "--dest", ACTOR_NAME]);
@@ -88,14 +88,14 @@ impl<'host> Session<'host> {
     }
 }
 
-/// A program that is to run as the user, in the user's session.
+/// A command that runs as the user, in the user's session.
 fn as_user(host: &Host, program: &str) -> Command {
     let mut command = host.command_as(USER, program);
     command.env("XDG_RUNTIME_DIR", RUNTIME).env("HOME", HOME).env("USER", USER.name());
     command
 }
 
-/// The system's part: a network, the system bus, capture.
+/// Starts the services of the system: a network, the system bus, and capture.
 fn system(host: &Host) -> (Peer<'_>, Bus<'_>, Daemon) {
     let lan = host.veth("lan0");
     let bus = Bus::start(host, Kind::DbusDaemon);
@@ -103,8 +103,8 @@ fn system(host: &Host) -> (Peer<'_>, Bus<'_>, Daemon) {
     (lan, bus, capture)
 }
 
-/// A host of libvirt's test driver, which lives within the process that connects to it. There is one
-/// domain, which is off.
+/// A node of libvirt's test driver, which exists in the process that connects to it. It has one domain, which is shut
+/// off.
 const NODE: &str = "<node>
   <domain type='test' xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>
     <name>own</name><memory unit='MiB'>32</memory><vcpu>1</vcpu><os><type>hvm</type></os>
@@ -135,16 +135,16 @@ fn user_actor_receives_packets_from_system_capture() {
             .log()
             .wait_for(&format!("call {method} of {CAPTURE_NAME}; add the user to the group wakevirt"));
     }
-    lan.etherwake(TESTS_MAC, &[]);
-    let _ = decisions.log().wait_for(&format!("'{TESTS_MAC}', 'test', 'already-running'"));
+    lan.etherwake(PREDEFINED_MAC, &[]);
+    let _ = decisions.log().wait_for(&format!("'{PREDEFINED_MAC}', 'test', 'already-running'"));
     lan.etherwake(MAC, &[]);
     let _ = decisions.log().wait_for(&format!("'{MAC}', 'own', 'started'"));
-    // The actor reads the domain again when libvirt's events have come.
+    // The actor queries the domain again after libvirt's events.
     wait::until_true("both domains to be listed as running", || {
-        !session.call("ListDomains", &[]).contains("'shut off'")
+        session.call("ListDomains", &[]).matches("'running'").count() == 2
     });
 
-    // It is the user's, and nobody else's: it is not on the system bus, and has no right.
+    // The actor is not on the system bus, and has no capability.
     assert!(!host.name_is_owned(ACTOR_NAME));
     let status = actor.status();
     assert_eq!(status.field("NoNewPrivs"), "1");
@@ -154,11 +154,11 @@ fn user_actor_receives_packets_from_system_capture() {
     actor.stop();
 }
 
-/// What a user without rights needs to say of QEMU where nothing else is installed.
+/// The configuration of QEMU for an unprivileged user on a host without cgroups and AppArmor.
 const QEMU_CONF: &str = "security_driver = \"none\"\nseccomp_sandbox = 0\nstdio_handler = \"file\"\n";
 
-/// Emulated and without a disk; its network is that of the user.
-const MACHINE: &str = "<domain type='qemu'>
+/// An emulated domain without a disk, with a user-mode network.
+const DOMAIN: &str = "<domain type='qemu'>
   <name>vm1</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
   <os><type arch='x86_64' machine='pc'>hvm</type></os>
   <devices>
@@ -177,25 +177,25 @@ fn user_actor_wakes_a_user_domain() {
     let (lan, _bus, _capture) = system(&host);
     let session = Session::start(&host);
     let mut actor = session.actor(&format!("connections = [\"{URI}\"]\n[[allow]]\ndomain = \"vm1\"\n"));
-    // No daemon runs yet, and it starts none.
+    // No libvirt daemon runs, and the actor starts none.
     let _ = actor.log().wait_for(&format!("no connection to {URI}"));
     assert_eq!(proc::children(actor.pid()), []);
     assert!(!host.path(&format!("{RUNTIME}/libvirt/libvirt-sock")).exists());
 
     session.write(&format!("{HOME}/.config/libvirt/qemu.conf"), QEMU_CONF);
-    session.write(&format!("{HOME}/vm1.xml"), MACHINE);
+    session.write(&format!("{HOME}/vm1.xml"), DOMAIN);
     let mut libvirtd = Process::start("libvirtd", &mut as_user(&host, "libvirtd"));
     let _ = actor.log().wait_for(&format!("connected to {URI}"));
     let decisions = session.monitor();
     session.virsh(URI, &["define", &format!("{HOME}/vm1.xml")]);
-    wait::until_true("the actor to know the machine", || session.call("ListDomains", &[]).contains("'vm1'"));
+    wait::until_true("the actor to know the domain", || session.call("ListDomains", &[]).contains("'vm1'"));
 
     lan.etherwake(MAC, &[]);
     let _ = decisions.log().wait_for(&format!("'{MAC}', 'vm1', 'started'"));
     assert_eq!(session.virsh(URI, &["domstate", "vm1"]), "running");
     session.virsh(URI, &["destroy", "vm1"]);
 
-    // On this bus, who runs the actor may call it.
+    // On the session bus, the user that runs the actor can call it.
     assert_eq!(session.call("Wake", &[MAC]).trim(), "('started',)");
     assert_eq!(session.virsh(URI, &["domstate", "vm1"]), "running");
     assert_eq!(session.call("Reload", &[]).trim(), "()");
@@ -204,7 +204,7 @@ fn user_actor_wakes_a_user_domain() {
     libvirtd.stop();
 }
 
-/// Starts what a user's unit for libvirt's daemon runs, with stubs in the place of the daemons that are named.
+/// Starts the script of the user unit for libvirt's daemon, with stubs for the named daemons.
 fn session_daemon(host: &Host, stubs: &[&str]) -> Process {
     for name in stubs {
         let stub = format!("{RUNTIME}/bin/{name}");
@@ -232,9 +232,9 @@ fn user_unit_ignores_a_stale_pid_file() {
     privileged!();
     let host = Host::new();
     let _session = Session::start(&host);
-    // A file that a killed daemon has left; another process has its number now.
-    for left in ["1\n", "", "99999999"] {
-        host.write(&format!("{RUNTIME}/libvirt/libvirtd.pid"), left);
+    // The PID file of a killed daemon: another process has the ID now, or none, or the file is empty.
+    for pid in ["1\n", "", "99999999"] {
+        host.write(&format!("{RUNTIME}/libvirt/libvirtd.pid"), pid);
         let _ = session_daemon(&host, &["libvirtd"]).log().wait_for("this is libvirtd");
     }
 }

@@ -1,5 +1,5 @@
-//! What a wake does to a domain in each of its states: real machines of QEMU, woken by a packet that
-//! came through a bridge, and by a caller on the bus; under both regimes of rights.
+//! The effect of a wake on a domain in each state: QEMU domains, woken by a packet through a bridge and by a call on
+//! the bus, with both kinds of rights at libvirt.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use wakevirt_tests::host::Host;
@@ -8,27 +8,27 @@ use wakevirt_tests::libvirt::second::{SECOND_URI, SecondLibvirtd};
 use wakevirt_tests::privileged;
 use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtRights, Scene};
 
-/// Makes two tests of each story: the actor has the group libvirt, or it has what the shipped polkit rule
-/// grants and no more.
-macro_rules! under_both_regimes {
-    ($($story:ident)*) => { $(
-        mod $story {
+/// Defines two tests for each function: the actor has the group libvirt, or only the rights of the shipped polkit
+/// rule.
+macro_rules! with_both_rights {
+    ($($function:ident)*) => { $(
+        mod $function {
             use wakevirt_tests::scene::LibvirtRights;
 
             #[test]
             fn with_the_group() {
-                super::$story(LibvirtRights::Group);
+                super::$function(LibvirtRights::Group);
             }
 
             #[test]
             fn restricted() {
-                super::$story(LibvirtRights::Restricted);
+                super::$function(LibvirtRights::Restricted);
             }
         }
     )* };
 }
 
-under_both_regimes! {
+with_both_rights! {
     starts_a_shut_off_domain
     starts_a_domain_after_its_qemu_was_killed
     restores_a_saved_domain
@@ -44,13 +44,13 @@ under_both_regimes! {
     leaves_a_running_domain_alone
 }
 
-/// Two domains of a kind: one to be woken by a packet, one by a call.
+/// Two equal domains, one to wake with a packet and one with a call.
 const BY_PACKET: &str = "by-packet";
 const BY_CALL: &str = "by-call";
 const BOTH: [&str; 2] = [BY_PACKET, BY_CALL];
 
-/// Wakes the one domain by a packet, the other by a call. Both end so, and `reason` is told of both.
-fn wake_both(scene: &Scene<'_>, outcome: &str, reason: &str) {
+/// Wakes one domain with a packet and the other one with a call, and checks outcome and reason of both.
+fn assert_wakes(scene: &Scene<'_>, outcome: &str, reason: &str) {
     scene.lan.etherwake(scene.mac(BY_PACKET), &[]);
     match scene.call(BY_CALL) {
         Ok(reply) => assert_eq!(reply, format!("('{outcome}',)")),
@@ -61,104 +61,104 @@ fn wake_both(scene: &Scene<'_>, outcome: &str, reason: &str) {
         }
     }
     for domain in BOTH {
-        let (seen, line) = scene.outcome(domain);
-        assert_eq!(seen, outcome, "{line}");
+        let (actual, line) = scene.outcome(domain);
+        assert_eq!(actual, outcome, "{line}");
         assert!(line.contains(reason), "{line}");
         if ["started", "resumed", "woken"].contains(&outcome) {
-            // Bridge and port both saw the packet, and it was done once.
+            // Bridge and port both received the packet, which woke the domain once.
             assert_eq!(scene.outcomes(domain, outcome), 1, "{domain}");
         }
     }
 }
 
-/// Both domains are in this state, and QEMU was started so often for each.
-fn both_are(scene: &Scene<'_>, state: &str, starts: usize) {
+/// Checks the state of both domains, and how often QEMU was started for each.
+fn assert_states(scene: &Scene<'_>, state: &str, starts: usize) {
     for domain in BOTH {
         assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), (state, starts), "{domain}");
     }
 }
 
-/// Two machines of a kind.
-fn two(kind: impl Fn(Machine) -> Machine) -> Vec<Machine> {
-    BOTH.iter().map(|domain| kind(Machine::new(domain))).collect()
+/// Two equal machines.
+fn two(configure: impl Fn(Machine) -> Machine) -> Vec<Machine> {
+    BOTH.iter().map(|domain| configure(Machine::new(domain))).collect()
 }
 
-fn starts_a_shut_off_domain(regime: LibvirtRights) {
+fn starts_a_shut_off_domain(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
-    wake_both(&scene, "started", "");
-    both_are(&scene, "running (booted)", 1);
+    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
+    assert_wakes(&scene, "started", "");
+    assert_states(&scene, "running (booted)", 1);
 }
 
-fn starts_a_domain_after_its_qemu_was_killed(regime: LibvirtRights) {
+fn starts_a_domain_after_its_qemu_was_killed(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.kill_machine(domain);
         scene.wait_for_state(domain, "shut off");
         assert_eq!(scene.state(domain), "shut off (crashed)");
     }
-    wake_both(&scene, "started", "");
-    both_are(&scene, "running (booted)", 2);
+    assert_wakes(&scene, "started", "");
+    assert_states(&scene, "running (booted)", 2);
 }
 
-fn restores_a_saved_domain(regime: LibvirtRights) {
+fn restores_a_saved_domain(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.virsh(&["managedsave", domain]);
     }
-    wake_both(&scene, "started", "it was shut off (saved)");
-    both_are(&scene, "running (restored)", 2);
+    assert_wakes(&scene, "started", "it was shut off (saved)");
+    assert_states(&scene, "running (restored)", 2);
 }
 
-fn restores_and_resumes_a_domain_saved_while_paused(regime: LibvirtRights) {
+fn restores_and_resumes_a_domain_saved_while_paused(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.virsh(&["suspend", domain]);
         scene.virsh(&["managedsave", domain]);
     }
-    wake_both(&scene, "started", "it was shut off (saved), and paused when it was saved");
-    both_are(&scene, "running (unpaused)", 2);
+    assert_wakes(&scene, "started", "it was shut off (saved), and paused when it was saved");
+    assert_states(&scene, "running (unpaused)", 2);
 }
 
-fn does_not_start_a_migrated_domain(regime: LibvirtRights) {
+fn does_not_start_a_migrated_domain(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
     let _neighbour = SecondLibvirtd::start(&host);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.virsh(&["migrate", "--live", domain, SECOND_URI, "--migrateuri", "unix:///run/migration"]);
     }
-    wake_both(&scene, "migrated-away", "");
-    both_are(&scene, "shut off (migrated)", 1);
+    assert_wakes(&scene, "migrated-away", "");
+    assert_states(&scene, "shut off (migrated)", 1);
 }
 
-fn resumes_a_paused_domain(regime: LibvirtRights) {
+fn resumes_a_paused_domain(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", "--paused", domain]);
     }
-    wake_both(&scene, "resumed", "");
-    both_are(&scene, "running (unpaused)", 1);
+    assert_wakes(&scene, "resumed", "");
+    assert_states(&scene, "running (unpaused)", 1);
 }
 
-fn packets_leave_a_domain_paused_if_configured(regime: LibvirtRights) {
+fn packets_leave_a_domain_paused_if_configured(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let rules = "[[allow]]\ndomain = \"*\"\npaused = \"leave\"\n";
-    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), rules);
+    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), rules);
     for domain in BOTH {
         scene.virsh(&["start", "--paused", domain]);
     }
@@ -166,12 +166,12 @@ fn packets_leave_a_domain_paused_if_configured(regime: LibvirtRights) {
     let line = scene.assert_outcome(BY_PACKET, "not-allowed");
     assert!(line.contains("leave"), "{line}");
     assert_eq!(scene.state(BY_PACKET), "paused (user)");
-    // Rules are for packets.
+    // Rules apply to packets only.
     assert_eq!(scene.call(BY_CALL).unwrap(), "('resumed',)");
     assert_eq!(scene.state(BY_CALL), "running (unpaused)");
 }
 
-fn does_not_resume_a_domain_with_an_io_error(regime: LibvirtRights) {
+fn does_not_resume_a_domain_with_an_io_error(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
     host.sh("mkdir /run/full; mount -t tmpfs -o size=64k tmpfs /run/full");
@@ -183,20 +183,20 @@ fn does_not_resume_a_domain_with_an_io_error(regime: LibvirtRights) {
             Machine::new(name).guest(Guest::WritesDisk).disk(&disk)
         })
         .collect();
-    let scene = Scene::with_rights(regime, &host, &machines, ALL_ALLOWED);
+    let scene = Scene::with_rights(rights, &host, &machines, ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "paused");
     }
-    wake_both(&scene, "failed", "I/O error");
-    both_are(&scene, "paused (I/O error)", 1);
+    assert_wakes(&scene, "failed", "I/O error");
+    assert_states(&scene, "paused (I/O error)", 1);
 }
 
-fn does_not_resume_a_domain_paused_by_its_watchdog(regime: LibvirtRights) {
+fn does_not_resume_a_domain_paused_by_its_watchdog(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let scene = Scene::with_rights(
-        regime,
+        rights,
         &host,
         &two(|machine| machine.guest(Guest::TriggersWatchdog)),
         ALL_ALLOWED,
@@ -205,28 +205,28 @@ fn does_not_resume_a_domain_paused_by_its_watchdog(regime: LibvirtRights) {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "paused");
     }
-    wake_both(&scene, "failed", "watchdog");
-    both_are(&scene, "paused (watchdog)", 1);
+    assert_wakes(&scene, "failed", "watchdog");
+    assert_states(&scene, "paused (watchdog)", 1);
 }
 
-fn wakes_a_suspended_guest(regime: LibvirtRights) {
+fn wakes_a_suspended_guest(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let scene =
-        Scene::with_rights(regime, &host, &two(|machine| machine.guest(Guest::Suspends)), ALL_ALLOWED);
+        Scene::with_rights(rights, &host, &two(|machine| machine.guest(Guest::Suspends)), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "pmsuspended");
     }
-    wake_both(&scene, "woken", "");
-    both_are(&scene, "running (event wakeup)", 1);
+    assert_wakes(&scene, "woken", "");
+    assert_states(&scene, "running (event wakeup)", 1);
 }
 
-fn starts_a_domain_after_its_shutdown(regime: LibvirtRights) {
+fn starts_a_domain_after_its_shutdown(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let machines = two(|machine| machine.guest(Guest::PowersOff).emulator(Emulator::IgnoresSigterm));
-    let scene = Scene::with_rights(regime, &host, &machines, ALL_ALLOWED);
+    let scene = Scene::with_rights(rights, &host, &machines, ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.shut_down(domain);
@@ -249,27 +249,27 @@ fn starts_a_domain_after_its_shutdown(regime: LibvirtRights) {
     }
 }
 
-fn does_not_start_a_preserved_crashed_domain(regime: LibvirtRights) {
+fn does_not_start_a_preserved_crashed_domain(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(regime, &host, &two(|machine| machine.guest(Guest::Panics)), ALL_ALLOWED);
+    let scene = Scene::with_rights(rights, &host, &two(|machine| machine.guest(Guest::Panics)), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "crashed");
     }
-    wake_both(&scene, "failed", "crashed");
-    both_are(&scene, "crashed (panicked)", 1);
+    assert_wakes(&scene, "failed", "crashed");
+    assert_states(&scene, "crashed (panicked)", 1);
 }
 
-fn leaves_a_running_domain_alone(regime: LibvirtRights) {
+fn leaves_a_running_domain_alone(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(regime, &host, &two(|plain| plain), ALL_ALLOWED);
+    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
     }
-    wake_both(&scene, "already-running", "");
-    both_are(&scene, "running (booted)", 1);
+    assert_wakes(&scene, "already-running", "");
+    assert_states(&scene, "running (booted)", 1);
 }
 
 #[test]
@@ -286,9 +286,9 @@ fn a_slow_start_delays_no_other_domain() {
     scene.lan.etherwake(scene.mac("third"), &[]);
     assert_eq!(scene.call(BY_CALL).unwrap(), "('started',)");
     scene.assert_outcome("third", "started");
-    assert_eq!(scene.decisions(BY_PACKET), 0, "the others waited for it");
+    assert_eq!(scene.decisions(BY_PACKET), 0, "the other wakes waited for the slow one");
 
-    // Another packet for the one that is under way is the same wake.
+    // Further packets for the slow domain join its wake.
     scene.packet(BY_PACKET, 1);
     scene.packet(BY_PACKET, 2);
     scene.assert_outcome(BY_PACKET, "started");

@@ -1,4 +1,4 @@
-//! What the actor leaves on its host: what it remembers, and what strangers make it log.
+//! Files and log lines of the actor on its host: the state directory, and the log during a flood of denied packets.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
@@ -11,9 +11,9 @@ use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";
 const OTHER_MAC: &str = "52:54:00:01:02:04";
-const NOBODYS_MAC: &str = "52:54:00:01:02:05";
+const UNKNOWN_MAC: &str = "52:54:00:01:02:05";
 
-/// Starts capture, and waits until it may be called.
+/// Starts capture, and waits until it accepts calls.
 fn capture(host: &Host) -> Daemon {
     Daemon::capture(host).start_on_bus()
 }
@@ -24,7 +24,7 @@ fn actor(host: &Host, started_by: StartedBy, config: &str) -> Daemon {
     Daemon::actor(host).started_by(started_by).config(&config).start_connected()
 }
 
-/// A libvirt with two domains, which are off.
+/// Starts libvirtd with two domains, which are shut off.
 fn libvirt(host: &Host) -> Libvirtd<'_> {
     let libvirtd = Libvirtd::start(host);
     libvirtd.define(TEST, &test_domain("vm1", MAC));
@@ -34,8 +34,8 @@ fn libvirt(host: &Host) -> Libvirtd<'_> {
 
 const ALL: &str = "[[allow]]\ndomain = \"*\"\n";
 
-/// Owner, group, permissions and kind of all that is in the actor's runtime folder, and of itself.
-fn folder(host: &Host) -> String {
+/// Path, owner, group, mode and type of the state directory and of each file in it.
+fn state_directory(host: &Host) -> String {
     host.sh("find /run/wakevirt-actor -printf '%p %u:%g %m %y\\n' | sort")
 }
 
@@ -50,13 +50,13 @@ fn root_creates_the_state_directory() {
     let mut first = actor(&host, StartedBy::Root, ALL);
     let expected = "/run/wakevirt-actor wakevirt-actor:wakevirt-actor 700 d\n\
                     /run/wakevirt-actor/state wakevirt-actor:wakevirt-actor 600 f\n";
-    assert_eq!(folder(&host), expected);
+    assert_eq!(state_directory(&host), expected);
     lan.etherwake(MAC, &[]);
     libvirtd.wait_for_state(TEST, "vm1", "running");
     let _ = first.log().wait_for("started: domain \"vm1\"");
     libvirtd.virsh(TEST, &["destroy", "vm1"]);
 
-    // What was done is known after that, and what came meanwhile is done.
+    // After a crash, the actor knows the completed wake, and wakes for the packet that it missed.
     first.kill();
     lan.etherwake(OTHER_MAC, &[]);
     let mut second = actor(&host, StartedBy::Root, ALL);
@@ -67,7 +67,7 @@ fn root_creates_the_state_directory() {
     second.stop();
     let ended = "/run/wakevirt-actor/ended wakevirt-actor:wakevirt-actor 600 f\n";
     let (before, after) = expected.split_at(expected.find("/run/wakevirt-actor/state").unwrap());
-    assert_eq!(folder(&host), [before, ended, after].concat());
+    assert_eq!(state_directory(&host), [before, ended, after].concat());
     assert_eq!(first.log().count("WARN") + second.log().count("WARN"), 0);
 }
 
@@ -79,18 +79,18 @@ fn does_not_change_the_owner_of_an_existing_directory() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let lan = host.veth("lan0");
     let _capture = capture(&host);
-    host.sh("mkdir -m 700 /run/wakevirt-actor; touch /run/wakevirt-actor/somebodys");
-    let before = folder(&host);
+    host.sh("mkdir -m 700 /run/wakevirt-actor; touch /run/wakevirt-actor/other");
+    let before = state_directory(&host);
     let mut actor = actor(&host, StartedBy::Root, ALL);
     let _ = actor.log().wait_for("cannot write to /run/wakevirt-actor: Permission denied");
-    // It does without.
+    // The actor works without a state file.
     lan.etherwake(MAC, &[]);
     libvirtd.wait_for_state(TEST, "vm1", "running");
-    assert_eq!(folder(&host), before);
+    assert_eq!(state_directory(&host), before);
     actor.stop();
 }
 
-/// Nothing of it is announced together: the sender differs.
+/// A frame from this sender. Capture announces packets of different senders separately.
 fn packet(mac: &str, sender: u16) -> Vec<u8> {
     let [high, low] = sender.to_be_bytes();
     ethernet(BROADCAST, [2, 0, 0, 0, high, low], WAKE_ON_LAN, &magic(mac, &[]))
@@ -115,25 +115,25 @@ fn counts_a_flood_of_denied_packets_and_limits_its_log_lines() {
     let rules = "log = \"debug\"\nmetadata = false\n[[allow]]\ndomain = \"vm2\"\ninterfaces = [\"br*\"]\n";
     let actor = actor(&host, StartedBy::Manager, rules);
     for sender in 0..500 {
-        for mac in [MAC, OTHER_MAC, NOBODYS_MAC] {
+        for mac in [MAC, OTHER_MAC, UNKNOWN_MAC] {
             wire.send(&packet(mac, sender));
         }
     }
     let not_allowed = || not_allowed(&host);
-    wait::until_true("all to be heard", || host.counter(CAPTURE_NAME, "Received") == 1500);
-    wait::until_true("each to be held back by the announcer, or decided about", || {
+    wait::until_true("capture to receive all packets", || host.counter(CAPTURE_NAME, "Received") == 1500);
+    wait::until_true("each packet to be dropped by a limit, denied, or counted as unknown", || {
         let unknown = host.counter(ACTOR_NAME, "UnknownPackets");
         not_allowed() + unknown + host.counter(CAPTURE_NAME, "Limited") == 1500
     });
     assert!(not_allowed() > 100, "only {} of 1000 reached the actor", not_allowed());
     for (kind, text, lines) in [
-        // Three a minute, and one that counts the rest; the test takes less than two.
+        // Three lines a minute and one with the number of suppressed lines. The test takes less than two minutes.
         ("no rule", "not-allowed: domain \"vm1\"", 3..=12),
         ("another interface", "not-allowed: domain \"vm2\"", 3..=12),
-        // The first one.
-        ("nobody's", "unknown: packet for", 1..=1),
+        // Only the first packet is logged.
+        ("unknown address", "unknown: packet for", 1..=1),
     ] {
         let logged = actor.log().count(text);
-        assert!(lines.contains(&logged), "{kind}: {logged} lines of {:#?}", actor.log().all());
+        assert!(lines.contains(&logged), "{kind}: {logged} lines in {:#?}", actor.log().all());
     }
 }

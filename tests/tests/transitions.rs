@@ -1,4 +1,4 @@
-//! Domains that are between two states when a wake comes, and many that start at once.
+//! Wakes of domains that are changing their state, and many domains that start at the same time.
 
 use std::thread;
 
@@ -10,19 +10,19 @@ use wakevirt_tests::{privileged, wait};
 
 const VM: &str = "vm1";
 
-/// libvirt writes what it saves of a guest's memory through a program: here this one, on which it
-/// waits until the file is there. The domain is as it is meanwhile.
+/// libvirt compresses the memory of a guest with a program. This one waits for the file `open`, and the domain stays in
+/// its state until then.
 const GATE: &str = "#!/bin/sh
 until [ -e /run/gate/open ]; do sleep 0.05; done
 exec /run/gate/gzip \"$@\"
 ";
 
-/// Has libvirt save through the gate.
+/// Makes libvirt compress with the gate.
 const THROUGH_GATE: &str =
     "save_image_format = \"gzip\"\ndump_image_format = \"gzip\"\nsnapshot_image_format = \"gzip\"\n";
 
-/// A scene with a domain that runs, where whatever is saved waits at the gate.
-fn at_the_gate(host: &Host) -> Scene<'_> {
+/// A scene with a running domain and the gate: a save, dump or snapshot waits until the gate opens.
+fn with_gate(host: &Host) -> Scene<'_> {
     host.write("/run/gate/gate", GATE);
     host.sh("cp /usr/bin/gzip /run/gate/gzip; chmod 755 /run/gate/gate; mount --bind /run/gate/gate /usr/bin/gzip");
     let scene = Scene::on(Libvirtd::start_with(host, THROUGH_GATE), &[Machine::new(VM)], ALL_ALLOWED);
@@ -30,17 +30,11 @@ fn at_the_gate(host: &Host) -> Scene<'_> {
     scene
 }
 
-/// While virsh(1) does this, the domain is in that state. A packet that comes meanwhile waits, and is
-/// decided about when it is over: with this outcome. Returns all that was told of it.
-fn waits_and_is_decided_again(
-    scene: &Scene<'_>,
-    host: &Host,
-    doing: &[&str],
-    state: &str,
-    outcome: &str,
-) -> String {
+/// Runs this virsh(1) command, and sends a packet while the domain is in the state. Checks that the wake waits until the
+/// command has ended, and its outcome. Returns the signal with the outcome.
+fn assert_wake_waits(scene: &Scene<'_>, host: &Host, command: &[&str], state: &str, outcome: &str) -> String {
     thread::scope(|scope| {
-        scope.spawn(|| scene.virsh(doing));
+        scope.spawn(|| scene.virsh(command));
         wait::until_true(state, || scene.state(VM) == state);
         scene.packet(VM, 1);
         scene.wait_until_active(VM);
@@ -54,9 +48,9 @@ fn waits_and_is_decided_again(
 fn starts_a_domain_after_its_save() {
     privileged!();
     let host = Host::new();
-    let scene = at_the_gate(&host);
-    waits_and_is_decided_again(&scene, &host, &["managedsave", VM], "paused (saving)", "started");
-    // What was saved is whole.
+    let scene = with_gate(&host);
+    assert_wake_waits(&scene, &host, &["managedsave", VM], "paused (saving)", "started");
+    // The saved state is complete.
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (restored)", 2));
     assert_eq!(scene.outcomes(VM, "started"), 1);
 }
@@ -65,10 +59,10 @@ fn starts_a_domain_after_its_save() {
 fn does_not_resume_a_domain_during_a_dump() {
     privileged!();
     let host = Host::new();
-    let scene = at_the_gate(&host);
+    let scene = with_gate(&host);
     let dump = ["dump", VM, "/run/gate/dump"];
-    let line = waits_and_is_decided_again(&scene, &host, &dump, "paused (dumping)", "already-running");
-    // It was seen to run; nobody tried to resume it.
+    let line = assert_wake_waits(&scene, &host, &dump, "paused (dumping)", "already-running");
+    // The actor found the domain running, and did not resume it.
     assert!(line.contains("'it runs'"), "{line}");
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (unpaused)", 1));
 }
@@ -77,9 +71,9 @@ fn does_not_resume_a_domain_during_a_dump() {
 fn starts_a_domain_after_its_crash_dump() {
     privileged!();
     let host = Host::new();
-    let scene = at_the_gate(&host);
+    let scene = with_gate(&host);
     let dump = ["dump", "--crash", VM, "/run/gate/dump"];
-    waits_and_is_decided_again(&scene, &host, &dump, "paused (dumping)", "started");
+    assert_wake_waits(&scene, &host, &dump, "paused (dumping)", "started");
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (booted)", 2));
 }
 
@@ -87,18 +81,17 @@ fn starts_a_domain_after_its_crash_dump() {
 fn does_not_resume_a_domain_during_a_snapshot() {
     privileged!();
     let host = Host::new();
-    let scene = at_the_gate(&host);
+    let scene = with_gate(&host);
     let snapshot = ["snapshot-create-as", VM, "--memspec", "file=/run/gate/memory,snapshot=external"];
-    let line =
-        waits_and_is_decided_again(&scene, &host, &snapshot, "paused (creating snapshot)", "already-running");
-    // It was seen to run; nobody tried to resume it.
+    let line = assert_wake_waits(&scene, &host, &snapshot, "paused (creating snapshot)", "already-running");
+    // The actor found the domain running, and did not resume it.
     assert!(line.contains("'it runs'"), "{line}");
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (unpaused)", 1));
 }
 
-/// So many may be slow at one URI, and hold up no other.
+/// Four slow starts at one URI delay no other domain.
 const SLOW: [&str; 4] = ["slow1", "slow2", "slow3", "slow4"];
-/// One more that is slow, and two that have to wait then.
+/// A fifth domain that starts slowly, and two that must wait for it.
 const MORE: [&str; 3] = ["slow5", "late1", "late2"];
 
 #[test]
@@ -107,11 +100,11 @@ fn four_slow_starts_delay_no_other_domain_and_further_wakes_queue() {
     let host = Host::new();
     let slow = SLOW.iter().chain(&MORE[..1]).map(|name| Machine::new(name).emulator(Emulator::Slow(15)));
     let machines: Vec<_> = slow.chain([VM, MORE[1], MORE[2]].map(Machine::new)).collect();
-    // What waits for others does not wait for libvirt.
+    // The time that a wake waits for other wakes does not count for `hold`.
     let scene = Scene::new(&host, &machines, &format!("hold = \"3s\"\n{ALL_ALLOWED}"));
     let mut wire = scene.lan.injector();
     let all_start = |domains: &[&str]| {
-        wait::until_true("them to start together", || {
+        wait::until_true("the domains to start at the same time", || {
             let paused = scene.virsh(&["list", "--state-paused", "--name"]);
             domains.iter().all(|domain| paused.contains(domain))
         });
@@ -121,7 +114,7 @@ fn four_slow_starts_delay_no_other_domain_and_further_wakes_queue() {
     wire.send(&scene.frame(VM, 1));
     scene.assert_outcome(VM, "started");
     for domain in SLOW {
-        assert_eq!(scene.decisions(domain), 0, "the other one waited for {domain}");
+        assert_eq!(scene.decisions(domain), 0, "the other domain waited for {domain}");
     }
 
     wire.send(&scene.frame(MORE[0], 1));
@@ -134,8 +127,8 @@ fn four_slow_starts_delay_no_other_domain_and_further_wakes_queue() {
         scene.assert_outcome(domain, "started");
         assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", 1));
     }
-    let told = scene.assert_outcome(MORE[2], "started");
-    assert!(told.contains("s for others at the same connection"), "{told}");
+    let signal = scene.assert_outcome(MORE[2], "started");
+    assert!(signal.contains("s for others at the same connection"), "{signal}");
     let _ = scene.actor().log().wait_for("wakes are no longer queued for a connection to qemu:///system");
     for domain in SLOW.iter().chain(&MORE) {
         assert_eq!(scene.outcomes(domain, "started"), 1, "{domain}");

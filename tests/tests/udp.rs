@@ -1,4 +1,4 @@
-//! UDP sockets: alone, where there is no privilege, and beside packet sockets.
+//! UDP sockets: alone, if capture has no privilege, and in addition to packet sockets.
 
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
@@ -12,8 +12,8 @@ use wakevirt_tests::{privileged, wait};
 const MAC: &str = "52:54:00:01:02:03";
 const OTHER: &str = "52:54:00:01:02:04";
 
-/// A cable to a machine, with addresses on both ends.
-fn cable(host: &Host) -> Peer<'_> {
+/// Creates a veth pair to another machine, with addresses on both ends.
+fn connect(host: &Host) -> Peer<'_> {
     let lan = host.veth("lan0");
     host.sh("ip address add 192.0.2.1/24 broadcast 192.0.2.255 dev lan0 && ip address add 2001:db8::1/64 dev lan0 nodad");
     lan.address("192.0.2.2/24 broadcast 192.0.2.255");
@@ -21,7 +21,7 @@ fn cable(host: &Host) -> Peer<'_> {
     lan
 }
 
-/// Sends a magic packet by UDP over IPv6.
+/// Sends a magic packet over UDP and IPv6.
 fn wake_by_ipv6(lan: &Peer<'_>, destination: &str, port: u16, mac: &str) {
     lan.sh(&format!(
         "python3 -c 'import socket
@@ -36,7 +36,7 @@ fn receives_udp_without_the_privilege() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
-    let lan = cable(&host);
+    let lan = connect(&host);
     let mut capture = Daemon::capture(&host)
         .started_by(StartedBy::Unprivileged)
         .config("listen = [\"0.0.0.0:4009\", \"[::]:4009\"]")
@@ -46,7 +46,7 @@ fn receives_udp_without_the_privilege() {
     assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "Mode").unwrap(), "(<'udp'>,)");
     let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
 
-    // A frame is not heard, a broadcast is, and what the socket knows of it is told.
+    // Capture does not receive the frame. It announces the broadcast with the details that the socket provides.
     lan.etherwake(OTHER, &["-b"]);
     lan.wakeonlan(MAC, "192.0.2.255", &["-p", "4009"]);
     let signal = monitor.log().wait_for("MagicPacket");
@@ -67,12 +67,10 @@ fn receives_udp_without_the_privilege() {
         assert!(signal.contains(part), "{part} in {signal}");
     }
 
-    // What is none is counted.
+    // Other datagrams are counted.
     lan.sh("python3 -c 'import socket
 socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"hello\", (\"192.0.2.1\", 4009))'");
-    wait::until_true("the datagram to be counted", || {
-        host.property(User::Unprivileged, CAPTURE_NAME, "Malformed").unwrap() == "(<uint64 1>,)"
-    });
+    wait::until_true("the datagram to be counted", || host.counter(CAPTURE_NAME, "Malformed") == 1);
     let sniffer = proc::Status::of(capture.child("wakevirt-sniffer"));
     assert_eq!((sniffer.field("Seccomp"), sniffer.field("NoNewPrivs")), ("2", "1"));
     capture.stop();
@@ -94,7 +92,7 @@ udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 uevents = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)
 links = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE); links.bind((0, 1))
-for at, handed in enumerate([udp, other, uevents, links]): os.dup2(handed.fileno(), 13 + at)
+for at, passed in enumerate([udp, other, uevents, links]): os.dup2(passed.fileno(), 13 + at)
 for at in range(4): os.dup2(13 + at, 3 + at, inheritable=True)
 os.environ.update(LISTEN_FDS="4", LISTEN_PID=str(os.getpid()))
 os.execvp(sys.argv[1], sys.argv[1:])
@@ -115,7 +113,7 @@ fn receives_on_sockets_from_the_service_manager() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
-    let lan = cable(&host);
+    let lan = connect(&host);
     let capture = start_activated(&host);
     let _ = capture.log().wait_for("capture receives UDP only");
     let _ = capture.log().wait_for("receiving on UDP [::]:9,");
@@ -135,13 +133,11 @@ fn receives_on_sockets_from_the_service_manager() {
         signal.contains("'source': <'2001:db8::2'>") && signal.contains("'interface': <'lan0'>"),
         "{signal}"
     );
-    // What the sniffer counts now includes the datagrams that waited in the socket.
-    wait::until_true("the counters of the sniffer", || {
-        host.property(User::Unprivileged, CAPTURE_NAME, "Malformed").unwrap() != "(<uint64 0>,)"
-    });
-    assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "KernelDropped").unwrap(), "(<uint64 0>,)");
+    // After this, the sniffer has counted the datagrams that were queued in the socket.
+    wait::until_true("the counters of the sniffer", || host.counter(CAPTURE_NAME, "Malformed") > 0);
+    assert_eq!(host.counter(CAPTURE_NAME, "KernelDropped"), 0);
     host.bridge("br0");
-    wait::until_true("the news of an interface", || {
+    wait::until_true("the new interface", || {
         host.property(User::Unprivileged, CAPTURE_NAME, "Interfaces").unwrap() == "(<['br0', 'lan0', 'lo']>,)"
     });
 }
@@ -151,22 +147,20 @@ fn adds_broadcasts_of_the_host_and_announces_no_packet_twice() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
-    let lan = cable(&host);
-    // Started as root, it may take port 9.
+    let lan = connect(&host);
+    // Root can bind port 9.
     let mut capture = Daemon::capture(&host).started_by(StartedBy::Root).start_ready();
     assert_eq!(capture.log().count("cannot listen"), 0);
     host.wait_for_name(CAPTURE_NAME);
     let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
 
-    // By both kinds of socket, announced once, with what only the frame tells.
+    // Both kinds of socket receive this packet. It is announced once, with the details of the frame.
     lan.wakeonlan(MAC, "192.0.2.255", &[]);
     let signal = monitor.log().wait_for("MagicPacket");
     assert!(signal.contains("source-mac"), "{signal}");
-    wait::until_true("the copy to be counted", || {
-        host.property(User::Unprivileged, CAPTURE_NAME, "Duplicates").unwrap() == "(<uint64 1>,)"
-    });
+    wait::until_true("the copy to be counted", || host.counter(CAPTURE_NAME, "Duplicates") == 1);
 
-    // Outgoing: the packet socket does not see it, the kernel loops it back to the UDP socket.
+    // The packet socket does not receive sent packets. The kernel loops this one back to the UDP socket.
     host.sh(&format!("wakeonlan -i 192.0.2.255 {OTHER}"));
     let signal = monitor.log().wait_for_nth("MagicPacket", 2);
     assert!(signal.contains(OTHER) && !signal.contains("source-mac"), "{signal}");
