@@ -1,4 +1,4 @@
-//! What a host that forwards pays.
+//! The cost of capture for a host that forwards frames.
 
 use std::net::Ipv4Addr;
 
@@ -12,33 +12,33 @@ use wakevirt_tests::process::Process;
 use crate::packets::PacketSocket;
 use crate::report::{Report, median};
 
-/// So often, in turn: with nothing, with capture, with tcpdump.
+/// The number of measurements of each kind: without a receiver, with capture, and with tcpdump.
 const ROUNDS: usize = 9;
-/// About a second's worth.
+/// They take about a second.
 const FRAMES: usize = 1_000_000;
 
 const MACHINES: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
 
-/// Measures it on a bridge with two ports.
+/// Measures a bridge with two ports.
 pub fn measure(report: &mut Report) {
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let (near, far) = (host.veth("port0"), host.veth("port1"));
     host.bridge("br0");
     host.sh("ip link set port0 master br0; ip link set port1 master br0");
-    // Where netfilter looks into bridges it costs more than what is measured here.
+    // Netfilter on bridges would cost more than capture.
     host.sh("! cd /proc/sys/net/bridge || echo 0 > bridge-nf-call-iptables");
     let wire = PacketSocket::sender(&near.network(), FAR_END);
     let [sender, receiver] = MACHINES;
     let packet = udp4(Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2), 5004, &[7; 22]);
     let frame = [ethernet(receiver, sender, 0x0800, &packet)];
-    // The bridge learns where the other machine is.
+    // The bridge learns the port of the other machine.
     far.send(&ethernet(BROADCAST, receiver, 0x0800, &packet));
 
-    let (mut nothing, mut with_capture, mut with_tcpdump) = (vec![], vec![], vec![]);
+    let (mut without, mut with_capture, mut with_tcpdump) = (vec![], vec![], vec![]);
     let _ = rate(&wire, &frame, &far);
     for _ in 0..ROUNDS {
-        nothing.push(rate(&wire, &frame, &far));
+        without.push(rate(&wire, &frame, &far));
 
         let mut capture = Daemon::capture(&host).start_on_bus();
         with_capture.push(rate(&wire, &frame, &far));
@@ -51,20 +51,20 @@ pub fn measure(report: &mut Report) {
         with_tcpdump.push(rate(&wire, &frame, &far));
         tcpdump.kill();
     }
-    let [nothing, with_capture, with_tcpdump] =
-        [nothing, with_capture, with_tcpdump].map(|rates| median(&rates) / 1e3);
-    report.add("with capture", "k/s", with_capture, &[("with nothing", nothing)]);
-    report.add("with tcpdump, which drops all", "k/s", with_tcpdump, &[("with nothing", nothing)]);
-    let added = |with: f64| 1e6 / with - 1e6 / nothing;
-    let baselines = [("added by tcpdump", added(with_tcpdump)), ("the whole way of a frame", 1e6 / nothing)];
-    report.add("added to the way of a frame by capture", "ns", added(with_capture), &baselines);
+    let [without, with_capture, with_tcpdump] =
+        [without, with_capture, with_tcpdump].map(|rates| median(&rates) / 1e3);
+    report.add("with capture", "k/s", with_capture, &[("without", without)]);
+    report.add("with tcpdump, which drops all frames", "k/s", with_tcpdump, &[("without", without)]);
+    let added = |with: f64| 1e6 / with - 1e6 / without;
+    let baselines = [("added by tcpdump", added(with_tcpdump)), ("time to forward a frame", 1e6 / without)];
+    report.add("added to each frame by capture", "ns", added(with_capture), &baselines);
 }
 
-/// Frames per second that came out of the other port.
+/// The number of forwarded frames per second.
 fn rate(wire: &PacketSocket, frame: &[Vec<u8>], far: &Peer<'_>) -> f64 {
     let before = received(far);
-    let took = wire.flood(frame, FRAMES, None);
-    (received(far) - before) / took.as_secs_f64()
+    let time = wire.flood(frame, FRAMES, None);
+    (received(far) - before) / time.as_secs_f64()
 }
 
 fn received(machine: &Peer<'_>) -> f64 {

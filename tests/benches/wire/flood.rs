@@ -1,4 +1,4 @@
-//! What a flood costs capture.
+//! The cost of a flood for capture.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -9,15 +9,12 @@ use wakevirt_tests::host::Host;
 use wakevirt_tests::network::FAR_END;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, udp4};
 
-use crate::bus::Accounts;
+use crate::bus::{CaptureClient, Counters, wait_for_report};
 use crate::packets::PacketSocket;
 use crate::process::cpu_time;
 use crate::report::Report;
 
-/// The sniffer tells what it counted each second.
-const COUNTED: Duration = Duration::from_millis(1200);
-
-/// Frames per second where the sniffer reads them all.
+/// The number of frames per second that the sniffer can receive without loss.
 const PACE: f64 = 100_000.0;
 
 /// One kind of flood.
@@ -25,23 +22,23 @@ struct Flood {
     name: &'static str,
     frames: Vec<Vec<u8>>,
     count: usize,
-    /// Whether the sniffer gets to see them; else the kernel's filter drops them.
+    /// Whether the kernel's filter passes the frames to the sniffer.
     passes: bool,
-    /// In frames per second; none is as fast as it goes.
+    /// In frames per second. `None` is as fast as possible.
     pace: Option<f64>,
 }
 
-/// Measures it with the configuration that is the default.
+/// Measures capture with its default configuration.
 pub fn measure(report: &mut Report) {
     let host = Host::new();
     let bus = Bus::start(&host, Kind::DbusDaemon);
     let lan = host.veth("lan0");
     let mut capture = Daemon::capture(&host).start_on_bus();
     let (announcer, sniffer) = (capture.pid(), capture.child("wakevirt-sniffer"));
-    let accounts = Accounts::open(&bus);
+    let client = CaptureClient::open(&bus);
     let wire = PacketSocket::sender(&lan.network(), FAR_END);
 
-    // Another host, on which nothing runs but a socket without a filter that reads everything.
+    // The baseline: another host, with only a socket that has no filter.
     let plain = Host::new();
     let plain_lan = plain.veth("lan0");
     let plain_wire = PacketSocket::sender(&plain_lan.network(), FAR_END);
@@ -51,49 +48,55 @@ pub fn measure(report: &mut Report) {
         let _ = plain_wire.flood(&flood.frames, flood.count, flood.pace);
         let (plain_read, plain_time) = reading.stop();
 
-        let before = accounts.read();
+        let before = client.counters();
         let times = [cpu_time(sniffer), cpu_time(announcer)];
-        let took = wire.flood(&flood.frames, flood.count, flood.pace);
-        std::thread::sleep(COUNTED);
-        let [sniffer_time, announcer_time] = [cpu_time(sniffer) - times[0], cpu_time(announcer) - times[1]];
-        let after = accounts.read();
+        let time = wire.flood(&flood.frames, flood.count, flood.pace);
+        wait_for_report();
+        let times = [cpu_time(sniffer) - times[0], cpu_time(announcer) - times[1]];
+        let after = client.counters();
 
-        let (name, count) = (flood.name, flood.count as f64);
-        // What was not read cost nothing: where much is lost, this would say little.
+        // Lost frames cost nothing, so the time says little if many are lost.
         if !flood.passes || flood.pace.is_some() {
-            let per_million = |time: Duration| time.as_secs_f64() / count * 1e6;
-            let baselines = [("a plain socket that reads it all", per_million(plain_time))];
-            report.add(&format!("{name}: sniffer"), "s", per_million(sniffer_time), &baselines);
-            report.add(&format!("{name}: announcer"), "s", per_million(announcer_time), &baselines);
+            report_time(report, &flood, times, plain_time);
         }
         if flood.passes {
-            let percent = |frames: f64| frames / count * 100.0;
-            let lost = percent((after.kernel_dropped - before.kernel_dropped) as f64);
-            let plain_lost = percent((count - plain_read as f64).max(0.0));
-            report.add(
-                &format!("{name}: lost before the sniffer"),
-                "%",
-                lost,
-                &[("a plain socket", plain_lost)],
-            );
-            let lost = percent((after.channel_dropped - before.channel_dropped) as f64);
-            report.add(&format!("{name}: lost behind the sniffer"), "%", lost, &[]);
+            report_loss(report, &flood, before, after, plain_read);
         }
-        report.add(&format!("{name}: sent"), "k/s", count / took.as_secs_f64() / 1e3, &[]);
+        let rate = flood.count as f64 / time.as_secs_f64();
+        report.add(&format!("{}: sent", flood.name), "k/s", rate / 1e3, &[]);
     }
     capture.stop();
+}
+
+/// Reports the CPU time of the sniffer and the announcer, beside that of a plain socket.
+fn report_time(report: &mut Report, flood: &Flood, [sniffer, announcer]: [Duration; 2], plain: Duration) {
+    let per_million = |time: Duration| time.as_secs_f64() / flood.count as f64 * 1e6;
+    let baselines = [("a plain socket that reads all frames", per_million(plain))];
+    report.add(&format!("{}: sniffer", flood.name), "s", per_million(sniffer), &baselines);
+    report.add(&format!("{}: announcer", flood.name), "s", per_million(announcer), &baselines);
+}
+
+/// Reports the lost packets, beside those that a plain socket lost.
+fn report_loss(report: &mut Report, flood: &Flood, before: Counters, after: Counters, plain_read: u64) {
+    let percent = |frames: f64| frames / flood.count as f64 * 100.0;
+    let lost = percent((after.kernel_dropped - before.kernel_dropped) as f64);
+    let plain_lost = percent((flood.count as f64 - plain_read as f64).max(0.0));
+    let name = format!("{}: lost before the sniffer", flood.name);
+    report.add(&name, "%", lost, &[("a plain socket", plain_lost)]);
+    let lost = percent((after.channel_dropped - before.channel_dropped) as f64);
+    report.add(&format!("{}: lost after the sniffer", flood.name), "%", lost, &[]);
 }
 
 fn floods() -> Vec<Flood> {
     let (source, destination) = (Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 3));
     let to_all = |ethertype, payload: &[u8]| ethernet(BROADCAST, [2, 0, 0, 0, 0, 7], ethertype, payload);
-    // To another machine, as what a host forwards.
+    // To another machine, like forwarded frames.
     let to_other = |payload: &[u8]| ethernet([2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 7], 0x0800, payload);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
 
     let udp = udp4(source, destination, 5004, &[7; 200]);
     let mut tcp = udp4(source, destination, 443, &[0; 22]);
-    // The protocol's number is what a filter looks at, and nothing answers these.
+    // The filter reads only the protocol number. Nothing replies to these packets.
     tcp.splice(9..10, [6]);
     let port_9: Vec<_> = (0..1000)
         .map(|_| to_all(0x0800, &udp4(source, Ipv4Addr::BROADCAST, 9, &random.bytes(102))))
@@ -115,7 +118,7 @@ fn floods() -> Vec<Flood> {
     ]
 }
 
-/// Marsaglia's xorshift: the same frames on every run.
+/// Marsaglia's xorshift, so that the frames are the same in every run.
 struct Random(u64);
 
 impl Random {

@@ -1,12 +1,11 @@
-//! What wakevirt costs, from the wire on: `make bench`.
+//! Measures the performance of wakevirt with real packets: `make bench`.
 //!
-//! Each figure stands beside something that was measured in the same run, so that the ratio says
-//! something on any machine. Nothing is asserted: a machine that is busy is slow. With
-//! `WAKEVIRT_BENCH_JSON=FILE` the figures are added to the JSON object in that file.
-//! docs/PERFORMANCE.md says what each figure means.
+//! Each figure has a baseline from the same run, so that their ratio can be compared between machines. There are no
+//! limits that fail the run, because a busy machine is slow. With `WAKEVIRT_BENCH_JSON=FILE` the results are added to
+//! the JSON object in that file. docs/PERFORMANCE.md explains each figure.
 
-#![expect(clippy::print_stdout, reason = "the figures are what it is for")]
-#![expect(clippy::expect_used, clippy::panic, reason = "a benchmark may stop where it stands")]
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a failure stops the benchmark")]
 
 mod bridge;
 mod bus;
@@ -24,27 +23,27 @@ use wakevirt_tests::host::guard::{FOR_DEMO, why_not};
 
 use crate::report::Report;
 
-/// What is called besides what the demonstration calls.
+/// The programs that are needed in addition to those of the demonstration.
 const PROGRAMS: [&str; 4] =
     ["dbus-broker-launch", "qemu-system-x86_64", "systemd-socket-activate", "tcpdump"];
 
-/// What is measured: its name, its title, and how.
+/// A section of the report: name, title, and the function that measures.
 type Section = (&'static str, &'static str, fn(&mut Report));
 
 const SECTIONS: [Section; 5] = [
-    ("signal", "From sendto() to the signal at a subscriber, one packet at a time", signal::measure),
-    ("start", "From sendto() to a domain that was started", start::measure),
-    ("flood", "CPU seconds for a million frames, and what is lost", flood::measure),
-    ("singles", "Single packets beside a flood for other domains, on the same interface", singles::measure),
-    ("bridge", "What a bridge with two ports forwards, 64-byte UDP", bridge::measure),
+    ("signal", "From sendto() to the signal, one packet at a time", signal::measure),
+    ("start", "From sendto() to the start of a domain", start::measure),
+    ("flood", "CPU seconds for a million frames, and lost frames", flood::measure),
+    ("singles", "Single packets during a flood for other domains on the same interface", singles::measure),
+    ("bridge", "Forwarding by a bridge with two ports, UDP in 64-byte frames", bridge::measure),
 ];
 
 fn main() -> ExitCode {
     if let Some(reason) = why_not(&[FOR_DEMO, &PROGRAMS].concat()) {
-        println!("the benchmark cannot run here: {reason}");
+        println!("The benchmark cannot run here: {reason}");
         return ExitCode::FAILURE;
     }
-    // cargo bench adds an option of its own; names choose what is measured.
+    // The arguments are names of sections. cargo bench adds an option.
     let chosen: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let mut report = Report::new();
     for (name, title, measure) in SECTIONS {

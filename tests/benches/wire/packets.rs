@@ -1,4 +1,4 @@
-//! Packet sockets of this process in other networks: a socket stays where it was opened.
+//! Packet sockets of this process in other network namespaces. A socket remains in the namespace in which it was opened.
 
 use std::fs::File;
 use std::io::IoSlice;
@@ -20,7 +20,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use nix::time::{ClockId, clock_gettime};
 
-/// How many frames the kernel is given at once.
+/// The number of frames in one system call.
 const BATCH: usize = 64;
 
 /// A raw packet socket on one interface: packet(7).
@@ -29,29 +29,29 @@ pub struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// A socket that sends and hears nothing. `network` is the file of a network namespace.
+    /// A socket that only sends. `network` is the file of a network namespace.
     pub fn sender(network: &Path, interface: &str) -> Self {
         Self::open(network, interface, None)
     }
 
-    /// A socket that hears every frame on the interface.
+    /// A socket that receives all frames of the interface.
     pub fn reader(network: &Path, interface: &str) -> Self {
         Self::open(network, interface, Some(SockProtocol::EthAll))
     }
 
     fn open(network: &Path, interface: &str, protocol: Option<SockProtocol>) -> Self {
         let network = File::open(network).expect("the file of a network namespace");
-        // setns(2) acts on the thread that calls it.
+        // setns(2) affects only the calling thread.
         let open = || {
-            setns(&network, CloneFlags::CLONE_NEWNET).expect("root may enter a network");
+            setns(&network, CloneFlags::CLONE_NEWNET).expect("root can enter a network namespace");
             let address = getifaddrs()
                 .expect("the interfaces")
                 .filter(|found| found.interface_name == interface)
                 .find_map(|found| found.address?.as_link_addr().copied())
                 .expect("an interface of this name");
             let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol);
-            let socket = socket.expect("root may open packet sockets");
-            bind(socket.as_raw_fd(), &address).expect("the interface is there");
+            let socket = socket.expect("root can open packet sockets");
+            bind(socket.as_raw_fd(), &address).expect("the interface exists");
             socket
         };
         let socket = std::thread::scope(|scope| scope.spawn(open).join()).expect("a socket");
@@ -60,17 +60,17 @@ impl PacketSocket {
 
     /// Sends one frame.
     pub fn send(&self, frame: &[u8]) {
-        send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).expect("the kernel takes the frame");
+        send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).expect("the kernel accepts the frame");
     }
 
-    /// Sends frames, each as often as its turn comes, and returns how long that took. With a `pace`,
-    /// so many go out in a second and no more.
+    /// Sends `count` frames, by repeating these in order, and returns the time that took. `pace` is the maximum number
+    /// of frames per second.
     pub fn flood(&self, frames: &[Vec<u8>], count: usize, pace: Option<f64>) -> Duration {
         let slices: Vec<[IoSlice<'_>; 1]> =
             frames.iter().cycle().take(frames.len().max(BATCH)).map(|frame| [IoSlice::new(frame)]).collect();
         let mut headers = MultiHeaders::<LinkAddr>::preallocate(BATCH, None);
         let mut sent = 0;
-        let begin = Instant::now();
+        let start = Instant::now();
         while sent < count {
             let rest = slices.get(sent % slices.len()..).unwrap_or_default();
             let batch = rest.iter().take(BATCH.min(count - sent));
@@ -78,22 +78,22 @@ impl PacketSocket {
             match sendmmsg(self.socket.as_raw_fd(), &mut headers, batch, to, [], MsgFlags::empty()) {
                 Ok(taken) => sent += taken.count(),
                 Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => std::thread::yield_now(),
-                Err(error) => panic!("the kernel refuses frames: {error}"),
+                Err(error) => panic!("the kernel rejects frames: {error}"),
             }
             if let Some(pace) = pace {
                 let due = Duration::from_secs_f64(sent as f64 / pace);
-                std::thread::sleep(due.saturating_sub(begin.elapsed()));
+                std::thread::sleep(due.saturating_sub(start.elapsed()));
             }
         }
-        begin.elapsed()
+        start.elapsed()
     }
 
-    /// Reads every frame in a thread of its own, `take` is shown each.
-    pub fn read(self, mut take: impl FnMut(&[u8], Instant) + Send + 'static) -> Reading {
-        // What a buffer may hold at most, as the sniffer asks for.
+    /// Reads all frames in a new thread, and passes each to `handle`.
+    pub fn read(self, mut handle: impl FnMut(&[u8], Instant) + Send + 'static) -> Reading {
+        // The size of the buffer that the sniffer requests.
         setsockopt(&self.socket, sockopt::RcvBuf, &(4 << 20)).expect("a size of the buffer");
-        let patience = TimeVal::new(0, 100_000);
-        setsockopt(&self.socket, sockopt::ReceiveTimeout, &patience).expect("a timeout");
+        let timeout = TimeVal::new(0, 100_000);
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &timeout).expect("a timeout");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
@@ -102,11 +102,11 @@ impl PacketSocket {
                 match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                     Ok(length) => {
                         frames += 1;
-                        take(buffer.get(..length).unwrap_or_default(), Instant::now());
+                        handle(buffer.get(..length).unwrap_or_default(), Instant::now());
                     }
                     Err(Errno::EAGAIN) if stopped.load(Ordering::Relaxed) => break,
                     Err(Errno::EAGAIN | Errno::EINTR) => {}
-                    Err(error) => panic!("a packet socket fails: {error}"),
+                    Err(error) => panic!("cannot read from a packet socket: {error}"),
                 }
             }
             (frames, thread_time())
@@ -114,11 +114,11 @@ impl PacketSocket {
         Reading { thread, stop }
     }
 
-    /// Reads in a thread of its own, and tells when each frame that begins so was there.
-    pub fn arrivals(self, beginning: Vec<u8>) -> (Reading, Receiver<Instant>) {
+    /// Reads in a new thread, and sends the time of arrival of each frame that starts with `prefix`.
+    pub fn arrivals(self, prefix: Vec<u8>) -> (Reading, Receiver<Instant>) {
         let (sender, arrivals) = channel();
         let reading = self.read(move |frame, now| {
-            if frame.starts_with(&beginning) {
+            if frame.starts_with(&prefix) {
                 let _ = sender.send(now);
             }
         });
@@ -126,17 +126,17 @@ impl PacketSocket {
     }
 }
 
-/// A thread that reads.
+/// A reading thread.
 pub struct Reading {
     thread: JoinHandle<(u64, Duration)>,
     stop: Arc<AtomicBool>,
 }
 
 impl Reading {
-    /// Lets it read what is there already, and returns how many frames it read, with what CPU time.
+    /// Stops it when no frame is left, and returns the number of frames and the CPU time.
     pub fn stop(self) -> (u64, Duration) {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("a reader that did not fail")
+        self.thread.join().expect("the reader did not panic")
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a service takes of the machine: proc(5).
+//! The CPU time and memory of a process: proc(5).
 
 use std::fs;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use nix::unistd::Pid;
 
 use crate::report::Report;
 
-/// The CPU time that all threads of a process have had, to the nanosecond.
+/// The CPU time of all threads of a process, in nanoseconds.
 ///
-/// `utime` and `stime` in `/proc/PID/stat` are the same, in steps of 10 ms.
+/// `utime` and `stime` in `/proc/PID/stat` have a resolution of only 10 ms.
 pub fn cpu_time(pid: Pid) -> Duration {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
     let time = |path| -> Option<u64> { fs::read_to_string(path).ok()?.split(' ').next()?.parse().ok() };
@@ -17,17 +17,17 @@ pub fn cpu_time(pid: Pid) -> Duration {
     Duration::from_nanos(times.sum())
 }
 
-/// The memory of a process in MiB; of what it shares with others, its part: PSS.
+/// The memory of a process in MiB, with its share of shared memory (PSS).
 fn memory(pid: Pid) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("root may read it");
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("the kernel tells it");
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("the line Pss:");
     let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
     kib / 1024.0
 }
 
 /// Reports the memory of processes.
-pub fn report_memory(report: &mut Report, when: &str, processes: &[(&str, Pid)]) {
+pub fn report_memory(report: &mut Report, label: &str, processes: &[(&str, Pid)]) {
     for (name, pid) in processes {
-        report.add(&format!("memory of the {name}, {when}"), "MiB", memory(*pid), &[]);
+        report.add(&format!("memory of the {name}, {label}"), "MiB", memory(*pid), &[]);
     }
 }

@@ -1,14 +1,14 @@
-//! The figures: told as they come, and written down at the end.
+//! Prints the results, and writes them to a file at the end.
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-/// What was measured in the same run, and what it gave.
+/// The name and the value of a baseline from the same run.
 pub type Baseline<'a> = (&'a str, f64);
 
-/// The figures of this run.
+/// The results of this run.
 pub struct Report {
     /// By section.
     figures: Map<String, Value>,
@@ -16,7 +16,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Begins, and says on what machine.
+    /// Creates a report, and prints the properties of the machine.
     pub fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let kernel = read("/proc/sys/kernel/osrelease");
@@ -26,14 +26,14 @@ impl Report {
         Self { figures: Map::from_iter([("machine".to_owned(), machine)]), section: Map::new() }
     }
 
-    /// Measures what belongs together, under this title; in the JSON it has this name.
+    /// Runs the measurements of a section. `title` is printed, and `name` is the key in the JSON.
     pub fn section(&mut self, name: &str, title: &str, measure: impl FnOnce(&mut Self)) {
         println!("\n{title}");
         measure(self);
         self.figures.insert(name.to_owned(), Value::Object(std::mem::take(&mut self.section)));
     }
 
-    /// Tells a figure, and how it compares. The ratio is this figure by the baseline's.
+    /// Adds a result with its baselines. A ratio is the result divided by the baseline.
     pub fn add(&mut self, name: &str, unit: &str, figure: f64, baselines: &[Baseline<'_>]) {
         println!("  {name:42} {:>9} {unit}", round(figure));
         let mut against = Map::new();
@@ -47,21 +47,23 @@ impl Report {
         self.section.insert(name.to_owned(), entry);
     }
 
-    /// Adds the figures to the file that is asked for.
+    /// Adds the results to the file in WAKEVIRT_BENCH_JSON.
     pub fn write(self) {
         let Some(path) = std::env::var_os("WAKEVIRT_BENCH_JSON") else { return };
         let path = Path::new(&path);
         let mut all: Map<String, Value> = match fs::read_to_string(path) {
-            Ok(text) => serde_json::from_str(&text).expect("WAKEVIRT_BENCH_JSON names a JSON object"),
+            Ok(text) => {
+                serde_json::from_str(&text).expect("the file in WAKEVIRT_BENCH_JSON contains a JSON object")
+            }
             Err(_) => Map::new(),
         };
         all.insert("wire".to_owned(), Value::Object(self.figures));
         let text = serde_json::to_string_pretty(&all).expect("JSON");
-        fs::write(path, text + "\n").expect("WAKEVIRT_BENCH_JSON names a file that can be written");
+        fs::write(path, text + "\n").expect("the file in WAKEVIRT_BENCH_JSON is writable");
     }
 }
 
-/// Three digits that say something.
+/// Rounds to three significant digits.
 fn round(figure: f64) -> String {
     match figure {
         _ if figure >= 100.0 => format!("{figure:.0}"),
@@ -74,12 +76,12 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
-/// The value that this share of the figures stays below; 0.5 gives the median.
+/// The value below which this share of the figures is. 0.5 is the median.
 pub fn quantile(figures: &[f64], share: f64) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
     let below = sorted.len() as f64 * share;
-    // Counted instead of computed: there is no conversion from a float to an index that cannot fail.
+    // Counts, because a conversion from a float to an index can fail.
     let index = (0..sorted.len()).take_while(|index| (index + 1) as f64 <= below).count();
     sorted.get(index).or(sorted.last()).copied().expect("at least one figure")
 }

@@ -1,4 +1,4 @@
-//! From the wire to the signal.
+//! The time from the packet to the signal.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ use crate::bus::Subscriber;
 use crate::packets::PacketSocket;
 use crate::report::{Report, median, quantile};
 
-/// So many are timed, of each kind in turn.
+/// The number of timed packets of each kind.
 const PACKETS: usize = 400;
-/// So many go before, untimed.
-const FIRST: usize = 20;
-/// Between two, everything falls asleep, as it is when a packet comes.
+/// The number of packets that are sent first and not timed.
+const WARM_UP: usize = 20;
+/// The pause before each packet, in which all processes become idle.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Measures it through both kinds of bus.
+/// Measures both implementations of the bus.
 pub fn measure(report: &mut Report) {
     measure_through(report, "dbus-daemon", Kind::DbusDaemon);
     measure_through(report, "dbus-broker", Kind::DbusBroker);
@@ -40,33 +40,33 @@ fn measure_through(report: &mut Report, name: &str, kind: Kind) {
     };
     let (reading, arrivals) = PacketSocket::reader(&host.network(), "plain0").arrivals(vec![0xff; 6]);
     let mut subscriber = Subscriber::new(&bus, CAPTURE_INTERFACE, MAGIC_PACKET);
-    let speaker = subscriber.another(&bus);
+    let connection = subscriber.connect(&bus);
 
-    let (mut whole, mut signal_alone, mut packet_alone) = (vec![], vec![], vec![]);
-    for number in 0..FIRST + PACKETS {
+    let (mut total, mut signal_alone, mut packet_alone) = (vec![], vec![], vec![]);
+    for number in 0..WARM_UP + PACKETS {
         let frame = frame(number);
         std::thread::sleep(PAUSE);
-        let begin = Instant::now();
+        let start = Instant::now();
         wire.send(&frame);
         let message = subscriber.next();
-        whole.push(begin.elapsed());
+        total.push(start.elapsed());
 
         let body: (u64, String, Dict) = message.body().deserialize().expect("the body of a MagicPacket");
         std::thread::sleep(PAUSE);
-        let begin = Instant::now();
-        subscriber.repeat(&speaker, CAPTURE_INTERFACE, MAGIC_PACKET, &body);
+        let start = Instant::now();
+        subscriber.send(&connection, CAPTURE_INTERFACE, MAGIC_PACKET, &body);
         let _ = subscriber.next();
-        signal_alone.push(begin.elapsed());
+        signal_alone.push(start.elapsed());
 
         std::thread::sleep(PAUSE);
-        let begin = Instant::now();
+        let start = Instant::now();
         plain_wire.send(&frame);
-        packet_alone.push(arrivals.recv().expect("the reader lives") - begin);
+        packet_alone.push(arrivals.recv().expect("the reader runs") - start);
     }
     let _ = reading.stop();
     capture.stop();
 
-    let [whole, signal, packet] = [whole, signal_alone, packet_alone].map(in_microseconds);
+    let [total, signal, packet] = [total, signal_alone, packet_alone].map(in_microseconds);
     for (what, share) in [("median", 0.5), ("99th percentile", 0.99)] {
         let baselines = [
             ("a signal alone", quantile(&signal, share)),
@@ -74,10 +74,10 @@ fn measure_through(report: &mut Report, name: &str, kind: Kind) {
             ("both medians added", median(&signal) + median(&packet)),
         ];
         let baselines = if share > 0.5 { &baselines[..2] } else { &baselines[..] };
-        report.add(&format!("{name}, {what}"), "µs", quantile(&whole, share), baselines);
+        report.add(&format!("{name}, {what}"), "µs", quantile(&total, share), baselines);
     }
 }
 
 fn in_microseconds(times: Vec<Duration>) -> Vec<f64> {
-    times.iter().skip(FIRST).map(|time| time.as_secs_f64() * 1e6).collect()
+    times.iter().skip(WARM_UP).map(|time| time.as_secs_f64() * 1e6).collect()
 }
