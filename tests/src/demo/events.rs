@@ -23,7 +23,7 @@ pub(super) enum Event {
         mac: String,
         /// Interface, sender and other details, as text.
         details: String,
-        /// The time at which the sniffer received it, in microseconds since boot.
+        /// The time at which the announcer received it, in microseconds since boot.
         boottime: Option<u64>,
         /// The time at which the signal was received, in microseconds since boot.
         now: u64,

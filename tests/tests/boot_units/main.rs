@@ -310,9 +310,7 @@ fn a_bad_configuration_is_reported_and_not_retried() {
         debian.sh(&format!("systemctl reload {unit}"));
         wait_until_active(&debian, unit);
         // The service logs one line, without the settings that `--check` prints.
-        wait::until_true("the reload to succeed", || {
-            debian.journal(unit).contains("configuration reloaded")
-        });
+        wait::until_true("the reload to succeed", || debian.journal(unit).contains("configuration reloaded"));
         assert!(!debian.journal(unit).contains("log = \"info\""), "{}", debian.journal(unit));
         assert!(!show(&debian, unit, "StatusText").contains("reload"));
     }
