@@ -141,7 +141,7 @@ fn log_names_the_users_own_configuration_file() {
     let host = Host::new();
     let (debian, _lan) = site(&host);
     debian.in_session(USER, &format!("rm ~/.config/wakevirt/actor.toml; systemctl --user start {ACTOR}"));
-    wait_for_log(&debian, ACTOR, "no packet can wake anything", 1);
+    wait_for_log(&debian, ACTOR, "no packet can wake a domain", 1);
     let log = debian.user_journal(ACTOR);
     assert!(log.contains(&format!("/home/{USER}/.config/wakevirt/actor.toml")), "{log}");
     assert!(!log.contains("/etc/wakevirt"), "{log}");

@@ -225,7 +225,7 @@ fn holds_a_packet_until_the_first_connection_to_libvirt() {
     scene.wait_until_packet_held(VM);
     assert_eq!(scene.decisions(VM), 0);
     let explanation = scene.explain(VM);
-    assert!(explanation.contains("qemu:///system cannot be reached"), "{explanation}");
+    assert!(explanation.contains("qemu:///system is unavailable"), "{explanation}");
     assert!(explanation.contains("would be held for up to 1m"), "{explanation}");
     let refused = host.call(User::Root, ACTOR_INTERFACE, "ListDomains", &[]).unwrap_err();
     assert_eq!(refused.name, "org.wakevirt.Error.HypervisorAway", "{refused:?}");
@@ -249,7 +249,7 @@ fn a_wake_pending_in_two_crashes_is_not_retried() {
         scene.start_actor_again();
         let _ = scene.actor().log().wait_for("providing org.wakevirt.Actor1");
     }
-    let _ = scene.actor().log().wait_for(&format!("the wake of \"{VM}\" is given up"));
+    let _ = scene.actor().log().wait_for(&format!("wake of \"{VM}\" is given up"));
     let history = host.call(User::Root, ACTOR_INTERFACE, "History", &["uint32 10"]).unwrap();
     assert!(history.contains("'failed'") && history.contains("crashed twice"), "{history}");
     scene.libvirtd.start_again();

@@ -62,7 +62,7 @@ fn wakes_a_domain_on_another_host() {
     remote.kill();
     let _ = actor.log().wait_for_nth(&format!("connection to {uri} lost"), 2);
     lan.etherwake(&mac, &["-b", "-p", "0.0.0.2"]);
-    let _ = actor.log().wait_for(&format!("the wake of \"{VM}\" waits for {uri}"));
+    let _ = actor.log().wait_for(&format!("wake of \"{VM}\" is held: {uri} is unavailable"));
     remote.start_again();
     let _ = finished.log().wait_for_nth(&format!("'{VM}', 'started'"), 3);
     assert_running(&remote, 3);

@@ -1,4 +1,5 @@
-//! Requests that come before the hypervisors have listed their domains: as after bus activation, by the very call.
+//! Requests that arrive before the hypervisors have listed their domains, such as the call that activates the
+//! service.
 
 use std::time::Duration;
 
@@ -9,45 +10,43 @@ use crate::engine::request::Request;
 use crate::model::WakeTarget;
 use crate::policy::decision::Found;
 
-/// For how long after the start requests wait for the first lists.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Requests that may wait; what goes beyond is answered at once, by what is known.
-pub(super) const MOST: usize = 64;
+/// How long after the start requests wait for the first lists of domains.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// The maximum number of queued requests. More requests are handled at once, with the domains known by then.
+pub(super) const MAX_QUEUED: usize = 64;
 
-/// The requests.
-pub(super) struct Early {
-    requests: Vec<Request>,
-    until: Instant,
+/// The queued requests.
+pub(super) struct EarlyRequests {
+    queue: Vec<Request>,
+    deadline: Instant,
 }
 
-impl Default for Early {
+impl Default for EarlyRequests {
     fn default() -> Self {
-        Self { requests: Vec::new(), until: Instant::now() + PATIENCE }
+        Self { queue: Vec::new(), deadline: Instant::now() + TIMEOUT }
     }
 }
 
-impl Early {
-    pub(super) const fn until(&self) -> Instant {
-        self.until
-    }
-
-    pub(super) const fn is_empty(&self) -> bool {
-        self.requests.is_empty()
+impl EarlyRequests {
+    /// When the queued requests are handled at the latest; `None` if there are none.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (!self.queue.is_empty()).then_some(self.deadline)
     }
 }
 
 impl Engine {
-    /// Answers the request, or has it wait for domains that it may be about.
-    pub(super) fn request_or_wait(&mut self, request: Request) {
-        let is_early = !self.hypervisors.are_settled() && Instant::now() < self.early.until;
-        if is_early && self.early.requests.len() < MOST && self.hangs_on_domains(&request) {
-            self.early.requests.push(request);
+    /// Handles the request, or queues it if it is about a domain that may not be known yet.
+    pub(super) fn handle_or_queue(&mut self, request: Request) {
+        let is_early = !self.hypervisors.are_settled() && Instant::now() < self.early_requests.deadline;
+        let has_room = self.early_requests.queue.len() < MAX_QUEUED;
+        if is_early && has_room && self.depends_on_more_domains(&request) {
+            self.early_requests.queue.push(request);
         } else {
             self.handle_request(request);
         }
     }
 
-    fn hangs_on_domains(&self, request: &Request) -> bool {
+    fn depends_on_more_domains(&self, request: &Request) -> bool {
         match request {
             Request::Explain { .. } | Request::List { .. } => true,
             Request::Wake { target: WakeTarget::Mac(mac), .. } => {
@@ -63,15 +62,16 @@ impl Engine {
         }
     }
 
-    pub(super) fn answer_early_if_settled(&mut self) {
+    /// Handles the queued requests if each hypervisor has listed its domains, or cannot be reached.
+    pub(super) fn handle_early_requests_if_settled(&mut self) {
         if self.hypervisors.are_settled() {
-            self.answer_early();
+            self.handle_early_requests();
         }
     }
 
-    /// Answers what has waited, by what is known now.
-    pub(super) fn answer_early(&mut self) {
-        for request in std::mem::take(&mut self.early.requests) {
+    /// Handles the queued requests with the domains that are known now.
+    pub(super) fn handle_early_requests(&mut self) {
+        for request in std::mem::take(&mut self.early_requests.queue) {
             self.handle_request(request);
         }
     }

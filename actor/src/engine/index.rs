@@ -1,5 +1,4 @@
-//! Which domain has which MAC address: in memory, so that a packet costs one look-up, however many
-//! domains there are.
+//! The index of MAC addresses. It is in memory, so that a packet takes one look-up, with any number of domains.
 
 use core::ops::Bound;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -11,33 +10,33 @@ use crate::model::{Domain, Id, State};
 use crate::policy::alias::Alias;
 use crate::policy::decision::Found;
 
-/// The known domains, by what identifies them and by MAC address.
+/// The known domains, by ID and by MAC address.
 #[derive(Debug, Default)]
 pub struct Index {
-    entries: BTreeMap<Id, Entry>,
+    entries: BTreeMap<Id, IndexedDomain>,
     owners: HashMap<MacAddr, BTreeSet<Id>>,
     aliases: Vec<Alias>,
 }
 
-/// A domain that is known.
+/// A known domain.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct IndexedDomain {
     /// The domain.
     pub domain: Domain,
-    /// Its MAC addresses, aliases included.
+    /// Its MAC addresses, including aliases.
     pub macs: BTreeSet<MacAddr>,
-    /// Whether it is known to have changed since it was read.
-    changing: bool,
+    /// Whether the domain has changed since it was read.
+    changed: bool,
 }
 
 impl Index {
-    /// An index that knows no domain yet.
+    /// An index without domains.
     #[must_use]
     pub fn new(aliases: Vec<Alias>) -> Self {
         Self { aliases, ..Self::default() }
     }
 
-    /// Forgets all domains of this connection and takes these.
+    /// Replaces all domains of this connection.
     pub fn replace(&mut self, connection: &str, domains: Vec<Domain>) {
         let old: Vec<Id> = self.entries.keys().filter(|id| &*id.connection == connection).cloned().collect();
         for id in old {
@@ -51,7 +50,7 @@ impl Index {
         }
     }
 
-    /// Puts other aliases in force.
+    /// Replaces the aliases.
     pub fn set_aliases(&mut self, aliases: Vec<Alias>) {
         self.aliases = aliases;
         for entry in self.entries.values() {
@@ -64,19 +63,19 @@ impl Index {
         self.owners.clear();
         for (id, entry) in std::mem::take(&mut self.entries) {
             self.insert(entry.domain);
-            if entry.changing {
+            if entry.changed {
                 self.note_change(&id);
             }
         }
     }
 
-    /// Notes that there is a domain of this name. Returns whether an alias means less than before.
+    /// Informs the aliases of a domain's name. Returns whether an alias matches less than before.
     fn note_name(&mut self, domain: &Domain) -> bool {
         note_name(&mut self.aliases, domain)
     }
 
-    /// Takes a domain that is new or has changed. Returns whether MAC addresses have changed hands: it is
-    /// new, or has others than before, or takes those of an alias over.
+    /// Adds or replaces a domain. Returns whether MAC addresses have changed: the domain is new, has other addresses
+    /// than before, or takes over those of an alias.
     pub fn put(&mut self, domain: Domain) -> bool {
         let narrowed = self.note_name(&domain);
         if narrowed {
@@ -94,11 +93,11 @@ impl Index {
         for mac in &macs {
             self.owners.entry(*mac).or_default().insert(domain.id.clone());
         }
-        self.entries.insert(domain.id.clone(), Entry { domain, macs, changing: false });
+        self.entries.insert(domain.id.clone(), IndexedDomain { domain, macs, changed: false });
         changed
     }
 
-    /// Forgets a domain. Returns whether it was known.
+    /// Removes a domain. Returns whether it was known.
     pub fn remove(&mut self, id: &Id) -> bool {
         let Some(entry) = self.entries.remove(id) else { return false };
         for mac in entry.macs {
@@ -119,7 +118,7 @@ impl Index {
         found(owners.filter_map(|id| self.get(id)).collect())
     }
 
-    /// The domains with this UUID or, if there is none, with this name.
+    /// The domains with this UUID, or else with this name.
     #[must_use]
     pub fn find_domain(&self, name_or_uuid: &str) -> Found<'_> {
         let uuid = Uuid::parse_str(name_or_uuid).ok();
@@ -130,44 +129,44 @@ impl Index {
         found(by_uuid)
     }
 
-    /// The domain that this identifies.
+    /// The domain with this ID.
     #[must_use]
     pub fn get(&self, id: &Id) -> Option<&Domain> {
         self.entries.get(id).map(|entry| &entry.domain)
     }
 
-    /// Notes that the domain has changed since it was read.
+    /// Records that the domain has changed since it was read.
     pub fn note_change(&mut self, id: &Id) {
         if let Some(entry) = self.entries.get_mut(id) {
-            entry.changing = true;
+            entry.changed = true;
         }
     }
 
-    /// What the domain does, if it is not known to have changed since it was read.
+    /// The state of the domain, unless the domain has changed since it was read.
     #[must_use]
     pub fn state(&self, id: &Id) -> Option<State> {
-        self.entries.get(id).filter(|entry| !entry.changing).map(|entry| entry.domain.state)
+        self.entries.get(id).filter(|entry| !entry.changed).map(|entry| entry.domain.state)
     }
 
-    /// The domains with their addresses, in the order of their ids, from behind this one on.
-    pub fn after(&self, id: Option<&Id>) -> impl Iterator<Item = &Entry> {
+    /// The domains after this one with their addresses, ordered by ID.
+    pub fn after(&self, id: Option<&Id>) -> impl Iterator<Item = &IndexedDomain> {
         let begin = id.map_or(Bound::Unbounded, Bound::Excluded);
         self.entries.range((begin, Bound::Unbounded)).map(|(_, entry)| entry)
     }
 
-    /// All domains, in the order of their ids.
+    /// All domains, ordered by ID.
     pub fn domains(&self) -> impl ExactSizeIterator<Item = &Domain> {
         self.entries.values().map(|entry| &entry.domain)
     }
 
-    /// All MAC addresses, in no order.
+    /// All MAC addresses, in any order.
     pub fn macs(&self) -> impl ExactSizeIterator<Item = MacAddr> {
         self.owners.keys().copied()
     }
 }
 
 fn note_name(aliases: &mut [Alias], domain: &Domain) -> bool {
-    // Each of them is to be asked.
+    // Not `any`, which would stop at the first one.
     aliases.iter_mut().filter_map(|alias| alias.domain.note_name(&domain.name).then_some(())).count() > 0
 }
 
@@ -231,9 +230,9 @@ mod tests {
     }
 
     #[test]
-    fn follows_a_domain_that_changes() {
+    fn updates_addresses_when_a_domain_changes() {
         let mut index = index(&[domain(1, &[1, 2])]);
-        assert!(!index.put(domain(1, &[1, 2])), "as before");
+        assert!(!index.put(domain(1, &[1, 2])), "unchanged");
         assert!(index.put(domain(1, &[2, 3])));
         assert_eq!(index.find(mac(1)), Found::Nothing);
         assert_eq!(index.find(mac(2)), Found::One(&domain(1, &[2, 3])));
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_in_two_domains_is_told_until_one_gives_it_up() {
+    fn finds_all_domains_with_one_address() {
         let mut index = index(&[domain(2, &[1]), domain(1, &[1])]);
         assert_eq!(index.find(mac(1)), Found::Several(vec![&domain(1, &[1]), &domain(2, &[1])]));
         assert_eq!(macs(&index), [mac(1)]);
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_the_state_of_a_domain_until_it_changes() {
+    fn returns_the_state_until_a_change_is_noted() {
         let mut index = index(&[domain(1, &[1])]);
         assert_eq!(index.state(&id(1)), Some(State::ShutOff));
         assert_eq!(index.state(&id(2)), None);
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_do_not_touch_each_other() {
+    fn connections_are_independent() {
         let mut index = index(&[domain(1, &[1])]);
         let mut other = domain(1, &[2]);
         other.id.connection = "lxc:///".into();
@@ -300,21 +299,21 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_for_a_name_with_brackets_is_for_this_domain_alone() {
+    fn an_alias_with_brackets_matches_a_domain_of_exactly_that_name() {
         let alias: Alias = toml::from_str("mac = \"d8:5e:d3:00:00:01\"\ndomain = \"vm[1]\"").unwrap();
         let named = |number, name: &str| Domain { name: name.to_owned(), ..domain(number, &[number]) };
         let (vm1, literal) = (named(1, "vm1"), named(2, "vm[1]"));
         let mut index = index(std::slice::from_ref(&vm1));
         index.set_aliases(vec![alias.clone()]);
         index.note_change(&id(1));
-        assert_eq!(index.find(alias.mac), Found::One(&vm1), "a glob, as far as anybody knows");
+        assert_eq!(index.find(alias.mac), Found::One(&vm1), "it is a glob while no domain has this name");
         assert!(index.put(literal.clone()));
         assert_eq!(index.find(alias.mac), Found::One(&literal));
-        assert_eq!(index.state(&id(1)), None, "it is still known to have changed");
+        assert_eq!(index.state(&id(1)), None, "the change is still noted");
         index.remove(&id(2));
-        assert_eq!(index.find(alias.mac), Found::Nothing, "nobody gets it because the domain has gone");
+        assert_eq!(index.find(alias.mac), Found::Nothing, "the alias does not become a glob again");
         index.set_aliases(vec![alias.clone()]);
-        assert_eq!(index.find(alias.mac), Found::One(&vm1), "read again");
+        assert_eq!(index.find(alias.mac), Found::One(&vm1), "after a reload it is a glob again");
         for domains in [vec![vm1.clone(), literal.clone()], vec![literal.clone(), vm1.clone()]] {
             index.set_aliases(vec![alias.clone()]);
             index.replace("test:///", domains);
@@ -328,7 +327,7 @@ mod tests {
         let mut index = index(&[domain(1, &[1]), domain(2, &[2])]);
         index.set_aliases(vec![alias.clone()]);
         assert_eq!(index.find(alias.mac), Found::One(&domain(1, &[1])));
-        assert!(!index.put(domain(1, &[1])), "as before");
+        assert!(!index.put(domain(1, &[1])), "unchanged");
         assert_eq!(index.macs().len(), 3);
         index.set_aliases(Vec::new());
         assert_eq!(macs(&index), [mac(1), mac(2)]);

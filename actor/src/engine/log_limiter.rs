@@ -1,5 +1,5 @@
-//! What packets may add to the log. Anybody can send them, in any number: each kind of line has a few lines a
-//! minute, and one at the end of that minute that counts what was left out.
+//! Limits the log lines that packets cause, because anyone can send packets in any number. Each kind of line is limited
+//! to a few lines a minute. One more line at the end of the minute contains the number of suppressed lines.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -11,27 +11,27 @@ use wakevirt_service::logs::quoted;
 use crate::engine::report::Decision;
 use crate::model::{Id, Outcome};
 
-/// For how long lines of a kind are counted together.
-const STRETCH: Duration = Duration::from_secs(60);
-/// Kinds that have lines of their own at a time; what goes beyond shares those of [`LineKind::Others`].
-const MOST: usize = 256;
-/// MAC addresses without a domain that are known to have had their line; the oldest goes first.
-const MOST_UNKNOWN: usize = 1024;
+/// The interval in which lines of a kind are counted.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// The maximum number of kinds that are counted at a time. More kinds count as [`LineKind::Others`].
+const MAX_KINDS: usize = 256;
+/// The maximum number of unknown MAC addresses that are remembered as logged. The oldest is forgotten first.
+const MAX_UNKNOWN: usize = 1024;
 
-/// LogLimiter that are counted together.
+/// Lines that are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum LineKind {
-    /// A decision about packets: the same one, for the same reason, by the same interface.
+    /// The same decision about packets on one interface, for the same reason.
     Decision {
-        /// The domain, if one is meant, and its name.
+        /// The domain, if there is one, and its name.
         domain: Option<(Id, String)>,
         outcome: Outcome,
         reason: String,
         interface: Option<String>,
     },
-    /// Decisions of more kinds than are told apart.
+    /// Decisions beyond [`MAX_KINDS`].
     Others,
-    /// MAC addresses that no domain has.
+    /// Packets for MAC addresses that no domain has.
     Unknown,
     /// Packets that are held until the domains of all hypervisors are known.
     Held,
@@ -41,152 +41,154 @@ pub(super) enum LineKind {
 
 impl LineKind {
     /// The kind of this decision about a packet.
-    pub(super) fn of(finished: &Decision) -> Self {
-        let subject = &finished.subject;
+    pub(super) fn of(decision: &Decision) -> Self {
+        let subject = &decision.subject;
         Self::Decision {
             domain: subject.domain.clone(),
-            outcome: finished.outcome,
-            reason: finished.reason.clone(),
+            outcome: decision.outcome,
+            reason: decision.reason.clone(),
             interface: subject.packet.as_ref().and_then(|packet| packet.details.interface.clone()),
         }
     }
 
-    /// How many lines it has in each stretch.
-    const fn lines(&self) -> u32 {
+    /// The maximum number of lines in an interval.
+    const fn limit(&self) -> u32 {
         match self {
             Self::Decision { .. } | Self::Others | Self::Held | Self::Lost => 3,
-            // One for each address that was not told before.
+            // Each of these lines is about another address.
             Self::Unknown => 10,
         }
     }
 
-    /// Counts in one line what was left out.
-    fn log(&self, left_out: u64) {
-        let seconds = STRETCH.as_secs();
+    /// Logs the number of suppressed lines.
+    fn log(&self, suppressed: u64) {
+        let seconds = INTERVAL.as_secs();
         match self {
             Self::Decision { domain, outcome, reason, interface } => {
-                let about = domain.as_ref().map(|(_, name)| format!("domain {}, ", quoted(name)));
-                let by = interface.as_ref().map(|interface| format!(" on {}", quoted(interface)));
-                let (about, by) = (about.unwrap_or_default(), by.unwrap_or_default());
+                let domain = domain.as_ref().map(|(_, name)| format!("domain {}, ", quoted(name)));
+                let interface = interface.as_ref().map(|interface| format!(" on {}", quoted(interface)));
+                let (domain, interface) = (domain.unwrap_or_default(), interface.unwrap_or_default());
                 tracing::info!(
-                    left_out,
-                    "{outcome}: {about}{left_out} more packets{by} within {seconds} s: {reason}"
+                    suppressed,
+                    "{outcome}: {domain}{suppressed} more packets{interface} within {seconds} s: {reason}"
                 );
             }
             Self::Others => tracing::info!(
-                left_out,
-                "{left_out} more packets within {seconds} s woke nothing, for more domains and reasons than the log \
-                 tells apart; History of org.wakevirt.Actor1 has the last ones"
+                suppressed,
+                "{suppressed} more packets within {seconds} s woke no domain, for more domains and reasons than the \
+                 log counts separately; History of org.wakevirt.Actor1 returns the last decisions"
             ),
             Self::Unknown => tracing::info!(
-                left_out,
-                "unknown: {left_out} more packets within {seconds} s for MAC addresses that no domain has"
+                suppressed,
+                "unknown: {suppressed} more packets within {seconds} s for MAC addresses that no domain has"
             ),
             Self::Held => tracing::info!(
-                left_out,
-                "held: {left_out} more packets within {seconds} s for MAC addresses that no known domain has"
+                suppressed,
+                "held: {suppressed} more packets within {seconds} s for MAC addresses that no known domain has"
             ),
             Self::Lost => tracing::warn!(
-                left_out,
-                "{left_out} more packets within {seconds} s were dropped: too many others wait"
+                suppressed,
+                "{suppressed} more packets within {seconds} s were dropped: too many others wait"
             ),
         }
     }
 }
 
-/// Whether there is a line for it.
+/// Whether a line may be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Permit {
-    /// There is.
+    /// Log it.
     Log,
-    /// There is, and it is the last one for now: the line says so.
+    /// Log it, and that it is the last one of this interval.
     LogLast,
-    /// It is only counted.
+    /// Do not log it. It was counted.
     Suppress,
 }
 
-/// What was logged lately.
+/// The lines of the current intervals.
 #[derive(Debug, Default)]
 pub(super) struct LogLimiter {
-    open: HashMap<LineKind, Stretch>,
+    intervals: HashMap<LineKind, Interval>,
+    /// Unknown MAC addresses that were logged.
     unknown: VecDeque<MacAddr>,
-    /// When the first stretch ends.
-    end_at: Option<Instant>,
+    /// When the first interval ends.
+    next_end: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Stretch {
-    since: Instant,
+struct Interval {
+    start: Instant,
     logged: u32,
-    left_out: u64,
+    suppressed: u64,
 }
 
 impl LogLimiter {
-    /// Asks for a line of this kind.
+    /// Counts a line of this kind, and returns whether it may be logged.
     pub(super) fn check(&mut self, kind: LineKind, now: Instant) -> Permit {
-        let is_one_too_many = self.open.len() >= MOST && !self.open.contains_key(&kind);
+        let is_beyond = self.intervals.len() >= MAX_KINDS && !self.intervals.contains_key(&kind);
         let kind = match kind {
-            LineKind::Decision { .. } if is_one_too_many => LineKind::Others,
+            LineKind::Decision { .. } if is_beyond => LineKind::Others,
             kind => kind,
         };
-        let most = kind.lines();
-        self.end_at.get_or_insert(now + STRETCH);
-        let stretch = self.open.entry(kind).or_insert(Stretch { since: now, logged: 0, left_out: 0 });
-        if stretch.logged >= most {
-            stretch.left_out += 1;
+        let limit = kind.limit();
+        self.next_end.get_or_insert(now + INTERVAL);
+        let interval =
+            self.intervals.entry(kind).or_insert(Interval { start: now, logged: 0, suppressed: 0 });
+        if interval.logged >= limit {
+            interval.suppressed += 1;
             return Permit::Suppress;
         }
-        stretch.logged += 1;
-        if stretch.logged == most { Permit::LogLast } else { Permit::Log }
+        interval.logged += 1;
+        if interval.logged == limit { Permit::LogLast } else { Permit::Log }
     }
 
-    /// Whether there is a line for a packet for this MAC address, which no domain has: for the first one.
+    /// Whether a packet for this unknown MAC address may be logged: only the first one for each address.
     pub(super) fn check_unknown(&mut self, mac: MacAddr, now: Instant) -> bool {
         if self.unknown.contains(&mac) || self.check(LineKind::Unknown, now) == Permit::Suppress {
             return false;
         }
-        if self.unknown.len() >= MOST_UNKNOWN {
+        if self.unknown.len() >= MAX_UNKNOWN {
             self.unknown.pop_front();
         }
         self.unknown.push_back(mac);
         true
     }
 
-    /// When [`Self::end`] has something to do.
-    pub(super) const fn end_at(&self) -> Option<Instant> {
-        self.end_at
+    /// When the first interval ends.
+    pub(super) const fn next_end(&self) -> Option<Instant> {
+        self.next_end
     }
 
-    /// Ends each stretch that is over, with a line that counts what was left out.
-    pub(super) fn end(&mut self, now: Instant) {
-        for (kind, stretch) in self.open.extract_if(|_, stretch| now >= stretch.since + STRETCH) {
-            stretch.end(&kind);
+    /// Ends the intervals that are over, and logs what each has suppressed.
+    pub(super) fn end_intervals(&mut self, now: Instant) {
+        for (kind, interval) in self.intervals.extract_if(|_, interval| now >= interval.start + INTERVAL) {
+            interval.end(&kind);
         }
-        self.end_at = self.open.values().map(|stretch| stretch.since + STRETCH).min();
+        self.next_end = self.intervals.values().map(|interval| interval.start + INTERVAL).min();
     }
 
-    /// Ends every stretch, and forgets which addresses were told: whoever has changed something wants to see
-    /// what comes of it.
+    /// Ends all intervals, and forgets which addresses were logged: after a reload the administrator expects to see
+    /// its effect in the log.
     pub(super) fn reset(&mut self) {
-        for (kind, stretch) in self.open.drain() {
-            stretch.end(&kind);
+        for (kind, interval) in self.intervals.drain() {
+            interval.end(&kind);
         }
         self.unknown.clear();
-        self.end_at = None;
+        self.next_end = None;
     }
 }
 
-/// The service exits: what was left out until then is counted as well.
+/// Logs what was suppressed until the service exits.
 impl Drop for LogLimiter {
     fn drop(&mut self) {
         self.reset();
     }
 }
 
-impl Stretch {
+impl Interval {
     fn end(&self, kind: &LineKind) {
-        if self.left_out > 0 {
-            kind.log(self.left_out);
+        if self.suppressed > 0 {
+            kind.log(self.suppressed);
         }
     }
 }
@@ -206,63 +208,66 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_has_its_own_lines_and_a_count_at_the_end() {
-        let (mut lines, start) = (LogLimiter::default(), Instant::now());
-        let mut ask = |reason| lines.check(kind(reason), start);
-        assert_eq!([ask(1), ask(1), ask(1)], [Permit::Log, Permit::Log, Permit::LogLast]);
-        assert_eq!([ask(1), ask(1)], [Permit::Suppress, Permit::Suppress]);
-        assert_eq!(ask(2), Permit::Log, "another reason");
-        assert_eq!(lines.open[&kind(1)].left_out, 2);
-        assert_eq!(lines.end_at(), Some(start + STRETCH));
-        lines.end(start + STRETCH - Duration::from_millis(1));
-        assert_eq!(lines.open.len(), 2);
-        lines.end(start + STRETCH);
-        assert!(lines.open.is_empty() && lines.end_at().is_none());
-        assert_eq!(lines.check(kind(1), start + STRETCH), Permit::Log);
+    fn limits_each_reason_and_counts_the_rest() {
+        let (mut limiter, start) = (LogLimiter::default(), Instant::now());
+        let mut check = |reason| limiter.check(kind(reason), start);
+        assert_eq!([check(1), check(1), check(1)], [Permit::Log, Permit::Log, Permit::LogLast]);
+        assert_eq!([check(1), check(1)], [Permit::Suppress, Permit::Suppress]);
+        assert_eq!(check(2), Permit::Log, "another reason");
+        assert_eq!(limiter.intervals[&kind(1)].suppressed, 2);
+        assert_eq!(limiter.next_end(), Some(start + INTERVAL));
+        limiter.end_intervals(start + INTERVAL - Duration::from_millis(1));
+        assert_eq!(limiter.intervals.len(), 2);
+        limiter.end_intervals(start + INTERVAL);
+        assert!(limiter.intervals.is_empty() && limiter.next_end().is_none());
+        assert_eq!(limiter.check(kind(1), start + INTERVAL), Permit::Log);
     }
 
     #[test]
-    fn kinds_are_bounded_and_the_rest_share_their_lines() {
-        let (mut lines, start) = (LogLimiter::default(), Instant::now());
+    fn limits_the_number_of_kinds() {
+        let (mut limiter, start) = (LogLimiter::default(), Instant::now());
         for reason in 0..100_000 {
-            let _ = lines.check(kind(reason), start);
+            let _ = limiter.check(kind(reason), start);
         }
-        assert_eq!(lines.open.len(), MOST + 1);
-        assert_eq!(lines.open[&LineKind::Others].left_out, 100_000 - u64::try_from(MOST).unwrap() - 3);
-        // What has lines of its own keeps them, and other kinds are not kept out.
-        assert_eq!(lines.check(kind(0), start), Permit::Log);
-        assert_eq!(lines.check(LineKind::Lost, start), Permit::Log);
-        lines.reset();
-        assert_eq!(lines.check(kind(100_000), start), Permit::Log);
+        assert_eq!(limiter.intervals.len(), MAX_KINDS + 1);
+        assert_eq!(
+            limiter.intervals[&LineKind::Others].suppressed,
+            100_000 - u64::try_from(MAX_KINDS).unwrap() - 3
+        );
+        // A kind that is counted separately stays so, and kinds other than decisions are not affected.
+        assert_eq!(limiter.check(kind(0), start), Permit::Log);
+        assert_eq!(limiter.check(LineKind::Lost, start), Permit::Log);
+        limiter.reset();
+        assert_eq!(limiter.check(kind(100_000), start), Permit::Log);
     }
 
     #[test]
-    fn an_unknown_address_has_one_line() {
-        let (mut lines, mut now) = (LogLimiter::default(), Instant::now());
-        assert!(lines.check_unknown(mac(1), now));
-        assert!(!lines.check_unknown(mac(1), now), "it had its line");
-        // Ten in a stretch; what had none gets it later.
+    fn allows_one_line_for_an_unknown_address() {
+        let (mut limiter, mut now) = (LogLimiter::default(), Instant::now());
+        assert!(limiter.check_unknown(mac(1), now));
+        assert!(!limiter.check_unknown(mac(1), now), "it was logged before");
+        // Ten addresses in an interval; the next one is logged in the next interval.
         for number in 2..=10 {
-            assert!(lines.check_unknown(mac(number), now));
+            assert!(limiter.check_unknown(mac(number), now));
         }
-        assert!(!lines.check_unknown(mac(11), now));
-        assert_eq!(lines.open[&LineKind::Unknown].left_out, 1);
-        now += STRETCH;
-        lines.end(now);
-        assert!(lines.check_unknown(mac(11), now) && !lines.check_unknown(mac(1), now));
-        lines.reset();
-        assert!(lines.check_unknown(mac(1), now), "after a reload");
+        assert!(!limiter.check_unknown(mac(11), now));
+        assert_eq!(limiter.intervals[&LineKind::Unknown].suppressed, 1);
+        now += INTERVAL;
+        limiter.end_intervals(now);
+        assert!(limiter.check_unknown(mac(11), now) && !limiter.check_unknown(mac(1), now));
+        limiter.reset();
+        assert!(limiter.check_unknown(mac(1), now), "after a reload");
     }
 
     #[test]
-    fn addresses_are_remembered_up_to_a_number() {
-        let (mut lines, mut now) = (LogLimiter::default(), Instant::now());
-        for number in 0..2 * u32::try_from(MOST_UNKNOWN).unwrap() {
-            if !lines.check_unknown(mac(number), now) {
-                now += STRETCH;
-                lines.end(now);
+    fn limits_the_number_of_remembered_addresses() {
+        let (mut limiter, mut now) = (LogLimiter::default(), Instant::now());
+        for number in 0..2 * u32::try_from(MAX_UNKNOWN).unwrap() {
+            if !limiter.check_unknown(mac(number), now) {
+                now += INTERVAL;
+                limiter.end_intervals(now);
             }
         }
-        assert_eq!(lines.unknown.len(), MOST_UNKNOWN);
+        assert_eq!(limiter.unknown.len(), MAX_UNKNOWN);
     }
 }

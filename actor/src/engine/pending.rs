@@ -10,7 +10,7 @@ use wakevirt_service::logs::quoted;
 
 use super::Engine;
 use super::log_limiter::{LineKind, Permit};
-use super::wakes::{age, seen};
+use super::wakes::{age, received_at};
 use crate::announcer::fetch_password;
 use crate::engine::report::described;
 use crate::model::Packet;
@@ -46,7 +46,7 @@ impl Pending {
 
     /// Holds saved packets; no domain is known yet.
     pub(super) fn restore(&mut self, packets: Vec<Packet>) {
-        let since = |packet: &Packet| seen(packet).unwrap_or_else(clock::boottime);
+        let since = |packet: &Packet| received_at(packet).unwrap_or_else(clock::boottime);
         // The state file has another bound.
         let newest = packets.len().saturating_sub(MAX_PENDING);
         self.unknown.extend(packets.into_iter().skip(newest).map(|packet| (since(&packet), packet)));
@@ -73,7 +73,7 @@ impl Engine {
     /// Holds the packet if an unavailable hypervisor may have its domain; otherwise counts it as unknown.
     pub(super) fn hold_or_count(&mut self, packet: Packet) {
         if self.hypervisors.is_one_unavailable() {
-            let since = seen(&packet).unwrap_or_else(clock::boottime);
+            let since = received_at(&packet).unwrap_or_else(clock::boottime);
             if !has_expired(age(since), self.policy.times.hold) {
                 if self.pending.unknown.len() >= MAX_PENDING {
                     let oldest = self.pending.unknown.pop_front();
@@ -100,7 +100,7 @@ impl Engine {
 
     /// Counts the packet. Only the first one for each address is logged: the network may have many other machines.
     fn report_unknown(&mut self, packet: &Packet) {
-        self.records.count_unknown();
+        self.history.count_unknown();
         if self.log_limiter.check_unknown(packet.mac, Instant::now()) {
             let interface = packet.details.interface.as_deref().map(|it| display(quoted(it)));
             tracing::info!(

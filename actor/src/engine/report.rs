@@ -1,46 +1,82 @@
-//! A decision that was made: what is told about it, in the log and on the bus.
+//! Decisions, and how they are reported: in the log, in the history, to callers and as D-Bus signals.
 
 use core::fmt;
+use std::sync::Arc;
 
+use tokio::time::Instant;
 use tracing::field::display;
+use wakevirt_service::clock;
 use wakevirt_service::logs::quoted;
 
-use crate::model::{Outcome, Packet, Subject};
+use super::log_limiter::{LineKind, Permit};
+use super::{Engine, Reply};
+use crate::engine::request::WakeReply;
+use crate::model::{Outcome, Packet, Subject, Trigger};
 
-/// The longest name of a domain that is told, in bytes: libvirt names files after domains (NAME_MAX,
-/// limits.h(0p)), but not every hypervisor does.
-const LONGEST_NAME: usize = 255;
-/// The longest rule that is told, in bytes.
-const LONGEST_RULE: usize = 2000;
-/// The longest reason that is told, in bytes.
-const LONGEST_REASON: usize = 1000;
+/// The maximum length of a domain's name, in bytes. libvirt names files after domains (NAME_MAX, limits.h(0p)), but
+/// other hypervisors may not.
+const MAX_NAME: usize = 255;
+/// The maximum length of a rule, in bytes.
+const MAX_RULE: usize = 2000;
+/// The maximum length of a reason, in bytes.
+const MAX_REASON: usize = 1000;
 
-/// The text, cut off after so many bytes.
-#[must_use]
-pub fn cut(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        text.truncate(text.floor_char_boundary(most));
-        text.push('…');
-    }
-    text
+/// A decision about a wake, with its outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What the decision is about.
+    pub subject: Subject,
+    /// How the wake ended.
+    pub outcome: Outcome,
+    /// The reason for the outcome, as text.
+    pub reason: String,
+    /// When the decision was made: CLOCK_REALTIME, in microseconds.
+    pub time: u64,
 }
 
-/// A domain's name as it is told.
-#[must_use]
-pub fn told_name(name: &str) -> String {
-    cut(name.to_owned(), LONGEST_NAME)
+impl Engine {
+    /// Logs the decision, adds it to the history, and sends it to the callers and the D-Bus interface.
+    pub(super) fn report(&mut self, subject: Subject, outcome: Outcome, reason: String, callers: Vec<Reply>) {
+        self.unsaved = true;
+        let decision = Arc::new(Decision::new(subject, outcome, reason, clock::realtime()));
+        match self.may_log(&decision) {
+            Permit::Log => decision.log(false),
+            Permit::LogLast => decision.log(true),
+            Permit::Suppress => {}
+        }
+        self.history.add(&decision);
+        // The domain may have been removed during its wake.
+        let domain = decision.subject.domain.as_ref();
+        if let Some((id, _)) = domain.filter(|(id, _)| self.index.get(id).is_none()) {
+            self.history.forget_domain(id);
+        }
+        for caller in callers {
+            // The caller may have stopped waiting.
+            let _ = caller.send(WakeReply::Decided(Arc::clone(&decision)));
+        }
+        // There is no receiver while the bus is unavailable.
+        let _ = self.outputs.decisions.send(decision);
+    }
+
+    /// Decisions about packets that woke nothing are limited: anyone can cause them, in any number.
+    fn may_log(&mut self, decision: &Decision) -> Permit {
+        if decision.subject.trigger() == Trigger::Call || decision.outcome.is_success() {
+            return Permit::Log;
+        }
+        self.log_limiter.check(LineKind::of(decision), Instant::now())
+    }
 }
 
 impl Decision {
-    /// The decision, made now, with texts of a bounded length: a thousand of them are remembered.
+    /// A decision with texts of a limited length, because the history stores a thousand of them.
     #[must_use]
     pub fn new(mut subject: Subject, outcome: Outcome, reason: String, time: u64) -> Self {
-        subject.domain = subject.domain.map(|(id, name)| (id, cut(name, LONGEST_NAME)));
-        subject.rule = subject.rule.map(|rule| cut(rule, LONGEST_RULE));
-        Self { subject, outcome, reason: cut(reason, LONGEST_REASON), time }
+        subject.domain = subject.domain.map(|(id, name)| (id, cut(name, MAX_NAME)));
+        subject.rule = subject.rule.map(|rule| cut(rule, MAX_RULE));
+        Self { subject, outcome, reason: cut(reason, MAX_REASON), time }
     }
 
-    /// About how much memory it takes, in bytes; more than its texts have.
+    /// An estimate of its memory, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         let Subject { domain, rule, packet, .. } = &self.subject;
@@ -49,24 +85,9 @@ impl Decision {
         let packet = packet.as_ref().map_or(0, |packet| packet.details.size());
         size_of::<Self>() + name + rule + packet + self.reason.len()
     }
-}
 
-/// A decision that was made, and what came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
-    /// What it is about.
-    pub subject: Subject,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Why so, in words.
-    pub reason: String,
-    /// When: CLOCK_REALTIME, in microseconds.
-    pub time: u64,
-}
-
-impl Decision {
-    /// Logs the decision in one line: who, what, why, which rule; as a sentence for those who read the
-    /// log, and in fields for those who search it. `last`: more like it are only counted for now.
+    /// Logs the decision in one line, as a sentence and as fields for searching. `last` adds that further lines like
+    /// it are suppressed for now.
     pub fn log(&self, last: bool) {
         let Subject { mac, rule, packet, caller, .. } = &self.subject;
         let domain = self.domain().map(|name| display(quoted(name)));
@@ -75,8 +96,8 @@ impl Decision {
         let interface = interface.map(|it| display(quoted(it)));
         let vlan = packet.as_ref().and_then(|packet| packet.details.vlan);
         let source = packet.as_ref().and_then(source).map(display);
-        let counted = if last { "; more like this are only counted for a minute" } else { "" };
-        // The level is part of the line's place in the source, so there are two.
+        let note = if last { "; more like this are only counted for a minute" } else { "" };
+        // The level is part of tracing's static metadata of the line, so each level needs a line of its own.
         macro_rules! line {
             ($log:ident) => {
                 tracing::$log!(
@@ -91,7 +112,7 @@ impl Decision {
                     vlan,
                     source,
                     reason = %quoted(&self.reason),
-                    "{self}{counted}"
+                    "{self}{note}"
                 )
             };
         }
@@ -130,7 +151,7 @@ impl fmt::Display for Decision {
     }
 }
 
-/// The packet in words: for which address, who sent it, where it came in.
+/// The packet as text: its address, sender, ingress interface and VLAN.
 pub(crate) fn described(packet: &Packet) -> impl fmt::Display {
     fmt::from_fn(move |f| {
         write!(f, "packet for {}", packet.mac)?;
@@ -142,10 +163,26 @@ pub(crate) fn described(packet: &Packet) -> impl fmt::Display {
     })
 }
 
-/// Who sent the packet: the IP address, else the MAC address.
+/// The sender of the packet: its IP address, otherwise its MAC address.
 fn source(packet: &Packet) -> Option<String> {
     let details = &packet.details;
     details.source.map(|it| it.to_string()).or_else(|| details.source_mac.map(|it| it.to_string()))
+}
+
+/// The text, cut after at most `max` bytes.
+#[must_use]
+fn cut(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max));
+        text.push('…');
+    }
+    text
+}
+
+/// A domain's name, cut to the maximum length.
+#[must_use]
+pub(super) fn cut_name(name: &str) -> String {
+    cut(name.to_owned(), MAX_NAME)
 }
 
 #[cfg(test)]
@@ -160,41 +197,41 @@ mod tests {
     use super::*;
     use crate::model::Id;
 
-    /// What is logged of a decision; perhaps the last line like it for now.
-    fn logged(finished: &Decision, last: bool) -> String {
+    /// The log lines of this decision.
+    fn logged(decision: &Decision, last: bool) -> String {
         let (mut log, writer) = std::io::pipe().unwrap();
         let logger = tracing_subscriber::fmt().with_writer(Mutex::new(writer)).with_ansi(false).finish();
-        tracing::subscriber::with_default(logger, || finished.log(last));
+        tracing::subscriber::with_default(logger, || decision.log(last));
         let mut text = String::new();
         log.read_to_string(&mut text).unwrap();
         text
     }
 
     #[test]
-    fn the_last_line_of_a_stretch_says_so() {
+    fn marks_the_last_line_of_an_interval() {
         let subject = Subject::new(Some(MacAddr::new([2; 6])), None, None, None);
-        let reason = "two have it".to_owned();
-        let finished = Decision { subject, outcome: Outcome::Ambiguous, reason, time: 0 };
-        assert!(logged(&finished, true).contains("two have it; more like this are only counted"));
-        let line = logged(&finished, false);
-        assert!(line.contains(&finished.to_string()) && !line.contains("counted"), "{line}");
+        let reason = "two domains have it".to_owned();
+        let decision = Decision { subject, outcome: Outcome::Ambiguous, reason, time: 0 };
+        assert!(logged(&decision, true).contains("two domains have it; more like this are only counted"));
+        let line = logged(&decision, false);
+        assert!(line.contains(&decision.to_string()) && !line.contains("counted"), "{line}");
     }
 
     #[test]
-    fn has_texts_of_a_bounded_length() {
+    fn cuts_long_texts() {
         let id = Id { connection: "qemu:///system".into(), uuid: uuid::Uuid::nil() };
         let text = || "ü".repeat(10_000);
         let mut subject = Subject::new(None, None, Some(text()), None);
         subject.domain = Some((id, text()));
-        let finished = Decision::new(subject, Outcome::Failed, text(), 0);
-        assert_eq!(finished.domain().unwrap(), format!("{}…", "ü".repeat(127)));
-        assert_eq!(finished.subject.rule.as_deref().unwrap(), format!("{}…", "ü".repeat(1000)));
-        assert_eq!(finished.reason, format!("{}…", "ü".repeat(500)));
+        let decision = Decision::new(subject, Outcome::Failed, text(), 0);
+        assert_eq!(decision.domain().unwrap(), format!("{}…", "ü".repeat(127)));
+        assert_eq!(decision.subject.rule.as_deref().unwrap(), format!("{}…", "ü".repeat(1000)));
+        assert_eq!(decision.reason, format!("{}…", "ü".repeat(500)));
         assert_eq!(cut("win11".to_owned(), 5), "win11");
     }
 
     #[test]
-    fn is_told_in_a_sentence_that_nobody_can_forge() {
+    fn escapes_text_in_the_log_line() {
         let details = PacketDetails {
             interface: Some("br0\n".to_owned()),
             vlan: Some(20),
@@ -202,7 +239,7 @@ mod tests {
             ..PacketDetails::default()
         };
         let mac = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
-        let mut finished = Decision {
+        let mut decision = Decision {
             subject: Subject {
                 mac: Some(mac),
                 domain: Some((
@@ -218,12 +255,12 @@ mod tests {
             time: 0,
         };
         assert_eq!(
-            finished.to_string(),
+            decision.to_string(),
             r#"started: domain "win\u{1b}[2J", packet for 52:54:00:00:00:01 from 192.168.1.5 on "br0\n" in VLAN 20, rule domain = "win*": it was shut off"#
         );
-        finished.subject = Subject::new(Some(mac), None, None, None);
-        finished.outcome = Outcome::Ambiguous;
-        finished.reason = "two have it".to_owned();
-        assert_eq!(finished.to_string(), "ambiguous: called for 52:54:00:00:00:01: two have it");
+        decision.subject = Subject::new(Some(mac), None, None, None);
+        decision.outcome = Outcome::Ambiguous;
+        decision.reason = "two domains have it".to_owned();
+        assert_eq!(decision.to_string(), "ambiguous: called for 52:54:00:00:00:01: two domains have it");
     }
 }

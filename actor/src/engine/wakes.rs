@@ -1,4 +1,4 @@
-//! Wakes that are under way, and those that wait for their hypervisor.
+//! Running wakes, and wakes that are held because their hypervisor is unavailable.
 
 use std::collections::HashMap;
 use std::iter;
@@ -8,6 +8,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use wakevirt_service::clock;
+use wakevirt_service::logs::quoted;
 
 use super::{Engine, Reply};
 use crate::engine::attempt::{End, wake as wake_domain};
@@ -17,41 +18,40 @@ use crate::model::{Id, Outcome, Packet, State, Subject};
 use crate::policy::decision::has_expired;
 use crate::policy::rules::Paused;
 
-/// The wakes.
+/// The wakes that have not ended, at most one for each domain.
 #[derive(Default)]
 pub(super) struct Wakes {
-    under_way: HashMap<Id, Wake>,
-    /// Those whose hypervisor is away.
+    running: HashMap<Id, Wake>,
     held: HashMap<Id, Wake>,
     tasks: JoinSet<(Id, End)>,
 }
 
-/// A wake: all who ask for it meanwhile share it.
+/// A wake. Later packets and callers for the same domain join it.
 struct Wake {
     subject: Subject,
     terms: Terms,
     callers: Vec<Reply>,
-    /// When it was asked for: CLOCK_BOOTTIME, in microseconds.
+    /// The start of the time that counts towards `hold`: CLOCK_BOOTTIME, in microseconds.
     since: u64,
-    /// Whether the hypervisor was called for it, and has not told what came of that.
+    /// Whether the hypervisor was called for it, and the reply was lost.
     called: bool,
-    /// What was asked for meanwhile and may do more: done after this one, if this one was not allowed to.
+    /// A wake that joined and may do more. It runs after this one, if this one was not allowed to act.
     next: Option<Box<Wake>>,
 }
 
 impl Wakes {
-    /// The end of one that is under way.
+    /// Waits for the end of a running wake.
     pub(super) async fn join_next(&mut self) -> Option<Result<(Id, End), JoinError>> {
         self.tasks.join_next().await
     }
 
-    /// What has not ended, to be written down.
-    pub(super) fn intents(&self) -> Vec<SavedWake> {
-        // What is under way does not wait for its hypervisor, and has not done so until now.
+    /// All wakes, in the form of the state file.
+    pub(super) fn saved(&self) -> Vec<SavedWake> {
+        // The hypervisor of a running wake is available, so the time until now does not count towards `hold`.
         let now = clock::boottime();
-        let under_way = self.under_way.iter().map(|(id, wake)| (id, wake, true, now));
+        let running = self.running.iter().map(|(id, wake)| (id, wake, true, now));
         let held = self.held.iter().map(|(id, wake)| (id, wake, wake.called, wake.since));
-        let all = under_way.chain(held).flat_map(|(id, wake, called, since)| {
+        let all = running.chain(held).flat_map(|(id, wake, called, since)| {
             let first = SavedWake::new(id, &wake.subject, wake.terms.paused, since, called);
             let later = iter::successors(wake.next.as_deref(), |wake| wake.next.as_deref());
             let later = later.map(move |wake| {
@@ -62,21 +62,20 @@ impl Wakes {
         all.collect()
     }
 
-    /// Whether any wake is being done.
-    pub(super) fn is_one_under_way(&self) -> bool {
-        !self.under_way.is_empty()
+    /// Whether any wake is running.
+    pub(super) fn is_any_running(&self) -> bool {
+        !self.running.is_empty()
     }
 
-    /// Takes up what had not ended when the last process did: what is to be done is judged by the
-    /// domain's state, as soon as its hypervisor tells it.
-    pub(super) fn restore(&mut self, intents: Vec<SavedWake>) {
-        for intent in intents {
-            let (paused, since, called) = (intent.paused(), intent.since, intent.called);
-            let (id, subject) = intent.subject();
+    /// Holds the wakes of an earlier process until their hypervisors are available.
+    pub(super) fn restore(&mut self, saved: Vec<SavedWake>) {
+        for saved in saved {
+            let (paused, since, called) = (saved.paused(), saved.since, saved.called);
+            let (id, subject) = saved.subject();
             let terms = Terms { trigger: subject.trigger(), paused, cool_down: None };
             let wake = Wake { subject, terms, callers: Vec::new(), since, called, next: None };
             match self.held.get_mut(&id) {
-                Some(same) => same.join(wake),
+                Some(first) => first.join(wake),
                 None => drop(self.held.insert(id, wake)),
             }
         }
@@ -84,19 +83,19 @@ impl Wakes {
 }
 
 impl Wake {
-    /// Takes another one for the same domain in.
+    /// Joins another wake for the same domain to this one.
     fn join(&mut self, mut other: Self) {
-        // Who has given up would be kept for as long as the wake is held.
+        // Callers that have stopped waiting would accumulate while the wake is held.
         self.callers.retain(|caller| !caller.is_closed());
         if let Some(next) = &mut self.next {
             next.callers.retain(|caller| !caller.is_closed());
         }
         if self.terms.cover(&other.terms) {
-            // It lasts for as long as the later one would.
+            // This wake is held for as long as the other one would be.
             self.since = self.since.max(other.since);
             self.callers.append(&mut other.callers);
         } else if let Some(next) = &mut self.next {
-            // The one that may do more goes on.
+            // The wake that may do more is the next one. It takes the callers of the other.
             if other.terms.cover(&next.terms) {
                 std::mem::swap(&mut **next, &mut other);
             }
@@ -105,97 +104,96 @@ impl Wake {
             self.next = Some(Box::new(other));
         }
     }
+
+    fn domain_name(&self) -> &str {
+        self.subject.domain.as_ref().map(|(_, name)| name.as_str()).unwrap_or_default()
+    }
 }
 
 impl Engine {
-    /// Wakes the domain, or joins the wake that is under way for it.
+    /// Wakes the domain, or joins the wake that it has already.
     pub(super) fn wake(&mut self, id: Id, subject: Subject, paused: Paused, callers: Vec<Reply>) {
-        let cool_down = self.records.last_success(&id).map(|at| (at, self.policy.times.cool_down));
+        let cool_down = self.history.last_success(&id).map(|at| (at, self.policy.times.cool_down));
         let terms = Terms { trigger: subject.trigger(), paused, cool_down };
-        let seen = subject.packet.as_ref().and_then(seen);
-        let wake = Wake {
-            terms,
-            callers,
-            since: seen.unwrap_or_else(clock::boottime),
-            called: false,
-            next: None,
-            subject,
-        };
+        let received = subject.packet.as_ref().and_then(received_at);
+        let since = received.unwrap_or_else(clock::boottime);
+        let wake = Wake { terms, callers, since, called: false, next: None, subject };
         if self.is_expired(&wake) {
-            return self.expired(id, wake);
+            return self.end_expired(id, wake);
         }
         self.begin(id, wake);
     }
 
+    /// Joins the wake that the domain has already, or holds the new one, or runs it.
     fn begin(&mut self, id: Id, wake: Wake) {
-        for same in [&mut self.wakes.under_way, &mut self.wakes.held] {
-            if let Some(same) = same.get_mut(&id) {
-                tracing::debug!(uuid = %id.uuid, "joins the wake that is under way");
-                same.join(wake);
+        for wakes in [&mut self.wakes.running, &mut self.wakes.held] {
+            if let Some(first) = wakes.get_mut(&id) {
+                tracing::debug!(uuid = %id.uuid, "joined the earlier wake of this domain");
+                first.join(wake);
                 self.unsaved = true;
                 return;
             }
         }
-        let Some(hypervisor) = self.hypervisors.get(&id.connection).cloned() else {
-            let name = wake.subject.domain.as_ref().map(|(_, name)| name.as_str()).unwrap_or_default();
-            tracing::info!(
-                "the wake of {} waits for {}, which cannot be reached",
-                wakevirt_service::logs::quoted(name),
-                id.connection
-            );
-            self.unsaved = true;
-            self.wakes.held.insert(id, wake);
-            return;
-        };
+        if self.hypervisors.get(&id.connection).is_some() {
+            return self.run_wake(id, wake);
+        }
+        tracing::info!("wake of {} is held: {} is unavailable", quoted(wake.domain_name()), id.connection);
+        self.unsaved = true;
+        self.wakes.held.insert(id, wake);
+    }
+
+    /// Runs the wake in a task of its own.
+    fn run_wake(&mut self, id: Id, wake: Wake) {
+        let Some(hypervisor) = self.hypervisors.get(&id.connection).cloned() else { return };
         let shutdown_wait = self.policy.times.shutdown_wait;
         let (uuid, terms, called) = (id.uuid, wake.terms, wake.called);
         let known_off = !called && self.index.state(&id) == Some(State::ShutOff);
         let expired = called && self.is_expired(&wake);
         let order = Order { uuid, terms, shutdown_wait, called, known_off, expired };
-        // By this wake, before any event tells it.
+        // The wake changes the state before any event reports it.
         self.index.note_change(&id);
-        self.wakes.under_way.insert(id.clone(), wake);
-        // Before the hypervisor is called: should the process end meanwhile, the next one takes it up.
+        self.wakes.running.insert(id.clone(), wake);
+        // Saved before the hypervisor is called: if this process exits, the next one continues the wake.
         self.unsaved = true;
         self.save();
         self.wakes.tasks.spawn(async move { (id, wake_domain(hypervisor, order).await) });
     }
 
-    pub(super) fn ended(&mut self, end: Result<(Id, End), JoinError>) {
+    /// Handles the end of a wake's task.
+    pub(super) fn handle_wake_end(&mut self, end: Result<(Id, End), JoinError>) {
         let (id, end) = match end {
             Ok(end) => end,
-            Err(error) => return tracing::error!("a wake was not done to its end: {error}"),
+            Err(error) => return tracing::error!("a wake failed: {error}"),
         };
-        let Some(mut wake) = self.wakes.under_way.remove(&id) else { return };
+        let Some(mut wake) = self.wakes.running.remove(&id) else { return };
         match end {
             End::Lost { called, reachable } => {
                 wake.called = called;
-                // While other wakes had the connection, or the domain was shutting down, it did not wait for the
-                // hypervisor.
+                // Only the time without the hypervisor counts towards `hold`.
                 let reachable = u64::try_from(reachable.as_micros()).unwrap_or(u64::MAX);
                 wake.since = wake.since.saturating_add(reachable).min(clock::boottime());
-                // What has joined it has waited with it.
+                // The same applies to a wake that joined it.
                 wake.next.iter_mut().for_each(|next| next.since = next.since.max(wake.since));
-                // Perhaps the connection is back already, under another handle.
+                // The hypervisor may be connected again already.
                 match self.hypervisors.get(&id.connection).is_some_and(|it| it.is_alive()) {
                     true => self.begin(id, wake),
                     false => drop(self.wakes.held.insert(id, wake)),
                 }
             }
-            End::Done(outcome, reason) => self.done(id, wake, outcome, reason),
-            End::Expired => self.expired(id, wake),
+            End::Done(outcome, reason) => self.end_wake(id, wake, outcome, reason),
+            End::Expired => self.end_expired(id, wake),
         }
     }
 
-    fn done(&mut self, id: Id, mut wake: Wake, outcome: Outcome, reason: String) {
+    fn end_wake(&mut self, id: Id, mut wake: Wake, outcome: Outcome, reason: String) {
         let next = wake.next.take();
-        let refused = matches!(outcome, Outcome::CoolingDown | Outcome::NotAllowed);
+        let was_denied = matches!(outcome, Outcome::CoolingDown | Outcome::NotAllowed);
         match next {
-            Some(next) if refused => {
+            Some(next) if was_denied => {
                 self.report(wake.subject, outcome, reason, wake.callers);
                 self.begin(id, *next);
             }
-            // What more it might have done is done.
+            // The next wake has nothing left to do.
             Some(mut next) => {
                 wake.callers.append(&mut next.callers);
                 self.report(wake.subject, outcome, reason, wake.callers);
@@ -204,32 +202,29 @@ impl Engine {
         }
     }
 
-    /// Does what has waited for this hypervisor.
-    pub(super) fn resume_held(&mut self, uri: &str) {
+    /// Runs the held wakes of a hypervisor that is available again.
+    pub(super) fn start_held_wakes(&mut self, uri: &str) {
         let held = self.wakes.held.keys().filter(|id| &*id.connection == uri);
         for id in held.cloned().collect::<Vec<_>>() {
             let Some(wake) = self.wakes.held.remove(&id) else { continue };
-            if self.may_expire(&wake) {
-                self.expired(id, wake);
+            if self.can_expire(&wake) {
+                self.end_expired(id, wake);
             } else if self.index.get(&id).is_none() {
-                let reason = "the domain was gone when the hypervisor came back".to_owned();
-                self.done(id, wake, Outcome::Failed, reason);
+                let reason = "the domain no longer exists".to_owned();
+                self.end_wake(id, wake, Outcome::Failed, reason);
             } else {
                 self.begin(id, wake);
             }
         }
     }
 
-    /// Ends a wake during which the service has crashed again and again. Perhaps it is not the reason, but to try it
-    /// once more could be the next crash.
-    pub(super) fn give_up(&mut self, intent: SavedWake) {
-        let (_, subject) = intent.subject();
+    /// Reports a wake that is not tried again, because the service crashed twice during it. It may not be the cause,
+    /// but another attempt could be the next crash.
+    pub(super) fn report_given_up(&mut self, saved: SavedWake) {
+        let (_, subject) = saved.subject();
         let name = subject.domain.as_ref().map(|(_, name)| name.as_str()).unwrap_or_default();
-        tracing::error!(
-            "the wake of {} is given up: the service has crashed twice while it was under way",
-            wakevirt_service::logs::quoted(name)
-        );
-        let reason = "the service has crashed twice while this was under way; wake it again".to_owned();
+        tracing::error!("wake of {} is given up: the service crashed twice during it", quoted(name));
+        let reason = "the service crashed twice during this wake; wake the domain again".to_owned();
         self.report(subject, Outcome::Failed, reason, Vec::new());
     }
 
@@ -237,51 +232,51 @@ impl Engine {
         has_expired(age(wake.since), self.policy.times.hold)
     }
 
-    /// Whether it has waited for too long, and nothing was done for it. If the hypervisor was called, the domain's
-    /// state decides what came of it, as soon as it is known.
-    fn may_expire(&self, wake: &Wake) -> bool {
+    /// Whether the wake has expired and nothing was done for it. If the hypervisor was called, the domain's state
+    /// determines the outcome once it is known.
+    fn can_expire(&self, wake: &Wake) -> bool {
         !wake.called && self.is_expired(wake)
     }
 
-    fn expired(&mut self, id: Id, mut wake: Wake) {
-        let reason = format!("it was asked for {} s ago; wake it again", age(wake.since).as_secs());
+    fn end_expired(&mut self, id: Id, mut wake: Wake) {
+        let reason = format!("the request is {} s old; wake the domain again", age(wake.since).as_secs());
         let next = wake.next.take();
         self.report(wake.subject, Outcome::Expired, reason, wake.callers);
         match next {
-            Some(next) if self.is_expired(&next) => self.expired(id, *next),
+            Some(next) if self.is_expired(&next) => self.end_expired(id, *next),
             Some(next) => self.begin(id, *next),
             None => {}
         }
     }
 
-    /// When the next thing that waits is too old.
+    /// When the first held wake or packet expires.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         let held = self.wakes.held.values().filter(|wake| !wake.called).map(|wake| wake.since);
         let oldest = held.chain(self.pending.oldest()).min()?;
-        // A little later, so that it is too old then.
+        // Slightly later, so that it has expired by then.
         let left = self.policy.times.hold.saturating_sub(age(oldest)) + Duration::from_millis(10);
         Instant::now().checked_add(left)
     }
 
-    /// Ends what has waited for too long.
-    pub(super) fn expire(&mut self) {
-        let old = self.wakes.held.iter().filter(|(_, wake)| self.may_expire(wake)).map(|(id, _)| id.clone());
-        for id in old.collect::<Vec<_>>() {
+    /// Ends the held wakes and packets that have expired.
+    pub(super) fn expire_held(&mut self) {
+        let expired = self.wakes.held.iter().filter(|(_, wake)| self.can_expire(wake));
+        for id in expired.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
             if let Some(wake) = self.wakes.held.remove(&id) {
-                self.expired(id, wake);
+                self.end_expired(id, wake);
             }
         }
         self.end_old_packets();
     }
 }
 
-/// When the packet was seen, as the announcer says (CLOCK_BOOTTIME, in microseconds). A time that is still to come
-/// would be waited for beyond `hold`.
-pub(super) fn seen(packet: &Packet) -> Option<u64> {
+/// When the announcer received the packet (CLOCK_BOOTTIME, in microseconds). A time in the future counts as now:
+/// otherwise the packet would be held for longer than `hold`.
+pub(super) fn received_at(packet: &Packet) -> Option<u64> {
     packet.details.boottime.map(|time| time.min(clock::boottime()))
 }
 
-/// How long ago that was (CLOCK_BOOTTIME, in microseconds).
+/// The time since then (CLOCK_BOOTTIME, in microseconds).
 pub(super) fn age(since: u64) -> Duration {
     Duration::from_micros(clock::boottime().saturating_sub(since))
 }
@@ -300,17 +295,17 @@ mod tests {
     }
 
     #[test]
-    fn callers_who_gave_up_do_not_pile_up() {
+    fn drops_callers_that_stopped_waiting() {
         for paused in [Paused::Leave, Paused::Resume] {
-            let (first, _waits) = oneshot::channel();
+            let (first, _waiting) = oneshot::channel();
             let mut held = wake(Paused::Leave, first);
             for _ in 0..1000 {
-                let (caller, _gives_up) = oneshot::channel();
+                let (caller, _stops_waiting) = oneshot::channel();
                 held.join(wake(paused, caller));
             }
             let later = held.next.iter().map(|next| next.callers.len()).sum::<usize>();
             assert!(held.callers.len() + later <= 2, "{} and {later}", held.callers.len());
-            assert!(!held.callers[0].is_closed(), "who waits is kept");
+            assert!(!held.callers[0].is_closed(), "the caller that still waits is retained");
         }
     }
 }

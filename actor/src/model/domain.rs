@@ -1,4 +1,4 @@
-//! Domains, as their hypervisor last described them.
+//! Domains, as their hypervisor last reported them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,22 +8,22 @@ use wakevirt_protocol::MacAddr;
 
 use super::State;
 
-/// A domain, as it was when it was last looked at.
+/// A domain, as it was when it was last read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domain {
-    /// What identifies it for as long as it is defined.
+    /// Its ID, which stays the same while it is defined.
     pub id: Id,
-    /// Its name; another domain may have had it before.
+    /// Its name. Another domain may have had the name before.
     pub name: String,
     /// The MAC addresses of its network interfaces, in its persistent and in its live definition.
     pub macs: BTreeSet<MacAddr>,
-    /// Whether its own metadata allow packets to wake it.
+    /// Whether its metadata allows packets to wake it.
     pub opt_in: bool,
-    /// What it does.
+    /// Its state.
     pub state: State,
 }
 
-/// What identifies a domain: two hypervisors may have domains of the same UUID.
+/// Identifies a domain. The hypervisor is part of it, because two hypervisors can have domains with the same UUID.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id {
     /// The hypervisor's URI.

@@ -1,4 +1,4 @@
-//! The values that the parts of the actor exchange.
+//! The values that the modules of the actor exchange.
 
 mod domain;
 mod packet;
@@ -7,7 +7,7 @@ mod wake;
 
 pub use domain::{Domain, Id};
 #[cfg(test)]
-pub(crate) use packet::GAPS;
+pub(crate) use packet::MAX_GAPS;
 pub use packet::{Packet, Position};
 pub use state::{Pause, State};
 pub use wake::{Authority, Caller, Outcome, Subject, Trigger, WakeTarget};

@@ -1,22 +1,22 @@
-//! Announced magic packets, and which of them are known.
+//! Announced magic packets, and the position in their sequence.
 
 use serde::{Deserialize, Serialize};
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{Dict, PacketDetails};
 
-/// A magic packet that the announcer has announced.
+/// An announced magic packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packet {
-    /// The MAC address that it asks to wake.
+    /// The MAC address to wake.
     pub mac: MacAddr,
-    /// Its number within the announcer's epoch.
+    /// Its number in the announcer's epoch.
     pub sequence: u64,
-    /// What else is known of it.
+    /// Interfaces, sender, time and so on, as far as they are known.
     pub details: PacketDetails,
 }
 
 impl Packet {
-    /// The announcer's run that numbered it; empty where it is not known.
+    /// The epoch of the announcer that numbered it. Empty if it is not known.
     #[must_use]
     pub fn epoch(&self) -> &str {
         self.details.epoch.as_deref().unwrap_or_default()
@@ -26,81 +26,84 @@ impl Packet {
         Some(Self { mac: mac.parse().ok()?, sequence, details: PacketDetails::from(&details) })
     }
 }
-/// Gaps that are remembered. Beyond that the oldest is given up.
-pub(crate) const GAPS: usize = 64;
 
-/// Which packets of an epoch are known: all up to a number, and some beyond it.
+/// The maximum number of remembered gaps. The oldest gap beyond it is given up.
+pub(crate) const MAX_GAPS: usize = 64;
+
+/// Which packets of an epoch were received: all up to a number, and runs of packets after gaps.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {
-    /// The run of the announcer that numbered them; empty before the first packet.
+    /// The epoch of the announcer. Empty before the first packet.
     pub epoch: String,
-    /// All up to this number are known.
+    /// All packets up to this number were received.
     pub sequence: u64,
-    /// Those beyond a gap that are known as well: the first and the last number of each run, ascending.
-    pub(crate) ahead: Vec<(u64, u64)>,
+    /// The first and the last number of each run after a gap, in ascending order.
+    pub(crate) runs: Vec<(u64, u64)>,
 }
 
 impl Position {
-    /// All up to this packet.
+    /// The position after this packet and all before it.
     #[must_use]
     pub fn of(packet: &Packet) -> Self {
-        Self { epoch: packet.epoch().to_owned(), sequence: packet.sequence, ahead: Vec::new() }
+        Self { epoch: packet.epoch().to_owned(), sequence: packet.sequence, runs: Vec::new() }
     }
 
-    /// The highest number that is known.
-    pub(crate) fn end(&self) -> u64 {
-        self.ahead.last().map_or(self.sequence, |(_, last)| *last)
+    /// The highest received number.
+    pub(crate) fn highest(&self) -> u64 {
+        self.runs.last().map_or(self.sequence, |(_, last)| *last)
     }
 
-    pub(crate) fn knows(&self, sequence: u64) -> bool {
-        let is_in = |(first, last): &(u64, u64)| (*first..=*last).contains(&sequence);
-        sequence <= self.sequence || self.ahead.iter().any(is_in)
+    /// Whether the packet with this number was received.
+    pub(crate) fn contains(&self, sequence: u64) -> bool {
+        let is_in_run = |(first, last): &(u64, u64)| (*first..=*last).contains(&sequence);
+        sequence <= self.sequence || self.runs.iter().any(is_in_run)
     }
 
-    /// Adds one that was not known. Returns how many are given up for it.
-    pub(crate) fn add(&mut self, sequence: u64) -> u64 {
-        let at = self.ahead.partition_point(|(first, _)| *first < sequence);
-        self.ahead.insert(at, (sequence, sequence));
-        // Runs that touch are one.
-        self.ahead.dedup_by(|next, run| {
+    /// Adds a packet that was not received before. Returns how many packets are given up because there are too many
+    /// gaps.
+    pub(crate) fn insert(&mut self, sequence: u64) -> u64 {
+        let at = self.runs.partition_point(|(first, _)| *first < sequence);
+        self.runs.insert(at, (sequence, sequence));
+        // Adjacent runs become one.
+        self.runs.dedup_by(|next, run| {
             let touches = next.0 == run.1.saturating_add(1);
             if touches {
                 run.1 = next.1;
             }
             touches
         });
-        let begins = self.ahead.first().filter(|(first, _)| *first == self.sequence.saturating_add(1));
-        if let Some((_, last)) = begins {
+        let first_run = self.runs.first().filter(|(first, _)| *first == self.sequence.saturating_add(1));
+        if let Some((_, last)) = first_run {
             self.sequence = *last;
-            self.ahead.remove(0);
+            self.runs.remove(0);
         }
-        let oldest = self.ahead.first().filter(|_| self.ahead.len() > GAPS);
-        oldest.map(|(_, last)| *last).map_or(0, |last| self.pass(last))
+        let oldest = self.runs.first().filter(|_| self.runs.len() > MAX_GAPS);
+        oldest.map(|(_, last)| *last).map_or(0, |last| self.advance_to(last))
     }
 
-    /// Whether the runs are apart, and ascend. In a file they may be anything.
-    pub(crate) fn is_sound(&self) -> bool {
+    /// Whether the runs are disjoint and ascending. In a damaged file they may not be.
+    pub(crate) fn is_valid(&self) -> bool {
         let mut end = self.sequence;
-        self.ahead.len() <= GAPS
-            && self.ahead.iter().all(|(first, last)| {
+        self.runs.len() <= MAX_GAPS
+            && self.runs.iter().all(|(first, last)| {
                 let follows = *first > end.saturating_add(1) && last >= first;
                 end = *last;
                 follows
             })
     }
 
-    /// Takes all up to this number for known, and returns how many of them were not.
-    pub(crate) fn pass(&mut self, to: u64) -> u64 {
-        let mut unknown: u64 = 0;
+    /// Moves the position to this number, and returns how many packets up to it were not received.
+    pub(crate) fn advance_to(&mut self, to: u64) -> u64 {
+        let mut missing: u64 = 0;
         while self.sequence < to {
-            let next = self.ahead.first().copied().filter(|(first, _)| *first <= to);
+            let next = self.runs.first().copied().filter(|(first, _)| *first <= to);
             let gap_end = next.map_or(to, |(first, _)| first.saturating_sub(1));
-            unknown = unknown.saturating_add(gap_end.saturating_sub(self.sequence));
+            missing = missing.saturating_add(gap_end.saturating_sub(self.sequence));
             self.sequence = self.sequence.max(next.map_or(to, |(_, last)| last));
             if next.is_some() {
-                self.ahead.remove(0);
+                self.runs.remove(0);
             }
         }
-        unknown
+        missing
     }
 }

@@ -1,38 +1,38 @@
-//! What a domain does, in the words of `virsh domstate --reason`.
+//! Domain states, with the names that `virsh domstate --reason` prints.
 
 use core::fmt;
 
-/// What a domain does.
+/// The state of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It runs, or waits for a resource.
+    /// It is running, or waiting for a resource.
     Running,
-    /// It does not run.
+    /// It is off.
     ShutOff,
-    /// It does not run, and its next start restores what was saved, as far as is known.
+    /// It is off, and as far as is known its next start restores a saved state.
     Saved,
-    /// It does not run here: it has migrated to another host, where it may use the same disks.
+    /// It is off on this host: it has migrated to another one, where it may be using the same disks.
     MigratedAway,
-    /// It is there and does not run.
+    /// It is paused.
     Paused(Pause),
-    /// It was asked to shut down and is still there.
+    /// It is shutting down.
     ShuttingDown,
-    /// It has crashed and is still there.
+    /// It has crashed, and was preserved.
     Crashed,
     /// The guest has suspended itself.
     Suspended,
-    /// The hypervisor does not tell, or tells what this version does not know.
+    /// The hypervisor does not report the state, or reports one that this version does not know.
     Unknown,
 }
 
 /// Why a domain is paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pause {
-    /// Somebody asked for it.
+    /// A user paused it.
     User,
-    /// It migrates, in or out.
+    /// It is migrating, from or to this host.
     Migration,
-    /// It was saved while it was paused, and is restored. libvirt calls that a migration.
+    /// It was saved while it was paused, and then restored. libvirt reports this as a migration.
     Restored,
     /// It is being saved.
     Save,
@@ -40,25 +40,25 @@ pub enum Pause {
     Dump,
     /// A disk has failed.
     IoError,
-    /// Its watchdog went off.
+    /// Its watchdog has expired.
     Watchdog,
-    /// It was restored from a snapshot that was taken while it was paused.
+    /// It was restored from a snapshot of a paused domain.
     FromSnapshot,
-    /// It shuts down.
+    /// It is shutting down.
     ShuttingDown,
     /// A snapshot is being taken.
     Snapshot,
     /// The guest has crashed.
     Crashed,
-    /// It starts.
+    /// It is starting.
     StartingUp,
-    /// It migrates, and runs at the other end already.
+    /// It is migrating, and already runs on the other host.
     PostCopy,
-    /// It was to run at the other end of a migration, which failed.
+    /// A post-copy migration failed, which was to run it on the other host.
     PostCopyFailed,
-    /// A call to the hypervisor failed half-way.
+    /// A call to the hypervisor failed halfway.
     ApiError,
-    /// The hypervisor does not tell.
+    /// The hypervisor does not report the reason.
     Unknown,
 }
 

@@ -1,4 +1,4 @@
-//! A wake: who asks for it, what for, and how it ends.
+//! Wakes: who requests them, for which domain, and how they end.
 
 use core::fmt;
 
@@ -7,23 +7,23 @@ use wakevirt_protocol::MacAddr;
 
 use super::{Domain, Id, Packet};
 
-/// The group that may do everything with libvirt, and so may wake.
+/// The group of users with full access to libvirt. They may wake domains.
 pub(crate) const GROUP: &str = "libvirt";
-/// Root, who may do everything: polkit(8) allows it without looking at a rule, so it is not asked, and
-/// root wakes domains also where polkit does not work.
+/// The user ID of root. polkit(8) allows root everything without evaluating a rule. The actor therefore does not ask
+/// polkit about root, and root can wake domains even if polkit does not work.
 pub(crate) const ROOT: u32 = 0;
 
-/// Who asks for a wake.
+/// What requests a wake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
-    /// A packet, which is anonymous: the rules decide.
+    /// A packet. Its sender is not authenticated, so the rules decide.
     Packet,
-    /// A caller on the bus, who was authorised: the rules are not for them.
+    /// An authorised caller on the bus. The rules do not apply.
     Call,
 }
 
 impl Trigger {
-    /// The trigger as it is told on the bus and in the log.
+    /// The name of the trigger in the log and on the bus.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -32,7 +32,8 @@ impl Trigger {
         }
     }
 }
-/// What a caller wants to have woken.
+
+/// The domain that a caller requests to wake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WakeTarget {
     /// The domain that has this MAC address.
@@ -40,28 +41,29 @@ pub enum WakeTarget {
     /// The domain that has this name or UUID.
     Domain(String),
 }
-/// Somebody who called, and may.
+
+/// An authorised caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caller {
-    /// The user ID, as the bus vouches for it.
+    /// The user ID, from the credentials that the bus guarantees.
     pub user: u32,
-    /// Why they may.
+    /// Why the caller is authorised.
     pub by: Authority,
 }
 
-/// Why a caller may.
+/// Why a caller is authorised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Authority {
-    /// Root, or whose own bus it is.
+    /// The caller is root, or the owner of the bus.
     User,
-    /// The group libvirt.
+    /// The caller is a member of the group libvirt.
     Group,
-    /// polkit says so.
+    /// polkit authorised the caller.
     Polkit,
 }
 
 impl Authority {
-    /// One word, for the fields of the log and for the bus.
+    /// The name of the authority in the log and on the bus.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -72,8 +74,8 @@ impl Authority {
     }
 }
 
-/// The name of a user may come from a directory that is slow or out of reach, and is not looked up: a number is
-/// always there. Root is root everywhere.
+/// Users are shown by number. Looking up a name could require a directory service that is slow or unavailable. The name
+/// of user 0 is always root.
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { user, by } = self;
@@ -85,23 +87,24 @@ impl fmt::Display for Caller {
         }
     }
 }
+
 /// What a decision is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
-    /// The MAC address that was to be woken; none if a caller named the domain.
+    /// The requested MAC address. `None` if a caller named the domain.
     pub mac: Option<MacAddr>,
-    /// The domain that is meant, and its name at that time.
+    /// The domain, and its name at that time.
     pub domain: Option<(Id, String)>,
-    /// The rule that allows it, as it is written in the configuration.
+    /// The rule that allows the wake, as written in the configuration.
     pub rule: Option<String>,
-    /// The packet that asked for it; none if somebody called.
+    /// The packet. `None` for a call.
     pub packet: Option<Packet>,
-    /// Who called, and why they may.
+    /// The caller. `None` for a packet.
     pub caller: Option<Caller>,
 }
 
 impl Subject {
-    /// A decision about this domain, or about none in particular.
+    /// The subject of a decision about this domain, or about an address.
     #[must_use]
     pub fn new(
         mac: Option<MacAddr>,
@@ -118,47 +121,48 @@ impl Subject {
         }
     }
 
-    /// The same, asked for by this caller.
+    /// The same subject, requested by this caller.
     #[must_use]
     pub fn called_by(self, caller: Caller) -> Self {
         Self { caller: Some(caller), ..self }
     }
 
-    /// Who asked.
+    /// Whether a packet or a call requested it.
     #[must_use]
     pub const fn trigger(&self) -> Trigger {
         if self.packet.is_some() { Trigger::Packet } else { Trigger::Call }
     }
 }
+
 /// How a wake ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The domain was off, and runs now.
+    /// The domain was off and was started.
     Started,
-    /// It was paused, and runs now.
+    /// The domain was paused and was resumed.
     Resumed,
-    /// The guest had suspended itself, and was woken up.
+    /// The guest was suspended and was woken up.
     Woken,
-    /// It ran already.
+    /// The domain was already running.
     AlreadyRunning,
-    /// No rule allows it.
+    /// Neither a rule nor the domain's metadata allows the wake.
     NotAllowed,
-    /// A wake has succeeded just before.
+    /// The last wake succeeded within the cool-down.
     CoolingDown,
-    /// The password is wrong, or missing.
+    /// The SecureOn password is wrong or missing.
     BadPassword,
-    /// More than one domain has the MAC address.
+    /// More than one domain matches.
     Ambiguous,
-    /// It runs elsewhere.
+    /// The domain has migrated to another host.
     MigratedAway,
-    /// The hypervisor was away for too long.
+    /// The hypervisor was unavailable for longer than `hold`.
     Expired,
-    /// It could not be done.
+    /// The domain could not be woken.
     Failed,
 }
 
 impl Outcome {
-    /// All of them.
+    /// All outcomes.
     pub const ALL: [Self; 11] = [
         Self::Started,
         Self::Resumed,
@@ -173,7 +177,7 @@ impl Outcome {
         Self::Failed,
     ];
 
-    /// The outcome as it is told on the bus and in the log.
+    /// The name of the outcome in the log and on the bus.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -191,7 +195,7 @@ impl Outcome {
         }
     }
 
-    /// Whether the wake has changed something: the domain runs because of it.
+    /// Whether the domain is running because of this wake.
     #[must_use]
     pub const fn is_success(self) -> bool {
         matches!(self, Self::Started | Self::Resumed | Self::Woken)
@@ -209,14 +213,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_named_with_the_authority_in_words() {
-        for (user, by, words) in [
+    fn names_the_user_and_the_authority() {
+        for (user, by, text) in [
             (0, Authority::User, "root"),
             (1000, Authority::User, "user 1000 (owner of the bus)"),
             (1000, Authority::Group, "user 1000 (member of group libvirt)"),
             (1000, Authority::Polkit, "user 1000 (allowed by polkit)"),
         ] {
-            assert_eq!(Caller { user, by }.to_string(), words);
+            assert_eq!(Caller { user, by }.to_string(), text);
         }
     }
 }

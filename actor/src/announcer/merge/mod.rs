@@ -41,8 +41,8 @@ impl Merge {
     /// Continues at this position.
     #[must_use]
     pub fn new(mut position: Position) -> Self {
-        if !position.is_sound() {
-            position.ahead.clear();
+        if !position.is_valid() {
+            position.runs.clear();
         }
         Self { position, ..Self::default() }
     }
@@ -57,14 +57,14 @@ impl Merge {
     /// Whether there are packets that were missed, or left to a replay.
     #[must_use]
     pub fn has_gaps(&self) -> bool {
-        self.left.is_some() || !self.position.ahead.is_empty()
+        self.left.is_some() || !self.position.runs.is_empty()
     }
 
     /// Starts a replay. Returns the arguments of `Replay`: the epoch, and the number after which packets are
     /// missing.
     pub fn start_replay(&mut self) -> (&str, u64) {
         self.left = None;
-        self.requested_at = self.position.end();
+        self.requested_at = self.position.highest();
         (&self.position.epoch, self.position.sequence)
     }
 
@@ -74,7 +74,7 @@ impl Merge {
             return self.take(packet);
         }
         self.enter_epoch(packet.epoch());
-        if !self.position.knows(packet.sequence) {
+        if !self.position.contains(packet.sequence) {
             self.left = Some(self.left.map_or(packet.sequence, |left| left.min(packet.sequence)));
         }
         None
@@ -102,7 +102,7 @@ impl Merge {
             complete.unwrap_or(known).min(self.left.map_or(u64::MAX, |left| left.saturating_sub(1)));
         // Packets from before `not_before` are not lost.
         let is_first = self.not_before > 0 && self.position.sequence == 0;
-        let lost = self.position.pass(complete);
+        let lost = self.position.advance_to(complete);
         self.lost = self.lost.saturating_add(if is_first { 0 } else { lost });
         new
     }
@@ -110,8 +110,8 @@ impl Merge {
     /// Gives up missing packets, because they cannot be replayed.
     pub fn skip_gaps(&mut self) {
         let left = self.left.take().unwrap_or_default();
-        let end = self.position.end().max(left);
-        self.lost = self.lost.saturating_add(self.position.pass(end));
+        let end = self.position.highest().max(left);
+        self.lost = self.lost.saturating_add(self.position.advance_to(end));
     }
 
     /// Returns the number of packets that were lost since the last call.
@@ -121,10 +121,10 @@ impl Merge {
 
     fn take(&mut self, packet: Packet) -> Option<NewPacket> {
         self.enter_epoch(packet.epoch());
-        if self.position.knows(packet.sequence) {
+        if self.position.contains(packet.sequence) {
             return None;
         }
-        self.lost = self.lost.saturating_add(self.position.add(packet.sequence));
+        self.lost = self.lost.saturating_add(self.position.insert(packet.sequence));
         let seen = packet.details.boottime.unwrap_or(u64::MAX);
         (seen >= self.not_before).then(|| NewPacket { packet, position: self.position.clone() })
     }

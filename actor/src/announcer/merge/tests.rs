@@ -5,7 +5,7 @@ use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
 
 use super::*;
-use crate::model::GAPS;
+use crate::model::MAX_GAPS;
 
 const ROOM: usize = 100;
 
@@ -20,7 +20,7 @@ fn page(epoch: &str, more: bool, sequences: &[u64]) -> Page {
 }
 
 fn merge(epoch: &str, sequence: u64) -> Merge {
-    Merge::new(Position { epoch: epoch.to_owned(), sequence, ahead: Vec::new() })
+    Merge::new(Position { epoch: epoch.to_owned(), sequence, runs: Vec::new() })
 }
 
 fn sequences(new: &[NewPacket]) -> Vec<u64> {
@@ -106,16 +106,16 @@ fn bounds_the_gaps() {
     for sequence in 1..10_000 {
         assert!(takes_announced(&mut merge, "a", 2 * sequence));
     }
-    assert_eq!(merge.position.ahead.len(), GAPS);
-    assert_eq!(merge.take_lost(), 9_999 - u64::try_from(GAPS).unwrap());
+    assert_eq!(merge.position.runs.len(), MAX_GAPS);
+    assert_eq!(merge.take_lost(), 9_999 - u64::try_from(MAX_GAPS).unwrap());
     assert!(!takes_announced(&mut merge, "a", 9_998), "it counts as known");
 }
 
 #[test]
 fn ignores_invalid_runs() {
-    let at = |ahead: &[(u64, u64)]| {
-        let position = Position { epoch: "a".to_owned(), sequence: 4, ahead: ahead.to_vec() };
-        Merge::new(position).position.ahead
+    let at = |runs: &[(u64, u64)]| {
+        let position = Position { epoch: "a".to_owned(), sequence: 4, runs: runs.to_vec() };
+        Merge::new(position).position.runs
     };
     assert_eq!(at(&[(6, 7), (9, u64::MAX)]), [(6, 7), (9, u64::MAX)]);
     let many: Vec<_> = (0..100).map(|number| (6 + 2 * number, 6 + 2 * number)).collect();

@@ -1,4 +1,4 @@
-//! The lock on the directory: one process at a time reads and writes there.
+//! The lock on the runtime directory: only one process at a time uses it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -7,13 +7,14 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-use super::store::directory;
+use super::file::directory;
 use crate::Error;
 
-/// Locks the directory for as long as the result lives; `None` where there is no directory, or none that this user may read.
+/// Locks the directory until the result is dropped. Returns `None` if the directory does not exist, or this user cannot
+/// read it.
 ///
-/// Call it before [`super::StateFile::open`]: a second instance learns only later that the name on the bus is taken, and
-/// would count a crash of the running service, and try its wakes again, before that.
+/// Call it before [`super::StateFile::open`]. A second process finds out only later that the bus name has an owner. By
+/// then it would have counted a crash of the running service, and tried its wakes again.
 ///
 /// # Errors
 /// If another process has the lock.
@@ -22,11 +23,12 @@ pub fn lock() -> Result<Option<File>, Error> {
 }
 
 fn lock_directory(directory: &Path) -> Result<Option<File>, Error> {
-    // The directory itself, so that no other file is needed. The kernel unlocks it however the process ends.
+    // The lock is on the directory itself, so no other file is needed. The kernel releases it however the process
+    // exits.
     let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(directory);
     let file = match opened {
         Ok(file) => file,
-        // `StateFile::open` says what that means.
+        // `StateFile::open` reports it.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
             return Ok(None);
         }
@@ -44,15 +46,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_process_at_a_time_has_the_folder() {
+    fn locks_the_directory_for_one_process() {
         let directory = tempfile::tempdir().unwrap();
         let first = lock_directory(directory.path()).unwrap();
         assert!(first.is_some());
         let error = lock_directory(directory.path()).unwrap_err().to_string();
         assert!(error.contains(&directory.path().display().to_string()), "{error}");
         drop(first);
-        assert!(lock_directory(directory.path()).unwrap().is_some(), "it ends with the process");
+        assert!(lock_directory(directory.path()).unwrap().is_some(), "the lock is released");
         assert!(lock_directory(&directory.path().join("none")).unwrap().is_none());
-        assert_eq!(directory.path().read_dir().unwrap().count(), 0, "nothing is left there");
+        assert_eq!(directory.path().read_dir().unwrap().count(), 0, "no file is left in it");
     }
 }

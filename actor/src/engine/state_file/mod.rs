@@ -1,10 +1,12 @@
-//! What is to outlive the process: how far the packets are known, and the wakes that have not ended.
+//! The state file: what the next process needs to know after a restart. It contains the position in the announcer's
+//! packets, the packets without a decision, and the wakes that have not ended.
 //!
-//! It is a small file in the runtime directory, which the service manager preserves over restarts and
-//! which ends with the boot, as the times in it do. It is written to a new file that takes the old
-//! one's place: there is always a whole one. It is not synchronised, because a crash of the process
-//! loses nothing that was written, and one of the host ends the domains as well.
+//! The file is in the runtime directory. The service manager preserves that directory over restarts and empties it at
+//! boot, when the times in the file lose their meaning. Each save writes a new file and renames it, so the file is
+//! always complete. It is not synchronised to disk: a crash of the process loses nothing that was written, and a crash
+//! of the host also ends the domains.
 
+mod file;
 mod lock;
 mod store;
 
@@ -15,19 +17,20 @@ use wakevirt_protocol::MacAddr;
 use crate::model::{Caller, Id, Packet, Position, Subject};
 use crate::policy::rules::Paused;
 
+pub use file::mark_clean_exit;
 pub use lock::lock;
-pub use store::{StateFile, mark_clean_exit};
+pub use store::StateFile;
 
-/// What is remembered.
+/// The content of the state file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedState {
-    /// All packets up to there were decided about, or are among these:
+    /// Each packet up to this position was decided about, or is one of `packets`.
     pub position: Position,
-    /// Packets that were not decided about yet.
-    pub waiting: Vec<Packet>,
-    /// Wakes that were begun, or wait for their hypervisor, and have not ended.
-    pub intents: Vec<SavedWake>,
-    /// Those that were under way in two crashes, and are not tried again.
+    /// Packets without a decision.
+    pub packets: Vec<Packet>,
+    /// Wakes that are running or held.
+    pub wakes: Vec<SavedWake>,
+    /// Wakes that were running in two crashes. They are not tried again.
     #[serde(skip)]
     pub given_up: Vec<SavedWake>,
 }
@@ -42,15 +45,15 @@ pub struct SavedWake {
     rule: Option<String>,
     packet: Option<Packet>,
     caller: Option<Caller>,
-    leave: bool,
-    /// When it was asked for, or was last known to be under way: CLOCK_BOOTTIME, in microseconds.
+    leave_paused: bool,
+    /// The start of the time that counts towards `hold`: CLOCK_BOOTTIME, in microseconds.
     pub since: u64,
     /// Whether the hypervisor may have been called for it.
     pub called: bool,
 }
 
 impl SavedWake {
-    /// The intent to wake this domain.
+    /// A wake of this domain.
     #[must_use]
     pub fn new(id: &Id, subject: &Subject, paused: Paused, since: u64, called: bool) -> Self {
         Self {
@@ -61,13 +64,13 @@ impl SavedWake {
             rule: subject.rule.clone(),
             packet: subject.packet.clone(),
             caller: subject.caller,
-            leave: paused == Paused::Leave,
+            leave_paused: paused == Paused::Leave,
             since,
             called,
         }
     }
 
-    /// What it is about.
+    /// The domain and the subject of the wake.
     #[must_use]
     pub fn subject(self) -> (Id, Subject) {
         let id = Id { connection: self.connection.into(), uuid: Uuid::from_u128(self.uuid) };
@@ -75,9 +78,9 @@ impl SavedWake {
         (id, Subject { mac: self.mac, domain, rule: self.rule, packet: self.packet, caller: self.caller })
     }
 
-    /// What is done with a domain that somebody has paused.
+    /// What to do if the domain is paused.
     #[must_use]
     pub const fn paused(&self) -> Paused {
-        if self.leave { Paused::Leave } else { Paused::Resume }
+        if self.leave_paused { Paused::Leave } else { Paused::Resume }
     }
 }

@@ -1,0 +1,67 @@
+//! Decisions about packets.
+
+use wakevirt_protocol::Password;
+use wakevirt_service::logs::quoted;
+
+use super::Engine;
+use crate::model::{Domain, Outcome, Packet, Subject};
+use crate::policy::decision::{self, Admission, Grant, Presented, admit};
+
+/// How many domains a message about an ambiguous address names.
+const MAX_NAMED: usize = 3;
+
+impl Engine {
+    /// Decides about a packet. `password` is `None` if it was not fetched.
+    pub(super) fn handle_packet(&mut self, packet: Packet, password: Option<Result<Password, String>>) {
+        let presented = match &password {
+            None => Presented::NotFetched,
+            Some(password) => Presented::Fetched(password.as_ref().ok()),
+        };
+        let requester = decision::Requester::Packet(&packet.details, presented);
+        let mac = packet.mac;
+        let subject = |domain, rule| Subject::new(Some(mac), domain, rule, Some(&packet));
+        let (subject, outcome, reason) = match admit(self.index.find(mac), &self.policy.rules, mac, requester)
+        {
+            Admission::Unknown => return self.hold_or_count(packet),
+            Admission::FetchPassword(..) => return self.fetch_password(packet),
+            Admission::Admitted(domain, Grant { rule, paused }) => {
+                let (id, subject) = (domain.id.clone(), subject(Some(domain), rule));
+                return self.wake(id, subject, paused, Vec::new());
+            }
+            Admission::Ambiguous(domains) => (subject(None, None), Outcome::Ambiguous, ambiguous(&domains)),
+            Admission::NotAllowed(domain) => {
+                (subject(Some(domain), None), Outcome::NotAllowed, "no rule allows it".to_owned())
+            }
+            Admission::ConditionsNotMet(domain, rule) => {
+                let reason = format!("the rule does not match packets {}", rule.mismatch(&packet.details));
+                (subject(Some(domain), Some(rule.to_string())), Outcome::NotAllowed, reason)
+            }
+            Admission::BadPassword(domain, rule) => {
+                let subject = subject(Some(domain), Some(rule.to_string()));
+                (subject, Outcome::BadPassword, bad_password(password.as_ref()))
+            }
+        };
+        self.report(subject, outcome, reason, Vec::new());
+    }
+}
+
+/// The reason to deny a packet for its password.
+fn bad_password(fetched: Option<&Result<Password, String>>) -> String {
+    match fetched {
+        Some(Err(error)) => format!("cannot fetch its SecureOn password: {error}"),
+        Some(Ok(_)) => "its SecureOn password is wrong".to_owned(),
+        None => "the rule requires a SecureOn password, and the packet has none".to_owned(),
+    }
+}
+
+/// The reason to wake none of these domains. It names only the first ones: there may be thousands.
+pub(super) fn ambiguous(domains: &[&Domain]) -> String {
+    let name = |domain: &&Domain| format!("{} on {}", quoted(&domain.name), domain.id.connection);
+    let names: Vec<String> = domains.iter().take(MAX_NAMED).map(name).collect();
+    let more = match domains.len().saturating_sub(MAX_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let names = names.join(" and ");
+    format!("{names}{more} match; give each its own MAC address, or name one of them in a rule")
+}

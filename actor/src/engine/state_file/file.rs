@@ -1,0 +1,67 @@
+//! Files in the runtime directory. Nothing in the directory can block the service: each file is read up to a maximum
+//! size, and files that are not regular are neither read nor written.
+
+use std::ffi::OsString;
+use std::fs::{OpenOptions, remove_file, rename};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use wakevirt_service::config;
+
+use crate::privilege::FOLDER;
+
+/// A file that exists only after a clean exit.
+const CLEAN_EXIT: &str = "ended";
+/// The maximum size of a file, in bytes.
+pub(super) const MAX_SIZE: usize = 16 * 1024 * 1024;
+
+/// The runtime directory.
+pub(super) fn directory() -> PathBuf {
+    let given = std::env::var_os("RUNTIME_DIRECTORY").map(|directories| first(&directories));
+    given.unwrap_or_else(|| PathBuf::from(FOLDER))
+}
+
+/// The first of the directories that the service manager lists (systemd.exec(5)).
+fn first(directories: &OsString) -> PathBuf {
+    std::env::split_paths(directories).next().unwrap_or_default()
+}
+
+/// Records that the process exits cleanly, so that the next one does not count a crash.
+pub fn mark_clean_exit() {
+    mark_clean_exit_in(&directory());
+}
+
+pub(super) fn mark_clean_exit_in(directory: &Path) {
+    let mut options = OpenOptions::new();
+    // Without the directory there is no state file, and no crash is counted.
+    let _ = options.write(true).create_new(true).mode(0o600).open(directory.join(CLEAN_EXIT));
+}
+
+/// Whether the last process exited cleanly. The mark is removed, so that a crash of this process is counted.
+pub(super) fn take_clean_exit(directory: &Path) -> bool {
+    remove_file(directory.join(CLEAN_EXIT)).is_ok()
+}
+
+/// Reads a regular file. Returns `None` if it is larger than [`MAX_SIZE`].
+pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = config::open(path, config::Links::Refuse)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(MAX_SIZE).unwrap_or(u64::MAX);
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok((bytes.len() <= MAX_SIZE).then_some(bytes))
+}
+
+/// Writes a new file, and renames it to `path`. The old file may be of any type.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    match remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?.write_all(bytes)?;
+    rename(&new, path)
+}

@@ -1,0 +1,175 @@
+use wakevirt_service::clock;
+
+use super::*;
+use crate::engine::attempt::{End, wake};
+use crate::hypervisor::Terms;
+use crate::model::Trigger;
+use crate::policy::rules::Paused;
+
+/// While a domain shuts down, the wake waits for the domain and not for the hypervisor. That time does not count towards
+/// `hold`.
+#[tokio::test]
+async fn reports_how_long_the_hypervisor_was_available() {
+    let fake = Fake::new(&[(1, State::ShuttingDown)], &[]);
+    let order = Order {
+        uuid: uuid(1),
+        terms: Terms { trigger: Trigger::Packet, paused: Paused::Resume, cool_down: None },
+        shutdown_wait: Duration::from_secs(3600),
+        called: false,
+        known_off: false,
+        expired: false,
+    };
+    let hypervisor: Arc<dyn Hypervisor> = Arc::new(FakeLink(Arc::clone(&fake)));
+    let wake = tokio::spawn(wake(hypervisor, order));
+    let begin = Instant::now();
+    fake.wait_for_queries(1).await;
+    let first = begin.elapsed();
+    fake.wait_for_queries(4).await;
+    let answered = begin.elapsed().checked_sub(first).unwrap();
+    fake.dead.store(true, Ordering::SeqCst);
+    let End::Lost { called: false, reachable } = wake.await.unwrap() else {
+        panic!("the connection was not lost")
+    };
+    assert!(reachable >= answered, "{reachable:?}, but the hypervisor answered for {answered:?}");
+}
+
+#[tokio::test]
+async fn remembers_domains_while_the_hypervisor_is_unavailable() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
+    engine.update(Update::Down(URI.into())).await;
+    engine.packet(1).await;
+    assert_eq!(engine.call(2).await, Err("away"), "the unavailable hypervisor may have such a domain");
+    let list = engine.requests.list(None).await.unwrap().unwrap();
+    assert_eq!((list.len(), list[0].state), (1, State::Unknown));
+    engine.update(up(&fake, vec![])).await;
+    assert_eq!(engine.decision().await, (1, Outcome::Failed), "the domain was undefined meanwhile");
+    assert_eq!(engine.call(1).await, Err("unknown"));
+}
+
+#[tokio::test]
+async fn holds_a_wake_until_the_hypervisor_is_available() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
+    engine.update(Update::Down(URI.into())).await;
+    engine.packet(1).await;
+    engine.packet(1).await;
+    engine.wait_until_idle().await;
+    let back = async {
+        // The reply shows that the call before it was received.
+        engine.requests.counts().await.unwrap();
+        engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    };
+    assert_eq!(tokio::join!(engine.call(1), back).0, Ok(Outcome::Started));
+    assert_eq!(engine.decision().await, (1, Outcome::Started));
+    assert_eq!(fake.starts(), [uuid(1)]);
+}
+
+#[tokio::test]
+async fn holds_a_packet_until_the_domains_are_known() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut engine = start(rules(&["vm*"]));
+    engine.packet(9).await;
+    engine.packet(1).await;
+    assert_eq!(
+        engine.requests.counts().await.unwrap().unknown,
+        0,
+        "each may be for a domain of the hypervisor"
+    );
+    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    assert_eq!(engine.decision().await, (1, Outcome::Started));
+    assert_eq!(engine.requests.counts().await.unwrap().unknown, 1);
+}
+
+#[tokio::test]
+async fn a_held_wake_expires() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut policy = rules(&["vm*"]);
+    policy.times.hold = Duration::from_millis(50);
+    let mut engine = start(policy);
+    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    engine.update(Update::Down(URI.into())).await;
+    engine.packet(1).await;
+    assert_eq!(engine.decision().await, (1, Outcome::Expired));
+    // A packet that was announced long ago expires as well.
+    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    let details = PacketDetails { boottime: Some(1), ..PacketDetails::default() };
+    engine.announce(Packet { mac: mac(1), sequence: 2, details }).await;
+    assert_eq!(engine.decision().await, (2, Outcome::Expired));
+    assert!(fake.starts().is_empty());
+}
+
+#[tokio::test]
+async fn a_later_packet_extends_the_hold() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut policy = rules(&["vm*"]);
+    policy.times.hold = Duration::from_secs(60);
+    let mut engine = start(policy);
+    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    engine.update(Update::Down(URI.into())).await;
+    // The first packet expires in a second.
+    let early = clock::boottime().saturating_sub(59_000_000);
+    let details = PacketDetails { boottime: Some(early), ..PacketDetails::default() };
+    engine.announce(Packet { mac: mac(1), sequence: 1, details }).await;
+    engine.packet(1).await;
+    engine.wait_until_idle().await;
+    while clock::boottime() < early + 60_000_000 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    assert_eq!(engine.decision().await, (1, Outcome::Started));
+}
+
+#[tokio::test]
+async fn decides_by_the_state_after_a_lost_connection() {
+    for started in [true, false] {
+        let fake = Fake::new(&[(1, State::ShutOff)], &[1]);
+        let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
+        engine.packet(1).await;
+        fake.wait_for_start().await;
+        fake.dead.store(true, Ordering::SeqCst);
+        engine.update(Update::Down(URI.into())).await;
+        fake.release();
+        let state = if started { State::Running } else { State::ShutOff };
+        let again = Fake::new(&[(1, state)], &[]);
+        engine.wait_until_idle().await;
+        engine.update(up(&again, vec![domain(1, &[1])])).await;
+        assert_eq!(engine.decision().await, (1, Outcome::Started));
+        assert_eq!(again.starts().is_empty(), started, "the state decides");
+    }
+}
+
+#[tokio::test]
+async fn counts_dropped_packets_as_lost() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut engine = start(rules(&["vm*"]));
+    for sequence in 1..=300 {
+        engine.announce(Packet { mac: mac(1), sequence, details: PacketDetails::default() }).await;
+    }
+    // 256 packets are held.
+    while engine.lost.count() < 44 {
+        tokio::task::yield_now().await;
+    }
+    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    assert_eq!(engine.decision().await, (45, Outcome::Started), "the newest packets are held");
+    assert_eq!(engine.lost.count(), 44);
+}
+
+#[tokio::test]
+async fn a_wake_with_a_lost_reply_does_not_expire_before_the_state_is_known() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[1]);
+    let mut policy = rules(&["vm*"]);
+    policy.times.hold = Duration::from_millis(50);
+    let mut engine = start(policy);
+    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    engine.packet(1).await;
+    fake.wait_for_start().await;
+    fake.dead.store(true, Ordering::SeqCst);
+    engine.update(Update::Down(URI.into())).await;
+    fake.release();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(engine.decisions.try_recv().is_err(), "the outcome is not known yet");
+    let again = Fake::new(&[(1, State::Running)], &[]);
+    engine.update(up(&again, vec![domain(1, &[1])])).await;
+    assert_eq!(engine.decision().await, (1, Outcome::Started));
+}

@@ -1,0 +1,133 @@
+use super::*;
+use crate::engine::state_file::SavedWake;
+use crate::model::{Pause, Subject};
+use crate::policy::rules::Paused;
+
+#[tokio::test]
+async fn continues_a_wake_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || StateFile::open_in(directory.path());
+    let fake = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[1]);
+    let (file, state) = open();
+    let mut first = start_with_state(rules(&["vm*"]), file, state);
+    first.update(up(&fake, vec![domain(1, &[1]), domain(2, &[2])])).await;
+    first.packet(2).await;
+    assert_eq!(first.decision().await, (2, Outcome::Started));
+    first.packet(1).await;
+    fake.wait_for_start().await;
+    while fake.starts().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // The process ends here. The domain has not started.
+    let (file, state) = open();
+    assert_eq!(state.wakes.len(), 1, "it was saved before the hypervisor was called");
+    assert_eq!(state.position.sequence, 1);
+    let again = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[]);
+    let mut second = start_with_state(rules(&["vm*"]), file, state);
+    second.update(up(&again, vec![domain(1, &[1]), domain(2, &[2])])).await;
+    assert_eq!(second.decision().await, (1, Outcome::Started));
+    let _ = second.requests.counts().await.unwrap();
+    assert_eq!(again.starts(), [uuid(1)], "the wake that ended is not repeated");
+    assert!(open().1.wakes.is_empty());
+    fake.release();
+}
+
+/// Such packets change nothing but the position, and are not handled again after a restart.
+#[tokio::test]
+async fn saves_the_position_of_packets_for_unknown_addresses() {
+    for is_clean in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, state) = StateFile::open_in(directory.path());
+        let engine = start_with_state(rules(&["vm*"]), file, state);
+        engine.update(up(&Fake::new(&[], &[]), vec![domain(1, &[1])])).await;
+        engine.packet(7).await;
+        engine.wait_until_idle().await;
+        if is_clean {
+            engine.requests.save_state().await;
+            assert_eq!(StateFile::read_saved(directory.path()).position.sequence, 7);
+        }
+        let saved = async {
+            while StateFile::read_saved(directory.path()).position.sequence < 7 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), saved).await.expect("the position is saved");
+    }
+}
+
+#[tokio::test]
+async fn gives_up_a_wake_that_was_running_in_two_crashes() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, state) = StateFile::open_in(directory.path());
+    let first = start_with_state(rules(&["vm*"]), file, state);
+    let fake = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[]);
+    first.update(up(&fake, vec![domain(1, &[1]), domain(2, &[2])])).await;
+    first.update(Update::Down(URI.into())).await;
+    first.packet(1).await;
+    // The reply comes after the packet was received and saved.
+    while StateFile::read_saved(directory.path()).wakes.is_empty() {
+        let _ = first.requests.counts().await;
+    }
+    drop(StateFile::open_in(directory.path()));
+    let (file, state) = StateFile::open_in(directory.path());
+    assert_eq!((state.wakes.len(), state.given_up.len()), (0, 1));
+    let mut third = start_with_state(rules(&["vm*"]), file, state);
+    assert_eq!(third.decision().await, (1, Outcome::Failed));
+    let history = third.requests.history(u64::MAX, 10).await.unwrap();
+    assert!(history[0].1.reason.contains("crashed twice"), "{history:?}");
+    third.update(up(&fake, vec![domain(1, &[1]), domain(2, &[2])])).await;
+    third.packet(2).await;
+    assert_eq!(third.decision().await, (2, Outcome::Started));
+    assert_eq!(fake.starts(), [uuid(2)], "the other wake is not tried again");
+}
+
+#[tokio::test]
+async fn restores_held_packets_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, state) = StateFile::open_in(directory.path());
+    let first = start_with_state(rules(&["vm*"]), file, state);
+    first.packet(1).await;
+    first.wait_until_idle().await;
+    let (file, state) = StateFile::open_in(directory.path());
+    assert_eq!(state.packets.len(), 1);
+    let mut second = start_with_state(rules(&["vm*"]), file, state);
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    second.update(up(&fake, vec![domain(1, &[1])])).await;
+    assert_eq!(second.decision().await, (1, Outcome::Started));
+}
+
+/// An engine with an expired wake of an earlier process. If `called`, that process called the hypervisor for it.
+fn start_with_saved_wake(directory: &std::path::Path, called: bool) -> TestEngine {
+    let (mut file, _) = StateFile::open_in(directory);
+    let packet = Packet { mac: mac(1), sequence: 1, details: PacketDetails::default() };
+    let subject = Subject::new(Some(mac(1)), Some(&domain(1, &[1])), None, Some(&packet));
+    let wakes = vec![SavedWake::new(&id(1), &subject, Paused::Resume, 1, called)];
+    file.save(&SavedState { wakes, ..SavedState::default() });
+    let (file, state) = StateFile::open_in(directory);
+    start_with_state(rules(&["vm*"]), file, state)
+}
+
+#[tokio::test]
+async fn the_state_decides_before_a_wake_expires() {
+    let starting = State::Paused(Pause::StartingUp);
+    for (state, outcome) in
+        [(State::Running, Outcome::Started), (starting, Outcome::Started), (State::ShutOff, Outcome::Expired)]
+    {
+        let fake = Fake::new(&[(1, state)], &[]);
+        let directory = tempfile::tempdir().unwrap();
+        let mut engine = start_with_saved_wake(directory.path(), true);
+        engine.requests.counts().await.unwrap();
+        assert!(engine.decisions.try_recv().is_err(), "the outcome is not known yet");
+        engine.update(up(&fake, vec![domain(1, &[1])])).await;
+        if state == starting {
+            engine.update(Update::Changing(id(1))).await;
+            fake.set(1, State::Running);
+        }
+        assert_eq!(engine.decision().await, (1, outcome), "{state}");
+        assert!(fake.starts().is_empty(), "the wake has expired");
+    }
+    // Without a call to the hypervisor it expires at once.
+    let directory = tempfile::tempdir().unwrap();
+    let mut engine = start_with_saved_wake(directory.path(), false);
+    assert_eq!(engine.decision().await, (1, Outcome::Expired));
+}

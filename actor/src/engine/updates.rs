@@ -1,0 +1,54 @@
+//! Updates from the hypervisors.
+
+use wakevirt_service::logs::quoted;
+
+use super::Engine;
+use crate::hypervisor::Update;
+use crate::model::Domain;
+use crate::policy::rules::Rules;
+
+impl Engine {
+    pub(super) fn handle_update(&mut self, update: Update) {
+        match update {
+            Update::Up(uri, hypervisor, domains) => {
+                self.hypervisors.up(&uri, hypervisor);
+                domains.iter().for_each(|domain| note_name(&mut self.policy.rules, domain));
+                self.index.replace(&uri, domains);
+                self.history.retain_domains(&uri, |id| self.index.get(id).is_some());
+                self.publish();
+                self.check_rules();
+                self.start_held_wakes(&uri);
+                self.decide_held_packets();
+                self.handle_early_requests_if_settled();
+            }
+            Update::Changing(id) => self.index.note_change(&id),
+            Update::Domain(domain) => {
+                note_name(&mut self.policy.rules, &domain);
+                if self.index.put(domain) {
+                    self.publish_soon();
+                }
+            }
+            Update::Gone(id) => {
+                self.history.forget_domain(&id);
+                if self.index.remove(&id) {
+                    self.publish_soon();
+                }
+            }
+            Update::Down(uri) => {
+                self.hypervisors.down(&uri);
+                self.publish();
+                self.handle_early_requests_if_settled();
+            }
+        }
+    }
+}
+
+/// Informs the rules of a domain's name: a pattern that is exactly this name is no longer a glob.
+pub(super) fn note_name(rules: &mut Rules, domain: &Domain) {
+    for rule in rules.note_name(domain) {
+        tracing::info!(
+            "rule {rule} matches only the domain {}: its pattern is exactly this name, and is no longer used as a glob",
+            quoted(&domain.name)
+        );
+    }
+}
