@@ -1,11 +1,16 @@
 use std::collections::HashSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::shared::SLOW;
 use super::*;
+use crate::hypervisor::Error;
+use crate::hypervisor::libvirt::events::Listener;
+use crate::hypervisor::session::Session;
 use crate::model::State;
 
 /// How long anything may take before a test fails.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::super::events::Listener;
-use super::{Opener, PoolState, PooledConnection, QueuedWork, RunningWork, Shared};
+use super::shared::{Opener, PoolState, PooledConnection, QueuedWork, RunningWork, Shared};
 
 /// How long a worker waits before it opens a connection again, at first and at most.
 const RETRY_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
