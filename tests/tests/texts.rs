@@ -1,14 +1,29 @@
-//! What users read: log lines, errors, pages.
+//! Texts for users: log messages, errors and pages.
 
 use std::path::Path;
 
 use wakevirt_tests::host::project;
 use wakevirt_tests::project::files;
 
-/// The lines of these files, each behind the name of its file and its number.
+/// The source files of the services.
+const SERVICES: [&str; 5] = [
+    "protocol/src/*.rs",
+    "service/src/*.rs",
+    "capture/src/*.rs",
+    "capture/sniffer/src/*.rs",
+    "actor/src/*.rs",
+];
+
+/// The code of the services. A string that continues on the next line is joined.
+fn code() -> String {
+    let joined = |(_, text): &(_, String)| text.split("\\\n").map(str::trim_start).collect::<String>();
+    files::of_project(&SERVICES).iter().map(joined).collect()
+}
+
+/// The lines of these files, each with its file and number.
 fn lines(patterns: &[&str]) -> Vec<(String, String)> {
     let files = files::of_project(patterns);
-    assert!(!files.is_empty(), "{patterns:?} names no file");
+    assert!(!files.is_empty(), "{patterns:?} matches no file");
     let numbered = |(path, text): &(String, String)| {
         let lines = text.lines().zip(1..).map(|(line, number)| (format!("{path}:{number}"), line.to_owned()));
         lines.collect::<Vec<_>>()
@@ -16,26 +31,19 @@ fn lines(patterns: &[&str]) -> Vec<(String, String)> {
     files.iter().flat_map(numbered).collect()
 }
 
-/// rustfmt(1) leaves no two blanks in a line of code, but in strings. There they come from a line that was
-/// joined with the next one and its indentation.
+/// rustfmt(1) leaves two spaces only in strings. There they come from a line that was joined with the indentation of the
+/// next one.
 #[test]
 fn messages_have_no_double_spaces() {
-    let lines = lines(&[
-        "protocol/src/*.rs",
-        "service/src/*.rs",
-        "capture/src/*.rs",
-        "capture/sniffer/src/*.rs",
-        "actor/src/*.rs",
-    ]);
-    let has_gap = |(place, line): &&(String, String)| {
+    let has_spaces = |(place, line): &(String, String)| {
         let code = line.trim();
         !place.contains("tests.rs:") && !code.starts_with("//") && code.contains("  ")
     };
-    let gaps: Vec<_> = lines.iter().filter(has_gap).collect();
-    assert!(gaps.is_empty(), "{gaps:#?}");
+    let wrong: Vec<_> = lines(&SERVICES).into_iter().filter(has_spaces).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Without it, virsh of a user who is not root asks that user's own libvirt, which has none of the domains.
+/// Without a URI, virsh connects an unprivileged user to the user's own libvirt, which does not have the domains.
 #[test]
 fn virsh_commands_name_the_connection() {
     const COMMANDS: [&str; 12] = [
@@ -52,14 +60,14 @@ fn virsh_commands_name_the_connection() {
         "shutdown",
         "start",
     ];
-    // A command alone is a reference to it, as in "virsh start does".
-    let lacks_it = |text: &str| {
+    // A subcommand without an argument is part of a sentence, as in "virsh start does".
+    let lacks_uri = |text: &str| {
         let mut words = text.split(' ').map(|word| word.trim_start_matches(['\\', '-']));
         let command = words.next().unwrap_or_default();
         let argument = words.next().unwrap_or_default();
         COMMANDS.contains(&command) && argument.starts_with(|first: char| first.is_ascii_alphanumeric())
     };
-    let (mut bad, mut good) = (Vec::new(), 0);
+    let (mut wrong, mut right) = (Vec::new(), 0);
     for (place, line) in lines(&[
         "*.md",
         "docs/examples",
@@ -70,24 +78,24 @@ fn virsh_commands_name_the_connection() {
         "capture/sniffer/src/*.rs",
     ]) {
         for text in line.split("virsh ").skip(1) {
-            good += usize::from(text.trim_start_matches(['\\', '-']).starts_with("connect "));
-            if lacks_it(text) && !line.starts_with("//") {
-                bad.push((place.clone(), line.clone()));
+            right += usize::from(text.trim_start_matches(['\\', '-']).starts_with("connect "));
+            if lacks_uri(text) && !line.starts_with("//") {
+                wrong.push((place.clone(), line.clone()));
             }
         }
     }
-    assert!(bad.is_empty(), "{bad:#?}");
-    assert!(good >= 5, "only {good} commands of virsh were found");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(right >= 5, "only {right} commands of virsh were found");
 }
 
-/// The name that a heading has in links, as GitHub and GitLab make it.
+/// The anchor of a heading, as GitHub and GitLab create it.
 fn anchor(heading: &str) -> String {
     let letters = heading.trim().to_lowercase();
-    let kept = letters.chars().filter(|it| it.is_alphanumeric() || matches!(it, ' ' | '-' | '_'));
-    kept.map(|it| if it == ' ' { '-' } else { it }).collect()
+    let kept = letters.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// The targets of a page's links, without those to the web.
+/// The targets of the links in a page, without web addresses.
 fn links(text: &str) -> Vec<&str> {
     let targets = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
     targets.filter(|target| !target.contains("://")).collect()
@@ -101,15 +109,15 @@ fn links_between_pages_lead_to_existing_headings() {
         for link in links(&text) {
             let (file, heading) = link.split_once('#').unwrap_or((link, ""));
             let target = if file.is_empty() { project().join(&page) } else { folder.join(file) };
-            let is_there = target.exists()
+            let exists = target.exists()
                 && (heading.is_empty() || {
                     let text = std::fs::read_to_string(&target).unwrap_or_default();
                     text.lines()
                         .filter(|line| line.starts_with('#'))
                         .any(|line| anchor(line.trim_start_matches('#')) == heading)
                 });
-            good += usize::from(is_there);
-            if !is_there {
+            good += usize::from(exists);
+            if !exists {
                 broken.push(format!("{page}: {link}"));
             }
         }
@@ -118,36 +126,46 @@ fn links_between_pages_lead_to_existing_headings() {
     assert!(good >= 30, "only {good} links were found");
 }
 
-/// The messages that docs/TROUBLESHOOTING.md explains are in the code, except for what varies (`…`).
+/// The messages that docs/TROUBLESHOOTING.md explains are in the code, except for the variable parts (`…`).
 #[test]
 fn troubleshooting_explains_only_existing_messages() {
-    // The actor passes these on in an error.
+    // Errors of libvirt, which the actor quotes.
     const OF_LIBVIRT: [&str; 3] = ["network '", "storage pool '", "access denied: "];
-    let page = std::fs::read_to_string(project().join("docs/TROUBLESHOOTING.md")).expect("the page is there");
-    let (_, table) = page.split_once("| message | meaning |\n").expect("a table of messages");
+    let page = std::fs::read_to_string(project().join("docs/TROUBLESHOOTING.md")).expect("the page exists");
+    let (_, table) = page.split_once("| message | meaning |\n").expect("the page has a table of messages");
     let rows = table.lines().take_while(|line| line.starts_with('|'));
     let messages: Vec<_> = rows
         .flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2))
         .filter(|message| !OF_LIBVIRT.iter().any(|start| message.starts_with(start)))
         .collect();
     assert!(messages.len() >= 12, "{messages:?}");
-    let sources = files::of_project(&[
-        "actor/src/*.rs",
-        "capture/src/*.rs",
-        "capture/sniffer/src/*.rs",
-        "service/src/*.rs",
-    ]);
-    // A string that continues in the next line is one string.
-    let joined = |(_, text): &(_, String)| text.split("\\\n").map(str::trim_start).collect::<String>();
-    let code: String = sources.iter().map(joined).collect();
+    let code = code();
     for message in messages {
-        // The outcome in front of a decision is another string than the rest.
+        // The outcome and the reason of a decision are separate strings.
         let mut parts = message.split(['…', ':']).map(str::trim);
         assert!(parts.all(|part| code.contains(part)), "no code logs \"{message}\"");
     }
 }
 
-/// Addresses in this text that look like those of a person or a list.
+/// A test that expects no log line with a text checks nothing if no code contains the text.
+#[test]
+fn tests_expect_the_absence_of_existing_messages_only() {
+    let (code, mut found) = (code(), 0);
+    for (place, line) in lines(&["tests/tests/*.rs"]) {
+        for rest in line.split(".log().count(\"").skip(1).filter(|rest| rest.contains("\"), 0")) {
+            // A placeholder or a quoted value ends the fixed part of the message.
+            let text = rest.split(['\\', '{', '"']).next().unwrap_or_default();
+            // Addresses and signals of the tests, and log levels, are in no message.
+            if !text.starts_with(|first: char| first.is_ascii_uppercase() || first.is_ascii_digit()) {
+                assert!(code.contains(text), "{place}: no code logs \"{text}\"");
+                found += 1;
+            }
+        }
+    }
+    assert!(found >= 8, "only {found} such checks were found");
+}
+
+/// Mail addresses in this text.
 fn mail_addresses(text: &str) -> Vec<&str> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "._+-@".contains(c);
     let words = text.split(|c: char| !is_part(c)).map(|word| word.trim_matches(['.', '-', '@']));
@@ -157,11 +175,11 @@ fn mail_addresses(text: &str) -> Vec<&str> {
     words.filter(is_address).collect()
 }
 
-/// There is no homepage and no maintainer's address yet. The changelog of the package alone must name one.
+/// There is no homepage and no address of a maintainer yet. Only the changelog of the package must name one.
 #[test]
 fn no_file_names_an_invented_contact() {
     const CHANGELOG: &str = "packaging/debian/changelog";
-    // https://wakevirt.org/metadata/1.0 is an XML namespace, and no address of a page.
+    // https://wakevirt.org/metadata/1.0 is an XML namespace, not the address of a page.
     let homepage = concat!("://wakevirt", ".org");
     let mut wrong = Vec::new();
     for (place, line) in lines(&["."]) {

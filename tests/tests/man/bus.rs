@@ -1,4 +1,4 @@
-//! What the services put on the bus, built by their own code.
+//! Dictionaries, members and errors of the bus interfaces, from the code of the services and the XML.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
 
 type Dict = HashMap<&'static str, zbus::Variant<'static>>;
 
-/// The keys of a packet's details with their types, by every transport.
+/// The keys of the details of a packet with their types, for all transports.
 pub fn packet_details() -> BTreeSet<String> {
     fn path<A>(source: A, destination: A) -> UdpPath<A> {
         UdpPath { source_mac: Some(MAC), source, source_port: 1, destination, destination_port: 9 }
@@ -37,16 +37,16 @@ pub fn packet_details() -> BTreeSet<String> {
     ];
     let details = carriers.map(|carrier| {
         let magic = MagicPacket::new(MAC, None).unwrap();
-        let heard = ParsedPacket { magic, carrier, vlan: VlanId::from_tci(7) };
+        let packet = ParsedPacket { magic, carrier, vlan: VlanId::from_tci(7) };
         let stamp = Stamp { timestamp: 1, boottime: Some(1) };
         let eth0 = Interface { name: "eth0".to_owned(), alternatives: vec!["enp1s0".to_owned()] };
-        let announcement = Announcement { sequence: 1, packet: heard, interface: Some(eth0.into()), stamp };
+        let announcement = Announcement { sequence: 1, packet, interface: Some(eth0.into()), stamp };
         capture::stored_details(&StoredPacket { announcement: Arc::new(announcement), copies: 1 }, "epoch")
     });
     details.iter().flat_map(keys).collect()
 }
 
-/// The keys of `WakeFinished`'s details with their types, and those that `History` has besides.
+/// The keys in the details of `WakeFinished` with their types, and the additional keys in `History`.
 pub fn decision() -> (BTreeSet<String>, BTreeSet<String>) {
     let details = PacketDetails {
         epoch: Some("epoch".to_owned()),
@@ -67,8 +67,8 @@ pub fn decision() -> (BTreeSet<String>, BTreeSet<String>) {
     };
     let history: BTreeSet<String> =
         [&finished, &called].into_iter().flat_map(|it| keys(&actor::history_entry(1, it))).collect();
-    let besides = history.difference(&signal).cloned().collect();
-    (signal, besides)
+    let additional = history.difference(&signal).cloned().collect();
+    (signal, additional)
 }
 
 /// The keys of an entry of `ListDomains` with their types.
@@ -78,18 +78,18 @@ pub fn listed() -> BTreeSet<String> {
     keys(&actor::domain_entry(Listed { id, name, macs: vec![MAC], state, rule, last_wake: Some(1) }))
 }
 
-/// How a wake can end.
+/// The outcomes of a wake.
 pub fn outcomes() -> BTreeSet<String> {
     let outcomes = Outcome::ALL.iter().map(Outcome::to_string);
     outcomes.chain([actor::HELD.to_owned()]).collect()
 }
 
-/// The names of the errors that the XML of the interface speaks of.
+/// The names of the errors in the XML of the interface.
 pub fn errors(interface: &str) -> BTreeSet<String> {
     errors_in(&reference(interface))
 }
 
-/// The methods of the interface, each with the errors that the comment before it speaks of.
+/// The methods of the interface, each with the errors in the comment above it.
 pub fn errors_of_methods(interface: &str) -> Vec<(String, BTreeSet<String>)> {
     let xml = reference(interface);
     let comments = xml.split("<!--").skip(1).filter_map(|rest| rest.split_once("-->"));
@@ -98,15 +98,15 @@ pub fn errors_of_methods(interface: &str) -> Vec<(String, BTreeSet<String>)> {
         Some((name.to_owned(), errors_in(comment)))
     });
     let methods: Vec<_> = methods.collect();
-    assert!(methods.iter().any(|(_, errors)| !errors.is_empty()), "dbus/{interface}.xml tells no errors");
+    assert!(methods.iter().any(|(_, errors)| !errors.is_empty()), "dbus/{interface}.xml names no errors");
     methods
 }
 
-/// The errors whose names, with or without prefix, are words of this text.
+/// The errors that this text names, with or without prefix.
 pub fn errors_in(text: &str) -> BTreeSet<String> {
     let words: BTreeSet<&str> = text.split(|c: char| !c.is_ascii_alphanumeric()).collect();
-    let said = |name: &String| words.contains(name.rsplit('.').next().unwrap());
-    all_errors().into_iter().filter(said).collect()
+    let is_named = |name: &String| words.contains(name.rsplit('.').next().unwrap());
+    all_errors().into_iter().filter(is_named).collect()
 }
 
 /// The names of all errors.
@@ -124,7 +124,7 @@ pub fn all_errors() -> BTreeSet<String> {
     ];
     let name = |kind: fn(String) -> Error| {
         let error = kind(String::new());
-        // Does not compile when there is one more, which belongs into the list above as well.
+        // A new error makes this fail to compile. Add it to the list above as well.
         match error {
             Error::ZBus(_)
             | Error::InvalidArgument(_)
@@ -141,7 +141,7 @@ pub fn all_errors() -> BTreeSet<String> {
     kinds.into_iter().map(name).collect()
 }
 
-/// The members of this kind in the XML of the interface, as the pages write them.
+/// The members of this kind in the XML of the interface, in the notation of the pages.
 pub fn members_of(interface: &str, kind: &str) -> BTreeSet<String> {
     const CHANGES: &str = "org.freedesktop.DBus.Property.EmitsChangedSignal=";
     let members = members(&reference(interface), interface);
@@ -155,7 +155,7 @@ pub fn members_of(interface: &str, kind: &str) -> BTreeSet<String> {
         Some((property, annotation)) if annotation.contains(&format!("{CHANGES}false")) => {
             format!("{property} no change signal")
         }
-        Some(_) => panic!("{interface}: {member} is of a kind that the pages have no words for"),
+        Some(_) => panic!("{interface}: the pages have no notation for {member}"),
     };
     members.map(plain).collect()
 }

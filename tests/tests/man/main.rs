@@ -1,11 +1,10 @@
-//! The man pages and docs/CONFIGURATION.md match the code: nothing is missing there, and everything there
-//! exists.
+//! The man pages and docs/CONFIGURATION.md match the code in both directions.
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "a test that fails stops where it stands"
+    reason = "a test may panic"
 )]
 
 mod bus;
@@ -25,7 +24,7 @@ const CONFIGURATION_PAGE: &str = "docs/CONFIGURATION.md";
 const CAPTURE: &str = "org.wakevirt.Capture1";
 const ACTOR: &str = "org.wakevirt.Actor1";
 
-/// Every page, by its file's name.
+/// The file names of all pages.
 fn pages() -> Vec<String> {
     let names = folder().read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let names: Vec<String> = names.collect();
@@ -51,9 +50,9 @@ fn every_key_is_documented() {
                 page.name
             );
             let keys = service.keys(table);
-            page.must_name(&section, "key", &format!("{} --check", service.program()), &keys);
+            page.assert_names(&section, "key", &format!("{} --check", service.program()), &keys);
             for entry in typed {
-                page.must_offer(entry, &service.values(table, entry.name()), &service.all_keys());
+                page.assert_values(entry, &service.values(table, entry.name()), &service.all_keys());
             }
         }
     }
@@ -63,16 +62,16 @@ fn every_key_is_documented() {
 fn documented_defaults_match_the_code() {
     for service in Service::BOTH {
         let page = page_of_keys(service);
-        let by_default = service.load("").unwrap();
+        let defaults = service.load("").unwrap();
         for entry in page.entries("KEYS") {
             let (page, key) = (&page.name, entry.name());
             let default =
                 entry.line("Default: ").unwrap_or_else(|| panic!("{page} has no default of \"{key}\""));
-            let said = service.load(&format!("{key} = {default}"));
+            let loaded = service.load(&format!("{key} = {default}"));
             assert_eq!(
-                said.as_ref(),
-                Ok(&by_default),
-                "{page} has another default of \"{key}\" than {}",
+                loaded.as_ref(),
+                Ok(&defaults),
+                "{page} has a different default of \"{key}\" than {}",
                 service.program()
             );
             let value: toml::Value =
@@ -88,7 +87,7 @@ fn documented_defaults_match_the_code() {
     }
 }
 
-/// What a range says: the least and the most value, or how many values a list has at most.
+/// A documented range: the smallest and the largest value, or the maximum length of a list.
 enum Range<'a> {
     Values(&'a str, &'a str),
     Items(usize),
@@ -111,10 +110,10 @@ fn documented_ranges_match_the_code() {
             let section = table.as_ref().map_or_else(|| "KEYS".to_owned(), |table| format!("[[{table}]]"));
             for entry in page.entries(&section) {
                 let key = entry.name();
-                let refused = |text: &str, says: &str| {
+                let assert_rejected = |text: &str, range: &str| {
                     let error = service.load(text).unwrap_err();
-                    let of_key = error.contains(key) && error.contains(says);
-                    assert!(of_key, "{} is refused: {error}, without {key} or {says}", page.name);
+                    let is_named = error.contains(key) && error.contains(range);
+                    assert!(is_named, "{}: the error lacks {key} or {range}: {error}", page.name);
                 };
                 match (entry.kind().as_str(), range(entry)) {
                     ("integer", Some(Range::Values(least, most))) => {
@@ -122,23 +121,23 @@ fn documented_ranges_match_the_code() {
                         service.load(&format!("{key} = {low}")).unwrap();
                         service.load(&format!("{key} = {high}")).unwrap();
                         for beyond in [low - 1, high + 1, i64::MIN, i64::MAX] {
-                            refused(&format!("{key} = {beyond}"), &format!("from {low} to {high}"));
+                            assert_rejected(&format!("{key} = {beyond}"), &format!("from {low} to {high}"));
                         }
                     }
                     ("duration", Some(Range::Values(least, most))) => {
                         service.load(&format!("{key} = {least}")).unwrap();
                         service.load(&format!("{key} = {most}")).unwrap();
                         if least != "\"0s\"" {
-                            refused(&format!("{key} = \"0s\""), &format!("at least {least}"));
+                            assert_rejected(&format!("{key} = \"0s\""), &format!("at least {least}"));
                         }
                         let longer = most.trim_end_matches('"').to_owned() + " 1ns\"";
                         for longer in [longer.as_str(), "\"300000000000years\""] {
-                            refused(&format!("{key} = {longer}"), &format!("at most {most}"));
+                            assert_rejected(&format!("{key} = {longer}"), &format!("at most {most}"));
                         }
                     }
                     (kind, Some(Range::Items(most))) if kind.starts_with("list of ") => {
                         service.load(&service::items(table.as_deref(), key, most)).unwrap();
-                        refused(&service::items(table.as_deref(), key, most + 1), &most.to_string());
+                        assert_rejected(&service::items(table.as_deref(), key, most + 1), &most.to_string());
                     }
                     ("string" | "boolean", None) => {}
                     (kind, _) => panic!("{}: {section}: \"{key}\", a {kind}, has no range", page.name),
@@ -148,11 +147,12 @@ fn documented_ranges_match_the_code() {
     }
 }
 
-/// When a change of each key takes effect, by the announcer's code and by docs/CONFIGURATION.md.
+/// Compares when a change of each key takes effect: in the man pages, in the code of capture and in
+/// docs/CONFIGURATION.md.
 #[test]
 fn documented_reload_behaviour_matches_the_code() {
     let text = configuration_page().split_whitespace().collect::<Vec<_>>().join(" ");
-    let (before, _) = text.split_once(" takes effect at the next start").expect("the page tells it");
+    let (before, _) = text.split_once(" takes effect at the next start").expect("the page lists the keys");
     let sentence = before.rsplit("A change of ").next().unwrap();
     let by_page: BTreeSet<&str> = sentence.split('`').skip(1).step_by(2).collect();
     let mut later = BTreeSet::new();
@@ -164,12 +164,12 @@ fn documented_reload_behaviour_matches_the_code() {
                 Some("at the next start") => true,
                 Some("on a reload") => false,
                 other => {
-                    panic!("{} does not tell when a change of \"{key}\" takes effect: {other:?}", page.name)
+                    panic!("{} does not state when a change of \"{key}\" takes effect: {other:?}", page.name)
                 }
             };
             if service == Service::Capture {
                 let needed = capture_needs_restart(key);
-                assert_eq!(at_start, needed, "{} tells when \"{key}\" takes effect, and errs", page.name);
+                assert_eq!(at_start, needed, "{} is wrong about when \"{key}\" takes effect", page.name);
             }
             if at_start {
                 later.insert(key.to_owned());
@@ -189,9 +189,9 @@ fn every_option_is_documented() {
         let page = Page::read(&format!("{}.8", service.program()));
         let options = service.options();
         let names = options.keys().cloned().collect();
-        page.must_have("OPTIONS", "option", &format!("{} --help", service.program()), &names);
+        page.assert_entries("OPTIONS", "option", &format!("{} --help", service.program()), &names);
         for entry in page.entries("OPTIONS") {
-            page.must_offer(entry, &options[&entry.plain_tag()], &service.all_keys());
+            page.assert_values(entry, &options[&entry.plain_tag()], &service.all_keys());
         }
     }
 }
@@ -202,7 +202,7 @@ fn every_bus_member_is_documented() {
         let page = Page::read(&format!("{interface}.5"));
         let xml = format!("dbus/{interface}.xml");
         for (section, kind) in [("METHODS", "method"), ("SIGNALS", "signal"), ("PROPERTIES", "property")] {
-            page.must_have(section, kind, &xml, &bus::members_of(interface, kind));
+            page.assert_entries(section, kind, &xml, &bus::members_of(interface, kind));
         }
     }
 }
@@ -210,45 +210,49 @@ fn every_bus_member_is_documented() {
 #[test]
 fn every_dictionary_key_is_documented() {
     let page = Page::read(&format!("{CAPTURE}.5"));
-    page.must_have("DETAILS", "key", "the announcer's code", &bus::packet_details());
+    page.assert_entries("DETAILS", "key", "the announcer's code", &bus::packet_details());
     let page = Page::read(&format!("{ACTOR}.5"));
     let (signal, history) = bus::decision();
-    page.must_have("DETAILS", "key", "the actor's code", &signal);
-    page.must_have("DECISIONS", "key", "the actor's code", &history);
-    page.must_have("DOMAINS", "key", "the actor's code", &bus::listed());
+    page.assert_entries("DETAILS", "key", "the actor's code", &signal);
+    page.assert_entries("DECISIONS", "key", "the actor's code", &history);
+    page.assert_entries("DOMAINS", "key", "the actor's code", &bus::listed());
 }
 
 #[test]
 fn every_outcome_is_documented() {
     let page = Page::read(&format!("{ACTOR}.5"));
-    page.must_have("OUTCOMES", "outcome", "the actor's code", &bus::outcomes());
+    page.assert_entries("OUTCOMES", "outcome", "the actor's code", &bus::outcomes());
 }
 
 #[test]
 fn every_error_is_documented() {
-    let mut told = BTreeSet::new();
+    let mut named = BTreeSet::new();
     for interface in [CAPTURE, ACTOR] {
         let page = Page::read(&format!("{interface}.5"));
         let errors = bus::errors(interface);
-        page.must_have("ERROR NAMES", "error", &format!("dbus/{interface}.xml"), &errors);
-        told.extend(errors);
+        page.assert_entries("ERROR NAMES", "error", &format!("dbus/{interface}.xml"), &errors);
+        named.extend(errors);
         for (method, errors) in bus::errors_of_methods(interface) {
             let entries = page.entries("METHODS");
             let entry = entries.iter().find(|entry| entry.name() == method);
             let entry = entry.unwrap_or_else(|| panic!("{} lacks the method \"{method}\"", page.name));
             let documented = bus::errors_in(&entry.body.join(" "));
-            // A method that is like another one is described by that.
+            // The comment of a variant of a method does not repeat the errors.
             if !errors.is_empty() {
-                assert_eq!(documented, errors, "the errors of {method} in {}, and in the XML", page.name);
+                assert_eq!(
+                    documented, errors,
+                    "left: errors of {method} in {}, right: in the XML",
+                    page.name
+                );
             }
         }
     }
-    assert_eq!(told, bus::all_errors(), "what the XML tells, and the errors that there are");
+    assert_eq!(named, bus::all_errors(), "left: errors in the XML, right: errors in the code");
 }
 
 #[test]
 fn every_exit_status_is_documented() {
-    // As root, in a user namespace where it is nobody: the services change their user otherwise.
+    // As root, the services run in a user namespace as nobody. Otherwise they would switch their user.
     let root = nix::unistd::geteuid().is_root();
     if root && !privileged() {
         return;
@@ -266,15 +270,15 @@ fn every_exit_status_is_documented() {
         let empty = file("");
         let empty = empty.path().to_str().unwrap();
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let seen = [
+        let statuses = [
             run(&["--check", "--config", empty], Stdio::null()),
             run(&["--check", "--config", empty], full.into()),
             run(&["--check", "--config", "/no/such/file"], Stdio::null()),
             run(&["--no-such-option"], Stdio::null()),
         ];
         let page = Page::read(&format!("{}.8", service.program()));
-        let seen = seen.map(|status| status.to_string());
-        page.must_have("EXIT STATUS", "exit status", service.program(), &seen.into());
+        let statuses = statuses.map(|status| status.to_string());
+        page.assert_entries("EXIT STATUS", "exit status", service.program(), &statuses.into());
     }
 }
 
@@ -289,8 +293,8 @@ fn pages_render_without_warnings() {
         .current_dir(folder())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&mandoc.stdout);
-    assert!(mandoc.status.success() && said.is_empty(), "{said}");
+    let stdout = String::from_utf8_lossy(&mandoc.stdout);
+    assert!(mandoc.status.success() && stdout.is_empty(), "{stdout}");
 }
 
 #[test]
@@ -300,8 +304,8 @@ fn pages_refer_to_existing_pages() {
         let page = Page::read(file);
         let (name, section) = file.rsplit_once('.').unwrap();
         let title = format!("\n.Dt {} {section}\n", name.to_uppercase());
-        assert!(page.text.contains(&title), "{file} has another title");
-        assert!(page.text.contains(&format!("\n.Nm {name}\n")), "{file} has another name");
+        assert!(page.text.contains(&title), "{file} has a different title");
+        assert!(page.text.contains(&format!("\n.Nm {name}\n")), "{file} has a different name");
         let own =
             |reference: &&String| reference.starts_with("wakevirt") || reference.starts_with("org.wakevirt");
         let references = page.references();
@@ -331,7 +335,7 @@ fn configuration_page_lists_every_key() {
     let page = configuration_page();
     for service in Service::BOTH {
         let block = format!("`{}.toml`: every key", service.program().trim_start_matches("wakevirt-"));
-        let (_, rest) = page.split_once(&block).expect("a section about the service");
+        let (_, rest) = page.split_once(&block).expect("the page has a section about the service");
         let text = rest.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
         let loaded = service.load(&with_password(text));
         assert!(loaded.is_ok(), "{block}: {loaded:?}");
@@ -353,7 +357,7 @@ fn configuration_page() -> String {
     std::fs::read_to_string(project().join(CONFIGURATION_PAGE)).unwrap()
 }
 
-/// The configuration with a password that is there, in the place of the example's.
+/// The configuration with an existing password file instead of that in the example.
 fn with_password(text: &str) -> String {
     const EXAMPLE: &str = "/etc/wakevirt/win11.secureon";
     static PASSWORD: std::sync::OnceLock<tempfile::NamedTempFile> = std::sync::OnceLock::new();

@@ -1,20 +1,20 @@
-//! A man page in mdoc(7), as far as its entries go: tagged paragraphs, by section.
+//! Parses a man page in mdoc(7): its tagged paragraphs, by section.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use wakevirt_tests::host::project;
 
-/// Where the pages are.
+/// The directory of the man pages.
 pub fn folder() -> PathBuf {
     project().join("docs/man")
 }
 
 /// A man page.
 pub struct Page {
-    /// Its name and section: `wakevirt-capture(8)`.
+    /// Name and section: `wakevirt-capture(8)`.
     pub name: String,
-    /// Its source.
+    /// The source.
     pub text: String,
     entries: Vec<(String, Entry)>,
 }
@@ -22,16 +22,16 @@ pub struct Page {
 /// A tagged paragraph.
 #[derive(Default)]
 pub struct Entry {
-    /// The words of its tag, macros among them.
+    /// The words of the tag, including macros.
     pub tag: Vec<String>,
-    /// What it says, a line for each line of the source, without macros.
+    /// The lines of the text, without macros.
     pub body: Vec<String>,
-    /// The words in it that are to be written as they are: keys and values.
+    /// The literal words in the text: keys and values.
     pub literals: BTreeSet<String>,
 }
 
 impl Page {
-    /// The page of this name and section, such as `wakevirt-capture.8`.
+    /// Reads the page with this file name, such as `wakevirt-capture.8`.
     pub fn read(file: &str) -> Self {
         let path = folder().join(file);
         let text =
@@ -51,8 +51,8 @@ impl Page {
                 }
                 _ if depth > 0 => {
                     if let Some((_, entry)) = page.entries.last_mut() {
-                        let macro_less = usize::from(line.starts_with('.'));
-                        entry.body.push(words[macro_less.min(words.len())..].join(" "));
+                        let macros = usize::from(line.starts_with('.'));
+                        entry.body.push(words[macros.min(words.len())..].join(" "));
                         if let [".Cm", word, ..] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
                             entry.literals.insert(word.to_owned());
                         }
@@ -64,7 +64,7 @@ impl Page {
         page
     }
 
-    /// The entries of a section or subsection, in their order.
+    /// The entries of a section or subsection, in the order of the page.
     pub fn entries(&self, section: &str) -> Vec<&Entry> {
         let found: Vec<_> =
             self.entries.iter().filter(|(title, _)| title == section).map(|(_, entry)| entry).collect();
@@ -72,13 +72,13 @@ impl Page {
         found
     }
 
-    /// The blocks that are shown as they are, such as examples.
+    /// The literal blocks, such as examples.
     pub fn literals(&self) -> Vec<String> {
         let blocks = self.text.split(".Bd -literal").skip(1).map(|block| block.split(".Ed").next().unwrap());
         blocks.map(|block| block.lines().skip(1).map(|line| unescape(line) + "\n").collect()).collect()
     }
 
-    /// The pages that it refers to, as `name.section`.
+    /// The pages that this page refers to, as `name.section`.
     pub fn references(&self) -> BTreeSet<String> {
         let reference = |line: &str| {
             let words = words(line);
@@ -88,27 +88,26 @@ impl Page {
         self.text.lines().filter_map(reference).collect()
     }
 
-    /// Makes sure that what a section documents is what there is, in both directions.
+    /// Checks that a section has an entry for each item in `expected`, and no other entries.
     ///
-    /// `kind` is what the entries are, and `source` where what there is can be looked up.
-    pub fn must_have(&self, section: &str, kind: &str, source: &str, there_is: &BTreeSet<String>) {
-        self.compare(section, kind, source, there_is, Entry::plain_tag);
+    /// `kind` is the kind of the items, and `source` where they are defined.
+    pub fn assert_entries(&self, section: &str, kind: &str, source: &str, expected: &BTreeSet<String>) {
+        self.compare(section, kind, source, expected, Entry::plain_tag);
     }
 
-    /// The same by the entries' names alone.
-    pub fn must_name(&self, section: &str, kind: &str, source: &str, there_is: &BTreeSet<String>) {
-        self.compare(section, kind, source, there_is, |entry| entry.name().to_owned());
+    /// As [`Self::assert_entries`], but compares only the names of the entries.
+    pub fn assert_names(&self, section: &str, kind: &str, source: &str, expected: &BTreeSet<String>) {
+        self.compare(section, kind, source, expected, |entry| entry.name().to_owned());
     }
 
-    /// Makes sure that an entry has all `values`, and that it says of no other word that it could be
-    /// written: what is neither a value nor among `others`.
-    pub fn must_offer(&self, entry: &Entry, values: &BTreeSet<String>, others: &BTreeSet<String>) {
+    /// Checks that an entry lists all `values`, and no other literal word except those in `others`.
+    pub fn assert_values(&self, entry: &Entry, values: &BTreeSet<String>, others: &BTreeSet<String>) {
         let (name, tag) = (&self.name, entry.plain_tag());
         let missing: Vec<&String> = values.difference(&entry.literals).collect();
         assert!(missing.is_empty(), "{name} lacks the values {missing:?} of \"{tag}\"");
-        let invented = entry.literals.difference(values).filter(|word| !others.contains(*word));
-        let invented: Vec<&String> = invented.collect();
-        assert!(invented.is_empty(), "{name} has the values {invented:?} of \"{tag}\", which do not exist");
+        let unknown = entry.literals.difference(values).filter(|word| !others.contains(*word));
+        let unknown: Vec<&String> = unknown.collect();
+        assert!(unknown.is_empty(), "{name} has the values {unknown:?} of \"{tag}\", which do not exist");
     }
 
     fn compare(
@@ -116,31 +115,30 @@ impl Page {
         section: &str,
         kind: &str,
         source: &str,
-        there_is: &BTreeSet<String>,
+        expected: &BTreeSet<String>,
         tag: impl Fn(&Entry) -> String,
     ) {
-        assert!(!there_is.is_empty(), "{source} has no {kind}");
+        assert!(!expected.is_empty(), "{source} has no {kind}");
         let tags: Vec<String> = self.entries(section).into_iter().map(tag).collect();
         let documented: BTreeSet<String> = tags.iter().cloned().collect();
         let mut wrong: Vec<String> = Vec::new();
         let name = &self.name;
-        for missing in there_is.difference(&documented) {
+        for missing in expected.difference(&documented) {
             wrong.push(format!("{name} lacks the {kind} \"{missing}\" in {section}: {source} has it"));
         }
-        for invented in documented.difference(there_is) {
-            wrong.push(format!(
-                "{name} has the {kind} \"{invented}\" in {section}: {source} does not have it"
-            ));
+        for unknown in documented.difference(expected) {
+            wrong
+                .push(format!("{name} has the {kind} \"{unknown}\" in {section}: {source} does not have it"));
         }
         if documented.len() < tags.len() {
-            wrong.push(format!("{name} has an entry twice in {section}"));
+            wrong.push(format!("{name} has a duplicate entry in {section}"));
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 }
 
 impl Entry {
-    /// The tag as it is read: an option with its value, a key with its type, a member with its arguments.
+    /// The tag as the page shows it: an option with its value, a key with its type, a member with its arguments.
     pub fn plain_tag(&self) -> String {
         match &self.tag.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["Fn", name, arguments @ ..] => format!("{name}({})", arguments.join(", ")),
@@ -156,25 +154,25 @@ impl Entry {
         }
     }
 
-    /// The first word that is no macro: a key, or a member's name.
+    /// The first word after the macro: a key, or the name of a member.
     pub fn name(&self) -> &str {
         self.tag.get(1).map(String::as_str).unwrap_or_default()
     }
 
-    /// The type, where the tag has one.
+    /// The type in the tag, if it has one.
     pub fn kind(&self) -> String {
         let kind = self.tag.iter().skip_while(|word| *word != "Vt").skip(1);
         kind.map(String::as_str).collect::<Vec<_>>().join(" ")
     }
 
-    /// What follows these words, in one of its lines, without the full stop.
+    /// The rest of the line that begins with these words, without the full stop.
     pub fn line(&self, beginning: &str) -> Option<&str> {
         let rest = self.body.iter().find_map(|line| line.strip_prefix(beginning))?;
         Some(rest.strip_suffix('.').unwrap_or(rest))
     }
 }
 
-/// The words of a line; quotes keep words together where a macro begins the line.
+/// The words of a line. In a macro line, quotes join words.
 fn words(line: &str) -> Vec<String> {
     if !line.starts_with('.') {
         return vec![unescape(line)];
@@ -192,8 +190,8 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// The escapes that the pages use: mandoc_char(7).
+/// Replaces the escapes that the pages use: mandoc_char(7).
 fn unescape(text: &str) -> String {
     let escapes = [("\\-", "-"), ("\\(aq", "'"), ("\\(dq", "\""), ("\\(ti", "~"), ("\\&", ""), ("\\e", "\\")];
-    escapes.iter().fold(text.to_owned(), |text, (escape, meant)| text.replace(escape, meant))
+    escapes.iter().fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
 }

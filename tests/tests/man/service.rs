@@ -1,4 +1,4 @@
-//! What the code itself says about a service: its keys, their values and defaults, its options.
+//! The configuration of a service as its code defines it: keys, values, defaults and options.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -28,7 +28,7 @@ impl Service {
         }
     }
 
-    /// The configuration that a file with this text gives, as `--check` shows it, or what is wrong.
+    /// Loads a file with this text. Returns the configuration as `--check` prints it, or the error.
     pub fn load(self, text: &str) -> Result<String, String> {
         let file = file(text);
         let line = [self.program(), "--config", file.path().to_str().unwrap()];
@@ -42,7 +42,7 @@ impl Service {
         }
     }
 
-    /// The keys of the file, or of a table in it: those that the service names where one is unknown.
+    /// The keys of the file, or of a table in it, from the error about an unknown key.
     pub fn keys(self, table: Option<&str>) -> BTreeSet<String> {
         let error = self.load(&format!("{}no-such-key = 0", header(table))).unwrap_err();
         valid(&error, "key").unwrap_or_else(|| panic!("{error}"))
@@ -54,7 +54,7 @@ impl Service {
         of_tables.chain(self.keys(None)).collect()
     }
 
-    /// The tables that the file can have.
+    /// The names of the tables in the file.
     pub fn tables(self) -> Vec<String> {
         let is_table = |key: &String| {
             let result = self.load(&format!("{}no-such-key = 0", header(Some(key))));
@@ -63,13 +63,13 @@ impl Service {
         self.keys(None).into_iter().filter(is_table).collect()
     }
 
-    /// The words that a key can be, where they are few.
+    /// The values of a key with a fixed set of values, otherwise an empty set.
     pub fn values(self, table: Option<&str>, key: &str) -> BTreeSet<String> {
         let result = self.load(&format!("{}{key} = \"no such value\"", header(table)));
         result.err().and_then(|error| valid(&error, "value")).unwrap_or_default()
     }
 
-    /// The options, each with its value; and the words that the value can be, where they are few.
+    /// The options, each with its value name, and the values if the option has a fixed set of them.
     pub fn options(self) -> BTreeMap<String, BTreeSet<String>> {
         let mut command = match self {
             Capture => wakevirt_capture::Options::command(),
@@ -90,7 +90,7 @@ impl Service {
     }
 }
 
-/// A change of the key, and whether the announcer says that it needs a restart.
+/// Whether capture requires a restart when the key changes.
 pub fn capture_needs_restart(key: &str) -> bool {
     let settings = |text: &str| {
         let file = file(text);
@@ -101,11 +101,11 @@ pub fn capture_needs_restart(key: &str) -> bool {
     let values = ["\"udp\"", "[\"br0\"]", "[1]", "[\"127.0.0.1:1\"]", "\"9s\"", "9", "false", "\"debug\""];
     let mut changes = values.iter().filter_map(|value| settings(&format!("{key} = {value}")));
     let changed = changes.find(|settings| settings.to_string() != default.to_string());
-    let changed = changed.unwrap_or_else(|| panic!("no other value for {key} is known here: add one"));
+    let changed = changed.unwrap_or_else(|| panic!("no value in the list is valid for {key}: add one"));
     !changed.need_restart(&default).is_empty()
 }
 
-/// A file in which this key, of the file or of a table, has a list of so many values.
+/// The text of a file in which this key, of the file or of a table, has a list of `count` values.
 pub fn items(table: Option<&str>, key: &str, count: usize) -> String {
     let tables = match key {
         "allow" => "[[allow]]\ndomain = \"a\"\n",
@@ -117,7 +117,7 @@ pub fn items(table: Option<&str>, key: &str, count: usize) -> String {
                 "listen" => format!("\"127.0.0.1:{}\"", number + 1),
                 "interfaces" | "outgoing" => format!("\"eth{number}\""),
                 "sources" => format!("\"10.0.{}.{}\"", number / 256, number % 256),
-                other => panic!("no values for {other} are known here: add them"),
+                other => panic!("there are no values for {other}: add them"),
             };
             let list = (0..count).map(item).collect::<Vec<_>>().join(", ");
             let domain = if table.is_some() { "domain = \"a\"\n" } else { "" };
@@ -127,7 +127,7 @@ pub fn items(table: Option<&str>, key: &str, count: usize) -> String {
     tables.repeat(count)
 }
 
-/// A file with this text that nobody else can read or write.
+/// A file with this text that other users can neither read nor write.
 pub fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     file.as_file().set_permissions(std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -139,7 +139,7 @@ fn header(table: Option<&str>) -> String {
     table.map(|table| format!("[[{table}]]\n")).unwrap_or_default()
 }
 
-/// The list of what is valid, in the service's own words.
+/// The list of valid keys or values in an error.
 fn valid(error: &str, what: &str) -> Option<BTreeSet<String>> {
     let (_, list) = error.split_once(&format!("Valid {what}s here: "))?;
     Some(list.split(", ").map(str::to_owned).collect())
