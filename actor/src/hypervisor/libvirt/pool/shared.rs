@@ -33,7 +33,7 @@ pub(in super::super) type Keepalive = Arc<dyn Fn() + Send + Sync>;
 /// The state that the threads share.
 pub(in super::super) struct Shared {
     pub name: Arc<str>,
-    pub state: Mutex<PoolState>,
+    pub(super) state: Mutex<PoolState>,
     /// Each worker waits on its own condition variable.
     pub conditions: [Arc<Condvar>; MAX_CONNECTIONS],
     /// The number of open connections of the current generation.
