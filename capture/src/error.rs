@@ -22,7 +22,7 @@ pub enum Error {
     #[error(transparent)]
     Bus(#[from] wakevirt_service::bus::Error),
     /// The path of the running program is unknown, and so is the directory of the sniffer.
-    #[error("cannot determine the path of this program, to find the sniffer next to it: {0}")]
+    #[error("cannot find the sniffer, because the path of this program is unknown: {0}")]
     OwnPath(#[source] io::Error),
     /// The program of the sniffer does not exist.
     #[error("wakevirt-sniffer not found at {} or {}; reinstall wakevirt", logs::shown(&.candidates[0]), logs::shown(&.candidates[1]))]

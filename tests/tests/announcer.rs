@@ -311,7 +311,7 @@ fn passes_no_open_descriptor_to_the_sniffer() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let line = format!("exec 9</etc/shadow; exec {PROGRAMS}/wakevirt-capture --log-to stderr");
     let mut capture = Process::start("capture", host.command("sh").args(["-c", &line]));
-    let _ = capture.log().wait_for("on the bus");
+    let _ = capture.log().wait_for("connected to the bus");
     let open = |pid: &str| host.sh(&format!("readlink /proc/{pid}/fd/*"));
     assert!(open(host.sh("pgrep -x wakevirt-captur").trim()).contains("/etc/shadow"));
     assert!(!open(&sniffer_on_host(&host)).contains("/etc/shadow"));

@@ -117,7 +117,7 @@ fn receives_on_sockets_from_the_service_manager() {
     let capture = start_activated(&host);
     let _ = capture.log().wait_for("capture receives UDP only");
     let _ = capture.log().wait_for("receiving on UDP [::]:9,");
-    let _ = capture.log().wait_for("only UDP sockets can be heard");
+    let _ = capture.log().wait_for("only UDP sockets and one netlink socket");
     let _ = capture.log().wait_for("its netlink protocol is not `route`");
     host.wait_for_name(CAPTURE_NAME);
     let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);

@@ -180,15 +180,15 @@ mod tests {
     #[test]
     fn removes_disconnected_callers_before_it_refuses_a_call() {
         let now = Instant::now();
-        let most = u32::try_from(MAX_ADDRESSES).unwrap();
+        let limit = u32::try_from(MAX_ADDRESSES).unwrap();
         let mut interests = Interests::default();
-        interests.set(":1.1", macs(0..most / 2), now).unwrap();
-        interests.set(":1.2", macs(0..most / 2), now).unwrap();
+        interests.set(":1.1", macs(0..limit / 2), now).unwrap();
+        interests.set(":1.2", macs(0..limit / 2), now).unwrap();
         assert_eq!(interests.set(":1.3", macs(0..1), now), Err(TooMany::Addresses));
-        assert_eq!(interests.set(":1.2", macs(0..most / 2 + 1), now), Err(TooMany::Addresses));
+        assert_eq!(interests.set(":1.2", macs(0..limit / 2 + 1), now), Err(TooMany::Addresses));
         interests.disconnect(":1.1", now);
         // A call that is refused in any case removes no caller.
-        assert_eq!(interests.set(":1.3", macs(0..most / 2 + 1), now), Err(TooMany::Addresses));
+        assert_eq!(interests.set(":1.3", macs(0..limit / 2 + 1), now), Err(TooMany::Addresses));
         assert_eq!(interests.total, MAX_ADDRESSES);
         interests.set(":1.3", macs(0..1), now).unwrap();
         assert_eq!((interests.total, interests.total_disconnected), (MAX_ADDRESSES / 2 + 1, 0));
