@@ -35,7 +35,7 @@ const ACTOR: &str = "wakevirt-actor";
 /// # Errors
 /// If the bus does not allow the service to own its name.
 pub async fn run(address: &Address, shared: &Arc<Shared>) -> Result<(), Error> {
-    let away = || {
+    let on_disconnect = || {
         shared.ledger().bus_lost(Instant::now());
         // The service is ready without a bus: it captures and stores packets.
         lifecycle::ready("capturing; waiting for the bus");
@@ -50,8 +50,8 @@ pub async fn run(address: &Address, shared: &Arc<Shared>) -> Result<(), Error> {
         pause_for_lookup: false,
     };
     let calls = CallLimiter::new(limits);
-    let job = async |connection: &Connection| run_connection(connection, &calls, shared).await;
-    bus::run_connected(address, Some(&calls), job, away).await.map_err(Error::from)
+    let run = async |connection: &Connection| run_connection(connection, &calls, shared).await;
+    bus::run_connected(address, Some(&calls), run, on_disconnect).await.map_err(Error::from)
 }
 
 /// Runs the service on one connection, until it is lost.
