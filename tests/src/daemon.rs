@@ -148,9 +148,9 @@ impl<'host> Starter<'host> {
         let mut environment = self.environment.clone();
         if (self.user, self.started_by) == (User::Actor, StartedBy::Manager) {
             // RuntimeDirectory= in systemd.exec(5). Here the directory remains when the service stops.
-            let (user, folder) = (self.user.name(), format!("/run/{}", self.name));
-            self.host.sh(&format!("install -d -o {user} -g {user} {folder}"));
-            environment.push(("RUNTIME_DIRECTORY".to_owned(), folder));
+            let (user, directory) = (self.user.name(), format!("/run/{}", self.name));
+            self.host.sh(&format!("install -d -o {user} -g {user} {directory}"));
+            environment.push(("RUNTIME_DIRECTORY".to_owned(), directory));
         }
         let mut line = vec![];
         if let Some(namespace) = &self.namespace {

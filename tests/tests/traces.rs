@@ -6,6 +6,7 @@ use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
 use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::network::Peer;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::{privileged, wait};
 
@@ -13,23 +14,21 @@ const MAC: &str = "52:54:00:01:02:03";
 const OTHER_MAC: &str = "52:54:00:01:02:04";
 const UNKNOWN_MAC: &str = "52:54:00:01:02:05";
 
-/// Starts capture, and waits until it accepts calls.
-fn capture(host: &Host) -> Daemon {
-    Daemon::capture(host).start_on_bus()
-}
-
 /// Starts the actor for the test driver.
 fn actor(host: &Host, started_by: StartedBy, config: &str) -> Daemon {
     let config = format!("connections = [\"{TEST}\"]\n{config}");
     Daemon::actor(host).started_by(started_by).config(&config).start_connected()
 }
 
-/// Starts libvirtd with two domains, which are shut off.
-fn libvirt(host: &Host) -> Libvirtd<'_> {
+/// Starts libvirtd with two domains that are shut off, the bus, and capture on `lan0`.
+fn set_up(host: &Host) -> (Libvirtd<'_>, Bus<'_>, Peer<'_>, Daemon) {
     let libvirtd = Libvirtd::start(host);
     libvirtd.define(TEST, &test_domain("vm1", MAC));
     libvirtd.define(TEST, &test_domain("vm2", OTHER_MAC));
-    libvirtd
+    let bus = Bus::start(host, Kind::DbusDaemon);
+    let lan = host.veth("lan0");
+    let capture = Daemon::capture(host).start_on_bus();
+    (libvirtd, bus, lan, capture)
 }
 
 const ALL: &str = "[[allow]]\ndomain = \"*\"\n";
@@ -43,10 +42,7 @@ fn state_directory(host: &Host) -> String {
 fn root_creates_the_state_directory() {
     privileged!();
     let host = Host::new();
-    let libvirtd = libvirt(&host);
-    let _bus = Bus::start(&host, Kind::DbusDaemon);
-    let lan = host.veth("lan0");
-    let _capture = capture(&host);
+    let (libvirtd, _bus, lan, _capture) = set_up(&host);
     let mut first = actor(&host, StartedBy::Root, ALL);
     let expected = "/run/wakevirt-actor wakevirt-actor:wakevirt-actor 700 d\n\
                     /run/wakevirt-actor/state wakevirt-actor:wakevirt-actor 600 f\n";
@@ -75,10 +71,7 @@ fn root_creates_the_state_directory() {
 fn does_not_change_the_owner_of_an_existing_directory() {
     privileged!();
     let host = Host::new();
-    let libvirtd = libvirt(&host);
-    let _bus = Bus::start(&host, Kind::DbusDaemon);
-    let lan = host.veth("lan0");
-    let _capture = capture(&host);
+    let (libvirtd, _bus, lan, _capture) = set_up(&host);
     host.sh("mkdir -m 700 /run/wakevirt-actor; touch /run/wakevirt-actor/other");
     let before = state_directory(&host);
     let mut actor = actor(&host, StartedBy::Root, ALL);
@@ -107,11 +100,8 @@ fn not_allowed(host: &Host) -> u64 {
 fn counts_a_flood_of_denied_packets_and_limits_its_log_lines() {
     privileged!();
     let host = Host::new();
-    let _libvirtd = libvirt(&host);
-    let _bus = Bus::start(&host, Kind::DbusDaemon);
-    let lan = host.veth("lan0");
+    let (_libvirtd, _bus, lan, _capture) = set_up(&host);
     let mut wire = lan.injector();
-    let _capture = capture(&host);
     let rules = "log = \"debug\"\nmetadata = false\n[[allow]]\ndomain = \"vm2\"\ninterfaces = [\"br*\"]\n";
     let actor = actor(&host, StartedBy::Manager, rules);
     for sender in 0..500 {

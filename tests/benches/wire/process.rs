@@ -19,7 +19,7 @@ pub fn cpu_time(pid: Pid) -> Duration {
 
 /// The memory of a process in MiB, with its share of shared memory (PSS).
 fn memory(pid: Pid) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("root may read it");
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("root can read it");
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).expect("the line Pss:");
     let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
     kib / 1024.0

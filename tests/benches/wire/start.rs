@@ -48,7 +48,7 @@ fn measure_among(report: &mut Report, connection: &str, domains: usize) {
     let domains = define(&libvirt, connection, domains);
     let mut capture = Daemon::capture(&host).config("limit = 100000\ninterfaces = [\"lan0\"]").start_on_bus();
     let mut config = format!("connections = [\"{connection}\"]\ncool-down = \"0s\"\n");
-    config += "[[allow]]\ndomain = \"ours-*\"\n";
+    config += "[[allow]]\ndomain = \"wakevirt-*\"\n";
     let mut actor = Daemon::actor(&host).config(&config).start_connected();
 
     let (tool, tool_started) = tool(PacketSocket::reader(&host.network(), "tool0"), libvirt.clone());
@@ -78,7 +78,7 @@ fn measure_among(report: &mut Report, connection: &str, domains: usize) {
 #[derive(Default)]
 struct Times {
     /// From the packet to the signal that wakevirt started the domain.
-    ours: Vec<Duration>,
+    wakevirt: Vec<Duration>,
     /// From the packet to the end of the other tool's call.
     tool: Vec<Duration>,
     /// Of libvirt's call alone.
@@ -104,7 +104,7 @@ impl Bench {
             let sender = [2, 0, 0, 0, 1, wake];
             let frame = |mac: &str| ethernet(BROADCAST, sender, WAKE_ON_LAN, &magic(mac, &[]));
             let number = 2 * (usize::from(wake) % half);
-            times.ours.push(self.wake_by_wakevirt(&frame(&mac(number)), number));
+            times.wakevirt.push(self.wake_by_wakevirt(&frame(&mac(number)), number));
             times.tool.push(self.wake_by_tool(&frame(&mac(number + 1)), number + 1));
             times.libvirt.push(self.start_by_libvirt(number));
         }
@@ -147,11 +147,12 @@ impl Bench {
 }
 
 fn report_times(report: &mut Report, what: &str, times: Times) {
-    let [ours, tool, libvirt] = [times.ours, times.tool, times.libvirt].map(in_milliseconds);
+    let [wakevirt, tool, libvirt] = [times.wakevirt, times.tool, times.libvirt].map(in_milliseconds);
     let baselines =
         [("a tool that reads all domains", median(&tool)), ("libvirt's start alone", median(&libvirt))];
-    report.add(&format!("{what}, median"), "ms", median(&ours), &baselines);
-    let added: Vec<f64> = ours.iter().zip(&libvirt).map(|(ours, libvirt)| ours - libvirt).collect();
+    report.add(&format!("{what}, median"), "ms", median(&wakevirt), &baselines);
+    let added: Vec<f64> =
+        wakevirt.iter().zip(&libvirt).map(|(wakevirt, libvirt)| wakevirt - libvirt).collect();
     report.add(&format!("{what}, added to libvirt's start"), "ms", median(&added), &[]);
 }
 
@@ -222,7 +223,7 @@ fn find(libvirt: &Connect, number: usize) -> Domain {
 }
 
 fn name(number: usize) -> String {
-    let prefix = if number.is_multiple_of(2) { "ours" } else { "tools" };
+    let prefix = if number.is_multiple_of(2) { "wakevirt" } else { "tool" };
     format!("{prefix}-{number}")
 }
 

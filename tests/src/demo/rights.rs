@@ -12,7 +12,7 @@ const NET_RAW: u32 = 13;
 
 /// Prints a table of these processes.
 pub(super) fn show(screen: Screen, processes: &[Pid]) {
-    let heads = ["process", "user", "capabilities", "may regain", "no_new_privs", "seccomp", "open files"];
+    let heads = ["process", "user", "capabilities", "can regain", "no_new_privs", "seccomp", "open files"];
     let rows = processes.iter().map(|pid| row(*pid));
     screen.table(&heads.map(str::to_owned), rows);
 }

@@ -34,9 +34,9 @@ const INIT: &str = r#"
 set -e
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t sysfs -o ro sysfs /sys
-for folder in etc var; do
-    mkdir -p /run/host/$folder/upper /run/host/$folder/work
-    mount -t overlay -o lowerdir=/$folder,upperdir=/run/host/$folder/upper,workdir=/run/host/$folder/work overlay /$folder
+for directory in etc var; do
+    mkdir -p /run/host/$directory/upper /run/host/$directory/work
+    mount -t overlay -o lowerdir=/$directory,upperdir=/run/host/$directory/upper,workdir=/run/host/$directory/work overlay /$directory
 done
 mkdir -p /run/wakevirt-programs /run/lock
 mount --bind "$1" /run/wakevirt-programs

@@ -14,9 +14,9 @@ pub const SECOND_URI: &str = "qemu+unix:///system?socket=/run/second/libvirt-soc
 const START: &str = "
 mount -t tmpfs tmpfs /run/libvirt
 mount --bind /run/second/etc /etc/libvirt
-for folder in lib cache log; do
-    mkdir -p /run/second/$folder /var/$folder
-    mount --bind /run/second/$folder /var/$folder
+for directory in lib cache log; do
+    mkdir -p /run/second/$directory /var/$directory
+    mount --bind /run/second/$directory /var/$directory
 done
 exec libvirtd --pid-file /run/second/pid
 ";
