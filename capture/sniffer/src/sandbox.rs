@@ -46,8 +46,8 @@ pub fn drop_capabilities() -> Result<(), Error> {
     Ok(wakevirt_privilege::drop_capabilities()?)
 }
 
-/// Denies access to all files, TCP ports, abstract sockets and signals, as far as this kernel's Landlock
-/// supports it (landlock(7)). Returns whether Landlock is in force.
+/// Denies access to all files, TCP ports, abstract sockets and signals, as far as the Landlock of this kernel
+/// supports it (landlock(7)). Returns whether Landlock is enforced.
 ///
 /// [`forbid_system_calls`] covers what an older kernel does not support.
 ///
@@ -75,11 +75,11 @@ pub fn forbid_files(required: bool) -> Result<bool, Error> {
     }
 }
 
-/// The reason why Landlock is not in force, and the remedy.
+/// The reason why Landlock is not enforced, and the solution.
 fn why_no_landlock(answer: io::Result<()>) -> String {
     match answer.map_err(|error| (error.raw_os_error(), error)) {
         Err((Some(libc::EOPNOTSUPP), _)) => {
-            "the kernel's Landlock is switched off; add landlock to lsm= on the kernel's command line".to_owned()
+            "Landlock is disabled in the kernel; add landlock to lsm= on the kernel's command line".to_owned()
         }
         Err((Some(libc::ENOSYS), _)) => {
             "the kernel has no Landlock, or a container's seccomp filter hides it; use Linux 5.13 or later with \
@@ -87,10 +87,10 @@ fn why_no_landlock(answer: io::Result<()>) -> String {
                 .to_owned()
         }
         Err((_, error)) => format!(
-            "a seccomp filter, such as a container's, refuses Landlock ({error}); allow landlock_create_ruleset and \
+            "a seccomp filter, such as a container's, denies Landlock ({error}); allow landlock_create_ruleset and \
              landlock_restrict_self in the filter"
         ),
-        Ok(()) => "the kernel did not put Landlock in force; use another kernel".to_owned(),
+        Ok(()) => "the kernel did not enforce Landlock; use another kernel".to_owned(),
     }
 }
 

@@ -24,9 +24,9 @@ fn forbid_files_with_error(errno: i32, required: bool) -> Result<bool, String> {
 #[test]
 fn the_error_names_the_cause_and_the_solution() {
     for (errno, cause, solution) in [
-        (libc::EPERM, "a seccomp filter, such as a container's, refuses Landlock", "in the filter"),
-        (libc::EACCES, "a seccomp filter, such as a container's, refuses Landlock", "in the filter"),
-        (libc::EOPNOTSUPP, "the kernel's Landlock is switched off", "add landlock to lsm="),
+        (libc::EPERM, "a seccomp filter, such as a container's, denies Landlock", "in the filter"),
+        (libc::EACCES, "a seccomp filter, such as a container's, denies Landlock", "in the filter"),
+        (libc::EOPNOTSUPP, "Landlock is disabled in the kernel", "add landlock to lsm="),
         (libc::ENOSYS, "the kernel has no Landlock, or a container's seccomp filter hides it", "Linux 5.13"),
     ] {
         let error = forbid_files_with_error(errno, true).unwrap_err();

@@ -210,7 +210,7 @@ impl Capture1 {
             .ledger()
             .set_interest(caller.as_str(), macs, Instant::now())
             .map_err(|error| Refusal::LimitExceeded(error.to_string()))?;
-        tracing::debug!("{caller} is interested in {count} MAC addresses");
+        tracing::debug!("{caller} registered {count} MAC addresses");
         Ok(())
     }
 
