@@ -19,14 +19,14 @@ async fn reports_how_long_the_hypervisor_was_available() {
         known_off: false,
         expired: false,
     };
-    let hypervisor: Arc<dyn Hypervisor> = Arc::new(FakeLink(Arc::clone(&fake)));
+    let hypervisor: Arc<dyn Hypervisor> = Arc::new(FakeConnection(Arc::clone(&fake)));
     let wake = tokio::spawn(wake(hypervisor, order));
     let begin = Instant::now();
     fake.wait_for_queries(1).await;
     let first = begin.elapsed();
     fake.wait_for_queries(4).await;
     let answered = begin.elapsed().checked_sub(first).unwrap();
-    fake.dead.store(true, Ordering::SeqCst);
+    fake.disconnect();
     let End::Lost { called: false, reachable } = wake.await.unwrap() else {
         panic!("the connection was not lost")
     };
@@ -126,8 +126,8 @@ async fn decides_by_the_state_after_a_lost_connection() {
         let fake = Fake::new(&[(1, State::ShutOff)], &[1]);
         let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
         engine.packet(1).await;
-        fake.wait_for_start().await;
-        fake.dead.store(true, Ordering::SeqCst);
+        fake.wait_for_starts(1).await;
+        fake.disconnect();
         engine.update(Update::Down(URI.into())).await;
         fake.release();
         let state = if started { State::Running } else { State::ShutOff };
@@ -163,8 +163,8 @@ async fn a_wake_with_a_lost_reply_does_not_expire_before_the_state_is_known() {
     let mut engine = start(policy);
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
     engine.packet(1).await;
-    fake.wait_for_start().await;
-    fake.dead.store(true, Ordering::SeqCst);
+    fake.wait_for_starts(1).await;
+    fake.disconnect();
     engine.update(Update::Down(URI.into())).await;
     fake.release();
     tokio::time::sleep(Duration::from_millis(200)).await;

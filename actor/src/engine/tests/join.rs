@@ -6,7 +6,7 @@ async fn joins_two_wakes_of_one_domain() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[1]);
     let mut engine = start_with(&fake, vec![domain(1, &[1, 2])]).await;
     engine.packet(1).await;
-    fake.wait_for_start().await;
+    fake.wait_for_starts(1).await;
     engine.packet(2).await;
     let call = engine.call(1);
     let release = async {

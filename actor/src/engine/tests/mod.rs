@@ -1,8 +1,7 @@
-use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex};
+//! Tests of the engine with a hypervisor that is simulated.
 
 mod early;
+mod fake;
 mod hold;
 mod join;
 mod log;
@@ -10,6 +9,9 @@ mod packets;
 mod queries;
 mod restart;
 mod states;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
 
 use serde::Deserialize;
 use uuid::Uuid;
@@ -19,152 +21,16 @@ use wakevirt_protocol::bus::PacketDetails;
 use super::*;
 use crate::engine::request::Requests;
 use crate::hypervisor::libvirt::Libvirt;
-use crate::hypervisor::session::{self, Session};
-use crate::hypervisor::{Attempting, Error, Hypervisor, Order};
+use crate::hypervisor::{Hypervisor, Order};
 use crate::model::{Authority, Caller, Domain, Id, Outcome, State, WakeTarget};
 use crate::policy::Times;
 use crate::policy::rules::{Rule, Rules};
+use fake::{Fake, FakeConnection};
 
 const ROOT: Caller = Caller { user: 0, by: Authority::User };
-
-/// A hypervisor that can block the start of domains.
-struct Fake {
-    states: Mutex<HashMap<Uuid, State>>,
-    starts: Mutex<Vec<Uuid>>,
-    calls: Mutex<Vec<&'static str>>,
-    /// The state of a domain after its start.
-    restored: Mutex<State>,
-    dead: AtomicBool,
-    /// Domains that do not start until [`Fake::release`].
-    blocked: Mutex<BTreeSet<Uuid>>,
-    released: Condvar,
-    /// The number of calls of `state`.
-    queries: AtomicUsize,
-}
-
-impl Fake {
-    fn new(states: &[(u8, State)], blocked: &[u8]) -> Arc<Self> {
-        Arc::new(Self {
-            states: Mutex::new(states.iter().map(|(number, state)| (uuid(*number), *state)).collect()),
-            starts: Mutex::default(),
-            calls: Mutex::default(),
-            restored: Mutex::new(State::Running),
-            dead: AtomicBool::new(false),
-            blocked: Mutex::new(blocked.iter().map(|number| uuid(*number)).collect()),
-            released: Condvar::new(),
-            queries: AtomicUsize::new(0),
-        })
-    }
-
-    fn release(&self) {
-        self.blocked.lock().unwrap().clear();
-        self.released.notify_all();
-    }
-
-    async fn wait_for_start(&self) {
-        while self.starts().is_empty() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    async fn wait_for_queries(&self, times: usize) {
-        while self.queries.load(Ordering::SeqCst) < times {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    fn state_of(&self, uuid: Uuid) -> State {
-        self.states.lock().unwrap().get(&uuid).copied().unwrap_or(State::ShutOff)
-    }
-
-    fn starts(&self) -> Vec<Uuid> {
-        self.starts.lock().unwrap().clone()
-    }
-}
-
-/// A connection to it. Each work item runs in a thread of its own.
-struct FakeLink(Arc<Fake>);
-
-impl Hypervisor for FakeLink {
-    fn attempt(&self, order: Order) -> Attempting {
-        let fake = Arc::clone(&self.0);
-        let (work, result) = session::queue(order);
-        std::thread::spawn(move || work(&*fake));
-        result
-    }
-
-    fn waiting(&self) -> usize {
-        0
-    }
-
-    fn is_alive(&self) -> bool {
-        Session::is_alive(&*self.0)
-    }
-}
-
-impl Session for Fake {
-    fn state(&self, uuid: Uuid) -> Result<State, Error> {
-        self.alive()?;
-        let state = self.state_of(uuid);
-        self.queries.fetch_add(1, Ordering::SeqCst);
-        Ok(state)
-    }
-
-    fn start(&self, uuid: Uuid) -> Result<(), Error> {
-        self.starts.lock().unwrap().push(uuid);
-        let blocked = self.blocked.lock().unwrap();
-        drop(self.released.wait_while(blocked, |blocked| blocked.contains(&uuid)).unwrap());
-        let restored = *self.restored.lock().unwrap();
-        let before = self.state_of(uuid);
-        if !matches!(before, State::ShutOff | State::Saved) {
-            self.alive()?;
-            return Err(Error::Call {
-                action: "start the domain",
-                message: format!("it is {before}"),
-                advice: "",
-            });
-        }
-        self.states.lock().unwrap().insert(uuid, restored);
-        self.alive()
-    }
-
-    fn resume(&self, uuid: Uuid) -> Result<(), Error> {
-        self.run("resume", uuid)
-    }
-
-    fn pm_wakeup(&self, uuid: Uuid) -> Result<(), Error> {
-        self.run("wake up", uuid)
-    }
-
-    fn is_alive(&self) -> bool {
-        !self.dead.load(Ordering::SeqCst)
-    }
-}
-
-impl Fake {
-    fn run(&self, call: &'static str, uuid: Uuid) -> Result<(), Error> {
-        self.alive()?;
-        self.calls.lock().unwrap().push(call);
-        self.states.lock().unwrap().insert(uuid, State::Running);
-        Ok(())
-    }
-
-    fn alive(&self) -> Result<(), Error> {
-        let lost = || Error::NotConnected;
-        if self.is_alive() { Ok(()) } else { Err(lost()) }
-    }
-
-    fn set(&self, number: u8, state: State) {
-        self.states.lock().unwrap().insert(uuid(number), state);
-    }
-
-    fn calls(&self) -> Vec<&'static str> {
-        self.calls.lock().unwrap().clone()
-    }
-}
-
 const URI: &str = "fake:///";
 
+/// A running engine, and the other ends of its channels.
 struct TestEngine {
     task: tokio::task::JoinHandle<()>,
     packets: mpsc::Sender<NewPacket>,
@@ -210,11 +76,12 @@ fn policy(text: &str) -> Policy {
     Policy { rules, times, ..Policy::default() }
 }
 
+/// The update that the hypervisor is connected, and has these domains.
 fn up(hypervisor: &Arc<Fake>, domains: Vec<Domain>) -> Update {
     let hypervisor: Arc<Fake> = Arc::clone(hypervisor);
     let read = |domain: Domain| Domain { state: hypervisor.state_of(domain.id.uuid), ..domain };
     let domains = domains.into_iter().map(read).collect();
-    Update::Up(URI.into(), Arc::new(FakeLink(hypervisor)), domains)
+    Update::Up(URI.into(), Arc::new(FakeConnection(hypervisor)), domains)
 }
 
 /// Starts an engine with these domains. Rules allow all of them.

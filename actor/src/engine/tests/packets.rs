@@ -29,7 +29,7 @@ async fn a_call_needs_no_rule_and_a_packet_does() {
     assert_eq!(engine.call(3).await, Err("unknown"));
     assert_eq!(engine.call(4).await, Ok(Outcome::Ambiguous));
     engine.requests.set_policy(rules(&["vm3"])).await;
-    fake.states.lock().unwrap().insert(uuid(3), State::Running);
+    fake.set(3, State::Running);
     assert_eq!(engine.call(4).await, Ok(Outcome::AlreadyRunning), "a rule names one of them");
 }
 

@@ -85,9 +85,7 @@ async fn forgets_the_last_wake_of_a_removed_domain() {
     assert_eq!(engine.decision().await.1, Outcome::Started);
     // One domain is removed during its wake, the other one while the hypervisor is unavailable.
     engine.packet(2).await;
-    while fake.starts().len() < 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    fake.wait_for_starts(2).await;
     engine.update(Update::Gone(id(2))).await;
     engine.wait_until_idle().await;
     fake.release();

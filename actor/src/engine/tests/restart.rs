@@ -14,10 +14,7 @@ async fn continues_a_wake_after_a_restart() {
     first.packet(2).await;
     assert_eq!(first.decision().await, (2, Outcome::Started));
     first.packet(1).await;
-    fake.wait_for_start().await;
-    while fake.starts().len() < 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    fake.wait_for_starts(2).await;
     // The process ends here. The domain has not started.
     let (file, state) = open();
     assert_eq!(state.wakes.len(), 1, "it was saved before the hypervisor was called");

@@ -6,8 +6,8 @@ async fn a_failed_start_of_a_running_domain_is_no_failure() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[1]);
     let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
     engine.packet(1).await;
-    fake.wait_for_start().await;
-    fake.states.lock().unwrap().insert(uuid(1), State::Running);
+    fake.wait_for_starts(1).await;
+    fake.set(1, State::Running);
     fake.release();
     assert_eq!(engine.decision().await, (1, Outcome::AlreadyRunning));
 }
@@ -52,7 +52,7 @@ async fn queries_the_state_after_a_change() {
 #[tokio::test]
 async fn resumes_a_domain_that_was_saved_while_paused() {
     let fake = Fake::new(&[(1, State::Saved)], &[]);
-    *fake.restored.lock().unwrap() = State::Paused(Pause::Migration);
+    fake.set_state_after_start(State::Paused(Pause::Migration));
     let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
     engine.packet(1).await;
     let decision = engine.decisions.recv().await.unwrap();
