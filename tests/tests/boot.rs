@@ -29,8 +29,8 @@ fn readme_commands_work(bus: Kind) {
     // The actor logs this once, while neither a rule nor metadata allows a domain.
     site.debian.sh("systemctl restart wakevirt-actor");
     let log = || site.debian.journal("wakevirt-actor");
-    wait::until_true("the actor to list the domain", || log().contains("1 domain may be woken"));
-    assert_eq!(log().matches("no packet can wake a domain").count(), 1, "{}", log());
+    wait::until_true("the actor to list the domain", || log().contains("packets can wake 1 domain"));
+    assert_eq!(log().matches("no packet can wake a domain: there is no rule").count(), 1, "{}", log());
     assert_eq!(site.debian.sh("systemctl --failed --no-legend --plain"), "");
 }
 

@@ -310,7 +310,7 @@ fn asks_for_a_password_only_if_the_call_allows_interaction() {
         };
         // busctl(1) allows interaction unless this option is given.
         let (woken, output) = call(PASSWORD, &["--allow-interactive-authorization=no"]);
-        assert!(!woken && output.contains("which the call does not allow"), "{bus:?}: {output}");
+        assert!(!woken && output.contains("the call does not permit interaction"), "{bus:?}: {output}");
         assert!(!output.contains("AUTHENTICATING"), "{bus:?}: {output}");
 
         let (woken, output) = call("dismiss", &[]);
