@@ -128,7 +128,7 @@ fn four_slow_starts_delay_no_other_domain_and_further_wakes_queue() {
         assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", 1));
     }
     let signal = scene.assert_outcome(MORE[2], "started");
-    assert!(signal.contains("s for others at the same connection"), "{signal}");
+    assert!(signal.contains("the wake was queued for "), "{signal}");
     let _ = scene.actor().log().wait_for("wakes are no longer queued for a connection to qemu:///system");
     for domain in SLOW.iter().chain(&MORE) {
         assert_eq!(scene.outcomes(domain, "started"), 1, "{domain}");
