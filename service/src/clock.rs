@@ -1,4 +1,4 @@
-//! Clocks of the kernel, in microseconds.
+//! The kernel's clocks, in microseconds.
 
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_microseconds_from_the_zero_of_the_clock() {
+    fn converts_to_microseconds() {
         assert_eq!(microseconds(TimeSpec::new(2, 3_999)), 2_000_003);
         assert_eq!(microseconds(TimeSpec::new(-1, 0)), 0);
     }

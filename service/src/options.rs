@@ -1,30 +1,30 @@
-//! The options that both services have.
+//! Options of both services.
 
 use std::path::PathBuf;
 
 use crate::bus::Address;
 use crate::logs::LogTo;
 
-/// The options that both services have.
+/// Options of both services.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Common {
-    /// Read this configuration file alone, instead of those in /etc/wakevirt and /usr/lib/wakevirt
+    /// Read only this configuration file, not those in /etc/wakevirt and /usr/lib/wakevirt
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Message bus to serve on: system, session, or a D-Bus address
+    /// Message bus of the D-Bus interface: system, session, or a D-Bus address
     #[arg(long, value_name = "system|session|ADDRESS", default_value = "system")]
     pub bus: Address,
 
-    /// Read the configuration, report what is wrong with it, and exit
+    /// Check the configuration, print it with all defaults or the error, and exit
     #[arg(long)]
     pub check: bool,
 
-    /// With --check: print only what is wrong
+    /// With --check: print only errors
     #[arg(long, requires = "check")]
     pub quiet: bool,
 
-    /// Where to log
+    /// Log destination
     #[arg(long, value_name = "WHERE", value_enum, default_value_t)]
     pub log_to: LogTo,
 }
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_the_system_bus_and_the_standard_files() {
+    fn defaults_to_the_system_bus_and_the_standard_files() {
         Options::command().debug_assert();
         let common = parse("service").unwrap();
         assert_eq!(common.config, None);
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_is_read() {
+    fn parses_every_option() {
         let common = parse("service --config /a.toml --bus session --check --quiet --log-to syslog").unwrap();
         assert_eq!(common.config, Some(PathBuf::from("/a.toml")));
         assert_eq!(common.bus, Address::Session);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_names_the_good_ones() {
+    fn an_invalid_value_error_lists_the_valid_values() {
         let error = parse("service --bus systme").unwrap_err();
         assert!(
             error.contains("\"systme\" is not a bus address; write system, session, or an address"),

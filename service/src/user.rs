@@ -12,22 +12,22 @@ use nix::unistd::{self, Group, Uid, User};
 pub enum Error {
     /// The user does not exist.
     #[error(
-        "there is no user {name}; create it with systemd-sysusers, or with: \
+        "user {name} does not exist; create it with systemd-sysusers, or with: \
          useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {name}"
     )]
     NoSuchUser {
         /// The user's name.
         name: String,
     },
-    /// The user is root under another name.
-    #[error("user {name} has the user ID 0; the service needs a user of its own without rights")]
+    /// The user has root's ID.
+    #[error("user {name} has the user ID 0; the service needs an unprivileged user")]
     IsRoot {
         /// The user's name.
         name: String,
     },
-    /// Capabilities belong to threads: the other threads would retain theirs.
+    /// Capabilities belong to a thread: the other threads would retain theirs.
     #[error(
-        "cannot change the user in a process of {0} threads; it must be done before the second one starts"
+        "cannot change the user in a process with {0} threads; change it before the second thread starts"
     )]
     Threads(u32),
     /// The capabilities cannot be dropped.
@@ -40,9 +40,9 @@ pub enum Error {
     Step {
         /// The user's name.
         name: String,
-        /// What failed.
+        /// The step that failed.
         step: &'static str,
-        /// Why.
+        /// The cause.
         reason: String,
     },
 }
@@ -55,7 +55,7 @@ pub enum Error {
 /// Call it before the process has a second thread: the kernel stores capabilities for each thread.
 ///
 /// # Errors
-/// [`Error`] says what is missing. The process must exit then.
+/// [`Error`] names the cause. The process must exit then.
 pub fn change_to(name: &str, groups: &[&str], keep: &[Capability]) -> Result<bool, Error> {
     if !Uid::effective().is_root() {
         return Ok(false);
@@ -65,7 +65,7 @@ pub fn change_to(name: &str, groups: &[&str], keep: &[Capability]) -> Result<boo
         1 => {}
         more => return Err(Error::Threads(more)),
     }
-    let user = User::from_name(name).map_err(|error| step("look the user up")(error.to_string()))?;
+    let user = User::from_name(name).map_err(|error| step("look up the user")(error.to_string()))?;
     let user = user.ok_or_else(|| Error::NoSuchUser { name: name.to_owned() })?;
     if user.uid.is_root() {
         return Err(Error::IsRoot { name: name.to_owned() });
@@ -82,7 +82,7 @@ pub fn change_to(name: &str, groups: &[&str], keep: &[Capability]) -> Result<boo
         caps::set(None, set, &keep).map_err(|error| step("set the capabilities")(error.to_string()))?;
     }
     caps::securebits::set_keepcaps(false)
-        .map_err(|error| step("end keeping capabilities")(error.to_string()))?;
+        .map_err(|error| step("clear keep-capabilities")(error.to_string()))?;
     Ok(true)
 }
 
@@ -120,21 +120,20 @@ fn become_user(user: &User, groups: &[&str]) -> Result<(), (&'static str, String
     let name =
         CString::new(user.name.as_str()).map_err(|error| ("read the user's name", error.to_string()))?;
     let mut gids =
-        unistd::getgrouplist(&name, user.gid).map_err(|error| ("look its groups up", error.to_string()))?;
+        unistd::getgrouplist(&name, user.gid).map_err(|error| ("look up its groups", error.to_string()))?;
     for group in groups {
-        let found = Group::from_name(group).map_err(|error| ("look a group up", error.to_string()))?;
+        let found = Group::from_name(group).map_err(|error| ("look up a group", error.to_string()))?;
         gids.extend(found.map(|group| group.gid).filter(|gid| !gids.contains(gid)));
     }
-    unistd::setgroups(&gids).map_err(|error| ("take over its groups", error.to_string()))?;
-    unistd::setresgid(user.gid, user.gid, user.gid)
-        .map_err(|error| ("take over its group", error.to_string()))?;
-    caps::securebits::set_keepcaps(true).map_err(|error| ("keep capabilities", error.to_string()))?;
-    unistd::setresuid(user.uid, user.uid, user.uid).map_err(|error| ("become the user", error.to_string()))
+    unistd::setgroups(&gids).map_err(|error| ("set the groups", error.to_string()))?;
+    unistd::setresgid(user.gid, user.gid, user.gid).map_err(|error| ("set the group", error.to_string()))?;
+    caps::securebits::set_keepcaps(true).map_err(|error| ("set keep-capabilities", error.to_string()))?;
+    unistd::setresuid(user.uid, user.uid, user.uid).map_err(|error| ("set the user", error.to_string()))
 }
 
-/// How many threads the process has.
+/// The number of threads of the process.
 fn threads() -> Result<u32, String> {
     let status = fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
     let count = status.lines().find_map(|line| line.strip_prefix("Threads:"));
-    count.and_then(|count| count.trim().parse().ok()).ok_or_else(|| "it does not say".to_owned())
+    count.and_then(|count| count.trim().parse().ok()).ok_or_else(|| "it has no thread count".to_owned())
 }

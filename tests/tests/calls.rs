@@ -175,7 +175,7 @@ fn reloads_the_configuration() {
     let braces = format!("[[allow]]\ndomain = \"{}x{}\"\n", "{".repeat(200), "}".repeat(200));
     for (bad, reason) in [
         ("[[alow]]\ndomain = \"vm1\"\n", "alow"),
-        (&braces, "at most 16 groups in braces"),
+        (&braces, "200 groups in braces; the maximum is 16"),
         ("hold = \"300000000000years\"\n", "at most \"7days\""),
     ] {
         host.write(actor.config_file(), &config(bad));

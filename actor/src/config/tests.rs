@@ -101,15 +101,15 @@ fn errors_name_the_file_the_line_and_what_to_write() {
         ("log = \"info\"\n\n[[allow]]\n", 3, "add domain"),
         ("log = \"info\"\n\n[[allow]]\ndomain = \"a\"\nmac = \"*\"", 3, "either domain or mac"),
         ("[[allow]]\ndomain = \"a\"\n[[allow]]\ninterfaces = [\"[\"]", 4, "not a glob"),
-        ("[[allow]]\ndomain = \"{{{{{{{{{{{{{{{{{\"", 2, "at most 16 groups"),
-        ("[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"{{{{{{{{{{{{{{{{{\"", 3, "at most 16 groups"),
+        ("[[allow]]\ndomain = \"{{{{{{{{{{{{{{{{{\"", 2, "17 groups in braces; the maximum is 16"),
+        ("[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"{{{{{{{{{{{{{{{{{\"", 3, "17 groups in braces; the maximum is 16"),
         ("[[allow]]\ndomain = \"a\"\nconnection = \"a\\nb\"", 3, "control character"),
         ("[[allow]]\ndomain = \"a\"\nsecure-on = \"/a\\u0000b\"", 3, "control character"),
         ("connections = [\"a\\u001bb\"]", 1, "control character"),
-        ("hold = \"0s\"", 1, "a duration here is at least \"1s\""),
-        ("hold = \"300000000000years\"", 1, "a duration here is at most \"7days\""),
-        ("shutdown-wait = \"2days\"", 1, "a duration here is at most \"1day\""),
-        ("cool-down = \"25h\"", 1, "a duration here is at most \"1day\""),
+        ("hold = \"0s\"", 1, "the duration must be at least \"1s\""),
+        ("hold = \"300000000000years\"", 1, "the duration must be at most \"7days\""),
+        ("shutdown-wait = \"2days\"", 1, "the duration must be at most \"1day\""),
+        ("cool-down = \"25h\"", 1, "the duration must be at most \"1day\""),
         ("[[allow]]\ndomain = \"\"", 2, "empty"),
         ("[[allow]]\nmac = \"52:54\"", 2, "not a MAC address"),
         ("[[allow]]\ndomian = \"a\"", 2, "did you mean \"domain\""),
@@ -165,13 +165,13 @@ fn lists_are_bounded() {
     let uris: Vec<String> = (0..17).map(|number| format!("a:///{number}")).collect();
     for (text, most) in [
         (format!("connections = {uris:?}"), "17 connections, 16 are the most"),
-        (format!("connections = [\"{}\"]", "a".repeat(1025)), "has 1025 bytes, 1024 are the most"),
-        ("[[allow]]\ndomain = \"a\"\n".repeat(1025), "more than 1024 tables [[allow]], which are the most"),
+        (format!("connections = [\"{}\"]", "a".repeat(1025)), "has 1025 bytes; the maximum is 1024"),
+        ("[[allow]]\ndomain = \"a\"\n".repeat(1025), "more than 1024 tables [[allow]]"),
         (
             "[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"a\"\n".repeat(1025),
-            "more than 1024 tables [[alias]], which are the most",
+            "more than 1024 tables [[alias]]",
         ),
-        (format!("[[allow]]\ndomain = \"a\"\nsecure-on = \"/{}\"", "a".repeat(4095)), "4095 are the most"),
+        (format!("[[allow]]\ndomain = \"a\"\nsecure-on = \"/{}\"", "a".repeat(4095)), "the maximum is 4095"),
     ] {
         let error = load(&text).unwrap_err();
         assert!(error.starts_with("FILE:") && error.contains(most), "{error}");

@@ -1,4 +1,4 @@
-//! Durations as people write them.
+//! Durations with their units.
 
 use core::fmt;
 use core::str::FromStr;
@@ -11,7 +11,7 @@ use crate::logs::quoted;
 
 const EXPECTED: &str = r#"a duration with its unit, such as "2s", "500ms" or "1m 30s""#;
 
-/// A duration that is written with its units: `"2s"`, `"500ms"`, `"1m 30s"`.
+/// A duration that is written with units: `"2s"`, `"500ms"`, `"1m 30s"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HumanDuration(Duration);
 
@@ -33,7 +33,7 @@ impl fmt::Display for HumanDuration {
     }
 }
 
-/// A text that is no duration.
+/// A text that is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} is not {EXPECTED}", quoted(_0))]
 pub struct BadDuration(String);
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_people_write() {
+    fn parses_durations_with_units() {
         for (text, milliseconds) in [
             ("2s", 2_000),
             ("500ms", 500),
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_to_write_instead() {
+    fn the_error_shows_valid_durations() {
         for text in ["", "2", "s", "-2s", "2 parsecs", "99999999999999999999s", "2s\u{202e}"] {
             let shown = quoted(text);
             let expected = r#"a duration with its unit, such as "2s", "500ms" or "1m 30s""#;
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn shows_what_it_reads() {
+    fn displays_what_it_parses() {
         for text in ["2s", "500ms", "1m 30s", "0s"] {
             assert_eq!(read(text).unwrap().to_string(), text);
         }

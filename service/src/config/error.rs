@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration file, and what to do about it.
+//! Errors in configuration files, and how to correct them.
 
 use core::fmt;
 use std::io;
@@ -17,48 +17,48 @@ pub enum Error {
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A folder, a device, a FIFO.
-    #[error("{} is not a regular file; remove it, or name another file", shown(path))]
+    /// A folder, device or FIFO in place of a file.
+    #[error("{} is not a regular file; remove it or name another file", shown(path))]
     NotAFile {
         /// The file.
         path: PathBuf,
     },
-    /// More than a configuration can need.
+    /// Larger than any configuration needs.
     #[error("{} is larger than {MAX_SIZE} bytes; it cannot be a configuration file", shown(path))]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
-    /// More drop-ins than a configuration can need.
-    #[error("{} has more than {most} files *.toml; put what they say into fewer files", shown(path))]
+    /// More drop-ins than any configuration needs.
+    #[error("{} has more than {max} files *.toml; merge some of them", shown(path))]
     TooManyFiles {
         /// The folder.
         path: PathBuf,
-        /// How many there may be.
-        most: usize,
+        /// The most files.
+        max: usize,
     },
-    /// Too much in all files together; this file is the one that goes beyond.
+    /// The files together exceed a limit.
     #[error("{}: {problem}", shown(path))]
-    Whole {
-        /// The file.
+    Limit {
+        /// The file that exceeds it.
         path: PathBuf,
-        /// What there is too much of, and how much there may be.
+        /// The limit.
         problem: String,
     },
-    /// What the command line says is wrong.
+    /// An invalid option on the command line.
     #[error("{option}: {problem}")]
     Option {
         /// The option.
         option: &'static str,
-        /// What is wrong with it.
+        /// What is wrong.
         problem: String,
     },
-    /// A file or folder of somebody else.
+    /// A file or folder of another user.
     #[error(
-        "{} belongs to user {user}, who could change it; make it root's: chown root {}",
+        "{} is owned by user {user}, who could change it; change the owner: chown root {}",
         shown(path),
         shown(path)
     )]
@@ -68,9 +68,9 @@ pub enum Error {
         /// Its owner.
         user: Uid,
     },
-    /// A file or folder that its group, or everyone, can write.
+    /// A file or folder that its group or everyone can write to.
     #[error(
-        "{} can be written by others than its owner (mode {mode:04o}); take that away: chmod go-w {}",
+        "{} is writable by users other than its owner (mode {mode:04o}); remove the permission: chmod go-w {}",
         shown(path),
         shown(path)
     )]
@@ -80,7 +80,7 @@ pub enum Error {
         /// Its permission bits.
         mode: u32,
     },
-    /// Not a text.
+    /// Not UTF-8.
     #[error("{}:{line}: not UTF-8; save the file in that encoding", shown(path))]
     NotUtf8 {
         /// The file.
@@ -88,14 +88,14 @@ pub enum Error {
         /// The line, counted from 1.
         line: usize,
     },
-    /// A file that says something wrong.
+    /// An error in a line of the file.
     #[error("{}:{line}: {problem}", shown(path))]
     Content {
         /// The file.
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong there.
+        /// What is wrong.
         problem: Problem,
     },
 }
@@ -120,25 +120,25 @@ pub(super) fn line_at(text: &[u8], position: usize) -> usize {
     1 + text.iter().take(position).filter(|byte| **byte == b'\n').count()
 }
 
-/// What is wrong in a line.
+/// What is wrong with a line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// A word that is none of those that can be there.
+    /// An unknown key or value.
     Unknown {
-        /// What the word is: `key` or `value`.
-        what: &'static str,
-        /// The word.
+        /// `key` or `value`.
+        kind: &'static str,
+        /// The unknown word.
         word: String,
-        /// The words that can be there.
+        /// The valid words.
         valid: Vec<String>,
     },
-    /// Anything else.
-    Bad {
-        /// The part of the line that is wrong.
+    /// Any other error.
+    Invalid {
+        /// The invalid part of the line.
         part: String,
         /// The line.
         line: String,
-        /// What is wrong with it.
+        /// What is wrong.
         message: String,
     },
 }
@@ -147,37 +147,37 @@ impl Problem {
     fn new(text: &str, span: core::ops::Range<usize>, message: &str) -> Self {
         unknown(message, "unknown field `", "key")
             .or_else(|| unknown(message, "unknown variant `", "value"))
-            .unwrap_or_else(|| Self::Bad {
+            .unwrap_or_else(|| Self::Invalid {
                 line: line_around(text, span.start).to_owned(),
                 part: text.get(span).unwrap_or_default().to_owned(),
                 message: message.to_owned(),
             })
     }
 
-    /// The valid word that is nearest to the unknown one, if any is near.
+    /// The valid word that is most similar to the unknown one, if any is similar.
     fn suggestion<'a>(word: &str, valid: &'a [String]) -> Option<&'a str> {
-        // People write `cool_down` and `Interfaces`; that is not what the distance is to measure.
+        // Case and underscores do not count: `cool_down` and `Interfaces` are frequent.
         let word = word.to_lowercase().replace('_', "-");
-        let near = valid.iter().filter_map(|valid| {
+        let similar = valid.iter().filter_map(|valid| {
             let distance = strsim::damerau_levenshtein(&word, valid);
-            let cut_short = word.len() >= 3 && valid.starts_with(&word);
-            (cut_short || distance <= word.len().max(valid.len()) / 3).then_some((distance, valid))
+            let is_prefix = word.len() >= 3 && valid.starts_with(&word);
+            (is_prefix || distance <= word.len().max(valid.len()) / 3).then_some((distance, valid))
         });
-        near.min_by_key(|(distance, _)| *distance).map(|(_, valid)| valid.as_str())
+        similar.min_by_key(|(distance, _)| *distance).map(|(_, valid)| valid.as_str())
     }
 }
 
-/// Reads serde's message "unknown field `x`, expected one of `a`, `b`": the only place where the
-/// valid words are listed.
-fn unknown(message: &str, prefix: &str, what: &'static str) -> Option<Problem> {
+/// Parses serde's message "unknown field `x`, expected one of `a`, `b`", the only place that lists the valid
+/// words.
+fn unknown(message: &str, prefix: &str, kind: &'static str) -> Option<Problem> {
     let rest = message.strip_prefix(prefix)?;
-    // The word comes from the file and may hold anything; the names behind it do not.
+    // The word comes from the file and may contain anything; the names after it come from the code.
     let (word, expected) = rest.rsplit_once("`, expected ")?;
     let valid = expected.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-    Some(Problem::Unknown { what, word: word.to_owned(), valid })
+    Some(Problem::Unknown { kind, word: word.to_owned(), valid })
 }
 
-/// The line around a position, without the blanks and the comma at its ends.
+/// The line at a position, without surrounding blanks and the comma at its end.
 fn line_around(text: &str, position: usize) -> &str {
     let (before, after) = text.split_at_checked(position).unwrap_or((text, ""));
     let start = before.rfind('\n').map_or(0, |end| end + 1);
@@ -188,17 +188,17 @@ fn line_around(text: &str, position: usize) -> &str {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown { what, word, valid } => {
-                write!(f, "unknown {what} {}", quoted(word))?;
+            Self::Unknown { kind, word, valid } => {
+                write!(f, "unknown {kind} {}", quoted(word))?;
                 match Self::suggestion(word, valid) {
                     Some(suggestion) => write!(f, "; did you mean {}?", quoted(suggestion))?,
                     None => write!(f, ".")?,
                 }
-                write!(f, " Valid {what}s here: {}", valid.join(", "))
+                write!(f, " Valid {kind}s here: {}", valid.join(", "))
             }
-            Self::Bad { part, line, message } => {
+            Self::Invalid { part, line, message } => {
                 write!(f, "{}: {}", plain(line, 100), plain(message, 400))?;
-                // A list on one line does not show which of its values it is.
+                // If the line is a list, it does not show which value is invalid.
                 if part == line || !line.contains(part) || message.contains(part.trim_matches('"')) {
                     Ok(())
                 } else {

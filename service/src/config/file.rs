@@ -16,14 +16,13 @@ pub(super) const MAX_SIZE: u64 = 1024 * 1024;
 
 /// The text of a file that only root and `owner` can write.
 ///
-/// Links are followed: the check examines the open file, so that it cannot be exchanged between the check and
-/// the reading.
+/// It follows links. It checks the file after opening it, so that no other file can take its place in between.
 pub(super) fn read(path: &Path, owner: Uid) -> Result<String, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     let mut file = open(path, Links::Follow).map_err(failed)?;
     check(path, &file.metadata().map_err(failed)?, owner)?;
     let mut bytes = Vec::new();
-    // One byte more than allowed shows that the file is too large, or grows while it is read.
+    // One byte more than allowed shows that the file is too large, even if it grows during the read.
     let length = file.by_ref().take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(failed)?;
     if u64::try_from(length).is_ok_and(|length| length > MAX_SIZE) {
         return Err(Error::TooLarge { path: path.to_owned() });
@@ -44,10 +43,11 @@ pub enum Links {
 }
 
 /// Opens a file for reading. A FIFO without a writer does not block the service, and a terminal does not become
-/// its controlling terminal. The caller checks the metadata of the open file, which cannot be exchanged.
+/// its controlling terminal. The caller must check the metadata of the open file, not of the path: another file can
+/// replace the one at the path.
 ///
 /// # Errors
-/// If the kernel cannot open it, or it is a link and `links` refuses links.
+/// If the kernel cannot open the file, or it is a link and `links` refuses links.
 pub fn open(path: &Path, links: Links) -> io::Result<File> {
     let mut flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     flags.set(OFlag::O_NOFOLLOW, links == Links::Refuse);

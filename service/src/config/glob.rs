@@ -4,39 +4,39 @@ use globset::{Glob, GlobMatcher};
 
 /// The longest pattern, in bytes: a name of 255 bytes (NAME_MAX, limits.h(0p)) with every byte escaped.
 pub const MAX_PATTERN: usize = 510;
-/// The most groups of alternatives in a pattern: globset panics where they nest deeper than its regular
-/// expressions may.
+/// The most groups of alternatives in a pattern. globset panics if they nest deeper than its regular expressions
+/// may.
 pub const MAX_GROUPS: usize = 16;
 
-/// Why a text cannot be used as a glob.
+/// Why a text is not a valid glob.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadGlob {
     /// Longer than [`MAX_PATTERN`].
-    #[error("a pattern has at most {MAX_PATTERN} bytes, this one has {0}")]
+    #[error("the pattern has {0} bytes; the maximum is {MAX_PATTERN}")]
     TooLong(usize),
     /// More than [`MAX_GROUPS`] groups of alternatives.
-    #[error("a pattern has at most {MAX_GROUPS} groups in braces, this one has {0}")]
+    #[error("the pattern has {0} groups in braces; the maximum is {MAX_GROUPS}")]
     TooManyGroups(usize),
     /// Not a glob.
     #[error("not a glob ({0})")]
     Syntax(String),
 }
 
-/// Whether the text has a character that has a meaning in a glob; without one it is a plain name.
+/// Whether the text has a special character of globs. A text without one is a plain name.
 #[must_use]
 pub fn is_glob(text: &str) -> bool {
     text.contains(['*', '?', '[', '{', '}', '\\'])
 }
 
-/// Reads a glob: `*`, `?`, `[…]`, `{…,…}`, and `\` before a character that stands for itself.
+/// Parses a glob: `*`, `?`, `[…]`, `{…,…}`, and `\` before a literal character.
 ///
 /// # Errors
-/// [`BadGlob`] says what is wrong with it.
+/// [`BadGlob`] describes the problem.
 pub fn glob(text: &str) -> Result<GlobMatcher, BadGlob> {
     if text.len() > MAX_PATTERN {
         return Err(BadGlob::TooLong(text.len()));
     }
-    // All of them are counted, not only those that nest: which do depends on escapes and classes.
+    // Counts all groups: which of them nest depends on escapes and classes.
     let groups = text.bytes().filter(|byte| *byte == b'{').count();
     if groups > MAX_GROUPS {
         return Err(BadGlob::TooManyGroups(groups));
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_globs_and_tells_them_from_names() {
+    fn distinguishes_globs_from_names() {
         for (text, name, matches) in [
             ("web-*", "web-7", true),
             ("web-?", "web-10", false),
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_too_long_or_has_too_many_groups() {
+    fn rejects_long_patterns_and_too_many_groups() {
         assert!(glob(&"a".repeat(MAX_PATTERN)).is_ok());
         assert_eq!(glob(&"a".repeat(MAX_PATTERN + 1)).unwrap_err(), BadGlob::TooLong(511));
         let nested = |depth| format!("{}x{}", "{".repeat(depth), "}".repeat(depth));
@@ -82,7 +82,7 @@ mod tests {
     }
 
     proptest! {
-        /// Any text is either read or refused.
+        /// Any text is either accepted or rejected.
         #[test]
         fn never_panics(text in r"[a-c*?{}\[\],!^\\/.&~é-]{0,80}", name in "[a-cé]{0,8}") {
             if let Ok(glob) = glob(&text) {
@@ -90,9 +90,9 @@ mod tests {
             }
         }
 
-        /// A name with every character escaped means this name and no other.
+        /// A name with every character escaped matches only itself.
         #[test]
-        fn escapes_make_a_name(name in "[ -~]{1,20}", other in "[ -~]{1,20}") {
+        fn escaped_characters_are_literal(name in "[ -~]{1,20}", other in "[ -~]{1,20}") {
             let escaped: String = name.chars().flat_map(|character| ['\\', character]).collect();
             let glob = glob(&escaped);
             prop_assume!(!matches!(glob, Err(BadGlob::TooManyGroups(_))));

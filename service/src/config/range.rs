@@ -1,4 +1,4 @@
-//! Values within bounds, for `deserialize_with`: an error names the range.
+//! Values with a range or limit, for `deserialize_with`. The error names the range.
 
 use core::fmt;
 use core::ops::RangeInclusive;
@@ -9,10 +9,10 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor
 use super::HumanDuration;
 use crate::logs::quoted;
 
-/// A whole number in this range.
+/// Deserializes a whole number in this range.
 ///
 /// # Errors
-/// If it is none.
+/// If the value is not a whole number in the range.
 pub fn number<'de, D: Deserializer<'de>>(input: D, range: RangeInclusive<u32>) -> Result<u32, D::Error> {
     input.deserialize_i64(Number(range))
 }
@@ -32,32 +32,32 @@ impl Visitor<'_> for Number {
     }
 }
 
-/// A duration in this range.
+/// Deserializes a duration in this range.
 ///
 /// # Errors
-/// If it is none, or shorter or longer.
+/// If the value is not a duration in the range.
 pub fn duration<'de, D: Deserializer<'de>>(
     input: D,
     range: RangeInclusive<Duration>,
 ) -> Result<HumanDuration, D::Error> {
-    let written = HumanDuration::deserialize(input)?;
-    let duration = Duration::from(written);
-    let (shortest, longest) = range.into_inner();
-    let (bound, limit) = if duration > longest {
-        ("most", longest)
-    } else if duration < shortest {
-        ("least", shortest)
+    let value = HumanDuration::deserialize(input)?;
+    let duration = Duration::from(value);
+    let (min, max) = range.into_inner();
+    let (bound, limit) = if duration > max {
+        ("most", max)
+    } else if duration < min {
+        ("least", min)
     } else {
-        return Ok(written);
+        return Ok(value);
     };
     let limit = HumanDuration::from(limit);
-    Err(D::Error::custom(format!("a duration here is at {bound} \"{limit}\"")))
+    Err(D::Error::custom(format!("the duration must be at {bound} \"{limit}\"")))
 }
 
-/// A list of at most so many; `what` they are goes into the error.
+/// Deserializes a list of at most `max` items. The error uses `name` for the items.
 ///
 /// # Errors
-/// If it is no list of these, or a longer one.
+/// If the value is not such a list, or is longer.
 pub fn list<'de, D, T>(input: D, max: usize, name: &'static str) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -66,11 +66,11 @@ where
     input.deserialize_seq(List { max, name, parts: None })
 }
 
-/// The same, where all items together have at most so many parts. What follows a part too many is not read, so that
-/// it takes no memory.
+/// Like [`list`], with a limit on the parts of all items together. Reading stops at the limit, so that a longer
+/// list takes no memory.
 ///
 /// # Errors
-/// If it is no list of these, or a longer one, or one with more parts.
+/// If the value is not such a list, is longer, or has more parts.
 pub fn list_with_parts<'de, D, T>(
     input: D,
     max: usize,
@@ -108,7 +108,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
-        let too_many = |max, name| A::Error::custom(format!("more than {max} {name}, which are the most"));
+        let too_many = |max, name| A::Error::custom(format!("more than {max} {name}"));
         let (mut items, mut parts) = (Vec::new(), 0);
         while let Some(item) = list.next_element()? {
             if items.len() == self.max {
@@ -126,16 +126,16 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
     }
 }
 
-/// A text of at most so many bytes, which are all written: none of them is a control character.
+/// Checks that a text has at most `max` bytes and no control characters.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// A description of the problem.
 pub fn check_text(text: &str, max: usize) -> Result<(), String> {
     if text.len() > max {
-        return Err(format!("{} has {} bytes, {max} are the most", quoted(text), text.len()));
+        return Err(format!("{} has {} bytes; the maximum is {max}", quoted(text), text.len()));
     }
     if text.contains(char::is_control) {
-        return Err(format!("{} has a control character", quoted(text)));
+        return Err(format!("{} contains a control character", quoted(text)));
     }
     Ok(())
 }

@@ -64,10 +64,10 @@ impl Layer for Sample {
 
 const MAX_RULES: usize = 5;
 
-/// A folder with a file in it, which only its owner can write whatever the umask is.
-struct Place(TempDir);
+/// A temporary folder, whose files only their owner can write to, whatever the umask is.
+struct Folder(TempDir);
 
-impl Place {
+impl Folder {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -78,9 +78,9 @@ impl Place {
 
     fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
-        let folder = path.parent().unwrap();
-        fs::create_dir_all(folder).unwrap();
-        for folder in folder.ancestors().take_while(|folder| *folder != self.0.path()) {
+        let parent = path.parent().unwrap();
+        fs::create_dir_all(parent).unwrap();
+        for folder in parent.ancestors().take_while(|folder| *folder != self.0.path()) {
             fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
         }
         fs::write(&path, content).unwrap();
@@ -93,52 +93,52 @@ fn explicit(path: &Path) -> Result<Sample, String> {
     load(Some(path), Uid::effective()).map_err(|error| error.to_string())
 }
 
-/// The error for a file with this content, without the folder in front of its name.
+/// The error for a file with this content, without the folder in the path.
 fn error_for(content: impl AsRef<[u8]>) -> String {
-    let place = Place::new();
-    let path = place.write("sample.toml", content);
-    let folder = format!("{}/", place.0.path().display());
-    explicit(&path).unwrap_err().replace(&folder, "")
+    let folder = Folder::new();
+    let path = folder.write("sample.toml", content);
+    let prefix = format!("{}/", folder.0.path().display());
+    explicit(&path).unwrap_err().replace(&prefix, "")
 }
 
 #[test]
-fn no_file_is_a_configuration() {
-    let place = Place::new();
-    let roots = [&*place.path("usr"), &*place.path("etc")];
+fn loads_the_defaults_without_any_file() {
+    let folder = Folder::new();
+    let roots = [&*folder.path("usr"), &*folder.path("etc")];
     assert_eq!(load_from::<Sample>(&roots, Uid::effective()).unwrap(), Sample::default());
-    assert_eq!(explicit(&place.write("empty.toml", "")), Ok(Sample::default()));
+    assert_eq!(explicit(&folder.write("empty.toml", "")), Ok(Sample::default()));
 }
 
 #[test]
-fn layers_lie_over_each_other_in_order() {
-    let place = Place::new();
+fn merges_layers_in_order() {
+    let folder = Folder::new();
     let rule = |last: u8| format!("[[allow]]\nmac = \"52:54:00:00:00:0{last}\"\n");
-    place.write("usr/sample.toml", format!("limit = 1\ninterfaces = [\"a\"]\nlog = \"warn\"\n{}", rule(1)));
-    place.write("usr/sample.d/50-z.toml", format!("limit = 2\ncool-down = \"2s\"\n{}", rule(2)));
-    place.write("etc/sample.toml", format!("limit = 3\n{}", rule(3)));
-    place.write("etc/sample.d/20-b.toml", format!("limit = 5\n{}", rule(5)));
-    place.write("etc/sample.d/10-a.toml", format!("limit = 4\ninterfaces = [\"b\"]\n{}", rule(4)));
+    folder.write("usr/sample.toml", format!("limit = 1\ninterfaces = [\"a\"]\nlog = \"warn\"\n{}", rule(1)));
+    folder.write("usr/sample.d/50-z.toml", format!("limit = 2\ncool-down = \"2s\"\n{}", rule(2)));
+    folder.write("etc/sample.toml", format!("limit = 3\n{}", rule(3)));
+    folder.write("etc/sample.d/20-b.toml", format!("limit = 5\n{}", rule(5)));
+    folder.write("etc/sample.d/10-a.toml", format!("limit = 4\ninterfaces = [\"b\"]\n{}", rule(4)));
     for ignored in
         ["etc/sample.d/notes.txt", "etc/sample.d/.#20-b.toml", "etc/sample.d/toml", "etc/other.toml"]
     {
-        place.write(ignored, "not TOML");
+        folder.write(ignored, "not TOML");
     }
-    let roots = [&*place.path("usr"), &*place.path("etc")];
-    let whole: Sample = load_from(&roots, Uid::effective()).unwrap();
-    assert_eq!(whole.limit, Some(5));
-    assert_eq!(whole.interfaces, Some(vec!["b".to_owned()]));
-    assert_eq!(whole.cool_down, Some(std::time::Duration::from_secs(2).into()));
-    assert_eq!(whole.log, Some(Level::Warn));
-    let macs: Vec<_> = whole.allow.iter().map(|rule| rule.mac.0.as_str()).collect();
+    let roots = [&*folder.path("usr"), &*folder.path("etc")];
+    let merged: Sample = load_from(&roots, Uid::effective()).unwrap();
+    assert_eq!(merged.limit, Some(5));
+    assert_eq!(merged.interfaces, Some(vec!["b".to_owned()]));
+    assert_eq!(merged.cool_down, Some(std::time::Duration::from_secs(2).into()));
+    assert_eq!(merged.log, Some(Level::Warn));
+    let macs: Vec<_> = merged.allow.iter().map(|rule| rule.mac.0.as_str()).collect();
     assert_eq!(macs, (1..=5).map(|last| format!("52:54:00:00:00:0{last}")).collect::<Vec<_>>());
 }
 
 #[test]
-fn an_error_in_a_drop_in_names_the_drop_in() {
-    let place = Place::new();
-    place.write("etc/sample.toml", "limit = 1\n");
-    let drop_in = place.write("etc/sample.d/x.toml", "\nlimits = 2\n");
-    let error = load_from::<Sample>(&[&place.path("etc")], Uid::effective()).unwrap_err().to_string();
+fn an_error_names_its_drop_in() {
+    let folder = Folder::new();
+    folder.write("etc/sample.toml", "limit = 1\n");
+    let drop_in = folder.write("etc/sample.d/x.toml", "\nlimits = 2\n");
+    let error = load_from::<Sample>(&[&folder.path("etc")], Uid::effective()).unwrap_err().to_string();
     assert_eq!(
         error,
         format!(
@@ -149,9 +149,9 @@ fn an_error_in_a_drop_in_names_the_drop_in() {
 }
 
 #[test]
-fn an_unknown_key_comes_with_the_nearest_valid_one() {
+fn an_unknown_key_error_suggests_a_similar_key() {
     let keys = "Valid keys here: interfaces, cool-down, limit, log, allow";
-    for (written, meant) in [
+    for (unknown, suggestion) in [
         ("interface", "interfaces"),
         ("intefraces", "interfaces"),
         ("Interfaces", "interfaces"),
@@ -162,14 +162,14 @@ fn an_unknown_key_comes_with_the_nearest_valid_one() {
         ("inter", "interfaces"),
     ] {
         assert_eq!(
-            error_for(format!("# first\n\n{written} = 1\n")),
-            format!("sample.toml:3: unknown key \"{written}\"; did you mean \"{meant}\"? {keys}")
+            error_for(format!("# first\n\n{unknown} = 1\n")),
+            format!("sample.toml:3: unknown key \"{unknown}\"; did you mean \"{suggestion}\"? {keys}")
         );
     }
-    for far in ["x", "password", "zebra"] {
+    for unknown in ["x", "password", "zebra"] {
         assert_eq!(
-            error_for(format!("{far} = 1\n")),
-            format!("sample.toml:1: unknown key \"{far}\". {keys}")
+            error_for(format!("{unknown} = 1\n")),
+            format!("sample.toml:1: unknown key \"{unknown}\". {keys}")
         );
     }
     assert_eq!(
@@ -179,7 +179,7 @@ fn an_unknown_key_comes_with_the_nearest_valid_one() {
 }
 
 #[test]
-fn an_unknown_key_in_a_table_names_that_tables_keys() {
+fn an_unknown_key_error_in_a_table_lists_its_keys() {
     let mac = "mac = \"52:54:00:00:00:01\"";
     assert_eq!(
         error_for(format!("[[allow]]\n{mac}\n\n[[allow]]\n{mac}\nsource = []\n")),
@@ -188,7 +188,7 @@ fn an_unknown_key_in_a_table_names_that_tables_keys() {
 }
 
 #[test]
-fn an_unknown_word_comes_with_the_choices() {
+fn an_unknown_value_error_lists_the_valid_values() {
     assert_eq!(
         error_for("log = \"inof\"\n"),
         "sample.toml:1: unknown value \"inof\"; did you mean \"info\"? Valid values here: error, warn, info, debug, trace"
@@ -196,7 +196,7 @@ fn an_unknown_word_comes_with_the_choices() {
 }
 
 #[test]
-fn a_bad_value_names_the_line_and_what_is_wrong() {
+fn an_invalid_value_error_names_the_line_and_the_problem() {
     for (content, error) in [
         (
             "limit = 1\ncool-down = \"5x\"  # pause\n",
@@ -243,7 +243,7 @@ fn a_file_cannot_forge_a_log_line() {
 }
 
 #[test]
-fn no_file_is_nested_too_deeply_to_be_refused() {
+fn rejects_deeply_nested_files() {
     for text in ["[", "{a=", "a.", "[[", "{a=["] {
         for text in [text.repeat(100_000), format!("limit = {}", text.repeat(100_000))] {
             assert!(error_for(&text).starts_with("sample.toml:1: "));
@@ -252,36 +252,36 @@ fn no_file_is_nested_too_deeply_to_be_refused() {
 }
 
 #[test]
-fn a_file_that_is_no_text_is_refused() {
+fn rejects_binary_and_large_files() {
     assert_eq!(error_for(b"limit = 1\n\xff\n"), "sample.toml:2: not UTF-8; save the file in that encoding");
     let most = usize::try_from(file::MAX_SIZE).unwrap();
     assert_eq!(
         error_for(" ".repeat(most + 1)),
         "sample.toml is larger than 1048576 bytes; it cannot be a configuration file"
     );
-    let place = Place::new();
-    assert_eq!(explicit(&place.write("blank.toml", " ".repeat(most))), Ok(Sample::default()));
+    let folder = Folder::new();
+    assert_eq!(explicit(&folder.write("blank.toml", " ".repeat(most))), Ok(Sample::default()));
 }
 
 #[test]
-fn a_missing_explicit_file_is_an_error() {
-    let place = Place::new();
-    let path = place.path("none.toml");
+fn reports_a_missing_file_named_by_an_option() {
+    let folder = Folder::new();
+    let path = folder.path("none.toml");
     let error = explicit(&path).unwrap_err();
     assert_eq!(error, format!("cannot read {}: No such file or directory (os error 2)", path.display()));
 }
 
 #[test]
-fn what_cannot_be_read_is_an_error_in_the_standard_places_too() {
-    let place = Place::new();
+fn reports_unreadable_files_in_the_standard_folders() {
+    let folder = Folder::new();
     let load =
-        |root: &str| load_from::<Sample>(&[&place.path(root)], Uid::effective()).unwrap_err().to_string();
-    place.write("file", "");
+        |root: &str| load_from::<Sample>(&[&folder.path(root)], Uid::effective()).unwrap_err().to_string();
+    folder.write("file", "");
     assert!(load("file").ends_with("file/sample.toml: Not a directory (os error 20)"), "{}", load("file"));
-    place.write("etc/sample.d", "");
+    folder.write("etc/sample.d", "");
     assert!(load("etc").ends_with("etc/sample.d: Not a directory (os error 20)"), "{}", load("etc"));
-    fs::create_dir_all(place.path("dangling/sample.d")).unwrap();
-    symlink("nowhere", place.path("dangling/sample.d/a.toml")).unwrap();
+    fs::create_dir_all(folder.path("dangling/sample.d")).unwrap();
+    symlink("nowhere", folder.path("dangling/sample.d/a.toml")).unwrap();
     assert!(
         load("dangling").ends_with("a.toml: No such file or directory (os error 2)"),
         "{}",
@@ -290,43 +290,43 @@ fn what_cannot_be_read_is_an_error_in_the_standard_places_too() {
 }
 
 #[test]
-fn what_is_not_a_file_is_refused_without_waiting() {
-    let place = Place::new();
-    let fifo = place.path("fifo.toml");
+fn rejects_devices_and_fifos_without_blocking() {
+    let folder = Folder::new();
+    let fifo = folder.path("fifo.toml");
     nix::unistd::mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
-    for path in [&fifo, place.0.path(), Path::new("/dev/null")] {
+    for path in [&fifo, folder.0.path(), Path::new("/dev/null")] {
         let error = explicit(path).unwrap_err();
         assert_eq!(
             error,
-            format!("{} is not a regular file; remove it, or name another file", path.display())
+            format!("{} is not a regular file; remove it or name another file", path.display())
         );
     }
 }
 
 #[test]
-fn a_file_that_others_can_write_is_refused() {
-    let place = Place::new();
-    let path = place.write("sample.toml", "limit = 1\n");
-    let link = place.path("link.toml");
+fn rejects_a_file_that_others_can_write() {
+    let folder = Folder::new();
+    let path = folder.write("sample.toml", "limit = 1\n");
+    let link = folder.path("link.toml");
     symlink(&path, &link).unwrap();
-    for (mode, good) in
+    for (mode, accepted) in
         [(0o644, true), (0o600, true), (0o755, true), (0o664, false), (0o646, false), (0o622, false)]
     {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         for path in [&path, &link] {
             let shown = path.display();
             let error = format!(
-                "{shown} can be written by others than its owner (mode {mode:04o}); take that away: chmod go-w {shown}"
+                "{shown} is writable by users other than its owner (mode {mode:04o}); remove the permission: chmod go-w {shown}"
             );
-            assert_eq!(explicit(path).err(), (!good).then_some(error), "{mode:o}");
+            assert_eq!(explicit(path).err(), (!accepted).then_some(error), "{mode:o}");
         }
     }
 }
 
 #[test]
-fn a_file_of_another_user_is_refused() {
-    let place = Place::new();
-    let path = place.write("sample.toml", "limit = 1\n");
+fn rejects_a_file_of_another_user() {
+    let folder = Folder::new();
+    let path = folder.write("sample.toml", "limit = 1\n");
     let owner = if Uid::effective().is_root() {
         chown(&path, Some(12_345), None).unwrap();
         Uid::from_raw(12_345)
@@ -338,26 +338,29 @@ fn a_file_of_another_user_is_refused() {
     let path = path.display();
     assert_eq!(
         error,
-        format!("{path} belongs to user {owner}, who could change it; make it root's: chown root {path}")
+        format!("{path} is owned by user {owner}, who could change it; change the owner: chown root {path}")
     );
 }
 
-/// Whoever can write to a folder can put a file, or a link to somebody else's file, there.
+/// A user who can write to a folder can create a file there, or a link to another user's file.
 #[test]
-fn a_folder_that_others_can_write_is_refused() {
-    for folder in ["etc", "etc/sample.d"] {
-        for (mode, good) in [(0o755, true), (0o700, true), (0o775, false), (0o757, false), (0o1777, false)] {
-            let place = Place::new();
-            let file = place.write("trusted.toml", "limit = 7\n");
-            place.write("etc/sample.d/a.toml", "");
-            symlink(&file, place.path("etc/sample.d/b.toml")).unwrap();
-            fs::set_permissions(place.path(folder), Permissions::from_mode(mode)).unwrap();
-            let result = load_from::<Sample>(&[&place.path("etc")], Uid::effective());
-            let shown = place.path(folder).display().to_string();
+fn rejects_a_folder_that_others_can_write() {
+    for name in ["etc", "etc/sample.d"] {
+        for (mode, accepted) in
+            [(0o755, true), (0o700, true), (0o775, false), (0o757, false), (0o1777, false)]
+        {
+            let folder = Folder::new();
+            let file = folder.write("trusted.toml", "limit = 7\n");
+            folder.write("etc/sample.d/a.toml", "");
+            symlink(&file, folder.path("etc/sample.d/b.toml")).unwrap();
+            fs::set_permissions(folder.path(name), Permissions::from_mode(mode)).unwrap();
+            let result = load_from::<Sample>(&[&folder.path("etc")], Uid::effective());
+            let shown = folder.path(name).display().to_string();
             match result {
-                Ok(sample) => assert!(good && sample.limit == Some(7), "{shown} {mode:o}"),
+                Ok(sample) => assert!(accepted && sample.limit == Some(7), "{shown} {mode:o}"),
                 Err(error) => assert!(
-                    !good && error.to_string().starts_with(&format!("{shown} can be written by others")),
+                    !accepted
+                        && error.to_string().starts_with(&format!("{shown} is writable by users other")),
                     "{mode:o}: {error}"
                 ),
             }
@@ -366,59 +369,54 @@ fn a_folder_that_others_can_write_is_refused() {
 }
 
 #[test]
-fn a_folder_of_another_user_is_refused() {
+fn rejects_a_folder_of_another_user() {
     if !Uid::effective().is_root() {
         return;
     }
-    for folder in ["etc", "etc/sample.d"] {
-        let place = Place::new();
-        place.write("etc/sample.d/a.toml", "");
-        chown(place.path(folder), Some(12_345), None).unwrap();
-        let load = |owner| load_from::<Sample>(&[&place.path("etc")], Uid::from_raw(owner));
+    for name in ["etc", "etc/sample.d"] {
+        let folder = Folder::new();
+        folder.write("etc/sample.d/a.toml", "");
+        chown(folder.path(name), Some(12_345), None).unwrap();
+        let load = |owner| load_from::<Sample>(&[&folder.path("etc")], Uid::from_raw(owner));
         assert!(load(12_345).is_ok());
-        assert!(load(54_321).unwrap_err().to_string().contains("belongs to user 12345"));
+        assert!(load(54_321).unwrap_err().to_string().contains("is owned by user 12345"));
     }
 }
 
 #[test]
-fn drop_ins_are_few() {
-    let place = Place::new();
+fn limits_the_number_of_drop_ins() {
+    let folder = Folder::new();
     for number in 0..MAX_DROP_INS {
-        place.write(&format!("etc/sample.d/{number}.toml"), "");
+        folder.write(&format!("etc/sample.d/{number}.toml"), "");
     }
-    let load = || load_from::<Sample>(&[&place.path("etc")], Uid::effective());
+    let load = || load_from::<Sample>(&[&folder.path("etc")], Uid::effective());
     load().unwrap();
-    place.write("etc/sample.d/more.toml", "");
-    assert!(
-        load()
-            .unwrap_err()
-            .to_string()
-            .ends_with("more than 256 files *.toml; put what they say into fewer files")
-    );
+    folder.write("etc/sample.d/more.toml", "");
+    assert!(load().unwrap_err().to_string().ends_with("more than 256 files *.toml; merge some of them"));
 }
 
 #[test]
-fn what_all_files_say_together_is_bounded() {
-    let place = Place::new();
+fn limits_apply_to_all_files_together() {
+    let folder = Folder::new();
     let rules = "[[allow]]\nmac = \"52:54:00:00:00:01\"\n".repeat(MAX_RULES);
-    place.write("etc/sample.toml", rules);
-    let load = || load_from::<Sample>(&[&place.path("etc")], Uid::effective());
+    folder.write("etc/sample.toml", rules);
+    let load = || load_from::<Sample>(&[&folder.path("etc")], Uid::effective());
     load().unwrap();
-    let one_more = place.write("etc/sample.d/more.toml", "[[allow]]\nmac = \"52:54:00:00:00:01\"\n");
+    let one_more = folder.write("etc/sample.d/more.toml", "[[allow]]\nmac = \"52:54:00:00:00:01\"\n");
     assert_eq!(load().unwrap_err().to_string(), format!("{}: allow: more than 5 rules", one_more.display()));
 }
 
 #[test]
 fn a_path_cannot_forge_a_log_line() {
-    let place = Place::new();
-    let path = place.write("a\nb.toml", "limit = \n");
+    let folder = Folder::new();
+    let path = folder.write("a\nb.toml", "limit = \n");
     let error = explicit(&path).unwrap_err();
     assert!(error.starts_with('"') && error.contains("a\\nb.toml\":1: ") && !error.contains('\n'), "{error}");
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
-struct Bounded {
+struct Limited {
     #[serde(deserialize_with = "up_to_ten")]
     number: Option<u32>,
     #[serde(deserialize_with = "a_second_to_a_minute")]
@@ -441,9 +439,9 @@ fn up_to_two<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<String>>,
 }
 
 #[test]
-fn values_are_within_their_range() {
-    let read = |text: &str| toml::from_str::<Bounded>(text);
-    for good in [
+fn rejects_values_outside_their_range() {
+    let parse = |text: &str| toml::from_str::<Limited>(text);
+    for valid in [
         "number = 1",
         "number = 10",
         "time = \"1s\"",
@@ -451,24 +449,24 @@ fn values_are_within_their_range() {
         "names = []",
         "names = [\"a\", \"b\"]",
     ] {
-        read(good).unwrap();
+        parse(valid).unwrap();
     }
-    for (bad, says) in [
+    for (invalid, expected) in [
         ("number = 0", "invalid value: integer `0`, expected a whole number from 1 to 10"),
         ("number = 11", "expected a whole number from 1 to 10"),
         ("number = -1", "expected a whole number from 1 to 10"),
         ("number = 9223372036854775807", "expected a whole number from 1 to 10"),
         ("number = \"1\"", "expected a whole number from 1 to 10"),
         ("number = 1.0", "expected a whole number from 1 to 10"),
-        ("time = \"0s\"", "a duration here is at least \"1s\""),
-        ("time = \"999ms\"", "a duration here is at least \"1s\""),
-        ("time = \"61s\"", "a duration here is at most \"1m\""),
-        ("time = \"300000000000years\"", "a duration here is at most \"1m\""),
+        ("time = \"0s\"", "the duration must be at least \"1s\""),
+        ("time = \"999ms\"", "the duration must be at least \"1s\""),
+        ("time = \"61s\"", "the duration must be at most \"1m\""),
+        ("time = \"300000000000years\"", "the duration must be at most \"1m\""),
         ("time = \"-1s\"", "is not a duration"),
-        ("names = [\"a\", \"b\", \"c\"]", "more than 2 names, which are the most"),
+        ("names = [\"a\", \"b\", \"c\"]", "more than 2 names"),
         ("names = \"a\"", "expected a list of at most 2 names"),
     ] {
-        let error = read(bad).unwrap_err().to_string();
-        assert!(error.contains(says), "{bad}: {error}");
+        let error = parse(invalid).unwrap_err().to_string();
+        assert!(error.contains(expected), "{invalid}: {error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Values that are written as texts.
+//! Deserializes values from strings.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -6,12 +6,12 @@ use core::str::FromStr;
 
 use serde::de::{Deserializer, Error, Visitor};
 
-/// Reads a text by the value's `FromStr`, for an `impl Deserialize`; `expected` describes such a text.
+/// Parses a string with `FromStr`, for an `impl Deserialize`. `expected` describes a valid string in the error.
 ///
-/// Unlike with serde's `try_from`, an error points at the text itself where it is one of a list.
+/// Unlike with serde's `try_from`, the error points to the string itself if it is an item of a list.
 ///
 /// # Errors
-/// What `FromStr` says, or that this is no text.
+/// The error of `FromStr`, or that the value is not a string.
 pub fn from_text<'de, D, T>(deserializer: D, expected: &'static str) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,

@@ -55,7 +55,7 @@ impl Signals {
         })
     }
 
-    /// The next signal. Cancel safe. A request to stop takes precedence over one to reload.
+    /// The next signal. Cancel safe. A request to stop has precedence over one to reload.
     pub async fn next(&mut self) -> Signal {
         // A stream of signals never ends (tokio::signal::unix::Signal::recv), so `None` needs no case of its own.
         tokio::select! {
@@ -108,7 +108,7 @@ fn failed() -> ExitCode {
 /// Does nothing without a service manager (`NOTIFY_SOCKET` is not set).
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!("cannot tell the service manager {state:?}: {error}");
+        tracing::debug!("cannot notify the service manager of {state:?}: {error}");
     }
 }
 

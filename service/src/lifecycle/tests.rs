@@ -6,7 +6,7 @@ use super::*;
 use crate::testing;
 
 #[tokio::test]
-async fn signals_are_told_apart() {
+async fn distinguishes_signals_and_stops_first() {
     let mut signals = Signals::new().unwrap();
     for (number, signal) in
         [(Number::SIGHUP, Signal::Reload), (Number::SIGTERM, Signal::Stop), (Number::SIGINT, Signal::Stop)]
@@ -16,7 +16,7 @@ async fn signals_are_told_apart() {
     }
     raise(Number::SIGHUP).unwrap();
     raise(Number::SIGTERM).unwrap();
-    // Both must have been delivered before the question which goes first.
+    // Both must be pending, so that the order is a decision.
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     assert_eq!(signals.next().await, Signal::Stop);
     assert_eq!(signals.next().await, Signal::Reload);
@@ -26,9 +26,9 @@ async fn signals_are_told_apart() {
 #[ignore = "the second process of another test"]
 fn second_notifies() {
     if testing::is_second() {
-        ready("hears on 2 interfaces\nMAINPID=1");
+        ready("receives on 2 interfaces\nMAINPID=1");
         set_warning(Warning::Reload, "the last reload failed:\nx");
-        status("hears on br0");
+        status("receives on br0");
         set_warning(Warning::Capture, "no capture");
         set_warning(Warning::Reload, &"y".repeat(5000));
         clear_warning(Warning::Capture);
@@ -39,7 +39,7 @@ fn second_notifies() {
 }
 
 #[test]
-fn the_service_manager_is_told() {
+fn notifies_the_service_manager() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
@@ -49,13 +49,13 @@ fn the_service_manager_is_told() {
     socket.set_nonblocking(true).unwrap();
     let mut buffer = [0; 4096];
     for message in [
-        "READY=1\nSTATUS=hears on 2 interfaces MAINPID=1\n",
-        "STATUS=hears on 2 interfaces MAINPID=1; the last reload failed: x\n",
-        "STATUS=hears on br0; the last reload failed: x\n",
-        "STATUS=hears on br0; the last reload failed: x; no capture\n",
-        &format!("STATUS=hears on br0; no capture; {}\n", "y".repeat(1000)),
-        &format!("STATUS=hears on br0; {}\n", "y".repeat(1000)),
-        "STATUS=hears on br0\n",
+        "READY=1\nSTATUS=receives on 2 interfaces MAINPID=1\n",
+        "STATUS=receives on 2 interfaces MAINPID=1; the last reload failed: x\n",
+        "STATUS=receives on br0; the last reload failed: x\n",
+        "STATUS=receives on br0; the last reload failed: x; no capture\n",
+        &format!("STATUS=receives on br0; no capture; {}\n", "y".repeat(1000)),
+        &format!("STATUS=receives on br0; {}\n", "y".repeat(1000)),
+        "STATUS=receives on br0\n",
         "STOPPING=1\n",
     ] {
         let length = socket.recv(&mut buffer).unwrap();
@@ -65,7 +65,7 @@ fn the_service_manager_is_told() {
 
 #[test]
 #[ignore = "the second process of another test"]
-fn second_gives_signs_of_life() {
+fn second_sends_keep_alive_messages() {
     if testing::is_second() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -80,11 +80,11 @@ fn second_gives_signs_of_life() {
 }
 
 #[test]
-fn signs_of_life_are_given_where_they_are_awaited() {
+fn sends_keep_alive_messages_if_the_watchdog_is_enabled() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    let mut command = testing::second(&[], "lifecycle::tests::second_gives_signs_of_life");
+    let mut command = testing::second(&[], "lifecycle::tests::second_sends_keep_alive_messages");
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "20000");
     testing::run(command);
     socket.set_nonblocking(true).unwrap();
@@ -93,8 +93,8 @@ fn signs_of_life_are_given_where_they_are_awaited() {
         let length = socket.recv(&mut buffer).unwrap();
         assert_eq!(str::from_utf8(&buffer[..length]).unwrap(), "WATCHDOG=1\n");
     }
-    assert!(socket.recv(&mut buffer).is_err(), "one sign for each time");
-    assert!(!Watchdog::from_env().is_enabled(), "nobody waits for this process");
+    assert!(socket.recv(&mut buffer).is_err(), "one message for each interval");
+    assert!(!Watchdog::from_env().is_enabled(), "this process has no watchdog");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn second_fails() {
 }
 
 #[test]
-fn a_start_that_fails_takes_its_time_where_it_would_be_repeated() {
+fn a_failed_start_waits_under_a_service_manager() {
     let fails = |manager: &[(&str, &str)]| {
         let mut command = testing::second(&[], "lifecycle::tests::second_fails");
         command.env_remove("NOTIFY_SOCKET").envs(manager.iter().copied());
@@ -124,7 +124,7 @@ fn a_start_that_fails_takes_its_time_where_it_would_be_repeated() {
 }
 
 #[test]
-fn without_a_service_manager_nothing_happens() {
+fn does_nothing_without_a_service_manager() {
     let mut command = testing::second(&[], "lifecycle::tests::second_notifies");
     command.env_remove("NOTIFY_SOCKET");
     testing::run(command);

@@ -1,4 +1,4 @@
-//! Logs: to the journal, to syslog or to standard error, at a level that a reload may change.
+//! Logs to the journal, syslog or standard error, at a level that a reload can change.
 
 mod quota;
 mod text;
@@ -18,23 +18,23 @@ use tracing_subscriber::{Registry, fmt as lines, reload};
 pub use quota::Quota;
 pub use text::{plain, quoted, shown};
 
-/// Where syslog listens: syslog(3).
+/// The socket of syslog: syslog(3).
 const SYSLOG: &str = "/dev/log";
 
-/// How much is logged: this level and those before it.
+/// The log level. It includes all levels before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// What keeps the service from its task.
+    /// Errors that prevent the service from working.
     Error,
-    /// What the administrator should look at.
+    /// Conditions that the administrator should check.
     Warn,
-    /// What happened.
+    /// Events.
     #[default]
     Info,
-    /// Why it happened.
+    /// Details of events.
     Debug,
-    /// Everything.
+    /// All details.
     Trace,
 }
 
@@ -78,37 +78,37 @@ impl From<Level> for LevelFilter {
     }
 }
 
-/// Where the log goes.
+/// The destination of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogTo {
-    /// Standard error if it is a terminal, else the journal, else syslog, else standard error.
+    /// Standard error if it is a terminal; otherwise the first available of the journal, syslog, standard error.
     #[default]
     Auto,
     /// The systemd journal.
     Journal,
-    /// Syslog, as a daemon.
+    /// Syslog, with the facility "daemon".
     Syslog,
     /// Standard error.
     Stderr,
 }
 
-/// Why there is no log.
+/// Why the log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No level has this name.
+    /// Not the name of a level.
     #[error("{} is not a log level; choose error, warn, info, debug or trace", quoted(_0))]
     Level(String),
-    /// The journal does not answer.
+    /// The journal cannot be reached.
     #[error("cannot log to the journal: {0}; start systemd-journald, or log elsewhere with --log-to")]
     Journal(io::Error),
-    /// Nothing listens for syslog.
+    /// There is no syslog socket.
     #[error(
-        "cannot log to syslog: there is no {SYSLOG}; start a syslog daemon, or log elsewhere with --log-to"
+        "cannot log to syslog: {SYSLOG} does not exist; start a syslog daemon, or log elsewhere with --log-to"
     )]
     NoSyslog,
-    /// The process logs already.
-    #[error("the log was set up before")]
-    Twice,
+    /// The process already has a log.
+    #[error("the log is already open")]
+    AlreadyOpen,
 }
 
 type Filtered = Layered<reload::Layer<LevelFilter, Registry>, Registry>;
@@ -119,18 +119,18 @@ type Sink = Box<dyn Layer<Filtered> + Send + Sync>;
 pub struct Logs(reload::Handle<LevelFilter, Registry>);
 
 impl Logs {
-    /// Logs at this level from now on.
+    /// Changes the level.
     pub fn set_level(&self, level: Level) {
         if let Err(error) = self.0.reload(LevelFilter::from(level)) {
-            tracing::warn!("the log level stays as it was: {error}");
+            tracing::warn!("cannot change the log level: {error}");
         }
     }
 }
 
-/// Sets up the log of this process, once.
+/// Opens the log of this process. It can be opened once.
 ///
 /// # Errors
-/// Where `to` names a place that is not there, or the log was set up before.
+/// If the destination is not available, or the log is already open.
 pub fn init(level: Level, to: LogTo) -> Result<Logs, Error> {
     let (filter, handle) = reload::Layer::new(LevelFilter::from(level));
     let sink = match to {
@@ -139,7 +139,7 @@ pub fn init(level: Level, to: LogTo) -> Result<Logs, Error> {
         LogTo::Syslog => syslog()?,
         LogTo::Stderr => stderr(),
     };
-    tracing_subscriber::registry().with(filter).with(sink).try_init().map_err(|_| Error::Twice)?;
+    tracing_subscriber::registry().with(filter).with(sink).try_init().map_err(|_| Error::AlreadyOpen)?;
     Ok(Logs(handle))
 }
 
@@ -165,8 +165,8 @@ fn syslog() -> Result<Sink, Error> {
     let identity = CString::new(program()).unwrap_or_default();
     let options = syslog_tracing::Options::LOG_PID;
     let writer = syslog_tracing::Syslog::new(identity, options, syslog_tracing::Facility::Daemon)
-        .ok_or(Error::Twice)?;
-    // Syslog adds the time, and knows the level.
+        .ok_or(Error::AlreadyOpen)?;
+    // Syslog adds the time and receives the level separately.
     let layer = lines::layer().without_time().with_level(false);
     Ok(Box::new(layer.with_target(false).with_ansi(false).with_writer(writer)))
 }
@@ -175,7 +175,7 @@ fn stderr() -> Sink {
     Box::new(lines::layer().with_target(false).with_ansi(false).with_writer(io::stderr))
 }
 
-/// The name that this process was started under.
+/// The name of this program, from its command line.
 fn program() -> String {
     let path = std::env::args_os().next().unwrap_or_default();
     Path::new(&path).file_name().unwrap_or_default().to_string_lossy().into_owned()

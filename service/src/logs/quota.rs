@@ -26,8 +26,8 @@ impl Quota {
         Self::new(lines, Duration::from_secs(60))
     }
 
-    /// Asks for one line now. `None`: hold it back. `Some(n)`: log it; n lines were held back since
-    /// the last one that was logged.
+    /// Requests one line. `None`: suppress it. `Some(n)`: log it; n lines were suppressed since the last one that
+    /// was logged.
     #[must_use]
     pub fn take(&mut self, now: Instant) -> Option<u64> {
         if self.since.is_none_or(|since| now.saturating_duration_since(since) >= self.per) {
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_back_and_says_how_many() {
+    fn suppresses_lines_and_counts_them() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut quota = Quota::new(2, Duration::from_secs(10));
@@ -56,16 +56,16 @@ mod tests {
         assert_eq!(quota.take(at(9)), Some(0));
         assert_eq!(quota.take(at(9)), None);
         assert_eq!(quota.take(at(9)), None);
-        assert_eq!(quota.take(at(10)), Some(2), "a new stretch");
-        assert_eq!(quota.take(at(11)), Some(0), "told once");
+        assert_eq!(quota.take(at(10)), Some(2), "a new interval");
+        assert_eq!(quota.take(at(11)), Some(0), "counted once");
         assert_eq!(quota.take(at(19)), None);
         assert_eq!(quota.take(at(60)), Some(1));
-        assert_eq!(quota.take(at(69)), Some(0), "a stretch begins with a line");
+        assert_eq!(quota.take(at(69)), Some(0), "an interval begins with a line");
         assert_eq!(quota.take(at(69)), None);
     }
 
     #[test]
-    fn a_quota_of_nothing_holds_everything_back() {
+    fn a_quota_of_zero_suppresses_all_lines() {
         let mut quota = Quota::new(0, Duration::ZERO);
         assert_eq!(quota.take(Instant::now()), None);
     }

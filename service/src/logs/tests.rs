@@ -5,18 +5,18 @@ use super::*;
 use crate::testing;
 
 #[test]
-fn levels_are_read_by_name() {
+fn parses_levels_by_name() {
     for level in Level::ALL {
         assert_eq!(level.to_string().parse::<Level>().unwrap(), level);
         assert_eq!(LevelFilter::from(level).to_string(), level.to_string());
     }
-    for other in ["", "Info", "warning", "off", "info\n"] {
-        let error = other.parse::<Level>().unwrap_err().to_string();
+    for invalid in ["", "Info", "warning", "off", "info\n"] {
+        let error = invalid.parse::<Level>().unwrap_err().to_string();
         assert!(error.ends_with(" is not a log level; choose error, warn, info, debug or trace"), "{error}");
     }
 }
 
-/// Logs in a second process, as the environment says.
+/// The second process: logs as the environment specifies.
 #[test]
 #[ignore = "the second process of other tests"]
 fn second_logs() {
@@ -33,19 +33,19 @@ fn second_logs() {
         "journal" => LogTo::Journal,
         _ => LogTo::Syslog,
     };
-    // Not on the line that says which test this is.
+    // End the line with the name of the test.
     println!();
     let logs = match init(Level::Warn, to) {
         Ok(logs) => logs,
         Err(error) => return println!("ERROR {error}"),
     };
-    tracing::info!("too low");
+    tracing::info!("below the level");
     tracing::warn!(mac = "52:54:00:00:00:01", "first");
     logs.set_level(Level::Debug);
     tracing::debug!("second");
     logs.set_level(Level::Error);
-    tracing::warn!("too low again");
-    assert_eq!(init(Level::Info, LogTo::Stderr).unwrap_err().to_string(), "the log was set up before");
+    tracing::warn!("below the new level");
+    assert_eq!(init(Level::Info, LogTo::Stderr).unwrap_err().to_string(), "the log is already open");
     if let Some(socket) = socket {
         socket.set_nonblocking(true).unwrap();
         let mut buffer = [0; 2048];
@@ -55,8 +55,8 @@ fn second_logs() {
     }
 }
 
-/// What a second process prints that has only the sockets of this test under /run and /dev.
-fn log_alone(to: &str, socket: Option<&str>) -> (String, String) {
+/// Runs a second process with only the sockets of this test in /run and /dev, and returns its output.
+fn log_in_namespace(to: &str, socket: Option<&str>) -> (String, String) {
     let hide = "mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /dev && exec \"$0\" \"$@\"";
     let mut command = testing::second(&["unshare", "--mount", "sh", "-c", hide], "logs::tests::second_logs");
     command.env("LOG_TO", to);
@@ -74,22 +74,22 @@ fn assert_two_lines(stderr: &str) {
 }
 
 #[test]
-fn standard_error_gets_plain_lines_at_the_level_of_the_moment() {
+fn logs_plain_lines_to_standard_error_at_the_current_level() {
     let mut command = testing::second(&[], "logs::tests::second_logs");
     command.env("LOG_TO", "stderr");
     assert_two_lines(&testing::run(command).1);
 }
 
 #[test]
-fn the_journal_gets_level_and_fields() {
+fn logs_level_and_fields_to_the_journal() {
     if !testing::have_root() {
         return;
     }
     for to in ["auto", "journal"] {
-        let (stdout, stderr) = log_alone(to, Some("/run/systemd/journal/socket"));
+        let (stdout, stderr) = log_in_namespace(to, Some("/run/systemd/journal/socket"));
         assert_eq!(stderr, "");
         let received: Vec<_> = stdout.lines().filter(|line| line.starts_with("RECEIVED")).collect();
-        // The first is empty: whether the journal answers.
+        // The first is empty: it tests the connection.
         let [_, first, second] = received[..] else { panic!("{stdout}") };
         for part in [
             "first",
@@ -105,12 +105,12 @@ fn the_journal_gets_level_and_fields() {
 }
 
 #[test]
-fn syslog_gets_the_lines_of_a_daemon() {
+fn logs_to_syslog_as_a_daemon() {
     if !testing::have_root() {
         return;
     }
     for to in ["auto", "syslog"] {
-        let (stdout, stderr) = log_alone(to, Some("/dev/log"));
+        let (stdout, stderr) = log_in_namespace(to, Some("/dev/log"));
         assert_eq!(stderr, "");
         let received: Vec<_> = stdout.lines().filter(|line| line.starts_with("RECEIVED")).collect();
         let [first, second] = received[..] else { panic!("{stdout}") };
@@ -122,11 +122,11 @@ fn syslog_gets_the_lines_of_a_daemon() {
 }
 
 #[test]
-fn without_journal_and_syslog_there_is_standard_error() {
+fn falls_back_to_standard_error_without_journal_and_syslog() {
     if !testing::have_root() {
         return;
     }
-    assert_two_lines(&log_alone("auto", None).1);
+    assert_two_lines(&log_in_namespace("auto", None).1);
     for (to, error) in [
         (
             "journal",
@@ -135,10 +135,10 @@ fn without_journal_and_syslog_there_is_standard_error() {
         ),
         (
             "syslog",
-            "ERROR cannot log to syslog: there is no /dev/log; start a syslog daemon, or log elsewhere with --log-to",
+            "ERROR cannot log to syslog: /dev/log does not exist; start a syslog daemon, or log elsewhere with --log-to",
         ),
     ] {
-        let (stdout, _) = log_alone(to, None);
+        let (stdout, _) = log_in_namespace(to, None);
         assert!(stdout.contains(error), "{stdout}");
     }
 }

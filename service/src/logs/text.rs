@@ -1,23 +1,24 @@
-//! Texts from outside, made harmless for a log.
+//! Escapes untrusted text for a log.
 
 use core::fmt::{self, Write as _};
 use std::path::Path;
 
-/// Shows a text from outside in double quotes.
+/// Displays an untrusted text in double quotes.
 ///
-/// What could forge a log line or change how it is read (line breaks, escape sequences, marks that
-/// reverse the direction, invisible and combining characters) is escaped; what goes beyond 200
-/// characters is cut off, with an ellipsis behind the closing quote.
+/// It escapes all characters that could forge a log line or change its appearance: line breaks, escape sequences,
+/// marks that reverse the direction, invisible and combining characters. It truncates the text after 200
+/// characters, with an ellipsis after the closing quote.
 pub fn quoted(text: &str) -> impl fmt::Display {
-    Shown { text, quote: true, most: 200 }
+    Escaped { text, quote: true, max: 200 }
 }
 
-/// The same without quotes, for what shows by itself where it ends; cut after `most` characters.
-pub fn plain(text: &str, most: usize) -> impl fmt::Display {
-    Shown { text, quote: false, most }
+/// Like [`quoted`], without quotes, for texts with an evident end. It truncates the text after `max` characters.
+pub fn plain(text: &str, max: usize) -> impl fmt::Display {
+    Escaped { text, quote: false, max }
 }
 
-/// Shows a path: as it is where it has ordinary characters alone, so that it can be copied, else as [`quoted`].
+/// Displays a path: without quotes if it has only ordinary characters, so that it can be copied; otherwise as
+/// [`quoted`] does.
 pub fn shown(path: &Path) -> impl fmt::Display {
     struct ShownPath(String);
     impl fmt::Display for ShownPath {
@@ -32,23 +33,23 @@ pub fn shown(path: &Path) -> impl fmt::Display {
     ShownPath(path.to_string_lossy().into_owned())
 }
 
-struct Shown<'a> {
+struct Escaped<'a> {
     text: &'a str,
     quote: bool,
-    most: usize,
+    max: usize,
 }
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut characters = self.text.chars();
         if self.quote {
             f.write_char('"')?;
         }
-        for character in characters.by_ref().take(self.most) {
+        for character in characters.by_ref().take(self.max) {
             match character {
                 '"' | '\\' if self.quote => write!(f, "\\{character}")?,
                 ' '..='~' => f.write_char(character)?,
-                // Escapes what Unicode calls control, format, separator, unassigned or combining.
+                // Escapes characters of the Unicode categories control, format, separator, unassigned and combining.
                 other => write!(f, "{}", other.escape_debug())?,
             }
         }
@@ -64,15 +65,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quotes_what_is_harmless_as_it_is() {
+    fn quotes_ordinary_text_without_escapes() {
         for text in ["", "br0", "a name with spaces", "it's", "Küche", "虚拟机", "{}"] {
             assert_eq!(quoted(text).to_string(), format!("\"{text}\""));
         }
     }
 
     #[test]
-    fn escapes_what_could_forge_or_reorder() {
-        for (text, shown) in [
+    fn escapes_characters_that_forge_or_reorder_lines() {
+        for (text, escaped) in [
             ("a\nb", r#""a\nb""#),
             ("\r\t\0", r#""\r\t\0""#),
             ("\u{1b}[2J", r#""\u{1b}[2J""#),
@@ -87,20 +88,20 @@ mod tests {
             ("e\u{301}", r#""e\u{301}""#),
             ("\u{e0041}\u{f8ff}", r#""\u{e0041}\u{f8ff}""#),
         ] {
-            assert_eq!(quoted(text).to_string(), shown);
+            assert_eq!(quoted(text).to_string(), escaped);
         }
     }
 
     #[test]
-    fn cuts_what_is_too_long() {
-        let most = "ü".repeat(200);
-        assert_eq!(quoted(&most).to_string(), format!("\"{most}\""));
-        assert_eq!(quoted(&format!("{most}ü")).to_string(), format!("\"{most}\"…"));
-        assert_eq!(plain(&format!("{most}ü"), 200).to_string(), format!("{most}…"));
+    fn truncates_long_text() {
+        let max = "ü".repeat(200);
+        assert_eq!(quoted(&max).to_string(), format!("\"{max}\""));
+        assert_eq!(quoted(&format!("{max}ü")).to_string(), format!("\"{max}\"…"));
+        assert_eq!(plain(&format!("{max}ü"), 200).to_string(), format!("{max}…"));
     }
 
     #[test]
-    fn paths_are_quoted_where_they_are_not_ordinary() {
+    fn quotes_paths_with_unusual_characters() {
         assert_eq!(
             shown(Path::new("/etc/wakevirt/a-b_c.d/1.toml")).to_string(),
             "/etc/wakevirt/a-b_c.d/1.toml"
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_leaves_quotes_and_backslashes() {
+    fn plain_does_not_escape_quotes_and_backslashes() {
         assert_eq!(plain("a = \"b\\c\"\u{1b}", 20).to_string(), "a = \"b\\c\"\\u{1b}");
     }
 }

@@ -15,15 +15,12 @@ fn main() {
             return println!("SKIPPED: these tests need root");
         }
         for (name, check) in [
-            ("root_becomes_the_user_for_good", checks::root_becomes_the_user_for_good as fn()),
-            ("root_takes_the_groups_that_there_are", checks::root_takes_the_groups_that_there_are),
-            ("what_root_does_not_have_is_not_kept", checks::what_root_does_not_have_is_not_kept),
-            ("a_step_that_is_refused_is_named", checks::a_step_that_is_refused_is_named),
-            (
-                "what_does_not_fit_is_refused_and_nothing_is_changed",
-                checks::what_does_not_fit_is_refused_and_nothing_is_changed,
-            ),
-            ("who_is_not_root_stays_who_he_is", checks::who_is_not_root_stays_who_he_is),
+            ("changes_from_root_irrevocably", checks::changes_from_root_irrevocably as fn()),
+            ("sets_only_groups_that_exist", checks::sets_only_groups_that_exist),
+            ("retains_no_capability_that_root_lacks", checks::retains_no_capability_that_root_lacks),
+            ("names_the_failed_step", checks::names_the_failed_step),
+            ("rejects_invalid_users_and_changes_nothing", checks::rejects_invalid_users_and_changes_nothing),
+            ("does_nothing_without_root", checks::does_nothing_without_root),
         ] {
             check();
             println!("test {name} ... ok");
@@ -35,7 +32,7 @@ fn main() {
 mod checks {
     use nix::unistd::{Group, Uid, User};
 
-    use super::second::{Became, GROUPS};
+    use super::second::{GROUPS, ProcessState};
 
     const NAME: &str = "nobody";
 
@@ -43,46 +40,47 @@ mod checks {
         User::from_name(NAME).unwrap().unwrap()
     }
 
-    pub(crate) fn root_becomes_the_user_for_good() {
-        // Groups of root's own must not come along.
+    pub(crate) fn changes_from_root_irrevocably() {
+        // Root's own groups must be gone.
         let before = ["setpriv", "--groups", "0,4,27"];
         let (uid, gid) = (nobody().uid, nobody().gid);
         for (keep, mask) in
             [("", 0), ("CAP_NET_RAW", 1 << 13), ("CAP_NET_RAW,CAP_NET_ADMIN", 1 << 13 | 1 << 12)]
         {
-            let became = Became::run(&before, NAME, keep, "1");
-            assert_eq!(became.line("CHANGED"), "true");
-            assert_eq!(became.line("Uid:"), format!("{uid} {uid} {uid} {uid}"));
-            assert_eq!(became.line("Gid:"), format!("{gid} {gid} {gid} {gid}"));
-            assert_eq!(became.line("Groups:"), gid.to_string());
-            assert_eq!(became.capabilities(), [mask; 5], "{keep}");
-            assert_eq!(became.line("BACK"), "false");
-            assert_eq!(became.line("KEEPCAPS"), "false");
+            let state = ProcessState::run(&before, NAME, keep, "1");
+            assert_eq!(state.line("CHANGED"), "true");
+            assert_eq!(state.line("Uid:"), format!("{uid} {uid} {uid} {uid}"));
+            assert_eq!(state.line("Gid:"), format!("{gid} {gid} {gid} {gid}"));
+            assert_eq!(state.line("Groups:"), gid.to_string());
+            assert_eq!(state.capabilities(), [mask; 5], "{keep}");
+            assert_eq!(state.line("BACK"), "false");
+            assert_eq!(state.line("KEEPCAPS"), "false");
         }
     }
 
-    pub(crate) fn root_takes_the_groups_that_there_are() {
+    pub(crate) fn sets_only_groups_that_exist() {
         let daemon = Group::from_name("daemon").unwrap().unwrap().gid;
-        // One that is not there, and one twice.
+        // One does not exist, and one is listed twice.
         let groups = format!("{GROUPS}=daemon,wakevirt-none,daemon");
-        let became = Became::run(&["setpriv", "--groups", "0,4", "env", &groups], NAME, "", "1");
-        assert_eq!(became.line("CHANGED"), "true");
-        assert_eq!(became.line("Groups:"), format!("{daemon} {}", nobody().gid));
+        let state = ProcessState::run(&["setpriv", "--groups", "0,4", "env", &groups], NAME, "", "1");
+        assert_eq!(state.line("CHANGED"), "true");
+        assert_eq!(state.line("Groups:"), format!("{daemon} {}", nobody().gid));
     }
 
-    pub(crate) fn what_root_does_not_have_is_not_kept() {
-        let became = Became::run(&["setpriv", "--bounding-set", "-net_raw"], NAME, "CAP_NET_RAW", "1");
-        assert_eq!(became.line("CHANGED"), "true");
-        assert_eq!(became.capabilities(), [0; 5]);
+    pub(crate) fn retains_no_capability_that_root_lacks() {
+        let state = ProcessState::run(&["setpriv", "--bounding-set", "-net_raw"], NAME, "CAP_NET_RAW", "1");
+        assert_eq!(state.line("CHANGED"), "true");
+        assert_eq!(state.capabilities(), [0; 5]);
     }
 
-    pub(crate) fn a_step_that_is_refused_is_named() {
+    pub(crate) fn names_the_failed_step() {
         for (capability, step) in [
             ("-setpcap", "narrow the bounding set"),
-            ("-setgid", "take over its groups"),
-            ("-setuid", "become the user"),
+            ("-setgid", "set the groups"),
+            ("-setuid", "set the user"),
         ] {
-            let error = Became::run(&["setpriv", "--bounding-set", capability], NAME, "", "1").line("ERROR");
+            let error =
+                ProcessState::run(&["setpriv", "--bounding-set", capability], NAME, "", "1").line("ERROR");
             assert!(error.starts_with(&format!("cannot change to user nobody: {step}: ")), "{error}");
             assert!(
                 error.ends_with("start the service as root with all its capabilities, or as nobody"),
@@ -91,36 +89,36 @@ mod checks {
         }
     }
 
-    pub(crate) fn what_does_not_fit_is_refused_and_nothing_is_changed() {
+    pub(crate) fn rejects_invalid_users_and_changes_nothing() {
         for (user, threads, error) in [
             (
                 "wakevirt-none",
                 "1",
-                "there is no user wakevirt-none; create it with systemd-sysusers, or with: useradd --system \
+                "user wakevirt-none does not exist; create it with systemd-sysusers, or with: useradd --system \
                  --user-group --no-create-home --shell /usr/sbin/nologin wakevirt-none",
             ),
-            ("root", "1", "user root has the user ID 0; the service needs a user of its own without rights"),
+            ("root", "1", "user root has the user ID 0; the service needs an unprivileged user"),
             (
                 NAME,
                 "2",
-                "cannot change the user in a process of 2 threads; it must be done before the second one starts",
+                "cannot change the user in a process with 2 threads; change it before the second thread starts",
             ),
         ] {
-            let became = Became::run(&[], user, "", threads);
-            assert_eq!(became.line("ERROR"), error);
-            assert_eq!(became.line("Uid:"), "0 0 0 0");
-            assert_ne!(became.capabilities(), [0; 5]);
+            let state = ProcessState::run(&[], user, "", threads);
+            assert_eq!(state.line("ERROR"), error);
+            assert_eq!(state.line("Uid:"), "0 0 0 0");
+            assert_ne!(state.capabilities(), [0; 5]);
         }
     }
 
-    pub(crate) fn who_is_not_root_stays_who_he_is() {
+    pub(crate) fn does_nothing_without_root() {
         let uid = nobody().uid.to_string();
         let raw = ["--inh-caps", "+net_raw", "--ambient-caps", "+net_raw"];
-        let became =
-            Became::run(&[&["setpriv", "--reuid", &uid], &raw[..]].concat(), "wakevirt-none", "", "1");
-        assert_eq!(became.line("CHANGED"), "false");
-        assert_eq!(became.line("Uid:"), format!("{uid} {uid} {uid} {uid}"));
-        assert_eq!(became.capabilities()[1], 1 << 13, "what the service manager gave is kept");
+        let state =
+            ProcessState::run(&[&["setpriv", "--reuid", &uid], &raw[..]].concat(), "wakevirt-none", "", "1");
+        assert_eq!(state.line("CHANGED"), "false");
+        assert_eq!(state.line("Uid:"), format!("{uid} {uid} {uid} {uid}"));
+        assert_eq!(state.capabilities()[1], 1 << 13, "capabilities from the service manager remain");
     }
 
     pub(crate) fn may_run() -> bool {

@@ -174,7 +174,7 @@ fn lists_are_bounded_and_told_in_part() {
         assert_eq!(good.to_string(), format!("domain = \"a\", {key} = [{first} and {} more]", most - 3));
         assert!(good.keys().last().unwrap().ends_with(&format!("\"{last}\"]")));
         let error = rule(key, most + 1).unwrap_err().to_string();
-        assert!(error.contains(&format!("more than {most} {key}, which are the most")), "{error}");
+        assert!(error.contains(&format!("more than {most} {key}")), "{error}");
         let three = rule(key, 3).unwrap();
         assert_eq!(three.to_string(), three.keys().collect::<Vec<_>>().join(", "));
     }
