@@ -11,7 +11,7 @@ pub enum Error {
     Config(#[from] config::Error),
     /// A SecureOn password cannot be read.
     #[error(transparent)]
-    SecureOn(#[from] crate::policy::secure_on::Error),
+    SecureOn(#[from] crate::policy::secure_on::SecureOnError),
     /// The log cannot be opened.
     #[error(transparent)]
     Logs(#[from] logs::Error),

@@ -42,5 +42,5 @@ fn check(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     if options.common.quiet {
         return Ok(());
     }
-    Ok(writeln!(io::stdout(), "# The configuration is good:\n{settings}")?)
+    Ok(writeln!(io::stdout(), "# The configuration is valid:\n{settings}")?)
 }

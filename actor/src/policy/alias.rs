@@ -1,11 +1,11 @@
-//! MAC addresses that the configuration gives to domains.
+//! Additional MAC addresses of domains.
 
 use serde::Deserialize;
 use wakevirt_protocol::MacAddr;
 
 use super::rules::DomainPattern;
 
-/// `[[alias]]` in the configuration: a MAC address that a domain has and its definition does not tell.
+/// A table `[[alias]]`: a MAC address of a domain that is not in its definition.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alias {
@@ -15,7 +15,7 @@ pub struct Alias {
 }
 
 impl Alias {
-    /// Whether it names its domain by a glob.
+    /// Whether the domain is a glob.
     #[must_use]
     pub const fn is_glob(&self) -> bool {
         self.domain.is_glob()
@@ -27,7 +27,7 @@ fn mac<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<MacAddr, D::
 }
 
 impl core::fmt::Display for Alias {
-    /// As it is written in the configuration.
+    /// In the format of `actor.toml`.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let domain = wakevirt_service::logs::quoted(self.domain.text());
         write!(f, "mac = \"{}\"\ndomain = {domain}", self.mac)

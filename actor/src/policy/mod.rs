@@ -1,4 +1,4 @@
-//! Which domains may be woken by which packets.
+//! The policy: which packets wake which domains.
 
 pub mod alias;
 pub mod decision;
@@ -11,29 +11,27 @@ use std::time::Duration;
 use alias::Alias;
 use rules::Rules;
 
-/// The longest URI of a hypervisor, in bytes.
-pub(crate) const MAX_URI: usize = 1024;
-/// What the actor decides by.
+/// The part of the configuration that decisions depend on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// What packets may wake.
+    /// The allowlist for packets.
     pub rules: Rules,
-    /// MAC addresses that no definition tells.
+    /// Additional MAC addresses of domains.
     pub aliases: Vec<Alias>,
-    /// How long things may take.
+    /// Timeouts.
     pub times: Times,
-    /// The file that the administrator writes rules to, for advice.
+    /// The administrator's configuration file, for log messages.
     pub file: PathBuf,
 }
 
-/// How long things may take.
+/// Timeouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
-    /// How long a wake waits for its hypervisor to come back.
+    /// How long a wake waits for its hypervisor.
     pub hold: Duration,
     /// How long a wake waits for a domain that is shutting down.
     pub shutdown_wait: Duration,
-    /// How long packets do nothing for a domain after a wake of it has succeeded.
+    /// How long packets for a domain are ignored after a successful wake.
     pub cool_down: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! The SecureOn password that a rule asks for: where it is, and what it is.
+//! The SecureOn password that a rule requires.
 
 use std::fs::Metadata;
 use std::io::{self, Read as _};
@@ -14,23 +14,23 @@ use wakevirt_service::user::service_uid;
 
 use crate::privilege::USER;
 
-/// The largest password file, in bytes: a password and whatever blanks are around it.
+/// The largest password file, in bytes: a password and white space around it.
 const MAX_SIZE: u64 = 256;
-/// The longest path, in bytes: PATH_MAX less its zero (limits.h(0p)).
+/// The longest path, in bytes: PATH_MAX without the terminating zero (limits.h(0p)).
 const MAX_PATH: usize = 4095;
 
-/// The password that a rule asks for.
+/// The password that a rule requires.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct SecureOn {
     text: String,
-    place: Place,
-    /// `None` until it was read: nothing is right then.
+    location: Location,
+    /// `None` until it was read; then no password is correct.
     password: Option<Password>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum Location {
     File(PathBuf),
     /// A credential of the service manager (systemd.exec(5), `LoadCredential=`).
     Credential(String),
@@ -38,8 +38,8 @@ enum Place {
 
 /// Why a password cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The service manager has passed no credentials.
+pub enum SecureOnError {
+    /// The service manager passes no credentials.
     #[error(
         "secure-on = {}: the service manager passes no credentials; add \
          LoadCredential={}:FILE to the unit", quoted(&format!("credential:{_0}")), shown(Path::new(_0))
@@ -47,18 +47,18 @@ pub enum Error {
     NoCredentials(String),
     /// The file cannot be read.
     #[error(
-        "{}: cannot read the SecureOn password: {source}; the file belongs to {USER}, mode 0400",
+        "{}: cannot read the SecureOn password: {source}; the file must belong to {USER}, with mode 0400",
         shown(path)
     )]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the kernel says.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// Others can read it, or change it.
+    /// Other users can read or change it.
     #[error(
-        "{}: others could read or change this SecureOn password (user {user}, mode {mode:04o}); \
+        "{}: other users can read or change this SecureOn password (owner {user}, mode {mode:04o}); \
          protect it: chown {USER} {}; chmod 0400 {}",
         shown(path),
         shown(path),
@@ -72,7 +72,7 @@ pub enum Error {
         /// Its permission bits.
         mode: u32,
     },
-    /// No password.
+    /// The file does not contain a password.
     #[error(
         "{}: not a SecureOn password; write 4 or 6 bytes, such as 192.168.1.2, 01:02:03:04:05:06 or \
          010203040506",
@@ -89,19 +89,19 @@ impl TryFrom<String> for SecureOn {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         config::check_text(&text, MAX_PATH)?;
-        let place = match text.strip_prefix("credential:") {
-            Some(name) if is_file_name(name) => Place::Credential(name.to_owned()),
+        let location = match text.strip_prefix("credential:") {
+            Some(name) if is_file_name(name) => Location::Credential(name.to_owned()),
             Some(_) => {
-                return Err("not the name of a credential; write one such as \"credential:win11\"".to_owned());
+                return Err("not a credential; write its name, as in \"credential:win11\"".to_owned());
             }
-            None if Path::new(&text).is_absolute() => Place::File(PathBuf::from(&text)),
+            None if Path::new(&text).is_absolute() => Location::File(PathBuf::from(&text)),
             None => {
                 return Err("not an absolute path; write one such as \"/etc/wakevirt/win11.secureon\", or \
-                            \"credential:NAME\"; the password itself does not belong here"
+                            \"credential:NAME\", but not the password itself"
                     .to_owned());
             }
         };
-        Ok(Self { text, place, password: None })
+        Ok(Self { text, location, password: None })
     }
 }
 
@@ -111,65 +111,65 @@ fn is_file_name(name: &str) -> bool {
 }
 
 impl SecureOn {
-    /// As it is written in the configuration.
+    /// The value as it was written.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Whether the service manager passes it.
+    /// Whether the service manager passes the password.
     #[must_use]
     pub const fn is_credential(&self) -> bool {
-        matches!(self.place, Place::Credential(_))
+        matches!(self.location, Location::Credential(_))
     }
 
-    /// Whether this is the password, in a time that does not tell how much of it is right.
+    /// Whether this is the password. The comparison takes constant time.
     #[must_use]
     pub fn accepts(&self, password: &Password) -> bool {
         self.password.as_ref().is_some_and(|expected| password.matches(expected))
     }
 
-    /// Reads the password. `credentials` is where the service manager's credentials are.
+    /// Reads the password. `credentials` is the folder with the service manager's credentials.
     ///
     /// # Errors
-    /// [`Error`] names the file, and says what to do.
-    pub fn read(&mut self, credentials: Option<&Path>) -> Result<(), Error> {
-        let (path, passed) = match &self.place {
-            Place::File(path) => (path.clone(), false),
-            Place::Credential(name) => {
-                let folder = credentials.ok_or_else(|| Error::NoCredentials(name.clone()))?;
+    /// [`SecureOnError`] names the file, and says what to do.
+    pub fn read(&mut self, credentials: Option<&Path>) -> Result<(), SecureOnError> {
+        let (path, is_credential) = match &self.location {
+            Location::File(path) => (path.clone(), false),
+            Location::Credential(name) => {
+                let folder = credentials.ok_or_else(|| SecureOnError::NoCredentials(name.clone()))?;
                 (folder.join(name), true)
             }
         };
-        let failed = |source| Error::Read { path: path.clone(), source };
+        let failed = |source| SecureOnError::Read { path: path.clone(), source };
         let file = config::open(&path, config::Links::Follow).map_err(failed)?;
-        // What is judged is the open file, which cannot be exchanged any more.
+        // The metadata of the open file, which cannot be replaced in between.
         let metadata = file.metadata().map_err(failed)?;
-        if !is_private(&metadata, passed) {
+        if !is_private(&metadata, is_credential) {
             let (user, mode) = (Uid::from_raw(metadata.uid()), metadata.mode() & 0o7777);
-            return Err(Error::Exposed { path, user, mode });
+            return Err(SecureOnError::Exposed { path, user, mode });
         }
         let mut text = String::new();
         file.take(MAX_SIZE).read_to_string(&mut text).map_err(failed)?;
-        self.password = Some(parse(text.trim()).ok_or(Error::NoPassword { path })?);
+        self.password = Some(parse(text.trim()).ok_or(SecureOnError::NoPassword { path })?);
         Ok(())
     }
 }
 
-/// Whether only root and the service can read the file. The service manager itself protects what it
-/// passes, by the folder and by an access control list that shows as rights of the group.
-fn is_private(metadata: &Metadata, passed: bool) -> bool {
+/// Whether only root and the service can access the file. The service manager protects credentials by their folder,
+/// and by an access control list, which appears as permissions of the group.
+fn is_private(metadata: &Metadata, is_credential: bool) -> bool {
     let mode = metadata.mode();
     let owner = metadata.uid();
     let group = Gid::from_raw(metadata.gid());
-    let by_group = || Group::from_name(USER).ok().flatten().is_some_and(|own| own.gid == group);
+    let is_own_group = || Group::from_name(USER).ok().flatten().is_some_and(|own| own.gid == group);
     metadata.is_file()
         && (owner == 0 || owner == service_uid(USER).as_raw())
         && mode & 0o027 == 0
-        && (mode & 0o040 == 0 || passed || by_group())
+        && (mode & 0o040 == 0 || is_credential || is_own_group())
 }
 
-/// The password in a text: hexadecimal digits, plain or in pairs, or a dotted quad.
+/// Parses hexadecimal digits, with or without separators between octets, or a dotted quad.
 fn parse(text: &str) -> Option<Password> {
     if let Ok(quad) = text.parse::<core::net::Ipv4Addr>() {
         return Some(Password::Four(quad.octets()));
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_people_write() {
+    fn parses_the_common_notations() {
         let six = Password::Six([1, 2, 3, 4, 5, 0xfa]);
         for text in ["01:02:03:04:05:fa", "01-02-03-04-05-FA", "0102030405fa"] {
             assert_eq!(parse(text), Some(six.clone()), "{text}");
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_a_private_file_alone() {
+    fn reads_only_private_files() {
         for (mode, private) in
             [(0o400, true), (0o600, true), (0o640, false), (0o604, false), (0o660, false), (0o602, false)]
         {
@@ -240,23 +240,23 @@ mod tests {
     }
 
     #[test]
-    fn takes_a_credential_from_its_folder() {
+    fn reads_a_credential() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("win11"), "1.2.3.4").unwrap();
         std::fs::set_permissions(folder.path().join("win11"), std::fs::Permissions::from_mode(0o440))
             .unwrap();
         let mut secure_on = SecureOn::try_from("credential:win11".to_owned()).unwrap();
-        assert!(matches!(secure_on.read(None), Err(Error::NoCredentials(_))));
+        assert!(matches!(secure_on.read(None), Err(SecureOnError::NoCredentials(_))));
         secure_on.read(Some(folder.path())).unwrap();
         assert!(secure_on.accepts(&Password::Four([1, 2, 3, 4])));
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn errors_name_the_problem() {
         let file = file(0o600, "secret");
         let error = secure_on(file.path()).read(None).unwrap_err().to_string();
         assert!(error.contains("4 or 6 bytes") && !error.contains("secret"), "{error}");
-        assert!(matches!(secure_on(Path::new("/no/such")).read(None), Err(Error::Read { .. })));
+        assert!(matches!(secure_on(Path::new("/no/such")).read(None), Err(SecureOnError::Read { .. })));
         for text in ["", "relative", "credential:", "credential:../x", "credential:a/b", "01:02:03:04:05:06"]
         {
             assert!(SecureOn::try_from(text.to_owned()).is_err(), "{text}");

@@ -1,7 +1,8 @@
-//! capture.toml: what it may say, and what follows from it.
+//! The configuration: `capture.toml` and the command line.
 
+pub mod interfaces;
+pub mod mode;
 pub mod options;
-pub mod pattern;
 
 use core::fmt;
 use std::collections::BTreeSet;
@@ -11,55 +12,34 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 use wakevirt_protocol::frame::Ports;
 use wakevirt_protocol::sniffer::{MAX_OUTGOING, MAX_PORTS, MAX_UDP_SOCKETS, Request, Start};
-use wakevirt_service::config::{self, HumanDuration, Layer, is_glob, load};
+use wakevirt_service::config::{self, HumanDuration, Layer, is_glob, is_interface_name, load, toml_array};
 use wakevirt_service::logs::{Level, quoted};
 use wakevirt_service::user::service_uid;
 
+use crate::config::interfaces::{InterfaceEntry, InterfaceList};
+use crate::config::mode::ModeKey;
 use crate::config::options::Options;
-use crate::config::pattern::{Pattern, Patterns, is_interface_name};
 use crate::packets::ledger::Rules;
 
 /// The user that the service runs as.
 pub const USER: &str = "wakevirt-capture";
 
-/// The most packets that a ring may be told to remember.
+/// The maximum of `remember`, in packets.
 const MAX_REMEMBER: u32 = 65_536;
-/// The longest time for which copies may be left out.
+/// The maximum of `deduplicate`.
 const MAX_DEDUPLICATE: Duration = Duration::from_secs(3600);
-/// The most signals a second for addresses that nobody has named.
+/// The maximum of `limit`, in signals per second.
 const MAX_LIMIT: u32 = 100_000;
-/// The most names and globs of interfaces.
+/// The maximum number of entries in `interfaces`.
 const MAX_INTERFACES: usize = 64;
 
-/// The key `mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum ModeKey {
-    /// Packet sockets where the privilege is there, UDP sockets in any case
-    Auto,
-    /// Packet sockets, or fail
-    Raw,
-    /// UDP sockets alone
-    Udp,
-}
-
-impl From<ModeKey> for Request {
-    fn from(mode: ModeKey) -> Self {
-        match mode {
-            ModeKey::Auto => Self::Auto,
-            ModeKey::Raw => Self::Raw,
-            ModeKey::Udp => Self::Udp,
-        }
-    }
-}
-
-/// One file.
+/// The keys of one file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct File {
+pub struct CaptureFile {
     mode: Option<ModeKey>,
     #[serde(deserialize_with = "interfaces")]
-    interfaces: Option<Vec<Pattern>>,
+    interfaces: Option<Vec<InterfaceEntry>>,
     #[serde(deserialize_with = "outgoing")]
     outgoing: Option<Vec<String>>,
     #[serde(deserialize_with = "ports")]
@@ -76,7 +56,7 @@ pub struct File {
     log: Option<Level>,
 }
 
-impl Layer for File {
+impl Layer for CaptureFile {
     const SERVICE: &'static str = "capture";
 
     fn over(self, below: Self) -> Self {
@@ -95,42 +75,42 @@ impl Layer for File {
     }
 }
 
-/// What the service does, from its files, its options and its defaults.
+/// The configuration in effect: files, options and defaults.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What the sniffer is told; fixed until the service is started again.
+    /// The configuration of the sniffer. A change requires a restart.
     pub start: Start,
-    /// Interfaces whose outgoing frames are heard as well; fixed, too.
+    /// Interfaces on which outgoing frames are received as well. A change requires a restart.
     pub outgoing: Vec<String>,
-    /// Where to listen for UDP, unless sockets are handed over; fixed, too.
+    /// The UDP addresses to listen on, unless sockets are passed. A change requires a restart.
     pub listen: Vec<SocketAddr>,
-    /// Interfaces to hear on.
-    pub interfaces: Patterns,
-    /// How packets are announced.
+    /// The interfaces to receive on.
+    pub interfaces: InterfaceList,
+    /// The limits for announcing packets.
     pub rules: Rules,
-    /// How much is logged.
+    /// The log level.
     pub log: Level,
 }
 
 impl Settings {
-    /// Reads the files, and puts the options over them.
+    /// Reads the configuration files. Options take precedence over them.
     ///
     /// # Errors
-    /// What is wrong with which file, and where.
+    /// If an option or a file is invalid. The error names the file and the line.
     pub fn load(options: &Options) -> Result<Self, config::Error> {
         at_most("--interface", &options.interfaces, MAX_INTERFACES)?;
         at_most("--listen", &options.listen, MAX_UDP_SOCKETS)?;
-        let file: File = load(options.common.config.as_deref(), service_uid(USER))?;
-        let options = File {
+        let file: CaptureFile = load(options.common.config.as_deref(), service_uid(USER))?;
+        let options = CaptureFile {
             mode: options.mode,
             interfaces: non_empty(&options.interfaces),
             listen: non_empty(&options.listen),
-            ..File::default()
+            ..CaptureFile::default()
         };
         Ok(options.over(file).into())
     }
 
-    /// The keys that differ from the running service's and that only a restart changes.
+    /// The keys that differ from the running configuration and require a restart.
     #[must_use]
     pub fn need_restart(&self, running: &Self) -> Vec<&'static str> {
         let (new, old) = (&self.start, &running.start);
@@ -147,15 +127,15 @@ impl Settings {
     }
 }
 
-impl From<File> for Settings {
-    fn from(file: File) -> Self {
+impl From<CaptureFile> for Settings {
+    fn from(file: CaptureFile) -> Self {
         let outgoing = file.outgoing.unwrap_or_default();
         let discard = |ip: IpAddr| SocketAddr::new(ip, 9);
         Self {
             start: Start {
                 request: file.mode.unwrap_or(ModeKey::Auto).into(),
                 ports: file.ports.unwrap_or_else(|| Ports::default().as_slice().to_vec()),
-                // The deserializer saw to it that they are few.
+                // The deserializer limits them to MAX_OUTGOING.
                 outgoing: u8::try_from(outgoing.len()).unwrap_or(u8::MAX),
                 require_landlock: file.require_landlock.unwrap_or(true),
             },
@@ -163,7 +143,7 @@ impl From<File> for Settings {
             listen: file.listen.unwrap_or_else(|| {
                 vec![discard(Ipv4Addr::UNSPECIFIED.into()), discard(Ipv6Addr::UNSPECIFIED.into())]
             }),
-            interfaces: Patterns::new(file.interfaces.unwrap_or_default()),
+            interfaces: InterfaceList::new(file.interfaces.unwrap_or_default()),
             rules: Rules {
                 deduplicate: file.deduplicate.map_or(Duration::from_secs(2), Into::into),
                 remember: file.remember.and_then(|most| usize::try_from(most).ok()).unwrap_or(256),
@@ -175,7 +155,7 @@ impl From<File> for Settings {
 }
 
 impl fmt::Display for Settings {
-    /// As it could be written to a file.
+    /// In the format of `capture.toml`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mode = match self.start.request {
             Request::Auto => "auto",
@@ -185,9 +165,9 @@ impl fmt::Display for Settings {
         let Rules { deduplicate, remember, limit } = self.rules;
         writeln!(f, "mode = \"{mode}\"")?;
         writeln!(f, "interfaces = {}", self.interfaces)?;
-        writeln!(f, "outgoing = {}", list(&self.outgoing))?;
+        writeln!(f, "outgoing = {}", toml_array(&self.outgoing))?;
         writeln!(f, "ports = {:?}", self.start.ports)?;
-        writeln!(f, "listen = {}", list(&self.listen))?;
+        writeln!(f, "listen = {}", toml_array(&self.listen))?;
         writeln!(f, "deduplicate = \"{}\"", HumanDuration::from(deduplicate))?;
         writeln!(f, "remember = {remember}")?;
         writeln!(f, "limit = {limit}")?;
@@ -196,24 +176,18 @@ impl fmt::Display for Settings {
     }
 }
 
-/// A list of texts, as it is written in a file.
-pub(super) fn list<T: fmt::Display>(items: &[T]) -> String {
-    let texts: Vec<String> = items.iter().map(|item| quoted(&item.to_string()).to_string()).collect();
-    format!("[{}]", texts.join(", "))
-}
-
 fn non_empty<T: Clone>(list: &[T]) -> Option<Vec<T>> {
     (!list.is_empty()).then(|| list.to_vec())
 }
 
-fn interfaces<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<Pattern>>, D::Error> {
-    let patterns: Vec<Pattern> = config::list(input, MAX_INTERFACES, "interfaces")?;
-    if patterns.is_empty() {
+fn interfaces<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<InterfaceEntry>>, D::Error> {
+    let entries: Vec<InterfaceEntry> = config::list(input, MAX_INTERFACES, "interfaces")?;
+    if entries.is_empty() {
         return Err(de::Error::custom(
-            "an empty list means no interface; leave interfaces out, or write [\"*\"], for all of them",
+            "an empty list matches no interface; for all interfaces, remove this key or write [\"*\"]",
         ));
     }
-    Ok(Some(patterns))
+    Ok(Some(entries))
 }
 
 fn ports<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<u16>>, D::Error> {
@@ -221,7 +195,7 @@ fn ports<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<u16>>, D::Err
     Ok(Some(BTreeSet::from_iter(ports.into_iter().map(|port| port.0)).into_iter().collect()))
 }
 
-/// A UDP port, read so that an error names the range.
+/// A UDP port. An error names the range.
 struct Port(u16);
 
 impl<'de> Deserialize<'de> for Port {
@@ -239,7 +213,7 @@ fn outgoing<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<String>>, 
     let names: Vec<String> = config::list(input, MAX_OUTGOING, "interfaces")?;
     match names.iter().find(|name| !is_interface_name(name) || is_glob(name)) {
         Some(bad) => Err(de::Error::custom(format!(
-            "{} is not the name of an interface; a name is needed here, not a glob",
+            "{} is not the name of an interface; write a name, not a glob",
             quoted(bad)
         ))),
         None => Ok(Some(names)),
@@ -258,12 +232,12 @@ fn limit<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
     config::number(input, 0..=MAX_LIMIT).map(Some)
 }
 
-/// An option that may be given more than once, but not more often than the key may have values.
+/// Checks how often an option is used: at most as often as the key can have values.
 fn at_most<T>(option: &'static str, values: &[T], most: usize) -> Result<(), config::Error> {
     if values.len() <= most {
         return Ok(());
     }
-    let problem = format!("given {} times, {most} are the most", values.len());
+    let problem = format!("given {} times, at most {most} are possible", values.len());
     Err(config::Error::Option { option, problem })
 }
 

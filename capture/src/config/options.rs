@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use wakevirt_service::options::Common;
 
-use crate::config::ModeKey;
-use crate::config::pattern::Pattern;
+use crate::config::interfaces::InterfaceEntry;
+use crate::config::mode::ModeKey;
 
 /// Receive magic packets and announce them on D-Bus
 ///
@@ -13,7 +13,7 @@ use crate::config::pattern::Pattern;
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "wakevirt-capture", version)]
 pub struct Options {
-    /// What every service has.
+    /// The options of both services.
     #[command(flatten)]
     pub common: Common,
 
@@ -23,7 +23,7 @@ pub struct Options {
 
     /// Capture on interfaces that match this name or glob; "!GLOB" excludes; may be repeated
     #[arg(long = "interface", value_name = "[!]GLOB")]
-    pub interfaces: Vec<Pattern>,
+    pub interfaces: Vec<InterfaceEntry>,
 
     /// Listen on this UDP address, unless systemd passes sockets; may be repeated
     #[arg(long, value_name = "ADDRESS:PORT")]

@@ -9,7 +9,7 @@ use proptest::sample::select;
 use super::*;
 use crate::network::links::Interface;
 
-/// Settings from a file with this content, and these options.
+/// The settings from a file with this content and these options.
 fn settings(content: &str, options: &[&str]) -> Result<Settings, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("capture.toml");
@@ -31,7 +31,7 @@ fn assert_default(settings: &Settings) {
     assert!(settings.start.require_landlock);
     assert!(settings.outgoing.is_empty());
     assert_eq!(settings.listen, ["0.0.0.0:9".parse().unwrap(), "[::]:9".parse().unwrap()]);
-    assert!(settings.interfaces.include_everything());
+    assert!(settings.interfaces.includes_all());
     assert_eq!(settings.rules, Rules { deduplicate: Duration::from_secs(2), remember: 256, limit: 100 });
     assert_eq!(settings.log, Level::Info);
 }
@@ -42,11 +42,11 @@ fn an_empty_file_gives_the_defaults() {
 }
 
 #[test]
-fn the_example_names_every_key_with_its_default() {
+fn the_example_contains_every_key_with_its_default() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/capture.toml");
     assert_default(&load_file(&example, &[]).unwrap());
     let text = fs::read_to_string(&example).unwrap();
-    // Every key that an unknown one could have been is in the example.
+    // The error for an unknown key lists all keys.
     let error = settings("no-such-key = 1", &[]).unwrap_err();
     let (_, keys) = error.split_once("Valid keys here: ").unwrap();
     for key in keys.split(", ") {
@@ -55,13 +55,13 @@ fn the_example_names_every_key_with_its_default() {
 }
 
 #[test]
-fn options_take_the_place_of_keys() {
+fn options_override_keys() {
     let file = "mode = \"raw\"\ninterfaces = [\"br0\"]\nlisten = [\"127.0.0.1:4000\"]\nlimit = 7";
     let options = ["--mode", "udp", "--interface", "en*", "--interface", "!en1", "--listen", "[::1]:9"];
     let settings = settings(file, &options).unwrap();
     assert_eq!(settings.start.request, Request::Udp);
     let included = |name: &str| {
-        settings.interfaces.include(&Interface { name: name.to_owned(), alternatives: Vec::new() })
+        settings.interfaces.includes(&Interface { name: name.to_owned(), alternatives: Vec::new() })
     };
     assert_eq!(["en0", "en1", "br0"].map(included), [true, false, false]);
     assert_eq!(settings.listen, ["[::1]:9".parse().unwrap()]);
@@ -69,13 +69,13 @@ fn options_take_the_place_of_keys() {
 }
 
 #[test]
-fn mistakes_name_the_line_and_what_is_meant() {
+fn errors_name_the_line_and_the_valid_values() {
     for (content, parts) in [
         ("mode = \"auto\"\nintefaces = []", &[":2:", "intefaces", "interfaces"] as &[&str]),
         ("mode = \"promiscuous\"", &[":1:", "auto", "raw", "udp"]),
         ("\n\ninterfaces = [\"a/b\"]", &[":3:", "a/b"]),
         ("interfaces = [\"br[\"]", &[":1:", "br["]),
-        ("interfaces = []", &[":1:", "an empty list", "leave interfaces out"]),
+        ("interfaces = []", &[":1:", "an empty list", "remove this key"]),
         ("outgoing = [\"br*\"]", &[":1:", "br*", "not a glob"]),
         ("ports = [70000]", &[":1:", "70000"]),
         ("listen = [\"0.0.0.0\"]", &[":1:"]),
@@ -99,7 +99,7 @@ fn mistakes_name_the_line_and_what_is_meant() {
 }
 
 #[test]
-fn a_change_of_what_the_sniffer_was_told_needs_a_restart() {
+fn a_change_of_the_sniffers_configuration_requires_a_restart() {
     let running = settings("", &[]).unwrap();
     let other = "mode = \"udp\"\nports = [9]\nlimit = 1\ninterfaces = [\"br0\"]\noutgoing = [\"br0\"]";
     assert_eq!(settings(other, &[]).unwrap().need_restart(&running), ["mode", "ports", "outgoing"]);
@@ -107,7 +107,7 @@ fn a_change_of_what_the_sniffer_was_told_needs_a_restart() {
 }
 
 #[test]
-fn shows_what_could_be_written() {
+fn shows_a_valid_configuration_file() {
     let text = r#"mode = "udp"
 interfaces = ["br0", "!vnet*"]
 outgoing = ["br0"]
@@ -124,19 +124,19 @@ log = "debug""#;
 }
 
 #[test]
-fn options_are_bounded_as_the_keys_are() {
+fn options_have_the_bounds_of_the_keys() {
     let many = |option: &'static str, value: &'static str, count| [option, value].repeat(count);
     assert!(settings("", &many("--interface", "br0", 64)).is_ok());
     let error = settings("", &many("--interface", "br0", 65)).unwrap_err();
-    assert_eq!(error, "--interface: given 65 times, 64 are the most");
+    assert_eq!(error, "--interface: given 65 times, at most 64 are possible");
     assert!(settings("", &many("--listen", "[::1]:9", 16)).is_ok());
     let error = settings("", &many("--listen", "[::1]:9", 17)).unwrap_err();
-    assert_eq!(error, "--listen: given 17 times, 16 are the most");
+    assert_eq!(error, "--listen: given 17 times, at most 16 are possible");
     let list = format!("interfaces = {:?}", ["br0"; 65]);
     assert!(settings(&list, &[]).unwrap_err().contains("more than 64 interfaces"));
 }
 
-/// What files are made of, good and bad.
+/// Parts of configuration files, valid and invalid.
 const PARTS: &[&str] = &[
     "\nmode = ",
     "\ninterfaces = ",
@@ -186,18 +186,18 @@ const PARTS: &[&str] = &[
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// Whatever a file is made of: it is refused with a sentence, or can be written and read again as the same.
+    /// Every text is either rejected, or a configuration that is the same when it is written and read again.
     #[test]
-    fn no_file_makes_it_panic(parts in vec(select(PARTS), 0..24)) {
-        if let Ok(file) = toml::from_str::<File>(&parts.concat()) {
+    fn parses_any_parts_without_panic(parts in vec(select(PARTS), 0..24)) {
+        if let Ok(file) = toml::from_str::<CaptureFile>(&parts.concat()) {
             let settings = Settings::from(file).to_string();
-            let again: File = toml::from_str(&settings).unwrap();
+            let again: CaptureFile = toml::from_str(&settings).unwrap();
             prop_assert_eq!(Settings::from(again).to_string(), settings);
         }
     }
 
     #[test]
-    fn no_text_makes_it_panic(text in "\\PC{0,200}") {
-        let _ = toml::from_str::<File>(&text);
+    fn parses_any_text_without_panic(text in "\\PC{0,200}") {
+        let _ = toml::from_str::<CaptureFile>(&text);
     }
 }

@@ -165,8 +165,8 @@ impl<'a> Reader<'a> {
             captured.interface = 0;
         }
         let included = match &interface {
-            Some(interface) => self.settings.interfaces.include(interface),
-            None => self.settings.interfaces.include_everything(),
+            Some(interface) => self.settings.interfaces.includes(interface),
+            None => self.settings.interfaces.includes_all(),
         };
         if !included {
             return;
@@ -227,8 +227,11 @@ impl<'a> Reader<'a> {
     /// Publishes the captured interfaces, and makes the sniffer capture outgoing frames on new interfaces.
     fn update_interfaces(&mut self) -> Result<(), Error> {
         let links = self.interfaces.links();
-        let mut captured: Vec<Arc<Interface>> =
-            links.values().filter(|interface| self.settings.interfaces.include(interface)).cloned().collect();
+        let mut captured: Vec<Arc<Interface>> = links
+            .values()
+            .filter(|interface| self.settings.interfaces.includes(interface))
+            .cloned()
+            .collect();
         captured.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         self.shared.interfaces.send_if_modified(|current| {
             let modified = *current != captured;
@@ -256,7 +259,7 @@ impl<'a> Reader<'a> {
 
     fn warn_missing_interfaces(&self) {
         let wanted =
-            self.settings.interfaces.plain_names().chain(self.settings.outgoing.iter().map(String::as_str));
+            self.settings.interfaces.names().chain(self.settings.outgoing.iter().map(String::as_str));
         for name in wanted {
             let has_name = |interface: &Arc<Interface>| interface.names().any(|other| other == name);
             if !self.interfaces.links().values().any(has_name) {

@@ -6,8 +6,10 @@ mod duration;
 mod error;
 mod file;
 mod glob;
+mod interface;
 mod range;
 mod text;
+mod toml_array;
 
 use std::path::{Path, PathBuf};
 
@@ -18,8 +20,10 @@ pub use duration::{BadDuration, HumanDuration};
 pub use error::{Error, Problem};
 pub use file::{Links, open};
 pub use glob::{BadGlob, MAX_GROUPS, MAX_PATTERN, glob, is_glob};
+pub use interface::{BadInterfacePattern, InterfacePattern, is_interface_name};
 pub use range::{PartLimit, check_text, duration, list, list_with_parts, number};
 pub use text::from_text;
+pub use toml_array::toml_array;
 
 /// The folders of the files, in order of increasing precedence: the package's, then the administrator's.
 const ROOTS: [&str; 2] = ["/usr/lib/wakevirt", "/etc/wakevirt"];

@@ -1,7 +1,7 @@
-//! The decision: whether a wake is done, and what is done for it. Pure functions of what is known.
+//! Decisions about wakes: pure functions of their arguments.
 //!
-//! It is made in two steps, because the state of a domain is asked for only where it matters:
-//! [`admit`] says which domain is meant and whether it may be woken, [`act`] what its state calls for.
+//! There are two steps, because the state of a domain is queried only if it matters: [`admit`] selects the domain and
+//! decides whether it may be woken, and [`act`] selects the action for its state.
 
 use core::time::Duration;
 
@@ -11,64 +11,65 @@ use wakevirt_protocol::{MacAddr, Password};
 use crate::model::{Domain, Outcome, Pause, State, Trigger};
 use crate::policy::rules::{METADATA, Paused, Rule, Rules};
 
-/// Who asks, and what they bring.
+/// What requests the wake.
 #[derive(Debug, Clone, Copy)]
 pub enum Requester<'a> {
-    /// A packet that came like this, with this password.
+    /// A packet with these details and this password.
     Packet(&'a PacketDetails, Presented<'a>),
-    /// A caller.
+    /// An authorised caller.
     Call,
 }
 
-/// The password that came with a packet.
+/// The password in a packet.
 #[derive(Debug, Clone, Copy)]
 pub enum Presented<'a> {
-    /// There may be one: the announcer is asked for it where a rule asks.
+    /// Not known yet. If a rule requires a password, it must be fetched from the announcer.
     NotFetched,
-    /// This one, or none.
+    /// This password, or none.
     Fetched(Option<&'a Password>),
 }
 
-/// Which domains have a MAC address.
+/// The domains with a MAC address.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found<'a> {
-    /// None.
+    /// No domain.
     Nothing,
-    /// This one.
+    /// One domain.
     One(&'a Domain),
-    /// More than one: by name.
+    /// Several domains, sorted by name.
     Several(Vec<&'a Domain>),
 }
-/// Whether a domain may be woken, and which.
+
+/// The result of [`admit`].
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub enum Admission<'a> {
     /// No domain has this MAC address.
     Unknown,
-    /// These domains have it, and no rule tells which of them is meant.
+    /// Several domains have it, and the rules do not name exactly one of them.
     Ambiguous(Vec<&'a Domain>),
     /// No rule allows the domain.
     NotAllowed(&'a Domain),
-    /// This rule would allow the domain, were the packet from elsewhere.
+    /// This rule matches the domain, but does not accept the packet.
     ConditionsNotMet(&'a Domain, &'a Rule),
-    /// It depends on the password, which is to be fetched.
+    /// This rule requires a password, which must be fetched first.
     FetchPassword(&'a Domain, &'a Rule),
-    /// This rule would allow the domain, were the password right.
+    /// This rule requires another password.
     BadPassword(&'a Domain, &'a Rule),
     /// The domain may be woken.
     Admitted(&'a Domain, Grant),
 }
 
-/// What allows a wake, and what it allows.
+/// The permission for a wake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The rule, as it is written in the configuration.
+    /// The rule that allows it, if there is one.
     pub rule: Option<String>,
-    /// What is done with a domain that somebody has paused.
+    /// What to do with a domain that a user has paused.
     pub paused: Paused,
 }
 
-/// Which domain is meant, and whether it may be woken.
+/// Selects the domain, and decides whether it may be woken.
 pub fn admit<'a>(
     found: Found<'a>,
     rules: &'a Rules,
@@ -95,7 +96,8 @@ pub fn admit<'a>(
     }
 }
 
-/// The first rule that takes the packet as it is decides; else what is nearest to being allowed.
+/// The first rule whose conditions are all met decides. Otherwise the metadata can allow the domain. If it does not,
+/// the result names a rule that failed at the password, or else at another condition.
 fn judge<'a>(
     domain: &'a Domain,
     rules: &'a Rules,
@@ -103,49 +105,49 @@ fn judge<'a>(
     details: &PacketDetails,
     password: Presented<'_>,
 ) -> Admission<'a> {
-    let mut refusal = Admission::NotAllowed(domain);
+    let mut denial = Admission::NotAllowed(domain);
     for rule in rules.matching(domain, mac) {
         if !rule.accepts(details) {
-            if let Admission::NotAllowed(_) = refusal {
-                refusal = Admission::ConditionsNotMet(domain, rule);
+            if let Admission::NotAllowed(_) = denial {
+                denial = Admission::ConditionsNotMet(domain, rule);
             }
             continue;
         }
-        let right = rule.secure_on().is_none_or(|expected| match password {
+        let is_correct = rule.secure_on().is_none_or(|expected| match password {
             Presented::Fetched(Some(password)) => expected.accepts(password),
             Presented::Fetched(None) | Presented::NotFetched => false,
         });
-        if right {
+        if is_correct {
             let grant = Grant { rule: Some(rule.to_string()), paused: rule.paused() };
             return Admission::Admitted(domain, grant);
         }
         if details.secure_on && matches!(password, Presented::NotFetched) {
             return Admission::FetchPassword(domain, rule);
         }
-        if !matches!(refusal, Admission::BadPassword(..)) {
-            refusal = Admission::BadPassword(domain, rule);
+        if !matches!(denial, Admission::BadPassword(..)) {
+            denial = Admission::BadPassword(domain, rule);
         }
     }
     if rules.allowed_by_metadata(domain) {
         let grant = Grant { rule: Some(METADATA.to_owned()), paused: Paused::Resume };
         return Admission::Admitted(domain, grant);
     }
-    refusal
+    denial
 }
 
-/// Whether a wake has waited for too long.
+/// Whether a wake was held for too long.
 #[must_use]
 pub fn has_expired(age: Duration, hold: Duration) -> bool {
     age > hold
 }
 
-/// Whether a packet comes too soon after the last wake that succeeded. A call never does.
+/// Whether the wake falls into the cool-down after the last success. It applies to packets only.
 #[must_use]
 pub fn cools_down(trigger: Trigger, since_success: Option<Duration>, cool_down: Duration) -> bool {
     trigger == Trigger::Packet && since_success.is_some_and(|since| since < cool_down)
 }
 
-/// What is done for a wake.
+/// The result of [`act`].
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -153,35 +155,38 @@ pub enum Action {
     Start,
     /// Resume the domain.
     Resume,
-    /// Wake the guest up, which has suspended itself.
+    /// Wake up the suspended guest.
     WakeUp,
-    /// Wait for it to be off, then decide again.
+    /// Wait until the domain is shut off, then decide again.
     AwaitOff,
-    /// Wait for whatever has paused it for a while, then decide again.
+    /// Wait for the operation that has paused the domain, then decide again.
     AwaitPause,
-    /// Nothing: it has this outcome already.
+    /// Do nothing. The wake has this outcome, for this reason.
     Nothing(Outcome, String),
 }
 
-/// What the state of a domain calls for.
+/// Selects the action for the state of a domain.
 pub fn act(state: State, paused: Paused) -> Action {
-    let failed = || Action::Nothing(Outcome::Failed, format!("it is {state}: a wake does not change that"));
+    let failed =
+        || Action::Nothing(Outcome::Failed, format!("the domain is {state}; a wake cannot change that"));
     match state {
         State::ShutOff | State::Saved => Action::Start,
         State::MigratedAway => {
-            let reason = "it runs on the host that it has migrated to; wake it there".to_owned();
+            let reason = "the domain has migrated to another host; wake it there".to_owned();
             Action::Nothing(Outcome::MigratedAway, reason)
         }
-        State::Running => Action::Nothing(Outcome::AlreadyRunning, "it runs".to_owned()),
+        State::Running => {
+            Action::Nothing(Outcome::AlreadyRunning, "the domain is already running".to_owned())
+        }
         State::Suspended => Action::WakeUp,
         State::ShuttingDown => Action::AwaitOff,
         State::Crashed | State::Unknown => failed(),
         State::Paused(pause) => match pause {
-            // libvirt tells no reason where it has forgotten it: nothing speaks against resuming then.
+            // libvirt reports no reason after it has lost it, as in a restart: resuming is safe then.
             Pause::User | Pause::FromSnapshot | Pause::Restored | Pause::Unknown => match paused {
                 Paused::Resume => Action::Resume,
                 Paused::Leave => {
-                    let reason = format!("it is {state}, and its rule says paused = \"leave\"");
+                    let reason = format!("the domain is {state}, and the rule contains paused = \"leave\"");
                     Action::Nothing(Outcome::NotAllowed, reason)
                 }
             },
@@ -201,9 +206,9 @@ pub fn act(state: State, paused: Paused) -> Action {
     }
 }
 
-/// Whether a domain that was just started is to be resumed: it was saved while it was paused.
+/// Whether a domain must be resumed after its start, because it was saved while it was paused.
 ///
-/// Perhaps it is not seen yet that this is no migration.
+/// Right after the start, such a domain can still appear to be migrating.
 #[must_use]
 pub fn is_restored_paused(state: State) -> bool {
     matches!(

@@ -21,15 +21,15 @@ fn domain(name: &str) -> Domain {
 
 fn rules(rules: &[&str]) -> Rules {
     #[derive(Deserialize)]
-    struct File {
+    struct RuleFile {
         #[serde(default)]
         allow: Vec<Rule>,
     }
     let text: String = rules.iter().map(|rule| format!("[[allow]]\n{rule}\n")).collect();
-    Rules::new(toml::from_str::<File>(&text).unwrap().allow, true)
+    Rules::new(toml::from_str::<RuleFile>(&text).unwrap().allow, true)
 }
 
-/// The admission in short: the domain that is admitted, by which rule; or what it is instead.
+/// The admission in short: the admitted domain and the rule, or why it was not admitted.
 fn short(names: &[&str], allow: &[&str], trigger: Trigger) -> String {
     let domains: Vec<Domain> = names.iter().map(|name| domain(name)).collect();
     let rules = rules(allow);
@@ -51,7 +51,7 @@ fn shown(admission: Admission<'_>) -> String {
         Admission::Unknown => "unknown".to_owned(),
         Admission::Ambiguous(domains) => format!("ambiguous: {}", domains.len()),
         Admission::NotAllowed(domain) => format!("not allowed: {}", domain.name),
-        Admission::ConditionsNotMet(_, rule) => format!("refused: {rule}"),
+        Admission::ConditionsNotMet(_, rule) => format!("not accepted: {rule}"),
         Admission::FetchPassword(_, rule) => format!("fetch: {rule}"),
         Admission::BadPassword(_, rule) => format!("bad: {rule}"),
         Admission::Admitted(domain, Grant { rule: None, .. }) => domain.name.clone(),
@@ -72,10 +72,10 @@ fn admits_what_the_rules_allow() {
         (&["win"], &[linux], Packet, "not allowed: win"),
         (&["win"], &[win], Packet, "win: domain = \"win\""),
         (&["win"], &[linux, mac], Packet, "win: mac = \"52:54:*\""),
-        // The allowlist is for packets.
+        // The rules apply to packets only.
         (&["win"], &[], Call, "win"),
         (&["win"], &[win], Call, "win: domain = \"win\""),
-        // One MAC in two domains starts neither, unless a rule names one of them.
+        // A MAC address of two domains wakes neither, unless a rule names one of them.
         (&["win", "linux"], &[], Packet, "ambiguous: 2"),
         (&["win", "linux"], &[], Call, "ambiguous: 2"),
         (&["win", "linux"], &[mac], Packet, "ambiguous: 2"),
@@ -89,7 +89,7 @@ fn admits_what_the_rules_allow() {
     }
 }
 
-/// What comes of a packet on this interface, with this password, by these rules.
+/// The admission of a packet on this interface, with this password, by these rules.
 fn packet(
     allow: &Rules,
     opt_in: bool,
@@ -107,7 +107,7 @@ fn packet(
     shown(admit(Found::One(&domain), allow, MAC, Requester::Packet(&details, presented)))
 }
 
-/// Rules with their password, from a file.
+/// Rules that require this password.
 fn secured(allow: &[&str], password: &str) -> Rules {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), password).unwrap();
@@ -120,19 +120,19 @@ fn secured(allow: &[&str], password: &str) -> Rules {
 }
 
 #[test]
-fn asks_for_the_password_only_where_a_rule_does() {
-    let right = Password::Four([1, 2, 3, 4]);
+fn fetches_the_password_only_if_a_rule_requires_it() {
+    let correct = Password::Four([1, 2, 3, 4]);
     let wrong = Password::Four([1, 2, 3, 5]);
     let starts = |text: String, expected: &str| assert!(text.starts_with(expected), "{text}: {expected}");
     let one = secured(&["domain = \"win\"\ninterfaces = [\"br0\"]\nSECURE"], "1.2.3.4");
-    starts(packet(&one, false, "br0", Some(&right), false), "fetch");
-    starts(packet(&one, false, "br0", Some(&right), true), "win: ");
+    starts(packet(&one, false, "br0", Some(&correct), false), "fetch");
+    starts(packet(&one, false, "br0", Some(&correct), true), "win: ");
     starts(packet(&one, false, "br0", Some(&wrong), true), "bad");
     starts(packet(&one, false, "br0", None, false), "bad");
-    starts(packet(&one, false, "br1", Some(&right), false), "refused");
+    starts(packet(&one, false, "br1", Some(&correct), false), "not accepted");
     starts(packet(&rules(&["domain = \"win\""]), false, "br0", Some(&wrong), false), "win: ");
     starts(packet(&rules(&[]), false, "br0", Some(&wrong), false), "not allowed");
-    // Another rule, or the domain itself, may ask for none.
+    // Another rule, or the metadata, can allow it without a password.
     let two = secured(&["domain = \"win\"\nSECURE", "mac = \"*\"\ninterfaces = [\"br0\"]"], "1.2.3.4");
     starts(packet(&two, false, "br0", None, false), "win: mac");
     starts(packet(&two, false, "br0", Some(&wrong), true), "win: mac");
@@ -142,7 +142,7 @@ fn asks_for_the_password_only_where_a_rule_does() {
 }
 
 #[test]
-fn acts_by_the_state() {
+fn selects_the_action_for_each_state() {
     use State::*;
     let nothing = |outcome| Err(outcome);
     for (state, action) in [
@@ -177,21 +177,20 @@ fn acts_by_the_state() {
         }
     }
     let Action::Nothing(Outcome::NotAllowed, reason) = act(Paused(Pause::User), super::Paused::Leave) else {
-        panic!("it is left")
+        panic!("the domain stays paused")
     };
     assert!(reason.contains("leave"), "{reason}");
     assert_eq!(act(ShutOff, super::Paused::Leave), Action::Start);
 }
 
 #[test]
-fn each_outcome_has_a_name_of_its_own() {
+fn outcomes_have_different_names() {
     let names: BTreeSet<&str> = Outcome::ALL.into_iter().map(Outcome::as_str).collect();
     assert_eq!(names.len(), Outcome::ALL.len());
 }
 
 proptest::proptest! {
-    /// What a packet is allowed does not depend on where its refused copies came in, nor does a rule
-    /// take away what another one gives.
+    /// Each rule only adds permissions: a packet that is allowed by some rules is allowed by more rules.
     #[test]
     fn more_rules_never_allow_less(
         interfaces in proptest::collection::vec("br[0-3]", 0..4),
@@ -211,9 +210,9 @@ proptest::proptest! {
         }
     }
 
-    /// Only packets cool down, only after a success, and only for so long.
+    /// The cool-down applies to packets only, only after a success, and ends.
     #[test]
-    fn the_cool_down_has_an_end(since in proptest::option::of(0_u64..20_000), cool_down in 0_u64..10_000) {
+    fn the_cool_down_ends(since in proptest::option::of(0_u64..20_000), cool_down in 0_u64..10_000) {
         let (since, cool_down) = (since.map(Duration::from_millis), Duration::from_millis(cool_down));
         proptest::prop_assert!(!cools_down(Trigger::Call, since, cool_down));
         proptest::prop_assert_eq!(

@@ -1,26 +1,28 @@
-//! A rule as it is written in the configuration.
+//! Reads a rule from the configuration.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use wakevirt_service::config;
+use wakevirt_service::config::{self, InterfacePattern};
 
-use super::pattern::{DomainPattern, InterfacePattern, MacPattern, Source};
-use super::{Paused, Rule, Target};
-use crate::policy::MAX_URI;
+use super::pattern::{DomainPattern, MacPattern, SourcePattern};
+use super::rule::{Paused, Rule, Selector};
 use crate::policy::secure_on::SecureOn;
 
+/// The longest URI of a hypervisor, in bytes.
+pub(crate) const MAX_URI: usize = 1024;
 /// The most interfaces in a rule.
 const MAX_INTERFACES: usize = 32;
 /// The most sources in a rule.
 const MAX_SOURCES: usize = 256;
 /// The most VLANs in a rule.
 const MAX_VLANS: usize = 64;
-/// The greatest VLAN: IEEE 802.1Q-2018 table 9-2.
+/// The highest VLAN ID: IEEE 802.1Q-2018 table 9-2.
 const MAX_VLAN: u32 = 4094;
+
 /// The keys of a rule.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct Written {
+struct RawRule {
     domain: Option<DomainPattern>,
     mac: Option<MacPattern>,
     #[serde(default, deserialize_with = "connection")]
@@ -30,7 +32,7 @@ pub(super) struct Written {
     #[serde(default, deserialize_with = "vlans")]
     vlans: Option<Vec<u16>>,
     #[serde(default, deserialize_with = "sources")]
-    sources: Option<Vec<Source>>,
+    sources: Option<Vec<SourcePattern>>,
     secure_on: Option<SecureOn>,
     paused: Option<Paused>,
 }
@@ -50,7 +52,7 @@ fn vlans<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<u16>>, D::Err
     Ok(Some(vlans.into_iter().map(|vlan| vlan.0).collect()))
 }
 
-/// A VLAN as a rule names it: 0 for none.
+/// A VLAN ID, or 0 for untagged frames.
 struct Vlan(u16);
 
 impl<'de> Deserialize<'de> for Vlan {
@@ -60,23 +62,29 @@ impl<'de> Deserialize<'de> for Vlan {
     }
 }
 
-fn sources<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<Source>>, D::Error> {
+fn sources<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<SourcePattern>>, D::Error> {
     config::list(input, MAX_SOURCES, "sources").map(Some)
 }
 
-impl TryFrom<Written> for Rule {
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        Self::try_from(RawRule::deserialize(input)?).map_err(D::Error::custom)
+    }
+}
+
+impl TryFrom<RawRule> for Rule {
     type Error = &'static str;
 
-    fn try_from(written: Written) -> Result<Self, Self::Error> {
-        let Written { domain, mac, connection, interfaces, vlans, sources, secure_on, paused } = written;
-        let target = match (domain, mac) {
-            (Some(domain), None) => Target::Domain(domain),
-            (None, Some(mac)) => Target::Mac(mac),
+    fn try_from(raw: RawRule) -> Result<Self, Self::Error> {
+        let RawRule { domain, mac, connection, interfaces, vlans, sources, secure_on, paused } = raw;
+        let selector = match (domain, mac) {
+            (Some(domain), None) => Selector::Domain(domain),
+            (None, Some(mac)) => Selector::Mac(mac),
             (None, None) => {
-                return Err("a rule allows a domain or a MAC address; add domain = \"…\" or mac = \"…\"");
+                return Err("a rule needs a domain or a MAC address; add domain = \"…\" or mac = \"…\"");
             }
             (Some(_), Some(_)) => {
-                return Err("a rule has either domain or mac, not both; make two rules of it");
+                return Err("a rule can contain either domain or mac; write two rules");
             }
         };
         let lists = [
@@ -86,9 +94,9 @@ impl TryFrom<Written> for Rule {
         ];
         if lists.contains(&true) {
             return Err(
-                "an empty list allows nothing; leave interfaces, vlans or sources out to allow all of them",
+                "an empty list matches nothing; to match all interfaces, vlans or sources, remove the key",
             );
         }
-        Ok(Self { target, connection, interfaces, vlans, sources, secure_on, paused })
+        Ok(Self { selector, connection, interfaces, vlans, sources, secure_on, paused })
     }
 }

@@ -8,13 +8,15 @@ use uuid::Uuid;
 use super::pattern::octets;
 use super::*;
 use crate::model::{Id, State};
+use serde::Deserialize;
+use wakevirt_protocol::bus::PacketDetails;
 
 fn rules(text: &str) -> Rules {
     #[derive(Deserialize)]
-    struct File {
+    struct RuleFile {
         allow: Vec<Rule>,
     }
-    Rules::new(toml::from_str::<File>(text).unwrap().allow, true)
+    Rules::new(toml::from_str::<RuleFile>(text).unwrap().allow, true)
 }
 
 fn domain(name: &str) -> Domain {
@@ -38,13 +40,13 @@ fn allows_domains_by_name_glob_and_uuid() {
         ("win11", "win110", false),
         ("win11", "Win11", false),
         ("win*", "win11", true),
-        ("*", "anything at all", true),
+        ("*", "any name", true),
         ("web-[0-9]", "web-3", true),
         ("web-[0-9]", "web-10", false),
         ("vm[1]", "vm[1]", true),
         ("{a,b}", "b", true),
-        ("00000000-0000-0000-0000-000000000007", "whatever", true),
-        ("00000000-0000-0000-0000-000000000008", "whatever", false),
+        ("00000000-0000-0000-0000-000000000007", "any", true),
+        ("00000000-0000-0000-0000-000000000008", "any", false),
     ] {
         let rules = rules(&format!("[[allow]]\ndomain = {pattern:?}"));
         assert_eq!(rules.allowed_by(&domain(name), mac()).is_some(), allowed, "{pattern} {name}");
@@ -67,12 +69,12 @@ fn allows_by_mac_address() {
     ] {
         let rules = rules(&format!("[[allow]]\nmac = {pattern:?}"));
         assert_eq!(rules.allowed_by(&domain("any"), mac()).is_some(), allowed, "{pattern}");
-        assert!(!rules.any_names(&domain("any")), "a MAC address names no domain");
+        assert!(!rules.any_names(&domain("any")), "a rule with a MAC address names no domain");
     }
 }
 
 #[test]
-fn the_first_rule_that_fits_is_named() {
+fn the_first_matching_rule_is_shown() {
     let rules = rules("[[allow]]\nmac = \"aa:*\"\n[[allow]]\ndomain = \"w*\"\n[[allow]]\ndomain = \"win11\"");
     assert_eq!(rules.allowed_by(&domain("win11"), mac()).unwrap(), "domain = \"w*\"");
     let aa = MacAddr::new([0xaa; 6]);
@@ -85,7 +87,7 @@ fn nothing_is_allowed_by_default() {
 }
 
 #[test]
-fn refuses_what_is_no_pattern() {
+fn rejects_invalid_patterns() {
     for text in ["", "52:54", "52:54:*:00", "52:54:00:12:34:5*", "52:54:00:12:34:56:*", "**", "5*:*", "x:*"] {
         assert!(octets(text).is_none(), "{text}");
     }
@@ -94,8 +96,8 @@ fn refuses_what_is_no_pattern() {
     }
 }
 
-/// Which of these domains the pattern means, once all of them are known.
-fn meant<'a>(pattern: &str, names: &[&'a str]) -> Vec<&'a str> {
+/// The domains that the pattern matches once all of them are known.
+fn matched<'a>(pattern: &str, names: &[&'a str]) -> Vec<&'a str> {
     let mut rules = rules(&format!("[[allow]]\ndomain = {pattern:?}"));
     for name in names {
         let _ = rules.note_name(&domain(name));
@@ -104,7 +106,7 @@ fn meant<'a>(pattern: &str, names: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_name_with_the_characters_of_a_glob_means_that_domain_alone() {
+fn a_name_with_characters_of_a_glob_matches_that_domain_alone() {
     for (pattern, names, expected) in [
         ("win[1]", &["win1", "win[1]"] as &[_], &["win[1]"] as &[_]),
         ("win[1]", &["win1", "win2"], &["win1"]),
@@ -118,35 +120,35 @@ fn a_name_with_the_characters_of_a_glob_means_that_domain_alone() {
         ("web-*", &["web-1", "web-*", "web-2"], &["web-*"]),
         ("{a,b}", &["a", "b", "c"], &["a", "b"]),
     ] {
-        assert_eq!(meant(pattern, names), expected, "{pattern}");
+        assert_eq!(matched(pattern, names), expected, "{pattern}");
     }
 }
 
 #[test]
-fn a_rule_allows_no_other_domain_because_the_one_it_names_has_gone() {
+fn the_removal_of_a_domain_allows_no_other_domain() {
     let mut rules = rules("[[allow]]\ndomain = \"win[1]\"\nconnection = \"test:///\"");
     let mut elsewhere = domain("win[1]");
     elsewhere.id.connection = "lxc:///".into();
     assert!(rules.note_name(&elsewhere).is_empty(), "the rule is for another connection");
     assert!(rules.any_names(&domain("win1")));
     assert_eq!(rules.note_name(&domain("win[1]")), ["domain = \"win[1]\", connection = \"test:///\""]);
-    assert!(rules.note_name(&domain("win[1]")).is_empty(), "told once");
+    assert!(rules.note_name(&domain("win[1]")).is_empty(), "returned only once");
     assert!(!rules.any_names(&domain("win1")));
     assert!(rules.any_names(&domain("win[1]")));
 }
 
 proptest! {
-    /// Whatever domains are called: the text of a name means the domain of that name and no other.
+    /// For any set of domains: the name of a domain matches that domain and no other.
     #[test]
-    fn the_exact_name_goes_first(names in btree_set(r"[ab\[\]{},*?!\\-]{1,6}", 1..20), which: Index) {
+    fn an_exact_name_matches_that_domain_alone(names in btree_set(r"[ab\[\]{},*?!\\-]{1,6}", 1..20), which: Index) {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let pattern = *which.get(&names);
-        prop_assert_eq!(meant(pattern, &names), [pattern]);
+        prop_assert_eq!(matched(pattern, &names), [pattern]);
     }
 
-    /// To know one more domain never allows one that was not allowed before.
+    /// A further known domain never allows one that was not allowed before.
     #[test]
-    fn to_know_more_domains_allows_no_more(
+    fn more_known_domains_never_allow_more(
         pattern in r"[ab\[\]{},*?!\\-]{1,6}",
         names in vec(r"[ab\[\]{},*?!-]{1,4}", 1..10),
     ) {
@@ -162,7 +164,7 @@ proptest! {
 }
 
 #[test]
-fn lists_are_bounded_and_told_in_part() {
+fn lists_are_bounded_and_shortened() {
     let rule = |key: &str, count: usize| {
         let value = |number: usize| format!("\"10.0.{}.{}\"", number / 256, number % 256);
         let values: Vec<String> = (0..count).map(value).collect();
@@ -190,7 +192,7 @@ fn details(interface: &str, source: Option<&str>, source_mac: Option<&str>) -> P
 }
 
 #[test]
-fn knows_an_interface_by_each_of_its_names() {
+fn matches_an_interface_by_each_of_its_names() {
     let mut packet = details("eth0", None, None);
     packet.alternatives = vec!["enp1s0".to_owned(), "uplink-of-the-house".to_owned()];
     for (pattern, taken) in
@@ -257,7 +259,7 @@ fn narrows_by_vlan() {
 }
 
 #[test]
-fn a_rule_may_be_for_one_connection() {
+fn a_rule_can_be_limited_to_one_connection() {
     let rules = rules("[[allow]]\ndomain = \"*\"\nconnection = \"lxc:///\"");
     assert!(!rules.any_names(&domain("a")));
     let mut other = domain("a");
@@ -267,7 +269,7 @@ fn a_rule_may_be_for_one_connection() {
 }
 
 #[test]
-fn a_domain_may_allow_itself() {
+fn metadata_can_allow_a_domain() {
     let own = Domain { opt_in: true, ..domain("a") };
     assert_eq!(Rules::new(Vec::new(), true).allowed_by(&own, mac()).as_deref(), Some(METADATA));
     assert_eq!(Rules::new(Vec::new(), false).allowed_by(&own, mac()), None);

@@ -1,0 +1,184 @@
+//! One rule.
+
+use core::fmt;
+
+use serde::Deserialize;
+use wakevirt_protocol::MacAddr;
+use wakevirt_protocol::bus::PacketDetails;
+use wakevirt_service::config::InterfacePattern;
+use wakevirt_service::logs::quoted;
+
+use super::pattern::{DomainPattern, MacPattern, SourcePattern};
+use crate::model::Domain;
+use crate::policy::secure_on::SecureOn;
+
+/// How many items of each list are shown if a rule is shown in one line.
+const MAX_SHOWN: usize = 3;
+
+/// What to do with a domain that a user has paused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Paused {
+    /// Resume it.
+    #[default]
+    Resume,
+    /// Leave it paused.
+    Leave,
+}
+
+/// A table `[[allow]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    pub(super) selector: Selector,
+    pub(super) connection: Option<String>,
+    pub(super) interfaces: Option<Vec<InterfacePattern>>,
+    pub(super) vlans: Option<Vec<u16>>,
+    pub(super) sources: Option<Vec<SourcePattern>>,
+    pub(super) secure_on: Option<SecureOn>,
+    pub(super) paused: Option<Paused>,
+}
+
+/// The domains that a rule allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Selector {
+    Domain(DomainPattern),
+    Mac(MacPattern),
+}
+
+impl Rule {
+    /// Whether the rule matches this domain or MAC address, without regard to its conditions for the packet.
+    pub(super) fn matches(&self, domain: &Domain, mac: MacAddr) -> bool {
+        self.matches_connection(domain)
+            && match &self.selector {
+                Selector::Domain(pattern) => pattern.matches(domain),
+                Selector::Mac(pattern) => pattern.matches(mac),
+            }
+    }
+
+    /// The interface names in the rule, without globs.
+    pub fn named_interfaces(&self) -> impl Iterator<Item = &str> {
+        self.interfaces.iter().flatten().filter_map(InterfacePattern::name)
+    }
+
+    /// The number of globs in the rule. A glob takes much more memory than its text.
+    #[must_use]
+    pub fn globs(&self) -> usize {
+        let domain = matches!(&self.selector, Selector::Domain(pattern) if pattern.is_glob());
+        let interfaces = self.interfaces.iter().flatten().filter(|it| it.name().is_none());
+        usize::from(domain) + interfaces.count()
+    }
+
+    /// Whether the rule selects domains by name or UUID, not by MAC address.
+    #[must_use]
+    pub const fn is_for_domains(&self) -> bool {
+        matches!(self.selector, Selector::Domain(_))
+    }
+
+    /// Whether the rule names this domain, by name, glob or UUID.
+    #[must_use]
+    pub fn names(&self, domain: &Domain) -> bool {
+        self.matches_connection(domain)
+            && matches!(&self.selector, Selector::Domain(pattern) if pattern.matches(domain))
+    }
+
+    /// Records that a domain has this name. Returns whether the rule was a glob until now, and matches only this
+    /// domain from now on.
+    pub(super) fn note_name(&mut self, domain: &Domain) -> bool {
+        match (self.matches_connection(domain), &mut self.selector) {
+            (true, Selector::Domain(pattern)) => pattern.note_name(&domain.name),
+            _ => false,
+        }
+    }
+
+    fn matches_connection(&self, domain: &Domain) -> bool {
+        self.connection.as_deref().is_none_or(|uri| uri == &*domain.id.connection)
+    }
+
+    /// Whether the rule accepts packets from this interface, VLAN and source.
+    #[must_use]
+    pub fn accepts(&self, details: &PacketDetails) -> bool {
+        // A packet without a known interface matches no pattern.
+        let interface = |interfaces: &Vec<InterfacePattern>| {
+            interfaces.iter().any(|it| details.interface_names().any(|name| it.matches(name)))
+        };
+        let source = |sources: &Vec<SourcePattern>| sources.iter().any(|it| it.matches(details));
+        // A UDP socket does not report the VLAN, so such a packet matches none.
+        let vlan = |vlans: &Vec<u16>| details.vlan.is_some_and(|vlan| vlans.contains(&vlan));
+        self.interfaces.as_ref().is_none_or(interface)
+            && self.vlans.as_ref().is_none_or(vlan)
+            && self.sources.as_ref().is_none_or(source)
+    }
+
+    /// Describes the packets that the rule does not accept, for one like this.
+    #[must_use]
+    pub const fn mismatch(&self, details: &PacketDetails) -> &'static str {
+        match (&self.vlans, details.vlan) {
+            (Some(_), None) => "with an unknown VLAN",
+            _ => "from this interface, VLAN or source",
+        }
+    }
+
+    /// The password that the packet must contain.
+    #[must_use]
+    pub const fn secure_on(&self) -> Option<&SecureOn> {
+        self.secure_on.as_ref()
+    }
+
+    pub(super) const fn secure_on_mut(&mut self) -> Option<&mut SecureOn> {
+        self.secure_on.as_mut()
+    }
+
+    /// What to do with a domain that a user has paused.
+    #[must_use]
+    pub fn paused(&self) -> Paused {
+        self.paused.unwrap_or_default()
+    }
+
+    /// The keys with their values, in the format of `actor.toml`.
+    pub fn keys(&self) -> impl Iterator<Item = String> {
+        self.keys_with(usize::MAX)
+    }
+
+    /// The keys with at most this many items of each list.
+    fn keys_with(&self, most: usize) -> impl Iterator<Item = String> {
+        let selector = match &self.selector {
+            Selector::Domain(pattern) => format!("domain = {}", quoted(pattern.text())),
+            Selector::Mac(pattern) => format!("mac = {}", quoted(pattern.text())),
+        };
+        let interfaces =
+            self.interfaces.as_ref().map(|it| list("interfaces", it, most, |it| quoted(it.text())));
+        let vlans = self.vlans.as_ref().map(|it| list("vlans", it, most, |vlan| vlan));
+        let sources = self.sources.as_ref().map(|it| list("sources", it, most, |it| quoted(it.text())));
+        let paused = self.paused.map(|paused| match paused {
+            Paused::Resume => "paused = \"resume\"".to_owned(),
+            Paused::Leave => "paused = \"leave\"".to_owned(),
+        });
+        [
+            Some(selector),
+            self.connection.as_ref().map(|uri| format!("connection = {}", quoted(uri))),
+            interfaces,
+            vlans,
+            sources,
+            self.secure_on.as_ref().map(|it| format!("secure-on = {}", quoted(it.text()))),
+            paused,
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+fn list<'a, T, D: fmt::Display>(key: &str, values: &'a [T], most: usize, shown: fn(&'a T) -> D) -> String {
+    let texts: Vec<String> = values.iter().take(most).map(|value| shown(value).to_string()).collect();
+    let more = match values.len().saturating_sub(most) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{key} = [{}{more}]", texts.join(", "))
+}
+
+impl fmt::Display for Rule {
+    /// The rule in one line, with the first items of long lists.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.keys_with(MAX_SHOWN).collect::<Vec<_>>().join(", "))
+    }
+}
