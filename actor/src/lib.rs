@@ -1,9 +1,8 @@
-//! wakevirt's actor: hears announced magic packets and starts the domains that may be woken.
+//! The actor: receives announced magic packets and wakes the domains that the policy allows.
 //!
-//! Rooms, each of which may use those above it: [`model`] holds the values that the others exchange,
+//! Modules, each of which may use those before it: [`model`] holds the values that the others exchange,
 //! [`policy`] decides, [`config`] reads the configuration, [`announcer`] receives packets from capture,
-//! [`hypervisor`] reaches what runs domains, [`engine`] holds all state in one task, and [`api`] is the
-//! D-Bus interface.
+//! [`hypervisor`] connects to hypervisors, [`engine`] holds all state in one task, and [`api`] is the D-Bus interface.
 
 pub mod announcer;
 pub mod api;
@@ -26,39 +25,39 @@ pub use error::Error;
 
 use crate::hypervisor::Driver;
 
-/// Runs the service with this kind of hypervisor until it is asked to exit.
+/// Runs the service with this kind of hypervisor until a signal asks it to exit.
 ///
 /// # Errors
-/// If it cannot start, or another instance runs.
+/// If it cannot start, or another instance is running.
 pub fn run<D: Driver>(options: &Options) -> Result<(), Error> {
-    privilege::give_up()?;
+    privilege::drop_all()?;
     if options.common.check {
         return check(options);
     }
     let config = config::Config::load(options)?;
     D::prepare(&config.connections).map_err(Error::Start)?;
     let logs = logs::init(config.log, options.common.log_to)?;
-    // Held until the process has ended.
+    // Locked until the process exits.
     let _lock = engine::state_file::lock()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;
     let result = runtime.block_on(daemon::run::<D>(options, config, &logs));
     engine::state_file::mark_clean_exit();
     lifecycle::stopping();
-    // Does not wait for a call in progress: the hypervisor completes it.
+    // Do not wait for calls in progress: the hypervisor completes them.
     runtime.shutdown_background();
     result
 }
 
-/// Reads the configuration, and shows it unless the caller wants to know only what is wrong.
+/// Reads the configuration, and prints it unless `--quiet` is set.
 fn check(options: &Options) -> Result<(), Error> {
-    let (config, left_out) = config::Config::check(options)?;
+    let (config, skipped) = config::Config::check(options)?;
     if options.common.quiet {
         return Ok(());
     }
     let mut out = std::io::stdout().lock();
-    writeln!(out, "# The configuration is good:\n{config}").map_err(Error::Start)?;
-    for password in left_out {
-        writeln!(out, "# Not read, since the service manager passes it to the service alone: {password}")
+    writeln!(out, "# The configuration is valid:\n{config}").map_err(Error::Start)?;
+    for password in skipped {
+        writeln!(out, "# Not read, because only the service can read it: {password}")
             .map_err(Error::Start)?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The configuration: `actor.toml`.
+//! The configuration: `actor.toml` and the command line.
 
 mod options;
 
@@ -7,67 +7,67 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
-use wakevirt_service::config::{self, HumanDuration};
-use wakevirt_service::logs::{Level, quoted};
+use wakevirt_service::config::{self, HumanDuration, toml_array};
+use wakevirt_service::logs::Level;
 use wakevirt_service::user::service_uid;
 
 use crate::Error;
 use crate::policy::alias::Alias;
-use crate::policy::rules::{Rule, Rules};
-use crate::policy::{MAX_URI, Policy, Times};
+use crate::policy::rules::{MAX_URI, Rule, Rules};
+use crate::policy::{Policy, Times};
 use crate::privilege::USER;
 pub use options::Options;
 
-/// The administrator's file, where the command line names no other.
+/// The administrator's file, unless `--config` names another.
 const FILE: &str = "/etc/wakevirt/actor.toml";
-/// Where domains are looked for if nothing else is said.
+/// The default hypervisor.
 const DEFAULT_URI: &str = "qemu:///system";
-/// The most hypervisors.
+/// The maximum number of hypervisors.
 const MAX_CONNECTIONS: usize = 16;
-/// The most globs, in all rules and aliases: each takes some 10 to 75 KiB.
+/// The maximum number of globs in all rules and aliases. Each takes about 10 to 75 KiB.
 const MAX_GLOBS: usize = 1024;
-/// The shortest time for which a wake may wait for its hypervisor: a packet that has become older than `hold` on its
-/// way to the actor wakes nothing.
+/// The minimum of `hold`: a packet that takes longer to reach the actor wakes nothing.
 const MIN_HOLD: Duration = Duration::from_secs(1);
-/// The longest time for which a wake may wait for its hypervisor.
+/// The maximum of `hold`.
 const MAX_HOLD: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The longest time for which a wake may wait for a domain that is shutting down.
+/// The maximum of `shutdown-wait`.
 const MAX_SHUTDOWN_WAIT: Duration = Duration::from_secs(24 * 3600);
-/// The longest time for which packets may do nothing after a wake.
+/// The maximum of `cool-down`.
 const MAX_COOL_DOWN: Duration = Duration::from_secs(24 * 3600);
-/// The most rules, and the most aliases: each is looked at for each packet or domain.
+/// The maximum number of rules, and of aliases. Each packet or domain is compared with all of them.
 const MAX_TABLES: usize = 1024;
 
-/// The configuration as it is in force.
+/// The configuration in effect: files, options and defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The hypervisors' URIs (<https://libvirt.org/uri.html>).
     pub connections: Vec<String>,
-    /// How much is logged.
+    /// The log level.
     pub log: Level,
-    /// What the actor decides by.
+    /// The part that decisions depend on.
     pub policy: Policy,
 }
 
 impl Config {
-    /// Reads the configuration files, and the passwords that rules ask for; options go before the files.
+    /// Reads the configuration files, and the passwords of the rules. Options take precedence over the files.
     ///
     /// # Errors
-    /// The error names the file, and the line where there is one, and says what to do.
+    /// The error names the file, and if possible the line, and says what to do.
     pub fn load(options: &Options) -> Result<Self, Error> {
         let mut config = Self::read(options)?;
         config.policy.rules.read_passwords()?;
         Ok(config)
     }
 
-    /// As [`Self::load`], for `--check`: returns also the passwords that only the service can read.
+    /// Like [`Self::load`], for `--check`. Also returns the passwords that only the service can read, and does not read
+    /// them.
     ///
     /// # Errors
-    /// As [`Self::load`].
+    /// Like [`Self::load`].
     pub fn check(options: &Options) -> Result<(Self, Vec<String>), Error> {
         let mut config = Self::read(options)?;
-        let left_out = config.policy.rules.try_passwords()?;
-        Ok((config, left_out))
+        let skipped = config.policy.rules.read_available_passwords()?;
+        Ok((config, skipped))
     }
 
     fn read(options: &Options) -> Result<Self, Error> {
@@ -75,11 +75,11 @@ impl Config {
             connections(&options.connect)
                 .map_err(|problem| config::Error::Option { option: "--connect", problem })?;
         }
-        let file: File = config::load(options.common.config.as_deref(), service_uid(USER))?;
+        let file: ActorFile = config::load(options.common.config.as_deref(), service_uid(USER))?;
         Ok(Self::new(file, options))
     }
 
-    fn new(file: File, options: &Options) -> Self {
+    fn new(file: ActorFile, options: &Options) -> Self {
         let connections = match &options.connect[..] {
             [] => file.connections.map_or_else(|| vec![DEFAULT_URI.to_owned()], |it| it.0),
             uris => uris.to_vec(),
@@ -98,15 +98,14 @@ impl Config {
 }
 
 impl fmt::Display for Config {
-    /// As it could be written to a file.
+    /// In the format of `actor.toml`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let connections: Vec<String> = self.connections.iter().map(|uri| quoted(uri).to_string()).collect();
         let Policy { rules, aliases, times, file: _ } = &self.policy;
         let shown = |duration| format!("\"{}\"", HumanDuration::from(duration));
         write!(
             f,
-            "connections = [{}]\nmetadata = {}\nhold = {}\nshutdown-wait = {}\ncool-down = {}\nlog = \"{}\"",
-            connections.join(", "),
+            "connections = {}\nmetadata = {}\nhold = {}\nshutdown-wait = {}\ncool-down = {}\nlog = \"{}\"",
+            toml_array(&self.connections),
             rules.metadata(),
             shown(times.hold),
             shown(times.shutdown_wait),
@@ -120,10 +119,10 @@ impl fmt::Display for Config {
     }
 }
 
-/// What one file may say.
+/// The keys of one file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-struct File {
+struct ActorFile {
     connections: Option<Connections>,
     metadata: Option<bool>,
     #[serde(deserialize_with = "hold")]
@@ -160,7 +159,7 @@ fn alias<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Alias>, D::Error> {
     config::list(input, MAX_TABLES, "tables [[alias]]")
 }
 
-impl config::Layer for File {
+impl config::Layer for ActorFile {
     const SERVICE: &'static str = "actor";
 
     fn over(self, below: Self) -> Self {
@@ -171,7 +170,7 @@ impl config::Layer for File {
             shutdown_wait: self.shutdown_wait.or(below.shutdown_wait),
             cool_down: self.cool_down.or(below.cool_down),
             log: self.log.or(below.log),
-            // The first rule that fits is the one that is named: the administrator's goes first.
+            // The first matching rule is the one that is shown: the administrator's rules come first.
             allow: [self.allow, below.allow].concat(),
             alias: [self.alias, below.alias].concat(),
         }
@@ -181,21 +180,22 @@ impl config::Layer for File {
         for (key, tables) in [("allow", self.allow.len()), ("alias", self.alias.len())] {
             if tables > MAX_TABLES {
                 return Err(format!(
-                    "the files have more than {MAX_TABLES} tables [[{key}]] up to here, which are the most"
+                    "all files up to this one contain more than {MAX_TABLES} tables [[{key}]]; combine some of them"
                 ));
             }
         }
         let aliases = self.alias.iter().filter(|alias| alias.is_glob()).count();
         if aliases + self.allow.iter().map(Rule::globs).sum::<usize>() > MAX_GLOBS {
             return Err(format!(
-                "the files have more than {MAX_GLOBS} globs in [[allow]] and [[alias]] up to here, which are the most"
+                "all files up to this one contain more than {MAX_GLOBS} globs in [[allow]] and [[alias]]; combine some of \
+                 them"
             ));
         }
         Ok(())
     }
 }
 
-/// The hypervisors.
+/// The key `connections`.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<String>")]
 struct Connections(Vec<String>);
@@ -208,20 +208,20 @@ impl TryFrom<Vec<String>> for Connections {
     }
 }
 
-/// Whether these can be the hypervisors: one at least, each once, and each of them an URI as far as that shows.
+/// Checks a list of hypervisors: it is not empty, and contains no URI twice. The URIs themselves are not parsed.
 fn connections(uris: &[String]) -> Result<(), String> {
     if uris.is_empty() {
-        return Err("no connection; write one, such as \"qemu:///system\"".to_owned());
+        return Err("the list is empty; write at least one URI, such as \"qemu:///system\"".to_owned());
     }
     if uris.len() > MAX_CONNECTIONS {
-        return Err(format!("{} connections, {MAX_CONNECTIONS} are the most", uris.len()));
+        return Err(format!("{} connections; the maximum is {MAX_CONNECTIONS}", uris.len()));
     }
     if uris.iter().any(String::is_empty) {
         return Err("a URI is empty; write one such as \"qemu:///system\"".to_owned());
     }
     uris.iter().try_for_each(|uri| config::check_text(uri, MAX_URI))?;
     if uris.iter().collect::<BTreeSet<_>>().len() < uris.len() {
-        return Err("the same connection twice; write it once".to_owned());
+        return Err("the list contains a URI twice; write it once".to_owned());
     }
     Ok(())
 }

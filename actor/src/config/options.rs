@@ -3,19 +3,19 @@
 use wakevirt_service::bus::Address;
 use wakevirt_service::options::Common;
 
-/// Hears announced magic packets and starts the virtual machines that may be woken
+/// Receive announced magic packets and wake virtual machines
 #[derive(Debug, Clone, clap::Parser)]
 #[command(version)]
 pub struct Options {
-    /// The options that both services have.
+    /// The options of both services.
     #[command(flatten)]
     pub common: Common,
 
-    /// Hypervisor to connect to, instead of the configured ones; may be given more than once
+    /// Connect to this hypervisor instead of the configured ones; may be repeated
     #[arg(long, value_name = "URI")]
     pub connect: Vec<String>,
 
-    /// Message bus to hear the announcer on
+    /// Receive packets on this message bus
     #[arg(long, value_name = "system|session|ADDRESS", default_value = "system")]
     pub capture_bus: Address,
 }

@@ -13,20 +13,20 @@ fn options(arguments: &[&str]) -> Options {
     Options::parse_from([&["wakevirt-actor"], arguments].concat())
 }
 
-/// The configuration that this text gives, by way of a file.
+/// The configuration from a file with this text.
 fn load(text: &str) -> Result<Config, String> {
     let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let path = file.path().to_str().unwrap();
     let mut config = Config::load(&options(&["--config", path]))
         .map_err(|error| error.to_string().replace(path, "FILE"))?;
-    assert_eq!(config.policy.file, file.path(), "where the administrator is told to write rules");
+    assert_eq!(config.policy.file, file.path(), "the file that log messages name");
     config.policy.file = FILE.into();
     Ok(config)
 }
 
 #[test]
-fn an_empty_file_is_a_configuration_that_allows_nothing() {
+fn an_empty_file_allows_nothing() {
     let config = load("").unwrap();
     assert_eq!(config.connections, ["qemu:///system"]);
     assert_eq!(config.policy.times, Times::default());
@@ -35,11 +35,11 @@ fn an_empty_file_is_a_configuration_that_allows_nothing() {
 }
 
 #[test]
-fn the_example_shows_every_default() {
+fn the_example_contains_every_key_with_its_default() {
     let example = std::fs::read_to_string(EXAMPLE).unwrap();
     assert_eq!(load(&example), load(""));
-    // Every key is there, as itself or behind a '#'; a new one makes this pattern incomplete.
-    let File { connections, metadata, hold, shutdown_wait, cool_down, log, allow, alias } =
+    // The example contains every key, some behind a '#'. A new key makes this pattern incomplete.
+    let ActorFile { connections, metadata, hold, shutdown_wait, cool_down, log, allow, alias } =
         toml::from_str(&uncommented(&example)).unwrap();
     assert_eq!(connections, Some(Connections(vec![DEFAULT_URI.to_owned()])));
     assert_eq!(log, Some(Level::default()));
@@ -50,14 +50,14 @@ fn the_example_shows_every_default() {
         [held, waited, cooled].map(|duration| Some(HumanDuration::from(duration)))
     );
     assert!(!allow.is_empty() && !alias.is_empty());
-    // And every key of a rule.
+    // It also contains every key of a rule.
     let keys = allow.iter().flat_map(Rule::keys).map(|key| key.split(' ').next().map(str::to_owned));
     let keys: BTreeSet<String> = keys.flatten().collect();
     let all = ["connection", "domain", "interfaces", "mac", "paused", "secure-on", "sources", "vlans"];
     assert_eq!(keys.iter().map(String::as_str).collect::<Vec<_>>(), all);
 }
 
-/// The file with what is commented out: '#' and, without a blank, TOML.
+/// The file with its commented-out lines: those that begin with '#' and no space.
 fn uncommented(text: &str) -> String {
     let line = |line: &str| match line.strip_prefix('#') {
         Some(toml) if !toml.starts_with(' ') => format!("{toml}\n"),
@@ -67,20 +67,20 @@ fn uncommented(text: &str) -> String {
 }
 
 #[test]
-fn options_go_before_the_files() {
-    let file: File = toml::from_str(r#"connections = ["lxc:///system"]"#).unwrap();
+fn options_override_files() {
+    let file: ActorFile = toml::from_str(r#"connections = ["lxc:///system"]"#).unwrap();
     assert_eq!(
         Config::new(file, &options(&["--connect", "test:///default"])).connections,
         ["test:///default"]
     );
-    let file: File = toml::from_str(r#"connections = ["lxc:///system"]"#).unwrap();
+    let file: ActorFile = toml::from_str(r#"connections = ["lxc:///system"]"#).unwrap();
     assert_eq!(Config::new(file, &options(&[])).connections, ["lxc:///system"]);
 }
 
 #[test]
 fn higher_layers_win_and_rules_accumulate() {
     use config::Layer as _;
-    let parse = |text| toml::from_str::<File>(text).unwrap();
+    let parse = |text| toml::from_str::<ActorFile>(text).unwrap();
     let high = parse("log = \"debug\"\n[[allow]]\ndomain = \"a\"");
     let low = parse("log = \"warn\"\nconnections = [\"lxc:///\"]\n[[allow]]\ndomain = \"b\"");
     let whole = high.over(low);
@@ -91,10 +91,10 @@ fn higher_layers_win_and_rules_accumulate() {
 }
 
 #[test]
-fn errors_name_the_file_the_line_and_what_to_write() {
+fn errors_name_the_file_the_line_and_the_solution() {
     for (text, line, says) in [
         ("\nconection = []", 2, "connections"),
-        ("connections = []", 1, "no connection"),
+        ("connections = []", 1, "the list is empty"),
         ("connections = [\"a:///\", \"a:///\"]", 1, "twice"),
         ("connections = [\"\"]", 1, "empty"),
         ("log = \"loud\"", 1, "info"),
@@ -118,7 +118,7 @@ fn errors_name_the_file_the_line_and_what_to_write() {
         ("[[allow]]\ndomain = \"a\"\nvlans = [10, 4095]", 3, "a whole number from 0 to 4094"),
         ("[[allow]]\ndomain = \"a\"\nvlans = [-1]", 3, "a whole number from 0 to 4094"),
         ("[[allow]]\ndomain = \"a\"\nvlans = [\"10\"]", 3, "a whole number from 0 to 4094"),
-        ("[[allow]]\ndomain = \"a\"\nvlans = []", 1, "an empty list allows nothing"),
+        ("[[allow]]\ndomain = \"a\"\nvlans = []", 1, "an empty list matches nothing"),
         ("[[allow]]\ndomain = \"a\"\nsecure-on = \"01:02:03:04:05:06\"", 3, "absolute path"),
         ("[[allow]]\ndomain = \"a\"\npaused = \"stay\"", 3, "resume, leave"),
         ("[[alias]]\nmac = \"52:54:*\"\ndomain = \"a\"", 2, "not a MAC address"),
@@ -133,7 +133,7 @@ fn errors_name_the_file_the_line_and_what_to_write() {
 }
 
 #[test]
-fn shows_what_could_be_written() {
+fn shows_a_valid_configuration_file() {
     let text = r#"connections = ["a:///", "b:///"]
 metadata = false
 hold = "2m"
@@ -164,7 +164,7 @@ fn a_password_that_cannot_be_read_is_an_error() {
 fn lists_are_bounded() {
     let uris: Vec<String> = (0..17).map(|number| format!("a:///{number}")).collect();
     for (text, most) in [
-        (format!("connections = {uris:?}"), "17 connections, 16 are the most"),
+        (format!("connections = {uris:?}"), "17 connections; the maximum is 16"),
         (format!("connections = [\"{}\"]", "a".repeat(1025)), "has 1025 bytes; the maximum is 1024"),
         ("[[allow]]\ndomain = \"a\"\n".repeat(1025), "more than 1024 tables [[allow]]"),
         (
@@ -178,19 +178,19 @@ fn lists_are_bounded() {
     }
     let options = options(&["--connect", "a:///", "--connect", "a:///"]);
     let error = Config::load(&options).unwrap_err().to_string();
-    assert_eq!(error, "--connect: the same connection twice; write it once");
+    assert_eq!(error, "--connect: the list contains a URI twice; write it once");
 }
 
 #[test]
-fn all_files_together_are_bounded() {
+fn bounds_apply_to_all_files_together() {
     use config::Layer as _;
-    let parse = |count| toml::from_str::<File>(&"[[allow]]\ndomain = \"a\"\n".repeat(count)).unwrap();
+    let parse = |count| toml::from_str::<ActorFile>(&"[[allow]]\ndomain = \"a\"\n".repeat(count)).unwrap();
     assert!(parse(1000).over(parse(24)).check_limits().is_ok());
     let error = parse(1000).over(parse(25)).check_limits().unwrap_err();
     assert!(error.contains("more than 1024 tables [[allow]]"), "{error}");
     let globs = |count, last| {
         let rule = "[[allow]]\ndomain = \"a*\"\ninterfaces = [\"eth*\", \"br0\"]\n".repeat(count);
-        toml::from_str::<File>(&format!(
+        toml::from_str::<ActorFile>(&format!(
             "{rule}[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"{last}\"\n"
         ))
         .unwrap()
@@ -200,19 +200,19 @@ fn all_files_together_are_bounded() {
     assert!(error.contains("more than 1024 globs"), "{error}");
 }
 
-/// A glob takes far more memory than its text: what is too much is not read.
+/// A glob takes far more memory than its text.
 #[test]
-fn a_file_is_not_read_beyond_the_most_globs() {
+fn stops_reading_a_file_with_too_many_globs() {
     let rule =
         |globs: usize| format!("[[allow]]\ndomain = \"a\"\ninterfaces = [{}]\n", "\"eth*\",".repeat(globs));
-    let parse = |text: &str| toml::from_str::<File>(text).map_err(|error| error.to_string());
+    let parse = |text: &str| toml::from_str::<ActorFile>(text).map_err(|error| error.to_string());
     assert!(parse(&rule(32).repeat(32)).is_ok());
-    let not_read = "[[allow]]\nno-key = 1\n";
-    let error = parse(&(rule(32).repeat(32) + &rule(1) + not_read)).unwrap_err();
+    let unread = "[[allow]]\nno-key = 1\n";
+    let error = parse(&(rule(32).repeat(32) + &rule(1) + unread)).unwrap_err();
     assert!(error.contains("more than 1024 globs in [[allow]]"), "{error}");
 }
 
-/// What files are made of, good and bad.
+/// Parts of configuration files, valid and invalid.
 const PARTS: &[&str] = &[
     "\n[[allow]]\n",
     "\n[[alias]]\n",
@@ -277,18 +277,18 @@ const PARTS: &[&str] = &[
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// Whatever a file is made of: it is refused with a sentence, or can be written and read again as the same.
+    /// Every text is either rejected, or a configuration that is the same when it is written and read again.
     #[test]
-    fn no_file_makes_it_panic(parts in vec(select(PARTS), 0..24)) {
-        if let Ok(file) = toml::from_str::<File>(&parts.concat()) {
+    fn parses_any_parts_without_panic(parts in vec(select(PARTS), 0..24)) {
+        if let Ok(file) = toml::from_str::<ActorFile>(&parts.concat()) {
             let config = Config::new(file, &options(&[]));
-            let again: File = toml::from_str(&config.to_string()).unwrap();
+            let again: ActorFile = toml::from_str(&config.to_string()).unwrap();
             prop_assert_eq!(Config::new(again, &options(&[])), config);
         }
     }
 
     #[test]
-    fn no_text_makes_it_panic(text in "\\PC{0,200}") {
-        let _ = toml::from_str::<File>(&text);
+    fn parses_any_text_without_panic(text in "\\PC{0,200}") {
+        let _ = toml::from_str::<ActorFile>(&text);
     }
 }

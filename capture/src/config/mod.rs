@@ -237,7 +237,7 @@ fn at_most<T>(option: &'static str, values: &[T], most: usize) -> Result<(), con
     if values.len() <= most {
         return Ok(());
     }
-    let problem = format!("given {} times, at most {most} are possible", values.len());
+    let problem = format!("given {} times; the maximum is {most}", values.len());
     Err(config::Error::Option { option, problem })
 }
 

@@ -128,10 +128,10 @@ fn options_have_the_bounds_of_the_keys() {
     let many = |option: &'static str, value: &'static str, count| [option, value].repeat(count);
     assert!(settings("", &many("--interface", "br0", 64)).is_ok());
     let error = settings("", &many("--interface", "br0", 65)).unwrap_err();
-    assert_eq!(error, "--interface: given 65 times, at most 64 are possible");
+    assert_eq!(error, "--interface: given 65 times; the maximum is 64");
     assert!(settings("", &many("--listen", "[::1]:9", 16)).is_ok());
     let error = settings("", &many("--listen", "[::1]:9", 17)).unwrap_err();
-    assert_eq!(error, "--listen: given 17 times, at most 16 are possible");
+    assert_eq!(error, "--listen: given 17 times; the maximum is 16");
     let list = format!("interfaces = {:?}", ["br0"; 65]);
     assert!(settings(&list, &[]).unwrap_err().contains("more than 64 interfaces"));
 }

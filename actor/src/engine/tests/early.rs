@@ -29,7 +29,7 @@ async fn early_requests_wait_for_the_first_list() {
     assert_eq!(list.unwrap().unwrap().len(), 1);
     assert_eq!(
         explanation.unwrap(),
-        (false, "\"vm1\" is allowed by rule domain = \"vm*\"; it runs".to_owned())
+        (false, "\"vm1\" is allowed by rule domain = \"vm*\"; the domain is already running".to_owned())
     );
     assert!(matches!(answer.unwrap(), WakeReply::Decided(it) if it.outcome == Outcome::AlreadyRunning));
 }
