@@ -38,7 +38,7 @@ fn a_denied_copy_does_not_suppress_an_allowed_copy() {
     // Capture receives a broadcast on the port, which the rule denies, and on the bridge, which it allows.
     scene.packet(VM, 1);
     let denied = scene.wait_for_outcome(VM, "not-allowed", 1);
-    assert!(denied.contains("does not match packets from there"), "{denied}");
+    assert!(denied.contains("does not match packets from this interface, VLAN or source"), "{denied}");
     assert_logged(&scene, "not-allowed", VM, "port0");
     let _ = scene.wait_for_outcome(VM, "started", 1);
     assert_logged(&scene, "started", VM, "br0");
@@ -127,7 +127,7 @@ fn a_packet_of_a_udp_socket_matches_no_vlan_rule() {
     let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"{VM}\"\nvlans = [0]\n");
     let actor = Daemon::actor(&host).config(&config).start_connected();
     host.sh("wakeonlan -i 127.0.0.1 -p 4000 52:54:00:01:02:03");
-    let _ = actor.log().wait_for("the rule does not match packets of which the VLAN is not known");
+    let _ = actor.log().wait_for("the rule does not match packets with an unknown VLAN");
     assert_eq!(libvirtd.state(TEST, VM), "shut off");
     drop(bus);
 }

@@ -63,7 +63,7 @@ fn does_not_resume_a_domain_during_a_dump() {
     let dump = ["dump", VM, "/run/gate/dump"];
     let line = assert_wake_waits(&scene, &host, &dump, "paused (dumping)", "already-running");
     // The actor found the domain running, and did not resume it.
-    assert!(line.contains("'it runs'"), "{line}");
+    assert!(line.contains("'the domain is already running'"), "{line}");
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (unpaused)", 1));
 }
 
@@ -85,7 +85,7 @@ fn does_not_resume_a_domain_during_a_snapshot() {
     let snapshot = ["snapshot-create-as", VM, "--memspec", "file=/run/gate/memory,snapshot=external"];
     let line = assert_wake_waits(&scene, &host, &snapshot, "paused (creating snapshot)", "already-running");
     // The actor found the domain running, and did not resume it.
-    assert!(line.contains("'it runs'"), "{line}");
+    assert!(line.contains("'the domain is already running'"), "{line}");
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (unpaused)", 1));
 }
 

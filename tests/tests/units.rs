@@ -217,7 +217,7 @@ fn a_reload_logs_no_list_of_settings() {
         let verbose: Vec<&str> = line.iter().copied().filter(|word| *word != "--quiet").collect();
         let (output, _) = run(&debian, &verbose);
         assert!(
-            output.contains("The configuration is good") && output.contains("log = \"info\""),
+            output.contains("The configuration is valid") && output.contains("log = \"info\""),
             "{output}"
         );
     }
