@@ -102,7 +102,11 @@ fn errors_name_the_file_the_line_and_the_solution() {
         ("log = \"info\"\n\n[[allow]]\ndomain = \"a\"\nmac = \"*\"", 3, "either domain or mac"),
         ("[[allow]]\ndomain = \"a\"\n[[allow]]\ninterfaces = [\"[\"]", 4, "not a glob"),
         ("[[allow]]\ndomain = \"{{{{{{{{{{{{{{{{{\"", 2, "17 groups in braces; the maximum is 16"),
-        ("[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"{{{{{{{{{{{{{{{{{\"", 3, "17 groups in braces; the maximum is 16"),
+        (
+            "[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"{{{{{{{{{{{{{{{{{\"",
+            3,
+            "17 groups in braces; the maximum is 16",
+        ),
         ("[[allow]]\ndomain = \"a\"\nconnection = \"a\\nb\"", 3, "control character"),
         ("[[allow]]\ndomain = \"a\"\nsecure-on = \"/a\\u0000b\"", 3, "control character"),
         ("connections = [\"a\\u001bb\"]", 1, "control character"),
