@@ -97,7 +97,7 @@ async fn provide(
     tracing::info!("providing {ACTOR_NAME}");
     // An upgrade restarts the announcer as soon as the actor is ready, and its remembered packets are lost then.
     let _ = timeout(CATCH_UP_TIMEOUT, caught_up.wait_for(|it| *it)).await;
-    lifecycle::ready(&status.borrow().words());
+    lifecycle::ready(&status.borrow().summary());
     let emitter = SignalEmitter::new(connection, ACTOR_PATH)?;
     let mut emitted = status.borrow_and_update().clone();
     loop {

@@ -12,7 +12,7 @@ use super::Engine;
 use super::log_limiter::{LineKind, Permit};
 use super::wakes::{age, received_at};
 use crate::announcer::fetch_password;
-use crate::engine::report::described;
+use crate::engine::report::describe;
 use crate::model::Packet;
 use crate::policy::decision::has_expired;
 
@@ -90,7 +90,7 @@ impl Engine {
 
     fn log_held(&mut self, packet: &Packet) {
         if self.log_limiter.check(LineKind::Held, Instant::now()) != Permit::Suppress {
-            let packet = described(packet);
+            let packet = describe(packet);
             let missing = self.hypervisors.missing().unwrap_or_default();
             tracing::info!(
                 "held: {packet}: no known domain has this address, and {missing} cannot be reached"
@@ -108,7 +108,7 @@ impl Engine {
                 interface,
                 "unknown: {}: no domain has this address; {} shows a domain's addresses, and an [[alias]] can add \
                  one. More packets for it are only counted",
-                described(packet),
+                describe(packet),
                 self.hypervisors.commands(|it| &it.list_addresses)
             );
         }
@@ -118,7 +118,7 @@ impl Engine {
     fn drop_packet(&mut self, packet: &Packet) {
         self.outputs.lost.add(1);
         if self.log_limiter.check(LineKind::Lost, Instant::now()) != Permit::Suppress {
-            let packet = described(packet);
+            let packet = describe(packet);
             tracing::warn!("dropped: {packet}: {MAX_PENDING} newer packets are held");
         }
     }

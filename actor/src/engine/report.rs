@@ -142,7 +142,7 @@ impl fmt::Display for Decision {
                 self.subject.caller.map_or(Ok(()), |caller| write!(f, " by {caller}"))?;
                 mac.map_or(Ok(()), |mac| write!(f, " for {mac}"))?;
             }
-            Some(packet) => write!(f, "{}", described(packet))?,
+            Some(packet) => write!(f, "{}", describe(packet))?,
         }
         if let Some(rule) = rule {
             write!(f, ", rule {rule}")?;
@@ -152,7 +152,7 @@ impl fmt::Display for Decision {
 }
 
 /// The packet as text: its address, sender, ingress interface and VLAN.
-pub(crate) fn described(packet: &Packet) -> impl fmt::Display {
+pub(crate) fn describe(packet: &Packet) -> impl fmt::Display {
     fmt::from_fn(move |f| {
         write!(f, "packet for {}", packet.mac)?;
         source(packet).map_or(Ok(()), |source| write!(f, " from {source}"))?;

@@ -24,7 +24,7 @@ pub struct Status {
 impl Status {
     /// The status as one line of text, for the service manager.
     #[must_use]
-    pub fn words(&self) -> String {
+    pub fn summary(&self) -> String {
         let s = if self.domains == 1 { "" } else { "s" };
         let connections: Vec<String> = self
             .connections
@@ -53,7 +53,7 @@ impl Engine {
         let connections = self.hypervisors.connections();
         let domains = u32::try_from(self.index.domains().len()).unwrap_or(u32::MAX);
         let status = Status { connections, domains };
-        lifecycle::status(&status.words());
+        lifecycle::status(&status.summary());
         self.outputs.status.send_if_modified(|published| {
             let changed = *published != status;
             *published = status;

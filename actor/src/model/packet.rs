@@ -72,8 +72,8 @@ impl Position {
             }
             touches
         });
-        let first_run = self.runs.first().filter(|(first, _)| *first == self.sequence.saturating_add(1));
-        if let Some((_, last)) = first_run {
+        let adjacent = self.runs.first().filter(|(first, _)| *first == self.sequence.saturating_add(1));
+        if let Some((_, last)) = adjacent {
             self.sequence = *last;
             self.runs.remove(0);
         }
