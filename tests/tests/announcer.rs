@@ -238,7 +238,7 @@ fn drops_all_capabilities_and_cannot_trace_the_sniffer() {
     }
 }
 
-/// Checks that a process of capture runs as its own user and has no rights left.
+/// Checks that a process of capture runs as its own user and holds no rights.
 fn assert_no_rights(host: &Host, status: &Status, seccomp: &str, started_by: StartedBy) {
     let gid = host.sh("id -g wakevirt-capture");
     for (field, id) in [("Uid", &host.sh("id -u wakevirt-capture")), ("Gid", &gid)] {

@@ -209,7 +209,7 @@ fn wakes_a_domain_after_the_bus_restarts() {
     for kind in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
         let lan = bridged(&host);
-        // libvirtd starts before the bus, because it exits when it loses a bus connection.
+        // Before the bus, so that libvirtd does not connect to it: libvirtd exits when it loses the bus.
         let libvirtd = Libvirtd::start(&host);
         let mut bus = Bus::start(&host, kind);
         libvirtd.define(TEST, &test_domain("vm1", &mac(1)));
