@@ -20,7 +20,7 @@ use wakevirt_tests::process::Process;
 use wakevirt_tests::scene::ALL_ALLOWED;
 use wakevirt_tests::{privileged, wait};
 
-/// libvirt closes the connection to a daemon that answers no ping for 20 s. The rest is for a busy machine.
+/// libvirt closes the connection to a daemon that answers no ping for 20 s. The additional time is for busy machines.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A host with a number of domains that are shut off, and everything that is needed to wake them.
@@ -100,7 +100,7 @@ impl<'host> Scene<'host> {
         self.libvirtd.process().signal(Signal::SIGCONT);
     }
 
-    /// Sends a packet for each of these domains, from a new sender with each call.
+    /// Sends a packet for each of these domains. Each call uses a new source address.
     fn send(&mut self, domains: impl Iterator<Item = usize>) {
         self.sender = self.sender.wrapping_add(1);
         for number in domains {
@@ -109,8 +109,8 @@ impl<'host> Scene<'host> {
         }
     }
 
-    /// Sends packets for all domains, and waits until the actor has recorded all wakes. Packets that capture drops
-    /// by its limits are sent again.
+    /// Sends packets for all domains, and waits until the actor has recorded all wakes. Sends packets again that capture
+    /// has dropped because of its limits.
     fn wake_all(&mut self) {
         self.send(0..self.domains);
         wait::until_true("all wakes to be in progress", || {
@@ -139,7 +139,7 @@ impl<'host> Scene<'host> {
         self.assert_actor_runs();
     }
 
-    /// Waits until the actor has logged for the `round`th time that it lost the connection to libvirt.
+    /// Waits until the actor has logged the loss of its connection to libvirt for the `round`th time.
     fn wait_for_lost_connection(&mut self, reason: &str, round: usize) {
         let line = format!(" lost: {reason}");
         let lost = self.wait_until(|scene| scene.actor.log().count(&line) == round);

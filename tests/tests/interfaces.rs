@@ -102,7 +102,7 @@ fn follows_interfaces_that_appear_disappear_and_are_renamed() {
     lan.send(&wake_on_lan(&mac(2)));
     scene.expect(&mac(2), "uplink");
 
-    // The interface is deleted, and another one gets its first name.
+    // The interface is deleted, and a new one gets the original name.
     host.sh("ip link del uplink && ip netns del beyond-lan0");
     scene.wait_for_interfaces("(<['lo']>,)");
     let lan = host.veth("lan0");
@@ -290,7 +290,8 @@ fn captures_sent_packets_on_outgoing_interfaces() {
         let _lan = host.veth("port0");
         host.sh("ip link set port0 master br0");
         scene.capture.log().wait_for_nth("capturing outgoing packets on \"br0\" too", usize::from(round) + 1);
-        // Packets that the host sends through other interfaces are not received, and those through this one once.
+        // Capture does not receive packets that the host sends through other interfaces. It receives those through
+        // this one once.
         host.sh(&format!("etherwake -i port0 {}", mac(100 + round)));
         host.sh(&format!("etherwake -i br0 {}", mac(round)));
         scene.expect(&mac(round), "br0");

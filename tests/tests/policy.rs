@@ -204,7 +204,7 @@ fn assert_rights_to_wake(libvirtd: &Libvirtd<'_>, bus: Kind, user: User) {
             }
             (User::Capture | User::Actor | User::Unprivileged | User::WakevirtMember, Err(error)) => {
                 assert_eq!(error.name, NOT_AUTHORIZED, "{bus:?}: {user:?} calls {method}");
-                assert!(error.message.len() > 20, "the message says what to do: {error:?}");
+                assert!(error.message.len() > 20, "the message gives no advice: {error:?}");
             }
             (_, reply) => panic!("{bus:?}: {user:?} calls {method}: {reply:?}"),
         }

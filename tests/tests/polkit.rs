@@ -1,4 +1,4 @@
-//! Authorisation by polkit, with a real polkitd, real users, and an agent that answers its questions for passwords.
+//! Authorisation by polkit, with a real polkitd, real users, and an authentication agent.
 
 use std::process::Command;
 
@@ -58,8 +58,7 @@ impl<'host> Scene<'host> {
         self.call(user, "Wake", &[&format!("'{MAC}'")])
     }
 
-    /// A command that calls `WakeDomain` as an unprivileged user. polkit can ask the agent for a password, which gives
-    /// this answer.
+    /// A command that calls `WakeDomain` as an unprivileged user, with an authentication agent that gives this answer.
     fn call_with_agent(&self, answer: &str, options: &[&str]) -> Command {
         let mut command = self.polkitd.command_with_agent(User::Unprivileged, answer, "busctl");
         command.args(["--system", "--timeout=60"]).args(options);
@@ -173,7 +172,7 @@ fn a_call_starts_polkit() {
 #[test]
 fn denies_calls_if_polkit_cannot_start() {
     privileged!();
-    // dbus-broker cannot start polkit on this host without systemd. With dbus-daemon, the start fails.
+    // dbus-broker cannot start polkit without systemd. dbus-daemon starts a program that fails.
     for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
         let polkitd = installed(&host);

@@ -87,7 +87,7 @@ const REFUSED: &[&str] = &[
     "reset on",
     "inject-nmi on",
     "send-key on 1",
-    "migrate --live --p2p on qemu+unix:///system?socket=/run/nobody",
+    "migrate --live --p2p on qemu+unix:///system?socket=/run/missing",
     "domjobabort on",
     // Its memory and its guest.
     "save on /run/save",

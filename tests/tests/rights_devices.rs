@@ -65,7 +65,7 @@ fn encrypted(secret: &str) -> String {
 const FILTERED: &str = "<source bridge='br0'/><filterref filter='own-address'/>";
 const SCREEN: &str = "<graphics type='vnc'><listen type='network' network='nat'/></graphics>";
 /// A serial port connected to a socket that does not exist: QEMU exits after it has set up all other devices.
-const BROKEN: &str = "<serial type='unix'><source mode='connect' path='/run/nobody'/></serial>";
+const BROKEN: &str = "<serial type='unix'><source mode='connect' path='/run/missing'/></serial>";
 
 /// Creates networks, a filter, and a pool with a volume.
 fn with_objects(host: &Host) -> Restricted<'_> {
@@ -158,7 +158,7 @@ fn a_failed_start_leaves_nothing_behind() {
     let devices = [networks, direct, interface("bridge", FILTERED), volume(), BROKEN.to_owned()].concat();
     libvirt.define("broken", &devices);
     let error = libvirt.virsh(User::Actor, "start broken").unwrap_err();
-    assert!(error.contains("/run/nobody"), "QEMU did not fail because of the socket: {error}");
+    assert!(error.contains("/run/missing"), "QEMU did not fail because of the socket: {error}");
     assert_eq!(left_behind(&host, &libvirt), "");
     assert_eq!(libvirt.root("net-dhcp-leases nat"), "");
     // Counter-check: without the broken device, ports and bindings are found.

@@ -149,7 +149,7 @@ fn with_passwords(host: &Host) -> Scene<'_> {
     Scene::new(host, &[Machine::new(VM), Machine::new(OTHER)], &rules)
 }
 
-/// Sends a magic packet over UDP with any password, also one that no sender accepts.
+/// Sends a magic packet over UDP with any password, including those that no tool can send.
 fn send_by_udp(scene: &Scene<'_>, domain: &str, password: &[u8], sender: u8) {
     let source = Ipv4Addr::new(192, 0, 2, sender);
     let packet = udp4(source, Ipv4Addr::BROADCAST, 9, &magic(scene.mac(domain), password));

@@ -58,7 +58,7 @@ impl<'host> Session<'host> {
         self.host.sh(&format!("install -d -o {0} -g {0} {folder}", USER.name()));
         let mut actor = as_user(self.host, &format!("{PROGRAMS}/wakevirt-actor"));
         actor.args(["--config", &file, "--log-to", "stderr", "--bus", ADDRESS, "--capture-bus", "system"]);
-        // Without this variable, only the actor itself can prevent that libvirt starts a daemon.
+        // Without this variable, libvirt starts a daemon unless the actor prevents it.
         actor.env_remove("LIBVIRT_AUTOSTART");
         let actor = Process::start("wakevirt-actor", actor.env("RUNTIME_DIRECTORY", folder));
         // The actor ignores packets that arrive before that.

@@ -1,5 +1,5 @@
-//! The effect of a wake on a domain in each state: QEMU domains, woken by a packet through a bridge and by a call on
-//! the bus, with both kinds of rights at libvirt.
+//! The effect of a wake on a QEMU domain in each state. Packets through a bridge and calls on the bus wake the domains,
+//! with all rights at libvirt and with restricted ones.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use wakevirt_tests::host::Host;
@@ -65,7 +65,7 @@ fn assert_wakes(scene: &Scene<'_>, outcome: &str, reason: &str) {
         assert_eq!(actual, outcome, "{line}");
         assert!(line.contains(reason), "{line}");
         if ["started", "resumed", "woken"].contains(&outcome) {
-            // Bridge and port both received the packet, which woke the domain once.
+            // Capture received the packet on the bridge and on the port, but the domain was woken once.
             assert_eq!(scene.outcomes(domain, outcome), 1, "{domain}");
         }
     }

@@ -91,8 +91,8 @@ fn virsh_commands_name_the_connection() {
 /// The anchor of a heading, as GitHub and GitLab create it.
 fn anchor(heading: &str) -> String {
     let letters = heading.trim().to_lowercase();
-    let kept = letters.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    let anchor = letters.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    anchor.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
 /// The targets of the links in a page, without web addresses.
