@@ -1,4 +1,4 @@
-//! A host with all parts: another machine on the network, a bridge, both services, and domains of QEMU.
+//! A complete system on a host: another machine on the network, a bridge, both services, and domains of QEMU.
 
 pub mod restricted;
 pub mod site;
@@ -31,7 +31,7 @@ pub enum LibvirtRights {
     Restricted,
 }
 
-/// A host with all parts. The other machine is connected to `port0`, a port of the bridge `br0`.
+/// A complete system on a host. The other machine is connected to `port0`, a port of the bridge `br0`.
 #[derive(Debug)]
 pub struct Scene<'host> {
     host: &'host Host,
@@ -52,19 +52,19 @@ pub struct Scene<'host> {
 }
 
 impl<'host> Scene<'host> {
-    /// Defines the machines, and starts all parts. `config` is the actor's configuration without the connection.
+    /// Starts libvirtd, the bus and both services, and defines the machines. `config` is the actor's configuration without the connection.
     ///
     /// # Panics
-    /// If a part does not start.
+    /// If anything does not start.
     #[must_use]
     pub fn new(host: &'host Host, machines: &[Machine], config: &str) -> Self {
         Self::with_rights(LibvirtRights::Group, host, machines, config)
     }
 
-    /// Starts all parts like [`Self::new`], with these rights of the actor.
+    /// Starts a system like [`Self::new`], with these rights of the actor.
     ///
     /// # Panics
-    /// If a part does not start.
+    /// If anything does not start.
     #[must_use]
     pub fn with_rights(rights: LibvirtRights, host: &'host Host, machines: &[Machine], config: &str) -> Self {
         match rights {
@@ -81,10 +81,10 @@ impl<'host> Scene<'host> {
         }
     }
 
-    /// Starts the other parts like [`Self::new`], with a running libvirtd.
+    /// Starts a system like [`Self::new`], with a running libvirtd.
     ///
     /// # Panics
-    /// If a part does not start.
+    /// If anything does not start.
     #[must_use]
     pub fn on(libvirtd: Libvirtd<'host>, machines: &[Machine], config: &str) -> Self {
         let bus = Bus::start(libvirtd.host(), Kind::DbusDaemon);
@@ -107,7 +107,7 @@ impl<'host> Scene<'host> {
         let capture = Some(start_capture(host));
         let config = format!("connections = [\"{QEMU}\"]\n{config}");
         let actor = start_actor(host, polkitd.is_some(), &config);
-        // Until then, every packet is for an unknown address.
+        // Before that, every packet is for an unknown address.
         let _ = actor.log().wait_for("connected to");
         let actor = Some(actor);
         let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
