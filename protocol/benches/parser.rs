@@ -1,12 +1,11 @@
-//! How fast `MagicPacket::find` searches payloads that hold no magic packet, in GB/s.
+//! Measures how fast `MagicPacket::find` searches payloads without a magic packet, in GB/s.
 //!
-//! Each kind of payload is searched by three programs in turn, so that the ratios hold on a busy
-//! machine too: `find` itself, a byte-wise search, and memchr's search for the synchronisation
-//! stream with a look at what follows each place. With `WAKEVIRT_BENCH_JSON=FILE` the figures are
-//! written to that file as one JSON object.
+//! Three functions search each kind of payload in turn, so that the ratios are valid on a busy machine as well: `find`,
+//! a byte-wise search, and memchr's search for the synchronisation stream with a comparison of the bytes after it. With
+//! `WAKEVIRT_BENCH_JSON=FILE` the benchmark writes the figures to that file as one JSON object.
 
-#![expect(clippy::print_stdout, reason = "the figures are what it is for")]
-#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark may stop where it stands")]
+#![expect(clippy::print_stdout, reason = "it prints its result")]
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark may panic")]
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -17,11 +16,11 @@ use wakevirt_protocol::MagicPacket;
 
 /// The longest UDP payload in an Ethernet frame.
 const PAYLOAD: usize = 1472;
-/// So many that no processor learns where their branches go, and few enough for its caches.
+/// Too many for branch prediction to learn, and few enough for the caches of a processor.
 const PAYLOADS: usize = 256;
-/// A figure is the median of so many runs.
+/// Each figure is the median of this many runs.
 const RUNS: usize = 15;
-/// A run lasts at least so long.
+/// The shortest duration of a run.
 const RUN: Duration = Duration::from_millis(10);
 
 const SYNC: [u8; 6] = [0xff; 6];
@@ -67,11 +66,11 @@ fn main() {
     }
     if let Some(path) = std::env::var_os("WAKEVIRT_BENCH_JSON") {
         let text = json!({ "parser-gigabytes-per-second": Value::Object(figures) }).to_string();
-        std::fs::write(&path, text).expect("WAKEVIRT_BENCH_JSON names a file that can be written");
+        std::fs::write(&path, text).expect("the file in WAKEVIRT_BENCH_JSON must be writable");
     }
 }
 
-/// How fast the search goes through the payloads, none of which holds a magic packet.
+/// The speed of a search on these payloads, which contain no magic packet.
 fn gigabytes_per_second(payloads: &[Vec<u8>], search: impl Fn(&[u8]) -> bool) -> f64 {
     let begin = Instant::now();
     let mut bytes = 0.0;
@@ -114,7 +113,7 @@ fn payloads(make: impl FnMut() -> Vec<u8>) -> Vec<Vec<u8>> {
     payloads
 }
 
-/// Parts, one behind the other, up to a payload's length.
+/// Concatenates parts up to the length of a payload.
 fn repeat(part: impl FnMut() -> Vec<u8>) -> Vec<u8> {
     std::iter::repeat_with(part).flatten().take(PAYLOAD).collect()
 }
@@ -126,8 +125,7 @@ fn near_miss(random: &mut Random) -> Vec<u8> {
     [&SYNC[..], &mac.repeat(15), &[mac[0] ^ 2]].concat()
 }
 
-/// Four to eleven copies of an address, behind up to eight FF: so much that repeats, and no more
-/// order than that.
+/// Up to eight FF followed by four to eleven copies of an address, which is repetitive without being a packet.
 fn broken_copies(random: &mut Random) -> Vec<u8> {
     let mac = random.bytes(6);
     let (sync, copies) = (usize::from(random.byte() % 9), usize::from(4 + random.byte() % 8));
@@ -139,7 +137,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// Marsaglia's xorshift: the same payloads on every run.
+/// Marsaglia's xorshift generator: the same payloads on every run.
 struct Random(u64);
 
 impl Random {

@@ -1,6 +1,6 @@
-//! What may cross D-Bus: the names, the bodies and the errors of both interfaces.
+//! The names, bodies and errors of both D-Bus interfaces.
 //!
-//! The XML in `dbus/` is the reference; a test holds it against what the running services introspect.
+//! The XML in `dbus/` is the reference. A test compares it with the introspection data of the running services.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,9 +20,9 @@ pub const CAPTURE_INTERFACE: &str = "org.wakevirt.Capture1";
 /// The signal that announces a magic packet.
 pub const MAGIC_PACKET: &str = "MagicPacket";
 
-/// The most packets in one reply to `Replay`: some 40 KiB. A signal waits behind no more than that.
+/// The most packets in one reply to `Replay`: some 40 KiB. A signal waits behind one such reply at most.
 pub const REPLAY_PAGE: usize = 128;
-/// The longest epoch that an announcer can have, in bytes.
+/// The longest epoch of an announcer, in bytes.
 const MAX_EPOCH: usize = 64;
 
 /// The bus name of the actor.
@@ -32,26 +32,25 @@ pub const ACTOR_PATH: &str = "/org/wakevirt/Actor1";
 /// The actor's interface.
 pub const ACTOR_INTERFACE: &str = "org.wakevirt.Actor1";
 
-/// A body of type `a{sv}`, as it is received.
+/// A received body of type `a{sv}`.
 pub type Dict = HashMap<String, OwnedVariant>;
 
-/// The errors that both services reply with: `org.wakevirt.Error.…`, each with a sentence that says
-/// what to do.
+/// The errors in replies of both services, `org.wakevirt.Error.…`. The text of each says what to do.
 #[derive(Debug, zbus::DBusError)]
 #[zbus(prefix = "org.wakevirt.Error")]
 pub enum Error {
-    /// What the bus itself reports.
+    /// An error of the bus itself.
     #[zbus(error)]
     ZBus(zbus::Error),
-    /// An argument that cannot be what it should be.
+    /// An invalid argument.
     InvalidArgument(String),
     /// The caller may not do this.
     NotAuthorized(String),
-    /// The service has reached the most that it takes.
+    /// A limit of the service is reached.
     LimitExceeded(String),
     /// The packet is no longer remembered, or never was.
     Forgotten(String),
-    /// The packet came without a SecureOn password.
+    /// The packet had no SecureOn password.
     NoSecureOn(String),
     /// No domain has this MAC address, name or UUID.
     NoSuchDomain(String),
@@ -63,69 +62,69 @@ pub enum Error {
     Failed(String),
 }
 
-/// The announcer, seen by its callers.
+/// The announcer's interface, for its callers.
 #[zbus::proxy(
     interface = "org.wakevirt.Capture1",
     default_service = "org.wakevirt.Capture1",
     default_path = "/org/wakevirt/Capture1"
 )]
 pub trait Capture1 {
-    /// The first of the remembered packets with a higher sequence, oldest first:
+    /// The first page of the remembered packets with a higher sequence, oldest first:
     /// `(epoch, lost, more, packets)`.
     fn replay(
         &self,
         epoch: &str,
         after: u64,
     ) -> Result<(String, bool, bool, Vec<(u64, String, Dict)>), Error>;
-    /// The password that came with a packet.
+    /// The password of a packet.
     fn get_secure_on(&self, epoch: &str, sequence: u64) -> Result<Vec<u8>, Error>;
-    /// The MAC addresses of the caller's domains.
+    /// Sets the MAC addresses of the caller's domains.
     fn set_interest(&self, macs: &[Vec<u8>]) -> Result<(), Error>;
-    /// A magic packet was seen.
+    /// A magic packet was captured.
     #[zbus(signal)]
     fn magic_packet(&self, sequence: u64, mac: &str, details: Dict) -> zbus::Result<()>;
     /// The version of wakevirt.
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> zbus::Result<String>;
-    /// Random at each start of the service.
+    /// A random value that changes with each start of the service.
     #[zbus(property(emits_changed_signal = "const"))]
     fn epoch(&self) -> zbus::Result<String>;
-    /// How it hears: `raw` or `udp`.
+    /// The capture mode: `raw` or `udp`.
     #[zbus(property)]
     fn mode(&self) -> zbus::Result<String>;
-    /// The interfaces that it hears on.
+    /// The interfaces on which it captures.
     #[zbus(property)]
     fn interfaces(&self) -> zbus::Result<Vec<String>>;
-    /// The alternative names of these interfaces, by their names.
+    /// The alternative names of these interfaces, by name.
     #[zbus(property)]
     fn alternative_names(&self) -> zbus::Result<HashMap<String, Vec<String>>>;
-    /// The sequence of the last packet that was announced.
+    /// The sequence of the last announced packet.
     #[zbus(property(emits_changed_signal = "false"))]
     fn sequence(&self) -> zbus::Result<u64>;
-    /// Magic packets that were heard.
+    /// Magic packets that were captured.
     #[zbus(property(emits_changed_signal = "false"))]
     fn received(&self) -> zbus::Result<u64>;
-    /// Frames that passed the kernel's filter and held no magic packet.
+    /// Frames that passed the kernel's filter and contained no magic packet.
     #[zbus(property(emits_changed_signal = "false"))]
     fn malformed(&self) -> zbus::Result<u64>;
-    /// Magic packets that were copies of an announced one.
+    /// Magic packets that were copies of an announced packet.
     #[zbus(property(emits_changed_signal = "false"))]
     fn duplicates(&self) -> zbus::Result<u64>;
-    /// Magic packets that were not announced because there were too many.
+    /// Magic packets that were not announced because they exceeded a budget.
     #[zbus(property(emits_changed_signal = "false"))]
     fn limited(&self) -> zbus::Result<u64>;
-    /// What the kernel dropped because a buffer was full.
+    /// Frames and datagrams that the kernel dropped because a buffer was full.
     #[zbus(property(emits_changed_signal = "false"))]
     fn kernel_dropped(&self) -> zbus::Result<u64>;
-    /// What was dropped between the sniffer and the announcer because the announcer was too slow.
+    /// Magic packets that the sniffer dropped because the announcer was too slow.
     #[zbus(property(emits_changed_signal = "false"))]
     fn channel_dropped(&self) -> zbus::Result<u64>;
-    /// Received, duplicates, limited and dropped, for each transport.
+    /// The counters for each transport: received, duplicates, limited and dropped.
     #[zbus(property(emits_changed_signal = "false"))]
     fn transports(&self) -> zbus::Result<HashMap<String, HashMap<String, u64>>>;
 }
 
-/// The actor, seen by its callers.
+/// The actor's interface, for its callers.
 #[zbus::proxy(
     interface = "org.wakevirt.Actor1",
     default_service = "org.wakevirt.Actor1",
@@ -136,17 +135,17 @@ pub trait Actor1 {
     fn wake(&self, mac: &str) -> Result<String, Error>;
     /// Wakes the domain that has this name or UUID; returns the outcome.
     fn wake_domain(&self, name_or_uuid: &str) -> Result<String, Error>;
-    /// What would come of such a packet: whether it would wake, and why so. Nothing is done.
+    /// Whether such a packet would wake a domain, and the reason. Wakes nothing.
     fn explain(&self, mac: &str, details: HashMap<&str, zbus::Variant<'_>>) -> Result<(bool, String), Error>;
-    /// The last decisions, the newest first.
+    /// The latest decisions, newest first.
     fn history(&self, most: u32) -> Result<Vec<Dict>, Error>;
-    /// The last decisions with a lower number than this, the newest first.
+    /// The latest decisions with a number lower than this, newest first.
     fn history_before(&self, number: u64, most: u32) -> Result<Vec<Dict>, Error>;
     /// Reads the configuration again.
     fn reload(&self) -> Result<(), Error>;
-    /// Every domain that is known.
+    /// All known domains.
     fn list_domains(&self) -> Result<Vec<Dict>, Error>;
-    /// The first domains after this one; after the last one none. Two empty texts stand before the first one.
+    /// A page of known domains after this one; empty after the last. Two empty texts request the first page.
     fn list_domains_after(&self, connection: &str, uuid: &str) -> Result<Vec<Dict>, Error>;
     /// A decision about a domain was made.
     #[zbus(signal)]
@@ -157,24 +156,24 @@ pub trait Actor1 {
     /// The hypervisor connections: URI, and whether it is connected.
     #[zbus(property)]
     fn connections(&self) -> zbus::Result<Vec<(String, bool)>>;
-    /// How many domains are known.
+    /// The number of known domains.
     #[zbus(property)]
     fn domains(&self) -> zbus::Result<u32>;
-    /// How often a wake ended how.
+    /// The number of wakes for each outcome.
     #[zbus(property(emits_changed_signal = "false"))]
     fn outcomes(&self) -> zbus::Result<HashMap<String, u64>>;
-    /// Packets for MAC addresses that no domain has.
+    /// Packets for a MAC address that no domain has.
     #[zbus(property(emits_changed_signal = "false"))]
     fn unknown_packets(&self) -> zbus::Result<u64>;
-    /// Packets that were announced and never decided about.
+    /// Announced packets that were lost before a decision.
     #[zbus(property(emits_changed_signal = "false"))]
     fn lost_packets(&self) -> zbus::Result<u64>;
 }
 
-/// The details of a magic packet, as a subscriber of the signal reads them.
+/// The details of a magic packet, as a subscriber of the signal parses them.
 ///
-/// A key that is absent, or of another type than it should have, is `None`: later versions add
-/// keys, and no packet is lost for one.
+/// A key that is absent or has another type is `None`, so that a change of the details in a later version loses no
+/// packet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketDetails {
     /// The epoch of the announcer that numbered the packet.
@@ -183,15 +182,15 @@ pub struct PacketDetails {
     pub interface: Option<String>,
     /// The alternative names of the ingress interface.
     pub alternatives: Vec<String>,
-    /// The VLAN that the frame was tagged for: 0 for none, and `None` where nobody knows.
+    /// The VLAN of the frame: 0 for an untagged frame, `None` if unknown.
     pub vlan: Option<u16>,
-    /// Who sent the frame.
+    /// The MAC address of the frame's sender.
     pub source_mac: Option<MacAddr>,
-    /// Who sent the datagram.
+    /// The IP address of the datagram's sender.
     pub source: Option<IpAddr>,
-    /// Whether a SecureOn password came with it.
+    /// Whether the packet has a SecureOn password.
     pub secure_on: bool,
-    /// When it was seen: CLOCK_BOOTTIME, in microseconds.
+    /// When it was captured: CLOCK_BOOTTIME, in microseconds.
     pub boottime: Option<u64>,
 }
 
@@ -212,21 +211,21 @@ impl From<&Dict> for PacketDetails {
 }
 
 impl PacketDetails {
-    /// How many bytes its texts have.
+    /// The memory that its texts use, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         let texts = self.epoch.iter().chain(&self.interface).chain(&self.alternatives);
         texts.map(|text| size_of::<String>() + text.len()).sum()
     }
 
-    /// All names of the ingress interface; none where it is not known.
+    /// All names of the ingress interface; empty if it is unknown.
     pub fn interface_names(&self) -> impl Iterator<Item = &str> {
         let alternatives = self.interface.iter().flat_map(|_| &self.alternatives);
         self.interface.iter().chain(alternatives).map(String::as_str)
     }
 }
 
-/// The names in a value of type `as`, as far as an announcer that can be believed tells them.
+/// The names in a value of type `as`, without those that exceed the limits of the announcer.
 fn alternatives(value: Option<&OwnedVariant>) -> Vec<String> {
     let names: Option<Vec<String>> = value.and_then(|value| value.try_clone().ok()?.try_into().ok());
     let mut names = names.unwrap_or_default();
@@ -235,7 +234,7 @@ fn alternatives(value: Option<&OwnedVariant>) -> Vec<String> {
     names
 }
 
-/// The details as a body of type `a{sv}`.
+/// Converts details to a body of type `a{sv}`.
 #[must_use]
 pub fn dict(details: Details) -> HashMap<&'static str, zbus::Variant<'static>> {
     details.into_iter().map(|(key, value)| (key, value.into())).collect()

@@ -1,16 +1,16 @@
-//! The details of a sighting, under the keys that D-Bus and `wakevirtctl read` share.
+//! The details of a captured packet, with the keys that D-Bus and `wakevirtctl read` share.
 
 use serde::Serialize;
 
 use crate::packet::{ParsedPacket, Stamp};
 use crate::{Carrier, MacAddr, UdpPath, VlanId};
 
-/// The most alternative names of an interface that are used, and told.
+/// The most alternative names of an interface that are used and published.
 pub const MAX_ALTERNATIVES: usize = 16;
-/// The longest alternative name, in bytes: `ALTIFNAMSIZ` less its zero (linux/if.h).
+/// The longest alternative name, in bytes: `ALTIFNAMSIZ` without the terminating zero (linux/if.h).
 pub const MAX_INTERFACE_NAME: usize = 127;
 
-/// A value among the details.
+/// The value of a detail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Detail {
@@ -18,24 +18,23 @@ pub enum Detail {
     Text(String),
     /// Several texts: D-Bus `as`.
     Texts(Vec<String>),
-    /// A truth value: D-Bus `b`.
+    /// A boolean: D-Bus `b`.
     Bool(bool),
-    /// A small number: D-Bus `q`.
+    /// A number: D-Bus `q`.
     U16(u16),
-    /// A count: D-Bus `u`.
+    /// A number: D-Bus `u`.
     U32(u32),
-    /// A large number: D-Bus `t`.
+    /// A number: D-Bus `t`.
     U64(u64),
 }
 
-/// Details under their keys. A key that does not apply is absent.
+/// Details with their keys. A key that does not apply is absent.
 pub type Details = Vec<(&'static str, Detail)>;
 
 impl ParsedPacket {
-    /// The details that the packet itself gives, and when it was seen: all but the ingress
-    /// interface's names, which only the announcer knows.
+    /// All details but the names of the ingress interface, which only the announcer knows.
     ///
-    /// `secureon` tells whether there was a password; the password itself is never among them.
+    /// `secureon` is whether the packet has a password. The password itself is no detail.
     #[must_use]
     pub fn details(&self, stamp: Stamp) -> Details {
         let mut details = self.carrier.details();
@@ -48,9 +47,9 @@ impl ParsedPacket {
 }
 
 impl ParsedPacket {
-    /// The VLAN that the frame was tagged for: 0 for none, and nothing where the frame's header is not known.
+    /// The VLAN of the frame: 0 for an untagged frame, `None` if the frame's header is unknown.
     ///
-    /// A UDP socket delivers no header. The sender's MAC address tells whether there was one.
+    /// A UDP socket delivers no header. Only a frame with a header has the sender's MAC address.
     fn tag(&self) -> Option<u16> {
         let untagged = || self.carrier.source_mac().map(|_| 0);
         self.vlan.map(VlanId::get).or_else(untagged)
@@ -58,7 +57,7 @@ impl ParsedPacket {
 }
 
 impl Carrier {
-    /// The name of the transport, as the details have it.
+    /// The name of the transport in the details.
     #[must_use]
     pub const fn transport(&self) -> &'static str {
         match self {
@@ -68,7 +67,7 @@ impl Carrier {
         }
     }
 
-    /// Who sent it, for people: the IP address, else the MAC address, where the link has such.
+    /// The sender for log lines: the IP address, or the MAC address if the link has MAC addresses.
     #[must_use]
     pub fn sender(&self) -> Option<String> {
         match self {

@@ -1,8 +1,8 @@
-//! The acceptance function: which frames hold magic packets, live and in savefiles.
+//! The packet parser: decides which frames contain magic packets, live and in savefiles.
 //!
-//! The kernel's filter passes a superset of what is accepted here, and nothing behind this module
-//! decides again. Every byte that it reads may come from an enemy: headers are read through slices
-//! that end where the data ends, lengths in headers can only shorten them.
+//! The kernel's filter passes a superset of what this module accepts, and no later code decides about it again.
+//! Every byte may come from an attacker: the parser reads headers from slices that end with the data, and lengths
+//! in headers can only shorten these slices.
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
@@ -10,73 +10,73 @@ use crate::magic::MagicPackets;
 use crate::packet::ParsedPacket;
 use crate::{Carrier, MacAddr, MagicPacket, UdpPath, VlanId};
 
-/// Wake-on-LAN's EtherType (IANA "ieee-802-numbers").
+/// The EtherType of Wake-on-LAN (IANA "ieee-802-numbers").
 pub const ETHERTYPE_WOL: u16 = 0x0842;
 /// The EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// The EtherType of IPv6.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
-/// The EtherTypes of tags: 802.1Q, 802.1ad, and what came before 802.1ad.
+/// The EtherTypes of VLAN tags: 802.1Q, 802.1ad, and the predecessor of 802.1ad.
 pub const ETHERTYPES_TAG: [u16; 3] = [0x8100, 0x88a8, 0x9100];
-/// The smallest EtherType; what is less is a length (IEEE 802.3-2018 3.2.6) or a pseudo protocol of the kernel.
-const SMALLEST_ETHERTYPE: u16 = 0x0600;
-/// Tags that a frame may have: a service tag and a customer tag.
+/// The smallest EtherType. A smaller number is a length (IEEE 802.3-2018 3.2.6) or a pseudo protocol of the kernel.
+const MIN_ETHERTYPE: u16 = 0x0600;
+/// The most VLAN tags of a frame: a service tag and a customer tag.
 pub const MAX_TAGS: usize = 2;
-/// Extension headers that an IPv6 packet may have in front of UDP.
+/// The most extension headers of an IPv6 packet before UDP.
 pub const MAX_EXTENSION_HEADERS: usize = 4;
-/// How much of a frame without its link header, or of a datagram, is searched, in bytes. A single magic
-/// packet never needs as much; datagrams that the kernel merged may come to 64 KiB.
+/// How much of a datagram, or of a frame without its link header, is searched, in bytes. A single magic packet is
+/// always shorter; datagrams that the kernel merged can have up to 64 KiB.
 pub const SEARCHED: usize = 2048;
 /// The protocol number of UDP (IANA "protocol-numbers").
 pub const UDP: u8 = 17;
 
-/// A frame without its link header: what every kind of link has in common, and what a packet socket
-/// of type `SOCK_DGRAM` delivers (packet(7)).
+/// A frame without its link header: common to all link types, and what a packet socket of type `SOCK_DGRAM`
+/// delivers (packet(7)).
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
-    /// The EtherType in host byte order, or a smaller number where the frame has a length instead
-    /// (which bounds nothing here: a packet socket does not tell it, and savefiles are judged alike).
+    /// The EtherType in host byte order, or a smaller number if the frame has a length instead. The parser ignores
+    /// that length: a packet socket does not deliver it, and savefiles must give the same result.
     pub protocol: u16,
-    /// The tag control information (host byte order) of an outer tag that was already taken off.
+    /// The tag control information (host byte order) of an outer tag that was already removed.
     pub tag: Option<u16>,
-    /// The sender's MAC address, where the link has them.
+    /// The sender's MAC address, if the link has MAC addresses.
     pub source: Option<MacAddr>,
-    /// What follows the link header, as far as it was captured.
+    /// The captured bytes after the link header.
     pub payload: &'a [u8],
 }
 
-/// Why a frame holds no magic packet that counts.
+/// Why the parser rejects a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The payload, which is searched in full, holds none.
+    /// The payload, which is searched in full, contains no magic packet.
     #[error("no magic packet in the payload")]
     NoMagicPacket,
-    /// The payload does not begin with one, and is not of a kind that is searched in full.
+    /// The payload does not begin with a magic packet, and is not searched in full.
     #[error("the payload does not start with a magic packet")]
     NotAtStart,
-    /// A header goes beyond the data, or contradicts itself.
+    /// A header extends beyond the data, or contradicts itself.
     #[error("a header is truncated or inconsistent")]
     BadHeader,
-    /// More than two tags.
+    /// More than [`MAX_TAGS`] tags.
     #[error("more than two VLAN tags")]
     TooManyTags,
     /// An IP packet that is not UDP.
     #[error("the IP packet is not UDP")]
     NotUdp,
-    /// A fragment that is not the first: it has no UDP header.
+    /// A fragment after the first, which has no UDP header.
     #[error("a fragment after the first, without a UDP header")]
     LaterFragment,
-    /// More than four extension headers.
+    /// More than [`MAX_EXTENSION_HEADERS`] extension headers.
     #[error("more than four IPv6 extension headers")]
     TooManyExtensionHeaders,
 }
 
-/// The UDP ports whose payload is searched in full.
+/// The UDP ports with a full search of the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ports(Vec<u16>);
 
 impl Ports {
-    /// These ports.
+    /// A set of these ports.
     #[must_use]
     pub fn new(mut ports: Vec<u16>) -> Self {
         ports.sort_unstable();
@@ -84,7 +84,7 @@ impl Ports {
         Self(ports)
     }
 
-    /// The ports in ascending order, each once.
+    /// The ports in ascending order, without duplicates.
     #[must_use]
     pub fn as_slice(&self) -> &[u16] {
         &self.0
@@ -98,20 +98,20 @@ impl Ports {
 }
 
 impl Default for Ports {
-    /// 0, 7 (echo) and 9 (discard): where senders have always sent.
+    /// 0, 7 (echo) and 9 (discard): the traditional ports of senders.
     fn default() -> Self {
         Self::new(vec![0, 7, 9])
     }
 }
 
-/// The magic packets of a frame or datagram that counts: at least one, in their order.
+/// The magic packets of an accepted frame or datagram: at least one, in order.
 #[derive(Debug, Clone)]
 pub struct ParsedPackets<'a> {
-    /// What they say.
+    /// The magic packets.
     pub packets: MagicPackets<'a>,
-    /// What carried all of them.
+    /// The frame or datagram that carried them.
     pub carrier: Carrier,
-    /// The VLAN that the frame is in.
+    /// The VLAN of the frame.
     pub vlan: Option<VlanId>,
 }
 
@@ -124,10 +124,10 @@ impl Iterator for ParsedPackets<'_> {
     }
 }
 
-/// Decides which magic packets that count the frame holds: those in its first [`SEARCHED`] bytes.
+/// Finds the magic packets in the first [`SEARCHED`] bytes of a frame.
 ///
 /// # Errors
-/// [`Refusal`] says why it holds none.
+/// [`Refusal`] says why the frame is rejected.
 pub fn parse_frame<'a>(frame: &Frame<'a>, ports: &Ports) -> Result<ParsedPackets<'a>, Refusal> {
     let searched = frame.payload.get(..SEARCHED).unwrap_or(frame.payload);
     let (vlan, protocol, payload) = untag(&Frame { payload: searched, ..*frame })?;
@@ -136,26 +136,25 @@ pub fn parse_frame<'a>(frame: &Frame<'a>, ports: &Ports) -> Result<ParsedPackets
         ETHERTYPE_IPV6 => ipv6(payload, frame.source, ports)?,
         _ => {
             let packets = search(payload, protocol == ETHERTYPE_WOL)?;
-            let ethertype = (protocol >= SMALLEST_ETHERTYPE).then_some(protocol);
+            let ethertype = (protocol >= MIN_ETHERTYPE).then_some(protocol);
             (packets, Carrier::Ethernet { ethertype, source: frame.source })
         }
     };
-    Ok(ParsedPackets { packets: without_cut_password(packets, searched), carrier, vlan })
+    Ok(ParsedPackets { packets: without_truncated_password(packets, searched), carrier, vlan })
 }
 
-/// Decides which magic packets that count the payload of a datagram to this port holds: those in its first
-/// [`SEARCHED`] bytes.
+/// Finds the magic packets in the first [`SEARCHED`] bytes of a UDP payload. `port` is the destination port.
 ///
 /// # Errors
-/// [`Refusal`] says why it holds none.
+/// [`Refusal`] says why the payload is rejected.
 pub fn parse_datagram<'a>(payload: &'a [u8], port: u16, ports: &Ports) -> Result<MagicPackets<'a>, Refusal> {
     let searched = payload.get(..SEARCHED).unwrap_or(payload);
-    Ok(without_cut_password(search(searched, ports.contains(port))?, searched))
+    Ok(without_truncated_password(search(searched, ports.contains(port))?, searched))
 }
 
-/// Reads no password where the bytes reach the limit: what looks like one may be the beginning of another
-/// datagram that was cut off.
-fn without_cut_password<'a>(packets: MagicPackets<'a>, searched: &[u8]) -> MagicPackets<'a> {
+/// Ignores the password if the data reaches the limit: the bytes may be the beginning of another datagram that was
+/// truncated.
+fn without_truncated_password<'a>(packets: MagicPackets<'a>, searched: &[u8]) -> MagicPackets<'a> {
     if searched.len() < SEARCHED { packets } else { packets.without_passwords() }
 }
 
@@ -168,9 +167,9 @@ fn search(payload: &[u8], in_full: bool) -> Result<MagicPackets<'_>, Refusal> {
     if packets.is_empty() { Err(refusal) } else { Ok(packets) }
 }
 
-/// Takes the tags off: the outermost VLAN, what lies under the tags, and the rest.
+/// Removes the tags. Returns the outermost VLAN, the EtherType after the tags, and the rest.
 ///
-/// A tag of VLAN 0 carries a priority only, and leaves the VLAN to the next one.
+/// A tag of VLAN 0 has only a priority; the next tag sets the VLAN.
 fn untag<'a>(frame: &Frame<'a>) -> Result<(Option<VlanId>, u16, &'a [u8]), Refusal> {
     let Frame { tag, mut protocol, mut payload, .. } = *frame;
     let mut vlan = tag.map_or(Ok(None), vlan_of)?;
@@ -188,8 +187,8 @@ fn untag<'a>(frame: &Frame<'a>) -> Result<(Option<VlanId>, u16, &'a [u8]), Refus
     Ok((vlan, protocol, payload))
 }
 
-/// The VLAN that a tag names, where it carries more than a priority. The reserved one may not be sent, and
-/// is not taken for none.
+/// The VLAN of a tag; `None` if the tag has only a priority. The reserved VLAN 4095 must not be sent, and is an
+/// error instead of `None`.
 fn vlan_of(tci: u16) -> Result<Option<VlanId>, Refusal> {
     if tci & 0x0fff == 0x0fff { Err(Refusal::BadHeader) } else { Ok(VlanId::from_tci(tci)) }
 }
@@ -251,7 +250,7 @@ fn ipv6<'a>(
     }
     let length = usize::from(u16::from_be_bytes([*length_high, *length_low]));
     let rest = rest.get(..length.min(rest.len())).ok_or(Refusal::BadHeader)?;
-    let datagram = behind_extension_headers(rest, *next)?;
+    let datagram = skip_extension_headers(rest, *next)?;
     let (source, destination) = addresses.split_first_chunk::<16>().ok_or(Refusal::BadHeader)?;
     let destination = destination.first_chunk::<16>().ok_or(Refusal::BadHeader)?;
     let (path, payload) = udp(datagram, source_mac, Ipv6Addr::from(*source), Ipv6Addr::from(*destination))?;
@@ -259,7 +258,7 @@ fn ipv6<'a>(
 }
 
 /// Skips the extension headers between the IPv6 header and UDP.
-fn behind_extension_headers(mut rest: &[u8], mut next: u8) -> Result<&[u8], Refusal> {
+fn skip_extension_headers(mut rest: &[u8], mut next: u8) -> Result<&[u8], Refusal> {
     let mut headers = 0;
     while next != UDP {
         let [following, length, third, fourth] = *rest.first_chunk().ok_or(Refusal::BadHeader)?;
@@ -283,8 +282,8 @@ fn behind_extension_headers(mut rest: &[u8], mut next: u8) -> Result<&[u8], Refu
     Ok(rest)
 }
 
-/// UDP, RFC 768. The checksum is not looked at: network cards do not, and in a datagram from the
-/// same host it is often still to be computed.
+/// UDP, RFC 768. The parser ignores the checksum: network cards ignore it when they wake a machine, and a datagram
+/// from the same host often has none yet.
 fn udp<Address>(
     datagram: &[u8],
     source_mac: Option<MacAddr>,

@@ -1,8 +1,8 @@
-//! What crosses a boundary in wakevirt, and nothing that does I/O.
+//! Types and messages that cross a process boundary, the packet parser, and packet budgets.
 //!
-//! A reviewer of the trust boundaries reads three modules first: [`frame`] decides what is a magic
-//! packet, [`sniffer`] lists what may cross the socketpair, and [`bus`] what may cross D-Bus.
-//! There is no runtime, no clock, no socket and no unsafe code here.
+//! To review the trust boundaries, begin with three modules: [`frame`] decides what is a magic packet, [`sniffer`]
+//! defines the messages on the socketpair, and [`bus`] those on D-Bus. This crate has no runtime, clock, socket or
+//! unsafe code.
 
 pub mod budget;
 #[cfg(feature = "dbus")]

@@ -1,22 +1,22 @@
-//! The link headers of savefiles: what lies in front of a [`Frame`] there.
+//! The link headers in savefiles, which precede each [`Frame`].
 //!
-//! A live capture has none of this: the kernel delivers frames without their link header.
+//! In a live capture, the kernel delivers frames without their link headers.
 
 use crate::MacAddr;
 use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame};
 
-/// A kind of link header, of those that savefiles of Ethernet-like and raw-IP links have.
+/// The type of a link header in savefiles of Ethernet-like and raw-IP links.
 ///
 /// Numbers and layouts: <https://www.tcpdump.org/linktypes.html>.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkType {
     /// LINKTYPE_ETHERNET.
     Ethernet,
-    /// LINKTYPE_NULL: an address family in the byte order of the machine that captured.
+    /// LINKTYPE_NULL: an address family in the byte order of the capturing machine.
     Null,
     /// LINKTYPE_LOOP: an address family in network byte order.
     Loop,
-    /// LINKTYPE_RAW, LINKTYPE_IPV4 and LINKTYPE_IPV6: nothing before the IP header.
+    /// LINKTYPE_RAW, LINKTYPE_IPV4 and LINKTYPE_IPV6: no header before the IP header.
     Raw,
     /// LINKTYPE_LINUX_SLL.
     LinuxSll,
@@ -24,13 +24,13 @@ pub enum LinkType {
     LinuxSll2,
 }
 
-/// ARPHRD_ETHER (linux/if_arp.h): the kind of interface whose addresses are MAC addresses.
+/// ARPHRD_ETHER (linux/if_arp.h): interfaces with MAC addresses.
 const ARPHRD_ETHER: u16 = 1;
-/// ARPHRD_LOOPBACK (linux/if_arp.h): like Ethernet, with addresses of zeros.
+/// ARPHRD_LOOPBACK (linux/if_arp.h): like Ethernet, with all-zero addresses.
 const ARPHRD_LOOPBACK: u16 = 772;
 
 impl LinkType {
-    /// The kind with this number in a savefile, or in libpcap where that differs (`DLT_RAW` is 12 or 14).
+    /// The type with this number in a savefile, or in libpcap if that differs (`DLT_RAW` is 12 or 14).
     #[must_use]
     pub const fn from_number(number: i32) -> Option<Self> {
         match number {
@@ -44,14 +44,14 @@ impl LinkType {
         }
     }
 
-    /// The frame behind this link header; `None` where the header is cut off, or names no protocol.
+    /// Removes the link header. `None` if the header is truncated or has no known protocol.
     #[must_use]
     pub fn strip(self, bytes: &[u8]) -> Option<Frame<'_>> {
         match self {
             Self::Ethernet => ethernet(bytes),
             Self::Null | Self::Loop => {
-                // The family may be in either byte order, and is a small number. That of IPv6
-                // differs between systems; the packet itself says what it is.
+                // The family may be in either byte order, and the number for IPv6 differs between systems. The
+                // version field of the packet is unambiguous.
                 let (_, packet) = bytes.split_first_chunk::<4>()?;
                 raw(packet)
             }
@@ -96,7 +96,7 @@ fn sll2(bytes: &[u8]) -> Option<Frame<'_>> {
     Some(Frame { protocol: u16::from_be_bytes([p0, p1]), tag: None, source, payload })
 }
 
-/// The sender's MAC address, where the interface is of a kind that has them.
+/// The sender's MAC address, if the interface has MAC addresses.
 ///
 /// `kind` is an ARPHRD number and `length` the address's length in octets, both in host byte order.
 #[must_use]

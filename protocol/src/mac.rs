@@ -5,16 +5,16 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A 48-bit MAC address (EUI-48, IEEE 802), its octets in the order in which they are sent.
+/// A 48-bit MAC address (EUI-48, IEEE 802), with its octets in transmission order.
 ///
-/// It is written as six pairs of hexadecimal digits, with colons and in lower case
-/// (`52:54:00:12:34:56`); it is read in either case, and with hyphens too.
+/// It is displayed as six pairs of hexadecimal digits in lower case with colons (`52:54:00:12:34:56`). It is parsed
+/// from either case, and with colons or hyphens.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MacAddr([u8; 6]);
 
-/// A text that is no MAC address.
+/// A text that is not a MAC address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a MAC address: six pairs of hexadecimal digits are expected, as in 52:54:00:12:34:56")]
+#[error("{0:?} is not a MAC address; write six pairs of hexadecimal digits, such as 52:54:00:12:34:56")]
 pub struct BadMacAddr(String);
 
 impl MacAddr {
@@ -24,7 +24,7 @@ impl MacAddr {
         Self(octets)
     }
 
-    /// The octets, in the order in which they are sent.
+    /// The octets in transmission order.
     #[must_use]
     pub const fn octets(self) -> [u8; 6] {
         self.0
@@ -32,8 +32,8 @@ impl MacAddr {
 
     /// Whether a single network card can own this address.
     ///
-    /// Group addresses (the lowest bit of the first octet is set, IEEE 802-2014 8.2.2; broadcast is
-    /// one of them) and the all-zero address belong to nobody.
+    /// Group addresses (the lowest bit of the first octet is set, IEEE 802-2014 8.2.2; this includes broadcast) and
+    /// the all-zero address belong to no card.
     #[must_use]
     pub const fn is_unicast(self) -> bool {
         let [first, ..] = self.0;
@@ -64,7 +64,7 @@ impl FromStr for MacAddr {
         let mut pairs = text.split(separator);
         for octet in &mut octets {
             let pair = pairs.next().filter(|pair| pair.len() == 2).ok_or_else(bad)?;
-            // from_str_radix would take a sign.
+            // from_str_radix would accept a sign.
             if !pair.bytes().all(|digit| digit.is_ascii_hexdigit()) {
                 return Err(bad());
             }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_it_writes_and_what_others_write() {
+    fn parses_its_own_and_other_notations() {
         let mac = MacAddr::new([0x52, 0x54, 0, 0x12, 0xab, 0xff]);
         assert_eq!(mac.to_string(), "52:54:00:12:ab:ff");
         for text in ["52:54:00:12:ab:ff", "52:54:00:12:AB:FF", "52-54-00-12-ab-ff"] {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_address() {
+    fn rejects_invalid_addresses() {
         for text in [
             "",
             "52:54:00:12:ab",
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_what_a_single_card_can_own() {
+    fn distinguishes_unicast_addresses() {
         for (text, unicast) in [
             ("52:54:00:00:00:01", true),
             ("00:00:00:00:00:01", true),

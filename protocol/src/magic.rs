@@ -1,12 +1,12 @@
-//! The magic packet format, and the search for one.
+//! The format of magic packets, and the search for them.
 //!
-//! Six bytes `FF` (the synchronisation stream), then the target's MAC address sixteen times without
-//! a break, anywhere in the payload (AMD publication 20213, "Magic Packet Technology", 1995); then
-//! possibly a SecureOn password. More than six `FF` and more than sixteen copies are legal.
+//! A magic packet has six bytes `FF` (the synchronisation stream) followed by sixteen copies of the target's MAC
+//! address without a break, anywhere in the payload (AMD publication 20213, "Magic Packet Technology", 1995), and
+//! optionally a SecureOn password. More than six `FF` and more than sixteen copies are allowed.
 //!
-//! A payload may hold several: the kernel merges datagrams of one flow that arrive together into one
-//! (UDP GRO: `rx-udp-gro-forwarding` and `rx-gro-list` in ethtool(8)), and so may the sender (UDP GSO).
-//! Nothing in the payload tells where one datagram ends, so no password is read from such a payload.
+//! A payload can contain several: the kernel merges datagrams of one flow that arrive together (UDP GRO:
+//! `rx-udp-gro-forwarding` and `rx-gro-list` in ethtool(8)), and so can the sender (UDP GSO). The payload does not
+//! show where one datagram ends, so passwords in such a payload are ignored.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,16 +20,16 @@ const COPIES: usize = 16 * 6;
 /// The length of the shortest magic packet, in bytes.
 pub const SHORTEST: usize = SYNC + COPIES;
 
-/// Sixteen copies hold so many bytes, one behind the other, that equal the byte six places on.
+/// In sixteen copies, this many consecutive bytes equal the byte six places later.
 const REPEATED: usize = COPIES - 6;
-/// The search compares so many bytes with those six places on: what a processor does at once.
+/// The search compares this many bytes with those six places later: one operation of a processor.
 const PROBE: usize = 16;
-/// It does so at the end of each step of so many bytes: often enough for one probe at least to lie
-/// among the repeated bytes of a packet, wherever the packet begins.
+/// It does this at the end of each step of this many bytes, so that at least one probe is within the repeated bytes
+/// of a packet, wherever the packet begins.
 const STEP: usize = 72;
 const _: () = assert!(STEP + PROBE - 1 <= REPEATED && (STEP - PROBE).is_multiple_of(8));
 
-/// A valid magic packet: its target can be one network card's address, never a group's.
+/// A valid magic packet. Its target is a unicast address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked")]
 pub struct MagicPacket {
@@ -37,7 +37,7 @@ pub struct MagicPacket {
     password: Option<Password>,
 }
 
-/// What a [`MagicPacket`] is read from, before its target is looked at.
+/// A deserialized [`MagicPacket`] with an unchecked target.
 #[derive(Deserialize)]
 struct Unchecked {
     target: MacAddr,
@@ -49,49 +49,49 @@ impl TryFrom<Unchecked> for MagicPacket {
 
     fn try_from(unchecked: Unchecked) -> Result<Self, Self::Error> {
         Self::new(unchecked.target, unchecked.password)
-            .ok_or("the target of a magic packet is a unicast address")
+            .ok_or("the target of a magic packet must be a unicast address")
     }
 }
 
 impl MagicPacket {
-    /// A magic packet for this target; `None` where it is a broadcast, multicast or all-zero address.
+    /// A magic packet for this target; `None` if it is a broadcast, multicast or all-zero address.
     #[must_use]
     pub fn new(target: MacAddr, password: Option<Password>) -> Option<Self> {
         target.is_unicast().then_some(Self { target, password })
     }
 
-    /// The MAC address of the machine to be woken.
+    /// The MAC address of the machine to wake.
     #[must_use]
     pub const fn target(&self) -> MacAddr {
         self.target
     }
 
-    /// The SecureOn password, where one came with it.
+    /// The SecureOn password, if there is one.
     #[must_use]
     pub const fn password(&self) -> Option<&Password> {
         self.password.as_ref()
     }
 
-    /// The magic packets anywhere in the payload.
+    /// Finds magic packets anywhere in the payload.
     #[must_use]
     pub fn find(payload: &[u8]) -> MagicPackets<'_> {
-        MagicPackets::beginning_with(Self::first(payload))
+        MagicPackets::starting_with(Self::first(payload))
     }
 
-    /// The magic packet that the payload begins with, and those that follow it anywhere; none where it does
-    /// not begin with one.
+    /// Finds a magic packet at the start of the payload, and those anywhere after it. Empty if the payload does not
+    /// begin with one.
     #[must_use]
     pub fn at_start(payload: &[u8]) -> MagicPackets<'_> {
         let run = run_of_ff(payload);
-        let behind_sync = payload.get(run..).filter(|_| run >= SYNC);
-        MagicPackets::beginning_with(behind_sync.and_then(Self::behind_sync))
+        let after_sync = payload.get(run..).filter(|_| run >= SYNC);
+        MagicPackets::starting_with(after_sync.and_then(Self::after_sync))
     }
 
-    /// The first magic packet anywhere in the payload, and what follows the copies of its address.
+    /// The first magic packet anywhere in the payload, and the bytes after the copies of its address.
     ///
-    /// It takes a time linear in the number of bytes up to the end of that packet, whatever the payload: no
-    /// more than a comparison of 16 bytes for each step of 72, and for those where they are equal, one of the
-    /// step and one of a packet's length.
+    /// The time is linear in the number of bytes up to the end of that packet, for any payload: at most one
+    /// comparison of 16 bytes for each step of 72, and if these are equal, one of the step and one of the length of
+    /// a packet.
     fn first(payload: &[u8]) -> Option<(Self, &[u8])> {
         let (steps, _) = payload.as_chunks::<STEP>();
         let (six_on, _) = payload.get(6..)?.as_chunks::<STEP>();
@@ -104,24 +104,24 @@ impl MagicPacket {
             .find_map(|(_, end)| Self::around(payload, end - PROBE))
     }
 
-    /// The magic packet that repeats itself at this position, and begins less than a step in front
-    /// of it, and what follows it.
+    /// The magic packet whose copies include this position and that begins less than a step before it, and the bytes
+    /// after it.
     fn around(payload: &[u8], position: usize) -> Option<(Self, &[u8])> {
         let before = payload.get(..position)?;
         let six_on = payload.get(6..position + 6)?;
         let start = position - equal_at_the_end(before, six_on);
-        // What repeats begins with the address, or up to five bytes earlier, in the stream, where
-        // the address holds FF too. Not six: no address of a single card begins with FF.
+        // The repetition begins with the address, or up to five bytes earlier in the stream if the address contains
+        // FF as well. Not six: no unicast address begins with FF.
         let start = start + run_of_ff(payload.get(start..start + 6)?);
         let (before, rest) = payload.split_at_checked(start)?;
-        before.ends_with(&[0xff; SYNC]).then(|| Self::behind_sync(rest)).flatten()
+        before.ends_with(&[0xff; SYNC]).then(|| Self::after_sync(rest)).flatten()
     }
 
-    /// The magic packet that has its synchronisation stream in front of these bytes, and what follows it.
-    fn behind_sync(bytes: &[u8]) -> Option<(Self, &[u8])> {
+    /// The magic packet whose synchronisation stream precedes these bytes, and the bytes after it.
+    fn after_sync(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (first, more) = bytes.split_first_chunk::<6>()?;
         let magic = Self::new(MacAddr::new(*first), None)?;
-        // That each copy equals the one before it makes them all equal, in one comparison.
+        // If each copy equals the one before it, all are equal: one comparison is enough.
         let copies = bytes.get(..COPIES)?;
         if more.get(..COPIES - 6)? != copies.get(..COPIES - 6)? {
             return None;
@@ -134,30 +134,30 @@ impl MagicPacket {
     }
 }
 
-/// The magic packets of one payload, in their order.
+/// The magic packets of one payload, in order.
 ///
-/// A password is read where there is one packet alone.
+/// Only a single packet can have a password.
 #[derive(Debug, Clone)]
 pub struct MagicPackets<'a> {
-    /// The next one, still without a password, and what follows its copies.
+    /// The next one, without its password, and the bytes after its copies.
     next: Option<(MagicPacket, &'a [u8])>,
-    /// Whether passwords are read: not once there are several packets.
+    /// Whether to read passwords; `false` once there are several packets.
     passwords: bool,
 }
 
 impl<'a> MagicPackets<'a> {
-    const fn beginning_with(first: Option<(MagicPacket, &'a [u8])>) -> Self {
+    const fn starting_with(first: Option<(MagicPacket, &'a [u8])>) -> Self {
         Self { next: first, passwords: true }
     }
 
-    /// The same packets, without a password.
+    /// The same packets without passwords.
     #[must_use]
     pub const fn without_passwords(mut self) -> Self {
         self.passwords = false;
         self
     }
 
-    /// Whether none is left.
+    /// Whether there are no more packets.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.next.is_none()
@@ -176,10 +176,10 @@ impl Iterator for MagicPackets<'_> {
     }
 }
 
-/// The password in what follows the copies of the address.
+/// The password in the bytes after the copies of the address.
 ///
-/// Bytes that go on repeating the address are none, be it in part. Where a whole magic packet could follow,
-/// that is probably another datagram, be it for a group: its six `FF` would look like a password.
+/// A part of another copy is not a password. If the bytes are long enough for another magic packet, they are
+/// probably another datagram, perhaps for a group address, whose six `FF` would look like a password.
 fn password_in(tail: &[u8], address: &[u8; 6]) -> Option<Password> {
     if address.starts_with(tail) || tail.len() >= SHORTEST {
         return None;
@@ -190,14 +190,14 @@ fn password_in(tail: &[u8], address: &[u8; 6]) -> Option<Password> {
     tail.first_chunk::<4>().map(|four| Password::Four(*four))
 }
 
-/// How many bytes `FF` the slice begins with.
+/// The number of bytes `FF` at the start of the slice.
 fn run_of_ff(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|byte| **byte == 0xff).count()
 }
 
-/// How many bytes at the end of two slices are equal; [`STEP`] stands for more.
+/// The number of equal bytes at the end of two slices, at most [`STEP`].
 ///
-/// Both are of one length, a multiple of eight bytes.
+/// Both slices have the same length, a multiple of eight bytes.
 fn equal_at_the_end(one: &[u8], other: &[u8]) -> usize {
     let (_, one) = one.as_rchunks::<8>();
     let (_, other) = other.as_rchunks::<8>();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn is_found_wherever_it_lies() {
+    fn finds_a_packet_at_any_offset() {
         for before in 0..3 * STEP {
             for sync in [6, 7, 8, 13, 200] {
                 let mut bytes = vec![0x11; before];
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn is_found_whatever_the_address_is() {
+    fn finds_a_packet_for_any_address() {
         for mac in [
             [2, 0xff, 0xff, 0xff, 0xff, 0xff],
             [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff],
@@ -261,7 +261,7 @@ mod tests {
             [2, 0, 0, 2, 0, 0],
         ] {
             for before in 0..3 * STEP {
-                // What stands in front repeats the address as well.
+                // The bytes before the packet repeat the address as well.
                 let mut bytes = mac.repeat(before / 6 + 1)[..before].to_vec();
                 bytes.extend(packet(6, mac, 16, &[0x11; 9]));
                 let found = first(&bytes).map(|magic| magic.target());
@@ -271,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn is_found_behind_a_false_start() {
-        for false_start in [
+    fn finds_a_packet_after_an_incomplete_one() {
+        for incomplete in [
             packet(6, MAC, 15, &[]),
             packet(6, [1; 6], 16, &[]),
             vec![0xff; 5],
             packet(6, MAC, 1, &[0xff; 5]),
         ] {
-            let mut bytes = false_start;
+            let mut bytes = incomplete;
             bytes.push(0);
             bytes.extend(packet(6, MAC, 16, &[]));
             assert_eq!(first(&bytes), Some(plain()));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn needs_all_of_its_parts() {
+    fn rejects_incomplete_packets() {
         assert_eq!(first(&packet(5, MAC, 16, &[])), None);
         assert_eq!(first(&packet(6, MAC, 15, &MAC[..5])), None);
         for wrong in 6..SHORTEST {
@@ -297,14 +297,14 @@ mod tests {
     }
 
     #[test]
-    fn wakes_no_group() {
+    fn rejects_group_targets() {
         for mac in [[0xff; 6], [0; 6], [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1]] {
             assert_eq!(first(&packet(6, mac, 16, &[])), None, "{mac:?}");
         }
     }
 
     #[test]
-    fn has_a_password_of_four_or_six_bytes() {
+    fn reads_passwords_of_four_or_six_bytes() {
         let four = Some(Password::Four([1, 2, 3, 4]));
         let six = Some(Password::Six([1, 2, 3, 4, 5, 6]));
         for (length, password) in
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_no_copy_of_the_address_for_a_password() {
+    fn does_not_read_a_copy_of_the_address_as_a_password() {
         for copies in [17, 20, 40] {
             for part in 0..6 {
                 let magic = first(&packet(6, MAC, copies, &MAC[..part])).unwrap();
@@ -329,13 +329,13 @@ mod tests {
 
     const OTHER: [u8; 6] = [0x52, 0x54, 0, 0xab, 0xcd, 0xef];
 
-    /// Each packet that is found: its target, and whether it has a password.
+    /// The target of each packet, and whether it has a password.
     fn found(packets: MagicPackets<'_>) -> Vec<([u8; 6], bool)> {
         packets.map(|magic| (magic.target().octets(), magic.password().is_some())).collect()
     }
 
     #[test]
-    fn are_all_found_without_a_password_where_there_are_several() {
+    fn finds_several_packets_without_passwords() {
         let both = [(MAC, false), (OTHER, false)];
         for sync in [6, 7] {
             for (first_tail, last_tail) in
@@ -363,14 +363,14 @@ mod tests {
         assert_eq!(found(MagicPacket::find(&three)), [(MAC, false), (OTHER, false), (MAC, false)]);
         let late = [&[0][..], &three].concat();
         assert_eq!(found(MagicPacket::find(&late)).len(), 3);
-        assert!(MagicPacket::at_start(&late).is_empty(), "the first one is not at the beginning");
+        assert!(MagicPacket::at_start(&late).is_empty(), "the payload does not begin with a packet");
     }
 
     #[test]
-    fn have_the_password_ff_where_it_is_one() {
+    fn reads_a_password_of_ff_unless_another_packet_may_follow() {
         let six = Some(Password::Six([0xff; 6]));
         assert_eq!(first(&packet(6, MAC, 16, &[0xff; 6])).unwrap().password(), six.as_ref());
-        // In front of what is no magic packet, but as long as one: a packet for a group, or a broken one.
+        // The following bytes are as long as a packet and not a valid one: a packet for a group, or an incomplete one.
         for next in
             [packet(6, [0xff; 6], 16, &[]), packet(6, [0x33; 6], 16, &[]), packet(6, OTHER, 15, &[0; 6])]
         {
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn cannot_be_read_with_a_target_that_is_a_group() {
+    fn deserialization_rejects_group_targets() {
         let good = postcard::to_allocvec(&plain()).unwrap();
         assert_eq!(postcard::from_bytes::<MagicPacket>(&good), Ok(plain()));
         let mut bad = good;

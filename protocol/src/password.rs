@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// The SecureOn password at the end of a magic packet: 4 or 6 bytes (AMD publication 20213 leaves
-/// the length to the card; etherwake and wakeonlan send either).
+/// The SecureOn password at the end of a magic packet: 4 or 6 bytes (AMD publication 20213 leaves the length to the
+/// card; etherwake and wakeonlan send either).
 ///
-/// It is wiped when dropped, and never printed.
+/// Its memory is wiped when it is dropped. Its `Debug` output shows only the length.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 pub enum Password {
     /// Four bytes, often written like an IPv4 address.
@@ -19,7 +19,7 @@ pub enum Password {
 }
 
 impl Password {
-    /// The bytes, in the order in which they are sent.
+    /// The bytes in transmission order.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match self {
@@ -28,8 +28,7 @@ impl Password {
         }
     }
 
-    /// Whether this is the expected password, in a time that tells nothing but whether the lengths
-    /// are equal.
+    /// Whether this is the expected password. The time of the comparison reveals only whether the lengths are equal.
     #[must_use]
     pub fn matches(&self, expected: &Self) -> bool {
         self.as_bytes().ct_eq(expected.as_bytes()).into()
@@ -47,9 +46,9 @@ impl TryFrom<&[u8]> for Password {
     }
 }
 
-/// A password of a length that SecureOn does not have.
+/// A password of a length that SecureOn does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a SecureOn password has 4 or 6 bytes, this one has {0}")]
+#[error("a SecureOn password must have 4 or 6 bytes; this one has {0}")]
 pub struct BadPassword(usize);
 
 impl fmt::Debug for Password {
@@ -63,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn has_four_or_six_bytes() {
+    fn accepts_four_or_six_bytes() {
         for length in 0..9_usize {
             let bytes = vec![7; length];
             let password = Password::try_from(bytes.as_slice());
@@ -75,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn matches_itself_alone() {
+    fn matches_only_an_equal_password() {
         let password = Password::Six(*b"secret");
         assert!(password.matches(&Password::Six(*b"secret")));
         assert!(!password.matches(&Password::Six(*b"Secret")));

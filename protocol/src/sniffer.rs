@@ -1,128 +1,126 @@
-//! What may cross the socketpair between the announcer and the sniffer: one list for each way.
+//! The messages on the socketpair between the announcer and the sniffer: one enum for each direction.
 //!
-//! Each message is one datagram of a `SOCK_SEQPACKET` socketpair: the byte [`VERSION`], then the
-//! message in postcard. Both binaries come from one build, so another version means a mixed
-//! installation and ends the service. The announcer reads every message as coming from an enemy:
-//! [`FromSniffer::decode`] checks the length, the version, that the message ends where the datagram
-//! does, and every value: by the types, and where these allow more than the list, by `within_limits`.
+//! Each message is one datagram of a `SOCK_SEQPACKET` socketpair: the byte [`VERSION`], then the message in
+//! postcard. Both programs come from one build, so another version indicates a mixed installation and ends the
+//! service. The announcer treats each message as hostile input: [`FromSniffer::decode`] checks the length, the
+//! version, that the message ends with the datagram, and every value, either by its type or by `within_limits`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::CapturedPacket;
 
-/// The version of this list; every change of a message raises it.
+/// The version of the messages. Every change of a message increases it.
 pub const VERSION: u8 = 3;
 
-/// The longest message, in bytes. A [`CapturedPacket`] takes less than 120; the text of a failure most.
+/// The longest message, in bytes. A [`CapturedPacket`] has less than 120; the text of a failure is the longest.
 pub const MAX_MESSAGE: usize = 512;
 
 /// The longest text of a failure, in bytes.
 pub const MAX_REASON: usize = 300;
 
-/// The greatest number of UDP ports whose payload is searched in full.
+/// The most UDP ports with a full search of the payload.
 pub const MAX_PORTS: usize = 64;
 
-/// The greatest number of interfaces whose outgoing frames are heard as well.
+/// The most interfaces on which outgoing frames are captured.
 pub const MAX_OUTGOING: usize = 16;
 
-/// The greatest number of UDP sockets that are handed to the sniffer.
+/// The most UDP sockets that are passed to the sniffer.
 pub const MAX_UDP_SOCKETS: usize = 16;
 
-/// How the sniffer is to hear.
+/// The capture mode that the announcer requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Packet sockets where the privilege is there, UDP sockets in any case.
+    /// Packet sockets if the sniffer has the privilege, and UDP sockets in any case.
     Auto,
-    /// Packet sockets, or fail.
+    /// Packet sockets; without the privilege, the sniffer fails.
     Raw,
-    /// UDP sockets alone.
+    /// Only UDP sockets.
     Udp,
 }
 
-/// How the sniffer hears.
+/// The capture mode of the sniffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
-    /// By packet sockets, and the UDP sockets that it was given.
+    /// Packet sockets, and the UDP sockets that were passed to it.
     Raw,
-    /// By the UDP sockets that it was given, alone.
+    /// Only the UDP sockets that were passed to it.
     Udp,
 }
 
-/// The first message to the sniffer. The UDP sockets come with it (`SCM_RIGHTS`, unix(7)).
+/// The first message to the sniffer. The UDP sockets accompany it (`SCM_RIGHTS`, unix(7)).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
-    /// How it is to hear.
+    /// The requested mode.
     pub request: Request,
-    /// UDP ports whose payload is searched in full: at most [`MAX_PORTS`].
+    /// UDP ports with a full search of the payload: at most [`MAX_PORTS`].
     pub ports: Vec<u16>,
-    /// How many interfaces' outgoing frames are to be heard: at most [`MAX_OUTGOING`].
+    /// The number of interfaces on which outgoing frames are captured: at most [`MAX_OUTGOING`].
     pub outgoing: u8,
-    /// Whether a kernel without Landlock is a reason to end.
+    /// Whether to exit if the kernel has no Landlock.
     pub require_landlock: bool,
 }
 
-/// What the announcer says to the sniffer.
+/// A message to the sniffer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToSniffer {
-    /// How to start; said once, first.
+    /// The parameters; sent once, as the first message.
     Start(Start),
-    /// Hear the frames that leave through this interface from now on.
+    /// Capture outgoing frames on this interface.
     Outgoing {
-        /// Which of the sniffer's sockets for outgoing frames: less than [`Start::outgoing`].
+        /// The index of the sniffer's socket for outgoing frames: less than [`Start::outgoing`].
         slot: u8,
-        /// The kernel's index of the interface, never 0: to bind(2), that is every interface.
+        /// The kernel's index of the interface, never 0, which bind(2) takes as every interface.
         interface: u32,
     },
-    /// Say the counters, soon: a sniffer that hangs does not.
+    /// Send the counters soon. A sniffer that hangs does not.
     Report,
 }
 
-/// What the sniffer says to the announcer.
+/// A message from the sniffer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromSniffer {
-    /// The sandbox is closed and the first packet is about to be read; said once, first.
+    /// The sandbox is complete and the sniffer begins to read packets; sent once, as the first message.
     Ready {
-        /// How it hears.
+        /// The capture mode.
         mode: Mode,
         /// Whether Landlock is in force.
         landlock: bool,
     },
-    /// It cannot go on; said last.
+    /// The sniffer cannot continue; sent as the last message.
     Failed {
-        /// What failed, and what to do: at most [`MAX_REASON`] bytes.
+        /// What failed, and the cure: at most [`MAX_REASON`] bytes.
         reason: String,
     },
     /// A magic packet.
     Packet(CapturedPacket),
-    /// How much was seen and lost until now; said at most once a second, when something changed
-    /// or [`ToSniffer::Report`] asked for them.
+    /// The current counters; sent at most once a second, after a change or a [`ToSniffer::Report`].
     Counters(Counters),
 }
 
-/// What the sniffer counts, since it started; no count ever falls.
+/// The sniffer's counters since it started. They never decrease.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
-    /// Frames and datagrams that passed the kernel's filter and held no magic packet.
+    /// Frames and datagrams that passed the kernel's filter and contained no magic packet.
     pub malformed: u64,
-    /// Frames and datagrams that held a magic packet and went on beyond what is searched
-    /// ([`crate::frame::SEARCHED`]): more may have been in the rest.
+    /// Frames and datagrams with a magic packet that were longer than what is searched
+    /// ([`crate::frame::SEARCHED`]): the rest may have contained more.
     pub truncated: u64,
     /// Frames that the kernel dropped because the packet sockets' buffers were full.
     pub dropped_raw: u64,
     /// Datagrams that the kernel dropped because the UDP sockets' buffers were full.
     pub dropped_udp: u64,
-    /// Magic packets that were dropped because the announcer was too slow to take them.
+    /// Magic packets that were dropped because the announcer was too slow to receive them.
     pub dropped_channel: u64,
 }
 
 impl Counters {
-    /// What the kernel dropped before the sniffer could read it. The counts may be an enemy's.
+    /// All that the kernel dropped before the sniffer read it. A compromised sniffer may send any counts.
     #[must_use]
     pub const fn dropped_by_kernel(&self) -> u64 {
         self.dropped_raw.saturating_add(self.dropped_udp)
     }
 
-    /// Whether these can follow the earlier ones: no count falls.
+    /// Whether these counters can follow the earlier ones: none decreases.
     #[must_use]
     pub const fn can_follow(&self, earlier: &Self) -> bool {
         self.malformed >= earlier.malformed
@@ -133,34 +131,34 @@ impl Counters {
     }
 }
 
-/// Why a datagram is no message.
+/// Why a datagram is not a valid message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadMessage {
-    /// Nothing in it.
+    /// An empty datagram.
     #[error("an empty message")]
     Empty,
     /// More than [`MAX_MESSAGE`] bytes.
-    #[error("a message of {0} bytes, where {MAX_MESSAGE} are the most")]
+    #[error("a message of {0} bytes; the maximum is {MAX_MESSAGE}")]
     TooLong(usize),
-    /// Another version of this list.
+    /// Another version.
     #[error(
-        "a message of version {0}, where {VERSION} is spoken: the two programs are from different builds; install both again"
+        "a message of version {0} instead of {VERSION}: the two programs are from different builds; reinstall both"
     )]
     Version(u8),
-    /// No message of this list, or a value that a field cannot have.
-    #[error("a message that cannot be read")]
+    /// An unknown message, or an invalid value in a field.
+    #[error("an invalid message")]
     Malformed,
-    /// A message, and more behind it.
-    #[error("a message with {0} bytes behind its end")]
+    /// Bytes after the end of the message.
+    #[error("a message followed by {0} more bytes")]
     Trailing(usize),
-    /// A message that is to be written, and holds more than is allowed.
-    #[error("a message with a longer text or list, or a greater number, than is allowed")]
-    DoesNotFit,
+    /// A text, list or number over its limit, in a message that is to be sent.
+    #[error("a message with a text, list or number over its limit")]
+    OverLimit,
 }
 
-/// What the types do not say about the values of a message.
+/// Limits of a message that its types do not enforce.
 trait Limits {
-    /// Whether each text and list in it is as short, and each number as small, as the list says.
+    /// Whether each text, list and number is within its limit.
     fn within_limits(&self) -> bool;
 }
 
@@ -188,10 +186,10 @@ impl Limits for FromSniffer {
 macro_rules! message {
     ($type:ty) => {
         impl $type {
-            /// Writes the message to the buffer, and returns the part of it that is to be sent.
+            /// Writes the message to the buffer, and returns the part of the buffer that it occupies.
             ///
             /// # Errors
-            /// [`BadMessage::DoesNotFit`] where a text or list in it is longer, or a number greater, than allowed.
+            /// [`BadMessage::OverLimit`] if a text, list or number is over its limit.
             pub fn encode<'buffer>(
                 &self,
                 buffer: &'buffer mut [u8; MAX_MESSAGE],
@@ -199,10 +197,10 @@ macro_rules! message {
                 encode(self, buffer)
             }
 
-            /// Reads the message that is all of this datagram.
+            /// Parses the message that this datagram consists of.
             ///
             /// # Errors
-            /// [`BadMessage`] says what is wrong with it.
+            /// [`BadMessage`] describes the problem.
             pub fn decode(datagram: &[u8]) -> Result<Self, BadMessage> {
                 decode(datagram)
             }
@@ -218,12 +216,12 @@ fn encode<'buffer, Message: Serialize + Limits>(
     buffer: &'buffer mut [u8; MAX_MESSAGE],
 ) -> Result<&'buffer [u8], BadMessage> {
     if !message.within_limits() {
-        return Err(BadMessage::DoesNotFit);
+        return Err(BadMessage::OverLimit);
     }
     let [version, body @ ..] = buffer;
     *version = VERSION;
-    let length = postcard::to_slice(message, body).map_err(|_| BadMessage::DoesNotFit)?.len();
-    buffer.get(..=length).ok_or(BadMessage::DoesNotFit)
+    let length = postcard::to_slice(message, body).map_err(|_| BadMessage::OverLimit)?.len();
+    buffer.get(..=length).ok_or(BadMessage::OverLimit)
 }
 
 fn decode<'datagram, Message: Deserialize<'datagram> + Limits>(

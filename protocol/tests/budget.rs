@@ -1,5 +1,5 @@
-//! Budgets allocate nothing after they were made, whatever comes.
-#![expect(unsafe_code, reason = "the trait of allocators is unsafe")]
+//! Budgets allocate no memory after their creation.
+#![expect(unsafe_code, reason = "the trait GlobalAlloc is unsafe")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -9,24 +9,24 @@ use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::budget::Budgets;
 
 thread_local! {
-    /// How often this thread has allocated.
+    /// The number of allocations of this thread.
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, with a count.
+/// The system's allocator, which counts allocations.
 struct Counting;
 
-// SAFETY: each call is the system allocator's own, with the same arguments; the count is a plain
-// number of this thread that is neither allocated nor dropped.
+// SAFETY: each function calls the system's allocator with the same arguments. The counter is a number of this thread;
+// it needs no allocation and no drop.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps the contract of this very function.
+        // SAFETY: the caller fulfils the contract of `alloc`, which is the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the memory came from the system's allocator, above.
+        // SAFETY: the memory comes from the system's allocator, see `alloc`.
         unsafe { System.dealloc(memory, layout) }
     }
 }
@@ -35,14 +35,14 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 #[test]
-fn is_kept_without_an_allocation() {
+fn allocates_nothing_after_creation() {
     let before = ALLOCATIONS.get();
     let mut budgets = Budgets::default_size(RandomState::new());
-    assert!(ALLOCATIONS.get() > before, "allocations are counted");
+    assert!(ALLOCATIONS.get() > before, "the counter works");
 
     let before = ALLOCATIONS.get();
     let mut admitted = 0_u32;
-    // More pairs and interfaces than there is room for, over a hundred seconds.
+    // More pairs and interfaces than the tables have room for, over a hundred seconds.
     for n in 0..200_000_u32 {
         let [_, a, b, c] = n.wrapping_mul(7919).to_be_bytes();
         let (interface, now) = (n % 3000, u64::from(n) * 500);

@@ -1,7 +1,7 @@
-//! What the two processes of capture say to each other: it is read as it was written, and nothing
-//! else is read.
+//! The messages between the two processes of capture: decoding returns the encoded message, and rejects everything
+//! else.
 
-#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may stop where it stands")]
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
 
 use core::fmt::Debug;
 use core::net::{Ipv4Addr, Ipv6Addr};
@@ -91,20 +91,20 @@ fn to_sniffer() -> impl Strategy<Value = ToSniffer> {
     ]
 }
 
-/// What both lists have in common.
+/// Common to both message types.
 trait Message: Sized + Debug + PartialEq {
-    fn written(&self) -> Result<Vec<u8>, BadMessage>;
-    fn read(datagram: &[u8]) -> Result<Self, BadMessage>;
+    fn encoded(&self) -> Result<Vec<u8>, BadMessage>;
+    fn decoded(datagram: &[u8]) -> Result<Self, BadMessage>;
 }
 
 macro_rules! message {
     ($type:ty) => {
         impl Message for $type {
-            fn written(&self) -> Result<Vec<u8>, BadMessage> {
+            fn encoded(&self) -> Result<Vec<u8>, BadMessage> {
                 self.encode(&mut [0; MAX_MESSAGE]).map(<[u8]>::to_vec)
             }
 
-            fn read(datagram: &[u8]) -> Result<Self, BadMessage> {
+            fn decoded(datagram: &[u8]) -> Result<Self, BadMessage> {
                 Self::decode(datagram)
             }
         }
@@ -114,40 +114,40 @@ macro_rules! message {
 message!(FromSniffer);
 message!(ToSniffer);
 
-/// The message is read as it was written: whole, and neither cut off, lengthened, nor of another version.
-fn is_read_as_written<M: Message>(message: &M) -> Result<(), TestCaseError> {
-    let mut datagram = message.written().unwrap();
-    let read = M::read(&datagram);
-    prop_assert_eq!(read.as_ref(), Ok(message));
+/// Decoding returns the message, and rejects it if it is truncated, extended or of another version.
+fn decodes_only_the_whole_message<M: Message>(message: &M) -> Result<(), TestCaseError> {
+    let mut datagram = message.encoded().unwrap();
+    let decoded = M::decoded(&datagram);
+    prop_assert_eq!(decoded.as_ref(), Ok(message));
     for length in 1..datagram.len() {
-        prop_assert_eq!(M::read(&datagram[..length]).unwrap_err(), BadMessage::Malformed);
+        prop_assert_eq!(M::decoded(&datagram[..length]).unwrap_err(), BadMessage::Malformed);
     }
     datagram.push(0);
-    prop_assert_eq!(M::read(&datagram).unwrap_err(), BadMessage::Trailing(1));
+    prop_assert_eq!(M::decoded(&datagram).unwrap_err(), BadMessage::Trailing(1));
     for version in (0..=255).filter(|version| *version != VERSION) {
         datagram[0] = version;
-        prop_assert_eq!(M::read(&datagram).unwrap_err(), BadMessage::Version(version));
+        prop_assert_eq!(M::decoded(&datagram).unwrap_err(), BadMessage::Version(version));
     }
     Ok(())
 }
 
-/// What is read at all is a message that can be written, and read again.
-fn is_refused_or_a_message<M: Message>(datagram: &[u8]) -> Result<(), TestCaseError> {
-    if let Ok(message) = M::read(datagram) {
-        let again = M::read(&message.written().unwrap());
+/// A datagram is rejected, or decodes to a message that can be encoded again.
+fn is_rejected_or_a_message<M: Message>(datagram: &[u8]) -> Result<(), TestCaseError> {
+    if let Ok(message) = M::decoded(datagram) {
+        let again = M::decoded(&message.encoded().unwrap());
         prop_assert_eq!(again, Ok(message));
     }
     Ok(())
 }
 
-/// Messages with a few bytes changed, and random bytes: most of them of the right version.
+/// Messages with a few changed bytes, and random bytes. Most have the right version.
 fn hostile() -> impl Strategy<Value = Vec<u8>> {
-    let written = prop_oneof![
-        from_sniffer().prop_map(|message| message.written().unwrap()),
-        to_sniffer().prop_map(|message| message.written().unwrap()),
+    let encoded = prop_oneof![
+        from_sniffer().prop_map(|message| message.encoded().unwrap()),
+        to_sniffer().prop_map(|message| message.encoded().unwrap()),
     ];
     let changed =
-        (written, vec(any::<(prop::sample::Index, u8)>(), 1..4)).prop_map(|(mut bytes, changes)| {
+        (encoded, vec(any::<(prop::sample::Index, u8)>(), 1..4)).prop_map(|(mut bytes, changes)| {
             for (index, value) in changes {
                 let index = index.index(bytes.len());
                 bytes[index] = value;
@@ -164,80 +164,79 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn from_the_sniffer_is_read_as_written(message in from_sniffer()) {
-        is_read_as_written(&message)?;
+    fn decodes_messages_from_the_sniffer(message in from_sniffer()) {
+        decodes_only_the_whole_message(&message)?;
     }
 
     #[test]
-    fn to_the_sniffer_is_read_as_written(message in to_sniffer()) {
-        is_read_as_written(&message)?;
+    fn decodes_messages_to_the_sniffer(message in to_sniffer()) {
+        decodes_only_the_whole_message(&message)?;
     }
 
     #[test]
-    fn hostile_bytes_are_refused_or_a_message(datagram in hostile()) {
-        is_refused_or_a_message::<FromSniffer>(&datagram)?;
-        is_refused_or_a_message::<ToSniffer>(&datagram)?;
+    fn rejects_hostile_bytes_or_decodes_a_message(datagram in hostile()) {
+        is_rejected_or_a_message::<FromSniffer>(&datagram)?;
+        is_rejected_or_a_message::<ToSniffer>(&datagram)?;
     }
 }
 
 #[test]
-fn nothing_is_no_message() {
+fn rejects_an_empty_message() {
     assert_eq!(FromSniffer::decode(&[]), Err(BadMessage::Empty));
     assert_eq!(FromSniffer::decode(&[VERSION]), Err(BadMessage::Malformed));
 }
 
 #[test]
-fn a_longer_datagram_than_any_message_is_refused_unread() {
+fn rejects_a_datagram_longer_than_any_message() {
     let datagram = [VERSION; MAX_MESSAGE + 1];
     assert_eq!(FromSniffer::decode(&datagram), Err(BadMessage::TooLong(MAX_MESSAGE + 1)));
     assert_eq!(ToSniffer::decode(&datagram), Err(BadMessage::TooLong(MAX_MESSAGE + 1)));
 }
 
-/// Each limit is kept by who writes, and held against who reads: the values behind the limit are
-/// put together by hand, as an enemy would.
+/// Encoding and decoding both enforce each limit. The messages over a limit are built by hand, as an attacker would.
 #[test]
-fn limits_hold_for_writing_and_for_reading() {
+fn enforces_limits_when_encoding_and_decoding() {
     let failed = |length: usize| FromSniffer::Failed { reason: "x".repeat(length) };
     assert_eq!(
-        failed(MAX_REASON).written().map(|bytes| FromSniffer::read(&bytes)),
+        failed(MAX_REASON).encoded().map(|bytes| FromSniffer::decoded(&bytes)),
         Ok(Ok(failed(MAX_REASON)))
     );
-    assert_eq!(failed(MAX_REASON + 1).written(), Err(BadMessage::DoesNotFit));
+    assert_eq!(failed(MAX_REASON + 1).encoded(), Err(BadMessage::OverLimit));
     // Postcard: the number of the variant, the length as a varint, the text.
     let reason = [&[VERSION, 1, 0xad, 0x02][..], &[b'x'; MAX_REASON + 1]].concat();
-    assert_eq!(FromSniffer::read(&reason), Err(BadMessage::Malformed));
+    assert_eq!(FromSniffer::decoded(&reason), Err(BadMessage::Malformed));
 
     let start = |ports, outgoing| {
         ToSniffer::Start(Start { request: Request::Auto, ports, outgoing, require_landlock: true })
     };
     let most = u8::try_from(MAX_OUTGOING).unwrap();
-    assert!(start(vec![9; MAX_PORTS], most).written().is_ok());
-    assert_eq!(start(vec![9; MAX_PORTS + 1], most).written(), Err(BadMessage::DoesNotFit));
-    assert_eq!(start(vec![9], most + 1).written(), Err(BadMessage::DoesNotFit));
+    assert!(start(vec![9; MAX_PORTS], most).encoded().is_ok());
+    assert_eq!(start(vec![9; MAX_PORTS + 1], most).encoded(), Err(BadMessage::OverLimit));
+    assert_eq!(start(vec![9], most + 1).encoded(), Err(BadMessage::OverLimit));
     let ports = [&[VERSION, 0, 0, 65][..], &[9; 65], &[0, 1]].concat();
-    assert_eq!(ToSniffer::read(&ports), Err(BadMessage::Malformed));
+    assert_eq!(ToSniffer::decoded(&ports), Err(BadMessage::Malformed));
 
     let outgoing = |slot, interface| ToSniffer::Outgoing { slot, interface };
-    assert!(outgoing(most - 1, 2).written().is_ok());
-    assert_eq!(outgoing(most, 2).written(), Err(BadMessage::DoesNotFit));
-    assert_eq!(outgoing(0, 0).written(), Err(BadMessage::DoesNotFit));
-    assert_eq!(ToSniffer::read(&[VERSION, 1, 0, 0]), Err(BadMessage::Malformed));
-    assert_eq!(ToSniffer::read(&[VERSION, 1, most, 2]), Err(BadMessage::Malformed));
+    assert!(outgoing(most - 1, 2).encoded().is_ok());
+    assert_eq!(outgoing(most, 2).encoded(), Err(BadMessage::OverLimit));
+    assert_eq!(outgoing(0, 0).encoded(), Err(BadMessage::OverLimit));
+    assert_eq!(ToSniffer::decoded(&[VERSION, 1, 0, 0]), Err(BadMessage::Malformed));
+    assert_eq!(ToSniffer::decoded(&[VERSION, 1, most, 2]), Err(BadMessage::Malformed));
 }
 
 #[test]
-fn values_that_no_sniffer_has_are_refused() {
-    let heard = ParsedPacket {
+fn rejects_invalid_values() {
+    let packet = ParsedPacket {
         magic: MagicPacket::new(MacAddr::new([2, 0, 0, 0, 0, 1]), None).unwrap(),
         carrier: Carrier::Ethernet { ethertype: None, source: None },
         vlan: Some(VlanId::try_from(5).unwrap()),
     };
-    let good = FromSniffer::Packet(CapturedPacket { packet: heard, interface: 2 }).written().unwrap();
+    let good = FromSniffer::Packet(CapturedPacket { packet, interface: 2 }).encoded().unwrap();
     // Version, variant, target, no password, Ethernet, no EtherType, no source, a VLAN, interface.
     assert_eq!(good, [VERSION, 2, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 5, 2]);
     for (what, place, value) in [
-        ("a target that is a group", 2, &[3][..]),
-        ("neither a password nor none", 8, &[9]),
+        ("a group as target", 2, &[3][..]),
+        ("an invalid option for the password", 8, &[9]),
         ("a fourth kind of carrier", 9, &[3]),
         ("VLAN 0", 13, &[0]),
         ("VLAN 4101", 13, &[0x85, 0x20]),
@@ -245,6 +244,6 @@ fn values_that_no_sniffer_has_are_refused() {
     ] {
         let mut bad = good.clone();
         bad.splice(place..=place, value.iter().copied());
-        assert_eq!(FromSniffer::read(&bad), Err(BadMessage::Malformed), "{what}");
+        assert_eq!(FromSniffer::decoded(&bad), Err(BadMessage::Malformed), "{what}");
     }
 }

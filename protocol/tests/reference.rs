@@ -1,7 +1,6 @@
-//! The acceptance function against a second one that shares no code with it, over payloads and
-//! frames that are nearly right.
+//! Compares the parser with a second one that shares no code with it, on payloads and frames that are almost valid.
 
-#![expect(clippy::indexing_slicing, reason = "a test may stop where it stands")]
+#![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
 mod common;
 mod naive;
@@ -21,7 +20,7 @@ use naive::Found;
 
 const CONFIGURED: [u16; 4] = [0, 7, 9, 4000];
 
-/// Addresses that are easily mistaken: for the stream, for each other, for a group's.
+/// Addresses that resemble the stream, each other or a group address.
 fn address() -> impl Strategy<Value = [u8; 6]> {
     prop_oneof![
         4 => Just(TARGET),
@@ -36,7 +35,7 @@ fn address() -> impl Strategy<Value = [u8; 6]> {
     ]
 }
 
-/// A stream of about six FF, about sixteen copies, and perhaps a byte that is wrong.
+/// About six FF, about sixteen copies, and perhaps a wrong byte.
 fn near_miss() -> impl Strategy<Value = Vec<u8>> {
     let sync = prop_oneof![4 => Just(6_usize), 2 => 4..9_usize, 1 => 0..200_usize];
     let copies = prop_oneof![5 => Just(16_usize), 2 => 14..19_usize, 1 => 0..42_usize];
@@ -62,11 +61,11 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Near misses, with noise between them or none.
+/// Near misses, with or without noise between them.
 fn payload() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![3 => near_miss(), 1 => noise()].boxed();
     let late = prop_oneof![1 => Just(vec![]), 1 => noise()];
-    // Now and then so many that they reach beyond what is searched.
+    // Sometimes so many that they extend beyond what is searched.
     let count = prop_oneof![24 => 0..5_usize, 1 => 12..24_usize];
     let pieces = count.prop_flat_map(move |count| vec(piece.clone(), count));
     (late, pieces).prop_map(|(late, pieces)| [late, pieces.concat()].concat())
@@ -76,7 +75,7 @@ fn port() -> impl Strategy<Value = u16> {
     prop_oneof![3 => prop::sample::select(&CONFIGURED[..]), 1 => Just(40000), 1 => any::<u16>()]
 }
 
-/// The true length, or another one.
+/// The true length, or another.
 fn length() -> impl Strategy<Value = Option<u16>> {
     prop_oneof![6 => Just(None), 1 => (0..300_u16).prop_map(Some), 1 => any::<u16>().prop_map(Some)]
 }
@@ -110,7 +109,7 @@ fn ipv6() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A frame with up to three tags, now and then with a few bytes that are wrong, or cut off.
+/// A frame with up to three tags, sometimes with a few wrong bytes, or truncated.
 fn frame() -> impl Strategy<Value = (Option<u16>, Vec<u8>)> {
     let layer3 = prop_oneof![
         3 => ipv4().prop_map(|packet| (0x0800, packet)),
@@ -136,17 +135,17 @@ fn frame() -> impl Strategy<Value = (Option<u16>, Vec<u8>)> {
     })
 }
 
-/// What the parse_frame says of a frame, and what the slow one says.
+/// The results of the parser and of the slow parser.
 type Both = (Result<Vec<Found>, Refusal>, Vec<Found>);
 
-/// What both say of a frame; `None` where its link header is cut off.
+/// Both results for a frame; `None` if its link header is truncated.
 fn both(tag: Option<u16>, bytes: &[u8]) -> Option<Both> {
     let frame = Frame { tag, ..LinkType::Ethernet.strip(bytes)? };
-    let judged = parse_frame(&frame, &Ports::new(CONFIGURED.to_vec()));
-    let judged = judged.map(|judged| judged.map(Found::from).collect());
+    let parsed = parse_frame(&frame, &Ports::new(CONFIGURED.to_vec()));
+    let parsed = parsed.map(|packets| packets.map(Found::from).collect());
     let source = bytes[6..12].iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":");
     let ethertype = u16::from_be_bytes([bytes[12], bytes[13]]);
-    Some((judged, naive::frame(Some(source), tag, ethertype, &bytes[14..], &CONFIGURED)))
+    Some((parsed, naive::frame(Some(source), tag, ethertype, &bytes[14..], &CONFIGURED)))
 }
 
 proptest! {
@@ -160,9 +159,9 @@ proptest! {
 
     #[test]
     fn agrees_on_frames((tag, bytes) in frame()) {
-        if let Some((judged, expected)) = both(tag, &bytes) {
-            prop_assert!(judged != Ok(vec![]), "what is accepted holds a packet");
-            prop_assert_eq!(judged.as_deref().unwrap_or_default(), expected, "judged {:?}", judged);
+        if let Some((parsed, expected)) = both(tag, &bytes) {
+            prop_assert!(parsed != Ok(vec![]), "an accepted frame contains a packet");
+            prop_assert_eq!(parsed.as_deref().unwrap_or_default(), expected, "parsed {:?}", parsed);
         }
     }
 
@@ -172,17 +171,17 @@ proptest! {
         payload in vec(any::<u8>(), 0..200),
     ) {
         let frame = ethernet(ethertype, &payload);
-        let (judged, expected) = both(None, &frame).unwrap();
-        prop_assert_eq!(judged.unwrap_or_default(), expected);
+        let (parsed, expected) = both(None, &frame).unwrap();
+        prop_assert_eq!(parsed.unwrap_or_default(), expected);
     }
 }
 
-/// A comparison says little where all are accepted, or none.
+/// The comparison is useful only if the frames cover all results.
 #[test]
-fn meets_every_transport_and_every_refusal() {
+fn covers_every_transport_and_every_refusal() {
     let mut runner = TestRunner::deterministic();
     let frame = frame();
-    let mut met = BTreeMap::<String, u32>::new();
+    let mut seen = BTreeMap::<String, u32>::new();
     let mut several = BTreeMap::<usize, u32>::new();
     for _ in 0..5_000 {
         let (tag, bytes) = frame.new_tree(&mut runner).unwrap().current();
@@ -194,9 +193,9 @@ fn meets_every_transport_and_every_refusal() {
             Some((Err(refusal), _)) => format!("{refusal:?}"),
             None => continue,
         };
-        *met.entry(kind).or_default() += 1;
+        *seen.entry(kind).or_default() += 1;
     }
-    assert_eq!(met.len(), 3 + 7, "{met:?}");
-    assert!(met.values().all(|count| *count > 25), "{met:?}");
+    assert_eq!(seen.len(), 3 + 7, "{seen:?}");
+    assert!(seen.values().all(|count| *count > 25), "{seen:?}");
     assert!([1, 2, 3].iter().all(|count| several.get(count) > Some(&15)), "{several:?} packets in a frame");
 }

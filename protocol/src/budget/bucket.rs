@@ -1,4 +1,4 @@
-//! How many packets may go on in a time.
+//! A limit on packets in a period of time.
 
 use super::Micros;
 
@@ -7,15 +7,15 @@ const SECOND: Micros = 1_000_000;
 
 /// A token bucket that holds one second's worth of packets.
 ///
-/// It stores one point in time instead of a level (the generic cell rate algorithm, ITU-T I.371):
-/// when the bucket will be full again.
+/// It stores the time at which the bucket will be full again instead of a level (the generic cell rate algorithm,
+/// ITU-T I.371).
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Bucket {
     full_at: Micros,
 }
 
 impl Bucket {
-    /// The bucket after one more packet; `None` where it is empty, or never holds any.
+    /// The bucket after one more packet; `None` if the bucket is empty, or `rate` is 0.
     ///
     /// `rate` is in packets per second.
     pub(super) fn after_one(self, rate: u32, now: Micros) -> Option<Self> {
@@ -24,14 +24,14 @@ impl Bucket {
         (full_at <= now.saturating_add(SECOND)).then_some(Self { full_at })
     }
 
-    /// Takes one packet out of the bucket; `false` where it is empty.
+    /// Takes one packet out of the bucket; `false` if the bucket is empty.
     pub(super) fn take(&mut self, rate: u32, now: Micros) -> bool {
         let after = self.after_one(rate, now);
         *self = after.unwrap_or(*self);
         after.is_some()
     }
 
-    /// Whether the bucket is full, as a new one is.
+    /// Whether the bucket is full, like a new one.
     pub(super) const fn is_full(self, now: Micros) -> bool {
         self.full_at <= now
     }
@@ -41,13 +41,13 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    /// How many of these go on at once.
+    /// The number of these that the bucket admits.
     fn burst(bucket: &mut Bucket, tries: u32, now: Micros) -> usize {
         (0..tries).filter(|_| bucket.take(10, now)).count()
     }
 
     #[test]
-    fn holds_a_second_worth_and_refills_evenly() {
+    fn holds_packets_for_a_second_and_refills_evenly() {
         let mut bucket = Bucket::default();
         let mut now = 5 * SECOND;
         assert_eq!(burst(&mut bucket, 50, now), 10);
@@ -55,12 +55,12 @@ mod tests {
             now += SECOND / 10;
             assert_eq!(burst(&mut bucket, 2, now), 1);
         }
-        // A long silence gives no more than a second's worth.
+        // A long pause adds no more than the packets of one second.
         assert_eq!(burst(&mut bucket, 50, now + 60 * SECOND), 10);
     }
 
     #[test]
-    fn never_holds_any_at_a_rate_of_none() {
+    fn a_rate_of_zero_admits_nothing() {
         assert!(!Bucket::default().take(0, 7));
     }
 }

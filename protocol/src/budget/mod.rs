@@ -1,17 +1,17 @@
-//! How many magic packets may go on: budgets by ingress interface and MAC address.
+//! Budgets that limit the announced packets for each ingress interface and MAC address.
 //!
-//! [`Budgets`] does no I/O and has no clock. It allocates when it is made, and never afterwards,
-//! whatever comes. So it can run where the packets are read as well as where they are announced.
+//! [`Budgets`] does no I/O and has no clock. It allocates memory only when it is created. It can therefore run in the
+//! process that reads the packets, as well as in the one that announces them.
 //!
-//! - Packets for addresses that nobody has named ("strangers") share one budget for each interface.
-//! - A known address has a budget of [`ADDRESS_RATE`] on each interface, and all known addresses
-//!   share [`INTERFACE_RATE`] on each interface.
-//! - The first packet for a known address on an interface within [`FIRST`] is outside of both. So a
-//!   flood for some addresses never holds back a single packet for another one.
+//! - Packets for unknown addresses, which are in no caller's interest, share one budget on each interface.
+//! - A known address has a budget of [`ADDRESS_RATE`] on each interface, and all known addresses share
+//!   [`INTERFACE_RATE`] on each interface.
+//! - The first packet for a known address on an interface within [`FIRST_INTERVAL`] counts against neither. A flood
+//!   for some addresses therefore never suppresses a single packet for another one.
 //!
-//! Nothing on one interface changes what goes on from another. What is not guaranteed: where
-//! somebody sends more than [`ADDRESS_RATE`] for an address on the interface where its true packets
-//! arrive, the true ones are held back in the same proportion as the others.
+//! Traffic on one interface does not change what is announced from another. One case has no guarantee: if more packets
+//! than [`ADDRESS_RATE`] arrive for an address on the interface on which the genuine packets arrive, the genuine ones
+//! are suppressed in the same proportion as the others.
 
 mod bucket;
 mod table;
@@ -20,26 +20,27 @@ use core::hash::BuildHasher;
 
 use crate::MacAddr;
 use bucket::Bucket;
-use table::{Table, Tenant, WAYS};
+use table::{Replaceable, Table, WAYS};
 
-/// A point in time, in microseconds since any fixed one, by a clock that does not go back.
+/// A time in microseconds since an arbitrary start, from a monotonic clock.
 pub type Micros = u64;
 
 /// Packets per second for each known MAC address on each interface, beyond the first.
 ///
-/// Several times what a person's repeated attempts come to; a sender's own repetitions are copies.
+/// This is several times the rate of a person's repeated attempts. Repetitions by a sender are copies.
 pub const ADDRESS_RATE: u32 = 10;
 
 /// Packets per second for all known MAC addresses together on each interface, beyond the first of each.
 pub const INTERFACE_RATE: u32 = 100;
 
-/// For how long a packet for a known MAC address on an interface is no longer the first, in microseconds.
-pub const FIRST: Micros = 10_000_000;
+/// How long after a first packet for a known MAC address on an interface no other packet is a first one, in
+/// microseconds.
+pub const FIRST_INTERVAL: Micros = 10_000_000;
 
-/// Pairs of interface and MAC address that [`Budgets::default_size`] has room for.
+/// The number of pairs of interface and MAC address in [`Budgets::default_size`].
 const PAIRS: usize = 16_384;
 
-/// Interfaces that [`Budgets::default_size`] has room for. The kernel's own number of them bounds how
+/// The number of interfaces in [`Budgets::default_size`]. The number of interfaces of the kernel is the limit of how
 /// many there are at a time.
 const INTERFACES: usize = 1024;
 
@@ -48,20 +49,20 @@ const INTERFACES: usize = 1024;
 pub struct Budgets<Hasher> {
     pairs: Table<Pair, AddressBudget, Hasher>,
     interfaces: Table<u32, InterfaceBudget, Hasher>,
-    /// What the interfaces share that the table has no room for.
+    /// Shared by the interfaces for which the table has no room.
     other_interfaces: InterfaceBudget,
 }
 
 impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
     /// Budgets for hosts of any usual size: about half a megabyte.
     ///
-    /// `hasher` is to be seeded at random: nobody may know which keys share a place.
+    /// `hasher` must have a random seed, so that an attacker cannot know which keys share a set.
     #[must_use]
     pub fn default_size(hasher: Hasher) -> Self {
         Self::new(PAIRS, INTERFACES, hasher)
     }
 
-    /// Budgets with room for about so many pairs of interface and known address, and so many interfaces.
+    /// Budgets for about this many pairs of interface and known address, and this many interfaces.
     #[must_use]
     pub fn new(pairs: usize, interfaces: usize, hasher: Hasher) -> Self {
         Self {
@@ -71,9 +72,9 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
         }
     }
 
-    /// Whether a packet for a known address may go on.
+    /// Whether to announce a packet for a known address. Takes the packet from its budgets.
     ///
-    /// `interface` is the kernel's index of the ingress interface; 0 where it is not known.
+    /// `interface` is the kernel's index of the ingress interface; 0 if unknown.
     pub fn admit_known(&mut self, interface: u32, address: MacAddr, now: Micros) -> bool {
         let Self { pairs, interfaces, other_interfaces } = self;
         let mut within_interface = || {
@@ -81,30 +82,30 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
             shared.known.take(INTERFACE_RATE, now)
         };
         let Some(own) = pairs.entry(Pair { interface, address }, now) else {
-            // As much is going on elsewhere: what is left is the interface's budget.
+            // Other interfaces use all room: only the budget of this interface applies.
             return within_interface();
         };
         if own.allows_first(now) {
-            own.not_first_until = now.saturating_add(FIRST);
+            own.not_first_until = now.saturating_add(FIRST_INTERVAL);
             return true;
         }
-        let Some(rest) = own.bucket.after_one(ADDRESS_RATE, now) else { return false };
-        // What the interface's budget holds back does not use up the address's own.
+        let Some(remaining) = own.bucket.after_one(ADDRESS_RATE, now) else { return false };
+        // A packet that the interface's budget suppresses does not count against the address's budget.
         let admitted = within_interface();
         if admitted {
-            own.bucket = rest;
+            own.bucket = remaining;
         }
         admitted
     }
 
-    /// Whether a packet for an address that nobody has named may go on: `rate` a second on each interface.
+    /// Whether to announce a packet for an unknown address: at most `rate` a second on each interface.
     pub fn admit_unknown(&mut self, interface: u32, rate: u32, now: Micros) -> bool {
         let shared = self.interfaces.entry(interface, now).unwrap_or(&mut self.other_interfaces);
-        shared.strangers.take(rate, now)
+        shared.unknown.take(rate, now)
     }
 }
 
-/// What one budget is for.
+/// The key of an address budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Pair {
     interface: u32,
@@ -120,7 +121,7 @@ impl Default for Pair {
 /// The budget of a known address on an interface.
 #[derive(Debug, Default)]
 struct AddressBudget {
-    /// Until when a packet is not the first in its time.
+    /// The time until which no packet is a first one.
     not_first_until: Micros,
     bucket: Bucket,
 }
@@ -131,35 +132,37 @@ impl AddressBudget {
     }
 }
 
-impl Tenant<Pair> for AddressBudget {
+impl Replaceable<Pair> for AddressBudget {
     fn is_idle(&self, now: Micros) -> bool {
         self.allows_first(now) && self.bucket.is_full(now)
     }
 
-    /// The oldest of the interface that has most of the entries here, if that has more than one more
-    /// than the new one's. So a flood on one interface displaces none of another's, while the other
-    /// displaces the flood's; and two interfaces never displace each other's in turn.
+    /// The oldest entry of the interface with the most entries in the set, if that interface has at least two more
+    /// than the interface of the new entry. A flood on one interface therefore displaces no entry of another
+    /// interface, while the other one displaces entries of the flood; and two interfaces never displace each other's
+    /// entries in turn.
     fn displaced(slots: &[(Pair, Self); WAYS], by: &Pair) -> Option<usize> {
-        let share = |interface| slots.iter().filter(|(pair, _)| pair.interface == interface).count();
-        let heaviest = slots.iter().map(|(pair, _)| pair.interface).max_by_key(|on| share(*on))?;
-        if share(heaviest) <= share(by.interface) + 1 {
+        let count = |interface| slots.iter().filter(|(pair, _)| pair.interface == interface).count();
+        let largest =
+            slots.iter().map(|(pair, _)| pair.interface).max_by_key(|interface| count(*interface))?;
+        if count(largest) <= count(by.interface) + 1 {
             return None;
         }
-        let of_heaviest = slots.iter().enumerate().filter(|(_, (pair, _))| pair.interface == heaviest);
-        of_heaviest.min_by_key(|(_, (_, entry))| entry.not_first_until).map(|(at, _)| at)
+        let entries = slots.iter().enumerate().filter(|(_, (pair, _))| pair.interface == largest);
+        entries.min_by_key(|(_, (_, entry))| entry.not_first_until).map(|(at, _)| at)
     }
 }
 
-/// What all addresses share on an interface.
+/// The budgets that all addresses share on an interface.
 #[derive(Debug, Default)]
 struct InterfaceBudget {
     known: Bucket,
-    strangers: Bucket,
+    unknown: Bucket,
 }
 
-impl Tenant<u32> for InterfaceBudget {
+impl Replaceable<u32> for InterfaceBudget {
     fn is_idle(&self, now: Micros) -> bool {
-        self.known.is_full(now) && self.strangers.is_full(now)
+        self.known.is_full(now) && self.unknown.is_full(now)
     }
 
     fn displaced(_: &[(u32, Self); WAYS], _: &u32) -> Option<usize> {

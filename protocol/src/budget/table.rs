@@ -1,45 +1,47 @@
-//! A hash table that never grows.
+//! A hash table of fixed size.
 
 use core::hash::{BuildHasher, Hash};
 
-/// How many entries share one hash value's place; so many are looked at, at most.
+/// The number of entries in a set, which keys with the same remainder share. A look-up compares at most this many.
 pub(super) const WAYS: usize = 16;
 
-/// A key, and its entry.
+/// A key and its entry.
 type Slot<Key, Entry> = (Key, Entry);
 
-/// What a table does with an entry that is no longer needed, or finds no room.
-pub(super) trait Tenant<Key>: Default {
-    /// Whether nothing would change if a new entry took its place. A new entry is idle.
+/// Defines which entries a table may replace.
+pub(super) trait Replaceable<Key>: Default {
+    /// Whether a new entry could replace this one without any effect. A new entry is idle.
     fn is_idle(&self, now: super::Micros) -> bool;
 
-    /// Which entry has to make room for a new one, where none is idle; `None` where none has to.
+    /// The index of the entry that a new one replaces if none is idle; `None` if the new one gets no room.
     fn displaced(slots: &[Slot<Key, Self>; WAYS], by: &Key) -> Option<usize>;
 }
 
-/// Entries under their keys. It allocates when it is made, and never afterwards.
+/// Entries with their keys. It allocates memory only when it is created.
 ///
-/// The hasher's seed decides which keys share a set. Without it nobody can choose keys that crowd
-/// each other out. A place that was never used holds an idle entry, under any key.
+/// The hasher's seed decides which keys share a set. Without knowing it, an attacker cannot choose keys that displace
+/// each other. An unused slot has an idle entry with an arbitrary key.
 #[derive(Debug)]
 pub(super) struct Table<Key, Entry, Hasher> {
     sets: Box<[[Slot<Key, Entry>; WAYS]]>,
     hasher: Hasher,
 }
 
-impl<Key: Copy + Default + Eq + Hash, Entry: Tenant<Key>, Hasher: BuildHasher> Table<Key, Entry, Hasher> {
-    /// Room for about so many entries, in sets of [`WAYS`].
+impl<Key: Copy + Default + Eq + Hash, Entry: Replaceable<Key>, Hasher: BuildHasher>
+    Table<Key, Entry, Hasher>
+{
+    /// Creates a table for about this many entries, in sets of [`WAYS`].
     pub(super) fn new(entries: usize, hasher: Hasher) -> Self {
         let sets = entries.div_ceil(WAYS).max(1);
         Self { sets: (0..sets).map(|_| Default::default()).collect(), hasher }
     }
 
-    /// The entry under this key: the one that is there, or a new one. `None` where there is no room.
+    /// The entry of this key, which is created if it does not exist. `None` if there is no room.
     pub(super) fn entry(&mut self, key: Key, now: super::Micros) -> Option<&mut Entry> {
         let sets = u64::try_from(self.sets.len()).ok()?;
         let set = usize::try_from(self.hasher.hash_one(key).checked_rem(sets)?).ok()?;
         let set = self.sets.get_mut(set)?;
-        if let Some(at) = set.iter().position(|(there, _)| *there == key) {
+        if let Some(at) = set.iter().position(|(existing, _)| *existing == key) {
             return set.get_mut(at).map(|(_, entry)| entry);
         }
         let idle = set.iter().position(|(_, entry)| entry.is_idle(now));

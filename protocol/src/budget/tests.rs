@@ -8,7 +8,7 @@ use super::*;
 
 const SECOND: Micros = 1_000_000;
 
-/// Every key in one place: what an attacker would have who could choose collisions.
+/// Puts all keys into one set, like an attacker who can choose collisions.
 #[derive(Default)]
 struct Collide;
 
@@ -31,7 +31,7 @@ fn budgets() -> Budgets<BuildHasherDefault<DefaultHasher>> {
     Budgets::default_size(BuildHasherDefault::default())
 }
 
-/// A packet of a flood: how long after the one before, on which interface, for which address.
+/// A packet of a flood: the time since the previous packet, the interface and the address.
 #[derive(Debug, Clone, Copy)]
 struct Step {
     pause: Micros,
@@ -56,14 +56,14 @@ fn timed(steps: &[Step]) -> impl Iterator<Item = (Micros, Step)> {
 
 proptest! {
     #[test]
-    fn the_first_packet_in_ten_seconds_always_goes_on(steps in steps(8, 2)) {
-        // Colliding as they do, all sixteen pairs have room.
+    fn admits_the_first_packet_in_ten_seconds(steps in steps(8, 2)) {
+        // All sixteen pairs collide, and have room.
         let mut budgets = Budgets::new(WAYS, 1, Colliding::default());
         let mut last: BTreeMap<(u32, u16), Micros> = BTreeMap::new();
         for (now, Step { interface, address, .. }) in timed(&steps) {
             let admitted = budgets.admit_known(interface, mac(address), now);
             let last = last.entry((interface, address)).or_default();
-            prop_assert!(admitted || now - *last < FIRST, "{now}");
+            prop_assert!(admitted || now - *last < FIRST_INTERVAL, "{now}");
             if admitted {
                 *last = now;
             }
@@ -71,7 +71,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_on_other_interfaces_changes_what_goes_on(steps in steps(40, 6)) {
+    fn interfaces_are_independent(steps in steps(40, 6)) {
         let (mut alone, mut together) = (budgets(), budgets());
         for (now, Step { interface, address, .. }) in timed(&steps) {
             let admit = |budgets: &mut Budgets<_>| match address % 4 {
@@ -86,7 +86,7 @@ proptest! {
     }
 
     #[test]
-    fn no_more_goes_on_than_the_rates_allow(steps in steps(300, 2)) {
+    fn admits_no_more_than_the_rates_allow(steps in steps(300, 2)) {
         let mut budgets = budgets();
         let mut by_pair: BTreeMap<(u32, u16), u64> = BTreeMap::new();
         let mut addresses = [HashSet::new(), HashSet::new()];
@@ -99,7 +99,7 @@ proptest! {
             addresses[interface as usize].insert(address);
         }
         let took = end - SECOND;
-        let firsts = 1 + took / FIRST;
+        let firsts = 1 + took / FIRST_INTERVAL;
         let worth = |rate: u32| u64::from(rate) + took * u64::from(rate) / SECOND;
         for (pair, admitted) in &by_pair {
             prop_assert!(*admitted <= firsts + worth(ADDRESS_RATE), "{pair:?}: {admitted}");
@@ -112,25 +112,25 @@ proptest! {
 }
 
 #[test]
-fn a_flood_for_known_addresses_is_bounded_by_the_interface() {
+fn limits_a_flood_for_known_addresses() {
     // 7,000 packets a second for 1,000 addresses, for twenty seconds.
     let mut budgets = Budgets::default_size(RandomState::new());
     let packets = 140_000_u64;
     let admitted = (0..packets)
         .filter(|n| budgets.admit_known(2, mac(u16::try_from(n % 1000).unwrap()), SECOND + n * SECOND / 7000))
         .count();
-    // The first ones: 1,000 addresses, twice in twenty seconds. The others: 100 a second and a second's worth.
+    // First packets: 1,000 addresses, twice in twenty seconds. Others: 100 a second, and 100 in advance.
     assert!((2000..=2000 + 21 * 100).contains(&admitted), "{admitted}");
 }
 
 #[test]
-fn a_flood_on_one_interface_does_not_touch_the_same_address_on_another() {
+fn a_flood_does_not_affect_the_same_address_on_another_interface() {
     let mut budgets = budgets();
     let mut good = 0;
     for n in 0..200_000_u64 {
         let now = SECOND + n * 100;
         let _ = budgets.admit_known(2, mac(1), now);
-        // Ten a second, as many as one address may.
+        // Ten a second, the budget of one address.
         if n.is_multiple_of(1000) {
             good += usize::from(budgets.admit_known(3, mac(1), now));
         }
@@ -139,35 +139,38 @@ fn a_flood_on_one_interface_does_not_touch_the_same_address_on_another() {
 }
 
 #[test]
-fn a_full_table_yields_to_the_interface_that_has_least() {
+fn a_full_table_gives_room_to_the_interface_with_fewest_entries() {
     let mut budgets = Budgets::new(WAYS, 64, Colliding::default());
     let flood = |budgets: &mut Budgets<_>, interface| {
         (0..5000).filter(|n| budgets.admit_known(interface, mac(*n), SECOND)).count()
     };
-    // Without room of their own they share the interface's budget.
+    // Addresses without an entry share the interface's budget.
     assert_eq!(flood(&mut budgets, 2), WAYS + INTERFACE_RATE as usize);
-    // Another interface's packets go on, and its flood gets half of the room.
+    // Another interface's packets are admitted, and its flood gets half of the room.
     assert!(budgets.admit_known(3, mac(77), SECOND));
     let _ = flood(&mut budgets, 3);
-    // The flood goes on, and displaces nothing of the other's: address 77 is not the first again.
+    // The first flood continues and displaces none of the other's entries: packets for address 77 are not first ones.
     let _ = flood(&mut budgets, 2);
     let again = (0..200).filter(|_| budgets.admit_known(3, mac(77), SECOND)).count();
-    assert_eq!(again, 0, "the budget of the interface is used up, and the address's first packet is known");
+    assert_eq!(
+        again, 0,
+        "the interface's budget is exhausted, and the first packet for the address was recorded"
+    );
 }
 
 #[test]
-fn a_table_in_which_every_interface_has_its_share_displaces_none() {
+fn interfaces_with_equal_shares_displace_no_entries() {
     let mut budgets = Budgets::new(WAYS, 1024, Colliding::default());
     for interface in 0..16 {
         assert!(budgets.admit_known(interface, mac(1), SECOND));
     }
     for round in 0..50 {
         for interface in 16..32 {
-            // It has no room, and its interface's budget is its own only while the table has room for that.
+            // There is no room for the address, and perhaps none for the interface.
             let _ = budgets.admit_known(interface, mac(round), SECOND);
         }
     }
-    // Nobody's first packet was forgotten: each gets what its own budgets allow, and not one more.
+    // No first packet was forgotten.
     for interface in 0..16 {
         assert!(
             !budgets.pairs.entry(Pair { interface, address: mac(1) }, SECOND).unwrap().allows_first(SECOND)
@@ -180,12 +183,12 @@ fn interfaces_without_room_share_one_budget() {
     let mut budgets = Budgets::new(WAYS, WAYS, Colliding::default());
     let admitted = (0..1000).filter(|interface| budgets.admit_unknown(*interface, 5, SECOND)).count();
     assert_eq!(admitted, WAYS + 5);
-    // A second later those that are silent make room.
+    // A second later, idle interfaces make room.
     assert!(budgets.admit_unknown(2000, 5, 3 * SECOND));
 }
 
 #[test]
-fn strangers_share_a_budget_on_each_interface_and_leave_known_addresses_alone() {
+fn unknown_addresses_share_one_budget_on_each_interface() {
     let mut budgets = budgets();
     for interface in [1, 2] {
         assert_eq!((0..100).filter(|_| budgets.admit_unknown(interface, 5, SECOND)).count(), 5);

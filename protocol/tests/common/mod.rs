@@ -1,15 +1,15 @@
-//! Frames, built layer by layer. Every field of a header can be made to lie.
+//! Builds frames layer by layer. Every header field can have a false value.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
-#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+#![allow(dead_code, reason = "each test program uses only a part")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
 use wakevirt_protocol::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, UDP};
 
-/// Whom the magic packets are to wake.
+/// The target of the magic packets.
 pub(crate) const TARGET: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
-/// Who sent the frames.
+/// The sender of the frames.
 pub(crate) const SENDER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x07];
 pub(crate) const SENDER4: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 7);
 pub(crate) const SENDER6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 7);
@@ -23,17 +23,17 @@ pub(crate) const FRAGMENT: u8 = 44;
 pub(crate) const AUTHENTICATION: u8 = 51;
 pub(crate) const DESTINATION_OPTIONS: u8 = 60;
 
-/// The magic packet that everybody sends, of 102 bytes.
+/// The usual magic packet of 102 bytes.
 pub(crate) fn magic() -> Vec<u8> {
     stream(6, TARGET, 16, b"")
 }
 
-/// So many FF, so many copies of an address, and what follows.
-pub(crate) fn stream(sync: usize, address: [u8; 6], copies: usize, behind: &[u8]) -> Vec<u8> {
-    [&vec![0xff; sync], &address.repeat(copies), behind].concat()
+/// This many FF, this many copies of an address, and more bytes.
+pub(crate) fn stream(sync: usize, address: [u8; 6], copies: usize, rest: &[u8]) -> Vec<u8> {
+    [&vec![0xff; sync], &address.repeat(copies), rest].concat()
 }
 
-/// A broadcast frame. What is less than 0x0600 stands for a length (IEEE 802.3).
+/// A broadcast frame. An EtherType below 0x0600 is a length (IEEE 802.3).
 pub(crate) fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
     [&[0xff; 6][..], &SENDER, &ethertype.to_be_bytes(), payload].concat()
 }
@@ -56,10 +56,10 @@ pub(crate) fn udp6(port: u16, payload: &[u8]) -> Vec<u8> {
     Ipv6::default().frame(&Udp::to(port).around(payload))
 }
 
-/// A UDP header. No checksum: nobody looks at it.
+/// A UDP header without a checksum: the parser ignores it.
 pub(crate) struct Udp {
     pub(crate) port: u16,
-    /// Instead of the true length.
+    /// Overrides the true length.
     pub(crate) length: Option<u16>,
 }
 
@@ -75,14 +75,14 @@ impl Udp {
     }
 }
 
-/// An IPv4 header. No checksum: nobody looks at it.
+/// An IPv4 header without a checksum: the parser ignores it.
 pub(crate) struct Ipv4 {
     pub(crate) version: u8,
-    /// Instead of the true length, in units of four bytes.
+    /// Overrides the true length, in units of four bytes.
     pub(crate) ihl: Option<u8>,
     /// A multiple of four bytes.
     pub(crate) options: Vec<u8>,
-    /// Instead of the true length.
+    /// Overrides the true length.
     pub(crate) length: Option<u16>,
     /// Flags, and the offset in units of eight bytes.
     pub(crate) fragment: u16,
@@ -120,11 +120,11 @@ impl Ipv4 {
 /// An IPv6 header with extension headers.
 pub(crate) struct Ipv6 {
     pub(crate) version: u8,
-    /// Kinds and contents, where the first byte of each, the next header, is filled in.
+    /// Kinds and contents. The first byte of each, the next header, is set automatically.
     pub(crate) extensions: Vec<(u8, Vec<u8>)>,
-    /// What comes behind them.
+    /// The protocol after them.
     pub(crate) protocol: u8,
-    /// Instead of the true length.
+    /// Overrides the true length.
     pub(crate) length: Option<u16>,
 }
 
@@ -162,7 +162,7 @@ impl Ipv6 {
     }
 }
 
-/// An extension header of this kind, with so many units more than the shortest has.
+/// An extension header of this kind, with this many units more than the shortest.
 pub(crate) fn extension(kind: u8, more: u8) -> (u8, Vec<u8>) {
     let more_bytes = usize::from(more);
     match kind {

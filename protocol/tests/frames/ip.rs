@@ -5,7 +5,7 @@ use wakevirt_protocol::frame::Refusal::*;
 use crate::common::*;
 use crate::rows::*;
 
-/// UDP ports, and what a UDP header may say.
+/// UDP ports, and values in the UDP header.
 pub(crate) fn udp() -> Vec<Row> {
     let late = bytes![[0x11; 33], magic()];
     let lying = |length, payload: &[u8]| {
@@ -55,7 +55,7 @@ pub(crate) fn udp() -> Vec<Row> {
     rows
 }
 
-/// A BOOTP header with the target's MAC in it, a boot file, the magic cookie and FF behind it.
+/// A BOOTP header with the target's MAC address, a boot file, the magic cookie and FF after it.
 fn dhcp_like(file: &[u8]) -> Vec<u8> {
     bytes![
         [1, 1, 6, 0],

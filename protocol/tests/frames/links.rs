@@ -25,7 +25,7 @@ fn ipv6() -> Vec<u8> {
     Ipv6::default().around(&Udp::to(9).around(&magic()))
 }
 
-/// What follows a tag's EtherType: the tag, and a magic packet.
+/// The bytes after a tag's EtherType: the tag and a magic packet.
 fn tag() -> Vec<u8> {
     bytes![[0, 5], 0x0842_u16.to_be_bytes(), magic()]
 }
@@ -47,8 +47,8 @@ fn sll2(kind: u16, address: u8, protocol: u16, payload: &[u8]) -> Vec<u8> {
     ]
 }
 
-fn without_sender(heard: Result<ParsedPacket, Refusal>) -> Result<ParsedPacket, Refusal> {
-    heard.map(|heard| ParsedPacket { carrier: unsent(heard.carrier), ..heard })
+fn without_sender(packet: Result<ParsedPacket, Refusal>) -> Result<ParsedPacket, Refusal> {
+    packet.map(|packet| ParsedPacket { carrier: remove_sender(packet.carrier), ..packet })
 }
 
 fn row_of(
@@ -57,7 +57,7 @@ fn row_of(
     bytes: Vec<u8>,
     expected: Option<Result<ParsedPacket, Refusal>>,
 ) -> Row {
-    let expected = expected.map(|expected| expected.map(|heard| vec![heard]));
+    let expected = expected.map(|expected| expected.map(|packet| vec![packet]));
     Row { link, expected, ..row(name, bytes, Err(BadHeader)) }
 }
 
@@ -198,7 +198,7 @@ fn raw_links() -> Vec<Row> {
     ]
 }
 
-fn unsent(carrier: Carrier) -> Carrier {
+fn remove_sender(carrier: Carrier) -> Carrier {
     match carrier {
         Carrier::Ethernet { ethertype, .. } => Carrier::Ethernet { ethertype, source: None },
         Carrier::Udp4(path) => Carrier::Udp4(UdpPath { source_mac: None, ..path }),

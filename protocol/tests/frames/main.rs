@@ -1,6 +1,6 @@
-//! Which frames are accepted, and why the others are refused: one row for each rule and each sender.
+//! Accepted and rejected frames: one row for each rule and each sender.
 
-#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may stop where it stands")]
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -42,50 +42,50 @@ fn table() -> Vec<Row> {
 }
 
 #[test]
-fn is_judged_as_the_table_says() {
+fn parses_each_frame_as_the_table_expects() {
     let table = table();
     let names: BTreeSet<_> = table.iter().map(|row| &row.name).collect();
-    assert_eq!(names.len(), table.len(), "each row has a name of its own");
+    assert_eq!(names.len(), table.len(), "row names must be unique");
     let wrong: Vec<_> = table
         .iter()
         .filter_map(|row| {
-            let judged = judged(row.link, row.tag, &row.bytes);
-            (judged != row.expected)
-                .then(|| format!("{}\n  expected {:?}\n  judged   {judged:?}", row.name, row.expected))
+            let parsed = parsed(row.link, row.tag, &row.bytes);
+            (parsed != row.expected)
+                .then(|| format!("{}\n  expected {:?}\n  parsed   {parsed:?}", row.name, row.expected))
         })
         .collect();
     assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), table.len(), wrong.join("\n"));
 }
 
-/// What is captured may end anywhere. A packet counts as soon as its sixteenth copy is there.
+/// A capture can be truncated anywhere. A packet is valid as soon as its sixteenth copy is complete.
 #[test]
-fn is_accepted_when_the_last_copy_is_there_and_not_before() {
+fn accepts_a_truncated_frame_once_the_last_copy_is_complete() {
     let needle = magic();
     for row in table().iter().filter(|row| matches!(row.expected, Some(Ok(_))) && row.bytes.len() < SEARCHED)
     {
         let begin = row.bytes.windows(needle.len()).position(|window| window == needle).unwrap();
         for length in 0..=row.bytes.len() {
-            let judged = judged(row.link, row.tag, &row.bytes[..length]);
+            let parsed = parsed(row.link, row.tag, &row.bytes[..length]);
             let accepted =
-                matches!(&judged, Some(Ok(heard)) if heard[0].magic.target() == MacAddr::new(TARGET));
-            assert_eq!(accepted, length >= begin + needle.len(), "{}: {length} bytes: {judged:?}", row.name);
+                matches!(&parsed, Some(Ok(packets)) if packets[0].magic.target() == MacAddr::new(TARGET));
+            assert_eq!(accepted, length >= begin + needle.len(), "{}: {length} bytes: {parsed:?}", row.name);
         }
     }
 }
 
 #[test]
-fn is_judged_without_a_panic_under_every_kind_of_link_header() {
+fn never_panics_with_any_link_header() {
     for row in table() {
         for link in kinds_of_link() {
             for length in 0..=row.bytes.len() {
-                let _ = judged(link, row.tag, &row.bytes[..length]);
+                let _ = parsed(link, row.tag, &row.bytes[..length]);
             }
         }
     }
 }
 
 #[test]
-fn is_judged_alike_when_a_socket_delivers_the_datagram() {
+fn parses_a_datagram_of_a_socket_like_a_frame() {
     let late = bytes![[0], magic()];
     let found = MagicPacket::new(MacAddr::new(TARGET), None);
     for (port, payload, expected) in [
@@ -96,17 +96,17 @@ fn is_judged_alike_when_a_socket_delivers_the_datagram() {
         (40000, late, Err(NotAtStart)),
         (9, vec![], Err(NoMagicPacket)),
     ] {
-        let judged = parse_datagram(&payload, port, &ports()).map(|mut packets| packets.next());
-        assert_eq!(judged, expected, "to {port}");
+        let parsed = parse_datagram(&payload, port, &ports()).map(|mut packets| packets.next());
+        assert_eq!(parsed, expected, "to {port}");
     }
 }
 
 #[test]
-fn is_searched_as_far_when_a_socket_delivers_the_datagram() {
+fn searches_a_datagram_of_a_socket_as_far_as_a_frame() {
     let many = magic().repeat(30);
     let found = |length| parse_datagram(&many[..length], 9, &ports()).unwrap().count();
     assert_eq!([found(102), found(2039), found(2040), found(3060)], [1, 19, 20, 20]);
-    // What reaches the limit may be cut off, and then has no password.
+    // Data that reaches the limit may be truncated, so it has no password.
     let late = bytes![vec![0x11; SEARCHED - 108], magic(), b"secret", [0; 100]];
     let password = |length| {
         let mut packets = parse_datagram(&late[..length], 9, &ports()).unwrap();
@@ -122,7 +122,7 @@ fn searches_the_well_known_ports_in_full() {
 }
 
 #[test]
-fn knows_the_numbers_of_the_links() {
+fn maps_the_numbers_of_link_types() {
     for (number, link) in [
         (0, Some(LinkType::Null)),
         (1, Some(LinkType::Ethernet)),

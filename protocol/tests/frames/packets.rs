@@ -1,4 +1,4 @@
-//! Rows: the magic packets of the field, and the format with all that may be wrong with it.
+//! Rows: magic packets of known senders, and valid and invalid forms of the format.
 
 use wakevirt_protocol::frame::Refusal::{NoMagicPacket, NotAtStart};
 
@@ -7,7 +7,7 @@ use crate::rows::*;
 
 const OTHER: [u8; 6] = [0x52, 0x54, 0x00, 0xab, 0xcd, 0xef];
 
-/// What the senders of the field emit.
+/// Packets of known senders.
 pub(crate) fn senders() -> Vec<Row> {
     let plan9 = bytes![magic(), [0; 7]];
     let mut rows = vec![
@@ -55,7 +55,7 @@ pub(crate) fn senders() -> Vec<Row> {
     rows
 }
 
-/// Payloads that datagrams of one flow were merged into.
+/// Payloads of merged datagrams.
 pub(crate) fn merged() -> Vec<Row> {
     let other = |tail: &[u8]| stream(6, OTHER, 16, tail);
     let both = [TARGET, OTHER];
@@ -98,7 +98,7 @@ pub(crate) fn merged() -> Vec<Row> {
     rows
 }
 
-/// One packet, and something else behind or before it.
+/// One packet, and other bytes before or after it.
 fn merged_with_one_target() -> Vec<Row> {
     vec![
         row(
@@ -143,7 +143,7 @@ fn merged_with_passwords() -> Vec<Row> {
     rows
 }
 
-/// The format itself, in the payload of a frame that is searched in full.
+/// The format, in the payload of a frame that is searched in full.
 pub(crate) fn formats() -> Vec<Row> {
     [valid_streams(), invalid_streams(), passwords()].concat()
 }
@@ -198,7 +198,7 @@ fn invalid_streams() -> Vec<Row> {
     ]
 }
 
-/// What follows the sixteenth copy.
+/// Bytes after the sixteenth copy.
 fn passwords() -> Vec<Row> {
     let found = || accepted(raw(0x0842));
     let mut rows = Vec::new();

@@ -1,4 +1,4 @@
-//! What the tables are made of.
+//! The rows of the tables.
 
 use core::net::Ipv4Addr;
 
@@ -8,7 +8,7 @@ use wakevirt_protocol::{Carrier, MacAddr, MagicPacket, ParsedPacket, Password, U
 
 use crate::common::*;
 
-/// A port that the configuration has added to the well-known ones.
+/// A port that the configuration adds to the well-known ones.
 pub(crate) const CONFIGURED: u16 = 4000;
 
 pub(crate) fn ports() -> Ports {
@@ -19,14 +19,14 @@ pub(crate) fn ports() -> Ports {
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) link: LinkType,
-    /// A tag that the kernel has taken off.
+    /// A tag that the kernel has removed.
     pub(crate) tag: Option<u16>,
     pub(crate) bytes: Vec<u8>,
     pub(crate) expected: Option<Result<Vec<ParsedPacket>, Refusal>>,
 }
 
-/// What is said of such a frame; nothing where its link header cannot be read.
-pub(crate) fn judged(
+/// The result for such a frame; `None` if its link header is invalid.
+pub(crate) fn parsed(
     link: LinkType,
     tag: Option<u16>,
     bytes: &[u8],
@@ -36,7 +36,7 @@ pub(crate) fn judged(
 }
 
 pub(crate) fn row(name: impl Into<String>, bytes: Vec<u8>, expected: Result<ParsedPacket, Refusal>) -> Row {
-    let expected = expected.map(|heard| vec![heard]);
+    let expected = expected.map(|packet| vec![packet]);
     Row { name: name.into(), link: LinkType::Ethernet, tag: None, bytes, expected: Some(expected) }
 }
 
@@ -47,12 +47,12 @@ pub(crate) fn row_of_several(
     targets: &[[u8; 6]],
     carrier: &Carrier,
 ) -> Row {
-    let heard = |target: &[u8; 6]| {
+    let packet = |target: &[u8; 6]| {
         let magic = MagicPacket::new(MacAddr::new(*target), None).unwrap();
         ParsedPacket { magic, carrier: carrier.clone(), vlan: None }
     };
     Row {
-        expected: Some(Ok(targets.iter().map(heard).collect())),
+        expected: Some(Ok(targets.iter().map(packet).collect())),
         ..row(name, bytes, Err(Refusal::NoMagicPacket))
     }
 }
@@ -67,8 +67,8 @@ pub(crate) fn with_password(password: &[u8], carrier: Carrier) -> Result<ParsedP
     Ok(ParsedPacket { magic, carrier, vlan: None })
 }
 
-pub(crate) fn in_vlan(id: u16, heard: Result<ParsedPacket, Refusal>) -> Result<ParsedPacket, Refusal> {
-    heard.map(|heard| ParsedPacket { vlan: Some(VlanId::try_from(id).unwrap()), ..heard })
+pub(crate) fn in_vlan(id: u16, packet: Result<ParsedPacket, Refusal>) -> Result<ParsedPacket, Refusal> {
+    packet.map(|packet| ParsedPacket { vlan: Some(VlanId::try_from(id).unwrap()), ..packet })
 }
 
 pub(crate) fn raw(ethertype: u16) -> Carrier {
@@ -95,7 +95,7 @@ pub(crate) fn v6(port: u16) -> Carrier {
     })
 }
 
-/// Bytes, one behind the other.
+/// Concatenates bytes.
 macro_rules! bytes {
     ($($part:expr),* $(,)?) => {{
         let mut bytes = Vec::<u8>::new();

@@ -1,4 +1,4 @@
-//! The first inputs of the fuzz targets, from the tables.
+//! Writes the initial inputs of the fuzz targets from the tables.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::links::kinds_of_link;
 use crate::rows::*;
 use crate::{packets, table};
 
-/// Writes the corpora of the fuzz targets: see fuzz/README.md for when and how.
+/// Writes the corpora of the fuzz targets: see fuzz/README.md.
 #[test]
 #[ignore = "writes into fuzz/corpus"]
 fn writes_the_seeds_of_the_fuzz_targets() {

@@ -1,17 +1,17 @@
-//! What counts as a magic packet, said a second time: slowly, in the order of the design's prose,
-//! and with nothing of the library but the types that it is compared with. The fuzz targets use it too.
+//! A second parser for magic packets: slow, in the order of the design's description, and independent of the library
+//! except for the types of the results. The fuzz targets use it as well.
 
-#![allow(dead_code, reason = "each program uses a part of it")]
+#![allow(dead_code, reason = "each program uses only a part")]
 
 use std::fmt::Display;
 
 use wakevirt_protocol::magic::MagicPackets;
 use wakevirt_protocol::{Carrier, MagicPacket, ParsedPacket, UdpPath};
 
-/// An address, and the password behind its copies, or nothing.
+/// An address, and the password after its copies, or no bytes.
 pub(crate) type Magic = ([u8; 6], Vec<u8>);
 
-/// What was heard, in plain values.
+/// A parsed packet in plain values.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) magic: Magic,
@@ -19,12 +19,12 @@ pub(crate) struct Found {
     pub(crate) vlan: Option<u16>,
 }
 
-/// Six bytes FF, then one address sixteen times: each such place, one behind the other.
+/// Finds six bytes FF followed by one address sixteen times, anywhere.
 pub(crate) fn anywhere(payload: &[u8]) -> Vec<Magic> {
     with_password(payload, places(payload, 0))
 }
 
-/// The same, where nothing but FF stands in front of the first.
+/// Like [`anywhere`], if only FF precede the first packet.
 pub(crate) fn at_start(payload: &[u8]) -> Vec<Magic> {
     let first = (0..payload.len())
         .take_while(|offset| payload[..*offset].iter().all(|byte| *byte == 0xff))
@@ -32,7 +32,7 @@ pub(crate) fn at_start(payload: &[u8]) -> Vec<Magic> {
     first.map_or(vec![], |first| with_password(payload, places(payload, first)))
 }
 
-/// Each address from this offset on, and where its copies end.
+/// Each address from this offset on, and the end of its copies.
 fn places(payload: &[u8], mut offset: usize) -> Vec<([u8; 6], usize)> {
     let mut places = vec![];
     while offset < payload.len() {
@@ -67,23 +67,23 @@ fn magic_at(payload: &[u8], offset: usize) -> Option<([u8; 6], usize)> {
     Some((address.try_into().ok()?, payload.len() - bytes.0.len()))
 }
 
-/// One packet alone may have a password, where less than another packet follows it.
+/// Only a single packet can have a password, if the rest is shorter than another packet.
 fn with_password(payload: &[u8], places: Vec<([u8; 6], usize)>) -> Vec<Magic> {
     if let [(address, end)] = places[..] {
-        let left = &payload[end..];
-        let goes_on = left.len() < 6 && left == &address[..left.len()];
-        let password = match left.len() {
-            _ if goes_on => 0,
+        let rest = &payload[end..];
+        let is_copy = rest.len() < 6 && rest == &address[..rest.len()];
+        let password = match rest.len() {
+            _ if is_copy => 0,
             4 | 5 => 4,
             6..102 => 6,
             _ => 0,
         };
-        return vec![(address, left[..password].to_vec())];
+        return vec![(address, rest[..password].to_vec())];
     }
     places.into_iter().map(|(address, _)| (address, vec![])).collect()
 }
 
-/// A frame as [`whole_frame`], of which 2,048 bytes are looked at.
+/// Parses the first 2,048 bytes of a frame.
 pub(crate) fn frame(
     source: Option<String>,
     tag: Option<u16>,
@@ -92,7 +92,7 @@ pub(crate) fn frame(
     full_search: &[u16],
 ) -> Vec<Found> {
     let mut bytes = Bytes(payload);
-    bytes.keep(2048);
+    bytes.truncate(2048);
     let mut found = whole_frame(source, tag, ethertype, bytes.0, full_search).unwrap_or_default();
     if bytes.0.len() == 2048 {
         found.iter_mut().for_each(|found| found.magic.1.clear());
@@ -100,7 +100,7 @@ pub(crate) fn frame(
     found
 }
 
-/// A frame without its link header, which may have lost a tag already.
+/// Parses a frame without its link header. A tag may have been removed already.
 fn whole_frame(
     source: Option<String>,
     tag: Option<u16>,
@@ -154,7 +154,7 @@ fn ipv4(packet: Bytes<'_>, full_search: &[u16]) -> Option<(Vec<Magic>, String)> 
         return None;
     }
     let mut bytes = packet;
-    bytes.keep(total);
+    bytes.truncate(total);
     bytes.take(header)?;
     let (packets, [from, to]) = udp(bytes, full_search)?;
     Some((packets, format!("udp4 {source:?} {from} > {destination:?} {to}")))
@@ -170,7 +170,7 @@ fn ipv6(packet: Bytes<'_>, full_search: &[u16]) -> Option<(Vec<Magic>, String)> 
     bytes.take(1)?;
     let source: [u8; 16] = bytes.take(16)?.try_into().ok()?;
     let destination: [u8; 16] = bytes.take(16)?.try_into().ok()?;
-    bytes.keep(length);
+    bytes.truncate(length);
     let mut extensions = 0;
     while next != 17 {
         extensions += 1;
@@ -198,16 +198,16 @@ fn ipv6(packet: Bytes<'_>, full_search: &[u16]) -> Option<(Vec<Magic>, String)> 
 fn udp(mut bytes: Bytes<'_>, full_search: &[u16]) -> Option<(Vec<Magic>, [u16; 2])> {
     let (from, to, length) = (bytes.number()?, bytes.number()?, bytes.number()?);
     bytes.take(2)?;
-    bytes.keep(usize::from(length).checked_sub(8)?);
+    bytes.truncate(usize::from(length).checked_sub(8)?);
     let packets = if full_search.contains(&to) { anywhere(bytes.0) } else { at_start(bytes.0) };
     Some((packets, [from, to]))
 }
 
 fn sent_by(carrier: String, source: Option<String>) -> String {
-    format!("{carrier} by {}", source.as_deref().unwrap_or("nobody"))
+    format!("{carrier} by {}", source.as_deref().unwrap_or("unknown"))
 }
 
-/// What the library's magic packets say.
+/// The library's magic packets in plain values.
 pub(crate) fn magics(packets: MagicPackets<'_>) -> Vec<Magic> {
     packets.map(|magic| magic_of(&magic)).collect()
 }
@@ -217,28 +217,28 @@ fn magic_of(magic: &MagicPacket) -> Magic {
 }
 
 impl From<ParsedPacket> for Found {
-    fn from(heard: ParsedPacket) -> Self {
-        let (carrier, source) = match &heard.carrier {
+    fn from(packet: ParsedPacket) -> Self {
+        let (carrier, source) = match &packet.carrier {
             Carrier::Ethernet { ethertype: None, source } => ("ethernet".to_owned(), source),
             Carrier::Ethernet { ethertype: Some(number), source } => {
                 (format!("ethernet {number:04x}"), source)
             }
             Carrier::Udp4(path) => {
-                (way("udp4", path, path.source.octets(), path.destination.octets()), &path.source_mac)
+                (path_text("udp4", path, path.source.octets(), path.destination.octets()), &path.source_mac)
             }
             Carrier::Udp6(path) => {
-                (way("udp6", path, path.source.octets(), path.destination.octets()), &path.source_mac)
+                (path_text("udp6", path, path.source.octets(), path.destination.octets()), &path.source_mac)
             }
         };
         Self {
-            magic: magic_of(&heard.magic),
+            magic: magic_of(&packet.magic),
             carrier: sent_by(carrier, source.map(|mac| mac.to_string())),
-            vlan: heard.vlan.map(|vlan| vlan.get()),
+            vlan: packet.vlan.map(|vlan| vlan.get()),
         }
     }
 }
 
-fn way<Address, const N: usize>(
+fn path_text<Address, const N: usize>(
     name: impl Display,
     path: &UdpPath<Address>,
     source: [u8; N],
@@ -247,12 +247,12 @@ fn way<Address, const N: usize>(
     format!("{name} {source:?} {} > {destination:?} {}", path.source_port, path.destination_port)
 }
 
-/// What is left of some bytes, read from the front.
+/// The rest of some bytes, which are read from the front.
 #[derive(Clone, Copy)]
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
-    /// The next so many bytes.
+    /// The next bytes.
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         if self.0.len() < count {
             return None;
@@ -268,8 +268,8 @@ impl<'a> Bytes<'a> {
         Some(u16::from(pair[0]) * 256 + u16::from(pair[1]))
     }
 
-    /// Forgets what is beyond this length.
-    fn keep(&mut self, length: usize) {
+    /// Discards all bytes after this length.
+    fn truncate(&mut self, length: usize) {
         self.0 = &self.0[..length.min(self.0.len())];
     }
 }
