@@ -1,6 +1,5 @@
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
 use uuid::Uuid;
 
 use super::*;
@@ -20,13 +19,8 @@ fn domain(name: &str) -> Domain {
 }
 
 fn rules(rules: &[&str]) -> Rules {
-    #[derive(Deserialize)]
-    struct RuleFile {
-        #[serde(default)]
-        allow: Vec<Rule>,
-    }
     let text: String = rules.iter().map(|rule| format!("[[allow]]\n{rule}\n")).collect();
-    Rules::new(toml::from_str::<RuleFile>(&text).unwrap().allow, true)
+    Rules::parse(&text)
 }
 
 /// The admission in short: the admitted domain and the rule, or why it was not admitted.

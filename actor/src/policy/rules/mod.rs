@@ -115,6 +115,19 @@ impl Rules {
     }
 }
 
+#[cfg(test)]
+impl Rules {
+    /// The rules in these tables `[[allow]]`. Metadata can also allow a domain.
+    pub(crate) fn parse(text: &str) -> Self {
+        #[derive(serde::Deserialize)]
+        struct RuleFile {
+            #[serde(default)]
+            allow: Vec<Rule>,
+        }
+        Self::new(toml::from_str::<RuleFile>(text).unwrap().allow, true)
+    }
+}
+
 /// The folder with the service manager's credentials: systemd.exec(5), `LoadCredential=`.
 fn credentials() -> Option<std::path::PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map(std::path::PathBuf::from)

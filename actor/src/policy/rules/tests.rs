@@ -8,16 +8,7 @@ use uuid::Uuid;
 use super::pattern::octets;
 use super::*;
 use crate::model::{Id, State};
-use serde::Deserialize;
 use wakevirt_protocol::bus::PacketDetails;
-
-fn rules(text: &str) -> Rules {
-    #[derive(Deserialize)]
-    struct RuleFile {
-        allow: Vec<Rule>,
-    }
-    Rules::new(toml::from_str::<RuleFile>(text).unwrap().allow, true)
-}
 
 fn domain(name: &str) -> Domain {
     Domain {
@@ -48,7 +39,7 @@ fn allows_domains_by_name_glob_and_uuid() {
         ("00000000-0000-0000-0000-000000000007", "any", true),
         ("00000000-0000-0000-0000-000000000008", "any", false),
     ] {
-        let rules = rules(&format!("[[allow]]\ndomain = {pattern:?}"));
+        let rules = Rules::parse(&format!("[[allow]]\ndomain = {pattern:?}"));
         assert_eq!(rules.allowed_by(&domain(name), mac()).is_some(), allowed, "{pattern} {name}");
         assert_eq!(rules.any_names(&domain(name)), allowed);
     }
@@ -67,7 +58,7 @@ fn allows_by_mac_address() {
         ("52:54:*:13:34:*", false),
         ("*:*:*:*:*:56", true),
     ] {
-        let rules = rules(&format!("[[allow]]\nmac = {pattern:?}"));
+        let rules = Rules::parse(&format!("[[allow]]\nmac = {pattern:?}"));
         assert_eq!(rules.allowed_by(&domain("any"), mac()).is_some(), allowed, "{pattern}");
         assert!(!rules.any_names(&domain("any")), "a rule with a MAC address names no domain");
     }
@@ -75,7 +66,8 @@ fn allows_by_mac_address() {
 
 #[test]
 fn the_first_matching_rule_is_shown() {
-    let rules = rules("[[allow]]\nmac = \"aa:*\"\n[[allow]]\ndomain = \"w*\"\n[[allow]]\ndomain = \"win11\"");
+    let rules =
+        Rules::parse("[[allow]]\nmac = \"aa:*\"\n[[allow]]\ndomain = \"w*\"\n[[allow]]\ndomain = \"win11\"");
     assert_eq!(rules.allowed_by(&domain("win11"), mac()).unwrap(), "domain = \"w*\"");
     let aa = MacAddr::new([0xaa; 6]);
     assert_eq!(rules.allowed_by(&domain("win11"), aa).unwrap(), "mac = \"aa:*\"");
@@ -98,7 +90,7 @@ fn rejects_invalid_patterns() {
 
 /// The domains that the pattern matches once all of them are known.
 fn matched<'a>(pattern: &str, names: &[&'a str]) -> Vec<&'a str> {
-    let mut rules = rules(&format!("[[allow]]\ndomain = {pattern:?}"));
+    let mut rules = Rules::parse(&format!("[[allow]]\ndomain = {pattern:?}"));
     for name in names {
         let _ = rules.note_name(&domain(name));
     }
@@ -126,7 +118,7 @@ fn a_name_with_characters_of_a_glob_matches_that_domain_alone() {
 
 #[test]
 fn the_removal_of_a_domain_allows_no_other_domain() {
-    let mut rules = rules("[[allow]]\ndomain = \"win[1]\"\nconnection = \"test:///\"");
+    let mut rules = Rules::parse("[[allow]]\ndomain = \"win[1]\"\nconnection = \"test:///\"");
     let mut elsewhere = domain("win[1]");
     elsewhere.id.connection = "lxc:///".into();
     assert!(rules.note_name(&elsewhere).is_empty(), "the rule is for another connection");
@@ -198,13 +190,17 @@ fn matches_an_interface_by_each_of_its_names() {
     for (pattern, taken) in
         [("eth0", true), ("enp1s0", true), ("uplink-*", true), ("enp2s0", false), ("wlan*", false)]
     {
-        let rules = rules(&format!("[[allow]]\ndomain = \"*\"\ninterfaces = [{pattern:?}]"));
+        let rules = Rules::parse(&format!("[[allow]]\ndomain = \"*\"\ninterfaces = [{pattern:?}]"));
         assert_eq!(rules.iter().next().unwrap().accepts(&packet), taken, "{pattern}");
     }
     // Of an interface that is not known, no name counts.
     packet.interface = None;
     assert!(
-        !rules("[[allow]]\ndomain = \"*\"\ninterfaces = [\"*\"]").iter().next().unwrap().accepts(&packet)
+        !Rules::parse("[[allow]]\ndomain = \"*\"\ninterfaces = [\"*\"]")
+            .iter()
+            .next()
+            .unwrap()
+            .accepts(&packet)
     );
 }
 
@@ -223,14 +219,14 @@ fn narrows_by_interface_and_source() {
         ("sources = [\"fd00::/8\", \"02:00:*\"]", [true, false, true]),
         ("interfaces = [\"br0\"]\nsources = [\"02:00:00:00:00:08\"]", [false, false, false]),
     ] {
-        let rules = rules(&format!("[[allow]]\ndomain = \"*\"\n{keys}"));
+        let rules = Rules::parse(&format!("[[allow]]\ndomain = \"*\"\n{keys}"));
         let rule = rules.iter().next().unwrap();
         assert_eq!([&lan, &mapped, &frame].map(|it| rule.accepts(it)), expected, "{keys}");
         let shown = rule.keys().collect::<Vec<_>>().join("\n");
         assert_eq!(shown, format!("domain = \"*\"\n{keys}").trim());
     }
     assert!(
-        !rules("[[allow]]\ndomain = \"*\"\ninterfaces = [\"*\"]")
+        !Rules::parse("[[allow]]\ndomain = \"*\"\ninterfaces = [\"*\"]")
             .iter()
             .next()
             .unwrap()
@@ -248,7 +244,7 @@ fn narrows_by_vlan() {
         ("vlans = [0, 4094]", &[Some(0)]),
         ("interfaces = [\"lan0\"]\nvlans = [10]", &[]),
     ] {
-        let rules = rules(&format!("[[allow]]\ndomain = \"*\"\n{keys}"));
+        let rules = Rules::parse(&format!("[[allow]]\ndomain = \"*\"\n{keys}"));
         let rule = rules.iter().next().unwrap();
         let all = [None, Some(0), Some(10), Some(20), Some(30)];
         let takes: Vec<Option<u16>> = all.into_iter().filter(|vlan| rule.accepts(&tagged(*vlan))).collect();
@@ -260,7 +256,7 @@ fn narrows_by_vlan() {
 
 #[test]
 fn a_rule_can_be_limited_to_one_connection() {
-    let rules = rules("[[allow]]\ndomain = \"*\"\nconnection = \"lxc:///\"");
+    let rules = Rules::parse("[[allow]]\ndomain = \"*\"\nconnection = \"lxc:///\"");
     assert!(!rules.any_names(&domain("a")));
     let mut other = domain("a");
     other.id.connection = "lxc:///".into();
