@@ -9,7 +9,7 @@ use wakevirt_service::user;
 use crate::Error;
 
 /// The runtime directory, unless the service manager sets `RUNTIME_DIRECTORY`.
-pub(crate) const FOLDER: &str = "/run/wakevirt-actor";
+pub(crate) const RUNTIME_DIRECTORY: &str = "/run/wakevirt-actor";
 /// The service's own user.
 pub(crate) const USER: &str = "wakevirt-actor";
 /// The group with access to libvirt. The user is not a member of it: the unit adds the group, and a drop-in can remove
@@ -22,9 +22,11 @@ fn make_runtime_directory() {
     if !nix::unistd::geteuid().is_root() || std::env::var_os("RUNTIME_DIRECTORY").is_some() {
         return;
     }
-    if let (Ok(()), Ok(Some(user))) = (DirBuilder::new().mode(0o700).create(FOLDER), User::from_name(USER)) {
+    if let (Ok(()), Ok(Some(user))) =
+        (DirBuilder::new().mode(0o700).create(RUNTIME_DIRECTORY), User::from_name(USER))
+    {
         // Only a directory that was created here changes its owner.
-        let _reported_later = nix::unistd::chown(FOLDER, Some(user.uid), Some(user.gid));
+        let _reported_later = nix::unistd::chown(RUNTIME_DIRECTORY, Some(user.uid), Some(user.gid));
     }
 }
 

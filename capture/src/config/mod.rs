@@ -98,8 +98,8 @@ impl Settings {
     /// # Errors
     /// If an option or a file is invalid. The error names the file and the line.
     pub fn load(options: &Options) -> Result<Self, config::Error> {
-        at_most("--interface", &options.interfaces, MAX_INTERFACES)?;
-        at_most("--listen", &options.listen, MAX_UDP_SOCKETS)?;
+        check_count("--interface", &options.interfaces, MAX_INTERFACES)?;
+        check_count("--listen", &options.listen, MAX_UDP_SOCKETS)?;
         let file: CaptureFile = load(options.common.config.as_deref(), service_uid(USER))?;
         let options = CaptureFile {
             mode: options.mode,
@@ -233,7 +233,7 @@ fn limit<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
 }
 
 /// Checks how often an option is used: at most as often as the key can have values.
-fn at_most<T>(option: &'static str, values: &[T], most: usize) -> Result<(), config::Error> {
+fn check_count<T>(option: &'static str, values: &[T], most: usize) -> Result<(), config::Error> {
     if values.len() <= most {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use wakevirt_service::config;
 
-use crate::privilege::FOLDER;
+use crate::privilege::RUNTIME_DIRECTORY;
 
 /// A file that exists only after a clean exit.
 const CLEAN_EXIT: &str = "ended";
@@ -19,7 +19,7 @@ pub(super) const MAX_SIZE: usize = 16 * 1024 * 1024;
 /// The runtime directory.
 pub(super) fn directory() -> PathBuf {
     let given = std::env::var_os("RUNTIME_DIRECTORY").map(|directories| first(&directories));
-    given.unwrap_or_else(|| PathBuf::from(FOLDER))
+    given.unwrap_or_else(|| PathBuf::from(RUNTIME_DIRECTORY))
 }
 
 /// The first of the directories that the service manager lists (systemd.exec(5)).

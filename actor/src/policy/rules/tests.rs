@@ -193,7 +193,7 @@ fn matches_an_interface_by_each_of_its_names() {
         let rules = Rules::parse(&format!("[[allow]]\ndomain = \"*\"\ninterfaces = [{pattern:?}]"));
         assert_eq!(rules.iter().next().unwrap().accepts(&packet), taken, "{pattern}");
     }
-    // Of an interface that is not known, no name counts.
+    // Without a known interface, its alternative names do not match either.
     packet.interface = None;
     assert!(
         !Rules::parse("[[allow]]\ndomain = \"*\"\ninterfaces = [\"*\"]")
@@ -205,7 +205,7 @@ fn matches_an_interface_by_each_of_its_names() {
 }
 
 #[test]
-fn narrows_by_interface_and_source() {
+fn restricts_interfaces_and_sources() {
     let lan = details("br0", Some("192.168.1.7"), Some("02:00:00:00:00:07"));
     let mapped = details("br0", Some("::ffff:192.168.1.7"), None);
     let frame = details("eth1", None, Some("02:00:00:00:00:08"));
@@ -235,7 +235,7 @@ fn narrows_by_interface_and_source() {
 }
 
 #[test]
-fn narrows_by_vlan() {
+fn restricts_vlans() {
     let tagged = |vlan| PacketDetails { vlan, ..details("trunk0", None, None) };
     for (keys, taken) in [
         ("", &[None, Some(0_u16), Some(10), Some(20), Some(30)] as &[_]),
