@@ -4,8 +4,8 @@ use wakevirt_protocol::bus::{CAPTURE_NAME, Error};
 use wakevirt_service::logs::quoted;
 use zbus::fdo;
 
-/// Says why a call of this method failed. If the bus policy denies it, the message says how to grant it:
-/// `org.wakevirt.Capture1.conf` lists who may call what, and an actor that a user runs is often not among them.
+/// Describes why a call of this method failed. If the bus policy denied it, the message contains the solution:
+/// `org.wakevirt.Capture1.conf` allows the call for a group, to which a user who runs an actor may not belong.
 #[must_use]
 pub fn describe(method: &str, error: &Error) -> String {
     match error {

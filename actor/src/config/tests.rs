@@ -92,7 +92,7 @@ fn higher_layers_win_and_rules_accumulate() {
 
 #[test]
 fn errors_name_the_file_the_line_and_the_solution() {
-    for (text, line, says) in [
+    for (text, line, part) in [
         ("\nconection = []", 2, "connections"),
         ("connections = []", 1, "the list is empty"),
         ("connections = [\"a:///\", \"a:///\"]", 1, "twice"),
@@ -117,7 +117,8 @@ fn errors_name_the_file_the_line_and_the_solution() {
         ("[[allow]]\ndomain = \"\"", 2, "empty"),
         ("[[allow]]\nmac = \"52:54\"", 2, "not a MAC address"),
         ("[[allow]]\ndomian = \"a\"", 2, "did you mean \"domain\""),
-        ("[[allow]]\ndomain = \"a\"\ninterfaces = [\"!b\"]", 3, "not an interface"),
+        ("[[allow]]\ndomain = \"a\"\ninterfaces = [\"!b\"]", 3, "cannot exclude interfaces"),
+        ("[[allow]]\ndomain = \"a\"\ninterfaces = [\"a/b\"]", 3, "a name has at most 127 bytes"),
         ("[[allow]]\ndomain = \"a\"\nsources = [\"192.168.1.0/33\"]", 3, "neither a network"),
         ("[[allow]]\ndomain = \"a\"\nvlans = [10, 4095]", 3, "a whole number from 0 to 4094"),
         ("[[allow]]\ndomain = \"a\"\nvlans = [-1]", 3, "a whole number from 0 to 4094"),
@@ -132,7 +133,7 @@ fn errors_name_the_file_the_line_and_the_solution() {
     ] {
         let error = load(text).unwrap_err();
         assert!(error.starts_with(&format!("FILE:{line}: ")), "{text}: {error}");
-        assert!(error.contains(says), "{text}: {error}");
+        assert!(error.contains(part), "{text}: {error}");
     }
 }
 

@@ -279,7 +279,7 @@ impl<'a> PacketListener<'a> {
         if let Some(suppressed) = self.forged_log.take(Instant::now().into_std()) {
             tracing::warn!(
                 sender = %quoted(sender), suppressed,
-                "dropped a magic packet whose sender does not own {CAPTURE_NAME}"
+                "dropped a magic packet: the sender is not the owner of {CAPTURE_NAME}"
             );
         }
     }

@@ -10,7 +10,7 @@ use zbus::message::Type;
 use super::filter::tests::{OWNER, filter_for, serial};
 use super::*;
 
-/// The room for packets in the service.
+/// The capacity of the service's packet queue.
 const ROOM: usize = 1024;
 const MAC: &str = "52:54:00:00:00:01";
 
