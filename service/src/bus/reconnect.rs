@@ -36,7 +36,7 @@ pub async fn run_connected(
             Ok(()) => return Ok(()),
             Err(error @ (Error::NameTaken { .. } | Error::NameRefused { .. })) => return Err(error),
             Err(error) if warned => {
-                tracing::debug!("connection to {} failed: {error}", address.description())
+                tracing::debug!("connection to {} failed: {error}", address.description());
             }
             Err(error) => {
                 warned = true;

@@ -1,8 +1,9 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use wakevirt_tests::host::guard;
+
 use super::*;
-use crate::testing;
 
 /// A private bus whose policy allows to own only `org.wakevirt.Open1`.
 struct Bus {
@@ -13,6 +14,9 @@ struct Bus {
 
 impl Bus {
     fn start() -> Option<Self> {
+        if !guard::has("dbus-daemon") {
+            return None;
+        }
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("bus.conf");
         let socket = folder.path().join("bus").display().to_string();
@@ -24,16 +28,13 @@ impl Bus {
             <allow own="org.wakevirt.Open1"/></policy></busconfig>"#
         );
         std::fs::write(&config, text).unwrap();
-        let daemon = Command::new("dbus-daemon")
+        let mut daemon = Command::new("dbus-daemon")
             .arg(format!("--config-file={}", config.display()))
             .args(["--nofork", "--nopidfile", "--nosyslog", "--print-address=1"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .spawn();
-        if !testing::have("dbus-daemon", daemon.is_ok()) {
-            return None;
-        }
-        let mut daemon = daemon.unwrap();
+            .spawn()
+            .unwrap();
         let mut address = String::new();
         BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
         Some(Self { daemon, address: address.trim().parse().unwrap(), _folder: folder })

@@ -43,7 +43,7 @@ fn notifies_the_service_manager() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    let mut command = testing::second(&[], "lifecycle::tests::second_notifies");
+    let mut command = testing::second_process(&[], "lifecycle::tests::second_notifies");
     command.env("NOTIFY_SOCKET", &path);
     testing::run(command);
     socket.set_nonblocking(true).unwrap();
@@ -84,7 +84,7 @@ fn sends_keep_alive_messages_if_the_watchdog_is_enabled() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    let mut command = testing::second(&[], "lifecycle::tests::second_sends_keep_alive_messages");
+    let mut command = testing::second_process(&[], "lifecycle::tests::second_sends_keep_alive_messages");
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "20000");
     testing::run(command);
     socket.set_nonblocking(true).unwrap();
@@ -114,7 +114,7 @@ fn second_fails() {
 #[test]
 fn a_failed_start_waits_under_a_service_manager() {
     let fails = |manager: &[(&str, &str)]| {
-        let mut command = testing::second(&[], "lifecycle::tests::second_fails");
+        let mut command = testing::second_process(&[], "lifecycle::tests::second_fails");
         command.env_remove("NOTIFY_SOCKET").envs(manager.iter().copied());
         testing::run(command);
     };
@@ -125,10 +125,10 @@ fn a_failed_start_waits_under_a_service_manager() {
 
 #[test]
 fn does_nothing_without_a_service_manager() {
-    let mut command = testing::second(&[], "lifecycle::tests::second_notifies");
+    let mut command = testing::second_process(&[], "lifecycle::tests::second_notifies");
     command.env_remove("NOTIFY_SOCKET");
     testing::run(command);
-    let mut command = testing::second(&[], "lifecycle::tests::second_notifies");
+    let mut command = testing::second_process(&[], "lifecycle::tests::second_notifies");
     command.env("NOTIFY_SOCKET", "/nonexistent/notify");
     testing::run(command);
 }

@@ -1,6 +1,8 @@
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 
+use wakevirt_tests::host::guard;
+
 use super::*;
 use crate::testing;
 
@@ -58,7 +60,8 @@ fn second_logs() {
 /// Runs a second process with only the sockets of this test in /run and /dev, and returns its output.
 fn log_in_namespace(to: &str, socket: Option<&str>) -> (String, String) {
     let hide = "mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /dev && exec \"$0\" \"$@\"";
-    let mut command = testing::second(&["unshare", "--mount", "sh", "-c", hide], "logs::tests::second_logs");
+    let mut command =
+        testing::second_process(&["unshare", "--mount", "sh", "-c", hide], "logs::tests::second_logs");
     command.env("LOG_TO", to);
     if let Some(socket) = socket {
         command.env("SOCKET", socket);
@@ -75,14 +78,14 @@ fn assert_two_lines(stderr: &str) {
 
 #[test]
 fn logs_plain_lines_to_standard_error_at_the_current_level() {
-    let mut command = testing::second(&[], "logs::tests::second_logs");
+    let mut command = testing::second_process(&[], "logs::tests::second_logs");
     command.env("LOG_TO", "stderr");
     assert_two_lines(&testing::run(command).1);
 }
 
 #[test]
 fn logs_level_and_fields_to_the_journal() {
-    if !testing::have_root() {
+    if !guard::is_root() {
         return;
     }
     for to in ["auto", "journal"] {
@@ -106,7 +109,7 @@ fn logs_level_and_fields_to_the_journal() {
 
 #[test]
 fn logs_to_syslog_as_a_daemon() {
-    if !testing::have_root() {
+    if !guard::is_root() {
         return;
     }
     for to in ["auto", "syslog"] {
@@ -123,7 +126,7 @@ fn logs_to_syslog_as_a_daemon() {
 
 #[test]
 fn falls_back_to_standard_error_without_journal_and_syslog() {
-    if !testing::have_root() {
+    if !guard::is_root() {
         return;
     }
     assert_two_lines(&log_in_namespace("auto", None).1);

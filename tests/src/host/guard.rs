@@ -1,14 +1,14 @@
-//! Whether this machine lets the bench build its hosts.
+//! Skips tests that cannot run on this machine.
 
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// Where programs are looked for: a fixed list, so that the user's own tools do not take part.
+/// The folders of the programs: a fixed list, so that the tests do not use the user's own tools.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What the demonstration calls.
+/// The programs that the demonstration needs.
 pub const FOR_DEMO: &[&str] = &[
     "bash",
     "dbus-daemon",
@@ -24,7 +24,7 @@ pub const FOR_DEMO: &[&str] = &[
     "wakeonlan",
 ];
 
-/// What the tests call besides.
+/// The additional programs that the tests need.
 pub const FOR_TESTS: &[&str] = &[
     "busctl",
     "dbus-broker-launch",
@@ -44,10 +44,10 @@ pub const FOR_TESTS: &[&str] = &[
     "tcpdump",
 ];
 
-/// Ends the test, saying that it was skipped, where it may not build a [`Host`](crate::host::Host).
+/// Skips the test and prints the reason if it cannot build a [`Host`](crate::host::Host).
 ///
-/// With `CI=true` or `WAKEVIRT_NO_SKIP=1` in the environment it fails instead: nothing is skipped in
-/// silence where nobody looks.
+/// With `CI=true` or `WAKEVIRT_NO_SKIP=1` in the environment the test fails instead, so that no skipped test remains
+/// unnoticed.
 #[macro_export]
 macro_rules! privileged {
     () => {
@@ -57,31 +57,40 @@ macro_rules! privileged {
     };
 }
 
-/// Whether the test may go on; if not, says why. See [`privileged!`](crate::privileged).
+/// Whether the test can build a host; if not, prints the reason. See [`privileged!`](crate::privileged).
 ///
 /// # Panics
-/// Where skipping is not allowed.
+/// If the test must not be skipped.
 #[must_use]
 pub fn privileged() -> bool {
     static REASON: OnceLock<Option<String>> = OnceLock::new();
-    let find = || why_not(&[FOR_DEMO, FOR_TESTS].concat());
+    let find = || missing_requirement(&[FOR_DEMO, FOR_TESTS].concat());
     REASON.get_or_init(find).as_deref().is_none_or(skip)
 }
 
-/// Whether the test may go on with this program alone, and without any right; if not, says why.
+/// Whether the test runs as root; if not, prints that it is skipped.
 ///
 /// # Panics
-/// Where skipping is not allowed.
+/// If the test must not be skipped.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root() || skip("it needs root")
+}
+
+/// Whether a program is installed, for a test that needs no privileges; if not, prints the reason.
+///
+/// # Panics
+/// If the test must not be skipped.
 #[must_use]
 pub fn has(program: &str) -> bool {
     is_installed(program) || skip(&format!("not installed: {program}; see scripts/prepare"))
 }
 
-/// Says why the test is skipped: `false`.
+/// Prints why the test is skipped, and returns `false`.
 fn skip(reason: &str) -> bool {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    assert!(!skipping_forbidden(), "{test} cannot be skipped here: {reason}");
-    // Not by `eprintln`, which a test that passes keeps to itself.
+    assert!(!skipping_forbidden(), "{test} must not be skipped here: {reason}");
+    // Not with `eprintln`, whose output the test harness hides if the test passes.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
     false
 }
@@ -91,11 +100,11 @@ fn skipping_forbidden() -> bool {
     set("CI", "true") || set("WAKEVIRT_NO_SKIP", "1")
 }
 
-/// Why no host can be built here, on which these programs run.
+/// The reason why this machine cannot build a host with these programs; `None` if it can.
 #[must_use]
-pub fn why_not(programs: &[&str]) -> Option<String> {
+pub fn missing_requirement(programs: &[&str]) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
-        return Some("it makes network namespaces, which only root may".to_owned());
+        return Some("it needs root to create network namespaces".to_owned());
     }
     let missing: Vec<_> = programs.iter().copied().filter(|program| !is_installed(program)).collect();
     if !missing.is_empty() {
@@ -108,7 +117,7 @@ pub fn why_not(programs: &[&str]) -> Option<String> {
         .status();
     match unshared {
         Ok(status) if status.success() => None,
-        _ => Some("this machine does not let root make namespaces (a container?)".to_owned()),
+        _ => Some("root cannot create namespaces on this machine (a container?)".to_owned()),
     }
 }
 
