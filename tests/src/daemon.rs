@@ -1,17 +1,15 @@
 //! The services of wakevirt on a host.
 
 use std::ops::{Deref, DerefMut};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
 
 use crate::host::{Host, PROGRAMS, User};
 use crate::process::Process;
 use crate::process::lines::Lines;
+use crate::process::socket::MessageSocket;
 use crate::wait;
 
 /// Who starts a service.
@@ -134,9 +132,12 @@ impl<'host> Starter<'host> {
     /// If it cannot be started.
     #[must_use]
     pub fn start_watched(self, show: impl FnMut(&str) + Send + 'static) -> Daemon {
-        let notifications = Notifications::open(self.host);
+        let path = format!("/run/notify-{}", number());
+        let notifications = MessageSocket::bind(&self.host.path(&path), |lines, message| {
+            message.lines().for_each(|line| lines.push(line.to_owned()));
+        });
         let mut command = self.command();
-        command.env("NOTIFY_SOCKET", &notifications.path);
+        command.env("NOTIFY_SOCKET", path);
         let process = Process::start_watched(self.name, &mut command, show);
         Daemon { process, notifications, file: self.file }
     }
@@ -188,7 +189,8 @@ impl<'host> Starter<'host> {
 #[derive(Debug)]
 pub struct Daemon {
     process: Process,
-    notifications: Notifications,
+    /// The service manager's socket for sd_notify(3).
+    notifications: MessageSocket,
     file: String,
 }
 
@@ -232,7 +234,7 @@ impl Daemon {
     /// If it exits or does not become ready. The message contains its log.
     pub fn wait_until_ready(&mut self) {
         let ready = wait::within(wait::TIMEOUT, || {
-            if self.notifications.lines.count("READY=1") > 0 {
+            if self.notifications.lines().count("READY=1") > 0 {
                 Some(true)
             } else {
                 self.exit_status().map(|_| false)
@@ -250,7 +252,7 @@ impl Daemon {
     /// Its notifications to the service manager, such as `READY=1` and `STATUS=…`, one for each line.
     #[must_use]
     pub fn notifications(&self) -> &Lines {
-        &self.notifications.lines
+        self.notifications.lines()
     }
 }
 
@@ -265,36 +267,6 @@ impl Deref for Daemon {
 impl DerefMut for Daemon {
     fn deref_mut(&mut self) -> &mut Process {
         &mut self.process
-    }
-}
-
-/// The service manager's socket for sd_notify(3).
-#[derive(Debug)]
-struct Notifications {
-    /// Its path on the host.
-    path: String,
-    lines: Lines,
-}
-
-impl Notifications {
-    fn open(host: &Host) -> Self {
-        let path = format!("/run/notify-{}", number());
-        let socket = UnixDatagram::bind(host.path(&path)).expect("a socket in /run");
-        std::fs::set_permissions(host.path(&path), std::fs::Permissions::from_mode(0o666)).expect("its mode");
-        // The thread checks periodically whether the host still exists.
-        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-        let lines = Lines::default();
-        let (writer, file) = (lines.clone(), host.path(&path));
-        std::thread::spawn(move || {
-            let mut datagram = [0; 4096];
-            while file.exists() {
-                if let Ok(length) = socket.recv(&mut datagram) {
-                    let text = String::from_utf8_lossy(datagram.get(..length).unwrap_or_default());
-                    text.lines().for_each(|line| writer.push(line.to_owned()));
-                }
-            }
-        });
-        Self { path, lines }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::report::{Report, median};
 
 /// The number of measurements of each kind: without a receiver, with capture, and with tcpdump.
 const ROUNDS: usize = 9;
-/// They take about a second.
+/// The number of frames in a measurement, which takes about a second.
 const FRAMES: usize = 1_000_000;
 
 const MACHINES: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];

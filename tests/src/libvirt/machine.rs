@@ -19,7 +19,7 @@ const DIRECTORY: &str = "/run/machines";
 pub enum Guest {
     /// There is nothing to boot. The firmware waits forever.
     Nothing,
-    /// Powers off immediately when it is requested to (`virsh shutdown`).
+    /// Powers off immediately on request (`virsh shutdown`).
     PowersOff,
     /// Suspends to RAM at its first boot. After a wakeup it boots again, and idles.
     Suspends,
@@ -139,7 +139,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine without disks and guest.
+    /// A machine without a disk or a guest.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self {

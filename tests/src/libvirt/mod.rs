@@ -18,7 +18,7 @@ pub const TEST: &str = "test+unix:///default?socket=/run/libvirt/libvirt-sock";
 /// The URI of QEMU's domains.
 pub const QEMU: &str = "qemu:///system";
 
-/// Disables the protection of the host, which has neither cgroups nor devices.
+/// Disables QEMU's isolation, because a host has neither cgroups nor devices.
 pub(crate) const QEMU_CONF: &str = r#"security_driver = "none"
 seccomp_sandbox = 0
 cgroup_controllers = [ ]

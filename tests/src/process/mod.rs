@@ -6,8 +6,10 @@ pub mod lines;
 pub mod proc;
 #[cfg(target_arch = "x86_64")]
 pub mod ptrace;
+pub(crate) mod socket;
 
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::io::{self, Write};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -43,7 +45,7 @@ impl Process {
     /// # Panics
     /// If it cannot be started.
     pub fn start_watched(name: &str, command: &mut Command, show: impl FnMut(&str) + Send + 'static) -> Self {
-        let (log, both) = std::io::pipe().expect("a pipe");
+        let (log, both) = io::pipe().expect("a pipe");
         let stderr = both.try_clone().expect("a pipe");
         let mut child = command.stdout(Stdio::from(both)).stderr(Stdio::from(stderr)).spawn().expect(name);
         // Closes the command's copies of the pipe, so that the log ends when the program exits.
@@ -153,6 +155,18 @@ impl Process {
 pub(crate) fn print_on_failure(what: &str, log: impl FnOnce() -> String) {
     if std::thread::panicking() {
         eprintln!("--- {what}:\n{}", log());
+    }
+}
+
+/// The exit code of a program of the bench. Prints the error.
+#[must_use]
+pub fn exit_code(program: &str, result: io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{program}: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
