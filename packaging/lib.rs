@@ -1,1 +1,2 @@
-//! Has no code: its `Cargo.toml` describes the Debian package to cargo-deb, which wants a crate of that name.
+//! This crate has no code. Its `Cargo.toml` describes the Debian package for cargo-deb, which needs a crate with the
+//! name of the package.

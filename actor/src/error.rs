@@ -8,16 +8,16 @@ use wakevirt_service::{bus, config, logs, user};
 pub enum Error {
     /// The configuration cannot be used.
     #[error(transparent)]
-    Config(#[from] config::Error),
+    Config(#[from] config::ConfigError),
     /// A SecureOn password cannot be read.
     #[error(transparent)]
     SecureOn(#[from] crate::policy::secure_on::SecureOnError),
     /// The log cannot be opened.
     #[error(transparent)]
-    Logs(#[from] logs::Error),
+    Logs(#[from] logs::LogError),
     /// The process could not change its user or drop its capabilities.
     #[error(transparent)]
-    User(#[from] user::Error),
+    User(#[from] user::UserError),
     /// A resource of the system is missing: signals, threads, standard output.
     #[error("cannot start: {0}")]
     Start(std::io::Error),
@@ -26,5 +26,5 @@ pub enum Error {
     Locked(std::path::PathBuf),
     /// The bus does not grant the name.
     #[error(transparent)]
-    Bus(#[from] bus::Error),
+    Bus(#[from] bus::BusError),
 }

@@ -11,16 +11,16 @@ use wakevirt_service::{logs, user};
 pub enum Error {
     /// The configuration is invalid.
     #[error(transparent)]
-    Config(#[from] wakevirt_service::config::Error),
+    Config(#[from] wakevirt_service::config::ConfigError),
     /// Logging cannot be set up.
     #[error(transparent)]
-    Logs(#[from] logs::Error),
+    Logs(#[from] logs::LogError),
     /// The user cannot be switched, or the capabilities cannot be dropped.
     #[error(transparent)]
-    User(#[from] user::Error),
+    User(#[from] user::UserError),
     /// The bus does not allow the service to own its name, or another process owns it.
     #[error(transparent)]
-    Bus(#[from] wakevirt_service::bus::Error),
+    Bus(#[from] wakevirt_service::bus::BusError),
     /// The path of the running program is unknown, and so is the directory of the sniffer.
     #[error("cannot find the sniffer, because the path of this program is unknown: {0}")]
     OwnPath(#[source] io::Error),

@@ -34,7 +34,7 @@ pub fn run(options: &Options) -> ExitCode {
 /// Whether the configuration must be corrected before a restart can succeed.
 fn is_misconfigured(error: &(dyn std::error::Error + 'static)) -> bool {
     let from_service = matches!(error.downcast_ref(), Some(error::Error::Config(_)));
-    from_service || error.is::<wakevirt_service::config::Error>()
+    from_service || error.is::<wakevirt_service::config::ConfigError>()
 }
 
 fn check(options: &Options) -> Result<(), Box<dyn std::error::Error>> {

@@ -1,6 +1,6 @@
 //! Drops the capabilities of a process.
 //!
-//! A crate of its own because the sniffer uses it, too, and must not link what the services share.
+//! It is a separate crate because the sniffer uses it as well, and must not link the crate `service`.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities, set_no_new_privs,
 };
 
-/// The kernel refused a step. The process may still have capabilities and must exit.
+/// The kernel refused a step. The process may still have capabilities, and must exit.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step}: {error}")]
 pub struct Error {
@@ -39,7 +39,7 @@ pub fn drop_capabilities() -> Result<(), Error> {
 mod tests {
     use std::{fs, thread};
 
-    /// Without capabilities from the start, only `no_new_privs` shows a change.
+    /// If the process has no capabilities, only `no_new_privs` changes.
     #[test]
     fn leaves_no_capability_to_the_thread() {
         let status = thread::spawn(|| {

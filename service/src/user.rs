@@ -9,7 +9,7 @@ use nix::unistd::{self, Group, Uid, User};
 
 /// Why the user was not changed. The process may be between two states: end it.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum UserError {
     /// The user does not exist.
     #[error(
         "user {name} does not exist; create it with systemd-sysusers, or with: \
@@ -55,20 +55,20 @@ pub enum Error {
 /// Call it before the process has a second thread: the kernel stores capabilities for each thread.
 ///
 /// # Errors
-/// [`Error`] names the cause. The process must exit then.
-pub fn change_to(name: &str, groups: &[&str], keep: &[Capability]) -> Result<bool, Error> {
+/// [`UserError`] names the cause. The process must exit then.
+pub fn change_to(name: &str, groups: &[&str], keep: &[Capability]) -> Result<bool, UserError> {
     if !Uid::effective().is_root() {
         return Ok(false);
     }
-    let step = |step| move |reason: String| Error::Step { name: name.to_owned(), step, reason };
+    let step = |step| move |reason: String| UserError::Step { name: name.to_owned(), step, reason };
     match threads().map_err(step("count the threads in /proc/self/status"))? {
         1 => {}
-        more => return Err(Error::Threads(more)),
+        more => return Err(UserError::Threads(more)),
     }
     let user = User::from_name(name).map_err(|error| step("look up the user")(error.to_string()))?;
-    let user = user.ok_or_else(|| Error::NoSuchUser { name: name.to_owned() })?;
+    let user = user.ok_or_else(|| UserError::NoSuchUser { name: name.to_owned() })?;
     if user.uid.is_root() {
-        return Err(Error::IsRoot { name: name.to_owned() });
+        return Err(UserError::IsRoot { name: name.to_owned() });
     }
 
     // Root in a container may lack some of `keep`. The code that needs such a capability reports the error.
@@ -89,8 +89,8 @@ pub fn change_to(name: &str, groups: &[&str], keep: &[Capability]) -> Result<boo
 /// Drops every capability, and the way to regain one: [`wakevirt_privilege::drop_capabilities`].
 ///
 /// # Errors
-/// [`Error::Capabilities`]. The process must exit then.
-pub fn drop_capabilities() -> Result<(), Error> {
+/// [`UserError::Capabilities`]. The process must exit then.
+pub fn drop_capabilities() -> Result<(), UserError> {
     Ok(wakevirt_privilege::drop_capabilities()?)
 }
 

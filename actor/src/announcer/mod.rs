@@ -9,7 +9,7 @@ mod merge;
 mod password;
 
 use tokio::sync::{mpsc, watch};
-use wakevirt_service::bus::Error;
+use wakevirt_service::bus::BusError;
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
 
@@ -45,7 +45,7 @@ impl Client {
     ///
     /// # Errors
     /// If the connection is lost, or the bus refuses the subscription.
-    pub async fn run(&mut self, connection: &Connection) -> Result<(), Error> {
+    pub async fn run(&mut self, connection: &Connection) -> Result<(), BusError> {
         let (owner, owners) = watch::channel::<Option<OwnedUniqueName>>(None);
         let Self { merge, packets, caught_up, lost, macs, named, fetches } = self;
         let output = Output { packets, owner: &owner, caught_up, lost: lost.clone() };

@@ -49,7 +49,7 @@ impl Server {
     ///
     /// # Errors
     /// If a connection is lost, or the bus does not grant the name.
-    pub async fn run(&mut self, bus: &Connection) -> Result<(), bus::Error> {
+    pub async fn run(&mut self, bus: &Connection) -> Result<(), bus::BusError> {
         let connection = self.connection.insert(self.address.connect(Some(&self.calls)).await?);
         let mut interface = self.interface.clone();
         interface.authorizer = interface.authorizer.with_connection(bus);
@@ -57,7 +57,7 @@ impl Server {
             result = provide(connection, interface, self.finished.subscribe(), self.caught_up.clone()) => result,
             () = self.calls.look_up_senders(bus) => Ok(()),
             // Without this connection no caller can be identified.
-            () = bus.closed() => Err(bus::Error::Closed),
+            () = bus.closed() => Err(bus::BusError::Closed),
         }
     }
 
@@ -90,7 +90,7 @@ async fn provide(
     interface: Actor1,
     mut finished: broadcast::Receiver<Arc<Decision>>,
     mut caught_up: watch::Receiver<bool>,
-) -> Result<(), bus::Error> {
+) -> Result<(), bus::BusError> {
     let mut status = interface.status.clone();
     connection.object_server().at(ACTOR_PATH, interface.clone()).await?;
     request_name(connection, ACTOR_NAME).await?;
@@ -119,7 +119,7 @@ async fn provide(
                 }
                 emitted = now;
             }
-            () = connection.closed() => return Err(bus::Error::Closed),
+            () = connection.closed() => return Err(bus::BusError::Closed),
         }
     }
 }

@@ -73,7 +73,7 @@ impl Config {
     fn read(options: &Options) -> Result<Self, Error> {
         if !options.connect.is_empty() {
             connections(&options.connect)
-                .map_err(|problem| config::Error::Option { option: "--connect", problem })?;
+                .map_err(|problem| config::ConfigError::Option { option: "--connect", problem })?;
         }
         let file: ActorFile = config::load(options.common.config.as_deref(), service_uid(USER))?;
         Ok(Self::new(file, options))

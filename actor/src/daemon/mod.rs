@@ -93,7 +93,7 @@ async fn connect(
     options: &Options,
     client: &mut Client,
     server: &mut Server,
-) -> Result<(), wakevirt_service::bus::Error> {
+) -> Result<(), wakevirt_service::bus::BusError> {
     let (bus, capture_bus) = (&options.common.bus, &options.capture_bus);
     // The service stays ready: the engine continues to follow the hypervisors and finishes its wakes.
     let disconnected = || lifecycle::ready("waiting for the bus");

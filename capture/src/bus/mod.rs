@@ -59,7 +59,7 @@ async fn run_connection(
     connection: &Connection,
     calls: &CallLimiter,
     shared: &Arc<Shared>,
-) -> Result<(), bus::Error> {
+) -> Result<(), bus::BusError> {
     let service = Capture1 { shared: Arc::clone(shared) };
     connection.object_server().at(CAPTURE_PATH, service).await?;
     let emitter = SignalEmitter::new(connection, CAPTURE_PATH)?;
@@ -71,7 +71,7 @@ async fn run_connection(
     let mut departures = core::pin::pin!(handle_departures(departures, shared));
     tokio::select! {
         owned = request_name(connection, CAPTURE_NAME) => owned?,
-        () = &mut departures => return Err(bus::Error::Closed),
+        () = &mut departures => return Err(bus::BusError::Closed),
     }
     tracing::info!("connected to the bus as {CAPTURE_NAME}");
     lifecycle::ready("capturing");
@@ -82,7 +82,7 @@ async fn run_connection(
         Err(_) = publish_interfaces(&emitter, shared) => {}
         () = departures => {}
     }
-    Err(bus::Error::Closed)
+    Err(bus::BusError::Closed)
 }
 
 /// Sends a signal for each announced packet. If the bus is slow, packets wait in the queue of the ledger, where

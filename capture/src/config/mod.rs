@@ -97,7 +97,7 @@ impl Settings {
     ///
     /// # Errors
     /// If an option or a file is invalid. The error names the file and the line.
-    pub fn load(options: &Options) -> Result<Self, config::Error> {
+    pub fn load(options: &Options) -> Result<Self, config::ConfigError> {
         check_count("--interface", &options.interfaces, MAX_INTERFACES)?;
         check_count("--listen", &options.listen, MAX_UDP_SOCKETS)?;
         let file: CaptureFile = load(options.common.config.as_deref(), service_uid(USER))?;
@@ -233,12 +233,12 @@ fn limit<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
 }
 
 /// Checks how often an option is used: at most as often as the key can have values.
-fn check_count<T>(option: &'static str, values: &[T], most: usize) -> Result<(), config::Error> {
+fn check_count<T>(option: &'static str, values: &[T], most: usize) -> Result<(), config::ConfigError> {
     if values.len() <= most {
         return Ok(());
     }
     let problem = format!("given {} times; the maximum is {most}", values.len());
-    Err(config::Error::Option { option, problem })
+    Err(config::ConfigError::Option { option, problem })
 }
 
 #[cfg(test)]

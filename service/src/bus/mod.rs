@@ -44,17 +44,17 @@ impl Address {
 }
 
 impl FromStr for Address {
-    type Err = Error;
+    type Err = BusError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
+    fn from_str(text: &str) -> Result<Self, BusError> {
         match text {
             "system" => Ok(Self::System),
             "session" => Ok(Self::Session),
             // A semicolon separates the addresses of a list; zbus would parse it as part of a path.
-            list if list.contains(';') => Err(Error::List(list.to_owned())),
+            list if list.contains(';') => Err(BusError::List(list.to_owned())),
             text => match text.parse::<zbus::Address>() {
                 Ok(address) if matches!(address.transport(), Transport::Unix(_)) => Ok(Self::At(address)),
-                _ => Err(Error::Address(text.to_owned())),
+                _ => Err(BusError::Address(text.to_owned())),
             },
         }
     }
@@ -72,7 +72,7 @@ impl fmt::Display for Address {
 
 /// Why the service cannot use the bus.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum BusError {
     /// An invalid address.
     #[error(
         "{} is not a bus address; write system, session, or an address such as unix:path=/run/dbus/system_bus_socket",
@@ -123,23 +123,23 @@ pub enum Error {
 /// Requests a name. If another connection owns it, this fails and does not wait in the queue.
 ///
 /// # Errors
-/// [`Error::NameTaken`], [`Error::NameRefused`] or [`Error::RequestName`].
-pub async fn request_name(connection: &Connection, name: &str) -> Result<(), Error> {
+/// [`BusError::NameTaken`], [`BusError::NameRefused`] or [`BusError::RequestName`].
+pub async fn request_name(connection: &Connection, name: &str) -> Result<(), BusError> {
     let reply = connection.request_name_with_flags(name, RequestNameFlags::DO_NOT_QUEUE).await;
     let name = name.to_owned();
     match reply {
         Ok(RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner) => Ok(()),
         Ok(RequestNameReply::InQueue | RequestNameReply::Exists) | Err(zbus::Error::NameTaken) => {
             let by = owner(connection, &name).await.unwrap_or_default();
-            Err(Error::NameTaken { name, by })
+            Err(BusError::NameTaken { name, by })
         }
         Err(zbus::Error::FDO(error)) => match *error {
             fdo::Error::AccessDenied(reason) => {
-                Err(Error::NameRefused { name, user: nix::unistd::geteuid(), reason })
+                Err(BusError::NameRefused { name, user: nix::unistd::geteuid(), reason })
             }
-            other => Err(Error::RequestName { name, source: zbus::Error::FDO(Box::new(other)) }),
+            other => Err(BusError::RequestName { name, source: zbus::Error::FDO(Box::new(other)) }),
         },
-        Err(source) => Err(Error::RequestName { name, source }),
+        Err(source) => Err(BusError::RequestName { name, source }),
     }
 }
 

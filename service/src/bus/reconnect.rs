@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use zbus::Connection;
 
-use super::{Address, Backoff, CallLimiter, Error};
+use super::{Address, Backoff, BusError, CallLimiter};
 use crate::logs::quoted;
 
 /// After a connection of at least this duration, the delay before the next attempt is short again.
@@ -18,9 +18,9 @@ const STABLE: Duration = Duration::from_secs(10);
 pub async fn run_connected(
     address: &Address,
     limiter: Option<&CallLimiter>,
-    mut work: impl AsyncFnMut(&Connection) -> Result<(), Error>,
+    mut work: impl AsyncFnMut(&Connection) -> Result<(), BusError>,
     on_disconnect: impl Fn(),
-) -> Result<(), Error> {
+) -> Result<(), BusError> {
     let mut backoff = Backoff::new();
     let mut warned = false;
     loop {
@@ -34,7 +34,7 @@ pub async fn run_connected(
         };
         match result {
             Ok(()) => return Ok(()),
-            Err(error @ (Error::NameTaken { .. } | Error::NameRefused { .. })) => return Err(error),
+            Err(error @ (BusError::NameTaken { .. } | BusError::NameRefused { .. })) => return Err(error),
             Err(error) if warned => {
                 tracing::debug!("connection to {} failed: {error}", address.description());
             }
@@ -51,10 +51,10 @@ pub async fn run_connected(
     }
 }
 
-fn warning(address: &Address, error: &Error) -> String {
+fn warning(address: &Address, error: &BusError) -> String {
     let bus = address.description();
     match error {
-        Error::Closed => format!("connection to {bus} lost; reconnecting"),
+        BusError::Closed => format!("connection to {bus} lost; reconnecting"),
         error => format!("connection to {bus} failed: {}; retrying", quoted(&error.to_string())),
     }
 }
@@ -66,11 +66,11 @@ mod tests {
     #[test]
     fn names_the_bus_and_the_error() {
         assert_eq!(
-            warning(&Address::System, &Error::Closed),
+            warning(&Address::System, &BusError::Closed),
             "connection to the system bus lost; reconnecting"
         );
         let at: Address = "unix:path=/run/user/7/bus".parse().unwrap();
-        let error = Error::Bus(zbus::Error::Failure("no such file".to_owned()));
+        let error = BusError::Bus(zbus::Error::Failure("no such file".to_owned()));
         let text = warning(&at, &error);
         assert!(text.starts_with("connection to the bus at unix:path=/run/user/7/bus failed: \""), "{text}");
         assert!(text.contains("no such file") && text.ends_with("; retrying"), "{text}");

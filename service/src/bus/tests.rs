@@ -102,7 +102,7 @@ async fn disconnecting_releases_the_name() {
 async fn the_error_of_a_refused_name_points_to_the_policy() {
     let Some(bus) = Bus::start() else { return };
     let error = request_name(&bus.connect().await, "org.wakevirt.Capture1").await.unwrap_err();
-    assert!(matches!(error, Error::NameRefused { .. }), "{error:?}");
+    assert!(matches!(error, BusError::NameRefused { .. }), "{error:?}");
     let error = error.to_string();
     let user = nix::unistd::geteuid();
     assert!(

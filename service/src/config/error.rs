@@ -11,7 +11,7 @@ use crate::logs::{plain, quoted, shown};
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ConfigError {
     /// A file or folder cannot be read.
     #[error("cannot read {}: {source}", shown(path))]
     Read {
@@ -100,7 +100,7 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl ConfigError {
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use nix::unistd::Uid;
 
-use super::Error;
+use super::ConfigError;
 use super::error::line_at;
 
 /// The largest configuration file, in bytes.
@@ -17,17 +17,17 @@ pub(super) const MAX_SIZE: u64 = 1024 * 1024;
 /// The text of a file that only root and `owner` can write.
 ///
 /// It follows links. It checks the file after opening it, so that no other file can take its place in between.
-pub(super) fn read(path: &Path, owner: Uid) -> Result<String, Error> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
+pub(super) fn read(path: &Path, owner: Uid) -> Result<String, ConfigError> {
+    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
     let mut file = open(path, Links::Follow).map_err(failed)?;
     check(path, &file.metadata().map_err(failed)?, owner)?;
     let mut bytes = Vec::new();
     // One byte more than allowed shows that the file is too large, even if it grows during the read.
     let length = file.by_ref().take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(failed)?;
     if u64::try_from(length).is_ok_and(|length| length > MAX_SIZE) {
-        return Err(Error::TooLarge { path: path.to_owned() });
+        return Err(ConfigError::TooLarge { path: path.to_owned() });
     }
-    String::from_utf8(bytes).map_err(|error| Error::NotUtf8 {
+    String::from_utf8(bytes).map_err(|error| ConfigError::NotUtf8 {
         path: path.to_owned(),
         line: line_at(error.as_bytes(), error.utf8_error().valid_up_to()),
     })
@@ -56,28 +56,28 @@ pub fn open(path: &Path, links: Links) -> io::Result<File> {
 
 /// Checks that only root and `owner` can write to the folder: others could put files or links there.
 /// Returns whether it exists.
-pub(super) fn check_folder(path: &Path, owner: Uid) -> Result<bool, Error> {
+pub(super) fn check_folder(path: &Path, owner: Uid) -> Result<bool, ConfigError> {
     match path.metadata() {
         Ok(metadata) => check_rights(path, &metadata, owner).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(Error::Read { path: path.to_owned(), source }),
+        Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
     }
 }
 
-fn check(path: &Path, metadata: &Metadata, owner: Uid) -> Result<(), Error> {
+fn check(path: &Path, metadata: &Metadata, owner: Uid) -> Result<(), ConfigError> {
     if !metadata.is_file() {
-        return Err(Error::NotAFile { path: path.to_owned() });
+        return Err(ConfigError::NotAFile { path: path.to_owned() });
     }
     check_rights(path, metadata, owner)
 }
 
-fn check_rights(path: &Path, metadata: &Metadata, owner: Uid) -> Result<(), Error> {
+fn check_rights(path: &Path, metadata: &Metadata, owner: Uid) -> Result<(), ConfigError> {
     let path = || path.to_owned();
     let user = Uid::from_raw(metadata.uid());
     if !user.is_root() && user != owner {
-        Err(Error::Owner { path: path(), user })
+        Err(ConfigError::Owner { path: path(), user })
     } else if metadata.mode() & 0o022 != 0 {
-        Err(Error::Writable { path: path(), mode: metadata.mode() & 0o7777 })
+        Err(ConfigError::Writable { path: path(), mode: metadata.mode() & 0o7777 })
     } else {
         Ok(())
     }

@@ -17,7 +17,7 @@ use nix::unistd::Uid;
 use serde::de::DeserializeOwned;
 
 pub use duration::{BadDuration, HumanDuration};
-pub use error::{Error, Problem};
+pub use error::{ConfigError, Problem};
 pub use file::{Links, open};
 pub use glob::{BadGlob, MAX_GROUPS, MAX_PATTERN, glob, is_glob};
 pub use interface::{BadInterfacePattern, InterfacePattern, is_interface_name};
@@ -56,15 +56,15 @@ pub trait Layer: DeserializeOwned + Default {
 /// The files must be owned by root or by `owner`, the user of the service.
 ///
 /// # Errors
-/// [`Error`] names the file and, if known, the line, and how to correct it.
-pub fn load<L: Layer>(file: Option<&Path>, owner: Uid) -> Result<L, Error> {
+/// [`ConfigError`] names the file and, if known, the line, and how to correct it.
+pub fn load<L: Layer>(file: Option<&Path>, owner: Uid) -> Result<L, ConfigError> {
     match file {
         Some(file) => merge(file, &file::read(file, owner)?, L::default()),
         None => load_from(&ROOTS.map(Path::new), owner),
     }
 }
 
-fn load_from<L: Layer>(roots: &[&Path], owner: Uid) -> Result<L, Error> {
+fn load_from<L: Layer>(roots: &[&Path], owner: Uid) -> Result<L, ConfigError> {
     let mut merged = L::default();
     for root in roots {
         if !file::check_folder(root, owner)? {
@@ -84,18 +84,18 @@ fn load_from<L: Layer>(roots: &[&Path], owner: Uid) -> Result<L, Error> {
 }
 
 /// Parses a file and merges it over the layers below it.
-fn merge<L: Layer>(path: &Path, text: &str, lower: L) -> Result<L, Error> {
+fn merge<L: Layer>(path: &Path, text: &str, lower: L) -> Result<L, ConfigError> {
     let merged = parse::<L>(path, text)?.over(lower);
-    merged.check_limits().map_err(|problem| Error::Limit { path: path.to_owned(), problem })?;
+    merged.check_limits().map_err(|problem| ConfigError::Limit { path: path.to_owned(), problem })?;
     Ok(merged)
 }
 
 /// The drop-ins in a folder, sorted by file name.
-fn drop_ins(folder: &Path, owner: Uid) -> Result<Vec<PathBuf>, Error> {
+fn drop_ins(folder: &Path, owner: Uid) -> Result<Vec<PathBuf>, ConfigError> {
     if !file::check_folder(folder, owner)? {
         return Ok(Vec::new());
     }
-    let failed = |source| Error::Read { path: folder.to_owned(), source };
+    let failed = |source| ConfigError::Read { path: folder.to_owned(), source };
     let mut paths = Vec::new();
     for entry in folder.read_dir().map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -103,7 +103,7 @@ fn drop_ins(folder: &Path, owner: Uid) -> Result<Vec<PathBuf>, Error> {
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
             if paths.len() == MAX_DROP_INS {
-                return Err(Error::TooManyFiles { path: folder.to_owned(), max: MAX_DROP_INS });
+                return Err(ConfigError::TooManyFiles { path: folder.to_owned(), max: MAX_DROP_INS });
             }
             paths.push(path);
         }
@@ -112,8 +112,8 @@ fn drop_ins(folder: &Path, owner: Uid) -> Result<Vec<PathBuf>, Error> {
     Ok(paths)
 }
 
-fn parse<L: Layer>(path: &Path, text: &str) -> Result<L, Error> {
-    toml::from_str(text).map_err(|error| Error::content(path, text, &error))
+fn parse<L: Layer>(path: &Path, text: &str) -> Result<L, ConfigError> {
+    toml::from_str(text).map_err(|error| ConfigError::content(path, text, &error))
 }
 
 #[cfg(test)]

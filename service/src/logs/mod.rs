@@ -59,10 +59,13 @@ impl fmt::Display for Level {
 }
 
 impl FromStr for Level {
-    type Err = Error;
+    type Err = LogError;
 
-    fn from_str(text: &str) -> Result<Self, Error> {
-        Self::ALL.into_iter().find(|level| level.name() == text).ok_or_else(|| Error::Level(text.to_owned()))
+    fn from_str(text: &str) -> Result<Self, LogError> {
+        Self::ALL
+            .into_iter()
+            .find(|level| level.name() == text)
+            .ok_or_else(|| LogError::Level(text.to_owned()))
     }
 }
 
@@ -94,7 +97,7 @@ pub enum LogTo {
 
 /// Why the log cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum LogError {
     /// Not the name of a level.
     #[error("{} is not a log level; choose error, warn, info, debug or trace", quoted(_0))]
     Level(String),
@@ -131,7 +134,7 @@ impl Logs {
 ///
 /// # Errors
 /// If the destination is not available, or the log is already open.
-pub fn init(level: Level, to: LogTo) -> Result<Logs, Error> {
+pub fn init(level: Level, to: LogTo) -> Result<Logs, LogError> {
     let (filter, handle) = reload::Layer::new(LevelFilter::from(level));
     let sink = match to {
         LogTo::Auto => auto()?,
@@ -139,33 +142,33 @@ pub fn init(level: Level, to: LogTo) -> Result<Logs, Error> {
         LogTo::Syslog => syslog()?,
         LogTo::Stderr => stderr(),
     };
-    tracing_subscriber::registry().with(filter).with(sink).try_init().map_err(|_| Error::AlreadyOpen)?;
+    tracing_subscriber::registry().with(filter).with(sink).try_init().map_err(|_| LogError::AlreadyOpen)?;
     Ok(Logs(handle))
 }
 
-fn auto() -> Result<Sink, Error> {
+fn auto() -> Result<Sink, LogError> {
     if io::stderr().is_terminal() {
         return Ok(stderr());
     }
     match journal().or_else(|_| syslog()) {
-        Err(Error::NoSyslog) => Ok(stderr()),
+        Err(LogError::NoSyslog) => Ok(stderr()),
         sink => sink,
     }
 }
 
-fn journal() -> Result<Sink, Error> {
-    let layer = tracing_journald::layer().map_err(Error::Journal)?;
+fn journal() -> Result<Sink, LogError> {
+    let layer = tracing_journald::layer().map_err(LogError::Journal)?;
     Ok(Box::new(layer.with_syslog_identifier(program())))
 }
 
-fn syslog() -> Result<Sink, Error> {
+fn syslog() -> Result<Sink, LogError> {
     if !Path::new(SYSLOG).exists() {
-        return Err(Error::NoSyslog);
+        return Err(LogError::NoSyslog);
     }
     let identity = CString::new(program()).unwrap_or_default();
     let options = syslog_tracing::Options::LOG_PID;
     let writer = syslog_tracing::Syslog::new(identity, options, syslog_tracing::Facility::Daemon)
-        .ok_or(Error::AlreadyOpen)?;
+        .ok_or(LogError::AlreadyOpen)?;
     // Syslog adds the time and receives the level separately.
     let layer = lines::layer().without_time().with_level(false);
     Ok(Box::new(layer.with_target(false).with_ansi(false).with_writer(writer)))

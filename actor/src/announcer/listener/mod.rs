@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{self, PermitIterator};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use wakevirt_protocol::bus::{CAPTURE_NAME, REPLAY_PAGE};
-use wakevirt_service::bus::Error;
+use wakevirt_service::bus::BusError;
 use wakevirt_service::lifecycle::{self, Warning};
 use wakevirt_service::logs::{Quota, quoted};
 use zbus::names::OwnedUniqueName;
@@ -63,7 +63,7 @@ pub(super) async fn listen(
     connection: &Connection,
     output: Output<'_>,
     merge: &mut Merge,
-) -> Result<(), Error> {
+) -> Result<(), BusError> {
     // Created before the subscription, so that it contains all messages that follow.
     let mut stream = MessageStream::from(connection);
     let filter = MessageFilter::subscribe(connection).await?;
@@ -73,7 +73,7 @@ pub(super) async fn listen(
         let packets = listener.output.packets;
         tokio::select! {
             next = next => {
-                let message = next.ok_or(Error::Closed)??;
+                let message = next.ok_or(BusError::Closed)??;
                 listener.handle(&message)?;
             }
             room = packets.reserve_many(REPLAY_PAGE), if matches!(listener.replay, Replay::Due) => {
@@ -150,7 +150,7 @@ impl<'a> PacketListener<'a> {
         }
     }
 
-    fn handle(&mut self, message: &Message) -> Result<(), Error> {
+    fn handle(&mut self, message: &Message) -> Result<(), BusError> {
         match self.filter.classify(message)? {
             Incoming::Packet(packet) => self.handle_packet(packet),
             Incoming::Replay(reply) => self.handle_replay(reply),
@@ -195,7 +195,7 @@ impl<'a> PacketListener<'a> {
         &mut self,
         connection: &Connection,
         room: PermitIterator<'a, NewPacket>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), BusError> {
         let position = self.merge.start_replay();
         let is_requested = self.filter.request_replay(connection, position).await?;
         let deadline = Instant::now() + REPLAY_TIMEOUT;

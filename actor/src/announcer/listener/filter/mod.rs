@@ -3,7 +3,7 @@
 use core::num::NonZeroU32;
 
 use wakevirt_protocol::bus::{CAPTURE_INTERFACE, CAPTURE_NAME, CAPTURE_PATH, Dict, MAGIC_PACKET};
-use wakevirt_service::bus::Error;
+use wakevirt_service::bus::BusError;
 use zbus::fdo::NameOwnerChanged;
 use zbus::message::{Header, Type};
 use zbus::names::OwnedUniqueName;
@@ -57,7 +57,7 @@ pub(super) enum ReplayReply {
 impl MessageFilter {
     /// Subscribes to packets, then to changes of the owner, then requests the owner. The replies arrive in the
     /// connection's message stream.
-    pub(super) async fn subscribe(connection: &Connection) -> Result<Self, Error> {
+    pub(super) async fn subscribe(connection: &Connection) -> Result<Self, BusError> {
         let packets = MatchRule::builder()
             .msg_type(Type::Signal)
             .sender(CAPTURE_NAME)
@@ -88,7 +88,7 @@ impl MessageFilter {
         &mut self,
         connection: &Connection,
         (epoch, after): (&str, u64),
-    ) -> Result<bool, Error> {
+    ) -> Result<bool, BusError> {
         let Some(Some(owner)) = &self.owner else { return Ok(false) };
         let call = Message::method_call(CAPTURE_PATH, "Replay")
             .destination(owner)
@@ -114,7 +114,7 @@ impl MessageFilter {
     ///
     /// # Errors
     /// If the message is the bus's refusal of the subscription.
-    pub(super) fn classify(&mut self, message: &Message) -> Result<Incoming, Error> {
+    pub(super) fn classify(&mut self, message: &Message) -> Result<Incoming, BusError> {
         let header = message.header();
         match message.message_type() {
             Type::Signal if is_packet(&header) => Ok(self.packet(message, &header)),

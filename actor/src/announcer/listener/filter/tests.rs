@@ -1,7 +1,6 @@
 use std::collections::HashMap;
 
 use zbus::Variant;
-use zbus::fdo::Error as BusError;
 
 use super::*;
 
@@ -116,10 +115,10 @@ fn requests_the_owner_of_the_name() {
 fn fails_if_the_bus_refuses_the_subscription() {
     let refusal =
         Message::error(&call(102).header(), "org.freedesktop.DBus.Error.LimitsExceeded").build(&"too many");
-    let Err(Error::Bus(zbus::Error::FDO(error))) = filter_for(None).classify(&refusal.unwrap()) else {
+    let Err(BusError::Bus(zbus::Error::FDO(error))) = filter_for(None).classify(&refusal.unwrap()) else {
         panic!()
     };
-    assert!(matches!(*error, BusError::LimitsExceeded(_)));
+    assert!(matches!(*error, zbus::fdo::Error::LimitsExceeded(_)));
 }
 
 #[test]
