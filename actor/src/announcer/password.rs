@@ -36,7 +36,7 @@ pub async fn fetch_password(
     requests: mpsc::Sender<PasswordRequest>,
     packet: &Packet,
 ) -> Result<Password, String> {
-    let disconnected = || "the announcer cannot be reached".to_owned();
+    let disconnected = || "the announcer is unavailable".to_owned();
     let (reply, password) = oneshot::channel();
     let epoch = packet.details.epoch.clone().unwrap_or_default();
     let request = PasswordRequest { epoch, sequence: packet.sequence, reply };

@@ -113,7 +113,7 @@ pub(super) fn wake_reply(reply: &WakeReply, target: &WakeTarget) -> Result<Strin
 
 pub(super) fn hypervisor_away(problem: &str, missing: &str) -> Error {
     Error::HypervisorAway(format!(
-        "{problem}, and {missing} cannot be reached; see the log of wakevirt-actor, and try again"
+        "{problem}, and {missing} is unavailable; see the log of wakevirt-actor, and try again"
     ))
 }
 

@@ -86,9 +86,9 @@ fn replies_with_the_outcome_of_a_success_or_an_error() {
         name(WakeReply::UnknownDomain).starts_with("org.wakevirt.Error.NoSuchDomain: no domain has the MAC")
     );
     let away = name(WakeReply::HypervisorAway("test:///".to_owned()));
-    assert!(
-        away.starts_with("org.wakevirt.Error.HypervisorAway: no such domain is known, and test:/// cannot")
-    );
+    assert!(away.starts_with(
+        "org.wakevirt.Error.HypervisorAway: no such domain is known, and test:/// is unavailable"
+    ));
 }
 
 /// The body's keys, each with the signature of its value.

@@ -62,7 +62,7 @@ impl Engine {
         }
     }
 
-    /// Handles the queued requests if each hypervisor has listed its domains, or cannot be reached.
+    /// Handles the queued requests if each hypervisor has listed its domains, or is unavailable.
     pub(super) fn handle_early_requests_if_settled(&mut self) {
         if self.hypervisors.are_settled() {
             self.handle_early_requests();

@@ -92,9 +92,7 @@ impl Engine {
         if self.log_limiter.check(LineKind::Held, Instant::now()) != Permit::Suppress {
             let packet = describe(packet);
             let missing = self.hypervisors.missing().unwrap_or_default();
-            tracing::info!(
-                "held: {packet}: no known domain has this address, and {missing} cannot be reached"
-            );
+            tracing::info!("held: {packet}: no known domain has this address, and {missing} is unavailable");
         }
     }
 

@@ -4,7 +4,7 @@ use wakevirt_service::logs::quoted;
 
 /// An error of a hypervisor.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum HypervisorError {
     /// The hypervisor returned an error.
     #[error("cannot {action}: {}{advice}", quoted(message))]
     Call {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::model::{Domain, Id, Outcome, State};
 
-pub use error::Error;
+pub use error::HypervisorError;
 pub use keeper::{Commands, Connected, Driver, Endpoint, Keeper, Updates};
 pub use order::{Order, Terms};
 

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Attempt, Attempting, Error, Order};
+use super::{Attempt, Attempting, HypervisorError, Order};
 use crate::model::{Outcome, State};
 use crate::policy::decision::{Action, act, is_restored_paused};
 use crate::policy::rules::Paused;
@@ -21,25 +21,25 @@ pub trait Session {
     ///
     /// # Errors
     /// If the state cannot be read.
-    fn state(&self, uuid: Uuid) -> Result<State, Error>;
+    fn state(&self, uuid: Uuid) -> Result<State, HypervisorError>;
 
     /// Starts a domain that is off, and returns when it runs.
     ///
     /// # Errors
     /// If it does not start. Some hypervisors return an error for a domain that runs already.
-    fn start(&self, uuid: Uuid) -> Result<(), Error>;
+    fn start(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 
     /// Resumes a paused domain.
     ///
     /// # Errors
     /// If it cannot be resumed.
-    fn resume(&self, uuid: Uuid) -> Result<(), Error>;
+    fn resume(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 
     /// Wakes a guest that has suspended itself.
     ///
     /// # Errors
     /// If it cannot be woken.
-    fn pm_wakeup(&self, uuid: Uuid) -> Result<(), Error>;
+    fn pm_wakeup(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 
     /// Whether the session can still be used, as far as is known without a call to the hypervisor.
     fn is_alive(&self) -> bool;
@@ -86,13 +86,13 @@ fn attempt(session: &dyn Session, order: Order) -> Attempt {
         return Attempt::Expired;
     }
     if order.terms.cools_down() {
-        let reason = "a wake has succeeded just before".to_owned();
+        let reason = "a wake of it has just succeeded".to_owned();
         return Attempt::Done(Outcome::CoolingDown, reason);
     }
     make_call(session, order, state, outcome, call)
 }
 
-type Call = fn(&dyn Session, Uuid) -> Result<(), Error>;
+type Call = fn(&dyn Session, Uuid) -> Result<(), HypervisorError>;
 
 fn make_call(session: &dyn Session, order: Order, before: State, outcome: Outcome, call: Call) -> Attempt {
     let Order { uuid, terms, .. } = order;
@@ -131,7 +131,7 @@ fn make_call(session: &dyn Session, order: Order, before: State, outcome: Outcom
     }
 }
 
-fn failed(session: &dyn Session, error: &Error, called: bool) -> Attempt {
+fn failed(session: &dyn Session, error: &HypervisorError, called: bool) -> Attempt {
     if session.is_alive() {
         Attempt::Done(Outcome::Failed, error.to_string())
     } else {

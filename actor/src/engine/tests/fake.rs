@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::uuid;
 use crate::hypervisor::session::{self, Session};
-use crate::hypervisor::{Attempting, Error, Hypervisor, Order};
+use crate::hypervisor::{Attempting, Hypervisor, HypervisorError, Order};
 use crate::model::State;
 
 /// The state of a hypervisor that can block the start of domains. Domains are numbered.
@@ -87,34 +87,34 @@ impl Fake {
         self.calls.lock().unwrap().clone()
     }
 
-    fn run_domain(&self, call: &'static str, uuid: Uuid) -> Result<(), Error> {
+    fn run_domain(&self, call: &'static str, uuid: Uuid) -> Result<(), HypervisorError> {
         self.check_connection()?;
         self.calls.lock().unwrap().push(call);
         self.states.lock().unwrap().insert(uuid, State::Running);
         Ok(())
     }
 
-    fn check_connection(&self) -> Result<(), Error> {
-        if self.is_alive() { Ok(()) } else { Err(Error::NotConnected) }
+    fn check_connection(&self) -> Result<(), HypervisorError> {
+        if self.is_alive() { Ok(()) } else { Err(HypervisorError::NotConnected) }
     }
 }
 
 impl Session for Fake {
-    fn state(&self, uuid: Uuid) -> Result<State, Error> {
+    fn state(&self, uuid: Uuid) -> Result<State, HypervisorError> {
         self.check_connection()?;
         let state = self.state_of(uuid);
         self.queries.fetch_add(1, Ordering::SeqCst);
         Ok(state)
     }
 
-    fn start(&self, uuid: Uuid) -> Result<(), Error> {
+    fn start(&self, uuid: Uuid) -> Result<(), HypervisorError> {
         self.starts.lock().unwrap().push(uuid);
         let blocked = self.blocked.lock().unwrap();
         drop(self.released.wait_while(blocked, |blocked| blocked.contains(&uuid)).unwrap());
         let before = self.state_of(uuid);
         if !matches!(before, State::ShutOff | State::Saved) {
             self.check_connection()?;
-            return Err(Error::Call {
+            return Err(HypervisorError::Call {
                 action: "start the domain",
                 message: format!("it is {before}"),
                 advice: "",
@@ -125,11 +125,11 @@ impl Session for Fake {
         self.check_connection()
     }
 
-    fn resume(&self, uuid: Uuid) -> Result<(), Error> {
+    fn resume(&self, uuid: Uuid) -> Result<(), HypervisorError> {
         self.run_domain("resume", uuid)
     }
 
-    fn pm_wakeup(&self, uuid: Uuid) -> Result<(), Error> {
+    fn pm_wakeup(&self, uuid: Uuid) -> Result<(), HypervisorError> {
         self.run_domain("wake up", uuid)
     }
 

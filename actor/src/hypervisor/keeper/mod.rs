@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 use wakevirt_service::bus::Backoff;
 
-use super::{Error, Hypervisor, Update};
+use super::{Hypervisor, HypervisorError, Update};
 use crate::model::{Domain, Id};
 
 /// How long a hypervisor may take to connect before the log reports it. The attempt continues.
@@ -37,7 +37,7 @@ pub trait Driver: Sized + Send + 'static {
     ///
     /// # Errors
     /// If there is no connection, or the domains cannot be listed.
-    fn connect(&mut self) -> impl Future<Output = Result<Connected, Error>> + Send;
+    fn connect(&mut self) -> impl Future<Output = Result<Connected, HypervisorError>> + Send;
 
     /// Reports the changes since [`Driver::connect`] until the connection is lost; returns the reason.
     fn follow(&mut self, updates: &Updates) -> impl Future<Output = String> + Send;
@@ -154,7 +154,7 @@ impl<D: Driver> Keeper<D> {
     }
 
     /// Connects. A hypervisor may accept a connection and not answer.
-    async fn connect(&mut self) -> Result<Connected, Error> {
+    async fn connect(&mut self) -> Result<Connected, HypervisorError> {
         let Self { uri, driver, sender, reported } = self;
         let connecting = driver.connect();
         tokio::pin!(connecting);
@@ -182,7 +182,7 @@ impl<D: Driver> Keeper<D> {
     }
 
     /// Reports the first of a series of failed attempts.
-    async fn report_failure(&mut self, error: &Error) {
+    async fn report_failure(&mut self, error: &HypervisorError) {
         let uri = &self.uri;
         if std::mem::replace(&mut self.reported, true) {
             return tracing::debug!("no connection to {uri}: {error}");

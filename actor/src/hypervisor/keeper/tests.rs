@@ -9,7 +9,7 @@ const URI: &str = "fake:///";
 
 /// A driver without threads: a test sends the results of its methods.
 struct Scripted {
-    connects: mpsc::Receiver<Result<Vec<Domain>, Error>>,
+    connects: mpsc::Receiver<Result<Vec<Domain>, HypervisorError>>,
     events: mpsc::Receiver<Event>,
     closed: Arc<AtomicUsize>,
 }
@@ -52,8 +52,8 @@ impl Driver for Scripted {
         Commands { list_domains: format!("list {uri}"), list_addresses: format!("addresses {uri}") }
     }
 
-    async fn connect(&mut self) -> Result<Connected, Error> {
-        let domains = self.connects.recv().await.unwrap_or(Err(Error::NotConnected))?;
+    async fn connect(&mut self) -> Result<Connected, HypervisorError> {
+        let domains = self.connects.recv().await.unwrap_or(Err(HypervisorError::NotConnected))?;
         Ok(Connected { hypervisor: Arc::new(Running), domains })
     }
 
@@ -78,7 +78,7 @@ impl Driver for Scripted {
 
 /// A keeper that runs, and both ends of its driver.
 struct Bench {
-    connects: mpsc::Sender<Result<Vec<Domain>, Error>>,
+    connects: mpsc::Sender<Result<Vec<Domain>, HypervisorError>>,
     events: mpsc::Sender<Event>,
     closed: Arc<AtomicUsize>,
     updates: mpsc::Receiver<Update>,
@@ -96,7 +96,7 @@ impl Bench {
         Self { connects, events, closed, updates, keeper: tokio::spawn(keeper.run()) }
     }
 
-    async fn connects(&self, result: Result<Vec<Domain>, Error>) {
+    async fn connects(&self, result: Result<Vec<Domain>, HypervisorError>) {
         assert!(self.connects.send(result).await.is_ok());
     }
 
@@ -143,7 +143,7 @@ async fn reports_changes_and_reconnects_after_a_loss() {
 async fn reports_a_series_of_failed_attempts_once() {
     let mut bench = Bench::new();
     for _ in 0..3 {
-        bench.connects(Err(Error::NotConnected)).await;
+        bench.connects(Err(HypervisorError::NotConnected)).await;
     }
     assert_eq!(bench.update().await, "down fake:///");
     bench.connects(Ok(Vec::new())).await;
@@ -166,7 +166,7 @@ async fn reports_a_hypervisor_that_does_not_answer_and_waits_for_it() {
 async fn ends_when_the_receiver_of_updates_is_dropped() {
     let Bench { connects, keeper, updates, events, .. } = Bench::new();
     drop(updates);
-    assert!(connects.send(Err(Error::NotConnected)).await.is_ok());
+    assert!(connects.send(Err(HypervisorError::NotConnected)).await.is_ok());
     keeper.await.unwrap();
     drop(events);
 }

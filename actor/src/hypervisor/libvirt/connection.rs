@@ -14,7 +14,7 @@ use super::error::failed;
 use super::events::{self, Listener, Subscription};
 use super::read::{read, read_or_log, state};
 use super::rights::Rights;
-use crate::hypervisor::Error;
+use crate::hypervisor::HypervisorError;
 use crate::hypervisor::session::Session;
 use crate::model::{Domain, State};
 
@@ -47,7 +47,10 @@ impl Connection {
     ///
     /// # Errors
     /// If the connection cannot be opened, or has no events.
-    pub(super) fn open_to_follow(uri: &Arc<str>, listener: &Arc<dyn Listener>) -> Result<Self, Error> {
+    pub(super) fn open_to_follow(
+        uri: &Arc<str>,
+        listener: &Arc<dyn Listener>,
+    ) -> Result<Self, HypervisorError> {
         events::start_loop().map_err(failed("start libvirt's event loop"))?;
         let connection = Connect::open(Some(uri)).map_err(failed("connect"))?;
         if !start_keepalive(&connection) {
@@ -63,7 +66,10 @@ impl Connection {
     ///
     /// # Errors
     /// If the connection cannot be opened.
-    pub(super) fn open_to_wake(uri: &Arc<str>, listener: &Arc<dyn Listener>) -> Result<Self, Error> {
+    pub(super) fn open_to_wake(
+        uri: &Arc<str>,
+        listener: &Arc<dyn Listener>,
+    ) -> Result<Self, HypervisorError> {
         let connection = Connect::open(Some(uri)).map_err(failed("connect"))?;
         let subscription =
             events::watch(&connection, listener).map_err(failed("watch libvirt's connection"))?;
@@ -101,7 +107,7 @@ impl Connection {
     ///
     /// # Errors
     /// If the domains cannot be listed.
-    pub(super) fn domains(&self) -> Result<Vec<Domain>, Error> {
+    pub(super) fn domains(&self) -> Result<Vec<Domain>, HypervisorError> {
         // Saved domains first: a domain that is saved meanwhile is reported as changed.
         let saved = self.connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE);
         let saved = saved.map(|saved| saved.iter().filter_map(|it| it.uuid().ok()).collect::<HashSet<_>>());
@@ -117,13 +123,13 @@ impl Connection {
     ///
     /// # Errors
     /// If the domain cannot be read.
-    pub(super) fn domain(&self, uuid: Uuid) -> Result<Option<Domain>, Error> {
+    pub(super) fn domain(&self, uuid: Uuid) -> Result<Option<Domain>, HypervisorError> {
         match self.look_up(uuid) {
-            Err(Error::NoDomain { .. }) => Ok(None),
+            Err(HypervisorError::NoDomain { .. }) => Ok(None),
             Err(error) => Err(error),
             Ok(domain) => match read(&self.uri, &domain) {
                 // It was deleted between the two calls.
-                Err(Error::NoDomain { .. }) => Ok(None),
+                Err(HypervisorError::NoDomain { .. }) => Ok(None),
                 result => {
                     let is_saved = domain.has_managed_save(0).unwrap_or(true);
                     result.map(|read| Some(read.with_saved_state(is_saved)))
@@ -136,22 +142,22 @@ impl Connection {
     ///
     /// # Errors
     /// If the domains cannot be listed.
-    pub(super) fn cache_handles(&self) -> Result<(), Error> {
+    pub(super) fn cache_handles(&self) -> Result<(), HypervisorError> {
         let all = self.all()?.into_iter().filter_map(|domain| Some((domain.uuid().ok()?, domain)));
         self.handles.replace(all.take(MAX_HANDLES).collect());
         Ok(())
     }
 
-    fn all(&self) -> Result<Vec<virt::domain::Domain>, Error> {
+    fn all(&self) -> Result<Vec<virt::domain::Domain>, HypervisorError> {
         self.connection.list_all_domains(0).map_err(failed("list the domains"))
     }
 
-    fn look_up(&self, uuid: Uuid) -> Result<virt::domain::Domain, Error> {
+    fn look_up(&self, uuid: Uuid) -> Result<virt::domain::Domain, HypervisorError> {
         self.connection.lookup_domain_by_uuid(uuid).map_err(failed("look the domain up"))
     }
 
     /// The handle of a domain, which may have been deleted since.
-    fn handle(&self, uuid: Uuid) -> Result<virt::domain::Domain, Error> {
+    fn handle(&self, uuid: Uuid) -> Result<virt::domain::Domain, HypervisorError> {
         if let Some(cached) = self.handles.borrow().get(&uuid) {
             return Ok(cached.clone());
         }
@@ -166,7 +172,7 @@ impl Connection {
 }
 
 impl Session for Connection {
-    fn state(&self, uuid: Uuid) -> Result<State, Error> {
+    fn state(&self, uuid: Uuid) -> Result<State, HypervisorError> {
         let domain = self.handle(uuid)?;
         let state = state(&domain)?;
         // libvirt reports a saved domain as shut off. If this call fails, only the log is less precise.
@@ -174,16 +180,16 @@ impl Session for Connection {
         Ok(if state == State::ShutOff && is_saved() { State::Saved } else { state })
     }
 
-    fn start(&self, uuid: Uuid) -> Result<(), Error> {
+    fn start(&self, uuid: Uuid) -> Result<(), HypervisorError> {
         // virDomainCreate would also request the domain's new ID from the daemon, which is not needed here.
         self.handle(uuid)?.create_with_flags(0).map_err(failed("start the domain"))
     }
 
-    fn resume(&self, uuid: Uuid) -> Result<(), Error> {
+    fn resume(&self, uuid: Uuid) -> Result<(), HypervisorError> {
         self.handle(uuid)?.resume().map_err(failed("resume the domain"))
     }
 
-    fn pm_wakeup(&self, uuid: Uuid) -> Result<(), Error> {
+    fn pm_wakeup(&self, uuid: Uuid) -> Result<(), HypervisorError> {
         self.handle(uuid)?.pm_wakeup(0).map_err(failed("wake the guest"))
     }
 

@@ -13,7 +13,7 @@ use super::follower::Follower;
 use super::monitor::{Monitor, Opened};
 use super::pool::{MAX_CONNECTIONS, Opener, Pool, PooledConnection, Shared};
 use crate::hypervisor::{
-    Attempting, Commands, Connected, Driver, Error, Hypervisor, Order, Updates, session,
+    Attempting, Commands, Connected, Driver, Hypervisor, HypervisorError, Order, Updates, session,
 };
 
 /// How long the first connection for wakes may take. Less than what the keeper allows before it reports that the
@@ -47,7 +47,7 @@ impl Driver for Libvirt {
         }
     }
 
-    async fn connect(&mut self) -> Result<Connected, Error> {
+    async fn connect(&mut self) -> Result<Connected, HypervisorError> {
         let Opened { changes, shareable } = self.monitor.open().await?;
         self.changes = Arc::clone(&changes);
         let generation = self.pool.open(open_ahead(&self.uri), opener(&self.uri, shareable));
@@ -55,8 +55,8 @@ impl Driver for Libvirt {
         let domains = self.monitor.domains().await?;
         tokio::select! {
             () = self.pool.ready() => {}
-            () = changes.lost() => return Err(Error::NotConnected),
-            () = tokio::time::sleep(SESSION_TIMEOUT) => return Err(Error::NoSession(self.pool.error())),
+            () = changes.lost() => return Err(HypervisorError::NotConnected),
+            () = tokio::time::sleep(SESSION_TIMEOUT) => return Err(HypervisorError::NoSession(self.pool.error())),
         }
         let pool = self.pool.shared();
         Ok(Connected { hypervisor: Arc::new(Sessions { pool, generation, changes }), domains })

@@ -3,18 +3,18 @@
 use virt::enumutil::Enum;
 use virt::error::ErrorNumber;
 
-use crate::hypervisor::Error;
+use crate::hypervisor::HypervisorError;
 
 /// Converts an error of libvirt that this action returned.
-pub(super) fn failed(action: &'static str) -> impl Fn(virt::error::Error) -> Error {
+pub(super) fn failed(action: &'static str) -> impl Fn(virt::error::Error) -> HypervisorError {
     move |error| {
         let message = error.message().to_owned();
         match error.code() {
-            Enum::Known(ErrorNumber::NoDomain) => Error::NoDomain { action, message },
+            Enum::Known(ErrorNumber::NoDomain) => HypervisorError::NoDomain { action, message },
             Enum::Known(ErrorNumber::AccessDenied) => {
-                Error::Call { action, advice: access_advice(&message), message }
+                HypervisorError::Call { action, advice: access_advice(&message), message }
             }
-            _ => Error::Call { action, message, advice: "" },
+            _ => HypervisorError::Call { action, message, advice: "" },
         }
     }
 }

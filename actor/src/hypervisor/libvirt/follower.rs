@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::changes::{Change, Changes, MAX_CHANGES};
 use super::monitor::Monitor;
-use crate::hypervisor::{Error, Updates};
+use crate::hypervisor::{HypervisorError, Updates};
 
 /// How long the changes of a domain are collected before it is read. A start is several changes, and reading the
 /// domain at the same moment would delay the call that starts it.
@@ -68,7 +68,7 @@ impl<'driver> Follower<'driver> {
     }
 
     /// Lists all domains, in place of reading each one that has changed.
-    async fn list(&mut self) -> Result<(), Error> {
+    async fn list(&mut self) -> Result<(), HypervisorError> {
         self.changing.clear();
         self.due.clear();
         self.updates.all(self.monitor.domains().await?).await;

@@ -11,7 +11,7 @@ use virt::connect::Connect;
 use super::changes::Changes;
 use super::connection::Connection;
 use super::events::Listener;
-use crate::hypervisor::Error;
+use crate::hypervisor::HypervisorError;
 use crate::model::Domain;
 
 /// The connection and its thread, which alone makes calls on it. The thread ends when this is dropped.
@@ -47,7 +47,7 @@ impl Monitor {
     ///
     /// # Errors
     /// If the connection cannot be opened.
-    pub(super) async fn open(&mut self) -> Result<Opened, Error> {
+    pub(super) async fn open(&mut self) -> Result<Opened, HypervisorError> {
         let uri = Arc::clone(&self.uri);
         self.run(move |slot| {
             *slot = None;
@@ -63,16 +63,16 @@ impl Monitor {
     ///
     /// # Errors
     /// If the domains cannot be listed.
-    pub(super) async fn domains(&mut self) -> Result<Vec<Domain>, Error> {
-        self.run(|slot| slot.as_ref().ok_or(Error::NotConnected)?.domains()).await
+    pub(super) async fn domains(&mut self) -> Result<Vec<Domain>, HypervisorError> {
+        self.run(|slot| slot.as_ref().ok_or(HypervisorError::NotConnected)?.domains()).await
     }
 
     /// One domain; `None` if it no longer exists.
     ///
     /// # Errors
     /// If the domain cannot be read.
-    pub(super) async fn domain(&mut self, uuid: Uuid) -> Result<Option<Domain>, Error> {
-        self.run(move |slot| slot.as_ref().ok_or(Error::NotConnected)?.domain(uuid)).await
+    pub(super) async fn domain(&mut self, uuid: Uuid) -> Result<Option<Domain>, HypervisorError> {
+        self.run(move |slot| slot.as_ref().ok_or(HypervisorError::NotConnected)?.domain(uuid)).await
     }
 
     /// Logs what libvirt allows the actor to do, without waiting for it.
@@ -93,12 +93,12 @@ impl Monitor {
 
     async fn run<T: Send + 'static>(
         &mut self,
-        job: impl FnOnce(&mut Option<Connection>) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
+        job: impl FnOnce(&mut Option<Connection>) -> Result<T, HypervisorError> + Send + 'static,
+    ) -> Result<T, HypervisorError> {
         let (sender, result) = oneshot::channel();
         let job: Job = Box::new(move |slot| drop(sender.send(job(slot))));
-        self.jobs.try_send(job).map_err(|_| Error::Interrupted)?;
-        result.await.map_err(|_| Error::Interrupted)?
+        self.jobs.try_send(job).map_err(|_| HypervisorError::Interrupted)?;
+        result.await.map_err(|_| HypervisorError::Interrupted)?
     }
 }
 

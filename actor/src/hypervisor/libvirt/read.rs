@@ -9,7 +9,7 @@ use wakevirt_service::logs::quoted;
 
 use super::domain_xml;
 use super::error::failed;
-use crate::hypervisor::Error;
+use crate::hypervisor::HypervisorError;
 use crate::model::{Domain, Id, Pause, State};
 
 impl Domain {
@@ -29,7 +29,7 @@ pub(super) fn read_or_log(uri: &Arc<str>, domain: &virt::domain::Domain) -> Opti
         .ok()
 }
 
-pub(super) fn read(uri: &Arc<str>, domain: &virt::domain::Domain) -> Result<Domain, Error> {
+pub(super) fn read(uri: &Arc<str>, domain: &virt::domain::Domain) -> Result<Domain, HypervisorError> {
     let uuid = domain.uuid().map_err(failed("read a domain's UUID"))?;
     let name = domain.name().map_err(failed("read a domain's name"))?;
     let state = state(domain)?;
@@ -46,12 +46,12 @@ pub(super) fn read(uri: &Arc<str>, domain: &virt::domain::Domain) -> Result<Doma
 fn definition(
     domain: &virt::domain::Domain,
     flags: sys::virDomainXMLFlags,
-) -> Result<domain_xml::Definition, Error> {
+) -> Result<domain_xml::Definition, HypervisorError> {
     let xml = domain.xml_desc(flags).map_err(failed("read the domain's definition"))?;
-    domain_xml::read(&xml).map_err(|error| Error::Definition(error.to_string()))
+    domain_xml::read(&xml).map_err(|error| HypervisorError::Definition(error.to_string()))
 }
 
-pub(super) fn state(domain: &virt::domain::Domain) -> Result<State, Error> {
+pub(super) fn state(domain: &virt::domain::Domain) -> Result<State, HypervisorError> {
     let (state, reason) = domain.state().map_err(failed("read the domain's state"))?;
     match state {
         Enum::Known(state) => Ok(match translate(state, reason) {

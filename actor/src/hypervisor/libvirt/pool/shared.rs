@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use super::super::events::Listener;
-use crate::hypervisor::Error;
+use crate::hypervisor::HypervisorError;
 use crate::hypervisor::session::{Session, Work};
 
 /// The most connections: during four slow starts, another wake still finds a free connection.
@@ -17,7 +17,7 @@ pub(super) const SLOW: Duration = Duration::from_secs(5);
 
 /// Opens the connection of one worker, and reports its end to the listener.
 pub(in super::super) type Opener =
-    Arc<dyn Fn(usize, &Arc<dyn Listener>) -> Result<PooledConnection, Error> + Send + Sync>;
+    Arc<dyn Fn(usize, &Arc<dyn Listener>) -> Result<PooledConnection, HypervisorError> + Send + Sync>;
 
 /// A connection of the pool.
 pub(in super::super) struct PooledConnection {

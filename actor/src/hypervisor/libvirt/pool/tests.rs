@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::shared::SLOW;
 use super::*;
-use crate::hypervisor::Error;
+use crate::hypervisor::HypervisorError;
 use crate::hypervisor::libvirt::events::Listener;
 use crate::hypervisor::session::Session;
 use crate::model::State;
@@ -28,20 +28,20 @@ struct Daemon {
 struct FailingSession(Arc<Daemon>);
 
 impl Session for FailingSession {
-    fn state(&self, _: Uuid) -> Result<State, Error> {
-        Err(Error::NotConnected)
+    fn state(&self, _: Uuid) -> Result<State, HypervisorError> {
+        Err(HypervisorError::NotConnected)
     }
 
-    fn start(&self, _: Uuid) -> Result<(), Error> {
-        Err(Error::NotConnected)
+    fn start(&self, _: Uuid) -> Result<(), HypervisorError> {
+        Err(HypervisorError::NotConnected)
     }
 
-    fn resume(&self, _: Uuid) -> Result<(), Error> {
-        Err(Error::NotConnected)
+    fn resume(&self, _: Uuid) -> Result<(), HypervisorError> {
+        Err(HypervisorError::NotConnected)
     }
 
-    fn pm_wakeup(&self, _: Uuid) -> Result<(), Error> {
-        Err(Error::NotConnected)
+    fn pm_wakeup(&self, _: Uuid) -> Result<(), HypervisorError> {
+        Err(HypervisorError::NotConnected)
     }
 
     fn is_alive(&self) -> bool {
@@ -60,7 +60,7 @@ impl Daemon {
         let daemon = Arc::clone(self);
         Arc::new(move |worker, listener| {
             if daemon.refuses.load(Ordering::SeqCst) {
-                return Err(Error::NotConnected);
+                return Err(HypervisorError::NotConnected);
             }
             daemon.opened.lock().unwrap().push((worker, Arc::clone(listener)));
             let counter = Arc::clone(&daemon);
@@ -302,7 +302,7 @@ async fn is_lost_if_no_connection_opens() {
     daemon.refuses.store(true, Ordering::SeqCst);
     daemon.disconnect(0);
     lost.await;
-    until(|| pool.error() == Error::NotConnected.to_string());
+    until(|| pool.error() == HypervisorError::NotConnected.to_string());
 }
 
 #[test]
