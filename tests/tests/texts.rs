@@ -147,6 +147,32 @@ fn troubleshooting_explains_only_existing_messages() {
     }
 }
 
+/// The messages in the sections DIAGNOSTICS of the manual pages are in the code, except for the values in the examples.
+#[test]
+fn manual_pages_explain_only_existing_messages() {
+    const VALUES: [&str; 6] = [
+        "qemu:///system",
+        "/run/wakevirt-actor/state",
+        "/run/wakevirt-actor",
+        "org.wakevirt.Actor1",
+        "org.wakevirt.Capture1",
+        "the system bus",
+    ];
+    let code = code();
+    for (page, minimum) in [("wakevirt-actor.8", 30), ("wakevirt-capture.8", 20)] {
+        let text = std::fs::read_to_string(project().join("docs/man").join(page)).expect("the page exists");
+        let (_, section) = text.split_once("\n.Sh DIAGNOSTICS\n").expect("the page has the section");
+        let section = section.split("\n.Sh ").next().unwrap_or(section);
+        let messages: Vec<_> = section.lines().filter_map(|line| line.strip_prefix(".It Ql ")).collect();
+        assert!(messages.len() >= minimum, "{page} has only {} messages", messages.len());
+        for message in messages {
+            let fixed = VALUES.iter().fold(message.to_owned(), |text, value| text.replace(value, "…"));
+            let mut parts = fixed.split(['…', ':']).map(str::trim);
+            assert!(parts.all(|part| code.contains(part)), "{page}: no code logs \"{message}\"");
+        }
+    }
+}
+
 /// A test that expects no log line with a text checks nothing if no code contains the text.
 #[test]
 fn tests_expect_the_absence_of_existing_messages_only() {
