@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Prints each magic packet that arrives at this host. Any user may run it.
+"""Prints each magic packet that arrives at this host. Any user can run it.
 
 Needs the Debian packages python3-dbus and python3-gi.
 """

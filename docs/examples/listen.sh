@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints each magic packet that arrives at this host. Any user may run it.
+# Prints each magic packet that arrives at this host. Any user can run it.
 #
 # gdbus accepts only signals from the owner of the name. Any process can send a signal with any name.
 gdbus monitor --system --dest org.wakevirt.Capture1 |
