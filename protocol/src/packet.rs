@@ -1,4 +1,4 @@
-//! A captured magic packet: its content, carrier, ingress interface and time.
+//! A captured magic packet: its content, carrier, ingress interface and time of capture.
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 

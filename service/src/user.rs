@@ -35,7 +35,7 @@ pub enum UserError {
     Capabilities(#[from] wakevirt_privilege::Error),
     /// The kernel refused a step.
     #[error(
-        "cannot change to user {name}: {step}: {reason}; start the service as root with all its capabilities, or as {name}"
+        "cannot change to user {name}: cannot {step}: {reason}; start the service as root with all its capabilities, or as {name}"
     )]
     Step {
         /// The user's name.
@@ -48,15 +48,15 @@ pub enum UserError {
 }
 
 /// Changes irrevocably from root to the user `name`, with its groups and those of `groups` that exist, as
-/// systemd does for `SupplementaryGroups=`. The process retains only the capabilities of `keep` that it had;
-/// programs that it starts inherit them. If it was not started as root, this changes nothing and returns
+/// systemd does for `SupplementaryGroups=`. Of the capabilities that the process had, only those in `retain` remain;
+/// programs that it starts inherit them. If the process was not started as root, this changes nothing and returns
 /// `false`.
 ///
 /// Call it before the process has a second thread: the kernel stores capabilities for each thread.
 ///
 /// # Errors
 /// [`UserError`] names the cause. The process must exit then.
-pub fn change_to(name: &str, groups: &[&str], keep: &[Capability]) -> Result<bool, UserError> {
+pub fn change_to(name: &str, groups: &[&str], retain: &[Capability]) -> Result<bool, UserError> {
     if !Uid::effective().is_root() {
         return Ok(false);
     }
@@ -71,15 +71,15 @@ pub fn change_to(name: &str, groups: &[&str], keep: &[Capability]) -> Result<boo
         return Err(UserError::IsRoot { name: name.to_owned() });
     }
 
-    // Root in a container may lack some of `keep`. The code that needs such a capability reports the error.
+    // Root in a container may lack some of `retain`. The code that needs such a capability reports the error.
     let had = caps::read(None, CapSet::Permitted)
         .map_err(|error| step("read the capabilities")(error.to_string()))?;
-    let keep: HashSet<Capability> = keep.iter().copied().filter(|cap| had.contains(cap)).collect();
+    let retain: HashSet<Capability> = retain.iter().copied().filter(|cap| had.contains(cap)).collect();
 
-    narrow_bounding_set(&keep).map_err(step("narrow the bounding set"))?;
+    narrow_bounding_set(&retain).map_err(step("narrow the bounding set"))?;
     become_user(&user, groups).map_err(|(what, error)| step(what)(error.to_string()))?;
     for set in [CapSet::Permitted, CapSet::Effective, CapSet::Inheritable, CapSet::Ambient] {
-        caps::set(None, set, &keep).map_err(|error| step("set the capabilities")(error.to_string()))?;
+        caps::set(None, set, &retain).map_err(|error| step("set the capabilities")(error.to_string()))?;
     }
     caps::securebits::set_keepcaps(false)
         .map_err(|error| step("clear keep-capabilities")(error.to_string()))?;
@@ -105,11 +105,11 @@ pub fn service_uid(name: &str) -> Uid {
     User::from_name(name).ok().flatten().map_or(running, |user| user.uid)
 }
 
-/// Removes all capabilities but `keep` from the bounding set. This needs CAP_SETPCAP, so it comes first:
+/// Removes all capabilities but `retain` from the bounding set. This needs CAP_SETPCAP, so it comes first:
 /// capabilities(7).
-fn narrow_bounding_set(keep: &HashSet<Capability>) -> Result<(), String> {
+fn narrow_bounding_set(retain: &HashSet<Capability>) -> Result<(), String> {
     let bounding = caps::read(None, CapSet::Bounding).map_err(|error| error.to_string())?;
-    for capability in bounding.difference(keep) {
+    for capability in bounding.difference(retain) {
         caps::drop(None, CapSet::Bounding, *capability).map_err(|error| error.to_string())?;
     }
     Ok(())

@@ -97,14 +97,14 @@ pub(crate) fn ipv4() -> Vec<Row> {
         row("a length of the header", long(20).frame(&datagram), Err(BadHeader)),
         row("a length less than the header", long(19).frame(&datagram), Err(BadHeader)),
         row("no length", long(0).frame(&datagram), Err(BadHeader)),
-        row("padding behind it", bytes![udp4(9, &magic()), [0; 18]], accepted(v4(9))),
+        row("padding after it", bytes![udp4(9, &magic()), [0; 18]], accepted(v4(9))),
         row(
-            "a checksum of the frame behind it",
+            "a frame checksum after it",
             bytes![udp4(9, &magic()), [0xde, 0xad, 0xbe, 0xef]],
             accepted(v4(9)),
         ),
         row(
-            "padding behind its password",
+            "padding after its password",
             bytes![udp4(9, &bytes![magic(), b"pass"]), [0; 6]],
             with_password(b"pass", v4(9)),
         ),
@@ -161,8 +161,8 @@ pub(crate) fn ipv6() -> Vec<Row> {
         row("a length that cuts the UDP header", long(7).frame(&datagram), Err(BadHeader)),
         row("no length", long(0).frame(&datagram), Err(BadHeader)),
         row("a jumbogram", Ipv6 { length: Some(0), ..Ipv6::with(&[jumbo]) }.frame(&datagram), Err(BadHeader)),
-        row("padding behind it", bytes![udp6(9, &magic()), [0; 18]], accepted(v6(9))),
-        row("a password behind UDP's length", plain().frame(&bytes![datagram, b"secret"]), accepted(v6(9))),
+        row("padding after it", bytes![udp6(9, &magic()), [0; 18]], accepted(v6(9))),
+        row("a password after UDP's length", plain().frame(&bytes![datagram, b"secret"]), accepted(v6(9))),
     ];
     rows.extend(kinds.into_iter().flat_map(extension_headers));
     rows

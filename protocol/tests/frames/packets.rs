@@ -136,7 +136,7 @@ fn merged_with_passwords() -> Vec<Row> {
         for (first, second) in [("", ""), ("pass", "pass"), ("secret", "secret"), ("secret", "")] {
             let payload =
                 bytes![stream(6, TARGET, 16, first.as_bytes()), stream(6, OTHER, 16, second.as_bytes())];
-            let name = format!("two to {port}, with {first:?} and {second:?} behind them");
+            let name = format!("two to {port}, with {first:?} and {second:?} after them");
             rows.push(row_of_several(name, udp4(port, &payload), &[TARGET, OTHER], &v4(port)));
         }
     }
@@ -157,12 +157,16 @@ fn valid_streams() -> Vec<Row> {
     vec![
         row("seven FF", wol(&stream(7, TARGET, 16, b"")), found()),
         row("two hundred FF", wol(&stream(200, TARGET, 16, b"")), found()),
-        row("twenty bytes in", wol(&bytes![[0x11; 20], magic()]), found()),
-        row("a kilobyte in, and more behind", wol(&bytes![[0x11; 1001], magic(), [0xff; 3]]), found()),
-        row("behind fifteen copies", wol(&bytes![stream(6, TARGET, 15, b""), magic()]), found()),
-        row("behind a packet for a group", wol(&bytes![stream(6, [0x33; 6], 16, b""), magic()]), found()),
-        row("behind a stream without copies", wol(&bytes![[0xff; 6], [0x11; 5], magic()]), found()),
-        row("behind five FF", wol(&bytes![[0xff; 5], [0], magic()]), found()),
+        row("after twenty bytes", wol(&bytes![[0x11; 20], magic()]), found()),
+        row(
+            "after a kilobyte, and followed by more",
+            wol(&bytes![[0x11; 1001], magic(), [0xff; 3]]),
+            found(),
+        ),
+        row("after fifteen copies", wol(&bytes![stream(6, TARGET, 15, b""), magic()]), found()),
+        row("after a packet for a group", wol(&bytes![stream(6, [0x33; 6], 16, b""), magic()]), found()),
+        row("after a stream without copies", wol(&bytes![[0xff; 6], [0x11; 5], magic()]), found()),
+        row("after five FF", wol(&bytes![[0xff; 5], [0], magic()]), found()),
         row("17 copies", wol(&stream(6, TARGET, 17, b"")), found()),
         row("20 copies", wol(&stream(6, TARGET, 20, b"")), found()),
         row("40 copies", wol(&stream(6, TARGET, 40, b"")), found()),
@@ -180,7 +184,7 @@ fn invalid_streams() -> Vec<Row> {
         row("five FF", wol(&stream(5, TARGET, 16, b"")), refused()),
         row("15 copies", wol(&stream(6, TARGET, 15, b"")), refused()),
         row("16 copies less a byte", wol(&stream(6, TARGET, 15, &TARGET[..5])), refused()),
-        row("a byte behind the stream", wol(&bytes![[0xff; 6], [0], TARGET.repeat(16)]), refused()),
+        row("a byte after the stream", wol(&bytes![[0xff; 6], [0], TARGET.repeat(16)]), refused()),
         row(
             "a break between copies",
             wol(&bytes![stream(6, TARGET, 8, b""), [0], TARGET.repeat(8)]),

@@ -120,7 +120,7 @@ pub(super) fn line_at(text: &[u8], position: usize) -> usize {
     1 + text.iter().take(position).filter(|byte| **byte == b'\n').count()
 }
 
-/// What is wrong with a line.
+/// An error in a line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Problem {
     /// An unknown key or value.

@@ -43,15 +43,15 @@ mod checks {
         // Root's own groups must be gone.
         let before = ["setpriv", "--groups", "0,4,27"];
         let (uid, gid) = (nobody().uid, nobody().gid);
-        for (keep, mask) in
+        for (retain, mask) in
             [("", 0), ("CAP_NET_RAW", 1 << 13), ("CAP_NET_RAW,CAP_NET_ADMIN", 1 << 13 | 1 << 12)]
         {
-            let state = ProcessState::run(&before, NAME, keep, "1");
+            let state = ProcessState::run(&before, NAME, retain, "1");
             assert_eq!(state.line("CHANGED"), "true");
             assert_eq!(state.line("Uid:"), format!("{uid} {uid} {uid} {uid}"));
             assert_eq!(state.line("Gid:"), format!("{gid} {gid} {gid} {gid}"));
             assert_eq!(state.line("Groups:"), gid.to_string());
-            assert_eq!(state.capabilities(), [mask; 5], "{keep}");
+            assert_eq!(state.capabilities(), [mask; 5], "{retain}");
             assert_eq!(state.line("BACK"), "false");
             assert_eq!(state.line("KEEPCAPS"), "false");
         }
@@ -80,7 +80,7 @@ mod checks {
         ] {
             let error =
                 ProcessState::run(&["setpriv", "--bounding-set", capability], NAME, "", "1").line("ERROR");
-            assert!(error.starts_with(&format!("cannot change to user nobody: {step}: ")), "{error}");
+            assert!(error.starts_with(&format!("cannot change to user nobody: cannot {step}: ")), "{error}");
             assert!(
                 error.ends_with("start the service as root with all its capabilities, or as nobody"),
                 "{error}"

@@ -137,7 +137,7 @@ impl CallLimiter {
         if !has_room(&table) {
             table.sweep(now);
         }
-        // Two calls with one serial could not be told apart; no library sends them.
+        // The replies to two calls with one serial are indistinguishable. No library sends such calls.
         let admitted = has_time && has_room(&table) && !table.open.contains_key(&key);
         if admitted {
             let connection = table.connection;

@@ -10,7 +10,7 @@ pub(super) const MAX_AGE: Duration = Duration::from_secs(600);
 /// The most senders with a known user; more connections than a bus accepts by default.
 pub(super) const MAX_SENDERS: usize = 4096;
 
-/// The most calls in progress of one sender, of one user, or in total.
+/// A limit on calls in progress: of one sender, of one user, or in total.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Quantity {
     pub(super) calls: usize,
@@ -26,7 +26,7 @@ pub(super) const PER_SENDER: Quantity = Quantity { calls: 32, quick: 16, large: 
 /// Also the limit for all senders together that have not been looked up yet.
 pub(super) const PER_USER: Quantity = Quantity { calls: 64, quick: 32, large: 4, bytes: 2 };
 pub(super) const TOTAL: Quantity = Quantity { calls: 256, quick: 64, large: 8, bytes: 4 };
-/// The only limit for a trusted user, who has reasons for many calls at once. There is no limit in time.
+/// The only limit for a trusted user, who can have a reason for many calls at once. There is no limit in time.
 pub(super) const PER_TRUSTED_USER: Quantity = Quantity { calls: 512, quick: 512, large: 8, bytes: 4 };
 
 /// How much time a user may use in advance.

@@ -1,4 +1,4 @@
-//! Decides about each message by its header: accept it, hold it until its sender is known, or drop it.
+//! Decides about each message by its header: accept it, defer it until its sender is known, or drop it.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -23,8 +23,8 @@ const MAX_DESCRIPTORS: u32 = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Accept,
-    /// Hold it until the bus has returned the sender's user.
-    Hold,
+    /// Defer it until the bus has returned the sender's user.
+    Defer,
     Drop,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Admission {
     limiter: Option<CallLimiter>,
     refusals: Refusals,
     pending: PendingCalls,
-    /// Calls that were held, and whose senders the bus has answered about.
+    /// Deferred calls of senders that the bus has answered about.
     answered: VecDeque<Vec<u8>>,
 }
 
@@ -55,8 +55,8 @@ impl Admission {
             _ if descriptors > MAX_DESCRIPTORS => false,
             METHOD_CALL => {
                 let Some(sender) = sender else { return Action::Drop };
-                if self.must_hold(sender, header.total) {
-                    return Action::Hold;
+                if self.must_defer(sender, header.total) {
+                    return Action::Defer;
                 }
                 self.admit(header, sender, member.unwrap_or_default())
             }
@@ -69,7 +69,7 @@ impl Admission {
     }
 
     /// Whether a call must wait until its sender is known. It does not overtake the sender's calls that wait.
-    fn must_hold(&self, sender: &str, bytes: usize) -> bool {
+    fn must_defer(&self, sender: &str, bytes: usize) -> bool {
         let Some(limiter) = &self.limiter else { return false };
         self.pending.has_room(sender, bytes)
             && (self.pending.contains(sender) || limiter.awaits_lookup(sender))
@@ -85,13 +85,13 @@ impl Admission {
         is_full && !limiter.is_known(sender)
     }
 
-    /// Holds a call until the bus has answered about its sender.
-    pub(super) fn hold(&mut self, header: &FixedHeader, message: Vec<u8>) {
+    /// Defers a call until the bus has answered about its sender.
+    pub(super) fn defer(&mut self, header: &FixedHeader, message: Vec<u8>) {
         let sender = header.fields(&message).sender.unwrap_or_default().to_owned();
         self.pending.push(&sender, message);
     }
 
-    /// The next held call that is admitted, now that the bus has answered about its sender.
+    /// The next deferred call that is admitted, now that the bus has answered about its sender.
     pub(super) fn next_admitted(&mut self) -> Option<Vec<u8>> {
         for sender in self.limiter.as_ref()?.take_answered() {
             self.answered.extend(self.pending.take(&sender));

@@ -35,7 +35,7 @@ impl Reader {
         Self { input: Input::new(stream), admission: Admission::new(limiter, refusals) }
     }
 
-    /// The next accepted message. All others are dropped without being held in memory.
+    /// The next accepted message. All others are dropped without being stored.
     async fn next(&mut self) -> io::Result<Vec<u8>> {
         loop {
             if let Some(message) = self.admission.next_admitted() {
@@ -66,7 +66,7 @@ impl Reader {
                     if action == Action::Accept {
                         return Ok(message);
                     }
-                    self.admission.hold(&header, message);
+                    self.admission.defer(&header, message);
                 }
             }
         }
@@ -103,7 +103,7 @@ impl ReadHalf for Reader {
         loop {
             let mut message = self.next().await?;
             request_reply(&mut message);
-            // First run the handlers of the calls before it: those that end make room.
+            // First run the handlers of earlier calls: those that finish make room.
             tokio::task::yield_now().await;
             let header = message.first_chunk().and_then(FixedHeader::parse);
             let fields = header.map(|header| header.fields(&message)).unwrap_or_default();

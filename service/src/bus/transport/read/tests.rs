@@ -109,14 +109,14 @@ async fn an_invalid_message_does_not_end_the_connection() {
 }
 
 #[tokio::test]
-async fn holds_a_call_until_its_sender_is_known() {
+async fn defers_a_call_until_its_sender_is_known() {
     let limiter = limiter(vec![0], false);
     let (mut reader, theirs) = reader(&limiter);
     let send = |sender: &'static str, member: &'static str| {
         let call = Message::method_call("/", member).sender(sender).build(&()).unwrap();
         assert_eq!(theirs.try_write(call.data()).unwrap(), call.data().len());
     };
-    // More calls than one user may have, on several connections, and root's calls behind them.
+    // More calls than one user may have, on several connections, followed by root's calls.
     const FLOODING: [&str; 4] = [":1.1", ":1.2", ":1.3", ":1.4"];
     for sender in FLOODING {
         (0..10).for_each(|_| send(sender, "Flood"));
@@ -125,7 +125,7 @@ async fn holds_a_call_until_its_sender_is_known() {
     send(":0.1", "Second");
     send(":1.5", "Known");
     limiter.set_user(":1.5".into(), Some(2000));
-    assert_eq!(receive(&mut reader).await.header().member().unwrap(), "Known", "the others are held");
+    assert_eq!(receive(&mut reader).await.header().member().unwrap(), "Known", "the others are deferred");
     for sender in FLOODING {
         limiter.set_user(sender.into(), Some(1000));
     }
