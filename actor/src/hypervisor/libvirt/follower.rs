@@ -80,7 +80,7 @@ impl<'driver> Follower<'driver> {
             Ok(Some(domain)) => self.updates.domain(domain).await,
             Ok(None) => self.updates.gone(uuid).await,
             Err(error) => tracing::warn!(
-                "domain {uuid} has changed and cannot be read; its previous definition stays in use: {error}"
+                "domain {uuid} has changed and cannot be read; the old definition stays in use: {error}"
             ),
         }
     }
