@@ -169,6 +169,9 @@ fn copy_policies(host: &Host) {
     }
 }
 
+/// The timeout of a call, in seconds. During a flood the bus can deliver a call late.
+const CALL_TIMEOUT: &str = "120";
+
 /// The error reply to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallError {
@@ -233,7 +236,18 @@ impl Host {
     ) -> Result<String, CallError> {
         let object = format!("/{}", service.replace('.', "/"));
         let mut command = self.command_as(user, "gdbus");
-        command.args(["call", "--system", "--dest", service, "--object-path", &object, "--method", method]);
+        command.args([
+            "call",
+            "--system",
+            "--timeout",
+            CALL_TIMEOUT,
+            "--dest",
+            service,
+            "--object-path",
+            &object,
+            "--method",
+            method,
+        ]);
         let output = command.arg("--").args(arguments).output().expect("gdbus runs");
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
