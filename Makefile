@@ -1,4 +1,5 @@
-# make demo runs a demonstration, make check all tests, make bench the benchmarks; make deb builds a Debian package.
+# make demo runs a demonstration, make check runs all tests, make bench runs the benchmarks, and make deb builds a
+# Debian package.
 # Run them as root on Debian 12 or 13 with Rust 1.95 or later. Each installs the Debian packages that it needs, and
 # can be run repeatedly.
 #
@@ -11,7 +12,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 .DEFAULT_GOAL := build
 .PHONY: build install uninstall deb demo check bench fmt clippy deny fuzz clean
 
-# In release mode, like the package.
+# Builds in release mode, as for the package.
 build:
 	cargo build --workspace --release --locked
 

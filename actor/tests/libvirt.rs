@@ -1,10 +1,5 @@
 //! The libvirt driver with libvirt's test driver, which runs inside this process: connection, events and wakes.
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a test may stop where it stands"
-)]
+#![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -60,7 +55,7 @@ impl Updates {
         let mut updates = Self(updates);
         match updates.next().await {
             Update::Up(_, hypervisor, domains) => (updates, hypervisor, domains),
-            _ => panic!("the first update is not a connection"),
+            _ => panic!("the first update reports no connection"),
         }
     }
 
@@ -121,7 +116,7 @@ async fn outcome(hypervisor: &Arc<dyn Hypervisor>, uuid: Uuid, paused: Paused) -
     outcome_where(hypervisor, uuid, paused, false).await
 }
 
-/// The same for a domain that may be known as off.
+/// Like [`outcome`]. With `known_off`, the actor assumes that the domain is shut off.
 async fn outcome_where(
     hypervisor: &Arc<dyn Hypervisor>,
     uuid: Uuid,
@@ -168,7 +163,7 @@ async fn wakes_a_domain_according_to_its_state() {
 }
 
 #[tokio::test]
-async fn reads_the_state_if_the_known_one_is_wrong() {
+async fn reads_the_state_if_the_known_state_is_wrong() {
     let administrator = Administrator::new();
     let uuid = Uuid::from_u128(0x51);
     let domain = administrator.define(uuid, &[8]);

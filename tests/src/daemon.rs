@@ -12,7 +12,7 @@ use crate::process::lines::Lines;
 use crate::process::socket::MessageSocket;
 use crate::wait;
 
-/// Who starts a service.
+/// The user and the capabilities with which a service starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartedBy {
     /// Root. The service switches to its own user.
@@ -36,7 +36,6 @@ pub struct Starter<'host> {
     file: String,
     options: Vec<String>,
     environment: Vec<(String, String)>,
-    namespace: Option<String>,
 }
 
 impl<'host> Starter<'host> {
@@ -75,20 +74,20 @@ impl<'host> Starter<'host> {
         self
     }
 
-    /// Starts it in another network namespace of the host: ip-netns(8).
-    #[must_use]
-    pub fn in_namespace(mut self, namespace: &str) -> Self {
-        self.namespace = Some(namespace.to_owned());
-        self
-    }
-
     /// Starts it, and does not wait until it is ready.
     ///
     /// # Panics
     /// If it cannot be started.
     #[must_use]
     pub fn start(self) -> Daemon {
-        self.start_watched(|_| ())
+        let path = format!("/run/notify-{}", unique_number());
+        let notifications = MessageSocket::bind(&self.host.path(&path), |lines, message| {
+            message.lines().for_each(|line| lines.push(line.to_owned()));
+        });
+        let mut command = self.command();
+        command.env("NOTIFY_SOCKET", path);
+        let process = Process::start(self.name, &mut command);
+        Daemon { process, notifications, file: self.file }
     }
 
     /// Starts it, and waits until it is ready.
@@ -105,7 +104,7 @@ impl<'host> Starter<'host> {
     /// Starts it, and waits until it is ready and owns its name on the bus.
     ///
     /// # Panics
-    /// If that does not happen.
+    /// If it does not do so within the timeout.
     #[must_use]
     pub fn start_on_bus(self) -> Daemon {
         let (host, name) = (self.host, self.bus_name);
@@ -118,7 +117,7 @@ impl<'host> Starter<'host> {
     /// unknown address.
     ///
     /// # Panics
-    /// If that does not happen.
+    /// If it does not do so within the timeout.
     #[must_use]
     pub fn start_connected(self) -> Daemon {
         let daemon = self.start_on_bus();
@@ -126,25 +125,8 @@ impl<'host> Starter<'host> {
         daemon
     }
 
-    /// Starts it like [`Self::start`], and passes each new line of its log to `show`.
-    ///
-    /// # Panics
-    /// If it cannot be started.
-    #[must_use]
-    pub fn start_watched(self, show: impl FnMut(&str) + Send + 'static) -> Daemon {
-        let path = format!("/run/notify-{}", number());
-        let notifications = MessageSocket::bind(&self.host.path(&path), |lines, message| {
-            message.lines().for_each(|line| lines.push(line.to_owned()));
-        });
-        let mut command = self.command();
-        command.env("NOTIFY_SOCKET", path);
-        let process = Process::start_watched(self.name, &mut command, show);
-        Daemon { process, notifications, file: self.file }
-    }
-
     /// The command that starts it, without a socket for its notifications.
-    #[must_use]
-    pub fn command(&self) -> Command {
+    fn command(&self) -> Command {
         self.host.write(&self.file, &self.config);
         let mut environment = self.environment.clone();
         if (self.user, self.started_by) == (User::Actor, StartedBy::Manager) {
@@ -154,9 +136,6 @@ impl<'host> Starter<'host> {
             environment.push(("RUNTIME_DIRECTORY".to_owned(), directory));
         }
         let mut line = vec![];
-        if let Some(namespace) = &self.namespace {
-            line.extend(["ip", "netns", "exec", namespace]);
-        }
         let user = self.user.name();
         if self.started_by != StartedBy::Root {
             // SupplementaryGroups= in systemd.exec(5).
@@ -221,10 +200,9 @@ impl Daemon {
             started_by: StartedBy::Manager,
             restricted: false,
             config: String::new(),
-            file: format!("/etc/wakevirt/{name}-test-{}.toml", number()),
+            file: format!("/etc/wakevirt/{name}-test-{}.toml", unique_number()),
             options: Vec::new(),
             environment: Vec::new(),
-            namespace: None,
         }
     }
 
@@ -271,7 +249,7 @@ impl DerefMut for Daemon {
 }
 
 /// Returns a different number on each call.
-fn number() -> usize {
+fn unique_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }

@@ -103,7 +103,7 @@ fn follows_interfaces_that_appear_disappear_and_are_renamed() {
     scene.expect(&mac(2), "uplink");
 
     // The interface is deleted, and a new one gets the original name.
-    host.sh("ip link del uplink && ip netns del beyond-lan0");
+    host.sh("ip link del uplink && ip netns del peer-lan0");
     scene.wait_for_interfaces("(<['lo']>,)");
     let lan = host.veth("lan0");
     lan.send(&wake_on_lan(&mac(3)));
@@ -298,7 +298,7 @@ fn captures_sent_packets_on_outgoing_interfaces() {
         host.sh("ip link set br0 down && ip link set br0 up");
         host.sh(&format!("etherwake -i br0 {}", mac(50 + round)));
         scene.expect(&mac(50 + round), "br0");
-        host.sh("ip link del br0 && ip link del port0 && ip netns del beyond-port0");
+        host.sh("ip link del br0 && ip link del port0 && ip netns del peer-port0");
     }
     scene.end();
 }

@@ -40,7 +40,7 @@ mod checks {
     }
 
     pub(crate) fn changes_from_root_irrevocably() {
-        // Root's own groups must be gone.
+        // The groups of root must be removed.
         let before = ["setpriv", "--groups", "0,4,27"];
         let (uid, gid) = (nobody().uid, nobody().gid);
         for (retain, mask) in
@@ -52,7 +52,7 @@ mod checks {
             assert_eq!(state.line("Gid:"), format!("{gid} {gid} {gid} {gid}"));
             assert_eq!(state.line("Groups:"), gid.to_string());
             assert_eq!(state.capabilities(), [mask; 5], "{retain}");
-            assert_eq!(state.line("BACK"), "false");
+            assert_eq!(state.line("REGAINS_ROOT"), "false");
             assert_eq!(state.line("KEEPCAPS"), "false");
         }
     }

@@ -31,7 +31,7 @@ pub(crate) fn change() {
         Err(error) => println!("ERROR {error}"),
     }
     println!("{}", std::fs::read_to_string("/proc/self/status").unwrap());
-    println!("BACK {}", setuid(Uid::from_raw(0)).is_ok());
+    println!("REGAINS_ROOT {}", setuid(Uid::from_raw(0)).is_ok());
     println!("KEEPCAPS {}", caps::securebits::has_keepcaps().unwrap());
 }
 
@@ -43,11 +43,11 @@ fn names(list: &str) -> impl Iterator<Item = &str> {
 pub(crate) struct ProcessState(String);
 
 impl ProcessState {
-    /// Runs it. `before` is a prefix of its command line.
+    /// Runs a second process. `before` is a prefix of its command line.
     pub(crate) fn run(before: &[&str], user: &str, retain: &str, threads: &str) -> Self {
-        let own = std::env::current_exe().unwrap();
+        let program = std::env::current_exe().unwrap();
         let mut line: Vec<_> = before.iter().map(AsRef::as_ref).collect();
-        line.push(own.as_os_str());
+        line.push(program.as_os_str());
         let mut command = Command::new(line[0]);
         command.args(&line[1..]).env(USER, user).env(RETAIN, retain).env(THREADS, threads);
         let output = command.output().unwrap();

@@ -15,7 +15,7 @@ use zbus::{Connection, MatchRule, Message, MessageStream};
 /// The time after which the benchmark fails if no signal arrives.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Receives the signals with one name, in the order of the bus.
+/// Receives the signals with one name, in the order in which the bus delivers them.
 pub struct Subscriber {
     runtime: Runtime,
     stream: MessageStream,
@@ -43,7 +43,7 @@ impl Subscriber {
         next.expect("a signal before the timeout").expect("a connection").expect("a message")
     }
 
-    /// Sends this `MagicPacket` from another connection.
+    /// Emits a signal with the body of a `MagicPacket` from another connection.
     pub fn send(&self, from: &Connection, interface: &str, signal: &str, body: &(u64, String, Dict)) {
         let path = "/org/wakevirt/Bench";
         let sent = self.runtime.block_on(from.emit_signal(None::<&str>, path, interface, signal, body));

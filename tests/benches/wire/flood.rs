@@ -55,7 +55,7 @@ pub fn measure(report: &mut Report) {
         let times = [cpu_time(sniffer) - times[0], cpu_time(announcer) - times[1]];
         let after = client.counters();
 
-        // Lost frames cost nothing, so the time says little if many are lost.
+        // Lost frames take no CPU time, so the time means little if many are lost.
         if !flood.passes || flood.pace.is_some() {
             report_time(report, &flood, times, plain_time);
         }

@@ -76,7 +76,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
-/// The value below which this share of the figures is. 0.5 is the median.
+/// A quantile: `share` of the figures are below it. 0.5 is the median.
 pub fn quantile(figures: &[f64], share: f64) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);

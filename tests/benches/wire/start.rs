@@ -19,7 +19,7 @@ use crate::packets::{PacketSocket, Reading};
 use crate::process::report_memory;
 use crate::report::{Report, median};
 
-/// The maximum number of wakes that are timed, of each kind in turn.
+/// The maximum number of timed wakes of each kind. The kinds alternate.
 const WAKES: u8 = 50;
 /// No wake starts after this time.
 const TIME_LIMIT: Duration = Duration::from_secs(15);
@@ -85,7 +85,7 @@ struct Times {
     libvirt: Vec<Duration>,
 }
 
-/// What a measurement uses.
+/// The connections and interfaces of a measurement.
 struct Bench {
     libvirt: Connect,
     finished: Subscriber,

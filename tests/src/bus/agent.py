@@ -3,7 +3,7 @@
 
 The program starts when the agent is registered for its process. The output of both goes to standard
 output. ANSWER is a password, which is entered into pkttyagent(1), with the prefix "late:" after
-30 seconds. With "dismiss" or "leave", an agent of this file is used instead. It cancels the dialog
+30 seconds. With "dismiss" or "leave", the agent in this file is used instead. It cancels the dialog
 immediately, or leaves it open until polkit closes it.
 """
 import os

@@ -19,9 +19,9 @@ use crate::host::{Host, PROGRAMS, User};
 use crate::process::Process;
 
 const SOCKET: &str = "/run/dbus/system_bus_socket";
-/// The number of bytes that are written at once. A longer message is written alone.
+/// The number of bytes in one write. A longer message is written alone.
 const BATCH: usize = 64 * 1024;
-/// The number of new connections that each thread keeps open. The bus allows 256 for each user.
+/// The maximum number of new connections that each thread leaves open. The bus allows 256 for each user.
 const MAX_OPEN: usize = 10;
 /// The number of bytes before the header fields of a message. The last four are the length of the fields.
 const FIXED_HEADER: usize = 16;
@@ -33,13 +33,13 @@ const MAC: &str = "52:54:00:ff:ff:01";
 /// The message of a flood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FloodKind {
-    /// `Wake` for an address without a domain, without a reply.
+    /// `Wake` for an address without a domain. No reply is expected.
     Wake,
-    /// The same, with a reply.
+    /// The same. The actor replies.
     WakeReply,
     /// `Wake` with a string of 30 MiB instead of an address.
     Long,
-    /// `ListDomains`, without a reply.
+    /// `ListDomains`. No reply is expected.
     ListDomains,
     /// `GetAll` of the actor's properties.
     ActorProperties,
@@ -90,12 +90,12 @@ impl FloodKind {
         let capture = |interface: &'static str, member: &'static str| {
             Message::method_call(CAPTURE_PATH, member).destination(CAPTURE_NAME).interface(interface)
         };
-        let silent = Flags::NO_REPLY_EXPECTED;
+        let no_reply = Flags::NO_REPLY_EXPECTED;
         match self {
-            Self::Wake => actor(ACTOR_INTERFACE, "Wake").with_flags(silent).build(&MAC),
+            Self::Wake => actor(ACTOR_INTERFACE, "Wake").with_flags(no_reply).build(&MAC),
             Self::WakeReply => actor(ACTOR_INTERFACE, "Wake").build(&MAC),
             Self::Long => actor(ACTOR_INTERFACE, "Wake").build(&"x".repeat(LONG)),
-            Self::ListDomains => actor(ACTOR_INTERFACE, "ListDomains").with_flags(silent).build(&()),
+            Self::ListDomains => actor(ACTOR_INTERFACE, "ListDomains").with_flags(no_reply).build(&()),
             Self::ActorProperties => actor(PROPERTIES, "GetAll").build(&ACTOR_INTERFACE),
             Self::CaptureProperties => capture(PROPERTIES, "GetAll").build(&CAPTURE_INTERFACE),
             Self::Replay => capture(CAPTURE_INTERFACE, "Replay").build(&("", 0_u64)),
@@ -113,15 +113,15 @@ impl FloodKind {
 /// # Errors
 /// If the arguments are invalid, or the bus closes a connection.
 pub fn run(arguments: &[String]) -> io::Result<()> {
-    let bad = || io::Error::other("usage: KIND CONNECTIONS COUNT [DESTINATION]");
-    let [kind, connections, count, destination @ ..] = arguments else { return Err(bad()) };
-    let (_, kind) = FloodKind::ALL.into_iter().find(|(name, _)| name == kind).ok_or_else(bad)?;
-    let connections: usize = connections.parse().map_err(|_| bad())?;
-    let count: u32 = count.parse().map_err(|_| bad())?;
+    let usage = || io::Error::other("usage: KIND CONNECTIONS COUNT [DESTINATION]");
+    let [kind, connections, count, destination @ ..] = arguments else { return Err(usage()) };
+    let (_, kind) = FloodKind::ALL.into_iter().find(|(name, _)| name == kind).ok_or_else(usage)?;
+    let connections: usize = connections.parse().map_err(|_| usage())?;
+    let count: u32 = count.parse().map_err(|_| usage())?;
     let message = kind.message(destination.first().map(String::as_str)).map_err(io::Error::other)?;
     let mut message: Vec<u8> = message.data().to_vec();
     if kind == FloodKind::UnknownField {
-        add_unknown_field(&mut message).ok_or_else(bad)?;
+        add_unknown_field(&mut message).ok_or_else(usage)?;
     }
     let message = message.as_slice();
     let started = Arc::new(Barrier::new(connections + 1));
@@ -134,7 +134,9 @@ pub fn run(arguments: &[String]) -> io::Result<()> {
         let floods: Vec<_> = std::iter::repeat_with(flood).take(connections).collect();
         started.wait();
         print("flooding")?;
-        floods.into_iter().try_for_each(|flood| flood.join().unwrap_or_else(|_| Err(bad())))?;
+        floods.into_iter().try_for_each(|flood| {
+            flood.join().unwrap_or_else(|_| Err(io::Error::other("a flood panicked")))
+        })?;
         print("flooded")
     })
 }
@@ -154,7 +156,7 @@ fn print(line: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
-/// Sends the message this number of times on one connection.
+/// Sends the message `count` times on one connection.
 fn flood(message: &[u8], count: u32, started: &Barrier) -> io::Result<()> {
     let connected = connect();
     if connected.is_err() {
@@ -178,8 +180,8 @@ fn flood(message: &[u8], count: u32, started: &Barrier) -> io::Result<()> {
             let begin = batch.len();
             batch.extend_from_slice(message);
             // The serial is the third number of the header, in native byte order.
-            if let Some(place) = batch.get_mut(begin + 8..begin + 12) {
-                place.copy_from_slice(&(serial + 1).to_ne_bytes());
+            if let Some(field) = batch.get_mut(begin + 8..begin + 12) {
+                field.copy_from_slice(&(serial + 1).to_ne_bytes());
             }
         }
         sent = bus.write_all(&batch);
@@ -191,7 +193,7 @@ fn flood(message: &[u8], count: u32, started: &Barrier) -> io::Result<()> {
     sent
 }
 
-/// Sends the message this number of times, each on a new connection.
+/// Sends the message `count` times, each on a new connection.
 fn flood_with_new_connections(message: &[u8], count: u32, started: &Barrier) -> io::Result<()> {
     let mut open = VecDeque::with_capacity(MAX_OPEN);
     let mut sent = Ok(());
@@ -199,8 +201,8 @@ fn flood_with_new_connections(message: &[u8], count: u32, started: &Barrier) -> 
         sent = connect().and_then(|mut bus| {
             // The serial must differ from that of `Hello`.
             let mut message = message.to_vec();
-            if let Some(place) = message.get_mut(8..12) {
-                place.copy_from_slice(&u32::MAX.to_ne_bytes());
+            if let Some(field) = message.get_mut(8..12) {
+                field.copy_from_slice(&u32::MAX.to_ne_bytes());
             }
             bus.write_all(&message)?;
             open.push_back(bus);

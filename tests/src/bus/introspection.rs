@@ -23,10 +23,10 @@ pub fn members(xml: &str, interface: &str) -> BTreeSet<String> {
     annotations(interface).into_iter().chain(members.map(member)).collect()
 }
 
-/// The XML file in `dbus/` for the service with this name.
+/// The content of the XML file in `dbus/` for the service with this name.
 ///
 /// # Panics
-/// If there is none.
+/// If there is no such file.
 #[must_use]
 pub fn reference(service: &str) -> String {
     let file = project().join(format!("dbus/{service}.xml"));
@@ -68,7 +68,7 @@ fn member(node: Node<'_, '_>) -> String {
     format!("{kind} {}{body}{annotations}", attribute("name"))
 }
 
-/// The annotations, without the one that has the default value.
+/// The annotations, without the default value of `EmitsChangedSignal`.
 fn annotations(node: Node<'_, '_>) -> BTreeSet<String> {
     elements(node)
         .filter(|child| child.has_tag_name("annotation"))
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn compares_the_content_and_not_the_form() {
+    fn ignores_order_and_defaults() {
         let one = "<node><interface name='a.B'>
             <method name='M'><arg name='x' type='s'/><arg name='y' type='t' direction='out'/></method>
             <signal name='S'><arg name='z' type='s' direction='out'/></signal>

@@ -50,7 +50,7 @@ const SYSTEM_CONF: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-B
 </busconfig>
 "#;
 
-/// The program that is the bus.
+/// The implementation of the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The reference implementation, dbus-daemon(1).
@@ -89,7 +89,7 @@ impl<'host> Bus<'host> {
     /// # Panics
     /// If it does not start.
     pub fn start_again(&mut self) {
-        // The old socket is removed, so that its path leads to the new one.
+        // Remove the old socket, so that a client cannot connect to it.
         let socket = self.host.path(SOCKET);
         std::fs::create_dir_all(socket.parent().expect("a parent directory")).expect("a directory in /run");
         let _ = std::fs::remove_file(&socket);
@@ -182,7 +182,7 @@ pub struct CallError {
 }
 
 impl Host {
-    /// Calls a method of one of our services as this user. The interface has the same name as the service. Arguments
+    /// Calls a method of a service of this project as this user. The interface has the same name as the service. Arguments
     /// and reply are in GVariant's text format.
     ///
     /// # Errors
@@ -200,7 +200,7 @@ impl Host {
         self.call_object(user, interface, &format!("{interface}.{method}"), arguments)
     }
 
-    /// Reads a property of one of our services as this user.
+    /// Reads a property of a service of this project as this user.
     ///
     /// # Errors
     /// The error reply.
@@ -209,7 +209,7 @@ impl Host {
         self.call_object(user, interface, "org.freedesktop.DBus.Properties.Get", &[&quoted[0], &quoted[1]])
     }
 
-    /// Reads a numeric property of one of our services.
+    /// Reads a numeric property of a service of this project.
     ///
     /// # Panics
     /// If the property cannot be read, or is not a number.
@@ -272,7 +272,7 @@ impl Host {
     /// Waits until this name has an owner on the bus.
     ///
     /// # Panics
-    /// If that does not happen.
+    /// If it has none within the timeout.
     pub fn wait_for_name(&self, name: &str) {
         wait::until_true(&format!("{name} on the bus"), || self.name_is_owned(name));
     }

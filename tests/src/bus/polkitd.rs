@@ -55,7 +55,7 @@ impl<'host> Polkitd<'host> {
         Self { host, process: None }
     }
 
-    /// Prevents its activation. The bus must not run yet, because dbus-broker reads the file only at startup.
+    /// Prevents activation by the bus, which must not run yet, because dbus-broker reads the file only at startup.
     pub fn without_activation(self) -> Self {
         self.host.sh(&format!("rm {BUS_SERVICE}"));
         self
@@ -104,7 +104,7 @@ impl<'host> Polkitd<'host> {
         let line = service
             .lines()
             .find_map(|line| line.strip_prefix("Exec="))
-            .expect("a service file has this line");
+            .expect("the service file has the line Exec=");
         let mut words = line.split_whitespace().filter(|word| *word != "--no-debug");
         let mut command = self.host.command(words.next().expect("a program"));
         let mut process = Process::start("polkitd", command.args(words));
@@ -125,7 +125,7 @@ impl<'host> Polkitd<'host> {
         self.process.as_ref().expect("polkitd was started")
     }
 
-    /// Kills polkitd, also if the bus has started it. If it can be activated, the next call starts it again.
+    /// Kills polkitd, even if the bus has started it. If it can be activated, the next call starts it again.
     ///
     /// # Panics
     /// If it does not exit.

@@ -16,7 +16,7 @@ use crate::process::proc;
 use crate::process::{Process, print_on_failure};
 use crate::wait;
 
-/// Its root directory on the host. Writes go to a tmpfs.
+/// The root directory of the system, as a path on the host. Writes go to a tmpfs.
 pub const ROOT: &str = "/run/debian/root";
 
 /// The exit status of systemd-nspawn(1) with `--keep-unit` when the system reboots.
@@ -61,8 +61,8 @@ pub struct Debian<'host> {
     init: Option<Pid>,
 }
 
-/// The tree of the same Debian release as this machine, for tests that need files of packages that this machine does not
-/// have.
+/// The tree of the same Debian release as this machine, for tests that need files of packages that are not
+/// installed on this machine.
 ///
 /// # Panics
 /// If it cannot be created.
@@ -77,7 +77,7 @@ fn tree() -> Command {
 }
 
 impl<'host> Debian<'host> {
-    /// Prepares a system, and does not boot it.
+    /// Prepares a system without booting it.
     ///
     /// # Panics
     /// If that fails.
@@ -279,7 +279,7 @@ impl Drop for Debian<'_> {
                 String::from_utf8_lossy(&journal.unwrap_or_default()).into_owned()
             });
         }
-        // Its processes end with the host, but its cgroup would remain.
+        // The processes end with the host, but the cgroup would remain.
         let _ =
             self.host.command("sh").args(["-c", "echo 1 >\"$1/cgroup.kill\"", "kill", &self.cgroup]).status();
         drop(self.nspawn.take());

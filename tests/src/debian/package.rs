@@ -7,7 +7,7 @@ use crate::host::project;
 /// The path of the newest package.
 ///
 /// # Panics
-/// If there is none.
+/// If there is no package.
 #[must_use]
 pub fn built() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project().join("target"), PathBuf::from);

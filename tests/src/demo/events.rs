@@ -30,18 +30,15 @@ pub(super) enum Event {
     },
     /// `WakeFinished`, from the actor.
     Decision {
-        /// The domain.
         domain: String,
-        /// The outcome.
         outcome: String,
-        /// The reason.
         reason: String,
         /// The time at which the signal was received, in microseconds since boot.
         now: u64,
     },
 }
 
-/// The signals, in the order of the bus.
+/// The signals, in the order in which the bus delivers them.
 pub(super) struct Events(Receiver<Event>);
 
 impl Events {

@@ -37,10 +37,10 @@ const DOMAINS: [Domain; 6] = [
 /// The only sender that can wake `secret`.
 const TRUSTED: &str = "02:00:00:00:00:01";
 
-/// After this time without a decision, the demonstration has failed.
+/// The demonstration fails if no decision arrives in this time.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The time in which copies of a packet arrive after the decision.
+/// The time to wait for copies of a packet after the decision.
 const COPIES: Duration = Duration::from_millis(50);
 
 /// Runs the demonstration. Its last line says whether the VM runs.
@@ -76,20 +76,21 @@ fn show(screen: Screen) {
 
     let before = states(&libvirtd);
     let events = Events::subscribe(&host);
-    let act = Act { screen, events, host: &host, libvirtd: &libvirtd, services: [&capture, &actor] };
-    send_packets(&act, &lan);
+    let demo =
+        Demonstration { screen, events, host: &host, libvirtd: &libvirtd, services: [&capture, &actor] };
+    send_packets(&demo, &lan);
 
     screen.heading(
-        "The actor explains how it would decide: about the same packet, and about the trusted sender",
+        "The actor explains how it would decide about the same packet, and about one from the trusted sender",
     );
-    act.explains("secret", &address_of(&lan), "false");
-    act.explains("secret", TRUSTED, "true");
+    demo.explain("secret", &address_of(&lan), "false");
+    demo.explain("secret", TRUSTED, "true");
 
     screen.heading("An unprivileged user on the host");
-    refused(screen, &host);
+    show_denied_calls(screen, &host);
 
     screen.heading("Root, who needs no rule");
-    act.is_woken_by_root("archive");
+    demo.wake_as_root("archive");
 
     screen.heading("The domains");
     for ((name, mac, _), before) in DOMAINS.iter().zip(before) {
@@ -131,23 +132,23 @@ fn start_services(screen: Screen, host: &Host) -> (Daemon, Daemon) {
     (capture, actor)
 }
 
-fn send_packets(act: &Act<'_>, lan: &Peer<'_>) {
-    act.screen
+fn send_packets(demo: &Demonstration<'_>, lan: &Peer<'_>) {
+    demo.screen
         .heading("Packets from the machine on the network, and the time since the announcer received them");
-    act.wakes("desktop", "started", "etherwake: an Ethernet frame to the domain's address", |mac| {
+    demo.wake("desktop", "started", "etherwake: an Ethernet frame to the domain's address", |mac| {
         lan.etherwake(mac, &[]);
     });
-    act.wakes("media", "started", "wakeonlan: UDP to the subnet's broadcast address, port 9", |mac| {
+    demo.wake("media", "started", "wakeonlan: UDP to the subnet's broadcast address, port 9", |mac| {
         lan.wakeonlan(mac, "192.0.2.255", &[]);
     });
-    act.wakes("build", "started", "crafted: a frame with two VLAN tags and a SecureOn password", |mac| {
+    demo.wake("build", "started", "crafted: a frame with two VLAN tags and a SecureOn password", |mac| {
         lan.send(&crafted(mac));
     });
-    act.wakes("laptop", "resumed", "etherwake: for a paused domain", |mac| lan.etherwake(mac, &[]));
-    act.is_denied("secret", "etherwake: for a domain that only another sender can wake", |mac| {
+    demo.wake("laptop", "resumed", "etherwake: for a paused domain", |mac| lan.etherwake(mac, &[]));
+    demo.expect_denied("secret", "etherwake: for a domain that only another sender can wake", |mac| {
         lan.etherwake(mac, &[]);
     });
-    act.is_dropped(lan, "secret");
+    demo.expect_dropped(lan, "secret");
 }
 
 /// A frame that neither etherwake nor wakeonlan can send.
@@ -175,7 +176,7 @@ fn mac_of(domain: &str) -> &'static str {
 }
 
 /// Sends packets and shows what the services report.
-struct Act<'a> {
+struct Demonstration<'a> {
     screen: Screen,
     events: Events,
     host: &'a Host,
@@ -183,13 +184,13 @@ struct Act<'a> {
     services: [&'a Daemon; 2],
 }
 
-impl Act<'_> {
-    fn wakes(&self, domain: &str, outcome: &str, what: &str, send: impl FnOnce(&str)) {
+impl Demonstration<'_> {
+    fn wake(&self, domain: &str, outcome: &str, what: &str, send: impl FnOnce(&str)) {
         self.send(domain, what, outcome, send);
         assert_eq!(self.libvirtd.state(TEST, domain), "running", "the state of {domain}");
     }
 
-    fn is_denied(&self, domain: &str, what: &str, send: impl FnOnce(&str)) {
+    fn expect_denied(&self, domain: &str, what: &str, send: impl FnOnce(&str)) {
         self.send(domain, what, "not-allowed", send);
         assert_eq!(self.libvirtd.state(TEST, domain), "shut off", "the state of {domain}");
     }
@@ -224,13 +225,13 @@ impl Act<'_> {
     }
 
     /// Shows how the actor would decide about a packet from this sender.
-    fn explains(&self, domain: &str, source: &str, expected: &str) {
+    fn explain(&self, domain: &str, source: &str, expected: &str) {
         let arguments = ["Explain", "sa{sv}", mac_of(domain), "1", "source-mac", "s", source];
         let reply = self.busctl(&arguments);
         assert!(reply.starts_with(&format!("bs {expected} ")), "the explanation is {reply}");
     }
 
-    fn is_woken_by_root(&self, domain: &str) {
+    fn wake_as_root(&self, domain: &str) {
         let reply = self.busctl(&["Wake", "s", mac_of(domain)]);
         assert_eq!(reply, "s \"started\"", "the reply");
         self.show_events(domain, "started");
@@ -246,8 +247,8 @@ impl Act<'_> {
         reply.trim().to_owned()
     }
 
-    /// Sends a frame with one copy of the address too few, which is not a magic packet.
-    fn is_dropped(&self, lan: &Peer<'_>, domain: &str) {
+    /// Sends a frame with only 15 copies of the address, which is not a magic packet.
+    fn expect_dropped(&self, lan: &Peer<'_>, domain: &str) {
         self.screen.packet("crafted: 15 copies of the address, where a magic packet has 16");
         let mac = mac_of(domain);
         let mut frame = ethernet(bytes_of(mac), [2, 0, 0, 0, 0, 8], WAKE_ON_LAN, &magic(mac, &[]));
@@ -262,7 +263,7 @@ impl Act<'_> {
 }
 
 /// Shows which calls the bus and the actor deny to a user without privileges.
-fn refused(screen: Screen, host: &Host) {
+fn show_denied_calls(screen: Screen, host: &Host) {
     let mac = format!("'{}'", mac_of("secret"));
     let (bus, capture, actor) = ("org.freedesktop.DBus", "org.wakevirt.Capture1", "org.wakevirt.Actor1");
     for (what, interface, method, arguments) in [
@@ -276,7 +277,7 @@ fn refused(screen: Screen, host: &Host) {
         ("requests a wake from the actor", actor, "Wake", &[&mac]),
     ] {
         match host.call(User::Unprivileged, interface, method, arguments) {
-            Err(error) => screen.refusal(what, error.name.rsplit('.').next().unwrap_or(&error.name)),
+            Err(error) => screen.denial(what, error.name.rsplit('.').next().unwrap_or(&error.name)),
             Ok(reply) => panic!("an unprivileged user {what}, and the reply is {reply}"),
         }
     }

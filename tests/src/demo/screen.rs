@@ -67,7 +67,7 @@ impl Screen {
         self.line(&format!("    {}", self.in_colour(BOLD, reply)));
     }
 
-    pub(super) fn refusal(self, what: &str, error: &str) {
+    pub(super) fn denial(self, what: &str, error: &str) {
         self.line(&format!("  ▸ {what:<36} {}", self.in_colour(YELLOW, error)));
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// The folders of the programs: a fixed list, so that the tests do not use the user's own tools.
+/// The directories of the programs: a fixed list, so that the tests do not use the user's own tools.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The programs that the demonstration needs.
@@ -46,7 +46,7 @@ pub const FOR_TESTS: &[&str] = &[
 
 /// Skips the test and prints the reason if it cannot build a [`Host`](crate::host::Host).
 ///
-/// With `CI=true` or `WAKEVIRT_NO_SKIP=1` in the environment the test fails instead, so that no skipped test remains
+/// With `CI=true` or `WAKEVIRT_NO_SKIP=1` in the environment the test fails instead, so that no skipped test goes
 /// unnoticed.
 #[macro_export]
 macro_rules! privileged {
@@ -122,5 +122,5 @@ pub fn missing_requirement(programs: &[&str]) -> Option<String> {
 }
 
 fn is_installed(program: &str) -> bool {
-    PATH.split(':').any(|folder| Path::new(folder).join(program).exists())
+    PATH.split(':').any(|directory| Path::new(directory).join(program).exists())
 }

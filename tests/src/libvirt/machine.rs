@@ -87,20 +87,20 @@ impl Guest {
     }
 }
 
-/// The QEMU of a machine.
+/// The QEMU program that runs a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Emulator {
     /// The installed one.
     Plain,
-    /// It starts after this number of seconds.
+    /// It starts after a delay in seconds.
     Slow(u32),
     /// It ignores SIGTERM, like a QEMU that is flushing its disks.
     IgnoresSigterm,
 }
 
 impl Emulator {
-    /// Creates the program, and returns its path on the host. The program is not modified when libvirt queries its
-    /// features, before it starts machines.
+    /// Creates the program, and returns its path on the host. It behaves like QEMU when libvirt queries
+    /// its features, and differs only when it runs a machine.
     fn program(self, host: &Host) -> String {
         let qemu = "/usr/bin/qemu-system-x86_64";
         let (name, first) = match self {

@@ -47,7 +47,7 @@ max_clients = 5000
 /// The shipped rule for the actor's user.
 pub const RULE: &str = "dbus/10-wakevirt-libvirt.rules";
 
-/// Installs polkit with the actions and rules of libvirt's package, and the shipped [`RULE`]. Next, see [`Polkitd`] and
+/// Installs polkit with the actions and rules of libvirt's package, and the shipped [`RULE`]. Afterwards start [`Polkitd`], then
 /// [`Libvirtd::start_restricted`].
 ///
 /// # Panics
@@ -205,7 +205,7 @@ impl<'host> Libvirtd<'host> {
     /// Waits until a domain is in this state.
     ///
     /// # Panics
-    /// If that does not happen.
+    /// If it is not within the timeout.
     pub fn wait_for_state(&self, uri: &str, domain: &str, state: &str) {
         wait::until_true(&format!("{domain} to be {state}"), || self.state(uri, domain) == state);
     }

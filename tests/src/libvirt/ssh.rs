@@ -33,7 +33,7 @@ impl<'host> SshHost<'host> {
     /// Starts the servers on `other`, and connects it to `first`.
     ///
     /// # Panics
-    /// If anything does not start.
+    /// If a program does not start.
     #[must_use]
     pub fn start(other: &'host Host, first: &Host) -> Self {
         connect(first, other);

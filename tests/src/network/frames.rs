@@ -1,4 +1,4 @@
-//! Builds Ethernet frames and IP packets, also those that no tool can send.
+//! Builds Ethernet frames and IP packets, including some that no tool can send.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -29,7 +29,7 @@ impl Host {
     /// or the interface is deleted.
     #[must_use]
     pub fn veth(&self, name: &str) -> Peer<'_> {
-        let namespace = format!("beyond-{name}");
+        let namespace = format!("peer-{name}");
         self.sh(&format!(
             "ip netns add {namespace}
              ip link add {name} type veth peer name {FAR_END} netns {namespace}

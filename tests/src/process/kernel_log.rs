@@ -18,8 +18,8 @@ libc.prctl(22, 2, ctypes.byref(Program(4, ctypes.addressof(code))))
 libc.syscall(39)
 "#;
 
-/// The process IDs that the kernel log contains as killed by seccomp (audit records of type 1326). `None` if this machine
-/// does not write such records, or its log cannot be read.
+/// The IDs of the processes that seccomp killed, according to the kernel log (audit records of type 1326). `None` if this
+/// machine does not write such records, or its log cannot be read.
 ///
 /// The kernel writes these records in order, but with a delay. So this function causes another record, and waits until
 /// the log contains it.
@@ -34,9 +34,9 @@ pub fn killed_by_seccomp() -> Option<Vec<u32>> {
     let _readable = records()?;
     // The kernel limits the rate of these records, so one attempt is not enough.
     wait::within(wait::TIMEOUT, || {
-        let mut last = Command::new("python3").args(["-c", FORBIDDEN_CALL]).spawn().expect("python3 runs");
-        let pid = last.id();
-        let status = last.wait().expect("it is a child process");
+        let mut probe = Command::new("python3").args(["-c", FORBIDDEN_CALL]).spawn().expect("python3 runs");
+        let pid = probe.id();
+        let status = probe.wait().expect("it is a child process");
         assert!(!status.success(), "the filter did not work: {status}");
         wait::within(wait::TIMEOUT / 10, || records().filter(|pids| pids.contains(&pid)))
     })

@@ -15,20 +15,13 @@ pub struct Lines {
 impl Lines {
     /// Reads the stream until it ends, in a new thread.
     pub fn of(stream: impl Read + Send + 'static) -> Self {
-        Self::watched(stream, |_| ())
-    }
-
-    /// Reads the stream until it ends, in a new thread, and passes each new line to `show`.
-    pub fn watched(stream: impl Read + Send + 'static, mut show: impl FnMut(&str) + Send + 'static) -> Self {
         let lines = Self::default();
         let writer = lines.clone();
         std::thread::spawn(move || {
             let mut stream = BufReader::new(stream);
             let mut line = Vec::new();
             while stream.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                show(&text);
-                writer.push(text);
+                writer.push(String::from_utf8_lossy(&line).trim_end().to_owned());
                 line.clear();
             }
         });

@@ -37,20 +37,12 @@ impl Process {
     /// # Panics
     /// If it cannot be started.
     pub fn start(name: &str, command: &mut Command) -> Self {
-        Self::start_watched(name, command, |_| ())
-    }
-
-    /// Starts a command like [`Self::start`], and passes each new line of its log to `show`.
-    ///
-    /// # Panics
-    /// If it cannot be started.
-    pub fn start_watched(name: &str, command: &mut Command, show: impl FnMut(&str) + Send + 'static) -> Self {
         let (log, both) = io::pipe().expect("a pipe");
         let stderr = both.try_clone().expect("a pipe");
         let mut child = command.stdout(Stdio::from(both)).stderr(Stdio::from(stderr)).spawn().expect(name);
         // Closes the command's copies of the pipe, so that the log ends when the program exits.
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        let log = Lines::watched(log, show);
+        let log = Lines::of(log);
         let pid = wait::until(name, || {
             let pid = proc::children(proc::pid_of(&child)).first().copied();
             let exited = child.try_wait().expect("it is a child process").is_some();
@@ -83,7 +75,7 @@ impl Process {
     /// The child process that runs this program.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such child.
     #[must_use]
     pub fn child(&self, program: &str) -> Pid {
         wait::until(&format!("{} to have a child {program}", self.name), || {
@@ -158,7 +150,7 @@ pub(crate) fn print_on_failure(what: &str, log: impl FnOnce() -> String) {
     }
 }
 
-/// The exit code of a program of the bench. Prints the error.
+/// The exit code of a program of the test bench. Prints the error.
 #[must_use]
 pub fn exit_code(program: &str, result: io::Result<()>) -> ExitCode {
     match result {

@@ -12,7 +12,8 @@ use nix::unistd::Pid;
 /// `PTRACE_O_SUSPEND_SECCOMP`, which requires CAP_SYS_ADMIN. nix does not define it.
 const SUSPEND_SECCOMP: Options = Options::from_bits_retain(1 << 21);
 
-/// The instruction `syscall`. The instruction pointer of a process that is blocked in a system call is behind it.
+/// The instruction `syscall`. While a process is blocked in a system call, its instruction
+/// pointer points after this instruction.
 const SYSCALL: c_long = 0x050f;
 
 /// Opens a file for reading in a process that is blocked in a system call, and closes it. Then the process continues to
@@ -46,8 +47,8 @@ impl Tracee {
         ptrace::setoptions(pid, SUSPEND_SECCOMP | Options::PTRACE_O_EXITKILL)
             .expect("seccomp can be suspended");
         let before = ptrace::getregs(pid).expect("the process is stopped");
-        let behind = ptrace::read(pid, address(before.rip - 2)).expect("the code is readable");
-        assert_eq!(behind & 0xffff, SYSCALL, "process {pid} is not blocked in a system call");
+        let code = ptrace::read(pid, address(before.rip - 2)).expect("the code is readable");
+        assert_eq!(code & 0xffff, SYSCALL, "process {pid} is not blocked in a system call");
         Self { pid, before }
     }
 

@@ -1,4 +1,4 @@
-//! The files of the project that git knows.
+//! The files of the project, as git lists them.
 
 use std::process::Command;
 

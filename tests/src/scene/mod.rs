@@ -52,10 +52,11 @@ pub struct Scene<'host> {
 }
 
 impl<'host> Scene<'host> {
-    /// Starts libvirtd, the bus and both services, and defines the machines. `config` is the actor's configuration without the connection.
+    /// Starts libvirtd, the bus and both services, and defines the machines. `config` is the actor's configuration
+    /// without the connection.
     ///
     /// # Panics
-    /// If anything does not start.
+    /// If a program does not start.
     #[must_use]
     pub fn new(host: &'host Host, machines: &[Machine], config: &str) -> Self {
         Self::with_rights(LibvirtRights::Group, host, machines, config)
@@ -64,7 +65,7 @@ impl<'host> Scene<'host> {
     /// Starts a system like [`Self::new`], with these rights of the actor.
     ///
     /// # Panics
-    /// If anything does not start.
+    /// If a program does not start.
     #[must_use]
     pub fn with_rights(rights: LibvirtRights, host: &'host Host, machines: &[Machine], config: &str) -> Self {
         match rights {
@@ -84,7 +85,7 @@ impl<'host> Scene<'host> {
     /// Starts a system like [`Self::new`], with a running libvirtd.
     ///
     /// # Panics
-    /// If anything does not start.
+    /// If a program does not start.
     #[must_use]
     pub fn on(libvirtd: Libvirtd<'host>, machines: &[Machine], config: &str) -> Self {
         let bus = Bus::start(libvirtd.host(), Kind::DbusDaemon);
@@ -107,7 +108,7 @@ impl<'host> Scene<'host> {
         let capture = Some(start_capture(host));
         let config = format!("connections = [\"{QEMU}\"]\n{config}");
         let actor = start_actor(host, polkitd.is_some(), &config);
-        // Before that, every packet is for an unknown address.
+        // Until then, every packet is for an unknown address.
         let _ = actor.log().wait_for("connected to");
         let actor = Some(actor);
         let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
@@ -209,15 +210,15 @@ impl<'host> Scene<'host> {
     /// Waits until a domain is in this state, for any reason.
     ///
     /// # Panics
-    /// If that does not happen.
+    /// If it does not do so within the timeout.
     pub fn wait_for_state(&self, domain: &str, state: &str) {
         self.libvirtd.wait_for_state(QEMU, domain, state);
     }
 
-    /// Requests the guest of a domain to power off, until it does. A guest that is still booting ignores the request.
+    /// Asks the guest of a domain to power off, until it does. A guest that is still booting ignores the request.
     ///
     /// # Panics
-    /// If that does not happen.
+    /// If it does not do so within the timeout.
     pub fn shut_down(&self, domain: &str) {
         wait::until_true(&format!("{domain} to shut down"), || {
             self.virsh(&["shutdown", domain]);
@@ -229,7 +230,7 @@ impl<'host> Scene<'host> {
     /// Waits until the actor holds a packet for the domain, which it does not know yet.
     ///
     /// # Panics
-    /// If that does not happen.
+    /// If it does not do so within the timeout.
     pub fn wait_until_packet_held(&self, domain: &str) {
         let mac = bytes_of(self.mac(domain));
         wait::until_true(&format!("a packet for {domain} to be held"), || self.state_file_has(&mac));
@@ -238,7 +239,7 @@ impl<'host> Scene<'host> {
     /// Waits until a wake of the domain is active or held: the actor's state file then contains the domain's name.
     ///
     /// # Panics
-    /// If that does not happen.
+    /// If it does not do so within the timeout.
     pub fn wait_until_active(&self, domain: &str) {
         wait::until_true(&format!("a wake of {domain}"), || self.is_active(domain));
     }
@@ -246,7 +247,7 @@ impl<'host> Scene<'host> {
     /// Waits until no wake of the domain is active or held.
     ///
     /// # Panics
-    /// If that does not happen.
+    /// If it does not do so within the timeout.
     pub fn wait_until_idle(&self, domain: &str) {
         wait::until_true(&format!("the wakes of {domain} to end"), || !self.is_active(domain));
     }
@@ -280,7 +281,7 @@ impl<'host> Scene<'host> {
     /// Waits for the first `WakeFinished` of the domain. Returns the outcome and the whole signal.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such signal.
     #[must_use]
     pub fn outcome(&self, domain: &str) -> (String, String) {
         let line = self.finished.log().wait_for(&before_outcome(domain));
@@ -291,7 +292,7 @@ impl<'host> Scene<'host> {
     /// Waits for the first `WakeFinished` of the domain, checks its outcome, and returns the whole signal.
     ///
     /// # Panics
-    /// If there is none, or it has another outcome.
+    /// If there is no such signal, or it has another outcome.
     pub fn assert_outcome(&self, domain: &str, outcome: &str) -> String {
         let (actual, line) = self.outcome(domain);
         assert_eq!(actual, outcome, "{line}");
@@ -303,7 +304,7 @@ impl<'host> Scene<'host> {
     /// ended, the second copy starts another one.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no such signal.
     pub fn wait_for_outcome(&self, domain: &str, outcome: &str, nth: usize) -> String {
         self.finished.log().wait_for_nth(&format!("{}{outcome}'", before_outcome(domain)), nth)
     }

@@ -20,7 +20,7 @@ impl<'host> Restricted<'host> {
     /// Creates the bridge `br0`, and starts the bus, polkitd with the shipped rule, and libvirtd.
     ///
     /// # Panics
-    /// If anything does not start.
+    /// If a program does not start.
     #[must_use]
     pub fn new(host: &'host Host) -> Self {
         host.bridge("br0");
@@ -57,19 +57,19 @@ impl<'host> Restricted<'host> {
     /// Checks that libvirt denies each of these commands to this user.
     ///
     /// # Panics
-    /// If it does not.
+    /// If it allows one.
     pub fn assert_refused(&self, user: User, lines: &[&str]) {
         for line in lines {
             let result = self.virsh(user, line);
-            let refused = result.as_ref().is_err_and(|error| error.contains("access denied"));
-            assert!(refused, "{user:?}: {line}: {result:?}");
+            let denied = result.as_ref().is_err_and(|error| error.contains("access denied"));
+            assert!(denied, "{user:?}: {line}: {result:?}");
         }
     }
 
     /// Defines a domain of QEMU with only these devices.
     ///
     /// # Panics
-    /// If libvirt refuses it.
+    /// If libvirt rejects it.
     pub fn define(&self, name: &str, devices: &str) {
         self.libvirtd.define(QEMU, &qemu_domain_with(name, devices));
     }

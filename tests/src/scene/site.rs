@@ -41,7 +41,7 @@ pub struct Site<'host> {
 }
 
 impl<'host> Site<'host> {
-    /// Boots it; nothing of wakevirt is there.
+    /// Boots it, without wakevirt installed.
     ///
     /// # Panics
     /// If that fails.
@@ -109,7 +109,7 @@ impl<'host> Site<'host> {
     /// Runs a shell command on the other machine that sends a packet, and waits until the domain runs.
     ///
     /// # Panics
-    /// If it does not.
+    /// If it does not run.
     pub fn wake(&self, line: &str) {
         // libvirt reports "running" before the start is complete. So this waits for the actor's log.
         let started = || self.debian.journal("wakevirt-actor").matches("started: domain").count();
