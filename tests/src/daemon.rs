@@ -35,7 +35,6 @@ pub struct Starter<'host> {
     config: String,
     file: String,
     options: Vec<String>,
-    environment: Vec<(String, String)>,
 }
 
 impl<'host> Starter<'host> {
@@ -50,13 +49,6 @@ impl<'host> Starter<'host> {
     #[must_use]
     pub fn options(mut self, options: &[&str]) -> Self {
         self.options.extend(options.iter().map(|option| (*option).to_owned()));
-        self
-    }
-
-    /// Sets an environment variable.
-    #[must_use]
-    pub fn environment(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -128,12 +120,12 @@ impl<'host> Starter<'host> {
     /// The command that starts it, without a socket for its notifications.
     fn command(&self) -> Command {
         self.host.write(&self.file, &self.config);
-        let mut environment = self.environment.clone();
+        let mut runtime_directory = None;
         if (self.user, self.started_by) == (User::Actor, StartedBy::Manager) {
             // RuntimeDirectory= in systemd.exec(5). Here the directory remains when the service stops.
             let (user, directory) = (self.user.name(), format!("/run/{}", self.name));
             self.host.sh(&format!("install -d -o {user} -g {user} {directory}"));
-            environment.push(("RUNTIME_DIRECTORY".to_owned(), directory));
+            runtime_directory = Some(("RUNTIME_DIRECTORY", directory));
         }
         let mut line = vec![];
         let user = self.user.name();
@@ -159,7 +151,7 @@ impl<'host> Starter<'host> {
         // The line contains at least the program.
         let (first, rest) = line.split_first().unwrap_or((&"false", &[]));
         let mut command = self.host.command(first);
-        command.args(rest).envs(environment);
+        command.args(rest).envs(runtime_directory);
         command
     }
 }
@@ -202,7 +194,6 @@ impl Daemon {
             config: String::new(),
             file: format!("/etc/wakevirt/{name}-test-{}.toml", unique_number()),
             options: Vec::new(),
-            environment: Vec::new(),
         }
     }
 

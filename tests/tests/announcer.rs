@@ -71,7 +71,7 @@ fn count(host: &Host, property: &str) -> u64 {
 }
 
 /// A frame with a magic packet for a MAC address that ends in this number.
-fn wake(number: u16) -> Vec<u8> {
+fn frame(number: u16) -> Vec<u8> {
     let [high, low] = number.to_be_bytes();
     let mac = format!("52:54:00:00:{high:02x}:{low:02x}");
     ethernet(BROADCAST, [2, 0, 0, 0, 0, 1], WAKE_ON_LAN, &magic(&mac, &[]))
@@ -142,7 +142,7 @@ fn invalid_messages() -> Vec<(Vec<Vec<u8>>, &'static str)> {
         }))
     };
     let reason = "fine\n2026-01-01 INFO all is well\x1b[2J".to_owned();
-    // A multicast address as target. Its first byte follows the version and the number of the message.
+    // A multicast address as target. Its first byte follows the version and the type of the message.
     let mut group = packet.clone();
     group[2] |= 1;
     vec![
@@ -194,7 +194,7 @@ fn invented_interfaces_share_one_budget() {
     let mut capture = start_with_fake_sniffer(&host, "limit = 5", &messages, "while s.recv(512): pass");
     host.wait_for_name(CAPTURE_NAME);
     wait::until_true("all packets to be received", || count(&host, "Received") == 200);
-    // Five at once, and five for each second since.
+    // Five immediately, and five more for each second.
     let (announced, limited) = (count(&host, "Sequence"), count(&host, "Limited"));
     assert_eq!(announced + limited, 200);
     assert!((5..100).contains(&announced), "{announced} packets were announced");
@@ -202,7 +202,7 @@ fn invented_interfaces_share_one_budget() {
 }
 
 #[test]
-fn answers_and_stops_while_the_sniffer_sends_without_pause() {
+fn replies_and_stops_while_the_sniffer_sends_without_pause() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -268,7 +268,7 @@ fn assert_sniffer_cannot_be_read(host: &Host) {
     let unprotected = Process::start("sleep", host.command_as(User::Capture, "sleep").arg("60"));
     let status = Status::of(unprotected.pid());
     let control_pid = status.field("NSpid").rsplit(' ').next().unwrap();
-    for (attack, refusal) in [
+    for (attack, expected) in [
         ("open('/proc/{}/mem', 'rb')", "PermissionError"),
         ("os.listdir('/proc/{}/fd')", "PermissionError"),
         ("open('/proc/{}/environ', 'rb').read()", "PermissionError"),
@@ -276,9 +276,9 @@ fn assert_sniffer_cannot_be_read(host: &Host) {
     ] {
         let control = run_attack(host, &attack.replace("{}", control_pid));
         assert!(control.status.success(), "{attack}: {}", String::from_utf8_lossy(&control.stderr));
-        let refused = run_attack(host, &attack.replace("{}", &sniffer_on_host(host)));
-        let error = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(!refused.status.success() && error.contains(refusal), "{attack}: {error}");
+        let denied = run_attack(host, &attack.replace("{}", &sniffer_on_host(host)));
+        let error = String::from_utf8_lossy(&denied.stderr).into_owned();
+        assert!(!denied.status.success() && error.contains(expected), "{attack}: {error}");
     }
 }
 
@@ -408,17 +408,17 @@ fn never_blocks_the_sniffer() {
     let sniffer = scene.sniffer();
     let mut wire = scene.lan.injector();
     scene.capture.signal(Signal::SIGSTOP);
-    (0..2000).for_each(|number| wire.send(&wake(number)));
-    // The sniffer has read all packets, and waits for more.
+    (0..2000).for_each(|number| wire.send(&frame(number)));
+    // The sniffer has read all packets when it waits for more.
     wait::until_true("the sniffer to wait for packets", || {
         Status::of(sniffer).field("State").starts_with('S')
     });
     scene.capture.signal(Signal::SIGCONT);
-    wait::until_true("the loss to be counted", || scene.count("ChannelDropped") > 0);
+    wait::until_true("lost packets to be counted", || scene.count("ChannelDropped") > 0);
     scene.wait_for_sum(&["Received", "ChannelDropped"], 2000);
     assert_eq!(scene.count("KernelDropped"), 0);
     let _ = scene.capture.log().wait_for("packets were lost: 0 before the sniffer and");
-    wire.send(&wake(2001));
+    wire.send(&frame(2001));
     scene.wait_for_sum(&["Received", "ChannelDropped"], 2001);
     scene.capture.stop();
 }
@@ -433,9 +433,9 @@ fn counts_packets_dropped_by_the_kernel() {
     // A signal stops and continues the process in spite of the sandbox.
     kill(sniffer, Signal::SIGSTOP).unwrap();
     let padding = [0; 1300];
-    (0..8000).for_each(|number| wire.send(&[&wake(number)[..], &padding].concat()));
+    (0..8000).for_each(|number| wire.send(&[&frame(number)[..], &padding].concat()));
     kill(sniffer, Signal::SIGCONT).unwrap();
-    wait::until_true("the loss to be counted", || scene.count("KernelDropped") > 0);
+    wait::until_true("lost packets to be counted", || scene.count("KernelDropped") > 0);
     scene.wait_for_sum(&["Received", "KernelDropped", "ChannelDropped"], 8000);
     let transports = host.property(User::Unprivileged, CAPTURE_NAME, "Transports").unwrap();
     let (_, dropped) = transports.split_once("'raw': {'dropped': ").unwrap();
@@ -450,11 +450,10 @@ fn announces_copies_once_and_limits_each_address_separately() {
     let host = Host::new();
     let mut scene = Scene::new(&host, "limit = 5\ndeduplicate = \"1h\"");
     // The interest remains for a while after its client disconnects.
-    let [mac] = [bytes_of(MAC)];
-    let interest = format!("[{}]", mac.map(|byte| format!("byte 0x{byte:02x}")).join(", "));
+    let interest = format!("[{}]", bytes_of(MAC).map(|byte| format!("byte 0x{byte:02x}")).join(", "));
     host.call(User::WakevirtMember, CAPTURE_NAME, "SetInterest", &[&format!("[{interest}]")]).unwrap();
     let mut wire = scene.lan.injector();
-    (0..200).for_each(|number| wire.send(&wake(number)));
+    (0..200).for_each(|number| wire.send(&frame(number)));
     for _ in 0..3 {
         scene.lan.etherwake(MAC, &[]);
     }
@@ -470,11 +469,11 @@ fn announces_copies_once_and_limits_each_address_separately() {
     assert_eq!(scene.capture.log().count("magic packet for"), 1);
     assert_eq!(scene.capture.log().count(&format!("magic packet for {MAC} from ")), 1);
 
-    let refused = |argument: &str| {
+    let rejected = |argument: &str| {
         host.call(User::WakevirtMember, CAPTURE_NAME, "SetInterest", &[argument]).unwrap_err()
     };
     for bad in ["[[byte 1, 2, 3]]", "[[byte 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]]"] {
-        assert_eq!(refused(bad).name, "org.wakevirt.Error.InvalidArgument", "{bad}");
+        assert_eq!(rejected(bad).name, "org.wakevirt.Error.InvalidArgument", "{bad}");
     }
     scene.capture.stop();
 }
@@ -485,7 +484,7 @@ fn limits_log_lines_about_packets() {
     let host = Host::new();
     let mut scene = Scene::new(&host, "limit = 100000\nlog = \"debug\"");
     let mut wire = scene.lan.injector();
-    (0..3000).for_each(|number| wire.send(&wake(number)));
+    (0..3000).for_each(|number| wire.send(&frame(number)));
     scene.wait_for_sum(&["Received"], 3000);
     let lines = scene.capture.log().count("magic packet for");
     // At most 20 lines in 10 s. The test takes less than 30 s.

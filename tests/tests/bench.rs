@@ -103,9 +103,9 @@ fn both_buses_identify_callers_and_can_be_restarted() {
         let host = Host::new();
         let mut bus = Bus::start(&host, kind);
         let name = ["'org.wakevirt.Capture1'", "uint32 4"];
-        let own = |user| host.call(user, "org.freedesktop.DBus", "RequestName", &name);
-        let refused = own(User::Unprivileged).unwrap_err();
-        assert_eq!(refused.name, "org.freedesktop.DBus.Error.AccessDenied", "{kind:?}");
+        let request_name = |user| host.call(user, "org.freedesktop.DBus", "RequestName", &name);
+        let denied = request_name(User::Unprivileged).unwrap_err();
+        assert_eq!(denied.name, "org.freedesktop.DBus.Error.AccessDenied", "{kind:?}");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let connection = bus.connect().await;

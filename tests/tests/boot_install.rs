@@ -16,8 +16,8 @@ const CHECKOUT: &str = "/root/wakevirt";
 
 /// Copies the programs that `make` built, and the other files that are installed.
 fn copy_checkout(debian: &Debian<'_>) {
-    let own = std::env::current_exe().expect("the test knows its own path");
-    let build = own.ancestors().nth(2).expect("the test is in target/PROFILE/deps");
+    let test = std::env::current_exe().expect("the test knows its own path");
+    let build = test.ancestors().nth(2).expect("the test is in target/PROFILE/deps");
     let list = succeed(Command::new(project().join("scripts/install")).arg("list"));
     let sources = list.lines().map(|line| line.split_once('\t').expect("source and target").0);
     for source in sources.chain(["scripts/install"]) {
@@ -72,7 +72,7 @@ fn installs_and_uninstalls(bus: Kind) {
     debian.sh(&format!("cd {CHECKOUT} && scripts/install uninstall"));
     assert_eq!(debian.sh("pgrep --uid bob --list-name 'wakevirt|libvirtd' || true"), "");
     // `make uninstall` prints that it leaves the users, the groups and /etc/wakevirt. The actor's state directory
-    // exists until the next boot. Debian 13 has /usr/local/libexec before the installation; on Debian 12 it stays.
+    // exists until the next boot. Debian 13 has /usr/local/libexec before the installation; on Debian 12 it remains.
     let left = ["wakevirt-capture:", "wakevirt-actor:", "wakevirt:", " /etc/wakevirt", "/run/wakevirt-actor"];
     Inventory::of_system(|line| debian.sh(line))
         .assert_same_as(&before, &[left.as_slice(), &[" /usr/local/libexec ", "bob", "/run/user/"]].concat());

@@ -43,7 +43,7 @@ impl Service {
         mount
     }
 
-    /// Checks that all other mounts are read-only: `ProtectSystem=`, `ReadOnlyPaths=`, `ProtectControlGroups=`,
+    /// Checks that all mounts except the writable ones are read-only: `ProtectSystem=`, `ReadOnlyPaths=`, `ProtectControlGroups=`,
     /// `ProtectKernelTunables=`.
     fn check_read_only(&self, writable: &[&str]) {
         let expected = |mount: &&Mount| {
@@ -83,7 +83,8 @@ impl Service {
         assert!(self.mount_point("/root").root.ends_with(INACCESSIBLE), "{}", self.unit);
     }
 
-    /// Checks that these namespaces are the service's own, and the others those of the host: namespaces(7).
+    /// Checks that these namespaces are private to the service, and that it shares the others with the host:
+    /// namespaces(7).
     fn check_namespaces(&self, site: &Site<'_>, own: &[&str]) {
         for name in ["ipc", "mnt", "net", "user", "uts"] {
             let [service, host] = [self.pid, site.debian.init()]

@@ -65,7 +65,7 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
 }
 
-/// With this bus, the actor's question starts polkit, and polkit gets the caller's session from logind.
+/// On this bus, the actor's request starts polkit, and polkit gets the caller's session from logind.
 fn polkit_decides_by_the_callers_session(bus: Kind) {
     let host = Host::new();
     let debian = site(&host, bus);
@@ -95,7 +95,7 @@ fn polkit_decides_by_the_callers_session(bus: Kind) {
     assert!(!output.status.success() && text(&output).contains("requires authentication"), "{output:?}");
     assert_eq!(state(), "shut off");
 
-    // A rule about the session shows that the actor's question names the caller's session.
+    // A rule about the session shows that the actor's request names the caller's session.
     debian.write("/etc/polkit-1/rules.d/10-local.rules", RULE);
     debian.sh("systemctl restart polkit");
     let output = without_session(&debian, LOCAL, WAKE);
@@ -110,7 +110,7 @@ fn polkit_decides_by_the_callers_session(bus: Kind) {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(state(), "running");
 
-    // If polkit's unit is masked, the actor refuses the call instead of falling back to the group.
+    // If polkit's unit is masked, the actor denies the call instead of falling back to the group.
     debian.sh("virsh --quiet --connect qemu:///system destroy vm1; systemctl mask --now polkit");
     let output = without_session(&debian, MEMBER, WAKE);
     assert!(!output.status.success() && text(&output).contains("cannot ask polkit"), "{output:?}");

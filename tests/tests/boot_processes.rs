@@ -94,9 +94,10 @@ fn processes_hold_exactly_the_documented_rights() {
         let Expected { name, pid, user, .. } = process;
         let status = Status::of(pid);
         assert_eq!(status.field("Uid"), [id(&site, "--user", user).as_str(); 4].join(" "), "{name}");
-        let own = id(&site, "--group", user);
-        assert_eq!(status.field("Gid"), [own.as_str(); 4].join(" "), "{name}");
-        let mut groups: Vec<_> = process.groups.iter().map(|group| gid(&site, group)).chain([own]).collect();
+        let own_group = id(&site, "--group", user);
+        assert_eq!(status.field("Gid"), [own_group.as_str(); 4].join(" "), "{name}");
+        let mut groups: Vec<_> =
+            process.groups.iter().map(|group| gid(&site, group)).chain([own_group]).collect();
         groups.sort();
         let mut actual: Vec<_> = status.field("Groups").split_whitespace().map(str::to_owned).collect();
         actual.sort();
@@ -129,7 +130,7 @@ fn processes_hold_exactly_the_documented_rights() {
 /// Checks what no file in `/proc` shows: Landlock confines the sniffer, and only root can trace it.
 fn check_sniffers_confinement(site: &Site<'_>) {
     let [sniffer, announcer, _] = processes(site);
-    // All users can read this file, also in the sniffer's mount namespace.
+    // All users can read this file, even in the sniffer's mount namespace.
     let file = "/etc/passwd";
     assert_eq!(ptrace::open_file(announcer.pid, file), Ok(()), "the announcer: same user, no Landlock");
     assert_eq!(ptrace::open_file(sniffer.pid, file), Err(Errno::EACCES), "the sniffer: Landlock");

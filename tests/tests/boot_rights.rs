@@ -14,7 +14,9 @@ const PAGE: &str = "docs/RESTRICTED.md";
 
 /// The command blocks in a section of the page, which has exactly `COUNT` of them.
 fn commands<const COUNT: usize>(section: &str) -> [String; COUNT] {
-    readme::commands_of(PAGE, section).try_into().expect("the section has as many command blocks as before")
+    readme::commands_of(PAGE, section)
+        .try_into()
+        .expect("the section has the expected number of command blocks")
 }
 
 /// The files in the directories that the page's commands write to, with checksums.
@@ -32,12 +34,12 @@ fn wait_for_rights(site: &Site<'_>, show: &str, rights: &str) {
     });
 }
 
-/// The groups of the actor's process, without its own.
+/// The supplementary groups of the actor's process.
 fn groups(site: &Site<'_>) -> String {
     let status = Status::of(site.debian.main_process("wakevirt-actor"));
-    let own = site.debian.sh("id --group wakevirt-actor");
+    let own_group = site.debian.sh("id --group wakevirt-actor");
     let groups = status.field("Groups");
-    groups.split_whitespace().filter(|group| *group != own.trim()).collect::<Vec<_>>().join(" ")
+    groups.split_whitespace().filter(|group| *group != own_group.trim()).collect::<Vec<_>>().join(" ")
 }
 
 /// A domain like those of virt-manager, with a libvirt network, a volume and a network filter.
@@ -95,7 +97,7 @@ fn fail_to_wake_broken(site: &Site<'_>, send: &str) {
     site.lan.sh(&send.replace(MAC, BROKEN_MAC));
     let journal = || site.debian.journal("wakevirt-actor");
     wait::until_true("the start to fail", || journal().contains(&format!("failed: domain \"{BROKEN}\"")));
-    assert!(journal().contains("/run/missing"), "QEMU itself fails:\n{}", journal());
+    assert!(journal().contains("/run/missing"), "QEMU did not fail because of the socket:\n{}", journal());
     wait::until_true("libvirt to remove the port and the filter binding", || {
         site.virsh("net-port-list own").is_empty() && site.virsh("nwfilter-binding-list").is_empty()
     });

@@ -53,15 +53,15 @@ impl<'host> Scene<'host> {
         Self { host, kind, lan, _libvirtd: libvirtd, actor, capture, woken: 0, _bus: bus }
     }
 
-    /// Wakes another domain by a packet, and returns the time until the actor logs its start.
+    /// Wakes another domain with a packet, and returns the time until the actor logs its start.
     fn wake_next(&mut self) -> Duration {
         let number = self.woken;
         self.woken += 1;
-        let begun = Instant::now();
+        let start = Instant::now();
         let packet = magic(&mac(number), &[]);
         self.lan.injector().send(&ethernet(BROADCAST, [2, 0, 0, 0, 0, 9], WAKE_ON_LAN, &packet));
         let _ = self.actor.log().wait_for(&format!("started: domain \"{}\"", name(number)));
-        begun.elapsed()
+        start.elapsed()
     }
 
     /// Starts a flood, wakes domains and calls the actor during it, and checks the memory and the connections of both
@@ -87,7 +87,7 @@ impl<'host> Scene<'host> {
             Err(error) if error.message.contains("destination has a full message queue") => None,
             reply => Some(reply),
         };
-        let roots_reply = wait::within(TIMEOUT, call).expect("the bus delivers root's call");
+        let root_reply = wait::within(TIMEOUT, call).expect("the bus delivers root's call");
         let ended = || (!is_running(&flooding)).then_some(());
         assert!(wait::within(TIMEOUT, ended).is_some(), "{:?}: the flood does not end", self.kind);
         let completed = flooding.log().count("flooded") > 0;
@@ -105,8 +105,8 @@ impl<'host> Scene<'host> {
         let rejected = self.kind == Kind::DbusBroker && flood == FloodKind::Long;
         assert_eq!(completed, !rejected, "{:?}: {flood:?} by {user:?}: {output}", self.kind);
         assert!(
-            roots_reply.is_ok(),
-            "{:?}: {flood:?} by {user:?} prevented a reply to root: {roots_reply:?}",
+            root_reply.is_ok(),
+            "{:?}: {flood:?} by {user:?} prevented a reply to root: {root_reply:?}",
             self.kind
         );
         assert_eq!(
@@ -141,7 +141,7 @@ impl<'host> Scene<'host> {
     fn connections_of_the_actor(&self) -> Vec<String> {
         const BUS: &str = "org.freedesktop.DBus";
         let actor = format!("(uint32 {},)", self.actor.status().effective_uid());
-        let names = self.host.call(User::Root, BUS, "ListNames", &[]).expect("the bus answers");
+        let names = self.host.call(User::Root, BUS, "ListNames", &[]).expect("the bus replies");
         let is_of_actor = |name: &&str| {
             let user = self.host.call(User::Root, BUS, "GetConnectionUnixUser", &[&format!("'{name}'")]);
             user.is_ok_and(|user| user == actor)

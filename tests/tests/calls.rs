@@ -64,9 +64,9 @@ fn wakes_a_domain_by_name_or_uuid() {
         ("Wake", "'52:54:00:01:02:05'", "NoSuchDomain", UNKNOWN_MAC),
         ("Wake", "'vm1'", "InvalidArgument", "MAC"),
     ] {
-        let refused = call(&host, method, &[argument]).unwrap_err();
-        assert_eq!(refused.name, format!("org.wakevirt.Error.{error}"), "{method} {argument}: {refused:?}");
-        assert!(refused.message.contains(part), "{refused:?}");
+        let rejected = call(&host, method, &[argument]).unwrap_err();
+        assert_eq!(rejected.name, format!("org.wakevirt.Error.{error}"), "{method} {argument}: {rejected:?}");
+        assert!(rejected.message.contains(part), "{rejected:?}");
     }
 }
 
@@ -107,7 +107,7 @@ fn explains_a_decision_without_acting() {
     for domain in ["vm1", "vm2"] {
         assert_eq!(libvirtd.state(TEST, domain), "shut off");
     }
-    // The history has no decision.
+    // The history is empty.
     assert_eq!(call(&host, "History", &["uint32 10"]).unwrap(), "(@aa{sv} [],)");
 }
 
@@ -184,7 +184,7 @@ fn reloads_the_configuration() {
         assert!(error.message.contains(reason), "{error:?}");
         assert!(explain(&host, MAC, "@a{sv} {}").0, "{bad}");
     }
-    // The status shows the failure until a reload succeeds, also when it is updated because a domain is added.
+    // The status shows the failure until a reload succeeds, even when it is updated because a domain is added.
     let failure = "the last reload failed: ";
     let status = || actor.notifications().all().pop().unwrap_or_default();
     assert!(status().contains(failure), "{}", status());

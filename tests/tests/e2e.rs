@@ -36,11 +36,11 @@ fn mac(number: usize) -> String {
     format!("52:54:00:00:00:{number:02x}")
 }
 
-/// A kind of packet, and the function that sends it.
-type Sender = (&'static str, fn(&Peer<'_>, &str));
+/// The name of a kind of packet, and the function that sends one.
+type PacketKind = (&'static str, fn(&Peer<'_>, &str));
 
 /// Kinds of magic packets that differ in link layer, protocol, destination, port or password.
-const SENDERS: [Sender; 8] = [
+const PACKET_KINDS: [PacketKind; 8] = [
     // Unicast: the domain is off, so no port of the bridge has its address.
     ("etherwake", |lan, mac| lan.etherwake(mac, &[])),
     ("etherwake by broadcast", |lan, mac| lan.etherwake(mac, &["-b"])),
@@ -71,12 +71,12 @@ fn each_kind_of_packet_wakes_its_domain() {
         let _bus = Bus::start(&host, bus);
         let lan = bridged(&host);
         let libvirtd = Libvirtd::start(&host);
-        for number in 0..SENDERS.len() {
+        for number in 0..PACKET_KINDS.len() {
             libvirtd.define(TEST, &test_domain(&format!("vm{number}"), &mac(number)));
         }
         let (mut capture, mut actor) = services(&host, started_by, TEST, "[[allow]]\ndomain = \"vm*\"\n");
         let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
-        for (number, (name, send)) in SENDERS.iter().enumerate() {
+        for (number, (name, send)) in PACKET_KINDS.iter().enumerate() {
             let (domain, mac) = (format!("vm{number}"), mac(number));
             assert_eq!(libvirtd.state(TEST, &domain), "shut off", "before {name}");
             send(&lan, &mac);
@@ -85,7 +85,7 @@ fn each_kind_of_packet_wakes_its_domain() {
             assert_eq!(libvirtd.state(TEST, &domain), "running", "after {name}");
         }
         // The bridge and its port both received each packet, and each woke its domain once.
-        assert_eq!(finished.log().count("'started'"), SENDERS.len());
+        assert_eq!(finished.log().count("'started'"), PACKET_KINDS.len());
         actor.stop();
         capture.stop();
     }
@@ -108,7 +108,7 @@ fn a_domain_without_a_rule_stays_off() {
     lan.etherwake(&mac(1), &[]);
     let _ = finished.log().wait_for(&format!("'{}', 'unlisted', 'not-allowed'", mac(1)));
     let _ = actor.log().wait_for("unlisted");
-    // An unknown MAC address.
+    // A packet for an unknown MAC address, which has no effect.
     lan.etherwake(&mac(9), &[]);
     lan.etherwake(&mac(0), &[]);
     libvirtd.wait_for_state(TEST, "listed", "running");

@@ -13,10 +13,10 @@ use wakevirt_tests::{privileged, wait};
 const VM: &str = "vm1";
 const OTHER: &str = "vm2";
 
-/// `hold` in the test of its expiry.
+/// The value of `hold` in the test in which a wake expires.
 const HOLD: Duration = Duration::from_secs(2);
 
-/// A scene with one domain, which is off and which all packets may wake.
+/// A scene with one domain, which is shut off and which every packet can wake.
 fn one_machine(host: &Host) -> Scene<'_> {
     Scene::new(host, &[Machine::new(VM)], ALL_ALLOWED)
 }
@@ -37,7 +37,7 @@ fn wait_until_pending(scene: &Scene<'_>, domain: &str) {
     assert_eq!(scene.decisions(domain), 0);
 }
 
-/// Waits until the domain runs and no wake is pending, and checks how often it was started.
+/// Waits until the domain runs and no wake is pending, and checks how many times it was started.
 fn check_running(scene: &Scene<'_>, domain: &str, starts: usize) {
     scene.wait_for_state(domain, "running");
     scene.wait_until_idle(domain);
@@ -141,7 +141,7 @@ fn starts_a_domain_once_if_the_actor_is_killed() {
     assert!(scene.outcomes(VM, "started") <= 1);
 }
 
-/// The next process reports the start, although `hold` is over and the previous process requested it.
+/// The next process reports the start, although `hold` has passed and the previous process requested it.
 #[test]
 fn a_slow_start_does_not_expire_if_the_actor_is_killed() {
     privileged!();
@@ -227,9 +227,9 @@ fn holds_a_packet_until_the_first_connection_to_libvirt() {
     let explanation = scene.explain(VM);
     assert!(explanation.contains("qemu:///system is unavailable"), "{explanation}");
     assert!(explanation.contains("would be held for up to 1m"), "{explanation}");
-    let refused = host.call(User::Root, ACTOR_INTERFACE, "ListDomains", &[]).unwrap_err();
-    assert_eq!(refused.name, "org.wakevirt.Error.HypervisorAway", "{refused:?}");
-    assert!(refused.message.contains("qemu:///system"), "{refused:?}");
+    let error = host.call(User::Root, ACTOR_INTERFACE, "ListDomains", &[]).unwrap_err();
+    assert_eq!(error.name, "org.wakevirt.Error.HypervisorAway", "{error:?}");
+    assert!(error.message.contains("qemu:///system"), "{error:?}");
     scene.libvirtd.start_again();
     scene.assert_outcome(VM, "started");
     check_running(&scene, VM, 1);

@@ -1,7 +1,7 @@
 //! libvirtd hangs, resumes, or is killed while wakes are in progress: the actor keeps running, and each wake ends
 //! exactly once.
 //!
-//! WAKEVIRT_ROUNDS sets how often each test repeats this.
+//! WAKEVIRT_ROUNDS sets how many times each test repeats this.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ use wakevirt_tests::{privileged, wait};
 /// libvirt closes the connection to a daemon that answers no ping for 20 s. The additional time is for busy machines.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A host with a number of domains that are shut off, and everything that is needed to wake them.
+/// A host with domains that are shut off, and everything that is needed to wake them.
 struct Scene<'host> {
     host: &'host Host,
     libvirtd: Libvirtd<'host>,
@@ -191,7 +191,7 @@ fn libvirtd_times_out(domains: usize) {
 }
 
 /// libvirtd hangs and resumes before its clients close the connection.
-fn libvirtd_hangs_shortly(domains: usize) {
+fn libvirtd_hangs_briefly(domains: usize) {
     let host = Host::new();
     let mut scene = Scene::new(&host, TEST, domains);
     for round in 1..=10 * rounds() {
@@ -220,7 +220,7 @@ fn libvirtd_is_killed(domains: usize) {
     }
 }
 
-/// Defines a test for each function and number of wakes.
+/// Defines a test that calls a function with a number of wakes.
 macro_rules! for_wakes {
     ($(fn $name:ident() { $function:ident($wakes:literal) })*) => { $(
         #[test]
@@ -235,8 +235,8 @@ for_wakes! {
     fn two_wakes_survive_a_libvirtd_timeout() { libvirtd_times_out(2) }
     fn eight_wakes_survive_a_libvirtd_timeout() { libvirtd_times_out(8) }
     fn a_hundred_wakes_survive_a_libvirtd_timeout() { libvirtd_times_out(100) }
-    fn eight_wakes_survive_a_short_libvirtd_hang() { libvirtd_hangs_shortly(8) }
-    fn a_hundred_wakes_survive_a_short_libvirtd_hang() { libvirtd_hangs_shortly(100) }
+    fn eight_wakes_survive_a_brief_libvirtd_hang() { libvirtd_hangs_briefly(8) }
+    fn a_hundred_wakes_survive_a_brief_libvirtd_hang() { libvirtd_hangs_briefly(100) }
     fn two_wakes_survive_a_killed_libvirtd() { libvirtd_is_killed(2) }
     fn eight_wakes_survive_a_killed_libvirtd() { libvirtd_is_killed(8) }
 }

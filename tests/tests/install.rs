@@ -33,13 +33,13 @@ type Files = BTreeMap<PathBuf, (u32, Vec<u8>)>;
 /// All files and directories below a directory.
 fn files(root: &Path) -> Files {
     let mut found = Files::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("the directory can be read") {
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).expect("the directory can be read") {
             let path = entry.expect("the entry can be read").path();
             let metadata = path.symlink_metadata().expect("the file exists");
             let content = if metadata.is_dir() {
-                folders.push(path.clone());
+                directories.push(path.clone());
                 Vec::new()
             } else {
                 std::fs::read(&path).expect("the file can be read")
@@ -59,23 +59,23 @@ fn root() -> TempDir {
         std::fs::create_dir_all(path.parent().expect("the path has a parent")).expect("a directory");
         std::fs::write(&path, file).expect("a file");
     }
-    for folder in EMPTY {
-        std::fs::create_dir_all(root.path().join(folder)).expect("a directory");
+    for directory in EMPTY {
+        std::fs::create_dir_all(root.path().join(directory)).expect("a directory");
     }
     root
 }
 
 /// `make TARGET`, as a packager calls it, with the programs of this build instead of a release build.
 fn make(target: &str, root: &Path, prefix: &str) -> Command {
-    let own = std::env::current_exe().expect("the path of this program");
-    let build = own.ancestors().nth(2).expect("a test is in target/PROFILE/deps");
+    let test = std::env::current_exe().expect("the path of this program");
+    let build = test.ancestors().nth(2).expect("a test is in target/PROFILE/deps");
     let mut make = Command::new("make");
     make.current_dir(project())
         .args(["--silent", target])
         .arg(format!("DESTDIR={}", root.display()))
         .env("CARGO_TARGET_DIR", build.parent().expect("a build is in target"))
         .env("PROFILE", build.file_name().expect("a build has a name"))
-        // If `make` runs this test, its own flags must not reach this one.
+        // If `make` runs this test, its flags must not apply to this `make`.
         .env_remove("MAKEFLAGS");
     if prefix != PREFIXES[0] {
         make.arg(format!("PREFIX={prefix}"));
@@ -102,7 +102,7 @@ fn uninstall_removes_all_installed_files() {
         let new = new.filter(|name| !root.path().join(name).is_dir()).count();
         assert_eq!(new, list().len(), "{prefix}: each file of the list is installed at a path of its own");
 
-        // A second time, as an upgrade does.
+        // Install a second time, as an upgrade does.
         succeed(&mut make("install", root.path(), prefix));
         assert!(files(root.path()) == installed, "{prefix}");
 
@@ -146,8 +146,8 @@ fn installed_units_name_existing_programs() {
 fn policies_are_installed_where_dbus_and_polkit_search() {
     let root = root();
     succeed(&mut make("install", root.path(), "/usr/local"));
-    let has_file = |folder: &str, end: &str| {
-        let entries = std::fs::read_dir(root.path().join(folder)).expect("the directory can be read");
+    let has_file = |directory: &str, end: &str| {
+        let entries = std::fs::read_dir(root.path().join(directory)).expect("the directory can be read");
         entries.flatten().any(|entry| {
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -177,11 +177,11 @@ fn links_in_installed_pages_lead_to_installed_files() {
             if name.extension().is_none_or(|extension| extension != "md") {
                 continue;
             }
-            let folder = root.path().join(&name).parent().expect("the path has a parent").to_owned();
+            let directory = root.path().join(&name).parent().expect("the path has a parent").to_owned();
             for link in links(&page) {
                 let target = match link.strip_prefix('/') {
                     Some(absolute) => root.path().join(absolute),
-                    None => folder.join(link),
+                    None => directory.join(link),
                 };
                 good += usize::from(target.is_file());
                 if !target.is_file() {
@@ -197,9 +197,9 @@ fn links_in_installed_pages_lead_to_installed_files() {
 #[test]
 fn install_list_names_every_file() {
     let listed: BTreeSet<String> = list().into_iter().map(|(source, _)| source).collect();
-    for folder in ["systemd", "dbus", "docs"] {
-        for (name, _) in files(&project().join(folder)) {
-            let source = Path::new(folder).join(name);
+    for directory in ["systemd", "dbus", "docs"] {
+        for (name, _) in files(&project().join(directory)) {
+            let source = Path::new(directory).join(name);
             let is_listed = listed.contains(source.to_str().expect("the path is UTF-8"));
             assert!(
                 is_listed || project().join(&source).is_dir(),

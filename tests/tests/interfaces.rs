@@ -1,5 +1,5 @@
 //! Interfaces that appear, disappear, flap, are renamed or do not exist at startup: capture continues to receive,
-//! with the same processes and without a privilege.
+//! with the same processes and without capabilities.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -55,7 +55,7 @@ impl<'host> Scene<'host> {
     }
 
     /// Checks that no process restarted or has a capability, and that there were no other signals.
-    fn end(mut self) {
+    fn finish(mut self) {
         assert_eq!(self.capture.child("wakevirt-sniffer"), self.sniffer);
         for pid in [self.sniffer, self.capture.pid()] {
             for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
@@ -108,7 +108,7 @@ fn follows_interfaces_that_appear_disappear_and_are_renamed() {
     let lan = host.veth("lan0");
     lan.send(&wake_on_lan(&mac(3)));
     scene.expect(&mac(3), "lan0");
-    scene.end();
+    scene.finish();
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn receives_on_tap_tun_and_loopback() {
     // Loopback.
     host.sh(&format!("wakeonlan -i 127.0.0.1 {}", mac(4)));
     scene.expect(&mac(4), "lo");
-    scene.end();
+    scene.finish();
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn announces_packets_of_port_and_bridge_separately() {
     lan.etherwake(&mac(2), &["-b"]);
     scene.expect(&mac(2), "port0");
     scene.expect(&mac(2), "br0");
-    scene.end();
+    scene.finish();
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn receives_frames_with_vlan_tags() {
     let signal = scene.expect(&mac(3), "lan0");
     assert!(signal.contains("'vlan': <uint16 4094>") && signal.contains("'secureon': <true>"), "{signal}");
 
-    // A tag that has only a priority stands for no VLAN.
+    // A tag with only a priority (VLAN ID 0) belongs to no VLAN.
     lan.send(&with_tag(4, 0xe000));
     assert!(scene.expect(&mac(4), "lan0").contains("'vlan': <uint16 0>"));
 
@@ -199,7 +199,7 @@ fn receives_frames_with_vlan_tags() {
     let disguised = [&[0, 10, 0x08, 0x42], magic(&mac(8), &[]).as_slice()].concat();
     lan.send(&ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &disguised));
     assert!(scene.expect(&mac(8), "lan0").contains("'vlan': <uint16 0>"));
-    scene.end();
+    scene.finish();
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn selects_interfaces_by_name_and_glob_and_again_on_reload() {
             .last()
             .is_some_and(|status| !status.contains("the last reload failed"))
     });
-    scene.end();
+    scene.finish();
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn selects_interfaces_by_alternative_name() {
     // Without a matching name, the interface is no longer selected.
     host.sh("ip link property del dev vnet0 altname later0 && ip link property add dev lo altname guest8");
     scene.wait_for_interfaces("(<['lo']>,)");
-    scene.end();
+    scene.finish();
 }
 
 #[test]
@@ -300,5 +300,5 @@ fn captures_sent_packets_on_outgoing_interfaces() {
         scene.expect(&mac(50 + round), "br0");
         host.sh("ip link del br0 && ip link del port0 && ip netns del peer-port0");
     }
-    scene.end();
+    scene.finish();
 }

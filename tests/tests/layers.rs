@@ -1,41 +1,41 @@
-//! The modules of a crate import in one direction: docs/ARCHITECTURE.md lists them in that order. Within each of
-//! them, files do not import each other in a circle.
+//! The modules of a crate import in one direction: docs/ARCHITECTURE.md lists them in that order. The files of
+//! a module form no import cycle.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use wakevirt_tests::host::project;
 use wakevirt_tests::project::files;
 
-/// Files that are not in the order: they start the service, or define the error of all modules.
-const BESIDE: [&str; 3] = ["lib", "main", "error"];
+/// Files without a place in the order: they start the service, or define the error of all modules.
+const UNORDERED: [&str; 3] = ["lib", "main", "error"];
 
-/// Modules with circles of imports inside them, and the reason for each.
-const WITH_CIRCLES: [(&str, &str); 1] = [("engine", "its files are the parts of one task")];
+/// Modules whose files form import cycles, and the reason.
+const WITH_CYCLES: [(&str, &str); 1] = [("engine", "its files are the parts of one task")];
 
 /// The names in a path from the crate, such as `model` and `packet`.
 type Path<'a> = Vec<&'a str>;
 
-/// The module that this file below the source folder defines.
+/// The module that this file below the source directory defines.
 fn module(file: &str) -> Path<'_> {
     file.trim_end_matches(".rs").split('/').filter(|name| !["", "mod"].contains(name)).collect()
 }
 
 /// The top-level modules of this crate, in the order of its table.
-fn order(folder: &str) -> Vec<String> {
+fn order(directory: &str) -> Vec<String> {
     let page = std::fs::read_to_string(project().join("docs/ARCHITECTURE.md")).unwrap_or_default();
     let (_, section) = page.split_once("\n### Modules\n").unwrap_or_default();
     let rows = section.split("\n## ").next().unwrap_or_default().lines();
-    let start = format!("| `{folder}/");
+    let start = format!("| `{directory}/");
     let paths = rows.filter_map(|row| Some(row.strip_prefix(&start)?.split_once('`')?.0));
     paths.map(|path| module(path).concat()).collect()
 }
 
-/// The source files of a crate: their paths below its folder, and their code without comments.
-fn sources(folder: &str) -> Vec<(String, String)> {
-    let files = files::of_project(&[&format!("{folder}/*.rs")]).into_iter();
+/// The source files of a crate: their paths below its directory, and their code without comments.
+fn sources(directory: &str) -> Vec<(String, String)> {
+    let files = files::of_project(&[&format!("{directory}/*.rs")]).into_iter();
     let source = |(path, text): (String, String)| {
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-        Some((path.strip_prefix(folder)?.to_owned(), code.collect::<Vec<_>>().join("\n")))
+        Some((path.strip_prefix(directory)?.to_owned(), code.collect::<Vec<_>>().join("\n")))
     };
     files.filter_map(source).collect()
 }
@@ -72,14 +72,14 @@ fn imports<'a>(module: &[&'a str], code: &'a str, children: &[&str]) -> Vec<Path
 }
 
 /// The imports against the order, as "file -> module", and the number of imports that follow it.
-fn check(folder: &str) -> (Vec<String>, usize) {
-    let order = order(folder);
+fn check(directory: &str) -> (Vec<String>, usize) {
+    let order = order(directory);
     let place = |path: &Path<'_>| order.iter().position(|module| path.first() == Some(&module.as_str()));
     let (mut wrong, mut right) = (Vec::new(), 0);
-    for (file, code) in sources(folder) {
+    for (file, code) in sources(directory) {
         let module = module(&file);
         let Some(own) = place(&module) else {
-            if !module.first().is_some_and(|name| BESIDE.contains(name)) {
+            if !module.first().is_some_and(|name| UNORDERED.contains(name)) {
                 wrong.push(format!("{file} is in no module of the table"));
             }
             continue;
@@ -95,8 +95,8 @@ fn check(folder: &str) -> (Vec<String>, usize) {
     (wrong, right)
 }
 
-/// The circles of imports between the files of each top-level module. Tests and re-exports do not count.
-fn circles(sources: &[(String, String)]) -> BTreeSet<Vec<String>> {
+/// The import cycles between the files of each top-level module. Tests and re-exports do not count.
+fn cycles(sources: &[(String, String)]) -> BTreeSet<Vec<String>> {
     let sources = sources.iter().filter(|(file, _)| !file.contains("/tests"));
     let code = sources.map(|(file, code)| (module(file), code.split("#[cfg(test)]\nmod tests {")));
     let code: BTreeMap<_, _> = code.map(|(path, mut code)| (path, code.next().unwrap_or_default())).collect();
@@ -123,30 +123,34 @@ fn circles(sources: &[(String, String)]) -> BTreeSet<Vec<String>> {
         }
         reached
     };
-    let circle = |module| reached(module).into_iter().filter(|other| reached(other).contains(module));
-    let names = |module| circle(module).map(|path| path.join("::")).collect::<Vec<_>>();
-    code.keys().map(names).filter(|circle| circle.len() > 1).collect()
+    let cycle = |module| reached(module).into_iter().filter(|other| reached(other).contains(module));
+    let names = |module| cycle(module).map(|path| path.join("::")).collect::<Vec<_>>();
+    code.keys().map(names).filter(|cycle| cycle.len() > 1).collect()
 }
 
 #[test]
 fn modules_import_only_those_above_them() {
-    for (folder, modules, imports) in [("actor/src", 9, 80), ("capture/src", 7, 40)] {
-        assert_eq!(order(folder).len(), modules, "docs/ARCHITECTURE.md lists other modules of {folder}");
-        let (wrong, right) = check(folder);
-        assert!(wrong.is_empty(), "{folder}: {wrong:#?}");
-        assert!(right >= imports, "{folder}: only {right} imports were found");
+    for (directory, modules, imports) in [("actor/src", 9, 80), ("capture/src", 7, 40)] {
+        assert_eq!(
+            order(directory).len(),
+            modules,
+            "docs/ARCHITECTURE.md lists other modules of {directory}"
+        );
+        let (wrong, right) = check(directory);
+        assert!(wrong.is_empty(), "{directory}: {wrong:#?}");
+        assert!(right >= imports, "{directory}: only {right} imports were found");
     }
 }
 
 #[test]
-fn files_of_a_module_import_each_other_in_no_circle() {
-    for folder in ["actor/src", "capture/src"] {
-        let mut wrong = circles(&sources(folder));
-        wrong.retain(|circle| {
-            let is_in = |module: &str| circle.iter().all(|path| path.starts_with(module));
-            !WITH_CIRCLES.iter().any(|(module, _)| is_in(module))
+fn files_of_a_module_form_no_import_cycle() {
+    for directory in ["actor/src", "capture/src"] {
+        let mut wrong = cycles(&sources(directory));
+        wrong.retain(|cycle| {
+            let is_in = |module: &str| cycle.iter().all(|path| path.starts_with(module));
+            !WITH_CYCLES.iter().any(|(module, _)| is_in(module))
         });
-        assert!(wrong.is_empty(), "{folder}: these import each other: {wrong:#?}");
+        assert!(wrong.is_empty(), "{directory}: these import each other: {wrong:#?}");
     }
 }
 
@@ -165,9 +169,9 @@ fn only_the_libvirt_driver_uses_libvirt() {
 }
 
 #[test]
-fn a_circle_of_super_paths_and_groups_is_found() {
+fn finds_a_cycle_through_super_paths_and_groups() {
     let files =
         [("x/y/mod.rs", "use super::{a, z::Z};"), ("x/z.rs", "fn f() { super::y::g() }"), ("x/a.rs", "")];
-    let circles = circles(&files.map(|(file, code)| (file.to_owned(), code.to_owned())));
-    assert_eq!(circles, [vec!["x::y".to_owned(), "x::z".to_owned()]].into());
+    let cycles = cycles(&files.map(|(file, code)| (file.to_owned(), code.to_owned())));
+    assert_eq!(cycles, [vec!["x::y".to_owned(), "x::z".to_owned()]].into());
 }

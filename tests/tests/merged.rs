@@ -39,7 +39,7 @@ impl<'host> Scene<'host> {
         wait::until_true(&format!("{property} to be {count}"), || self.count(property) == count);
     }
 
-    /// Makes the kernel merge received datagrams, by this feature of ethtool(8). The sender's interface no longer
+    /// Makes the kernel merge received datagrams with this feature of ethtool(8). The sender's interface no longer
     /// segments what [`Self::send`] sends, so its kernel does: the datagrams leave back to back, and the receiver
     /// gets all of them at once.
     fn merge_by(&self, feature: &str) {
@@ -47,7 +47,7 @@ impl<'host> Scene<'host> {
         self.lan.sh("ethtool -K eth0 tx-udp-segmentation off");
     }
 
-    /// Sends these payloads of equal length back to back from one socket, by UDP GSO (`UDP_SEGMENT`, udp(7)). A veth
+    /// Sends these payloads of equal length back to back from one socket with UDP GSO (`UDP_SEGMENT`, udp(7)). A veth
     /// passes them on as one datagram.
     fn send(&self, port: u16, payloads: &[String]) {
         let (length, all) = (payloads[0].len() / 2, payloads.concat());
@@ -96,7 +96,7 @@ fn announces_each_merged_datagram_without_a_password() {
                 assert!(signal.contains("'secureon': <false>"), "{method}, port {port}: {signal}");
             }
         }
-        // A single datagram has its password, even one of all ones.
+        // A single datagram has its password, even if all its bytes are FF.
         scene.send(9, &[packet(31, "ffffffffffff")]);
         let signal = scene.monitor.log().wait_for(&mac(31));
         assert!(signal.contains("'secureon': <true>"), "{method}: {signal}");

@@ -4,12 +4,12 @@ use wakevirt_tests::host::guard::has;
 use wakevirt_tests::host::{Host, User, project, succeed};
 use wakevirt_tests::privileged;
 
-/// Evaluates such files for a polkit with JavaScript rules. Debian 12 has it in the package polkitd-pkla, Debian 13
-/// does not have it.
+/// Evaluates .pkla files for a polkit with JavaScript rules. It is in the package polkitd-pkla of Debian 12, and not in
+/// Debian 13.
 const CHECK: &str = "pkla-check-authorization";
 
 /// The directory for the administrator's files: pklocalauthority(8).
-const FOLDER: &str = "/etc/polkit-1/localauthority/50-local.d";
+const DIRECTORY: &str = "/etc/polkit-1/localauthority/50-local.d";
 
 #[test]
 fn example_allows_the_same_users_as_the_rules() {
@@ -21,7 +21,10 @@ fn example_allows_the_same_users_as_the_rules() {
     let host = Host::new();
     host.sh("rm -rf /etc/polkit-1 /var/lib/polkit-1");
     let example = project().join("docs/examples/polkit/wakevirt.pkla");
-    host.write(&format!("{FOLDER}/wakevirt.pkla"), &std::fs::read_to_string(example).expect("the example"));
+    host.write(
+        &format!("{DIRECTORY}/wakevirt.pkla"),
+        &std::fs::read_to_string(example).expect("the example"),
+    );
     // In an active local session, and without a session.
     for (local, active) in [("true", "true"), ("false", "false")] {
         let answer = |user: User, action: &str| {

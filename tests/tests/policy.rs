@@ -42,7 +42,7 @@ fn only_the_service_users_can_own_the_names() {
                     assert_eq!(reply.as_deref(), Ok("(uint32 1,)"), "{bus:?}: {user:?} owns {name}");
                 } else {
                     let error = reply.expect_err(&format!("{bus:?}: {user:?} must not own {name}"));
-                    assert_eq!(error.name, DENIED, "{bus:?}: {user:?} asks for {name}");
+                    assert_eq!(error.name, DENIED, "{bus:?}: {user:?} requests {name}");
                 }
             }
         }
@@ -139,7 +139,7 @@ fn a_forged_signal_wakes_no_domain() {
         lan.etherwake(OTHER_MAC, &[]);
         libvirtd.wait_for_state(TEST, "other", "running");
         assert_eq!(libvirtd.state(TEST, "victim"), "shut off", "{bus:?}");
-        // The bus did not deliver them. If it did, the actor would drop them by their sender.
+        // The bus did not deliver them. If it did, the actor would drop them because of their sender.
         assert_eq!(actor.log().count("dropped a magic packet"), 0, "{bus:?}");
         lan.etherwake(MAC, &[]);
         libvirtd.wait_for_state(TEST, "victim", "running");

@@ -31,7 +31,7 @@ struct Scene<'host> {
 }
 
 impl<'host> Scene<'host> {
-    /// Starts everything except polkit, which is installed.
+    /// Starts everything except polkit, which is only installed.
     fn new(host: &'host Host, bus: Kind, polkitd: Polkitd<'host>) -> Self {
         let bus = Bus::start(host, bus);
         let libvirtd = Libvirtd::start(host);
@@ -209,7 +209,7 @@ fn falls_back_to_the_group_if_polkit_is_removed() {
 }
 
 #[test]
-fn a_hanging_polkit_delays_only_calls_that_wait_for_it() {
+fn a_hung_polkit_delays_only_calls_that_wait_for_it() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("lan0");
@@ -289,7 +289,7 @@ fn administrator_rules_can_match_the_domain() {
     assert_eq!(wake_domain(User::Unprivileged, "vm1").unwrap(), "('started',)");
     let other = [&*format!("'{}'", OTHER_MAC.to_uppercase())];
     assert_eq!(scene.call(User::Unprivileged, "Wake", &other).unwrap(), "('started',)");
-    // Invalid names, which could also mislead in the dialog, do not reach polkit.
+    // Invalid names do not reach polkit, because they could mislead the user in the dialog.
     for name in ["vm1\n", &"v".repeat(256)] {
         let error = wake_domain(User::Unprivileged, &name.replace('\n', "\\n")).unwrap_err();
         assert_eq!(error.name, "org.wakevirt.Error.InvalidArgument", "{error:?}");
@@ -336,7 +336,7 @@ fn waits_for_a_password_that_is_typed_slowly() {
     let host = Host::new();
     let mut scene = Scene::new(&host, Kind::DbusDaemon, with_administrator(&host));
     scene.polkitd.start();
-    // The answer takes longer than a call without interaction can.
+    // The answer takes longer than the timeout of a call without interaction.
     let output = scene.call_with_agent(&format!("late:{PASSWORD}"), &[]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(scene.state(), "running");

@@ -8,8 +8,8 @@ use std::process::{Command, Output};
 use wakevirt_tests::host::project;
 
 /// Writes an executable shell script.
-fn program(folder: &Path, name: &str, lines: &str) {
-    let path = folder.join(name);
+fn program(directory: &Path, name: &str, lines: &str) {
+    let path = directory.join(name);
     std::fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
@@ -29,7 +29,7 @@ fn prepare(cargo: &str, rustc: &str) -> (Output, bool) {
 }
 
 #[test]
-fn refuses_an_older_rust_before_it_installs_packages() {
+fn rejects_an_older_rust_before_it_installs_packages() {
     for (cargo, rustc, problem) in [
         ("1.85.1", "1.85.1", "cargo has version 1.85.1"),
         ("1.95.0", "1.85.0", "rustc has version 1.85.0"),

@@ -62,9 +62,9 @@ fn shipped_rule_allows_what_a_wake_needs() {
     }
 }
 
-/// Lines of virsh(1) that libvirt must refuse to the actor's user.
-const REFUSED: &[&str] = &[
-    // Definitions. A new one could have the disks of the host.
+/// Commands of virsh(1) that libvirt must deny to the actor's user.
+const DENIED: &[&str] = &[
+    // Definitions. A new one could use the disks of the host.
     "define /run/new.xml",
     "create /run/new.xml",
     "undefine off",
@@ -126,7 +126,7 @@ const REFUSED: &[&str] = &[
     "allocpages 4K 0 --add",
 ];
 
-/// Creates what the lines in [`REFUSED`] refer to: saved domains, a pool, a network, a secret, and XML files.
+/// Creates what the commands in [`DENIED`] refer to: saved domains, a pool, a network, a secret, and XML files.
 fn create_objects(host: &Host, libvirt: &Restricted<'_>) {
     for name in ["kept", "saved"] {
         Machine::new(name).define(&libvirt.libvirtd);
@@ -163,8 +163,8 @@ fn shipped_rule_allows_nothing_else() {
     let host = Host::new();
     let libvirt = with_domains(&host);
     create_objects(&host, &libvirt);
-    libvirt.assert_refused(User::Actor, REFUSED);
-    // As root a sample of the lines succeeds: they failed because of the missing rights.
+    libvirt.assert_denied(User::Actor, DENIED);
+    // A sample of the commands succeeds as root: libvirt denied them only because of the missing rights.
     for line in [
         "define /run/new.xml",
         "attach-device on /run/nic.xml --live",
@@ -188,13 +188,13 @@ fn group_rule_restores_the_rights_of_the_group() {
     let mut libvirt = with_domains(&host);
     // The access driver removes the rights of the group.
     libvirt.virsh(User::LibvirtMember, "list --all").unwrap();
-    libvirt.assert_refused(User::LibvirtMember, &LINES);
+    libvirt.assert_denied(User::LibvirtMember, &LINES);
 
     libvirt.polkitd.write_rules("50-libvirt-group.rules", &shipped(GROUP_RULE));
     libvirt.restart_polkit();
     // The rule does not apply to the actor's user, not even as a member of the group.
     host.sh("usermod --append --groups libvirt wakevirt-actor");
-    libvirt.assert_refused(User::Actor, &LINES);
+    libvirt.assert_denied(User::Actor, &LINES);
     // The rule does not apply to other users.
     assert!(libvirt.virsh(User::Unprivileged, "list --all").is_err());
     for line in LINES {

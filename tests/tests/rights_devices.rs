@@ -161,7 +161,7 @@ fn a_failed_start_leaves_nothing_behind() {
     assert!(error.contains("/run/missing"), "QEMU did not fail because of the socket: {error}");
     assert_eq!(left_behind(&host, &libvirt), "");
     assert_eq!(libvirt.root("net-dhcp-leases nat"), "");
-    // Counter-check: without the broken device, ports and bindings are found.
+    // As a control: without the broken device, there are ports and bindings.
     libvirt.define("works", &devices.replace(BROKEN, ""));
     libvirt.virsh(User::Actor, "start works").unwrap();
     let left = left_behind(&host, &libvirt);
@@ -173,7 +173,7 @@ fn a_failed_start_leaves_nothing_behind() {
 
 /// The effect of a missing permission.
 enum Effect {
-    /// This line of virsh(1) fails with this error.
+    /// This command of virsh(1) fails with this error.
     Error(&'static str, &'static str),
     /// A failed start leaves something behind.
     Residue,
@@ -182,17 +182,17 @@ enum Effect {
 /// Each permission of the rule, without `org.libvirt.`, and what happens without it.
 const PERMISSIONS: [(&str, Effect); 21] = {
     use Effect::{Error, Residue};
-    const DENIED: &str = "access denied";
+    const ACCESS_DENIED: &str = "access denied";
     [
-        ("unix.manage", Error("list --all", DENIED)),
-        ("api.connect.getattr", Error("list --all", DENIED)),
-        ("api.connect.search-domains", Error("list --all", DENIED)),
+        ("unix.manage", Error("list --all", ACCESS_DENIED)),
+        ("api.connect.getattr", Error("list --all", ACCESS_DENIED)),
+        ("api.connect.search-domains", Error("list --all", ACCESS_DENIED)),
         // libvirt reports that the domain does not exist.
         ("api.domain.getattr", Error("domstate off", "failed to get domain 'off'")),
-        ("api.domain.read", Error("dumpxml off", DENIED)),
-        ("api.domain.start", Error("start off", DENIED)),
-        ("api.domain.suspend", Error("resume paused", DENIED)),
-        ("api.domain.pm-control", Error("dompmwakeup asleep", DENIED)),
+        ("api.domain.read", Error("dumpxml off", ACCESS_DENIED)),
+        ("api.domain.start", Error("start off", ACCESS_DENIED)),
+        ("api.domain.suspend", Error("resume paused", ACCESS_DENIED)),
+        ("api.domain.pm-control", Error("dompmwakeup asleep", ACCESS_DENIED)),
         ("api.network.getattr", Error("start nat", "access denied: 'network'")),
         ("api.network.read", Error("start screen", "access denied: 'network'")),
         ("api.network-port.create", Error("start nat", "access denied: 'network'")),
@@ -237,7 +237,7 @@ fn each_permission_of_the_rule_is_needed() {
     assert_eq!(
         rule.matches("case \"org.libvirt.").count(),
         PERMISSIONS.len(),
-        "PERMISSIONS lists other permissions than the rule"
+        "PERMISSIONS and the rule list different permissions"
     );
     let without = |permission: &str| {
         let case = format!("case \"org.libvirt.{permission}\":");
@@ -248,12 +248,12 @@ fn each_permission_of_the_rule_is_needed() {
         if let Effect::Error(line, expected) = effect {
             libvirt.replace_rule(&without(permission));
             let result = libvirt.virsh(User::Actor, line);
-            let refused = result.as_ref().is_err_and(|error| error.contains(expected));
-            assert!(refused, "without {permission}: {line}: {result:?}");
+            let denied = result.as_ref().is_err_and(|error| error.contains(expected));
+            assert!(denied, "without {permission}: {line}: {result:?}");
         }
     }
     libvirt.replace_rule(&rule);
-    assert_lines_succeed(&libvirt);
+    assert_commands_succeed(&libvirt);
     for name in ["nat", "filtered", "off", "paused", "asleep"] {
         libvirt.root(&format!("destroy {name}"));
     }
@@ -269,11 +269,11 @@ fn each_permission_of_the_rule_is_needed() {
     }
 }
 
-/// Checks that the lines of [`PERMISSIONS`] succeed with all permissions.
-fn assert_lines_succeed(libvirt: &Restricted<'_>) {
+/// Checks that the commands in [`PERMISSIONS`] succeed with all permissions.
+fn assert_commands_succeed(libvirt: &Restricted<'_>) {
     for (_, effect) in &PERMISSIONS {
         if let Effect::Error(line, _) = effect {
-            // Several permissions share a line, which succeeds only once.
+            // Several permissions share a command, which succeeds only once.
             let _ = libvirt.virsh(User::Actor, line).map_err(|error| {
                 assert!(
                     error.contains("already active") || error.contains("already running"),
@@ -294,8 +294,8 @@ fn remove_residue(libvirt: &Restricted<'_>) {
     }
 }
 
-/// Lines of virsh(1) that the permissions do not include.
-const REFUSED: &[&str] = &[
+/// Commands of virsh(1) that the permissions do not include.
+const DENIED: &[&str] = &[
     // Networks.
     "net-list --all",
     "net-destroy nat",
@@ -334,7 +334,7 @@ fn permissions_allow_the_documented_extras_and_no_more() {
     libvirt.define("filtered", &[on_network("nat"), interface("bridge", FILTERED)].concat());
     libvirt.root("start filtered");
     host.write("/run/filter.xml", "<filter name='new' chain='root'/>");
-    libvirt.assert_refused(User::Actor, REFUSED);
+    libvirt.assert_denied(User::Actor, DENIED);
     assert_can_read(&libvirt);
     assert_can_change(&host, &libvirt);
 }
@@ -412,18 +412,18 @@ fn uses_a_secret_only_if_it_is_granted() {
         libvirt.root(&format!("start {name}"));
         libvirt.root(&format!("destroy {name}"));
     }
-    libvirt.assert_refused(User::Actor, &["start disk", "start tpm"]);
+    libvirt.assert_denied(User::Actor, &["start disk", "start tpm"]);
 
-    for (granted, starts, refused) in [(OPEN, "disk", "tpm"), (PRIVATE, "tpm", "disk")] {
+    for (granted, allowed, denied) in [(OPEN, "disk", "tpm"), (PRIVATE, "tpm", "disk")] {
         libvirt.polkitd.write_rules("05-wakevirt-secrets.rules", &rules_for(granted));
         libvirt.restart_polkit();
-        libvirt.virsh(User::Actor, &format!("start {starts}")).unwrap();
-        libvirt.root(&format!("destroy {starts}"));
+        libvirt.virsh(User::Actor, &format!("start {allowed}")).unwrap();
+        libvirt.root(&format!("destroy {allowed}"));
         let list =
             ["secret-list", &format!("secret-dumpxml {granted}"), &format!("secret-undefine {granted}")];
-        libvirt.assert_refused(User::Actor, &[[&*format!("start {refused}")].as_slice(), &list].concat());
+        libvirt.assert_denied(User::Actor, &[[&*format!("start {denied}")].as_slice(), &list].concat());
         // The rule applies to the actor alone.
-        libvirt.assert_refused(User::LibvirtMember, &[&format!("secret-get-value {granted}")]);
+        libvirt.assert_denied(User::LibvirtMember, &[&format!("secret-get-value {granted}")]);
         let value = libvirt.virsh(User::Actor, &format!("secret-get-value {granted}"));
         match granted {
             OPEN => assert_eq!(value.unwrap(), "c2VjcmV0"),

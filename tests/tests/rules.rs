@@ -107,7 +107,7 @@ fn denies_packets_of_other_vlans() {
     assert!(line.contains("on \"port0\" in VLAN 10"), "{line}");
     let capture = scene.capture.as_ref().expect("capture runs");
     let _ = capture.log().wait_for("on \"port0\" in VLAN 10");
-    // A tag that has only a priority stands for no VLAN.
+    // A tag with only a priority (VLAN ID 0) belongs to no VLAN.
     scene.lan.send(&tagged(&frame(OTHER, 6), 0x8100, 0xe000));
     let _ = scene.wait_for_outcome(OTHER, "started", 1);
 }
@@ -211,10 +211,10 @@ const METADATA: [&str; 3] = ["https://wakevirt.org/metadata/1.0", "--key", "wake
 const SET: [&str; 2] = ["--set", "<wake/>"];
 const REMOVE: [&str; 1] = ["--remove"];
 
-/// Changes the metadata of the domain, and waits until the actor knows it. Nothing is reloaded.
+/// Changes the metadata of the domain, and waits until the actor has read it, without a reload.
 fn change_metadata(scene: &Scene<'_>, change: &[&str], scope: &[&str], allowed: bool) {
     scene.virsh(&[&["metadata", VM], METADATA.as_slice(), change, scope].concat());
-    wait::until_true("the actor to know the change", || scene.explain(VM).contains("metadata") == allowed);
+    wait::until_true("the actor to read the change", || scene.explain(VM).contains("metadata") == allowed);
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn follows_the_opt_in_of_a_domain() {
     assert!(started.contains("metadata"), "{started}");
     assert_eq!(scene.state(VM), "running (booted)");
 
-    // While the domain runs, its persistent definition counts.
+    // While the domain runs, its persistent definition applies.
     change_metadata(&scene, &REMOVE, &["--config"], false);
     scene.virsh(&["destroy", VM]);
     scene.packet(VM, 3);
@@ -256,7 +256,7 @@ fn follows_the_opt_in_of_a_transient_domain() {
     scene.virsh(&["undefine", VM]);
     host.write("/run/transient.xml", &definition);
     scene.virsh(&["create", "--paused", "/run/transient.xml"]);
-    wait::until_true("the actor to know the change", || scene.explain(VM).contains(VM));
+    wait::until_true("the actor to read the change", || scene.explain(VM).contains(VM));
     assert!(scene.virsh(&["list", "--transient"]).contains(VM));
 
     scene.packet(VM, 1);

@@ -53,15 +53,15 @@ impl<'host> Session<'host> {
 
     /// Starts the user's actor as the user unit does, with a state directory.
     fn actor(&self, config: &str) -> Process {
-        let (file, folder) = (format!("{HOME}/.config/actor.toml"), format!("{RUNTIME}/wakevirt-actor"));
+        let (file, directory) = (format!("{HOME}/.config/actor.toml"), format!("{RUNTIME}/wakevirt-actor"));
         self.write(&file, config);
-        self.host.sh(&format!("install -d -o {0} -g {0} {folder}", USER.name()));
+        self.host.sh(&format!("install -d -o {0} -g {0} {directory}", USER.name()));
         let mut actor = as_user(self.host, &format!("{PROGRAMS}/wakevirt-actor"));
         actor.args(["--config", &file, "--log-to", "stderr", "--bus", ADDRESS, "--capture-bus", "system"]);
         // Without this variable, libvirt starts a daemon unless the actor prevents it.
         actor.env_remove("LIBVIRT_AUTOSTART");
-        let actor = Process::start("wakevirt-actor", actor.env("RUNTIME_DIRECTORY", folder));
-        // The actor ignores packets that arrive before that.
+        let actor = Process::start("wakevirt-actor", actor.env("RUNTIME_DIRECTORY", directory));
+        // Until then, the actor ignores packets.
         let _ = actor.log().wait_for("receiving packets from the announcer");
         actor
     }

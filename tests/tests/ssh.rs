@@ -12,7 +12,7 @@ use wakevirt_tests::privileged;
 
 const VM: &str = "vm1";
 
-/// Checks that the domain runs on the other host, and how often it was started.
+/// Checks that the domain runs on the other host, and how many times it was started.
 fn assert_running(remote: &SshHost<'_>, starts: usize) {
     let libvirtd = &remote.libvirtd;
     assert_eq!((libvirtd.state(QEMU, VM).as_str(), libvirtd.starts(VM)), ("running", starts));
@@ -39,8 +39,8 @@ fn wakes_a_domain_on_another_host() {
     let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
 
     // The actor does not connect before the key of the other host is known.
-    let refused = actor.log().wait_for(&format!("no connection to {uri}"));
-    assert!(refused.contains("Host key verification failed"), "{refused}");
+    let failure = actor.log().wait_for(&format!("no connection to {uri}"));
+    assert!(failure.contains("Host key verification failed"), "{failure}");
     host.sh(&format!("ssh-keyscan {NAME} >>/etc/ssh/ssh_known_hosts 2>/dev/null"));
     let _ = actor.log().wait_for(&format!("connected to {uri}: 1 domain"));
     lan.etherwake(&mac, &["-b"]);
@@ -57,7 +57,7 @@ fn wakes_a_domain_on_another_host() {
     let _ = finished.log().wait_for_nth(&format!("'{VM}', 'started'"), 2);
     assert_running(&remote, 2);
 
-    // The SSH server on the other host is killed, and the wake waits for it.
+    // The SSH server on the other host is killed, and the wake is held until it runs again.
     remote.libvirtd.virsh(QEMU, &["destroy", VM]);
     remote.kill();
     let _ = actor.log().wait_for_nth(&format!("connection to {uri} lost"), 2);

@@ -44,7 +44,7 @@ with_both_rights! {
     leaves_a_running_domain_alone
 }
 
-/// Two equal domains, one to wake with a packet and one with a call.
+/// Two identical domains, one to wake with a packet and one with a call.
 const BY_PACKET: &str = "by-packet";
 const BY_CALL: &str = "by-call";
 const BOTH: [&str; 2] = [BY_PACKET, BY_CALL];
@@ -71,14 +71,14 @@ fn assert_wakes(scene: &Scene<'_>, outcome: &str, reason: &str) {
     }
 }
 
-/// Checks the state of both domains, and how often QEMU was started for each.
+/// Checks the state of both domains, and how many times QEMU was started for each.
 fn assert_states(scene: &Scene<'_>, state: &str, starts: usize) {
     for domain in BOTH {
         assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), (state, starts), "{domain}");
     }
 }
 
-/// Two equal machines.
+/// Two identical machines.
 fn two(configure: impl Fn(Machine) -> Machine) -> Vec<Machine> {
     BOTH.iter().map(|domain| configure(Machine::new(domain))).collect()
 }
@@ -134,7 +134,7 @@ fn does_not_start_a_migrated_domain(rights: LibvirtRights) {
     privileged!();
     let host = Host::new();
     let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
-    let _neighbour = SecondLibvirtd::start(&host);
+    let _destination = SecondLibvirtd::start(&host);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.virsh(&["migrate", "--live", domain, SECOND_URI, "--migrateuri", "unix:///run/migration"]);

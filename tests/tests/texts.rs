@@ -105,10 +105,10 @@ fn links(text: &str) -> Vec<&str> {
 fn links_between_pages_lead_to_existing_headings() {
     let (mut broken, mut good) = (Vec::new(), 0);
     for (page, text) in files::of_project(&["*.md"]) {
-        let folder = project().join(&page).parent().map(Path::to_path_buf).unwrap_or_default();
+        let directory = project().join(&page).parent().map(Path::to_path_buf).unwrap_or_default();
         for link in links(&text) {
             let (file, heading) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() { project().join(&page) } else { folder.join(file) };
+            let target = if file.is_empty() { project().join(&page) } else { directory.join(file) };
             let exists = target.exists()
                 && (heading.is_empty() || {
                     let text = std::fs::read_to_string(&target).unwrap_or_default();

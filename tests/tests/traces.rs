@@ -8,6 +8,7 @@ use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
 use wakevirt_tests::network::Peer;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
+use wakevirt_tests::scene::ALL_ALLOWED;
 use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";
@@ -31,8 +32,6 @@ fn set_up(host: &Host) -> (Libvirtd<'_>, Bus<'_>, Peer<'_>, Daemon) {
     (libvirtd, bus, lan, capture)
 }
 
-const ALL: &str = "[[allow]]\ndomain = \"*\"\n";
-
 /// Path, owner, group, mode and type of the state directory and of each file in it.
 fn state_directory(host: &Host) -> String {
     host.sh("find /run/wakevirt-actor -printf '%p %u:%g %m %y\\n' | sort")
@@ -43,7 +42,7 @@ fn root_creates_the_state_directory() {
     privileged!();
     let host = Host::new();
     let (libvirtd, _bus, lan, _capture) = set_up(&host);
-    let mut first = actor(&host, StartedBy::Root, ALL);
+    let mut first = actor(&host, StartedBy::Root, ALL_ALLOWED);
     let expected = "/run/wakevirt-actor wakevirt-actor:wakevirt-actor 700 d\n\
                     /run/wakevirt-actor/state wakevirt-actor:wakevirt-actor 600 f\n";
     assert_eq!(state_directory(&host), expected);
@@ -52,10 +51,10 @@ fn root_creates_the_state_directory() {
     let _ = first.log().wait_for("started: domain \"vm1\"");
     libvirtd.virsh(TEST, &["destroy", "vm1"]);
 
-    // After a crash, the actor knows the completed wake, and wakes for the packet that it missed.
+    // After a crash, the actor does not repeat the completed wake, and handles the packet that it missed.
     first.kill();
     lan.etherwake(OTHER_MAC, &[]);
-    let mut second = actor(&host, StartedBy::Root, ALL);
+    let mut second = actor(&host, StartedBy::Root, ALL_ALLOWED);
     libvirtd.wait_for_state(TEST, "vm2", "running");
     let _ = second.log().wait_for("started: domain \"vm2\"");
     assert_eq!(libvirtd.state(TEST, "vm1"), "shut off");
@@ -74,7 +73,7 @@ fn does_not_change_the_owner_of_an_existing_directory() {
     let (libvirtd, _bus, lan, _capture) = set_up(&host);
     host.sh("mkdir -m 700 /run/wakevirt-actor; touch /run/wakevirt-actor/other");
     let before = state_directory(&host);
-    let mut actor = actor(&host, StartedBy::Root, ALL);
+    let mut actor = actor(&host, StartedBy::Root, ALL_ALLOWED);
     let _ = actor.log().wait_for("cannot write to /run/wakevirt-actor: Permission denied");
     // The actor works without a state file.
     lan.etherwake(MAC, &[]);

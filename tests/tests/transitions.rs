@@ -10,8 +10,8 @@ use wakevirt_tests::{privileged, wait};
 
 const VM: &str = "vm1";
 
-/// libvirt compresses the memory of a guest with a program. This one waits for the file `open`, and the domain stays in
-/// its state until then.
+/// The program with which libvirt compresses the memory of a guest. It waits for the file `open`, and the domain stays
+/// in its state until then.
 const GATE: &str = "#!/bin/sh
 until [ -e /run/gate/open ]; do sleep 0.05; done
 exec /run/gate/gzip \"$@\"
@@ -31,7 +31,7 @@ fn with_gate(host: &Host) -> Scene<'_> {
 }
 
 /// Runs this virsh(1) command, and sends a packet while the domain is in the state. Checks that the wake waits until the
-/// command has ended, and its outcome. Returns the signal with the outcome.
+/// command has ended, and checks its outcome. Returns the signal with the outcome.
 fn assert_wake_waits(scene: &Scene<'_>, host: &Host, command: &[&str], state: &str, outcome: &str) -> String {
     thread::scope(|scope| {
         scope.spawn(|| scene.virsh(command));
@@ -100,7 +100,7 @@ fn four_slow_starts_delay_no_other_domain_and_further_wakes_queue() {
     let host = Host::new();
     let slow = SLOW.iter().chain(&MORE[..1]).map(|name| Machine::new(name).emulator(Emulator::Slow(15)));
     let machines: Vec<_> = slow.chain([VM, MORE[1], MORE[2]].map(Machine::new)).collect();
-    // The time that a wake waits for other wakes does not count for `hold`.
+    // The time that a wake waits for other wakes does not count towards `hold`.
     let scene = Scene::new(&host, &machines, &format!("hold = \"3s\"\n{ALL_ALLOWED}"));
     let mut wire = scene.lan.injector();
     let all_start = |domains: &[&str]| {

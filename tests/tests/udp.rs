@@ -1,4 +1,4 @@
-//! UDP sockets: alone, if capture has no privilege, and in addition to packet sockets.
+//! UDP sockets: alone, if capture lacks CAP_NET_RAW, and in addition to packet sockets.
 
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
@@ -22,7 +22,7 @@ fn connect(host: &Host) -> Peer<'_> {
 }
 
 /// Sends a magic packet over UDP and IPv6.
-fn wake_by_ipv6(lan: &Peer<'_>, destination: &str, port: u16, mac: &str) {
+fn send_by_ipv6(lan: &Peer<'_>, destination: &str, port: u16, mac: &str) {
     lan.sh(&format!(
         "python3 -c 'import socket
 s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -32,7 +32,7 @@ s.sendto(b\"\\xff\" * 6 + bytes.fromhex(\"{}\") * 16, (\"{destination}\", {port}
 }
 
 #[test]
-fn receives_udp_without_the_privilege() {
+fn receives_udp_without_cap_net_raw() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -61,7 +61,7 @@ fn receives_udp_without_the_privilege() {
     ] {
         assert!(signal.contains(part), "{part} in {signal}");
     }
-    wake_by_ipv6(&lan, "ff02::1%eth0", 4009, MAC);
+    send_by_ipv6(&lan, "ff02::1%eth0", 4009, MAC);
     let signal = monitor.log().wait_for_nth("MagicPacket", 2);
     for part in ["'transport': <'udp6'>", "'interface': <'lan0'>", "'destination': <'ff02::1'>"] {
         assert!(signal.contains(part), "{part} in {signal}");
@@ -76,7 +76,7 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"hello\", (\"192.0.2.1
     capture.stop();
 }
 
-/// Passes sockets to a program by the protocol of sd_listen_fds(3): a UDP socket for both IP versions, as systemd creates
+/// Passes sockets to a program with the protocol of sd_listen_fds(3): a UDP socket for both IP versions, as systemd creates
 /// it for `ListenDatagram=9`, with an earlier buffer overflow; a Unix socket; a netlink socket of another protocol; and
 /// one for changes of interfaces.
 const ACTIVATE: &str = r#"
@@ -98,7 +98,7 @@ os.environ.update(LISTEN_FDS="4", LISTEN_PID=str(os.getpid()))
 os.execvp(sys.argv[1], sys.argv[1:])
 "#;
 
-/// Starts capture with the sockets of [`ACTIVATE`], and without any privilege.
+/// Starts capture with the sockets of [`ACTIVATE`], and without capabilities.
 fn start_activated(host: &Host) -> Process {
     let mut activate = host.command("python3");
     let user = User::Capture.name();
@@ -127,7 +127,7 @@ fn receives_on_sockets_from_the_service_manager() {
         signal.contains("'transport': <'udp4'>") && signal.contains("'source': <'192.0.2.2'>"),
         "{signal}"
     );
-    wake_by_ipv6(&lan, "2001:db8::1", 9, MAC);
+    send_by_ipv6(&lan, "2001:db8::1", 9, MAC);
     let signal = monitor.log().wait_for_nth("MagicPacket", 2);
     assert!(
         signal.contains("'source': <'2001:db8::2'>") && signal.contains("'interface': <'lan0'>"),
@@ -187,7 +187,7 @@ fn exits_without_any_socket() {
 }
 
 #[test]
-fn warns_of_a_udp_port_in_use() {
+fn warns_about_a_udp_port_in_use() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);

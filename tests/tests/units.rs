@@ -53,12 +53,12 @@ fn systemd_accepts_each_drop_in() {
     privileged!();
     let host = Host::new();
     let debian = installed(&host);
-    let folders = project().join("docs/examples/dropins").read_dir().expect("the directory can be read");
+    let directories = project().join("docs/examples/dropins").read_dir().expect("the directory can be read");
     let mut checked = 0;
-    for folder in folders.map(|folder| folder.expect("the entry can be read")) {
-        let name = folder.file_name().into_string().expect("the name is UTF-8");
+    for directory in directories.map(|directory| directory.expect("the entry can be read")) {
+        let name = directory.file_name().into_string().expect("the name is UTF-8");
         let unit = name.strip_suffix(".d").expect("systemd.unit(5): UNIT.d");
-        let files = folder.path().read_dir().expect("the directory can be read");
+        let files = directory.path().read_dir().expect("the directory can be read");
         for drop_in in files.map(|file| file.expect("the entry can be read").path()) {
             let text = read_to_string(&drop_in).expect("the drop-in can be read");
             let target = format!("/etc/systemd/system/{name}/example.conf");
@@ -157,7 +157,7 @@ fn units_limit_their_resources() {
     }
 }
 
-/// The lines of a file of the project, without comments and blank ones.
+/// The lines of a file of the project, without comments and blank lines.
 fn statements(file: &str) -> Vec<String> {
     let text = read_to_string(project().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
     text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect()
@@ -176,12 +176,12 @@ fn the_bus_starts_only_an_enabled_actor() {
 
 #[test]
 fn presets_disable_every_unit() {
-    for (folder, preset) in
+    for (directory, preset) in
         [("systemd", "systemd/wakevirt.preset"), ("systemd/user", "systemd/wakevirt.user-preset")]
     {
         let mut preset = statements(preset);
         preset.sort();
-        let files = project().join(folder).read_dir().expect("the directory can be read");
+        let files = project().join(directory).read_dir().expect("the directory can be read");
         let mut units: Vec<String> = files
             .map(|file| {
                 file.expect("the entry can be read").file_name().into_string().expect("the name is UTF-8")

@@ -58,7 +58,7 @@ impl<'host> Restricted<'host> {
     ///
     /// # Panics
     /// If it allows one.
-    pub fn assert_refused(&self, user: User, lines: &[&str]) {
+    pub fn assert_denied(&self, user: User, lines: &[&str]) {
         for line in lines {
             let result = self.virsh(user, line);
             let denied = result.as_ref().is_err_and(|error| error.contains("access denied"));

@@ -62,7 +62,7 @@ fn passwords_load_from_plain_and_encrypted_credentials() {
         debian.sh(&format!("virsh --quiet --connect qemu:///system destroy {DOMAIN}"));
         debian.sh(&format!("rm /etc/systemd/system/{ACTOR}.d/{example}"));
     }
-    // The actor's network namespace is empty, and it still knows the interfaces of the host.
+    // The actor's network namespace is empty, but the actor knows the interfaces of the host.
     assert!(!debian.journal(ACTOR).contains("there is no interface"), "{}", debian.journal(ACTOR));
 }
 

@@ -1,4 +1,4 @@
-//! The units on a booted Debian: what starts and restarts the services, and what the shipped units allow them.
+//! The units on a booted Debian: what starts and restarts the services, and what the shipped units allow them to do.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test may panic")]
 
 mod drop_ins;
@@ -55,7 +55,7 @@ fn state(debian: &Debian<'_>, unit: &str) -> String {
     show(debian, unit, "ActiveState")
 }
 
-/// How often systemd has restarted the unit on its own.
+/// How many times systemd has restarted the unit without a request.
 fn restarts(debian: &Debian<'_>, unit: &str) -> u32 {
     show(debian, unit, "NRestarts").parse().expect("a number")
 }

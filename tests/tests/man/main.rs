@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::process::{Command, Stdio};
 
-use page::{Page, folder};
+use page::{Page, directory};
 use service::{Service, capture_needs_restart, file};
 use wakevirt_tests::host::guard::{has, privileged};
 use wakevirt_tests::host::{built_programs, project};
@@ -26,20 +26,21 @@ const ACTOR: &str = "org.wakevirt.Actor1";
 
 /// The file names of all pages.
 fn pages() -> Vec<String> {
-    let names = folder().read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names =
+        directory().read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let names: Vec<String> = names.collect();
     assert!(names.len() >= 6, "{names:?}");
     names
 }
 
-fn page_of_keys(service: Service) -> Page {
+fn keys_page(service: Service) -> Page {
     Page::read(&format!("{}.toml.5", service.program()))
 }
 
 #[test]
 fn every_key_is_documented() {
     for service in Service::BOTH {
-        let page = page_of_keys(service);
+        let page = keys_page(service);
         let tables = service.tables();
         let sections = tables.iter().map(|table| (Some(table.as_str()), format!("[[{table}]]")));
         for (table, section) in [(None, "KEYS".to_owned())].into_iter().chain(sections) {
@@ -61,7 +62,7 @@ fn every_key_is_documented() {
 #[test]
 fn documented_defaults_match_the_code() {
     for service in Service::BOTH {
-        let page = page_of_keys(service);
+        let page = keys_page(service);
         let defaults = service.load("").unwrap();
         for entry in page.entries("KEYS") {
             let (page, key) = (&page.name, entry.name());
@@ -82,7 +83,7 @@ fn documented_defaults_match_the_code() {
                 "boolean" => value.is_bool(),
                 list => list.starts_with("list of ") && value.is_array(),
             };
-            assert!(fits, "{page}: \"{key}\" is no {}, its default is {value:?}", entry.kind());
+            assert!(fits, "{page}: \"{key}\" is not a {}, its default is {value:?}", entry.kind());
         }
     }
 }
@@ -105,7 +106,7 @@ fn range(entry: &page::Entry) -> Option<Range<'_>> {
 #[test]
 fn documented_ranges_match_the_code() {
     for service in Service::BOTH {
-        let page = page_of_keys(service);
+        let page = keys_page(service);
         for table in [None].into_iter().chain(service.tables().into_iter().map(Some)) {
             let section = table.as_ref().map_or_else(|| "KEYS".to_owned(), |table| format!("[[{table}]]"));
             for entry in page.entries(&section) {
@@ -157,7 +158,7 @@ fn documented_reload_behaviour_matches_the_code() {
     let by_page: BTreeSet<&str> = sentence.split('`').skip(1).step_by(2).collect();
     let mut later = BTreeSet::new();
     for service in Service::BOTH {
-        let page = page_of_keys(service);
+        let page = keys_page(service);
         for entry in page.entries("KEYS") {
             let key = entry.name();
             let at_start = match entry.line("Takes effect: ") {
@@ -237,7 +238,7 @@ fn every_error_is_documented() {
             let entry = entries.iter().find(|entry| entry.name() == method);
             let entry = entry.unwrap_or_else(|| panic!("{} lacks the method \"{method}\"", page.name));
             let documented = bus::errors_in(&entry.body.join(" "));
-            // The comment of a variant of a method does not repeat the errors.
+            // The comment of a method that is a variant of another does not repeat the errors.
             if !errors.is_empty() {
                 assert_eq!(
                     documented, errors,
@@ -290,7 +291,7 @@ fn pages_render_without_warnings() {
     let mandoc = Command::new("mandoc")
         .args(["-T", "lint", "-W", "warning"])
         .args(pages())
-        .current_dir(folder())
+        .current_dir(directory())
         .output()
         .unwrap();
     let stdout = String::from_utf8_lossy(&mandoc.stdout);
@@ -306,11 +307,11 @@ fn pages_refer_to_existing_pages() {
         let title = format!("\n.Dt {} {section}\n", name.to_uppercase());
         assert!(page.text.contains(&title), "{file} has a different title");
         assert!(page.text.contains(&format!("\n.Nm {name}\n")), "{file} has a different name");
-        let own =
+        let is_own =
             |reference: &&String| reference.starts_with("wakevirt") || reference.starts_with("org.wakevirt");
         let references = page.references();
-        assert!(references.iter().any(|reference| own(&reference)), "{file} refers to no other page");
-        for reference in references.iter().filter(own) {
+        assert!(references.iter().any(|reference| is_own(&reference)), "{file} refers to no other page");
+        for reference in references.iter().filter(is_own) {
             assert!(pages.contains(reference), "{} refers to {reference}, which does not exist", page.name);
         }
     }
@@ -319,7 +320,7 @@ fn pages_refer_to_existing_pages() {
 #[test]
 fn examples_are_valid_configurations() {
     for service in Service::BOTH {
-        let page = page_of_keys(service);
+        let page = keys_page(service);
         let is_toml = |text: &String| text.contains(" = ");
         let examples: Vec<String> = page.literals().into_iter().filter(is_toml).collect();
         assert!(examples.len() >= 3, "{}", page.name);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use wakevirt_tests::host::project;
 
 /// The directory of the man pages.
-pub fn folder() -> PathBuf {
+pub fn directory() -> PathBuf {
     project().join("docs/man")
 }
 
@@ -33,7 +33,7 @@ pub struct Entry {
 impl Page {
     /// Reads the page with this file name, such as `wakevirt-capture.8`.
     pub fn read(file: &str) -> Self {
-        let path = folder().join(file);
+        let path = directory().join(file);
         let text =
             std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let (name, section) = file.rsplit_once('.').unwrap();
@@ -95,7 +95,7 @@ impl Page {
         self.compare(section, kind, source, expected, Entry::plain_tag);
     }
 
-    /// As [`Self::assert_entries`], but compares only the names of the entries.
+    /// Like [`Self::assert_entries`], but compares only the names of the entries.
     pub fn assert_names(&self, section: &str, kind: &str, source: &str, expected: &BTreeSet<String>) {
         self.compare(section, kind, source, expected, |entry| entry.name().to_owned());
     }
