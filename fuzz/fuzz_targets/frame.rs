@@ -1,4 +1,4 @@
-//! The parser gives the same result as a slow reference parser for frames behind any link header, without a panic.
+//! The parser gives the same result as a slow reference parser for frames with any link header, without a panic.
 //!
 //! The first byte of an input selects the link type. If its highest bit is set, the next two bytes are a VLAN tag that
 //! the kernel removed. The frame follows.

@@ -9,7 +9,7 @@ fuzz_target!(|datagram: &[u8]| {
     let Ok(message) = FromSniffer::decode(datagram) else { return };
     match &message {
         FromSniffer::Failed { reason } => assert!(reason.len() <= MAX_REASON),
-        FromSniffer::Packet(sighting) => assert!(sighting.packet.magic.target().is_unicast()),
+        FromSniffer::Packet(captured) => assert!(captured.packet.magic.target().is_unicast()),
         FromSniffer::Ready { .. } | FromSniffer::Counters(_) => {}
     }
     let mut buffer = [0; MAX_MESSAGE];
