@@ -30,8 +30,8 @@ fn read(path: &Path) -> Output {
 
 /// Returns the output lines for a pcap file with these frames.
 fn lines_for(link: i32, frames: &[Vec<u8>]) -> Vec<Value> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("frames.pcap");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("frames.pcap");
     savefile(&path, link, frames);
     let output = read(&path);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -108,8 +108,8 @@ fn prints_the_same_lines_for_other_link_types() {
 
 #[test]
 fn reports_a_file_that_cannot_be_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("frames.pcap");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("frames.pcap");
     let run = || {
         let output = read(&path);
         assert_eq!(output.status.code(), Some(1));
@@ -217,8 +217,8 @@ fn reads_several_interfaces_and_link_types() {
         packet(0, (seconds + 5) * 1_000_000 + 250_000, &datagram()),
     ]
     .concat();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("frames.pcapng");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("frames.pcapng");
     fs::write(&path, content).unwrap();
     let output = read(&path);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -254,8 +254,8 @@ fn skips_unsupported_link_types() {
         packet(2, 0, &[0; 100]),
     ]
     .concat();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("frames.pcapng");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("frames.pcapng");
     fs::write(&path, content).unwrap();
     let output = read(&path);
     assert!(!output.status.success());
@@ -267,8 +267,8 @@ fn skips_unsupported_link_types() {
 #[test]
 fn survives_corrupted_files() {
     let raw = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("frames");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("frames");
     savefile(&path, 1, &[raw.clone(), raw.clone()]);
     let pcapng = [
         section(),
@@ -317,8 +317,8 @@ fn prints_why_each_frame_is_refused() {
         packet(0, 0, &raw[..10]),
         packet(1, 0, &[0; 100]),
     ];
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("frames.pcapng");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("frames.pcapng");
     fs::write(&path, content.concat()).unwrap();
     let output =
         Command::new(env!("CARGO_BIN_EXE_wakevirtctl")).args(["read", "--all"]).arg(path).output().unwrap();
@@ -340,8 +340,8 @@ fn prints_why_each_frame_is_refused() {
 fn searches_datagrams_to_the_given_ports_in_full() {
     let payload = [b"x".to_vec(), magic(MAC, &[])].concat();
     let datagram = udp4(Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::BROADCAST, 4000, &payload);
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("frames.pcap");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("frames.pcap");
     savefile(&path, 12, &[datagram]);
     for (ports, expected) in [(&[][..], 0), (&["--port=4000"], 1), (&["--port=9", "--port=4000"], 1)] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wakevirtctl"));
@@ -354,8 +354,8 @@ fn searches_datagrams_to_the_given_ports_in_full() {
 #[test]
 fn exits_quietly_when_the_reader_of_the_output_closes_it() {
     let frame = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("frames.pcap");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("frames.pcap");
     // The output exceeds the buffers of the program and of the pipe.
     savefile(&path, 1, &vec![frame; 10_000]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_wakevirtctl"));
@@ -371,8 +371,8 @@ fn exits_quietly_when_the_reader_of_the_output_closes_it() {
 #[test]
 fn reports_output_that_cannot_be_written() {
     let frame = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("frames.pcap");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("frames.pcap");
     savefile(&path, 1, &[frame]);
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_wakevirtctl"));

@@ -129,7 +129,7 @@ impl SecureOn {
         self.password.as_ref().is_some_and(|expected| password.matches(expected))
     }
 
-    /// Reads the password. `credentials` is the folder with the service manager's credentials.
+    /// Reads the password. `credentials` is the directory with the service manager's credentials.
     ///
     /// # Errors
     /// [`SecureOnError`] names the file, and says what to do.
@@ -137,8 +137,8 @@ impl SecureOn {
         let (path, is_credential) = match &self.location {
             Location::File(path) => (path.clone(), false),
             Location::Credential(name) => {
-                let folder = credentials.ok_or_else(|| SecureOnError::NoCredentials(name.clone()))?;
-                (folder.join(name), true)
+                let directory = credentials.ok_or_else(|| SecureOnError::NoCredentials(name.clone()))?;
+                (directory.join(name), true)
             }
         };
         let failed = |source| SecureOnError::Read { path: path.clone(), source };
@@ -156,7 +156,7 @@ impl SecureOn {
     }
 }
 
-/// Whether only root and the service can access the file. The service manager protects credentials by their folder,
+/// Whether only root and the service can access the file. The service manager protects credentials by their directory,
 /// and by an access control list, which appears as permissions of the group.
 fn is_private(metadata: &Metadata, is_credential: bool) -> bool {
     let mode = metadata.mode();
@@ -241,13 +241,13 @@ mod tests {
 
     #[test]
     fn reads_a_credential() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("win11"), "1.2.3.4").unwrap();
-        std::fs::set_permissions(folder.path().join("win11"), std::fs::Permissions::from_mode(0o440))
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("win11"), "1.2.3.4").unwrap();
+        std::fs::set_permissions(directory.path().join("win11"), std::fs::Permissions::from_mode(0o440))
             .unwrap();
         let mut secure_on = SecureOn::try_from("credential:win11".to_owned()).unwrap();
         assert!(matches!(secure_on.read(None), Err(SecureOnError::NoCredentials(_))));
-        secure_on.read(Some(folder.path())).unwrap();
+        secure_on.read(Some(directory.path())).unwrap();
         assert!(secure_on.accepts(&Password::Four([1, 2, 3, 4])));
     }
 

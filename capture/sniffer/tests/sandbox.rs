@@ -59,7 +59,7 @@ type Attack = fn(&Targets) -> io::Result<()>;
 const ATTACKS: &[(&str, Attack, Option<i32>)] = &[
     ("open a file", open_file, Some(libc::EACCES)),
     ("write a file", write_file, Some(libc::EACCES)),
-    ("list a folder", list_folder, Some(libc::EACCES)),
+    ("list a directory", list_directory, Some(libc::EACCES)),
     ("open an IP socket", open_inet_socket, None),
     ("open a Unix socket", open_unix_socket, None),
     ("open a packet socket", open_packet_socket, Some(libc::EPERM)),
@@ -237,7 +237,7 @@ fn write_file(_: &Targets) -> io::Result<()> {
     File::options().write(true).open("/dev/null").map(drop)
 }
 
-fn list_folder(_: &Targets) -> io::Result<()> {
+fn list_directory(_: &Targets) -> io::Result<()> {
     fs::read_dir("/").map(drop)
 }
 

@@ -11,8 +11,8 @@ use crate::network::links::Interface;
 
 /// The settings from a file with this content and these options.
 fn settings(content: &str, options: &[&str]) -> Result<Settings, String> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("capture.toml");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture.toml");
     fs::write(&path, content).unwrap();
     load_file(&path, options)
 }

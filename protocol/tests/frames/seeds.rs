@@ -15,9 +15,9 @@ use crate::{packets, table};
 fn writes_the_seeds_of_the_fuzz_targets() {
     let seed = |target: &str, name: &str, bytes: &[u8]| {
         let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join(name.to_lowercase()), bytes).unwrap();
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join(name.to_lowercase()), bytes).unwrap();
     };
     for row in packets::formats().iter().step_by(3) {
         seed("magic", &row.name, &row.bytes[14..]);

@@ -9,7 +9,7 @@ use super::*;
 struct Bus {
     daemon: Child,
     address: Address,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl Bus {
@@ -17,9 +17,9 @@ impl Bus {
         if !guard::has("dbus-daemon") {
             return None;
         }
-        let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("bus.conf");
-        let socket = folder.path().join("bus").display().to_string();
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("bus.conf");
+        let socket = directory.path().join("bus").display().to_string();
         let text = format!(
             r#"<busconfig><type>session</type><listen>unix:path={socket}</listen><auth>EXTERNAL</auth>
             <policy context="default"><allow user="*"/><allow send_type="method_call"/>
@@ -37,7 +37,7 @@ impl Bus {
             .unwrap();
         let mut address = String::new();
         BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
-        Some(Self { daemon, address: address.trim().parse().unwrap(), _folder: folder })
+        Some(Self { daemon, address: address.trim().parse().unwrap(), _directory: directory })
     }
 
     async fn connect(&self) -> Connection {

@@ -12,15 +12,15 @@ use crate::logs::{plain, quoted, shown};
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A file or folder cannot be read.
+    /// A file or directory cannot be read.
     #[error("cannot read {}: {source}", shown(path))]
     Read {
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
         /// The cause.
         source: io::Error,
     },
-    /// A folder, device or FIFO in place of a file.
+    /// A directory, device or FIFO in place of a file.
     #[error("{} is not a regular file; remove it or name another file", shown(path))]
     NotAFile {
         /// The file.
@@ -35,7 +35,7 @@ pub enum ConfigError {
     /// More drop-ins than any configuration needs.
     #[error("{} has more than {max} files *.toml; merge some of them", shown(path))]
     TooManyFiles {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// The most files.
         max: usize,
@@ -56,7 +56,7 @@ pub enum ConfigError {
         /// What is wrong.
         problem: String,
     },
-    /// A file or folder of another user.
+    /// A file or directory of another user.
     #[error(
         "{} is owned by user {user}, who could change it; change the owner: chown root {}",
         shown(path),
@@ -68,7 +68,7 @@ pub enum ConfigError {
         /// Its owner.
         user: Uid,
     },
-    /// A file or folder that its group or everyone can write to.
+    /// A file or directory that its group or everyone can write to.
     #[error(
         "{} is writable by users other than its owner (mode {mode:04o}); remove the permission: chmod go-w {}",
         shown(path),

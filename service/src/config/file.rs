@@ -54,9 +54,9 @@ pub fn open(path: &Path, links: Links) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
-/// Checks that only root and `owner` can write to the folder: others could put files or links there.
+/// Checks that only root and `owner` can write to the directory: others could put files or links there.
 /// Returns whether it exists.
-pub(super) fn check_folder(path: &Path, owner: Uid) -> Result<bool, ConfigError> {
+pub(super) fn check_directory(path: &Path, owner: Uid) -> Result<bool, ConfigError> {
     match path.metadata() {
         Ok(metadata) => check_rights(path, &metadata, owner).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

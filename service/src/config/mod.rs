@@ -25,10 +25,10 @@ pub use range::{PartLimit, check_text, duration, list, list_with_parts, number};
 pub use text::from_text;
 pub use toml_array::toml_array;
 
-/// The folders of the files, in order of increasing precedence: the package's, then the administrator's.
+/// The directories of the files, in order of increasing precedence: the package's, then the administrator's.
 const ROOTS: [&str; 2] = ["/usr/lib/wakevirt", "/etc/wakevirt"];
 
-/// The most drop-ins in a folder.
+/// The most drop-ins in a directory.
 const MAX_DROP_INS: usize = 256;
 
 /// The content of one configuration file: all keys are optional, and tables are in lists.
@@ -49,7 +49,7 @@ pub trait Layer: DeserializeOwned + Default {
     }
 }
 
-/// Reads the configuration: only `file`, if given, or else the files in the standard folders. In order of
+/// Reads the configuration: only `file`, if given, or else the files in the standard directories. In order of
 /// increasing precedence, these are `/usr/lib/wakevirt/NAME.toml`, `/usr/lib/wakevirt/NAME.d/*.toml` by file name,
 /// and the same under `/etc/wakevirt`. Without any file, the configuration is the default.
 ///
@@ -67,7 +67,7 @@ pub fn load<L: Layer>(file: Option<&Path>, owner: Uid) -> Result<L, ConfigError>
 fn load_from<L: Layer>(roots: &[&Path], owner: Uid) -> Result<L, ConfigError> {
     let mut merged = L::default();
     for root in roots {
-        if !file::check_folder(root, owner)? {
+        if !file::check_directory(root, owner)? {
             continue;
         }
         let main = root.join(L::SERVICE).with_extension("toml");
@@ -90,20 +90,20 @@ fn merge<L: Layer>(path: &Path, text: &str, lower: L) -> Result<L, ConfigError> 
     Ok(merged)
 }
 
-/// The drop-ins in a folder, sorted by file name.
-fn drop_ins(folder: &Path, owner: Uid) -> Result<Vec<PathBuf>, ConfigError> {
-    if !file::check_folder(folder, owner)? {
+/// The drop-ins in a directory, sorted by file name.
+fn drop_ins(directory: &Path, owner: Uid) -> Result<Vec<PathBuf>, ConfigError> {
+    if !file::check_directory(directory, owner)? {
         return Ok(Vec::new());
     }
-    let failed = |source| ConfigError::Read { path: folder.to_owned(), source };
+    let failed = |source| ConfigError::Read { path: directory.to_owned(), source };
     let mut paths = Vec::new();
-    for entry in folder.read_dir().map_err(failed)? {
+    for entry in directory.read_dir().map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        // Editors create lock files and copies in the same folder, with names that begin with a dot.
+        // Editors create lock files and copies in the same directory, with names that begin with a dot.
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if !hidden && path.extension().is_some_and(|extension| extension == "toml") {
             if paths.len() == MAX_DROP_INS {
-                return Err(ConfigError::TooManyFiles { path: folder.to_owned(), max: MAX_DROP_INS });
+                return Err(ConfigError::TooManyFiles { path: directory.to_owned(), max: MAX_DROP_INS });
             }
             paths.push(path);
         }

@@ -65,10 +65,10 @@ impl Layer for Sample {
 
 const MAX_RULES: usize = 5;
 
-/// A temporary folder, whose files only their owner can write to, whatever the umask is.
-struct Folder(TempDir);
+/// A temporary directory, whose files only their owner can write to, whatever the umask is.
+struct Directory(TempDir);
 
-impl Folder {
+impl Directory {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -81,8 +81,8 @@ impl Folder {
         let path = self.path(name);
         let parent = path.parent().unwrap();
         fs::create_dir_all(parent).unwrap();
-        for folder in parent.ancestors().take_while(|folder| *folder != self.0.path()) {
-            fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+        for directory in parent.ancestors().take_while(|directory| *directory != self.0.path()) {
+            fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
         }
         fs::write(&path, content).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
@@ -94,37 +94,37 @@ fn explicit(path: &Path) -> Result<Sample, String> {
     load(Some(path), Uid::effective()).map_err(|error| error.to_string())
 }
 
-/// The error for a file with this content, without the folder in the path.
+/// The error for a file with this content, without the directory in the path.
 fn error_for(content: impl AsRef<[u8]>) -> String {
-    let folder = Folder::new();
-    let path = folder.write("sample.toml", content);
-    let prefix = format!("{}/", folder.0.path().display());
+    let directory = Directory::new();
+    let path = directory.write("sample.toml", content);
+    let prefix = format!("{}/", directory.0.path().display());
     explicit(&path).unwrap_err().replace(&prefix, "")
 }
 
 #[test]
 fn loads_the_defaults_without_any_file() {
-    let folder = Folder::new();
-    let roots = [&*folder.path("usr"), &*folder.path("etc")];
+    let directory = Directory::new();
+    let roots = [&*directory.path("usr"), &*directory.path("etc")];
     assert_eq!(load_from::<Sample>(&roots, Uid::effective()).unwrap(), Sample::default());
-    assert_eq!(explicit(&folder.write("empty.toml", "")), Ok(Sample::default()));
+    assert_eq!(explicit(&directory.write("empty.toml", "")), Ok(Sample::default()));
 }
 
 #[test]
 fn merges_layers_in_order() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let rule = |last: u8| format!("[[allow]]\nmac = \"52:54:00:00:00:0{last}\"\n");
-    folder.write("usr/sample.toml", format!("limit = 1\ninterfaces = [\"a\"]\nlog = \"warn\"\n{}", rule(1)));
-    folder.write("usr/sample.d/50-z.toml", format!("limit = 2\ncool-down = \"2s\"\n{}", rule(2)));
-    folder.write("etc/sample.toml", format!("limit = 3\n{}", rule(3)));
-    folder.write("etc/sample.d/20-b.toml", format!("limit = 5\n{}", rule(5)));
-    folder.write("etc/sample.d/10-a.toml", format!("limit = 4\ninterfaces = [\"b\"]\n{}", rule(4)));
+    directory.write("usr/sample.toml", format!("limit = 1\ninterfaces = [\"a\"]\nlog = \"warn\"\n{}", rule(1)));
+    directory.write("usr/sample.d/50-z.toml", format!("limit = 2\ncool-down = \"2s\"\n{}", rule(2)));
+    directory.write("etc/sample.toml", format!("limit = 3\n{}", rule(3)));
+    directory.write("etc/sample.d/20-b.toml", format!("limit = 5\n{}", rule(5)));
+    directory.write("etc/sample.d/10-a.toml", format!("limit = 4\ninterfaces = [\"b\"]\n{}", rule(4)));
     for ignored in
         ["etc/sample.d/notes.txt", "etc/sample.d/.#20-b.toml", "etc/sample.d/toml", "etc/other.toml"]
     {
-        folder.write(ignored, "not TOML");
+        directory.write(ignored, "not TOML");
     }
-    let roots = [&*folder.path("usr"), &*folder.path("etc")];
+    let roots = [&*directory.path("usr"), &*directory.path("etc")];
     let merged: Sample = load_from(&roots, Uid::effective()).unwrap();
     assert_eq!(merged.limit, Some(5));
     assert_eq!(merged.interfaces, Some(vec!["b".to_owned()]));
@@ -136,10 +136,10 @@ fn merges_layers_in_order() {
 
 #[test]
 fn an_error_names_its_drop_in() {
-    let folder = Folder::new();
-    folder.write("etc/sample.toml", "limit = 1\n");
-    let drop_in = folder.write("etc/sample.d/x.toml", "\nlimits = 2\n");
-    let error = load_from::<Sample>(&[&folder.path("etc")], Uid::effective()).unwrap_err().to_string();
+    let directory = Directory::new();
+    directory.write("etc/sample.toml", "limit = 1\n");
+    let drop_in = directory.write("etc/sample.d/x.toml", "\nlimits = 2\n");
+    let error = load_from::<Sample>(&[&directory.path("etc")], Uid::effective()).unwrap_err().to_string();
     assert_eq!(
         error,
         format!(
@@ -260,29 +260,29 @@ fn rejects_binary_and_large_files() {
         error_for(" ".repeat(most + 1)),
         "sample.toml is larger than 1048576 bytes; it cannot be a configuration file"
     );
-    let folder = Folder::new();
-    assert_eq!(explicit(&folder.write("blank.toml", " ".repeat(most))), Ok(Sample::default()));
+    let directory = Directory::new();
+    assert_eq!(explicit(&directory.write("blank.toml", " ".repeat(most))), Ok(Sample::default()));
 }
 
 #[test]
 fn reports_a_missing_file_named_by_an_option() {
-    let folder = Folder::new();
-    let path = folder.path("none.toml");
+    let directory = Directory::new();
+    let path = directory.path("none.toml");
     let error = explicit(&path).unwrap_err();
     assert_eq!(error, format!("cannot read {}: No such file or directory (os error 2)", path.display()));
 }
 
 #[test]
-fn reports_unreadable_files_in_the_standard_folders() {
-    let folder = Folder::new();
+fn reports_unreadable_files_in_the_standard_directories() {
+    let directory = Directory::new();
     let load =
-        |root: &str| load_from::<Sample>(&[&folder.path(root)], Uid::effective()).unwrap_err().to_string();
-    folder.write("file", "");
+        |root: &str| load_from::<Sample>(&[&directory.path(root)], Uid::effective()).unwrap_err().to_string();
+    directory.write("file", "");
     assert!(load("file").ends_with("file/sample.toml: Not a directory (os error 20)"), "{}", load("file"));
-    folder.write("etc/sample.d", "");
+    directory.write("etc/sample.d", "");
     assert!(load("etc").ends_with("etc/sample.d: Not a directory (os error 20)"), "{}", load("etc"));
-    fs::create_dir_all(folder.path("dangling/sample.d")).unwrap();
-    symlink("nowhere", folder.path("dangling/sample.d/a.toml")).unwrap();
+    fs::create_dir_all(directory.path("dangling/sample.d")).unwrap();
+    symlink("nowhere", directory.path("dangling/sample.d/a.toml")).unwrap();
     assert!(
         load("dangling").ends_with("a.toml: No such file or directory (os error 2)"),
         "{}",
@@ -292,10 +292,10 @@ fn reports_unreadable_files_in_the_standard_folders() {
 
 #[test]
 fn rejects_devices_and_fifos_without_blocking() {
-    let folder = Folder::new();
-    let fifo = folder.path("fifo.toml");
+    let directory = Directory::new();
+    let fifo = directory.path("fifo.toml");
     nix::unistd::mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
-    for path in [&fifo, folder.0.path(), Path::new("/dev/null")] {
+    for path in [&fifo, directory.0.path(), Path::new("/dev/null")] {
         let error = explicit(path).unwrap_err();
         assert_eq!(
             error,
@@ -306,9 +306,9 @@ fn rejects_devices_and_fifos_without_blocking() {
 
 #[test]
 fn rejects_a_file_that_others_can_write() {
-    let folder = Folder::new();
-    let path = folder.write("sample.toml", "limit = 1\n");
-    let link = folder.path("link.toml");
+    let directory = Directory::new();
+    let path = directory.write("sample.toml", "limit = 1\n");
+    let link = directory.path("link.toml");
     symlink(&path, &link).unwrap();
     for (mode, accepted) in
         [(0o644, true), (0o600, true), (0o755, true), (0o664, false), (0o646, false), (0o622, false)]
@@ -326,8 +326,8 @@ fn rejects_a_file_that_others_can_write() {
 
 #[test]
 fn rejects_a_file_of_another_user() {
-    let folder = Folder::new();
-    let path = folder.write("sample.toml", "limit = 1\n");
+    let directory = Directory::new();
+    let path = directory.write("sample.toml", "limit = 1\n");
     let owner = if Uid::effective().is_root() {
         chown(&path, Some(12_345), None).unwrap();
         Uid::from_raw(12_345)
@@ -343,20 +343,20 @@ fn rejects_a_file_of_another_user() {
     );
 }
 
-/// A user who can write to a folder can create a file there, or a link to another user's file.
+/// A user who can write to a directory can create a file there, or a link to another user's file.
 #[test]
-fn rejects_a_folder_that_others_can_write() {
+fn rejects_a_directory_that_others_can_write() {
     for name in ["etc", "etc/sample.d"] {
         for (mode, accepted) in
             [(0o755, true), (0o700, true), (0o775, false), (0o757, false), (0o1777, false)]
         {
-            let folder = Folder::new();
-            let file = folder.write("trusted.toml", "limit = 7\n");
-            folder.write("etc/sample.d/a.toml", "");
-            symlink(&file, folder.path("etc/sample.d/b.toml")).unwrap();
-            fs::set_permissions(folder.path(name), Permissions::from_mode(mode)).unwrap();
-            let result = load_from::<Sample>(&[&folder.path("etc")], Uid::effective());
-            let shown = folder.path(name).display().to_string();
+            let directory = Directory::new();
+            let file = directory.write("trusted.toml", "limit = 7\n");
+            directory.write("etc/sample.d/a.toml", "");
+            symlink(&file, directory.path("etc/sample.d/b.toml")).unwrap();
+            fs::set_permissions(directory.path(name), Permissions::from_mode(mode)).unwrap();
+            let result = load_from::<Sample>(&[&directory.path("etc")], Uid::effective());
+            let shown = directory.path(name).display().to_string();
             match result {
                 Ok(sample) => assert!(accepted && sample.limit == Some(7), "{shown} {mode:o}"),
                 Err(error) => assert!(
@@ -370,15 +370,15 @@ fn rejects_a_folder_that_others_can_write() {
 }
 
 #[test]
-fn rejects_a_folder_of_another_user() {
+fn rejects_a_directory_of_another_user() {
     if !guard::is_root() {
         return;
     }
     for name in ["etc", "etc/sample.d"] {
-        let folder = Folder::new();
-        folder.write("etc/sample.d/a.toml", "");
-        chown(folder.path(name), Some(12_345), None).unwrap();
-        let load = |owner| load_from::<Sample>(&[&folder.path("etc")], Uid::from_raw(owner));
+        let directory = Directory::new();
+        directory.write("etc/sample.d/a.toml", "");
+        chown(directory.path(name), Some(12_345), None).unwrap();
+        let load = |owner| load_from::<Sample>(&[&directory.path("etc")], Uid::from_raw(owner));
         assert!(load(12_345).is_ok());
         assert!(load(54_321).unwrap_err().to_string().contains("is owned by user 12345"));
     }
@@ -386,31 +386,31 @@ fn rejects_a_folder_of_another_user() {
 
 #[test]
 fn limits_the_number_of_drop_ins() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     for number in 0..MAX_DROP_INS {
-        folder.write(&format!("etc/sample.d/{number}.toml"), "");
+        directory.write(&format!("etc/sample.d/{number}.toml"), "");
     }
-    let load = || load_from::<Sample>(&[&folder.path("etc")], Uid::effective());
+    let load = || load_from::<Sample>(&[&directory.path("etc")], Uid::effective());
     load().unwrap();
-    folder.write("etc/sample.d/more.toml", "");
+    directory.write("etc/sample.d/more.toml", "");
     assert!(load().unwrap_err().to_string().ends_with("more than 256 files *.toml; merge some of them"));
 }
 
 #[test]
 fn limits_apply_to_all_files_together() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let rules = "[[allow]]\nmac = \"52:54:00:00:00:01\"\n".repeat(MAX_RULES);
-    folder.write("etc/sample.toml", rules);
-    let load = || load_from::<Sample>(&[&folder.path("etc")], Uid::effective());
+    directory.write("etc/sample.toml", rules);
+    let load = || load_from::<Sample>(&[&directory.path("etc")], Uid::effective());
     load().unwrap();
-    let one_more = folder.write("etc/sample.d/more.toml", "[[allow]]\nmac = \"52:54:00:00:00:01\"\n");
+    let one_more = directory.write("etc/sample.d/more.toml", "[[allow]]\nmac = \"52:54:00:00:00:01\"\n");
     assert_eq!(load().unwrap_err().to_string(), format!("{}: allow: more than 5 rules", one_more.display()));
 }
 
 #[test]
 fn a_path_cannot_forge_a_log_line() {
-    let folder = Folder::new();
-    let path = folder.write("a\nb.toml", "limit = \n");
+    let directory = Directory::new();
+    let path = directory.write("a\nb.toml", "limit = \n");
     let error = explicit(&path).unwrap_err();
     assert!(error.starts_with('"') && error.contains("a\\nb.toml\":1: ") && !error.contains('\n'), "{error}");
 }

@@ -40,8 +40,8 @@ fn second_notifies() {
 
 #[test]
 fn notifies_the_service_manager() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("notify");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     let mut command = testing::second_process(&[], "lifecycle::tests::second_notifies");
     command.env("NOTIFY_SOCKET", &path);
@@ -81,8 +81,8 @@ fn second_sends_keep_alive_messages() {
 
 #[test]
 fn sends_keep_alive_messages_if_the_watchdog_is_enabled() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("notify");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     let mut command = testing::second_process(&[], "lifecycle::tests::second_sends_keep_alive_messages");
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "20000");

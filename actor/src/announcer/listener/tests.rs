@@ -144,13 +144,13 @@ async fn counts_packets_that_the_announcer_no_longer_remembers() {
 struct Bus {
     daemon: Child,
     address: Address,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl Bus {
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = format!("unix:path={}", folder.path().join("bus").display());
+        let directory = tempfile::tempdir().unwrap();
+        let socket = format!("unix:path={}", directory.path().join("bus").display());
         let mut daemon = Command::new("dbus-daemon")
             .args(["--session", "--nofork", "--nopidfile", "--nosyslog", "--print-address=1"])
             .arg(format!("--address={socket}"))
@@ -159,7 +159,7 @@ impl Bus {
             .unwrap();
         let mut address = String::new();
         BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
-        Self { daemon, address: address.trim().parse().unwrap(), _folder: folder }
+        Self { daemon, address: address.trim().parse().unwrap(), _directory: directory }
     }
 }
 

@@ -128,7 +128,7 @@ impl Rules {
     }
 }
 
-/// The folder with the service manager's credentials: systemd.exec(5), `LoadCredential=`.
+/// The directory with the service manager's credentials: systemd.exec(5), `LoadCredential=`.
 fn credentials() -> Option<std::path::PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map(std::path::PathBuf::from)
 }
