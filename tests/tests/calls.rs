@@ -253,12 +253,14 @@ fn warns_about_rules_without_a_domain_or_interface() {
     // The actor learns the interfaces from the announcer.
     let _capture = Daemon::capture(&host).config("interfaces = [\"br0\"]").start_ready();
     for name in ["gone0", "lo"] {
-        let line = actor.log().wait_for(&format!("there is no interface \"{name}\""));
+        let line = actor
+            .log()
+            .wait_for(&format!("names the interface \"{name}\", on which capture receives no packets"));
         assert!(line.contains("WARN") && line.contains("vm1"), "{line}");
     }
-    assert_eq!(actor.log().count("there is no interface"), 2);
+    assert_eq!(actor.log().count("on which capture receives no packets"), 2);
     host.write(actor.config_file(), &config(&rules("[\"gone1\"]")));
     assert_eq!(call(&host, "Reload", &[]).unwrap(), "()");
-    let _ = actor.log().wait_for("there is no interface \"gone1\"");
-    assert_eq!(actor.log().count("there is no interface"), 3);
+    let _ = actor.log().wait_for("names the interface \"gone1\"");
+    assert_eq!(actor.log().count("on which capture receives no packets"), 3);
 }

@@ -4,14 +4,14 @@ use wakevirt_protocol::bus::{CAPTURE_NAME, Error};
 use wakevirt_service::logs::quoted;
 use zbus::fdo;
 
-/// Describes why a call of this method failed. If the bus policy denied it, the message contains the solution:
-/// `org.wakevirt.Capture1.conf` allows the call for a group, to which a user who runs an actor may not belong.
+/// Describes why a call of this method failed. If the bus policy denied it, the message says what to do:
+/// `org.wakevirt.Capture1.conf` allows the call only to a group, and the user of the actor may not be a member.
 #[must_use]
 pub fn describe(method: &str, error: &Error) -> String {
     match error {
         Error::ZBus(zbus::Error::FDO(error)) if matches!(**error, fdo::Error::AccessDenied(_)) => {
             format!(
-                "the bus does not let user {} call {method} of {CAPTURE_NAME}; add the user to the group \
+                "the bus policy does not allow user {} to call {method} of {CAPTURE_NAME}; add the user to the group \
                  wakevirt, log in again and restart the actor",
                 nix::unistd::geteuid()
             )
@@ -35,15 +35,16 @@ mod tests {
         let denied = fdo::Error::AccessDenied("Rejected send message, 1 matched rules".to_owned());
         let message = describe_fdo(denied);
         let user = nix::unistd::geteuid();
-        let start =
-            format!("the bus does not let user {user} call SetInterest of org.wakevirt.Capture1; add");
+        let start = format!(
+            "the bus policy does not allow user {user} to call SetInterest of org.wakevirt.Capture1; add"
+        );
         assert!(message.starts_with(&start) && !message.contains("FDO"), "{message}");
     }
 
     #[test]
     fn describes_other_errors_by_their_message() {
-        let message = describe_fdo(fdo::Error::NoReply("it is gone".to_owned()));
-        assert!(message.contains("it is gone") && !message.contains("FDO"), "{message}");
+        let message = describe_fdo(fdo::Error::NoReply("it has exited".to_owned()));
+        assert!(message.contains("it has exited") && !message.contains("FDO"), "{message}");
         let message = describe("SetInterest", &Error::LimitExceeded("at most 5".to_owned()));
         assert!(message.contains("at most 5"), "{message}");
     }

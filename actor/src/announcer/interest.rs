@@ -6,17 +6,16 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use wakevirt_protocol::MacAddr;
-use wakevirt_protocol::bus::Capture1Proxy;
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
-use zbus::proxy::CacheProperties;
 
 use crate::announcer::call_error::describe;
+use crate::announcer::proxy;
 
 /// The MAC addresses of all known domains.
 pub type Macs = Arc<BTreeSet<MacAddr>>;
 
-/// The time between two attempts to report the addresses. Until one succeeds, packets for the domains count towards
+/// The delay before a failed report is retried. Until one succeeds, packets for the domains count towards
 /// the limits for unknown addresses.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -58,12 +57,7 @@ async fn set_interest(
     name: OwnedUniqueName,
     macs: &BTreeSet<MacAddr>,
 ) -> Result<(), wakevirt_protocol::bus::Error> {
-    // The unique name of the announcer: a call to the well-known name could activate a service.
-    let announcer = Capture1Proxy::builder(connection)
-        .destination(name)
-        .cache_properties(CacheProperties::No)
-        .build()
-        .await?;
+    let announcer = proxy(connection, name).await?;
     let macs: Vec<Vec<u8>> = macs.iter().map(|mac| mac.octets().to_vec()).collect();
     announcer.set_interest(&macs).await
 }

@@ -7,12 +7,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use wakevirt_protocol::bus::{Capture1Proxy, Error};
+use wakevirt_protocol::bus::Error;
 use wakevirt_service::logs::quoted;
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
-use zbus::proxy::CacheProperties;
 
+use crate::announcer::proxy;
 use crate::policy::rules::Rules;
 
 /// The interface names in rules, each with its rule.
@@ -24,8 +24,8 @@ pub(crate) fn named_interfaces(rules: &Rules) -> NamedInterfaces {
     rules.iter().flat_map(|rule| rule.named_interfaces().map(names(rule))).collect()
 }
 
-/// Warns of each name that no interface of the announcer has: for each new announcer, and after each reload.
-/// Returns when the service stops reloading.
+/// Warns about each name that no interface of the announcer has: for each new announcer, and after each reload.
+/// Returns when the service exits.
 pub(crate) async fn check(
     connection: &Connection,
     mut owner: watch::Receiver<Option<OwnedUniqueName>>,
@@ -44,8 +44,7 @@ pub(crate) async fn check(
                     for (name, rule) in names.iter().filter(|(name, _)| !known.contains(name)) {
                         if warned.insert((name.clone(), rule.clone())) {
                             tracing::warn!(
-                                "there is no interface {} on which capture receives packets, but the rule {rule} \
-                                 names it",
+                                "rule {rule} names the interface {}, on which capture receives no packets",
                                 quoted(name)
                             );
                         }
@@ -68,12 +67,7 @@ async fn interface_names(
     connection: &Connection,
     announcer: OwnedUniqueName,
 ) -> Result<HashSet<String>, Error> {
-    // The unique name of the announcer: a call to the well-known name could activate a service.
-    let announcer = Capture1Proxy::builder(connection)
-        .destination(announcer)
-        .cache_properties(CacheProperties::No)
-        .build()
-        .await?;
+    let announcer = proxy(connection, announcer).await?;
     let names = announcer.interfaces().await?;
     let alternatives = announcer.alternative_names().await?;
     Ok(names.into_iter().chain(alternatives.into_values().flatten()).collect())

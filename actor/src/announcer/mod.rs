@@ -9,9 +9,11 @@ mod merge;
 mod password;
 
 use tokio::sync::{mpsc, watch};
+use wakevirt_protocol::bus::Capture1Proxy;
 use wakevirt_service::bus::BusError;
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
+use zbus::proxy::CacheProperties;
 
 use listener::Output;
 
@@ -23,7 +25,7 @@ pub(crate) use password::{PasswordRequest, fetch_password};
 
 /// The client of capture. It outlives the bus connections, so its record of received packets does, too.
 pub(crate) struct Client {
-    /// The packets that were received so far.
+    /// The record of received packets.
     pub merge: Merge,
     /// Receives each packet once.
     pub packets: mpsc::Sender<NewPacket>,
@@ -40,7 +42,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Exchanges packets, interests and passwords with the announcer until the connection is lost, or the actor
+    /// Exchanges packets, the interest and passwords with the announcer until the connection is lost, or the actor
     /// exits.
     ///
     /// # Errors
@@ -53,7 +55,16 @@ impl Client {
             result = listener::listen(connection, output, merge) => result,
             () = interest::report(connection, owners.clone(), macs.clone()) => Ok(()),
             () = interfaces::check(connection, owners.clone(), named.clone()) => Ok(()),
-            () = password::answer(connection, owners, fetches) => Ok(()),
+            () = password::run(connection, owners, fetches) => Ok(()),
         }
     }
+}
+
+/// A proxy for the announcer that has this unique name. A call to the well-known name could activate a service.
+async fn proxy(connection: &Connection, announcer: OwnedUniqueName) -> zbus::Result<Capture1Proxy<'static>> {
+    Capture1Proxy::builder(connection)
+        .destination(announcer)
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await
 }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use wakevirt_protocol::Password;
-use wakevirt_protocol::bus::{Capture1Proxy, Error};
+use wakevirt_protocol::bus::Error;
 use wakevirt_service::bus::Backoff;
 use zbus::names::OwnedUniqueName;
-use zbus::proxy::CacheProperties;
 use zbus::{Connection, fdo};
 
 use crate::announcer::call_error::describe;
+use crate::announcer::proxy;
 use crate::model::Packet;
 
 /// The longest time that `GetSecureOn` may take, including retries.
@@ -26,7 +26,7 @@ pub struct PasswordRequest {
 #[cfg(test)]
 impl PasswordRequest {
     /// Replies in place of the announcer.
-    pub(crate) fn answer(self, password: Result<Password, String>) {
+    pub(crate) fn reply(self, password: Result<Password, String>) {
         self.reply.send(password).unwrap();
     }
 }
@@ -36,16 +36,16 @@ pub async fn fetch_password(
     requests: mpsc::Sender<PasswordRequest>,
     packet: &Packet,
 ) -> Result<Password, String> {
-    let disconnected = || "the announcer is unavailable".to_owned();
+    let unavailable = || "the announcer is unavailable".to_owned();
     let (reply, password) = oneshot::channel();
     let epoch = packet.details.epoch.clone().unwrap_or_default();
     let request = PasswordRequest { epoch, sequence: packet.sequence, reply };
-    requests.send(request).await.map_err(|_| disconnected())?;
-    password.await.map_err(|_| disconnected())?
+    requests.send(request).await.map_err(|_| unavailable())?;
+    password.await.map_err(|_| unavailable())?
 }
 
-/// Answers requests with passwords from the announcer, until it is cancelled or the engine has exited.
-pub(super) async fn answer(
+/// Replies to requests with passwords from the announcer, until it is cancelled or the engine has exited.
+pub(super) async fn run(
     connection: &Connection,
     owner: watch::Receiver<Option<OwnedUniqueName>>,
     requests: &mut mpsc::Receiver<PasswordRequest>,
@@ -57,7 +57,7 @@ pub(super) async fn answer(
         tokio::spawn(async move {
             let call = get_secure_on(&connection, owner, &epoch, sequence);
             let password = tokio::time::timeout(TIMEOUT, call).await;
-            let password = password.unwrap_or_else(|_| Err("the announcer does not answer".to_owned()));
+            let password = password.unwrap_or_else(|_| Err("the announcer did not reply in time".to_owned()));
             // The receiver is gone if the service is exiting.
             let _ = reply.send(password);
         });
@@ -72,13 +72,7 @@ async fn get_secure_on(
 ) -> Result<Password, String> {
     let owner = owner.ok_or("the announcer is not running")?;
     let failed = |error: Error| describe("GetSecureOn", &error);
-    // The unique name of the announcer: a call to the well-known name could activate a service.
-    let announcer = Capture1Proxy::builder(connection)
-        .destination(owner)
-        .cache_properties(CacheProperties::No)
-        .build()
-        .await
-        .map_err(|error| failed(error.into()))?;
+    let announcer = proxy(connection, owner).await.map_err(|error| failed(error.into()))?;
     let mut backoff = Backoff::new();
     let password = loop {
         match announcer.get_secure_on(epoch, sequence).await {

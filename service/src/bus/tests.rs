@@ -106,7 +106,9 @@ async fn the_error_of_a_refused_name_points_to_the_policy() {
     let error = error.to_string();
     let user = nix::unistd::geteuid();
     assert!(
-        error.starts_with(&format!("the bus does not let user {user} own org.wakevirt.Capture1 (")),
+        error.starts_with(&format!(
+            "the bus policy does not allow user {user} to own org.wakevirt.Capture1 ("
+        )),
         "{error}"
     );
     assert!(error.contains("org.wakevirt.Capture1.conf is missing in /usr/share/dbus-1/system.d"), "{error}");

@@ -114,7 +114,8 @@ fn loads_the_defaults_without_any_file() {
 fn merges_layers_in_order() {
     let directory = Directory::new();
     let rule = |last: u8| format!("[[allow]]\nmac = \"52:54:00:00:00:0{last}\"\n");
-    directory.write("usr/sample.toml", format!("limit = 1\ninterfaces = [\"a\"]\nlog = \"warn\"\n{}", rule(1)));
+    directory
+        .write("usr/sample.toml", format!("limit = 1\ninterfaces = [\"a\"]\nlog = \"warn\"\n{}", rule(1)));
     directory.write("usr/sample.d/50-z.toml", format!("limit = 2\ncool-down = \"2s\"\n{}", rule(2)));
     directory.write("etc/sample.toml", format!("limit = 3\n{}", rule(3)));
     directory.write("etc/sample.d/20-b.toml", format!("limit = 5\n{}", rule(5)));

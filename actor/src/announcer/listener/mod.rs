@@ -4,7 +4,7 @@
 //! connection that owns `org.wakevirt.Capture1` at that moment; bus policy lets only the announcer's user own that
 //! name. Signals, changes of the owner, and the reply to the first query of the owner arrive in one stream, in the
 //! order in which the bus sent them, so a packet is always compared with the owner at the time when it was sent.
-//! Missed packets are requested page by page, each when there is room for it. Announced packets do not wait for that.
+//! Missed packets are requested page by page, each when the queue has room for it. They do not delay announced packets.
 
 mod filter;
 
@@ -29,7 +29,7 @@ use crate::announcer::merge::{Merge, NewPacket, Page};
 use crate::model::Packet;
 use filter::{Incoming, MessageFilter, ReplayReply};
 
-/// The time without an announcer before a warning: when both services start, or the announcer restarts, it
+/// The time without an announcer before a warning. When both services start, or the announcer restarts, the announcer
 /// appears sooner.
 const MISSING_WARNING: Duration = Duration::from_secs(5);
 /// The longest time that the announcer may take to reply to `Replay`.
@@ -46,19 +46,19 @@ pub(super) struct Output<'a> {
     pub packets: &'a mpsc::Sender<NewPacket>,
     /// The announcer's unique name, if there is an announcer.
     pub owner: &'a watch::Sender<Option<OwnedUniqueName>>,
-    /// Becomes true when the packets that the announcer remembers were received, or cannot be.
+    /// Becomes true when the stored packets of the announcer were received, or cannot be received.
     pub caught_up: &'a watch::Sender<bool>,
-    /// Counts packets that the announcer no longer remembers.
+    /// Counts packets that the announcer no longer stores.
     pub lost: LostPackets,
 }
 
 /// Receives packets until the connection is lost.
 ///
-/// It never waits for room in the queue of packets: as long as it does not read from the bus, the whole connection
-/// stalls. A packet without room is requested again with `Replay`.
+/// It never waits for room in the packet queue: while it does not read from the bus, the whole connection stalls. A
+/// packet that does not fit is requested again with `Replay`.
 ///
 /// # Errors
-/// If the connection is lost, or the bus refuses the subscription.
+/// If the connection is lost, or the bus rejects the subscription.
 pub(super) async fn listen(
     connection: &Connection,
     output: Output<'_>,
@@ -76,13 +76,13 @@ pub(super) async fn listen(
                 let message = next.ok_or(BusError::Closed)??;
                 listener.handle(&message)?;
             }
-            room = packets.reserve_many(REPLAY_PAGE), if matches!(listener.replay, Replay::Due) => {
+            permits = packets.reserve_many(REPLAY_PAGE), if matches!(listener.replay, Replay::Due) => {
                 // The receiver is gone if the service is exiting.
-                let Ok(room) = room else { return Ok(()) };
-                listener.request_replay(connection, room).await?;
+                let Ok(permits) = permits else { return Ok(()) };
+                listener.request_replay(connection, permits).await?;
             }
             () = until(listener.warn_at) => listener.warn_missing_announcer(),
-            () = until(listener.replay.time()) => listener.handle_replay_timer(),
+            () = until(listener.replay.timer()) => listener.handle_replay_timer(),
         }
     }
 }
@@ -102,14 +102,14 @@ enum Replay<'a> {
     Idle,
     /// Becomes due at this time.
     Later(Instant),
-    /// To be requested as soon as there is room for a page.
+    /// Requested as soon as the queue has room for a page.
     Due,
-    /// Requested, with room for the reply, which must arrive before this time.
+    /// Requested, with permits for the packets of the reply, which must arrive before this time.
     Requested(PermitIterator<'a, NewPacket>, Instant),
 }
 
 impl Replay<'_> {
-    const fn time(&self) -> Option<Instant> {
+    const fn timer(&self) -> Option<Instant> {
         match self {
             Self::Later(time) | Self::Requested(_, time) => Some(*time),
             Self::Idle | Self::Due => None,
@@ -161,13 +161,13 @@ impl<'a> PacketListener<'a> {
         Ok(())
     }
 
-    /// Passes an announced packet on at once, if there is room.
+    /// Passes an announced packet on at once, if the queue has room.
     fn handle_packet(&mut self, packet: Packet) {
         let mac = packet.mac;
         match self.output.packets.try_reserve() {
-            Ok(room) => {
+            Ok(permit) => {
                 if let Some(new) = self.merge.add_announced(packet, true) {
-                    room.send(new);
+                    permit.send(new);
                 }
             }
             Err(TrySendError::Full(())) => {
@@ -190,23 +190,25 @@ impl<'a> PacketListener<'a> {
         }
     }
 
-    /// Calls `Replay` for the missed packets. `room` is for the reply.
+    /// Calls `Replay` for the missed packets. The permits are for the packets of the reply.
     async fn request_replay(
         &mut self,
         connection: &Connection,
-        room: PermitIterator<'a, NewPacket>,
+        permits: PermitIterator<'a, NewPacket>,
     ) -> Result<(), BusError> {
         let position = self.merge.start_replay();
         let is_requested = self.filter.request_replay(connection, position).await?;
         let deadline = Instant::now() + REPLAY_TIMEOUT;
-        self.replay = if is_requested { Replay::Requested(room, deadline) } else { Replay::Idle };
+        self.replay = if is_requested { Replay::Requested(permits, deadline) } else { Replay::Idle };
         Ok(())
     }
 
     fn handle_replay(&mut self, reply: ReplayReply) {
-        let Replay::Requested(room, _) = core::mem::replace(&mut self.replay, Replay::Idle) else { return };
+        let Replay::Requested(permits, _) = core::mem::replace(&mut self.replay, Replay::Idle) else {
+            return;
+        };
         match reply {
-            ReplayReply::Page(page) => self.handle_page(page, room),
+            ReplayReply::Page(page) => self.handle_page(page, permits),
             ReplayReply::Busy => self.replay = Replay::Later(Instant::now() + BUSY_INTERVAL),
             ReplayReply::Failed => self.merge.skip_gaps(),
         }
@@ -217,22 +219,22 @@ impl<'a> PacketListener<'a> {
         }
     }
 
-    fn handle_page(&mut self, page: Page, room: PermitIterator<'a, NewPacket>) {
+    fn handle_page(&mut self, page: Page, permits: PermitIterator<'a, NewPacket>) {
         let more = page.more && !page.packets.is_empty();
-        let new = self.merge.add_page(page, room.len());
-        for (new, room) in new.into_iter().zip(room) {
-            room.send(new);
+        let new = self.merge.add_page(page, permits.len());
+        for (new, permit) in new.into_iter().zip(permits) {
+            permit.send(new);
         }
         if more {
             self.replay = Replay::Due;
         }
     }
 
-    /// The announcer has changed, or is gone.
+    /// Handles a new announcer, or the exit of the announcer.
     fn handle_owner(&mut self, name: Option<OwnedUniqueName>) {
         self.warn_at = name.is_none().then(|| Instant::now() + MISSING_WARNING);
         self.replay = match &name {
-            // It may remember packets that were missed.
+            // It may store packets that were missed.
             Some(name) => {
                 lifecycle::clear_warning(Warning::Capture);
                 tracing::info!("receiving packets from the announcer, {CAPTURE_NAME} ({name})");
@@ -246,14 +248,14 @@ impl<'a> PacketListener<'a> {
         self.output.owner.send_replace(name);
     }
 
-    /// A replay is due, or the reply has timed out.
+    /// Handles a replay that is due, or a reply that timed out.
     fn handle_replay_timer(&mut self) {
         self.replay = match self.replay {
             Replay::Requested(..) => {
                 self.filter.abandon_replay();
                 tracing::warn!(
-                    "the announcer has not replied to Replay within {} s; retrying in {} s; missed packets wake \
-                     nothing until then",
+                    "the announcer did not reply to Replay within {} s; retrying in {} s; until then, missed packets \
+                     wake no domain",
                     REPLAY_TIMEOUT.as_secs(),
                     RETRY_INTERVAL.as_secs()
                 );
@@ -294,7 +296,7 @@ impl<'a> PacketListener<'a> {
         if let Some(suppressed) = self.lost_log.take(Instant::now().into_std()) {
             tracing::warn!(
                 suppressed,
-                "missed {lost} magic packets, which the announcer no longer remembers"
+                "{lost} magic packets were missed, and the announcer no longer stores them"
             );
         }
     }

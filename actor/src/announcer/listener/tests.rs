@@ -11,7 +11,7 @@ use super::filter::tests::{OWNER, filter_for, serial};
 use super::*;
 
 /// The capacity of the service's packet queue.
-const ROOM: usize = 1024;
+const CAPACITY: usize = 1024;
 const MAC: &str = "52:54:00:00:00:01";
 
 struct Fixture {
@@ -23,8 +23,8 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new(room: usize) -> Self {
-        let (packets, received) = mpsc::channel(room);
+    fn new(capacity: usize) -> Self {
+        let (packets, received) = mpsc::channel(capacity);
         let (owner, caught_up) = (watch::Sender::new(None), watch::Sender::new(false));
         Self { packets, received, owner, caught_up, lost: LostPackets::default() }
     }
@@ -39,8 +39,8 @@ impl Fixture {
         merge.start_replay();
         let mut listener = PacketListener::new(filter_for(Some(Some(OWNER))), self.output(), merge);
         listener.filter.expect_replay(serial(7));
-        let room = self.packets.try_reserve_many(self.packets.capacity().min(REPLAY_PAGE)).unwrap();
-        listener.replay = Replay::Requested(room, Instant::now() + REPLAY_TIMEOUT);
+        let permits = self.packets.try_reserve_many(self.packets.capacity().min(REPLAY_PAGE)).unwrap();
+        listener.replay = Replay::Requested(permits, Instant::now() + REPLAY_TIMEOUT);
         listener
     }
 
@@ -68,7 +68,7 @@ fn reply(more: bool, sequences: core::ops::RangeInclusive<u64>) -> Message {
 
 #[tokio::test]
 async fn passes_on_announced_packets_before_the_reply() {
-    let mut fixture = Fixture::new(ROOM);
+    let mut fixture = Fixture::new(CAPACITY);
     let mut merge = Merge::default();
     let mut listener = fixture.replaying(&mut merge);
     listener.handle(&announced(9)).unwrap();
@@ -79,8 +79,8 @@ async fn passes_on_announced_packets_before_the_reply() {
 }
 
 #[tokio::test]
-async fn requests_page_after_page() {
-    let mut fixture = Fixture::new(ROOM);
+async fn requests_one_page_after_the_other() {
+    let mut fixture = Fixture::new(CAPACITY);
     let mut merge = Merge::default();
     let mut listener = fixture.replaying(&mut merge);
     listener.handle(&reply(true, 1..=128)).unwrap();
@@ -98,13 +98,13 @@ async fn requests_page_after_page() {
 
 #[tokio::test]
 async fn retries_a_replay_without_a_reply() {
-    let fixture = Fixture::new(ROOM);
+    let fixture = Fixture::new(CAPACITY);
     let mut merge = Merge::default();
     let mut listener = fixture.replaying(&mut merge);
     listener.handle_replay_timer();
     assert!(matches!(listener.replay, Replay::Later(_)));
     assert!(*fixture.caught_up.borrow(), "nothing waits for the replay");
-    assert_eq!(fixture.packets.capacity(), ROOM, "the room is free again");
+    assert_eq!(fixture.packets.capacity(), CAPACITY, "the permits are returned");
     // A late reply is ignored.
     listener.handle(&reply(false, 1..=2)).unwrap();
     assert!(matches!(listener.replay, Replay::Later(_)));
@@ -113,7 +113,7 @@ async fn retries_a_replay_without_a_reply() {
 }
 
 #[tokio::test]
-async fn requests_packets_without_room_again() {
+async fn requests_packets_again_that_the_full_queue_rejected() {
     let mut fixture = Fixture::new(2);
     let mut merge = Merge::default();
     let mut listener = PacketListener::new(filter_for(Some(Some(OWNER))), fixture.output(), &mut merge);
@@ -132,8 +132,8 @@ async fn requests_packets_without_room_again() {
 }
 
 #[tokio::test]
-async fn counts_packets_that_the_announcer_no_longer_remembers() {
-    let fixture = Fixture::new(ROOM);
+async fn counts_packets_that_the_announcer_no_longer_stores() {
+    let fixture = Fixture::new(CAPACITY);
     let mut merge = Merge::default();
     let mut listener = fixture.replaying(&mut merge);
     listener.handle(&reply(false, 5..=6)).unwrap();
@@ -170,7 +170,7 @@ impl Drop for Bus {
     }
 }
 
-/// An announcer that remembers `count` packets and replays them in pages.
+/// An announcer that stores `count` packets and replays them in pages.
 async fn announce(connection: &Connection, count: u64) {
     let mut calls = MessageStream::from(connection);
     connection.request_name(CAPTURE_NAME).await.unwrap();
@@ -188,13 +188,13 @@ async fn announce(connection: &Connection, count: u64) {
 }
 
 #[tokio::test]
-async fn replays_more_packets_than_there_is_room_for() {
+async fn replays_more_packets_than_fit_into_the_queue() {
     const COUNT: u64 = 3000;
     let bus = Bus::start();
     let announcer =
         zbus::connection::Builder::address(bus.address.to_string().as_str()).build().await.unwrap();
     let connection = bus.address.connect(None).await.unwrap();
-    let mut fixture = Fixture::new(ROOM);
+    let mut fixture = Fixture::new(CAPACITY);
     let mut merge = Merge::default();
     let output = Output {
         packets: &fixture.packets,

@@ -1,5 +1,5 @@
-//! Merges announced and replayed packets, so that each packet is taken once. Announced packets are taken at once;
-//! missed packets are replayed later, page by page.
+//! Merges announced and replayed packets, so that each packet is passed on once. Announced packets are passed on
+//! immediately; missed packets are replayed later, page by page.
 
 use crate::model::{Packet, Position};
 
@@ -8,11 +8,11 @@ use crate::model::{Packet, Position};
 pub struct NewPacket {
     /// The packet.
     pub packet: Packet,
-    /// The packets that are known once this one is decided.
+    /// The position to save once this packet is decided.
     pub position: Position,
 }
 
-/// A reply to `Replay`: the packets that the announcer remembers, or the first of them.
+/// A reply to `Replay`: the stored packets, or the first of them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// The announcer's epoch.
@@ -27,13 +27,13 @@ pub struct Page {
 #[derive(Debug, Default)]
 pub struct Merge {
     position: Position,
-    /// Older packets are ignored: CLOCK_BOOTTIME, in microseconds.
+    /// Packets captured before this time are ignored: CLOCK_BOOTTIME, in microseconds.
     not_before: u64,
-    /// The first announced packet that was left to a replay because there was no room.
-    left: Option<u64>,
+    /// The first announced packet that was deferred to a replay because the queue was full.
+    deferred: Option<u64>,
     /// The highest number that was known when the last replay was requested.
     requested_at: u64,
-    /// Packets that the announcer no longer remembers.
+    /// The number of packets that the announcer no longer stores.
     lost: u64,
 }
 
@@ -54,28 +54,28 @@ impl Merge {
         Self { not_before: now, ..Self::default() }
     }
 
-    /// Whether there are packets that were missed, or left to a replay.
+    /// Whether packets were missed, or deferred to a replay.
     #[must_use]
     pub fn has_gaps(&self) -> bool {
-        self.left.is_some() || !self.position.runs.is_empty()
+        self.deferred.is_some() || !self.position.runs.is_empty()
     }
 
     /// Starts a replay. Returns the arguments of `Replay`: the epoch, and the number after which packets are
     /// missing.
     pub fn start_replay(&mut self) -> (&str, u64) {
-        self.left = None;
+        self.deferred = None;
         self.requested_at = self.position.highest();
         (&self.position.epoch, self.position.sequence)
     }
 
-    /// Adds an announced packet, and returns it if it is new. Without room it is left to a replay.
+    /// Adds an announced packet, and returns it if it is new. If the queue is full, the packet is deferred to a replay.
     pub fn add_announced(&mut self, packet: Packet, has_room: bool) -> Option<NewPacket> {
         if has_room {
-            return self.take(packet);
+            return self.accept(packet);
         }
         self.enter_epoch(packet.epoch());
         if !self.position.contains(packet.sequence) {
-            self.left = Some(self.left.map_or(packet.sequence, |left| left.min(packet.sequence)));
+            self.deferred = Some(self.deferred.map_or(packet.sequence, |first| first.min(packet.sequence)));
         }
         None
     }
@@ -91,15 +91,15 @@ impl Merge {
         let mut new = Vec::new();
         for packet in page.packets {
             if new.len() < room {
-                new.extend(self.take(packet));
+                new.extend(self.accept(packet));
             } else {
                 self.add_announced(packet, false);
             }
         }
-        // The reply is complete up to this number: what is missing below it is no longer remembered.
+        // The reply is complete up to this number: packets missing below it are no longer stored.
         let complete = if page.more { last } else { last.max(Some(known)) };
         let complete =
-            complete.unwrap_or(known).min(self.left.map_or(u64::MAX, |left| left.saturating_sub(1)));
+            complete.unwrap_or(known).min(self.deferred.map_or(u64::MAX, |first| first.saturating_sub(1)));
         // Packets from before `not_before` are not lost.
         let is_first = self.not_before > 0 && self.position.sequence == 0;
         let lost = self.position.advance_to(complete);
@@ -107,10 +107,10 @@ impl Merge {
         new
     }
 
-    /// Gives up missing packets, because they cannot be replayed.
+    /// Counts missing packets as lost, because they cannot be replayed.
     pub fn skip_gaps(&mut self) {
-        let left = self.left.take().unwrap_or_default();
-        let end = self.position.highest().max(left);
+        let deferred = self.deferred.take().unwrap_or_default();
+        let end = self.position.highest().max(deferred);
         self.lost = self.lost.saturating_add(self.position.advance_to(end));
     }
 
@@ -119,21 +119,21 @@ impl Merge {
         core::mem::take(&mut self.lost)
     }
 
-    fn take(&mut self, packet: Packet) -> Option<NewPacket> {
+    fn accept(&mut self, packet: Packet) -> Option<NewPacket> {
         self.enter_epoch(packet.epoch());
         if self.position.contains(packet.sequence) {
             return None;
         }
         self.lost = self.lost.saturating_add(self.position.insert(packet.sequence));
-        let seen = packet.details.boottime.unwrap_or(u64::MAX);
-        (seen >= self.not_before).then(|| NewPacket { packet, position: self.position.clone() })
+        let captured_at = packet.details.boottime.unwrap_or(u64::MAX);
+        (captured_at >= self.not_before).then(|| NewPacket { packet, position: self.position.clone() })
     }
 
     /// Resets the position if this is another epoch: each announcer process numbers its packets from 1.
     fn enter_epoch(&mut self, epoch: &str) {
         if self.position.epoch != epoch {
             self.position = Position { epoch: epoch.to_owned(), ..Position::default() };
-            self.left = None;
+            self.deferred = None;
             self.requested_at = 0;
         }
     }

@@ -27,31 +27,31 @@ fn sequences(new: &[NewPacket]) -> Vec<u64> {
     new.iter().map(|new| new.packet.sequence).collect()
 }
 
-fn takes_announced(merge: &mut Merge, epoch: &str, sequence: u64) -> bool {
+fn accepts_announced(merge: &mut Merge, epoch: &str, sequence: u64) -> bool {
     merge.add_announced(packet(epoch, sequence), true).is_some()
 }
 
 #[test]
-fn takes_announced_packets_at_once_and_missed_ones_from_a_replay() {
+fn accepts_announced_packets_at_once_and_missed_ones_from_a_replay() {
     let mut merge = merge("a", 3);
     assert_eq!(merge.start_replay(), ("a", 3));
-    assert!(takes_announced(&mut merge, "a", 6));
-    assert!(takes_announced(&mut merge, "a", 7));
+    assert!(accepts_announced(&mut merge, "a", 6));
+    assert!(accepts_announced(&mut merge, "a", 7));
     assert!(merge.has_gaps());
     assert_eq!(sequences(&merge.add_page(page("a", false, &[4, 5, 6]), ROOM)), [4, 5]);
     assert!(!merge.has_gaps());
-    assert!(!takes_announced(&mut merge, "a", 7), "not twice");
-    assert!(takes_announced(&mut merge, "a", 8));
+    assert!(!accepts_announced(&mut merge, "a", 7), "not twice");
+    assert!(accepts_announced(&mut merge, "a", 8));
     assert_eq!(merge.take_lost(), 0);
 }
 
 #[test]
-fn takes_a_replay_in_pages() {
+fn accepts_a_replay_in_pages() {
     let mut merge = merge("a", 0);
     merge.start_replay();
-    assert!(takes_announced(&mut merge, "a", 9));
+    assert!(accepts_announced(&mut merge, "a", 9));
     assert_eq!(sequences(&merge.add_page(page("a", true, &[2, 3]), ROOM)), [2, 3]);
-    assert_eq!(merge.take_lost(), 1, "the announcer no longer remembers 1");
+    assert_eq!(merge.take_lost(), 1, "the announcer no longer stores 1");
     assert_eq!(merge.start_replay(), ("a", 3));
     assert_eq!(sequences(&merge.add_page(page("a", true, &[5, 8]), ROOM)), [5, 8]);
     assert_eq!(merge.start_replay(), ("a", 9));
@@ -60,15 +60,15 @@ fn takes_a_replay_in_pages() {
 }
 
 #[test]
-fn leaves_packets_without_room_to_a_replay() {
+fn defers_packets_to_a_replay_if_the_queue_is_full() {
     let mut merge = merge("a", 3);
     assert_eq!(merge.add_announced(packet("a", 4), false), None);
     assert!(merge.has_gaps());
-    assert!(takes_announced(&mut merge, "a", 5));
+    assert!(accepts_announced(&mut merge, "a", 5));
     assert_eq!(merge.start_replay(), ("a", 3));
     // There is no room for another packet before the reply arrives.
     assert_eq!(merge.add_announced(packet("a", 6), false), None);
-    assert!(takes_announced(&mut merge, "a", 7));
+    assert!(accepts_announced(&mut merge, "a", 7));
     assert_eq!(sequences(&merge.add_page(page("a", false, &[4, 5]), ROOM)), [4]);
     assert!(merge.has_gaps(), "6 is missing");
     assert_eq!(merge.start_replay(), ("a", 5));
@@ -84,8 +84,8 @@ fn starts_over_with_another_epoch() {
     let mut merge = merge("a", 30);
     merge.start_replay();
     assert_eq!(sequences(&merge.add_page(page("b", false, &[1, 2]), ROOM)), [1, 2]);
-    assert!(takes_announced(&mut merge, "b", 3));
-    assert!(takes_announced(&mut merge, "c", 2));
+    assert!(accepts_announced(&mut merge, "b", 3));
+    assert!(accepts_announced(&mut merge, "c", 2));
     assert!(merge.has_gaps(), "1 is missing");
 }
 
@@ -93,10 +93,10 @@ fn starts_over_with_another_epoch() {
 fn skips_gaps_that_cannot_be_replayed() {
     let mut merge = merge("a", 3);
     merge.start_replay();
-    assert!(takes_announced(&mut merge, "a", 7));
+    assert!(accepts_announced(&mut merge, "a", 7));
     merge.skip_gaps();
     assert_eq!((merge.has_gaps(), merge.take_lost()), (false, 3));
-    assert!(takes_announced(&mut merge, "a", 8));
+    assert!(accepts_announced(&mut merge, "a", 8));
 }
 
 #[test]
@@ -104,11 +104,11 @@ fn bounds_the_gaps() {
     let mut merge = merge("a", 0);
     // Every other packet is missing.
     for sequence in 1..10_000 {
-        assert!(takes_announced(&mut merge, "a", 2 * sequence));
+        assert!(accepts_announced(&mut merge, "a", 2 * sequence));
     }
     assert_eq!(merge.position.runs.len(), MAX_GAPS);
     assert_eq!(merge.take_lost(), 9_999 - u64::try_from(MAX_GAPS).unwrap());
-    assert!(!takes_announced(&mut merge, "a", 9_998), "it counts as known");
+    assert!(!accepts_announced(&mut merge, "a", 9_998), "it counts as known");
 }
 
 #[test]
@@ -125,36 +125,36 @@ fn ignores_invalid_runs() {
 }
 
 #[test]
-fn ignores_older_packets_without_a_record() {
-    let seen = |sequence, boottime| {
+fn ignores_older_packets_without_a_saved_position() {
+    let captured = |sequence, boottime| {
         let mut packet = packet("a", sequence);
         packet.details.boottime = Some(boottime);
         packet
     };
     let mut merge = Merge::starting_at(100);
     merge.start_replay();
-    let packets = vec![seen(1, 98), seen(2, 99), seen(3, 100)];
+    let packets = vec![captured(1, 98), captured(2, 99), captured(3, 100)];
     let page = Page { epoch: "a".to_owned(), packets, ..Page::default() };
     assert_eq!(sequences(&merge.add_page(page, ROOM)), [3]);
-    assert!(merge.add_announced(seen(4, 101), true).is_some());
+    assert!(merge.add_announced(captured(4, 101), true).is_some());
 }
 
 proptest! {
     /// Some announced packets are not received, and for some there is no room. Replays arrive page by page, while
-    /// further packets are announced. In the end each packet was taken once.
+    /// further packets are announced. In the end each packet was accepted once.
     #[test]
-    fn takes_each_packet_once(
+    fn accepts_each_packet_once(
         after in 0_u64..20,
         packets in proptest::collection::vec((any::<bool>(), any::<bool>()), 0..60),
         page_length in 1_usize..5,
         late in 0_usize..60,
     ) {
         let mut merge = merge("a", after);
-        let mut taken = Vec::new();
+        let mut accepted = Vec::new();
         let mut announce = |merge: &mut Merge, number: usize, (is_received, has_room): (bool, bool)| {
             let sequence = after + 1 + u64::try_from(number).unwrap();
             if is_received {
-                taken.extend(merge.add_announced(packet("a", sequence), has_room).map(|new| new.packet.sequence));
+                accepted.extend(merge.add_announced(packet("a", sequence), has_room).map(|new| new.packet.sequence));
             }
         };
         let mut announced = packets.iter().copied().enumerate();
@@ -178,9 +178,9 @@ proptest! {
             }
         }
         prop_assert_eq!(merge.take_lost(), 0);
-        taken.extend(replayed);
-        let all: BTreeSet<u64> = taken.iter().copied().collect();
-        prop_assert_eq!(all.len(), taken.len(), "no packet twice");
+        accepted.extend(replayed);
+        let all: BTreeSet<u64> = accepted.iter().copied().collect();
+        prop_assert_eq!(all.len(), accepted.len(), "no packet twice");
         // If the last packets were not received, nothing shows that they exist.
         let end = all.last().copied().unwrap_or(after);
         prop_assert_eq!(all, (after + 1..=end).collect::<BTreeSet<u64>>());

@@ -51,7 +51,7 @@ async fn fetches_the_password_that_a_rule_requires() {
     ] {
         let details = PacketDetails { secure_on: true, ..PacketDetails::default() };
         engine.announce(Packet { mac: mac(1), sequence: 5, details }).await;
-        engine.fetches.recv().await.unwrap().answer(answer);
+        engine.fetches.recv().await.unwrap().reply(answer);
         assert_eq!(engine.decision().await, (5, outcome));
     }
 }

@@ -98,7 +98,7 @@ fn matched<'a>(pattern: &str, names: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_name_with_characters_of_a_glob_matches_that_domain_alone() {
+fn a_name_with_glob_characters_matches_only_that_domain() {
     for (pattern, names, expected) in [
         ("win[1]", &["win1", "win[1]"] as &[_], &["win[1]"] as &[_]),
         ("win[1]", &["win1", "win2"], &["win1"]),
@@ -132,7 +132,7 @@ fn the_removal_of_a_domain_allows_no_other_domain() {
 proptest! {
     /// For any set of domains: the name of a domain matches that domain and no other.
     #[test]
-    fn an_exact_name_matches_that_domain_alone(names in btree_set(r"[ab\[\]{},*?!\\-]{1,6}", 1..20), which: Index) {
+    fn an_exact_name_matches_only_that_domain(names in btree_set(r"[ab\[\]{},*?!\\-]{1,6}", 1..20), which: Index) {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let pattern = *which.get(&names);
         prop_assert_eq!(matched(pattern, &names), [pattern]);

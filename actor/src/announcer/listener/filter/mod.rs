@@ -1,4 +1,4 @@
-//! Selects the messages that count: packets from the owner of the announcer's name, and replies to own calls.
+//! Selects the messages to handle: packets from the owner of the announcer's name, and replies to our own calls.
 
 use core::num::NonZeroU32;
 
@@ -16,7 +16,7 @@ use crate::model::Packet;
 /// The name of the bus itself, and of its interface.
 const BUS: &str = "org.freedesktop.DBus";
 
-/// Classifies messages by the owner of the announcer's name, which it follows.
+/// Classifies messages by their sender, and tracks the owner of the announcer's name.
 pub(super) struct MessageFilter {
     /// The announcer's connection, if there is an announcer. `None` until the bus has replied to `GetNameOwner`.
     owner: Option<Option<OwnedUniqueName>>,
@@ -46,11 +46,11 @@ pub(super) enum Incoming {
 /// The reply to `Replay`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ReplayReply {
-    /// Remembered packets, or the first of them.
+    /// Stored packets, or the first of them.
     Page(Page),
-    /// The announcer is busy: retry.
+    /// The announcer is busy; retry later.
     Busy,
-    /// The call failed: do not retry.
+    /// The call failed; do not retry.
     Failed,
 }
 
@@ -99,7 +99,7 @@ impl MessageFilter {
         Ok(true)
     }
 
-    /// Expects the reply to a call of `Replay` with this serial.
+    /// Records that `Replay` was called with this serial.
     #[cfg(test)]
     pub(super) const fn expect_replay(&mut self, call: NonZeroU32) {
         self.replay_call = Some(call);
@@ -110,10 +110,10 @@ impl MessageFilter {
         self.replay_call = None;
     }
 
-    /// Classifies a message, and follows the owner of the announcer's name.
+    /// Classifies a message, and tracks the owner of the announcer's name.
     ///
     /// # Errors
-    /// If the message is the bus's refusal of the subscription.
+    /// If the bus rejected the subscription.
     pub(super) fn classify(&mut self, message: &Message) -> Result<Incoming, BusError> {
         let header = message.header();
         match message.message_type() {
@@ -140,7 +140,7 @@ impl MessageFilter {
     fn packet(&self, message: &Message, header: &Header<'_>) -> Incoming {
         let Some(sender) = header.sender() else { return Incoming::Other };
         match &self.owner {
-            // No packet is accepted until the bus has named the owner.
+            // No packet is accepted until the owner is known.
             None => Incoming::Other,
             Some(Some(owner)) if owner == sender => {
                 parse_packet(message).map_or(Incoming::Other, Incoming::Packet)
@@ -207,7 +207,7 @@ fn parse_replay(message: &Message) -> ReplayReply {
         }
         Err(error) => {
             tracing::warn!(
-                "cannot replay magic packets that arrived while the actor was not connected; they wake nothing: {}",
+                "cannot request a replay of missed magic packets, which wake no domain now: {}",
                 describe("Replay", &error.into())
             );
             ReplayReply::Failed

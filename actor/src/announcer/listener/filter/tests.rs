@@ -47,7 +47,7 @@ fn call(number: u32) -> Message {
 }
 
 #[test]
-fn accepts_packets_from_the_owner_alone() {
+fn accepts_packets_only_from_the_owner() {
     let mut filter = filter_for(Some(Some(OWNER)));
     let Incoming::Packet(packet) = filter.classify(&magic_packet(OWNER)).unwrap() else {
         panic!("not accepted")
@@ -75,7 +75,7 @@ fn accepts_no_packet_without_an_owner() {
 }
 
 #[test]
-fn follows_the_owner_in_the_order_of_the_stream() {
+fn tracks_the_owner_in_stream_order() {
     let mut filter = filter_for(Some(Some(OWNER)));
     assert_eq!(
         filter.classify(&owner_changed(BUS, OTHER_SENDER)).unwrap(),
@@ -91,14 +91,14 @@ fn follows_the_owner_in_the_order_of_the_stream() {
 }
 
 #[test]
-fn accepts_a_change_of_the_owner_from_the_bus_alone() {
+fn accepts_owner_changes_only_from_the_bus() {
     let mut filter = filter_for(Some(Some(OWNER)));
     assert_eq!(filter.classify(&owner_changed(OTHER_SENDER, OTHER_SENDER)).unwrap(), Incoming::Other);
     assert!(matches!(filter.classify(&magic_packet(OWNER)).unwrap(), Incoming::Packet(_)));
 }
 
 #[test]
-fn requests_the_owner_of_the_name() {
+fn learns_the_owner_from_the_reply_of_the_bus() {
     let mut filter = filter_for(None);
     let reply = Message::method_return(&call(103).header()).build(&OWNER).unwrap();
     assert_eq!(filter.classify(&reply).unwrap(), Incoming::Owner(Some(name(OWNER))));
@@ -112,10 +112,10 @@ fn requests_the_owner_of_the_name() {
 }
 
 #[test]
-fn fails_if_the_bus_refuses_the_subscription() {
-    let refusal =
+fn fails_if_the_bus_rejects_the_subscription() {
+    let error =
         Message::error(&call(102).header(), "org.freedesktop.DBus.Error.LimitsExceeded").build(&"too many");
-    let Err(BusError::Bus(zbus::Error::FDO(error))) = filter_for(None).classify(&refusal.unwrap()) else {
+    let Err(BusError::Bus(zbus::Error::FDO(error))) = filter_for(None).classify(&error.unwrap()) else {
         panic!()
     };
     assert!(matches!(*error, zbus::fdo::Error::LimitsExceeded(_)));
@@ -152,16 +152,15 @@ fn bounds_the_alternative_names_of_an_interface() {
     assert_eq!(alternatives(long.into()), ["x".repeat(127)]);
     let many: Vec<String> = (0..10_000).map(|number| format!("name{number}")).collect();
     assert_eq!(alternatives(many.into()).len(), 16);
-    assert!(alternatives("a text".into()).is_empty());
+    assert!(alternatives("a string".into()).is_empty());
 }
 
 #[test]
-fn accepts_the_reply_to_its_own_call_alone() {
+fn accepts_only_the_reply_to_its_own_call() {
     let details = HashMap::from([("epoch", Variant::from("e"))]);
-    let remembered = vec![(4_u64, "52:54:00:00:00:01", details)];
-    let reply = |number| {
-        Message::method_return(&call(number).header()).build(&("e", false, true, &remembered)).unwrap()
-    };
+    let stored = vec![(4_u64, "52:54:00:00:00:01", details)];
+    let reply =
+        |number| Message::method_return(&call(number).header()).build(&("e", false, true, &stored)).unwrap();
     let mut filter = MessageFilter { replay_call: Some(serial(105)), ..filter_for(Some(Some(OWNER))) };
     assert_eq!(filter.classify(&reply(104)).unwrap(), Incoming::Other);
     let Incoming::Replay(ReplayReply::Page(page)) = filter.classify(&reply(105)).unwrap() else {
