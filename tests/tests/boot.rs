@@ -30,7 +30,7 @@ fn readme_commands_work(bus: Kind) {
     site.debian.sh("systemctl restart wakevirt-actor");
     let log = || site.debian.journal("wakevirt-actor");
     wait::until_true("the actor to list the domain", || log().contains("packets can wake 1 domain"));
-    assert_eq!(log().matches("no packet can wake a domain: there is no rule").count(), 1, "{}", log());
+    assert_eq!(log().matches("no packet can wake a domain: no rule is configured").count(), 1, "{}", log());
     assert_eq!(site.debian.sh("systemctl --failed --no-legend --plain"), "");
 }
 

@@ -113,7 +113,7 @@ fn polkit_decides_by_the_callers_session(bus: Kind) {
     // If polkit's unit is masked, the actor denies the call instead of falling back to the group.
     debian.sh("virsh --quiet --connect qemu:///system destroy vm1; systemctl mask --now polkit");
     let output = without_session(&debian, MEMBER, WAKE);
-    assert!(!output.status.success() && text(&output).contains("cannot ask polkit"), "{output:?}");
+    assert!(!output.status.success() && text(&output).contains("cannot query polkit"), "{output:?}");
     assert_eq!(state(), "shut off");
     debian.sh(WAKE);
     assert_eq!(state(), "running");

@@ -232,7 +232,7 @@ fn a_hung_polkit_delays_only_calls_that_wait_for_it() {
             .partition(|reply| reply.as_ref().is_err_and(|error| error.name == LIMIT_EXCEEDED));
         // A call that arrives after the first replies is within the limit again.
         assert!(unanswered.len() >= 16, "{unanswered:?}, over the limit: {limited:?}");
-        unanswered.into_iter().for_each(|reply| assert_denied(reply, "polkit does not answer"));
+        unanswered.into_iter().for_each(|reply| assert_denied(reply, "polkit does not respond"));
     });
     scene.polkitd.process().signal(Signal::SIGCONT);
     assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('already-running',)");
@@ -246,7 +246,7 @@ fn denies_calls_if_polkit_exits_or_lacks_the_action() {
     let mut scene = Scene::new(&host, Kind::DbusDaemon, Polkitd::install(&host));
     scene.polkitd.start();
     assert_denied(scene.wake(User::LibvirtMember), "org.wakevirt.policy");
-    let _ = scene.actor.log().wait_for("cannot ask polkit");
+    let _ = scene.actor.log().wait_for("cannot query polkit");
     assert_eq!(scene.wake(User::Root).unwrap(), "('started',)");
 
     scene.polkitd.process().signal(Signal::SIGSTOP);
@@ -259,7 +259,7 @@ fn denies_calls_if_polkit_exits_or_lacks_the_action() {
         let _ = monitor.log().wait_for("CheckAuthorization");
         assert!(!call.is_finished());
         host.sh(&format!("kill -KILL {}", scene.polkitd.pid()));
-        assert_denied(call.join().unwrap(), "cannot ask polkit");
+        assert_denied(call.join().unwrap(), "cannot query polkit");
     });
 }
 

@@ -8,7 +8,7 @@ use wakevirt_service::logs::quoted;
 use zbus::Variant;
 
 use crate::engine::report::Decision;
-use crate::engine::request::{Listed, WakeReply};
+use crate::engine::request::{ListedDomain, WakeReply};
 use crate::model::{Outcome, WakeTarget};
 
 /// A dictionary `a{sv}`.
@@ -61,7 +61,7 @@ pub fn history_entry(number: u64, decision: &Decision) -> Dict {
 
 /// An entry of `ListDomains`.
 #[must_use]
-pub fn domain_entry(listed: Listed) -> Dict {
+pub fn domain_entry(listed: ListedDomain) -> Dict {
     let macs: Vec<String> = listed.macs.iter().map(MacAddr::to_string).collect();
     let mut entry = Dict::from([
         ("connection", listed.id.connection.to_string().into()),
@@ -91,8 +91,8 @@ pub(super) fn wake_reply(reply: &WakeReply, target: &WakeTarget) -> Result<Strin
                 quoted(name)
             )));
         }
-        (WakeReply::HypervisorAway(missing), _) => {
-            return Err(hypervisor_away("no such domain is known", missing));
+        (WakeReply::HypervisorUnavailable(uris), _) => {
+            return Err(hypervisor_unavailable("no such domain is known", uris));
         }
     };
     let name = decision.domain().unwrap_or_default();
@@ -111,9 +111,9 @@ pub(super) fn wake_reply(reply: &WakeReply, target: &WakeTarget) -> Result<Strin
     }
 }
 
-pub(super) fn hypervisor_away(problem: &str, missing: &str) -> Error {
+pub(super) fn hypervisor_unavailable(problem: &str, uris: &str) -> Error {
     Error::HypervisorAway(format!(
-        "{problem}, and {missing} is unavailable; see the log of wakevirt-actor, and try again"
+        "{problem}, and {uris} is unavailable; see the log of wakevirt-actor, and try again"
     ))
 }
 

@@ -11,14 +11,14 @@ use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 
 use super::body::{
-    Dict, domain_entry, exiting, exiting_property, history_entry, hypervisor_away, parse_domain, parse_mac,
-    wake_reply,
+    Dict, domain_entry, exiting, exiting_property, history_entry, hypervisor_unavailable, parse_domain,
+    parse_mac, wake_reply,
 };
 use super::page::ReplyPage;
 use crate::announcer::LostPackets;
 use crate::api::access::{Authorizer, Operation};
 use crate::engine::Status;
-use crate::engine::request::{Listed, Requests};
+use crate::engine::request::{ListedDomain, Requests};
 use crate::model::{Caller, Id, Outcome, WakeTarget};
 
 /// How long a call waits for the end of a wake. D-Bus libraries time out after 25 s.
@@ -29,7 +29,7 @@ pub const HELD: &str = "held";
 /// A request to reload the configuration, which receives the result.
 pub type Reload = oneshot::Sender<Result<(), String>>;
 
-/// The interface, with its channels to the other parts.
+/// The interface, with its channels to the other modules.
 #[derive(Debug, Clone)]
 pub struct Actor1 {
     /// The engine.
@@ -45,9 +45,9 @@ pub struct Actor1 {
 }
 
 impl Actor1 {
-    async fn domains_after(&self, last: Option<Id>) -> Result<Vec<Listed>, Error> {
+    async fn domains_after(&self, last: Option<Id>) -> Result<Vec<ListedDomain>, Error> {
         let list = self.requests.list(last).await.ok_or_else(exiting)?;
-        list.map_err(|missing| hypervisor_away("no domain is known", &missing))
+        list.map_err(|uris| hypervisor_unavailable("no domain is known", &uris))
     }
 
     /// Wakes a domain. If that takes too long for the caller, it continues after the reply.
@@ -81,7 +81,7 @@ impl Actor1 {
         self.wake_target(target, caller).await
     }
 
-    /// Returns what the actor would do with such a packet, without waking anything.
+    /// Returns whether such a packet would wake a domain, and the reason. Wakes nothing.
     #[zbus(out_args("would_wake", "reason"))]
     async fn explain(&self, mac: &str, details: names::Dict) -> Result<(bool, String), Error> {
         let details = PacketDetails::from(&details);

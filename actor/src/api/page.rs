@@ -1,11 +1,11 @@
-//! Lists in replies, which have a bounded size.
+//! Lists in replies, limited in size.
 
 use zbus::wire::serialized::Context;
 use zbus::wire::{LE, serialized_size};
 
 use super::body::Dict;
 
-/// The largest list in a reply, in bytes.
+/// The maximum size of a list in a reply, in bytes.
 pub(super) const MAX_REPLY: usize = 256 * 1024;
 
 /// The entries that fit into one reply.
@@ -19,13 +19,13 @@ impl ReplyPage {
     /// The first of these entries, as many as fit.
     pub(super) fn fill(mut entries: impl Iterator<Item = Dict>) -> Vec<Dict> {
         let mut page = Self::default();
-        let _fits_all = entries.all(|entry| page.push(entry));
+        let _all_fit = entries.all(|entry| page.push(entry));
         page.entries
     }
 
-    /// Appends an entry, and returns true, if it fits.
+    /// Appends an entry if it fits, and returns whether it does.
     pub(super) fn push(&mut self, entry: Dict) -> bool {
-        // Entries are aligned to eight bytes. One whose size is unknown cannot be sent.
+        // Entries are aligned to eight bytes. An entry that cannot be serialised does not fit.
         let size = serialized_size(Context::new(LE, 0), &entry).map_or(MAX_REPLY, |size| *size);
         self.bytes = self.bytes.saturating_add(size).next_multiple_of(8);
         let fits = self.bytes <= MAX_REPLY;

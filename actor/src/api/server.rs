@@ -18,9 +18,9 @@ use crate::engine::report::Decision;
 
 /// The methods with a large reply.
 const LARGE: &[&str] = &["ListDomains", "ListDomainsAfter", "History", "HistoryBefore"];
-/// The longest call, in bytes. Its longest argument is the name of a domain.
+/// The maximum length of a call, in bytes. The longest argument is the name of a domain.
 const MAX_CALL: usize = 64 * 1024;
-/// The longest time until the service is ready while the announcer, which can hang, replays its packets.
+/// How long readiness waits for the replay of the announcer, which may hang.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Provides the interface on a connection of its own. Packets, and replies to calls of the bus, arrive on another
@@ -28,7 +28,7 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Server {
     address: Address,
     interface: Actor1,
-    finished: broadcast::Sender<Arc<Decision>>,
+    decisions: broadcast::Sender<Arc<Decision>>,
     caught_up: watch::Receiver<bool>,
     calls: CallLimiter,
     connection: Option<Connection>,
@@ -39,10 +39,10 @@ impl Server {
     pub fn new(
         address: Address,
         interface: Actor1,
-        finished: broadcast::Sender<Arc<Decision>>,
+        decisions: broadcast::Sender<Arc<Decision>>,
         caught_up: watch::Receiver<bool>,
     ) -> Self {
-        Self { address, interface, finished, caught_up, calls: calls(), connection: None }
+        Self { address, interface, decisions, caught_up, calls: limiter(), connection: None }
     }
 
     /// Runs until a connection is lost. Callers are looked up on `bus`.
@@ -54,7 +54,7 @@ impl Server {
         let mut interface = self.interface.clone();
         interface.authorizer = interface.authorizer.with_connection(bus);
         tokio::select! {
-            result = provide(connection, interface, self.finished.subscribe(), self.caught_up.clone()) => result,
+            result = provide(connection, interface, self.decisions.subscribe(), self.caught_up.clone()) => result,
             () = self.calls.look_up_senders(bus) => Ok(()),
             // Without this connection no caller can be identified.
             () = bus.closed() => Err(bus::BusError::Closed),
@@ -62,15 +62,15 @@ impl Server {
     }
 
     /// Releases the name, and closes the connection once its replies are sent.
-    pub async fn leave(&mut self) {
+    pub async fn disconnect(&mut self) {
         if let Some(connection) = self.connection.take() {
             bus::disconnect(connection, ACTOR_NAME).await;
         }
     }
 }
 
-/// The limits for calls.
-fn calls() -> CallLimiter {
+/// The limiter for calls.
+fn limiter() -> CallLimiter {
     let slow = &["Wake", "WakeDomain", "Reload"];
     CallLimiter::new(CallLimits {
         max_bytes: MAX_CALL,
@@ -88,24 +88,24 @@ fn calls() -> CallLimiter {
 async fn provide(
     connection: &Connection,
     interface: Actor1,
-    mut finished: broadcast::Receiver<Arc<Decision>>,
+    mut decisions: broadcast::Receiver<Arc<Decision>>,
     mut caught_up: watch::Receiver<bool>,
 ) -> Result<(), bus::BusError> {
     let mut status = interface.status.clone();
     connection.object_server().at(ACTOR_PATH, interface.clone()).await?;
     request_name(connection, ACTOR_NAME).await?;
-    tracing::info!("providing {ACTOR_NAME}");
-    // An upgrade restarts the announcer as soon as the actor is ready, and its remembered packets are lost then.
+    tracing::info!("connected to the bus as {ACTOR_NAME}");
+    // An upgrade restarts the announcer as soon as the actor is ready, and the packets that it stores are lost then.
     let _ = timeout(CATCH_UP_TIMEOUT, caught_up.wait_for(|it| *it)).await;
     lifecycle::ready(&status.borrow().summary());
     let emitter = SignalEmitter::new(connection, ACTOR_PATH)?;
     let mut emitted = status.borrow_and_update().clone();
     loop {
         tokio::select! {
-            decision = finished.recv() => match decision {
+            decision = decisions.recv() => match decision {
                 Ok(decision) => emit_wake_finished(&emitter, &decision).await?,
                 Err(RecvError::Lagged(lost)) => {
-                    tracing::warn!("{lost} signals WakeFinished were not sent: the bus is too slow");
+                    tracing::warn!("{lost} WakeFinished signals were not sent: the bus is too slow");
                 }
                 Err(RecvError::Closed) => return Ok(()),
             },

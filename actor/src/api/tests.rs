@@ -19,7 +19,7 @@ use super::*;
 use crate::announcer::LostPackets;
 use crate::engine::Status;
 use crate::engine::report::Decision;
-use crate::engine::request::{Listed, Requests, WakeReply};
+use crate::engine::request::{ListedDomain, Requests, WakeReply};
 use crate::model::{Authority, Caller, Id, Outcome, Packet, State, Subject, WakeTarget};
 
 const XML: &str = include_str!("../../../dbus/org.wakevirt.Actor1.xml");
@@ -68,7 +68,7 @@ fn decided(outcome: Outcome, packet: Option<Packet>) -> WakeReply {
 }
 
 #[test]
-fn replies_with_the_outcome_of_a_success_or_an_error() {
+fn replies_with_the_outcome_or_an_error() {
     let name = |reply| match wake_reply(&reply, &WakeTarget::Mac(MAC)) {
         Ok(outcome) => outcome,
         Err(error) => format!("{}: {}", error.name(), error.description().unwrap()),
@@ -85,8 +85,8 @@ fn replies_with_the_outcome_of_a_success_or_an_error() {
     assert!(
         name(WakeReply::UnknownDomain).starts_with("org.wakevirt.Error.NoSuchDomain: no domain has the MAC")
     );
-    let away = name(WakeReply::HypervisorAway("test:///".to_owned()));
-    assert!(away.starts_with(
+    let unavailable = name(WakeReply::HypervisorUnavailable("test:///".to_owned()));
+    assert!(unavailable.starts_with(
         "org.wakevirt.Error.HypervisorAway: no such domain is known, and test:/// is unavailable"
     ));
 }
@@ -98,7 +98,7 @@ fn signatures(dict: &Dict) -> BTreeMap<&str, String> {
 
 #[test]
 fn details_contain_only_the_keys_that_apply() {
-    let details_of = |answer| match answer {
+    let details_of = |reply| match reply {
         WakeReply::Decided(decision) => wake_details(&decision),
         _ => unreachable!(),
     };
@@ -122,7 +122,7 @@ fn details_contain_only_the_keys_that_apply() {
 
 #[test]
 fn domain_entries_contain_only_the_keys_that_apply() {
-    let entry = domain_entry(Listed {
+    let entry = domain_entry(ListedDomain {
         id: id(),
         name: "win11".to_owned(),
         macs: vec![MAC],
@@ -147,14 +147,21 @@ fn domain_entries_contain_only_the_keys_that_apply() {
 fn bounds_the_size_of_a_reply() {
     let domain = |name: String| {
         let macs = vec![MAC; 256];
-        domain_entry(Listed { id: id(), name, macs, state: State::Running, rule: None, last_wake: None })
+        domain_entry(ListedDomain {
+            id: id(),
+            name,
+            macs,
+            state: State::Running,
+            rule: None,
+            last_wake: None,
+        })
     };
     let entry = || domain("a".repeat(255));
     let fitting = ReplyPage::fill(std::iter::repeat_with(entry).take(10_000));
     let size = *serialized_size(Context::new(LE, 0), &fitting).unwrap();
     let one = *serialized_size(Context::new(LE, 0), &entry()).unwrap();
     assert!((MAX_REPLY - 2 * one..=MAX_REPLY + 8).contains(&size), "{size}, each {one}");
-    assert!(one < 16 * 1024, "each reply has room for an entry: {one}");
+    assert!(one < 16 * 1024, "an entry fits into each reply: {one}");
     assert_eq!(ReplyPage::fill(std::iter::empty()).len(), 0);
 }
 
@@ -166,7 +173,7 @@ fn a_history_entry_contains_the_details_of_the_signal() {
     let decision = Decision { subject, ..Decision::clone(&decision) };
     let entry = history_entry(7, &decision);
     // The signal does not contain the caller, because everyone receives it.
-    let own = [
+    let additional = [
         ("authority", "s"),
         ("caller", "u"),
         ("domain", "s"),
@@ -177,7 +184,7 @@ fn a_history_entry_contains_the_details_of_the_signal() {
     ];
     let mut expected = signatures(&entry);
     expected.retain(|key, _| !wake_details(&decision).contains_key(key));
-    assert_eq!(expected, own.map(|(key, signature)| (key, signature.to_owned())).into());
+    assert_eq!(expected, additional.map(|(key, signature)| (key, signature.to_owned())).into());
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,13 +18,13 @@ use crate::policy::{Policy, Times};
 use crate::privilege::USER;
 pub use options::Options;
 
-/// The administrator's file, unless `--config` names another.
+/// The administrator's configuration file, unless `--config` names another one.
 const FILE: &str = "/etc/wakevirt/actor.toml";
 /// The default hypervisor.
 const DEFAULT_URI: &str = "qemu:///system";
 /// The maximum number of hypervisors.
 const MAX_CONNECTIONS: usize = 16;
-/// The maximum number of globs in all rules and aliases. Each takes about 10 to 75 KiB.
+/// The maximum number of globs in all rules and aliases. Each takes about 10 to 75 KiB of memory.
 const MAX_GLOBS: usize = 1024;
 /// The minimum of `hold`: a packet that takes longer to reach the actor wakes nothing.
 const MIN_HOLD: Duration = Duration::from_secs(1);
@@ -72,7 +72,7 @@ impl Config {
 
     fn read(options: &Options) -> Result<Self, Error> {
         if !options.connect.is_empty() {
-            connections(&options.connect)
+            check_connections(&options.connect)
                 .map_err(|problem| config::ConfigError::Option { option: "--connect", problem })?;
         }
         let file: ActorFile = config::load(options.common.config.as_deref(), service_uid(USER))?;
@@ -91,8 +91,8 @@ impl Config {
             cool_down: file.cool_down.map_or(default.cool_down, Into::into),
         };
         let rules = Rules::new(file.allow, file.metadata.unwrap_or(true));
-        let own = options.common.config.clone().unwrap_or_else(|| FILE.into());
-        let policy = Policy { rules, aliases: file.alias, times, file: own };
+        let path = options.common.config.clone().unwrap_or_else(|| FILE.into());
+        let policy = Policy { rules, aliases: file.alias, times, file: path };
         Self { connections, log: file.log.unwrap_or_default(), policy }
     }
 }
@@ -162,17 +162,17 @@ fn alias<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Alias>, D::Error> {
 impl config::Layer for ActorFile {
     const SERVICE: &'static str = "actor";
 
-    fn over(self, below: Self) -> Self {
+    fn over(self, lower: Self) -> Self {
         Self {
-            connections: self.connections.or(below.connections),
-            metadata: self.metadata.or(below.metadata),
-            hold: self.hold.or(below.hold),
-            shutdown_wait: self.shutdown_wait.or(below.shutdown_wait),
-            cool_down: self.cool_down.or(below.cool_down),
-            log: self.log.or(below.log),
-            // The first matching rule is the one that is shown: the administrator's rules come first.
-            allow: [self.allow, below.allow].concat(),
-            alias: [self.alias, below.alias].concat(),
+            connections: self.connections.or(lower.connections),
+            metadata: self.metadata.or(lower.metadata),
+            hold: self.hold.or(lower.hold),
+            shutdown_wait: self.shutdown_wait.or(lower.shutdown_wait),
+            cool_down: self.cool_down.or(lower.cool_down),
+            log: self.log.or(lower.log),
+            // The log shows the first matching rule, so the administrator's rules come first.
+            allow: [self.allow, lower.allow].concat(),
+            alias: [self.alias, lower.alias].concat(),
         }
     }
 
@@ -204,12 +204,12 @@ impl TryFrom<Vec<String>> for Connections {
     type Error = String;
 
     fn try_from(uris: Vec<String>) -> Result<Self, Self::Error> {
-        connections(&uris).map(|()| Self(uris))
+        check_connections(&uris).map(|()| Self(uris))
     }
 }
 
-/// Checks a list of hypervisors: it is not empty, and contains no URI twice. The URIs themselves are not parsed.
-fn connections(uris: &[String]) -> Result<(), String> {
+/// Checks a list of hypervisor URIs: it must not be empty or contain a URI twice. The URIs are not parsed.
+fn check_connections(uris: &[String]) -> Result<(), String> {
     if uris.is_empty() {
         return Err("the list is empty; write at least one URI, such as \"qemu:///system\"".to_owned());
     }

@@ -11,7 +11,7 @@ pub struct Options {
     #[command(flatten)]
     pub common: Common,
 
-    /// Connect to this hypervisor instead of the configured ones; may be repeated
+    /// Connect to this hypervisor instead of the configured ones; can be repeated
     #[arg(long, value_name = "URI")]
     pub connect: Vec<String>,
 

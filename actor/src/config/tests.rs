@@ -20,7 +20,7 @@ fn load(text: &str) -> Result<Config, String> {
     let path = file.path().to_str().unwrap();
     let mut config = Config::load(&options(&["--config", path]))
         .map_err(|error| error.to_string().replace(path, "FILE"))?;
-    assert_eq!(config.policy.file, file.path(), "the file that log messages name");
+    assert_eq!(config.policy.file, file.path());
     config.policy.file = FILE.into();
     Ok(config)
 }
@@ -43,11 +43,12 @@ fn the_example_contains_every_key_with_its_default() {
         toml::from_str(&uncommented(&example)).unwrap();
     assert_eq!(connections, Some(Connections(vec![DEFAULT_URI.to_owned()])));
     assert_eq!(log, Some(Level::default()));
-    let Times { hold: held, shutdown_wait: waited, cool_down: cooled } = Times::default();
+    let defaults = Times::default();
     assert_eq!(metadata, Some(true));
     assert_eq!(
         [hold, shutdown_wait, cool_down],
-        [held, waited, cooled].map(|duration| Some(HumanDuration::from(duration)))
+        [defaults.hold, defaults.shutdown_wait, defaults.cool_down]
+            .map(|duration| Some(HumanDuration::from(duration)))
     );
     assert!(!allow.is_empty() && !alias.is_empty());
     // It also contains every key of a rule.
@@ -57,7 +58,7 @@ fn the_example_contains_every_key_with_its_default() {
     assert_eq!(keys.iter().map(String::as_str).collect::<Vec<_>>(), all);
 }
 
-/// The file with its commented-out lines: those that begin with '#' and no space.
+/// Removes the '#' from commented-out lines: those that begin with '#' and no space.
 fn uncommented(text: &str) -> String {
     let line = |line: &str| match line.strip_prefix('#') {
         Some(toml) if !toml.starts_with(' ') => format!("{toml}\n"),
@@ -166,9 +167,9 @@ fn a_password_that_cannot_be_read_is_an_error() {
 }
 
 #[test]
-fn lists_are_bounded() {
+fn limits_the_length_of_lists() {
     let uris: Vec<String> = (0..17).map(|number| format!("a:///{number}")).collect();
-    for (text, most) in [
+    for (text, limit) in [
         (format!("connections = {uris:?}"), "17 connections; the maximum is 16"),
         (format!("connections = [\"{}\"]", "a".repeat(1025)), "has 1025 bytes; the maximum is 1024"),
         ("[[allow]]\ndomain = \"a\"\n".repeat(1025), "more than 1024 tables [[allow]]"),
@@ -179,7 +180,7 @@ fn lists_are_bounded() {
         (format!("[[allow]]\ndomain = \"a\"\nsecure-on = \"/{}\"", "a".repeat(4095)), "the maximum is 4095"),
     ] {
         let error = load(&text).unwrap_err();
-        assert!(error.starts_with("FILE:") && error.contains(most), "{error}");
+        assert!(error.starts_with("FILE:") && error.contains(limit), "{error}");
     }
     let options = options(&["--connect", "a:///", "--connect", "a:///"]);
     let error = Config::load(&options).unwrap_err().to_string();
@@ -187,7 +188,7 @@ fn lists_are_bounded() {
 }
 
 #[test]
-fn bounds_apply_to_all_files_together() {
+fn limits_apply_to_all_files_together() {
     use config::Layer as _;
     let parse = |count| toml::from_str::<ActorFile>(&"[[allow]]\ndomain = \"a\"\n".repeat(count)).unwrap();
     assert!(parse(1000).over(parse(24)).check_limits().is_ok());
@@ -212,6 +213,7 @@ fn stops_reading_a_file_with_too_many_globs() {
         |globs: usize| format!("[[allow]]\ndomain = \"a\"\ninterfaces = [{}]\n", "\"eth*\",".repeat(globs));
     let parse = |text: &str| toml::from_str::<ActorFile>(text).map_err(|error| error.to_string());
     assert!(parse(&rule(32).repeat(32)).is_ok());
+    // The parser would reject this table.
     let unread = "[[allow]]\nno-key = 1\n";
     let error = parse(&(rule(32).repeat(32) + &rule(1) + unread)).unwrap_err();
     assert!(error.contains("more than 1024 globs in [[allow]]"), "{error}");
@@ -282,7 +284,7 @@ const PARTS: &[&str] = &[
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// Every text is either rejected, or a configuration that is the same when it is written and read again.
+    /// Each input is either rejected, or gives a configuration that is the same after it is displayed and parsed again.
     #[test]
     fn parses_any_parts_without_panic(parts in vec(select(PARTS), 0..24)) {
         if let Ok(file) = toml::from_str::<ActorFile>(&parts.concat()) {

@@ -1,4 +1,5 @@
-//! The running service: creates the parts, connects them by channels, and runs them until a signal stops the process.
+//! The running service: creates the modules' tasks, connects them by channels, and runs them until a signal stops the
+//! process.
 
 mod reload;
 
@@ -22,17 +23,17 @@ use crate::hypervisor::{Driver, Endpoint, Keeper};
 use crate::{Error, Options};
 use reload::Reloader;
 
-/// The most packets that wait for a decision. Further packets are requested again with a replay.
+/// The maximum number of packets that are queued for the engine. Further packets are requested again with a replay.
 const PACKETS: usize = 1024;
-/// The most requests, hypervisor updates and password requests that are queued. Senders wait for room.
+/// The maximum length of the queues for requests, hypervisor updates and password requests. Senders wait for room.
 const REQUESTS: usize = 64;
-/// The most decisions that are queued to be emitted as signals. Further decisions are not emitted.
+/// The maximum number of decisions that are queued to be emitted as signals. Further decisions are not emitted.
 const DECISIONS: usize = 256;
 
 /// Runs until a signal stops the process.
 ///
 /// # Errors
-/// If a part cannot be started, or the bus does not grant the name.
+/// If a task cannot be started, or the bus does not grant the name.
 pub(crate) async fn run<D: Driver>(options: &Options, config: Config, logs: &Logs) -> Result<(), Error> {
     let signals = Signals::new().map_err(Error::Start)?;
     let (mut client, mut server, reloader) = start::<D>(options, &config)?;
@@ -45,7 +46,7 @@ pub(crate) async fn run<D: Driver>(options: &Options, config: Config, logs: &Log
     result
 }
 
-/// Starts the engine and the keepers of the hypervisor connections. Returns the parts that run on the bus.
+/// Starts the engine and the keepers of the hypervisor connections. Returns what runs on the bus.
 fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Server, Reloader), Error> {
     let (packets, packets_out) = mpsc::channel(PACKETS);
     let (requests, requests_out) = mpsc::channel(REQUESTS);
@@ -56,7 +57,7 @@ fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Serve
     let (status_in, status) = watch::channel(Status::default());
     let (named_in, named) = watch::channel(named_interfaces(&config.policy.rules));
     let (caught_up, is_caught_up) = watch::channel(false);
-    let (lost, finished) = (LostPackets::default(), broadcast::Sender::new(DECISIONS));
+    let (lost, decisions) = (LostPackets::default(), broadcast::Sender::new(DECISIONS));
 
     let (state_file, saved) = StateFile::open();
     let merge = if state_file.is_available() {
@@ -65,7 +66,7 @@ fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Serve
         Merge::starting_at(clock::boottime())
     };
     let outputs = Outputs {
-        decisions: finished.clone(),
+        decisions: decisions.clone(),
         macs: macs_in,
         status: status_in,
         fetches,
@@ -84,7 +85,7 @@ fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Serve
     let client = Client { merge, packets, caught_up, lost: lost.clone(), macs, named, fetches: fetches_out };
     let interface =
         Actor1 { requests: requests.clone(), reloads, status, authorizer: Authorizer::new(owner), lost };
-    let server = Server::new(options.common.bus.clone(), interface, finished, is_caught_up);
+    let server = Server::new(options.common.bus.clone(), interface, decisions, is_caught_up);
     Ok((client, server, Reloader { requests, reloads: reloads_out, named: named_in }))
 }
 
@@ -100,18 +101,18 @@ async fn connect(
     if bus == capture_bus {
         let both = async |bus: &Connection| {
             let result = tokio::try_join!(server.run(bus), client.run(bus)).map(drop);
-            server.leave().await;
+            server.disconnect().await;
             result
         };
         run_connected(bus, None, both, disconnected).await
     } else {
         let serve = async |bus: &Connection| {
             let result = server.run(bus).await;
-            server.leave().await;
+            server.disconnect().await;
             result
         };
         let receive = async |bus: &Connection| client.run(bus).await;
-        let serving = run_connected(bus, None, serve, disconnected);
-        tokio::try_join!(serving, run_connected(capture_bus, None, receive, disconnected)).map(drop)
+        let served = run_connected(bus, None, serve, disconnected);
+        tokio::try_join!(served, run_connected(capture_bus, None, receive, disconnected)).map(drop)
     }
 }

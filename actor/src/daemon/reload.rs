@@ -21,7 +21,7 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    /// Reloads for signals and calls until a signal stops the process.
+    /// Reloads on signals and calls until a signal stops the process.
     pub async fn run(mut self, mut signals: Signals, options: &Options, mut config: Config, logs: &Logs) {
         loop {
             let caller = tokio::select! {
@@ -54,7 +54,7 @@ impl Reloader {
         tracing::info!("configuration reloaded");
         if new.connections != old.connections {
             let connections = new.connections.join(", ");
-            tracing::warn!("connections has changed: restart the service to connect to {connections}");
+            tracing::warn!("connections changed; restart the service to connect to {connections}");
         }
         logs.set_level(new.log);
         self.named.send_replace(named_interfaces(&new.policy.rules));

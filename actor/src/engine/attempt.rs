@@ -10,7 +10,7 @@ use crate::model::Outcome;
 
 /// The time between two attempts while the domain is between two states.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// A wake that was queued for longer reports it.
+/// The reason of a wake that was queued for longer mentions it.
 const REPORTED_QUEUE_TIME: Duration = Duration::from_secs(1);
 
 /// How a wake ended.
@@ -25,23 +25,23 @@ pub enum End {
         /// Whether the hypervisor was called: the domain may have been woken.
         called: bool,
         /// How long the hypervisor was available while the wake was queued or waited for the domain.
-        reachable: Duration,
+        available: Duration,
     },
 }
 
-/// Wakes the domain. It takes as long as the hypervisor takes.
+/// Wakes the domain. This takes as long as the hypervisor takes.
 pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut order: Order) -> End {
-    // Since when the domain is between two states, and how long the attempts were queued.
-    let (mut unsettled, mut queued) = (None, Duration::ZERO);
+    // Since when the domain has been between two states, and how long the attempts were queued.
+    let (mut between_states, mut queued) = (None, Duration::ZERO);
     let begin = Instant::now();
     loop {
         let before = begin.elapsed();
         let Some((waited, attempt)) = hypervisor.attempt(order).await else {
-            return End::Lost { called: order.called, reachable: begin.elapsed() };
+            return End::Lost { called: order.called, available: begin.elapsed() };
         };
         queued += waited;
         let (state, wait) = match attempt {
-            Attempt::Lost { called } => return End::Lost { called, reachable: before + waited },
+            Attempt::Lost { called } => return End::Lost { called, available: before + waited },
             Attempt::Done(outcome, reason) => return End::Done(outcome, with_queue_time(reason, queued)),
             Attempt::Expired => return End::Expired,
             Attempt::Again { state, wait, called } => {
@@ -49,7 +49,7 @@ pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut order: Order) -> End {
                 (state, wait)
             }
         };
-        let since = *unsettled.get_or_insert_with(Instant::now);
+        let since = *between_states.get_or_insert_with(Instant::now);
         if since.elapsed() >= wait {
             let reason = format!("it is still {state} after {} s; wake it again later", wait.as_secs());
             return End::Done(Outcome::Failed, reason);
@@ -63,7 +63,7 @@ fn with_queue_time(reason: String, queued: Duration) -> String {
         return reason;
     }
     format!(
-        "{reason}; the wake was queued for {} s because of others at the same connection",
+        "{reason}; the wake was queued for {} s behind other wakes on the same connection",
         queued.as_secs()
     )
 }

@@ -11,7 +11,7 @@ use crate::policy::Policy;
 use crate::policy::decision::{self, Admission, admit};
 
 impl Engine {
-    /// Handles a request, and replies to it. A reply that cannot be sent is dropped: the caller has stopped waiting.
+    /// Handles a request, and replies to it. If the caller has stopped waiting, the reply is dropped.
     pub(super) fn handle_request(&mut self, request: Request) {
         match request {
             Request::Wake { target, caller, reply } => self.handle_call(&target, caller, reply),
@@ -49,8 +49,8 @@ impl Engine {
             WakeTarget::Domain(name) => (None, self.index.find_domain(name)),
         };
         // The rules decide about packets. For a call they only choose one of several domains.
-        let unused = MacAddr::new([0; 6]);
-        match admit(found, &self.policy.rules, mac.unwrap_or(unused), decision::Requester::Call) {
+        let no_mac = MacAddr::new([0; 6]);
+        match admit(found, &self.policy.rules, mac.unwrap_or(no_mac), decision::Requester::Call) {
             Admission::Ambiguous(domains) => {
                 let reason = ambiguous(&domains);
                 let subject = Subject::new(mac, None, None, None).called_by(by);
@@ -63,8 +63,9 @@ impl Engine {
                 self.wake(id, subject, grant.paused, vec![reply]);
             }
             _ => {
-                let missing = self.hypervisors.missing();
-                let _ = reply.send(missing.map_or(WakeReply::UnknownDomain, WakeReply::HypervisorAway));
+                let unavailable = self.hypervisors.unavailable();
+                let _ = reply
+                    .send(unavailable.map_or(WakeReply::UnknownDomain, WakeReply::HypervisorUnavailable));
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::policy::decision::Found;
 
 /// How long after the start requests wait for the first lists of domains.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// The maximum number of queued requests. More requests are handled at once, with the domains known by then.
+/// The maximum number of queued requests. Further requests are handled at once, with the domains that are known.
 pub(super) const MAX_QUEUED: usize = 64;
 
 /// The queued requests.
@@ -39,14 +39,14 @@ impl Engine {
     pub(super) fn handle_or_queue(&mut self, request: Request) {
         let is_early = !self.hypervisors.are_settled() && Instant::now() < self.early_requests.deadline;
         let has_room = self.early_requests.queue.len() < MAX_QUEUED;
-        if is_early && has_room && self.depends_on_more_domains(&request) {
+        if is_early && has_room && self.may_concern_unknown_domain(&request) {
             self.early_requests.queue.push(request);
         } else {
             self.handle_request(request);
         }
     }
 
-    fn depends_on_more_domains(&self, request: &Request) -> bool {
+    fn may_concern_unknown_domain(&self, request: &Request) -> bool {
         match request {
             Request::Explain { .. } | Request::List { .. } => true,
             Request::Wake { target: WakeTarget::Mac(mac), .. } => {

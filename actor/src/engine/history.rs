@@ -14,7 +14,7 @@ const MAX_DECISIONS: usize = 1000;
 /// The maximum memory for stored decisions, in bytes.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// What the engine remembers of its decisions, until the process exits.
+/// The record of decisions. It is lost when the process exits.
 #[derive(Default)]
 pub(super) struct History {
     counts: Counts,
@@ -76,9 +76,9 @@ impl History {
         self.last_wakes.get(id).map(|last_wake| last_wake.time)
     }
 
-    /// At most `most` decisions with a number below `before`, the newest first.
-    pub(super) fn decisions(&self, before: u64, most: usize) -> Vec<(u64, Arc<Decision>)> {
-        self.decisions.iter().filter(|(number, _)| *number < before).take(most).cloned().collect()
+    /// At most `limit` decisions with a number below `before`, the newest first.
+    pub(super) fn decisions(&self, before: u64, limit: usize) -> Vec<(u64, Arc<Decision>)> {
+        self.decisions.iter().filter(|(number, _)| *number < before).take(limit).cloned().collect()
     }
 
     pub(super) fn counts(&self) -> Counts {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use crate::hypervisor::{Commands, Endpoint, Hypervisor};
 
-/// The hypervisors, in the order of the configuration. The engine continues to know the domains of one that becomes
+/// The hypervisors, in the order of the configuration. The engine retains the domains of a hypervisor that becomes
 /// unavailable.
 pub(super) struct Hypervisors(Vec<Entry>);
 
 struct Entry {
     endpoint: Endpoint,
     connection: Option<Arc<dyn Hypervisor>>,
-    /// Whether it was connected once, or the first attempt has failed.
+    /// Whether it has been connected, or the first attempt has failed.
     tried: bool,
 }
 
@@ -42,19 +42,19 @@ impl Hypervisors {
         }
     }
 
-    /// Whether a hypervisor is unavailable: it may have domains that are not known.
-    pub(super) fn is_one_unavailable(&self) -> bool {
+    /// Whether any hypervisor is unavailable: it may have domains that are not known.
+    pub(super) fn is_any_unavailable(&self) -> bool {
         self.0.iter().any(|entry| entry.connection.is_none())
     }
 
-    /// The URIs of those that are not connected, as a list for a message; `None` if all are connected.
-    pub(super) fn missing(&self) -> Option<String> {
-        let missing = self.0.iter().filter(|entry| entry.connection.is_none());
-        let missing: Vec<&str> = missing.map(|entry| &*entry.endpoint.uri).collect();
-        (!missing.is_empty()).then(|| missing.join(", "))
+    /// The URIs of the unavailable hypervisors, as a list for a message; `None` if all are connected.
+    pub(super) fn unavailable(&self) -> Option<String> {
+        let unavailable = self.0.iter().filter(|entry| entry.connection.is_none());
+        let uris: Vec<&str> = unavailable.map(|entry| &*entry.endpoint.uri).collect();
+        (!uris.is_empty()).then(|| uris.join(", "))
     }
 
-    /// Whether each one was connected once, or its first attempt has failed.
+    /// Whether each hypervisor has been connected, or its first attempt has failed.
     pub(super) fn are_settled(&self) -> bool {
         self.0.iter().all(|entry| entry.tried)
     }

@@ -1,4 +1,4 @@
-//! The index of MAC addresses. It is in memory, so that a packet takes one look-up, with any number of domains.
+//! The index of domains by MAC address. It is in memory: a packet takes one lookup, however many domains there are.
 
 use core::ops::Bound;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -64,12 +64,13 @@ impl Index {
         for (id, entry) in std::mem::take(&mut self.entries) {
             self.insert(entry.domain);
             if entry.changed {
-                self.note_change(&id);
+                self.mark_changed(&id);
             }
         }
     }
 
-    /// Informs the aliases of a domain's name. Returns whether an alias matches less than before.
+    /// Compares the aliases with a domain's name: see `DomainPattern`. Returns whether an alias matches fewer names than
+    /// before.
     fn note_name(&mut self, domain: &Domain) -> bool {
         note_name(&mut self.aliases, domain)
     }
@@ -118,7 +119,7 @@ impl Index {
         found(owners.filter_map(|id| self.get(id)).collect())
     }
 
-    /// The domains with this UUID, or else with this name.
+    /// The domains with this UUID; if there are none, those with this name.
     #[must_use]
     pub fn find_domain(&self, name_or_uuid: &str) -> Found<'_> {
         let uuid = Uuid::parse_str(name_or_uuid).ok();
@@ -135,8 +136,8 @@ impl Index {
         self.entries.get(id).map(|entry| &entry.domain)
     }
 
-    /// Records that the domain has changed since it was read.
-    pub fn note_change(&mut self, id: &Id) {
+    /// Marks the domain as changed since it was read.
+    pub fn mark_changed(&mut self, id: &Id) {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.changed = true;
         }
@@ -184,10 +185,6 @@ fn found(mut domains: Vec<&Domain>) -> Found<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::State;
-    use crate::policy::alias::Alias;
-    use crate::policy::decision::Found;
-
     fn mac(last: u8) -> MacAddr {
         MacAddr::new([0x52, 0x54, 0, 0, 0, last])
     }
@@ -257,11 +254,11 @@ mod tests {
     }
 
     #[test]
-    fn returns_the_state_until_a_change_is_noted() {
+    fn returns_the_state_until_the_domain_is_marked_as_changed() {
         let mut index = index(&[domain(1, &[1])]);
         assert_eq!(index.state(&id(1)), Some(State::ShutOff));
         assert_eq!(index.state(&id(2)), None);
-        index.note_change(&id(1));
+        index.mark_changed(&id(1));
         assert_eq!(index.state(&id(1)), None);
         index.set_aliases(Vec::new());
         assert_eq!(index.state(&id(1)), None);
@@ -305,11 +302,11 @@ mod tests {
         let (vm1, literal) = (named(1, "vm1"), named(2, "vm[1]"));
         let mut index = index(std::slice::from_ref(&vm1));
         index.set_aliases(vec![alias.clone()]);
-        index.note_change(&id(1));
+        index.mark_changed(&id(1));
         assert_eq!(index.find(alias.mac), Found::One(&vm1), "it is a glob while no domain has this name");
         assert!(index.put(literal.clone()));
         assert_eq!(index.find(alias.mac), Found::One(&literal));
-        assert_eq!(index.state(&id(1)), None, "the change is still noted");
+        assert_eq!(index.state(&id(1)), None, "the domain is still marked as changed");
         index.remove(&id(2));
         assert_eq!(index.find(alias.mac), Found::Nothing, "the alias does not become a glob again");
         index.set_aliases(vec![alias.clone()]);

@@ -35,7 +35,7 @@ pub(super) enum LineKind {
     Unknown,
     /// Packets that are held until the domains of all hypervisors are known.
     Held,
-    /// Packets that are dropped because too many others wait.
+    /// Packets that are dropped because too many others are held.
     Lost,
 }
 
@@ -75,8 +75,8 @@ impl LineKind {
             }
             Self::Others => tracing::info!(
                 suppressed,
-                "{suppressed} more packets within {seconds} s woke no domain, for more domains and reasons than the \
-                 log counts separately; History of org.wakevirt.Actor1 returns the last decisions"
+                "{suppressed} more packets within {seconds} s woke no domain, for too many domains and reasons to log; \
+                 History of org.wakevirt.Actor1 returns the last decisions"
             ),
             Self::Unknown => tracing::info!(
                 suppressed,
@@ -88,7 +88,7 @@ impl LineKind {
             ),
             Self::Lost => tracing::warn!(
                 suppressed,
-                "{suppressed} more packets within {seconds} s were dropped: too many others wait"
+                "{suppressed} more packets within {seconds} s were dropped: too many others are held"
             ),
         }
     }
@@ -99,7 +99,7 @@ impl LineKind {
 pub(super) enum Permit {
     /// Log it.
     Log,
-    /// Log it, and that it is the last one of this interval.
+    /// Log it, with a note that it is the last one in this interval.
     LogLast,
     /// Do not log it. It was counted.
     Suppress,
@@ -159,7 +159,7 @@ impl LogLimiter {
         self.next_end
     }
 
-    /// Ends the intervals that are over, and logs what each has suppressed.
+    /// Ends the intervals that are over, and logs how many lines each has suppressed.
     pub(super) fn end_intervals(&mut self, now: Instant) {
         for (kind, interval) in self.intervals.extract_if(|_, interval| now >= interval.start + INTERVAL) {
             interval.end(&kind);
@@ -178,7 +178,7 @@ impl LogLimiter {
     }
 }
 
-/// Logs what was suppressed until the service exits.
+/// Logs how many lines were suppressed before the service exits.
 impl Drop for LogLimiter {
     fn drop(&mut self) {
         self.reset();
@@ -234,7 +234,7 @@ mod tests {
             limiter.intervals[&LineKind::Others].suppressed,
             100_000 - u64::try_from(MAX_KINDS).unwrap() - 3
         );
-        // A kind that is counted separately stays so, and kinds other than decisions are not affected.
+        // Kinds that are already counted separately, and kinds other than decisions, are not affected.
         assert_eq!(limiter.check(kind(0), start), Permit::Log);
         assert_eq!(limiter.check(LineKind::Lost, start), Permit::Log);
         limiter.reset();

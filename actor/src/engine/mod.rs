@@ -46,9 +46,9 @@ use pending::Pending;
 pub use status::Status;
 use wakes::Wakes;
 
-/// How often the state is saved while wakes are running: it contains the time until which they were.
+/// How often the state is saved while wakes are running: it contains the time up to which they ran.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the state is not saved after a packet that changed only the position.
+/// The delay before the state is saved after a packet that changed only the position.
 const POSITION_DELAY: Duration = Duration::from_secs(1);
 
 /// What the engine receives.
@@ -71,7 +71,7 @@ pub struct Outputs {
     pub status: watch::Sender<Status>,
     /// Requests for the passwords of packets.
     pub fetches: mpsc::Sender<PasswordRequest>,
-    /// Counts packets that were dropped because too many others wait.
+    /// Counts packets that were dropped because too many others are held.
     pub lost: LostPackets,
 }
 
@@ -192,7 +192,7 @@ impl Engine {
         timers.into_iter().flatten().min()
     }
 
-    /// Does what is due. What expires by CLOCK_BOOTTIME checks that clock itself.
+    /// Runs the timers that are due. Holds expire by CLOCK_BOOTTIME, which `expire_held` reads itself.
     fn handle_timers(&mut self) {
         let now = Instant::now();
         let is_due = |timer: Option<Instant>| timer.is_some_and(|at| at <= now);

@@ -45,7 +45,7 @@ impl Engine {
     }
 }
 
-/// The reason to deny a packet for its password.
+/// The reason to deny a packet because of its password.
 fn bad_password(fetched: Option<&Result<Password, String>>) -> String {
     match fetched {
         Some(Err(error)) => format!("cannot fetch its SecureOn password: {error}"),
@@ -54,7 +54,7 @@ fn bad_password(fetched: Option<&Result<Password, String>>) -> String {
     }
 }
 
-/// The reason to wake none of these domains. It names only the first ones: there may be thousands.
+/// The reason to wake none of these domains. It names only the first few: there may be thousands.
 pub(super) fn ambiguous(domains: &[&Domain]) -> String {
     let name = |domain: &&Domain| format!("{} on {}", quoted(&domain.name), domain.id.connection);
     let names: Vec<String> = domains.iter().take(MAX_NAMED).map(name).collect();

@@ -16,7 +16,7 @@ use crate::engine::report::describe;
 use crate::model::Packet;
 use crate::policy::decision::has_expired;
 
-/// The most packets that are held, and the most whose password is being fetched.
+/// The maximum number of held packets, and of packets whose password is being fetched.
 const MAX_PENDING: usize = 256;
 
 /// The packets without a decision.
@@ -36,7 +36,7 @@ impl Pending {
 
     /// Removes a packet: its password was fetched, or the fetch failed.
     pub(super) fn fetched(&mut self, packet: &Packet) {
-        self.fetching.retain(|waiting| waiting != packet);
+        self.fetching.retain(|fetching| fetching != packet);
     }
 
     /// All packets, to be saved.
@@ -47,7 +47,7 @@ impl Pending {
     /// Holds saved packets; no domain is known yet.
     pub(super) fn restore(&mut self, packets: Vec<Packet>) {
         let since = |packet: &Packet| received_at(packet).unwrap_or_else(clock::boottime);
-        // The state file has another bound.
+        // The state file can contain more packets.
         let newest = packets.len().saturating_sub(MAX_PENDING);
         self.unknown.extend(packets.into_iter().skip(newest).map(|packet| (since(&packet), packet)));
     }
@@ -72,7 +72,7 @@ impl Engine {
 
     /// Holds the packet if an unavailable hypervisor may have its domain; otherwise counts it as unknown.
     pub(super) fn hold_or_count(&mut self, packet: Packet) {
-        if self.hypervisors.is_one_unavailable() {
+        if self.hypervisors.is_any_unavailable() {
             let since = received_at(&packet).unwrap_or_else(clock::boottime);
             if !has_expired(age(since), self.policy.times.hold) {
                 if self.pending.unknown.len() >= MAX_PENDING {
@@ -91,8 +91,10 @@ impl Engine {
     fn log_held(&mut self, packet: &Packet) {
         if self.log_limiter.check(LineKind::Held, Instant::now()) != Permit::Suppress {
             let packet = describe(packet);
-            let missing = self.hypervisors.missing().unwrap_or_default();
-            tracing::info!("held: {packet}: no known domain has this address, and {missing} is unavailable");
+            let unavailable = self.hypervisors.unavailable().unwrap_or_default();
+            tracing::info!(
+                "held: {packet}: no known domain has this address, and {unavailable} is unavailable"
+            );
         }
     }
 
@@ -105,14 +107,14 @@ impl Engine {
                 mac = %packet.mac,
                 interface,
                 "unknown: {}: no domain has this address; {} shows a domain's addresses, and an [[alias]] can add \
-                 one. More packets for it are only counted",
+                 one. Further packets for it are counted and not logged",
                 describe(packet),
                 self.hypervisors.commands(|it| &it.list_addresses)
             );
         }
     }
 
-    /// Counts and logs a packet that does not fit.
+    /// Counts and logs a packet that is dropped for a newer one.
     fn drop_packet(&mut self, packet: &Packet) {
         self.outputs.lost.add(1);
         if self.log_limiter.check(LineKind::Lost, Instant::now()) != Permit::Suppress {
@@ -130,13 +132,14 @@ impl Engine {
     }
 
     /// Removes expired packets, and counts them as unknown.
-    pub(super) fn end_old_packets(&mut self) {
+    pub(super) fn expire_held_packets(&mut self) {
         let hold = self.policy.times.hold;
-        let waiting = std::mem::take(&mut self.pending.unknown).into_iter();
-        let (old, young) = waiting.partition::<VecDeque<_>, _>(|(since, _)| has_expired(age(*since), hold));
-        self.pending.unknown = young;
-        self.unsaved |= !old.is_empty();
-        for (_, packet) in old {
+        let held = std::mem::take(&mut self.pending.unknown).into_iter();
+        let (expired, remaining) =
+            held.partition::<VecDeque<_>, _>(|(since, _)| has_expired(age(*since), hold));
+        self.pending.unknown = remaining;
+        self.unsaved |= !expired.is_empty();
+        for (_, packet) in expired {
             self.report_unknown(&packet);
         }
     }

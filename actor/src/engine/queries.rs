@@ -7,8 +7,8 @@ use wakevirt_service::logs::quoted;
 
 use super::Engine;
 use super::packets::ambiguous;
-use crate::engine::report::cut_name;
-use crate::engine::request::Listed;
+use crate::engine::report::truncated_name;
+use crate::engine::request::ListedDomain;
 use crate::model::{Domain, Id, State, Trigger};
 use crate::policy::decision::{self, Action, Admission, Grant, Presented, act, admit};
 use crate::policy::rules::{METADATA, Paused, Rule};
@@ -19,14 +19,14 @@ pub(super) const MAX_LISTED: usize = 256;
 const MAX_LISTED_MACS: usize = 256;
 
 impl Engine {
-    /// The first domains after this one, ordered by ID. If no domain is known: the hypervisors that are unavailable.
-    pub(super) fn list(&self, after: Option<&Id>) -> Result<Vec<Listed>, String> {
-        if let (0, Some(missing)) = (self.index.domains().len(), self.hypervisors.missing()) {
-            return Err(missing);
+    /// The first domains after this one, ordered by ID. If no domain is known, the unavailable hypervisors.
+    pub(super) fn list(&self, after: Option<&Id>) -> Result<Vec<ListedDomain>, String> {
+        if let (0, Some(unavailable)) = (self.index.domains().len(), self.hypervisors.unavailable()) {
+            return Err(unavailable);
         }
-        let listed = self.index.after(after).take(MAX_LISTED).map(|entry| Listed {
+        let listed = self.index.after(after).take(MAX_LISTED).map(|entry| ListedDomain {
             id: entry.domain.id.clone(),
-            name: cut_name(&entry.domain.name),
+            name: truncated_name(&entry.domain.name),
             state: self.known_state(&entry.domain),
             rule: entry.macs.iter().find_map(|mac| self.policy.rules.allowed_by(&entry.domain, *mac)),
             last_wake: self.history.last_success_time(&entry.domain.id),
@@ -66,7 +66,7 @@ impl Engine {
                 (domain, self.explain_password(mac, details, rule), rule.paused())
             }
             Admission::Admitted(domain, grant) => {
-                (domain, named(&grant.rule.unwrap_or_default()), grant.paused)
+                (domain, describe_rule(&grant.rule.unwrap_or_default()), grant.paused)
             }
         };
         let (would_wake, action) = self.explain_action(domain, paused);
@@ -82,22 +82,22 @@ impl Engine {
     fn explain_password(&self, mac: MacAddr, details: &PacketDetails, rule: &Rule) -> String {
         let otherwise = match self.admit_packet(mac, details, Presented::Fetched(None)) {
             Admission::Admitted(_, Grant { rule: Some(other), .. }) => {
-                format!(", otherwise by {}", named(&other))
+                format!(", otherwise by {}", describe_rule(&other))
             }
             _ => String::new(),
         };
-        format!("rule {rule} if the SecureOn password is right{otherwise}")
+        format!("rule {rule} if the SecureOn password is correct{otherwise}")
     }
 
     fn explain_unknown(&self, mac: MacAddr) -> String {
         let hold = HumanDuration::from(self.policy.times.hold);
-        match self.hypervisors.missing() {
+        match self.hypervisors.unavailable() {
             None => format!(
                 "no known domain has {mac}; {} shows the addresses of a domain, and an [[alias]] can add one",
                 self.hypervisors.commands(|it| &it.list_addresses)
             ),
-            Some(missing) => format!(
-                "no known domain has {mac}, and {missing} is unavailable: a packet would be held for up to {hold}, \
+            Some(unavailable) => format!(
+                "no known domain has {mac}, and {unavailable} is unavailable: a packet would be held for up to {hold}, \
                  until its domains are known"
             ),
         }
@@ -127,16 +127,16 @@ impl Engine {
         };
         match hypervisor.waiting() {
             0 => (would_wake, action),
-            waiting => {
+            queued => {
                 let reason =
-                    format!("{action}, after {waiting} other wakes that wait for a connection to {uri}");
+                    format!("{action}, after {queued} other wakes that wait for a connection to {uri}");
                 (would_wake, reason)
             }
         }
     }
 }
 
-/// The rule of a grant in a sentence.
-fn named(rule: &str) -> String {
+/// Describes the rule of a grant, for a sentence.
+fn describe_rule(rule: &str) -> String {
     if rule == METADATA { rule.to_owned() } else { format!("rule {rule}") }
 }

@@ -28,7 +28,7 @@ pub struct Decision {
     pub subject: Subject,
     /// How the wake ended.
     pub outcome: Outcome,
-    /// The reason for the outcome, as text.
+    /// The reason for the outcome.
     pub reason: String,
     /// When the decision was made: CLOCK_REALTIME, in microseconds.
     pub time: u64,
@@ -39,7 +39,7 @@ impl Engine {
     pub(super) fn report(&mut self, subject: Subject, outcome: Outcome, reason: String, callers: Vec<Reply>) {
         self.unsaved = true;
         let decision = Arc::new(Decision::new(subject, outcome, reason, clock::realtime()));
-        match self.may_log(&decision) {
+        match self.log_permit(&decision) {
             Permit::Log => decision.log(false),
             Permit::LogLast => decision.log(true),
             Permit::Suppress => {}
@@ -58,8 +58,8 @@ impl Engine {
         let _ = self.outputs.decisions.send(decision);
     }
 
-    /// Decisions about packets that woke nothing are limited: anyone can cause them, in any number.
-    fn may_log(&mut self, decision: &Decision) -> Permit {
+    /// Whether to log the decision. Decisions about packets that woke nothing are limited: anyone can cause them.
+    fn log_permit(&mut self, decision: &Decision) -> Permit {
         if decision.subject.trigger() == Trigger::Call || decision.outcome.is_success() {
             return Permit::Log;
         }
@@ -68,12 +68,12 @@ impl Engine {
 }
 
 impl Decision {
-    /// A decision with texts of a limited length, because the history stores a thousand of them.
+    /// A decision with text of limited length, because the history stores a thousand decisions.
     #[must_use]
     pub fn new(mut subject: Subject, outcome: Outcome, reason: String, time: u64) -> Self {
-        subject.domain = subject.domain.map(|(id, name)| (id, cut(name, MAX_NAME)));
-        subject.rule = subject.rule.map(|rule| cut(rule, MAX_RULE));
-        Self { subject, outcome, reason: cut(reason, MAX_REASON), time }
+        subject.domain = subject.domain.map(|(id, name)| (id, truncated(name, MAX_NAME)));
+        subject.rule = subject.rule.map(|rule| truncated(rule, MAX_RULE));
+        Self { subject, outcome, reason: truncated(reason, MAX_REASON), time }
     }
 
     /// An estimate of its memory, in bytes.
@@ -86,8 +86,8 @@ impl Decision {
         size_of::<Self>() + name + rule + packet + self.reason.len()
     }
 
-    /// Logs the decision in one line, as a sentence and as fields for searching. `last` adds that further lines like
-    /// it are suppressed for now.
+    /// Logs the decision in one line, as a sentence and as searchable fields. `last` adds that further lines like it are
+    /// suppressed for now.
     pub fn log(&self, last: bool) {
         let Subject { mac, rule, packet, caller, .. } = &self.subject;
         let domain = self.domain().map(|name| display(quoted(name)));
@@ -96,7 +96,7 @@ impl Decision {
         let interface = interface.map(|it| display(quoted(it)));
         let vlan = packet.as_ref().and_then(|packet| packet.details.vlan);
         let source = packet.as_ref().and_then(source).map(display);
-        let note = if last { "; more like this are only counted for a minute" } else { "" };
+        let note = if last { "; further lines like this are suppressed for up to a minute" } else { "" };
         // The level is part of tracing's static metadata of the line, so each level needs a line of its own.
         macro_rules! line {
             ($log:ident) => {
@@ -169,9 +169,9 @@ fn source(packet: &Packet) -> Option<String> {
     details.source.map(|it| it.to_string()).or_else(|| details.source_mac.map(|it| it.to_string()))
 }
 
-/// The text, cut after at most `max` bytes.
+/// The text, truncated after at most `max` bytes.
 #[must_use]
-fn cut(mut text: String, max: usize) -> String {
+fn truncated(mut text: String, max: usize) -> String {
     if text.len() > max {
         text.truncate(text.floor_char_boundary(max));
         text.push('…');
@@ -179,10 +179,10 @@ fn cut(mut text: String, max: usize) -> String {
     text
 }
 
-/// A domain's name, cut to the maximum length.
+/// A domain's name, truncated to the maximum length.
 #[must_use]
-pub(super) fn cut_name(name: &str) -> String {
-    cut(name.to_owned(), MAX_NAME)
+pub(super) fn truncated_name(name: &str) -> String {
+    truncated(name.to_owned(), MAX_NAME)
 }
 
 #[cfg(test)]
@@ -212,13 +212,15 @@ mod tests {
         let subject = Subject::new(Some(MacAddr::new([2; 6])), None, None, None);
         let reason = "two domains have it".to_owned();
         let decision = Decision { subject, outcome: Outcome::Ambiguous, reason, time: 0 };
-        assert!(logged(&decision, true).contains("two domains have it; more like this are only counted"));
+        assert!(
+            logged(&decision, true).contains("two domains have it; further lines like this are suppressed")
+        );
         let line = logged(&decision, false);
-        assert!(line.contains(&decision.to_string()) && !line.contains("counted"), "{line}");
+        assert!(line.contains(&decision.to_string()) && !line.contains("suppressed"), "{line}");
     }
 
     #[test]
-    fn cuts_long_texts() {
+    fn truncates_long_text() {
         let id = Id { connection: "qemu:///system".into(), uuid: uuid::Uuid::nil() };
         let text = || "ü".repeat(10_000);
         let mut subject = Subject::new(None, None, Some(text()), None);
@@ -227,7 +229,7 @@ mod tests {
         assert_eq!(decision.domain().unwrap(), format!("{}…", "ü".repeat(127)));
         assert_eq!(decision.subject.rule.as_deref().unwrap(), format!("{}…", "ü".repeat(1000)));
         assert_eq!(decision.reason, format!("{}…", "ü".repeat(500)));
-        assert_eq!(cut("win11".to_owned(), 5), "win11");
+        assert_eq!(truncated("win11".to_owned(), 5), "win11");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub enum Request {
     Wake {
         /// The domain.
         target: WakeTarget,
-        /// The user that calls.
+        /// The caller.
         caller: Caller,
         /// Receives the outcome.
         reply: oneshot::Sender<WakeReply>,
@@ -36,13 +36,13 @@ pub enum Request {
         /// The list begins after this domain.
         after: Option<Id>,
         /// Receives the list. If no domain is known, receives the unavailable hypervisors.
-        reply: oneshot::Sender<Result<Vec<Listed>, String>>,
+        reply: oneshot::Sender<Result<Vec<ListedDomain>, String>>,
     },
     /// Return the last decisions, the newest first.
     History {
         /// Only decisions with a lower number than this.
         before: u64,
-        /// The most decisions to return.
+        /// The maximum number of decisions.
         limit: usize,
         /// Receives the decisions with their numbers.
         reply: oneshot::Sender<Vec<(u64, Arc<Decision>)>>,
@@ -77,12 +77,12 @@ pub enum WakeReply {
     /// There is no such domain.
     UnknownDomain,
     /// No known domain matches, and these hypervisors are unavailable.
-    HypervisorAway(String),
+    HypervisorUnavailable(String),
 }
 
-/// A domain in the list.
+/// A domain in the reply to `ListDomains`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedDomain {
     /// The ID.
     pub id: Id,
     /// The name.
@@ -97,7 +97,7 @@ pub struct Listed {
     pub last_wake: Option<u64>,
 }
 
-/// Sends requests to the engine. Each reply is `None` if the engine has ended.
+/// Sends requests to the engine. Each reply is `None` if the engine has exited.
 #[derive(Debug, Clone)]
 pub struct Requests(mpsc::Sender<Request>);
 
@@ -126,7 +126,7 @@ impl Requests {
 
     /// Lists the first domains after this one; the list is empty after the last one. If no domain is known, returns
     /// the unavailable hypervisors.
-    pub async fn list(&self, after: Option<Id>) -> Option<Result<Vec<Listed>, String>> {
+    pub async fn list(&self, after: Option<Id>) -> Option<Result<Vec<ListedDomain>, String>> {
         self.send(|reply| Request::List { after, reply }).await
     }
 
@@ -142,13 +142,13 @@ impl Requests {
 
     /// Replaces the policy.
     pub async fn set_policy(&self, policy: Policy) {
-        // An engine that has ended needs no policy.
+        // An engine that has exited needs no policy.
         let _ = self.0.send(Request::SetPolicy(policy)).await;
     }
 
     /// Saves the state for the next process.
     pub async fn save_state(&self) {
-        // An engine that has ended has no further state.
+        // An engine that has exited has no further state.
         let _ = self.send(|reply| Request::SaveState { reply }).await;
     }
 }

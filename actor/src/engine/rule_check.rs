@@ -5,10 +5,10 @@ use wakevirt_service::logs::shown;
 use super::Engine;
 
 impl Engine {
-    /// Warns of each rule that matches no domain, and if no packet is allowed at all. It does nothing until all
-    /// domains are known, and once they were checked.
+    /// Warns about each rule that matches no domain, and if no packet can wake a domain. Runs once for each
+    /// configuration, as soon as all domains are known.
     pub(super) fn check_rules(&mut self) {
-        if self.rules_checked || self.hypervisors.is_one_unavailable() {
+        if self.rules_checked || self.hypervisors.is_any_unavailable() {
             return;
         }
         self.rules_checked = true;
@@ -29,17 +29,19 @@ impl Engine {
         let rules = &self.policy.rules;
         match self.index.domains().filter(|domain| rules.allowed_by_metadata(domain)).count() {
             0 => {
-                let nor = if rules.metadata() { ", and no domain's metadata allows it" } else { "" };
+                let metadata = if rules.metadata() { ", and no domain's metadata allows it" } else { "" };
                 tracing::warn!(
-                    "no packet can wake a domain: there is no rule{nor}; to allow the domain NAME, add the two lines \
+                    "no packet can wake a domain: no rule is configured{metadata}; to allow the domain NAME, add the two lines \
                      [[allow]] and domain = \"NAME\" to {} and reload the service",
                     shown(&self.policy.file)
                 );
             }
-            1 => tracing::info!("there is no rule; packets can wake 1 domain, allowed by its metadata"),
+            1 => {
+                tracing::info!("no rule is configured; packets can wake 1 domain, which its metadata allows")
+            }
             domains => {
                 tracing::info!(
-                    "there is no rule; packets can wake {domains} domains, allowed by their metadata"
+                    "no rule is configured; packets can wake {domains} domains, which their metadata allows"
                 );
             }
         }

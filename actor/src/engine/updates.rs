@@ -21,7 +21,7 @@ impl Engine {
                 self.decide_held_packets();
                 self.handle_early_requests_if_settled();
             }
-            Update::Changing(id) => self.index.note_change(&id),
+            Update::Changing(id) => self.index.mark_changed(&id),
             Update::Domain(domain) => {
                 note_name(&mut self.policy.rules, &domain);
                 if self.index.put(domain) {
@@ -43,7 +43,7 @@ impl Engine {
     }
 }
 
-/// Informs the rules of a domain's name: a pattern that is exactly this name is no longer a glob.
+/// Compares the rules with a domain's name: a pattern that is exactly this name is no longer a glob.
 pub(super) fn note_name(rules: &mut Rules, domain: &Domain) {
     for rule in rules.note_name(domain) {
         tracing::info!(

@@ -35,7 +35,7 @@ struct Wake {
     since: u64,
     /// Whether the hypervisor was called for it, and the reply was lost.
     called: bool,
-    /// A wake that joined and may do more. It runs after this one, if this one was not allowed to act.
+    /// A wake that joined and has more permissions. It runs after this one, if this one was not allowed to act.
     next: Option<Box<Wake>>,
 }
 
@@ -95,7 +95,7 @@ impl Wake {
             self.since = self.since.max(other.since);
             self.callers.append(&mut other.callers);
         } else if let Some(next) = &mut self.next {
-            // The wake that may do more is the next one. It takes the callers of the other.
+            // The wake with more permissions is the next one, and gets the callers of the other one.
             if other.terms.cover(&next.terms) {
                 std::mem::swap(&mut **next, &mut other);
             }
@@ -111,7 +111,7 @@ impl Wake {
 }
 
 impl Engine {
-    /// Wakes the domain, or joins the wake that it has already.
+    /// Wakes the domain, or joins its existing wake.
     pub(super) fn wake(&mut self, id: Id, subject: Subject, paused: Paused, callers: Vec<Reply>) {
         let cool_down = self.history.last_success(&id).map(|at| (at, self.policy.times.cool_down));
         let terms = Terms { trigger: subject.trigger(), paused, cool_down };
@@ -121,11 +121,11 @@ impl Engine {
         if self.is_expired(&wake) {
             return self.end_expired(id, wake);
         }
-        self.begin(id, wake);
+        self.run_or_hold(id, wake);
     }
 
-    /// Joins the wake that the domain has already, or holds the new one, or runs it.
-    fn begin(&mut self, id: Id, wake: Wake) {
+    /// Joins the domain's existing wake. Without one, runs the new wake, or holds it if the hypervisor is unavailable.
+    fn run_or_hold(&mut self, id: Id, wake: Wake) {
         for wakes in [&mut self.wakes.running, &mut self.wakes.held] {
             if let Some(first) = wakes.get_mut(&id) {
                 tracing::debug!(uuid = %id.uuid, "joined the earlier wake of this domain");
@@ -151,7 +151,7 @@ impl Engine {
         let expired = called && self.is_expired(&wake);
         let order = Order { uuid, terms, shutdown_wait, called, known_off, expired };
         // The wake changes the state before any event reports it.
-        self.index.note_change(&id);
+        self.index.mark_changed(&id);
         self.wakes.running.insert(id.clone(), wake);
         // Saved before the hypervisor is called: if this process exits, the next one continues the wake.
         self.unsaved = true;
@@ -167,16 +167,16 @@ impl Engine {
         };
         let Some(mut wake) = self.wakes.running.remove(&id) else { return };
         match end {
-            End::Lost { called, reachable } => {
+            End::Lost { called, available } => {
                 wake.called = called;
                 // Only the time without the hypervisor counts towards `hold`.
-                let reachable = u64::try_from(reachable.as_micros()).unwrap_or(u64::MAX);
-                wake.since = wake.since.saturating_add(reachable).min(clock::boottime());
+                let available = u64::try_from(available.as_micros()).unwrap_or(u64::MAX);
+                wake.since = wake.since.saturating_add(available).min(clock::boottime());
                 // The same applies to a wake that joined it.
                 wake.next.iter_mut().for_each(|next| next.since = next.since.max(wake.since));
-                // The hypervisor may be connected again already.
+                // The hypervisor may already be connected again.
                 match self.hypervisors.get(&id.connection).is_some_and(|it| it.is_alive()) {
-                    true => self.begin(id, wake),
+                    true => self.run_or_hold(id, wake),
                     false => drop(self.wakes.held.insert(id, wake)),
                 }
             }
@@ -191,9 +191,9 @@ impl Engine {
         match next {
             Some(next) if was_denied => {
                 self.report(wake.subject, outcome, reason, wake.callers);
-                self.begin(id, *next);
+                self.run_or_hold(id, *next);
             }
-            // The next wake has nothing left to do.
+            // The next wake has nothing to do.
             Some(mut next) => {
                 wake.callers.append(&mut next.callers);
                 self.report(wake.subject, outcome, reason, wake.callers);
@@ -213,7 +213,7 @@ impl Engine {
                 let reason = "the domain no longer exists".to_owned();
                 self.end_wake(id, wake, Outcome::Failed, reason);
             } else {
-                self.begin(id, wake);
+                self.run_or_hold(id, wake);
             }
         }
     }
@@ -232,8 +232,8 @@ impl Engine {
         has_expired(age(wake.since), self.policy.times.hold)
     }
 
-    /// Whether the wake has expired and nothing was done for it. If the hypervisor was called, the domain's state
-    /// determines the outcome once it is known.
+    /// Whether the wake has expired without a call to the hypervisor. After a call, the domain's state determines the
+    /// outcome once it is known.
     fn can_expire(&self, wake: &Wake) -> bool {
         !wake.called && self.is_expired(wake)
     }
@@ -244,7 +244,7 @@ impl Engine {
         self.report(wake.subject, Outcome::Expired, reason, wake.callers);
         match next {
             Some(next) if self.is_expired(&next) => self.end_expired(id, *next),
-            Some(next) => self.begin(id, *next),
+            Some(next) => self.run_or_hold(id, *next),
             None => {}
         }
     }
@@ -254,8 +254,8 @@ impl Engine {
         let held = self.wakes.held.values().filter(|wake| !wake.called).map(|wake| wake.since);
         let oldest = held.chain(self.pending.oldest()).min()?;
         // Slightly later, so that it has expired by then.
-        let left = self.policy.times.hold.saturating_sub(age(oldest)) + Duration::from_millis(10);
-        Instant::now().checked_add(left)
+        let remaining = self.policy.times.hold.saturating_sub(age(oldest)) + Duration::from_millis(10);
+        Instant::now().checked_add(remaining)
     }
 
     /// Ends the held wakes and packets that have expired.
@@ -266,7 +266,7 @@ impl Engine {
                 self.end_expired(id, wake);
             }
         }
-        self.end_old_packets();
+        self.expire_held_packets();
     }
 }
 
@@ -297,10 +297,10 @@ mod tests {
     #[test]
     fn drops_callers_that_stopped_waiting() {
         for paused in [Paused::Leave, Paused::Resume] {
-            let (first, _waiting) = oneshot::channel();
+            let (first, _receiver) = oneshot::channel();
             let mut held = wake(Paused::Leave, first);
             for _ in 0..1000 {
-                let (caller, _stops_waiting) = oneshot::channel();
+                let (caller, _dropped) = oneshot::channel();
                 held.join(wake(paused, caller));
             }
             let later = held.next.iter().map(|next| next.callers.len()).sum::<usize>();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 use wakevirt_actor::api as actor;
 use wakevirt_actor::engine::report::Decision;
-use wakevirt_actor::engine::request::Listed;
+use wakevirt_actor::engine::request::ListedDomain;
 use wakevirt_actor::model::Outcome;
 use wakevirt_actor::model::Packet;
 use wakevirt_actor::model::Subject;
@@ -75,7 +75,7 @@ pub fn decision() -> (BTreeSet<String>, BTreeSet<String>) {
 pub fn listed() -> BTreeSet<String> {
     let Domain { id, name, state, .. } = domain();
     let rule = Some("rule".to_owned());
-    keys(&actor::domain_entry(Listed { id, name, macs: vec![MAC], state, rule, last_wake: Some(1) }))
+    keys(&actor::domain_entry(ListedDomain { id, name, macs: vec![MAC], state, rule, last_wake: Some(1) }))
 }
 
 /// The outcomes of a wake.

@@ -14,7 +14,7 @@ const MAX_TOTAL: usize = 64;
 #[derive(Debug, Clone, Default)]
 pub(super) struct CheckLimit(Arc<Mutex<HashMap<u32, usize>>>);
 
-/// A slot for one check, which is free again when this is dropped.
+/// A slot for one check. Dropping it frees the slot.
 #[derive(Debug)]
 pub(super) struct CheckSlot {
     limit: CheckLimit,
@@ -28,11 +28,13 @@ impl CheckLimit {
     /// [`Error::LimitExceeded`] if too many checks are pending.
     pub(super) fn acquire(&self, user: u32) -> Result<CheckSlot, Error> {
         let mut pending = self.pending();
-        let problem = if pending.get(&user).is_some_and(|of_user| *of_user >= MAX_PER_USER) {
-            format!("{MAX_PER_USER} calls of this user wait for polkit; try again when one of them has ended")
+        let problem = if pending.get(&user).is_some_and(|count| *count >= MAX_PER_USER) {
+            format!(
+                "{MAX_PER_USER} calls of this user are waiting for polkit; try again when one of them has ended"
+            )
         } else if pending.values().sum::<usize>() >= MAX_TOTAL {
             format!(
-                "{MAX_TOTAL} calls wait for polkit; try again later, or call as root, which needs no check"
+                "{MAX_TOTAL} calls are waiting for polkit; try again later, or call as root, which needs no check"
             )
         } else {
             *pending.entry(user).or_default() += 1;
@@ -49,9 +51,9 @@ impl CheckLimit {
 impl Drop for CheckSlot {
     fn drop(&mut self) {
         let mut pending = self.limit.pending();
-        if let Some(of_user) = pending.get_mut(&self.user) {
-            *of_user -= 1;
-            if *of_user == 0 {
+        if let Some(count) = pending.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
                 pending.remove(&self.user);
             }
         }

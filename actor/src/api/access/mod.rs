@@ -29,7 +29,7 @@ pub struct Authorizer {
     /// `None` while there is no bus.
     bus: Option<Connection>,
     limit: CheckLimit,
-    /// The limit for log lines about a polkit that does not work.
+    /// The limit for log lines about failures of polkit.
     fault_log: Arc<Mutex<Quota>>,
 }
 
@@ -52,8 +52,8 @@ impl Authorizer {
     /// password.
     ///
     /// # Errors
-    /// [`Error::NotAuthorized`] and [`Error::LimitExceeded`] say what to do. If the caller cannot be identified,
-    /// or polkit cannot be asked, the operation is denied.
+    /// [`Error::NotAuthorized`] and [`Error::LimitExceeded`] say what to do. If the caller cannot be identified, or
+    /// the query of polkit fails, the operation is denied.
     pub async fn authorize(&self, header: &Header<'_>, operation: Operation<'_>) -> Result<Caller, Error> {
         let connection = self.bus.as_ref().ok_or_else(|| denial(operation))?;
         let credentials = credentials(connection, header).await.ok_or_else(|| denial(operation))?;
@@ -112,7 +112,7 @@ fn is_member(credentials: &ConnectionCredentials, group: Option<u32>) -> bool {
     group.is_some_and(is_in)
 }
 
-/// The error if polkit does not decide.
+/// The error for a caller that is denied without polkit.
 fn denial(operation: Operation<'_>) -> Error {
     Error::NotAuthorized(match operation {
         Operation::Wake(_) => format!(

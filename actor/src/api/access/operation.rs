@@ -1,4 +1,4 @@
-//! The operations that need an authorisation.
+//! The operations that require authorisation.
 
 use crate::model::WakeTarget;
 

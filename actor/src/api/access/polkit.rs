@@ -44,24 +44,24 @@ pub(super) enum Denial {
     #[error("the authentication failed; call again")]
     NotAuthenticated,
     /// polkit did not reply in time.
-    #[error("polkit does not answer; see `systemctl status polkit`, and try again")]
+    #[error("polkit does not respond; see `systemctl status polkit`, and try again")]
     NoReply,
     /// The dialog took too long.
     #[error("the authentication took more than {} minutes; call again", DIALOG_TIMEOUT.as_secs() / 60)]
     DialogTimeout,
-    /// The call of polkit failed.
+    /// The call to polkit failed.
     #[error(
-        "cannot ask polkit: {0}; check `systemctl status polkit`, and that org.wakevirt.policy is in \
+        "cannot query polkit: {0}; check `systemctl status polkit`, and that org.wakevirt.policy is in \
          /usr/share/polkit-1/actions"
     )]
     Call(#[from] zbus::Error),
     /// The call has no sender.
-    #[error("cannot ask polkit: {0}")]
+    #[error("cannot query polkit: {0}")]
     Subject(#[from] zbus_polkit::Error),
 }
 
 impl Denial {
-    /// Whether polkit does not work, so that an administrator must act.
+    /// Whether polkit itself failed, so that an administrator must act.
     pub(super) const fn is_fault(&self) -> bool {
         matches!(self, Self::NoReply | Self::Call(_))
     }
@@ -76,7 +76,7 @@ impl From<Denial> for Error {
 /// Whether polkit is running, or can be activated.
 ///
 /// # Errors
-/// [`Error::NotAuthorized`] if the bus does not answer.
+/// [`Error::NotAuthorized`] if the bus does not respond.
 pub(super) async fn is_available(connection: &Connection) -> Result<bool, Error> {
     let call = async {
         let bus = DBusProxy::new(connection).await?;
@@ -86,7 +86,7 @@ pub(super) async fn is_available(connection: &Connection) -> Result<bool, Error>
     call.await.map_err(|error: zbus::Error| Denial::Call(error).into())
 }
 
-/// Checks whether polkit allows the caller this operation.
+/// Checks whether polkit allows this operation to the caller.
 pub(super) async fn check(
     connection: &Connection,
     header: &Header<'_>,

@@ -27,7 +27,7 @@ fn first(directories: &OsString) -> PathBuf {
     std::env::split_paths(directories).next().unwrap_or_default()
 }
 
-/// Records that the process exits cleanly, so that the next one does not count a crash.
+/// Records a clean exit, so that the next process does not count a crash.
 pub fn mark_clean_exit() {
     mark_clean_exit_in(&directory());
 }

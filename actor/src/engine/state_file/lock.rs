@@ -1,4 +1,4 @@
-//! The lock on the runtime directory: only one process at a time uses it.
+//! The lock on the runtime directory, which only one process may use at a time.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -23,8 +23,7 @@ pub fn lock() -> Result<Option<File>, Error> {
 }
 
 fn lock_directory(directory: &Path) -> Result<Option<File>, Error> {
-    // The lock is on the directory itself, so no other file is needed. The kernel releases it however the process
-    // exits.
+    // The lock is on the directory itself, so no lock file is needed. The kernel releases it however the process exits.
     let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(directory);
     let file = match opened {
         Ok(file) => file,
@@ -55,6 +54,6 @@ mod tests {
         drop(first);
         assert!(lock_directory(directory.path()).unwrap().is_some(), "the lock is released");
         assert!(lock_directory(&directory.path().join("none")).unwrap().is_none());
-        assert_eq!(directory.path().read_dir().unwrap().count(), 0, "no file is left in it");
+        assert_eq!(directory.path().read_dir().unwrap().count(), 0, "locking creates no file");
     }
 }

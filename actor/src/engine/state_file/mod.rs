@@ -1,5 +1,5 @@
-//! The state file: what the next process needs to know after a restart. It contains the position in the announcer's
-//! packets, the packets without a decision, and the wakes that have not ended.
+//! The state file, for the next process after a restart. It contains the position in the announcer's packets, the
+//! packets without a decision, and the wakes that have not ended.
 //!
 //! The file is in the runtime directory. The service manager preserves that directory over restarts and empties it at
 //! boot, when the times in the file lose their meaning. Each save writes a new file and renames it, so the file is

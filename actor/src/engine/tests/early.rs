@@ -10,11 +10,11 @@ async fn wait_until_queued(engine: &TestEngine) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn early_requests_wait_for_the_first_list() {
+async fn queues_early_requests_until_the_first_list() {
     let fake = Fake::new(&[(1, State::Running)], &[]);
     let engine = start(rules(&["vm*"]));
     let requests = engine.requests.clone();
-    let answers = tokio::spawn(async move {
+    let replies = tokio::spawn(async move {
         let details = PacketDetails::default();
         tokio::join!(
             requests.list(None),
@@ -23,26 +23,26 @@ async fn early_requests_wait_for_the_first_list() {
         )
     });
     wait_until_queued(&engine).await;
-    assert!(!answers.is_finished());
+    assert!(!replies.is_finished());
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
-    let (list, explanation, answer) = answers.await.unwrap();
+    let (list, explanation, reply) = replies.await.unwrap();
     assert_eq!(list.unwrap().unwrap().len(), 1);
     assert_eq!(
         explanation.unwrap(),
         (false, "\"vm1\" is allowed by rule domain = \"vm*\"; the domain is already running".to_owned())
     );
-    assert!(matches!(answer.unwrap(), WakeReply::Decided(it) if it.outcome == Outcome::AlreadyRunning));
+    assert!(matches!(reply.unwrap(), WakeReply::Decided(it) if it.outcome == Outcome::AlreadyRunning));
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_the_hypervisor_that_is_unavailable() {
+async fn names_the_unavailable_hypervisor() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     for is_reported in [true, false] {
         let engine = start(rules(&["vm*"]));
         if is_reported {
             engine.update(Update::Down(URI.into())).await;
         }
-        // If no update reports the missing connection, the request waits for the timeout.
+        // If no update reports the failed connection, the request waits for the timeout.
         assert_eq!(engine.requests.list(None).await.unwrap(), Err(URI.to_owned()));
         let explain =
             async |last| engine.requests.explain(mac(last), PacketDetails::default()).await.unwrap();
@@ -51,9 +51,9 @@ async fn names_the_hypervisor_that_is_unavailable() {
         assert!(reason.contains(URI) && reason.contains("would be held for up to 1m"), "{reason}");
         assert!(matches!(
             engine.requests.wake(WakeTarget::Mac(mac(1)), ROOT).await.unwrap(),
-            WakeReply::HypervisorAway(missing) if missing == URI
+            WakeReply::HypervisorUnavailable(uris) if uris == URI
         ));
-        // Its domains are remembered while it is unavailable.
+        // The engine retains its domains while it is unavailable.
         engine.update(up(&fake, vec![domain(1, &[1])])).await;
         engine.update(Update::Down(URI.into())).await;
         let (would_wake, reason) = explain(1).await;

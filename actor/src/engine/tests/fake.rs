@@ -40,13 +40,13 @@ impl Fake {
         })
     }
 
-    /// Lets the blocked domains start.
+    /// Unblocks the starts of domains.
     pub(super) fn release(&self) {
         self.blocked.lock().unwrap().clear();
         self.released.notify_all();
     }
 
-    /// All further calls fail.
+    /// Makes all further calls fail.
     pub(super) fn disconnect(&self) {
         self.disconnected.store(true, Ordering::SeqCst);
     }

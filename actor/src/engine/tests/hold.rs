@@ -25,21 +25,21 @@ async fn reports_how_long_the_hypervisor_was_available() {
     fake.wait_for_queries(1).await;
     let first = begin.elapsed();
     fake.wait_for_queries(4).await;
-    let answered = begin.elapsed().checked_sub(first).unwrap();
+    let replied = begin.elapsed().checked_sub(first).unwrap();
     fake.disconnect();
-    let End::Lost { called: false, reachable } = wake.await.unwrap() else {
+    let End::Lost { called: false, available } = wake.await.unwrap() else {
         panic!("the connection was not lost")
     };
-    assert!(reachable >= answered, "{reachable:?}, but the hypervisor answered for {answered:?}");
+    assert!(available >= replied, "{available:?}, but the hypervisor replied for {replied:?}");
 }
 
 #[tokio::test]
-async fn remembers_domains_while_the_hypervisor_is_unavailable() {
+async fn retains_domains_while_the_hypervisor_is_unavailable() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
     engine.update(Update::Down(URI.into())).await;
     engine.packet(1).await;
-    assert_eq!(engine.call(2).await, Err("away"), "the unavailable hypervisor may have such a domain");
+    assert_eq!(engine.call(2).await, Err("unavailable"), "the unavailable hypervisor may have such a domain");
     let list = engine.requests.list(None).await.unwrap().unwrap();
     assert_eq!((list.len(), list[0].state), (1, State::Unknown));
     engine.update(up(&fake, vec![])).await;
@@ -55,12 +55,12 @@ async fn holds_a_wake_until_the_hypervisor_is_available() {
     engine.packet(1).await;
     engine.packet(1).await;
     engine.wait_until_idle().await;
-    let back = async {
+    let reconnect = async {
         // The reply shows that the call before it was received.
         engine.requests.counts().await.unwrap();
         engine.update(up(&fake, vec![domain(1, &[1])])).await;
     };
-    assert_eq!(tokio::join!(engine.call(1), back).0, Ok(Outcome::Started));
+    assert_eq!(tokio::join!(engine.call(1), reconnect).0, Ok(Outcome::Started));
     assert_eq!(engine.decision().await, (1, Outcome::Started));
     assert_eq!(fake.starts(), [uuid(1)]);
 }
@@ -131,11 +131,11 @@ async fn decides_by_the_state_after_a_lost_connection() {
         engine.update(Update::Down(URI.into())).await;
         fake.release();
         let state = if started { State::Running } else { State::ShutOff };
-        let again = Fake::new(&[(1, state)], &[]);
+        let reconnected = Fake::new(&[(1, state)], &[]);
         engine.wait_until_idle().await;
-        engine.update(up(&again, vec![domain(1, &[1])])).await;
+        engine.update(up(&reconnected, vec![domain(1, &[1])])).await;
         assert_eq!(engine.decision().await, (1, Outcome::Started));
-        assert_eq!(again.starts().is_empty(), started, "the state decides");
+        assert_eq!(reconnected.starts().is_empty(), started, "the state decides");
     }
 }
 
@@ -169,7 +169,7 @@ async fn a_wake_with_a_lost_reply_does_not_expire_before_the_state_is_known() {
     fake.release();
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(engine.decisions.try_recv().is_err(), "the outcome is not known yet");
-    let again = Fake::new(&[(1, State::Running)], &[]);
-    engine.update(up(&again, vec![domain(1, &[1])])).await;
+    let reconnected = Fake::new(&[(1, State::Running)], &[]);
+    engine.update(up(&reconnected, vec![domain(1, &[1])])).await;
     assert_eq!(engine.decision().await, (1, Outcome::Started));
 }

@@ -51,7 +51,7 @@ async fn a_denied_copy_does_not_suppress_an_allowed_one() {
 }
 
 #[tokio::test]
-async fn a_copy_that_may_do_more_is_not_suppressed() {
+async fn a_copy_with_more_permissions_is_not_suppressed() {
     let fake = Fake::new(&[(1, State::Paused(Pause::Save))], &[]);
     let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
     let narrow = "[[allow]]\ndomain = \"*\"\ninterfaces = [\"eth0\"]\npaused = \"leave\"\n";

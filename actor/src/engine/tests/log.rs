@@ -46,7 +46,7 @@ async fn counts_suppressed_lines_when_the_interval_ends() {
     send_denied(&mut engine, "vnet0", 1).await;
     let lines = log.lines_with("vnet0");
     assert_eq!(lines.len(), 5, "{lines:#?}");
-    assert!(lines[2].contains("more like this are only counted"), "{lines:#?}");
+    assert!(lines[2].contains("further lines like this are suppressed"), "{lines:#?}");
     assert!(lines[3].contains("vm1") && lines[3].contains("497 more packets on \"vnet0\""), "{lines:#?}");
     assert!(lines[4].contains("packet for 52:54:00:00:00:01"), "{lines:#?}");
 }
@@ -126,7 +126,7 @@ async fn without_a_rule(opt_in: bool, metadata: bool) -> Vec<String> {
     let engine = start(Policy { rules, file: "/home/u/actor.toml".into(), ..Policy::default() });
     engine.update(up(&fake, vec![Domain { opt_in, ..domain(1, &[1]) }])).await;
     send_unknown(&engine, 9).await;
-    log.lines_with("there is no rule")
+    log.lines_with("no rule is configured")
 }
 
 #[tokio::test]
@@ -161,5 +161,5 @@ async fn checks_no_rules_before_the_domains_are_known() {
     let engine = start(Policy::default());
     engine.packet(1).await;
     let _ = engine.requests.counts().await;
-    assert!(log.lines_with("there is no rule").is_empty());
+    assert!(log.lines_with("no rule is configured").is_empty());
 }

@@ -1,4 +1,4 @@
-//! Tests of the engine with a hypervisor that is simulated.
+//! Tests of the engine with a simulated hypervisor.
 
 mod early;
 mod fake;
@@ -162,7 +162,7 @@ impl TestEngine {
         match self.requests.wake(WakeTarget::Mac(mac(last)), ROOT).await.unwrap() {
             WakeReply::Decided(decision) => Ok(decision.outcome),
             WakeReply::UnknownDomain => Err("unknown"),
-            WakeReply::HypervisorAway(_) => Err("away"),
+            WakeReply::HypervisorUnavailable(_) => Err("unavailable"),
         }
     }
 }

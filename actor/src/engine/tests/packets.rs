@@ -70,9 +70,9 @@ async fn a_rule_without_password_applies_if_no_password_can_be_fetched() {
     let details = PacketDetails { secure_on: true, ..PacketDetails::default() };
     let explain = async |last| engine.requests.explain(mac(last), details.clone()).await.unwrap().1;
     assert!(
-        explain(1).await.contains("if the SecureOn password is right, otherwise by rule domain = \"vm1\";")
+        explain(1).await.contains("if the SecureOn password is correct, otherwise by rule domain = \"vm1\";")
     );
-    assert!(explain(2).await.contains("if the SecureOn password is right;"));
+    assert!(explain(2).await.contains("if the SecureOn password is correct;"));
     // No password is returned for these packets.
     let packet = |last, sequence| Packet { mac: mac(last), sequence, details: details.clone() };
     for sequence in 1..=256 {

@@ -15,16 +15,16 @@ async fn continues_a_wake_after_a_restart() {
     assert_eq!(first.decision().await, (2, Outcome::Started));
     first.packet(1).await;
     fake.wait_for_starts(2).await;
-    // The process ends here. The domain has not started.
+    // The process crashes here, before the domain has started.
     let (file, state) = open();
     assert_eq!(state.wakes.len(), 1, "it was saved before the hypervisor was called");
     assert_eq!(state.position.sequence, 1);
-    let again = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[]);
+    let reconnected = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[]);
     let mut second = start_with_state(rules(&["vm*"]), file, state);
-    second.update(up(&again, vec![domain(1, &[1]), domain(2, &[2])])).await;
+    second.update(up(&reconnected, vec![domain(1, &[1]), domain(2, &[2])])).await;
     assert_eq!(second.decision().await, (1, Outcome::Started));
     let _ = second.requests.counts().await.unwrap();
-    assert_eq!(again.starts(), [uuid(1)], "the wake that ended is not repeated");
+    assert_eq!(reconnected.starts(), [uuid(1)], "the wake that ended is not repeated");
     assert!(open().1.wakes.is_empty());
     fake.release();
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::model::Pause;
 
 #[tokio::test]
-async fn a_failed_start_of_a_running_domain_is_no_failure() {
+async fn a_failed_start_of_a_running_domain_is_not_a_failure() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[1]);
     let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
     engine.packet(1).await;

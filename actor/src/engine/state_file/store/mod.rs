@@ -1,5 +1,5 @@
-//! Saving and restoring the state, and counting crashes, so that nothing in the state makes the service crash more than
-//! twice in a row.
+//! Saves and restores the state, and counts crashes, so that nothing in the state makes the service crash more than twice
+//! in a row.
 
 use std::collections::HashMap;
 use std::fs::rename;
@@ -30,17 +30,17 @@ pub struct StateFile {
     /// Whether the last save failed.
     failed: bool,
     /// The packets and wakes that have not ended.
-    known: HashMap<Key, Known>,
+    suspects: HashMap<Key, Suspect>,
     /// Whether the file lists suspects that are only held.
     has_held_suspects: bool,
 }
 
-/// What is known of a packet or wake.
+/// The crash record of a packet or wake.
 #[derive(Debug, Clone, Copy)]
-struct Known {
-    /// In how many crashes in a row it was a suspect.
+struct Suspect {
+    /// The number of consecutive crashes in which it was a suspect.
     crashes: u8,
-    /// When this process first saw it.
+    /// When this process first saved or restored it.
     since: Instant,
 }
 
@@ -48,8 +48,8 @@ struct Known {
 #[derive(Debug, Serialize, Deserialize)]
 struct Content {
     state: SavedState,
-    /// The packets and wakes that are suspects if the process crashes, and in how many crashes in a row each was one
-    /// before.
+    /// The packets and wakes that are suspects if the process crashes, each with the number of consecutive crashes in
+    /// which it was one before.
     suspects: Vec<(Key, u8)>,
 }
 
@@ -89,16 +89,16 @@ impl StateFile {
         give_up_suspects(&mut content);
         let Content { mut state, suspects } = content;
         let since = Instant::now();
-        let known = suspects.into_iter().map(|(key, crashes)| (key, Known { crashes, since })).collect();
-        let mut file = Self { path: Some(path), failed: false, known, has_held_suspects: false };
+        let suspects = suspects.into_iter().map(|(key, crashes)| (key, Suspect { crashes, since })).collect();
+        let mut file = Self { path: Some(path), failed: false, suspects, has_held_suspects: false };
         // Saves the counts before anything is tried again.
         if let Err(error) = file.write(&state, since) {
             if !is_clean {
                 give_up_uncounted(&mut state);
             }
             tracing::warn!(
-                "cannot write to {}: {error}; a restart loses the wakes that have not ended, and the packets that \
-                 arrive during it; create the directory for the service's user, or let the service manager do so \
+                "cannot write to {}: {error}; a restart loses pending wakes, and the packets that arrive during \
+                 the restart; create the directory for the service's user, or let the service manager do so \
                  (RuntimeDirectory=)",
                 shown(directory)
             );
@@ -132,19 +132,19 @@ impl StateFile {
 
     fn write(&mut self, state: &SavedState, now: Instant) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let (mut known, mut suspects) = (HashMap::new(), Vec::new());
+        let (mut known, mut listed) = (HashMap::new(), Vec::new());
         self.has_held_suspects = false;
         for (key, called) in keys(state) {
-            let it = self.known.get(&key).copied().unwrap_or(Known { crashes: 0, since: now });
-            let is_new = now.saturating_duration_since(it.since) < HELD_SUSPECT_TIME;
+            let suspect = self.suspects.get(&key).copied().unwrap_or(Suspect { crashes: 0, since: now });
+            let is_new = now.saturating_duration_since(suspect.since) < HELD_SUSPECT_TIME;
             self.has_held_suspects |= is_new && !called;
             if called || is_new {
-                suspects.push((key.clone(), it.crashes));
+                listed.push((key.clone(), suspect.crashes));
             }
-            known.insert(key, it);
+            known.insert(key, suspect);
         }
-        self.known = known;
-        let bytes = postcard::to_extend(&(state, &suspects), vec![VERSION]).map_err(io::Error::other)?;
+        self.suspects = known;
+        let bytes = postcard::to_extend(&(state, &listed), vec![VERSION]).map_err(io::Error::other)?;
         if bytes.len() > MAX_SIZE {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the state is too large"));
         }
@@ -170,14 +170,14 @@ fn recover(path: &Path) -> Content {
                 Err(error) => format!("it cannot be renamed: {error}"),
             };
             tracing::warn!(
-                "{} is damaged or has another version; the wakes that had not ended are lost, and {renamed}",
+                "{} is damaged or has another version; pending wakes are lost, and {renamed}",
                 shown(path)
             );
             empty
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => empty,
         Err(error) => {
-            tracing::warn!("cannot read {}: {error}; the wakes that had not ended are lost", shown(path));
+            tracing::warn!("cannot read {}: {error}; pending wakes are lost", shown(path));
             empty
         }
     }
@@ -191,8 +191,8 @@ fn read_content(path: &Path) -> io::Result<Option<Content>> {
     Ok(content.and_then(|(content, rest)| rest.is_empty().then_some(content)))
 }
 
-/// Removes what was not ended in the last crash, if another crash cannot be counted: trying it again could make the
-/// service crash without end.
+/// Removes the packets and wakes that were pending in the last crash, if another crash cannot be counted: trying them
+/// again could make the service crash in a loop.
 fn give_up_uncounted(state: &mut SavedState) {
     let packets = std::mem::take(&mut state.packets).len();
     let wakes = std::mem::take(&mut state.wakes).len();

@@ -54,14 +54,14 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn reads_back_what_was_saved() {
+fn reads_back_the_saved_state() {
     let directory = tempfile::tempdir().unwrap();
     let (mut file, empty) = StateFile::open_in(directory.path());
     assert_eq!(empty, SavedState::default());
     let state = state(&[packet(7)], &[wake(1, Some(&packet(8))), wake(2, None)]);
     file.save(&state);
     assert_eq!(StateFile::open_in(directory.path()).1, state);
-    assert_eq!(names(directory.path()), [FILE], "no other file is left");
+    assert_eq!(names(directory.path()), [FILE], "there is no other file");
     let mode = directory.path().join(FILE).metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
@@ -107,7 +107,7 @@ fn does_not_block_on_special_files() {
 }
 
 proptest::proptest! {
-    /// The content is either read or refused.
+    /// The content is either accepted or rejected.
     #[test]
     fn never_panics_on_arbitrary_content(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
         let directory = tempfile::tempdir().unwrap();
@@ -135,7 +135,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn gives_up_what_was_running_in_two_crashes() {
+fn gives_up_packets_and_wakes_that_were_pending_in_two_crashes() {
     let directory = tempfile::tempdir().unwrap();
     let (held, called) = (wake(1, Some(&packet(8))), wake(2, None));
     let all = state(&[packet(7)], &[held.clone(), called.clone()]);
@@ -150,7 +150,7 @@ fn gives_up_what_was_running_in_two_crashes() {
     assert_eq!((state.packets, state.wakes), (vec![], vec![later.clone()]));
     assert_eq!(state.given_up, [held, called]);
     assert_eq!(state.position, all.position);
-    // After the third crash, the file no longer contains what was given up.
+    // After the third crash, the file no longer contains them.
     let (_, state) = StateFile::open_in(directory.path());
     assert_eq!((state.wakes, state.given_up), (vec![], vec![later]));
     let (_, state) = StateFile::open_in(directory.path());
@@ -217,7 +217,7 @@ fn held_wakes_and_packets_are_suspects_only_for_a_minute() {
     }
 }
 
-/// Otherwise the service could crash without end.
+/// Otherwise the service could crash in a loop.
 #[test]
 fn gives_up_if_a_crash_cannot_be_counted() {
     for is_clean in [false, true] {
