@@ -32,7 +32,7 @@ fn xml(uuid: Uuid, macs: &[u8]) -> String {
     )
 }
 
-/// A second connection, for an administrator. All connections have the same domains.
+/// A second connection, for the administrator. All connections share the same domains.
 struct Administrator(Connect);
 
 impl Administrator {
@@ -242,10 +242,10 @@ async fn retries_a_failed_connection_and_reports_it_once() {
     let first = tokio::time::timeout(Duration::from_secs(10), updates.recv()).await.expect("no update");
     assert!(matches!(first, Some(Update::Down(_))), "the failure is reported");
     let second = tokio::time::timeout(Duration::from_millis(400), updates.recv()).await;
-    assert!(second.is_err(), "it is reported once");
+    assert!(second.is_err(), "it is reported only once");
     drop(updates);
     tokio::time::timeout(Duration::from_secs(5), keeper)
         .await
-        .expect("the keeper ends with the engine")
+        .expect("the keeper exits with the engine")
         .unwrap();
 }

@@ -168,7 +168,7 @@ fn an_unreadable_domain_affects_no_other() {
     let config = "cool-down = \"0s\"\n[[allow]]\ndomain = \"*\"\n";
     let (_capture, actor) = services(&host, StartedBy::Manager, TEST, config);
     let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
-    let warning = actor.log().wait_for("domain \"bad1\" cannot be read, and so cannot be woken");
+    let warning = actor.log().wait_for("domain \"bad1\" cannot be read, and therefore cannot be woken");
     assert!(warning.contains("undeclared"), "{warning}");
 
     // One such domain exists when the actor starts, and one is added later.

@@ -183,7 +183,7 @@ fn libvirtd_times_out(domains: usize) {
         let _ = scene.actor.log().wait_for_nth("connected to", round);
         scene.stop_libvirtd();
         scene.wake_all();
-        scene.wait_for_lost_connection("the daemon does not answer", round);
+        scene.wait_for_lost_connection("the daemon does not respond", round);
         scene.resume_libvirtd();
         scene.wait_for_outcomes("started", round);
         scene.destroy_all();

@@ -225,7 +225,7 @@ fn a_wake_waits_while_the_domain_starts() {
 fn logs_the_rights_at_each_connection() {
     privileged!();
     for (rights, text) in [
-        (LibvirtRights::Group, "not restricted, the actor may do everything there"),
+        (LibvirtRights::Group, "not restricted; the actor may do everything there"),
         (LibvirtRights::Restricted, "restricted by libvirt's access driver"),
     ] {
         let host = Host::new();
@@ -245,6 +245,6 @@ fn logs_the_rights_at_each_connection() {
     let actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();
     let rights = actor.log().wait_for("rights at test:///default: ");
     // The test driver has no access driver. Before libvirt 10 it does not answer the query.
-    let expected = ["unknown, the check failed: ", "not restricted, "];
+    let expected = ["unknown; the check failed: ", "not restricted; "];
     assert!(expected.iter().any(|text| rights.contains(text)), "{rights}");
 }

@@ -125,7 +125,7 @@ impl Engine {
                 (true, format!("it is {}, and its state would be queried again", domain.state))
             }
         };
-        match hypervisor.waiting() {
+        match hypervisor.queued() {
             0 => (would_wake, action),
             queued => {
                 let reason =

@@ -8,17 +8,17 @@ pub enum HypervisorError {
     /// The hypervisor returned an error.
     #[error("cannot {action}: {}{advice}", quoted(message))]
     Call {
-        /// What was called, as a verb and its object.
+        /// The action that failed: a verb and its object.
         action: &'static str,
         /// The hypervisor's message.
         message: String,
-        /// What to do about it, if that is known: the end of a sentence.
+        /// What to do about it, appended to the message. Empty if unknown.
         advice: &'static str,
     },
     /// The domain does not exist.
     #[error("cannot {action}: {}", quoted(message))]
     NoDomain {
-        /// What was called, as a verb and its object.
+        /// The action that failed: a verb and its object.
         action: &'static str,
         /// The hypervisor's message.
         message: String,
@@ -27,12 +27,12 @@ pub enum HypervisorError {
     #[error("cannot read the domain's definition: {0}")]
     Definition(String),
     /// There is no open connection.
-    #[error("there is no connection")]
+    #[error("not connected")]
     NotConnected,
-    /// The domains are known, but no connection for wakes opens.
-    #[error("the domains are known, but no connection for wakes opens: {}", quoted(.0))]
+    /// The domains were listed, but no connection for wakes can be opened.
+    #[error("cannot open a connection for wakes: {}", quoted(.0))]
     NoSession(String),
-    /// The thread that made the call has ended.
+    /// The thread that made the call has exited.
     #[error("the call to the hypervisor was interrupted")]
     Interrupted,
 }

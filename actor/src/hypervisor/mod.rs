@@ -1,7 +1,7 @@
-//! The hypervisors that run domains, as the engine sees them.
+//! The hypervisors that run domains, as seen by the engine.
 //!
-//! A [`Driver`] connects to one kind of hypervisor; [`libvirt`] is one. A [`Keeper`] keeps one connection of a
-//! driver open and sends an [`Update`] for each change. While the connection is open, the engine attempts wakes
+//! A [`Driver`] connects to one kind of hypervisor; [`libvirt`] is one. A [`Keeper`] maintains one connection of a driver
+//! and sends an [`Update`] for each change. While the connection is open, the engine attempts wakes
 //! through a [`Hypervisor`].
 
 mod error;
@@ -22,7 +22,7 @@ pub use order::{Order, Terms};
 
 /// A change of a connection or of its domains.
 pub enum Update {
-    /// The connection with this URI is open, and these are all its domains.
+    /// The connection with this URI is open, and has these domains.
     Up(Arc<str>, Arc<dyn Hypervisor>, Vec<Domain>),
     /// This domain is changing: its known state is unreliable until the next update about it.
     Changing(Id),
@@ -30,21 +30,21 @@ pub enum Update {
     Domain(Domain),
     /// This domain no longer exists.
     Gone(Id),
-    /// There is no connection with this URI: it was lost, or the first attempt failed or takes long.
+    /// The hypervisor with this URI is unavailable: the connection was lost, or the first attempt failed or takes long.
     Down(Arc<str>),
 }
 
 /// An open connection to a hypervisor.
 pub trait Hypervisor: Send + Sync + 'static {
-    /// Attempts to wake a domain, and returns at once. Attempts begin in the order of these calls.
+    /// Starts an attempt to wake a domain, and returns at once. Attempts run in the order of these calls.
     ///
-    /// The attempt continues if the future is dropped.
+    /// The attempt continues even if the future is dropped.
     fn attempt(&self, order: Order) -> Attempting;
 
-    /// The number of attempts that are queued.
-    fn waiting(&self) -> usize;
+    /// The number of queued attempts.
+    fn queued(&self) -> usize;
 
-    /// Whether the connection is open, as far as is known without a call to the hypervisor.
+    /// Whether the connection is open, as far as known without a call to the hypervisor.
     fn is_alive(&self) -> bool;
 }
 

@@ -1,4 +1,4 @@
-//! What an attempt to wake a domain is given.
+//! The parameters of an attempt to wake a domain.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::model::Trigger;
 use crate::policy::decision::cools_down;
 use crate::policy::rules::Paused;
 
-/// How long the known state of a domain is relied upon while an attempt is queued.
+/// How long the known state of a domain stays valid while an attempt is queued.
 const STATE_LIFETIME: Duration = Duration::from_millis(100);
 
 /// An order to wake one domain.
@@ -17,29 +17,29 @@ const STATE_LIFETIME: Duration = Duration::from_millis(100);
 pub struct Order {
     /// The domain.
     pub uuid: Uuid,
-    /// What the wake may do.
+    /// The permissions and limits of the wake.
     pub terms: Terms,
     /// How long to wait for a domain that is shutting down.
     pub shutdown_wait: Duration,
-    /// Whether the hypervisor was called for this wake before, without a known result.
+    /// Whether the hypervisor was already called for this wake, without a known result.
     pub called: bool,
-    /// Whether the domain is known to be off with no saved state, so that the attempt need not read its state.
-    /// If that is wrong, the start fails, and the attempt reads the state after all. A domain without a saved
-    /// state is not paused after its start.
+    /// Whether the domain is known to be off without a saved state, so that the attempt does not need to read its state.
+    /// If that is wrong, the start fails, and the attempt reads the state. A domain without a saved state is not paused
+    /// after its start.
     pub known_off: bool,
-    /// Whether it is too late to wake the domain. Its state can still show that it was woken.
+    /// Whether the wake has expired. The state can still show that the domain was woken.
     pub expired: bool,
 }
 
 impl Order {
-    /// The same order, for an attempt that was queued for this time.
+    /// The same order, for an attempt that was queued for this long.
     #[must_use]
     pub fn after(self, queued: Duration) -> Self {
         Self { known_off: self.known_off && queued < STATE_LIFETIME, ..self }
     }
 }
 
-/// What a wake may do.
+/// The permissions and limits of a wake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
     /// What requests the wake.
@@ -51,7 +51,7 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// Whether a wake under these terms does everything that one under the other terms would do.
+    /// Whether a wake with these terms does everything that a wake with the other terms would do.
     #[must_use]
     pub fn cover(&self, other: &Self) -> bool {
         let trigger = self.trigger == Trigger::Call || other.trigger == Trigger::Packet;

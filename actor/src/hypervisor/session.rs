@@ -1,5 +1,5 @@
-//! Attempts with a hypervisor whose calls block: read the state of the domain, make the call that the state
-//! needs, and read the state again.
+//! Attempts on a hypervisor with blocking calls: read the state of the domain, make the call that the state requires,
+//! and read the state again.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::policy::rules::Paused;
 /// How long a domain may be paused while it is saved, dumped or migrated.
 const PAUSE_WAIT: Duration = Duration::from_secs(60);
 
-/// One connection of a hypervisor that a single thread uses. Every method may block.
+/// One connection to a hypervisor that a single thread uses. Every method may block.
 pub trait Session {
     /// The state of the domain.
     ///
@@ -23,10 +23,10 @@ pub trait Session {
     /// If the state cannot be read.
     fn state(&self, uuid: Uuid) -> Result<State, HypervisorError>;
 
-    /// Starts a domain that is off, and returns when it runs.
+    /// Starts a domain that is off, and returns when it is running.
     ///
     /// # Errors
-    /// If it does not start. Some hypervisors return an error for a domain that runs already.
+    /// If it does not start. Some hypervisors return an error for a domain that is already running.
     fn start(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 
     /// Resumes a paused domain.
@@ -41,16 +41,16 @@ pub trait Session {
     /// If it cannot be woken.
     fn pm_wakeup(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 
-    /// Whether the session can still be used, as far as is known without a call to the hypervisor.
+    /// Whether the session can still be used, as far as known without a call to the hypervisor.
     fn is_alive(&self) -> bool;
 }
 
-/// Work for a thread that has a session. It may take as long as the start of a domain.
+/// Work for a thread with a session. It may take as long as the start of a domain.
 pub type Work = Box<dyn FnOnce(&dyn Session) + Send>;
 
 /// Returns an attempt as work for a thread, and its result. If the work is dropped, there is no result.
 ///
-/// The whole attempt runs on one thread: a change of threads between two calls would take half as long as a call.
+/// The whole attempt runs on one thread: switching threads between two calls would take half as long as a call.
 #[must_use]
 pub fn queue(order: Order) -> (Work, Attempting) {
     let queued = Instant::now();
@@ -72,7 +72,7 @@ fn attempt(session: &dyn Session, order: Order) -> Attempt {
     };
     let (outcome, call): (_, Call) = match act(state, order.terms.paused) {
         Action::Nothing(Outcome::AlreadyRunning, _) if called => {
-            let reason = "it runs; the call that started it returned no result".to_owned();
+            let reason = "it is running; the result of the call that started it was lost".to_owned();
             return Attempt::Done(Outcome::Started, reason);
         }
         Action::Nothing(outcome, reason) => return Attempt::Done(outcome, reason),
@@ -86,7 +86,7 @@ fn attempt(session: &dyn Session, order: Order) -> Attempt {
         return Attempt::Expired;
     }
     if order.terms.cools_down() {
-        let reason = "a wake of it has just succeeded".to_owned();
+        let reason = "the last wake succeeded within the cool-down".to_owned();
         return Attempt::Done(Outcome::CoolingDown, reason);
     }
     make_call(session, order, state, outcome, call)
@@ -113,17 +113,17 @@ fn make_call(session: &dyn Session, order: Order, before: State, outcome: Outcom
             }
         }
         (Ok(()), Ok(_)) => Attempt::Done(outcome, format!("it was {before}")),
-        // The call succeeded; the next connection shows whether the domain also runs.
+        // The call succeeded; the next connection shows whether the domain is running.
         (Ok(()), Err(_)) if !session.is_alive() => Attempt::Lost { called: true },
         (Ok(()), Err(_)) => Attempt::Done(outcome, format!("it was {before}")),
-        // Another client may have woken it in between. The error's code does not show that: drivers differ.
+        // Another client may have woken it in the meantime. The error code does not show that, because drivers differ.
         (Err(_), Ok(State::Running)) => {
             Attempt::Done(Outcome::AlreadyRunning, "another client has just woken it".to_owned())
         }
         (Err(_), Ok(after)) if matches!(act(after, terms.paused), Action::AwaitOff | Action::AwaitPause) => {
             Attempt::Again { state: before, wait: PAUSE_WAIT, called: false }
         }
-        // The domain was not off, contrary to what was known: its state needs another call.
+        // The domain was not off, unlike the known state: its actual state requires another call.
         (Err(_), Ok(after)) if order.known_off && after != State::ShutOff => {
             attempt(session, Order { known_off: false, ..order })
         }

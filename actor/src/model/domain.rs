@@ -8,10 +8,10 @@ use wakevirt_protocol::MacAddr;
 
 use super::State;
 
-/// A domain, as it was when it was last read.
+/// A domain, as last read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domain {
-    /// Its ID, which stays the same while it is defined.
+    /// Its ID, which does not change while it is defined.
     pub id: Id,
     /// Its name. Another domain may have had the name before.
     pub name: String,
@@ -19,7 +19,7 @@ pub struct Domain {
     pub macs: BTreeSet<MacAddr>,
     /// Whether its metadata allows packets to wake it.
     pub opt_in: bool,
-    /// Its state.
+    /// Its state when it was last read.
     pub state: State,
 }
 

@@ -11,12 +11,12 @@ pub struct Packet {
     pub mac: MacAddr,
     /// Its number in the announcer's epoch.
     pub sequence: u64,
-    /// Interfaces, sender, time and so on, as far as they are known.
+    /// The interface, sender, time and other details, as far as known.
     pub details: PacketDetails,
 }
 
 impl Packet {
-    /// The epoch of the announcer that numbered it. Empty if it is not known.
+    /// The epoch of the announcer that numbered it. Empty if unknown.
     #[must_use]
     pub fn epoch(&self) -> &str {
         self.details.epoch.as_deref().unwrap_or_default()
@@ -27,7 +27,7 @@ impl Packet {
     }
 }
 
-/// The maximum number of remembered gaps. The oldest gap beyond it is given up.
+/// The maximum number of gaps in a position. Packets in the oldest gap beyond it count as lost.
 pub(crate) const MAX_GAPS: usize = 64;
 
 /// Which packets of an epoch were received: all up to a number, and runs of packets after gaps.
@@ -59,18 +59,17 @@ impl Position {
         sequence <= self.sequence || self.runs.iter().any(is_in_run)
     }
 
-    /// Adds a packet that was not received before. Returns how many packets are given up because there are too many
-    /// gaps.
+    /// Adds a packet that was not received before. Returns how many packets count as lost because there are too many gaps.
     pub(crate) fn insert(&mut self, sequence: u64) -> u64 {
         let at = self.runs.partition_point(|(first, _)| *first < sequence);
         self.runs.insert(at, (sequence, sequence));
-        // Adjacent runs become one.
+        // Merges adjacent runs.
         self.runs.dedup_by(|next, run| {
-            let touches = next.0 == run.1.saturating_add(1);
-            if touches {
+            let is_adjacent = next.0 == run.1.saturating_add(1);
+            if is_adjacent {
                 run.1 = next.1;
             }
-            touches
+            is_adjacent
         });
         let adjacent = self.runs.first().filter(|(first, _)| *first == self.sequence.saturating_add(1));
         if let Some((_, last)) = adjacent {

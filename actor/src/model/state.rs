@@ -9,7 +9,7 @@ pub enum State {
     Running,
     /// It is off.
     ShutOff,
-    /// It is off, and as far as is known its next start restores a saved state.
+    /// It is off, and as far as known, its next start restores a saved state.
     Saved,
     /// It is off on this host: it has migrated to another one, where it may be using the same disks.
     MigratedAway,
@@ -52,9 +52,9 @@ pub enum Pause {
     Crashed,
     /// It is starting.
     StartingUp,
-    /// It is migrating, and already runs on the other host.
+    /// It is migrating, and already running on the other host.
     PostCopy,
-    /// A post-copy migration failed, which was to run it on the other host.
+    /// A post-copy migration to the other host failed.
     PostCopyFailed,
     /// A call to the hypervisor failed halfway.
     ApiError,

@@ -9,11 +9,11 @@ use super::{Domain, Id, Packet};
 
 /// The group of users with full access to libvirt. They may wake domains.
 pub(crate) const GROUP: &str = "libvirt";
-/// The user ID of root. polkit(8) allows root everything without evaluating a rule. The actor therefore does not ask
-/// polkit about root, and root can wake domains even if polkit does not work.
+/// The user ID of root. polkit(8) allows everything to root without evaluating a rule. The actor therefore does not query
+/// polkit about root, and root can wake domains even if polkit fails.
 pub(crate) const ROOT: u32 = 0;
 
-/// What requests a wake.
+/// What requested a wake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
     /// A packet. Its sender is not authenticated, so the rules decide.
@@ -93,7 +93,7 @@ impl fmt::Display for Caller {
 pub struct Subject {
     /// The requested MAC address. `None` if a caller named the domain.
     pub mac: Option<MacAddr>,
-    /// The domain, and its name at that time.
+    /// The domain, and its name at the time of the decision.
     pub domain: Option<(Id, String)>,
     /// The rule that allows the wake, as written in the configuration.
     pub rule: Option<String>,

@@ -14,9 +14,9 @@ use wakevirt_service::user::service_uid;
 
 use crate::privilege::USER;
 
-/// The largest password file, in bytes: a password and white space around it.
+/// The maximum size of a password file, in bytes: a password and the white space around it.
 const MAX_SIZE: u64 = 256;
-/// The longest path, in bytes: PATH_MAX without the terminating zero (limits.h(0p)).
+/// The maximum length of a path, in bytes: PATH_MAX without the terminating zero (limits.h(0p)).
 const MAX_PATH: usize = 4095;
 
 /// The password that a rule requires.
@@ -25,7 +25,7 @@ const MAX_PATH: usize = 4095;
 pub struct SecureOn {
     text: String,
     location: Location,
-    /// `None` until it was read; then no password is correct.
+    /// `None` until it is read; no password is correct until then.
     password: Option<Password>,
 }
 
@@ -111,7 +111,7 @@ fn is_file_name(name: &str) -> bool {
 }
 
 impl SecureOn {
-    /// The value as it was written.
+    /// The value, as written in the configuration.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
@@ -143,7 +143,7 @@ impl SecureOn {
         };
         let failed = |source| SecureOnError::Read { path: path.clone(), source };
         let file = config::open(&path, config::Links::Follow).map_err(failed)?;
-        // The metadata of the open file, which cannot be replaced in between.
+        // The metadata of the open file, because another file can replace the one at the path.
         let metadata = file.metadata().map_err(failed)?;
         if !is_private(&metadata, is_credential) {
             let (user, mode) = (Uid::from_raw(metadata.uid()), metadata.mode() & 0o7777);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_problem() {
+    fn errors_describe_the_problem() {
         let file = file(0o600, "secret");
         let error = secure_on(file.path()).read(None).unwrap_err().to_string();
         assert!(error.contains("4 or 6 bytes") && !error.contains("secret"), "{error}");

@@ -149,7 +149,7 @@ impl Hypervisor for FakeConnection {
         result
     }
 
-    fn waiting(&self) -> usize {
+    fn queued(&self) -> usize {
         0
     }
 

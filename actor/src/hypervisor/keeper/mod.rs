@@ -1,4 +1,4 @@
-//! Keeps one connection to a hypervisor open: connects, follows its changes, and reconnects.
+//! Maintains one connection to a hypervisor: connects, reports changes, and reconnects.
 
 use std::io;
 use std::sync::Arc;
@@ -15,34 +15,34 @@ use crate::model::{Domain, Id};
 /// How long a hypervisor may take to connect before the log reports it. The attempt continues.
 const CONNECT_WARNING: Duration = Duration::from_secs(10);
 
-/// Connects to one kind of hypervisor. The program chooses it. Each value is for one URI; the keeper calls its methods
-/// in the order connect, follow, close, and begins again.
+/// Connects to one kind of hypervisor, which the program selects. Each value is for one URI. The keeper calls its methods
+/// in the order connect, follow, close, and starts over.
 pub trait Driver: Sized + Send + 'static {
-    /// Prepares the process. It is called once, before the process has any state to lose.
+    /// Prepares the process. Called once, before the process has any state to lose.
     ///
     /// # Errors
     /// If the process cannot be prepared.
     fn prepare(uris: &[String]) -> io::Result<()>;
 
-    /// Starts what the connection to this URI needs. There is no connection yet.
+    /// Creates the driver for this URI, without connecting.
     ///
     /// # Errors
     /// If a resource of the system is missing.
     fn start(uri: &Arc<str>) -> io::Result<Self>;
 
-    /// The commands for a user of this URI.
+    /// The shell commands for this URI.
     fn commands(uri: &str) -> Commands;
 
-    /// Connects and lists the domains. It may take as long as the hypervisor takes.
+    /// Connects and lists the domains. This takes as long as the hypervisor takes.
     ///
     /// # Errors
-    /// If there is no connection, or the domains cannot be listed.
+    /// If the connection fails, or the domains cannot be listed.
     fn connect(&mut self) -> impl Future<Output = Result<Connected, HypervisorError>> + Send;
 
     /// Reports the changes since [`Driver::connect`] until the connection is lost; returns the reason.
     fn follow(&mut self, updates: &Updates) -> impl Future<Output = String> + Send;
 
-    /// Closes the connection, also one that is half open.
+    /// Closes the connection, even if it is only half open.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 }
 
@@ -51,12 +51,12 @@ pub trait Driver: Sized + Send + 'static {
 pub struct Endpoint {
     /// The URI, which identifies the connection.
     pub uri: Arc<str>,
-    /// The commands for a user of it.
+    /// The shell commands for this URI.
     pub commands: Commands,
 }
 
 impl Endpoint {
-    /// The connection with this URI of a driver.
+    /// The endpoint with this URI, for a driver.
     #[must_use]
     pub fn new<D: Driver>(uri: &str) -> Self {
         Self { uri: uri.into(), commands: D::commands(uri) }
@@ -88,23 +88,23 @@ pub struct Updates {
 }
 
 impl Updates {
-    /// These are all domains, in place of those that were reported before.
+    /// Reports all domains, replacing those that were reported before.
     pub async fn all(&self, domains: Vec<Domain>) {
         let hypervisor = Arc::clone(&self.hypervisor);
         self.send(Update::Up(Arc::clone(&self.uri), hypervisor, domains)).await;
     }
 
-    /// This domain is changing; a report of the domain follows.
+    /// Reports that this domain is changing. A report of the domain follows.
     pub async fn changing(&self, uuid: Uuid) {
         self.send(Update::Changing(self.id(uuid))).await;
     }
 
-    /// This domain is new or has changed.
+    /// Reports a domain that is new or has changed.
     pub async fn domain(&self, domain: Domain) {
         self.send(Update::Domain(domain)).await;
     }
 
-    /// This domain no longer exists.
+    /// Reports that this domain no longer exists.
     pub async fn gone(&self, uuid: Uuid) {
         self.send(Update::Gone(self.id(uuid))).await;
     }
@@ -119,12 +119,12 @@ impl Updates {
     }
 }
 
-/// Keeps one connection open.
+/// Maintains one connection.
 pub struct Keeper<D> {
     uri: Arc<str>,
     driver: D,
     sender: mpsc::Sender<Update>,
-    /// Whether the log and the engine know that there is no connection.
+    /// Whether the missing connection was logged and reported to the engine.
     reported: bool,
 }
 
@@ -153,22 +153,22 @@ impl<D: Driver> Keeper<D> {
         }
     }
 
-    /// Connects. A hypervisor may accept a connection and not answer.
+    /// Connects, and warns if the hypervisor takes long: it may accept a connection and not respond.
     async fn connect(&mut self) -> Result<Connected, HypervisorError> {
         let Self { uri, driver, sender, reported } = self;
-        let connecting = driver.connect();
-        tokio::pin!(connecting);
-        if let Ok(result) = timeout(CONNECT_WARNING, &mut connecting).await {
+        let connect = driver.connect();
+        tokio::pin!(connect);
+        if let Ok(result) = timeout(CONNECT_WARNING, &mut connect).await {
             return result;
         }
         if !std::mem::replace(reported, true) {
-            tracing::warn!("no connection to {uri} yet: it does not answer; waiting for it");
+            tracing::warn!("no connection to {uri} yet: the hypervisor does not respond; still waiting");
             let _ = sender.send(Update::Down(Arc::clone(uri))).await;
         }
-        connecting.await
+        connect.await
     }
 
-    /// Follows the changes until the connection is lost.
+    /// Reports changes until the connection is lost.
     async fn follow(&mut self, Connected { hypervisor, domains }: Connected) {
         let uri = &self.uri;
         let s = if domains.len() == 1 { "" } else { "s" };

@@ -20,17 +20,17 @@ enum Event {
     Lost,
 }
 
-struct Running;
+struct RunningDomain;
 
-impl Hypervisor for Running {
+impl Hypervisor for RunningDomain {
     fn attempt(&self, _: Order) -> Attempting {
         Box::pin(async {
-            let attempt = Attempt::Done(Outcome::AlreadyRunning, "it runs".to_owned());
+            let attempt = Attempt::Done(Outcome::AlreadyRunning, "it is running".to_owned());
             Some((Duration::ZERO, attempt))
         })
     }
 
-    fn waiting(&self) -> usize {
+    fn queued(&self) -> usize {
         0
     }
 
@@ -54,7 +54,7 @@ impl Driver for Scripted {
 
     async fn connect(&mut self) -> Result<Connected, HypervisorError> {
         let domains = self.connects.recv().await.unwrap_or(Err(HypervisorError::NotConnected))?;
-        Ok(Connected { hypervisor: Arc::new(Running), domains })
+        Ok(Connected { hypervisor: Arc::new(RunningDomain), domains })
     }
 
     async fn follow(&mut self, updates: &Updates) -> String {
@@ -68,7 +68,7 @@ impl Driver for Scripted {
                 Event::Lost => break,
             }
         }
-        "the test ended it".to_owned()
+        "the test closed the connection".to_owned()
     }
 
     async fn close(&mut self) {
@@ -76,8 +76,8 @@ impl Driver for Scripted {
     }
 }
 
-/// A keeper that runs, and both ends of its driver.
-struct Bench {
+/// A running keeper, and the other ends of its channels.
+struct Fixture {
     connects: mpsc::Sender<Result<Vec<Domain>, HypervisorError>>,
     events: mpsc::Sender<Event>,
     closed: Arc<AtomicUsize>,
@@ -85,7 +85,7 @@ struct Bench {
     keeper: tokio::task::JoinHandle<()>,
 }
 
-impl Bench {
+impl Fixture {
     fn new() -> Self {
         let (connects, connects_out) = mpsc::channel(8);
         let (events, events_out) = mpsc::channel(8);
@@ -96,15 +96,15 @@ impl Bench {
         Self { connects, events, closed, updates, keeper: tokio::spawn(keeper.run()) }
     }
 
-    async fn connects(&self, result: Result<Vec<Domain>, HypervisorError>) {
+    async fn send_result(&self, result: Result<Vec<Domain>, HypervisorError>) {
         assert!(self.connects.send(result).await.is_ok());
     }
 
-    async fn event(&self, event: Event) {
+    async fn send_event(&self, event: Event) {
         assert!(self.events.send(event).await.is_ok());
     }
 
-    /// The next update, in short.
+    /// The next update, in short form.
     async fn update(&mut self) -> String {
         match self.updates.recv().await.unwrap() {
             Update::Up(uri, _, domains) => format!("up {uri} {}", domains.len()),
@@ -124,47 +124,47 @@ fn domain(number: u8) -> Domain {
 
 #[tokio::test(start_paused = true)]
 async fn reports_changes_and_reconnects_after_a_loss() {
-    let mut bench = Bench::new();
-    bench.connects(Ok(vec![domain(1)])).await;
-    assert_eq!(bench.update().await, "up fake:/// 1");
-    bench.event(Event::Changed(domain(2))).await;
-    assert_eq!(bench.update().await, "changing 2");
-    assert_eq!(bench.update().await, "domain vm2");
-    bench.event(Event::Deleted(Uuid::from_u128(1))).await;
-    assert_eq!(bench.update().await, "gone 1");
-    bench.event(Event::Lost).await;
-    assert_eq!(bench.update().await, "down fake:///");
-    bench.connects(Ok(vec![domain(2)])).await;
-    assert_eq!(bench.update().await, "up fake:/// 1");
-    assert_eq!(bench.closed.load(Ordering::SeqCst), 1, "the lost connection is closed");
+    let mut fixture = Fixture::new();
+    fixture.send_result(Ok(vec![domain(1)])).await;
+    assert_eq!(fixture.update().await, "up fake:/// 1");
+    fixture.send_event(Event::Changed(domain(2))).await;
+    assert_eq!(fixture.update().await, "changing 2");
+    assert_eq!(fixture.update().await, "domain vm2");
+    fixture.send_event(Event::Deleted(Uuid::from_u128(1))).await;
+    assert_eq!(fixture.update().await, "gone 1");
+    fixture.send_event(Event::Lost).await;
+    assert_eq!(fixture.update().await, "down fake:///");
+    fixture.send_result(Ok(vec![domain(2)])).await;
+    assert_eq!(fixture.update().await, "up fake:/// 1");
+    assert_eq!(fixture.closed.load(Ordering::SeqCst), 1, "the lost connection is closed");
 }
 
 #[tokio::test(start_paused = true)]
 async fn reports_a_series_of_failed_attempts_once() {
-    let mut bench = Bench::new();
+    let mut fixture = Fixture::new();
     for _ in 0..3 {
-        bench.connects(Err(HypervisorError::NotConnected)).await;
+        fixture.send_result(Err(HypervisorError::NotConnected)).await;
     }
-    assert_eq!(bench.update().await, "down fake:///");
-    bench.connects(Ok(Vec::new())).await;
-    assert_eq!(bench.update().await, "up fake:/// 0");
-    assert_eq!(bench.closed.load(Ordering::SeqCst), 3, "each failed attempt is closed");
+    assert_eq!(fixture.update().await, "down fake:///");
+    fixture.send_result(Ok(Vec::new())).await;
+    assert_eq!(fixture.update().await, "up fake:/// 0");
+    assert_eq!(fixture.closed.load(Ordering::SeqCst), 3, "each failed attempt is closed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn reports_a_hypervisor_that_does_not_answer_and_waits_for_it() {
-    let mut bench = Bench::new();
+async fn reports_a_hypervisor_that_does_not_respond_and_waits_for_it() {
+    let mut fixture = Fixture::new();
     let begin = tokio::time::Instant::now();
-    assert_eq!(bench.update().await, "down fake:///");
+    assert_eq!(fixture.update().await, "down fake:///");
     assert_eq!(begin.elapsed(), CONNECT_WARNING);
-    bench.connects(Ok(Vec::new())).await;
-    assert_eq!(bench.update().await, "up fake:/// 0");
-    assert_eq!(bench.closed.load(Ordering::SeqCst), 0, "the first attempt succeeded");
+    fixture.send_result(Ok(Vec::new())).await;
+    assert_eq!(fixture.update().await, "up fake:/// 0");
+    assert_eq!(fixture.closed.load(Ordering::SeqCst), 0, "the first attempt succeeded");
 }
 
 #[tokio::test(start_paused = true)]
-async fn ends_when_the_receiver_of_updates_is_dropped() {
-    let Bench { connects, keeper, updates, events, .. } = Bench::new();
+async fn exits_when_the_receiver_of_updates_is_dropped() {
+    let Fixture { connects, keeper, updates, events, .. } = Fixture::new();
     drop(updates);
     assert!(connects.send(Err(HypervisorError::NotConnected)).await.is_ok());
     keeper.await.unwrap();

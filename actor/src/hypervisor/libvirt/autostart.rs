@@ -1,17 +1,17 @@
-//! Preventing libvirt from starting a daemon for a session.
+//! Prevents libvirt from starting a session daemon.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// The environment variable that controls whether libvirt starts a daemon for a session.
+/// The environment variable that controls whether libvirt starts a session daemon.
 const AUTOSTART: &str = "LIBVIRT_AUTOSTART";
 
-/// Ensures that a connection to a session never starts a second daemon beside one that runs or will run: sets
+/// Ensures that a connection to a session never starts a second daemon next to one that is running or starting: sets
 /// `LIBVIRT_AUTOSTART` to 0 unless it is set. libvirt reads it from the environment.
 ///
-/// The environment of a running process cannot be changed safely, so the program replaces itself once by the same
-/// program with the variable. Call this before the process has any state to lose.
+/// The environment of a running process cannot be changed safely, so the program executes itself again with the
+/// variable set. Call this before the process has any state to lose.
 ///
 /// # Errors
 /// If the program cannot be executed.
@@ -20,8 +20,8 @@ pub(super) fn forbid(uris: &[String]) -> io::Result<()> {
     if !session || std::env::var_os(AUTOSTART).is_some() {
         return Ok(());
     }
-    let own = std::env::current_exe()?;
-    Err(Command::new(own).args(std::env::args_os().skip(1)).env(AUTOSTART, "0").exec())
+    let program = std::env::current_exe()?;
+    Err(Command::new(program).args(std::env::args_os().skip(1)).env(AUTOSTART, "0").exec())
 }
 
 /// Whether this is a URI of the user's own daemon: <https://libvirt.org/uri.html>.

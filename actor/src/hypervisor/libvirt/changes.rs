@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::events::Listener;
 
-/// The most domains that can be queued for reading. Beyond that all domains are listed.
+/// The maximum number of domains that are queued for reading. Beyond that, all domains are listed.
 pub(super) const MAX_CHANGES: usize = 16_384;
 
 /// The changes of one connection. Each domain is queued once.
@@ -30,7 +30,7 @@ struct Queue {
 pub(super) enum Change {
     /// These domains have changed and must be read.
     Domains(HashSet<Uuid>),
-    /// More domains have changed than fit: all must be listed.
+    /// More domains have changed than fit into the queue: all must be listed.
     TooMany,
     /// The connection was lost, for this reason.
     Closed(&'static str),
@@ -127,13 +127,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lost_connection_comes_first_and_stays() {
+    async fn a_lost_connection_is_reported_first_and_repeatedly() {
         let changes = Changes::default();
         changes.changed(uuid(1));
-        changes.closed("gone");
-        changes.closed("again");
+        changes.closed("first");
+        changes.closed("second");
         assert!(changes.is_closed());
-        assert_eq!(changes.next().await, Change::Closed("gone"));
-        assert_eq!(changes.next().await, Change::Closed("gone"));
+        assert_eq!(changes.next().await, Change::Closed("first"));
+        assert_eq!(changes.next().await, Change::Closed("first"));
     }
 }

@@ -1,4 +1,4 @@
-//! One connection to a daemon of libvirt, or to a driver inside this process.
+//! One connection to a libvirt daemon, or to a driver inside this process.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -18,11 +18,11 @@ use crate::hypervisor::HypervisorError;
 use crate::hypervisor::session::Session;
 use crate::model::{Domain, State};
 
-/// Seconds between two keepalive messages.
+/// The interval of keepalive messages, in seconds.
 const KEEPALIVE_INTERVAL: i32 = 5;
-/// Keepalive messages without an answer before libvirt closes the connection.
+/// The number of unanswered keepalive messages after which libvirt closes the connection.
 const KEEPALIVE_COUNT: u32 = 3;
-/// The most domain handles that a connection caches. Beyond that the cache is cleared.
+/// The maximum number of domain handles that a connection caches. Beyond that, the cache is cleared.
 const MAX_HANDLES: usize = 65_536;
 
 /// A connection to libvirt that a single thread uses.
@@ -34,19 +34,19 @@ const MAX_HANDLES: usize = 65_536;
 pub(super) struct Connection {
     // Dropped first: a registration keeps the connection open.
     _subscription: Option<Subscription>,
-    /// Domain handles, which save a wake the call that looks the domain up. A handle contains the domain's UUID and
-    /// holds nothing in the daemon.
+    /// Domain handles, which save a wake the call that looks up the domain. A handle contains the domain's UUID and uses
+    /// no resource of the daemon.
     handles: RefCell<HashMap<Uuid, virt::domain::Domain>>,
     connection: Connect,
     uri: Arc<str>,
 }
 
 impl Connection {
-    /// Connects, and reports changes to the listener from then on. It may block for as long as the daemon takes.
-    /// Keepalive is on: a daemon that hangs later is noticed also between calls.
+    /// Connects, and reports changes to the listener from then on. This may block for as long as the daemon takes.
+    /// Keepalive is on, so a daemon that hangs later is also detected between calls.
     ///
     /// # Errors
-    /// If the connection cannot be opened, or has no events.
+    /// If the connection cannot be opened, or does not support events.
     pub(super) fn open_to_follow(
         uri: &Arc<str>,
         listener: &Arc<dyn Listener>,
@@ -62,7 +62,7 @@ impl Connection {
     }
 
     /// Connects, and reports the end of the connection to the listener. Keepalive is off until [`start_keepalive`]
-    /// is called. It may block for as long as the daemon takes.
+    /// is called. This may block for as long as the daemon takes.
     ///
     /// # Errors
     /// If the connection cannot be opened.
@@ -76,7 +76,7 @@ impl Connection {
         Ok(Self::new(uri, connection, Some(subscription)))
     }
 
-    /// Shares a connection to a driver inside this process.
+    /// Wraps a shared connection to a driver inside this process.
     pub(super) fn sharing(uri: &Arc<str>, connection: Connect) -> Self {
         Self::new(uri, connection, None)
     }
@@ -98,17 +98,17 @@ impl Connection {
         self.connection.clone()
     }
 
-    /// Logs what libvirt allows the actor to do. It may block.
+    /// Logs what libvirt allows the actor to do. This may block.
     pub(super) fn log_rights(&self) {
         tracing::info!("rights at {}: {}", self.uri, Rights::of(&self.connection));
     }
 
-    /// All domains. A domain that cannot be read is logged and left out.
+    /// All domains. A domain that cannot be read is logged and omitted.
     ///
     /// # Errors
     /// If the domains cannot be listed.
     pub(super) fn domains(&self) -> Result<Vec<Domain>, HypervisorError> {
-        // Saved domains first: a domain that is saved meanwhile is reported as changed.
+        // Saved domains first: a domain that is saved between the two calls is reported as changed.
         let saved = self.connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE);
         let saved = saved.map(|saved| saved.iter().filter_map(|it| it.uuid().ok()).collect::<HashSet<_>>());
         let read = |domain: &virt::domain::Domain| {
@@ -138,7 +138,7 @@ impl Connection {
         }
     }
 
-    /// Caches the handles of all domains, so that a wake need not look its domain up.
+    /// Caches the handles of all domains, so that a wake does not need to look up its domain.
     ///
     /// # Errors
     /// If the domains cannot be listed.
@@ -153,7 +153,7 @@ impl Connection {
     }
 
     fn look_up(&self, uuid: Uuid) -> Result<virt::domain::Domain, HypervisorError> {
-        self.connection.lookup_domain_by_uuid(uuid).map_err(failed("look the domain up"))
+        self.connection.lookup_domain_by_uuid(uuid).map_err(failed("look up the domain"))
     }
 
     /// The handle of a domain, which may have been deleted since.
@@ -198,7 +198,7 @@ impl Session for Connection {
     }
 }
 
-/// Starts keepalive, so that a daemon that hangs is noticed; false if the connection has no daemon. libvirt cannot
+/// Starts keepalive, so that a daemon that hangs is detected; false if the connection has no daemon. libvirt cannot
 /// start it again after it was stopped (`virKeepAliveStart` in its virkeepalive.c).
 ///
 /// This is not a call to the daemon: another thread may do it during a call.

@@ -8,19 +8,19 @@ use wakevirt_protocol::MacAddr;
 /// The XML namespace of wakevirt's element in a domain's metadata.
 pub const NAMESPACE: &str = "https://wakevirt.org/metadata/1.0";
 
-/// The used part of a definition.
+/// The part of a domain's definition that the actor uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Definition {
     /// The MAC addresses of the domain's network interfaces.
     pub macs: BTreeSet<MacAddr>,
-    /// Whether the domain's metadata allow packets to wake it.
+    /// Whether the domain's metadata allows packets to wake it.
     pub opt_in: bool,
 }
 
 /// Reads the MAC addresses, `<devices><interface><mac address="…">`
 /// (<https://libvirt.org/formatdomain.html#network-interfaces>), and the opt-in,
 /// `<metadata><wakevirt:wake allowed="yes" xmlns:wakevirt="https://wakevirt.org/metadata/1.0"/>`;
-/// without the attribute it means yes, with any other value no.
+/// a missing attribute means yes, any other value means no.
 ///
 /// An interface without a valid address is ignored.
 ///
@@ -85,7 +85,7 @@ mod tests {
         };
         assert!(opt_in("<x:wake allowed='no'/><w:wake/>"));
         assert!(opt_in("<wake xmlns='https://wakevirt.org/metadata/1.0' allowed='yes'/>"));
-        for not in [
+        for metadata in [
             "",
             "<w:wake allowed='no'/>",
             "<w:wake allowed='true'/>",
@@ -93,7 +93,7 @@ mod tests {
             "<wake/>",
             "<x:a><w:wake/></x:a>",
         ] {
-            assert!(!opt_in(not), "{not}");
+            assert!(!opt_in(metadata), "{metadata}");
         }
     }
 }

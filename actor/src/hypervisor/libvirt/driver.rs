@@ -1,4 +1,4 @@
-//! The driver: one connection that follows a hypervisor, and a pool of connections for wakes.
+//! The driver: one connection that monitors a hypervisor, and a pool of connections for wakes.
 
 use std::io;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use crate::hypervisor::{
     Attempting, Commands, Connected, Driver, Hypervisor, HypervisorError, Order, Updates, session,
 };
 
-/// How long the first connection for wakes may take. Less than what the keeper allows before it reports that the
-/// hypervisor does not answer: the error of this step says more.
+/// How long the first connection for wakes may take. This is less than the keeper waits before it reports that the
+/// hypervisor does not respond, because the error of this step says more.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// libvirt at one URI.
@@ -51,7 +51,7 @@ impl Driver for Libvirt {
         let Opened { changes, shareable } = self.monitor.open().await?;
         self.changes = Arc::clone(&changes);
         let generation = self.pool.open(open_ahead(&self.uri), opener(&self.uri, shareable));
-        // Changes that happen meanwhile are queued in `changes`.
+        // Changes during this call are queued in `changes`.
         let domains = self.monitor.domains().await?;
         tokio::select! {
             () = self.pool.ready() => {}
@@ -63,14 +63,14 @@ impl Driver for Libvirt {
     }
 
     async fn follow(&mut self, updates: &Updates) -> String {
-        // Does not delay the changes.
+        // This does not delay the changes.
         self.monitor.log_rights();
         let Self { uri, monitor, pool, changes } = self;
         let mut follower = Follower::new(uri, monitor, updates);
         let reason = tokio::select! {
             reason = follower.run(changes) => reason,
-            () = pool.lost() => "no further connection for wakes opens",
-            () = pool.watch() => "its calls are no longer watched",
+            () = pool.lost() => "no connection for wakes can be opened",
+            () = pool.watch() => "the monitor of slow calls has stopped",
         };
         reason.to_owned()
     }
@@ -95,8 +95,8 @@ impl Hypervisor for Sessions {
         result
     }
 
-    fn waiting(&self) -> usize {
-        self.pool.waiting()
+    fn queued(&self) -> usize {
+        self.pool.queued()
     }
 
     fn is_alive(&self) -> bool {
@@ -125,13 +125,13 @@ fn opener(uri: &Arc<str>, shareable: Option<Connect>) -> Opener {
     })
 }
 
-/// How many connections for wakes are opened ahead. Each connection to another host is an ssh process here and a
-/// login there: one, and more when several wakes come at the same time.
+/// The number of connections for wakes that are opened in advance. Each connection to another host is an ssh process here
+/// and a login there, so one is opened, and more if several wakes arrive at the same time.
 fn open_ahead(uri: &str) -> usize {
     if is_local(uri) { MAX_CONNECTIONS } else { 1 }
 }
 
-/// Whether the daemon at this URI runs on this host, and is reached without a login.
+/// Whether the daemon at this URI runs on this host and needs no login.
 fn is_local(uri: &str) -> bool {
     let (scheme, rest) = uri.split_once("://").unwrap_or((uri, ""));
     let transport = scheme.split_once('+').map(|(_, transport)| transport);
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn opens_one_connection_ahead_where_each_is_a_login() {
+    fn opens_one_connection_in_advance_if_each_needs_a_login() {
         for (uri, connections) in [
             ("qemu:///system", MAX_CONNECTIONS),
             ("qemu:///session?socket=/run/x", MAX_CONNECTIONS),

@@ -5,7 +5,7 @@ use virt::error::ErrorNumber;
 
 use crate::hypervisor::HypervisorError;
 
-/// Converts an error of libvirt that this action returned.
+/// Converts the libvirt error of this action.
 pub(super) fn failed(action: &'static str) -> impl Fn(virt::error::Error) -> HypervisorError {
     move |error| {
         let message = error.message().to_owned();
@@ -19,13 +19,13 @@ pub(super) fn failed(action: &'static str) -> impl Fn(virt::error::Error) -> Hyp
     }
 }
 
-/// What to do where libvirt's access driver has denied a call. libvirt's message names the driver that was
-/// asked, such as `secret`, but neither the permission nor the object.
+/// What to do if libvirt's access driver denied a call. libvirt's message names the kind of object, such as `secret`,
+/// but neither the permission nor the object.
 fn access_advice(message: &str) -> &'static str {
     if message.contains("secret") {
         "; the domain uses a libvirt secret that the actor may not read: see \"Encrypted disks and TPMs\" in \
          docs/RESTRICTED.md"
     } else {
-        "; libvirt's access driver is on, and polkit does not grant this to the actor's user: see docs/RESTRICTED.md"
+        "; libvirt's access driver is enabled, and polkit does not grant this to the actor's user: see docs/RESTRICTED.md"
     }
 }

@@ -26,7 +26,7 @@ use virt::sys;
 /// Receives the events of a connection. Both methods run on libvirt's event thread, which all connections share:
 /// they must return at once.
 pub(super) trait Listener: Send + Sync + 'static {
-    /// Something about this domain has changed.
+    /// This domain has changed.
     fn changed(&self, uuid: Uuid);
 
     /// The connection was lost, for this reason.
@@ -97,7 +97,7 @@ pub(super) fn subscribe(connection: &Connect, listener: &Arc<dyn Listener>) -> R
     Ok(subscription)
 }
 
-/// libvirt's generic type for domain callbacks.
+/// libvirt's generic type of domain callbacks.
 type Callback = sys::virConnectDomainEventGenericCallback;
 
 impl Subscription {
@@ -150,7 +150,7 @@ impl Subscription {
 impl Drop for Subscription {
     /// Each registration holds a reference to the connection, which would otherwise never close.
     fn drop(&mut self) {
-        // SAFETY: the connection lives until the end of this function at least.
+        // SAFETY: the connection lives at least until the end of this function.
         let connection = unsafe { self.connection.as_ptr() };
         for id in self.domain_events.drain(..) {
             // On a lost connection this returns an error, but libvirt has removed the callback by then.
@@ -164,7 +164,7 @@ impl Drop for Subscription {
     }
 }
 
-/// A reference that libvirt owns.
+/// Creates a reference for libvirt to own.
 fn into_pointer(listener: &Arc<dyn Listener>) -> *mut c_void {
     Box::into_raw(Box::new(Arc::clone(listener))).cast()
 }
@@ -247,8 +247,8 @@ unsafe extern "C" fn metadata(
 unsafe extern "C" fn closed(_: sys::virConnectPtr, reason: c_int, listener: *mut c_void) {
     let reason = match sys::virConnectCloseReason::try_from(reason) {
         Ok(sys::VIR_CONNECT_CLOSE_REASON_EOF) => "the daemon closed it",
-        Ok(sys::VIR_CONNECT_CLOSE_REASON_KEEPALIVE) => "the daemon does not answer",
-        _ => "an error of the connection",
+        Ok(sys::VIR_CONNECT_CLOSE_REASON_KEEPALIVE) => "the daemon does not respond",
+        _ => "the connection failed",
     };
     // SAFETY: libvirt passes the registered pointer.
     unsafe { from_pointer(listener) }.closed(reason);

@@ -1,4 +1,4 @@
-//! Following a connection: reads each domain that has changed, and reports it.
+//! Reads each domain that a connection reports as changed, and passes it on.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -10,8 +10,8 @@ use super::changes::{Change, Changes, MAX_CHANGES};
 use super::monitor::Monitor;
 use crate::hypervisor::{HypervisorError, Updates};
 
-/// How long the changes of a domain are collected before it is read. A start is several changes, and reading the
-/// domain at the same moment would delay the call that starts it.
+/// How long the changes of a domain are collected before it is read. A start causes several changes, and reading the
+/// domain at the same time would delay the call that starts it.
 const COLLECT_TIME: Duration = Duration::from_millis(10);
 
 /// Reads domains that have changed.
@@ -43,7 +43,7 @@ impl<'driver> Follower<'driver> {
                     }
                     Change::Domains(_) | Change::TooMany => {
                         if let Err(error) = self.list().await {
-                            tracing::warn!("many domains of {} have changed, and {error}", self.uri);
+                            tracing::warn!("too many domains of {} have changed to read each: {error}", self.uri);
                             return "its domains cannot be listed";
                         }
                     }
@@ -67,7 +67,7 @@ impl<'driver> Follower<'driver> {
         }
     }
 
-    /// Lists all domains, in place of reading each one that has changed.
+    /// Lists all domains, instead of reading each one that has changed.
     async fn list(&mut self) -> Result<(), HypervisorError> {
         self.changing.clear();
         self.due.clear();

@@ -14,7 +14,7 @@ use super::events::Listener;
 use crate::hypervisor::HypervisorError;
 use crate::model::Domain;
 
-/// The connection and its thread, which alone makes calls on it. The thread ends when this is dropped.
+/// The connection and its thread: no other thread makes calls on it. The thread exits when this is dropped.
 #[derive(Debug)]
 pub(super) struct Monitor {
     uri: Arc<str>,
@@ -27,7 +27,7 @@ type Job = Box<dyn FnOnce(&mut Option<Connection>) + Send>;
 pub(super) struct Opened {
     /// The changes since then.
     pub changes: Arc<Changes>,
-    /// The connection itself, if its driver runs inside this process: all threads may share it.
+    /// The connection itself, if its driver runs inside this process, so that all threads may share it.
     pub shareable: Option<Connect>,
 }
 
@@ -37,13 +37,13 @@ impl Monitor {
     /// # Errors
     /// If the thread cannot be created.
     pub(super) fn start(uri: &Arc<str>) -> io::Result<Self> {
-        // One job without a waiting caller, and one more.
+        // One job that no caller awaits, and one more.
         let (jobs, receiver) = sync_channel(2);
         std::thread::Builder::new().name("libvirt-monitor".to_owned()).spawn(move || run_jobs(&receiver))?;
         Ok(Self { uri: Arc::clone(uri), jobs })
     }
 
-    /// Opens the connection, in place of a lost one. It takes as long as the daemon takes.
+    /// Opens the connection, and closes the previous one. This takes as long as the daemon takes.
     ///
     /// # Errors
     /// If the connection cannot be opened.
@@ -59,7 +59,7 @@ impl Monitor {
         .await
     }
 
-    /// All domains. A domain that cannot be read is logged and left out.
+    /// All domains. A domain that cannot be read is logged and omitted.
     ///
     /// # Errors
     /// If the domains cannot be listed.

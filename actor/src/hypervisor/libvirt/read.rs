@@ -1,4 +1,4 @@
-//! Reading the definition and the state of a libvirt domain.
+//! Reads the definition and the state of a libvirt domain.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::hypervisor::HypervisorError;
 use crate::model::{Domain, Id, Pause, State};
 
 impl Domain {
-    /// The same domain: its next start restores its saved state, if there is one.
+    /// The same domain, as saved if its next start restores a saved state.
     pub(super) fn with_saved_state(self, is_saved: bool) -> Self {
         let state = if self.state == State::ShutOff && is_saved { State::Saved } else { self.state };
         Self { state, ..self }
@@ -24,7 +24,7 @@ pub(super) fn read_or_log(uri: &Arc<str>, domain: &virt::domain::Domain) -> Opti
     read(uri, domain)
         .inspect_err(|error| {
             let name = domain.name().unwrap_or_default();
-            tracing::warn!("domain {} cannot be read, and so cannot be woken: {error}", quoted(&name));
+            tracing::warn!("domain {} cannot be read, and therefore cannot be woken: {error}", quoted(&name));
         })
         .ok()
 }
@@ -33,7 +33,7 @@ pub(super) fn read(uri: &Arc<str>, domain: &virt::domain::Domain) -> Result<Doma
     let uuid = domain.uuid().map_err(failed("read a domain's UUID"))?;
     let name = domain.name().map_err(failed("read a domain's name"))?;
     let state = state(domain)?;
-    // The opt-in of the inactive definition counts: that is what a start uses.
+    // The opt-in of the inactive definition applies: a start uses that definition.
     let domain_xml::Definition { mut macs, opt_in } = definition(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
     // While the domain is off, both definitions are the same.
     if !matches!(state, State::ShutOff | State::MigratedAway) {
@@ -66,7 +66,7 @@ pub(super) fn state(domain: &virt::domain::Domain) -> Result<State, HypervisorEr
     }
 }
 
-/// Whether the domain is known to have no job. The destination of a migration does not report its job.
+/// Whether the domain has no job, as far as known. The destination of a migration does not report its job.
 fn has_no_job(domain: &virt::domain::Domain) -> bool {
     domain.job_info().is_ok_and(|job| u32::try_from(job.r#type) == Ok(sys::VIR_DOMAIN_JOB_NONE))
 }

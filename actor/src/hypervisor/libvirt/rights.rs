@@ -19,8 +19,9 @@ pub(super) enum Rights {
 }
 
 impl Rights {
-    /// Makes a call whose permission the actor never needs: virConnectGetDomainCapabilities, which needs
-    /// `connect.write`. The call reads no domain and changes nothing, and its result is no secret. It may block.
+    /// Makes a call that requires a permission that the actor never needs: virConnectGetDomainCapabilities, which
+    /// requires `connect.write`. The call reads no domain and changes nothing, and its result is not secret. It may
+    /// block.
     pub(super) fn of(connection: &Connect) -> Self {
         match connection.domain_capabilities(None, None, None, None, 0) {
             Ok(_) => Self::Full,
@@ -33,9 +34,9 @@ impl Rights {
 impl fmt::Display for Rights {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full => formatter.write_str("not restricted, the actor may do everything there"),
+            Self::Full => formatter.write_str("not restricted; the actor may do everything there"),
             Self::Restricted => formatter.write_str("restricted by libvirt's access driver"),
-            Self::Unknown(reason) => write!(formatter, "unknown, the check failed: {}", quoted(reason)),
+            Self::Unknown(reason) => write!(formatter, "unknown; the check failed: {}", quoted(reason)),
         }
     }
 }

@@ -11,7 +11,7 @@ use wakevirt_protocol::{MacAddr, Password};
 use crate::model::{Domain, Outcome, Pause, State, Trigger};
 use crate::policy::rules::{METADATA, Paused, Rule, Rules};
 
-/// What requests the wake.
+/// What requested the wake.
 #[derive(Debug, Clone, Copy)]
 pub enum Requester<'a> {
     /// A packet with these details and this password.
@@ -23,7 +23,7 @@ pub enum Requester<'a> {
 /// The password in a packet.
 #[derive(Debug, Clone, Copy)]
 pub enum Presented<'a> {
-    /// Not known yet. If a rule requires a password, it must be fetched from the announcer.
+    /// Not fetched yet. If a rule requires a password, it must be fetched from the announcer.
     NotFetched,
     /// This password, or none.
     Fetched(Option<&'a Password>),
@@ -92,13 +92,13 @@ pub fn admit<'a>(
             let grant = Grant { rule: rules.allowed_by(domain, mac), paused: Paused::Resume };
             Admission::Admitted(domain, grant)
         }
-        Requester::Packet(details, password) => judge(domain, rules, mac, details, password),
+        Requester::Packet(details, password) => admit_packet(domain, rules, mac, details, password),
     }
 }
 
-/// The first rule whose conditions are all met decides. Otherwise the metadata can allow the domain. If it does not,
-/// the result names a rule that failed at the password, or else at another condition.
-fn judge<'a>(
+/// Decides by the first rule whose conditions are all met. Without one, the metadata can allow the domain. Otherwise the
+/// result names a rule with a wrong password or, if there is none, a rule with another unmet condition.
+fn admit_packet<'a>(
     domain: &'a Domain,
     rules: &'a Rules,
     mac: MacAddr,
@@ -141,7 +141,7 @@ pub fn has_expired(age: Duration, hold: Duration) -> bool {
     age > hold
 }
 
-/// Whether the wake falls into the cool-down after the last success. It applies to packets only.
+/// Whether the wake is within the cool-down after the last success. The cool-down applies only to packets.
 #[must_use]
 pub fn cools_down(trigger: Trigger, since_success: Option<Duration>, cool_down: Duration) -> bool {
     trigger == Trigger::Packet && since_success.is_some_and(|since| since < cool_down)
@@ -182,7 +182,7 @@ pub fn act(state: State, paused: Paused) -> Action {
         State::ShuttingDown => Action::AwaitOff,
         State::Crashed | State::Unknown => failed(),
         State::Paused(pause) => match pause {
-            // libvirt reports no reason after it has lost it, as in a restart: resuming is safe then.
+            // libvirt loses the reason in a restart, and then reports none: resuming is safe.
             Pause::User | Pause::FromSnapshot | Pause::Restored | Pause::Unknown => match paused {
                 Paused::Resume => Action::Resume,
                 Paused::Leave => {

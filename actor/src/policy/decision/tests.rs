@@ -23,7 +23,7 @@ fn rules(rules: &[&str]) -> Rules {
     Rules::parse(&text)
 }
 
-/// The admission in short: the admitted domain and the rule, or why it was not admitted.
+/// The admission in short form: the admitted domain and the rule, or why it was not admitted.
 fn short(names: &[&str], allow: &[&str], trigger: Trigger) -> String {
     let domains: Vec<Domain> = names.iter().map(|name| domain(name)).collect();
     let rules = rules(allow);
@@ -54,7 +54,7 @@ fn shown(admission: Admission<'_>) -> String {
 }
 
 #[test]
-fn admits_what_the_rules_allow() {
+fn admits_wakes_that_the_rules_allow() {
     use Trigger::{Call, Packet};
     let win = "domain = \"win\"";
     let linux = "domain = \"linux\"";
@@ -66,7 +66,7 @@ fn admits_what_the_rules_allow() {
         (&["win"], &[linux], Packet, "not allowed: win"),
         (&["win"], &[win], Packet, "win: domain = \"win\""),
         (&["win"], &[linux, mac], Packet, "win: mac = \"52:54:*\""),
-        // The rules apply to packets only.
+        // The rules apply only to packets.
         (&["win"], &[], Call, "win"),
         (&["win"], &[win], Call, "win: domain = \"win\""),
         // A MAC address of two domains wakes neither, unless a rule names one of them.
@@ -117,22 +117,23 @@ fn secured(allow: &[&str], password: &str) -> Rules {
 fn fetches_the_password_only_if_a_rule_requires_it() {
     let correct = Password::Four([1, 2, 3, 4]);
     let wrong = Password::Four([1, 2, 3, 5]);
-    let starts = |text: String, expected: &str| assert!(text.starts_with(expected), "{text}: {expected}");
+    let assert_starts =
+        |text: String, expected: &str| assert!(text.starts_with(expected), "{text}: {expected}");
     let one = secured(&["domain = \"win\"\ninterfaces = [\"br0\"]\nSECURE"], "1.2.3.4");
-    starts(packet(&one, false, "br0", Some(&correct), false), "fetch");
-    starts(packet(&one, false, "br0", Some(&correct), true), "win: ");
-    starts(packet(&one, false, "br0", Some(&wrong), true), "bad");
-    starts(packet(&one, false, "br0", None, false), "bad");
-    starts(packet(&one, false, "br1", Some(&correct), false), "not accepted");
-    starts(packet(&rules(&["domain = \"win\""]), false, "br0", Some(&wrong), false), "win: ");
-    starts(packet(&rules(&[]), false, "br0", Some(&wrong), false), "not allowed");
+    assert_starts(packet(&one, false, "br0", Some(&correct), false), "fetch");
+    assert_starts(packet(&one, false, "br0", Some(&correct), true), "win: ");
+    assert_starts(packet(&one, false, "br0", Some(&wrong), true), "bad");
+    assert_starts(packet(&one, false, "br0", None, false), "bad");
+    assert_starts(packet(&one, false, "br1", Some(&correct), false), "not accepted");
+    assert_starts(packet(&rules(&["domain = \"win\""]), false, "br0", Some(&wrong), false), "win: ");
+    assert_starts(packet(&rules(&[]), false, "br0", Some(&wrong), false), "not allowed");
     // Another rule, or the metadata, can allow it without a password.
     let two = secured(&["domain = \"win\"\nSECURE", "mac = \"*\"\ninterfaces = [\"br0\"]"], "1.2.3.4");
-    starts(packet(&two, false, "br0", None, false), "win: mac");
-    starts(packet(&two, false, "br0", Some(&wrong), true), "win: mac");
-    starts(packet(&two, false, "br1", Some(&wrong), true), "bad");
-    starts(packet(&one, true, "br0", None, false), "win: metadata");
-    starts(packet(&rules(&[]), true, "br9", None, false), "win: metadata");
+    assert_starts(packet(&two, false, "br0", None, false), "win: mac");
+    assert_starts(packet(&two, false, "br0", Some(&wrong), true), "win: mac");
+    assert_starts(packet(&two, false, "br1", Some(&wrong), true), "bad");
+    assert_starts(packet(&one, true, "br0", None, false), "win: metadata");
+    assert_starts(packet(&rules(&[]), true, "br9", None, false), "win: metadata");
 }
 
 #[test]
@@ -171,7 +172,7 @@ fn selects_the_action_for_each_state() {
         }
     }
     let Action::Nothing(Outcome::NotAllowed, reason) = act(Paused(Pause::User), super::Paused::Leave) else {
-        panic!("the domain stays paused")
+        panic!("the domain must stay paused")
     };
     assert!(reason.contains("leave"), "{reason}");
     assert_eq!(act(ShutOff, super::Paused::Leave), Action::Start);
@@ -184,7 +185,7 @@ fn outcomes_have_different_names() {
 }
 
 proptest::proptest! {
-    /// Each rule only adds permissions: a packet that is allowed by some rules is allowed by more rules.
+    /// Rules only add permissions: a packet that some rules allow is also allowed by more rules.
     #[test]
     fn more_rules_never_allow_less(
         interfaces in proptest::collection::vec("br[0-3]", 0..4),
@@ -204,7 +205,7 @@ proptest::proptest! {
         }
     }
 
-    /// The cool-down applies to packets only, only after a success, and ends.
+    /// The cool-down applies only to packets, only after a success, and for a limited time.
     #[test]
     fn the_cool_down_ends(since in proptest::option::of(0_u64..20_000), cool_down in 0_u64..10_000) {
         let (since, cool_down) = (since.map(Duration::from_millis), Duration::from_millis(cool_down));

@@ -13,7 +13,7 @@ pub(crate) use pattern::DomainPattern;
 pub(crate) use raw::MAX_URI;
 pub use rule::{Paused, Rule};
 
-/// Shown as the rule if the domain's own metadata allows the wake.
+/// Displayed instead of a rule if the domain's metadata allows the wake.
 pub const METADATA: &str = "metadata of the domain";
 
 /// The rules, in the order of their precedence. An empty list allows nothing.
@@ -47,7 +47,7 @@ impl Rules {
         self.rules.iter()
     }
 
-    /// The rules that match this domain or MAC address, without regard to their conditions for the packet.
+    /// The rules that match this domain or MAC address. Conditions for the packet are not considered.
     pub fn matching(&self, domain: &Domain, mac: MacAddr) -> impl Iterator<Item = &Rule> {
         self.rules.iter().filter(move |rule| rule.matches(domain, mac))
     }
@@ -72,7 +72,7 @@ impl Rules {
         self.rules.iter().any(|rule| rule.names(domain))
     }
 
-    /// Records that a domain has this name: see `DomainPattern`. Returns the rules that were globs until now, and
+    /// Compares the rules with the name of a domain: see `DomainPattern`. Returns the rules that were globs until now, and
     /// match only this domain from now on.
     pub fn note_name(&mut self, domain: &Domain) -> Vec<String> {
         let narrowed = |rule: &mut Rule| rule.note_name(domain).then(|| rule.to_string());

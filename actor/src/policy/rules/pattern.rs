@@ -15,8 +15,8 @@ use crate::model::Domain;
 
 /// A domain's name, a glob of names, or a UUID.
 ///
-/// The name itself always matches. The text is a glob only until a domain is known that has exactly this text as
-/// its name: then `win[1]` matches that domain, and no longer `win1`.
+/// The name itself always matches. The text is a glob only until a domain with exactly this name is known: then
+/// `win[1]` matches that domain, and no longer `win1`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct DomainPattern {
@@ -33,8 +33,8 @@ impl DomainPattern {
             || self.glob.as_ref().is_some_and(|glob| glob.is_match(&domain.name))
     }
 
-    /// Records that a domain has this name. Returns whether the pattern was a glob until now, and matches only this
-    /// domain from now on. That remains so if the domain is removed: a removal must not allow other domains.
+    /// Compares the pattern with the name of a domain. Returns whether the pattern was a glob until now, and matches only
+    /// this domain from now on. It does not become a glob again: the removal of a domain must not allow other domains.
     pub(crate) fn note_name(&mut self, name: &str) -> bool {
         self.text == name && self.glob.take().is_some()
     }
@@ -63,8 +63,10 @@ impl TryFrom<String> for DomainPattern {
 
     fn try_from(text: String) -> Result<Self, String> {
         if text.is_empty() {
-            return Err("an empty text matches no domain; write a name, a glob such as \"web-*\", or a UUID"
-                .to_owned());
+            return Err(
+                "an empty string matches no domain; write a name, a glob such as \"web-*\", or a UUID"
+                    .to_owned(),
+            );
         }
         let glob = match glob(&text) {
             Ok(glob) => is_glob(&text).then_some(glob),
@@ -76,7 +78,7 @@ impl TryFrom<String> for DomainPattern {
     }
 }
 
-/// A MAC address in which `*` matches any octet, and at the end all further octets.
+/// A MAC address in which `*` matches any octet, and at the end all remaining octets.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct MacPattern {
@@ -113,7 +115,7 @@ pub(super) fn octets(text: &str) -> Option<[Option<u8>; 6]> {
     if parts.len() < 6 && parts.last() == Some(&"*") {
         parts.resize(6, "*");
     }
-    // With zeros in place of the stars, the text must be a MAC address.
+    // With zeros instead of asterisks, the text must be a MAC address.
     let filled: Vec<&str> = parts.iter().map(|part| if *part == "*" { "00" } else { part }).collect();
     let mac = MacAddr::from_str(&filled.join(":")).ok()?;
     let mut octets = mac.octets().map(Some);

@@ -8,13 +8,13 @@ use super::pattern::{DomainPattern, MacPattern, SourcePattern};
 use super::rule::{Paused, Rule, Selector};
 use crate::policy::secure_on::SecureOn;
 
-/// The longest URI of a hypervisor, in bytes.
+/// The maximum length of a hypervisor URI, in bytes.
 pub(crate) const MAX_URI: usize = 1024;
-/// The most interfaces in a rule.
+/// The maximum number of interfaces in a rule.
 const MAX_INTERFACES: usize = 32;
-/// The most sources in a rule.
+/// The maximum number of sources in a rule.
 const MAX_SOURCES: usize = 256;
-/// The most VLANs in a rule.
+/// The maximum number of VLANs in a rule.
 const MAX_VLANS: usize = 64;
 /// The highest VLAN ID: IEEE 802.1Q-2018 table 9-2.
 const MAX_VLAN: u32 = 4094;
@@ -94,7 +94,7 @@ impl TryFrom<RawRule> for Rule {
         ];
         if lists.contains(&true) {
             return Err(
-                "an empty list matches nothing; to match all interfaces, vlans or sources, remove the key",
+                "an empty list matches nothing; to match all interfaces, VLANs or sources, remove the key",
             );
         }
         Ok(Self { selector, connection, interfaces, vlans, sources, secure_on, paused })

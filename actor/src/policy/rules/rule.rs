@@ -12,7 +12,7 @@ use super::pattern::{DomainPattern, MacPattern, SourcePattern};
 use crate::model::Domain;
 use crate::policy::secure_on::SecureOn;
 
-/// How many items of each list are shown if a rule is shown in one line.
+/// The number of items of each list that a rule in one line shows.
 const MAX_SHOWN: usize = 3;
 
 /// What to do with a domain that a user has paused.
@@ -46,7 +46,7 @@ pub(super) enum Selector {
 }
 
 impl Rule {
-    /// Whether the rule matches this domain or MAC address, without regard to its conditions for the packet.
+    /// Whether the rule matches this domain or MAC address. Conditions for the packet are not considered.
     pub(super) fn matches(&self, domain: &Domain, mac: MacAddr) -> bool {
         self.matches_connection(domain)
             && match &self.selector {
@@ -81,7 +81,7 @@ impl Rule {
             && matches!(&self.selector, Selector::Domain(pattern) if pattern.matches(domain))
     }
 
-    /// Records that a domain has this name. Returns whether the rule was a glob until now, and matches only this
+    /// Compares the rule with the name of a domain. Returns whether the rule was a glob until now, and matches only this
     /// domain from now on.
     pub(super) fn note_name(&mut self, domain: &Domain) -> bool {
         match (self.matches_connection(domain), &mut self.selector) {
@@ -109,7 +109,7 @@ impl Rule {
             && self.sources.as_ref().is_none_or(source)
     }
 
-    /// Describes the packets that the rule does not accept, for one like this.
+    /// Describes why the rule does not accept a packet with these details: "does not match packets …".
     #[must_use]
     pub const fn mismatch(&self, details: &PacketDetails) -> &'static str {
         match (&self.vlans, details.vlan) {
@@ -140,15 +140,15 @@ impl Rule {
     }
 
     /// The keys with at most this many items of each list.
-    fn keys_with(&self, most: usize) -> impl Iterator<Item = String> {
+    fn keys_with(&self, limit: usize) -> impl Iterator<Item = String> {
         let selector = match &self.selector {
             Selector::Domain(pattern) => format!("domain = {}", quoted(pattern.text())),
             Selector::Mac(pattern) => format!("mac = {}", quoted(pattern.text())),
         };
         let interfaces =
-            self.interfaces.as_ref().map(|it| list("interfaces", it, most, |it| quoted(it.text())));
-        let vlans = self.vlans.as_ref().map(|it| list("vlans", it, most, |vlan| vlan));
-        let sources = self.sources.as_ref().map(|it| list("sources", it, most, |it| quoted(it.text())));
+            self.interfaces.as_ref().map(|it| list("interfaces", it, limit, |it| quoted(it.text())));
+        let vlans = self.vlans.as_ref().map(|it| list("vlans", it, limit, |vlan| vlan));
+        let sources = self.sources.as_ref().map(|it| list("sources", it, limit, |it| quoted(it.text())));
         let paused = self.paused.map(|paused| match paused {
             Paused::Resume => "paused = \"resume\"".to_owned(),
             Paused::Leave => "paused = \"leave\"".to_owned(),
@@ -167,9 +167,9 @@ impl Rule {
     }
 }
 
-fn list<'a, T, D: fmt::Display>(key: &str, values: &'a [T], most: usize, shown: fn(&'a T) -> D) -> String {
-    let texts: Vec<String> = values.iter().take(most).map(|value| shown(value).to_string()).collect();
-    let more = match values.len().saturating_sub(most) {
+fn list<'a, T, D: fmt::Display>(key: &str, values: &'a [T], limit: usize, shown: fn(&'a T) -> D) -> String {
+    let texts: Vec<String> = values.iter().take(limit).map(|value| shown(value).to_string()).collect();
+    let more = match values.len().saturating_sub(limit) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };

@@ -65,7 +65,7 @@ fn allows_by_mac_address() {
 }
 
 #[test]
-fn the_first_matching_rule_is_shown() {
+fn shows_the_first_matching_rule() {
     let rules =
         Rules::parse("[[allow]]\nmac = \"aa:*\"\n[[allow]]\ndomain = \"w*\"\n[[allow]]\ndomain = \"win11\"");
     assert_eq!(rules.allowed_by(&domain("win11"), mac()).unwrap(), "domain = \"w*\"");
@@ -74,7 +74,7 @@ fn the_first_matching_rule_is_shown() {
 }
 
 #[test]
-fn nothing_is_allowed_by_default() {
+fn allows_nothing_by_default() {
     assert!(Rules::default().allowed_by(&domain("win11"), mac()).is_none());
 }
 
@@ -119,9 +119,9 @@ fn a_name_with_glob_characters_matches_only_that_domain() {
 #[test]
 fn the_removal_of_a_domain_allows_no_other_domain() {
     let mut rules = Rules::parse("[[allow]]\ndomain = \"win[1]\"\nconnection = \"test:///\"");
-    let mut elsewhere = domain("win[1]");
-    elsewhere.id.connection = "lxc:///".into();
-    assert!(rules.note_name(&elsewhere).is_empty(), "the rule is for another connection");
+    let mut other = domain("win[1]");
+    other.id.connection = "lxc:///".into();
+    assert!(rules.note_name(&other).is_empty(), "the rule is for another connection");
     assert!(rules.any_names(&domain("win1")));
     assert_eq!(rules.note_name(&domain("win[1]")), ["domain = \"win[1]\", connection = \"test:///\""]);
     assert!(rules.note_name(&domain("win[1]")).is_empty(), "returned only once");
@@ -138,7 +138,7 @@ proptest! {
         prop_assert_eq!(matched(pattern, &names), [pattern]);
     }
 
-    /// A further known domain never allows one that was not allowed before.
+    /// When another domain becomes known, no domain is allowed that was not allowed before.
     #[test]
     fn more_known_domains_never_allow_more(
         pattern in r"[ab\[\]{},*?!\\-]{1,6}",
@@ -156,19 +156,19 @@ proptest! {
 }
 
 #[test]
-fn lists_are_bounded_and_shortened() {
+fn limits_and_shortens_lists() {
     let rule = |key: &str, count: usize| {
         let value = |number: usize| format!("\"10.0.{}.{}\"", number / 256, number % 256);
         let values: Vec<String> = (0..count).map(value).collect();
         toml::from_str::<Rule>(&format!("domain = \"a\"\n{key} = [{}]", values.join(", ")))
     };
-    for (key, most, last) in [("interfaces", 32, "10.0.0.31"), ("sources", 256, "10.0.0.255")] {
-        let good = rule(key, most).unwrap();
+    for (key, limit, last) in [("interfaces", 32, "10.0.0.31"), ("sources", 256, "10.0.0.255")] {
+        let good = rule(key, limit).unwrap();
         let first = "\"10.0.0.0\", \"10.0.0.1\", \"10.0.0.2\"";
-        assert_eq!(good.to_string(), format!("domain = \"a\", {key} = [{first} and {} more]", most - 3));
+        assert_eq!(good.to_string(), format!("domain = \"a\", {key} = [{first} and {} more]", limit - 3));
         assert!(good.keys().last().unwrap().ends_with(&format!("\"{last}\"]")));
-        let error = rule(key, most + 1).unwrap_err().to_string();
-        assert!(error.contains(&format!("more than {most} {key}")), "{error}");
+        let error = rule(key, limit + 1).unwrap_err().to_string();
+        assert!(error.contains(&format!("more than {limit} {key}")), "{error}");
         let three = rule(key, 3).unwrap();
         assert_eq!(three.to_string(), three.keys().collect::<Vec<_>>().join(", "));
     }
@@ -186,12 +186,12 @@ fn details(interface: &str, source: Option<&str>, source_mac: Option<&str>) -> P
 #[test]
 fn matches_an_interface_by_each_of_its_names() {
     let mut packet = details("eth0", None, None);
-    packet.alternatives = vec!["enp1s0".to_owned(), "uplink-of-the-house".to_owned()];
-    for (pattern, taken) in
+    packet.alternatives = vec!["enp1s0".to_owned(), "uplink-of-the-site".to_owned()];
+    for (pattern, accepted) in
         [("eth0", true), ("enp1s0", true), ("uplink-*", true), ("enp2s0", false), ("wlan*", false)]
     {
         let rules = Rules::parse(&format!("[[allow]]\ndomain = \"*\"\ninterfaces = [{pattern:?}]"));
-        assert_eq!(rules.iter().next().unwrap().accepts(&packet), taken, "{pattern}");
+        assert_eq!(rules.iter().next().unwrap().accepts(&packet), accepted, "{pattern}");
     }
     // Without a known interface, its alternative names do not match either.
     packet.interface = None;
@@ -237,7 +237,7 @@ fn restricts_interfaces_and_sources() {
 #[test]
 fn restricts_vlans() {
     let tagged = |vlan| PacketDetails { vlan, ..details("trunk0", None, None) };
-    for (keys, taken) in [
+    for (keys, accepted) in [
         ("", &[None, Some(0_u16), Some(10), Some(20), Some(30)] as &[_]),
         ("vlans = [10, 20]", &[Some(10), Some(20)]),
         ("vlans = [0]", &[Some(0)]),
@@ -247,8 +247,8 @@ fn restricts_vlans() {
         let rules = Rules::parse(&format!("[[allow]]\ndomain = \"*\"\n{keys}"));
         let rule = rules.iter().next().unwrap();
         let all = [None, Some(0), Some(10), Some(20), Some(30)];
-        let takes: Vec<Option<u16>> = all.into_iter().filter(|vlan| rule.accepts(&tagged(*vlan))).collect();
-        assert_eq!(takes, taken, "{keys}");
+        let accepts: Vec<Option<u16>> = all.into_iter().filter(|vlan| rule.accepts(&tagged(*vlan))).collect();
+        assert_eq!(accepts, accepted, "{keys}");
         let shown = rule.keys().collect::<Vec<_>>().join("\n");
         assert_eq!(shown, format!("domain = \"*\"\n{keys}").trim());
     }
@@ -266,8 +266,8 @@ fn a_rule_can_be_limited_to_one_connection() {
 
 #[test]
 fn metadata_can_allow_a_domain() {
-    let own = Domain { opt_in: true, ..domain("a") };
-    assert_eq!(Rules::new(Vec::new(), true).allowed_by(&own, mac()).as_deref(), Some(METADATA));
-    assert_eq!(Rules::new(Vec::new(), false).allowed_by(&own, mac()), None);
+    let opted_in = Domain { opt_in: true, ..domain("a") };
+    assert_eq!(Rules::new(Vec::new(), true).allowed_by(&opted_in, mac()).as_deref(), Some(METADATA));
+    assert_eq!(Rules::new(Vec::new(), false).allowed_by(&opted_in, mac()), None);
     assert_eq!(Rules::new(Vec::new(), true).allowed_by(&domain("a"), mac()), None);
 }

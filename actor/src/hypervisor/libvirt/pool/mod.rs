@@ -1,7 +1,7 @@
-//! Connections for wakes. Each has a worker thread, which alone makes calls on it, and runs one attempt at a time.
+//! Connections for wakes. Each has a worker thread, which makes all calls on it and runs one attempt at a time.
 //!
-//! The threads exist from the start, and so do the connections unless they are expensive: no wake waits for a new
-//! thread. If no connection is free, work is queued in the order of its arrival.
+//! The threads are created in advance, and so are the connections unless they are expensive: no wake waits for a new
+//! thread. If no connection is free, work is queued in order of arrival.
 
 mod shared;
 mod worker;
@@ -15,20 +15,20 @@ use worker::Worker;
 
 /// How often calls in progress and queued work are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long there may be no connection at all before the pool counts as lost.
+/// How long the pool may have no connection before it counts as lost.
 const LOST_AFTER: Duration = Duration::from_secs(10);
 
-/// The connections to one hypervisor. The threads end when this is dropped.
+/// The connections to one hypervisor. The threads exit when this is dropped.
 pub(super) struct Pool(Arc<Shared>);
 
 impl Pool {
-    /// Starts the threads. There are no connections yet.
+    /// Starts the threads, without connections.
     ///
     /// # Errors
     /// If a thread cannot be created.
     pub(super) fn start(name: &Arc<str>) -> io::Result<Self> {
         let shared = Arc::new(Shared::new(name));
-        // If a thread cannot be created, dropping the pool ends the others.
+        // If a thread cannot be created, dropping the pool stops the others.
         let pool = Self(Arc::clone(&shared));
         for (number, condition) in shared.conditions.iter().enumerate() {
             let worker = Worker::new(&shared, number, condition);
@@ -37,17 +37,17 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Opens this many connections now, and more when there is work for them. Returns the generation, for
+    /// Opens this many connections now, and more when work is queued. Returns the generation, for
     /// [`Shared::run`].
-    pub(super) fn open(&self, ahead: usize, opener: Opener) -> u64 {
+    pub(super) fn open(&self, in_advance: usize, opener: Opener) -> u64 {
         let mut state = self.0.state();
         state.opener = Some(opener);
-        state.wanted = ahead.clamp(1, MAX_CONNECTIONS);
+        state.wanted = in_advance.clamp(1, MAX_CONNECTIONS);
         self.0.notify_all();
         state.generation
     }
 
-    /// Closes all connections; one with a call in progress is closed after the call. Queued work is dropped.
+    /// Closes all connections, those with a call in progress after the call. Drops queued work.
     pub(super) fn close(&self) {
         let mut state = self.0.state();
         state.opener = None;
@@ -55,7 +55,7 @@ impl Pool {
         // Connections that are not closed yet belong to the old generation.
         self.0.live.send_replace(0);
         let dropped = std::mem::take(&mut state.queue);
-        // `check` is not called until the pool is opened again: a call that never ends would block its worker.
+        // `check` is not called until the pool is opened again, and a call that never returns would block its worker.
         let keepalives = state.mark_keepalive(|_| true);
         self.0.notify_all();
         drop(state);

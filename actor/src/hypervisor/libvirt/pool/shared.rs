@@ -10,9 +10,9 @@ use super::super::events::Listener;
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::session::{Session, Work};
 
-/// The most connections: during four slow starts, another wake still finds a free connection.
+/// The maximum number of connections: during four slow starts, another wake still finds a free connection.
 pub(in super::super) const MAX_CONNECTIONS: usize = 5;
-/// A call that takes longer gets keepalive on its connection, and work that is queued for longer is reported.
+/// Keepalive is started on the connection of a call that takes longer, and work that is queued for longer is reported.
 pub(super) const SLOW: Duration = Duration::from_secs(5);
 
 /// Opens the connection of one worker, and reports its end to the listener.
@@ -23,7 +23,7 @@ pub(in super::super) type Opener =
 pub(in super::super) struct PooledConnection {
     /// Runs attempts.
     pub session: Box<dyn Session>,
-    /// Starts keepalive on the connection, so that a call to a hanging daemon ends. It can be called during a call.
+    /// Starts keepalive on the connection, so that a call to a hanging daemon returns. It can be called during a call.
     pub keepalive: Keepalive,
 }
 
@@ -106,7 +106,7 @@ impl Shared {
             return;
         }
         // Prefers the first worker: its connection has cached the domains.
-        let worker = state.idle.pop_first().or_else(|| state.one_more());
+        let worker = state.idle.pop_first().or_else(|| state.next_worker());
         if let Some(condition) = worker.and_then(|worker| self.conditions.get(worker)) {
             condition.notify_one();
         }
@@ -117,20 +117,20 @@ impl Shared {
     }
 
     /// The amount of queued work.
-    pub(in super::super) fn waiting(&self) -> usize {
+    pub(in super::super) fn queued(&self) -> usize {
         self.state().queue.len()
     }
 
-    /// Starts keepalive on connections with slow calls, and reports work that is queued for long. Returns whether
+    /// Starts keepalive on connections with slow calls, and reports work that has been queued for long. Returns whether
     /// there is any work.
     pub(super) fn check(&self, now: Instant) -> bool {
         let mut state = self.state();
         let slow = |since: Instant| now.saturating_duration_since(since) >= SLOW;
         let keepalives = state.mark_keepalive(|call| slow(call.since));
-        let crowded = state.queue.front().is_some_and(|first| slow(first.since));
+        let overdue = state.queue.front().is_some_and(|first| slow(first.since));
         let waiting = state.queue.len();
-        let has_changed = (crowded && !state.reported) || (state.reported && waiting == 0);
-        state.reported = (state.reported || crowded) && waiting > 0;
+        let has_changed = (overdue && !state.reported) || (state.reported && waiting == 0);
+        state.reported = (state.reported || overdue) && waiting > 0;
         let busy = waiting > 0 || state.running.iter().any(Option::is_some);
         state.watched = busy || state.reported;
         let watched = state.watched;
@@ -162,8 +162,8 @@ impl PoolState {
         calls.map(mark).collect()
     }
 
-    /// The next worker that must open a connection, if one is left.
-    fn one_more(&mut self) -> Option<usize> {
+    /// The next worker without a connection, which must open one.
+    fn next_worker(&mut self) -> Option<usize> {
         let next = self.wanted;
         (next < MAX_CONNECTIONS).then(|| {
             self.wanted += 1;

@@ -13,7 +13,7 @@ use crate::hypervisor::libvirt::events::Listener;
 use crate::hypervisor::session::Session;
 use crate::model::State;
 
-/// How long anything may take before a test fails.
+/// How long an operation may take before a test fails.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Opens connections whose calls fail.
@@ -22,7 +22,7 @@ struct Daemon {
     opened: Mutex<Vec<(usize, Arc<dyn Listener>)>>,
     closed: AtomicUsize,
     keepalives: AtomicUsize,
-    refuses: AtomicBool,
+    rejects: AtomicBool,
 }
 
 struct FailingSession(Arc<Daemon>);
@@ -59,7 +59,7 @@ impl Daemon {
     fn opener(self: &Arc<Self>) -> Opener {
         let daemon = Arc::clone(self);
         Arc::new(move |worker, listener| {
-            if daemon.refuses.load(Ordering::SeqCst) {
+            if daemon.rejects.load(Ordering::SeqCst) {
                 return Err(HypervisorError::NotConnected);
             }
             daemon.opened.lock().unwrap().push((worker, Arc::clone(listener)));
@@ -79,27 +79,27 @@ impl Daemon {
     fn disconnect(&self, worker: usize) {
         let opened = self.opened.lock().unwrap().clone();
         let (_, listener) = opened.iter().rfind(|(opened, _)| *opened == worker).unwrap();
-        listener.closed("gone");
+        listener.closed("lost");
     }
 }
 
 /// A pool with this many connections.
-fn pool(daemon: &Arc<Daemon>, ahead: usize) -> (Pool, u64) {
+fn pool(daemon: &Arc<Daemon>, connections: usize) -> (Pool, u64) {
     let pool = Pool::start(&"fake:///".into()).unwrap();
-    let generation = pool.open(ahead, daemon.opener());
-    until(|| pool.0.state().idle.len() == ahead);
+    let generation = pool.open(connections, daemon.opener());
+    wait_until(|| pool.0.state().idle.len() == connections);
     (pool, generation)
 }
 
-fn until(mut is_so: impl FnMut() -> bool) {
+fn wait_until(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + TIMEOUT;
-    while !is_so() {
+    while !condition() {
         assert!(Instant::now() < deadline, "timeout");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Work that reports its begin, and runs until it is released.
+/// Work that reports its start, and runs until it is released.
 fn slow(pool: &Pool, generation: u64) -> (Receiver<()>, Sender<()>, oneshot::Receiver<()>) {
     let (begins, has_begun) = channel();
     let (release, released) = channel();
@@ -116,7 +116,7 @@ fn slow(pool: &Pool, generation: u64) -> (Receiver<()>, Sender<()>, oneshot::Rec
 }
 
 #[test]
-fn four_slow_calls_delay_no_other_and_further_work_is_queued_in_order() {
+fn four_slow_calls_do_not_delay_others_and_further_work_is_queued_in_order() {
     let (pool, generation) = pool(&Arc::default(), MAX_CONNECTIONS);
     let slow_calls: Vec<_> = (1..MAX_CONNECTIONS).map(|_| slow(&pool, generation)).collect();
     for (has_begun, ..) in &slow_calls {
@@ -131,21 +131,21 @@ fn four_slow_calls_delay_no_other_and_further_work_is_queued_in_order() {
     let fifth = slow(&pool, generation);
     fifth.0.recv_timeout(TIMEOUT).unwrap();
     let (first, second) = (slow(&pool, generation), slow(&pool, generation));
-    assert_eq!(pool.0.waiting(), 2);
+    assert_eq!(pool.0.queued(), 2);
     drop(fifth.1);
     first.0.recv_timeout(TIMEOUT).unwrap();
-    assert_eq!(pool.0.waiting(), 1);
+    assert_eq!(pool.0.queued(), 1);
     assert!(second.0.try_recv().is_err());
     drop(first.1);
     second.0.recv_timeout(TIMEOUT).unwrap();
 }
 
 #[test]
-fn a_full_pool_delays_no_other_pool() {
+fn a_full_pool_does_not_delay_other_pools() {
     let ((full, generation), (other, others)) =
         (pool(&Arc::default(), MAX_CONNECTIONS), pool(&Arc::default(), MAX_CONNECTIONS));
     let works: Vec<_> = (0..2 * MAX_CONNECTIONS).map(|_| slow(&full, generation)).collect();
-    until(|| full.0.waiting() == MAX_CONNECTIONS);
+    wait_until(|| full.0.queued() == MAX_CONNECTIONS);
     let (has_begun, ..) = slow(&other, others);
     has_begun.recv_timeout(TIMEOUT).unwrap();
     drop(works);
@@ -169,20 +169,20 @@ fn creates_no_thread_for_work() {
 fn closing_drops_queued_work() {
     let daemon = Arc::<Daemon>::default();
     let (pool, generation) = pool(&daemon, MAX_CONNECTIONS);
-    let under_way: Vec<_> = (0..MAX_CONNECTIONS).map(|_| slow(&pool, generation)).collect();
-    for (has_begun, ..) in &under_way {
+    let in_progress: Vec<_> = (0..MAX_CONNECTIONS).map(|_| slow(&pool, generation)).collect();
+    for (has_begun, ..) in &in_progress {
         has_begun.recv_timeout(TIMEOUT).unwrap();
     }
-    let (.., waits) = slow(&pool, generation);
+    let (.., queued) = slow(&pool, generation);
     pool.close();
-    assert!(waits.blocking_recv().is_err(), "it ran");
+    assert!(queued.blocking_recv().is_err(), "it ran");
     let (.., too_late) = slow(&pool, generation);
     assert!(too_late.blocking_recv().is_err(), "it ran on a closed pool");
-    for (_, release, has_ended) in under_way {
+    for (_, release, has_ended) in in_progress {
         drop(release);
         has_ended.blocking_recv().unwrap();
     }
-    until(|| daemon.closed.load(Ordering::SeqCst) == MAX_CONNECTIONS);
+    wait_until(|| daemon.closed.load(Ordering::SeqCst) == MAX_CONNECTIONS);
     assert_eq!(daemon.keepalives.load(Ordering::SeqCst), MAX_CONNECTIONS, "closing a connection is a call");
     let generation = pool.open(MAX_CONNECTIONS, daemon.opener());
     let (_, release, has_ended) = slow(&pool, generation);
@@ -191,18 +191,18 @@ fn closing_drops_queued_work() {
 }
 
 #[test]
-fn a_lost_connection_is_reopened_and_delays_no_work() {
+fn a_lost_connection_is_reopened_and_does_not_delay_work() {
     let daemon = Arc::<Daemon>::default();
     let (pool, generation) = pool(&daemon, 2);
     daemon.disconnect(0);
     let (_, release, has_ended) = slow(&pool, generation);
     drop(release);
     has_ended.blocking_recv().unwrap();
-    until(|| daemon.opened() >= 3 && pool.0.state().idle.contains(&0));
+    wait_until(|| daemon.opened() >= 3 && pool.0.state().idle.contains(&0));
 }
 
 #[test]
-fn a_slow_call_gets_keepalive_and_its_connection_is_replaced() {
+fn a_slow_call_starts_keepalive_and_its_connection_is_replaced() {
     let daemon = Arc::<Daemon>::default();
     let (pool, generation) = pool(&daemon, MAX_CONNECTIONS);
     let (has_begun, release, has_ended) = slow(&pool, generation);
@@ -215,9 +215,9 @@ fn a_slow_call_gets_keepalive_and_its_connection_is_replaced() {
     }
     drop(release);
     has_ended.blocking_recv().unwrap();
-    until(|| daemon.opened() == MAX_CONNECTIONS + 1);
+    wait_until(|| daemon.opened() == MAX_CONNECTIONS + 1);
     assert_eq!(daemon.closed.load(Ordering::SeqCst), 1);
-    until(|| !pool.0.check(Instant::now()));
+    wait_until(|| !pool.0.check(Instant::now()));
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn closing_starts_keepalive_for_calls_in_progress() {
     assert!(pool.0.state().running.iter().flatten().all(|call| call.has_keepalive));
     drop(release);
     has_ended.blocking_recv().unwrap();
-    until(|| daemon.closed.load(Ordering::SeqCst) == MAX_CONNECTIONS);
+    wait_until(|| daemon.closed.load(Ordering::SeqCst) == MAX_CONNECTIONS);
     assert_eq!(daemon.keepalives.load(Ordering::SeqCst), MAX_CONNECTIONS, "each once");
 }
 
@@ -245,7 +245,7 @@ async fn calls_are_watched_each_time_the_pool_is_opened() {
     assert!(tokio::time::timeout(Duration::ZERO, pool.watch()).await.is_err());
     pool.close();
     let generation = pool.open(MAX_CONNECTIONS, daemon.opener());
-    until(|| !pool.0.state().idle.is_empty());
+    wait_until(|| !pool.0.state().idle.is_empty());
     let second = slow(&pool, generation);
     second.0.recv_timeout(TIMEOUT).unwrap();
     for call in pool.0.state().running.iter_mut().flatten() {
@@ -267,16 +267,16 @@ async fn calls_are_watched_each_time_the_pool_is_opened() {
 async fn a_connection_of_a_closed_generation_does_not_count() {
     let daemon = Arc::<Daemon>::default();
     let (pool, generation) = pool(&daemon, MAX_CONNECTIONS);
-    let under_way = slow(&pool, generation);
-    under_way.0.recv_timeout(TIMEOUT).unwrap();
+    let in_progress = slow(&pool, generation);
+    in_progress.0.recv_timeout(TIMEOUT).unwrap();
     pool.close();
-    daemon.refuses.store(true, Ordering::SeqCst);
+    daemon.rejects.store(true, Ordering::SeqCst);
     pool.open(MAX_CONNECTIONS, daemon.opener());
     assert_eq!(*pool.0.live.borrow(), 0, "no wake can use the old one");
-    drop(under_way.1);
-    until(|| daemon.closed.load(Ordering::SeqCst) == MAX_CONNECTIONS);
+    drop(in_progress.1);
+    wait_until(|| daemon.closed.load(Ordering::SeqCst) == MAX_CONNECTIONS);
     assert_eq!(*pool.0.live.borrow(), 0);
-    daemon.refuses.store(false, Ordering::SeqCst);
+    daemon.rejects.store(false, Ordering::SeqCst);
     pool.ready().await;
 }
 
@@ -293,22 +293,22 @@ fn opens_more_connections_only_for_work() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn is_lost_if_no_connection_opens() {
+async fn is_lost_if_no_connection_can_be_opened() {
     let daemon = Arc::<Daemon>::default();
     let (pool, _) = pool(&daemon, 1);
     let lost = pool.lost();
     tokio::pin!(lost);
     assert!(tokio::time::timeout(10 * LOST_AFTER, &mut lost).await.is_err(), "a connection is open");
-    daemon.refuses.store(true, Ordering::SeqCst);
+    daemon.rejects.store(true, Ordering::SeqCst);
     daemon.disconnect(0);
     lost.await;
-    until(|| pool.error() == HypervisorError::NotConnected.to_string());
+    wait_until(|| pool.error() == HypervisorError::NotConnected.to_string());
 }
 
 #[test]
-fn threads_end_with_the_pool() {
+fn threads_exit_with_the_pool() {
     let (pool, _) = pool(&Arc::default(), MAX_CONNECTIONS);
     let shared = Arc::downgrade(&pool.0);
     drop(pool);
-    until(|| shared.strong_count() == 0);
+    wait_until(|| shared.strong_count() == 0);
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::super::events::Listener;
 use super::shared::{Opener, PoolState, PooledConnection, QueuedWork, RunningWork, Shared};
 
-/// How long a worker waits before it opens a connection again, at first and at most.
+/// The delay before a worker opens a connection again: initial and maximum.
 const RETRY_INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// A thread of the pool.
@@ -31,7 +31,7 @@ impl Worker {
         Self { shared: Arc::clone(shared), number, condition: Arc::clone(condition) }
     }
 
-    /// Opens connections and runs work with them until the pool ends.
+    /// Opens connections and runs work with them until the pool is dropped.
     pub(super) fn run(&self) {
         let mut interval = RETRY_INTERVAL.0;
         while let Some((generation, opener)) = self.wait_for_opener() {
@@ -60,7 +60,7 @@ impl Worker {
         }
     }
 
-    /// Waits until this worker must open a connection; `None` when the pool ends.
+    /// Waits until this worker must open a connection; `None` when the pool is dropped.
     fn wait_for_opener(&self) -> Option<(u64, Opener)> {
         let mut state = self.shared.state();
         while !state.ended {
@@ -112,15 +112,15 @@ impl Worker {
         drop(state);
         let lost = closed.lost.load(Ordering::Relaxed);
         if !has_keepalive && !lost {
-            // Closing the connection is a call too.
+            // Closing the connection is also a call.
             keepalive();
         }
-        // Another thread that has just started keepalive still holds the connection; this thread must close it.
+        // A thread that has just started keepalive still holds the connection, but this thread must close it.
         while Arc::strong_count(&keepalive) > 1 {
             std::thread::yield_now();
         }
         drop((session, keepalive));
-        // Keepalive cannot be stopped and started again, and is not wanted between calls: the connection is replaced.
+        // Keepalive cannot be stopped and started again, and must be off between calls: the connection is replaced.
         has_keepalive && !lost
     }
 
@@ -135,11 +135,11 @@ impl Worker {
         let deadline = Instant::now() + time;
         let mut state = self.shared.state();
         while !state.ended && state.generation == generation {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
                 return;
             }
-            state = self.condition.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.condition.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
