@@ -21,8 +21,8 @@ pub enum Error {
     /// The bus does not allow the service to own its name, or another process owns it.
     #[error(transparent)]
     Bus(#[from] wakevirt_service::bus::BusError),
-    /// The path of the running program is unknown, and so is the directory of the sniffer.
-    #[error("cannot find the sniffer, because the path of this program is unknown: {0}")]
+    /// The path of the running program is unknown, and therefore also the directory of the sniffer.
+    #[error("cannot find the sniffer: the path of this program is unknown: {0}")]
     OwnPath(#[source] io::Error),
     /// The program of the sniffer does not exist.
     #[error("wakevirt-sniffer not found at {} or {}; reinstall wakevirt", logs::shown(&.candidates[0]), logs::shown(&.candidates[1]))]
@@ -39,7 +39,7 @@ pub enum Error {
         error: io::Error,
     },
     /// The sniffer exited without a failure report. The text says how.
-    #[error("sniffer exited ({0}); capture exits too, and the service manager restarts both")]
+    #[error("sniffer exited ({0}); capture exits, and the service manager restarts both")]
     SnifferExited(String),
     /// The sniffer reported that it cannot continue.
     #[error("sniffer failed: {0}")]

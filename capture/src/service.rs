@@ -23,7 +23,7 @@ use crate::sniffer::reader::{self, Reader};
 /// Runs the service until a signal stops it.
 ///
 /// # Errors
-/// [`Error`] gives the reason and the solution.
+/// [`Error`] describes the cause and what to do.
 pub fn run(options: &Options) -> Result<(), Error> {
     let settings = Settings::load(options)?;
     let logs = logs::init(settings.log, options.common.log_to)?;
@@ -88,7 +88,7 @@ fn add_exit_status(result: Result<(), Error>, process: Process) -> Result<(), Er
     let exit = process.wait_or_kill();
     match result {
         Err(Error::SnifferExited(_)) => Err(Error::SnifferExited(exit.to_string())),
-        // The error already gives the reason.
+        // The error already contains the cause.
         Err(error) => Err(error),
         Ok(()) => {
             if !exit.is_clean() {

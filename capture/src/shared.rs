@@ -43,7 +43,7 @@ impl Shared {
 
     /// The ledger.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        // A panic ends the process, so no task can see a poisoned lock.
+        // A panic aborts the process, so no task can see a poisoned lock.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -56,7 +56,7 @@ impl Shared {
 /// Returns 128 random bits in hexadecimal digits.
 fn epoch() -> Result<String, Error> {
     let mut bytes = [0_u8; 16];
-    // Up to 256 bytes are never returned partially: getrandom(2).
+    // getrandom(2) never returns fewer bytes for a request of up to 256.
     getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| Error::Random(io::Error::from(error)))?;
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }

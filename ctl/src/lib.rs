@@ -35,14 +35,14 @@ enum Command {
     },
 }
 
-/// Runs the command. The exit code is 0, or 1 for a file that cannot be read completely.
+/// Runs the command. The exit code is 0, or 1 if the file cannot be read completely.
 #[must_use]
 pub fn run(options: &Options) -> ExitCode {
     let Command::Read { all, ports, file } = &options.command;
     let ports = if ports.is_empty() { Ports::default() } else { Ports::new(ports.clone()) };
     match read::read(file, &ports, *all, BufWriter::new(io::stdout().lock())) {
         Ok(()) => ExitCode::SUCCESS,
-        // The reader of the output, such as head(1), needs no more.
+        // The reader of the output, such as head(1), has exited.
         Err(read::Error::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);

@@ -1,5 +1,5 @@
 //! `wakevirtctl read`: output, errors and exit codes for savefiles of each format and link type.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop where it stands")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -134,16 +134,16 @@ fn reports_a_file_that_cannot_be_read() {
     let (lines, error) = run();
     assert_eq!(lines.lines().count(), 1);
     assert!(error.contains("damaged after frame 1: unexpected end of file"), "{error}");
-    // A frame of an interface that is not described, and a block with two different lengths.
+    // A frame of an interface without a description, and a block with two different lengths.
     let frame = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     let mut inconsistent = [section(), interface(1, 0, &[]), packet(0, 0, &frame)].concat();
     *inconsistent.last_mut().unwrap() ^= 1;
     for (content, problem) in [
         (
             [section(), interface(1, 0, &[]), packet(0, 0, &frame), packet(1, 0, &frame)].concat(),
-            "not described",
+            "without a description",
         ),
-        ([section(), simple(&frame)].concat(), "not described"),
+        ([section(), simple(&frame)].concat(), "without a description"),
         (inconsistent, "inconsistent"),
         ([section(), interface(1, 0, &[]), block(2, &[0; 40])].concat(), "obsolete packet blocks"),
         (
@@ -265,7 +265,7 @@ fn skips_unsupported_link_types() {
 }
 
 #[test]
-fn survives_corrupted_files() {
+fn does_not_panic_on_corrupted_files() {
     let raw = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("frames");
@@ -352,7 +352,7 @@ fn searches_datagrams_to_the_given_ports_in_full() {
 }
 
 #[test]
-fn exits_quietly_when_the_reader_of_the_output_closes_it() {
+fn exits_silently_when_the_reader_closes_the_output() {
     let frame = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("frames.pcap");

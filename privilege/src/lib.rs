@@ -1,6 +1,6 @@
 //! Drops the capabilities of a process.
 //!
-//! It is a separate crate because the sniffer uses it as well, and must not link the crate `service`.
+//! This is a separate crate because the sniffer also uses it, and must not link the crate `service`.
 
 use std::io;
 
@@ -22,7 +22,7 @@ pub struct Error {
 /// The bounding set does not change: removing from it needs `CAP_SETPCAP`, and with `no_new_privs` it grants
 /// nothing.
 ///
-/// Capabilities belong to a thread: call this before the process has a second one.
+/// Capabilities belong to a thread: call this before the process has a second thread.
 ///
 /// # Errors
 /// [`Error`] names the step and the kernel's error.
@@ -41,7 +41,7 @@ mod tests {
 
     /// If the process has no capabilities, only `no_new_privs` changes.
     #[test]
-    fn leaves_no_capability_to_the_thread() {
+    fn drops_all_capabilities_of_the_thread() {
         let status = thread::spawn(|| {
             super::drop_capabilities().unwrap();
             fs::read_to_string("/proc/thread-self/status").unwrap()

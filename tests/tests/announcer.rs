@@ -161,7 +161,7 @@ fn invalid_messages() -> Vec<(Vec<Vec<u8>>, &'static str)> {
             "sniffer sent counters that decrease",
         ),
         (vec![ready.clone(), vec![]], "sniffer exited ("),
-        (vec![ready], "sniffer exited (code 7); capture exits too"),
+        (vec![ready], "sniffer exited (code 7); capture exits, and"),
         (
             vec![encode(&FromSniffer::Failed { reason })],
             "sniffer failed: fine\\n2026-01-01 INFO all is well\\u{1b}[2J",

@@ -217,7 +217,7 @@ fn selects_interfaces_by_name_and_glob_and_again_on_reload() {
     host.write(config.trim(), "interfaces = [\"vnet0\", \"not-yet\"]");
     scene.capture.signal(nix::sys::signal::Signal::SIGHUP);
     scene.wait_for_interfaces("(<['vnet0']>,)");
-    let _ = scene.capture.log().wait_for("there is no interface \"not-yet\" now");
+    let _ = scene.capture.log().wait_for("interface \"not-yet\" does not exist");
     lan.send(&wake_on_lan(&mac(3)));
     guest.send(&wake_on_lan(&mac(4)));
     scene.expect(&mac(4), "vnet0");
@@ -254,8 +254,8 @@ fn selects_interfaces_by_alternative_name() {
     host.sh("ip link property add dev vnet0 altname guest7");
     let mut scene = Scene::new(&host, "interfaces = [\"enp1s0\", \"later0\", \"guest*\", \"!guest7\"]");
     scene.wait_for_interfaces("(<['eth0']>,)");
-    let _ = scene.capture.log().wait_for("there is no interface \"later0\" now");
-    assert_eq!(scene.capture.log().count("there is no interface \"enp1s0\""), 0);
+    let _ = scene.capture.log().wait_for("interface \"later0\" does not exist");
+    assert_eq!(scene.capture.log().count("interface \"enp1s0\" does not exist"), 0);
     guest.send(&wake_on_lan(&mac(1)));
     lan.send(&wake_on_lan(&mac(2)));
     let signal = scene.expect(&mac(2), "eth0");
@@ -284,12 +284,15 @@ fn captures_sent_packets_on_outgoing_interfaces() {
     privileged!();
     let host = Host::new();
     let mut scene = Scene::new(&host, "outgoing = [\"br0\"]\ninterfaces = [\"br0\", \"port0\"]");
-    let _ = scene.capture.log().wait_for("there is no interface \"br0\" now");
+    let _ = scene.capture.log().wait_for("interface \"br0\" does not exist");
     for round in 0..3 {
         host.bridge("br0");
         let _lan = host.veth("port0");
         host.sh("ip link set port0 master br0");
-        scene.capture.log().wait_for_nth("capturing outgoing packets on \"br0\" too", usize::from(round) + 1);
+        scene
+            .capture
+            .log()
+            .wait_for_nth("also capturing outgoing packets on \"br0\"", usize::from(round) + 1);
         // Capture does not receive packets that the host sends through other interfaces. It receives those through
         // this one once.
         host.sh(&format!("etherwake -i port0 {}", mac(100 + round)));

@@ -74,7 +74,7 @@ fn rules_match_alternative_interface_names() {
         let _ = scene.wait_for_outcome(domain, "started", 1);
         assert_logged(&scene, "started", domain, "lan1");
     }
-    assert_eq!(scene.actor().log().count("there is no interface"), 0);
+    assert_eq!(scene.actor().log().count("on which capture receives no packets"), 0);
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_packet_of_a_udp_socket_matches_no_vlan_rule() {
     let capture =
         Daemon::capture(&host).config("mode = \"udp\"\nlisten = [\"127.0.0.1:4000\"]\n").start_ready();
     // The configuration selects this mode, so capture does not warn.
-    assert_eq!(capture.log().count("receiving UDP only, as mode"), 1, "{:#?}", capture.log().all());
+    assert_eq!(capture.log().count("receiving only UDP, because of mode"), 1, "{:#?}", capture.log().all());
     assert_eq!(capture.log().count("capture receives UDP only"), 0, "{:#?}", capture.log().all());
     let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"{VM}\"\nvlans = [0]\n");
     let actor = Daemon::actor(&host).config(&config).start_connected();

@@ -175,9 +175,11 @@ fn exits_without_any_socket() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let mut capture = Daemon::capture(&host).started_by(StartedBy::Unprivileged).start();
     assert!(!capture.wait_for_exit().success());
-    for part in
-        ["cannot listen on UDP 0.0.0.0:9", "wakevirt-capture.socket", "no packet socket and no UDP socket"]
-    {
+    for part in [
+        "cannot listen on UDP 0.0.0.0:9",
+        "wakevirt-capture.socket",
+        "neither a packet socket nor a UDP socket",
+    ] {
         let _ = capture.log().wait_for(part);
     }
     let mut raw =

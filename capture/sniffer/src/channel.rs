@@ -14,7 +14,7 @@ use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, MAX_REASON, MAX_UDP_S
 
 use crate::error::Error;
 
-/// How long a failure report waits if the socketpair is full. If the announcer has exited, it fails at once.
+/// How long a failure report waits if the socketpair is full. If the announcer has exited, sending fails at once.
 const FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The socketpair to the announcer, which is the sniffer's standard input.
@@ -25,7 +25,7 @@ impl Channel {
     /// Uses standard input, which must be a socketpair.
     ///
     /// # Errors
-    /// [`Error::NotStartedByCapture`] if it is anything else.
+    /// [`Error::NotStartedByCapture`] if it is not a socketpair.
     pub fn on_standard_input() -> Result<Self, Error> {
         let stdin = rustix::stdio::stdin();
         match socket_type(stdin) {
@@ -97,7 +97,7 @@ impl Channel {
         let mut buffer = [0; MAX_MESSAGE];
         let message = FromSniffer::Failed { reason: truncate(reason).to_owned() };
         if let Ok(bytes) = message.encode(&mut buffer) {
-            // An error cannot be reported to anyone.
+            // There is no way to report an error.
             let _result = send(self.0, bytes, SendFlags::NOSIGNAL);
         }
     }

@@ -10,7 +10,7 @@ use wakevirt_protocol::{CapturedPacket, Carrier, UdpPath};
 
 use crate::ffi::{Arrival, Envelope, Sender};
 
-/// The magic packets in one delivered frame or datagram: at least one, in their order.
+/// The magic packets in one delivered frame or datagram: at least one, in order.
 #[derive(Debug)]
 pub struct CapturedPackets<'a> {
     parsed: ParsedPackets<'a>,
@@ -40,11 +40,11 @@ pub fn frame<'a>(
     };
     let source = sender(kind, u16::from(address_length), address);
     let frame = Frame { protocol, tag: envelope.tag, source, payload };
-    // If the kernel removed no tag, the frame had none: a second one is part of the sender's payload.
-    if frame.tag.is_some() && has_tag_in_front(&frame) {
+    // If the kernel removed no tag, the frame had none: what looks like a tag is part of the payload.
+    if frame.tag.is_some() && starts_with_tag(&frame) {
         let tagged = Frame { protocol: ETHERTYPES_TAG[0], ..frame };
         match parse_frame(&tagged, ports) {
-            // The bytes are not a tag.
+            // The bytes were not a tag.
             Err(refusal) if refusal != Refusal::TooManyTags => {}
             parsed => return Ok(CapturedPackets { parsed: parsed?, interface }),
         }
@@ -52,20 +52,20 @@ pub fn frame<'a>(
     Ok(CapturedPackets { parsed: parse_frame(&frame, ports)?, interface })
 }
 
-/// Whether the payload seems to start with a tag before the protocol that the kernel reports.
+/// Whether the payload appears to start with a tag for the protocol that the kernel reports.
 ///
 /// The kernel removes one tag. If a frame has two, a socket without link headers receives the second
 /// one at the start of the payload. Since Linux 6.11 and the stable releases of that time
-/// (`vlan_get_protocol_dgram` in net/packet/af_packet.c), the kernel nevertheless reports the protocol
-/// behind that tag; older kernels report the tag.
-fn has_tag_in_front(frame: &Frame<'_>) -> bool {
+/// (`vlan_get_protocol_dgram` in net/packet/af_packet.c), the kernel reports the protocol after that
+/// tag; older kernels report the tag.
+fn starts_with_tag(frame: &Frame<'_>) -> bool {
     let mut rest = frame.payload;
-    while let Some(([_, _, high, low], behind)) = rest.split_first_chunk::<4>() {
+    while let Some(([_, _, high, low], after)) = rest.split_first_chunk::<4>() {
         let protocol = u16::from_be_bytes([*high, *low]);
         if !ETHERTYPES_TAG.contains(&protocol) {
             return protocol == frame.protocol;
         }
-        rest = behind;
+        rest = after;
     }
     false
 }
@@ -91,7 +91,7 @@ pub fn datagram<'a>(
     Ok(CapturedPackets { parsed: ParsedPackets { packets, carrier, vlan: None }, interface })
 }
 
-/// The carrier of a datagram. A dual-stack socket reports IPv4 addresses as mapped ones (ipv6(7)).
+/// The carrier of a datagram. A dual-stack socket reports IPv4-mapped addresses (ipv6(7)).
 fn carrier(source: SocketAddr, destination: IpAddr, port: u16) -> Option<Carrier> {
     match (source.ip().to_canonical(), destination.to_canonical()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => Some(Carrier::Udp4(UdpPath {

@@ -9,10 +9,10 @@ use wakevirt_protocol::sniffer::BadMessage;
 pub enum Error {
     /// Standard input is not the socketpair.
     #[error(
-        "wakevirt-sniffer is started by wakevirt-capture, with a socketpair as its standard input; start wakevirt-capture instead"
+        "wakevirt-sniffer must be started by wakevirt-capture, with a socketpair as its standard input; start wakevirt-capture instead"
     )]
     NotStartedByCapture,
-    /// The announcer exited, and so does the sniffer.
+    /// The announcer exited, so the sniffer exits, too.
     #[error("the announcer exited")]
     AnnouncerExited,
     /// The announcer's message cannot be decoded.
@@ -29,7 +29,7 @@ pub enum Error {
     Channel(#[source] io::Error),
     /// The mode requires a packet socket, and the process has no `CAP_NET_RAW`.
     #[error(
-        "mode = \"raw\" needs CAP_NET_RAW, which the process does not have: start the service with its unit or as root, or set mode = \"auto\" or \"udp\""
+        "mode = \"raw\" needs CAP_NET_RAW, which the process does not have; start the service with its unit or as root, or set mode = \"auto\" or \"udp\""
     )]
     NotPrivileged,
     /// A packet socket cannot be set up.
@@ -50,7 +50,7 @@ pub enum Error {
     },
     /// There is no socket to receive packets from.
     #[error(
-        "no packet socket and no UDP socket: pass one (wakevirt-capture.socket), or set `listen` to a port that is free and, without privilege, above 1023"
+        "neither a packet socket nor a UDP socket is available; pass one (wakevirt-capture.socket), or set `listen` to a free port, above 1023 without privilege"
     )]
     NoSocket,
     /// The capabilities cannot be dropped.

@@ -1,7 +1,6 @@
 //! The system calls on packet sockets that no crate wraps: packet(7), socket(7), ip(7), ipv6(7).
 //!
-//! The one module of this crate with unsafe code. Everything here is a thin, safe wrapper; other
-//! modules make the decisions.
+//! This is the only module of the crate with unsafe code. It contains thin, safe wrappers, and makes no decisions.
 #![expect(
     unsafe_code,
     reason = "packet sockets, their filters and their ancillary data have no safe wrapper"
@@ -12,7 +11,7 @@ use std::mem::{MaybeUninit, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-/// Room for the ancillary data of one datagram: a `tpacket_auxdata` or a packet info, with headers.
+/// The buffer size for the ancillary data of one datagram, in bytes: a `tpacket_auxdata` or a packet info, with headers.
 const CONTROL: usize = 128;
 
 /// The metadata of a datagram.
@@ -69,7 +68,7 @@ pub enum Arrival {
     },
 }
 
-/// Queries the kernel's Landlock version: landlock(7). The crate does so too, but does not return the error.
+/// Queries the kernel's Landlock version: landlock(7). The landlock crate does so, too, but does not return the error.
 ///
 /// # Errors
 /// `ENOSYS` if the kernel has no Landlock, `EOPNOTSUPP` if it is disabled. Any other error comes from a
@@ -112,7 +111,7 @@ pub fn bind_packet_socket(socket: impl AsFd, interface: u32) -> io::Result<()> {
         sll_addr: [0; 8],
     };
     let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the address is a whole sockaddr_ll that outlives the call, and its length is given.
+    // SAFETY: the address is a complete sockaddr_ll that outlives the call, and its length is correct.
     check(unsafe { libc::bind(fd, (&raw const address).cast(), length_of::<libc::sockaddr_ll>()?) })?;
     Ok(())
 }
@@ -124,7 +123,7 @@ pub fn bind_packet_socket(socket: impl AsFd, interface: u32) -> io::Result<()> {
 pub fn attach_filter(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(io::Error::other)?,
-        // The kernel only reads the program; the field lacks a const.
+        // The kernel only reads the program, although the pointer is not const.
         filter: program.as_ptr().cast_mut(),
     };
     set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
@@ -140,7 +139,7 @@ pub fn set_int_option(socket: impl AsFd, level: i32, option: i32, value: i32) ->
 
 fn set_option<Value>(socket: impl AsFd, level: i32, option: i32, value: &Value) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the value outlives the call, and its length is given.
+    // SAFETY: the value outlives the call, and its length is correct.
     check(unsafe { libc::setsockopt(fd, level, option, (&raw const *value).cast(), length_of::<Value>()?) })?;
     Ok(())
 }
@@ -175,7 +174,7 @@ fn get_option<Value: Plain>(socket: impl AsFd, level: i32, option: i32) -> io::R
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: the kernel writes at most `length` bytes, the size of the value.
     check(unsafe { libc::getsockopt(fd, level, option, value.as_mut_ptr().cast(), &raw mut length) })?;
-    // SAFETY: the value was zeroed, and is of plain numbers whatever the kernel wrote.
+    // SAFETY: the value was zeroed, and every bit pattern that the kernel can write is valid.
     Ok(unsafe { value.assume_init() })
 }
 
@@ -184,14 +183,14 @@ fn get_option<Value: Plain>(socket: impl AsFd, level: i32, option: i32) -> io::R
 /// A payload longer than the buffer is truncated.
 ///
 /// # Errors
-/// `EAGAIN` if none is pending; else those of recvmsg(2).
+/// `EAGAIN` if none is pending; otherwise those of recvmsg(2).
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Envelope> {
-    // SAFETY: zeros are a value of sockaddr_storage.
+    // SAFETY: all zeros is a valid sockaddr_storage.
     let mut address: libc::sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
     // u64, for the alignment of cmsghdr.
     let mut control = [0_u64; CONTROL / 8];
     let mut payload = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: zeros are a value of msghdr: nothing is pointed to.
+    // SAFETY: all zeros is a valid msghdr with null pointers.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_name = (&raw mut address).cast();
     message.msg_namelen = length_of::<libc::sockaddr_storage>()?;
@@ -200,7 +199,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Envelope> {
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = convert(CONTROL)?;
 
-    // SAFETY: all that the message points to outlives the call, and each length is that of its part.
+    // SAFETY: all buffers of the message outlive the call, and their lengths are correct.
     let received = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
     let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     let mut envelope = Envelope {
@@ -209,10 +208,10 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Envelope> {
         sender: sender(&address, usize::try_from(message.msg_namelen).unwrap_or(0)),
         ..Envelope::default()
     };
-    // SAFETY: the message was filled in by recvmsg(), and its control buffer is alive.
+    // SAFETY: recvmsg() filled in the message, and its control buffer is alive.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !header.is_null() {
-        // SAFETY: the macros give pointers to whole headers inside the control buffer, aligned for them.
+        // SAFETY: the macros return pointers to complete, aligned headers inside the control buffer.
         unsafe { read_control(header, &mut envelope) };
         // SAFETY: the header came from this message.
         header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
@@ -223,7 +222,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Envelope> {
 fn sender(address: &libc::sockaddr_storage, length: usize) -> Option<Sender> {
     let family = i32::from(address.ss_family);
     if family == libc::AF_PACKET && length >= std::mem::offset_of!(libc::sockaddr_ll, sll_addr) + 6 {
-        // SAFETY: the storage is larger than a sockaddr_ll, aligned for it, and its family says that it is one.
+        // SAFETY: the storage is larger than a sockaddr_ll and aligned for it, and its family identifies it as one.
         let link = unsafe { &*(&raw const *address).cast::<libc::sockaddr_ll>() };
         return Some(Sender::Link {
             protocol: u16::from_be(link.sll_protocol),
@@ -252,14 +251,14 @@ fn sender(address: &libc::sockaddr_storage, length: usize) -> Option<Sender> {
 /// Reads one item of ancillary data.
 ///
 /// # Safety
-/// `header` is what `CMSG_FIRSTHDR` or `CMSG_NXTHDR` returned for a control buffer that recvmsg(2) filled
-/// in and that is still alive: an aligned header, followed by as many bytes as its length says.
+/// `CMSG_FIRSTHDR` or `CMSG_NXTHDR` returned `header` for a control buffer that recvmsg(2) filled in and that is still
+/// alive: an aligned header, followed by as many bytes as its length field specifies.
 unsafe fn read_control(header: *const libc::cmsghdr, envelope: &mut Envelope) {
-    // SAFETY: the header is whole and aligned, as the caller promises.
+    // SAFETY: guaranteed by the caller: the header is complete and aligned.
     let libc::cmsghdr { cmsg_level, cmsg_type, .. } = *unsafe { &*header };
     match (cmsg_level, cmsg_type) {
         (libc::SOL_PACKET, libc::PACKET_AUXDATA) => {
-            // SAFETY: as the caller promises; the type is the one of this level and type (packet(7)).
+            // SAFETY: guaranteed by the caller; this level and type have this value (packet(7)).
             if let Some(data) = unsafe { control_data::<libc::tpacket_auxdata>(header) } {
                 if data.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
                     envelope.tag = Some(data.tp_vlan_tci);
@@ -290,21 +289,21 @@ unsafe fn read_control(header: *const libc::cmsghdr, envelope: &mut Envelope) {
     }
 }
 
-/// The value behind a header of ancillary data; `None` if the header gives a shorter length.
+/// The value after a header of ancillary data; `None` if the length in the header is too short.
 ///
 /// # Safety
-/// `header` as for [`read_control`], and `Data` is a type of plain numbers, without padding that matters.
+/// `header` as for [`read_control`], and `Data` is a type of plain numbers, valid for all bit patterns.
 unsafe fn control_data<Data: Copy>(header: *const libc::cmsghdr) -> Option<Data> {
-    // SAFETY: the header is whole and aligned, as the caller promises.
+    // SAFETY: guaranteed by the caller: the header is complete and aligned.
     let length: usize = convert(unsafe { &*header }.cmsg_len).ok()?;
     // SAFETY: CMSG_LEN only computes.
     let needed: usize = convert(unsafe { libc::CMSG_LEN(convert(size_of::<Data>()).ok()?) }).ok()?;
     if length < needed {
         return None;
     }
-    // SAFETY: the header is whole, as the caller promises.
+    // SAFETY: guaranteed by the caller: the header is complete.
     let data = unsafe { libc::CMSG_DATA(header) };
-    // SAFETY: the length says that a whole value of plain numbers lies there, whatever its alignment.
+    // SAFETY: the length shows that the buffer contains a complete value of plain numbers, with any alignment.
     Some(unsafe { data.cast::<Data>().read_unaligned() })
 }
 
@@ -318,20 +317,20 @@ pub fn exit(code: i32) -> ! {
 /// Ignores the signals with which a terminal or a service manager stops a process group: the announcer
 /// receives them too, and the sniffer exits after it. Restores the default action of SIGSEGV and SIGBUS:
 /// the handler of the standard library makes a system call that the sandbox forbids, which would hide the
-/// cause.
+/// cause of the crash.
 ///
 /// # Errors
 /// Those of signal(2).
 pub fn set_signal_dispositions() -> io::Result<()> {
-    for (signal, handling) in [
+    for (signal, disposition) in [
         (libc::SIGHUP, libc::SIG_IGN),
         (libc::SIGINT, libc::SIG_IGN),
         (libc::SIGTERM, libc::SIG_IGN),
         (libc::SIGSEGV, libc::SIG_DFL),
         (libc::SIGBUS, libc::SIG_DFL),
     ] {
-        // SAFETY: neither handling is a function of this program.
-        if unsafe { libc::signal(signal, handling) } == libc::SIG_ERR {
+        // SAFETY: no disposition is a function of this program.
+        if unsafe { libc::signal(signal, disposition) } == libc::SIG_ERR {
             return Err(io::Error::last_os_error());
         }
     }
@@ -346,8 +345,8 @@ fn length_of<Value>() -> io::Result<libc::socklen_t> {
     convert(size_of::<Value>())
 }
 
-/// Converts a number to the C library's type: for lengths of ancillary data glibc uses `size_t`, musl
-/// `socklen_t`.
+/// Converts a number to the type of the C library: the lengths of ancillary data are `size_t` in glibc and `socklen_t`
+/// in musl.
 fn convert<Number, Wanted>(number: Number) -> io::Result<Wanted>
 where
     Wanted: TryFrom<Number, Error: std::error::Error + Send + Sync + 'static>,

@@ -1,9 +1,8 @@
-//! The kernel's filter: a classic BPF program that passes every frame that the acceptance function
-//! accepts, and few others.
+//! The kernel's filter: a classic BPF program that passes every frame that the parser accepts, and few others.
 //!
 //! Its input is what the socket delivers: the frame without its link header and outer VLAN tag, and the
-//! EtherType. It reads the same headers as `wakevirt_protocol::frame`, in the same order, and leaves the
-//! search to that function. A load beyond the frame's end drops the frame: Linux, Documentation/networking/filter.rst.
+//! EtherType. It reads the same headers as the parser in `wakevirt_protocol::frame`, in the same order, and leaves the
+//! search to the parser. A load beyond the frame's end drops the frame: Linux, Documentation/networking/filter.rst.
 //!
 //! libpcap's compiler is not used: its filters for such sockets support at most one tag and no IPv6
 //! extension headers.
@@ -26,7 +25,7 @@ pub enum Direction {
 
 /// Returns the program for these ports.
 ///
-/// `None` if it exceeds the kernel's limit, which takes far more ports than the configuration allows.
+/// `None` if it exceeds the kernel's limit, which requires far more ports than the configuration allows.
 #[must_use]
 pub fn program(ports: &[u16], direction: Direction) -> Option<Vec<sock_filter>> {
     let mut code = Assembler::default();
@@ -73,7 +72,7 @@ struct IpHeader {
 fn link_headers(code: &mut Assembler, pass: Label, drop: Label) -> Option<Vec<IpHeader>> {
     code.load_ancillary(libc::SKF_AD_PROTOCOL)?;
     let mut headers = Vec::new();
-    // The tag that the kernel removed counts too, so this skips one tag more than necessary.
+    // The kernel may have removed one tag, so this skips one tag more than necessary.
     for tags in 0..=MAX_TAGS {
         let base = u32::try_from(4 * tags).ok()?;
         let (ipv4, ipv6, tag) = (code.label(), code.label(), code.label());
@@ -112,7 +111,7 @@ fn ip_headers(code: &mut Assembler, IpHeader { base, ipv4, ipv6 }: IpHeader, udp
     extension_headers(code, udp, drop);
 }
 
-/// Passes a packet with six `FF` at this address, and drops others.
+/// Passes a packet with six bytes `FF` at this address, and drops others.
 fn begins_with_sync(code: &mut Assembler, at: Address, pass: Label, drop: Label) {
     code.load_word(at);
     code.unless_equal(0xffff_ffff, drop);
@@ -191,7 +190,7 @@ struct Label(usize);
 struct Assembler {
     code: Vec<sock_filter>,
     /// The position of each label.
-    places: Vec<Option<usize>>,
+    positions: Vec<Option<usize>>,
     /// The position and label of each long jump.
     jumps: Vec<(usize, Label)>,
 }
@@ -202,19 +201,19 @@ impl Assembler {
     }
 
     fn branch(&mut self, code: u32, k: u32, jt: u8, jf: u8) {
-        // Operation codes are sums of small constants that libc gives as u32.
+        // Operation codes are sums of small constants, which libc defines as u32.
         let code = u16::try_from(code).unwrap_or_default();
         self.code.push(sock_filter { code, jt, jf, k });
     }
 
     fn label(&mut self) -> Label {
-        self.places.push(None);
-        Label(self.places.len() - 1)
+        self.positions.push(None);
+        Label(self.positions.len() - 1)
     }
 
     fn place(&mut self, label: Label) {
-        if let Some(place) = self.places.get_mut(label.0) {
-            *place = Some(self.code.len());
+        if let Some(position) = self.positions.get_mut(label.0) {
+            *position = Some(self.code.len());
         }
     }
 
@@ -246,9 +245,9 @@ impl Assembler {
     }
 
     /// Loads the kernel's metadata of the frame, at a negative offset (linux/filter.h).
-    fn load_ancillary(&mut self, what: i32) -> Option<()> {
+    fn load_ancillary(&mut self, field: i32) -> Option<()> {
         let offset =
-            u32::MAX.checked_add_signed(libc::SKF_AD_OFF)?.checked_add_signed(what)?.checked_add(1)?;
+            u32::MAX.checked_add_signed(libc::SKF_AD_OFF)?.checked_add_signed(field)?.checked_add(1)?;
         self.load_word(Address::At(offset));
         Some(())
     }
@@ -298,7 +297,7 @@ impl Assembler {
         self.push(libc::BPF_JMP | libc::BPF_JA, 0);
     }
 
-    // A conditional jump reaches 255 instructions: each one here skips a long jump, or reaches it.
+    // A conditional jump spans at most 255 instructions, so each one here executes or skips a long jump.
 
     fn if_equal(&mut self, k: u32, then: Label) {
         self.branch(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, 1);
@@ -323,7 +322,7 @@ impl Assembler {
     /// Resolves the jumps and returns the program.
     fn assemble(mut self) -> Option<Vec<sock_filter>> {
         for (from, label) in &self.jumps {
-            let to = self.places.get(label.0).copied().flatten()?;
+            let to = self.positions.get(label.0).copied().flatten()?;
             self.code.get_mut(*from)?.k = u32::try_from(to.checked_sub(from + 1)?).ok()?;
         }
         (self.code.len() <= usize::try_from(libc::BPF_MAXINSNS).ok()?).then_some(self.code)
@@ -336,10 +335,10 @@ mod tests {
     use wakevirt_protocol::sniffer::MAX_PORTS;
 
     #[test]
-    fn fits_the_kernel_with_every_port_that_the_configuration_allows() {
+    fn fits_the_limits_of_the_kernel_with_the_maximum_number_of_ports() {
         let ports: Vec<u16> = (0..u16::try_from(MAX_PORTS).unwrap()).collect();
         let length = program(&ports, Direction::Outgoing).unwrap().len();
-        // Well below BPF_MAXINSNS, and the buffer for options that the kernel charges it to.
+        // Well below BPF_MAXINSNS, and below the option memory that the kernel charges it to.
         assert!(length < 1000, "{length} instructions");
     }
 

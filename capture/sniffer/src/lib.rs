@@ -23,20 +23,20 @@ use sockets::Sockets;
 
 /// The exit code after the announcer exited.
 const DONE: i32 = 0;
-/// The exit code of a sniffer that cannot continue. The announcer gets the reason as [`FromSniffer::Failed`].
+/// The exit code of a sniffer that cannot continue. [`FromSniffer::Failed`] reports the reason to the announcer.
 const FAILED: i32 = 1;
 /// The exit code if the announcer did not start the sniffer.
 const MISUSED: i32 = 2;
 
 /// Runs the sniffer, and exits the process.
 ///
-/// It always exits with exit_group(2), and closes no socket before: the sandbox forbids close(2), and a
-/// sniffer that the kernel kills for it would look like a compromised one.
+/// It always exits with exit_group(2), without closing sockets: the sandbox forbids close(2), and a sniffer that the
+/// kernel kills for it would look compromised.
 pub fn run() -> ! {
     let channel = match Channel::on_standard_input() {
         Ok(channel) => channel,
         Err(error) => {
-            // Only a person at a terminal can read this.
+            // Only a user at a terminal reads this.
             #[expect(clippy::print_stderr, reason = "there is no announcer to report to")]
             {
                 eprintln!("wakevirt-sniffer: {error}");

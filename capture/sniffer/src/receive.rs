@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::ffi::{self, Envelope};
 use crate::sockets::Sockets;
 
-/// The maximum number of packets read from one socket before the next one.
+/// The maximum number of packets that are read from one socket before the next socket.
 const BATCH: usize = 64;
 
 /// The minimum interval between two reports of the counters.
@@ -52,7 +52,7 @@ pub(super) fn run(channel: Channel, sockets: &Sockets) -> Result<Infallible, Err
 }
 
 fn wait(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> Result<(), Error> {
-    // At most one second, which always fits.
+    // At most one second, which always fits into the type.
     let limit = limit.map(|limit| Timespec::try_from(limit).unwrap_or_default());
     match poll(fds, limit.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -158,12 +158,12 @@ struct Report {
     udp_drops: Vec<u32>,
     /// The time of the last report.
     sent_at: Instant,
-    /// Whether a packet or a request arrived since.
+    /// Whether a packet or a request has arrived since then.
     pending: bool,
 }
 
 impl Report {
-    /// Starts at zero: a socket of the service manager, and its drop count, can be older than the service.
+    /// Starts with counters of zero: a socket of the service manager, and its drop count, can be older than the service.
     fn new(sockets: &Sockets) -> Result<Self, Error> {
         let udp_drops = sockets.udp.iter().map(|(socket, _)| ffi::drops(socket)).collect::<Result<_, _>>();
         let udp_drops = udp_drops.map_err(Error::Receive)?;
@@ -175,7 +175,7 @@ impl Report {
         self.pending = true;
     }
 
-    /// The time until the next report; `None` while none is pending.
+    /// The time until the next report; `None` if none is pending.
     fn due(&self) -> Option<Duration> {
         self.pending.then(|| REPORT_INTERVAL.saturating_sub(self.sent_at.elapsed()))
     }

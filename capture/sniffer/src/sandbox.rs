@@ -38,7 +38,7 @@ pub fn hide() -> Result<(), Error> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("prevent tracing of the process"))
 }
 
-/// Drops all capabilities, and the way to regain one: [`wakevirt_privilege::drop_capabilities`].
+/// Drops all capabilities irrevocably: [`wakevirt_privilege::drop_capabilities`].
 ///
 /// # Errors
 /// [`Error::Capabilities`].
@@ -49,10 +49,10 @@ pub fn drop_capabilities() -> Result<(), Error> {
 /// Denies access to all files, TCP ports, abstract sockets and signals, as far as the Landlock of this kernel
 /// supports it (landlock(7)). Returns whether Landlock is enforced.
 ///
-/// [`forbid_system_calls`] covers what an older kernel does not support.
+/// [`forbid_system_calls`] denies what an older Landlock does not cover.
 ///
 /// # Errors
-/// [`Error::Sandbox`], also if Landlock is required and missing.
+/// [`Error::Sandbox`]; also if Landlock is required and not enforced.
 pub fn forbid_files(required: bool) -> Result<bool, Error> {
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -75,9 +75,9 @@ pub fn forbid_files(required: bool) -> Result<bool, Error> {
     }
 }
 
-/// The reason why Landlock is not enforced, and the solution.
-fn why_no_landlock(answer: io::Result<()>) -> String {
-    match answer.map_err(|error| (error.raw_os_error(), error)) {
+/// Why Landlock is not enforced, and what to do.
+fn why_no_landlock(probe: io::Result<()>) -> String {
+    match probe.map_err(|error| (error.raw_os_error(), error)) {
         Err((Some(libc::EOPNOTSUPP), _)) => {
             "Landlock is disabled in the kernel; add landlock to lsm= on the kernel's command line".to_owned()
         }
@@ -94,7 +94,7 @@ fn why_no_landlock(answer: io::Result<()>) -> String {
     }
 }
 
-/// Makes the kernel kill the process on any other system call than the allowed ones (seccomp(2)).
+/// Makes the kernel kill the process on any system call that is not allowed (seccomp(2)).
 ///
 /// Allows bind(2) only for the `outgoing` sockets.
 ///
@@ -120,7 +120,7 @@ fn allowed(outgoing: &[OwnedFd]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, secc
         // Reads packets, datagrams and the announcer's messages.
         (libc::SYS_recvmsg, vec![]),
         // Sends to the announcer only: the packet sockets could send frames of any content. The
-        // socketpair is standard input, and no other descriptor can replace it.
+        // socketpair is standard input, and cannot be replaced by another descriptor.
         (libc::SYS_sendto, vec![SeccompRule::new(vec![argument(0, 0)?, argument(4, 0)?])?]),
         // Reads the kernel's drop counts.
         (

@@ -22,9 +22,9 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 pub struct Sockets {
     /// Receives incoming frames on all present and future interfaces; absent in UDP mode.
     pub incoming: Option<OwnedFd>,
-    /// Receive outgoing frames, each socket on the interface to which it is bound later.
+    /// Receive outgoing frames; each socket is later bound to one interface.
     pub outgoing: Vec<OwnedFd>,
-    /// UDP sockets, each with the port that it is bound to.
+    /// UDP sockets, each with its port.
     pub udp: Vec<(OwnedFd, u16)>,
     /// The UDP ports for which the payload is searched in full.
     pub ports: Ports,
@@ -72,8 +72,8 @@ fn packet_socket(ports: &Ports, direction: Direction) -> Result<OwnedFd, Error> 
     let program = filter::program(ports.as_slice(), direction)
         .ok_or_else(|| failed("compile the filter of")(io::Error::other("too many ports")))?;
     ffi::attach_filter(&socket, &program).map_err(failed("filter"))?;
-    // Without this option, the kernel clones every outgoing packet of the host for this socket before the
-    // filter runs, which costs a host that forwards several per cent of its packets.
+    // Without this option, the kernel clones every outgoing packet of the host for this socket before the filter runs,
+    // which costs a forwarding host several per cent of its throughput.
     let ignore = i32::from(direction == Direction::Any);
     ffi::set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, ignore)
         .map_err(failed("exclude outgoing packets from"))?;

@@ -1,5 +1,5 @@
 //! The sniffer links only the crates that `dependencies.txt` lists.
-#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -19,14 +19,14 @@ fn dependencies() -> BTreeSet<String> {
 }
 
 #[test]
-fn match_the_committed_list() {
+fn dependencies_match_the_committed_list() {
     let listed: BTreeSet<_> = include_str!("../dependencies.txt").lines().map(str::to_owned).collect();
     let linked = dependencies();
     let new: Vec<_> = linked.difference(&listed).collect();
-    let gone: Vec<_> = listed.difference(&linked).collect();
+    let removed: Vec<_> = listed.difference(&linked).collect();
     assert!(
-        new.is_empty() && gone.is_empty(),
-        "the sniffer's dependencies differ from capture/sniffer/dependencies.txt: new {new:?}, gone {gone:?}. \
+        new.is_empty() && removed.is_empty(),
+        "the sniffer's dependencies differ from capture/sniffer/dependencies.txt: new {new:?}, removed {removed:?}. \
          Each new crate runs in the process that parses untrusted packets: give the reason in the commit \
          message (CONTRIBUTING.md, Rules) and update the list"
     );

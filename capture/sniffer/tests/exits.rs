@@ -1,5 +1,5 @@
 //! The exit status and failure report of the sniffer in each situation, and the kernel's log.
-#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -114,7 +114,7 @@ fn announcer_closes_its_end() -> Exit {
     Sniffer::start().close_and_wait()
 }
 
-/// If the announcer exits with unread messages, the sniffer gets an error instead of the end of the connection.
+/// If the announcer exits with unread messages, the sniffer receives an error instead of an end of file.
 fn announcer_exits_with_unread_messages() -> Exit {
     let sniffer = Sniffer::start();
     sniffer.send_magic_packet();

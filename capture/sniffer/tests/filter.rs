@@ -1,7 +1,7 @@
-//! The kernel's filter passes every frame that the parser accepts, and few others. Both get the same frames on a
-//! real interface: valid ones, and mutations of them.
+//! The kernel's filter passes every frame that the parser accepts, and few others. Both receive the same frames on a real
+//! interface: valid frames, and mutations of them.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop where it stands")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "the test shows its statistics with --nocapture")]
 
 use std::collections::HashSet;

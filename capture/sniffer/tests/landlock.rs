@@ -1,5 +1,5 @@
 //! The error of the sniffer if Landlock is not available. It names the cause and the solution.
-#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 

@@ -1,17 +1,17 @@
 //! A compromised sniffer, simulated by a malicious program in the sandbox of the sniffer.
 //!
-//! For each attack, the test runs its own program again, which enters the stages of `sandbox` and then attacks. Each
+//! For each attack, the test executes itself again, enters the stages of `sandbox`, and then attacks. Each
 //! attack runs three times:
 //!
-//! * without the sandbox: it must succeed, or the other runs prove nothing;
+//! * without the sandbox: it must succeed, otherwise the other runs prove nothing;
 //! * with all stages except seccomp, if another layer is expected to deny it: it must fail with the error of that
 //!   layer;
 //! * with all stages: the kernel must kill the program with SIGSYS.
-#![expect(clippy::panic, clippy::unwrap_used, reason = "a test may stop where it stands")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 #![expect(unsafe_code, reason = "some attacks are system calls that no safe wrapper makes")]
 #![expect(
     clippy::print_stdout,
-    reason = "it reports like libtest, which it cannot use: the stages require a single thread"
+    reason = "it reports like libtest, which it cannot use because the stages require a single thread"
 )]
 
 use std::fs::{self, File};
@@ -63,7 +63,7 @@ const ATTACKS: &[(&str, Attack, Option<i32>)] = &[
     ("open an IP socket", open_inet_socket, None),
     ("open a Unix socket", open_unix_socket, None),
     ("open a packet socket", open_packet_socket, Some(libc::EPERM)),
-    ("connect by TCP", connect_tcp, None),
+    ("open a TCP connection", connect_tcp, None),
     ("execute a program", execute, Some(libc::EACCES)),
     ("fork", fork, None),
     ("start a thread", start_thread, None),
@@ -129,7 +129,7 @@ fn check_attack(name: &str, layer: Option<i32>) -> Vec<String> {
     failures
 }
 
-/// Checks that the sandbox allows what the sniffer needs.
+/// Checks that the sandbox allows the system calls of the sniffer.
 fn check_normal_operation() -> Option<String> {
     let status = run("all", "operate normally");
     (!status.success()).then(|| format!("the sandbox denies normal operation: {status}"))

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio_stream::StreamExt as _;
 use wakevirt_protocol::MacAddr;
-use wakevirt_protocol::bus::{CAPTURE_NAME, CAPTURE_PATH, Error as Refusal, REPLAY_PAGE, dict};
+use wakevirt_protocol::bus::{CAPTURE_NAME, CAPTURE_PATH, Error as CallError, REPLAY_PAGE, dict};
 use wakevirt_protocol::details::Detail;
 use wakevirt_protocol::sniffer::Mode;
 use wakevirt_service::bus::{self, Address, CallLimiter, CallLimits, request_name, trusted_uids};
@@ -26,8 +26,8 @@ use crate::shared::Shared;
 type Dict = HashMap<&'static str, Variant<'static>>;
 
 /// The maximum length of a call, in bytes: `SetInterest` with the maximum number of addresses.
-const LONGEST_CALL: usize = 2 * 1024 * 1024;
-/// The user whose calls are not affected by those of others, like those of root.
+const MAX_CALL: usize = 2 * 1024 * 1024;
+/// The user that is trusted like root: its calls do not share limits with those of other users.
 const ACTOR: &str = "wakevirt-actor";
 
 /// Runs the service on the bus, and reconnects when the connection is lost.
@@ -43,7 +43,7 @@ pub async fn run(address: &Address, shared: &Arc<Shared>) -> Result<(), Error> {
     let trusted_uids = trusted_uids(&[ACTOR]);
     // The replies about senders arrive on the same connection as the calls.
     let limits = CallLimits {
-        max_bytes: LONGEST_CALL,
+        max_bytes: MAX_CALL,
         slow: &[],
         large: &["Replay"],
         trusted_uids,
@@ -63,15 +63,15 @@ async fn run_connection(
     let service = Capture1 { shared: Arc::clone(shared) };
     connection.object_server().at(CAPTURE_PATH, service).await?;
     let emitter = SignalEmitter::new(connection, CAPTURE_PATH)?;
-    let departures = subscribe_departures(connection).await?;
-    // Packets that were announced before are left to Replay, because no subscriber knows this owner yet.
+    let disconnects = subscribe_disconnects(connection).await?;
+    // Clients request earlier packets with Replay, because no subscriber knows this owner yet.
     let announced = shared.ledger().sequence();
     shared.ledger().published(announced, Instant::now());
-    // Always polled: a stream with a full queue blocks the connection, including the reply that `own` waits for.
-    let mut departures = core::pin::pin!(handle_departures(departures, shared));
+    // Always polled: a stream with a full queue blocks the connection, including the reply to `request_name`.
+    let mut disconnects = core::pin::pin!(handle_disconnects(disconnects, shared));
     tokio::select! {
         owned = request_name(connection, CAPTURE_NAME) => owned?,
-        () = &mut departures => return Err(bus::BusError::Closed),
+        () = &mut disconnects => return Err(bus::BusError::Closed),
     }
     tracing::info!("connected to the bus as {CAPTURE_NAME}");
     lifecycle::ready("capturing");
@@ -80,13 +80,13 @@ async fn run_connection(
         () = calls.look_up_senders(connection) => {}
         Err(_) = publish(&emitter, shared, announced) => {}
         Err(_) = publish_interfaces(&emitter, shared) => {}
-        () = departures => {}
+        () = disconnects => {}
     }
     Err(bus::BusError::Closed)
 }
 
-/// Sends a signal for each announced packet. If the bus is slow, packets wait in the queue of the ledger, where
-/// later packets do not displace them.
+/// Emits a signal for each announced packet. If the bus is slow, packets stay in the queue of the ledger, where later
+/// packets do not displace them.
 async fn publish(emitter: &SignalEmitter<'_>, shared: &Shared, mut last: u64) -> zbus::Result<()> {
     let mut announced = shared.announced.subscribe();
     loop {
@@ -96,7 +96,7 @@ async fn publish(emitter: &SignalEmitter<'_>, shared: &Shared, mut last: u64) ->
             (ledger.epoch().to_owned(), packets)
         };
         if packets.is_empty() {
-            // The sending half exists as long as `shared`.
+            // `shared` owns the sender.
             let _ = announced.changed().await;
         }
         for StoredPacket { announcement, .. } in packets {
@@ -120,8 +120,8 @@ async fn publish_interfaces(emitter: &SignalEmitter<'_>, shared: &Arc<Shared>) -
     }
 }
 
-/// Subscribes to the closing of connections: their unique names then have no owner.
-async fn subscribe_departures(connection: &Connection) -> zbus::Result<MessageStream> {
+/// Subscribes to the end of connections: their unique names lose their owner.
+async fn subscribe_disconnects(connection: &Connection) -> zbus::Result<MessageStream> {
     let rule = MatchRule::builder()
         .msg_type(Type::Signal)
         .sender("org.freedesktop.DBus")
@@ -133,8 +133,8 @@ async fn subscribe_departures(connection: &Connection) -> zbus::Result<MessageSt
 }
 
 /// Starts the retention period of the interests of callers that disconnect.
-async fn handle_departures(mut departures: MessageStream, shared: &Shared) {
-    while let Some(Ok(message)) = departures.next().await {
+async fn handle_disconnects(mut disconnects: MessageStream, shared: &Shared) {
+    while let Some(Ok(message)) = disconnects.next().await {
         if let Ok((name, _, _)) = message.body().deserialize::<(&str, &str, &str)>() {
             shared.ledger().caller_disconnected(name, Instant::now());
         }
@@ -188,28 +188,28 @@ impl Capture1 {
 
     /// Returns the SecureOn password of a packet.
     #[zbus(out_args("password"))]
-    fn get_secure_on(&self, epoch: &str, sequence: u64) -> Result<Vec<u8>, Refusal> {
+    fn get_secure_on(&self, epoch: &str, sequence: u64) -> Result<Vec<u8>, CallError> {
         match self.shared.ledger().password(epoch, sequence) {
             Some(Some(password)) => Ok(password.as_bytes().to_vec()),
-            Some(None) => Err(Refusal::NoSecureOn(format!(
+            Some(None) => Err(CallError::NoSecureOn(format!(
                 "packet {sequence} has no password; request one only if `secureon` is true"
             ))),
-            None => Err(Refusal::Forgotten(format!(
+            None => Err(CallError::Forgotten(format!(
                 "packet {sequence} of epoch {epoch:?} is not stored; request the password sooner, or increase `remember` in capture.toml"
             ))),
         }
     }
 
     /// Replaces the interest of the caller: the MAC addresses of its domains.
-    fn set_interest(&self, macs: Vec<Vec<u8>>, #[zbus(header)] header: Header<'_>) -> Result<(), Refusal> {
+    fn set_interest(&self, macs: Vec<Vec<u8>>, #[zbus(header)] header: Header<'_>) -> Result<(), CallError> {
         let caller =
-            header.sender().ok_or_else(|| Refusal::InvalidArgument("the call has no sender".to_owned()))?;
-        let macs: BTreeSet<MacAddr> = macs.iter().map(|mac| read_mac(mac)).collect::<Result<_, _>>()?;
+            header.sender().ok_or_else(|| CallError::InvalidArgument("the call has no sender".to_owned()))?;
+        let macs: BTreeSet<MacAddr> = macs.iter().map(|mac| parse_mac(mac)).collect::<Result<_, _>>()?;
         let count = macs.len();
         self.shared
             .ledger()
             .set_interest(caller.as_str(), macs, Instant::now())
-            .map_err(|error| Refusal::LimitExceeded(error.to_string()))?;
+            .map_err(|error| CallError::LimitExceeded(error.to_string()))?;
         tracing::debug!("{caller} registered {count} MAC addresses");
         Ok(())
     }
@@ -335,14 +335,14 @@ impl Capture1 {
     }
 }
 
-fn read_mac(bytes: &[u8]) -> Result<MacAddr, Refusal> {
+fn parse_mac(bytes: &[u8]) -> Result<MacAddr, CallError> {
     let octets = bytes.try_into().map_err(|_| {
-        Refusal::InvalidArgument(format!("a MAC address has 6 bytes, but one of these has {}", bytes.len()))
+        CallError::InvalidArgument(format!("a MAC address has 6 bytes, but one of these has {}", bytes.len()))
     })?;
     let mac = MacAddr::new(octets);
     if mac.is_unicast() {
         Ok(mac)
     } else {
-        Err(Refusal::InvalidArgument(format!("{mac} is not the address of a single network card")))
+        Err(CallError::InvalidArgument(format!("{mac} is not the address of a single network card")))
     }
 }

@@ -51,14 +51,14 @@ impl fmt::Display for InterfaceEntry {
 pub struct InterfaceList(Vec<InterfaceEntry>);
 
 impl InterfaceList {
-    /// A list of these entries. It includes an interface that an entry includes and none excludes. If all entries
-    /// exclude, it includes all other interfaces.
+    /// A list of these entries. It includes an interface if an entry includes it and no entry excludes it. If all entries
+    /// are exclusions, it includes all other interfaces.
     #[must_use]
     pub const fn new(entries: Vec<InterfaceEntry>) -> Self {
         Self(entries)
     }
 
-    /// Whether the list includes the interface. Each of its names counts.
+    /// Whether the list includes the interface, by any of its names.
     #[must_use]
     pub fn includes(&self, interface: &Interface) -> bool {
         let (exclude, include): (Vec<&InterfaceEntry>, Vec<&InterfaceEntry>) =
@@ -74,7 +74,7 @@ impl InterfaceList {
         self.0.iter().all(|entry| !entry.excludes) && (self.0.is_empty() || self.0.iter().any(is_all))
     }
 
-    /// The names in the list, without globs and exclusions. There may be no such interface.
+    /// The names in the list, without globs and exclusions. The interfaces may not exist.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(InterfaceEntry::name)
     }

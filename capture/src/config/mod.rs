@@ -59,18 +59,18 @@ pub struct CaptureFile {
 impl Layer for CaptureFile {
     const SERVICE: &'static str = "capture";
 
-    fn over(self, below: Self) -> Self {
+    fn over(self, lower: Self) -> Self {
         Self {
-            mode: self.mode.or(below.mode),
-            interfaces: self.interfaces.or(below.interfaces),
-            outgoing: self.outgoing.or(below.outgoing),
-            ports: self.ports.or(below.ports),
-            listen: self.listen.or(below.listen),
-            deduplicate: self.deduplicate.or(below.deduplicate),
-            remember: self.remember.or(below.remember),
-            limit: self.limit.or(below.limit),
-            require_landlock: self.require_landlock.or(below.require_landlock),
-            log: self.log.or(below.log),
+            mode: self.mode.or(lower.mode),
+            interfaces: self.interfaces.or(lower.interfaces),
+            outgoing: self.outgoing.or(lower.outgoing),
+            ports: self.ports.or(lower.ports),
+            listen: self.listen.or(lower.listen),
+            deduplicate: self.deduplicate.or(lower.deduplicate),
+            remember: self.remember.or(lower.remember),
+            limit: self.limit.or(lower.limit),
+            require_landlock: self.require_landlock.or(lower.require_landlock),
+            log: self.log.or(lower.log),
         }
     }
 }
@@ -112,7 +112,7 @@ impl Settings {
 
     /// The keys that differ from the running configuration and require a restart.
     #[must_use]
-    pub fn need_restart(&self, running: &Self) -> Vec<&'static str> {
+    pub fn keys_that_need_restart(&self, running: &Self) -> Vec<&'static str> {
         let (new, old) = (&self.start, &running.start);
         [
             ("mode", new.request != old.request),
@@ -146,7 +146,7 @@ impl From<CaptureFile> for Settings {
             interfaces: InterfaceList::new(file.interfaces.unwrap_or_default()),
             rules: Rules {
                 deduplicate: file.deduplicate.map_or(Duration::from_secs(2), Into::into),
-                remember: file.remember.and_then(|most| usize::try_from(most).ok()).unwrap_or(256),
+                remember: file.remember.and_then(|packets| usize::try_from(packets).ok()).unwrap_or(256),
                 limit: file.limit.unwrap_or(100),
             },
             log: file.log.unwrap_or_default(),
@@ -232,12 +232,12 @@ fn limit<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
     config::number(input, 0..=MAX_LIMIT).map(Some)
 }
 
-/// Checks how often an option is used: at most as often as the key can have values.
-fn check_count<T>(option: &'static str, values: &[T], most: usize) -> Result<(), config::ConfigError> {
-    if values.len() <= most {
+/// Checks that an option is not used more often than its key can have values.
+fn check_count<T>(option: &'static str, values: &[T], max: usize) -> Result<(), config::ConfigError> {
+    if values.len() <= max {
         return Ok(());
     }
-    let problem = format!("given {} times; the maximum is {most}", values.len());
+    let problem = format!("given {} times; the maximum is {max}", values.len());
     Err(config::ConfigError::Option { option, problem })
 }
 

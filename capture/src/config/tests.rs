@@ -37,7 +37,7 @@ fn assert_default(settings: &Settings) {
 }
 
 #[test]
-fn an_empty_file_gives_the_defaults() {
+fn loads_the_defaults_from_an_empty_file() {
     assert_default(&settings("", &[]).unwrap());
 }
 
@@ -102,8 +102,8 @@ fn errors_name_the_line_and_the_valid_values() {
 fn a_change_of_the_sniffers_configuration_requires_a_restart() {
     let running = settings("", &[]).unwrap();
     let other = "mode = \"udp\"\nports = [9]\nlimit = 1\ninterfaces = [\"br0\"]\noutgoing = [\"br0\"]";
-    assert_eq!(settings(other, &[]).unwrap().need_restart(&running), ["mode", "ports", "outgoing"]);
-    assert!(running.need_restart(&running).is_empty());
+    assert_eq!(settings(other, &[]).unwrap().keys_that_need_restart(&running), ["mode", "ports", "outgoing"]);
+    assert!(running.keys_that_need_restart(&running).is_empty());
 }
 
 #[test]
@@ -124,7 +124,7 @@ log = "debug""#;
 }
 
 #[test]
-fn options_have_the_bounds_of_the_keys() {
+fn options_have_the_limits_of_the_keys() {
     let many = |option: &'static str, value: &'static str, count| [option, value].repeat(count);
     assert!(settings("", &many("--interface", "br0", 64)).is_ok());
     let error = settings("", &many("--interface", "br0", 65)).unwrap_err();
@@ -186,7 +186,7 @@ const PARTS: &[&str] = &[
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// Every text is either rejected, or a configuration that is the same when it is written and read again.
+    /// Each input is either rejected, or gives a configuration that is the same after it is displayed and parsed again.
     #[test]
     fn parses_any_parts_without_panic(parts in vec(select(PARTS), 0..24)) {
         if let Ok(file) = toml::from_str::<CaptureFile>(&parts.concat()) {

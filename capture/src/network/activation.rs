@@ -19,7 +19,7 @@ pub struct PassedSockets {
 }
 
 impl PassedSockets {
-    /// Takes the passed sockets, and logs a warning for each one of another kind.
+    /// Takes the passed sockets, and logs a warning for each socket of another kind.
     #[must_use]
     pub fn take() -> Self {
         let mut sockets = ListenFd::from_env();
@@ -27,7 +27,7 @@ impl PassedSockets {
         for index in 0..sockets.len() {
             if let Err(error) = taken.take_one(&mut sockets, index) {
                 tracing::warn!(
-                    "socket {index} of the service manager is not used: {error}; only UDP sockets and one netlink \
+                    "socket {index} of the service manager is ignored: {error}; only UDP sockets and one netlink \
                      socket for link changes are supported"
                 );
             }
@@ -57,7 +57,7 @@ impl PassedSockets {
             return Err(io::Error::other("its netlink protocol is not `route`"));
         }
         if self.links.is_some() {
-            return Err(io::Error::other("it is the second netlink socket"));
+            return Err(io::Error::other("there is already a netlink socket"));
         }
         self.links = Some(socket);
         Ok(())

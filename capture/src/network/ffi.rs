@@ -11,12 +11,12 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Sets close-on-exec on all descriptors except the standard ones, so that child processes do not inherit
-/// what the parent of this process left open: close_range(2), Linux 5.11.
+/// descriptors that the parent of this process left open: close_range(2), Linux 5.11.
 ///
 /// # Errors
 /// `EINVAL` or `ENOSYS` on an older kernel.
 pub fn set_close_on_exec() -> io::Result<()> {
-    // By its number, because not every C library wraps it.
+    // Called by number, because not every C library wraps it.
     // SAFETY: the call takes no pointer, and with this flag it closes nothing in this process.
     let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -1,7 +1,7 @@
 //! The current names of the network interfaces (rtnetlink(7)).
 //!
-//! When the kernel notifies that an interface changed, all interfaces are listed again
-//! ([`crate::network::links`]). The content of notifications is not used, so a lost one does no harm.
+//! When the kernel notifies the service of a change, all interfaces are listed again ([`crate::network::links`]). The
+//! content of notifications is not used, so a lost notification does no harm.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use crate::network::links::{self, Links};
 /// The delay before interfaces that changed while they were listed are listed again.
 const RELIST_DELAY: Duration = Duration::from_millis(100);
 
-/// Follows the interfaces.
+/// Monitors the interfaces.
 #[derive(Debug)]
 pub struct Interfaces {
     socket: AsyncFd<OwnedFd>,
@@ -31,8 +31,7 @@ pub struct Interfaces {
 }
 
 impl Interfaces {
-    /// Lists the interfaces with a socket that is subscribed to link changes, and follows them. Requires the
-    /// runtime.
+    /// Lists the interfaces, and monitors them with a socket that is subscribed to link changes. Requires the runtime.
     ///
     /// # Errors
     /// If the runtime does not support the socket, or the interfaces cannot be listed.
@@ -54,7 +53,7 @@ impl Interfaces {
         Ok(true)
     }
 
-    /// The current interfaces.
+    /// The interfaces, by index.
     #[must_use]
     pub const fn links(&self) -> &Links {
         &self.links
@@ -67,7 +66,7 @@ impl Interfaces {
     pub async fn changed(&mut self) -> io::Result<()> {
         loop {
             if let Some(relist_at) = self.relist_at {
-                // A point in time rather than a duration, because each packet cancels this future.
+                // A point in time, not a duration, because each packet cancels this future.
                 sleep_until(relist_at).await;
             } else {
                 let mut ready = self.socket.readable().await?;
@@ -94,7 +93,7 @@ pub fn subscribe() -> io::Result<OwnedFd> {
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None);
     let socket = socket.map_err(|error| match error {
         Errno::AFNOSUPPORT => io::Error::other(format!(
-            "{error}: the service is not allowed to open a netlink socket; let wakevirt-capture-links.socket pass one"
+            "{error}: the service is not allowed to open a netlink socket; enable wakevirt-capture-links.socket, which passes one"
         )),
         error => error.into(),
     })?;

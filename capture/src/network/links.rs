@@ -71,7 +71,7 @@ pub fn list(socket: &OwnedFd, sequence: &mut u32) -> io::Result<(Option<Links>, 
     Ok((complete, false))
 }
 
-/// The kernel's reply to a request, as far as it was received.
+/// The kernel's reply to a request, as far as received.
 #[derive(Debug)]
 struct Reply {
     links: Links,
@@ -91,7 +91,7 @@ fn request(socket: &OwnedFd, sequence: u32) -> io::Result<Reply> {
             Err(Errno::INTR) => {}
             // The kernel dropped a notification or a part of the reply.
             Err(Errno::NOBUFS) => reply.consistent = false,
-            // The kernel writes each part when the previous one is read, so one is pending until the end.
+            // The kernel writes each part when the previous part is read, so a part is pending until the end.
             Err(Errno::AGAIN) => {
                 reply.consistent = false;
                 break;
@@ -204,7 +204,7 @@ fn link(body: &[u8]) -> Option<(u32, Arc<Interface>)> {
     (!interface.name.is_empty()).then(|| (index, Arc::new(interface)))
 }
 
-/// The attributes (`struct rtattr`): each has its length, which includes this header, its type and its value.
+/// The attributes (`struct rtattr`): each has a length that includes this header, a type and a value.
 fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let ([l0, l1, k0, k1], _) = rest.split_first_chunk::<4>()?;

@@ -1,7 +1,6 @@
 //! Opens the UDP sockets for the sniffer, if the service manager passes none.
 //!
-//! The announcer opens them because it may still have the privilege for ports below 1024. It never
-//! reads from them.
+//! The announcer opens them while it may have the privilege for ports below 1024. It never reads from them.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -10,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::set_ipv6_v6only;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
-/// Opens one socket for each address, and logs a warning for each one that cannot be opened.
+/// Opens a socket for each address, and logs a warning for each socket that cannot be opened.
 #[must_use]
 pub fn open_each(listen: &[SocketAddr]) -> Vec<OwnedFd> {
     listen.iter().filter_map(open_or_warn).collect()
@@ -43,10 +42,10 @@ fn open(address: &SocketAddr) -> Result<OwnedFd, Errno> {
 const fn advice(error: Errno) -> &'static str {
     match error {
         Errno::ACCESS => {
-            "; a port below 1024 requires a privilege: let wakevirt-capture.socket pass the socket, or set another port in `listen`"
+            "; a port below 1024 requires a privilege; enable wakevirt-capture.socket, which passes the socket, or set another port in `listen`"
         }
         Errno::ADDRINUSE => {
-            "; another program uses the port: set another one in `listen`, and let senders use it"
+            "; another program uses the port; set another port in `listen`, and configure the senders to use it"
         }
         _ => "",
     }

@@ -34,10 +34,10 @@ pub struct Interests {
 impl Interests {
     /// Replaces the interest of a caller.
     ///
-    /// If there is no room, removes disconnected callers, in the order in which they disconnected.
+    /// At a limit, removes disconnected callers, in the order in which they disconnected.
     ///
     /// # Errors
-    /// [`TooMany`]; the previous interest of the caller remains.
+    /// [`TooMany`]; the previous interest of the caller stays in effect.
     pub fn set(&mut self, caller: &str, addresses: BTreeSet<MacAddr>, now: Instant) -> Result<(), TooMany> {
         self.expire(now);
         let previous = self.connected.get(caller);
@@ -49,7 +49,7 @@ impl Interests {
         if self.total - self.total_disconnected - previous + addresses.len() > MAX_ADDRESSES {
             return Err(TooMany::Addresses);
         }
-        // From here on the call succeeds, so callers can be removed for it.
+        // The call succeeds from here on, so callers can be removed for it.
         while self.total - previous + addresses.len() > MAX_ADDRESSES
             || others + self.disconnected.len() >= MAX_CALLERS
         {
@@ -157,8 +157,8 @@ mod tests {
         interests.set(":1.2", macs(2..4), now).unwrap();
         assert!((0..4).all(|n| interests.contains(mac(n), now)));
         interests.set(":1.1", macs(0..1), now).unwrap();
-        let left: Vec<u32> = (0..5).filter(|n| interests.contains(mac(*n), now)).collect();
-        assert_eq!(left, [0, 2, 3]);
+        let remaining: Vec<u32> = (0..5).filter(|n| interests.contains(mac(*n), now)).collect();
+        assert_eq!(remaining, [0, 2, 3]);
         interests.set(":1.2", BTreeSet::new(), now).unwrap();
         assert!(!interests.contains(mac(2), now));
         assert_eq!(interests.total, 1);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn removes_disconnected_callers_before_it_refuses_a_call() {
+    fn removes_disconnected_callers_before_it_rejects_a_call() {
         let now = Instant::now();
         let limit = u32::try_from(MAX_ADDRESSES).unwrap();
         let mut interests = Interests::default();
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(interests.set(":1.3", macs(0..1), now), Err(TooMany::Addresses));
         assert_eq!(interests.set(":1.2", macs(0..limit / 2 + 1), now), Err(TooMany::Addresses));
         interests.disconnect(":1.1", now);
-        // A call that is refused in any case removes no caller.
+        // A call that is rejected in any case removes no caller.
         assert_eq!(interests.set(":1.3", macs(0..limit / 2 + 1), now), Err(TooMany::Addresses));
         assert_eq!(interests.total, MAX_ADDRESSES);
         interests.set(":1.3", macs(0..1), now).unwrap();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_more_callers_than_the_limit() {
+    fn rejects_more_callers_than_the_limit() {
         let now = Instant::now();
         let mut interests = Interests::default();
         for n in 0..MAX_CALLERS {

@@ -13,7 +13,7 @@ pub struct Key {
     pub interface: u32,
     /// The outermost VLAN.
     pub vlan: Option<VlanId>,
-    /// A keyed hash of the password, so that there is no second copy of it to erase.
+    /// A keyed hash of the password, so that there is no second copy of the password to erase.
     pub password: Option<u64>,
 }
 

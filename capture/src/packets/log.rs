@@ -13,7 +13,7 @@ use crate::packets::ring::Announcement;
 /// Stands for the name of an interface that no longer exists.
 const REMOVED: &str = "a removed interface";
 
-/// Logs packets and losses, each kind of line within a quota.
+/// Logs packets and losses, with a quota for each kind of line.
 pub struct PacketLog {
     packets: Quota,
     losses: Quota,
@@ -65,7 +65,7 @@ impl PacketLog {
         }
     }
 
-    /// Logs what was lost between two states of the counters, of which the later one must not be lower.
+    /// Logs the losses between two states of the counters. No counter may be lower than before.
     pub fn losses(&mut self, earlier: &Counters, counters: &Counters) {
         let kernel = counters.dropped_by_kernel() - earlier.dropped_by_kernel();
         let channel = counters.dropped_channel - earlier.dropped_channel;

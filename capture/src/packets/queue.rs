@@ -14,9 +14,9 @@ pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The announcements that are not published yet, oldest first.
 ///
-/// A new packet never displaces another one. To prevent a flood from taking all places, no interface can have
-/// more of them than it leaves free. The same applies to the places of one address, except that each
-/// interface can always have one of these.
+/// A new packet never displaces another one. To prevent a flood from using all slots, no interface can use more slots
+/// than it leaves free. The same applies to the slots of one address, except that each interface can always use one of
+/// them.
 #[derive(Debug)]
 pub struct Queue {
     entries: VecDeque<(Instant, Entry)>,
@@ -38,7 +38,7 @@ impl Queue {
         }
     }
 
-    /// Whether there is room for a packet with this key.
+    /// Whether a packet with this key fits.
     pub fn has_room(&self, key: &Key) -> bool {
         let own = self.of_interface.of(&key.interface);
         let own_of_address = self.of_both.of(&(key.target, key.interface));
@@ -46,7 +46,7 @@ impl Queue {
             && (own_of_address == 0 || own_of_address + self.of_address.of(&key.target) < MAX_PER_ADDRESS)
     }
 
-    /// Adds a packet, for which there must be room. Its sequence must be the highest.
+    /// Adds a packet, which must fit and have the highest sequence.
     pub fn push(&mut self, entry: Entry, now: Instant) {
         let Key { target, interface, .. } = entry.key;
         self.of_interface.add(interface);
@@ -102,11 +102,11 @@ impl<Kind: Eq + Hash> Counts<Kind> {
     }
 
     fn subtract(&mut self, kind: Kind) {
-        let left = self.of(&kind).saturating_sub(1);
-        if left == 0 {
+        let remaining = self.of(&kind).saturating_sub(1);
+        if remaining == 0 {
             self.0.remove(&kind);
         } else {
-            self.0.insert(kind, left);
+            self.0.insert(kind, remaining);
         }
     }
 }

@@ -30,8 +30,8 @@ impl From<&Carrier> for Source {
 
 /// The packets that were announced within the deduplication window.
 ///
-/// The window starts with the announcement, and copies do not extend it: packets of a sender that never stops
-/// are announced once per window.
+/// The window starts with the announcement, and copies do not extend it: the packets of a continuous sender are announced
+/// once per window.
 #[derive(Debug, Default)]
 pub struct Recent {
     sequences: HashMap<(Key, Source), u64>,

@@ -64,7 +64,7 @@ pub struct Ring {
     addresses: HashMap<MacAddr, Vec<u64>>,
     /// The sequences of each interface.
     interfaces: HashMap<u32, BTreeSet<u64>>,
-    /// The highest sequence that was removed, or 0.
+    /// The highest removed sequence, or 0.
     removed: u64,
 }
 

@@ -37,9 +37,9 @@ pub struct Sniffer {
 }
 
 impl Sniffer {
-    /// Starts the sniffer with the UDP sockets and one end of a socketpair. It gets no environment, no argument,
-    /// and `/dev/null` as standard output and error, because a compromised sniffer could forge log lines with
-    /// these.
+    /// Starts the sniffer with the UDP sockets and one end of a socketpair. It gets no environment and no arguments, and
+    /// `/dev/null` as standard output and standard error, to which a compromised sniffer could otherwise write forged
+    /// log lines.
     ///
     /// The sniffer inherits the ambient capabilities. Call this before a second thread exists.
     ///
@@ -151,8 +151,8 @@ impl fmt::Display for Exit {
         };
         match (status.code(), status.signal()) {
             (_, Some(libc::SIGSYS)) => f.write_str(
-                "killed for a forbidden system call, which is a bug or an attack; the kernel log has the number of the \
-                 call, type=1326",
+                "killed for a forbidden system call, which is a bug or an attack; the kernel log contains the number of \
+                 the call (type=1326)",
             ),
             (_, Some(signal)) => write!(f, "killed by signal {signal}"),
             (Some(code), None) => write!(f, "code {code}"),
@@ -172,13 +172,13 @@ impl Channel {
     /// # Errors
     /// [`Error::BadMessage`] if the datagram is not a valid message, [`Error::Channel`] if the socketpair fails.
     pub async fn receive(&self) -> Result<Option<FromSniffer>, Error> {
-        // One byte longer than the longest message, so that a longer datagram is noticed.
+        // One byte more than the maximum length, to detect a longer datagram.
         let mut buffer = [0; MAX_MESSAGE + 1];
         loop {
             let mut ready = self.0.readable().await.map_err(Error::Channel)?;
-            // An AsyncFd takes no part in tokio's cooperative scheduling. Without this, a sniffer that sends
-            // without a pause would keep the bus, the signals and the watchdog from running. Nothing has
-            // been received yet, so nothing is lost if the caller cancels here.
+            // An AsyncFd does not take part in tokio's cooperative scheduling. Without this, a sniffer that sends
+            // without a pause would prevent the bus, the signals and the watchdog from running. Nothing has been
+            // received yet, so nothing is lost if the caller cancels here.
             consume_budget().await;
             let received = ready.try_io(|channel| {
                 let (received, _) = recv(channel, &mut buffer, RecvFlags::DONTWAIT)?;
@@ -199,7 +199,7 @@ impl Channel {
         }
     }
 
-    /// Makes the sniffer capture outgoing frames on an interface, with its socket number `slot`.
+    /// Makes the sniffer capture outgoing frames on an interface, with its socket `slot`.
     ///
     /// # Errors
     /// [`Error::Channel`], also if the socketpair is full: the sniffer does not read its messages.
@@ -229,8 +229,8 @@ impl Channel {
 /// Finds the sniffer: next to the running program, as in a build directory, or in the directory for programs that
 /// users do not run.
 fn find_program() -> Result<PathBuf, Error> {
-    let own = std::env::current_exe().map_err(Error::OwnPath)?;
-    let directory = own.parent().unwrap_or(Path::new("/"));
+    let program = std::env::current_exe().map_err(Error::OwnPath)?;
+    let directory = program.parent().unwrap_or(Path::new("/"));
     let candidates = [directory.join(PROGRAM), directory.join("../libexec/wakevirt").join(PROGRAM)];
     candidates.iter().find(|path| path.is_file()).cloned().ok_or(Error::SnifferNotFound { candidates })
 }
@@ -239,7 +239,7 @@ fn find_program() -> Result<PathBuf, Error> {
 mod tests {
     use super::*;
 
-    /// More than a task of tokio can do before it yields (128), and fewer than fill the socketpair.
+    /// More than a tokio task can receive before it yields (128), and fewer than fill the socketpair.
     const MESSAGES: usize = 200;
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Reads the messages of the sniffer into the ledger, and follows the network interfaces.
+//! Reads the messages of the sniffer into the ledger, and monitors the network interfaces.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ fn log_mode(request: Request, mode: Mode, landlock: bool) {
     match (mode, request) {
         (Mode::Raw, _) => tracing::info!("receiving on all interfaces with packet sockets"),
         (Mode::Udp, Request::Udp) => tracing::info!(
-            "receiving UDP only, as mode = \"udp\" requires: Ethernet frames, and datagrams to other ports or other \
+            "receiving only UDP, because of mode = \"udp\": Ethernet frames, and datagrams to other ports or other \
              hosts, are not received"
         ),
         (Mode::Udp, Request::Auto | Request::Raw) => tracing::warn!(
@@ -58,18 +58,18 @@ fn log_mode(request: Request, mode: Mode, landlock: bool) {
     if !landlock {
         tracing::warn!(
             "Landlock is not enforced: the kernel does not support it, it is disabled, or a container's seccomp filter \
-             denies it. The sniffer runs without this layer of its sandbox, as require-landlock = false allows"
+             denies it. The sniffer runs without this layer of its sandbox, because of require-landlock = false"
         );
     }
 }
 
 /// Converts a failure report. A compromised sniffer could write it, so it is escaped to prevent forged log lines.
-/// It is not shortened, because its end gives the solution.
+/// It is not shortened, because it ends with the solution.
 fn sniffer_failed(reason: &str) -> Error {
     Error::SnifferFailed(plain(reason, MAX_REASON).to_string())
 }
 
-/// Reads messages as long as the service runs.
+/// Reads the messages of the sniffer while the service runs.
 pub struct Reader<'a> {
     channel: Channel,
     interfaces: Interfaces,
@@ -202,7 +202,7 @@ impl<'a> Reader<'a> {
                 return Ok(());
             }
         };
-        let changed = settings.need_restart(&self.settings);
+        let changed = settings.keys_that_need_restart(&self.settings);
         if !changed.is_empty() {
             tracing::warn!(
                 "{} changed; the change takes effect when wakevirt-capture is restarted",
@@ -211,7 +211,7 @@ impl<'a> Reader<'a> {
         }
         self.logs.set_level(settings.log);
         self.shared.ledger().set_rules(settings.rules);
-        // Keeps the values that require a restart, for comparison at the next reload.
+        // Retains the values that require a restart, for comparison at the next reload.
         self.settings = Settings {
             start: self.settings.start.clone(),
             outgoing: self.settings.outgoing.clone(),
@@ -245,13 +245,13 @@ impl<'a> Reader<'a> {
             let has_name = |interface: &Interface| interface.names().any(|name| name == wanted);
             let found = links.iter().find(|(_, interface)| has_name(interface));
             let Some(index) = found.map(|(index, _)| *index) else {
-                // It can return with the same index, from another network namespace.
+                // It can reappear with the same index, from another network namespace.
                 self.outgoing.remove(&slot);
                 continue;
             };
             if self.outgoing.insert(slot, index) != Some(index) {
                 self.channel.capture_outgoing(slot, index)?;
-                tracing::info!("capturing outgoing packets on {} too", quoted(wanted));
+                tracing::info!("also capturing outgoing packets on {}", quoted(wanted));
             }
         }
         Ok(())
@@ -264,7 +264,7 @@ impl<'a> Reader<'a> {
             let has_name = |interface: &Arc<Interface>| interface.names().any(|other| other == name);
             if !self.interfaces.links().values().any(has_name) {
                 tracing::warn!(
-                    "there is no interface {} now; packets on it are captured when it appears",
+                    "interface {} does not exist; its packets are captured once it appears",
                     quoted(name)
                 );
             }

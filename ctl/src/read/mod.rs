@@ -40,7 +40,7 @@ pub enum Error {
     },
     /// The file has another format.
     #[error("{} is not a savefile in the format pcap or pcapng; if it is compressed, decompress it first", .path.display())]
-    NoSavefile {
+    NotASavefile {
         /// The file.
         path: PathBuf,
     },
@@ -55,7 +55,7 @@ pub enum Error {
         problem: &'static str,
     },
     /// Some frames have unsupported link types. All others were parsed.
-    #[error("{} has frames of unsupported link types, which were skipped: {}; supported are Ethernet (1), Linux SLL (113) and SLL2 (276), NULL (0), LOOP (108) \
+    #[error("{} contains frames of unsupported link types, which were skipped: {}; supported are Ethernet (1), Linux SLL (113) and SLL2 (276), NULL (0), LOOP (108) \
              and raw IP (101, 228, 229)", .path.display(), format_counts(.skipped))]
     LinkTypes {
         /// The savefile.
@@ -74,7 +74,7 @@ fn format_counts(skipped: &BTreeMap<i32, u64>) -> String {
     each.join(", ")
 }
 
-/// Parses every frame of the savefile, and writes a line for each magic packet; if `all`, for each refused frame too.
+/// Parses every frame of the savefile, and writes a line for each magic packet; with `all`, also for each refused frame.
 ///
 /// # Errors
 /// [`Error`] names the savefile and what is wrong.
@@ -87,7 +87,7 @@ pub fn read(path: &Path, ports: &Ports, all: bool, output: impl Write) -> Result
     }
     let mut reader = create_reader(BUFFER, FullReads(file)).map_err(|error| match error {
         PcapError::ReadError => open(io::Error::other("read failed")),
-        _ => Error::NoSavefile { path: path.to_owned() },
+        _ => Error::NotASavefile { path: path.to_owned() },
     })?;
     let mut savefile =
         Savefile { path, ports, all, output, interfaces: Vec::new(), frames: 0, skipped: BTreeMap::new() };
@@ -179,7 +179,7 @@ impl<Output: Write> Savefile<'_, Output> {
 
     fn interface(&self, number: u32) -> Result<Interface, Error> {
         let found = usize::try_from(number).ok().and_then(|number| self.interfaces.get(number));
-        found.copied().ok_or_else(|| self.damaged("a frame refers to an interface that is not described"))
+        found.copied().ok_or_else(|| self.damaged("a frame refers to an interface without a description"))
     }
 
     /// Parses one frame, captured `timestamp` microseconds after 1970.
@@ -232,9 +232,9 @@ impl<Output: Write> Savefile<'_, Output> {
 struct Interface {
     /// The link type's number.
     link: i32,
-    /// The largest number of bytes captured of each frame; 0 means all.
+    /// The maximum number of captured bytes of each frame; 0 means all.
     snap: u32,
-    /// The ticks of its clock per second.
+    /// The number of clock ticks per second.
     resolution: u64,
     /// The seconds to add to its timestamps.
     offset: i64,

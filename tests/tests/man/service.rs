@@ -102,7 +102,7 @@ pub fn capture_needs_restart(key: &str) -> bool {
     let mut changes = values.iter().filter_map(|value| settings(&format!("{key} = {value}")));
     let changed = changes.find(|settings| settings.to_string() != default.to_string());
     let changed = changed.unwrap_or_else(|| panic!("no value in the list is valid for {key}: add one"));
-    !changed.need_restart(&default).is_empty()
+    !changed.keys_that_need_restart(&default).is_empty()
 }
 
 /// The text of a file in which this key, of the file or of a table, has a list of `count` values.

@@ -1,4 +1,4 @@
-//! Decides about each magic packet that the sniffer captured: announce it, or drop it as a copy or because of a
+//! Decides whether to announce each magic packet that the sniffer captured, or to drop it as a copy or because of a
 //! limit.
 //!
 //! The ledger does no I/O, and gets the time from its callers.
@@ -20,8 +20,8 @@ use crate::packets::store::Store;
 
 /// The maximum number of unpublished packets for addresses of interest.
 ///
-/// There is room for the first packets for some thousand addresses on one interface at once. The queue fills only
-/// if the bus is unavailable for a long time.
+/// This holds the first packets for several thousand addresses on one interface at once. The queue fills up only if the
+/// bus is unavailable for a long time.
 const MAX_UNPUBLISHED_INTERESTING: usize = 8192;
 
 /// The maximum number of unpublished packets for other addresses.
@@ -51,7 +51,7 @@ pub enum Verdict {
     },
     /// It is a copy of an announced packet.
     Duplicate,
-    /// There are too many packets: on its interface, for its address, or while the bus is unavailable.
+    /// It exceeds a limit: of its interface, of its address, or of the queue while the bus is unavailable.
     Limited,
 }
 
@@ -84,14 +84,14 @@ pub struct Ledger {
     /// Random, so that subscribers notice a restart.
     epoch: String,
     sequence: u64,
-    /// The sequence up to which all packets were published, or are left to `replay`.
+    /// The sequence up to which all packets were published, or are available only through `replay`.
     published: u64,
     /// Hashes the passwords in keys.
     hasher: RandomState,
     recent: Recent,
     interests: Interests,
     budgets: Budgets<RandomState>,
-    /// The time of the first packet, from which the budgets count.
+    /// The time of the first packet, which is time zero of the budgets.
     start: Option<Instant>,
     interesting: Store,
     others: Store,
@@ -165,7 +165,7 @@ impl Ledger {
         Verdict::Announce { announcement, of_interest }
     }
 
-    /// Whether a packet with this key can be announced. A packet without room uses no budget.
+    /// Whether a packet with this key can be announced. A packet that does not fit into its store uses no budget.
     fn admit(&mut self, key: &Key, of_interest: bool, now: Instant) -> bool {
         let at = self.since_start(now);
         let store = if of_interest { &mut self.interesting } else { &mut self.others };
@@ -183,8 +183,8 @@ impl Ledger {
         u64::try_from(now.saturating_duration_since(start).as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Records that all packets up to this sequence were published, or are left to [`Self::replay`]. The rings can
-    /// remove them from now on.
+    /// Records that all packets up to this sequence were published, or are available only through [`Self::replay`]. The
+    /// rings can remove them from now on.
     pub fn published(&mut self, sequence: u64, now: Instant) {
         self.published = self.published.max(sequence);
         for store in [&mut self.interesting, &mut self.others] {
@@ -219,7 +219,7 @@ impl Ledger {
     /// Replaces the interest of a caller.
     ///
     /// # Errors
-    /// [`TooMany`]; the previous interest remains.
+    /// [`TooMany`]; the previous interest stays in effect.
     pub fn set_interest(
         &mut self,
         caller: &str,

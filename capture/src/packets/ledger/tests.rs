@@ -41,7 +41,7 @@ fn datagram(target: u8, source: u8, source_mac: Option<MacAddr>) -> CapturedPack
     CapturedPacket { packet: ParsedPacket { magic, carrier, vlan: None }, interface: 1 }
 }
 
-/// The sequence of its announcement; `None` if it was not announced.
+/// Receives a packet, and returns the sequence of its announcement; `None` if it was not announced.
 fn announced(ledger: &mut Ledger, captured: CapturedPacket, now: Instant) -> Option<u64> {
     match ledger.receive(captured, None, STAMP, now) {
         Verdict::Announce { announcement, .. } => Some(announcement.sequence),
@@ -93,11 +93,11 @@ fn a_datagram_that_a_udp_socket_received_is_a_copy_of_its_frame() {
 }
 
 #[test]
-fn announces_packets_of_a_sender_that_never_stops_once_per_window() {
+fn announces_packets_of_a_continuous_sender_once_per_window() {
     let (mut ledger, start) = (ledger(), Instant::now());
     let announced: Vec<u64> = (0..50)
-        .filter(|tenth| {
-            let now = start + Duration::from_millis(100) * u32::try_from(*tenth).unwrap();
+        .filter(|n| {
+            let now = start + Duration::from_millis(100) * u32::try_from(*n).unwrap();
             announced(&mut ledger, frame(1, None, 9, 1), now).is_some()
         })
         .collect();
@@ -116,7 +116,7 @@ fn limits_unknown_addresses_together_and_each_address_of_interest_separately() {
         let unknown: usize = (100..110).map(|target| flood(target, interface)).sum();
         assert_eq!(unknown, 5);
         for target in [1, 2] {
-            // Half of the sixteen places for unpublished packets for one address.
+            // Half of the sixteen slots for unpublished packets for one address.
             assert_eq!(flood(target, interface), if interface == 1 { 8 } else { 4 });
         }
     }
@@ -184,7 +184,7 @@ fn an_unpublished_packet_is_not_displaced() {
 }
 
 #[test]
-fn a_packet_without_room_uses_no_budget() {
+fn a_packet_that_does_not_fit_uses_no_budget() {
     let (mut ledger, now) = (ledger(), Instant::now());
     ledger.set_interest(":1.1", BTreeSet::from([mac(1)]), now).unwrap();
     let send = |ledger: &mut Ledger, sources: std::ops::Range<u8>| {
@@ -236,7 +236,7 @@ fn replays_both_rings_in_order_and_reports_losses() {
 }
 
 #[test]
-fn returns_a_password_as_long_as_its_packet_is_stored() {
+fn returns_a_password_while_its_packet_is_stored() {
     let (mut ledger, now) = (ledger(), Instant::now());
     let with = announced(&mut ledger, frame(1, Some(b"secret"), 1, 1), now).unwrap();
     let without = announced(&mut ledger, frame(1, None, 1, 1), now).unwrap();

@@ -19,12 +19,12 @@ impl Store {
         Self { queue: Queue::new(capacity), ring: Ring::default() }
     }
 
-    /// Whether there is room for a packet with this key.
+    /// Whether a packet with this key fits.
     pub fn has_room(&self, key: &Key) -> bool {
         self.queue.has_room(key)
     }
 
-    /// Adds a packet, for which there must be room. Its sequence must be the highest.
+    /// Adds a packet, which must fit and have the highest sequence.
     pub fn push(&mut self, entry: Entry, now: Instant) {
         self.queue.push(entry, now);
     }

@@ -195,7 +195,7 @@ fn a_flood_for_an_address_displaces_no_packet_of_other_interfaces_and_passwords(
 }
 
 #[test]
-fn has_a_place_for_each_interface_for_one_address() {
+fn has_a_slot_for_each_interface_for_one_address() {
     let now = Instant::now();
     let mut store = Store::new(1000);
     let mut accepted = Vec::new();
