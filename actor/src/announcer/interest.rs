@@ -10,7 +10,7 @@ use zbus::Connection;
 use zbus::names::OwnedUniqueName;
 
 use crate::announcer::call_error::describe;
-use crate::announcer::proxy;
+use crate::announcer::proxy::proxy;
 
 /// The MAC addresses of all known domains.
 pub type Macs = Arc<BTreeSet<MacAddr>>;

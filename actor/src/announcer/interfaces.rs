@@ -12,7 +12,7 @@ use wakevirt_service::logs::quoted;
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
 
-use crate::announcer::proxy;
+use crate::announcer::proxy::proxy;
 use crate::policy::rules::Rules;
 
 /// The interface names in rules, each with its rule.

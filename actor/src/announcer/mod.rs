@@ -7,13 +7,12 @@ mod listener;
 mod lost_packets;
 mod merge;
 mod password;
+mod proxy;
 
 use tokio::sync::{mpsc, watch};
-use wakevirt_protocol::bus::Capture1Proxy;
 use wakevirt_service::bus::BusError;
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
-use zbus::proxy::CacheProperties;
 
 use listener::Output;
 
@@ -58,13 +57,4 @@ impl Client {
             () = password::run(connection, owners, fetches) => Ok(()),
         }
     }
-}
-
-/// A proxy for the announcer that has this unique name. A call to the well-known name could activate a service.
-async fn proxy(connection: &Connection, announcer: OwnedUniqueName) -> zbus::Result<Capture1Proxy<'static>> {
-    Capture1Proxy::builder(connection)
-        .destination(announcer)
-        .cache_properties(CacheProperties::No)
-        .build()
-        .await
 }

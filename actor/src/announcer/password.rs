@@ -10,7 +10,7 @@ use zbus::names::OwnedUniqueName;
 use zbus::{Connection, fdo};
 
 use crate::announcer::call_error::describe;
-use crate::announcer::proxy;
+use crate::announcer::proxy::proxy;
 use crate::model::Packet;
 
 /// The longest time that `GetSecureOn` may take, including retries.
