@@ -38,7 +38,7 @@ impl Reloader {
                     Ok(())
                 }
                 Err(error) => {
-                    tracing::error!("reload failed, the old configuration stays in use: {error}");
+                    tracing::error!("reload failed; the old configuration stays in use: {error}");
                     lifecycle::set_warning(Warning::Reload, &format!("the last reload failed: {error}"));
                     Err(error.to_string())
                 }

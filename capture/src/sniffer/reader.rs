@@ -197,7 +197,7 @@ impl<'a> Reader<'a> {
         let settings = match Settings::load(&self.options) {
             Ok(settings) => settings,
             Err(error) => {
-                tracing::error!("reload failed, the old configuration stays in use: {error}");
+                tracing::error!("reload failed; the old configuration stays in use: {error}");
                 lifecycle::set_warning(Warning::Reload, &format!("the last reload failed: {error}"));
                 return Ok(());
             }

@@ -43,7 +43,7 @@ impl<'driver> Follower<'driver> {
                     }
                     Change::Domains(_) | Change::TooMany => {
                         if let Err(error) = self.list().await {
-                            tracing::warn!("too many domains of {} have changed to read each: {error}", self.uri);
+                            tracing::warn!("domains of {} have changed too often to read each one: {error}", self.uri);
                             return "its domains cannot be listed";
                         }
                     }
