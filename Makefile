@@ -16,7 +16,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 build:
 	cargo build --workspace --release --locked
 
-# Installs what was built and builds nothing, so that root need not run cargo.
+# Installs the built files and does not build, so that root need not run cargo.
 install uninstall:
 	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install $@
 

@@ -430,7 +430,7 @@ fn counts_packets_dropped_by_the_kernel() {
     let mut scene = Scene::new(&host, "");
     let sniffer = scene.sniffer();
     let mut wire = scene.lan.injector();
-    // A signal stops and continues the process in spite of the sandbox.
+    // The sandbox does not prevent signals that stop and continue the process.
     kill(sniffer, Signal::SIGSTOP).unwrap();
     let padding = [0; 1300];
     (0..8000).for_each(|number| wire.send(&[&frame(number)[..], &padding].concat()));

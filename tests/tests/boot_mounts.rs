@@ -43,8 +43,8 @@ impl Service {
         mount
     }
 
-    /// Checks that all mounts except the writable ones are read-only: `ProtectSystem=`, `ReadOnlyPaths=`, `ProtectControlGroups=`,
-    /// `ProtectKernelTunables=`.
+    /// Checks that all mounts except the writable ones are read-only: `ProtectSystem=`, `ReadOnlyPaths=`,
+    /// `ProtectControlGroups=`, `ProtectKernelTunables=`.
     fn check_read_only(&self, writable: &[&str]) {
         let expected = |mount: &&Mount| {
             let point = mount.point.to_str().unwrap();

@@ -44,7 +44,7 @@ fn systemctl(debian: &Debian<'_>, subcommand: &str, units: &[&str]) -> Vec<Strin
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
-/// Enables the services as the README says.
+/// Enables the services with the commands of the README.
 fn enable_services(debian: &Debian<'_>) {
     let output =
         debian.command("systemctl").args(["enable", "--now", "wakevirt-capture", "wakevirt-actor"]).output();

@@ -71,7 +71,7 @@ fn define(libvirtd: &Libvirtd<'_>, uri: &str, domains: usize) {
 }
 
 impl<'host> Scene<'host> {
-    /// Defines this number of domains at the URI, and starts both services.
+    /// Defines `domains` domains at the URI, and starts both services.
     fn new(host: &'host Host, uri: &'static str, domains: usize) -> Self {
         host.bridge("br0");
         let wire = host.veth("lan0").injector();

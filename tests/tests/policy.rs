@@ -88,7 +88,7 @@ fn every_user_receives_signals_and_reads_properties() {
         let lan = host.veth("lan0");
         let _capture = capture(&host);
         let monitor = host.monitor(User::Unprivileged, CAPTURE_NAME);
-        // The sender's address is in the signal: a random one could look like part of the password.
+        // The signal contains the sender's address. A random one could look like part of the password.
         lan.sh("ip link set eth0 address 02:00:00:00:00:07");
         lan.etherwake(MAC, &["-p", "73:65:63:72:65:74"]);
         let signal = monitor.log().wait_for("MagicPacket");

@@ -97,7 +97,7 @@ fn rules_for(secret: &str) -> String {
     rules.replace(placeholder, secret)
 }
 
-/// Network ports, filter bindings and interfaces that domains use, or have left behind.
+/// The network ports, filter bindings and interfaces that domains use or have left behind.
 fn left_behind(host: &Host, libvirt: &Restricted<'_>) -> String {
     let mut left = libvirt.root("nwfilter-binding-list");
     for (name, _) in NETWORKS {
@@ -422,7 +422,7 @@ fn uses_a_secret_only_if_it_is_granted() {
         let list =
             ["secret-list", &format!("secret-dumpxml {granted}"), &format!("secret-undefine {granted}")];
         libvirt.assert_denied(User::Actor, &[[&*format!("start {denied}")].as_slice(), &list].concat());
-        // The rule applies to the actor alone.
+        // The rule applies only to the actor.
         libvirt.assert_denied(User::LibvirtMember, &[&format!("secret-get-value {granted}")]);
         let value = libvirt.virsh(User::Actor, &format!("secret-get-value {granted}"));
         match granted {

@@ -38,7 +38,7 @@ fn wakes_a_domain_on_another_host() {
     let mut actor = Daemon::actor(&host).config(&config).start_on_bus();
     let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
 
-    // The actor does not connect before the key of the other host is known.
+    // The actor does not connect before the host key of the other host is accepted.
     let failure = actor.log().wait_for(&format!("no connection to {uri}"));
     assert!(failure.contains("Host key verification failed"), "{failure}");
     host.sh(&format!("ssh-keyscan {NAME} >>/etc/ssh/ssh_known_hosts 2>/dev/null"));

@@ -288,7 +288,7 @@ fn a_slow_start_delays_no_other_domain() {
     scene.assert_outcome("third", "started");
     assert_eq!(scene.decisions(BY_PACKET), 0, "the other wakes waited for the slow one");
 
-    // Further packets for the slow domain join its wake.
+    // Later packets for the slow domain join its wake.
     scene.packet(BY_PACKET, 1);
     scene.packet(BY_PACKET, 2);
     scene.assert_outcome(BY_PACKET, "started");

@@ -31,8 +31,8 @@ fn lines(patterns: &[&str]) -> Vec<(String, String)> {
     files.iter().flat_map(numbered).collect()
 }
 
-/// rustfmt(1) leaves two spaces only in strings. There they come from a line that was joined with the indentation of the
-/// next one.
+/// rustfmt(1) leaves two spaces only in strings. There they come from a line that was joined with the indentation of
+/// the next one.
 #[test]
 fn messages_have_no_double_spaces() {
     let has_spaces = |(place, line): &(String, String)| {
@@ -182,7 +182,7 @@ fn tests_expect_the_absence_of_existing_messages_only() {
         let in_journal = line.trim_start().starts_with("assert!(!debian.journal(");
         let journals = line.split(".contains(\"").skip(1).filter(|_| in_journal);
         for rest in counts.chain(journals) {
-            // A placeholder or a quoted value ends the fixed part of the message.
+            // The fixed part of the message ends at a placeholder or a quoted value.
             let text = rest.split(['\\', '{', '"']).next().unwrap_or_default();
             // Addresses and signals of the tests, and log levels, are in no message.
             if !text.starts_with(|first: char| first.is_ascii_uppercase() || first.is_ascii_digit()) {

@@ -30,8 +30,8 @@ fn with_gate(host: &Host) -> Scene<'_> {
     scene
 }
 
-/// Runs this virsh(1) command, and sends a packet while the domain is in the state. Checks that the wake waits until the
-/// command has ended, and checks its outcome. Returns the signal with the outcome.
+/// Runs this virsh(1) command, and sends a packet while the domain is in the state. Checks that the wake waits until
+/// the command has ended, and checks the outcome. Returns the signal with the outcome.
 fn assert_wake_waits(scene: &Scene<'_>, host: &Host, command: &[&str], state: &str, outcome: &str) -> String {
     thread::scope(|scope| {
         scope.spawn(|| scene.virsh(command));
@@ -114,7 +114,7 @@ fn four_slow_starts_delay_no_other_domain_and_further_wakes_queue() {
     wire.send(&scene.frame(VM, 1));
     scene.assert_outcome(VM, "started");
     for domain in SLOW {
-        assert_eq!(scene.decisions(domain), 0, "the other domain waited for {domain}");
+        assert_eq!(scene.decisions(domain), 0, "{VM} waited for {domain}");
     }
 
     wire.send(&scene.frame(MORE[0], 1));

@@ -76,8 +76,8 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"hello\", (\"192.0.2.1
     capture.stop();
 }
 
-/// Passes sockets to a program with the protocol of sd_listen_fds(3): a UDP socket for both IP versions, as systemd creates
-/// it for `ListenDatagram=9`, with an earlier buffer overflow; a Unix socket; a netlink socket of another protocol; and
+/// Passes sockets to a program with the protocol of sd_listen_fds(3): a UDP socket for both IP versions, as systemd
+/// creates it for `ListenDatagram=9`, with an earlier buffer overflow; a Unix socket; a netlink socket of another protocol; and
 /// one for changes of interfaces.
 const ACTIVATE: &str = r#"
 import os, socket, struct, sys

@@ -90,7 +90,6 @@ impl CaptureClient {
         self.runtime.block_on(self.capture.set_interest(&addresses)).expect("capture accepts the addresses");
     }
 
-    /// Reads the counters.
     pub fn counters(&self) -> Counters {
         let read = async {
             Ok::<_, zbus::Error>(Counters {

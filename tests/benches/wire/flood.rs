@@ -68,7 +68,7 @@ pub fn measure(report: &mut Report) {
     capture.stop();
 }
 
-/// Reports the CPU time of the sniffer and the announcer, beside that of a plain socket.
+/// Reports the CPU time of the sniffer and the announcer, with that of a plain socket as the baseline.
 fn report_time(report: &mut Report, flood: &Flood, [sniffer, announcer]: [Duration; 2], plain: Duration) {
     let per_million = |time: Duration| time.as_secs_f64() / flood.count as f64 * 1e6;
     let baselines = [("a plain socket that reads all frames", per_million(plain))];
@@ -76,7 +76,7 @@ fn report_time(report: &mut Report, flood: &Flood, [sniffer, announcer]: [Durati
     report.add(&format!("{}: announcer", flood.name), "s", per_million(announcer), &baselines);
 }
 
-/// Reports the lost packets, beside those that a plain socket lost.
+/// Reports the lost packets, with those that a plain socket lost as the baseline.
 fn report_loss(report: &mut Report, flood: &Flood, before: Counters, after: Counters, plain_read: u64) {
     let percent = |frames: f64| frames / flood.count as f64 * 100.0;
     let lost = percent((after.kernel_dropped - before.kernel_dropped) as f64);

@@ -1,4 +1,5 @@
-//! Packet sockets of this process in other network namespaces. A socket remains in the namespace in which it was opened.
+//! Packet sockets of this process in other network namespaces. A socket remains in the namespace in which it was
+//! opened.
 
 use std::fs::File;
 use std::io::IoSlice;
@@ -58,7 +59,6 @@ impl PacketSocket {
         Self { socket }
     }
 
-    /// Sends one frame.
     pub fn send(&self, frame: &[u8]) {
         send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).expect("the kernel accepts the frame");
     }
@@ -126,7 +126,6 @@ impl PacketSocket {
     }
 }
 
-/// A reading thread.
 pub struct Reading {
     thread: JoinHandle<(u64, Duration)>,
     stop: Arc<AtomicBool>,

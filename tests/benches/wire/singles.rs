@@ -1,4 +1,4 @@
-//! Single packets during a flood of valid packets for other known addresses.
+//! Single packets during a flood of valid packets for other addresses of interest.
 
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{CAPTURE_INTERFACE, Dict, MAGIC_PACKET};

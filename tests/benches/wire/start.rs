@@ -162,8 +162,8 @@ fn local_uri(host: &Host, connection: &str) -> String {
     format!("{path}?socket={}", host.path("/run/libvirt/libvirt-sock").display())
 }
 
-/// Defines this number of domains, or fewer if that takes too long: half of them for wakevirt, half for the tool.
-/// Returns their number.
+/// Defines `domains` domains, or fewer if that takes too long: half of them for wakevirt, half for the tool. Returns
+/// their number.
 fn define(libvirt: &Connect, connection: &str, domains: usize) -> usize {
     let start = Instant::now();
     let mut defined = 0;
@@ -192,7 +192,7 @@ fn wait_for(finished: &mut Subscriber, mac: &str) {
     }
 }
 
-/// Works like other tools: for each packet it lists all domains, searches the XML of each for the address, and starts
+/// A tool that works like others: for each packet it lists all domains, searches the XML of each for the address, and starts
 /// the domain that has it.
 fn tool(socket: PacketSocket, libvirt: Connect) -> (Reading, Receiver<Instant>) {
     let (sender, started) = channel();

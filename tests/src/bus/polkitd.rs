@@ -16,15 +16,15 @@ const ACTIONS: &str = "/usr/share/polkit-1/actions";
 const RULES: &str = "/usr/share/polkit-1/rules.d";
 const OWN_ACTIONS: &str = "org.freedesktop.policykit.policy";
 const OWN_RULES: &str = "50-default.rules";
-/// Their copies for the bus of a host.
+/// The copies of these files for the bus of a host.
 const BUS_POLICY: &str = "/run/bus/policies/org.freedesktop.PolicyKit1.conf";
 const AGENT: &str = "/run/polkit/agent.py";
 const BUS_SERVICE: &str = "/run/bus/services/org.freedesktop.PolicyKit1.service";
 
 /// polkit on a host, with only the actions and rules of the package polkitd.
 ///
-/// It must be installed before the host's [`Bus`](crate::bus::Bus) starts. Then dbus-daemon can activate it, as with the
-/// package of the distribution. dbus-broker cannot, because it leaves activation to systemd, which does not run on a
+/// It must be installed before the host's [`Bus`](crate::bus::Bus) starts. Then dbus-daemon can activate it, as on a
+/// system with the package of the distribution. dbus-broker cannot, because it leaves activation to systemd, which does not run on a
 /// host. With either bus, [`Self::start`] starts it.
 #[derive(Debug)]
 pub struct Polkitd<'host> {

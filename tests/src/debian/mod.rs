@@ -180,10 +180,10 @@ impl<'host> Debian<'host> {
         self.init.expect("the system is booted")
     }
 
-    /// A command that runs a program in it as root, outside of its units and their restrictions.
+    /// A command that runs a program in it as root, outside its units and their restrictions.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
-        // systemd 257 returns EUNATCH to processes outside of its part of the cgroup tree.
+        // systemd 257 returns EUNATCH to processes outside its part of the cgroup tree.
         let procs = self.host.path(&format!("{}/payload/cgroup.procs", self.cgroup));
         let mut command = Command::new("sh");
         command
@@ -273,7 +273,7 @@ impl Drop for Debian<'_> {
     fn drop(&mut self) {
         if self.init.is_some() {
             print_on_failure("the journal", || {
-                // With a timeout, because journalctl may be what hangs.
+                // With a timeout, because journalctl can hang as well.
                 let line = ["10", "journalctl", "--boot", "--no-pager", "--lines=200"];
                 let journal = self.command("timeout").args(line).output().map(|output| output.stdout);
                 String::from_utf8_lossy(&journal.unwrap_or_default()).into_owned()

@@ -71,7 +71,7 @@ fn reachable(text: &str) -> Vec<Mount> {
     loop {
         let is_hidden = |mount: &Mount| all.iter().any(|other| mount.is_hidden_by(other));
         let hidden: Vec<u32> = all.iter().filter(|mount| is_hidden(mount)).map(|mount| mount.id).collect();
-        // A mount on top of a hidden one can be reached. A mount inside of a hidden one cannot.
+        // A mount on top of a hidden one can be reached. A mount inside a hidden one cannot.
         let is_unreachable = |mount: &Mount| {
             hidden.contains(&mount.id)
                 || all.iter().any(|parent| {

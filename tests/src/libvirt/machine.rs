@@ -1,4 +1,4 @@
-//! Domains of QEMU whose guest is a boot sector that performs one action.
+//! QEMU domains with a boot sector as the guest, which performs one action.
 //!
 //! They need no KVM, and start in 0.25 s.
 
@@ -128,7 +128,7 @@ os.execv('{qemu}', ['{qemu}'] + sys.argv[1:])
     }
 }
 
-/// A domain of QEMU with one interface on `br0`. libvirt chooses the MAC address.
+/// A QEMU domain with one interface on `br0`. libvirt chooses the MAC address.
 #[derive(Debug, Clone)]
 pub struct Machine {
     name: String,

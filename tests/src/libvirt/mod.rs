@@ -47,8 +47,8 @@ max_clients = 5000
 /// The shipped rule for the actor's user.
 pub const RULE: &str = "dbus/10-wakevirt-libvirt.rules";
 
-/// Installs polkit with the actions and rules of libvirt's package, and the shipped [`RULE`]. Afterwards start [`Polkitd`], then
-/// [`Libvirtd::start_restricted`].
+/// Installs polkit with the actions and rules of libvirt's package, and the shipped [`RULE`]. Afterwards start the
+/// [`Polkitd`], then libvirtd with [`Libvirtd::start_restricted`].
 ///
 /// # Panics
 /// If there is no Debian tree to copy libvirt's files from: this machine does not have that package.
@@ -192,7 +192,7 @@ impl<'host> Libvirtd<'host> {
         log.lines().filter(|line| line.contains(": starting up libvirt version")).count()
     }
 
-    /// The MAC address of a domain of QEMU that has one interface.
+    /// The MAC address of a QEMU domain that has one interface.
     ///
     /// # Panics
     /// If there is no such domain.
@@ -211,7 +211,7 @@ impl<'host> Libvirtd<'host> {
     }
 }
 
-/// The XML of a domain of the test driver, with one interface.
+/// The XML of a domain with one interface, for the test driver.
 #[must_use]
 pub fn test_domain(name: &str, mac: &str) -> String {
     format!(
@@ -224,7 +224,7 @@ pub fn test_domain(name: &str, mac: &str) -> String {
     )
 }
 
-/// The XML of a domain of QEMU without disks, with one interface on a bridge of the host. It needs no KVM, and starts
+/// The XML of a QEMU domain without disks, with one interface on a bridge of the host. It needs no KVM, and starts
 /// in 0.25 s.
 #[must_use]
 pub fn qemu_domain(name: &str, mac: &str, bridge: &str) -> String {

@@ -12,8 +12,8 @@ use nix::unistd::Pid;
 /// `PTRACE_O_SUSPEND_SECCOMP`, which requires CAP_SYS_ADMIN. nix does not define it.
 const SUSPEND_SECCOMP: Options = Options::from_bits_retain(1 << 21);
 
-/// The instruction `syscall`. While a process is blocked in a system call, its instruction
-/// pointer points after this instruction.
+/// The instruction `syscall`. While a process is blocked in a system call, its instruction pointer points after this
+/// instruction.
 const SYSCALL: c_long = 0x050f;
 
 /// Opens a file for reading in a process that is blocked in a system call, and closes it. Then the process continues to

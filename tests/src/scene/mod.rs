@@ -1,4 +1,4 @@
-//! A complete system on a host: another machine on the network, a bridge, both services, and domains of QEMU.
+//! A complete system on a host: another machine on the network, a bridge, both services, and QEMU domains.
 
 pub mod restricted;
 pub mod site;
@@ -227,7 +227,7 @@ impl<'host> Scene<'host> {
         });
     }
 
-    /// Waits until the actor holds a packet for the domain, which it does not know yet.
+    /// Waits until the actor holds a packet for the domain because it has not listed the domain yet.
     ///
     /// # Panics
     /// If it does not do so within the timeout.

@@ -66,7 +66,7 @@ impl<'host> Restricted<'host> {
         }
     }
 
-    /// Defines a domain of QEMU with only these devices.
+    /// Defines a QEMU domain with only these devices.
     ///
     /// # Panics
     /// If libvirt rejects it.

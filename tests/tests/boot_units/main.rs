@@ -163,14 +163,14 @@ fn sockets_start_and_stop_with_the_service() {
     let sockets = invocations();
     assert_eq!(socket_states(), ["active"; 2]);
 
-    // The sockets survive a restart and a crash of the service, and queue packets meanwhile.
+    // The sockets survive a restart and a crash of the service, and queue packets in that time.
     debian.sh(&format!("systemctl restart {CAPTURE}"));
     kill(debian.main_process(CAPTURE), Signal::SIGKILL).expect("the process runs");
     wait::until_true("systemd to restart capture", || restarts(&debian, CAPTURE) == 1);
     wait_until_active(&debian, CAPTURE);
     assert_eq!(invocations(), sockets);
 
-    // A stopped service stays stopped, in spite of packets and new interfaces.
+    // A stopped service stays stopped, even if packets or new interfaces arrive.
     debian.sh(&format!("systemctl stop {CAPTURE}"));
     wait::until_true("the sockets to stop", || socket_states() == ["inactive"; 2]);
     for round in 0..5 {

@@ -10,7 +10,6 @@ pub fn directory() -> PathBuf {
     project().join("docs/man")
 }
 
-/// A man page.
 pub struct Page {
     /// Name and section: `wakevirt-capture(8)`.
     pub name: String,

@@ -8,7 +8,6 @@ use clap::{CommandFactory as _, Parser as _};
 use wakevirt_actor::config::Config;
 use wakevirt_capture::config::Settings;
 
-/// A service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     Capture,
