@@ -77,7 +77,7 @@ impl<'host> Scene<'host> {
         let before = self.peaks();
         let owners = self.owners();
         let flooding = self.host.flood(user, flood, connections, count, to);
-        // If the flood does not run until the first wake, the test checks nothing.
+        // If the flood ended before the first wake, the test would check nothing.
         let first = self.wake_next();
         let overlapped = is_running(&flooding);
         let took: Vec<_> = core::iter::once(first).chain((1..WAKES).map(|_| self.wake_next())).collect();
