@@ -14,13 +14,13 @@ use memchr::memmem::Finder;
 use serde_json::{Map, Value, json};
 use wakevirt_protocol::MagicPacket;
 
-/// The longest UDP payload in an Ethernet frame.
+/// The maximum UDP payload in an Ethernet frame.
 const PAYLOAD: usize = 1472;
-/// Too many for branch prediction to learn, and few enough for the caches of a processor.
+/// Too many for branch prediction to learn, and few enough to fit into the caches.
 const PAYLOADS: usize = 256;
 /// Each figure is the median of this many runs.
 const RUNS: usize = 15;
-/// The shortest duration of a run.
+/// The minimum duration of a run.
 const RUN: Duration = Duration::from_millis(10);
 
 const SYNC: [u8; 6] = [0xff; 6];

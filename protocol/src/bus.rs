@@ -20,9 +20,9 @@ pub const CAPTURE_INTERFACE: &str = "org.wakevirt.Capture1";
 /// The signal that announces a magic packet.
 pub const MAGIC_PACKET: &str = "MagicPacket";
 
-/// The most packets in one reply to `Replay`: some 40 KiB. A signal waits behind one such reply at most.
+/// The maximum number of packets in one reply to `Replay`: about 40 KiB. A signal waits behind at most one such reply.
 pub const REPLAY_PAGE: usize = 128;
-/// The longest epoch of an announcer, in bytes.
+/// The maximum length of an epoch, in bytes.
 const MAX_EPOCH: usize = 64;
 
 /// The bus name of the actor.
@@ -35,7 +35,7 @@ pub const ACTOR_INTERFACE: &str = "org.wakevirt.Actor1";
 /// A received body of type `a{sv}`.
 pub type Dict = HashMap<String, OwnedVariant>;
 
-/// The errors in replies of both services, `org.wakevirt.Error.…`. The text of each says what to do.
+/// The errors in replies of both services, `org.wakevirt.Error.…`. The message says what to do.
 #[derive(Debug, zbus::DBusError)]
 #[zbus(prefix = "org.wakevirt.Error")]
 pub enum Error {
@@ -44,11 +44,11 @@ pub enum Error {
     ZBus(zbus::Error),
     /// An invalid argument.
     InvalidArgument(String),
-    /// The caller may not do this.
+    /// The caller is not authorised.
     NotAuthorized(String),
     /// A limit of the service is reached.
     LimitExceeded(String),
-    /// The packet is no longer remembered, or never was.
+    /// The packet is not stored, or no longer stored.
     Forgotten(String),
     /// The packet had no SecureOn password.
     NoSecureOn(String),
@@ -56,9 +56,9 @@ pub enum Error {
     NoSuchDomain(String),
     /// More than one domain has this MAC address.
     Ambiguous(String),
-    /// The hypervisor cannot be reached.
+    /// The hypervisor is unavailable.
     HypervisorAway(String),
-    /// The hypervisor refused, or the domain is in a state that a wake does not change.
+    /// The hypervisor returned an error, or the domain is in a state that a wake cannot change.
     Failed(String),
 }
 
@@ -69,7 +69,7 @@ pub enum Error {
     default_path = "/org/wakevirt/Capture1"
 )]
 pub trait Capture1 {
-    /// The first page of the remembered packets with a higher sequence, oldest first:
+    /// The first page of the stored packets with a higher sequence, oldest first:
     /// `(epoch, lost, more, packets)`.
     fn replay(
         &self,
@@ -131,9 +131,9 @@ pub trait Capture1 {
     default_path = "/org/wakevirt/Actor1"
 )]
 pub trait Actor1 {
-    /// Wakes the domain that owns this MAC address; returns the outcome.
+    /// Wakes the domain with this MAC address; returns the outcome.
     fn wake(&self, mac: &str) -> Result<String, Error>;
-    /// Wakes the domain that has this name or UUID; returns the outcome.
+    /// Wakes the domain with this name or UUID; returns the outcome.
     fn wake_domain(&self, name_or_uuid: &str) -> Result<String, Error>;
     /// Whether such a packet would wake a domain, and the reason. Wakes nothing.
     fn explain(&self, mac: &str, details: HashMap<&str, zbus::Variant<'_>>) -> Result<(bool, String), Error>;
@@ -141,11 +141,11 @@ pub trait Actor1 {
     fn history(&self, most: u32) -> Result<Vec<Dict>, Error>;
     /// The latest decisions with a number lower than this, newest first.
     fn history_before(&self, number: u64, most: u32) -> Result<Vec<Dict>, Error>;
-    /// Reads the configuration again.
+    /// Reloads the configuration.
     fn reload(&self) -> Result<(), Error>;
     /// All known domains.
     fn list_domains(&self) -> Result<Vec<Dict>, Error>;
-    /// A page of known domains after this one; empty after the last. Two empty texts request the first page.
+    /// A page of known domains after this one; empty after the last. Two empty strings request the first page.
     fn list_domains_after(&self, connection: &str, uuid: &str) -> Result<Vec<Dict>, Error>;
     /// A decision about a domain was made.
     #[zbus(signal)]
@@ -172,8 +172,7 @@ pub trait Actor1 {
 
 /// The details of a magic packet, as a subscriber of the signal parses them.
 ///
-/// A key that is absent or has another type is `None`, so that a change of the details in a later version loses no
-/// packet.
+/// A key that is absent or has another type is `None`, so that no packet is lost if a later version changes the details.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketDetails {
     /// The epoch of the announcer that numbered the packet.
@@ -211,7 +210,7 @@ impl From<&Dict> for PacketDetails {
 }
 
 impl PacketDetails {
-    /// The memory that its texts use, in bytes.
+    /// The memory that its strings use, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         let texts = self.epoch.iter().chain(&self.interface).chain(&self.alternatives);

@@ -5,18 +5,18 @@ use serde::Serialize;
 use crate::packet::{ParsedPacket, Stamp};
 use crate::{Carrier, MacAddr, UdpPath, VlanId};
 
-/// The most alternative names of an interface that are used and published.
+/// The maximum number of alternative names of an interface that are used and published.
 pub const MAX_ALTERNATIVES: usize = 16;
-/// The longest alternative name, in bytes: `ALTIFNAMSIZ` without the terminating zero (linux/if.h).
+/// The maximum length of an alternative name, in bytes: `ALTIFNAMSIZ` without the terminating zero (linux/if.h).
 pub const MAX_INTERFACE_NAME: usize = 127;
 
 /// The value of a detail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Detail {
-    /// A text: D-Bus `s`.
+    /// A string: D-Bus `s`.
     Text(String),
-    /// Several texts: D-Bus `as`.
+    /// Several strings: D-Bus `as`.
     Texts(Vec<String>),
     /// A boolean: D-Bus `b`.
     Bool(bool),
@@ -32,9 +32,9 @@ pub enum Detail {
 pub type Details = Vec<(&'static str, Detail)>;
 
 impl ParsedPacket {
-    /// All details but the names of the ingress interface, which only the announcer knows.
+    /// All details except the names of the ingress interface, which only the announcer knows.
     ///
-    /// `secureon` is whether the packet has a password. The password itself is no detail.
+    /// `secureon` is whether the packet has a password. The password itself is not a detail.
     #[must_use]
     pub fn details(&self, stamp: Stamp) -> Details {
         let mut details = self.carrier.details();

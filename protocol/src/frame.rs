@@ -18,11 +18,11 @@ pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// The EtherTypes of VLAN tags: 802.1Q, 802.1ad, and the predecessor of 802.1ad.
 pub const ETHERTYPES_TAG: [u16; 3] = [0x8100, 0x88a8, 0x9100];
-/// The smallest EtherType. A smaller number is a length (IEEE 802.3-2018 3.2.6) or a pseudo protocol of the kernel.
+/// The smallest EtherType. A smaller number is a length (IEEE 802.3-2018 3.2.6) or a pseudo-protocol of the kernel.
 const MIN_ETHERTYPE: u16 = 0x0600;
-/// The most VLAN tags of a frame: a service tag and a customer tag.
+/// The maximum number of VLAN tags of a frame: a service tag and a customer tag.
 pub const MAX_TAGS: usize = 2;
-/// The most extension headers of an IPv6 packet before UDP.
+/// The maximum number of extension headers before UDP in an IPv6 packet.
 pub const MAX_EXTENSION_HEADERS: usize = 4;
 /// How much of a datagram, or of a frame without its link header, is searched, in bytes. A single magic packet is
 /// always shorter; datagrams that the kernel merged can have up to 64 KiB.
@@ -188,7 +188,7 @@ fn untag<'a>(frame: &Frame<'a>) -> Result<(Option<VlanId>, u16, &'a [u8]), Refus
 }
 
 /// The VLAN of a tag; `None` if the tag has only a priority. The reserved VLAN 4095 must not be sent, and is an
-/// error instead of `None`.
+/// error, not `None`.
 fn vlan_of(tci: u16) -> Result<Option<VlanId>, Refusal> {
     if tci & 0x0fff == 0x0fff { Err(Refusal::BadHeader) } else { Ok(VlanId::from_tci(tci)) }
 }

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 /// A 48-bit MAC address (EUI-48, IEEE 802), with its octets in transmission order.
 ///
-/// It is displayed as six pairs of hexadecimal digits in lower case with colons (`52:54:00:12:34:56`). It is parsed
-/// from either case, and with colons or hyphens.
+/// It is displayed as six pairs of lower-case hexadecimal digits with colons (`52:54:00:12:34:56`). Parsing accepts both
+/// cases, and colons or hyphens.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MacAddr([u8; 6]);
 
-/// A text that is not a MAC address.
+/// A string that is not a MAC address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a MAC address; write six pairs of hexadecimal digits, such as 52:54:00:12:34:56")]
 pub struct BadMacAddr(String);

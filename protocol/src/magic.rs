@@ -24,7 +24,7 @@ pub const SHORTEST: usize = SYNC + COPIES;
 const REPEATED: usize = COPIES - 6;
 /// The search compares this many bytes with those six places later: one operation of a processor.
 const PROBE: usize = 16;
-/// It does this at the end of each step of this many bytes, so that at least one probe is within the repeated bytes
+/// The search compares at the end of each step of this many bytes, so that at least one probe is within the repeated bytes
 /// of a packet, wherever the packet begins.
 const STEP: usize = 72;
 const _: () = assert!(STEP + PROBE - 1 <= REPEATED && (STEP - PROBE).is_multiple_of(8));
@@ -94,13 +94,13 @@ impl MagicPacket {
     /// a packet.
     fn first(payload: &[u8]) -> Option<(Self, &[u8])> {
         let (steps, _) = payload.as_chunks::<STEP>();
-        let (six_on, _) = payload.get(6..)?.as_chunks::<STEP>();
+        let (shifted, _) = payload.get(6..)?.as_chunks::<STEP>();
         let ends = (STEP..).step_by(STEP);
         steps
             .iter()
-            .zip(six_on)
+            .zip(shifted)
             .zip(ends)
-            .filter(|((step, six_on), _)| step.last_chunk::<PROBE>() == six_on.last_chunk())
+            .filter(|((step, shifted), _)| step.last_chunk::<PROBE>() == shifted.last_chunk())
             .find_map(|(_, end)| Self::around(payload, end - PROBE))
     }
 
@@ -108,8 +108,8 @@ impl MagicPacket {
     /// after it.
     fn around(payload: &[u8], position: usize) -> Option<(Self, &[u8])> {
         let before = payload.get(..position)?;
-        let six_on = payload.get(6..position + 6)?;
-        let start = position - equal_at_the_end(before, six_on);
+        let shifted = payload.get(6..position + 6)?;
+        let start = position - common_suffix(before, shifted);
         // The repetition begins with the address, or up to five bytes earlier in the stream if the address contains
         // FF as well. Not six: no unicast address begins with FF.
         let start = start + run_of_ff(payload.get(start..start + 6)?);
@@ -198,7 +198,7 @@ fn run_of_ff(bytes: &[u8]) -> usize {
 /// The number of equal bytes at the end of two slices, at most [`STEP`].
 ///
 /// Both slices have the same length, a multiple of eight bytes.
-fn equal_at_the_end(one: &[u8], other: &[u8]) -> usize {
+fn common_suffix(one: &[u8], other: &[u8]) -> usize {
     let (_, one) = one.as_rchunks::<8>();
     let (_, other) = other.as_rchunks::<8>();
     let mut equal = 0;

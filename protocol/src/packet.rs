@@ -26,8 +26,7 @@ pub struct CapturedPacket {
     pub interface: u32,
 }
 
-/// When a magic packet was captured. The announcer sets it for live packets: a time from the sniffer would have to
-/// be trusted.
+/// When a magic packet was captured. For live packets the announcer sets it, because the sniffer is not trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// CLOCK_REALTIME, in microseconds since 1970-01-01 00:00 UTC.

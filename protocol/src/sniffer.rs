@@ -12,25 +12,25 @@ use crate::CapturedPacket;
 /// The version of the messages. Every change of a message increases it.
 pub const VERSION: u8 = 3;
 
-/// The longest message, in bytes. A [`CapturedPacket`] has less than 120; the text of a failure is the longest.
+/// The maximum length of a message, in bytes. A [`CapturedPacket`] has fewer than 120; a failure report is the longest.
 pub const MAX_MESSAGE: usize = 512;
 
-/// The longest text of a failure, in bytes.
+/// The maximum length of the reason in a failure report, in bytes.
 pub const MAX_REASON: usize = 300;
 
-/// The most UDP ports with a full search of the payload.
+/// The maximum number of UDP ports with a full search of the payload.
 pub const MAX_PORTS: usize = 64;
 
-/// The most interfaces on which outgoing frames are captured.
+/// The maximum number of interfaces on which outgoing frames are captured.
 pub const MAX_OUTGOING: usize = 16;
 
-/// The most UDP sockets that are passed to the sniffer.
+/// The maximum number of UDP sockets that are passed to the sniffer.
 pub const MAX_UDP_SOCKETS: usize = 16;
 
 /// The capture mode that the announcer requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Packet sockets if the sniffer has the privilege, and UDP sockets in any case.
+    /// UDP sockets, and packet sockets if the sniffer has the privilege.
     Auto,
     /// Packet sockets; without the privilege, the sniffer fails.
     Raw,
@@ -69,10 +69,10 @@ pub enum ToSniffer {
     Outgoing {
         /// The index of the sniffer's socket for outgoing frames: less than [`Start::outgoing`].
         slot: u8,
-        /// The kernel's index of the interface, never 0, which bind(2) takes as every interface.
+        /// The kernel's index of the interface; never 0, which means every interface in bind(2).
         interface: u32,
     },
-    /// Send the counters soon. A sniffer that hangs does not.
+    /// Send the counters soon. A sniffer that hangs does not reply.
     Report,
 }
 
@@ -83,12 +83,12 @@ pub enum FromSniffer {
     Ready {
         /// The capture mode.
         mode: Mode,
-        /// Whether Landlock is in force.
+        /// Whether Landlock is enforced.
         landlock: bool,
     },
     /// The sniffer cannot continue; sent as the last message.
     Failed {
-        /// What failed, and the cure: at most [`MAX_REASON`] bytes.
+        /// The cause and the solution, at most [`MAX_REASON`] bytes.
         reason: String,
     },
     /// A magic packet.
@@ -114,7 +114,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// All that the kernel dropped before the sniffer read it. A compromised sniffer may send any counts.
+    /// Everything that the kernel dropped before the sniffer read it. A compromised sniffer can send any numbers.
     #[must_use]
     pub const fn dropped_by_kernel(&self) -> u64 {
         self.dropped_raw.saturating_add(self.dropped_udp)
@@ -151,14 +151,14 @@ pub enum BadMessage {
     /// Bytes after the end of the message.
     #[error("a message followed by {0} more bytes")]
     Trailing(usize),
-    /// A text, list or number over its limit, in a message that is to be sent.
-    #[error("a message with a text, list or number over its limit")]
+    /// A string, list or number that exceeds its limit, in a message to be sent.
+    #[error("a message with a string, list or number that exceeds its limit")]
     OverLimit,
 }
 
 /// Limits of a message that its types do not enforce.
 trait Limits {
-    /// Whether each text, list and number is within its limit.
+    /// Whether each string, list and number is within its limit.
     fn within_limits(&self) -> bool;
 }
 
@@ -189,7 +189,7 @@ macro_rules! message {
             /// Writes the message to the buffer, and returns the part of the buffer that it occupies.
             ///
             /// # Errors
-            /// [`BadMessage::OverLimit`] if a text, list or number is over its limit.
+            /// [`BadMessage::OverLimit`] if a string, list or number exceeds its limit.
             pub fn encode<'buffer>(
                 &self,
                 buffer: &'buffer mut [u8; MAX_MESSAGE],
@@ -197,7 +197,7 @@ macro_rules! message {
                 encode(self, buffer)
             }
 
-            /// Parses the message that this datagram consists of.
+            /// Parses a datagram, which must contain exactly one message.
             ///
             /// # Errors
             /// [`BadMessage`] describes the problem.

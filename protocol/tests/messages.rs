@@ -63,22 +63,22 @@ fn counters() -> impl Strategy<Value = Counters> {
 
 fn from_sniffer() -> impl Strategy<Value = FromSniffer> {
     let vlan = option::of((1..4095_u16).prop_map(|id| VlanId::try_from(id).unwrap()));
-    let sighting = (magic(), carrier(), vlan, any::<u32>()).prop_map(|(magic, carrier, vlan, interface)| {
+    let captured = (magic(), carrier(), vlan, any::<u32>()).prop_map(|(magic, carrier, vlan, interface)| {
         CapturedPacket { packet: ParsedPacket { magic, carrier, vlan }, interface }
     });
     let mode = prop_oneof![Just(Mode::Raw), Just(Mode::Udp)];
     prop_oneof![
         1 => (mode, any::<bool>()).prop_map(|(mode, landlock)| FromSniffer::Ready { mode, landlock }),
         1 => "\\PC{0,75}".prop_map(|reason| FromSniffer::Failed { reason }),
-        4 => sighting.prop_map(FromSniffer::Packet),
+        4 => captured.prop_map(FromSniffer::Packet),
         1 => counters().prop_map(FromSniffer::Counters),
     ]
 }
 
 fn to_sniffer() -> impl Strategy<Value = ToSniffer> {
     let request = prop_oneof![Just(Request::Auto), Just(Request::Raw), Just(Request::Udp)];
-    let most = u8::try_from(MAX_OUTGOING).unwrap();
-    let start = (request, vec(any::<u16>(), 0..=MAX_PORTS), 0..=most, any::<bool>());
+    let max = u8::try_from(MAX_OUTGOING).unwrap();
+    let start = (request, vec(any::<u16>(), 0..=MAX_PORTS), 0..=max, any::<bool>());
     prop_oneof![
         start.prop_map(|(request, ports, outgoing, require_landlock)| ToSniffer::Start(Start {
             request,
@@ -86,7 +86,7 @@ fn to_sniffer() -> impl Strategy<Value = ToSniffer> {
             outgoing,
             require_landlock,
         })),
-        (0..most, 1..=u32::MAX).prop_map(|(slot, interface)| ToSniffer::Outgoing { slot, interface }),
+        (0..max, 1..=u32::MAX).prop_map(|(slot, interface)| ToSniffer::Outgoing { slot, interface }),
         Just(ToSniffer::Report),
     ]
 }
@@ -193,7 +193,7 @@ fn rejects_a_datagram_longer_than_any_message() {
     assert_eq!(ToSniffer::decode(&datagram), Err(BadMessage::TooLong(MAX_MESSAGE + 1)));
 }
 
-/// Encoding and decoding both enforce each limit. The messages over a limit are built by hand, as an attacker would.
+/// Encoding and decoding both enforce each limit. Messages that exceed a limit are built by hand, as an attacker would.
 #[test]
 fn enforces_limits_when_encoding_and_decoding() {
     let failed = |length: usize| FromSniffer::Failed { reason: "x".repeat(length) };
@@ -209,19 +209,19 @@ fn enforces_limits_when_encoding_and_decoding() {
     let start = |ports, outgoing| {
         ToSniffer::Start(Start { request: Request::Auto, ports, outgoing, require_landlock: true })
     };
-    let most = u8::try_from(MAX_OUTGOING).unwrap();
-    assert!(start(vec![9; MAX_PORTS], most).encoded().is_ok());
-    assert_eq!(start(vec![9; MAX_PORTS + 1], most).encoded(), Err(BadMessage::OverLimit));
-    assert_eq!(start(vec![9], most + 1).encoded(), Err(BadMessage::OverLimit));
+    let max = u8::try_from(MAX_OUTGOING).unwrap();
+    assert!(start(vec![9; MAX_PORTS], max).encoded().is_ok());
+    assert_eq!(start(vec![9; MAX_PORTS + 1], max).encoded(), Err(BadMessage::OverLimit));
+    assert_eq!(start(vec![9], max + 1).encoded(), Err(BadMessage::OverLimit));
     let ports = [&[VERSION, 0, 0, 65][..], &[9; 65], &[0, 1]].concat();
     assert_eq!(ToSniffer::decoded(&ports), Err(BadMessage::Malformed));
 
     let outgoing = |slot, interface| ToSniffer::Outgoing { slot, interface };
-    assert!(outgoing(most - 1, 2).encoded().is_ok());
-    assert_eq!(outgoing(most, 2).encoded(), Err(BadMessage::OverLimit));
+    assert!(outgoing(max - 1, 2).encoded().is_ok());
+    assert_eq!(outgoing(max, 2).encoded(), Err(BadMessage::OverLimit));
     assert_eq!(outgoing(0, 0).encoded(), Err(BadMessage::OverLimit));
     assert_eq!(ToSniffer::decoded(&[VERSION, 1, 0, 0]), Err(BadMessage::Malformed));
-    assert_eq!(ToSniffer::decoded(&[VERSION, 1, most, 2]), Err(BadMessage::Malformed));
+    assert_eq!(ToSniffer::decoded(&[VERSION, 1, max, 2]), Err(BadMessage::Malformed));
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn rejects_invalid_values() {
     // Version, variant, target, no password, Ethernet, no EtherType, no source, a VLAN, interface.
     assert_eq!(good, [VERSION, 2, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 5, 2]);
     for (what, place, value) in [
-        ("a group as target", 2, &[3][..]),
+        ("a group address as target", 2, &[3][..]),
         ("an invalid option for the password", 8, &[9]),
         ("a fourth kind of carrier", 9, &[3]),
         ("VLAN 0", 13, &[0]),

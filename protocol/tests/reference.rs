@@ -120,18 +120,18 @@ fn frame() -> impl Strategy<Value = (Option<u16>, Vec<u8>)> {
     ];
     let tag =
         (prop::sample::select(vec![0x8100, 0x88a8, 0x9100]), prop_oneof![Just(0), Just(5), any::<u16>()]);
-    let taken = prop::option::weighted(0.3, any::<u16>());
+    let removed = prop::option::weighted(0.3, any::<u16>());
     let wrong = prop_oneof![2 => Just(vec![]), 1 => vec(any::<(prop::sample::Index, u8)>(), 0..4)];
     let cut = prop::option::weighted(0.2, any::<prop::sample::Index>());
     let tags = prop_oneof![9 => vec(tag.clone(), 0..3), 1 => vec(tag, 3)];
-    (tags, layer3, taken, wrong, cut).prop_map(|(tags, (ethertype, packet), taken, wrong, cut)| {
+    (tags, layer3, removed, wrong, cut).prop_map(|(tags, (ethertype, packet), removed, wrong, cut)| {
         let mut bytes = tagged(&tags, ethertype, &packet);
         for (index, value) in wrong {
             let index = index.index(bytes.len());
             bytes[index] = value;
         }
         bytes.truncate(cut.map_or(bytes.len(), |cut| cut.index(bytes.len())));
-        (taken, bytes)
+        (removed, bytes)
     })
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 use caps::{CapSet, Capability};
 use nix::unistd::{self, Group, Uid, User};
 
-/// Why the user was not changed. The process may be between two states: end it.
+/// Why the user was not changed. The process may be in an intermediate state, and must exit.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
     /// The user does not exist.
@@ -25,7 +25,7 @@ pub enum UserError {
         /// The user's name.
         name: String,
     },
-    /// Capabilities belong to a thread: the other threads would retain theirs.
+    /// Capabilities belong to a thread, so the other threads would retain theirs.
     #[error(
         "cannot change the user in a process with {0} threads; change it before the second thread starts"
     )]
@@ -55,7 +55,7 @@ pub enum UserError {
 /// Call it before the process has a second thread: the kernel stores capabilities for each thread.
 ///
 /// # Errors
-/// [`UserError`] names the cause. The process must exit then.
+/// [`UserError`] names the cause. The process must then exit.
 pub fn change_to(name: &str, groups: &[&str], retain: &[Capability]) -> Result<bool, UserError> {
     if !Uid::effective().is_root() {
         return Ok(false);
@@ -86,16 +86,16 @@ pub fn change_to(name: &str, groups: &[&str], retain: &[Capability]) -> Result<b
     Ok(true)
 }
 
-/// Drops every capability, and the way to regain one: [`wakevirt_privilege::drop_capabilities`].
+/// Drops all capabilities irrevocably: [`wakevirt_privilege::drop_capabilities`].
 ///
 /// # Errors
-/// [`UserError::Capabilities`]. The process must exit then.
+/// [`UserError::Capabilities`]. The process must then exit.
 pub fn drop_capabilities() -> Result<(), UserError> {
     Ok(wakevirt_privilege::drop_capabilities()?)
 }
 
 /// The user that the service runs as. If it was started as root, this is the user `name` that it will change
-/// to, if that exists.
+/// to, if it exists.
 #[must_use]
 pub fn service_uid(name: &str) -> Uid {
     let running = Uid::effective();

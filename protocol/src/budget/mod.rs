@@ -33,15 +33,14 @@ pub const ADDRESS_RATE: u32 = 10;
 /// Packets per second for all known MAC addresses together on each interface, beyond the first of each.
 pub const INTERFACE_RATE: u32 = 100;
 
-/// How long after a first packet for a known MAC address on an interface no other packet is a first one, in
+/// After a first packet for a known MAC address on an interface, the time in which no other packet is a first one, in
 /// microseconds.
 pub const FIRST_INTERVAL: Micros = 10_000_000;
 
 /// The number of pairs of interface and MAC address in [`Budgets::default_size`].
 const PAIRS: usize = 16_384;
 
-/// The number of interfaces in [`Budgets::default_size`]. The number of interfaces of the kernel is the limit of how
-/// many there are at a time.
+/// The number of interfaces in [`Budgets::default_size`]. A host rarely has more interfaces at a time.
 const INTERFACES: usize = 1024;
 
 /// All budgets. See the [module](self).
@@ -82,7 +81,7 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
             shared.known.take(INTERFACE_RATE, now)
         };
         let Some(own) = pairs.entry(Pair { interface, address }, now) else {
-            // Other interfaces use all room: only the budget of this interface applies.
+            // Other interfaces use the whole set: only the budget of this interface applies.
             return within_interface();
         };
         if own.allows_first(now) {

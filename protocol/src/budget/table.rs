@@ -2,7 +2,7 @@
 
 use core::hash::{BuildHasher, Hash};
 
-/// The number of entries in a set, which keys with the same remainder share. A look-up compares at most this many.
+/// The number of entries in a set, which keys with the same remainder share. A lookup compares at most this many.
 pub(super) const WAYS: usize = 16;
 
 /// A key and its entry.
@@ -13,7 +13,7 @@ pub(super) trait Replaceable<Key>: Default {
     /// Whether a new entry could replace this one without any effect. A new entry is idle.
     fn is_idle(&self, now: super::Micros) -> bool;
 
-    /// The index of the entry that a new one replaces if none is idle; `None` if the new one gets no room.
+    /// The index of the entry that a new one replaces if none is idle; `None` if there is no room for the new one.
     fn displaced(slots: &[Slot<Key, Self>; WAYS], by: &Key) -> Option<usize>;
 }
 

@@ -46,7 +46,7 @@ fn steps(addresses: u16, interfaces: u32) -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..400)
 }
 
-/// Each step with its time.
+/// The steps with their times.
 fn timed(steps: &[Step]) -> impl Iterator<Item = (Micros, Step)> {
     steps.iter().scan(SECOND, |now, step| {
         *now += step.pause;
@@ -98,9 +98,9 @@ proptest! {
             }
             addresses[interface as usize].insert(address);
         }
-        let took = end - SECOND;
-        let firsts = 1 + took / FIRST_INTERVAL;
-        let worth = |rate: u32| u64::from(rate) + took * u64::from(rate) / SECOND;
+        let elapsed = end - SECOND;
+        let firsts = 1 + elapsed / FIRST_INTERVAL;
+        let worth = |rate: u32| u64::from(rate) + elapsed * u64::from(rate) / SECOND;
         for (pair, admitted) in &by_pair {
             prop_assert!(*admitted <= firsts + worth(ADDRESS_RATE), "{pair:?}: {admitted}");
         }
@@ -139,7 +139,7 @@ fn a_flood_does_not_affect_the_same_address_on_another_interface() {
 }
 
 #[test]
-fn a_full_table_gives_room_to_the_interface_with_fewest_entries() {
+fn a_full_table_makes_room_for_the_interface_with_the_fewest_entries() {
     let mut budgets = Budgets::new(WAYS, 64, Colliding::default());
     let flood = |budgets: &mut Budgets<_>, interface| {
         (0..5000).filter(|n| budgets.admit_known(interface, mac(*n), SECOND)).count()

@@ -1,4 +1,4 @@
-//! Builds frames layer by layer. Every header field can have a false value.
+//! Builds frames layer by layer. Every header field can have a wrong value.
 
 #![allow(dead_code, reason = "each test program uses only a part")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -162,7 +162,7 @@ impl Ipv6 {
     }
 }
 
-/// An extension header of this kind, with this many units more than the shortest.
+/// An extension header of this kind, with this many units more than the minimum.
 pub(crate) fn extension(kind: u8, more: u8) -> (u8, Vec<u8>) {
     let more_bytes = usize::from(more);
     match kind {

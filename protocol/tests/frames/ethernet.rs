@@ -1,4 +1,4 @@
-//! Rows: EtherTypes, and tags.
+//! Rows: EtherTypes and tags.
 
 use wakevirt_protocol::frame::Refusal::{BadHeader, NotAtStart, TooManyTags};
 use wakevirt_protocol::{Carrier, MacAddr};
@@ -23,7 +23,7 @@ fn ethertypes() -> Vec<Row> {
     let late = bytes![[0], magic()];
     vec![
         row("another EtherType", ethernet(0x88b5, &magic()), accepted(raw(0x88b5))),
-        row("another EtherType, not at its start", ethernet(0x88b5, &late), Err(NotAtStart)),
+        row("another EtherType, not at the start", ethernet(0x88b5, &late), Err(NotAtStart)),
         row("the smallest EtherType", ethernet(0x0600, &magic()), accepted(raw(0x0600))),
         row("ARP", ethernet(0x0806, &bytes![[0, 1, 8, 0, 6, 4, 0, 1], magic()]), Err(NotAtStart)),
         row("PPPoE", ethernet(0x8864, &bytes![[0x11, 0, 0, 1, 0, 104, 0, 0x57], magic()]), Err(NotAtStart)),
@@ -45,7 +45,7 @@ fn tags() -> Vec<Row> {
     vec![
         row("802.1Q", tagged(&[(0x8100, 5)], 0x0842, &magic()), in_vlan(5, accepted(raw(0x0842)))),
         row(
-            "802.1Q, not at its start",
+            "802.1Q, not at the start",
             tagged(&[(0x8100, 5)], 0x0842, &late),
             in_vlan(5, accepted(raw(0x0842))),
         ),
@@ -57,7 +57,7 @@ fn tags() -> Vec<Row> {
             in_vlan(5, accepted(raw(0x0842))),
         ),
         row(
-            "the greatest VLAN",
+            "the highest VLAN",
             tagged(&[(0x8100, 4094)], 0x0842, &magic()),
             in_vlan(4094, accepted(raw(0x0842))),
         ),
@@ -66,9 +66,13 @@ fn tags() -> Vec<Row> {
         row("UDP in 802.1Q", tagged(&[(0x8100, 5)], 0x0800, &ipv4()), in_vlan(5, accepted(v4(9)))),
         row("UDP over IPv6 in 802.1Q", tagged(&[(0x8100, 5)], 0x86dd, &ip6), in_vlan(5, accepted(v6(9)))),
         row("a length in 802.1Q", tagged(&[(0x8100, 5)], 102, &magic()), in_vlan(5, accepted(length()))),
-        row("another EtherType in 802.1Q, late", tagged(&[(0x8100, 5)], 0x88b5, &late), Err(NotAtStart)),
-        row("a tag cut off", ethernet(0x8100, &[0, 5, 8]), Err(BadHeader)),
-        row("the stream in the place of a tag", ethernet(0x8100, &magic()), Err(BadHeader)),
+        row(
+            "another EtherType in 802.1Q, not at the start",
+            tagged(&[(0x8100, 5)], 0x88b5, &late),
+            Err(NotAtStart),
+        ),
+        row("a truncated tag", ethernet(0x8100, &[0, 5, 8]), Err(BadHeader)),
+        row("the stream instead of a tag", ethernet(0x8100, &magic()), Err(BadHeader)),
     ]
 }
 
@@ -97,24 +101,24 @@ fn stacked_tags() -> Vec<Row> {
 /// A tag that the kernel removed from the frame.
 fn removed_tags() -> Vec<Row> {
     let rows = [
-        ("a tag taken off", 5, ethernet(0x0842, &magic()), in_vlan(5, accepted(raw(0x0842)))),
-        ("a tag taken off UDP", 5, udp4(9, &magic()), in_vlan(5, accepted(v4(9)))),
+        ("a removed tag", 5, ethernet(0x0842, &magic()), in_vlan(5, accepted(raw(0x0842)))),
+        ("a removed tag of UDP", 5, udp4(9, &magic()), in_vlan(5, accepted(v4(9)))),
         (
-            "a tag taken off, and one left",
+            "a removed tag, and one remaining",
             8,
             tagged(&[(0x8100, 5)], 0x0800, &ipv4()),
             in_vlan(8, accepted(v4(9))),
         ),
-        ("a priority tag taken off", 0x2000, ethernet(0x0842, &magic()), accepted(raw(0x0842))),
-        ("the reserved VLAN taken off", 0x0fff, ethernet(0x0842, &magic()), Err(BadHeader)),
+        ("a removed priority tag", 0x2000, ethernet(0x0842, &magic()), accepted(raw(0x0842))),
+        ("a removed tag of the reserved VLAN", 0x0fff, ethernet(0x0842, &magic()), Err(BadHeader)),
         (
-            "a priority tag taken off a VLAN",
+            "a removed priority tag before a VLAN",
             0x2000,
             tagged(&[(0x8100, 5)], 0x0842, &magic()),
             in_vlan(5, accepted(raw(0x0842))),
         ),
         (
-            "a tag taken off, and two left",
+            "a removed tag, and two remaining",
             8,
             tagged(&[(0x8100, 5), (0x8100, 6)], 0x0842, &magic()),
             Err(TooManyTags),

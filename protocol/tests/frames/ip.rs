@@ -8,22 +8,26 @@ use crate::rows::*;
 /// UDP ports, and values in the UDP header.
 pub(crate) fn udp() -> Vec<Row> {
     let late = bytes![[0x11; 33], magic()];
-    let lying = |length, payload: &[u8]| {
+    let with_length = |length, payload: &[u8]| {
         Ipv4::default().frame(&Udp { port: 9, length: Some(length) }.around(payload))
     };
     let secret = bytes![magic(), b"secret"];
     let mut rows = vec![
-        row("longer than its packet", lying(2000, &secret), with_password(b"secret", v4(9))),
-        row("the greatest length", lying(0xffff, &magic()), accepted(v4(9))),
-        row("a length that ends before the password", lying(8 + 102, &secret), accepted(v4(9))),
-        row("a length that cuts the password", lying(8 + 106, &secret), with_password(b"secr", v4(9))),
-        row("a length that cuts the last copy", lying(8 + 101, &magic()), Err(NoMagicPacket)),
-        row("a length of its header", lying(8, &magic()), Err(NoMagicPacket)),
-        row("a length that is too short", lying(7, &magic()), Err(BadHeader)),
-        row("no length", lying(0, &magic()), Err(BadHeader)),
+        row("a length beyond the packet", with_length(2000, &secret), with_password(b"secret", v4(9))),
+        row("the maximum length", with_length(0xffff, &magic()), accepted(v4(9))),
+        row("a length that ends before the password", with_length(8 + 102, &secret), accepted(v4(9))),
+        row(
+            "a length that truncates the password",
+            with_length(8 + 106, &secret),
+            with_password(b"secr", v4(9)),
+        ),
+        row("a length that truncates the last copy", with_length(8 + 101, &magic()), Err(NoMagicPacket)),
+        row("the length of the header", with_length(8, &magic()), Err(NoMagicPacket)),
+        row("a length that is too short", with_length(7, &magic()), Err(BadHeader)),
+        row("no length", with_length(0, &magic()), Err(BadHeader)),
         row("no payload", udp4(9, &[]), Err(NoMagicPacket)),
         row("no payload to another port", udp4(40000, &[]), Err(NotAtStart)),
-        row("a header cut off", Ipv4::default().frame(&[0; 7]), Err(BadHeader)),
+        row("a truncated header", Ipv4::default().frame(&[0; 7]), Err(BadHeader)),
         row("a DHCP-like packet", udp4(67, &dhcp_like(&[0; 192])), Err(NotAtStart)),
         row("a DHCP-like packet to 9", udp4(9, &dhcp_like(&[0; 192])), Err(NoMagicPacket)),
         row("a magic packet in a DHCP-like one", udp4(67, &dhcp_like(&magic())), Err(NotAtStart)),
@@ -35,17 +39,21 @@ pub(crate) fn udp() -> Vec<Row> {
     ];
     for port in [0, 7, 9, CONFIGURED] {
         rows.push(row(format!("to {port}"), udp4(port, &magic()), accepted(v4(port))));
-        rows.push(row(format!("to {port}, not at its start"), udp4(port, &late), accepted(v4(port))));
-        rows.push(row(format!("by IPv6 to {port}, not at its start"), udp6(port, &late), accepted(v6(port))));
+        rows.push(row(format!("to {port}, not at the start"), udp4(port, &late), accepted(v4(port))));
+        rows.push(row(
+            format!("over IPv6 to {port}, not at the start"),
+            udp6(port, &late),
+            accepted(v6(port)),
+        ));
     }
     for port in [1, 8, 10, 67, 40000, 47009, 47998, 65535] {
         rows.push(row(
-            format!("at its start to {port}"),
+            format!("at the start to {port}"),
             udp4(port, &stream(9, TARGET, 16, b"")),
             accepted(v4(port)),
         ));
-        rows.push(row(format!("not at its start to {port}"), udp4(port, &late), Err(NotAtStart)));
-        rows.push(row(format!("by IPv6, not at its start to {port}"), udp6(port, &late), Err(NotAtStart)));
+        rows.push(row(format!("not at the start to {port}"), udp4(port, &late), Err(NotAtStart)));
+        rows.push(row(format!("over IPv6, not at the start to {port}"), udp6(port, &late), Err(NotAtStart)));
         rows.push(row(
             format!("five FF to {port}"),
             udp4(port, &stream(5, TARGET, 16, b"")),
@@ -83,19 +91,19 @@ pub(crate) fn ipv4() -> Vec<Row> {
         row("4 bytes of options", options(4).frame(&datagram), accepted(v4(9))),
         row("40 bytes of options", options(40).frame(&datagram), accepted(v4(9))),
         row("a header of 16 bytes", ihl(4).frame(&datagram), Err(BadHeader)),
-        row("a header of nothing", ihl(0).frame(&datagram), Err(BadHeader)),
+        row("a header of 0 bytes", ihl(0).frame(&datagram), Err(BadHeader)),
         row("a header beyond the packet", ihl(15).frame(&[0; 20]), Err(BadHeader)),
-        row("options cut off", options(40).frame(&datagram)[..14 + 59].to_vec(), Err(BadHeader)),
-        row("a header cut off", ethernet(0x0800, &[0x45; 19]), Err(BadHeader)),
+        row("truncated options", options(40).frame(&datagram)[..14 + 59].to_vec(), Err(BadHeader)),
+        row("a truncated header", ethernet(0x0800, &[0x45; 19]), Err(BadHeader)),
         row("nothing", ethernet(0x0800, &[]), Err(BadHeader)),
         row("another version", version(5).frame(&datagram), Err(BadHeader)),
         row("IPv6 under IPv4's EtherType", version(6).frame(&datagram), Err(BadHeader)),
         row("a magic packet under IPv4's EtherType", ethernet(0x0800, &magic()), Err(BadHeader)),
         row("a length beyond the packet", long(1500).frame(&datagram), accepted(v4(9))),
-        row("a length that cuts the last copy", long(total - 1).frame(&datagram), Err(NoMagicPacket)),
-        row("a length that cuts the UDP header", long(27).frame(&datagram), Err(BadHeader)),
-        row("a length of the header", long(20).frame(&datagram), Err(BadHeader)),
-        row("a length less than the header", long(19).frame(&datagram), Err(BadHeader)),
+        row("a length that truncates the last copy", long(total - 1).frame(&datagram), Err(NoMagicPacket)),
+        row("a length that truncates the UDP header", long(27).frame(&datagram), Err(BadHeader)),
+        row("the length of the header", long(20).frame(&datagram), Err(BadHeader)),
+        row("a length shorter than the header", long(19).frame(&datagram), Err(BadHeader)),
         row("no length", long(0).frame(&datagram), Err(BadHeader)),
         row("padding after it", bytes![udp4(9, &magic()), [0; 18]], accepted(v4(9))),
         row(
@@ -108,10 +116,10 @@ pub(crate) fn ipv4() -> Vec<Row> {
             bytes![udp4(9, &bytes![magic(), b"pass"]), [0; 6]],
             with_password(b"pass", v4(9)),
         ),
-        row("not to be fragmented", fragment(0x4000).frame(&datagram), accepted(v4(9))),
+        row("the flag Don't Fragment", fragment(0x4000).frame(&datagram), accepted(v4(9))),
         row("a first fragment", fragment(0x2000).frame(&datagram), accepted(v4(9))),
         row("a later fragment", fragment(0x2001).frame(&datagram), Err(LaterFragment)),
-        row("a later fragment, far out", fragment(0x1000).frame(&datagram), Err(LaterFragment)),
+        row("a later fragment with a large offset", fragment(0x1000).frame(&datagram), Err(LaterFragment)),
         row("the last fragment", fragment(0x00b9).frame(&magic()), Err(LaterFragment)),
         row("TCP", protocol(6).frame(&datagram), Err(NotUdp)),
         row("ICMP", protocol(1).frame(&datagram), Err(NotUdp)),
@@ -133,9 +141,13 @@ pub(crate) fn ipv6() -> Vec<Row> {
     let mut rows = vec![
         row("four extension headers", Ipv6::with(&four).frame(&datagram), accepted(v6(9))),
         row("five extension headers", Ipv6::with(&five).frame(&datagram), Err(TooManyExtensionHeaders)),
-        row("four, and TCP", Ipv6 { protocol: 6, ..Ipv6::with(&four) }.frame(&datagram), Err(NotUdp)),
+        row(
+            "four extension headers and TCP",
+            Ipv6 { protocol: 6, ..Ipv6::with(&four) }.frame(&datagram),
+            Err(NotUdp),
+        ),
         row("a first fragment", Ipv6::with(&[fragment(0, true)]).frame(&datagram), accepted(v6(9))),
-        row("a fragment that is whole", Ipv6::with(&[fragment(0, false)]).frame(&datagram), accepted(v6(9))),
+        row("an atomic fragment", Ipv6::with(&[fragment(0, false)]).frame(&datagram), accepted(v6(9))),
         row("a later fragment", Ipv6::with(&[fragment(1, true)]).frame(&datagram), Err(LaterFragment)),
         row("the last fragment", Ipv6::with(&[fragment(181, false)]).frame(&magic()), Err(LaterFragment)),
         row(
@@ -144,7 +156,7 @@ pub(crate) fn ipv6() -> Vec<Row> {
             Err(BadHeader),
         ),
         row(
-            "an extension header cut off",
+            "a truncated extension header",
             Ipv6::with(&[(HOP_BY_HOP, vec![0, 0, 0])]).frame(&[]),
             Err(BadHeader),
         ),
@@ -154,11 +166,11 @@ pub(crate) fn ipv6() -> Vec<Row> {
         row("ICMPv6", protocol(58).frame(&datagram), Err(NotUdp)),
         row("mobility", protocol(135).frame(&datagram), Err(NotUdp)),
         row("another version", Ipv6 { version: 4, ..plain() }.frame(&datagram), Err(BadHeader)),
-        row("a header cut off", ethernet(0x86dd, &[0x60; 39]), Err(BadHeader)),
+        row("a truncated header", ethernet(0x86dd, &[0x60; 39]), Err(BadHeader)),
         row("nothing", ethernet(0x86dd, &[]), Err(BadHeader)),
         row("a length beyond the packet", long(1500).frame(&datagram), accepted(v6(9))),
-        row("a length that cuts the last copy", long(8 + 101).frame(&datagram), Err(NoMagicPacket)),
-        row("a length that cuts the UDP header", long(7).frame(&datagram), Err(BadHeader)),
+        row("a length that truncates the last copy", long(8 + 101).frame(&datagram), Err(NoMagicPacket)),
+        row("a length that truncates the UDP header", long(7).frame(&datagram), Err(BadHeader)),
         row("no length", long(0).frame(&datagram), Err(BadHeader)),
         row("a jumbogram", Ipv6 { length: Some(0), ..Ipv6::with(&[jumbo]) }.frame(&datagram), Err(BadHeader)),
         row("padding after it", bytes![udp6(9, &magic()), [0; 18]], accepted(v6(9))),

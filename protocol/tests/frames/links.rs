@@ -74,7 +74,7 @@ fn sll_links() -> Vec<Row> {
         row_of(LinkType::LinuxSll, "0x0842", sll(1, 6, 0x0842, &magic()), Some(accepted(raw(0x0842)))),
         row_of(
             LinkType::LinuxSll,
-            "a tag that libpcap put back",
+            "a tag that libpcap restored",
             sll(1, 6, 0x8100, &tag()),
             Some(in_vlan(5, accepted(raw(0x0842)))),
         ),
@@ -94,7 +94,7 @@ fn sll_links() -> Vec<Row> {
         ),
         row_of(
             LinkType::LinuxSll,
-            "six bytes of no MAC",
+            "six bytes that are not a MAC address",
             sll(0xfffe, 6, 0x0800, &ipv4()),
             Some(without_sender(accepted(v4(9)))),
         ),
@@ -119,7 +119,7 @@ fn sll2_links() -> Vec<Row> {
         row_of(LinkType::LinuxSll2, "0x0842", sll2(1, 6, 0x0842, &magic()), Some(accepted(raw(0x0842)))),
         row_of(
             LinkType::LinuxSll2,
-            "a tag that libpcap put back",
+            "a tag that libpcap restored",
             sll2(1, 6, 0x8100, &tag()),
             Some(in_vlan(5, accepted(raw(0x0842)))),
         ),
@@ -189,11 +189,11 @@ fn raw_links() -> Vec<Row> {
         row_of(LinkType::Raw, "IPv6", ipv6(), Some(without_sender(accepted(v6(9))))),
         row_of(
             LinkType::Raw,
-            "IPv4 of another port, late",
+            "IPv4 to another port, not at the start",
             Ipv4::default().around(&Udp::to(40000).around(&bytes![[0], magic()])),
             Some(Err(NotAtStart)),
         ),
-        row_of(LinkType::Raw, "no IP", magic(), None),
+        row_of(LinkType::Raw, "not IP", magic(), None),
         row_of(LinkType::Raw, "nothing", vec![], None),
     ]
 }

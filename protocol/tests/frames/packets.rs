@@ -34,7 +34,7 @@ pub(crate) fn senders() -> Vec<Row> {
             udp4(9, &bytes![magic(), b"secret"]),
             with_password(b"secret", v4(9)),
         ),
-        row("Guacamole by IPv6 multicast", udp6(9, &magic()), accepted(v6(9))),
+        row("Guacamole over IPv6 multicast", udp6(9, &magic()), accepted(v6(9))),
         row("wol and OPNsense", udp4(40000, &magic()), accepted(v4(40000))),
         row("Plan 9, 109 bytes", udp4(0, &plan9), with_password(&[0; 6], v4(0))),
         row(
@@ -45,12 +45,12 @@ pub(crate) fn senders() -> Vec<Row> {
         row("Ansible, twenty copies, 126 bytes", udp4(9, &stream(6, TARGET, 20, b"")), accepted(v4(9))),
         row("wolforward, forty copies to 7", udp4(7, &stream(6, TARGET, 40, b"")), accepted(v4(7))),
         row("wolforward, forty copies to 9", udp4(9, &stream(6, TARGET, 40, b"")), accepted(v4(9))),
-        row("Windows by IPv4", udp4(9, &magic()), accepted(v4(9))),
-        row("Windows by ff02::1", udp6(9, &magic()), accepted(v6(9))),
+        row("Windows over IPv4", udp4(9, &magic()), accepted(v4(9))),
+        row("Windows to ff02::1", udp6(9, &magic()), accepted(v6(9))),
     ];
     for port in [9, 47009, 47998, 47999, 48000, 48002, 48010] {
         rows.push(row(format!("Moonlight to {port}"), udp4(port, &magic()), accepted(v4(port))));
-        rows.push(row(format!("Moonlight by IPv6 to {port}"), udp6(port, &magic()), accepted(v6(port))));
+        rows.push(row(format!("Moonlight over IPv6 to {port}"), udp6(port, &magic()), accepted(v6(port))));
     }
     rows
 }
@@ -64,14 +64,14 @@ pub(crate) fn merged() -> Vec<Row> {
     let mut rows = vec![
         row_of_several("two in 0x0842", ethernet(0x0842, &two), &both, &raw(0x0842)),
         row_of_several("two in another EtherType", ethernet(0x88b5, &two), &both, &raw(0x88b5)),
-        row_of_several("two to 9 by IPv6", udp6(9, &two), &both, &v6(9)),
+        row_of_several("two to 9 over IPv6", udp6(9, &two), &both, &v6(9)),
         row_of_several(
-            "two, neither at its start",
+            "two, neither at the start",
             udp4(9, &bytes![[0x11; 40], magic(), [0x11; 40], other(b"")]),
             &both,
             &v4(9),
         ),
-        row("two to 40000, not at its start", udp4(40000, &bytes![[0], two]), Err(NotAtStart)),
+        row("two to 40000, not at the start", udp4(40000, &bytes![[0], two]), Err(NotAtStart)),
         row_of_several(
             "a hundred bytes between them",
             udp4(40000, &bytes![magic(), [0; 100], other(b"")]),
@@ -87,7 +87,7 @@ pub(crate) fn merged() -> Vec<Row> {
         ),
         // 28 bytes of headers and 19 packets of 102 are 1,966.
         row_of_several(
-            "thirty, of which the first 2,048 bytes hold nineteen",
+            "thirty, nineteen of them in the first 2,048 bytes",
             udp4(9, &most.concat()),
             &[TARGET; 19],
             &v4(9),
@@ -107,12 +107,12 @@ fn merged_with_one_target() -> Vec<Row> {
             with_password(&[0xff; 6], v4(9)),
         ),
         row(
-            "one, and one for a group",
+            "one, and one for a group address",
             udp4(9, &bytes![magic(), stream(6, [0xff; 6], 16, b"")]),
             accepted(v4(9)),
         ),
         row(
-            "one, and one that is broken",
+            "one, and a broken one",
             udp4(9, &bytes![magic(), stream(6, OTHER, 15, &TARGET)]),
             accepted(v4(9)),
         ),
@@ -122,7 +122,7 @@ fn merged_with_one_target() -> Vec<Row> {
             accepted(v4(9)),
         ),
         row(
-            "one, whose password ends before",
+            "one, whose password ends before the 2,048th byte",
             udp4(9, &bytes![[0x11; 2048 - 28 - 109], magic(), b"secret"]),
             with_password(b"secret", v4(9)),
         ),
@@ -183,21 +183,25 @@ fn invalid_streams() -> Vec<Row> {
     vec![
         row("five FF", wol(&stream(5, TARGET, 16, b"")), refused()),
         row("15 copies", wol(&stream(6, TARGET, 15, b"")), refused()),
-        row("16 copies less a byte", wol(&stream(6, TARGET, 15, &TARGET[..5])), refused()),
+        row("16 copies without the last byte", wol(&stream(6, TARGET, 15, &TARGET[..5])), refused()),
         row("a byte after the stream", wol(&bytes![[0xff; 6], [0], TARGET.repeat(16)]), refused()),
         row(
             "a break between copies",
             wol(&bytes![stream(6, TARGET, 8, b""), [0], TARGET.repeat(8)]),
             refused(),
         ),
-        row("the last copy of another", wol(&stream(6, TARGET, 15, &OTHER)), refused()),
-        row("copies of two in turn", wol(&bytes![[0xff; 6], bytes![TARGET, OTHER].repeat(8)]), refused()),
-        row("for 255.255.255.255's MAC", wol(&stream(6, [0xff; 6], 16, b"")), refused()),
+        row("a different last copy", wol(&stream(6, TARGET, 15, &OTHER)), refused()),
+        row(
+            "alternating copies of two addresses",
+            wol(&bytes![[0xff; 6], bytes![TARGET, OTHER].repeat(8)]),
+            refused(),
+        ),
+        row("for the broadcast MAC", wol(&stream(6, [0xff; 6], 16, b"")), refused()),
         row("for an IPv4 multicast MAC", wol(&stream(6, [0x01, 0x00, 0x5e, 0, 0, 1], 16, b"")), refused()),
         row("for an IPv6 multicast MAC", wol(&stream(6, [0x33, 0x33, 0, 0, 0, 1], 16, b"")), refused()),
-        row("for the MAC of zeros", wol(&stream(6, [0; 6], 16, b"")), refused()),
-        row("nothing but FF", wol(&[0xff; 1500]), refused()),
-        row("nothing but the stream", wol(&[0xff; 6]), refused()),
+        row("for the all-zero MAC", wol(&stream(6, [0; 6], 16, b"")), refused()),
+        row("only FF", wol(&[0xff; 1500]), refused()),
+        row("only the stream", wol(&[0xff; 6]), refused()),
         row("nothing", wol(&[]), refused()),
     ]
 }

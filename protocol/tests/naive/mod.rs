@@ -1,5 +1,5 @@
-//! A second parser for magic packets: slow, in the order of the design's description, and independent of the library
-//! except for the types of the results. The fuzz targets use it as well.
+//! A second parser for magic packets: slow, written after the description of the format, and independent of the library
+//! except for the types of the results. The fuzz targets also use it.
 
 #![allow(dead_code, reason = "each program uses only a part")]
 
@@ -8,7 +8,7 @@ use std::fmt::Display;
 use wakevirt_protocol::magic::MagicPackets;
 use wakevirt_protocol::{Carrier, MagicPacket, ParsedPacket, UdpPath};
 
-/// An address, and the password after its copies, or no bytes.
+/// An address, and the password after its copies; empty without a password.
 pub(crate) type Magic = ([u8; 6], Vec<u8>);
 
 /// A parsed packet in plain values.
@@ -24,7 +24,7 @@ pub(crate) fn anywhere(payload: &[u8]) -> Vec<Magic> {
     with_password(payload, places(payload, 0))
 }
 
-/// Like [`anywhere`], if only FF precede the first packet.
+/// Like [`anywhere`], but only bytes FF may precede the first packet.
 pub(crate) fn at_start(payload: &[u8]) -> Vec<Magic> {
     let first = (0..payload.len())
         .take_while(|offset| payload[..*offset].iter().all(|byte| *byte == 0xff))
@@ -247,7 +247,7 @@ fn path_text<Address, const N: usize>(
     format!("{name} {source:?} {} > {destination:?} {}", path.source_port, path.destination_port)
 }
 
-/// The rest of some bytes, which are read from the front.
+/// A reader of bytes, which returns them from the front.
 #[derive(Clone, Copy)]
 struct Bytes<'a>(&'a [u8]);
 
@@ -257,8 +257,8 @@ impl<'a> Bytes<'a> {
         if self.0.len() < count {
             return None;
         }
-        let (taken, left) = self.0.split_at(count);
-        self.0 = left;
+        let (taken, rest) = self.0.split_at(count);
+        self.0 = rest;
         Some(taken)
     }
 

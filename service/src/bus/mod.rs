@@ -120,7 +120,7 @@ pub enum BusError {
     Closed,
 }
 
-/// Requests a name. If another connection owns it, this fails and does not wait in the queue.
+/// Requests a name. Fails if another connection owns it, without waiting in the queue.
 ///
 /// # Errors
 /// [`BusError::NameTaken`], [`BusError::NameRefused`] or [`BusError::RequestName`].

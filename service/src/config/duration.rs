@@ -33,7 +33,7 @@ impl fmt::Display for HumanDuration {
     }
 }
 
-/// A text that is not a duration.
+/// A string that is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} is not {EXPECTED}", quoted(_0))]
 pub struct BadDuration(String);

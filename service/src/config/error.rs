@@ -20,7 +20,7 @@ pub enum ConfigError {
         /// The cause.
         source: io::Error,
     },
-    /// A directory, device or FIFO in place of a file.
+    /// A directory, device or FIFO instead of a file.
     #[error("{} is not a regular file; remove it or name another file", shown(path))]
     NotAFile {
         /// The file.
@@ -37,7 +37,7 @@ pub enum ConfigError {
     TooManyFiles {
         /// The directory.
         path: PathBuf,
-        /// The most files.
+        /// The maximum number of files.
         max: usize,
     },
     /// The files together exceed a limit.

@@ -11,12 +11,12 @@ use nix::unistd::Uid;
 use super::ConfigError;
 use super::error::line_at;
 
-/// The largest configuration file, in bytes.
+/// The maximum size of a configuration file, in bytes.
 pub(super) const MAX_SIZE: u64 = 1024 * 1024;
 
 /// The text of a file that only root and `owner` can write.
 ///
-/// It follows links. It checks the file after opening it, so that no other file can take its place in between.
+/// It follows links, and checks the file after opening it, so that it cannot be replaced in between.
 pub(super) fn read(path: &Path, owner: Uid) -> Result<String, ConfigError> {
     let failed = |source| ConfigError::Read { path: path.to_owned(), source };
     let mut file = open(path, Links::Follow).map_err(failed)?;

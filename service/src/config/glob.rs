@@ -1,14 +1,14 @@
-//! The globs of both services: bounded in length and groups, and therefore in cost.
+//! The globs of both services, limited in length and groups, and therefore in cost.
 
 use globset::{Glob, GlobMatcher};
 
-/// The longest pattern, in bytes: a name of 255 bytes (NAME_MAX, limits.h(0p)) with every byte escaped.
+/// The maximum length of a pattern, in bytes: a name of 255 bytes (NAME_MAX, limits.h(0p)) with every byte escaped.
 pub const MAX_PATTERN: usize = 510;
-/// The most groups of alternatives in a pattern. globset panics if they nest deeper than its regular expressions
-/// may.
+/// The maximum number of groups of alternatives in a pattern. globset panics if they nest deeper than its regular
+/// expressions can.
 pub const MAX_GROUPS: usize = 16;
 
-/// Why a text is not a valid glob.
+/// Why a string is not a valid glob.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadGlob {
     /// Longer than [`MAX_PATTERN`].
@@ -22,7 +22,7 @@ pub enum BadGlob {
     Syntax(String),
 }
 
-/// Whether the text has a special character of globs. A text without one is a plain name.
+/// Whether the string has a special character of globs. A string without one is a plain name.
 #[must_use]
 pub fn is_glob(text: &str) -> bool {
     text.contains(['*', '?', '[', '{', '}', '\\'])

@@ -17,16 +17,16 @@ pub struct InterfacePattern {
     glob: Option<GlobMatcher>,
 }
 
-/// Why a text is not a pattern of interfaces.
+/// Why a string is not an interface pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadInterfacePattern {
-    /// An empty text.
-    #[error("an empty text matches no interface; write a name such as \"br0\", or a glob such as \"eth*\"")]
+    /// An empty string.
+    #[error("an empty string matches no interface; write a name such as \"br0\", or a glob such as \"eth*\"")]
     Empty,
     /// It begins with `!`.
     #[error("not an interface: \"!\" cannot exclude interfaces here; write only those to match")]
     Exclusion,
-    /// A glob that is invalid.
+    /// An invalid glob.
     #[error("{0}; write a name such as \"br0\", or a glob such as \"eth*\"")]
     Glob(#[from] BadGlob),
     /// A name that no interface can have.

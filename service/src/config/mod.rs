@@ -25,10 +25,10 @@ pub use range::{PartLimit, check_text, duration, list, list_with_parts, number};
 pub use text::from_text;
 pub use toml_array::toml_array;
 
-/// The directories of the files, in order of increasing precedence: the package's, then the administrator's.
+/// The directories of configuration files, in order of increasing precedence: the package's, then the administrator's.
 const ROOTS: [&str; 2] = ["/usr/lib/wakevirt", "/etc/wakevirt"];
 
-/// The most drop-ins in a directory.
+/// The maximum number of drop-ins in a directory.
 const MAX_DROP_INS: usize = 256;
 
 /// The content of one configuration file: all keys are optional, and tables are in lists.
@@ -49,7 +49,7 @@ pub trait Layer: DeserializeOwned + Default {
     }
 }
 
-/// Reads the configuration: only `file`, if given, or else the files in the standard directories. In order of
+/// Reads the configuration: only `file` if given, otherwise the files in the standard directories. In order of
 /// increasing precedence, these are `/usr/lib/wakevirt/NAME.toml`, `/usr/lib/wakevirt/NAME.d/*.toml` by file name,
 /// and the same under `/etc/wakevirt`. Without any file, the configuration is the default.
 ///

@@ -84,11 +84,11 @@ where
     input.deserialize_seq(List { max, name, parts: Some(parts) })
 }
 
-/// The most parts that all items of a list may have together.
+/// The maximum number of parts of all items of a list together.
 pub struct PartLimit<T> {
     /// Counts the parts of an item.
     pub count: fn(&T) -> usize,
-    /// The most parts of all items.
+    /// The maximum number of parts.
     pub max: usize,
     /// The name of the parts, for the error.
     pub name: &'static str,

@@ -47,14 +47,14 @@ impl<'de> Deserialize<'de> for Mac {
 impl Layer for Sample {
     const SERVICE: &'static str = "sample";
 
-    fn over(self, mut below: Self) -> Self {
-        below.allow.extend(self.allow);
+    fn over(self, mut lower: Self) -> Self {
+        lower.allow.extend(self.allow);
         Self {
-            interfaces: self.interfaces.or(below.interfaces),
-            cool_down: self.cool_down.or(below.cool_down),
-            limit: self.limit.or(below.limit),
-            log: self.log.or(below.log),
-            allow: below.allow,
+            interfaces: self.interfaces.or(lower.interfaces),
+            cool_down: self.cool_down.or(lower.cool_down),
+            limit: self.limit.or(lower.limit),
+            log: self.log.or(lower.log),
+            allow: lower.allow,
         }
     }
 
@@ -256,13 +256,13 @@ fn rejects_deeply_nested_files() {
 #[test]
 fn rejects_binary_and_large_files() {
     assert_eq!(error_for(b"limit = 1\n\xff\n"), "sample.toml:2: not UTF-8; save the file in that encoding");
-    let most = usize::try_from(file::MAX_SIZE).unwrap();
+    let max = usize::try_from(file::MAX_SIZE).unwrap();
     assert_eq!(
-        error_for(" ".repeat(most + 1)),
+        error_for(" ".repeat(max + 1)),
         "sample.toml is larger than 1048576 bytes; it cannot be a configuration file"
     );
     let directory = Directory::new();
-    assert_eq!(explicit(&directory.write("blank.toml", " ".repeat(most))), Ok(Sample::default()));
+    assert_eq!(explicit(&directory.write("blank.toml", " ".repeat(max))), Ok(Sample::default()));
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Signals {
 
     /// The next signal. Cancel safe. A request to stop has precedence over one to reload.
     pub async fn next(&mut self) -> Signal {
-        // A stream of signals never ends (tokio::signal::unix::Signal::recv), so `None` needs no case of its own.
+        // A stream of signals never ends (tokio::signal::unix::Signal::recv), so `None` does not occur.
         tokio::select! {
             biased;
             _ = self.terminate.recv() => Signal::Stop,
@@ -70,7 +70,7 @@ impl Signals {
 /// Reports to the service manager that the service is ready, and what it does.
 pub fn ready(status: &str) {
     READY.store(true, Ordering::Relaxed);
-    notify(&[NotifyState::Ready, NotifyState::Status(&status::work(status))]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&status::set_activity(status))]);
 }
 
 /// Reports to the service manager that the service is about to exit.
@@ -80,8 +80,8 @@ pub fn stopping() {
 
 /// Reports the error that ends `program`, and returns its exit code.
 ///
-/// The error goes to the log, or to standard error if the log is not open yet. `misconfigured` says that only
-/// another configuration helps.
+/// The error goes to the log, or to standard error if the log is not open yet. `misconfigured` means that only a change of
+/// the configuration can fix it.
 #[must_use]
 pub fn exit_code(program: &str, error: &dyn Error, misconfigured: bool) -> ExitCode {
     if tracing::dispatcher::has_been_set() {

@@ -6,26 +6,26 @@ use sd_notify::NotifyState;
 
 use super::notify;
 
-/// The longest text of a warning, in bytes: systemd accepts 4 KiB in total.
+/// The maximum length of a warning, in bytes: systemd accepts 4 KiB in total.
 const MAX_TEXT: usize = 1000;
 
-/// A problem that the service continues to run with.
+/// A problem that does not stop the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Warning {
     /// The last reload failed.
     Reload,
-    /// No capture is on the bus.
+    /// Capture is not on the bus.
     Capture,
 }
 
 #[derive(Debug)]
 struct Status {
-    work: String,
+    activity: String,
     /// Each with its text, oldest first.
     warnings: Vec<(Warning, String)>,
 }
 
-static STATUS: Mutex<Status> = Mutex::new(Status { work: String::new(), warnings: Vec::new() });
+static STATUS: Mutex<Status> = Mutex::new(Status { activity: String::new(), warnings: Vec::new() });
 
 fn current() -> MutexGuard<'static, Status> {
     STATUS.lock().unwrap_or_else(PoisonError::into_inner)
@@ -34,20 +34,20 @@ fn current() -> MutexGuard<'static, Status> {
 impl Status {
     fn text(&self) -> String {
         let warnings = self.warnings.iter().map(|(_, text)| text.as_str());
-        let parts = core::iter::once(self.work.as_str()).chain(warnings).filter(|text| !text.is_empty());
+        let parts = core::iter::once(self.activity.as_str()).chain(warnings).filter(|text| !text.is_empty());
         parts.collect::<Vec<_>>().join("; ")
     }
 }
 
-/// Reports to the service manager what the service does, as text for people.
+/// Reports to the service manager what the service does, as human-readable text.
 pub fn status(status: &str) {
-    notify(&[NotifyState::Status(&work(status))]);
+    notify(&[NotifyState::Status(&set_activity(status))]);
 }
 
 /// Records what the service does, and returns the whole status text.
-pub(super) fn work(status: &str) -> String {
+pub(super) fn set_activity(status: &str) -> String {
     let mut current = current();
-    current.work = one_line(status);
+    current.activity = one_line(status);
     current.text()
 }
 

@@ -7,13 +7,12 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::notify;
 
-/// The longest interval; the environment can contain any value.
-const LONGEST: Duration = Duration::from_secs(3600);
+/// The maximum interval; the environment can contain any value.
+const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Sends keep-alive messages, if the service manager expects them.
 ///
-/// Use it in the loop that does the service's work: a loop that hangs sends none, and the service manager
-/// restarts the service.
+/// Use it in the main loop of the service: a loop that hangs sends none, and the service manager restarts the service.
 #[derive(Debug)]
 pub struct Watchdog(Option<Interval>);
 
@@ -23,10 +22,11 @@ impl Watchdog {
     #[must_use]
     pub fn from_env() -> Self {
         // Half the time, as the manual page recommends.
-        let every =
-            sd_notify::watchdog_enabled().map(|time| (time / 2).min(LONGEST)).filter(|time| !time.is_zero());
-        Self(every.map(|every| {
-            let mut ticks = interval(every);
+        let period = sd_notify::watchdog_enabled()
+            .map(|time| (time / 2).min(MAX_INTERVAL))
+            .filter(|time| !time.is_zero());
+        Self(period.map(|period| {
+            let mut ticks = interval(period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         }))

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Prevents lines that an outside party can cause from flooding the log: it allows a number of lines in each
-/// interval. An interval begins with the first line after the previous interval.
+/// Prevents lines that others can cause from flooding the log: it allows a number of lines in each interval. An interval
+/// begins with the first line after the previous interval.
 #[derive(Debug, Clone)]
 pub struct Quota {
     lines: u32,

@@ -3,7 +3,7 @@
 use core::fmt::{self, Write as _};
 use std::path::Path;
 
-/// Displays an untrusted text in double quotes.
+/// Displays untrusted text in double quotes.
 ///
 /// It escapes all characters that could forge a log line or change its appearance: line breaks, escape sequences,
 /// marks that reverse the direction, invisible and combining characters. It truncates the text after 200
@@ -12,13 +12,13 @@ pub fn quoted(text: &str) -> impl fmt::Display {
     Escaped { text, quote: true, max: 200 }
 }
 
-/// Like [`quoted`], without quotes, for texts with an evident end. It truncates the text after `max` characters.
+/// Like [`quoted`], without quotes, for text with an unambiguous end. Truncates the text after `max` characters.
 pub fn plain(text: &str, max: usize) -> impl fmt::Display {
     Escaped { text, quote: false, max }
 }
 
-/// Displays a path: without quotes if it has only ordinary characters, so that it can be copied; otherwise as
-/// [`quoted`] does.
+/// Displays a path: without quotes if it has only ordinary characters, so that it can be copied; otherwise like
+/// [`quoted`].
 pub fn shown(path: &Path) -> impl fmt::Display {
     struct ShownPath(String);
     impl fmt::Display for ShownPath {

@@ -13,32 +13,33 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
 use tokio::task::JoinSet;
 use zbus::Connection;
 
-use table::{Account, Cost, Key, Open, Table};
+use table::{Account, Cost, Key, OpenCall, Table};
 
-/// The most senders that wait for a lookup.
+/// The maximum number of senders that wait for a lookup.
 const LOOKUP_QUEUE: usize = 512;
-/// The most lookups at once. During a flood, the bus may answer each only after the calls that it has queued.
+/// The maximum number of concurrent lookups. During a flood, the bus may reply to each only after the calls that it has
+/// queued.
 const PARALLEL_LOOKUPS: usize = 64;
 
-/// The time that a call of each kind counts. A user has one second of it in each second. This bounds how long it
-/// takes to read the rest of a flood that the bus has queued, and so how long the next callers wait.
+/// The time that a call of each kind uses of its user's budget, which is one second per second. This limits how long it
+/// takes to read a flood that the bus has queued, and therefore how long the next callers wait.
 const QUICK: Duration = Duration::from_micros(500);
 const SLOW: Duration = Duration::from_millis(5);
 const LARGE: Duration = Duration::from_millis(25);
 
-/// What calls a service accepts.
+/// The limits on the calls that a service accepts.
 #[derive(Debug, Clone)]
 pub struct CallLimits {
-    /// The length of the longest call, in bytes.
+    /// The maximum length of a call, in bytes.
     pub max_bytes: usize,
-    /// The methods that may take long. All others are answered at once.
+    /// The methods that may take long. All others reply at once.
     pub slow: &'static [&'static str],
     /// The methods with a large reply.
     pub large: &'static [&'static str],
     /// The IDs of users whose calls do not share limits with other users: see [`trusted_uids`].
     pub trusted_uids: Vec<u32>,
-    /// Whether to stop reading calls while too many senders are unknown. This requires that users are looked up on
-    /// another connection than the one that receives the calls.
+    /// Whether to stop reading calls while too many senders are unknown. This requires a separate connection for the
+    /// lookups.
     pub pause_for_lookup: bool,
 }
 
@@ -82,7 +83,7 @@ struct Shared {
     lookups: mpsc::Sender<Box<str>>,
     lookup_queue: AsyncMutex<mpsc::Receiver<Box<str>>>,
     /// Notified after each lookup.
-    answered: Notify,
+    looked_up: Notify,
 }
 
 /// Counts an admitted call until it is dropped.
@@ -90,7 +91,7 @@ struct Shared {
 pub(super) struct Permit {
     limiter: CallLimiter,
     key: Key,
-    open: Open,
+    open: OpenCall,
 }
 
 impl Permit {
@@ -111,16 +112,16 @@ impl CallLimiter {
     pub fn new(limits: CallLimits) -> Self {
         let (lookups, lookup_queue) = mpsc::channel(LOOKUP_QUEUE);
         let table = Mutex::new(Table::new());
-        let (lookup_queue, answered) = (AsyncMutex::new(lookup_queue), Notify::new());
-        Self(Arc::new(Shared { limits, table, lookups, lookup_queue, answered }))
+        let (lookup_queue, looked_up) = (AsyncMutex::new(lookup_queue), Notify::new());
+        Self(Arc::new(Shared { limits, table, lookups, lookup_queue, looked_up }))
     }
 
-    /// The length of the longest call, in bytes.
+    /// The maximum length of a call, in bytes.
     pub(super) fn max_bytes(&self) -> usize {
         self.0.limits.max_bytes
     }
 
-    /// Admits a call, which counts until its permit is [taken](Self::take_permit) and dropped; or refuses it.
+    /// Whether the call is admitted. An admitted call counts until its permit is [taken](Self::take_permit) and dropped.
     pub(super) fn admit(&self, call: &Call<'_>, now: Instant) -> bool {
         let limits = &self.0.limits;
         let mut table = self.table();
@@ -141,15 +142,18 @@ impl CallLimiter {
         let admitted = has_time && has_room(&table) && !table.open.contains_key(&key);
         if admitted {
             let connection = table.connection;
-            table.insert(key, Open { account, cost, wants_reply: call.wants_reply, since: now, connection });
+            table.insert(
+                key,
+                OpenCall { account, cost, wants_reply: call.wants_reply, since: now, connection },
+            );
         } else {
             table.log_refusal(call.sender, now);
         }
         admitted
     }
 
-    /// Forgets all senders and calls, for a new connection to the bus. It may be another bus, which gives the same
-    /// names to other connections.
+    /// Removes all senders and calls, for a new connection to the bus. It may be another bus, which assigns the same names
+    /// to other connections.
     pub(super) fn reset(&self) {
         self.table().reset();
     }
@@ -179,17 +183,17 @@ impl CallLimiter {
         table.lookups.contains(sender)
     }
 
-    /// Waits until the bus has answered a lookup.
-    pub(super) async fn lookup_answered(&self) {
-        self.0.answered.notified().await;
+    /// Waits until a lookup has finished.
+    pub(super) async fn lookup_finished(&self) {
+        self.0.looked_up.notified().await;
     }
 
-    /// The senders that the bus has answered about since the last call of this function.
-    pub(super) fn take_answered(&self) -> Vec<Box<str>> {
-        std::mem::take(&mut self.table().answered)
+    /// The senders with a finished lookup since the last call of this function.
+    pub(super) fn take_looked_up(&self) -> Vec<Box<str>> {
+        std::mem::take(&mut self.table().looked_up)
     }
 
-    /// Asks the bus for the user of each sender, as long as the service is connected. The senders of one user share
+    /// Queries the bus for the user of each sender, while the service is connected. The senders of one user share
     /// that user's limits. The calls of an unknown sender wait, or share one limit with all unknown senders.
     pub async fn look_up_senders(&self, bus: &Connection) {
         let mut queue = self.0.lookup_queue.lock().await;
@@ -216,7 +220,7 @@ impl CallLimiter {
 
     pub(super) fn set_user(&self, sender: Box<str>, user: Option<u32>) {
         self.table().set_user(sender, user, &self.0.limits.trusted_uids);
-        self.0.answered.notify_one();
+        self.0.looked_up.notify_one();
     }
 
     fn request_lookup(&self, table: &mut Table, sender: &str) {

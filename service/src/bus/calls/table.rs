@@ -1,24 +1,24 @@
-//! The calls in progress, and the sender, user and total that each counts against.
+//! The calls in progress, counted by sender, by user and in total.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::logs::Quota;
 
-/// Longer than any handler runs. A permit older than this has lost its reply.
+/// Longer than any handler runs. The reply to an older call was lost.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(600);
-/// The most senders with a known user; more connections than a bus accepts by default.
+/// The maximum number of senders with a known user: more connections than a bus accepts by default.
 pub(super) const MAX_SENDERS: usize = 4096;
 
 /// A limit on calls in progress: of one sender, of one user, or in total.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Quantity {
     pub(super) calls: usize,
-    /// Calls that are answered at once. Few are enough, and a packet may have to wait behind all of them.
+    /// Calls with an immediate reply. A few are enough, and a packet may have to wait behind all of them.
     pub(super) quick: usize,
     /// Calls with a large reply.
     pub(super) large: usize,
-    /// In multiples of the longest call.
+    /// In multiples of the maximum length of a call.
     pub(super) bytes: usize,
 }
 
@@ -29,7 +29,7 @@ pub(super) const TOTAL: Quantity = Quantity { calls: 256, quick: 64, large: 8, b
 /// The only limit for a trusted user, who can have a reason for many calls at once. There is no limit in time.
 pub(super) const PER_TRUSTED_USER: Quantity = Quantity { calls: 512, quick: 512, large: 8, bytes: 4 };
 
-/// How much time a user may use in advance.
+/// How far a user may exceed its time budget.
 const MAX_ADVANCE: Duration = Duration::from_secs(1);
 
 /// The user that a call counts against.
@@ -44,7 +44,7 @@ pub(super) type Key = (Box<str>, u32);
 
 /// A call in progress.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenCall {
     pub(super) account: Account,
     pub(super) cost: Cost,
     pub(super) wants_reply: bool,
@@ -53,7 +53,7 @@ pub(super) struct Open {
     pub(super) connection: u64,
 }
 
-/// What a call counts against the limits.
+/// The cost of a call, which counts against the limits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cost {
     pub(super) bytes: usize,
@@ -74,17 +74,17 @@ pub(super) struct Used {
 pub(super) struct Table {
     /// The number of the current connection to the bus.
     pub(super) connection: u64,
-    pub(super) open: HashMap<Key, Open>,
+    pub(super) open: HashMap<Key, OpenCall>,
     pub(super) senders: HashMap<Box<str>, Used>,
     pub(super) accounts: HashMap<Account, Used>,
     pub(super) total: Used,
-    /// The time up to which each user has used its share.
+    /// The time up to which each user has used its budget.
     pub(super) used_until: HashMap<Account, Instant>,
     pub(super) users: HashMap<Box<str>, u32>,
     pub(super) lookups: HashSet<Box<str>>,
-    /// Senders that the bus has answered about, until the reader takes them.
-    pub(super) answered: Vec<Box<str>>,
-    pub(super) swept: Option<Instant>,
+    /// Senders with a finished lookup, until the reader takes them.
+    pub(super) looked_up: Vec<Box<str>>,
+    pub(super) swept_at: Option<Instant>,
     pub(super) log_quota: Quota,
 }
 
@@ -122,8 +122,8 @@ impl Table {
             used_until: HashMap::new(),
             users: HashMap::new(),
             lookups: HashSet::new(),
-            answered: Vec::new(),
-            swept: None,
+            looked_up: Vec::new(),
+            swept_at: None,
             log_quota: Quota::per_minute(1),
         }
     }
@@ -137,13 +137,13 @@ impl Table {
         self.total = Used::default();
         self.users.clear();
         self.lookups.clear();
-        self.answered.clear();
+        self.looked_up.clear();
     }
 
-    /// Records the bus's answer about a sender. If the table is full, it forgets all users but the trusted ones.
+    /// Records the result of a lookup. If the table is full, removes all users except trusted ones.
     pub(super) fn set_user(&mut self, sender: Box<str>, user: Option<u32>, trusted_uids: &[u32]) {
         if self.lookups.remove(&sender) {
-            self.answered.push(sender.clone());
+            self.looked_up.push(sender.clone());
         }
         if self.users.len() >= MAX_SENDERS {
             self.users.retain(|_, user| trusted_uids.contains(user));
@@ -177,7 +177,7 @@ impl Table {
         used_until.is_none_or(|until| until.saturating_duration_since(now) <= MAX_ADVANCE)
     }
 
-    pub(super) fn insert(&mut self, key: Key, open: Open) {
+    pub(super) fn insert(&mut self, key: Key, open: OpenCall) {
         if self.used_until.len() >= MAX_SENDERS {
             self.used_until.clear();
         }
@@ -190,7 +190,7 @@ impl Table {
     }
 
     /// Subtracts a call that was removed from `open`.
-    pub(super) fn release(&mut self, sender: &str, open: &Open) {
+    pub(super) fn release(&mut self, sender: &str, open: &OpenCall) {
         if open.connection != self.connection {
             return;
         }
@@ -209,13 +209,13 @@ impl Table {
         }
     }
 
-    /// Releases the calls that have lost their reply, at most once a second.
+    /// Releases the calls with a lost reply, at most once a second.
     pub(super) fn sweep(&mut self, now: Instant) {
         let age = |since: Instant| now.saturating_duration_since(since);
-        if self.swept.is_some_and(|swept| age(swept) < Duration::from_secs(1)) {
+        if self.swept_at.is_some_and(|swept_at| age(swept_at) < Duration::from_secs(1)) {
             return;
         }
-        self.swept = Some(now);
+        self.swept_at = Some(now);
         let lost: Vec<_> = self.open.extract_if(|_, open| age(open.since) > MAX_AGE).collect();
         for ((sender, _), open) in lost {
             self.release(&sender, &open);

@@ -1,11 +1,11 @@
 use super::table::*;
 use super::*;
 
-const LONGEST_CALL: usize = 1000;
+const MAX_CALL: usize = 1000;
 
 fn limiter() -> CallLimiter {
     CallLimiter::new(CallLimits {
-        max_bytes: LONGEST_CALL,
+        max_bytes: MAX_CALL,
         slow: &["Wake"],
         large: &["Replay"],
         trusted_uids: vec![0],
@@ -62,7 +62,7 @@ fn releases_a_call_when_its_reply_is_written() {
 }
 
 #[test]
-fn forgets_all_senders_on_a_new_connection() {
+fn removes_all_senders_on_a_new_connection() {
     let limiter = limiter();
     limiter.set_user(":1.1".into(), Some(0));
     assert_eq!(fill(&limiter, ":1.1"), PER_TRUSTED_USER.calls);
@@ -88,8 +88,8 @@ fn counts_calls_without_a_reply() {
 fn limits_bytes_quick_and_large_calls() {
     let limiter = limiter();
     let of_length = |serial, bytes| Call { bytes, ..call(":1.1", serial) };
-    assert!(!limiter.admit(&of_length(1, LONGEST_CALL + 1), Instant::now()));
-    assert!(limiter.admit(&of_length(1, LONGEST_CALL - 1), Instant::now()));
+    assert!(!limiter.admit(&of_length(1, MAX_CALL + 1), Instant::now()));
+    assert!(limiter.admit(&of_length(1, MAX_CALL - 1), Instant::now()));
     assert!(!limiter.admit(&of_length(2, 2), Instant::now()));
     assert!(limiter.admit(&of_length(2, 1), Instant::now()));
     let large = |serial| Call { member: "Replay", ..call(":1.2", serial) };
@@ -125,7 +125,7 @@ fn limits_the_time_of_a_user() {
 }
 
 #[test]
-fn releases_calls_that_have_lost_their_reply() {
+fn releases_calls_with_a_lost_reply() {
     let limiter = limiter();
     let now = Instant::now();
     fill(&limiter, ":1.1");
@@ -148,9 +148,9 @@ fn other_senders_do_not_displace_a_trusted_one() {
 fn looks_up_each_unknown_sender_once() {
     let limiter = limiter();
     assert!(limiter.awaits_lookup(":0.1") && limiter.awaits_lookup(":0.1"), "requested once");
-    assert_eq!(limiter.take_answered(), []);
+    assert_eq!(limiter.take_looked_up(), []);
     limiter.set_user(":0.1".into(), Some(0));
-    assert_eq!(limiter.take_answered(), [":0.1".into()]);
+    assert_eq!(limiter.take_looked_up(), [":0.1".into()]);
     assert!(!limiter.awaits_lookup(":0.1"), "the sender is known");
     for sender in 0..LOOKUP_QUEUE {
         let queued = limiter.awaits_lookup(&format!(":1.{sender}"));

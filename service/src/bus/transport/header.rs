@@ -1,12 +1,13 @@
-//! The header of a D-Bus message, as far as admission needs it: "Message Protocol" in the D-Bus Specification.
+//! The part of a D-Bus message header that admission needs: "Message Protocol" in the D-Bus Specification.
 //! The parser checks every length before it uses it.
 
 /// The length of the part before the array of header fields, in bytes.
 pub(super) const FIXED_LENGTH: usize = 16;
-/// The length of the longest message that the specification allows: 128 MiB.
+/// The maximum length of a message in the specification: 128 MiB.
 const MAX_MESSAGE: usize = 1 << 27;
 
-const PATH_LIKE: [u8; 2] = *b"so";
+/// The types that are encoded like a string: strings and object paths.
+const STRING_TYPES: [u8; 2] = *b"so";
 const MEMBER: u8 = 3;
 const SENDER: u8 = 7;
 const UNIX_FDS: u8 = 9;
@@ -86,7 +87,7 @@ impl FixedHeader {
         let at = aligned(at, 8);
         let &[code, 1, kind, 0] = bytes.get(at..at.checked_add(4)?)? else { return None };
         let at = at + 4;
-        if PATH_LIKE.contains(&kind) {
+        if STRING_TYPES.contains(&kind) {
             let length = usize::try_from(number(bytes, at, self.little_endian)?).ok()?;
             let end = (at + 4).checked_add(length)?;
             let text = core::str::from_utf8(bytes.get(at + 4..end)?);
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_what_is_not_a_message() {
+    fn rejects_invalid_fixed_headers() {
         assert_eq!(FixedHeader::parse(&[b'x'; FIXED_LENGTH]), None);
         let mut long = [0; FIXED_LENGTH];
         long[0] = b'l';
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn never_panics() {
+    fn never_panics_on_a_changed_byte() {
         // Change each byte of the message in turn.
         let message = Message::method_call("/a", "B").sender(":1.2").build(&()).unwrap();
         let bytes: &[u8] = message.data();

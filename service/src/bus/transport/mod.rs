@@ -1,9 +1,8 @@
 //! The transport of a bus connection, below zbus: it admits or drops messages before zbus sees them, and writes
 //! signals before replies.
 //!
-//! zbus reads each message as a whole, without a limit on its length, and starts a task for each call, without a
-//! limit on their number. And it has one queue for all that it writes, in which a signal could wait behind
-//! megabytes of replies.
+//! zbus reads each message as a whole, without a limit on its length, and starts a task for each call, without a limit on
+//! their number. It also has a single write queue, in which a signal could wait behind megabytes of replies.
 
 mod header;
 mod pending;
@@ -27,7 +26,7 @@ use super::{Address, CallLimiter};
 use read::Reader;
 use write::Writer;
 
-/// The timeout of a method call; libdbus and GDBus have the same.
+/// The timeout of a method call, as in libdbus and GDBus.
 const METHOD_TIMEOUT: Duration = Duration::from_secs(25);
 /// The size of the socket's send buffer, in bytes. No signal can overtake the data in it. dbus-daemon reads 2 KiB
 /// from each connection in turn.
@@ -40,7 +39,7 @@ impl Address {
     /// it, the connection receives all signals and no calls.
     ///
     /// # Errors
-    /// If the bus cannot be reached.
+    /// If the bus is unavailable.
     pub async fn connect(&self, limiter: Option<&CallLimiter>) -> zbus::Result<Connection> {
         let stream = UnixStream::connect(self.socket()?).await?;
         setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER).map_err(io::Error::from)?;

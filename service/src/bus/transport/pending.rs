@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-/// The most senders with waiting calls. dbus-daemon's system bus allows a user 256 connections.
+/// The maximum number of senders with waiting calls. dbus-daemon's system bus allows a user 256 connections.
 const MAX_SENDERS: usize = 512;
-/// The most bytes of waiting calls for each sender. A call without a long text has some hundred.
+/// The maximum length of all waiting calls of a sender, in bytes. A call without long strings has a few hundred.
 const MAX_BYTES: usize = 4 * 1024;
 
 /// The waiting messages, in order for each sender.
@@ -27,7 +27,7 @@ impl PendingCalls {
         used.saturating_add(bytes) <= MAX_BYTES
     }
 
-    /// Whether only the number of senders leaves no room for a message of this length.
+    /// Whether a message of this length does not fit only because of the number of senders.
     pub(super) fn is_full_for(&self, sender: &str, bytes: usize) -> bool {
         self.0.len() >= MAX_SENDERS && !self.contains(sender) && bytes <= MAX_BYTES
     }

@@ -21,8 +21,8 @@ impl Reason {
     }
 }
 
-/// The message that refuses the sender's call with this serial. A bus name is at most 255 bytes long and the
-/// reasons are short, so every length fits into its field.
+/// The error reply to the sender's call with this serial. A bus name has at most 255 bytes and the reasons are short, so
+/// every length fits into its field.
 pub(super) fn refusal(sender: &str, call: u32, reason: Reason) -> Vec<u8> {
     let mut fields = Vec::with_capacity(128);
     push_field(&mut fields, 4, b's', &string(reason.name));

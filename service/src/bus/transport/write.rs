@@ -1,4 +1,4 @@
-//! Writes messages to the bus: first signals and calls, then replies. The length of all queued replies is limited.
+//! Writes messages to the bus: signals and calls before replies. The total length of queued replies is limited.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -15,15 +15,15 @@ use zbus::message::Type;
 use super::refusal::{Reason, refusal};
 use crate::bus::calls::{CallLimiter, Permit};
 
-/// The most queued signals and calls. A task that sends more waits.
+/// The maximum number of queued signals and calls. A task that sends more waits.
 const MAX_URGENT: usize = 8;
-/// The most queued replies and refusals: more than there are permits and refusals at once, so none is lost.
+/// The maximum number of queued replies and refusals: more than there are permits and refusals at a time, so none is lost.
 const MAX_REPLIES: usize = 4096;
-/// The most bytes of queued replies. A longer reply is queued only if no other reply is.
+/// The maximum length of all queued replies, in bytes. A longer reply is queued only if no other reply is queued.
 const MAX_REPLY_BYTES: usize = 256 * 1024;
 /// A reply of up to this many bytes is always queued: the permits limit their number.
 const SMALL_REPLY: usize = 4 * 1024;
-/// The most bytes of queued refusals. During a flood, not every call is answered.
+/// The maximum length of all queued refusals, in bytes. During a flood, some calls get no reply.
 const MAX_REFUSAL_BYTES: usize = 32 * 1024;
 
 /// A message built by zbus, or the bytes of one.

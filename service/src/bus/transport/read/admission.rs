@@ -11,12 +11,12 @@ use crate::bus::transport::pending::PendingCalls;
 use crate::bus::transport::refusal::Reason;
 use crate::bus::transport::write::Refusals;
 
-/// The longest signal, in bytes. The announcer's signals have some hundred.
+/// The maximum length of a signal, in bytes. The announcer's signals have a few hundred.
 const MAX_SIGNAL: usize = 16 * 1024;
-/// The longest reply to one of our calls, in bytes.
+/// The maximum length of a reply to one of our calls, in bytes.
 const MAX_REPLY: usize = 1024 * 1024;
 const BUS: &str = "org.freedesktop.DBus";
-/// The most file descriptors of an accepted message. The bus sends one, with the credentials of a caller.
+/// The maximum number of file descriptors of an accepted message. The bus sends one with the credentials of a caller.
 const MAX_DESCRIPTORS: u32 = 4;
 
 /// What to do with a message.
@@ -34,13 +34,13 @@ pub(super) struct Admission {
     limiter: Option<CallLimiter>,
     refusals: Refusals,
     pending: PendingCalls,
-    /// Deferred calls of senders that the bus has answered about.
-    answered: VecDeque<Vec<u8>>,
+    /// Deferred calls whose senders have been looked up.
+    released: VecDeque<Vec<u8>>,
 }
 
 impl Admission {
     pub(super) fn new(limiter: Option<CallLimiter>, refusals: Refusals) -> Self {
-        Self { limiter, refusals, pending: PendingCalls::default(), answered: VecDeque::new() }
+        Self { limiter, refusals, pending: PendingCalls::default(), released: VecDeque::new() }
     }
 
     pub(super) const fn accepts_calls(&self) -> bool {
@@ -68,14 +68,14 @@ impl Admission {
         if accept { Action::Accept } else { Action::Drop }
     }
 
-    /// Whether a call must wait until its sender is known. It does not overtake the sender's calls that wait.
+    /// Whether a call must wait until its sender is known. It does not overtake waiting calls of the same sender.
     fn must_defer(&self, sender: &str, bytes: usize) -> bool {
         let Some(limiter) = &self.limiter else { return false };
         self.pending.has_room(sender, bytes)
             && (self.pending.contains(sender) || limiter.awaits_lookup(sender))
     }
 
-    /// Whether to leave the next call unread until the bus has answered about one of the senders before it.
+    /// Whether to leave the next call unread until one of the senders before it has been looked up.
     pub(super) fn must_pause(&self, header: &FixedHeader, bytes: &[u8]) -> bool {
         let Some(limiter) = self.limiter.as_ref().filter(|limiter| limiter.pauses_for_lookup()) else {
             return false;
@@ -85,22 +85,22 @@ impl Admission {
         is_full && !limiter.is_known(sender)
     }
 
-    /// Defers a call until the bus has answered about its sender.
+    /// Defers a call until its sender has been looked up.
     pub(super) fn defer(&mut self, header: &FixedHeader, message: Vec<u8>) {
         let sender = header.fields(&message).sender.unwrap_or_default().to_owned();
         self.pending.push(&sender, message);
     }
 
-    /// The next deferred call that is admitted, now that the bus has answered about its sender.
+    /// The next deferred call that is admitted after the lookup of its sender.
     pub(super) fn next_admitted(&mut self) -> Option<Vec<u8>> {
-        for sender in self.limiter.as_ref()?.take_answered() {
-            self.answered.extend(self.pending.take(&sender));
+        for sender in self.limiter.as_ref()?.take_looked_up() {
+            self.released.extend(self.pending.take(&sender));
         }
-        while let Some(message) = self.answered.pop_front() {
+        while let Some(message) = self.released.pop_front() {
             let header = message.first_chunk().and_then(FixedHeader::parse)?;
             let Fields { sender, member, .. } = header.fields(&message);
             let sender = sender.unwrap_or_default();
-            // The sender has disconnected. Another lookup would delay those of the next senders.
+            // The sender has disconnected. Another lookup would delay the lookups of the next senders.
             if !self.limiter.as_ref()?.is_known(sender) {
                 if header.flags & NO_REPLY_EXPECTED == 0 {
                     const UNKNOWN: Reason =
@@ -116,10 +116,10 @@ impl Admission {
         None
     }
 
-    /// Waits until the bus has answered about a sender; without a limiter, forever. Cancel safe.
-    pub(super) async fn lookup_answered(&self) {
+    /// Waits until a lookup has finished; without a limiter, forever. Cancel safe.
+    pub(super) async fn lookup_finished(&self) {
         match &self.limiter {
-            Some(limiter) => limiter.lookup_answered().await,
+            Some(limiter) => limiter.lookup_finished().await,
             None => core::future::pending().await,
         }
     }

@@ -1,10 +1,10 @@
-//! The bytes that were read from the socket, up to the end of the message that is being processed or beyond.
+//! The bytes that were read from the socket and not processed yet.
 
 use std::io;
 
 use tokio::net::unix::OwnedReadHalf;
 
-/// The most bytes of one read: some hundred calls. Between two reads, other tasks run.
+/// The maximum length of one read, in bytes: a few hundred calls. Other tasks run between two reads.
 const CHUNK: usize = 16 * 1024;
 
 /// The socket, and the bytes that were read and not processed yet.
@@ -29,7 +29,7 @@ impl Input {
         self.buffer.append(bytes);
     }
 
-    /// Removes the first bytes from the buffer. There must be as many.
+    /// Removes the first `length` bytes from the buffer, which must contain them.
     pub(super) fn take(&mut self, length: usize) -> Vec<u8> {
         let rest = self.buffer.split_off(length);
         std::mem::replace(&mut self.buffer, rest)
@@ -53,12 +53,12 @@ impl Input {
         Ok(())
     }
 
-    /// Drops the next bytes, without having all of them in memory.
+    /// Drops the next bytes without buffering all of them.
     pub(super) async fn skip(&mut self, mut length: usize) -> io::Result<()> {
         loop {
-            let here = length.min(self.buffer.len());
-            self.buffer.drain(..here);
-            length -= here;
+            let buffered = length.min(self.buffer.len());
+            self.buffer.drain(..buffered);
+            length -= buffered;
             if length == 0 {
                 return Ok(());
             }
@@ -66,13 +66,13 @@ impl Input {
         }
     }
 
-    /// Reads once, past the buffer.
+    /// Reads once, bypassing the buffer.
     pub(super) async fn read(&self, bytes: &mut [u8]) -> io::Result<usize> {
         read(&self.stream, bytes).await
     }
 }
 
-/// Reads no file descriptor: the kernel closes those that a read does not ask for, unix(7).
+/// Reads bytes without file descriptors: the kernel closes descriptors that a read does not request (unix(7)).
 pub(super) async fn read(stream: &OwnedReadHalf, bytes: &mut [u8]) -> io::Result<usize> {
     loop {
         stream.readable().await?;

@@ -18,9 +18,9 @@ use crate::bus::calls::CallLimiter;
 use admission::{Action, Admission};
 use input::Input;
 
-/// The longest header, in bytes. Names have at most 255, and the paths of our objects are short.
+/// The maximum length of a header, in bytes. Names have at most 255, and the paths of our objects are short.
 const MAX_HEADER: usize = 8 * 1024;
-/// What zbus gets in place of each file descriptor.
+/// The file that replaces each received file descriptor.
 const NO_DESCRIPTOR: &str = "/dev/null";
 
 /// The half of the connection that reads.
@@ -44,7 +44,7 @@ impl Reader {
             if self.input.bytes().len() < FIXED_LENGTH {
                 tokio::select! {
                     filled = self.input.fill(FIXED_LENGTH) => filled?,
-                    () = self.admission.lookup_answered() => continue,
+                    () = self.admission.lookup_finished() => continue,
                 }
             }
             let header = self.input.bytes().first_chunk().and_then(FixedHeader::parse);
@@ -55,7 +55,7 @@ impl Reader {
             }
             self.input.fill(aligned(header.fields_end, 8).min(header.total)).await?;
             if self.admission.must_pause(&header, self.input.bytes()) {
-                self.admission.lookup_answered().await;
+                self.admission.lookup_finished().await;
                 continue;
             }
             match self.admission.decide(&header, self.input.bytes()) {
@@ -73,7 +73,7 @@ impl Reader {
     }
 }
 
-/// Makes the handler reply to every call, which ends the call's permit. The writer drops an unwanted reply.
+/// Makes the handler reply to every call, because the reply releases the permit. The writer drops an unwanted reply.
 fn request_reply(message: &mut [u8]) {
     if let [_, METHOD_CALL, flags, ..] = message {
         *flags &= !NO_REPLY_EXPECTED;
@@ -82,8 +82,8 @@ fn request_reply(message: &mut [u8]) {
 
 #[async_trait]
 impl ReadHalf for Reader {
-    /// dbus-broker disconnects a client that asks for credentials, which include a descriptor, and does not accept
-    /// descriptors. A connection that receives calls asks for none, and so no caller can send any.
+    /// dbus-broker disconnects a client that requests credentials, which include a descriptor, without accepting
+    /// descriptors. A connection that receives calls requests none, so callers cannot send any.
     fn can_pass_unix_fd(&self) -> bool {
         !self.admission.accepts_calls()
     }
@@ -113,7 +113,7 @@ impl ReadHalf for Reader {
             let sender = fields.sender.unwrap_or_default().to_owned();
             match Complete.receive_message(sequence, &mut message, descriptors).await {
                 Ok(message) => return Ok(message),
-                // An error would end the connection, and buses forward what zbus rejects, such as unknown header
+                // An error would end the connection, and buses forward messages that zbus rejects, such as unknown header
                 // fields. The message was complete, so the next one begins after it.
                 Err(error) => {
                     tracing::debug!("dropped an invalid message from {sender:?}: {error}");
