@@ -205,7 +205,7 @@ impl<'host> Libvirtd<'host> {
     /// Waits until a domain is in this state.
     ///
     /// # Panics
-    /// If it is not within the timeout.
+    /// If it does not reach the state within the timeout.
     pub fn wait_for_state(&self, uri: &str, domain: &str, state: &str) {
         wait::until_true(&format!("{domain} to be {state}"), || self.state(uri, domain) == state);
     }

@@ -83,7 +83,7 @@ fn documented_defaults_match_the_code() {
                 "boolean" => value.is_bool(),
                 list => list.starts_with("list of ") && value.is_array(),
             };
-            assert!(fits, "{page}: \"{key}\" is not a {}, its default is {value:?}", entry.kind());
+            assert!(fits, "{page}: \"{key}\" has the type {}, but its default is {value:?}", entry.kind());
         }
     }
 }
@@ -141,7 +141,7 @@ fn documented_ranges_match_the_code() {
                         assert_rejected(&service::items(table.as_deref(), key, most + 1), &most.to_string());
                     }
                     ("string" | "boolean", None) => {}
-                    (kind, _) => panic!("{}: {section}: \"{key}\", a {kind}, has no range", page.name),
+                    (kind, _) => panic!("{}: {section}: \"{key}\" of type {kind} has no range", page.name),
                 }
             }
         }
