@@ -221,7 +221,8 @@ fn capture_follows_interfaces_only_through_the_passed_socket() {
 
     debian.sh(&format!("systemctl mask --now {LINKS}"));
     assert!(!run(&debian, &format!("systemctl restart {CAPTURE}")).status.success());
-    let advice = format!("the service is not allowed to open a netlink socket; let {LINKS} pass one");
+    let advice =
+        format!("the service is not allowed to open a netlink socket; enable {LINKS}, which passes one");
     assert!(debian.journal(CAPTURE).contains(&advice), "{}", debian.journal(CAPTURE));
     debian.sh(&format!("systemctl unmask {LINKS} {SOCKET} && systemctl restart {CAPTURE}"));
     wait_until_active(&debian, CAPTURE);
