@@ -37,7 +37,7 @@ impl Engine {
                 );
             }
             1 => {
-                tracing::info!("no rule is configured; packets can wake 1 domain, which its metadata allows")
+                tracing::info!("no rule is configured; packets can wake 1 domain, which its metadata allows");
             }
             domains => {
                 tracing::info!(
