@@ -247,7 +247,7 @@ fn a_wake_pending_in_two_crashes_is_not_retried() {
     for _ in 0..2 {
         scene.kill_actor();
         scene.start_actor_again();
-        let _ = scene.actor().log().wait_for("connected to the bus as org.wakevirt.Actor1");
+        let _ = scene.actor().log().wait_for("providing org.wakevirt.Actor1");
     }
     let _ = scene.actor().log().wait_for(&format!("wake of \"{VM}\" is given up"));
     let history = host.call(User::Root, ACTOR_INTERFACE, "History", &["uint32 10"]).unwrap();

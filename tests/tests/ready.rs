@@ -17,7 +17,7 @@ fn actor_is_ready_after_the_replay() {
     capture.signal(Signal::SIGSTOP);
 
     let mut actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();
-    for line in ["connected to the bus as org.wakevirt.Actor1", "receiving packets from the announcer"] {
+    for line in ["providing org.wakevirt.Actor1", "receiving packets from the announcer"] {
         let _ = actor.log().wait_for(line);
     }
     // It already replies to calls, and would have reported READY=1 by now.

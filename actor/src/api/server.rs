@@ -94,7 +94,7 @@ async fn provide(
     let mut status = interface.status.clone();
     connection.object_server().at(ACTOR_PATH, interface.clone()).await?;
     request_name(connection, ACTOR_NAME).await?;
-    tracing::info!("connected to the bus as {ACTOR_NAME}");
+    tracing::info!("providing {ACTOR_NAME}");
     // An upgrade restarts the announcer as soon as the actor is ready, and the packets that it stores are lost then.
     let _ = timeout(CATCH_UP_TIMEOUT, caught_up.wait_for(|it| *it)).await;
     lifecycle::ready(&status.borrow().summary());
