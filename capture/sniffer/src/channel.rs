@@ -25,7 +25,7 @@ impl Channel {
     /// Uses standard input, which must be a socketpair.
     ///
     /// # Errors
-    /// [`Error::NotStartedByCapture`] if it is not a socketpair.
+    /// `Error::NotStartedByCapture` if it is not a socketpair.
     pub fn on_standard_input() -> Result<Self, Error> {
         let stdin = rustix::stdio::stdin();
         match socket_type(stdin) {

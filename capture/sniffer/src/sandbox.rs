@@ -33,7 +33,7 @@ fn failed<E: ToString>(stage: &'static str) -> impl FnOnce(E) -> Error {
 /// descriptors: `PR_SET_DUMPABLE` (prctl(2), ptrace(2)). It also prevents core dumps, which would contain packets.
 ///
 /// # Errors
-/// [`Error::Sandbox`].
+/// `Error::Sandbox`.
 pub fn hide() -> Result<(), Error> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("prevent tracing of the process"))
 }
@@ -41,7 +41,7 @@ pub fn hide() -> Result<(), Error> {
 /// Drops all capabilities irrevocably: [`wakevirt_privilege::drop_capabilities`].
 ///
 /// # Errors
-/// [`Error::Capabilities`].
+/// `Error::Capabilities`.
 pub fn drop_capabilities() -> Result<(), Error> {
     Ok(wakevirt_privilege::drop_capabilities()?)
 }
@@ -52,7 +52,7 @@ pub fn drop_capabilities() -> Result<(), Error> {
 /// [`forbid_system_calls`] denies what an older Landlock does not cover.
 ///
 /// # Errors
-/// [`Error::Sandbox`]; also if Landlock is required and not enforced.
+/// `Error::Sandbox`; also if Landlock is required and not enforced.
 pub fn forbid_files(required: bool) -> Result<bool, Error> {
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -99,7 +99,7 @@ fn why_no_landlock(probe: io::Result<()>) -> String {
 /// Allows bind(2) only for the `outgoing` sockets.
 ///
 /// # Errors
-/// [`Error::Sandbox`].
+/// `Error::Sandbox`.
 pub fn forbid_system_calls(outgoing: &[OwnedFd]) -> Result<(), Error> {
     let stage = "enable the seccomp sandbox";
     let arch = std::env::consts::ARCH.try_into().map_err(failed(stage))?;

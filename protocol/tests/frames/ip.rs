@@ -5,9 +5,8 @@ use wakevirt_protocol::frame::Refusal::*;
 use crate::common::*;
 use crate::rows::*;
 
-/// UDP ports, and values in the UDP header.
+/// Values in the UDP header, and UDP ports.
 pub(crate) fn udp() -> Vec<Row> {
-    let late = bytes![[0x11; 33], magic()];
     let with_length = |length, payload: &[u8]| {
         Ipv4::default().frame(&Udp { port: 9, length: Some(length) }.around(payload))
     };
@@ -37,6 +36,14 @@ pub(crate) fn udp() -> Vec<Row> {
             with_password(&[0x63, 0x82, 0x53, 0x63, 0xff, 0xff], v4(9)),
         ),
     ];
+    rows.extend(udp_ports());
+    rows
+}
+
+/// Packets to several ports, with the magic packet at the start of the payload and behind it.
+fn udp_ports() -> Vec<Row> {
+    let late = bytes![[0x11; 33], magic()];
+    let mut rows = Vec::new();
     for port in [0, 7, 9, CONFIGURED] {
         rows.push(row(format!("to {port}"), udp4(port, &magic()), accepted(v4(port))));
         rows.push(row(format!("to {port}, not at the start"), udp4(port, &late), accepted(v4(port))));
