@@ -282,7 +282,7 @@ fn does_not_panic_on_corrupted_files() {
     let whole = [fs::read(&path).unwrap(), pcapng.concat()];
     let mut random = fastrand::Rng::with_seed(0x0842);
     let ports = wakevirt_protocol::frame::Ports::default();
-    let (mut read, mut refused) = (0, 0);
+    let (mut read, mut rejected) = (0, 0);
     for round in 0..600 {
         let mut bytes = whole[round % 2].clone();
         for _ in 0..random.usize(1..4) {
@@ -297,14 +297,14 @@ fn does_not_panic_on_corrupted_files() {
         fs::write(&path, &bytes).unwrap();
         match wakevirt_ctl::read::read(&path, &ports, true, std::io::sink()) {
             Ok(()) => read += 1,
-            Err(_) => refused += 1,
+            Err(_) => rejected += 1,
         }
     }
-    assert!(read > 50 && refused > 50, "{read} read, {refused} refused");
+    assert!(read > 50 && rejected > 50, "{read} read, {rejected} rejected");
 }
 
 #[test]
-fn prints_why_each_frame_is_refused() {
+fn prints_why_each_frame_is_rejected() {
     let raw = ethernet(BROADCAST, SOURCE, WAKE_ON_LAN, &magic(MAC, &[]));
     let udp = udp4(Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::BROADCAST, 9, b"x");
     let content = [
@@ -332,7 +332,7 @@ fn prints_why_each_frame_is_refused() {
         (3, "a header is truncated or inconsistent"),
         (4, "link type 127 is not supported"),
     ] {
-        assert_eq!(lines[line], json!({ "frame": line + 1, "refused": reason }));
+        assert_eq!(lines[line], json!({ "frame": line + 1, "rejected": reason }));
     }
 }
 

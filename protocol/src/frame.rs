@@ -47,7 +47,7 @@ pub struct Frame<'a> {
 
 /// Why the parser rejects a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum Rejection {
     /// The payload, which is searched in full, contains no magic packet.
     #[error("no magic packet in the payload")]
     NoMagicPacket,
@@ -127,8 +127,8 @@ impl Iterator for ParsedPackets<'_> {
 /// Finds the magic packets in the first [`SEARCHED`] bytes of a frame.
 ///
 /// # Errors
-/// [`Refusal`] says why the frame is rejected.
-pub fn parse_frame<'a>(frame: &Frame<'a>, ports: &Ports) -> Result<ParsedPackets<'a>, Refusal> {
+/// [`Rejection`] says why the frame is rejected.
+pub fn parse_frame<'a>(frame: &Frame<'a>, ports: &Ports) -> Result<ParsedPackets<'a>, Rejection> {
     let searched = frame.payload.get(..SEARCHED).unwrap_or(frame.payload);
     let (vlan, protocol, payload) = untag(&Frame { payload: searched, ..*frame })?;
     let (packets, carrier) = match protocol {
@@ -146,8 +146,12 @@ pub fn parse_frame<'a>(frame: &Frame<'a>, ports: &Ports) -> Result<ParsedPackets
 /// Finds the magic packets in the first [`SEARCHED`] bytes of a UDP payload. `port` is the destination port.
 ///
 /// # Errors
-/// [`Refusal`] says why the payload is rejected.
-pub fn parse_datagram<'a>(payload: &'a [u8], port: u16, ports: &Ports) -> Result<MagicPackets<'a>, Refusal> {
+/// [`Rejection`] says why the payload is rejected.
+pub fn parse_datagram<'a>(
+    payload: &'a [u8],
+    port: u16,
+    ports: &Ports,
+) -> Result<MagicPackets<'a>, Rejection> {
     let searched = payload.get(..SEARCHED).unwrap_or(payload);
     Ok(without_truncated_password(search(searched, ports.contains(port))?, searched))
 }
@@ -158,28 +162,29 @@ fn without_truncated_password<'a>(packets: MagicPackets<'a>, searched: &[u8]) ->
     if searched.len() < SEARCHED { packets } else { packets.without_passwords() }
 }
 
-fn search(payload: &[u8], in_full: bool) -> Result<MagicPackets<'_>, Refusal> {
-    let (packets, refusal) = if in_full {
-        (MagicPacket::find(payload), Refusal::NoMagicPacket)
+fn search(payload: &[u8], in_full: bool) -> Result<MagicPackets<'_>, Rejection> {
+    let (packets, rejection) = if in_full {
+        (MagicPacket::find(payload), Rejection::NoMagicPacket)
     } else {
-        (MagicPacket::at_start(payload), Refusal::NotAtStart)
+        (MagicPacket::at_start(payload), Rejection::NotAtStart)
     };
-    if packets.is_empty() { Err(refusal) } else { Ok(packets) }
+    if packets.is_empty() { Err(rejection) } else { Ok(packets) }
 }
 
 /// Removes the tags. Returns the outermost VLAN, the EtherType after the tags, and the rest.
 ///
 /// A tag of VLAN 0 has only a priority; the next tag sets the VLAN.
-fn untag<'a>(frame: &Frame<'a>) -> Result<(Option<VlanId>, u16, &'a [u8]), Refusal> {
+fn untag<'a>(frame: &Frame<'a>) -> Result<(Option<VlanId>, u16, &'a [u8]), Rejection> {
     let Frame { tag, mut protocol, mut payload, .. } = *frame;
     let mut vlan = tag.map_or(Ok(None), vlan_of)?;
     let mut tags = usize::from(tag.is_some());
     while ETHERTYPES_TAG.contains(&protocol) {
         tags += 1;
         if tags > MAX_TAGS {
-            return Err(Refusal::TooManyTags);
+            return Err(Rejection::TooManyTags);
         }
-        let ([control @ .., high, low], rest) = payload.split_first_chunk::<4>().ok_or(Refusal::BadHeader)?;
+        let ([control @ .., high, low], rest) =
+            payload.split_first_chunk::<4>().ok_or(Rejection::BadHeader)?;
         vlan = vlan.or(vlan_of(u16::from_be_bytes(*control))?);
         protocol = u16::from_be_bytes([*high, *low]);
         payload = rest;
@@ -189,8 +194,8 @@ fn untag<'a>(frame: &Frame<'a>) -> Result<(Option<VlanId>, u16, &'a [u8]), Refus
 
 /// The VLAN of a tag; `None` if the tag has only a priority. The reserved VLAN 4095 must not be sent, and is an
 /// error, not `None`.
-fn vlan_of(tci: u16) -> Result<Option<VlanId>, Refusal> {
-    if tci & 0x0fff == 0x0fff { Err(Refusal::BadHeader) } else { Ok(VlanId::from_tci(tci)) }
+fn vlan_of(tci: u16) -> Result<Option<VlanId>, Rejection> {
+    if tci & 0x0fff == 0x0fff { Err(Rejection::BadHeader) } else { Ok(VlanId::from_tci(tci)) }
 }
 
 /// IPv4, RFC 791 section 3.1.
@@ -198,8 +203,8 @@ fn ipv4<'a>(
     packet: &'a [u8],
     source_mac: Option<MacAddr>,
     ports: &Ports,
-) -> Result<(MagicPackets<'a>, Carrier), Refusal> {
-    let header = packet.first_chunk::<20>().ok_or(Refusal::BadHeader)?;
+) -> Result<(MagicPackets<'a>, Carrier), Rejection> {
+    let header = packet.first_chunk::<20>().ok_or(Rejection::BadHeader)?;
     let [
         version_ihl,
         _,
@@ -216,21 +221,21 @@ fn ipv4<'a>(
         addresses @ ..,
     ] = header;
     if version_ihl >> 4 != 4 {
-        return Err(Refusal::BadHeader);
+        return Err(Rejection::BadHeader);
     }
     if *protocol != UDP {
-        return Err(Refusal::NotUdp);
+        return Err(Rejection::NotUdp);
     }
     if u16::from_be_bytes([*fragment_high, *fragment_low]) & 0x1fff != 0 {
-        return Err(Refusal::LaterFragment);
+        return Err(Rejection::LaterFragment);
     }
     let header_length = usize::from(version_ihl & 0x0f) * 4;
     let total_length = usize::from(u16::from_be_bytes([*length_high, *length_low]));
     if header_length < header.len() {
-        return Err(Refusal::BadHeader);
+        return Err(Rejection::BadHeader);
     }
     let end = total_length.min(packet.len());
-    let datagram = packet.get(header_length..end).ok_or(Refusal::BadHeader)?;
+    let datagram = packet.get(header_length..end).ok_or(Rejection::BadHeader)?;
     let [s0, s1, s2, s3, destination @ ..] = *addresses;
     let (path, payload) =
         udp(datagram, source_mac, Ipv4Addr::from([s0, s1, s2, s3]), Ipv4Addr::from(destination))?;
@@ -242,41 +247,41 @@ fn ipv6<'a>(
     packet: &'a [u8],
     source_mac: Option<MacAddr>,
     ports: &Ports,
-) -> Result<(MagicPackets<'a>, Carrier), Refusal> {
-    let (header, rest) = packet.split_first_chunk::<40>().ok_or(Refusal::BadHeader)?;
+) -> Result<(MagicPackets<'a>, Carrier), Rejection> {
+    let (header, rest) = packet.split_first_chunk::<40>().ok_or(Rejection::BadHeader)?;
     let [version, _, _, _, length_high, length_low, next, _, addresses @ ..] = header;
     if version >> 4 != 6 {
-        return Err(Refusal::BadHeader);
+        return Err(Rejection::BadHeader);
     }
     let length = usize::from(u16::from_be_bytes([*length_high, *length_low]));
-    let rest = rest.get(..length.min(rest.len())).ok_or(Refusal::BadHeader)?;
+    let rest = rest.get(..length.min(rest.len())).ok_or(Rejection::BadHeader)?;
     let datagram = skip_extension_headers(rest, *next)?;
-    let (source, destination) = addresses.split_first_chunk::<16>().ok_or(Refusal::BadHeader)?;
-    let destination = destination.first_chunk::<16>().ok_or(Refusal::BadHeader)?;
+    let (source, destination) = addresses.split_first_chunk::<16>().ok_or(Rejection::BadHeader)?;
+    let destination = destination.first_chunk::<16>().ok_or(Rejection::BadHeader)?;
     let (path, payload) = udp(datagram, source_mac, Ipv6Addr::from(*source), Ipv6Addr::from(*destination))?;
     Ok((search(payload, ports.contains(path.destination_port))?, Carrier::Udp6(path)))
 }
 
 /// Skips the extension headers between the IPv6 header and UDP.
-fn skip_extension_headers(mut rest: &[u8], mut next: u8) -> Result<&[u8], Refusal> {
+fn skip_extension_headers(mut rest: &[u8], mut next: u8) -> Result<&[u8], Rejection> {
     let mut headers = 0;
     while next != UDP {
-        let [following, length, third, fourth] = *rest.first_chunk().ok_or(Refusal::BadHeader)?;
+        let [following, length, third, fourth] = *rest.first_chunk().ok_or(Rejection::BadHeader)?;
         let skipped = match next {
             // Hop-by-hop options, routing, destination options: units of 8 octets, the first not counted.
             0 | 43 | 60 => (usize::from(length) + 1) * 8,
             // Fragment: 8 octets, no length.
-            44 if u16::from_be_bytes([third, fourth]) & 0xfff8 != 0 => return Err(Refusal::LaterFragment),
+            44 if u16::from_be_bytes([third, fourth]) & 0xfff8 != 0 => return Err(Rejection::LaterFragment),
             44 => 8,
             // Authentication: units of 4 octets, the first two not counted (RFC 4302 section 2.2).
             51 => (usize::from(length) + 2) * 4,
-            _ => return Err(Refusal::NotUdp),
+            _ => return Err(Rejection::NotUdp),
         };
         headers += 1;
         if headers > MAX_EXTENSION_HEADERS {
-            return Err(Refusal::TooManyExtensionHeaders);
+            return Err(Rejection::TooManyExtensionHeaders);
         }
-        rest = rest.get(skipped..).ok_or(Refusal::BadHeader)?;
+        rest = rest.get(skipped..).ok_or(Rejection::BadHeader)?;
         next = following;
     }
     Ok(rest)
@@ -289,12 +294,12 @@ fn udp<Address>(
     source_mac: Option<MacAddr>,
     source: Address,
     destination: Address,
-) -> Result<(UdpPath<Address>, &[u8]), Refusal> {
-    let (header, payload) = datagram.split_first_chunk::<8>().ok_or(Refusal::BadHeader)?;
+) -> Result<(UdpPath<Address>, &[u8]), Rejection> {
+    let (header, payload) = datagram.split_first_chunk::<8>().ok_or(Rejection::BadHeader)?;
     let [s0, s1, d0, d1, l0, l1, _, _] = *header;
     let length =
-        usize::from(u16::from_be_bytes([l0, l1])).checked_sub(header.len()).ok_or(Refusal::BadHeader)?;
-    let payload = payload.get(..length.min(payload.len())).ok_or(Refusal::BadHeader)?;
+        usize::from(u16::from_be_bytes([l0, l1])).checked_sub(header.len()).ok_or(Rejection::BadHeader)?;
+    let payload = payload.get(..length.min(payload.len())).ok_or(Rejection::BadHeader)?;
     let path = UdpPath {
         source_mac,
         source,

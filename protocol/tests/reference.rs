@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use wakevirt_protocol::MagicPacket;
-use wakevirt_protocol::frame::{Frame, Ports, Refusal, parse_frame};
+use wakevirt_protocol::frame::{Frame, Ports, Rejection, parse_frame};
 use wakevirt_protocol::link::LinkType;
 
 use common::*;
@@ -136,7 +136,7 @@ fn frame() -> impl Strategy<Value = (Option<u16>, Vec<u8>)> {
 }
 
 /// The results of the parser and of the slow parser.
-type Both = (Result<Vec<Found>, Refusal>, Vec<Found>);
+type Both = (Result<Vec<Found>, Rejection>, Vec<Found>);
 
 /// Both results for a frame; `None` if its link header is truncated.
 fn both(tag: Option<u16>, bytes: &[u8]) -> Option<Both> {
@@ -178,7 +178,7 @@ proptest! {
 
 /// The comparison is useful only if the frames cover all results.
 #[test]
-fn covers_every_transport_and_every_refusal() {
+fn covers_every_transport_and_every_rejection() {
     let mut runner = TestRunner::deterministic();
     let frame = frame();
     let mut seen = BTreeMap::<String, u32>::new();
@@ -190,7 +190,7 @@ fn covers_every_transport_and_every_refusal() {
                 *several.entry(found.len()).or_default() += 1;
                 found[0].carrier.split(' ').next().unwrap().to_owned()
             }
-            Some((Err(refusal), _)) => format!("{refusal:?}"),
+            Some((Err(rejection), _)) => format!("{rejection:?}"),
             None => continue,
         };
         *seen.entry(kind).or_default() += 1;

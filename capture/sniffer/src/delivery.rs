@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use wakevirt_protocol::frame::{
-    ETHERTYPES_TAG, Frame, ParsedPackets, Ports, Refusal, parse_datagram, parse_frame,
+    ETHERTYPES_TAG, Frame, ParsedPackets, Ports, Rejection, parse_datagram, parse_frame,
 };
 use wakevirt_protocol::link::sender;
 use wakevirt_protocol::{CapturedPacket, Carrier, UdpPath};
@@ -28,15 +28,15 @@ impl Iterator for CapturedPackets<'_> {
 /// Parses a frame from a packet socket.
 ///
 /// # Errors
-/// [`Refusal`] if it contains no valid magic packet.
+/// [`Rejection`] if it contains no valid magic packet.
 pub fn frame<'a>(
     envelope: &Envelope,
     payload: &'a [u8],
     ports: &Ports,
-) -> Result<CapturedPackets<'a>, Refusal> {
+) -> Result<CapturedPackets<'a>, Rejection> {
     let Some(Sender::Link { protocol, interface, kind, address_length, address, .. }) = envelope.sender
     else {
-        return Err(Refusal::BadHeader);
+        return Err(Rejection::BadHeader);
     };
     let source = sender(kind, u16::from(address_length), address);
     let frame = Frame { protocol, tag: envelope.tag, source, payload };
@@ -45,7 +45,7 @@ pub fn frame<'a>(
         let tagged = Frame { protocol: ETHERTYPES_TAG[0], ..frame };
         match parse_frame(&tagged, ports) {
             // The bytes were not a tag.
-            Err(refusal) if refusal != Refusal::TooManyTags => {}
+            Err(rejection) if rejection != Rejection::TooManyTags => {}
             parsed => return Ok(CapturedPackets { parsed: parsed?, interface }),
         }
     }
@@ -73,21 +73,21 @@ fn starts_with_tag(frame: &Frame<'_>) -> bool {
 /// Parses a datagram from a UDP socket that is bound to `port`.
 ///
 /// # Errors
-/// [`Refusal`] if it contains no valid magic packet.
+/// [`Rejection`] if it contains no valid magic packet.
 pub fn datagram<'a>(
     envelope: &Envelope,
     payload: &'a [u8],
     port: u16,
     ports: &Ports,
-) -> Result<CapturedPackets<'a>, Refusal> {
-    let Some(Sender::Inet(source)) = &envelope.sender else { return Err(Refusal::BadHeader) };
+) -> Result<CapturedPackets<'a>, Rejection> {
+    let Some(Sender::Inet(source)) = &envelope.sender else { return Err(Rejection::BadHeader) };
     let (interface, destination) = match envelope.arrival {
         Some(Arrival::V4 { interface, destination }) => (interface, IpAddr::V4(destination)),
         Some(Arrival::V6 { interface, destination }) => (interface, IpAddr::V6(destination)),
-        None => return Err(Refusal::BadHeader),
+        None => return Err(Rejection::BadHeader),
     };
     let packets = parse_datagram(payload, port, ports)?;
-    let carrier = carrier(*source, destination, port).ok_or(Refusal::BadHeader)?;
+    let carrier = carrier(*source, destination, port).ok_or(Rejection::BadHeader)?;
     Ok(CapturedPackets { parsed: ParsedPackets { packets, carrier, vlan: None }, interface })
 }
 

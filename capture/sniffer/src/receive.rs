@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use wakevirt_protocol::frame::{Refusal, SEARCHED};
+use wakevirt_protocol::frame::{Rejection, SEARCHED};
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, ToSniffer};
 
 use crate::channel::{Channel, Sent};
@@ -111,8 +111,12 @@ impl Sniffer<'_> {
         Ok(())
     }
 
-    /// Reports accepted packets, and counts refused and truncated ones.
-    fn record(&mut self, parsed: Result<CapturedPackets<'_>, Refusal>, truncated: bool) -> Result<(), Error> {
+    /// Reports accepted packets, and counts rejected and truncated ones.
+    fn record(
+        &mut self,
+        parsed: Result<CapturedPackets<'_>, Rejection>,
+        truncated: bool,
+    ) -> Result<(), Error> {
         self.report.request();
         let Ok(packets) = parsed else {
             self.report.counters.malformed += 1;

@@ -1,7 +1,7 @@
 //! `wakevirtctl read`: finds the magic packets in a savefile, in the format pcap or pcapng.
 //!
 //! The output has one line for each magic packet, including copies: a JSON object with `frame` (counted from 1),
-//! `mac` and the details of the signal. With `--all`, it also has a line with `frame` and `refused` for each refused
+//! `mac` and the details of the signal. With `--all`, it also has a line with `frame` and `rejected` for each rejected
 //! frame. A pcapng file can contain frames of several interfaces with different link types.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use pcap_parser::traits::PcapReaderIterator;
 use pcap_parser::{Block, InterfaceDescriptionBlock, PcapBlockOwned, PcapError, create_reader};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use wakevirt_protocol::details::Detail;
-use wakevirt_protocol::frame::{Ports, Refusal, parse_frame};
+use wakevirt_protocol::frame::{Ports, Rejection, parse_frame};
 use wakevirt_protocol::link::LinkType;
 use wakevirt_protocol::{ParsedPacket, Stamp};
 
@@ -74,7 +74,8 @@ fn format_counts(skipped: &BTreeMap<i32, u64>) -> String {
     each.join(", ")
 }
 
-/// Parses every frame of the savefile, and writes a line for each magic packet; with `all`, also for each refused frame.
+/// Parses every frame of the savefile, and writes a line for each magic packet. With `all`, it also writes a line for
+/// each rejected frame.
 ///
 /// # Errors
 /// [`Error`] names the savefile and what is wrong.
@@ -187,26 +188,26 @@ impl<Output: Write> Savefile<'_, Output> {
         self.frames += 1;
         let Some(link) = LinkType::from_number(interface.link) else {
             *self.skipped.entry(interface.link).or_default() += 1;
-            return self.refused(&format_args!("link type {} is not supported", interface.link));
+            return self.rejected(&format_args!("link type {} is not supported", interface.link));
         };
         let Some(frame) = link.strip(bytes) else {
-            return self.refused(&Refusal::BadHeader);
+            return self.rejected(&Rejection::BadHeader);
         };
         match parse_frame(&frame, self.ports) {
             Ok(packets) => packets.into_iter().try_for_each(|packet| {
                 let stamp = Stamp { timestamp, boottime: None };
                 self.write(&Line { frame: self.frames, packet, stamp })
             }),
-            Err(refusal) => self.refused(&refusal),
+            Err(rejection) => self.rejected(&rejection),
         }
     }
 
-    /// Writes the reason why the current frame is refused, if `all` is set.
-    fn refused(&mut self, reason: &dyn fmt::Display) -> Result<(), Error> {
+    /// Writes the reason why the current frame is rejected, if `all` is set.
+    fn rejected(&mut self, reason: &dyn fmt::Display) -> Result<(), Error> {
         if !self.all {
             return Ok(());
         }
-        self.write(&Refused { frame: self.frames, refused: reason.to_string() })
+        self.write(&Rejected { frame: self.frames, rejected: reason.to_string() })
     }
 
     fn write(&mut self, line: &impl Serialize) -> Result<(), Error> {
@@ -287,11 +288,11 @@ impl Read for FullReads {
     }
 }
 
-/// The line of a refused frame.
+/// The line of a rejected frame.
 #[derive(serde::Serialize)]
-struct Refused {
+struct Rejected {
     frame: u64,
-    refused: String,
+    rejected: String,
 }
 
 /// The line of a magic packet.

@@ -1,6 +1,6 @@
 //! Rows: EtherTypes and tags.
 
-use wakevirt_protocol::frame::Refusal::{BadHeader, NotAtStart, TooManyTags};
+use wakevirt_protocol::frame::Rejection::{BadHeader, NotAtStart, TooManyTags};
 use wakevirt_protocol::{Carrier, MacAddr};
 
 use crate::common::*;

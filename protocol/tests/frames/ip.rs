@@ -1,6 +1,6 @@
 //! Rows: UDP, IPv4 and IPv6.
 
-use wakevirt_protocol::frame::Refusal::*;
+use wakevirt_protocol::frame::Rejection::*;
 
 use crate::common::*;
 use crate::rows::*;

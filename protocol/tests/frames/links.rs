@@ -1,6 +1,6 @@
 //! Rows: the link headers of savefiles.
 
-use wakevirt_protocol::frame::Refusal::{self, BadHeader, NotAtStart};
+use wakevirt_protocol::frame::Rejection::{self, BadHeader, NotAtStart};
 use wakevirt_protocol::link::LinkType;
 use wakevirt_protocol::{Carrier, MacAddr, ParsedPacket, UdpPath};
 
@@ -47,7 +47,7 @@ fn sll2(kind: u16, address: u8, protocol: u16, payload: &[u8]) -> Vec<u8> {
     ]
 }
 
-fn without_sender(packet: Result<ParsedPacket, Refusal>) -> Result<ParsedPacket, Refusal> {
+fn without_sender(packet: Result<ParsedPacket, Rejection>) -> Result<ParsedPacket, Rejection> {
     packet.map(|packet| ParsedPacket { carrier: remove_sender(packet.carrier), ..packet })
 }
 
@@ -55,7 +55,7 @@ fn row_of(
     link: LinkType,
     name: &str,
     bytes: Vec<u8>,
-    expected: Option<Result<ParsedPacket, Refusal>>,
+    expected: Option<Result<ParsedPacket, Rejection>>,
 ) -> Row {
     let expected = expected.map(|expected| expected.map(|packet| vec![packet]));
     Row { link, expected, ..row(name, bytes, Err(BadHeader)) }

@@ -13,7 +13,7 @@ mod seeds;
 
 use std::collections::BTreeSet;
 
-use wakevirt_protocol::frame::Refusal::{NoMagicPacket, NotAtStart};
+use wakevirt_protocol::frame::Rejection::{NoMagicPacket, NotAtStart};
 use wakevirt_protocol::frame::{Ports, SEARCHED, parse_datagram};
 use wakevirt_protocol::link::LinkType;
 use wakevirt_protocol::{MacAddr, MagicPacket};

@@ -1,6 +1,6 @@
 //! Rows: magic packets of known senders, and valid and invalid forms of the format.
 
-use wakevirt_protocol::frame::Refusal::{NoMagicPacket, NotAtStart};
+use wakevirt_protocol::frame::Rejection::{NoMagicPacket, NotAtStart};
 
 use crate::common::*;
 use crate::rows::*;
@@ -179,30 +179,30 @@ fn valid_streams() -> Vec<Row> {
 }
 
 fn invalid_streams() -> Vec<Row> {
-    let refused = || Err(NoMagicPacket);
+    let rejected = || Err(NoMagicPacket);
     vec![
-        row("five FF", wol(&stream(5, TARGET, 16, b"")), refused()),
-        row("15 copies", wol(&stream(6, TARGET, 15, b"")), refused()),
-        row("16 copies without the last byte", wol(&stream(6, TARGET, 15, &TARGET[..5])), refused()),
-        row("a byte after the stream", wol(&bytes![[0xff; 6], [0], TARGET.repeat(16)]), refused()),
+        row("five FF", wol(&stream(5, TARGET, 16, b"")), rejected()),
+        row("15 copies", wol(&stream(6, TARGET, 15, b"")), rejected()),
+        row("16 copies without the last byte", wol(&stream(6, TARGET, 15, &TARGET[..5])), rejected()),
+        row("a byte after the stream", wol(&bytes![[0xff; 6], [0], TARGET.repeat(16)]), rejected()),
         row(
             "a break between copies",
             wol(&bytes![stream(6, TARGET, 8, b""), [0], TARGET.repeat(8)]),
-            refused(),
+            rejected(),
         ),
-        row("a different last copy", wol(&stream(6, TARGET, 15, &OTHER)), refused()),
+        row("a different last copy", wol(&stream(6, TARGET, 15, &OTHER)), rejected()),
         row(
             "alternating copies of two addresses",
             wol(&bytes![[0xff; 6], bytes![TARGET, OTHER].repeat(8)]),
-            refused(),
+            rejected(),
         ),
-        row("for the broadcast MAC", wol(&stream(6, [0xff; 6], 16, b"")), refused()),
-        row("for an IPv4 multicast MAC", wol(&stream(6, [0x01, 0x00, 0x5e, 0, 0, 1], 16, b"")), refused()),
-        row("for an IPv6 multicast MAC", wol(&stream(6, [0x33, 0x33, 0, 0, 0, 1], 16, b"")), refused()),
-        row("for the all-zero MAC", wol(&stream(6, [0; 6], 16, b"")), refused()),
-        row("only FF", wol(&[0xff; 1500]), refused()),
-        row("only the stream", wol(&[0xff; 6]), refused()),
-        row("nothing", wol(&[]), refused()),
+        row("for the broadcast MAC", wol(&stream(6, [0xff; 6], 16, b"")), rejected()),
+        row("for an IPv4 multicast MAC", wol(&stream(6, [0x01, 0x00, 0x5e, 0, 0, 1], 16, b"")), rejected()),
+        row("for an IPv6 multicast MAC", wol(&stream(6, [0x33, 0x33, 0, 0, 0, 1], 16, b"")), rejected()),
+        row("for the all-zero MAC", wol(&stream(6, [0; 6], 16, b"")), rejected()),
+        row("only FF", wol(&[0xff; 1500]), rejected()),
+        row("only the stream", wol(&[0xff; 6]), rejected()),
+        row("nothing", wol(&[]), rejected()),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use core::net::Ipv4Addr;
 
-use wakevirt_protocol::frame::{Frame, Ports, Refusal, parse_frame};
+use wakevirt_protocol::frame::{Frame, Ports, Rejection, parse_frame};
 use wakevirt_protocol::link::LinkType;
 use wakevirt_protocol::{Carrier, MacAddr, MagicPacket, ParsedPacket, Password, UdpPath, VlanId};
 
@@ -22,7 +22,7 @@ pub(crate) struct Row {
     /// A tag that the kernel has removed.
     pub(crate) tag: Option<u16>,
     pub(crate) bytes: Vec<u8>,
-    pub(crate) expected: Option<Result<Vec<ParsedPacket>, Refusal>>,
+    pub(crate) expected: Option<Result<Vec<ParsedPacket>, Rejection>>,
 }
 
 /// The result for such a frame; `None` if its link header is invalid.
@@ -30,12 +30,12 @@ pub(crate) fn parsed(
     link: LinkType,
     tag: Option<u16>,
     bytes: &[u8],
-) -> Option<Result<Vec<ParsedPacket>, Refusal>> {
+) -> Option<Result<Vec<ParsedPacket>, Rejection>> {
     let frame = Frame { tag, ..link.strip(bytes)? };
     Some(parse_frame(&frame, &ports()).map(Iterator::collect))
 }
 
-pub(crate) fn row(name: impl Into<String>, bytes: Vec<u8>, expected: Result<ParsedPacket, Refusal>) -> Row {
+pub(crate) fn row(name: impl Into<String>, bytes: Vec<u8>, expected: Result<ParsedPacket, Rejection>) -> Row {
     let expected = expected.map(|packet| vec![packet]);
     Row { name: name.into(), link: LinkType::Ethernet, tag: None, bytes, expected: Some(expected) }
 }
@@ -53,21 +53,21 @@ pub(crate) fn row_of_several(
     };
     Row {
         expected: Some(Ok(targets.iter().map(packet).collect())),
-        ..row(name, bytes, Err(Refusal::NoMagicPacket))
+        ..row(name, bytes, Err(Rejection::NoMagicPacket))
     }
 }
 
-pub(crate) fn accepted(carrier: Carrier) -> Result<ParsedPacket, Refusal> {
+pub(crate) fn accepted(carrier: Carrier) -> Result<ParsedPacket, Rejection> {
     Ok(ParsedPacket { magic: MagicPacket::new(MacAddr::new(TARGET), None).unwrap(), carrier, vlan: None })
 }
 
-pub(crate) fn with_password(password: &[u8], carrier: Carrier) -> Result<ParsedPacket, Refusal> {
+pub(crate) fn with_password(password: &[u8], carrier: Carrier) -> Result<ParsedPacket, Rejection> {
     let password = Some(Password::try_from(password).unwrap());
     let magic = MagicPacket::new(MacAddr::new(TARGET), password).unwrap();
     Ok(ParsedPacket { magic, carrier, vlan: None })
 }
 
-pub(crate) fn in_vlan(id: u16, packet: Result<ParsedPacket, Refusal>) -> Result<ParsedPacket, Refusal> {
+pub(crate) fn in_vlan(id: u16, packet: Result<ParsedPacket, Rejection>) -> Result<ParsedPacket, Rejection> {
     packet.map(|packet| ParsedPacket { vlan: Some(VlanId::try_from(id).unwrap()), ..packet })
 }
 
