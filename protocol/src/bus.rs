@@ -137,6 +137,8 @@ pub trait Actor1 {
     fn wake_domain(&self, name_or_uuid: &str) -> Result<String, Error>;
     /// Whether such a packet would wake a domain, and the reason. Wakes nothing.
     fn explain(&self, mac: &str, details: HashMap<&str, zbus::Variant<'_>>) -> Result<(bool, String), Error>;
+    /// How the actor decides on such a packet: see [`crate::explain::Explanation`]. Wakes nothing.
+    fn explain_rules(&self, mac: &str, details: HashMap<&str, zbus::Variant<'_>>) -> Result<Dict, Error>;
     /// The latest decisions, newest first.
     fn history(&self, most: u32) -> Result<Vec<Dict>, Error>;
     /// The latest decisions with a number lower than this, newest first.

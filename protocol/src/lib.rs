@@ -8,6 +8,8 @@ pub mod budget;
 #[cfg(feature = "dbus")]
 pub mod bus;
 pub mod details;
+#[cfg(feature = "dbus")]
+pub mod explain;
 pub mod frame;
 pub mod link;
 pub mod mac;
