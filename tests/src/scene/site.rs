@@ -89,7 +89,7 @@ impl<'host> Site<'host> {
         let [allow, send] = commands.as_slice() else { panic!("allow and send, not {commands:?}") };
         let output = self.debian.sh(allow);
         assert!(output.contains(MAC), "the output does not contain the domain's MAC address: {output}");
-        send.lines().map(str::to_owned).collect()
+        send.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
     }
 
     /// Runs a command of virsh(1) as root, and returns its output.
