@@ -57,7 +57,7 @@ pub enum Error {
     /// More than one domain has this MAC address.
     Ambiguous(String),
     /// The hypervisor is unavailable.
-    HypervisorAway(String),
+    HypervisorUnavailable(String),
     /// The hypervisor returned an error, or the domain is in a state that a wake cannot change.
     Failed(String),
 }
@@ -140,9 +140,9 @@ pub trait Actor1 {
     /// How the actor decides on such a packet: see [`crate::explain::Explanation`]. Wakes nothing.
     fn explain_rules(&self, mac: &str, details: HashMap<&str, zbus::Variant<'_>>) -> Result<Dict, Error>;
     /// The latest decisions, newest first.
-    fn history(&self, most: u32) -> Result<Vec<Dict>, Error>;
+    fn history(&self, limit: u32) -> Result<Vec<Dict>, Error>;
     /// The latest decisions with a number lower than this, newest first.
-    fn history_before(&self, number: u64, most: u32) -> Result<Vec<Dict>, Error>;
+    fn history_before(&self, number: u64, limit: u32) -> Result<Vec<Dict>, Error>;
     /// Reloads the configuration.
     fn reload(&self) -> Result<(), Error>;
     /// All known domains.

@@ -112,7 +112,7 @@ pub(super) fn wake_reply(reply: &WakeReply, target: &WakeTarget) -> Result<Strin
 }
 
 pub(super) fn hypervisor_unavailable(problem: &str, uris: &str) -> Error {
-    Error::HypervisorAway(format!(
+    Error::HypervisorUnavailable(format!(
         "{problem}, and {uris} is unavailable; see the log of wakevirt-actor, and try again"
     ))
 }

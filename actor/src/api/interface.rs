@@ -90,15 +90,15 @@ impl Actor1 {
 
     /// Returns the last decisions, newest first.
     #[zbus(out_args("decisions"))]
-    async fn history(&self, most: u32) -> Result<Vec<Dict>, Error> {
-        self.history_before(u64::MAX, most).await
+    async fn history(&self, limit: u32) -> Result<Vec<Dict>, Error> {
+        self.history_before(u64::MAX, limit).await
     }
 
     /// Returns the last decisions with a lower number than this one, newest first.
     #[zbus(out_args("decisions"))]
-    async fn history_before(&self, number: u64, most: u32) -> Result<Vec<Dict>, Error> {
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let history = self.requests.history(number, most).await.ok_or_else(exiting)?;
+    async fn history_before(&self, number: u64, limit: u32) -> Result<Vec<Dict>, Error> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let history = self.requests.history(number, limit).await.ok_or_else(exiting)?;
         Ok(ReplyPage::fill(history.iter().map(|(number, decision)| history_entry(*number, decision))))
     }
 
@@ -149,7 +149,7 @@ impl Actor1 {
         Ok(ReplyPage::fill(list.into_iter().map(domain_entry)))
     }
 
-    /// The actor decided about a domain.
+    /// The actor made a decision about a domain.
     #[zbus(signal)]
     pub(super) async fn wake_finished(
         emitter: &SignalEmitter<'_>,
@@ -192,7 +192,7 @@ impl Actor1 {
         Ok(self.requests.counts().await.ok_or_else(exiting_property)?.unknown)
     }
 
-    /// The number of packets that were announced and never decided about.
+    /// The number of packets that were announced but never led to a decision.
     #[zbus(property(emits_changed_signal = "false"))]
     fn lost_packets(&self) -> u64 {
         self.lost.count()

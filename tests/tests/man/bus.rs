@@ -119,7 +119,7 @@ pub fn all_errors() -> BTreeSet<String> {
         Error::NoSecureOn,
         Error::NoSuchDomain,
         Error::Ambiguous,
-        Error::HypervisorAway,
+        Error::HypervisorUnavailable,
         Error::Failed,
     ];
     let name = |kind: fn(String) -> Error| {
@@ -134,7 +134,7 @@ pub fn all_errors() -> BTreeSet<String> {
             | Error::NoSecureOn(_)
             | Error::NoSuchDomain(_)
             | Error::Ambiguous(_)
-            | Error::HypervisorAway(_)
+            | Error::HypervisorUnavailable(_)
             | Error::Failed(_) => error.name().to_string(),
         }
     };
