@@ -12,7 +12,7 @@ use virt::domain::DomainState;
 use virt::enumutil::Enum;
 use wakevirt_actor::engine::attempt::{End, wake};
 use wakevirt_actor::hypervisor::libvirt::Libvirt;
-use wakevirt_actor::hypervisor::{Hypervisor, Keeper, Order, Terms, Update};
+use wakevirt_actor::hypervisor::{AttemptRequest, Hypervisor, Keeper, Terms, Update};
 use wakevirt_actor::model::{Domain, Outcome, Pause, State, Trigger};
 use wakevirt_actor::policy::rules::Paused;
 use wakevirt_protocol::MacAddr;
@@ -124,7 +124,7 @@ async fn outcome_where(
     known_off: bool,
 ) -> (Outcome, String) {
     let terms = Terms { trigger: Trigger::Packet, paused, cool_down: None };
-    let order = Order {
+    let request = AttemptRequest {
         uuid,
         terms,
         shutdown_wait: Duration::from_secs(1),
@@ -132,7 +132,7 @@ async fn outcome_where(
         known_off,
         expired: false,
     };
-    match wake(Arc::clone(hypervisor), order).await {
+    match wake(Arc::clone(hypervisor), request).await {
         End::Done(outcome, reason) => (outcome, reason),
         End::Lost { .. } | End::Expired => panic!("the connection cannot be lost"),
     }

@@ -33,7 +33,7 @@ impl Shared {
     /// [`Error::Random`].
     pub fn new(settings: &Settings, mode: Mode) -> Result<Self, Error> {
         Ok(Self {
-            ledger: Mutex::new(Ledger::new(settings.rules, epoch()?)),
+            ledger: Mutex::new(Ledger::new(settings.ledger, epoch()?)),
             counters: Mutex::default(),
             mode,
             announced: watch::Sender::new(0),

@@ -1,6 +1,6 @@
 //! The packet parser: decides which frames contain magic packets, live and in savefiles.
 //!
-//! The kernel's filter passes a superset of what this module accepts, and no later code decides about it again.
+//! The kernel's filter passes a superset of what this module accepts, and no later code checks the bytes again.
 //! Every byte may come from an attacker: the parser reads headers from slices that end with the data, and lengths
 //! in headers can only shorten these slices.
 

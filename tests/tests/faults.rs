@@ -96,7 +96,7 @@ fn replies_held_to_a_caller_while_libvirt_is_down() {
         "{explanation}"
     );
     let called = Instant::now();
-    assert_eq!(scene.call(VM).unwrap(), "('held',)");
+    assert_eq!(scene.call_wake(VM).unwrap(), "('held',)");
     assert!(
         called.elapsed() < Duration::from_secs(20),
         "the reply must arrive before the usual D-Bus timeout of 25 s"
@@ -209,7 +209,7 @@ fn a_woken_domain_cools_down() {
     scene.wait_for_outcome(VM, "started", 2);
     // The cool-down does not apply to callers.
     scene.virsh(&["destroy", VM]);
-    assert_eq!(scene.call(VM).unwrap(), "('started',)");
+    assert_eq!(scene.call_wake(VM).unwrap(), "('started',)");
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn holds_a_packet_until_the_first_connection_to_libvirt() {
     assert!(explanation.contains("qemu:///system is unavailable"), "{explanation}");
     assert!(explanation.contains("would be held for up to 1m"), "{explanation}");
     let error = host.call(User::Root, ACTOR_INTERFACE, "ListDomains", &[]).unwrap_err();
-    assert_eq!(error.name, "org.wakevirt.Error.HypervisorAway", "{error:?}");
+    assert_eq!(error.name, "org.wakevirt.Error.HypervisorUnavailable", "{error:?}");
     assert!(error.message.contains("qemu:///system"), "{error:?}");
     scene.libvirtd.start_again();
     scene.assert_outcome(VM, "started");
@@ -249,7 +249,7 @@ fn a_wake_pending_in_two_crashes_is_not_retried() {
         scene.start_actor_again();
         let _ = scene.actor().log().wait_for("providing org.wakevirt.Actor1");
     }
-    let _ = scene.actor().log().wait_for(&format!("wake of \"{VM}\" is given up"));
+    let _ = scene.actor().log().wait_for(&format!("wake of \"{VM}\" is abandoned"));
     let history = host.call(User::Root, ACTOR_INTERFACE, "History", &["uint32 10"]).unwrap();
     assert!(history.contains("'failed'") && history.contains("crashed twice"), "{history}");
     scene.libvirtd.start_again();
@@ -291,7 +291,7 @@ fn follows_a_new_announcer_and_repeats_no_old_packet() {
 }
 
 #[test]
-fn wakes_domains_announced_while_the_actor_was_down() {
+fn wakes_domains_for_packets_announced_while_the_actor_was_down() {
     privileged!();
     let host = Host::new();
     let mut scene = two_machines(&host);
@@ -322,7 +322,8 @@ fn a_waiting_wake_survives_an_actor_restart() {
     check_running(&scene, VM, 2);
 }
 
-/// libvirt restores a domain that was saved while paused as paused, with the reason "migrating" until it is resumed.
+/// If a domain was saved while it was paused, libvirt restores it as paused. The reason is "migrating" until the domain
+/// is resumed.
 #[test]
 fn resumes_a_domain_that_another_client_restored_paused() {
     privileged!();

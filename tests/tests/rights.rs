@@ -1,4 +1,4 @@
-//! Restricted rights at libvirt: a real libvirtd with its access driver, a real polkitd, the shipped rules, and the
+//! Restricted rights in libvirt: a real libvirtd with its access driver, a real polkitd, the shipped rules, and the
 //! actor's user without the group libvirt. `states.rs` wakes domains in every state with these rights.
 
 use std::thread;
@@ -231,19 +231,19 @@ fn logs_the_rights_at_each_connection() {
         let host = Host::new();
         let mut scene = Scene::with_rights(rights, &host, &[], ALL_ALLOWED);
         let log = scene.actor.as_ref().unwrap().log().clone();
-        let line = format!("rights at {QEMU}: {text}");
+        let line = format!("rights on {QEMU}: {text}");
         let _ = log.wait_for(&line);
         // The next connection logs it again.
         scene.libvirtd.kill();
         scene.libvirtd.start_again();
         let _ = log.wait_for_nth(&line, 2);
-        assert_eq!(log.count("rights at"), 2, "{rights:?}");
+        assert_eq!(log.count("rights on"), 2, "{rights:?}");
         scene.actor.as_mut().unwrap().stop();
     }
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();
-    let rights = actor.log().wait_for("rights at test:///default: ");
+    let rights = actor.log().wait_for("rights on test:///default: ");
     // The test driver has no access driver. Before libvirt 10 it does not answer the query.
     let expected = ["unknown; the check failed: ", "not restricted; "];
     assert!(expected.iter().any(|text| rights.contains(text)), "{rights}");

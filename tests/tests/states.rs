@@ -1,5 +1,5 @@
 //! The effect of a wake on a QEMU domain in each state. Packets through a bridge and calls on the bus wake the domains,
-//! with all rights at libvirt and with restricted ones.
+//! with all rights in libvirt and with restricted ones.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use wakevirt_tests::host::Host;
@@ -52,7 +52,7 @@ const BOTH: [&str; 2] = [BY_PACKET, BY_CALL];
 /// Wakes one domain with a packet and the other one with a call, and checks outcome and reason of both.
 fn assert_wakes(scene: &Scene<'_>, outcome: &str, reason: &str) {
     scene.lan.etherwake(scene.mac(BY_PACKET), &[]);
-    match scene.call(BY_CALL) {
+    match scene.call_wake(BY_CALL) {
         Ok(reply) => assert_eq!(reply, format!("('{outcome}',)")),
         Err(error) => {
             assert!(["failed", "migrated-away"].contains(&outcome), "{error:?}");
@@ -167,7 +167,7 @@ fn packets_leave_a_domain_paused_if_configured(rights: LibvirtRights) {
     assert!(line.contains("leave"), "{line}");
     assert_eq!(scene.state(BY_PACKET), "paused (user)");
     // Rules apply to packets only.
-    assert_eq!(scene.call(BY_CALL).unwrap(), "('resumed',)");
+    assert_eq!(scene.call_wake(BY_CALL).unwrap(), "('resumed',)");
     assert_eq!(scene.state(BY_CALL), "running (unpaused)");
 }
 
@@ -233,7 +233,7 @@ fn starts_a_domain_after_its_shutdown(rights: LibvirtRights) {
     }
     scene.lan.etherwake(scene.mac(BY_PACKET), &[]);
     let reply = std::thread::scope(|scope| {
-        let reply = scope.spawn(|| scene.call(BY_CALL));
+        let reply = scope.spawn(|| scene.call_wake(BY_CALL));
         for domain in BOTH {
             scene.wait_until_active(domain);
             assert_eq!((scene.decisions(domain), scene.state(domain).as_str()), (0, "in shutdown (unknown)"));
@@ -284,7 +284,7 @@ fn a_slow_start_delays_no_other_domain() {
     assert_eq!(scene.state(BY_PACKET), "paused (starting up)");
 
     scene.lan.etherwake(scene.mac("third"), &[]);
-    assert_eq!(scene.call(BY_CALL).unwrap(), "('started',)");
+    assert_eq!(scene.call_wake(BY_CALL).unwrap(), "('started',)");
     scene.assert_outcome("third", "started");
     assert_eq!(scene.decisions(BY_PACKET), 0, "the other wakes waited for the slow one");
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts packets that were announced and never decided about. Clones share one counter.
+/// Counts packets that were announced but never led to a decision. Clones share one counter.
 #[derive(Debug, Clone, Default)]
 pub struct LostPackets(Arc<AtomicU64>);
 

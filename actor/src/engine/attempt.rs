@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::hypervisor::{Attempt, Hypervisor, Order};
+use crate::hypervisor::{Attempt, AttemptRequest, Hypervisor};
 use crate::model::Outcome;
 
 /// The time between two attempts while the domain is between two states.
@@ -30,14 +30,14 @@ pub enum End {
 }
 
 /// Wakes the domain. This takes as long as the hypervisor takes.
-pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut order: Order) -> End {
+pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut request: AttemptRequest) -> End {
     // Since when the domain has been between two states, and how long the attempts were queued.
     let (mut between_states, mut queued) = (None, Duration::ZERO);
     let begin = Instant::now();
     loop {
         let before = begin.elapsed();
-        let Some((waited, attempt)) = hypervisor.attempt(order).await else {
-            return End::Lost { called: order.called, available: begin.elapsed() };
+        let Some((waited, attempt)) = hypervisor.attempt(request).await else {
+            return End::Lost { called: request.called, available: begin.elapsed() };
         };
         queued += waited;
         let (state, wait) = match attempt {
@@ -45,7 +45,7 @@ pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut order: Order) -> End {
             Attempt::Done(outcome, reason) => return End::Done(outcome, with_queue_time(reason, queued)),
             Attempt::Expired => return End::Expired,
             Attempt::Again { state, wait, called } => {
-                order = Order { called, known_off: false, ..order };
+                request = AttemptRequest { called, known_off: false, ..request };
                 (state, wait)
             }
         };

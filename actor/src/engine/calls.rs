@@ -48,7 +48,7 @@ impl Engine {
             WakeTarget::Mac(mac) => (Some(*mac), self.index.find(*mac)),
             WakeTarget::Domain(name) => (None, self.index.find_domain(name)),
         };
-        // The rules decide about packets. For a call they only choose one of several domains.
+        // The rules apply to packets. For a call, they only select one of several domains.
         let no_mac = MacAddr::new([0; 6]);
         match admit(found, &self.policy.rules, mac.unwrap_or(no_mac), decision::Requester::Call) {
             Admission::Ambiguous(domains) => {

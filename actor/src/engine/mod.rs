@@ -133,7 +133,7 @@ impl Engine {
         self.position = saved.position;
         self.pending.restore(saved.packets);
         self.wakes.restore(saved.wakes);
-        saved.given_up.into_iter().for_each(|wake| self.report_given_up(wake));
+        saved.abandoned.into_iter().for_each(|wake| self.report_abandoned(wake));
         self
     }
 
@@ -226,7 +226,7 @@ impl Engine {
         }
         let position = self.position.clone();
         let (packets, wakes) = (self.pending.packets(), self.wakes.saved());
-        self.state_file.save(&SavedState { position, packets, wakes, given_up: Vec::new() });
+        self.state_file.save(&SavedState { position, packets, wakes, abandoned: Vec::new() });
     }
 }
 

@@ -1,27 +1,26 @@
 //! Decisions about packets.
 
-use wakevirt_protocol::Password;
+use wakevirt_protocol::bus::PacketDetails;
+use wakevirt_protocol::{MacAddr, Password};
 use wakevirt_service::logs::quoted;
 
 use super::Engine;
 use crate::model::{Domain, Outcome, Packet, Subject};
-use crate::policy::decision::{self, Admission, Grant, Presented, admit};
+use crate::policy::decision::{Admission, Grant, Presented, Requester, admit};
 
 /// How many domains a message about an ambiguous address names.
 const MAX_NAMED: usize = 3;
 
 impl Engine {
-    /// Decides about a packet. `password` is `None` if it was not fetched.
+    /// Decides whether a packet wakes a domain. `password` is `None` if it was not fetched.
     pub(super) fn handle_packet(&mut self, packet: Packet, password: Option<Result<Password, String>>) {
         let presented = match &password {
             None => Presented::NotFetched,
             Some(password) => Presented::Fetched(password.as_ref().ok()),
         };
-        let requester = decision::Requester::Packet(&packet.details, presented);
         let mac = packet.mac;
         let subject = |domain, rule| Subject::new(Some(mac), domain, rule, Some(&packet));
-        let (subject, outcome, reason) = match admit(self.index.find(mac), &self.policy.rules, mac, requester)
-        {
+        let (subject, outcome, reason) = match self.admit_packet(mac, &packet.details, presented) {
             Admission::Unknown => return self.hold_or_count(packet),
             Admission::FetchPassword(..) => return self.fetch_password(packet),
             Admission::Admitted(domain, Grant { rule, paused }) => {
@@ -42,6 +41,17 @@ impl Engine {
             }
         };
         self.report(subject, outcome, reason, Vec::new());
+    }
+
+    /// Decides whether a packet with these details is allowed to wake a domain.
+    pub(super) fn admit_packet(
+        &self,
+        mac: MacAddr,
+        details: &PacketDetails,
+        password: Presented<'_>,
+    ) -> Admission<'_> {
+        let requester = Requester::Packet(details, password);
+        admit(self.index.find(mac), &self.policy.rules, mac, requester)
     }
 }
 

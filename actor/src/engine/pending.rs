@@ -123,7 +123,7 @@ impl Engine {
         }
     }
 
-    /// Decides about held packets again, after more domains have become known.
+    /// Makes the decisions about held packets again, after more domains have become known.
     pub(super) fn decide_held_packets(&mut self) {
         self.unsaved |= !self.pending.unknown.is_empty();
         for (_, packet) in std::mem::take(&mut self.pending.unknown) {

@@ -10,7 +10,7 @@ use super::packets::ambiguous;
 use crate::engine::report::truncated_name;
 use crate::engine::request::ListedDomain;
 use crate::model::{Domain, Id, State, Trigger};
-use crate::policy::decision::{self, Action, Admission, Grant, Presented, act, admit};
+use crate::policy::decision::{self, Action, Admission, Grant, Presented, act};
 use crate::policy::rules::{METADATA, Paused, Rule};
 
 /// The maximum number of domains in one reply.
@@ -73,11 +73,6 @@ impl Engine {
         (would_wake, format!("{} is allowed by {allowed_by}; {action}", quoted(&domain.name)))
     }
 
-    fn admit_packet(&self, mac: MacAddr, details: &PacketDetails, password: Presented<'_>) -> Admission<'_> {
-        let requester = decision::Requester::Packet(details, password);
-        admit(self.index.find(mac), &self.policy.rules, mac, requester)
-    }
-
     /// The rule that requires a password, and the one that applies if the password is wrong.
     fn explain_password(&self, mac: MacAddr, details: &PacketDetails, rule: &Rule) -> String {
         let otherwise = match self.admit_packet(mac, details, Presented::Fetched(None)) {
@@ -114,7 +109,7 @@ impl Engine {
         let since = self.history.last_success(&domain.id).map(|at| at.elapsed());
         let (would_wake, action) = match act(domain.state, paused) {
             Action::Nothing(_, reason) => return (false, reason),
-            _ if decision::cools_down(Trigger::Packet, since, self.policy.times.cool_down) => {
+            _ if decision::is_cooling_down(Trigger::Packet, since, self.policy.times.cool_down) => {
                 return (false, "the last wake succeeded within the cool-down".to_owned());
             }
             Action::Start => (true, "it would be started".to_owned()),

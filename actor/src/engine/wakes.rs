@@ -13,7 +13,7 @@ use wakevirt_service::logs::quoted;
 use super::{Engine, Reply};
 use crate::engine::attempt::{End, wake as wake_domain};
 use crate::engine::state_file::SavedWake;
-use crate::hypervisor::{Order, Terms};
+use crate::hypervisor::{AttemptRequest, Terms};
 use crate::model::{Id, Outcome, Packet, State, Subject};
 use crate::policy::decision::has_expired;
 use crate::policy::rules::Paused;
@@ -90,13 +90,13 @@ impl Wake {
         if let Some(next) = &mut self.next {
             next.callers.retain(|caller| !caller.is_closed());
         }
-        if self.terms.cover(&other.terms) {
+        if self.terms.covers(&other.terms) {
             // This wake is held for as long as the other one would be.
             self.since = self.since.max(other.since);
             self.callers.append(&mut other.callers);
         } else if let Some(next) = &mut self.next {
             // The wake with more permissions is the next one, and gets the callers of the other one.
-            if other.terms.cover(&next.terms) {
+            if other.terms.covers(&next.terms) {
                 std::mem::swap(&mut **next, &mut other);
             }
             next.callers.append(&mut other.callers);
@@ -149,14 +149,14 @@ impl Engine {
         let (uuid, terms, called) = (id.uuid, wake.terms, wake.called);
         let known_off = !called && self.index.state(&id) == Some(State::ShutOff);
         let expired = called && self.is_expired(&wake);
-        let order = Order { uuid, terms, shutdown_wait, called, known_off, expired };
+        let request = AttemptRequest { uuid, terms, shutdown_wait, called, known_off, expired };
         // The wake changes the state before any event reports it.
         self.index.mark_changed(&id);
         self.wakes.running.insert(id.clone(), wake);
         // Saved before the hypervisor is called: if this process exits, the next one continues the wake.
         self.unsaved = true;
         self.save();
-        self.wakes.tasks.spawn(async move { (id, wake_domain(hypervisor, order).await) });
+        self.wakes.tasks.spawn(async move { (id, wake_domain(hypervisor, request).await) });
     }
 
     /// Handles the end of a wake's task.
@@ -220,10 +220,10 @@ impl Engine {
 
     /// Reports a wake that is not tried again, because the service crashed twice during it. It may not be the cause,
     /// but another attempt could be the next crash.
-    pub(super) fn report_given_up(&mut self, saved: SavedWake) {
+    pub(super) fn report_abandoned(&mut self, saved: SavedWake) {
         let (_, subject) = saved.subject();
         let name = subject.domain.as_ref().map(|(_, name)| name.as_str()).unwrap_or_default();
-        tracing::error!("wake of {} is given up: the service crashed twice during it", quoted(name));
+        tracing::error!("wake of {} is abandoned: the service crashed twice during it", quoted(name));
         let reason = "the service crashed twice during this wake; wake the domain again".to_owned();
         self.report(subject, Outcome::Failed, reason, Vec::new());
     }

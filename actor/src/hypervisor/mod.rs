@@ -7,7 +7,7 @@
 mod error;
 mod keeper;
 pub mod libvirt;
-mod order;
+mod request;
 pub mod session;
 
 use std::pin::Pin;
@@ -18,7 +18,7 @@ use crate::model::{Domain, Id, Outcome, State};
 
 pub use error::HypervisorError;
 pub use keeper::{Commands, Connected, Driver, Endpoint, Keeper, Updates};
-pub use order::{Order, Terms};
+pub use request::{AttemptRequest, Terms};
 
 /// A change of a connection or of its domains.
 pub enum Update {
@@ -30,7 +30,8 @@ pub enum Update {
     Domain(Domain),
     /// This domain no longer exists.
     Gone(Id),
-    /// The hypervisor with this URI is unavailable: the connection was lost, or the first attempt failed or takes long.
+    /// The hypervisor with this URI is unavailable: the connection was lost, or the first attempt
+    /// failed or is taking a long time.
     Down(Arc<str>),
 }
 
@@ -39,7 +40,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Starts an attempt to wake a domain, and returns at once. Attempts run in the order of these calls.
     ///
     /// The attempt continues even if the future is dropped.
-    fn attempt(&self, order: Order) -> Attempting;
+    fn attempt(&self, request: AttemptRequest) -> AttemptFuture;
 
     /// The number of queued attempts.
     fn queued(&self) -> usize;
@@ -50,7 +51,7 @@ pub trait Hypervisor: Send + Sync + 'static {
 
 /// An attempt in progress. The result includes how long it was queued; it is `None` if the connection was lost
 /// before the attempt began.
-pub type Attempting = Pin<Box<dyn Future<Output = Option<(Duration, Attempt)>> + Send>>;
+pub type AttemptFuture = Pin<Box<dyn Future<Output = Option<(Duration, Attempt)>> + Send>>;
 
 /// The result of an attempt to wake a domain.
 #[derive(Debug, PartialEq, Eq)]

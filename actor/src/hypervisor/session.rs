@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Attempt, Attempting, HypervisorError, Order};
+use super::{Attempt, AttemptFuture, AttemptRequest, HypervisorError};
 use crate::model::{Outcome, State};
 use crate::policy::decision::{Action, act, is_restored_paused};
 use crate::policy::rules::Paused;
@@ -52,52 +52,58 @@ pub type Work = Box<dyn FnOnce(&dyn Session) + Send>;
 ///
 /// The whole attempt runs on one thread: switching threads between two calls would take half as long as a call.
 #[must_use]
-pub fn queue(order: Order) -> (Work, Attempting) {
+pub fn queue(request: AttemptRequest) -> (Work, AttemptFuture) {
     let queued = Instant::now();
     let (sender, result) = oneshot::channel();
     let work: Work = Box::new(move |session| {
         let waited = queued.elapsed();
         // The receiver is dropped when the service is about to exit.
-        let _ = sender.send((waited, attempt(session, order.after(waited))));
+        let _ = sender.send((waited, attempt(session, request.after(waited))));
     });
     (work, Box::pin(async move { result.await.ok() }))
 }
 
-fn attempt(session: &dyn Session, order: Order) -> Attempt {
-    let called = order.called;
-    let state = if order.known_off { Ok(State::ShutOff) } else { session.state(order.uuid) };
+fn attempt(session: &dyn Session, request: AttemptRequest) -> Attempt {
+    let called = request.called;
+    let state = if request.known_off { Ok(State::ShutOff) } else { session.state(request.uuid) };
     let state = match state {
         Ok(state) => state,
         Err(error) => return failed(session, &error, called),
     };
-    let (outcome, call): (_, Call) = match act(state, order.terms.paused) {
+    let (outcome, call): (_, Call) = match act(state, request.terms.paused) {
         Action::Nothing(Outcome::AlreadyRunning, _) if called => {
             let reason = "it is running; the result of the call that started it was lost".to_owned();
             return Attempt::Done(Outcome::Started, reason);
         }
         Action::Nothing(outcome, reason) => return Attempt::Done(outcome, reason),
-        Action::AwaitOff => return Attempt::Again { state, wait: order.shutdown_wait, called },
+        Action::AwaitOff => return Attempt::Again { state, wait: request.shutdown_wait, called },
         Action::AwaitPause => return Attempt::Again { state, wait: PAUSE_WAIT, called },
         Action::Start => (Outcome::Started, |session, uuid| session.start(uuid)),
         Action::Resume => (Outcome::Resumed, |session, uuid| session.resume(uuid)),
         Action::WakeUp => (Outcome::Woken, |session, uuid| session.pm_wakeup(uuid)),
     };
-    if order.expired {
+    if request.expired {
         return Attempt::Expired;
     }
-    if order.terms.cools_down() {
+    if request.terms.is_cooling_down() {
         let reason = "the last wake succeeded within the cool-down".to_owned();
         return Attempt::Done(Outcome::CoolingDown, reason);
     }
-    make_call(session, order, state, outcome, call)
+    make_call(session, request, state, outcome, call)
 }
 
 type Call = fn(&dyn Session, Uuid) -> Result<(), HypervisorError>;
 
-fn make_call(session: &dyn Session, order: Order, before: State, outcome: Outcome, call: Call) -> Attempt {
-    let Order { uuid, terms, .. } = order;
+fn make_call(
+    session: &dyn Session,
+    request: AttemptRequest,
+    before: State,
+    outcome: Outcome,
+    call: Call,
+) -> Attempt {
+    let AttemptRequest { uuid, terms, .. } = request;
     let result = call(session, uuid);
-    if order.known_off && result.is_ok() {
+    if request.known_off && result.is_ok() {
         return Attempt::Done(outcome, format!("it was {before}"));
     }
     let after = session.state(uuid);
@@ -124,8 +130,8 @@ fn make_call(session: &dyn Session, order: Order, before: State, outcome: Outcom
             Attempt::Again { state: before, wait: PAUSE_WAIT, called: false }
         }
         // The domain was not off, unlike the known state: its actual state requires another call.
-        (Err(_), Ok(after)) if order.known_off && after != State::ShutOff => {
-            attempt(session, Order { known_off: false, ..order })
+        (Err(_), Ok(after)) if request.known_off && after != State::ShutOff => {
+            attempt(session, AttemptRequest { known_off: false, ..request })
         }
         (Err(error), _) => failed(session, &error, true),
     }

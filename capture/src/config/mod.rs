@@ -19,7 +19,7 @@ use wakevirt_service::user::service_uid;
 use crate::config::interfaces::{InterfaceEntry, InterfaceList};
 use crate::config::mode::ModeKey;
 use crate::config::options::Options;
-use crate::packets::ledger::Rules;
+use crate::packets::ledger::LedgerSettings;
 
 /// The user that the service runs as.
 pub const USER: &str = "wakevirt-capture";
@@ -87,7 +87,7 @@ pub struct Settings {
     /// The interfaces to receive on.
     pub interfaces: InterfaceList,
     /// The limits for announcing packets.
-    pub rules: Rules,
+    pub ledger: LedgerSettings,
     /// The log level.
     pub log: Level,
 }
@@ -144,7 +144,7 @@ impl From<CaptureFile> for Settings {
                 vec![discard(Ipv4Addr::UNSPECIFIED.into()), discard(Ipv6Addr::UNSPECIFIED.into())]
             }),
             interfaces: InterfaceList::new(file.interfaces.unwrap_or_default()),
-            rules: Rules {
+            ledger: LedgerSettings {
                 deduplicate: file.deduplicate.map_or(Duration::from_secs(2), Into::into),
                 remember: file.remember.and_then(|packets| usize::try_from(packets).ok()).unwrap_or(256),
                 limit: file.limit.unwrap_or(100),
@@ -162,7 +162,7 @@ impl fmt::Display for Settings {
             Request::Raw => "raw",
             Request::Udp => "udp",
         };
-        let Rules { deduplicate, remember, limit } = self.rules;
+        let LedgerSettings { deduplicate, remember, limit } = self.ledger;
         writeln!(f, "mode = \"{mode}\"")?;
         writeln!(f, "interfaces = {}", self.interfaces)?;
         writeln!(f, "outgoing = {}", toml_array(&self.outgoing))?;

@@ -32,7 +32,10 @@ fn assert_default(settings: &Settings) {
     assert!(settings.outgoing.is_empty());
     assert_eq!(settings.listen, ["0.0.0.0:9".parse().unwrap(), "[::]:9".parse().unwrap()]);
     assert!(settings.interfaces.includes_all());
-    assert_eq!(settings.rules, Rules { deduplicate: Duration::from_secs(2), remember: 256, limit: 100 });
+    assert_eq!(
+        settings.ledger,
+        LedgerSettings { deduplicate: Duration::from_secs(2), remember: 256, limit: 100 }
+    );
     assert_eq!(settings.log, Level::Info);
 }
 
@@ -65,7 +68,7 @@ fn options_override_keys() {
     };
     assert_eq!(["en0", "en1", "br0"].map(included), [true, false, false]);
     assert_eq!(settings.listen, ["[::1]:9".parse().unwrap()]);
-    assert_eq!(settings.rules.limit, 7);
+    assert_eq!(settings.ledger.limit, 7);
 }
 
 #[test]

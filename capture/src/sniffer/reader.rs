@@ -210,7 +210,7 @@ impl<'a> Reader<'a> {
             );
         }
         self.logs.set_level(settings.log);
-        self.shared.ledger().set_rules(settings.rules);
+        self.shared.ledger().reconfigure(settings.ledger);
         // Retains the values that require a restart, for comparison at the next reload.
         self.settings = Settings {
             start: self.settings.start.clone(),

@@ -1,8 +1,8 @@
 //! The format of magic packets, and the search for them.
 //!
-//! A magic packet has six bytes `FF` (the synchronisation stream) followed by sixteen copies of the target's MAC
+//! A magic packet has six 0xFF bytes (the synchronisation stream) followed by sixteen copies of the target's MAC
 //! address without a break, anywhere in the payload (AMD publication 20213, "Magic Packet Technology", 1995), and
-//! optionally a SecureOn password. More than six `FF` and more than sixteen copies are allowed.
+//! optionally a SecureOn password. More than six 0xFF bytes and more than sixteen copies are allowed.
 //!
 //! A payload can contain several: the kernel merges datagrams of one flow that arrive together (UDP GRO:
 //! `rx-udp-gro-forwarding` and `rx-gro-list` in ethtool(8)), and so can the sender (UDP GSO). The payload does not
@@ -22,7 +22,7 @@ pub const SHORTEST: usize = SYNC + COPIES;
 
 /// In sixteen copies, this many consecutive bytes equal the byte six places later.
 const REPEATED: usize = COPIES - 6;
-/// The search compares this many bytes with those six places later: one operation of a processor.
+/// The search compares this many bytes with those six places later: one SIMD comparison.
 const PROBE: usize = 16;
 /// The search compares at the end of each step of this many bytes, so that at least one probe is within the repeated bytes
 /// of a packet, wherever the packet begins.
@@ -190,7 +190,7 @@ fn password_in(tail: &[u8], address: &[u8; 6]) -> Option<Password> {
     tail.first_chunk::<4>().map(|four| Password::Four(*four))
 }
 
-/// The number of bytes `FF` at the start of the slice.
+/// The number of 0xFF bytes at the start of the slice.
 fn run_of_ff(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|byte| **byte == 0xff).count()
 }

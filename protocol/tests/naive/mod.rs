@@ -19,12 +19,12 @@ pub(crate) struct Found {
     pub(crate) vlan: Option<u16>,
 }
 
-/// Finds six bytes FF followed by one address sixteen times, anywhere.
+/// Finds six 0xFF bytes followed by one address sixteen times, anywhere.
 pub(crate) fn anywhere(payload: &[u8]) -> Vec<Magic> {
     with_password(payload, places(payload, 0))
 }
 
-/// Like [`anywhere`], but only bytes FF may precede the first packet.
+/// Like [`anywhere`], but only 0xFF bytes may precede the first packet.
 pub(crate) fn at_start(payload: &[u8]) -> Vec<Magic> {
     let first = (0..payload.len())
         .take_while(|offset| payload[..*offset].iter().all(|byte| *byte == 0xff))

@@ -80,9 +80,7 @@ fn show(screen: Screen) {
         Demonstration { screen, events, host: &host, libvirtd: &libvirtd, services: [&capture, &actor] };
     send_packets(&demo, &lan);
 
-    screen.heading(
-        "The actor explains how it would decide about the same packet, and about one from the trusted sender",
-    );
+    screen.heading("The actor explains its decision on the same packet, and on one from the trusted sender");
     demo.explain("secret", &address_of(&lan), "false");
     demo.explain("secret", TRUSTED, "true");
 
@@ -224,7 +222,7 @@ impl Demonstration<'_> {
         }
     }
 
-    /// Shows how the actor would decide about a packet from this sender.
+    /// Shows the decision that the actor would make on a packet from this sender.
     fn explain(&self, domain: &str, source: &str, expected: &str) {
         let arguments = ["Explain", "sa{sv}", mac_of(domain), "1", "source-mac", "s", source];
         let reply = self.busctl(&arguments);

@@ -10,7 +10,7 @@ pub const BROADCAST: [u8; 6] = [0xff; 6];
 /// The EtherType of Wake-on-LAN.
 pub const WAKE_ON_LAN: u16 = 0x0842;
 
-/// A magic packet: six bytes FF, the MAC address sixteen times, and the SecureOn password, which can be empty.
+/// A magic packet: six 0xFF bytes, the MAC address sixteen times, and the SecureOn password, which can be empty.
 #[must_use]
 pub fn magic(mac: &str, password: &[u8]) -> Vec<u8> {
     [&[0xff; 6][..], &bytes_of(mac).repeat(16), password].concat()

@@ -22,7 +22,7 @@ use crate::wait;
 /// Rules that allow every domain.
 pub const ALL_ALLOWED: &str = "[[allow]]\ndomain = \"*\"\n";
 
-/// The actor's rights at libvirt: docs/RESTRICTED.md.
+/// The actor's rights in libvirt: docs/RESTRICTED.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LibvirtRights {
     /// All rights, from the group libvirt.
@@ -46,7 +46,7 @@ pub struct Scene<'host> {
     finished: Process,
     /// The announcer. `None` after it was killed.
     pub capture: Option<Daemon>,
-    /// Decides about calls to libvirt with [`LibvirtRights::Restricted`].
+    /// Authorises calls to libvirt with [`LibvirtRights::Restricted`].
     polkitd: Option<Polkitd<'host>>,
     _bus: Bus<'host>,
 }
@@ -177,7 +177,7 @@ impl<'host> Scene<'host> {
     ///
     /// # Errors
     /// The error reply.
-    pub fn call(&self, domain: &str) -> Result<String, CallError> {
+    pub fn call_wake(&self, domain: &str) -> Result<String, CallError> {
         self.host.call(User::Root, ACTOR_INTERFACE, "Wake", &[&format!("'{}'", self.mac(domain))])
     }
 
@@ -215,7 +215,7 @@ impl<'host> Scene<'host> {
         self.libvirtd.wait_for_state(QEMU, domain, state);
     }
 
-    /// Asks the guest of a domain to power off, until it does. A guest that is still booting ignores the request.
+    /// Sends the guest of a domain shutdown requests until it powers off. A guest that is still booting ignores them.
     ///
     /// # Panics
     /// If it does not do so within the timeout.

@@ -11,7 +11,7 @@ pub struct Restricted<'host> {
     host: &'host Host,
     /// The libvirtd.
     pub libvirtd: Libvirtd<'host>,
-    /// The polkitd, which decides about calls to libvirt.
+    /// The polkitd, which authorises calls to libvirt.
     pub polkitd: Polkitd<'host>,
     _bus: Bus<'host>,
 }

@@ -24,7 +24,7 @@ pub use store::StateFile;
 /// The content of the state file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedState {
-    /// Each packet up to this position was decided about, or is one of `packets`.
+    /// The decision about each packet up to this position was made, or the packet is one of `packets`.
     pub position: Position,
     /// Packets without a decision.
     pub packets: Vec<Packet>,
@@ -32,7 +32,7 @@ pub struct SavedState {
     pub wakes: Vec<SavedWake>,
     /// Wakes that were running in two crashes. They are not tried again.
     #[serde(skip)]
-    pub given_up: Vec<SavedWake>,
+    pub abandoned: Vec<SavedWake>,
 }
 
 /// A wake that has not ended.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::uuid;
 use crate::hypervisor::session::{self, Session};
-use crate::hypervisor::{Attempting, Hypervisor, HypervisorError, Order};
+use crate::hypervisor::{AttemptFuture, AttemptRequest, Hypervisor, HypervisorError};
 use crate::model::State;
 
 /// The state of a hypervisor that can block the start of domains. Domains are numbered.
@@ -142,9 +142,9 @@ impl Session for Fake {
 pub(super) struct FakeConnection(pub Arc<Fake>);
 
 impl Hypervisor for FakeConnection {
-    fn attempt(&self, order: Order) -> Attempting {
+    fn attempt(&self, request: AttemptRequest) -> AttemptFuture {
         let fake = Arc::clone(&self.0);
-        let (work, result) = session::queue(order);
+        let (work, result) = session::queue(request);
         std::thread::spawn(move || work(&*fake));
         result
     }

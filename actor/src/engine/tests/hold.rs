@@ -11,7 +11,7 @@ use crate::policy::rules::Paused;
 #[tokio::test]
 async fn reports_how_long_the_hypervisor_was_available() {
     let fake = Fake::new(&[(1, State::ShuttingDown)], &[]);
-    let order = Order {
+    let request = AttemptRequest {
         uuid: uuid(1),
         terms: Terms { trigger: Trigger::Packet, paused: Paused::Resume, cool_down: None },
         shutdown_wait: Duration::from_secs(3600),
@@ -20,7 +20,7 @@ async fn reports_how_long_the_hypervisor_was_available() {
         expired: false,
     };
     let hypervisor: Arc<dyn Hypervisor> = Arc::new(FakeConnection(Arc::clone(&fake)));
-    let wake = tokio::spawn(wake(hypervisor, order));
+    let wake = tokio::spawn(wake(hypervisor, request));
     let begin = Instant::now();
     fake.wait_for_queries(1).await;
     let first = begin.elapsed();

@@ -21,7 +21,7 @@ use wakevirt_protocol::bus::PacketDetails;
 use super::*;
 use crate::engine::request::Requests;
 use crate::hypervisor::libvirt::Libvirt;
-use crate::hypervisor::{Hypervisor, Order};
+use crate::hypervisor::{AttemptRequest, Hypervisor};
 use crate::model::{Authority, Caller, Domain, Id, Outcome, State, WakeTarget};
 use crate::policy::Times;
 use crate::policy::rules::{Rule, Rules};

@@ -67,7 +67,7 @@ async fn gives_up_a_wake_that_was_running_in_two_crashes() {
     }
     drop(StateFile::open_in(directory.path()));
     let (file, state) = StateFile::open_in(directory.path());
-    assert_eq!((state.wakes.len(), state.given_up.len()), (0, 1));
+    assert_eq!((state.wakes.len(), state.abandoned.len()), (0, 1));
     let mut third = start_with_state(rules(&["vm*"]), file, state);
     assert_eq!(third.decision().await, (1, Outcome::Failed));
     let history = third.requests.history(u64::MAX, 10).await.unwrap();

@@ -153,7 +153,7 @@ impl<D: Driver> Keeper<D> {
         }
     }
 
-    /// Connects, and warns if the hypervisor takes long: it may accept a connection and not respond.
+    /// Connects, and warns if that takes a long time: a hypervisor may accept a connection and not respond.
     async fn connect(&mut self) -> Result<Connected, HypervisorError> {
         let Self { uri, driver, sender, reported } = self;
         let connect = driver.connect();

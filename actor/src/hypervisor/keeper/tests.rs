@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::hypervisor::{Attempt, Attempting, Order};
+use crate::hypervisor::{Attempt, AttemptFuture, AttemptRequest};
 use crate::model::{Outcome, State};
 
 const URI: &str = "fake:///";
@@ -23,7 +23,7 @@ enum Event {
 struct RunningDomain;
 
 impl Hypervisor for RunningDomain {
-    fn attempt(&self, _: Order) -> Attempting {
+    fn attempt(&self, _: AttemptRequest) -> AttemptFuture {
         Box::pin(async {
             let attempt = Attempt::Done(Outcome::AlreadyRunning, "it is running".to_owned());
             Some((Duration::ZERO, attempt))

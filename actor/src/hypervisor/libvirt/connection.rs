@@ -34,8 +34,8 @@ const MAX_HANDLES: usize = 65_536;
 pub(super) struct Connection {
     // Dropped first: a registration keeps the connection open.
     _subscription: Option<Subscription>,
-    /// Domain handles, which save a wake the call that looks up the domain. A handle contains the domain's UUID and uses
-    /// no resource of the daemon.
+    /// Cached domain handles, so that a wake need not look up its domain. A handle contains the domain's UUID and uses no
+    /// resource of the daemon.
     handles: RefCell<HashMap<Uuid, virt::domain::Domain>>,
     connection: Connect,
     uri: Arc<str>,
@@ -100,7 +100,7 @@ impl Connection {
 
     /// Logs what libvirt allows the actor to do. This may block.
     pub(super) fn log_rights(&self) {
-        tracing::info!("rights at {}: {}", self.uri, Rights::of(&self.connection));
+        tracing::info!("rights on {}: {}", self.uri, Rights::of(&self.connection));
     }
 
     /// All domains. A domain that cannot be read is logged and omitted.

@@ -13,7 +13,7 @@ use super::follower::Follower;
 use super::monitor::{Monitor, Opened};
 use super::pool::{MAX_CONNECTIONS, Opener, Pool, PooledConnection, Shared};
 use crate::hypervisor::{
-    Attempting, Commands, Connected, Driver, Hypervisor, HypervisorError, Order, Updates, session,
+    AttemptFuture, AttemptRequest, Commands, Connected, Driver, Hypervisor, HypervisorError, Updates, session,
 };
 
 /// How long the first connection for wakes may take. This is less than the keeper waits before it reports that the
@@ -89,8 +89,8 @@ struct Sessions {
 }
 
 impl Hypervisor for Sessions {
-    fn attempt(&self, order: Order) -> Attempting {
-        let (work, result) = session::queue(order);
+    fn attempt(&self, request: AttemptRequest) -> AttemptFuture {
+        let (work, result) = session::queue(request);
         self.pool.run(self.generation, work);
         result
     }

@@ -43,7 +43,10 @@ impl<'driver> Follower<'driver> {
                     }
                     Change::Domains(_) | Change::TooMany => {
                         if let Err(error) = self.list().await {
-                            tracing::warn!("domains of {} have changed too often to read each one: {error}", self.uri);
+                            tracing::warn!(
+                                "too many domains of {} changed at once, and listing them failed: {error}",
+                                self.uri
+                            );
                             return "its domains cannot be listed";
                         }
                     }

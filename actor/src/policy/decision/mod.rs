@@ -143,7 +143,7 @@ pub fn has_expired(age: Duration, hold: Duration) -> bool {
 
 /// Whether the wake is within the cool-down after the last success. The cool-down applies only to packets.
 #[must_use]
-pub fn cools_down(trigger: Trigger, since_success: Option<Duration>, cool_down: Duration) -> bool {
+pub fn is_cooling_down(trigger: Trigger, since_success: Option<Duration>, cool_down: Duration) -> bool {
     trigger == Trigger::Packet && since_success.is_some_and(|since| since < cool_down)
 }
 

@@ -209,9 +209,9 @@ proptest::proptest! {
     #[test]
     fn the_cool_down_ends(since in proptest::option::of(0_u64..20_000), cool_down in 0_u64..10_000) {
         let (since, cool_down) = (since.map(Duration::from_millis), Duration::from_millis(cool_down));
-        proptest::prop_assert!(!cools_down(Trigger::Call, since, cool_down));
+        proptest::prop_assert!(!is_cooling_down(Trigger::Call, since, cool_down));
         proptest::prop_assert_eq!(
-            cools_down(Trigger::Packet, since, cool_down),
+            is_cooling_down(Trigger::Packet, since, cool_down),
             since.is_some_and(|since| since < cool_down)
         );
     }

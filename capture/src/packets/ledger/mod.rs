@@ -27,9 +27,9 @@ const MAX_UNPUBLISHED_INTERESTING: usize = 8192;
 /// The maximum number of unpublished packets for other addresses.
 const MAX_UNPUBLISHED_OTHERS: usize = 1024;
 
-/// The configuration of the ledger.
+/// The settings of the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
+pub struct LedgerSettings {
     /// How long copies of an announced packet are dropped.
     pub deduplicate: Duration,
     /// The number of published packets in each of the two rings.
@@ -80,7 +80,7 @@ pub struct TransportCounters {
 /// Numbers, limits and stores magic packets.
 #[derive(Debug)]
 pub struct Ledger {
-    rules: Rules,
+    settings: LedgerSettings,
     /// Random, so that subscribers notice a restart.
     epoch: String,
     sequence: u64,
@@ -103,9 +103,9 @@ pub struct Ledger {
 impl Ledger {
     /// Creates an empty ledger.
     #[must_use]
-    pub fn new(rules: Rules, epoch: String) -> Self {
+    pub fn new(settings: LedgerSettings, epoch: String) -> Self {
         Self {
-            rules,
+            settings,
             epoch,
             sequence: 0,
             published: 0,
@@ -122,15 +122,15 @@ impl Ledger {
         }
     }
 
-    /// Replaces the configuration.
-    pub fn set_rules(&mut self, rules: Rules) {
-        self.rules = rules;
+    /// Replaces the settings.
+    pub fn reconfigure(&mut self, settings: LedgerSettings) {
+        self.settings = settings;
         for store in [&mut self.interesting, &mut self.others] {
-            store.shrink(rules.remember);
+            store.shrink(settings.remember);
         }
     }
 
-    /// Decides about a magic packet from the interface with these names.
+    /// Determines what happens to a magic packet from the interface with these names.
     ///
     /// The index of an interface that does not exist must be 0: a compromised sniffer could invent interfaces, and
     /// each has its own budget.
@@ -144,7 +144,7 @@ impl Ledger {
         let CapturedPacket { packet, interface } = captured;
         self.counters_mut(&packet).received += 1;
         let key = Key::of(&packet, interface, &self.hasher);
-        let original = self.recent.original(key, &packet.carrier, self.rules.deduplicate, now);
+        let original = self.recent.original(key, &packet.carrier, self.settings.deduplicate, now);
         if let Some(sequence) = original {
             self.counters_mut(&packet).duplicates += 1;
             self.count_copy(sequence);
@@ -169,12 +169,12 @@ impl Ledger {
     fn admit(&mut self, key: &Key, of_interest: bool, now: Instant) -> bool {
         let at = self.since_start(now);
         let store = if of_interest { &mut self.interesting } else { &mut self.others };
-        store.move_published(self.published, self.rules.remember, now);
+        store.move_published(self.published, self.settings.remember, now);
         store.has_room(key)
             && if of_interest {
                 self.budgets.admit_known(key.interface, key.target, at)
             } else {
-                self.budgets.admit_unknown(key.interface, self.rules.limit, at)
+                self.budgets.admit_unknown(key.interface, self.settings.limit, at)
             }
     }
 
@@ -188,7 +188,7 @@ impl Ledger {
     pub fn published(&mut self, sequence: u64, now: Instant) {
         self.published = self.published.max(sequence);
         for store in [&mut self.interesting, &mut self.others] {
-            store.move_published(self.published, self.rules.remember, now);
+            store.move_published(self.published, self.settings.remember, now);
         }
     }
 

@@ -6,10 +6,11 @@ use super::*;
 
 const STAMP: Stamp = Stamp { timestamp: 1, boottime: Some(2) };
 
-const RULES: Rules = Rules { deduplicate: Duration::from_secs(2), remember: 4, limit: 5 };
+const SETTINGS: LedgerSettings =
+    LedgerSettings { deduplicate: Duration::from_secs(2), remember: 4, limit: 5 };
 
 fn ledger() -> Ledger {
-    Ledger::new(RULES, "epoch".to_owned())
+    Ledger::new(SETTINGS, "epoch".to_owned())
 }
 
 fn mac(n: u8) -> MacAddr {
@@ -61,7 +62,7 @@ fn sequences(packets: &[StoredPacket]) -> Vec<u64> {
 #[test]
 fn announces_once_for_each_target_password_interface_vlan_and_source() {
     let (mut ledger, now) = (ledger(), Instant::now());
-    ledger.set_rules(Rules { limit: 100, ..RULES });
+    ledger.reconfigure(LedgerSettings { limit: 100, ..SETTINGS });
     let different = [
         frame(1, None, 9, 1),
         frame(2, None, 9, 1),
@@ -157,7 +158,7 @@ fn an_unpublished_packet_is_not_displaced() {
     let (mut ledger, start) = (ledger(), Instant::now());
     let addresses = (1..=200).map(mac).collect();
     ledger.set_interest(":1.1", addresses, start).unwrap();
-    ledger.set_rules(Rules { deduplicate: Duration::ZERO, ..RULES });
+    ledger.reconfigure(LedgerSettings { deduplicate: Duration::ZERO, ..SETTINGS });
     let genuine = announced(&mut ledger, frame(1, Some(b"secret"), 9, 1), start).unwrap();
     // The bus is unavailable, and there is a flood for all addresses on the same interface.
     for n in 0..200_000_u32 {
@@ -245,7 +246,7 @@ fn returns_a_password_while_its_packet_is_stored() {
     assert_eq!(ledger.password("another epoch", with), None);
     assert_eq!(ledger.password("epoch", 99), None);
     publish(&mut ledger, now);
-    ledger.set_rules(Rules { remember: 1, ..RULES });
+    ledger.reconfigure(LedgerSettings { remember: 1, ..SETTINGS });
     assert_eq!(ledger.password("epoch", with), None);
     assert_eq!(ledger.password("epoch", without), Some(None));
 }
@@ -253,7 +254,7 @@ fn returns_a_password_while_its_packet_is_stored() {
 #[test]
 fn works_with_rings_of_size_zero() {
     let (mut ledger, now) = (ledger(), Instant::now());
-    ledger.set_rules(Rules { deduplicate: Duration::ZERO, remember: 0, ..RULES });
+    ledger.reconfigure(LedgerSettings { deduplicate: Duration::ZERO, remember: 0, ..SETTINGS });
     assert_eq!(announced(&mut ledger, frame(1, None, 1, 1), now), Some(1));
     assert_eq!(announced(&mut ledger, frame(1, None, 1, 1), now), Some(2));
     assert_eq!(ledger.replay("epoch", 0, usize::MAX).1.len(), 2);

@@ -32,7 +32,7 @@ const LARGE: Duration = Duration::from_millis(25);
 pub struct CallLimits {
     /// The maximum length of a call, in bytes.
     pub max_bytes: usize,
-    /// The methods that may take long. All others reply at once.
+    /// The methods that may take a long time. All others reply at once.
     pub slow: &'static [&'static str],
     /// The methods with a large reply.
     pub large: &'static [&'static str],

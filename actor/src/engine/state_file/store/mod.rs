@@ -17,7 +17,7 @@ use crate::model::Position;
 const FILE: &str = "state";
 /// The version of the format, which is the first byte of the file.
 const VERSION: u8 = 6;
-/// The number of crashes in a row after which a packet or wake is given up.
+/// The number of crashes in a row after which a packet or wake is abandoned.
 const MAX_CRASHES: u8 = 2;
 /// After this time in one process, a packet or wake that is only held is no longer a suspect if the process crashes.
 const HELD_SUSPECT_TIME: Duration = Duration::from_secs(60);
@@ -86,7 +86,7 @@ impl StateFile {
         } else {
             content.suspects.iter_mut().for_each(|(_, crashes)| *crashes = crashes.saturating_add(1));
         }
-        give_up_suspects(&mut content);
+        abandon_suspects(&mut content);
         let Content { mut state, suspects } = content;
         let since = Instant::now();
         let suspects = suspects.into_iter().map(|(key, crashes)| (key, Suspect { crashes, since })).collect();
@@ -94,7 +94,7 @@ impl StateFile {
         // Saves the counts before anything is tried again.
         if let Err(error) = file.write(&state, since) {
             if !is_clean {
-                give_up_uncounted(&mut state);
+                abandon_uncounted(&mut state);
             }
             tracing::warn!(
                 "cannot write to {}: {error}; a restart loses pending wakes, and the packets that arrive during \
@@ -193,34 +193,34 @@ fn read_content(path: &Path) -> io::Result<Option<Content>> {
 
 /// Removes the packets and wakes that were pending in the last crash, if another crash cannot be counted: trying them
 /// again could make the service crash in a loop.
-fn give_up_uncounted(state: &mut SavedState) {
+fn abandon_uncounted(state: &mut SavedState) {
     let packets = std::mem::take(&mut state.packets).len();
     let wakes = std::mem::take(&mut state.wakes).len();
     if packets + wakes > 0 {
         tracing::error!(
-            "{wakes} wakes and {packets} packets are given up: they had not ended when the service crashed, and \
+            "{wakes} wakes and {packets} packets are abandoned: they had not ended when the service crashed, and \
              another crash cannot be counted"
         );
     }
 }
 
 /// Removes the packets and wakes that were suspects in too many crashes.
-fn give_up_suspects(content: &mut Content) {
+fn abandon_suspects(content: &mut Content) {
     let crashes: HashMap<&Key, u8> = content.suspects.iter().map(|(key, crashes)| (key, *crashes)).collect();
-    let is_given_up = |key: Key| crashes.get(&key).is_some_and(|crashes| *crashes >= MAX_CRASHES);
+    let is_abandoned = |key: Key| crashes.get(&key).is_some_and(|crashes| *crashes >= MAX_CRASHES);
     let state = &mut content.state;
     state.packets.retain(|packet| {
-        let given_up = is_given_up(Key::Packet(Position::of(packet)));
-        if given_up {
+        let abandoned = is_abandoned(Key::Packet(Position::of(packet)));
+        if abandoned {
             tracing::error!(
                 mac = %packet.mac,
-                "packet for {} is given up: the service crashed {MAX_CRASHES} times before the decision",
+                "packet for {} is abandoned: the service crashed {MAX_CRASHES} times before the decision",
                 packet.mac
             );
         }
-        !given_up
+        !abandoned
     });
-    state.given_up = state.wakes.extract_if(.., |wake| is_given_up(Key::of(wake))).collect();
+    state.abandoned = state.wakes.extract_if(.., |wake| is_abandoned(Key::of(wake))).collect();
 }
 
 #[cfg(test)]

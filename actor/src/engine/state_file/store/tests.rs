@@ -42,7 +42,7 @@ fn wake(number: u128, packet: Option<&Packet>) -> SavedWake {
 
 fn state(packets: &[Packet], wakes: &[SavedWake]) -> SavedState {
     let position = Position::of(&packet(9));
-    SavedState { position, packets: packets.to_vec(), wakes: wakes.to_vec(), given_up: Vec::new() }
+    SavedState { position, packets: packets.to_vec(), wakes: wakes.to_vec(), abandoned: Vec::new() }
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -135,7 +135,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn gives_up_packets_and_wakes_that_were_pending_in_two_crashes() {
+fn abandons_packets_and_wakes_that_were_pending_in_two_crashes() {
     let directory = tempfile::tempdir().unwrap();
     let (held, called) = (wake(1, Some(&packet(8))), wake(2, None));
     let all = state(&[packet(7)], &[held.clone(), called.clone()]);
@@ -148,11 +148,11 @@ fn gives_up_packets_and_wakes_that_were_pending_in_two_crashes() {
     // The second crash, before the next save.
     let (_, state) = StateFile::open_in(directory.path());
     assert_eq!((state.packets, state.wakes), (vec![], vec![later.clone()]));
-    assert_eq!(state.given_up, [held, called]);
+    assert_eq!(state.abandoned, [held, called]);
     assert_eq!(state.position, all.position);
     // After the third crash, the file no longer contains them.
     let (_, state) = StateFile::open_in(directory.path());
-    assert_eq!((state.wakes, state.given_up), (vec![], vec![later]));
+    assert_eq!((state.wakes, state.abandoned), (vec![], vec![later]));
     let (_, state) = StateFile::open_in(directory.path());
     assert_eq!(state, SavedState { position: all.position, ..SavedState::default() });
 }
@@ -164,7 +164,7 @@ fn counts_crashes_across_the_step_from_packet_to_wake() {
     let (mut file, _) = StateFile::open_in(directory.path());
     let wake = wake(1, Some(&packet(7)));
     file.save(&state(&[], std::slice::from_ref(&wake)));
-    assert_eq!(StateFile::open_in(directory.path()).1.given_up, [wake]);
+    assert_eq!(StateFile::open_in(directory.path()).1.abandoned, [wake]);
 }
 
 #[test]

@@ -121,8 +121,8 @@ impl Shared {
         self.state().queue.len()
     }
 
-    /// Starts keepalive on connections with slow calls, and reports work that has been queued for long. Returns whether
-    /// there is any work.
+    /// Starts keepalive on connections with slow calls, and reports work that has been queued for a long time.
+    /// Returns whether there is any work.
     pub(super) fn check(&self, now: Instant) -> bool {
         let mut state = self.state();
         let slow = |since: Instant| now.saturating_duration_since(since) >= SLOW;

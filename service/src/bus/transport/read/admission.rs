@@ -1,4 +1,4 @@
-//! Decides about each message by its header: accept it, defer it until its sender is known, or drop it.
+//! Determines what happens to each message by its header: accept it, defer it until its sender is known, or drop it.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -47,8 +47,8 @@ impl Admission {
         self.limiter.is_some()
     }
 
-    /// Decides about the message that begins with these bytes, which contain its header. A call that this function
-    /// accepts is admitted; one that it drops is refused.
+    /// Determines what happens to the message that begins with these bytes, which contain its header. A call that this
+    /// function accepts is admitted; one that it drops is refused.
     pub(super) fn decide(&self, header: &FixedHeader, bytes: &[u8]) -> Action {
         let Fields { sender, member, descriptors } = header.fields(bytes);
         let accept = match header.kind {

@@ -6,15 +6,15 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::model::Trigger;
-use crate::policy::decision::cools_down;
+use crate::policy::decision::is_cooling_down;
 use crate::policy::rules::Paused;
 
 /// How long the known state of a domain stays valid while an attempt is queued.
 const STATE_LIFETIME: Duration = Duration::from_millis(100);
 
-/// An order to wake one domain.
+/// The request for one attempt to wake a domain.
 #[derive(Debug, Clone, Copy)]
-pub struct Order {
+pub struct AttemptRequest {
     /// The domain.
     pub uuid: Uuid,
     /// The permissions and limits of the wake.
@@ -31,8 +31,8 @@ pub struct Order {
     pub expired: bool,
 }
 
-impl Order {
-    /// The same order, for an attempt that was queued for this long.
+impl AttemptRequest {
+    /// The same request, for an attempt that was queued for this long.
     #[must_use]
     pub fn after(self, queued: Duration) -> Self {
         Self { known_off: self.known_off && queued < STATE_LIFETIME, ..self }
@@ -53,15 +53,15 @@ pub struct Terms {
 impl Terms {
     /// Whether a wake with these terms does everything that a wake with the other terms would do.
     #[must_use]
-    pub fn cover(&self, other: &Self) -> bool {
+    pub fn covers(&self, other: &Self) -> bool {
         let trigger = self.trigger == Trigger::Call || other.trigger == Trigger::Packet;
         trigger && (self.paused == Paused::Resume || other.paused == Paused::Leave)
     }
 
     /// Whether the domain is cooling down.
     #[must_use]
-    pub fn cools_down(&self) -> bool {
+    pub fn is_cooling_down(&self) -> bool {
         self.cool_down
-            .is_some_and(|(success, window)| cools_down(self.trigger, Some(success.elapsed()), window))
+            .is_some_and(|(success, window)| is_cooling_down(self.trigger, Some(success.elapsed()), window))
     }
 }
