@@ -154,7 +154,7 @@ fn documented_ranges_match_the_code() {
 fn documented_reload_behaviour_matches_the_code() {
     let text = configuration_page().split_whitespace().collect::<Vec<_>>().join(" ");
     let (before, _) = text.split_once(" takes effect at the next start").expect("the page lists the keys");
-    let sentence = before.rsplit("A change of ").next().unwrap();
+    let sentence = before.rsplit("A change to ").next().unwrap();
     let by_page: BTreeSet<&str> = sentence.split('`').skip(1).step_by(2).collect();
     let mut later = BTreeSet::new();
     for service in Service::BOTH {
@@ -335,7 +335,8 @@ fn examples_are_valid_configurations() {
 fn configuration_page_lists_every_key() {
     let page = configuration_page();
     for service in Service::BOTH {
-        let block = format!("`{}.toml`: every key", service.program().trim_start_matches("wakevirt-"));
+        let block =
+            format!("This `{}.toml` contains every key", service.program().trim_start_matches("wakevirt-"));
         let (_, rest) = page.split_once(&block).expect("the page has a section about the service");
         let text = rest.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
         let loaded = service.load(&with_password(text));
