@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Runs a command when a magic packet for a configured MAC address arrives: wakevirt-commands.py CONFIGURATION
 
-For everything that libvirt does not manage: containers, systemd units, VMs of Proxmox or Incus. Needs Python 3.11 and
+It can start what libvirt does not manage: containers, systemd units, VMs of Proxmox or Incus. Needs Python 3.11 and
 the Debian packages python3-dbus and python3-gi. Any user can run it. The commands run with the rights of this user,
 without a shell.
 
@@ -13,7 +13,7 @@ Each table [[command]] of the configuration has these keys:
   cool-down   seconds after a start of the command in which packets are ignored (default: 10)
 
 wakevirt-capture announces packets from anyone who can reach the host. So each entry is an allowlist: only packets for
-its MAC address, from its interfaces, run its command, and only this command. It has no arguments from the network.
+its MAC address that arrive on its interfaces run its command. No part of a packet becomes an argument of the command.
 """
 
 import os
