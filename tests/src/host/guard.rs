@@ -27,6 +27,7 @@ pub const FOR_DEMO: &[&str] = &[
 /// The additional programs that the tests need.
 pub const FOR_TESTS: &[&str] = &[
     "busctl",
+    "busybox",
     "dbus-broker-launch",
     "debootstrap",
     "dnsmasq",
@@ -34,6 +35,7 @@ pub const FOR_TESTS: &[&str] = &[
     "ebtables",
     "iptables",
     "pkaction",
+    "podman",
     "python3",
     "qemu-img",
     "qemu-system-x86_64",
