@@ -1,57 +1,56 @@
-//! `wakevirtctl`, the command-line tool of wakevirt. It requires no privilege and no bus.
+//! `wakevirtctl`, the command-line tool of wakevirt: a client of the D-Bus interfaces, with the rights of its caller.
 
-pub mod read;
+pub mod client;
+pub mod complete;
+pub mod error;
+pub mod exit;
+pub mod options;
+pub mod output;
+pub mod verbs;
 
-use std::io::{self, BufWriter};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use wakevirt_protocol::frame::Ports;
+use client::Client;
+use error::Error;
+use exit::Exit;
+use options::{Options, Verb};
+use output::Output;
 
-/// The command-line tool of wakevirt
-#[derive(Debug, Clone, clap::Parser)]
-#[command(name = "wakevirtctl", version)]
-pub struct Options {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Clone, clap::Subcommand)]
-enum Command {
-    /// Print the magic packets in a file of captured packets, one JSON object per line
-    ///
-    /// The file format is pcap or pcapng. The service uses the same parser for frames from the network.
-    Read {
-        /// Also print a line for each frame without a valid magic packet, with the reason
-        #[arg(long)]
-        all: bool,
-
-        /// Search the whole payload of datagrams to this UDP port; can be repeated [default: 0, 7, 9]
-        #[arg(long = "port", value_name = "PORT")]
-        ports: Vec<u16>,
-
-        /// The file to read
-        file: PathBuf,
-    },
-}
-
-/// Runs the command. The exit code is 0, or 1 if the file cannot be read completely.
+/// Runs the verb, and reports an error on standard error.
 #[must_use]
 pub fn run(options: &Options) -> ExitCode {
-    let Command::Read { all, ports, file } = &options.command;
-    let ports = if ports.is_empty() { Ports::default() } else { Ports::new(ports.clone()) };
-    match read::read(file, &ports, *all, BufWriter::new(io::stdout().lock())) {
-        Ok(()) => ExitCode::SUCCESS,
+    let mut output = Output::to_stdout(options.json);
+    let result = run_verb(options, &mut output).and_then(|exit| {
+        output.flush()?;
+        Ok(exit)
+    });
+    match result {
+        Ok(exit) => exit.into(),
         // The reader of the output, such as head(1), has exited.
-        Err(read::Error::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
-            ExitCode::FAILURE
+            error.exit().into()
         }
     }
 }
 
+fn run_verb(options: &Options, output: &mut Output) -> Result<Exit, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let client = Client::new(options.bus.clone());
+    let verb = options.verb.clone().unwrap_or_default();
+    let result = runtime.block_on(async {
+        match &verb {
+            Verb::Status(arguments) => verbs::status::run(arguments, &client, output).await,
+            Verb::Read(arguments) => verbs::read::run(arguments, output),
+        }
+    });
+    // Do not wait for a thread that reads from a file or a socket.
+    runtime.shutdown_background();
+    result
+}
+
 #[expect(clippy::print_stderr, reason = "a command-line tool reports errors on standard error")]
-fn report(error: &read::Error) {
+fn report(error: &Error) {
     eprintln!("wakevirtctl: {error}");
 }

@@ -295,7 +295,8 @@ fn does_not_panic_on_corrupted_files() {
             }
         }
         fs::write(&path, &bytes).unwrap();
-        match wakevirt_ctl::read::read(&path, &ports, true, std::io::sink()) {
+        let mut output = wakevirt_ctl::output::Output::to_writer(Box::new(std::io::sink()), None);
+        match wakevirt_ctl::verbs::read::read(&path, &ports, true, &mut output) {
             Ok(()) => read += 1,
             Err(_) => rejected += 1,
         }
@@ -385,8 +386,9 @@ fn reports_output_that_cannot_be_written() {
 #[test]
 fn exits_with_2_on_invalid_arguments() {
     for (arguments, error) in [
-        (&[][..], "Usage: wakevirtctl <COMMAND>"),
-        (&["wake"], "unrecognized subcommand 'wake'"),
+        (&["reed"][..], "unrecognized subcommand 'reed'"),
+        (&["--bus", "nothing"], "\"nothing\" is not a bus address"),
+        (&["--json=xml"], "possible values: short, pretty"),
         (&["read"], "<FILE>"),
         (&["read", "one.pcap", "two.pcap"], "unexpected argument 'two.pcap'"),
         (&["read", "--every", "one.pcap"], "unexpected argument '--every'"),

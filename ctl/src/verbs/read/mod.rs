@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use pcap_parser::traits::PcapReaderIterator;
@@ -18,6 +18,9 @@ use wakevirt_protocol::frame::{Ports, Rejection, parse_frame};
 use wakevirt_protocol::link::LinkType;
 use wakevirt_protocol::{ParsedPacket, Stamp};
 
+use crate::exit::Exit;
+use crate::output::Output;
+
 /// The initial size of the read buffer, in bytes.
 const BUFFER: usize = 1 << 20;
 /// The maximum length of a block, in bytes: the limit of libpcap.
@@ -26,6 +29,38 @@ const MAX_BLOCK: usize = 16 << 20;
 const LINK_TYPE_BITS: i32 = 0x03ff_ffff;
 /// The type of a packet block that programs have not written since 2009 (pcapng, section 4.4).
 const OBSOLETE_PACKET_BLOCK: u32 = 2;
+
+/// The options.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// Also print a line for each frame without a valid magic packet, with the reason
+    #[arg(long)]
+    all: bool,
+
+    /// Search the whole payload of datagrams to this UDP port; can be repeated [default: 0, 7, 9]
+    ///
+    /// In datagrams to other ports, only a magic packet at the start of the payload is accepted. The default is 0, 7 and
+    /// 9, as in wakevirt-capture.toml(5).
+    #[arg(long = "port", value_name = "PORT")]
+    ports: Vec<u16>,
+
+    /// The file to read
+    #[arg(value_hint = clap::ValueHint::FilePath)]
+    file: PathBuf,
+}
+
+/// Reads the savefile.
+///
+/// # Errors
+/// If it cannot be read completely.
+pub fn run(arguments: &Arguments, output: &mut Output) -> Result<Exit, crate::error::Error> {
+    let ports = match arguments.ports.as_slice() {
+        [] => Ports::default(),
+        ports => Ports::new(ports.to_vec()),
+    };
+    read(&arguments.file, &ports, arguments.all, output)?;
+    Ok(Exit::Success)
+}
 
 /// A savefile cannot be read completely, or the output cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +114,7 @@ fn format_counts(skipped: &BTreeMap<i32, u64>) -> String {
 ///
 /// # Errors
 /// [`Error`] names the savefile and what is wrong.
-pub fn read(path: &Path, ports: &Ports, all: bool, output: impl Write) -> Result<(), Error> {
+pub fn read(path: &Path, ports: &Ports, all: bool, output: &mut Output) -> Result<(), Error> {
     let open = |error| Error::Open { path: path.to_owned(), error };
     let file = File::open(path).map_err(open)?;
     // A directory can be opened, but not read.
@@ -97,18 +132,18 @@ pub fn read(path: &Path, ports: &Ports, all: bool, output: impl Write) -> Result
 }
 
 /// A savefile that is being read.
-struct Savefile<'a, Output> {
+struct Savefile<'a> {
     path: &'a Path,
     ports: &'a Ports,
     all: bool,
-    output: Output,
+    output: &'a mut Output,
     /// The interfaces that this section of the file describes.
     interfaces: Vec<Interface>,
     frames: u64,
     skipped: BTreeMap<i32, u64>,
 }
 
-impl<Output: Write> Savefile<'_, Output> {
+impl Savefile<'_> {
     fn read(&mut self, reader: &mut (dyn PcapReaderIterator + Send)) -> Result<(), Error> {
         let mut capacity = BUFFER;
         loop {
@@ -211,15 +246,14 @@ impl<Output: Write> Savefile<'_, Output> {
     }
 
     fn write(&mut self, line: &impl Serialize) -> Result<(), Error> {
-        serde_json::to_writer(&mut self.output, line).map_err(io::Error::from)?;
-        Ok(self.output.write_all(b"\n")?)
+        Ok(self.output.json(line)?)
     }
 
     fn damaged(&self, problem: &'static str) -> Error {
         Error::Damaged { path: self.path.to_owned(), frames: self.frames, problem }
     }
 
-    fn finish(mut self) -> Result<(), Error> {
+    fn finish(self) -> Result<(), Error> {
         self.output.flush()?;
         if self.skipped.is_empty() {
             return Ok(());

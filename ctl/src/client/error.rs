@@ -1,0 +1,141 @@
+//! The errors of calls, with the way to the missing right or service.
+
+use core::fmt;
+use std::time::Duration;
+
+use nix::unistd::{User, geteuid};
+use wakevirt_protocol::bus::Error as BusError;
+use wakevirt_service::bus::Address;
+use zbus::fdo;
+
+use super::Service;
+use crate::exit::Exit;
+
+/// Why a call failed. The message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The bus is unavailable.
+    #[error("cannot connect to {}: {reason}; {}", description(.address), bus_advice(.address))]
+    NoBus {
+        /// The bus.
+        address: Box<Address>,
+        /// The cause.
+        reason: String,
+    },
+    /// The service is not on the bus.
+    #[error("{} is not running; start it{}", .service.unit(), start_command(.address, *.service))]
+    NotRunning {
+        /// The service.
+        service: Service,
+        /// The bus.
+        address: Box<Address>,
+    },
+    /// The bus policy denied the call.
+    #[error("{}", Denial(*.service, .method))]
+    Denied {
+        /// The service.
+        service: Service,
+        /// The method.
+        method: String,
+    },
+    /// The service denied the call. The message says which right is missing.
+    #[error("{0}")]
+    NotAuthorized(String),
+    /// The service refused the call for another reason.
+    #[error("{0}")]
+    Refused(Box<BusError>),
+    /// The service did not reply in time.
+    #[error("{} did not reply to {method} within {}; see its log: journalctl -u {}", .service.unit(), humantime::format_duration(*.time), .service.unit())]
+    NoReply {
+        /// The service.
+        service: Service,
+        /// The method.
+        method: String,
+        /// The timeout.
+        time: Duration,
+    },
+    /// The call failed on the way, or its reply cannot be read.
+    #[error("calling {method} of {} failed: {reason}", .service.unit())]
+    Failed {
+        /// The service.
+        service: Service,
+        /// The method.
+        method: String,
+        /// The cause.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// The error of a call.
+    pub(super) fn of_call(address: &Address, service: Service, method: &str, error: zbus::Error) -> Self {
+        let method = method.to_owned();
+        match BusError::from(error) {
+            BusError::ZBus(zbus::Error::FDO(error)) => match *error {
+                fdo::Error::ServiceUnknown(_) | fdo::Error::NameHasNoOwner(_) => {
+                    Self::NotRunning { service, address: Box::new(address.clone()) }
+                }
+                fdo::Error::AccessDenied(_) => Self::Denied { service, method },
+                error => Self::Failed { service, method, reason: error.to_string() },
+            },
+            BusError::ZBus(error) => Self::Failed { service, method, reason: error.to_string() },
+            BusError::NotAuthorized(message) => Self::NotAuthorized(message),
+            error => Self::Refused(Box::new(error)),
+        }
+    }
+
+    /// The exit status.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Refused(error) if matches!(**error, BusError::HypervisorUnavailable(_)) => {
+                Exit::Unavailable
+            }
+            Self::NoBus { .. } | Self::NotRunning { .. } | Self::NoReply { .. } => Exit::Unavailable,
+            Self::Denied { .. } | Self::NotAuthorized(_) => Exit::Denied,
+            Self::Refused(_) | Self::Failed { .. } => Exit::Failure,
+        }
+    }
+}
+
+fn description(address: &Address) -> String {
+    match address {
+        Address::System | Address::Session => format!("the {address} bus"),
+        Address::At(address) => format!("the bus at {address}"),
+    }
+}
+
+const fn bus_advice(address: &Address) -> &'static str {
+    match address {
+        Address::System => "start it: systemctl start dbus",
+        Address::Session => "log in to a session, or select another bus with --bus",
+        Address::At(_) => "check the address",
+    }
+}
+
+/// The command that starts the service, with a colon before it. Empty for a bus without a service manager.
+#[must_use]
+pub fn start_command(address: &Address, service: Service) -> String {
+    match address {
+        Address::System => format!(", as root: systemctl enable --now {}", service.unit()),
+        Address::Session => format!(": systemctl --user enable --now {}", service.unit()),
+        Address::At(_) => String::new(),
+    }
+}
+
+/// A call that the bus policy denied.
+struct Denial<'a>(Service, &'a str);
+
+impl fmt::Display for Denial<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(service, method) = self;
+        let user =
+            User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name);
+        write!(
+            f,
+            "user {user} may not call {method} of {}: this needs root or a member of the group wakevirt or libvirt; as \
+             root, run \"usermod --append --groups wakevirt {user}\", and log in again",
+            service.unit(),
+        )
+    }
+}

@@ -1,0 +1,245 @@
+//! A client of both services on the bus.
+//!
+//! No call starts a service, except a wake.
+
+mod dict;
+mod error;
+mod values;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME, Dict};
+use wakevirt_service::bus::Address;
+use zbus::connection;
+use zbus::proxy::{Builder, CacheProperties, MethodFlags};
+use zbus::wire::DynamicDeserialize;
+use zbus::{Connection, DynamicType, Proxy};
+
+pub use error::Error;
+pub use values::{ActorStatus, CaptureStatus, Decision, Domain, HypervisorConnection};
+
+/// The timeout of a call, as in libdbus and GDBus.
+const CALL_TIMEOUT: Duration = Duration::from_secs(25);
+/// The timeout of a wake: polkit waits five minutes for a password, and the actor 18 s for the end of the wake.
+const WAKE_TIMEOUT: Duration = Duration::from_secs(330);
+/// The maximum number of replies that are read for one list. A reply has at most 256 KiB.
+const MAX_PAGES: usize = 1000;
+
+/// One of the services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// `wakevirt-capture`.
+    Capture,
+    /// `wakevirt-actor`.
+    Actor,
+}
+
+impl Service {
+    /// Both services, in the order of a packet.
+    pub const BOTH: [Self; 2] = [Self::Capture, Self::Actor];
+
+    /// The bus name, which is also the name of the interface.
+    #[must_use]
+    pub const fn bus_name(self) -> &'static str {
+        match self {
+            Self::Capture => CAPTURE_NAME,
+            Self::Actor => ACTOR_NAME,
+        }
+    }
+
+    /// The name of the unit and of the program.
+    #[must_use]
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::Capture => "wakevirt-capture",
+            Self::Actor => "wakevirt-actor",
+        }
+    }
+
+    fn path(self) -> String {
+        format!("/{}", self.bus_name().replace('.', "/"))
+    }
+}
+
+/// A domain to wake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// By MAC address.
+    Mac(&'a str),
+    /// By name or UUID.
+    Domain(&'a str),
+}
+
+/// A client. It connects to the bus at the first call.
+#[derive(Debug)]
+pub struct Client {
+    address: Address,
+    connection: OnceCell<Connection>,
+}
+
+impl Client {
+    /// A client on this bus.
+    #[must_use]
+    pub fn new(address: Address) -> Self {
+        Self { address, connection: OnceCell::new() }
+    }
+
+    /// The bus.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The connection to the bus.
+    ///
+    /// # Errors
+    /// [`Error::NoBus`].
+    pub async fn connection(&self) -> Result<&Connection, Error> {
+        let connect = async {
+            let builder = match &self.address {
+                Address::System => connection::Builder::system(),
+                Address::Session => connection::Builder::session(),
+                Address::At(address) => connection::Builder::address(address.clone()),
+            };
+            let connection = timeout(CALL_TIMEOUT, builder.build()).await;
+            let no_bus = |reason| Error::NoBus { address: Box::new(self.address.clone()), reason };
+            connection
+                .map_err(|_| no_bus("it does not reply".to_owned()))?
+                .map_err(|error| no_bus(error.to_string()))
+        };
+        self.connection.get_or_try_init(|| connect).await
+    }
+
+    /// The status of capture.
+    ///
+    /// # Errors
+    /// If the service is not running or does not reply.
+    pub async fn capture_status(&self) -> Result<CaptureStatus, Error> {
+        Ok(CaptureStatus::from(self.properties(Service::Capture).await?))
+    }
+
+    /// The status of the actor.
+    ///
+    /// # Errors
+    /// If the service is not running or does not reply.
+    pub async fn actor_status(&self) -> Result<ActorStatus, Error> {
+        Ok(ActorStatus::from(self.properties(Service::Actor).await?))
+    }
+
+    /// All known domains, sorted by connection and UUID.
+    ///
+    /// # Errors
+    /// If the actor is not running, denies the call, or knows no domain and a hypervisor is unavailable.
+    pub async fn domains(&self) -> Result<Vec<Domain>, Error> {
+        let mut domains: Vec<Domain> = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let last = domains.last().map_or(("", ""), |last| (last.connection.as_str(), last.uuid.as_str()));
+            let page: Vec<Dict> = self.call(Service::Actor, "ListDomainsAfter", &last).await?;
+            if page.is_empty() {
+                break;
+            }
+            domains.extend(page.into_iter().map(Domain::from));
+        }
+        Ok(domains)
+    }
+
+    /// The last decisions, at most this many, newest first.
+    ///
+    /// # Errors
+    /// If the actor is not running or denies the call.
+    pub async fn history(&self, most: usize) -> Result<Vec<Decision>, Error> {
+        let mut decisions: Vec<Decision> = Vec::new();
+        let mut before = u64::MAX;
+        while decisions.len() < most {
+            let rest = u32::try_from(most - decisions.len()).unwrap_or(u32::MAX);
+            let page: Vec<Dict> = self.call(Service::Actor, "HistoryBefore", &(before, rest)).await?;
+            let page: Vec<Decision> = page.into_iter().map(Decision::from).collect();
+            // The numbers fall, so this ends.
+            match page.last().and_then(|last| last.number) {
+                Some(number) if number < before => before = number,
+                _ => break,
+            }
+            decisions.extend(page);
+        }
+        Ok(decisions)
+    }
+
+    /// Wakes a domain, and returns the outcome. It starts the actor if its unit is enabled. With `interactive`, polkit can
+    /// ask for a password.
+    ///
+    /// # Errors
+    /// If the call is denied or the domain is not woken.
+    pub async fn wake(&self, target: Target<'_>, interactive: bool) -> Result<String, Error> {
+        let (method, argument) = match target {
+            Target::Mac(mac) => ("Wake", mac),
+            Target::Domain(name) => ("WakeDomain", name),
+        };
+        let flags = if interactive { MethodFlags::ALLOW_INTERACTIVE_AUTH } else { MethodFlags::empty() };
+        let call = Call { flags, timeout: WAKE_TIMEOUT, ..Call::new(Service::Actor, method) };
+        self.send(call, &(argument,)).await
+    }
+
+    /// All properties of a service.
+    async fn properties(&self, service: Service) -> Result<Dict, Error> {
+        let body = (service.bus_name(),);
+        let call = Call { interface: "org.freedesktop.DBus.Properties", ..Call::new(service, "GetAll") };
+        self.send(call, &body).await
+    }
+
+    /// Calls a method of a service, without starting the service.
+    ///
+    /// # Errors
+    /// If the service is not running, does not reply, or denies the call.
+    pub async fn call<B, R>(&self, service: Service, method: &str, body: &B) -> Result<R, Error>
+    where
+        B: Serialize + DynamicType,
+        R: for<'d> DynamicDeserialize<'d>,
+    {
+        self.send(Call::new(service, method), body).await
+    }
+
+    async fn send<B, R>(&self, call: Call<'_>, body: &B) -> Result<R, Error>
+    where
+        B: Serialize + DynamicType,
+        R: for<'d> DynamicDeserialize<'d>,
+    {
+        let Call { service, interface, method, flags, timeout: time } = call;
+        let connection = self.connection().await?;
+        let failed = |error| Error::of_call(&self.address, service, method, error);
+        let proxy: Proxy<'_> = Builder::new(connection)
+            .destination(service.bus_name())
+            .path(service.path())
+            .interface(interface)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await
+            .map_err(failed)?;
+        let reply = timeout(time, proxy.call_with_flags(method, flags, body)).await;
+        let reply = reply.map_err(|_| Error::NoReply { service, method: method.to_owned(), time })?;
+        reply.map_err(failed)?.ok_or_else(|| failed(zbus::Error::InvalidReply))
+    }
+}
+
+/// A method call.
+struct Call<'a> {
+    service: Service,
+    interface: &'a str,
+    method: &'a str,
+    flags: MethodFlags,
+    timeout: Duration,
+}
+
+impl<'a> Call<'a> {
+    fn new(service: Service, method: &'a str) -> Self {
+        Self {
+            service,
+            interface: service.bus_name(),
+            method,
+            flags: MethodFlags::NO_AUTO_START,
+            timeout: CALL_TIMEOUT,
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The values that the services return. Their JSON has the keys of the bus.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Serialize;
+use wakevirt_protocol::bus::Dict;
+
+use super::dict::{take, take_or_default};
+
+/// The properties of capture.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CaptureStatus {
+    /// The version.
+    pub version: String,
+    /// The random value of this run.
+    pub epoch: String,
+    /// `raw` or `udp`.
+    pub mode: String,
+    /// The interfaces on which it captures.
+    pub interfaces: Vec<String>,
+    /// Their alternative names.
+    pub alternative_names: BTreeMap<String, Vec<String>>,
+    /// The sequence of the last announced packet.
+    pub sequence: u64,
+    /// Received magic packets.
+    pub received: u64,
+    /// Frames and datagrams without a magic packet.
+    pub malformed: u64,
+    /// Frames and datagrams that were too long to be searched completely.
+    pub truncated: u64,
+    /// Copies of announced packets.
+    pub duplicates: u64,
+    /// Packets beyond a limit.
+    pub limited: u64,
+    /// Packets that the kernel dropped.
+    pub kernel_dropped: u64,
+    /// Packets that were lost between the sniffer and the announcer.
+    pub channel_dropped: u64,
+    /// The counters of each transport.
+    pub transports: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+impl From<Dict> for CaptureStatus {
+    fn from(mut dict: Dict) -> Self {
+        let dict = &mut dict;
+        let transports: HashMap<String, HashMap<String, u64>> = take_or_default(dict, "Transports");
+        let names: HashMap<String, Vec<String>> = take_or_default(dict, "AlternativeNames");
+        Self {
+            version: take_or_default(dict, "Version"),
+            epoch: take_or_default(dict, "Epoch"),
+            mode: take_or_default(dict, "Mode"),
+            interfaces: take_or_default(dict, "Interfaces"),
+            alternative_names: names.into_iter().collect(),
+            sequence: take_or_default(dict, "Sequence"),
+            received: take_or_default(dict, "Received"),
+            malformed: take_or_default(dict, "Malformed"),
+            truncated: take_or_default(dict, "Truncated"),
+            duplicates: take_or_default(dict, "Duplicates"),
+            limited: take_or_default(dict, "Limited"),
+            kernel_dropped: take_or_default(dict, "KernelDropped"),
+            channel_dropped: take_or_default(dict, "ChannelDropped"),
+            transports: transports
+                .into_iter()
+                .map(|(name, counts)| (name, counts.into_iter().collect()))
+                .collect(),
+        }
+    }
+}
+
+/// A connection of the actor to a hypervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HypervisorConnection {
+    /// The URI.
+    pub uri: String,
+    /// Whether it is connected.
+    pub connected: bool,
+}
+
+/// The properties of the actor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ActorStatus {
+    /// The version.
+    pub version: String,
+    /// The connections to hypervisors.
+    pub connections: Vec<HypervisorConnection>,
+    /// The number of known domains.
+    pub domains: u32,
+    /// The number of wakes by outcome.
+    pub outcomes: BTreeMap<String, u64>,
+    /// Packets for addresses that no domain has.
+    pub unknown_packets: u64,
+    /// Announced packets without a decision.
+    pub lost_packets: u64,
+}
+
+impl From<Dict> for ActorStatus {
+    fn from(mut dict: Dict) -> Self {
+        let dict = &mut dict;
+        let connections: Vec<(String, bool)> = take_or_default(dict, "Connections");
+        let outcomes: HashMap<String, u64> = take_or_default(dict, "Outcomes");
+        let connection = |(uri, connected)| HypervisorConnection { uri, connected };
+        Self {
+            version: take_or_default(dict, "Version"),
+            connections: connections.into_iter().map(connection).collect(),
+            domains: take_or_default(dict, "Domains"),
+            outcomes: outcomes.into_iter().collect(),
+            unknown_packets: take_or_default(dict, "UnknownPackets"),
+            lost_packets: take_or_default(dict, "LostPackets"),
+        }
+    }
+}
+
+/// A domain, as in `ListDomains`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Domain {
+    /// The URI of its hypervisor.
+    pub connection: String,
+    /// The name.
+    pub name: String,
+    /// The UUID.
+    pub uuid: String,
+    /// The MAC addresses, including aliases.
+    pub macs: Vec<String>,
+    /// The state, as in virsh(1).
+    pub state: String,
+    /// Whether a packet can wake it.
+    pub allowed: bool,
+    /// The first rule that applies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The time of the last successful wake, in microseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_wake: Option<u64>,
+}
+
+impl From<Dict> for Domain {
+    fn from(mut dict: Dict) -> Self {
+        let dict = &mut dict;
+        Self {
+            connection: take_or_default(dict, "connection"),
+            name: take_or_default(dict, "name"),
+            uuid: take_or_default(dict, "uuid"),
+            macs: take_or_default(dict, "macs"),
+            state: take_or_default(dict, "state"),
+            allowed: take_or_default(dict, "allowed"),
+            rule: take(dict, "rule"),
+            last_wake: take(dict, "last-wake"),
+        }
+    }
+}
+
+/// A decision, as in `History` and `WakeFinished`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Decision {
+    /// Its number since the start of the actor. A signal has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
+    /// Its time, in microseconds since 1970. A signal has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<u64>,
+    /// The MAC address, unless a caller named the domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// The name of the domain, unless several have the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// The outcome.
+    pub outcome: String,
+    /// The other details.
+    #[serde(flatten)]
+    pub details: DecisionDetails,
+}
+
+impl From<Dict> for Decision {
+    fn from(mut dict: Dict) -> Self {
+        Self {
+            number: take(&mut dict, "number"),
+            time: take(&mut dict, "time"),
+            mac: take(&mut dict, "mac"),
+            domain: take(&mut dict, "domain"),
+            outcome: take_or_default(&mut dict, "outcome"),
+            details: DecisionDetails::from(dict),
+        }
+    }
+}
+
+/// The details of a decision. What does not apply is absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DecisionDetails {
+    /// `packet` or `call`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<String>,
+    /// The reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The URI of the hypervisor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection: Option<String>,
+    /// The UUID of the domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// The rule that allowed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The epoch of the packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    /// The sequence of the packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+    /// The ingress interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// The VLAN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// The IP address of the sender.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The MAC address of the sender.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_mac: Option<String>,
+    /// The user ID of the caller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<u32>,
+    /// Why the caller was allowed: `user`, `group` or `polkit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
+}
+
+impl From<Dict> for DecisionDetails {
+    fn from(mut dict: Dict) -> Self {
+        let dict = &mut dict;
+        Self {
+            trigger: take(dict, "trigger"),
+            reason: take(dict, "reason"),
+            connection: take(dict, "connection"),
+            uuid: take(dict, "uuid"),
+            rule: take(dict, "rule"),
+            epoch: take(dict, "epoch"),
+            sequence: take(dict, "sequence"),
+            interface: take(dict, "interface"),
+            vlan: take(dict, "vlan"),
+            source: take(dict, "source"),
+            source_mac: take(dict, "source-mac"),
+            caller: take(dict, "caller"),
+            authority: take(dict, "authority"),
+        }
+    }
+}

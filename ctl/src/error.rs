@@ -1,0 +1,39 @@
+//! The errors of the program.
+
+use std::io;
+
+use crate::client;
+use crate::exit::Exit;
+use crate::verbs::read;
+
+/// Why a verb failed. The message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call on the bus failed.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// The output cannot be written.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    /// A savefile cannot be read.
+    #[error(transparent)]
+    Read(#[from] read::Error),
+}
+
+impl Error {
+    /// Whether the reader of the output has exited.
+    #[must_use]
+    pub fn is_broken_pipe(&self) -> bool {
+        let (Self::Output(error) | Self::Read(read::Error::Write(error))) = self else { return false };
+        error.kind() == io::ErrorKind::BrokenPipe
+    }
+
+    /// The exit status.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Client(error) => error.exit(),
+            Self::Output(_) | Self::Read(_) => Exit::Failure,
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use wakevirt_service::bus::Address;
+
+use crate::output::Format;
+use crate::verbs::{read, status};
+
+/// Show what wakevirt does and why, and wake virtual machines
+///
+/// Without a verb, wakevirtctl shows the status.
+///
+/// The program has the rights of its caller. The status needs none. Other verbs read the names of domains, which the
+/// bus shows to root and to members of the groups libvirt and wakevirt. If a right is missing, the error names it.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "wakevirtctl", version, disable_help_subcommand = true, subcommand_value_name = "VERB")]
+pub struct Options {
+    /// The message bus of the services: system, session, or an address such as unix:path=/run/dbus/system_bus_socket
+    #[arg(long, global = true, value_name = "BUS", default_value = "system")]
+    pub bus: Address,
+
+    /// Print JSON: short, on one line, or pretty, with line breaks
+    ///
+    /// The section JSON OUTPUT of the man page describes the keys.
+    #[arg(long, global = true, value_name = "FORMAT", num_args = 0..=1, require_equals = true,
+          default_missing_value = "short")]
+    pub json: Option<Format>,
+
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Verb {
+    /// Show both services, their connections and domains, counters and the last wakes
+    ///
+    /// This is what the program does without a verb. Each warning is followed by its cure. The exit status is 3 if a service
+    /// is not running. Without the right to list domains, the number of allowed domains and the last wakes are missing.
+    Status(status::Arguments),
+    /// Print the magic packets in a file of captured packets, one JSON object per line
+    ///
+    /// The service uses the same parser for frames from the network. Copies of a packet are not removed. The configuration
+    /// of the service is not read, and no bus is needed.
+    ///
+    /// The file format is pcap or pcapng. A file can contain frames of several interfaces and link types. Frames of
+    /// unsupported link types are skipped and counted on standard error; the exit status is then 1.
+    Read(read::Arguments),
+}
+
+impl Default for Verb {
+    fn default() -> Self {
+        Self::Status(status::Arguments::default())
+    }
+}

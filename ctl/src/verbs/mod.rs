@@ -1,0 +1,16 @@
+//! The verbs. Each file has the options of its verb and the function that runs it.
+
+pub mod read;
+pub mod status;
+
+use crate::output::Style;
+
+/// The style of an outcome.
+fn style_of(outcome: &str) -> Style {
+    match outcome {
+        "started" | "resumed" | "woken" => Style::Good,
+        "already-running" | "cooling-down" | "held" => Style::Plain,
+        "failed" => Style::Bad,
+        _ => Style::Warning,
+    }
+}

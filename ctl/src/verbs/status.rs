@@ -1,0 +1,200 @@
+//! `wakevirtctl status`: both services on one screen.
+
+use std::io;
+
+use serde::Serialize;
+
+use crate::client::{self, ActorStatus, CaptureStatus, Client, Decision, Domain};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::output::{Cell, Output, Style, Table, ago};
+
+/// The number of decisions that are shown.
+const DECISIONS: usize = 5;
+
+/// The options.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Arguments {}
+
+/// What is shown.
+#[derive(Debug, Serialize)]
+struct Status {
+    capture: Option<CaptureStatus>,
+    actor: Option<ActorStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decisions: Option<Vec<Decision>>,
+    warnings: Vec<String>,
+}
+
+/// Shows the status.
+///
+/// # Errors
+/// If the bus is unavailable, or the output cannot be written.
+pub async fn run(_: &Arguments, client: &Client, output: &mut Output) -> Result<Exit, Error> {
+    client.connection().await?;
+    let mut status =
+        Status { capture: None, actor: None, allowed: None, decisions: None, warnings: Vec::new() };
+    let mut exit = Exit::Success;
+    match client.capture_status().await {
+        Ok(capture) => status.capture = Some(capture),
+        Err(error) => {
+            status.warnings.push(error.to_string());
+            exit = error.exit();
+        }
+    }
+    match client.actor_status().await {
+        Ok(actor) => {
+            status.actor = Some(actor);
+            status.private(client).await;
+        }
+        Err(error) => {
+            status.warnings.push(error.to_string());
+            exit = error.exit();
+        }
+    }
+    status.warn();
+    if output.is_json() {
+        output.json(&status)?;
+    } else {
+        status.print(output)?;
+    }
+    Ok(exit)
+}
+
+impl Status {
+    /// Adds what only some users may see.
+    async fn private(&mut self, client: &Client) {
+        let denied = match client.domains().await {
+            Ok(domains) => {
+                self.allowed = Some(domains.iter().filter(|domain: &&Domain| domain.allowed).count());
+                None
+            }
+            // A hypervisor without a connection has a warning already.
+            Err(error) => Some(error).filter(|error| matches!(error, client::Error::Denied { .. })),
+        };
+        self.decisions = client.history(DECISIONS).await.ok();
+        self.warnings.extend(denied.map(|error| error.to_string()));
+    }
+
+    /// Adds warnings about the services.
+    fn warn(&mut self) {
+        let mut warnings = Vec::new();
+        if let Some(capture) = &self.capture {
+            if capture.interfaces.is_empty() {
+                let cure = "bring an interface up, or correct \"interfaces\" in /etc/wakevirt/capture.toml";
+                warnings.push(format!("wakevirt-capture receives on no interface; {cure}"));
+            }
+            if capture.mode == "udp" {
+                let cure = "if senders use etherwake, give the service CAP_NET_RAW: the shipped unit does";
+                warnings.push(format!(
+                    "wakevirt-capture receives only UDP datagrams, no Ethernet frames; {cure}"
+                ));
+            }
+        }
+        if let Some(actor) = &self.actor {
+            for lost in actor.connections.iter().filter(|connection| !connection.connected) {
+                let cure =
+                    format!("check \"virsh --connect {} list\" and journalctl -u wakevirt-actor", lost.uri);
+                warnings.push(format!("wakevirt-actor is not connected to {}; {cure}", lost.uri));
+            }
+            if self.allowed == Some(0) && actor.domains > 0 {
+                let cure = "add a rule: see wakevirt-actor.toml(5)";
+                warnings.push(format!("no domain is allowed, so no packet wakes any; {cure}"));
+            }
+        }
+        if let (Some(capture), Some(actor)) = (&self.capture, &self.actor)
+            && capture.version != actor.version
+        {
+            let cure = "restart both: systemctl restart wakevirt-actor wakevirt-capture";
+            warnings.push(format!(
+                "the services have different versions ({}, {}); {cure}",
+                capture.version, actor.version
+            ));
+        }
+        self.warnings.extend(warnings);
+    }
+
+    fn print(&self, output: &mut Output) -> io::Result<()> {
+        let mut table = Table::default();
+        self.capture_rows(&mut table);
+        self.actor_rows(&mut table);
+        output.table(&table)?;
+        self.print_decisions(output)?;
+        for warning in &self.warnings {
+            output.line(&[])?;
+            output.line(&[Cell::new("warning: ", Style::Warning), Cell::plain(warning)])?;
+        }
+        Ok(())
+    }
+
+    fn capture_rows(&self, table: &mut Table) {
+        let Some(capture) = &self.capture else {
+            return row(table, "capture", Cell::new("not running", Style::Bad));
+        };
+        row(
+            table,
+            "capture",
+            Cell::new(format!("running, version {}, mode {}", capture.version, capture.mode), Style::Good),
+        );
+        let interfaces = capture.interfaces.join(" ");
+        row(table, "interfaces", Cell::plain(if interfaces.is_empty() { "none" } else { &interfaces }));
+        let counts = [
+            ("received", capture.received),
+            ("duplicates", capture.duplicates),
+            ("malformed", capture.malformed),
+            ("limited", capture.limited),
+            ("dropped", capture.kernel_dropped + capture.channel_dropped),
+        ];
+        row(table, "packets", counters(counts.into_iter()));
+    }
+
+    fn actor_rows(&self, table: &mut Table) {
+        let Some(actor) = &self.actor else {
+            return row(table, "actor", Cell::new("not running", Style::Bad));
+        };
+        row(table, "actor", Cell::new(format!("running, version {}", actor.version), Style::Good));
+        for connection in &actor.connections {
+            let (state, style) = if connection.connected {
+                ("connected", Style::Plain)
+            } else {
+                ("not connected", Style::Bad)
+            };
+            row(table, "hypervisor", Cell::new(format!("{} {state}", connection.uri), style));
+        }
+        let allowed = self.allowed.map(|allowed| format!(", {allowed} allowed")).unwrap_or_default();
+        row(table, "domains", Cell::plain(format!("{}{allowed}", actor.domains)));
+        let outcomes = actor.outcomes.iter().filter(|(_, count)| **count > 0);
+        let outcomes = outcomes.map(|(outcome, count)| (outcome.as_str(), *count));
+        let others = [("for unknown addresses", actor.unknown_packets), ("lost", actor.lost_packets)];
+        row(table, "decisions", counters(outcomes.chain(others)));
+    }
+
+    fn print_decisions(&self, output: &mut Output) -> io::Result<()> {
+        let Some(decisions) = self.decisions.as_ref().filter(|decisions| !decisions.is_empty()) else {
+            return Ok(());
+        };
+        output.line(&[])?;
+        let mut table = Table::new(&["LAST", "OUTCOME", "DOMAIN", "REASON"]);
+        for decision in decisions {
+            table.push(vec![
+                Cell::plain(decision.time.map(ago).unwrap_or_default()),
+                Cell::new(&decision.outcome, super::style_of(&decision.outcome)),
+                Cell::plain(decision.domain.as_deref().unwrap_or_default()),
+                Cell::plain(decision.details.reason.as_deref().unwrap_or_default()),
+            ]);
+        }
+        output.table(&table)
+    }
+}
+
+fn row(table: &mut Table, name: &str, value: Cell) {
+    table.push(vec![Cell::new(name, Style::Bold), value]);
+}
+
+/// Counters without those that are 0, except the first.
+fn counters<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> Cell {
+    let shown = counts.enumerate().filter(|(place, (_, count))| *place == 0 || *count > 0);
+    Cell::plain(shown.map(|(_, (name, count))| format!("{count} {name}")).collect::<Vec<_>>().join(", "))
+}

@@ -1,0 +1,83 @@
+//! `wakevirtctl status`.
+
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::privileged;
+
+use crate::site::{Site, run};
+
+#[test]
+fn shows_both_services_on_one_screen() {
+    privileged!();
+    let host = Host::new();
+    let site = Site::new(&host);
+    let text = site.ctl(&[]);
+    assert_eq!(text, site.ctl(&["status"]));
+    let row = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name}\t")));
+        line.unwrap_or_else(|| panic!("no row {name}:\n{text}")).to_owned()
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(row("capture"), format!("capture\trunning, version {version}, mode raw"));
+    assert_eq!(row("actor"), format!("actor\trunning, version {version}"));
+    assert_eq!(row("interfaces"), "interfaces\tlo");
+    // The test driver starts with a domain, `test`.
+    assert_eq!(row("domains"), "domains\t3, 1 allowed");
+    assert!(row("hypervisor").ends_with(" connected"), "{text}");
+    assert!(!text.contains("warning"), "{text}");
+
+    site.host.call(User::Root, "org.wakevirt.Actor1", "WakeDomain", &["'vm2'"]).unwrap();
+    let text = site.ctl(&[]);
+    assert!(text.contains("\tstarted\tvm2\t"), "{text}");
+    let json = site.json(&[]);
+    assert_eq!(json["decisions"][0]["domain"], "vm2");
+    assert_eq!(json["actor"]["outcomes"]["started"], 1);
+    assert_eq!(json["capture"]["interfaces"][0], "lo");
+    assert_eq!(json["allowed"], 1);
+}
+
+#[test]
+fn shows_to_everyone_what_everyone_may_see() {
+    privileged!();
+    let host = Host::new();
+    let _site = Site::new(&host);
+    let printed = run(&host, User::Unprivileged, &["status"]);
+    assert_eq!(printed.status, 0, "{printed:?}");
+    assert!(printed.out.contains("domains\t3\n"), "{printed:?}");
+    let name = User::Unprivileged.name();
+    let cure = format!("usermod --append --groups wakevirt {name}");
+    assert!(printed.out.contains("warning: ") && printed.out.contains(&cure), "{printed:?}");
+    for user in [User::LibvirtMember, User::WakevirtMember] {
+        let printed = run(&host, user, &["status"]);
+        assert!(printed.out.contains("3, 1 allowed") && !printed.out.contains("warning"), "{printed:?}");
+    }
+}
+
+#[test]
+fn names_a_missing_service_or_bus_and_the_cure() {
+    privileged!();
+    let host = Host::new();
+    let printed = run(&host, User::Unprivileged, &[]);
+    assert_eq!(printed.status, 3, "{printed:?}");
+    assert!(printed.err.contains("cannot connect to the system bus"), "{printed:?}");
+    assert!(printed.err.contains("systemctl start dbus"), "{printed:?}");
+
+    let bus = Bus::start(&host, Kind::DbusDaemon);
+    let printed = run(&host, User::Unprivileged, &[]);
+    assert_eq!(printed.status, 3, "{printed:?}");
+    for unit in ["wakevirt-capture", "wakevirt-actor"] {
+        let cure = format!("{unit} is not running; start it, as root: systemctl enable --now {unit}");
+        assert!(printed.out.contains(&cure), "{printed:?}");
+    }
+    drop(bus);
+
+    let mut site = Site::new(&host);
+    site.actor = None;
+    let printed = run(&host, User::Unprivileged, &[]);
+    assert_eq!(printed.status, 3, "{printed:?}");
+    assert!(printed.out.contains("capture\trunning"), "{printed:?}");
+    assert!(printed.out.contains("wakevirt-actor is not running"), "{printed:?}");
+    site.capture = None;
+    let printed = run(&host, User::Unprivileged, &["--json"]);
+    assert!(printed.out.contains("\"capture\":null,\"actor\":null"), "{printed:?}");
+}
