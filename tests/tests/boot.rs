@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use wakevirt_tests::bus::Kind;
+use wakevirt_tests::debian::Debian;
 use wakevirt_tests::host::{Host, succeed};
 use wakevirt_tests::project::readme;
 use wakevirt_tests::scene::site::{DOMAIN, MEMBER, Site, UNPRIVILEGED, wait_for_cool_down};
@@ -72,4 +73,39 @@ fn readme_commands_work_with_dbus_daemon() {
 fn readme_commands_work_with_dbus_broker() {
     privileged!();
     readme_commands_work(Kind::DbusBroker);
+}
+
+#[test]
+fn a_packet_starts_a_systemd_unit_with_the_example() {
+    privileged!();
+    let host = Host::new();
+    let lan = host.veth("enp1s0");
+    let mut debian = Debian::new(&host, Kind::DbusDaemon);
+    debian.install();
+    debian.boot();
+    debian.write(
+        "/etc/systemd/system/jellyfin.service",
+        "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n",
+    );
+    debian.sh("systemctl start wakevirt-capture");
+    let commands = readme::commands_of("docs/DBUS.md", "Wake other things").concat();
+    // The packages are in the tree.
+    let commands: String = commands
+        .lines()
+        .filter(|line| !line.starts_with("apt-get"))
+        .fold(String::new(), |all, line| all + line + "\n");
+    debian.sh(&commands);
+    wait::until_true("the example to receive packets", || {
+        debian.journal("wakevirt-commands").contains("waiting for packets")
+    });
+
+    lan.etherwake("02:00:00:00:00:01", &[]);
+
+    wait::until_true("the unit to be active", || {
+        debian
+            .command("systemctl")
+            .args(["is-active", "--quiet", "jellyfin.service"])
+            .status()
+            .is_ok_and(|status| status.success())
+    });
 }
