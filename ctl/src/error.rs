@@ -2,6 +2,8 @@
 
 use std::io;
 
+use wakevirt_service::logs::quoted;
+
 use crate::client;
 use crate::exit::Exit;
 use crate::verbs::read;
@@ -15,6 +17,14 @@ pub enum Error {
     /// The output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
+    /// There is no such domain.
+    #[error("no domain has the name, UUID or MAC address {}; {}", quoted(.text), advice(.nearest.as_deref()))]
+    NoSuchDomain {
+        /// The text on the command line.
+        text: String,
+        /// The most similar name.
+        nearest: Option<String>,
+    },
     /// A savefile cannot be read.
     #[error(transparent)]
     Read(#[from] read::Error),
@@ -33,7 +43,12 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Client(error) => error.exit(),
-            Self::Output(_) | Self::Read(_) => Exit::Failure,
+            Self::Output(_) | Self::Read(_) | Self::NoSuchDomain { .. } => Exit::Failure,
         }
     }
+}
+
+fn advice(nearest: Option<&str>) -> String {
+    let listed = "\"wakevirtctl list\" shows all";
+    nearest.map_or_else(|| listed.to_owned(), |name| format!("did you mean {}? {listed}", quoted(name)))
 }

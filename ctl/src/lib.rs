@@ -42,6 +42,9 @@ fn run_verb(options: &Options, output: &mut Output) -> Result<Exit, Error> {
     let result = runtime.block_on(async {
         match &verb {
             Verb::Status(arguments) => verbs::status::run(arguments, &client, output).await,
+            Verb::List(arguments) => verbs::list::run(arguments, &client, output).await,
+            Verb::Show(arguments) => verbs::show::run(arguments, &client, output).await,
+            Verb::History(arguments) => verbs::history::run(arguments, &client, output).await,
             Verb::Read(arguments) => verbs::read::run(arguments, output),
         }
     });

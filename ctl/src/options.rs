@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use wakevirt_service::bus::Address;
 
 use crate::output::Format;
-use crate::verbs::{read, status};
+use crate::verbs::{history, list, read, show, status};
 
 /// Show what wakevirt does and why, and wake virtual machines
 ///
@@ -39,6 +39,14 @@ pub enum Verb {
     /// This is what the program does without a verb. Each warning is followed by its cure. The exit status is 3 if a service
     /// is not running. Without the right to list domains, the number of allowed domains and the last wakes are missing.
     Status(status::Arguments),
+    /// List the domains: state, MAC addresses, the rule that allows them, and the last wake
+    List(list::Arguments),
+    /// Show a domain and its last decisions
+    ///
+    /// If several connections have a domain with this name, all of them are shown.
+    Show(show::Arguments),
+    /// Print the last decisions, newest first
+    History(history::Arguments),
     /// Print the magic packets in a file of captured packets, one JSON object per line
     ///
     /// The service uses the same parser for frames from the network. Copies of a packet are not removed. The configuration

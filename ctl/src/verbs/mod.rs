@@ -1,6 +1,10 @@
 //! The verbs. Each file has the options of its verb and the function that runs it.
 
+pub mod domain;
+pub mod history;
+pub mod list;
 pub mod read;
+pub mod show;
 pub mod status;
 
 use crate::output::Style;

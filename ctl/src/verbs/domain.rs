@@ -1,0 +1,107 @@
+//! Domains on the command line: their names in completions, and the search for one.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap_complete::CompletionCandidate;
+use tokio::time::timeout;
+use wakevirt_protocol::MacAddr;
+use wakevirt_service::bus::Address;
+
+use crate::client::{Client, Domain};
+use crate::error::Error;
+
+/// How long a completion waits for the services.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// How similar the nearest name must be, from 0 to 1.
+const SIMILAR: f64 = 0.7;
+
+/// The domains with this name, UUID or MAC address: more than one if connections have domains of the same name.
+///
+/// # Errors
+/// If there is none, with the nearest name.
+pub fn find<'a>(domains: &'a [Domain], text: &str) -> Result<Vec<&'a Domain>, Error> {
+    let named: Vec<&Domain> = domains.iter().filter(|domain| domain.name == text).collect();
+    if !named.is_empty() {
+        return Ok(named);
+    }
+    let mac = text.parse().ok().map(|mac: MacAddr| mac.to_string());
+    let fits = |domain: &&Domain| {
+        domain.uuid.eq_ignore_ascii_case(text) || mac.as_ref().is_some_and(|mac| domain.macs.contains(mac))
+    };
+    let found: Vec<&Domain> = domains.iter().filter(fits).collect();
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    Err(Error::NoSuchDomain { text: text.to_owned(), nearest: nearest(domains, text) })
+}
+
+fn nearest(domains: &[Domain], text: &str) -> Option<String> {
+    let similarity =
+        |domain: &Domain| strsim::jaro_winkler(&domain.name.to_lowercase(), &text.to_lowercase());
+    let rated = domains.iter().map(|domain| (similarity(domain), domain));
+    let best = rated.max_by(|(one, _), (other, _)| one.total_cmp(other));
+    best.filter(|(similarity, _)| *similarity >= SIMILAR).map(|(_, domain)| domain.name.clone())
+}
+
+/// The names of all domains. Empty without the right to list them, and if the actor is not running.
+#[must_use]
+pub fn candidates() -> Vec<CompletionCandidate> {
+    let bus = bus(std::env::args_os().skip(1)).unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else { return Vec::new() };
+    let listed = runtime.block_on(async { timeout(TIMEOUT, Client::new(bus).domains()).await });
+    let Ok(Ok(domains)) = listed else { return Vec::new() };
+    domains.into_iter().filter_map(candidate).collect()
+}
+
+/// A name with a control character would break the protocol between the program and the shell.
+fn candidate(domain: Domain) -> Option<CompletionCandidate> {
+    let Domain { name, state, .. } = domain;
+    (!name.contains(char::is_control)).then(|| CompletionCandidate::new(name).help(Some(state.into())))
+}
+
+/// The value of the option `--bus` on the command line that is being completed.
+fn bus(arguments: impl Iterator<Item = OsString>) -> Option<Address> {
+    let mut arguments = arguments.filter_map(|argument| argument.into_string().ok());
+    while let Some(argument) = arguments.next() {
+        let value = match argument.strip_prefix("--bus") {
+            Some("") => arguments.next()?,
+            Some(value) => value.strip_prefix('=')?.to_owned(),
+            None => continue,
+        };
+        return value.parse().ok();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_bus_on_the_command_line() {
+        let bus = |line: &str| bus(line.split(' ').map(OsString::from));
+        assert_eq!(bus("-- wakevirtctl wake "), None);
+        assert_eq!(bus("-- wakevirtctl --bus session wake "), Some(Address::Session));
+        assert_eq!(bus("-- wakevirtctl --bus=session wake "), Some(Address::Session));
+        assert_eq!(bus("-- wakevirtctl wake --bus"), None);
+        assert_eq!(bus("-- wakevirtctl --bus nothing wake"), None);
+    }
+
+    #[test]
+    fn prefers_the_exact_name() {
+        let domain = |name: &str, mac: &str| Domain {
+            name: name.to_owned(),
+            macs: vec![mac.to_owned()],
+            ..Domain::default()
+        };
+        let domains =
+            [domain("win11", "52:54:00:00:00:01"), domain("52:54:00:00:00:01", "52:54:00:00:00:02")];
+        assert_eq!(find(&domains, "win11").unwrap(), [&domains[0]]);
+        assert_eq!(find(&domains, "52:54:00:00:00:01").unwrap(), [&domains[1]]);
+        assert_eq!(find(&domains, "52-54-00-00-00-02").unwrap(), [&domains[1]]);
+        let error = find(&domains, "Win1").unwrap_err().to_string();
+        assert!(error.contains("did you mean \"win11\"?"), "{error}");
+    }
+}

@@ -1,0 +1,59 @@
+//! `wakevirtctl list`, `show` and `history`.
+
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::privileged;
+
+use crate::site::{ALLOWED_MAC, OTHER_MAC, Site, run};
+
+#[test]
+fn lists_domains_with_their_rules() {
+    privileged!();
+    let host = Host::new();
+    let site = Site::new(&host);
+    let text = site.ctl(&["list"]);
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert_eq!(lines[1], ["vm1", "shut off", ALLOWED_MAC, "yes", "", "domain = \"vm1\""]);
+    assert_eq!(lines[2], ["vm2", "shut off", OTHER_MAC, "no", "", ""]);
+    assert_eq!(site.ctl(&["list", "--allowed"]).lines().count(), 1);
+
+    let printed = run(&host, User::Unprivileged, &["list"]);
+    assert_eq!(printed.status, 4, "{printed:?}");
+    assert!(printed.out.is_empty(), "{printed:?}");
+    assert!(printed.err.contains("usermod --append --groups wakevirt "), "{printed:?}");
+    assert_eq!(run(&host, User::WakevirtMember, &["list"]).out, text);
+}
+
+#[test]
+fn shows_a_domain_and_its_decisions() {
+    privileged!();
+    let host = Host::new();
+    let site = Site::new(&host);
+    host.call(User::Root, "org.wakevirt.Actor1", "WakeDomain", &["'vm1'"]).unwrap();
+    let text = site.ctl(&["show", "vm1"]);
+    assert!(text.contains("state\trunning\n") && text.contains("allowed\tyes, domain = \"vm1\"\n"), "{text}");
+    assert!(text.contains("\tstarted\tvm1\tuser 0\t"), "{text}");
+    let uuid = site.json(&["show", "vm1"])["uuid"].as_str().unwrap().to_owned();
+    for name in [&uuid, ALLOWED_MAC] {
+        assert_eq!(site.ctl(&["show", name]), text);
+    }
+    assert!(site.ctl(&["show", "vm2"]).contains("allowed\tno: "));
+
+    let printed = run(&host, User::Root, &["show", "vm3"]);
+    assert_eq!(printed.status, 1, "{printed:?}");
+    assert!(printed.err.contains("did you mean \"vm"), "{printed:?}");
+}
+
+#[test]
+fn prints_the_history_in_pages() {
+    privileged!();
+    let host = Host::new();
+    let site = Site::new(&host);
+    for name in ["'vm1'", "'vm2'", "'vm1'"] {
+        host.call(User::Root, "org.wakevirt.Actor1", "WakeDomain", &[name]).unwrap();
+    }
+    let text = site.ctl(&["history"]);
+    let outcomes: Vec<_> = text.lines().map(|line| line.split('\t').nth(1).unwrap()).collect();
+    assert_eq!(outcomes, ["already-running", "started", "started"], "{text}");
+    assert_eq!(site.ctl(&["history", "-n", "1"]).lines().count(), 1);
+}
