@@ -36,7 +36,7 @@ pub fn run<D: Driver>(options: &Options) -> Result<(), Error> {
     }
     let config = config::Config::load(options)?;
     D::prepare(&config.connections).map_err(Error::Start)?;
-    let logs = logs::init(config.log, options.common.log_to)?;
+    let logs = logs::init(&config.log, options.common.log_to)?;
     // Locked until the process exits.
     let _lock = engine::state_file::lock()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Start)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use caps::Capability;
 use wakevirt_service::lifecycle::{self, Signal, Signals};
-use wakevirt_service::logs::{self, Logs};
+use wakevirt_service::logs::{self, Logs, kind};
 use wakevirt_service::user;
 
 use crate::bus;
@@ -26,7 +26,7 @@ use crate::sniffer::reader::{self, Reader};
 /// [`Error`] describes the cause and what to do.
 pub fn run(options: &Options) -> Result<(), Error> {
     let settings = Settings::load(options)?;
-    let logs = logs::init(settings.log, options.common.log_to)?;
+    let logs = logs::init(&settings.log, options.common.log_to)?;
     let PassedSockets { udp, links } = PassedSockets::take();
     let sockets = if udp.is_empty() { udp::open_each(&settings.listen) } else { udp };
     user::change_to(USER, &[], &[Capability::CAP_NET_RAW])?;
@@ -92,7 +92,7 @@ fn add_exit_status(result: Result<(), Error>, process: Process) -> Result<(), Er
         Err(error) => Err(error),
         Ok(()) => {
             if !exit.is_clean() {
-                tracing::warn!("sniffer did not exit cleanly: {exit}");
+                tracing::warn!(MESSAGE_ID = kind::SNIFFER_FAILED, "sniffer did not exit cleanly: {exit}");
             }
             Ok(())
         }

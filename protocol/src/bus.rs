@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use zbus::OwnedVariant;
 
 use crate::MacAddr;
-use crate::details::{Detail, Details, MAX_ALTERNATIVES, MAX_INTERFACE_NAME};
+use crate::details::{Detail, Details, MAX_ALTERNATIVES, MAX_INTERFACE_NAME, Transport};
 
 /// The bus name of the announcer.
 pub const CAPTURE_NAME: &str = "org.wakevirt.Capture1";
@@ -183,6 +183,8 @@ pub struct PacketDetails {
     pub interface: Option<String>,
     /// The alternative names of the ingress interface.
     pub alternatives: Vec<String>,
+    /// How the packet was carried.
+    pub transport: Option<Transport>,
     /// The VLAN of the frame: 0 for an untagged frame, `None` if unknown.
     pub vlan: Option<u16>,
     /// The MAC address of the frame's sender.
@@ -202,6 +204,8 @@ impl From<&Dict> for PacketDetails {
             epoch: text("epoch").filter(|epoch| epoch.len() <= MAX_EPOCH).map(str::to_owned),
             interface: text("interface").filter(|it| it.len() <= MAX_INTERFACE_NAME).map(str::to_owned),
             alternatives: alternatives(dict.get("interface-alternatives")),
+            transport: text("transport")
+                .and_then(|name| Transport::ALL.into_iter().find(|transport| transport.as_str() == name)),
             vlan: dict.get("vlan").and_then(|value| u16::try_from(value).ok()),
             source_mac: text("source-mac").and_then(|mac| mac.parse().ok()),
             source: text("source").and_then(|address| address.parse().ok()),

@@ -1,6 +1,6 @@
 //! The details of a captured packet, with the keys that D-Bus and `wakevirtctl read` share.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::packet::{ParsedPacket, Stamp};
 use crate::{Carrier, MacAddr, UdpPath, VlanId};
@@ -56,14 +56,40 @@ impl ParsedPacket {
     }
 }
 
-impl Carrier {
-    /// The name of the transport in the details.
+/// How a magic packet was carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Transport {
+    /// A magic packet directly in an Ethernet frame.
+    Ethernet,
+    /// UDP over IPv4.
+    Udp4,
+    /// UDP over IPv6.
+    Udp6,
+}
+
+impl Transport {
+    /// All transports.
+    pub const ALL: [Self; 3] = [Self::Ethernet, Self::Udp4, Self::Udp6];
+
+    /// The name of the transport in the details and in the log.
     #[must_use]
-    pub const fn transport(&self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Ethernet { .. } => "ethernet",
-            Self::Udp4(_) => "udp4",
-            Self::Udp6(_) => "udp6",
+            Self::Ethernet => "ethernet",
+            Self::Udp4 => "udp4",
+            Self::Udp6 => "udp6",
+        }
+    }
+}
+
+impl Carrier {
+    /// The transport.
+    #[must_use]
+    pub const fn transport(&self) -> Transport {
+        match self {
+            Self::Ethernet { .. } => Transport::Ethernet,
+            Self::Udp4(_) => Transport::Udp4,
+            Self::Udp6(_) => Transport::Udp6,
         }
     }
 
@@ -86,7 +112,7 @@ impl Carrier {
     }
 
     fn details(&self) -> Details {
-        let mut details = vec![("transport", Detail::Text(self.transport().to_owned()))];
+        let mut details = vec![("transport", Detail::Text(self.transport().as_str().to_owned()))];
         match self {
             Self::Ethernet { ethertype, source } => {
                 details.extend(source.map(|mac| ("source-mac", Detail::Text(mac.to_string()))));

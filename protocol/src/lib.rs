@@ -18,6 +18,7 @@ pub mod packet;
 pub mod password;
 pub mod sniffer;
 
+pub use details::Transport;
 pub use mac::MacAddr;
 pub use magic::MagicPacket;
 pub use packet::{CapturedPacket, Carrier, ParsedPacket, Stamp, UdpPath, VlanId};

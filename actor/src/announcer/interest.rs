@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use wakevirt_protocol::MacAddr;
+use wakevirt_service::logs::kind;
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
 
@@ -36,6 +37,7 @@ pub(super) async fn report(
             // Each change of a domain is an attempt: do not log the same failure for all of them.
             if let Some(failure) = failure.as_ref().filter(|_| failure != last_failure) {
                 tracing::warn!(
+                    MESSAGE_ID = kind::INTEREST_FAILED,
                     "cannot report the {} MAC addresses of the domains to the announcer: {failure}; it may drop \
                      packets for these domains while it receives many for other addresses",
                     interest.len()

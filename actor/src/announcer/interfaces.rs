@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use wakevirt_protocol::bus::Error;
-use wakevirt_service::logs::quoted;
+use wakevirt_service::logs::{kind, quoted};
 use zbus::Connection;
 use zbus::names::OwnedUniqueName;
 
@@ -44,6 +44,9 @@ pub(crate) async fn check(
                     for (name, rule) in names.iter().filter(|(name, _)| !known.contains(name)) {
                         if warned.insert((name.clone(), rule.clone())) {
                             tracing::warn!(
+                                MESSAGE_ID = kind::RULE_INTERFACE_MISSING,
+                                WAKEVIRT_RULE = %rule,
+                                WAKEVIRT_INTERFACE = name,
                                 "rule {rule} names the interface {}, on which capture receives no packets",
                                 quoted(name)
                             );

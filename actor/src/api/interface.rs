@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use wakevirt_protocol::bus::{self as names, Error, PacketDetails};
-use wakevirt_service::logs::quoted;
+use wakevirt_service::logs::{kind, quoted};
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 
@@ -106,8 +106,9 @@ impl Actor1 {
     async fn reload(&self, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
         let caller = self.authorizer.authorize(&header, Operation::Reload).await?;
         tracing::info!(
-            caller = caller.user,
-            authority = %caller.by.as_str(),
+            MESSAGE_ID = kind::RELOAD_REQUESTED,
+            WAKEVIRT_CALLER = caller.user,
+            WAKEVIRT_AUTHORITY = caller.by.as_str(),
             "{caller} requests a reload of the configuration",
         );
         let (reply, result) = oneshot::channel();

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use wakevirt_protocol::bus::{ACTOR_NAME, ACTOR_PATH};
 use wakevirt_service::bus::{self, Address, CallLimiter, CallLimits, request_name, trusted_uids};
 use wakevirt_service::lifecycle;
+use wakevirt_service::logs::kind;
 use zbus::Connection;
 use zbus::object_server::SignalEmitter;
 
@@ -94,7 +95,7 @@ async fn provide(
     let mut status = interface.status.clone();
     connection.object_server().at(ACTOR_PATH, interface.clone()).await?;
     request_name(connection, ACTOR_NAME).await?;
-    tracing::info!("providing {ACTOR_NAME}");
+    tracing::info!(MESSAGE_ID = kind::NAME_ACQUIRED, "providing {ACTOR_NAME}");
     // An upgrade restarts the announcer as soon as the actor is ready, and the packets that it stores are lost then.
     let _ = timeout(CATCH_UP_TIMEOUT, caught_up.wait_for(|it| *it)).await;
     lifecycle::ready(&status.borrow().summary());
@@ -105,7 +106,11 @@ async fn provide(
             decision = decisions.recv() => match decision {
                 Ok(decision) => emit_wake_finished(&emitter, &decision).await?,
                 Err(RecvError::Lagged(lost)) => {
-                    tracing::warn!("{lost} WakeFinished signals were not sent: the bus is too slow");
+                    tracing::warn!(
+                        MESSAGE_ID = kind::SIGNALS_LOST,
+                        WAKEVIRT_LOST = lost,
+                        "{lost} WakeFinished signals were not sent: the bus is too slow"
+                    );
                 }
                 Err(RecvError::Closed) => return Ok(()),
             },

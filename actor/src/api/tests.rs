@@ -64,7 +64,7 @@ fn decided(outcome: Outcome, packet: Option<Packet>) -> WakeReply {
     let domain = Some((id(), "win11".to_owned()));
     let subject =
         Subject { mac: Some(MAC), domain, rule: Some("domain = \"win11\"".to_owned()), packet, caller: None };
-    WakeReply::Decided(Arc::new(Decision { subject, outcome, reason: "because".to_owned(), time: 1 }))
+    WakeReply::Decided(Arc::new(Decision::new(subject, outcome, "because".to_owned(), 1)))
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use wakevirt_service::config::{self, HumanDuration, toml_array};
-use wakevirt_service::logs::Level;
+use wakevirt_service::logs::LogFilter;
 use wakevirt_service::user::service_uid;
 
 use crate::Error;
@@ -42,8 +42,8 @@ const MAX_TABLES: usize = 1024;
 pub struct Config {
     /// The hypervisors' URIs (<https://libvirt.org/uri.html>).
     pub connections: Vec<String>,
-    /// The log level.
-    pub log: Level,
+    /// Which messages are logged.
+    pub log: LogFilter,
     /// The part that decisions depend on.
     pub policy: Policy,
 }
@@ -131,7 +131,7 @@ struct ActorFile {
     shutdown_wait: Option<HumanDuration>,
     #[serde(deserialize_with = "cool_down")]
     cool_down: Option<HumanDuration>,
-    log: Option<Level>,
+    log: Option<LogFilter>,
     #[serde(deserialize_with = "allow")]
     allow: Vec<Rule>,
     #[serde(deserialize_with = "alias")]

@@ -30,7 +30,7 @@ fn an_empty_file_allows_nothing() {
     let config = load("").unwrap();
     assert_eq!(config.connections, ["qemu:///system"]);
     assert_eq!(config.policy.times, Times::default());
-    assert_eq!(config.log, Level::Info);
+    assert_eq!(config.log, LogFilter::default());
     assert!(config.policy.rules.is_empty());
 }
 
@@ -42,7 +42,7 @@ fn the_example_contains_every_key_with_its_default() {
     let ActorFile { connections, metadata, hold, shutdown_wait, cool_down, log, allow, alias } =
         toml::from_str(&uncommented(&example)).unwrap();
     assert_eq!(connections, Some(Connections(vec![DEFAULT_URI.to_owned()])));
-    assert_eq!(log, Some(Level::default()));
+    assert_eq!(log, Some(LogFilter::default()));
     let defaults = Times::default();
     assert_eq!(metadata, Some(true));
     assert_eq!(
@@ -85,7 +85,7 @@ fn higher_layers_win_and_rules_accumulate() {
     let high = parse("log = \"debug\"\n[[allow]]\ndomain = \"a\"");
     let low = parse("log = \"warn\"\nconnections = [\"lxc:///\"]\n[[allow]]\ndomain = \"b\"");
     let whole = high.over(low);
-    assert_eq!(whole.log, Some(Level::Debug));
+    assert_eq!(whole.log, Some("debug".parse().unwrap()));
     assert_eq!(whole.connections, Some(Connections(vec!["lxc:///".to_owned()])));
     let rules: Vec<String> = whole.allow.iter().map(ToString::to_string).collect();
     assert_eq!(rules, ["domain = \"a\"", "domain = \"b\""]);
@@ -99,6 +99,8 @@ fn errors_name_the_file_the_line_and_the_solution() {
         ("connections = [\"a:///\", \"a:///\"]", 1, "twice"),
         ("connections = [\"\"]", 1, "empty"),
         ("log = \"loud\"", 1, "info"),
+        ("log = \"info,wakevirt-actor=debug\"", 1, "\"wakevirt-actor\" is not a log target"),
+        ("log = \"info,wakevirt_actor=loud\"", 1, "\"loud\" is not a log level"),
         ("log = \"info\"\n\n[[allow]]\n", 3, "add domain"),
         ("log = \"info\"\n\n[[allow]]\ndomain = \"a\"\nmac = \"*\"", 3, "either domain or mac"),
         ("[[allow]]\ndomain = \"a\"\n[[allow]]\ninterfaces = [\"[\"]", 4, "not a glob"),
@@ -145,7 +147,7 @@ metadata = false
 hold = "2m"
 shutdown-wait = "1s"
 cool-down = "0s"
-log = "debug"
+log = "debug,wakevirt_actor::engine=trace"
 
 [[allow]]
 domain = "a"

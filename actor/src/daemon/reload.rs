@@ -2,7 +2,7 @@
 
 use tokio::sync::{mpsc, watch};
 use wakevirt_service::lifecycle::{self, Signal, Signals, Warning};
-use wakevirt_service::logs::Logs;
+use wakevirt_service::logs::{Logs, kind};
 
 use crate::Options;
 use crate::announcer::{NamedInterfaces, named_interfaces};
@@ -38,7 +38,10 @@ impl Reloader {
                     Ok(())
                 }
                 Err(error) => {
-                    tracing::error!("reload failed; the old configuration stays in use: {error}");
+                    tracing::error!(
+                        MESSAGE_ID = kind::RELOAD_FAILED,
+                        "reload failed; the old configuration stays in use: {error}"
+                    );
                     lifecycle::set_warning(Warning::Reload, &format!("the last reload failed: {error}"));
                     Err(error.to_string())
                 }
@@ -51,12 +54,15 @@ impl Reloader {
     }
 
     async fn apply(&self, new: Config, old: Config, logs: &Logs) -> Config {
-        tracing::info!("configuration reloaded");
+        tracing::info!(MESSAGE_ID = kind::CONFIGURATION_RELOADED, "configuration reloaded");
         if new.connections != old.connections {
             let connections = new.connections.join(", ");
-            tracing::warn!("connections changed; restart the service to connect to {connections}");
+            tracing::warn!(
+                MESSAGE_ID = kind::RESTART_NEEDED,
+                "connections changed; restart the service to connect to {connections}"
+            );
         }
-        logs.set_level(new.log);
+        logs.set_filter(&new.log);
         self.named.send_replace(named_interfaces(&new.policy.rules));
         self.requests.set_policy(new.policy.clone()).await;
         Config { connections: old.connections, ..new }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use wakevirt_protocol::MacAddr;
-use wakevirt_service::logs::quoted;
+use wakevirt_service::logs::{kind, quoted};
 
 use crate::engine::report::Decision;
 use crate::model::{Id, Outcome};
@@ -64,30 +64,40 @@ impl LineKind {
     fn log(&self, suppressed: u64) {
         let seconds = INTERVAL.as_secs();
         match self {
-            Self::Decision { domain, outcome, reason, interface } => {
-                let domain = domain.as_ref().map(|(_, name)| format!("domain {}, ", quoted(name)));
-                let interface = interface.as_ref().map(|interface| format!(" on {}", quoted(interface)));
+            Self::Decision { domain: about, outcome, reason, interface: on } => {
+                let domain = about.as_ref().map(|(_, name)| format!("domain {}, ", quoted(name)));
+                let interface = on.as_ref().map(|interface| format!(" on {}", quoted(interface)));
                 let (domain, interface) = (domain.unwrap_or_default(), interface.unwrap_or_default());
                 tracing::info!(
-                    suppressed,
+                    MESSAGE_ID = kind::LINES_SUPPRESSED,
+                    WAKEVIRT_OUTCOME = outcome.as_str(),
+                    WAKEVIRT_DOMAIN = about.as_ref().map(|(_, name)| name),
+                    WAKEVIRT_UUID = about.as_ref().map(|(id, _)| display(id.uuid)),
+                    WAKEVIRT_INTERFACE = on.as_ref(),
+                    WAKEVIRT_REASON = reason,
+                    WAKEVIRT_SUPPRESSED = suppressed,
                     "{outcome}: {domain}{suppressed} more packets{interface} within {seconds} s: {reason}"
                 );
             }
             Self::Others => tracing::info!(
-                suppressed,
+                MESSAGE_ID = kind::LINES_SUPPRESSED,
+                WAKEVIRT_SUPPRESSED = suppressed,
                 "{suppressed} more packets within {seconds} s woke no domain, for too many domains and reasons to log; \
                  History of org.wakevirt.Actor1 returns the last decisions"
             ),
             Self::Unknown => tracing::info!(
-                suppressed,
+                MESSAGE_ID = kind::LINES_SUPPRESSED,
+                WAKEVIRT_SUPPRESSED = suppressed,
                 "unknown: {suppressed} more packets within {seconds} s for MAC addresses that no domain has"
             ),
             Self::Held => tracing::info!(
-                suppressed,
+                MESSAGE_ID = kind::LINES_SUPPRESSED,
+                WAKEVIRT_SUPPRESSED = suppressed,
                 "held: {suppressed} more packets within {seconds} s for MAC addresses that no known domain has"
             ),
             Self::Lost => tracing::warn!(
-                suppressed,
+                MESSAGE_ID = kind::LINES_SUPPRESSED,
+                WAKEVIRT_SUPPRESSED = suppressed,
                 "{suppressed} more packets within {seconds} s were dropped: too many others are held"
             ),
         }

@@ -29,6 +29,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use wakevirt_protocol::Password;
 use wakevirt_service::lifecycle::Watchdog;
+use wakevirt_service::logs::kind;
 
 use crate::announcer::{LostPackets, Macs, NewPacket, PasswordRequest};
 use crate::engine::index::Index;
@@ -176,7 +177,9 @@ impl Engine {
                 self.pending.fetched(&packet);
                 self.handle_packet(packet, Some(password));
             }
-            Err(error) => tracing::error!("cannot fetch a password: {error}"),
+            Err(error) => {
+                tracing::error!(MESSAGE_ID = kind::INTERNAL_ERROR, "cannot fetch a password: {error}");
+            }
         }
     }
 

@@ -4,20 +4,35 @@
 use std::collections::VecDeque;
 
 use tokio::time::Instant;
-use tracing::field::display;
+use wakevirt_protocol::Transport;
 use wakevirt_service::clock;
-use wakevirt_service::logs::quoted;
+use wakevirt_service::logs::kind;
 
 use super::Engine;
 use super::log_limiter::{LineKind, Permit};
 use super::wakes::{age, received_at};
 use crate::announcer::fetch_password;
-use crate::engine::report::describe;
+use crate::engine::report::{describe, sender};
 use crate::model::Packet;
 use crate::policy::decision::has_expired;
 
 /// The maximum number of held packets, and of packets whose password is being fetched.
 const MAX_PENDING: usize = 256;
+
+/// Logs a message about a packet without a decision.
+macro_rules! log_packet {
+    ($log:ident, $kind:expr, $packet:ident, $($message:tt)+) => {
+        tracing::$log!(
+            MESSAGE_ID = $kind,
+            WAKEVIRT_MAC = %$packet.mac,
+            WAKEVIRT_INTERFACE = $packet.details.interface,
+            WAKEVIRT_VLAN = $packet.details.vlan,
+            WAKEVIRT_TRANSPORT = $packet.details.transport.map(Transport::as_str),
+            WAKEVIRT_SOURCE = sender($packet),
+            $($message)+
+        )
+    };
+}
 
 /// The packets without a decision.
 #[derive(Default)]
@@ -90,10 +105,13 @@ impl Engine {
 
     fn log_held(&mut self, packet: &Packet) {
         if self.log_limiter.check(LineKind::Held, Instant::now()) != Permit::Suppress {
-            let packet = describe(packet);
             let unavailable = self.hypervisors.unavailable().unwrap_or_default();
-            tracing::info!(
-                "held: {packet}: no known domain has this address, and {unavailable} is unavailable"
+            log_packet!(
+                info,
+                kind::PACKET_HELD,
+                packet,
+                "held: {}: no known domain has this address, and {unavailable} is unavailable",
+                describe(packet)
             );
         }
     }
@@ -102,10 +120,10 @@ impl Engine {
     fn report_unknown(&mut self, packet: &Packet) {
         self.history.count_unknown();
         if self.log_limiter.check_unknown(packet.mac, Instant::now()) {
-            let interface = packet.details.interface.as_deref().map(|it| display(quoted(it)));
-            tracing::info!(
-                mac = %packet.mac,
-                interface,
+            log_packet!(
+                info,
+                kind::PACKET_UNKNOWN,
+                packet,
                 "unknown: {}: no domain has this address; {} shows a domain's addresses, and an [[alias]] can add \
                  one. Further packets for it are counted and not logged",
                 describe(packet),
@@ -118,8 +136,13 @@ impl Engine {
     fn drop_packet(&mut self, packet: &Packet) {
         self.outputs.lost.add(1);
         if self.log_limiter.check(LineKind::Lost, Instant::now()) != Permit::Suppress {
-            let packet = describe(packet);
-            tracing::warn!("dropped: {packet}: {MAX_PENDING} newer packets are held");
+            log_packet!(
+                warn,
+                kind::PACKET_DROPPED,
+                packet,
+                "dropped: {}: {MAX_PENDING} newer packets are held",
+                describe(packet)
+            );
         }
     }
 

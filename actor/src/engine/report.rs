@@ -4,11 +4,12 @@ use core::fmt;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tracing::field::display;
+use wakevirt_protocol::Transport;
 use wakevirt_service::clock;
-use wakevirt_service::logs::quoted;
+use wakevirt_service::logs::{kind, quoted};
 
 use super::log_limiter::{LineKind, Permit};
+use super::wakes::received_at;
 use super::{Engine, Reply};
 use crate::engine::request::WakeReply;
 use crate::model::{Outcome, Packet, Subject, Trigger};
@@ -32,6 +33,8 @@ pub struct Decision {
     pub reason: String,
     /// When the decision was made: CLOCK_REALTIME, in microseconds.
     pub time: u64,
+    /// The time from the announcer's stamp of the packet to the end of the wake, in microseconds. `None` for a call.
+    pub latency: Option<u64>,
 }
 
 impl Engine {
@@ -73,7 +76,9 @@ impl Decision {
     pub fn new(mut subject: Subject, outcome: Outcome, reason: String, time: u64) -> Self {
         subject.domain = subject.domain.map(|(id, name)| (id, truncated(name, MAX_NAME)));
         subject.rule = subject.rule.map(|rule| truncated(rule, MAX_RULE));
-        Self { subject, outcome, reason: truncated(reason, MAX_REASON), time }
+        let received = subject.packet.as_ref().and_then(received_at);
+        let latency = received.map(|received| clock::boottime().saturating_sub(received));
+        Self { subject, outcome, reason: truncated(reason, MAX_REASON), time, latency }
     }
 
     /// An estimate of its memory, in bytes.
@@ -90,28 +95,29 @@ impl Decision {
     /// suppressed for now.
     pub fn log(&self, last: bool) {
         let Subject { mac, rule, packet, caller, .. } = &self.subject;
-        let domain = self.domain().map(|name| display(quoted(name)));
-        let rule = rule.as_ref().map(|rule| display(quoted(rule)));
-        let interface = packet.as_ref().and_then(|packet| packet.details.interface.as_deref());
-        let interface = interface.map(|it| display(quoted(it)));
-        let vlan = packet.as_ref().and_then(|packet| packet.details.vlan);
-        let source = packet.as_ref().and_then(source).map(display);
+        let id = self.subject.domain.as_ref().map(|(id, _)| id);
+        let details = packet.as_ref().map(|packet| &packet.details);
         let note = if last { "; further lines like this are suppressed for up to a minute" } else { "" };
         // The level is part of tracing's static metadata of the line, so each level needs a line of its own.
         macro_rules! line {
             ($log:ident) => {
                 tracing::$log!(
-                    outcome = %self.outcome,
-                    domain,
-                    mac = mac.as_ref().map(display),
-                    trigger = %self.subject.trigger().as_str(),
-                    caller = caller.map(|caller| caller.user),
-                    authority = caller.map(|caller| display(caller.by.as_str())),
-                    rule,
-                    interface,
-                    vlan,
-                    source,
-                    reason = %quoted(&self.reason),
+                    MESSAGE_ID = kind_of(self.outcome),
+                    WAKEVIRT_OUTCOME = self.outcome.as_str(),
+                    WAKEVIRT_DOMAIN = self.domain(),
+                    WAKEVIRT_UUID = id.map(|id| display(id.uuid)),
+                    WAKEVIRT_CONNECTION = id.map(|id| &*id.connection),
+                    WAKEVIRT_MAC = mac.map(display),
+                    WAKEVIRT_TRIGGER = self.subject.trigger().as_str(),
+                    WAKEVIRT_CALLER = caller.map(|caller| caller.user),
+                    WAKEVIRT_AUTHORITY = caller.map(|caller| caller.by.as_str()),
+                    WAKEVIRT_RULE = rule.as_ref(),
+                    WAKEVIRT_INTERFACE = details.and_then(|details| details.interface.as_ref()),
+                    WAKEVIRT_VLAN = details.and_then(|details| details.vlan),
+                    WAKEVIRT_TRANSPORT = details.and_then(|details| details.transport).map(Transport::as_str),
+                    WAKEVIRT_SOURCE = packet.as_ref().and_then(sender),
+                    WAKEVIRT_REASON = self.reason,
+                    WAKEVIRT_LATENCY_USEC = self.latency,
                     "{self}{note}"
                 )
             };
@@ -151,11 +157,28 @@ impl fmt::Display for Decision {
     }
 }
 
+/// The kind of message about a decision with this outcome.
+const fn kind_of(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Started => kind::WAKE_STARTED,
+        Outcome::Resumed => kind::WAKE_RESUMED,
+        Outcome::Woken => kind::WAKE_WOKEN,
+        Outcome::AlreadyRunning => kind::WAKE_ALREADY_RUNNING,
+        Outcome::NotAllowed => kind::WAKE_NOT_ALLOWED,
+        Outcome::CoolingDown => kind::WAKE_COOLING_DOWN,
+        Outcome::BadPassword => kind::WAKE_BAD_PASSWORD,
+        Outcome::Ambiguous => kind::WAKE_AMBIGUOUS,
+        Outcome::MigratedAway => kind::WAKE_MIGRATED_AWAY,
+        Outcome::Expired => kind::WAKE_EXPIRED,
+        Outcome::Failed => kind::WAKE_FAILED,
+    }
+}
+
 /// The packet as text: its address, sender, ingress interface and VLAN.
 pub(crate) fn describe(packet: &Packet) -> impl fmt::Display {
     fmt::from_fn(move |f| {
         write!(f, "packet for {}", packet.mac)?;
-        source(packet).map_or(Ok(()), |source| write!(f, " from {source}"))?;
+        sender(packet).map_or(Ok(()), |source| write!(f, " from {source}"))?;
         let interface = packet.details.interface.as_ref();
         interface.map_or(Ok(()), |interface| write!(f, " on {}", quoted(interface)))?;
         let vlan = packet.details.vlan.filter(|vlan| *vlan != 0);
@@ -164,7 +187,7 @@ pub(crate) fn describe(packet: &Packet) -> impl fmt::Display {
 }
 
 /// The sender of the packet: its IP address, otherwise its MAC address.
-fn source(packet: &Packet) -> Option<String> {
+pub(super) fn sender(packet: &Packet) -> Option<String> {
     let details = &packet.details;
     details.source.map(|it| it.to_string()).or_else(|| details.source_mac.map(|it| it.to_string()))
 }
@@ -211,7 +234,7 @@ mod tests {
     fn marks_the_last_line_of_an_interval() {
         let subject = Subject::new(Some(MacAddr::new([2; 6])), None, None, None);
         let reason = "two domains have it".to_owned();
-        let decision = Decision { subject, outcome: Outcome::Ambiguous, reason, time: 0 };
+        let decision = Decision { subject, outcome: Outcome::Ambiguous, reason, time: 0, latency: None };
         assert!(
             logged(&decision, true).contains("two domains have it; further lines like this are suppressed")
         );
@@ -255,6 +278,7 @@ mod tests {
             outcome: Outcome::Started,
             reason: "it was shut off".to_owned(),
             time: 0,
+            latency: None,
         };
         assert_eq!(
             decision.to_string(),

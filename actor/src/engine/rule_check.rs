@@ -1,6 +1,6 @@
 //! Warnings about rules that match no domain, once all domains are known.
 
-use wakevirt_service::logs::shown;
+use wakevirt_service::logs::{kind, shown};
 
 use super::Engine;
 
@@ -16,7 +16,11 @@ impl Engine {
         for rule in rules.iter().filter(|rule| rule.is_for_domains()) {
             if !self.index.domains().any(|domain| rule.names(domain)) {
                 let list = self.hypervisors.commands(|it| &it.list_domains);
-                tracing::warn!("rule {rule} matches no domain; {list} lists the domains");
+                tracing::warn!(
+                    MESSAGE_ID = kind::RULE_MATCHES_NOTHING,
+                    WAKEVIRT_RULE = %rule,
+                    "rule {rule} matches no domain; {list} lists the domains"
+                );
             }
         }
         if rules.is_empty() {
@@ -31,16 +35,21 @@ impl Engine {
             0 => {
                 let metadata = if rules.metadata() { ", and no domain's metadata allows it" } else { "" };
                 tracing::warn!(
+                    MESSAGE_ID = kind::NOTHING_ALLOWED,
                     "no packet can wake a domain: no rule is configured{metadata}; to allow the domain NAME, add the two lines \
                      [[allow]] and domain = \"NAME\" to {} and reload the service",
                     shown(&self.policy.file)
                 );
             }
             1 => {
-                tracing::info!("no rule is configured; packets can wake 1 domain, which its metadata allows");
+                tracing::info!(
+                    MESSAGE_ID = kind::METADATA_ALLOWS,
+                    "no rule is configured; packets can wake 1 domain, which its metadata allows"
+                );
             }
             domains => {
                 tracing::info!(
+                    MESSAGE_ID = kind::METADATA_ALLOWS,
                     "no rule is configured; packets can wake {domains} domains, which their metadata allows"
                 );
             }

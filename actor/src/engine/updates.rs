@@ -1,6 +1,6 @@
 //! Updates from the hypervisors.
 
-use wakevirt_service::logs::quoted;
+use wakevirt_service::logs::{kind, quoted};
 
 use super::Engine;
 use crate::hypervisor::Update;
@@ -47,6 +47,10 @@ impl Engine {
 pub(super) fn note_name(rules: &mut Rules, domain: &Domain) {
     for rule in rules.note_name(domain) {
         tracing::info!(
+            MESSAGE_ID = kind::RULE_IS_NAME,
+            WAKEVIRT_DOMAIN = domain.name,
+            WAKEVIRT_UUID = %domain.id.uuid,
+            WAKEVIRT_RULE = %rule,
             "rule {rule} matches only the domain {}: its pattern is exactly this name, and is no longer used as a glob",
             quoted(&domain.name)
         );

@@ -8,7 +8,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use wakevirt_service::clock;
-use wakevirt_service::logs::quoted;
+use wakevirt_service::logs::{kind, quoted};
 
 use super::{Engine, Reply};
 use crate::engine::attempt::{End, wake as wake_domain};
@@ -128,7 +128,7 @@ impl Engine {
     fn run_or_hold(&mut self, id: Id, wake: Wake) {
         for wakes in [&mut self.wakes.running, &mut self.wakes.held] {
             if let Some(first) = wakes.get_mut(&id) {
-                tracing::debug!(uuid = %id.uuid, "joined the earlier wake of this domain");
+                tracing::debug!(WAKEVIRT_UUID = %id.uuid, "joined the earlier wake of this domain");
                 first.join(wake);
                 self.unsaved = true;
                 return;
@@ -137,7 +137,16 @@ impl Engine {
         if self.hypervisors.get(&id.connection).is_some() {
             return self.run_wake(id, wake);
         }
-        tracing::info!("wake of {} is held: {} is unavailable", quoted(wake.domain_name()), id.connection);
+        tracing::info!(
+            MESSAGE_ID = kind::WAKE_HELD,
+            WAKEVIRT_DOMAIN = wake.domain_name(),
+            WAKEVIRT_UUID = %id.uuid,
+            WAKEVIRT_CONNECTION = &*id.connection,
+            WAKEVIRT_MAC = wake.subject.mac.map(display),
+            "wake of {} is held: {} is unavailable",
+            quoted(wake.domain_name()),
+            id.connection
+        );
         self.unsaved = true;
         self.wakes.held.insert(id, wake);
     }
@@ -163,7 +172,9 @@ impl Engine {
     pub(super) fn handle_wake_end(&mut self, end: Result<(Id, End), JoinError>) {
         let (id, end) = match end {
             Ok(end) => end,
-            Err(error) => return tracing::error!("a wake failed: {error}"),
+            Err(error) => {
+                return tracing::error!(MESSAGE_ID = kind::INTERNAL_ERROR, "a wake failed: {error}");
+            }
         };
         let Some(mut wake) = self.wakes.running.remove(&id) else { return };
         match end {
@@ -221,9 +232,15 @@ impl Engine {
     /// Reports a wake that is not tried again, because the service crashed twice during it. It may not be the cause,
     /// but another attempt could be the next crash.
     pub(super) fn report_abandoned(&mut self, saved: SavedWake) {
-        let (_, subject) = saved.subject();
+        let (id, subject) = saved.subject();
         let name = subject.domain.as_ref().map(|(_, name)| name.as_str()).unwrap_or_default();
-        tracing::error!("wake of {} is abandoned: the service crashed twice during it", quoted(name));
+        tracing::error!(
+            MESSAGE_ID = kind::WAKE_ABANDONED,
+            WAKEVIRT_DOMAIN = name,
+            WAKEVIRT_UUID = %id.uuid,
+            "wake of {} is abandoned: the service crashed twice during it",
+            quoted(name)
+        );
         let reason = "the service crashed twice during this wake; wake the domain again".to_owned();
         self.report(subject, Outcome::Failed, reason, Vec::new());
     }

@@ -6,19 +6,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio_stream::StreamExt as _;
-use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::{CAPTURE_NAME, CAPTURE_PATH, Error as CallError, REPLAY_PAGE, dict};
 use wakevirt_protocol::details::Detail;
 use wakevirt_protocol::sniffer::Mode;
+use wakevirt_protocol::{MacAddr, Transport};
 use wakevirt_service::bus::{self, Address, CallLimiter, CallLimits, request_name, trusted_uids};
 use wakevirt_service::lifecycle;
+use wakevirt_service::logs::kind;
 use zbus::message::{Header, Type};
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, MatchRule, MessageStream, Variant, interface};
 
 use crate::error::Error;
 use crate::network::links::Interface;
-use crate::packets::ledger::{Transport, TransportCounters};
+use crate::packets::ledger::TransportCounters;
 use crate::packets::ring::{Announcement, StoredPacket};
 use crate::shared::Shared;
 
@@ -73,7 +74,7 @@ async fn run_connection(
         owned = request_name(connection, CAPTURE_NAME) => owned?,
         () = &mut disconnects => return Err(bus::BusError::Closed),
     }
-    tracing::info!("connected to the bus as {CAPTURE_NAME}");
+    tracing::info!(MESSAGE_ID = kind::NAME_ACQUIRED, "connected to the bus as {CAPTURE_NAME}");
     lifecycle::ready("capturing");
     tokio::select! {
         () = connection.closed() => {}

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, de};
 use wakevirt_protocol::frame::Ports;
 use wakevirt_protocol::sniffer::{MAX_OUTGOING, MAX_PORTS, MAX_UDP_SOCKETS, Request, Start};
 use wakevirt_service::config::{self, HumanDuration, Layer, is_glob, is_interface_name, load, toml_array};
-use wakevirt_service::logs::{Level, quoted};
+use wakevirt_service::logs::{LogFilter, quoted};
 use wakevirt_service::user::service_uid;
 
 use crate::config::interfaces::{InterfaceEntry, InterfaceList};
@@ -53,7 +53,7 @@ pub struct CaptureFile {
     #[serde(deserialize_with = "limit")]
     limit: Option<u32>,
     require_landlock: Option<bool>,
-    log: Option<Level>,
+    log: Option<LogFilter>,
 }
 
 impl Layer for CaptureFile {
@@ -88,8 +88,8 @@ pub struct Settings {
     pub interfaces: InterfaceList,
     /// The limits for announcing packets.
     pub ledger: LedgerSettings,
-    /// The log level.
-    pub log: Level,
+    /// Which messages are logged.
+    pub log: LogFilter,
 }
 
 impl Settings {

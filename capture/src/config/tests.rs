@@ -36,7 +36,7 @@ fn assert_default(settings: &Settings) {
         settings.ledger,
         LedgerSettings { deduplicate: Duration::from_secs(2), remember: 256, limit: 100 }
     );
-    assert_eq!(settings.log, Level::Info);
+    assert_eq!(settings.log, LogFilter::default());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use libc::{AF_NETLINK, SOCK_RAW};
 use listenfd::ListenFd;
 use rustix::net::sockopt::socket_protocol;
 use wakevirt_protocol::sniffer::MAX_UDP_SOCKETS;
+use wakevirt_service::logs::kind;
 
 /// The passed sockets.
 #[derive(Debug, Default)]
@@ -27,6 +28,7 @@ impl PassedSockets {
         for index in 0..sockets.len() {
             if let Err(error) = taken.take_one(&mut sockets, index) {
                 tracing::warn!(
+                    MESSAGE_ID = kind::SOCKET_IGNORED,
                     "socket {index} of the service manager is ignored: {error}; only UDP sockets and one netlink \
                      socket for link changes are supported"
                 );
@@ -34,6 +36,7 @@ impl PassedSockets {
         }
         if taken.udp.len() > MAX_UDP_SOCKETS {
             tracing::warn!(
+                MESSAGE_ID = kind::SOCKET_IGNORED,
                 "the service manager passed {} UDP sockets; only the first {MAX_UDP_SOCKETS} are used",
                 taken.udp.len()
             );
@@ -66,7 +69,11 @@ impl PassedSockets {
 
 fn log_address(socket: UdpSocket) -> UdpSocket {
     if let Ok(address) = socket.local_addr() {
-        tracing::info!(%address, "receiving on UDP {address}, with a socket of the service manager");
+        tracing::info!(
+            MESSAGE_ID = kind::SOCKET_OPENED,
+            WAKEVIRT_ADDRESS = %address,
+            "receiving on UDP {address}, with a socket of the service manager"
+        );
     }
     socket
 }

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::sockopt::set_ipv6_v6only;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
+use wakevirt_service::logs::kind;
 
 /// Opens a socket for each address, and logs a warning for each socket that cannot be opened.
 #[must_use]
@@ -18,11 +19,20 @@ pub fn open_each(listen: &[SocketAddr]) -> Vec<OwnedFd> {
 fn open_or_warn(address: &SocketAddr) -> Option<OwnedFd> {
     match open(address) {
         Ok(socket) => {
-            tracing::info!(%address, "receiving on UDP {address}");
+            tracing::info!(
+                MESSAGE_ID = kind::SOCKET_OPENED,
+                WAKEVIRT_ADDRESS = %address,
+                "receiving on UDP {address}"
+            );
             Some(socket)
         }
         Err(error) => {
-            tracing::warn!(%address, "cannot listen on UDP {address}: {error}{}", advice(error));
+            tracing::warn!(
+                MESSAGE_ID = kind::SOCKET_FAILED,
+                WAKEVIRT_ADDRESS = %address,
+                "cannot listen on UDP {address}: {error}{}",
+                advice(error)
+            );
             None
         }
     }

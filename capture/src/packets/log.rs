@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use wakevirt_protocol::frame::SEARCHED;
 use wakevirt_protocol::sniffer::Counters;
 use wakevirt_protocol::{MacAddr, VlanId};
-use wakevirt_service::logs::{Quota, quoted};
+use wakevirt_service::logs::{Quota, kind, quoted};
 
 use crate::network::links::Interface;
 use crate::packets::ring::Announcement;
@@ -36,10 +36,14 @@ impl PacketLog {
     /// Logs that a packet is not announced because there are too many on its interface.
     pub fn limited(&mut self, mac: MacAddr, interface: Option<&Interface>) {
         let Some(suppressed) = self.limits.take(Instant::now()) else { return };
-        let interface = quoted(interface.map_or(REMOVED, |interface| &interface.name));
+        let interface = interface.map(|interface| interface.name.as_str());
+        let shown = quoted(interface.unwrap_or(REMOVED));
         tracing::warn!(
-            %mac, suppressed,
-            "too many packets on {interface}: a packet for {mac} is not announced, and `Limited` counts it; to exclude the \
+            MESSAGE_ID = kind::PACKET_LIMITED,
+            WAKEVIRT_MAC = %mac,
+            WAKEVIRT_INTERFACE = interface,
+            WAKEVIRT_SUPPRESSED = suppressed,
+            "too many packets on {shown}: a packet for {mac} is not announced, and `Limited` counts it; to exclude the \
              interface, set `interfaces` in capture.toml"
         );
     }
@@ -51,17 +55,34 @@ impl PacketLog {
         }
         let Some(suppressed) = self.packets.take(Instant::now()) else { return };
         let Announcement { sequence, packet, interface, .. } = announcement;
-        let interface = interface.as_ref().map_or(REMOVED, |interface| &interface.name);
-        let (mac, transport) = (packet.magic.target(), packet.carrier.transport());
-        let interface = quoted(interface);
-        let from = packet.carrier.sender().map(|sender| format!(" from {sender}")).unwrap_or_default();
+        let interface = interface.as_ref().map(|interface| interface.name.as_str());
+        let shown = quoted(interface.unwrap_or(REMOVED));
+        let (mac, transport) = (packet.magic.target(), packet.carrier.transport().as_str());
+        let sender = packet.carrier.sender();
+        let from = sender.as_ref().map(|sender| format!(" from {sender}")).unwrap_or_default();
         let vlan = packet.vlan.map(VlanId::get);
         let tagged = vlan.map(|vlan| format!(" in VLAN {vlan}")).unwrap_or_default();
         let suppressed = (suppressed > 0).then_some(suppressed);
+        // The level is part of tracing's static metadata of the line, so each level needs a line of its own.
+        macro_rules! line {
+            ($log:ident) => {
+                tracing::$log!(
+                    MESSAGE_ID = kind::PACKET_ANNOUNCED,
+                    WAKEVIRT_SEQUENCE = sequence,
+                    WAKEVIRT_MAC = %mac,
+                    WAKEVIRT_INTERFACE = interface,
+                    WAKEVIRT_VLAN = vlan,
+                    WAKEVIRT_TRANSPORT = transport,
+                    WAKEVIRT_SOURCE = sender,
+                    WAKEVIRT_SUPPRESSED = suppressed,
+                    "magic packet for {mac}{from} on {shown}{tagged}"
+                )
+            };
+        }
         if of_interest {
-            tracing::info!(sequence, %mac, transport, vlan, suppressed, "magic packet for {mac}{from} on {interface}{tagged}");
+            line!(info);
         } else {
-            tracing::debug!(sequence, %mac, transport, vlan, suppressed, "magic packet for {mac}{from} on {interface}{tagged}");
+            line!(debug);
         }
     }
 
@@ -71,8 +92,9 @@ impl PacketLog {
         let channel = counters.dropped_channel - earlier.dropped_channel;
         if (kernel > 0 || channel > 0) && self.losses.take(Instant::now()).is_some() {
             tracing::warn!(
-                kernel,
-                channel,
+                MESSAGE_ID = kind::PACKETS_LOST,
+                WAKEVIRT_LOST_BY_KERNEL = kernel,
+                WAKEVIRT_LOST_BY_CAPTURE = channel,
                 "packets were lost: {kernel} before the sniffer and {channel} after it; magic packets arrive faster than \
                  capture reads them"
             );
@@ -80,7 +102,8 @@ impl PacketLog {
         let truncated = counters.truncated - earlier.truncated;
         if truncated > 0 && self.truncations.take(Instant::now()).is_some() {
             tracing::warn!(
-                truncated,
+                MESSAGE_ID = kind::PAYLOAD_TRUNCATED,
+                WAKEVIRT_TRUNCATED = truncated,
                 "{truncated} payloads with magic packets were longer than the {SEARCHED} bytes that are searched; any \
                  packets in the rest are lost. The kernel merges datagrams: make the sender pause between packets, or \
                  run `ethtool -K INTERFACE rx-udp-gro-forwarding off rx-gro-list off`"

@@ -9,7 +9,7 @@ use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_REASON, Mode, Reques
 use wakevirt_protocol::{CapturedPacket, Stamp};
 use wakevirt_service::clock;
 use wakevirt_service::lifecycle::{self, Signal, Signals, Warning, Watchdog};
-use wakevirt_service::logs::{Logs, plain, quoted};
+use wakevirt_service::logs::{Logs, kind, plain, quoted};
 
 use crate::config::Settings;
 use crate::config::options::Options;
@@ -45,18 +45,24 @@ pub async fn wait_ready(channel: &Channel, request: Request) -> Result<Mode, Err
 
 fn log_mode(request: Request, mode: Mode, landlock: bool) {
     match (mode, request) {
-        (Mode::Raw, _) => tracing::info!("receiving on all interfaces with packet sockets"),
+        (Mode::Raw, _) => tracing::info!(
+            MESSAGE_ID = kind::RECEIVING_FRAMES,
+            "receiving on all interfaces with packet sockets"
+        ),
         (Mode::Udp, Request::Udp) => tracing::info!(
+            MESSAGE_ID = kind::RECEIVING_UDP,
             "receiving only UDP, because of mode = \"udp\": Ethernet frames, and datagrams to other ports or other \
              hosts, are not received"
         ),
         (Mode::Udp, Request::Auto | Request::Raw) => tracing::warn!(
+            MESSAGE_ID = kind::NO_NET_RAW,
             "capture receives UDP only: the service does not have CAP_NET_RAW. Ethernet frames, and datagrams to other \
              ports or other hosts, are not received. To receive everything, start the service with its unit or as root"
         ),
     }
     if !landlock {
         tracing::warn!(
+            MESSAGE_ID = kind::NO_LANDLOCK,
             "Landlock is not enforced: the kernel does not support it, it is disabled, or a container's seccomp filter \
              denies it. The sniffer runs without this layer of its sandbox, because of require-landlock = false"
         );
@@ -197,7 +203,10 @@ impl<'a> Reader<'a> {
         let settings = match Settings::load(&self.options) {
             Ok(settings) => settings,
             Err(error) => {
-                tracing::error!("reload failed; the old configuration stays in use: {error}");
+                tracing::error!(
+                    MESSAGE_ID = kind::RELOAD_FAILED,
+                    "reload failed; the old configuration stays in use: {error}"
+                );
                 lifecycle::set_warning(Warning::Reload, &format!("the last reload failed: {error}"));
                 return Ok(());
             }
@@ -205,11 +214,12 @@ impl<'a> Reader<'a> {
         let changed = settings.keys_that_need_restart(&self.settings);
         if !changed.is_empty() {
             tracing::warn!(
+                MESSAGE_ID = kind::RESTART_NEEDED,
                 "{} changed; the change takes effect when wakevirt-capture is restarted",
                 changed.join(", ")
             );
         }
-        self.logs.set_level(settings.log);
+        self.logs.set_filter(&settings.log);
         self.shared.ledger().reconfigure(settings.ledger);
         // Retains the values that require a restart, for comparison at the next reload.
         self.settings = Settings {
@@ -218,7 +228,7 @@ impl<'a> Reader<'a> {
             listen: self.settings.listen.clone(),
             ..settings
         };
-        tracing::info!("configuration reloaded");
+        tracing::info!(MESSAGE_ID = kind::CONFIGURATION_RELOADED, "configuration reloaded");
         lifecycle::clear_warning(Warning::Reload);
         self.warn_missing_interfaces();
         self.update_interfaces()
@@ -251,7 +261,12 @@ impl<'a> Reader<'a> {
             };
             if self.outgoing.insert(slot, index) != Some(index) {
                 self.channel.capture_outgoing(slot, index)?;
-                tracing::info!("also capturing outgoing packets on {}", quoted(wanted));
+                tracing::info!(
+                    MESSAGE_ID = kind::OUTGOING_CAPTURED,
+                    WAKEVIRT_INTERFACE = wanted,
+                    "also capturing outgoing packets on {}",
+                    quoted(wanted)
+                );
             }
         }
         Ok(())
@@ -264,6 +279,8 @@ impl<'a> Reader<'a> {
             let has_name = |interface: &Arc<Interface>| interface.names().any(|other| other == name);
             if !self.interfaces.links().values().any(has_name) {
                 tracing::warn!(
+                    MESSAGE_ID = kind::INTERFACE_MISSING,
+                    WAKEVIRT_INTERFACE = name,
                     "interface {} does not exist; its packets are captured once it appears",
                     quoted(name)
                 );

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use zbus::Connection;
 
 use super::{Address, Backoff, BusError, CallLimiter};
-use crate::logs::quoted;
+use crate::logs::{kind, quoted};
 
 /// After a connection of at least this duration, the delay before the next attempt is short again.
 const STABLE: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ pub async fn run_connected(
             }
             Err(error) => {
                 warned = true;
-                tracing::warn!("{}", warning(address, &error));
+                tracing::warn!(MESSAGE_ID = kind::BUS_UNAVAILABLE, "{}", warning(address, &error));
             }
         }
         on_disconnect();

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::logs::kind;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{self, SignalKind};
 
@@ -85,7 +86,7 @@ pub fn stopping() {
 #[must_use]
 pub fn exit_code(program: &str, error: &dyn Error, misconfigured: bool) -> ExitCode {
     if tracing::dispatcher::has_been_set() {
-        tracing::error!("{error}");
+        tracing::error!(MESSAGE_ID = kind::SERVICE_FAILED, "{error}");
     } else {
         // Without standard error, the exit code is the only report.
         let _ = writeln!(io::stderr(), "{program}: {error}");

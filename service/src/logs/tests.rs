@@ -6,17 +6,10 @@ use wakevirt_tests::host::guard;
 use super::*;
 use crate::testing;
 
-#[test]
-fn parses_levels_by_name() {
-    for level in Level::ALL {
-        assert_eq!(level.to_string().parse::<Level>().unwrap(), level);
-        assert_eq!(LevelFilter::from(level).to_string(), level.to_string());
-    }
-    for invalid in ["", "Info", "warning", "off", "info\n"] {
-        let error = invalid.parse::<Level>().unwrap_err().to_string();
-        assert!(error.ends_with(" is not a log level; choose error, warn, info, debug or trace"), "{error}");
-    }
-}
+/// A message ID. Its length is 32, which is the code of a space.
+const ID: &str = "000102030405060708090a0b0c0d0e0f";
+/// A name that would forge a field, if fields were lines.
+const HOSTILE: &str = "a\nMESSAGE_ID=forged\u{1b}";
 
 /// The second process: logs as the environment specifies.
 #[test]
@@ -37,17 +30,17 @@ fn second_logs() {
     };
     // End the line with the name of the test.
     println!();
-    let logs = match init(Level::Warn, to) {
+    let logs = match init(&Level::Warn.into(), to) {
         Ok(logs) => logs,
         Err(error) => return println!("ERROR {error}"),
     };
     tracing::info!("below the level");
-    tracing::warn!(mac = "52:54:00:00:00:01", "first");
-    logs.set_level(Level::Debug);
+    tracing::warn!(MESSAGE_ID = ID, WAKEVIRT_MAC = "52:54:00:00:00:01", WAKEVIRT_DOMAIN = HOSTILE, "first");
+    logs.set_filter(&"info,wakevirt_service::logs=debug".parse().unwrap());
     tracing::debug!("second");
-    logs.set_level(Level::Error);
+    logs.set_filter(&Level::Error.into());
     tracing::warn!("below the new level");
-    assert_eq!(init(Level::Info, LogTo::Stderr).unwrap_err().to_string(), "the log is already open");
+    assert_eq!(init(&Level::Info.into(), LogTo::Stderr).unwrap_err().to_string(), "the log is already open");
     if let Some(socket) = socket {
         socket.set_nonblocking(true).unwrap();
         let mut buffer = [0; 2048];
@@ -72,7 +65,10 @@ fn log_in_namespace(to: &str, socket: Option<&str>) -> (String, String) {
 fn assert_two_lines(stderr: &str) {
     let lines: Vec<_> = stderr.lines().collect();
     let [first, second] = lines[..] else { panic!("{stderr}") };
-    assert!(first.ends_with("Z  WARN first mac=\"52:54:00:00:00:01\""), "{first}");
+    assert!(
+        first.ends_with(r#"Z  WARN first mac="52:54:00:00:00:01" domain="a\nMESSAGE_ID=forged\u{1b}""#),
+        "{first}"
+    );
     assert!(second.ends_with("Z DEBUG second"), "{second}");
 }
 
@@ -97,9 +93,11 @@ fn logs_level_and_fields_to_the_journal() {
         for part in [
             "first",
             "PRIORITY\\n\\u{1}\\0\\0\\0\\0\\0\\0\\04\\n",
-            "52:54:00:00:00:01",
-            "F_MAC",
             "SYSLOG_IDENTIFIER",
+            "\\nMESSAGE_ID\\n \\0\\0\\0\\0\\0\\0\\0000102030405060708090a0b0c0d0e0f\\n",
+            "\\nWAKEVIRT_MAC\\n\\u{11}\\0\\0\\0\\0\\0\\0\\052:54:00:00:00:01\\n",
+            // The length precedes the value, so that its lines are not fields.
+            "\\nWAKEVIRT_DOMAIN\\n\\u{14}\\0\\0\\0\\0\\0\\0\\0a\\nMESSAGE_ID=forged\\u{1b}\\n",
         ] {
             assert!(first.contains(part), "{part}: {first}");
         }

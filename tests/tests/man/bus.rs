@@ -58,7 +58,7 @@ pub fn decision() -> (BTreeSet<String>, BTreeSet<String>) {
     };
     let packet = Packet { mac: MAC, sequence: 1, details };
     let subject = Subject::new(Some(MAC), Some(&domain()), Some("rule".to_owned()), Some(&packet));
-    let finished = Decision { subject, outcome: Outcome::Started, reason: "reason".to_owned(), time: 1 };
+    let finished = Decision::new(subject, Outcome::Started, "reason".to_owned(), 1);
     let signal = keys(&actor::wake_details(&finished));
     let caller = Caller { user: 1000, by: Authority::Polkit };
     let called = Decision {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use wakevirt_protocol::bus::{CAPTURE_NAME, REPLAY_PAGE};
 use wakevirt_service::bus::BusError;
 use wakevirt_service::lifecycle::{self, Warning};
-use wakevirt_service::logs::{Quota, quoted};
+use wakevirt_service::logs::{Quota, kind};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, Message, MessageStream};
 
@@ -173,7 +173,12 @@ impl<'a> PacketListener<'a> {
             Err(TrySendError::Full(())) => {
                 self.merge.add_announced(packet, false);
                 if let Some(suppressed) = self.overflow_log.take(Instant::now().into_std()) {
-                    tracing::warn!(%mac, suppressed, "the packet queue is full; this packet is requested again later");
+                    tracing::warn!(
+                        MESSAGE_ID = kind::PACKET_QUEUE_FULL,
+                        WAKEVIRT_MAC = %mac,
+                        WAKEVIRT_SUPPRESSED = suppressed,
+                        "the packet queue is full; this packet is requested again later"
+                    );
                 }
             }
             // The service is exiting.
@@ -237,7 +242,10 @@ impl<'a> PacketListener<'a> {
             // It may store packets that were missed.
             Some(name) => {
                 lifecycle::clear_warning(Warning::Capture);
-                tracing::info!("receiving packets from the announcer, {CAPTURE_NAME} ({name})");
+                tracing::info!(
+                    MESSAGE_ID = kind::ANNOUNCER_FOUND,
+                    "receiving packets from the announcer, {CAPTURE_NAME} ({name})"
+                );
                 Replay::Due
             }
             None => {
@@ -254,6 +262,7 @@ impl<'a> PacketListener<'a> {
             Replay::Requested(..) => {
                 self.filter.abandon_replay();
                 tracing::warn!(
+                    MESSAGE_ID = kind::REPLAY_FAILED,
                     "the announcer did not reply to Replay within {} s; retrying in {} s; until then, missed packets \
                      wake no domain",
                     REPLAY_TIMEOUT.as_secs(),
@@ -273,6 +282,7 @@ impl<'a> PacketListener<'a> {
             "no packet can wake a domain: wakevirt-capture.service is not running",
         );
         tracing::warn!(
+            MESSAGE_ID = kind::ANNOUNCER_MISSING,
             "capture is not running: {CAPTURE_NAME} is not on the bus; start wakevirt-capture.service"
         );
     }
@@ -280,7 +290,9 @@ impl<'a> PacketListener<'a> {
     fn warn_forged(&mut self, sender: &str) {
         if let Some(suppressed) = self.forged_log.take(Instant::now().into_std()) {
             tracing::warn!(
-                sender = %quoted(sender), suppressed,
+                MESSAGE_ID = kind::PACKET_FORGED,
+                WAKEVIRT_SENDER = sender,
+                WAKEVIRT_SUPPRESSED = suppressed,
                 "dropped a magic packet: the sender is not the owner of {CAPTURE_NAME}"
             );
         }
@@ -295,7 +307,9 @@ impl<'a> PacketListener<'a> {
         self.output.lost.add(lost);
         if let Some(suppressed) = self.lost_log.take(Instant::now().into_std()) {
             tracing::warn!(
-                suppressed,
+                MESSAGE_ID = kind::PACKETS_MISSED,
+                WAKEVIRT_LOST = lost,
+                WAKEVIRT_SUPPRESSED = suppressed,
                 "{lost} magic packets were missed, and the announcer no longer stores them"
             );
         }

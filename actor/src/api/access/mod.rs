@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use nix::unistd::Group;
 use wakevirt_protocol::bus::Error;
-use wakevirt_service::logs::Quota;
+use wakevirt_service::logs::{Quota, kind};
 use zbus::Connection;
 use zbus::fdo::{ConnectionCredentials, DBusProxy};
 use zbus::message::Header;
@@ -82,7 +82,12 @@ impl Authorizer {
         let mut quota = self.fault_log.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(suppressed) = quota.take(Instant::now()) {
             let suppressed = (suppressed > 0).then_some(suppressed);
-            tracing::warn!(suppressed, "denied a call of user {user}: {denial}");
+            tracing::warn!(
+                MESSAGE_ID = kind::AUTHORIZATION_FAILED,
+                WAKEVIRT_CALLER = user,
+                WAKEVIRT_SUPPRESSED = suppressed,
+                "denied a call of user {user}: {denial}"
+            );
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use uuid::Uuid;
 use wakevirt_service::bus::Backoff;
+use wakevirt_service::logs::kind;
 
 use super::{Hypervisor, HypervisorError, Update};
 use crate::model::{Domain, Id};
@@ -162,7 +163,11 @@ impl<D: Driver> Keeper<D> {
             return result;
         }
         if !std::mem::replace(reported, true) {
-            tracing::warn!("no connection to {uri} yet: the hypervisor does not respond; still waiting");
+            tracing::warn!(
+                MESSAGE_ID = kind::HYPERVISOR_UNAVAILABLE,
+                WAKEVIRT_CONNECTION = &**uri,
+                "no connection to {uri} yet: the hypervisor does not respond; still waiting"
+            );
             let _ = sender.send(Update::Down(Arc::clone(uri))).await;
         }
         connect.await
@@ -172,12 +177,21 @@ impl<D: Driver> Keeper<D> {
     async fn follow(&mut self, Connected { hypervisor, domains }: Connected) {
         let uri = &self.uri;
         let s = if domains.len() == 1 { "" } else { "s" };
-        tracing::info!("connected to {uri}: {} domain{s}", domains.len());
+        tracing::info!(
+            MESSAGE_ID = kind::HYPERVISOR_CONNECTED,
+            WAKEVIRT_CONNECTION = &**uri,
+            "connected to {uri}: {} domain{s}",
+            domains.len()
+        );
         self.reported = false;
         let updates = Updates { uri: Arc::clone(uri), hypervisor, sender: self.sender.clone() };
         updates.all(domains).await;
         let reason = self.driver.follow(&updates).await;
-        tracing::warn!("connection to {uri} lost: {reason}; reconnecting");
+        tracing::warn!(
+            MESSAGE_ID = kind::HYPERVISOR_LOST,
+            WAKEVIRT_CONNECTION = &**uri,
+            "connection to {uri} lost: {reason}; reconnecting"
+        );
         updates.send(Update::Down(Arc::clone(uri))).await;
     }
 
@@ -187,7 +201,11 @@ impl<D: Driver> Keeper<D> {
         if std::mem::replace(&mut self.reported, true) {
             return tracing::debug!("no connection to {uri}: {error}");
         }
-        tracing::warn!("no connection to {uri}: {error}; retrying");
+        tracing::warn!(
+            MESSAGE_ID = kind::HYPERVISOR_UNAVAILABLE,
+            WAKEVIRT_CONNECTION = &**uri,
+            "no connection to {uri}: {error}; retrying"
+        );
         let _ = self.sender.send(Update::Down(Arc::clone(uri))).await;
     }
 }

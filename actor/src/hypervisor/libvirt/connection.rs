@@ -17,6 +17,7 @@ use super::rights::Rights;
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::session::Session;
 use crate::model::{Domain, State};
+use wakevirt_service::logs::kind;
 
 /// The interval of keepalive messages, in seconds.
 const KEEPALIVE_INTERVAL: i32 = 5;
@@ -100,7 +101,13 @@ impl Connection {
 
     /// Logs what libvirt allows the actor to do. This may block.
     pub(super) fn log_rights(&self) {
-        tracing::info!("rights on {}: {}", self.uri, Rights::of(&self.connection));
+        tracing::info!(
+            MESSAGE_ID = kind::HYPERVISOR_RIGHTS,
+            WAKEVIRT_CONNECTION = &*self.uri,
+            "rights on {}: {}",
+            self.uri,
+            Rights::of(&self.connection)
+        );
     }
 
     /// All domains. A domain that cannot be read is logged and omitted.

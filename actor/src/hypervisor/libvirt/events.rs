@@ -22,6 +22,7 @@ use uuid::Uuid;
 use virt::connect::Connect;
 use virt::error::Error;
 use virt::sys;
+use wakevirt_service::logs::kind;
 
 /// Receives the events of a connection. Both methods run on libvirt's event thread, which all connections share:
 /// they must return at once.
@@ -51,7 +52,11 @@ pub(super) fn start_loop() -> Result<(), Error> {
 fn run_loop() {
     loop {
         if let Err(error) = virt::event::event_run_default_impl() {
-            tracing::error!("libvirt's event loop failed: {}", error.message());
+            tracing::error!(
+                MESSAGE_ID = kind::INTERNAL_ERROR,
+                "libvirt's event loop failed: {}",
+                error.message()
+            );
             // Prevents a busy loop if it fails again at once.
             thread::sleep(Duration::from_secs(1));
         }

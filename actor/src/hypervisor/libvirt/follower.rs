@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::changes::{Change, Changes, MAX_CHANGES};
 use super::monitor::Monitor;
 use crate::hypervisor::{HypervisorError, Updates};
+use wakevirt_service::logs::kind;
 
 /// How long the changes of a domain are collected before it is read. A start causes several changes, and reading the
 /// domain at the same time would delay the call that starts it.
@@ -44,6 +45,8 @@ impl<'driver> Follower<'driver> {
                     Change::Domains(_) | Change::TooMany => {
                         if let Err(error) = self.list().await {
                             tracing::warn!(
+                                MESSAGE_ID = kind::DOMAINS_UNREADABLE,
+                                WAKEVIRT_CONNECTION = self.uri,
                                 "too many domains of {} changed at once, and listing them failed: {error}",
                                 self.uri
                             );
@@ -83,6 +86,9 @@ impl<'driver> Follower<'driver> {
             Ok(Some(domain)) => self.updates.domain(domain).await,
             Ok(None) => self.updates.gone(uuid).await,
             Err(error) => tracing::warn!(
+                MESSAGE_ID = kind::DOMAIN_UNREADABLE,
+                WAKEVIRT_UUID = %uuid,
+                WAKEVIRT_CONNECTION = self.uri,
                 "domain {uuid} has changed and cannot be read; the old definition stays in use: {error}"
             ),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use virt::domain::{DomainPausedReason, DomainShutoffReason, DomainState, DomainStateReason};
 use virt::enumutil::Enum;
 use virt::sys;
-use wakevirt_service::logs::quoted;
+use wakevirt_service::logs::{kind, quoted};
 
 use super::domain_xml;
 use super::error::failed;
@@ -24,7 +24,13 @@ pub(super) fn read_or_log(uri: &Arc<str>, domain: &virt::domain::Domain) -> Opti
     read(uri, domain)
         .inspect_err(|error| {
             let name = domain.name().unwrap_or_default();
-            tracing::warn!("domain {} cannot be read, and therefore cannot be woken: {error}", quoted(&name));
+            tracing::warn!(
+                MESSAGE_ID = kind::DOMAIN_UNREADABLE,
+                WAKEVIRT_DOMAIN = name,
+                WAKEVIRT_CONNECTION = &**uri,
+                "domain {} cannot be read, and therefore cannot be woken: {error}",
+                quoted(&name)
+            );
         })
         .ok()
 }

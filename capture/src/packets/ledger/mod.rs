@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wakevirt_protocol::budget::{Budgets, Micros};
-use wakevirt_protocol::{CapturedPacket, Carrier, MacAddr, ParsedPacket, Password, Stamp};
+use wakevirt_protocol::{CapturedPacket, Carrier, MacAddr, ParsedPacket, Password, Stamp, Transport};
 
 use crate::network::links::Interface;
 use crate::packets::interest::{Interests, TooMany};
@@ -53,17 +53,6 @@ pub enum Verdict {
     Duplicate,
     /// It exceeds a limit: of its interface, of its address, or of the queue while the bus is unavailable.
     Limited,
-}
-
-/// The transports that are counted separately.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    /// A magic packet directly in an Ethernet frame.
-    Ethernet,
-    /// UDP over IPv4.
-    Udp4,
-    /// UDP over IPv6.
-    Udp6,
 }
 
 /// The counters of one transport.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use crate::logs::Quota;
+use crate::logs::{Quota, kind};
 
 /// Longer than any handler runs. The reply to an older call was lost.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(600);
@@ -227,7 +227,9 @@ impl Table {
             let user = self.users.get(sender);
             let user = user.map_or_else(|| "an unknown user".to_owned(), |user| format!("user {user}"));
             tracing::warn!(
-                suppressed,
+                MESSAGE_ID = kind::CALLS_REFUSED,
+                WAKEVIRT_SENDER = sender,
+                WAKEVIRT_SUPPRESSED = suppressed,
                 "refused a method call: {user} ({sender}) or all callers together have too many calls in progress"
             );
         }

@@ -4,6 +4,7 @@ use core::num::NonZeroU32;
 
 use wakevirt_protocol::bus::{CAPTURE_INTERFACE, CAPTURE_NAME, CAPTURE_PATH, Dict, MAGIC_PACKET};
 use wakevirt_service::bus::BusError;
+use wakevirt_service::logs::kind;
 use zbus::fdo::NameOwnerChanged;
 use zbus::message::{Header, Type};
 use zbus::names::OwnedUniqueName;
@@ -207,6 +208,7 @@ fn parse_replay(message: &Message) -> ReplayReply {
         }
         Err(error) => {
             tracing::warn!(
+                MESSAGE_ID = kind::REPLAY_FAILED,
                 "cannot request a replay of missed magic packets, which wake no domain now: {}",
                 describe("Replay", &error.into())
             );

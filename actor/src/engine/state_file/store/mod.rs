@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use wakevirt_service::logs::shown;
+use wakevirt_service::logs::{kind, shown};
 
 use super::file::{MAX_SIZE, directory, read, replace, take_clean_exit};
 use super::{SavedState, SavedWake};
@@ -16,7 +16,7 @@ use crate::model::Position;
 
 const FILE: &str = "state";
 /// The version of the format, which is the first byte of the file.
-const VERSION: u8 = 6;
+const VERSION: u8 = 7;
 /// The number of crashes in a row after which a packet or wake is abandoned.
 const MAX_CRASHES: u8 = 2;
 /// After this time in one process, a packet or wake that is only held is no longer a suspect if the process crashes.
@@ -97,6 +97,7 @@ impl StateFile {
                 abandon_uncounted(&mut state);
             }
             tracing::warn!(
+                MESSAGE_ID = kind::STATE_NOT_SAVED,
                 "cannot write to {}: {error}; a restart loses pending wakes, and the packets that arrive during \
                  the restart; create the directory for the service's user, or let the service manager do so \
                  (RuntimeDirectory=)",
@@ -118,7 +119,11 @@ impl StateFile {
         let Some(path) = self.path.clone() else { return };
         let result = self.write(state, Instant::now());
         if let (Err(error), false) = (&result, self.failed) {
-            tracing::warn!("cannot write {}: {error}; a restart may lose wakes", shown(&path));
+            tracing::warn!(
+                MESSAGE_ID = kind::STATE_NOT_SAVED,
+                "cannot write {}: {error}; a restart may lose wakes",
+                shown(&path)
+            );
         }
         self.failed = result.is_err();
     }
@@ -170,6 +175,7 @@ fn recover(path: &Path) -> Content {
                 Err(error) => format!("it cannot be renamed: {error}"),
             };
             tracing::warn!(
+                MESSAGE_ID = kind::STATE_NOT_RESTORED,
                 "{} is damaged or has another version; pending wakes are lost, and {renamed}",
                 shown(path)
             );
@@ -177,7 +183,11 @@ fn recover(path: &Path) -> Content {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => empty,
         Err(error) => {
-            tracing::warn!("cannot read {}: {error}; pending wakes are lost", shown(path));
+            tracing::warn!(
+                MESSAGE_ID = kind::STATE_NOT_RESTORED,
+                "cannot read {}: {error}; pending wakes are lost",
+                shown(path)
+            );
             empty
         }
     }
@@ -198,6 +208,7 @@ fn abandon_uncounted(state: &mut SavedState) {
     let wakes = std::mem::take(&mut state.wakes).len();
     if packets + wakes > 0 {
         tracing::error!(
+            MESSAGE_ID = kind::WAKE_ABANDONED,
             "{wakes} wakes and {packets} packets are abandoned: they had not ended when the service crashed, and \
              another crash cannot be counted"
         );
@@ -213,7 +224,8 @@ fn abandon_suspects(content: &mut Content) {
         let abandoned = is_abandoned(Key::Packet(Position::of(packet)));
         if abandoned {
             tracing::error!(
-                mac = %packet.mac,
+                MESSAGE_ID = kind::WAKE_ABANDONED,
+                WAKEVIRT_MAC = %packet.mac,
                 "packet for {} is abandoned: the service crashed {MAX_CRASHES} times before the decision",
                 packet.mac
             );

@@ -1,8 +1,8 @@
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use uuid::Uuid;
-use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
+use wakevirt_protocol::{MacAddr, Transport};
 
 use super::*;
 use crate::engine::state_file::file::mark_clean_exit_in;
@@ -14,6 +14,7 @@ fn packet(sequence: u64) -> Packet {
         epoch: Some("e".to_owned()),
         interface: Some("br0".to_owned()),
         alternatives: vec!["bridge".to_owned()],
+        transport: Some(Transport::Udp4),
         vlan: Some(20),
         source_mac: Some(MacAddr::new([2; 6])),
         source: Some([192, 168, 1, 7].into()),

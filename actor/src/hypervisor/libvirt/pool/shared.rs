@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use super::super::events::Listener;
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::session::{Session, Work};
+use wakevirt_service::logs::kind;
 
 /// The maximum number of connections: during four slow starts, another wake still finds a free connection.
 pub(in super::super) const MAX_CONNECTIONS: usize = 5;
@@ -138,9 +139,18 @@ impl Shared {
         keepalives.iter().for_each(|start| start());
         if has_changed && waiting > 0 {
             let name = &self.name;
-            tracing::info!("all connections to {name} are in use: {waiting} wakes are queued");
+            tracing::info!(
+                MESSAGE_ID = kind::WAKES_QUEUED,
+                WAKEVIRT_CONNECTION = &**name,
+                "all connections to {name} are in use: {waiting} wakes are queued"
+            );
         } else if has_changed {
-            tracing::info!("wakes are no longer queued for a connection to {}", self.name);
+            tracing::info!(
+                MESSAGE_ID = kind::WAKES_NOT_QUEUED,
+                WAKEVIRT_CONNECTION = &*self.name,
+                "wakes are no longer queued for a connection to {}",
+                self.name
+            );
         }
         watched
     }
