@@ -25,6 +25,14 @@ pub enum Error {
         /// The most similar name.
         nearest: Option<String>,
     },
+    /// The text is not a glob.
+    #[error("{} is not a pattern for names: {reason}", quoted(.text))]
+    Glob {
+        /// The text on the command line.
+        text: String,
+        /// The cause.
+        reason: String,
+    },
     /// A savefile cannot be read.
     #[error(transparent)]
     Read(#[from] read::Error),
@@ -43,6 +51,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Client(error) => error.exit(),
+            Self::Glob { .. } => Exit::Usage,
             Self::Output(_) | Self::Read(_) | Self::NoSuchDomain { .. } => Exit::Failure,
         }
     }

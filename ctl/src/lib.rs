@@ -44,6 +44,7 @@ fn run_verb(options: &Options, output: &mut Output) -> Result<Exit, Error> {
             Verb::Status(arguments) => verbs::status::run(arguments, &client, output).await,
             Verb::List(arguments) => verbs::list::run(arguments, &client, output).await,
             Verb::Show(arguments) => verbs::show::run(arguments, &client, output).await,
+            Verb::Wake(arguments) => verbs::wake::run(arguments, &client, output).await,
             Verb::History(arguments) => verbs::history::run(arguments, &client, output).await,
             Verb::Read(arguments) => verbs::read::run(arguments, output),
         }

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use wakevirt_service::bus::Address;
 
 use crate::output::Format;
-use crate::verbs::{history, list, read, show, status};
+use crate::verbs::{history, list, read, show, status, wake};
 
 /// Show what wakevirt does and why, and wake virtual machines
 ///
@@ -45,6 +45,17 @@ pub enum Verb {
     ///
     /// If several connections have a domain with this name, all of them are shown.
     Show(show::Arguments),
+    /// Wake a domain: start, resume or wake it up, depending on its state
+    ///
+    /// This is a call, not a packet: it needs no rule, but the right to wake domains. Root and members of the group libvirt
+    /// have it. On a terminal, others are asked for the password of an administrator.
+    ///
+    /// If no domain has this name or UUID, and it is a MAC address, the domain with this address is woken. Only with --glob
+    /// is it a pattern for names.
+    ///
+    /// If the waiting ends before the wake, by --wait or by an interrupt from the keyboard, the wake continues. The exit
+    /// status is then 5.
+    Wake(wake::Arguments),
     /// Print the last decisions, newest first
     History(history::Arguments),
     /// Print the magic packets in a file of captured packets, one JSON object per line

@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
-use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME, Dict};
+use tokio_stream::StreamExt as _;
+use wakevirt_protocol::bus::{ACTOR_NAME, Actor1Proxy, CAPTURE_NAME, Dict, WakeFinishedStream};
 use wakevirt_service::bus::Address;
 use zbus::connection;
 use zbus::proxy::{Builder, CacheProperties, MethodFlags};
@@ -19,7 +20,7 @@ use zbus::wire::DynamicDeserialize;
 use zbus::{Connection, DynamicType, Proxy};
 
 pub use error::Error;
-pub use values::{ActorStatus, CaptureStatus, Decision, Domain, HypervisorConnection};
+pub use values::{ActorStatus, CaptureStatus, Decision, DecisionDetails, Domain, HypervisorConnection};
 
 /// The timeout of a call, as in libdbus and GDBus.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
@@ -182,6 +183,17 @@ impl Client {
         self.send(call, &(argument,)).await
     }
 
+    /// The decisions of the actor from now on.
+    ///
+    /// # Errors
+    /// If the bus is unavailable.
+    pub async fn finished(&self) -> Result<Finished, Error> {
+        let failed = |error| Error::of_call(&self.address, Service::Actor, "AddMatch", error);
+        let actor = Actor1Proxy::builder(self.connection().await?).cache_properties(CacheProperties::No);
+        let actor = actor.build().await.map_err(failed)?;
+        Ok(Finished(actor.receive_wake_finished().await.map_err(failed)?))
+    }
+
     /// All properties of a service.
     async fn properties(&self, service: Service) -> Result<Dict, Error> {
         let body = (service.bus_name(),);
@@ -220,6 +232,29 @@ impl Client {
         let reply = timeout(time, proxy.call_with_flags(method, flags, body)).await;
         let reply = reply.map_err(|_| Error::NoReply { service, method: method.to_owned(), time })?;
         reply.map_err(failed)?.ok_or_else(|| failed(zbus::Error::InvalidReply))
+    }
+}
+
+/// The decisions of the actor, from signals.
+#[derive(Debug)]
+pub struct Finished(WakeFinishedStream);
+
+impl Finished {
+    /// The next decision. `None` if the connection to the bus is lost.
+    pub async fn next(&mut self) -> Option<Decision> {
+        loop {
+            let signal = self.0.next().await?;
+            // An invalid signal cannot come from the actor.
+            let Ok(arguments) = signal.args() else { continue };
+            let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+            return Some(Decision {
+                mac: text(arguments.mac),
+                domain: text(arguments.domain),
+                outcome: arguments.outcome.to_owned(),
+                details: DecisionDetails::from(arguments.details),
+                ..Decision::default()
+            });
+        }
     }
 }
 

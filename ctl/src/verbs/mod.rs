@@ -6,6 +6,7 @@ pub mod list;
 pub mod read;
 pub mod show;
 pub mod status;
+pub mod wake;
 
 use crate::output::Style;
 

@@ -5,3 +5,4 @@ mod json;
 mod list;
 mod site;
 mod status;
+mod wake;

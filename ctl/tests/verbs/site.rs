@@ -14,7 +14,7 @@ pub struct Site<'host> {
     pub host: &'host Host,
     pub actor: Option<Daemon>,
     pub capture: Option<Daemon>,
-    _libvirtd: Libvirtd<'host>,
+    pub libvirtd: Libvirtd<'host>,
     _bus: Bus<'host>,
 }
 
@@ -36,7 +36,7 @@ impl<'host> Site<'host> {
         let capture = Daemon::capture(host).start_on_bus();
         let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"vm1\"\n");
         let actor = Daemon::actor(host).config(&config).start_connected();
-        Self { host, actor: Some(actor), capture: Some(capture), _libvirtd: libvirtd, _bus: bus }
+        Self { host, actor: Some(actor), capture: Some(capture), libvirtd, _bus: bus }
     }
 
     /// Runs the program as root, and requires success.

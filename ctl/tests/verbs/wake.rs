@@ -1,0 +1,79 @@
+//! `wakevirtctl wake`.
+
+use nix::sys::signal::Signal;
+use wakevirt_tests::host::{Host, PROGRAMS, User};
+use wakevirt_tests::libvirt::TEST;
+use wakevirt_tests::process::Process;
+use wakevirt_tests::{privileged, wait};
+
+use crate::site::{OTHER_MAC, Site, run};
+
+#[test]
+fn wakes_by_name_address_and_glob() {
+    privileged!();
+    let host = Host::new();
+    let site = Site::new(&host);
+    assert_eq!(site.ctl(&["wake", "vm1"]), "vm1: started\n");
+    assert_eq!(site.libvirtd.state(TEST, "vm1"), "running");
+    assert_eq!(site.ctl(&["wake", "vm1"]), "vm1: already-running\n");
+    assert_eq!(site.json(&["wake", OTHER_MAC])["outcome"], "started");
+    // Only with the option is the text a pattern.
+    let printed = run(&host, User::Root, &["wake", "vm*"]);
+    assert_eq!(printed.status, 1, "{printed:?}");
+    assert!(printed.err.contains("\"vm*\""), "{printed:?}");
+    let text = site.ctl(&["wake", "--glob", "--wait", "vm*"]);
+    assert_eq!(text.matches(": already-running\n").count(), 2, "{text}");
+    let printed = run(&host, User::Root, &["wake", "--glob", "win*"]);
+    assert_eq!((printed.status, printed.out.as_str()), (1, ""), "{printed:?}");
+}
+
+#[test]
+fn prefers_a_domain_with_the_name_of_an_address() {
+    privileged!();
+    let host = Host::new();
+    let site = Site::new(&host);
+    let name = wakevirt_tests::libvirt::test_domain(OTHER_MAC, "52:54:00:01:02:09");
+    site.libvirtd.define(TEST, &name);
+    wait::until_true("the actor to know the domain", || {
+        site.ctl(&["list"]).contains(&format!("{OTHER_MAC}\tshut"))
+    });
+    site.ctl(&["wake", OTHER_MAC]);
+    assert_eq!(site.libvirtd.state(TEST, OTHER_MAC), "running");
+    assert_eq!(site.libvirtd.state(TEST, "vm2"), "shut off");
+}
+
+#[test]
+fn denies_without_a_right_and_names_it() {
+    privileged!();
+    let host = Host::new();
+    let _site = Site::new(&host);
+    let printed = run(&host, User::Unprivileged, &["wake", "vm1"]);
+    assert_eq!(printed.status, 4, "{printed:?}");
+    assert!(printed.err.contains("the group libvirt"), "{printed:?}");
+    assert_eq!(run(&host, User::LibvirtMember, &["wake", "vm1"]).out, "vm1: started\n");
+}
+
+#[test]
+fn stops_waiting_and_says_that_the_wake_continues() {
+    privileged!();
+    let host = Host::new();
+    let mut site = Site::new(&host);
+    site.libvirtd.kill();
+    wait::until_true("the actor to notice", || site.ctl(&["list"]).contains("\tunknown\t"));
+    let printed = run(&host, User::Root, &["wake", "--wait=100ms", "vm1"]);
+    assert_eq!(printed.status, 5, "{printed:?}");
+    assert!(
+        printed.out.starts_with("vm1: not ended: ") && printed.out.contains("the wake continues"),
+        "{printed:?}"
+    );
+
+    let mut command = host.command(&format!("{PROGRAMS}/wakevirtctl"));
+    let mut waiting = Process::start("wakevirtctl", command.args(["wake", "--wait", "vm2"]));
+    let state = host.path("/run/wakevirt-actor/state");
+    let is_saved = || std::fs::read(&state).is_ok_and(|file| file.windows(3).any(|part| part == b"vm2"));
+    wait::until_true("the wake of vm2", is_saved);
+    waiting.signal(Signal::SIGINT);
+    assert_eq!(waiting.wait_for_exit().code(), Some(5));
+    let line = waiting.log().wait_for("interrupted");
+    assert!(line.contains("the wake continues"), "{line}");
+}
