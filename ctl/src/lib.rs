@@ -46,6 +46,7 @@ fn run_verb(options: &Options, output: &mut Output) -> Result<Exit, Error> {
             Verb::Show(arguments) => verbs::show::run(arguments, &client, output).await,
             Verb::Wake(arguments) => verbs::wake::run(arguments, &client, output).await,
             Verb::History(arguments) => verbs::history::run(arguments, &client, output).await,
+            Verb::Doctor(arguments) => verbs::doctor::run(arguments, &client, output).await,
             Verb::Read(arguments) => verbs::read::run(arguments, output),
         }
     });

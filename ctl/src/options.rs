@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use wakevirt_service::bus::Address;
 
 use crate::output::Format;
-use crate::verbs::{history, list, read, show, status, wake};
+use crate::verbs::{doctor, history, list, read, show, status, wake};
 
 /// Show what wakevirt does and why, and wake virtual machines
 ///
@@ -58,6 +58,16 @@ pub enum Verb {
     Wake(wake::Arguments),
     /// Print the last decisions, newest first
     History(history::Arguments),
+    /// Find out why a packet wakes no domain
+    ///
+    /// doctor checks the services, the interfaces, libvirt, the rules, the domains and the last packets. It prints each
+    /// finding with what it has seen and the command that cures it, the most likely cause first: run the first command, then
+    /// doctor again. An error prevents wakes, a warning can prevent some, and a note explains something. The exit status is 1
+    /// if there are errors or warnings.
+    ///
+    /// doctor changes nothing. It also runs virsh, systemctl, journalctl and ip, with the rights of its caller, and lists
+    /// what the caller may not see, with the command that shows it.
+    Doctor(doctor::Arguments),
     /// Print the magic packets in a file of captured packets, one JSON object per line
     ///
     /// The service uses the same parser for frames from the network. Copies of a packet are not removed. The configuration

@@ -1,5 +1,6 @@
 //! The verbs. Each file has the options of its verb and the function that runs it.
 
+pub mod doctor;
 pub mod domain;
 pub mod history;
 pub mod list;

@@ -1,0 +1,128 @@
+//! The commands that cure findings, for the way in which this host runs the services.
+
+use wakevirt_service::bus::Address;
+
+use crate::client::Service;
+use crate::verbs::doctor::cure::{Caller, quote, toml_string};
+use crate::verbs::doctor::observe::Observations;
+use crate::verbs::doctor::observe::units::Unit;
+
+/// The unit of a service, in the service manager that runs it.
+#[must_use]
+pub fn unit(seen: &Observations, service: Service) -> Option<&Unit> {
+    let units = if is_of_user(seen, service) { seen.user_units.as_ref()? } else { &seen.units };
+    units.as_ref().ok()?.get(&format!("{}.service", service.unit())).filter(|unit| unit.is_installed())
+}
+
+/// Whether the user's own service manager runs the service.
+fn is_of_user(seen: &Observations, service: Service) -> bool {
+    service == Service::Actor && seen.address == Address::Session
+}
+
+fn process(seen: &Observations, service: Service) -> Option<u32> {
+    match service {
+        Service::Capture => seen.bus.capture_process,
+        Service::Actor => seen.bus.actor_process,
+    }
+}
+
+/// A command that the service's owner runs: root, or the user of the session.
+fn as_owner(seen: &Observations, service: Service, command: &str) -> String {
+    if is_of_user(seen, service) { command.to_owned() } else { seen.caller.as_root(command) }
+}
+
+/// A systemctl command for a service.
+#[must_use]
+pub fn systemctl(seen: &Observations, service: Service, action: &str) -> String {
+    let user = if is_of_user(seen, service) { "--user " } else { "" };
+    as_owner(seen, service, &format!("systemctl {user}{action} {}", service.unit()))
+}
+
+/// The part of a command that makes a running service read its configuration.
+fn reload(seen: &Observations, service: Service) -> String {
+    let user = if is_of_user(seen, service) { "--user " } else { "" };
+    match (unit(seen, service).is_some_and(Unit::is_active), process(seen, service)) {
+        (false, Some(pid)) => format!("kill -HUP {pid}"),
+        _ => format!("systemctl {user}reload-or-restart {}", service.unit()),
+    }
+}
+
+/// The file that the option `--config` names.
+fn file(seen: &Observations, service: Service) -> Option<&str> {
+    match service {
+        Service::Capture => seen.capture_config.as_ref().ok()?.file.as_deref(),
+        Service::Actor => seen.actor_config.as_ref().ok()?.file.as_deref(),
+    }
+}
+
+/// A command that adds a table to the actor's configuration. `name` is for the file name of the drop-in.
+#[must_use]
+pub fn add_table(seen: &Observations, name: &str, lines: &[String]) -> String {
+    let words: Vec<String> = lines.iter().map(|line| quote(line)).collect();
+    let target = match file(seen, Service::Actor) {
+        Some(file) => format!(">>{}", quote(file)),
+        None => format!(">{}", quote(&format!("/etc/wakevirt/actor.d/50-{}.toml", escaped(name)))),
+    };
+    let reload = reload(seen, Service::Actor);
+    as_owner(seen, Service::Actor, &format!("printf '%s\\n' {} {target} && {reload}", words.join(" ")))
+}
+
+/// A command that sets a key of capture.toml, over the value that it has now.
+#[must_use]
+pub fn set_in_capture(seen: &Observations, key: &str, value: &str) -> String {
+    let line = format!("{key} = {value}");
+    let write = match file(seen, Service::Capture) {
+        Some(file) => {
+            let file = quote(file);
+            format!(
+                "sed -i {} {file} && printf '%s\n' {} >>{file}",
+                quote(&format!("/^{key} *=/d")),
+                quote(&line)
+            )
+        }
+        None => format!("printf '%s\\n' {} >/etc/wakevirt/capture.d/zz-{key}.toml", quote(&line)),
+    };
+    let reload = if key == "mode" {
+        "systemctl restart wakevirt-capture".to_owned()
+    } else {
+        reload(seen, Service::Capture)
+    };
+    seen.caller.as_root(&format!("{write} && {reload}"))
+}
+
+/// A command that allows packets to wake a domain, from these interfaces or from all.
+#[must_use]
+pub fn allow(seen: &Observations, domain: &str, conditions: &[String]) -> String {
+    let table = [&["[[allow]]".to_owned(), format!("domain = {}", toml_string(domain))], conditions].concat();
+    add_table(seen, &format!("allow-{domain}"), &table)
+}
+
+/// A command that gives a domain another address.
+#[must_use]
+pub fn alias(seen: &Observations, domain: &str, mac: &str) -> String {
+    let table = [
+        "[[alias]]".to_owned(),
+        format!("mac = {}", toml_string(mac)),
+        format!("domain = {}", toml_string(domain)),
+    ];
+    add_table(seen, &format!("alias-{}", mac.replace(':', "")), &table)
+}
+
+/// A list of TOML.
+#[must_use]
+pub fn toml_list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
+    format!("[{}]", items.into_iter().map(toml_string).collect::<Vec<_>>().join(", "))
+}
+
+/// A command with virsh(1), with the rights that it needs.
+#[must_use]
+pub fn virsh(seen: &Observations, command: &str, uri: &str) -> String {
+    let is_own = uri.contains("/session") || seen.caller == Caller::Root;
+    if is_own { command.to_owned() } else { Caller::User.as_root(command) }
+}
+
+/// A name that can be part of a file name.
+fn escaped(name: &str) -> String {
+    let safe = |char: char| if char.is_ascii_alphanumeric() || "-_.".contains(char) { char } else { '_' };
+    name.chars().map(safe).collect()
+}

@@ -1,0 +1,256 @@
+//! The domains: their addresses, and whether libvirt can start them.
+
+use std::collections::BTreeMap;
+
+use wakevirt_protocol::MacAddr;
+
+use crate::client::Domain;
+use crate::verbs::doctor::checks::{commands, nearest, rules};
+use crate::verbs::doctor::cure::quote;
+use crate::verbs::doctor::finding::Finding;
+use crate::verbs::doctor::observe::Observations;
+use crate::verbs::doctor::observe::bus::PastPacket;
+use crate::verbs::doctor::observe::config::Alias;
+use crate::verbs::doctor::observe::libvirt::{self, Machine};
+use crate::verbs::doctor::observe::loop_back::is_test;
+
+/// The number of unknown addresses that doctor reports.
+const MAX_UNKNOWN: usize = 3;
+/// How many digits of an address can be wrong for it to be similar.
+const SIMILAR: usize = 2;
+
+/// Finds reasons for which a packet reaches no domain, or the domain cannot be started.
+#[must_use]
+pub fn check(seen: &Observations) -> Vec<Finding> {
+    let machines = seen.machines.iter().flat_map(|machine| {
+        [no_address(seen, machine), transient(seen, machine), macvtap(seen, machine), migrated(seen, machine)]
+            .into_iter()
+            .flatten()
+    });
+    let mut findings: Vec<Finding> = machines.collect();
+    findings.extend(ambiguous(seen));
+    findings.extend(unknown(seen));
+    findings.extend(multicast(seen));
+    findings
+}
+
+/// An alias with an address that no network card can have: capture does not announce packets for it.
+fn multicast(seen: &Observations) -> Vec<Finding> {
+    let config = seen.actor_config.as_ref().ok().and_then(|config| config.keys.as_ref().ok());
+    let aliases = config.into_iter().flat_map(|config| &config.alias);
+    let is_multicast = |mac: &str| mac.parse().is_ok_and(|mac: MacAddr| !mac.is_unicast());
+    let aliases = aliases.filter(|alias| is_multicast(&alias.mac));
+    let finding = |alias: &Alias| {
+        let problem = format!(
+            "the alias {} of {:?} is an address that no network card can have",
+            alias.mac, alias.domain
+        );
+        Finding::warning("multicast-address", problem)
+            .seen("the lowest bit of its first octet is 1")
+            .advice("Correct the alias in actor.toml. capture does not announce packets for such an address.")
+    };
+    aliases.map(finding).collect()
+}
+
+fn domain<'a>(seen: &'a Observations, machine: &Machine) -> Option<&'a Domain> {
+    seen.domains().iter().find(|domain| domain.name == machine.name && domain.connection == machine.uri)
+}
+
+/// The addresses of packets that no domain has, newest first, each once.
+fn unknown_packets(seen: &Observations) -> Vec<&PastPacket> {
+    let is_known = |mac: &str| {
+        seen.domains().iter().any(|domain| domain.macs.iter().any(|it| it.eq_ignore_ascii_case(mac)))
+    };
+    let mut unknown: Vec<&PastPacket> = Vec::new();
+    for packet in seen.bus.packets.iter().flatten().rev() {
+        if !is_known(&packet.mac) && !is_test(&packet.mac) && !unknown.iter().any(|it| it.mac == packet.mac) {
+            unknown.push(packet);
+        }
+    }
+    unknown
+}
+
+fn describe(packet: &PastPacket) -> String {
+    let source = packet.source.as_ref().map(|source| format!(" from {source}")).unwrap_or_default();
+    format!("packet for {}{source} on {}", packet.mac, packet.interface)
+}
+
+/// Packets for addresses that no domain has.
+fn unknown(seen: &Observations) -> Vec<Finding> {
+    if seen.bus.domains.is_err() || !seen.unconnected.is_empty() {
+        return Vec::new();
+    }
+    unknown_packets(seen)
+        .into_iter()
+        .take(MAX_UNKNOWN)
+        .filter_map(|packet| unknown_address(seen, packet))
+        .collect()
+}
+
+fn unknown_address(seen: &Observations, packet: &PastPacket) -> Option<Finding> {
+    let mac: MacAddr = packet.mac.parse().ok()?;
+    let known = seen.domains().iter().flat_map(|domain| {
+        domain.macs.iter().filter_map(move |text| Some((text.parse::<MacAddr>().ok()?, domain)))
+    });
+    let nearest = known
+        .map(|(known, domain)| (nearest::digits(mac, known), known, domain))
+        .min_by_key(|(digits, ..)| *digits);
+    let finding = Finding::warning("unknown-address", format!("no domain has the address {mac}"))
+        .seen(describe(packet));
+    let wanted = seen.wanted_domain();
+    match nearest {
+        Some((digits, known, domain))
+            if digits <= SIMILAR && wanted.is_none_or(|wanted| wanted.uuid == domain.uuid) =>
+        {
+            let finding = finding.seen(format!("{known} of {:?} is similar", domain.name));
+            let finding = finding.cure(commands::alias(seen, &domain.name, &packet.mac));
+            Some(finding.advice(format!(
+                "Or set the sender to {known}. The command makes packets for {mac} wake {:?}, too.",
+                domain.name
+            )))
+        }
+        // Packets for other machines on the network are normal.
+        _ => Some(Finding::note("unknown-address", finding.problem.clone()).seen(describe(packet)).advice(
+            "If it belongs to a passed-through network card, name the domain: wakevirtctl doctor DOMAIN",
+        )),
+    }
+}
+
+/// Two domains have the same address, and no rule names one of them.
+fn ambiguous(seen: &Observations) -> Vec<Finding> {
+    let mut owners: BTreeMap<&str, Vec<&Domain>> = BTreeMap::new();
+    for domain in seen.domains() {
+        for mac in &domain.macs {
+            owners.entry(mac).or_default().push(domain);
+        }
+    }
+    let concerns = |domains: &[&Domain]| {
+        seen.wanted_domain().is_none_or(|wanted| domains.iter().any(|domain| domain.uuid == wanted.uuid))
+    };
+    owners.values_mut().for_each(|domains| domains.sort_by_key(|domain| &domain.name));
+    let shared = owners.into_iter().filter(|(_, domains)| domains.len() > 1 && concerns(domains));
+    let finding = |(mac, domains): (&str, Vec<&Domain>)| {
+        let config = seen.actor_config.as_ref().ok().and_then(|config| config.keys.as_ref().ok());
+        let is_named = |domain: &&&Domain| {
+            config.is_some_and(|config| config.allow.iter().any(|rule| rules::is_for(rule, domain)))
+        };
+        if domains.iter().filter(is_named).count() == 1 {
+            return None;
+        }
+        let names: Vec<String> = domains.iter().map(|domain| format!("{:?}", domain.name)).collect();
+        let finding = Finding::error(
+            "ambiguous-address",
+            format!("{} have the same address, so a packet wakes neither", names.join(" and ")),
+        );
+        let wanted = seen.wanted_domain().or_else(|| domains.first().copied())?;
+        let others = domains.iter().filter(|domain| domain.uuid != wanted.uuid);
+        let other = others.into_iter().next()?;
+        let finding = finding.seen(format!("{mac} of {}", names.join(" and ")));
+        // A rule that names exactly one of them selects it. If rules name both, one needs another address.
+        if domains.iter().filter(is_named).count() == 0 {
+            return Some(finding.cure(commands::allow(seen, &wanted.name, &[])));
+        }
+        let edit = libvirt::command(&other.connection, &["dumpxml", "--inactive", &other.name]);
+        let define = libvirt::command(&other.connection, &["define", "/dev/stdin"]);
+        let cure = format!("{edit} | sed {} | {define}", quote(&format!("/{mac}/d")));
+        let finding = finding.cure(commands::virsh(seen, &cure, &other.connection));
+        Some(
+            finding
+                .advice(format!("The command gives {:?} a new address, from its next start on.", other.name)),
+        )
+    };
+    shared.filter_map(finding).collect()
+}
+
+/// The domain has no address.
+fn no_address(seen: &Observations, machine: &Machine) -> Option<Finding> {
+    let domain = domain(seen, machine).filter(|domain| domain.macs.is_empty())?;
+    let name = &domain.name;
+    if machine.devices.is_empty() {
+        let finding = Finding::error(
+            "no-address",
+            format!("{name:?} has no network interface, so no packet can name it"),
+        );
+        let finding =
+            finding.seen("its definition has no <interface> with a MAC address, and no alias is for it");
+        let bridge = seen.links.iter().flatten().find(|link| link.is_bridge());
+        let (kind, source) = bridge.map_or(("network", "default"), |bridge| ("bridge", bridge.name.as_str()));
+        let command = libvirt::command(
+            &machine.uri,
+            &["attach-interface", name, kind, source, "--model", "virtio", "--config"],
+        );
+        return Some(finding.cure(commands::virsh(seen, &command, &machine.uri)));
+    }
+    let finding = Finding::error(
+        "passed-through-card",
+        format!("the network card of {name:?} is passed through, and has no alias"),
+    );
+    let mut finding = finding.seen(format!("<hostdev> {}", machine.devices.join(", ")));
+    let on_host = machine.devices.iter().find_map(|device| host_address(device));
+    let packet = unknown_packets(seen)
+        .into_iter()
+        .find(|packet| packet.mac.parse().is_ok_and(|mac: MacAddr| mac.is_unicast()));
+    if let Some(packet) = packet {
+        finding = finding.seen(describe(packet));
+    }
+    let mac = on_host.or_else(|| packet.map(|packet| packet.mac.clone()));
+    Some(match mac {
+        Some(mac) => finding.cure(commands::alias(seen, name, &mac)),
+        None => finding.advice("Send a packet for the address of the card, and run doctor again."),
+    })
+}
+
+/// The address of a network card that the host's driver uses now.
+fn host_address(device: &str) -> Option<String> {
+    let directory = std::fs::read_dir(format!("/sys/bus/pci/devices/{device}/net")).ok()?;
+    let interface = directory.flatten().next()?;
+    Some(std::fs::read_to_string(interface.path().join("address")).ok()?.trim().to_owned())
+}
+
+/// The domain disappears when it is shut off.
+fn transient(seen: &Observations, machine: &Machine) -> Option<Finding> {
+    if !machine.transient {
+        return None;
+    }
+    let name = &machine.name;
+    let finding = Finding::error(
+        "transient-domain",
+        format!("{name:?} is transient: when it shuts down, nothing is left to wake"),
+    );
+    let dump = libvirt::command(&machine.uri, &["dumpxml", "--inactive", name]);
+    let define = libvirt::command(&machine.uri, &["define", "/dev/stdin"]);
+    let finding = finding.seen("virsh dominfo: Persistent: no");
+    Some(finding.cure(commands::virsh(seen, &format!("{dump} | {define}"), &machine.uri)))
+}
+
+/// A macvtap interface needs promiscuous mode of the card below it.
+fn macvtap(seen: &Observations, machine: &Machine) -> Option<Finding> {
+    let links = seen.links.as_ref().ok()?;
+    let below = machine.macvtap.iter().find_map(|name| links.iter().find(|link| &link.name == name))?;
+    if below.promiscuity > 0 {
+        return None;
+    }
+    let name = &machine.name;
+    let problem = format!("{name:?} uses macvtap on {}, which is not in promiscuous mode", below.name);
+    let finding = Finding::warning("macvtap", problem).seen(format!("promiscuity of {} is 0", below.name));
+    let finding = finding.advice(
+        "While the VM is off, the card drops frames to its address. The command lasts until the next boot.",
+    );
+    Some(finding.cure(seen.caller.as_root(&format!("ip link set {} promisc on", quote(&below.name)))))
+}
+
+/// The domain runs on another host.
+fn migrated(seen: &Observations, machine: &Machine) -> Option<Finding> {
+    if machine.state != "shut off (migrated)" {
+        return None;
+    }
+    let finding = Finding::error(
+        "migrated-away",
+        format!("{:?} has migrated to another host, and must be woken there", machine.name),
+    );
+    let start = libvirt::command(&machine.uri, &["start", &machine.name]);
+    let finding = finding.seen(format!("virsh domstate --reason: {}", machine.state));
+    let finding = finding
+        .advice("Make sure that it does not run on the other host: two VMs on one disk destroy its data.");
+    Some(finding.cure(commands::virsh(seen, &start, &machine.uri)))
+}

@@ -1,0 +1,130 @@
+//! Whether the actor reaches libvirt, and which daemon of a user manages the domains.
+
+use std::collections::BTreeSet;
+
+use crate::client::Service;
+use crate::verbs::doctor::checks::commands;
+use crate::verbs::doctor::finding::Finding;
+use crate::verbs::doctor::observe::units::Unit;
+use crate::verbs::doctor::observe::{LIBVIRT_RULE, Observations};
+
+/// Finds reasons for which the actor does not reach libvirt.
+#[must_use]
+pub fn check(seen: &Observations) -> Vec<Finding> {
+    let connections = seen.unconnected.iter().map(|(uri, reason)| unconnected(seen, uri, reason.as_deref()));
+    daemons(seen).into_iter().chain(connections).collect()
+}
+
+/// The actor has no connection.
+fn unconnected(seen: &Observations, uri: &str, reason: Option<&str>) -> Finding {
+    let problem = format!("the actor has no connection to {uri}");
+    let is_system = uri.starts_with("qemu:///system");
+    let Some(reason) = reason else { return denied(seen, uri, problem) };
+    let finding =
+        Finding::error("libvirt-unreachable", problem).seen(format!("virsh --connect {uri}: {reason}"));
+    if !is_system {
+        return finding.advice("Correct connections in actor.toml, or start libvirt on that host.");
+    }
+    let Ok(units) = &seen.units else { return finding.advice("Start libvirtd or virtqemud.") };
+    let unit = |name: &str| units.get(name).filter(|unit| unit.is_installed());
+    let daemon = if unit("virtqemud.service").is_some() { "virtqemud" } else { "libvirtd" };
+    let (service, socket) = (format!("{daemon}.service"), format!("{daemon}.socket"));
+    let Some(state) = unit(&service) else {
+        let finding = finding.seen("neither libvirtd.service nor virtqemud.service is installed");
+        return finding.cure(seen.caller.as_root("apt-get install libvirt-daemon-system"));
+    };
+    let masked: Vec<&str> = [&service, &socket]
+        .into_iter()
+        .map(String::as_str)
+        .filter(|it| unit(it).is_some_and(Unit::is_masked))
+        .collect();
+    let unmask =
+        if masked.is_empty() { String::new() } else { format!("systemctl unmask {} && ", masked.join(" ")) };
+    let finding =
+        finding.seen(format!("{service}: {}, {}", state.get("LoadState"), state.get("ActiveState")));
+    // A service that is active and does not respond must be restarted.
+    let start = if state.is_active() {
+        format!("systemctl restart {service}")
+    } else {
+        format!("systemctl enable --now {socket} {service}")
+    };
+    finding.cure(seen.caller.as_root(&format!("{unmask}{start}")))
+}
+
+/// libvirt responds to the caller, and not to the actor.
+fn denied(seen: &Observations, uri: &str, problem: String) -> Finding {
+    let finding =
+        Finding::error("libvirt-denied", problem).seen(format!("virsh --connect {uri} works for this user"));
+    let Some(unit) = commands::unit(seen, Service::Actor) else {
+        return finding
+            .advice("The actor's user needs the group libvirt, or the rule of docs/RESTRICTED.md.");
+    };
+    let groups = unit.get("SupplementaryGroups");
+    let finding = finding.seen(format!("SupplementaryGroups={groups}"));
+    let last = unit.log.iter().rfind(|line| line.contains("no connection to"));
+    let finding = last.into_iter().fold(finding, |finding, line| finding.seen(format!("log: {line}")));
+    if groups.split_whitespace().any(|group| group == "libvirt") {
+        return refused(seen, finding);
+    }
+    let directory = "/etc/systemd/system/wakevirt-actor.service.d";
+    finding
+        .cure(seen.caller.as_root(&format!(
+            "mkdir -p {directory} && printf '[Service]\\nSupplementaryGroups=libvirt\\n' >{directory}/zz-libvirt.conf && systemctl \
+             daemon-reload && systemctl restart wakevirt-actor"
+        )))
+        .advice("The group has full access to libvirt. docs/RESTRICTED.md describes fewer rights, which need libvirt's access driver.")
+}
+
+/// The actor has the group, and libvirt or polkit refuses it.
+fn refused(seen: &Observations, finding: Finding) -> Finding {
+    if seen.policies.iter().any(|path| path.ends_with(LIBVIRT_RULE)) {
+        let restart = commands::systemctl(seen, Service::Actor, "restart");
+        return finding
+            .cure(restart)
+            .advice("If that does not help, a rule of polkit may deny it; see docs/RESTRICTED.md.");
+    }
+    let finding =
+        finding.seen(format!("{LIBVIRT_RULE} is missing, and polkit does not know the groups of a unit"));
+    let finding = finding.cure(seen.caller.as_root("apt-get install --reinstall wakevirt"));
+    finding.advice("If wakevirt was built from source, run make install again.")
+}
+
+/// A user has several daemons, in one directory or in two.
+fn daemons(seen: &Observations) -> Option<Finding> {
+    let daemons = &seen.daemons;
+    let directories: BTreeSet<_> = daemons.iter().map(|daemon| &daemon.directory).collect();
+    let kinds: BTreeSet<_> = daemons.iter().map(|daemon| &daemon.name).collect();
+    // libvirtd and virtqemud in one directory have different sockets.
+    if daemons.len() < 2 {
+        return None;
+    }
+    let (check, problem) = if directories.len() > 1 {
+        (
+            "two-runtime-directories",
+            "libvirt daemons of this user run in different directories, and each sees only its own VMs",
+        )
+    } else if kinds.len() > 1 {
+        ("two-daemons", "libvirtd and virtqemud of this user both run, and each sees only its own VMs")
+    } else {
+        (
+            "two-daemons",
+            "two libvirt daemons of this user run; the directory of the first was removed, as after a logout",
+        )
+    };
+    let mut finding = Finding::error(check, problem);
+    for daemon in daemons {
+        finding =
+            finding.seen(format!("{}, process {}: {}", daemon.name, daemon.pid, daemon.directory.display()));
+    }
+    let pids: Vec<String> = daemons.iter().map(|daemon| daemon.pid.to_string()).collect();
+    let kill = format!("kill {}", pids.join(" "));
+    let has_units = seen.user_units.as_ref().is_some_and(Result::is_ok);
+    let cure = if has_units {
+        format!("{kill} && systemctl --user restart wakevirt-libvirtd wakevirt-actor")
+    } else {
+        kill
+    };
+    Some(finding.cure(cure).advice(
+        "VMs continue to run. The next daemon finds those in its own directory; see docs/HYPERVISORS.md.",
+    ))
+}

@@ -1,0 +1,190 @@
+//! Whether capture can receive: its mode, its interfaces, and the loop-back test.
+
+use wakevirt_service::config::InterfacePattern;
+
+use crate::client::{CaptureStatus, Service};
+use crate::verbs::doctor::checks::{commands, nearest};
+use crate::verbs::doctor::cure::quote;
+use crate::verbs::doctor::finding::Finding;
+use crate::verbs::doctor::observe::Observations;
+use crate::verbs::doctor::observe::network::Link;
+use crate::verbs::doctor::observe::units::Unit;
+
+/// Finds reasons for which packets do not reach capture.
+#[must_use]
+pub fn check(seen: &Observations) -> Vec<Finding> {
+    let Some(status) = seen.bus.capture.status() else { return Vec::new() };
+    let mut findings: Vec<Finding> = mode(seen, status).into_iter().collect();
+    if let Ok(links) = &seen.links {
+        match receives_nowhere(seen, status, links) {
+            Some(finding) => findings.push(finding),
+            None => {
+                findings.extend(missing(seen, status, links));
+                findings.extend(loop_back(seen));
+            }
+        }
+        findings.extend(bridges(seen, status, links));
+    }
+    findings
+}
+
+/// capture receives datagrams only.
+fn mode(seen: &Observations, status: &CaptureStatus) -> Option<Finding> {
+    if status.mode != "udp" {
+        return None;
+    }
+    let problem =
+        "capture receives UDP only: no Ethernet frames, and no datagrams to other ports or other hosts";
+    let finding = Finding::error("udp-mode", problem).seen("Mode is \"udp\"");
+    let configured = seen.capture_config.as_ref().ok().and_then(|config| config.keys.as_ref().ok());
+    if configured.is_some_and(|config| config.mode == "udp") {
+        let cure = commands::set_in_capture(seen, "mode", "\"auto\"");
+        return Some(finding.seen("the configuration contains mode = \"udp\"").cure(cure));
+    }
+    let Some(unit) = commands::unit(seen, Service::Capture).filter(|unit| unit.is_active()) else {
+        return Some(
+            finding
+                .seen("the process has no CAP_NET_RAW")
+                .advice("Start the service as root, or with its unit."),
+        );
+    };
+    let finding = finding.seen(format!("AmbientCapabilities={}", unit.get("AmbientCapabilities")));
+    let directory = "/etc/systemd/system/wakevirt-capture.service.d";
+    let lines = r"'[Service]\nCapabilityBoundingSet=CAP_NET_RAW\nAmbientCapabilities=CAP_NET_RAW\n'";
+    let finding = match own_drop_ins(unit) {
+        drop_ins if drop_ins.is_empty() => finding,
+        drop_ins => finding.seen(format!("changed by {drop_ins}")),
+    };
+    Some(finding.cure(seen.caller.as_root(&format!(
+        "mkdir -p {directory} && printf {lines} >{directory}/zz-net-raw.conf && systemctl daemon-reload && systemctl restart \
+         wakevirt-capture"
+    ))))
+}
+
+fn own_drop_ins(unit: &Unit) -> String {
+    let paths = unit.get("DropInPaths").split_whitespace().filter(|path| path.starts_with("/etc/"));
+    paths.collect::<Vec<_>>().join(", ")
+}
+
+/// The patterns that select interfaces, without those that exclude some.
+fn patterns(seen: &Observations) -> Vec<InterfacePattern> {
+    let config = seen.capture_config.as_ref().ok().and_then(|config| config.keys.as_ref().ok());
+    let entries = config.into_iter().flat_map(|config| &config.interfaces);
+    entries.filter(|entry| !entry.starts_with('!')).filter_map(|entry| entry.parse().ok()).collect()
+}
+
+/// Whether a link has a name that matches.
+fn matches(pattern: &InterfacePattern, link: &Link) -> bool {
+    link.names().any(|name| pattern.matches(name))
+}
+
+/// capture receives on no interface, or on the loopback interface alone.
+fn receives_nowhere(seen: &Observations, status: &CaptureStatus, links: &[Link]) -> Option<Finding> {
+    let is_captured =
+        |link: &&Link| status.interfaces.contains(&link.name) && link.is_up() && !link.is_loopback();
+    if links.iter().any(|link| is_captured(&link)) {
+        return None;
+    }
+    let patterns = patterns(seen);
+    let selected = links.iter().filter(|link| !link.is_loopback());
+    let selected: Vec<&Link> =
+        selected.filter(|link| patterns.is_empty() || patterns.iter().any(|it| matches(it, link))).collect();
+    let interfaces =
+        format!("Interfaces are {}", commands::toml_list(status.interfaces.iter().map(String::as_str)));
+    let down: Vec<&str> =
+        selected.iter().filter(|link| !link.is_up()).map(|link| link.name.as_str()).collect();
+    if !down.is_empty() {
+        let finding = Finding::error("interface-down", "no interface on which capture could receive is up");
+        let cure: Vec<String> = down.iter().map(|name| format!("ip link set {} up", quote(name))).collect();
+        let finding = finding.seen(interfaces).seen(format!("down: {}", down.join(", ")));
+        return Some(finding.cure(seen.caller.as_root(&cure.join(" && "))));
+    }
+    let finding =
+        Finding::error("interface-none", "no interface of this host matches interfaces in capture.toml");
+    Some(select(seen, finding.seen(interfaces), &patterns, links))
+}
+
+/// Adds a command that selects the interfaces with names like the missing ones, or all.
+fn select(seen: &Observations, finding: Finding, patterns: &[InterfacePattern], links: &[Link]) -> Finding {
+    let texts: Vec<&str> = patterns.iter().map(InterfacePattern::text).collect();
+    let mut finding = finding.seen(format!("interfaces = {}", commands::toml_list(texts)));
+    let names = || links.iter().filter(|link| !link.is_loopback()).flat_map(Link::names);
+    let exists = |pattern: &&InterfacePattern| links.iter().any(|link| matches(pattern, link));
+    let mut wanted = Vec::new();
+    for pattern in patterns {
+        match nearest::name(pattern.text(), names()).filter(|_| !exists(&pattern)) {
+            Some(name) => {
+                let link = links.iter().find(|link| link.names().any(|it| it == name));
+                let link = link.map_or("", |link| link.name.as_str());
+                finding = finding.seen(if link == name {
+                    format!("{:?} does not exist; {name:?} is similar", pattern.text())
+                } else {
+                    format!(
+                        "{:?} does not exist; {name:?} is similar, an alternative name of {link}",
+                        pattern.text()
+                    )
+                });
+                wanted.push(name);
+            }
+            None if exists(&pattern) => wanted.push(pattern.text()),
+            None => {}
+        }
+    }
+    let all = names().collect::<Vec<_>>().join(", ");
+    let value = if wanted.is_empty() { commands::toml_list(["*"]) } else { commands::toml_list(wanted) };
+    finding.seen(format!("this host has {all}")).cure(commands::set_in_capture(seen, "interfaces", &value))
+}
+
+/// Some of the named interfaces do not exist.
+fn missing(seen: &Observations, status: &CaptureStatus, links: &[Link]) -> Option<Finding> {
+    let patterns = patterns(seen);
+    let absent =
+        patterns.iter().filter(|it| it.name().is_some() && !links.iter().any(|link| matches(it, link)));
+    let absent: Vec<&str> = absent.map(InterfacePattern::text).collect();
+    if absent.is_empty() {
+        return None;
+    }
+    let finding = Finding::warning("interface-missing", format!("{} does not exist", absent.join(", ")));
+    let finding = finding.seen(format!("capture receives on {}", status.interfaces.join(", ")));
+    Some(select(seen, finding, &patterns, links))
+}
+
+/// The loop-back test has failed.
+fn loop_back(seen: &Observations) -> Option<Finding> {
+    let test = seen.loop_back.as_ref().filter(|test| test.announced.is_none())?;
+    let finding = Finding::error("loop-back", "capture did not announce the packet of the loop-back test");
+    let finding =
+        finding.seen(format!("sent for {} to {}, UDP port 9", test.mac, test.destinations.join(", ")));
+    Some(match commands::unit(seen, Service::Capture) {
+        Some(_) => finding.cure(commands::systemctl(seen, Service::Capture, "restart")),
+        None => finding.advice("Restart capture, and read its log."),
+    })
+}
+
+/// capture receives on a bridge and not on its ports: a frame for a VM that is off stays on the port.
+fn bridges(seen: &Observations, status: &CaptureStatus, links: &[Link]) -> Vec<Finding> {
+    let is_captured = |link: &Link| status.interfaces.contains(&link.name);
+    let bridges = links.iter().filter(|link| link.is_bridge() && is_captured(link));
+    let finding = |bridge: &Link| {
+        let ports =
+            links.iter().filter(|link| link.master.as_deref() == Some(&bridge.name) && !link.is_of_vm());
+        let unseen: Vec<&str> =
+            ports.filter(|link| link.is_up() && !is_captured(link)).map(|link| link.name.as_str()).collect();
+        if unseen.is_empty() {
+            return None;
+        }
+        let problem = format!(
+            "capture receives on the bridge {}, and not on its port {}",
+            bridge.name,
+            unseen.join(", ")
+        );
+        let finding = Finding::warning("bridge-port", problem);
+        let finding = finding.seen(format!("Interfaces are {}", status.interfaces.join(", "))).seen(
+            "a frame to the MAC address of a VM that is off appears on the port only; etherwake sends such frames without -b",
+        );
+        let patterns = patterns(seen);
+        let value = commands::toml_list(patterns.iter().map(InterfacePattern::text).chain(unseen));
+        Some(finding.cure(commands::set_in_capture(seen, "interfaces", &value)))
+    };
+    bridges.filter_map(finding).collect()
+}

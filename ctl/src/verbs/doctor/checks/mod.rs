@@ -1,0 +1,29 @@
+//! The checks: pure functions from what was seen to findings.
+
+mod commands;
+mod domains;
+mod hypervisors;
+mod interfaces;
+mod nearest;
+mod packets;
+mod rules;
+mod services;
+
+use super::finding::Finding;
+use super::observe::Observations;
+
+/// All findings. The most likely cause is first: the worst, and among these the first on the way of a packet.
+#[must_use]
+pub fn all(seen: &Observations) -> Vec<Finding> {
+    let checks = [
+        services::check,
+        interfaces::check,
+        hypervisors::check,
+        domains::check,
+        rules::check,
+        packets::check,
+    ];
+    let mut findings: Vec<Finding> = checks.iter().flat_map(|check| check(seen)).collect();
+    findings.sort_by_key(|finding| finding.severity);
+    findings
+}

@@ -1,0 +1,206 @@
+//! The last decisions, and the counters of capture.
+
+use wakevirt_service::config::InterfacePattern;
+
+use crate::client::{CaptureStatus, Decision};
+use crate::verbs::doctor::checks::{commands, rules};
+use crate::verbs::doctor::finding::Finding;
+use crate::verbs::doctor::observe::Observations;
+use crate::verbs::doctor::observe::config::Rule;
+use crate::verbs::doctor::observe::libvirt;
+use crate::verbs::doctor::observe::network::Link;
+
+/// Finds packets that arrived and woke nothing.
+#[must_use]
+pub fn check(seen: &Observations) -> Vec<Finding> {
+    let mut findings: Vec<Finding> =
+        decisions(seen).into_iter().filter_map(|decision| decided(seen, decision)).collect();
+    findings.extend(seen.bus.capture.status().into_iter().flat_map(|status| counters(seen, status)));
+    findings
+}
+
+/// The last decision about a packet for each domain that is still off.
+fn decisions(seen: &Observations) -> Vec<&Decision> {
+    let mut last: Vec<&Decision> = Vec::new();
+    let packets =
+        seen.bus.decisions.iter().flatten().filter(|it| it.details.trigger.as_deref() == Some("packet"));
+    let is_settled =
+        |decision: &Decision| decision.number.is_some_and(|number| seen.bus.settled.contains(&number));
+    for decision in packets {
+        let is_wanted =
+            seen.wanted_domain().is_none_or(|wanted| decision.domain.as_ref() == Some(&wanted.name));
+        if is_wanted && !last.iter().any(|it| it.domain == decision.domain) {
+            last.push(decision);
+        }
+    }
+    last.retain(|decision| !is_settled(decision));
+    last
+}
+
+/// The packet, and the reason of the decision.
+fn describe(decision: &Decision) -> String {
+    let details = &decision.details;
+    let part = |name: &str, value: Option<&String>| {
+        value.map(|value| format!(" {name} {value}")).unwrap_or_default()
+    };
+    let source = details.source.as_ref().or(details.source_mac.as_ref());
+    format!(
+        "packet{}{}{}: {}: {}",
+        part("for", decision.mac.as_ref()),
+        part("from", source),
+        part("on", details.interface.as_ref()),
+        decision.outcome,
+        details.reason.as_deref().unwrap_or("no reason"),
+    )
+}
+
+fn decided(seen: &Observations, decision: &Decision) -> Option<Finding> {
+    let name = decision.domain.as_deref()?;
+    let finding = match decision.outcome.as_str() {
+        "not-allowed" => denied(seen, decision, name)?,
+        "bad-password" => {
+            let problem = format!("a packet for {name:?} had no SecureOn password, or a wrong one");
+            let sender = condition_for_sender(decision);
+            let finding =
+                Finding::error("denied-password", problem).cure(commands::allow(seen, name, &sender));
+            finding.advice("Set the password in the sender, or run the command, which accepts this sender without a password.")
+        }
+        "cooling-down" => {
+            let problem =
+                format!("a packet for {name:?} arrived within the cool-down after a wake, and was ignored");
+            Finding::note("cool-down", problem)
+                .advice("Send another packet later, or shorten cool-down in actor.toml.")
+        }
+        "failed" => failed(seen, name)?,
+        "expired" => {
+            let problem = format!("a wake of {name:?} expired while libvirt was unavailable");
+            Finding::note("expired", problem).advice("Send another packet when libvirt is available.")
+        }
+        _ => return None,
+    };
+    Some(finding.seen(describe(decision)))
+}
+
+/// A rule that accepts this sender again.
+fn condition_for_sender(decision: &Decision) -> Vec<String> {
+    let source = decision.details.source.as_ref().or(decision.details.source_mac.as_ref());
+    source.map(|source| format!("sources = {}", commands::toml_list([source.as_str()]))).into_iter().collect()
+}
+
+/// No rule accepted the packet. Another finding reports a domain without any rule.
+fn denied(seen: &Observations, decision: &Decision, name: &str) -> Option<Finding> {
+    let domain = seen.domains().iter().find(|domain| domain.name == name).filter(|domain| domain.allowed)?;
+    let config = seen.actor_config.as_ref().ok()?.keys.as_ref().ok()?;
+    let rule = config.allow.iter().find(|rule| rules::is_for(rule, domain))?;
+    let details = &decision.details;
+    if let Some(interface) = details.interface.as_deref().filter(|it| !accepts_interface(seen, rule, it)) {
+        return Some(denied_interface(seen, rule, name, interface));
+    }
+    if !rule.vlans.is_empty() && !details.vlan.is_some_and(|vlan| rule.vlans.contains(&vlan)) {
+        let vlan = details.vlan.map_or_else(|| "an unknown VLAN".to_owned(), |vlan| format!("VLAN {vlan}"));
+        let problem =
+            format!("the rule for {name:?} accepts VLANs {:?}, and the packet arrived in {vlan}", rule.vlans);
+        let condition: Vec<String> =
+            details.vlan.map(|vlan| format!("vlans = [{vlan}]")).into_iter().collect();
+        return Some(Finding::error("denied-vlan", problem).cure(commands::allow(seen, name, &condition)));
+    }
+    let problem = format!("the rule for {name:?} does not accept packets from this sender");
+    Some(Finding::error("denied-source", problem).cure(commands::allow(
+        seen,
+        name,
+        &condition_for_sender(decision),
+    )))
+}
+
+fn accepts_interface(seen: &Observations, rule: &Rule, interface: &str) -> bool {
+    let links = seen.links.as_deref().unwrap_or_default();
+    let link = links.iter().find(|link| link.name == interface);
+    let names = || std::iter::once(interface).chain(link.iter().flat_map(|link| link.names()));
+    let matches =
+        |text: &String| text.parse::<InterfacePattern>().is_ok_and(|it| names().any(|name| it.matches(name)));
+    rule.interfaces.is_empty() || rule.interfaces.iter().any(matches)
+}
+
+fn denied_interface(seen: &Observations, rule: &Rule, name: &str, interface: &str) -> Finding {
+    let list = commands::toml_list(rule.interfaces.iter().map(String::as_str));
+    let links = seen.links.as_deref().unwrap_or_default();
+    let link = links.iter().find(|link| link.name == interface);
+    let bridge = link
+        .and_then(|link| link.master.as_deref())
+        .filter(|bridge| rule.interfaces.iter().any(|it| it == bridge));
+    let upper = links.iter().find(|link| link.vlan().is_some_and(|(_, below)| below == interface));
+    let upper = upper.filter(|upper| upper.names().any(|name| rule.interfaces.iter().any(|it| it == name)));
+    let problem =
+        format!("the rule for {name:?} accepts packets from {list}, and the packet arrived on {interface}");
+    let finding = Finding::error("denied-interface", problem);
+    let finding = match (bridge, upper) {
+        (Some(bridge), _) => finding.seen(format!(
+            "{interface} is a port of {bridge}: a frame to the address of a VM that is off appears on the port only"
+        )),
+        (_, Some(Link { name, .. })) => finding.seen(format!("{name} is a VLAN of {interface}")),
+        _ => finding,
+    };
+    finding.cure(commands::allow(seen, name, &[format!("interfaces = {}", commands::toml_list([interface]))]))
+}
+
+/// libvirt could not wake the domain.
+fn failed(seen: &Observations, name: &str) -> Option<Finding> {
+    let machine = seen.machines.iter().find(|machine| machine.name == name);
+    if let Some(machine) = machine.filter(|machine| machine.saved) {
+        let finding =
+            Finding::error("managed-save", format!("libvirt cannot restore the saved state of {name:?}"));
+        let remove = libvirt::command(&machine.uri, &["managedsave-remove", name]);
+        let finding = finding.seen("virsh dominfo: Managed save: yes").cure(commands::virsh(
+            seen,
+            &remove,
+            &machine.uri,
+        ));
+        return Some(finding.advice(
+            "The guest then boots, as after a power failure. What it had not written to its disk is lost.",
+        ));
+    }
+    let domain = seen
+        .domains()
+        .iter()
+        .find(|domain| domain.name == name)
+        .filter(|domain| domain.state != "running")?;
+    let finding = Finding::error("wake-failed", format!("libvirt could not wake {name:?}"));
+    let start = libvirt::command(&domain.connection, &["start", name]);
+    let finding = finding.seen(format!("its state is {}", domain.state)).cure(commands::virsh(
+        seen,
+        &start,
+        &domain.connection,
+    ));
+    Some(finding.advice("The command shows libvirt's error, or starts the domain."))
+}
+
+/// The counters of packets that were not announced.
+fn counters(seen: &Observations, status: &CaptureStatus) -> Vec<Finding> {
+    let counted = |check, count: u64, name: &str, problem: &str| {
+        (count > 0).then(|| Finding::note(check, problem.to_owned()).seen(format!("{name} is {count}")))
+    };
+    let limited = counted(
+        "limited",
+        status.limited,
+        "Limited",
+        "too many magic packets arrived on an interface, and some were not announced",
+    );
+    let lost = seen.bus.actor.status().map_or(0, |actor| actor.lost_packets);
+    [
+        counted(
+            "malformed",
+            status.malformed,
+            "Malformed",
+            "packets to a port of Wake-on-LAN arrived that are no magic packets, or are for an address that no network card can have",
+        )
+        .map(|it| it.advice("Record them with tcpdump, and read the file: wakevirtctl read --all FILE")),
+        limited.map(|it| it.advice("Find the sender: wakevirtctl monitor")),
+        counted("truncated", status.truncated, "Truncated", "the kernel merged datagrams, and capture searched only a part"),
+        counted("kernel-dropped", status.kernel_dropped, "KernelDropped", "packets arrived faster than capture reads them"),
+        counted("channel-dropped", status.channel_dropped, "ChannelDropped", "the announcer was too slow, and packets were lost"),
+        counted("lost", lost, "LostPackets", "the actor missed announced packets"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

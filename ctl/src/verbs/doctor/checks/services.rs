@@ -1,0 +1,326 @@
+//! Both services: their units, their names on the bus, and their versions.
+
+use crate::client::Service;
+use crate::verbs::doctor::checks::commands;
+use crate::verbs::doctor::cure::quote;
+use crate::verbs::doctor::finding::Finding;
+use crate::verbs::doctor::observe::Observations;
+use crate::verbs::doctor::observe::bus::Reply;
+use crate::verbs::doctor::observe::units::Unit;
+
+/// How often systemd must have restarted a unit before doctor calls it a loop.
+const LOOP: u32 = 3;
+
+/// Finds services that do not run, and the reason.
+#[must_use]
+pub fn check(seen: &Observations) -> Vec<Finding> {
+    let mut findings: Vec<Finding> =
+        Service::BOTH.into_iter().filter_map(|service| service_finding(seen, service)).collect();
+    findings.extend(socket(seen));
+    findings.extend(versions(seen));
+    findings.extend(polkit(seen));
+    findings
+}
+
+/// The error that a reply shows, `None` if the service replied.
+fn absence(seen: &Observations, service: Service) -> Option<String> {
+    fn reason<T>(reply: &Reply<T>, service: Service) -> Option<String> {
+        match reply {
+            Reply::Status(_) => None,
+            Reply::Absent => Some(format!("{} has no owner on the bus", service.bus_name())),
+            Reply::Failed(reason) => Some(reason.clone()),
+        }
+    }
+    match service {
+        Service::Capture => reason(&seen.bus.capture, service),
+        Service::Actor => reason(&seen.bus.actor, service),
+    }
+}
+
+fn service_finding(seen: &Observations, service: Service) -> Option<Finding> {
+    let absent = absence(seen, service);
+    let name = service.unit();
+    let Some(unit) = commands::unit(seen, service) else {
+        let absent = absent?;
+        let finding = Finding::error("service-absent", format!("{name} is not running")).seen(absent);
+        return Some(finding.advice("Start it with the service manager of this host: docs/INSTALL.md"));
+    };
+    let state = format!(
+        "{name}.service: {} ({}), {}",
+        unit.get("ActiveState"),
+        unit.get("SubState"),
+        or(unit.get("UnitFileState"), "no install section")
+    );
+    let finding = match absent {
+        None => return not_enabled(seen, service, unit, state),
+        Some(absent) if unit.is_active() => refused_name(seen, service, unit).seen(absent),
+        Some(_) => stopped(seen, service, unit),
+    };
+    let finding = finding.seen(state);
+    Some(unit.log.iter().fold(finding, |finding, line| finding.seen(format!("log: {line}"))))
+}
+
+fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
+    if text.is_empty() { otherwise } else { text }
+}
+
+/// The service runs now, but not after the next boot.
+fn not_enabled(seen: &Observations, service: Service, unit: &Unit, state: String) -> Option<Finding> {
+    if unit.get("UnitFileState") != "disabled" {
+        return None;
+    }
+    let problem = format!("{} runs, but does not start at boot", service.unit());
+    let finding = Finding::warning("unit-not-enabled", problem).seen(state);
+    Some(finding.cure(commands::systemctl(seen, service, "enable")))
+}
+
+/// The bus does not let the service own its name.
+fn refused_name(seen: &Observations, service: Service, unit: &Unit) -> Finding {
+    let (name, unit_name) = (service.bus_name(), service.unit());
+    let finding = Finding::error("bus-policy", format!("{unit_name} runs, but is not on the bus"));
+    let finding = match unit.get("StatusText") {
+        "" => finding,
+        status => finding.seen(format!("status: {status}")),
+    };
+    match seen.policies.iter().find(|path| path.ends_with(&format!("/{name}.conf"))) {
+        Some(path) => {
+            let finding = finding.seen(format!("{path} exists"));
+            let cure = format!("systemctl reload dbus && systemctl restart {unit_name}");
+            finding.cure(seen.caller.as_root(&cure))
+        }
+        None => finding
+            .seen(format!("{name}.conf is neither in /usr/share/dbus-1/system.d nor in /etc/dbus-1/system.d"))
+            .cure(seen.caller.as_root("apt-get install --reinstall wakevirt"))
+            .advice("If wakevirt was built from source, run make install again."),
+    }
+}
+
+/// The unit is not active.
+fn stopped(seen: &Observations, service: Service, unit: &Unit) -> Finding {
+    let name = service.unit();
+    if unit.is_masked() {
+        let cure = format!("systemctl unmask {name} && systemctl enable --now {name}");
+        return Finding::error("unit-masked", format!("{name} is masked, so nothing can start it"))
+            .cure(seen.caller.as_root(&cure));
+    }
+    if let Some(finding) = broken(seen, service, unit) {
+        return finding;
+    }
+    if unit.log.iter().any(|line| line.contains("the bus policy does not allow")) {
+        return refused_name(seen, service, unit);
+    }
+    let restarts = unit.number("NRestarts");
+    if restarts >= LOOP || unit.get("SubState") == "auto-restart" {
+        let problem = format!("{name} exits again and again; systemd has restarted it {restarts} times");
+        return drop_ins(seen, service, unit, Finding::error("unit-restart-loop", problem));
+    }
+    if unit.get("ActiveState") == "failed" {
+        let problem =
+            format!("{name} has failed ({}, status {})", unit.get("Result"), unit.get("ExecMainStatus"));
+        return drop_ins(seen, service, unit, Finding::error("unit-failed", problem));
+    }
+    let check = if unit.get("UnitFileState") == "enabled" { "unit-stopped" } else { "unit-not-enabled" };
+    let action = if check == "unit-stopped" { "start" } else { "enable --now" };
+    Finding::error(check, format!("{name} is not running")).cure(commands::systemctl(seen, service, action))
+}
+
+/// Removes the administrator's changes to the unit, if there are any; otherwise restarts it.
+fn drop_ins(seen: &Observations, service: Service, unit: &Unit, finding: Finding) -> Finding {
+    let own = unit.get("DropInPaths").split_whitespace().filter(|path| path.starts_with("/etc/"));
+    let own: Vec<&str> = own.collect();
+    if own.is_empty() {
+        return finding.cure(commands::systemctl(seen, service, "restart"));
+    }
+    let name = service.unit();
+    let cure = format!("systemctl revert {name} && systemctl restart {name}");
+    let finding = finding.seen(format!("changed by {}", own.join(", ")));
+    finding.cure(seen.caller.as_root(&cure)).advice("The command removes these files.")
+}
+
+/// A reason for which the unit cannot start before something else is corrected.
+fn broken(seen: &Observations, service: Service, unit: &Unit) -> Option<Finding> {
+    let name = service.unit();
+    if let Some(error) = configuration_error(seen, service) {
+        let finding =
+            Finding::error("configuration", format!("the configuration of {name} is invalid")).seen(&error);
+        return Some(correct(seen, service, &error, finding));
+    }
+    let restart = format!("systemctl restart {name}");
+    let links = "wakevirt-capture-links.socket";
+    let is_masked =
+        |it: &str| seen.units.as_ref().ok().and_then(|units| units.get(it)).is_some_and(Unit::is_masked);
+    let (what, cure) = match unit.get("ExecMainStatus") {
+        // systemd.exec(5), "Process Exit Codes".
+        "216" => ("group-missing", "systemd-sysusers wakevirt.conf"),
+        "217" => ("user-missing", "systemd-sysusers wakevirt.conf"),
+        "226" => ("directory-missing", "systemd-tmpfiles --create wakevirt.conf"),
+        _ if service == Service::Capture && is_masked(links) => {
+            ("links-masked", "systemctl unmask wakevirt-capture-links.socket")
+        }
+        _ => return None,
+    };
+    let problem = match what {
+        "group-missing" => format!("a group that {name} needs does not exist, such as libvirt"),
+        "user-missing" => format!("the user of {name} does not exist"),
+        "directory-missing" => format!("a directory that {name} needs does not exist"),
+        _ => format!("{links} is masked, and {name} cannot follow the interfaces without it"),
+    };
+    Some(Finding::error(what, problem).cure(seen.caller.as_root(&format!("{cure} && {restart}"))))
+}
+
+fn configuration_error(seen: &Observations, service: Service) -> Option<String> {
+    match service {
+        Service::Capture => seen.capture_config.as_ref().ok()?.keys.as_ref().err().cloned(),
+        Service::Actor => seen.actor_config.as_ref().ok()?.keys.as_ref().err().cloned(),
+    }
+}
+
+/// A command that corrects a line: with the suggestion of the service, or by making it a comment.
+fn correct(seen: &Observations, service: Service, error: &str, finding: Finding) -> Finding {
+    let Some((file, line)) = place(error) else {
+        return finding.advice("Correct the file, and restart the service.");
+    };
+    let quoted = |text: &str| text.split('"').nth(1).map(str::to_owned);
+    let suggestion =
+        error.split_once("did you mean ").and_then(|(before, after)| Some((quoted(before)?, quoted(after)?)));
+    let edit = match &suggestion {
+        Some((wrong, right)) => format!("{line}s/{wrong}/{right}/"),
+        None => format!("{line}s/^/# /"),
+    };
+    let name = service.unit();
+    let edit = quote(&edit);
+    let cure = format!("sed -i {edit} {} && systemctl restart {name}", quote(file));
+    let finding = finding.cure(seen.caller.as_root(&cure));
+    if suggestion.is_some() { finding } else { finding.advice("The command makes the line a comment.") }
+}
+
+/// The file and the line at the start of an error: `/etc/wakevirt/actor.toml:1: …`.
+fn place(error: &str) -> Option<(&str, u32)> {
+    let (file, rest) = error.split_once(':')?;
+    let is_path = file.starts_with('/') && !file.contains(char::is_whitespace);
+    Some((file, rest.split(':').next()?.parse().ok()?)).filter(|_| is_path)
+}
+
+/// Another process has the port.
+fn socket(seen: &Observations) -> Option<Finding> {
+    let unit = seen.units.as_ref().ok().and_then(|units| units.get("wakevirt-capture.socket"));
+    let others = seen.port.iter().filter_map(|socket| socket.process.as_ref());
+    let other = others.into_iter().find(|it| it.pid != 1 && !it.name.starts_with("wakevirt"))?;
+    let problem = format!("UDP port 9 belongs to another program: {}, process {}", other.name, other.pid);
+    let stop = match &other.unit {
+        Some(unit) => format!("systemctl disable --now {}", quote(unit)),
+        None => format!("kill {}", other.pid),
+    };
+    let restart = if unit.is_some() {
+        " && systemctl stop wakevirt-capture && systemctl start wakevirt-capture"
+    } else {
+        ""
+    };
+    let is_udp = seen.bus.capture.status().is_none_or(|status| status.mode == "udp");
+    let finding = if is_udp {
+        Finding::error("port-taken", problem)
+    } else {
+        Finding::warning("port-taken", problem).advice(
+            "capture receives packets from the network with packet sockets, but not those of local programs.",
+        )
+    };
+    let state = unit.map_or("not installed", |unit| unit.get("ActiveState"));
+    let finding = finding.seen(format!("wakevirt-capture.socket is {state}"));
+    Some(finding.cure(seen.caller.as_root(&format!("{stop}{restart}"))))
+}
+
+fn versions(seen: &Observations) -> Option<Finding> {
+    let (capture, actor) = (seen.bus.capture.status()?, seen.bus.actor.status()?);
+    let own = env!("CARGO_PKG_VERSION");
+    if capture.version == actor.version && actor.version == own {
+        return None;
+    }
+    let finding = Finding::warning("version-skew", "the services do not run the installed version");
+    let finding = finding.seen(format!(
+        "wakevirt-capture {}, wakevirt-actor {}, wakevirtctl {own}",
+        capture.version, actor.version
+    ));
+    // The actor first: docs/ARCHITECTURE.md, "An upgrade restarts the actor first, then capture".
+    let cure = "systemctl restart wakevirt-actor && systemctl restart wakevirt-capture";
+    Some(finding.cure(seen.caller.as_root(cure)))
+}
+
+/// polkit before 0.106 does not read rules in JavaScript.
+fn polkit(seen: &Observations) -> Option<Finding> {
+    let version = seen.bus.polkit.as_deref()?;
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    // Later versions have one part, such as 122.
+    let is_old = parts.next() == Some(0) && parts.next().is_some_and(|minor| minor < 106);
+    if !is_old {
+        return None;
+    }
+    let finding = Finding::warning("polkit-old", "polkit is too old to read the rules of wakevirt");
+    let finding = finding.seen(format!("polkit {version}; rules need version 0.106")).advice(
+        "Packets wake domains without polkit. For members of the group libvirt, the command installs the same permission.",
+    );
+    Some(finding.cure(seen.caller.as_root(
+        "install -D -m 644 /usr/share/doc/wakevirt/examples/polkit/wakevirt.pkla \
+         /etc/polkit-1/localauthority/50-local.d/wakevirt.pkla",
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verbs::doctor::observe::units::parse;
+
+    #[test]
+    fn finds_the_place_of_a_configuration_error() {
+        assert_eq!(place("/etc/wakevirt/actor.toml:3: unknown key"), Some(("/etc/wakevirt/actor.toml", 3)));
+        assert_eq!(place("cannot read /etc/x: y"), None);
+    }
+
+    /// The findings for a host with these units, as systemctl(1) shows them.
+    fn with_units(text: &str) -> Vec<Finding> {
+        check(&Observations { units: Ok(parse(text)), ..Observations::nothing() })
+    }
+
+    #[test]
+    fn knows_what_the_exit_status_of_systemd_means() {
+        for (status, check, cure) in [
+            (216, "group-missing", "systemd-sysusers wakevirt.conf"),
+            (217, "user-missing", "systemd-sysusers wakevirt.conf"),
+            (226, "directory-missing", "systemd-tmpfiles --create wakevirt.conf"),
+        ] {
+            let findings = with_units(&format!(
+                "Id=wakevirt-actor.service\nLoadState=loaded\nActiveState=activating\nSubState=auto-restart\nNRestarts=9\n\
+                 ExecMainStatus={status}\nUnitFileState=enabled\n"
+            ));
+            let finding = findings.iter().find(|finding| finding.check == check).unwrap();
+            assert_eq!(finding.cure, Some(format!("{cure} && systemctl restart wakevirt-actor")));
+        }
+    }
+
+    #[test]
+    fn restarts_a_failed_unit_that_nobody_has_changed() {
+        let findings = with_units(
+            "Id=wakevirt-capture.service\nLoadState=loaded\nActiveState=failed\nSubState=failed\nResult=signal\nExecMainStatus=9\n\
+             UnitFileState=enabled\n",
+        );
+        assert_eq!(findings[0].check, "unit-failed");
+        assert_eq!(findings[0].problem, "wakevirt-capture has failed (signal, status 9)");
+        assert_eq!(findings[0].cure.as_deref(), Some("systemctl restart wakevirt-capture"));
+    }
+
+    #[test]
+    fn knows_a_polkit_without_rules() {
+        for (version, is_old) in [("0.105", true), ("0.106", false), ("122", false), ("0.120", false)] {
+            let mut seen = Observations::nothing();
+            seen.bus.polkit = Some(version.to_owned());
+            assert_eq!(polkit(&seen).is_some(), is_old, "{version}");
+        }
+    }
+
+    #[test]
+    fn recommends_to_install_a_missing_policy_file() {
+        let units = "Id=wakevirt-actor.service\nLoadState=loaded\nActiveState=active\nStatusText=waiting\n";
+        let findings = with_units(units);
+        let finding = findings.iter().find(|finding| finding.check == "bus-policy").unwrap();
+        assert_eq!(finding.cure.as_deref(), Some("apt-get install --reinstall wakevirt"));
+    }
+}

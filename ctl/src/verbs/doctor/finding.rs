@@ -1,0 +1,100 @@
+//! What doctor prints: findings, and what it could not check.
+
+use serde::Serialize;
+
+/// How much a finding matters. The worst is first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It prevents wakes.
+    Error,
+    /// It can prevent some wakes.
+    Warning,
+    /// It explains something, and needs no cure.
+    Note,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// The name of the check, such as `unit-masked`.
+    pub check: &'static str,
+    /// What is wrong.
+    pub problem: String,
+    /// What was seen.
+    pub evidence: Vec<String>,
+    /// The command that cures it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cure: Option<String>,
+    /// What else to do, or to consider before running the command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+impl Finding {
+    fn new(severity: Severity, check: &'static str, problem: impl Into<String>) -> Self {
+        let (problem, evidence) = (problem.into(), Vec::new());
+        Self { severity, check, problem, evidence, cure: None, advice: None }
+    }
+
+    /// A finding that prevents wakes.
+    #[must_use]
+    pub fn error(check: &'static str, problem: impl Into<String>) -> Self {
+        Self::new(Severity::Error, check, problem)
+    }
+
+    /// A finding that can prevent some wakes.
+    #[must_use]
+    pub fn warning(check: &'static str, problem: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, check, problem)
+    }
+
+    /// An explanation.
+    #[must_use]
+    pub fn note(check: &'static str, problem: impl Into<String>) -> Self {
+        Self::new(Severity::Note, check, problem)
+    }
+
+    /// Adds what was seen.
+    #[must_use]
+    pub fn seen(mut self, evidence: impl Into<String>) -> Self {
+        self.evidence.push(evidence.into());
+        self
+    }
+
+    /// Sets the command that cures it.
+    #[must_use]
+    pub fn cure(mut self, command: impl Into<String>) -> Self {
+        self.cure = Some(command.into());
+        self
+    }
+
+    /// Sets the advice.
+    #[must_use]
+    pub fn advice(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+}
+
+/// Something that the caller may not see, or that does not exist on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NotChecked {
+    /// What was not checked.
+    pub what: String,
+    /// Why not.
+    pub reason: String,
+    /// The command that shows it.
+    pub command: String,
+}
+
+/// What was seen, or why it was not.
+pub type Seen<T> = Result<T, NotChecked>;
+
+/// Why this was not checked.
+#[must_use]
+pub fn not_checked(what: &str, reason: impl Into<String>, command: impl Into<String>) -> NotChecked {
+    NotChecked { what: what.to_owned(), reason: reason.into(), command: command.into() }
+}

@@ -1,0 +1,191 @@
+//! What the services show on the bus.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use wakevirt_protocol::bus::{Dict, PacketDetails};
+use zbus::fdo::DBusProxy;
+use zbus::names::BusName;
+use zbus::{Proxy, Variant};
+
+use crate::client::{ActorStatus, CaptureStatus, Client, Decision, Domain, Error, Service};
+use crate::verbs::doctor::finding::{Seen, not_checked};
+
+/// The number of decisions that doctor reads.
+const DECISIONS: usize = 200;
+/// The maximum number of replies with remembered packets.
+const MAX_PAGES: usize = 1000;
+/// The number of denied packets that doctor asks the actor about again.
+const MAX_EXPLAINED: usize = 50;
+/// The timeout of a call to the bus itself, or to polkit.
+const BUS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What one of the services replied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply<T> {
+    /// This status.
+    Status(T),
+    /// The service is not on the bus.
+    Absent,
+    /// The call failed with this message.
+    Failed(String),
+}
+
+impl<T> Reply<T> {
+    /// The status, if the service replied.
+    #[must_use]
+    pub const fn status(&self) -> Option<&T> {
+        match self {
+            Self::Status(status) => Some(status),
+            Self::Absent | Self::Failed(_) => None,
+        }
+    }
+
+    fn of(result: Result<T, Error>) -> Self {
+        match result {
+            Ok(status) => Self::Status(status),
+            Err(Error::NotRunning { .. }) => Self::Absent,
+            Err(error) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// What both services show.
+#[derive(Debug)]
+pub struct OnBus {
+    /// The status of capture.
+    pub capture: Reply<CaptureStatus>,
+    /// The status of the actor.
+    pub actor: Reply<ActorStatus>,
+    /// The process of capture.
+    pub capture_process: Option<u32>,
+    /// The process of the actor.
+    pub actor_process: Option<u32>,
+    /// The domains.
+    pub domains: Seen<Vec<Domain>>,
+    /// The last decisions, newest first.
+    pub decisions: Seen<Vec<Decision>>,
+    /// The numbers of denied packets that would wake their domain now.
+    pub settled: Vec<u64>,
+    /// The packets that capture remembers, oldest first.
+    pub packets: Seen<Vec<PastPacket>>,
+    /// The version of polkit, if it is on the bus.
+    pub polkit: Option<String>,
+}
+
+/// A packet that capture remembers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PastPacket {
+    /// The MAC address to wake.
+    pub mac: String,
+    /// The ingress interface.
+    pub interface: String,
+    /// The sender.
+    pub source: Option<String>,
+    /// The VLAN.
+    pub vlan: Option<u16>,
+}
+
+impl OnBus {
+    /// Calls both services.
+    pub async fn read(client: &Client) -> Self {
+        let capture = Reply::of(client.capture_status().await);
+        let actor = Reply::of(client.actor_status().await);
+        let domains =
+            client.domains().await.map_err(|error| unseen("the domains", &error, "wakevirtctl list"));
+        let decisions = client.history(DECISIONS).await;
+        let decisions =
+            decisions.map_err(|error| unseen("the last decisions", &error, "wakevirtctl history"));
+        let packets =
+            packets(client).await.map_err(|error| unseen("the last packets", &error, "wakevirtctl monitor"));
+        let mut settled = Vec::new();
+        for decision in decisions.iter().flatten().filter(|decision| is_denied(decision)).take(MAX_EXPLAINED)
+        {
+            if let (Some(number), Ok((true, _))) = (decision.number, explain(client, decision).await) {
+                settled.push(number);
+            }
+        }
+        Self {
+            capture,
+            actor,
+            settled,
+            capture_process: process(client, Service::Capture).await,
+            actor_process: process(client, Service::Actor).await,
+            domains,
+            decisions,
+            packets,
+            polkit: polkit(client).await,
+        }
+    }
+}
+
+fn unseen(what: &str, error: &Error, command: &str) -> crate::verbs::doctor::finding::NotChecked {
+    not_checked(what, error.to_string(), format!("sudo {command}"))
+}
+
+fn is_denied(decision: &Decision) -> bool {
+    ["not-allowed", "bad-password"].contains(&decision.outcome.as_str())
+}
+
+/// Whether a packet like that of the decision would wake a domain now, without a password.
+async fn explain(client: &Client, decision: &Decision) -> Result<(bool, String), Error> {
+    let details = &decision.details;
+    let mut packet: HashMap<&str, Variant<'_>> = HashMap::new();
+    let texts =
+        [("interface", &details.interface), ("source", &details.source), ("source-mac", &details.source_mac)];
+    for (key, value) in texts {
+        if let Some(value) = value {
+            packet.insert(key, value.as_str().into());
+        }
+    }
+    if let Some(vlan) = details.vlan {
+        packet.insert("vlan", vlan.into());
+    }
+    let mac = decision.mac.as_deref().unwrap_or_default();
+    client.call(Service::Actor, "Explain", &(mac, packet)).await
+}
+
+/// The packets that capture remembers.
+async fn packets(client: &Client) -> Result<Vec<PastPacket>, Error> {
+    type Page = (String, bool, bool, Vec<(u64, String, Dict)>);
+    let (mut packets, mut after, mut current) = (Vec::new(), 0_u64, String::new());
+    for _ in 0..MAX_PAGES {
+        let page: Page = client.call(Service::Capture, "Replay", &(current.as_str(), after)).await?;
+        let (epoch, _, more, page) = page;
+        after = page.last().map_or(after, |(sequence, ..)| *sequence);
+        current = epoch;
+        packets.extend(page.into_iter().map(|(_, mac, details)| packet(mac, &details)));
+        if !more {
+            break;
+        }
+    }
+    Ok(packets)
+}
+
+fn packet(mac: String, details: &Dict) -> PastPacket {
+    let details = PacketDetails::from(details);
+    let source =
+        details.source.map(|it| it.to_string()).or_else(|| details.source_mac.map(|it| it.to_string()));
+    PastPacket { mac, interface: details.interface.unwrap_or_default(), source, vlan: details.vlan }
+}
+
+/// The process that owns the name of a service.
+async fn process(client: &Client, service: Service) -> Option<u32> {
+    let bus = DBusProxy::new(client.connection().await.ok()?).await.ok()?;
+    let name = BusName::try_from(service.bus_name()).ok()?;
+    timeout(BUS_TIMEOUT, bus.get_connection_unix_process_id(name)).await.ok()?.ok()
+}
+
+/// The version of polkit, if it runs.
+async fn polkit(client: &Client) -> Option<String> {
+    let connection = client.connection().await.ok()?;
+    let builder = Proxy::new(
+        connection,
+        "org.freedesktop.PolicyKit1",
+        "/org/freedesktop/PolicyKit1/Authority",
+        "org.freedesktop.PolicyKit1.Authority",
+    );
+    let proxy = builder.await.ok()?;
+    timeout(BUS_TIMEOUT, proxy.get_property::<String>("BackendVersion")).await.ok()?.ok()
+}

@@ -1,0 +1,122 @@
+//! What libvirt shows to the caller: virsh(1).
+
+use crate::verbs::doctor::cure::quote;
+use crate::verbs::doctor::finding::{Seen, not_checked};
+use crate::verbs::doctor::program::run;
+
+/// A domain as virsh(1) shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// The URI of its hypervisor.
+    pub uri: String,
+    /// Its name.
+    pub name: String,
+    /// Its state and the reason, such as `shut off (migrated)`.
+    pub state: String,
+    /// Whether it disappears when it is shut off.
+    pub transient: bool,
+    /// Whether it has a managed save.
+    pub saved: bool,
+    /// The MAC addresses of its interfaces.
+    pub macs: Vec<String>,
+    /// The host's interfaces to which its macvtap interfaces are attached.
+    pub macvtap: Vec<String>,
+    /// The addresses of its passed-through PCI devices, such as `0000:03:00.0`.
+    pub devices: Vec<String>,
+}
+
+/// Reads a domain.
+///
+/// # Errors
+/// If the caller may not read it.
+pub fn machine(uri: &str, name: &str) -> Seen<Machine> {
+    let xml = virsh(uri, &["dumpxml", "--inactive", name])?;
+    let state = virsh(uri, &["domstate", "--reason", name])?;
+    let about = virsh(uri, &["dominfo", name])?;
+    let says = |key: &str, value: &str| {
+        about.lines().any(|line| line.strip_prefix(key).is_some_and(|rest| rest.trim() == value))
+    };
+    let mut machine =
+        parse(&xml).map_err(|error| not_checked("the domain", error, command(uri, &["dumpxml", name])))?;
+    machine.uri = uri.to_owned();
+    machine.name = name.to_owned();
+    machine.state = state.trim().to_owned();
+    machine.transient = says("Persistent:", "no");
+    machine.saved = says("Managed save:", "yes");
+    Ok(machine)
+}
+
+/// Checks whether the caller can connect to a hypervisor.
+///
+/// # Errors
+/// libvirt's reason, if not.
+pub fn connects(uri: &str) -> Result<(), String> {
+    let ran = run("virsh", &["--quiet", "--connect", uri, "list", "--all", "--name"])?;
+    if ran.success { Ok(()) } else { Err(ran.error()) }
+}
+
+/// A virsh command for this hypervisor.
+#[must_use]
+pub fn command(uri: &str, arguments: &[&str]) -> String {
+    let words = ["virsh", "--connect", uri].into_iter().chain(arguments.iter().copied());
+    words.map(quote).collect::<Vec<_>>().join(" ")
+}
+
+fn virsh(uri: &str, arguments: &[&str]) -> Seen<String> {
+    let failed = |reason: String| {
+        not_checked("the domain in libvirt", reason, format!("sudo {}", command(uri, arguments)))
+    };
+    let arguments = [&["--quiet", "--connect", uri], arguments].concat();
+    let ran = run("virsh", &arguments).map_err(failed)?;
+    if ran.success { Ok(ran.stdout) } else { Err(failed(ran.error())) }
+}
+
+/// The network devices in the definition of a domain.
+fn parse(xml: &str) -> Result<Machine, String> {
+    let document = roxmltree::Document::parse(xml).map_err(|error| error.to_string())?;
+    let mut machine = Machine::default();
+    let devices = document.root_element().children().find(|node| node.has_tag_name("devices"));
+    for device in devices.iter().flat_map(|devices| devices.children()) {
+        let child = |name: &str| device.children().find(|node| node.has_tag_name(name));
+        match (device.tag_name().name(), device.attribute("type")) {
+            ("interface", kind) => {
+                let mac = child("mac").and_then(|mac| mac.attribute("address"));
+                machine.macs.extend(mac.map(str::to_owned));
+                let source = child("source").and_then(|source| source.attribute("dev"));
+                machine.macvtap.extend(source.filter(|_| kind == Some("direct")).map(str::to_owned));
+            }
+            ("hostdev", Some("pci")) => {
+                let source = child("source");
+                let address = source.and_then(|it| it.children().find(|node| node.has_tag_name("address")));
+                machine.devices.extend(address.and_then(|address| pci(&address)));
+            }
+            _ => {}
+        }
+    }
+    Ok(machine)
+}
+
+/// A PCI address in the notation of sysfs.
+fn pci(address: &roxmltree::Node<'_, '_>) -> Option<String> {
+    let part = |name: &str| u32::from_str_radix(address.attribute(name)?.trim_start_matches("0x"), 16).ok();
+    let domain = part("domain").unwrap_or(0);
+    Some(format!("{domain:04x}:{:02x}:{:02x}.{:x}", part("bus")?, part("slot")?, part("function")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_network_devices_of_a_domain() {
+        let xml = "<domain><devices>
+  <interface type='direct'><mac address='52:54:00:00:00:01'/><source dev='enp1s0' mode='bridge'/></interface>
+  <hostdev mode='subsystem' type='pci'><source><address domain='0x0000' bus='0x03' slot='0x00' function='0x1'/></source></hostdev>
+  <hostdev mode='subsystem' type='usb'><source/></hostdev>
+</devices></domain>";
+        let machine = parse(xml).unwrap();
+        assert_eq!(machine.macs, ["52:54:00:00:00:01"]);
+        assert_eq!(machine.macvtap, ["enp1s0"]);
+        assert_eq!(machine.devices, ["0000:03:00.1"]);
+    }
+}

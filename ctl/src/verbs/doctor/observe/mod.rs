@@ -1,0 +1,217 @@
+//! What doctor sees, with the rights of its caller. Each read is bounded in time and size, and changes nothing.
+
+pub mod bus;
+pub mod config;
+pub mod libvirt;
+pub mod loop_back;
+pub mod network;
+pub mod ports;
+pub mod session;
+pub mod units;
+
+use nix::unistd::geteuid;
+use wakevirt_service::bus::Address;
+
+use crate::client::{Client, Domain, Service};
+use crate::verbs::doctor::cure::Caller;
+use crate::verbs::doctor::finding::{NotChecked, Seen};
+
+use bus::OnBus;
+use config::{ActorConfig, CaptureConfig, Config};
+use libvirt::Machine;
+use loop_back::LoopBack;
+use network::Link;
+use ports::UdpSocket;
+use session::Daemon;
+use units::Units;
+
+/// Everything that doctor has seen.
+#[derive(Debug)]
+pub struct Observations {
+    /// Who runs doctor.
+    pub caller: Caller,
+    /// The bus of the actor.
+    pub address: Address,
+    /// The name of the domain that does not wake, if the caller has named it.
+    pub wanted: Option<String>,
+    /// The units of the system.
+    pub units: Seen<Units>,
+    /// The units of the caller, for an actor on the session bus.
+    pub user_units: Option<Seen<Units>>,
+    /// What the services show.
+    pub bus: OnBus,
+    /// The policy files of the services, and the rule of polkit, that exist.
+    pub policies: Vec<String>,
+    /// The configuration of capture.
+    pub capture_config: Seen<Config<CaptureConfig>>,
+    /// The configuration of the actor.
+    pub actor_config: Seen<Config<ActorConfig>>,
+    /// The network interfaces.
+    pub links: Seen<Vec<Link>>,
+    /// The sockets on UDP port 9.
+    pub port: Vec<UdpSocket>,
+    /// The connections that the actor does not have, and libvirt's reason for the caller, if it has none either.
+    pub unconnected: Vec<(String, Option<String>)>,
+    /// The named domain, or all domains if there are few.
+    pub machines: Vec<Machine>,
+    /// The libvirt daemons of the caller, for domains of a session.
+    pub daemons: Vec<Daemon>,
+    /// The loop-back test.
+    pub loop_back: Option<LoopBack>,
+    /// What could not be seen in libvirt or by the loop-back test.
+    pub unseen: Vec<NotChecked>,
+}
+
+/// The rule of polkit that lets the actor use libvirt.
+pub const LIBVIRT_RULE: &str = "10-wakevirt-libvirt.rules";
+
+/// The maximum number of domains that doctor reads with virsh(1), if the caller names none.
+const MAX_MACHINES: usize = 16;
+
+impl Observations {
+    /// Looks at everything. `test` is whether to send a packet.
+    pub async fn gather(client: &Client, wanted: Option<&str>, test: bool) -> Self {
+        let system = Client::new(Address::System);
+        let session = *client.address() == Address::Session;
+        let mut bus = OnBus::read(client).await;
+        // A user's actor is on the session bus, and receives packets from the system's capture.
+        let on_system = *client.address() != Address::System && bus.capture.status().is_none();
+        if on_system {
+            let OnBus { capture, capture_process, packets, polkit, .. } = OnBus::read(&system).await;
+            bus = OnBus { capture, capture_process, packets, polkit, ..bus };
+        }
+        let (links, port) = (network::read(), ports::read());
+        let mut unseen = Vec::new();
+        let mut loop_back = None;
+        if let (Some(capture), Ok(links), true) = (bus.capture.status(), &links, test) {
+            let client = if on_system { &system } else { client };
+            match loop_back::test(client, capture, links, !port.is_empty()).await {
+                Ok(result) => loop_back = Some(result),
+                Err(reason) => unseen.push(reason),
+            }
+        }
+        let machines = machines(&bus, wanted, &mut unseen);
+        let uses_session = session || uris(&bus).any(|(uri, _)| uri.starts_with("qemu:///session"));
+        Self {
+            caller: if geteuid().is_root() { Caller::Root } else { Caller::User },
+            address: client.address().clone(),
+            wanted: wanted.map(str::to_owned),
+            units: units::system(),
+            user_units: session.then(units::user),
+            policies: policies(),
+            capture_config: config::read(Service::Capture, bus.capture_process),
+            actor_config: config::read(Service::Actor, bus.actor_process),
+            links,
+            port,
+            unconnected: unconnected(&bus),
+            machines,
+            daemons: if uses_session { session::daemons() } else { Vec::new() },
+            loop_back,
+            unseen,
+            bus,
+        }
+    }
+
+    /// A host on which nothing can be seen, for tests of the checks.
+    #[cfg(test)]
+    pub fn nothing() -> Self {
+        let unseen = || crate::verbs::doctor::finding::not_checked("it", "a test", "true");
+        let bus = OnBus {
+            capture: bus::Reply::Absent,
+            actor: bus::Reply::Absent,
+            capture_process: None,
+            actor_process: None,
+            domains: Err(unseen()),
+            decisions: Err(unseen()),
+            settled: Vec::new(),
+            packets: Err(unseen()),
+            polkit: None,
+        };
+        Self {
+            caller: Caller::Root,
+            address: Address::System,
+            wanted: None,
+            units: Err(unseen()),
+            user_units: None,
+            bus,
+            policies: Vec::new(),
+            capture_config: Err(unseen()),
+            actor_config: Err(unseen()),
+            links: Err(unseen()),
+            port: Vec::new(),
+            unconnected: Vec::new(),
+            machines: Vec::new(),
+            daemons: Vec::new(),
+            loop_back: None,
+            unseen: Vec::new(),
+        }
+    }
+
+    /// The known domains.
+    #[must_use]
+    pub fn domains(&self) -> &[Domain] {
+        self.bus.domains.as_deref().unwrap_or_default()
+    }
+
+    /// The named domain, if the actor knows it.
+    #[must_use]
+    pub fn wanted_domain(&self) -> Option<&Domain> {
+        let wanted = self.wanted.as_deref()?;
+        self.domains().iter().find(|domain| domain.name == wanted || domain.uuid == wanted)
+    }
+
+    /// What the caller may not see.
+    #[must_use]
+    pub fn not_checked(&self) -> Vec<NotChecked> {
+        let units = [self.units.as_ref().err(), self.user_units.as_ref().and_then(|it| it.as_ref().err())];
+        let running = self.bus.actor.status().is_some();
+        let lists = [self.bus.domains.as_ref().err(), self.bus.decisions.as_ref().err()]
+            .map(|it| it.filter(|_| running));
+        let packets = self.bus.packets.as_ref().err().filter(|_| self.bus.capture.status().is_some());
+        let configs = [self.capture_config.as_ref().err(), self.actor_config.as_ref().err()];
+        let all =
+            units.into_iter().chain(lists).chain([packets]).chain(configs).chain([self.links.as_ref().err()]);
+        all.flatten().chain(&self.unseen).cloned().collect()
+    }
+}
+
+/// The policy files of the services, and the rule of polkit for the actor, in the directories in which they are read.
+fn policies() -> Vec<String> {
+    let directories = ["/usr/share", "/etc"];
+    let files = directories.iter().flat_map(|directory| {
+        let names = Service::BOTH.map(|service| format!("dbus-1/system.d/{}.conf", service.bus_name()));
+        let names = names.into_iter().chain([format!("polkit-1/rules.d/{LIBVIRT_RULE}")]);
+        names.map(move |name| format!("{directory}/{name}"))
+    });
+    files.filter(|path| std::fs::exists(path).unwrap_or(false)).collect()
+}
+
+/// The actor's connections, and whether each is connected.
+fn uris(bus: &OnBus) -> impl Iterator<Item = (&str, bool)> {
+    let connections = bus.actor.status().into_iter().flat_map(|status| &status.connections);
+    connections.map(|connection| (connection.uri.as_str(), connection.connected))
+}
+
+fn unconnected(bus: &OnBus) -> Vec<(String, Option<String>)> {
+    let unconnected = uris(bus).filter(|(_, connected)| !connected);
+    unconnected.map(|(uri, _)| (uri.to_owned(), libvirt::connects(uri).err())).collect()
+}
+
+/// The named domain, or all if there are few.
+fn machines(bus: &OnBus, wanted: Option<&str>, unseen: &mut Vec<NotChecked>) -> Vec<Machine> {
+    let domains = bus.domains.as_deref().unwrap_or_default();
+    let is_wanted =
+        |domain: &&Domain| wanted.is_none_or(|name| [&domain.name, &domain.uuid].contains(&&name.to_owned()));
+    let wanted: Vec<&Domain> = domains.iter().filter(is_wanted).collect();
+    let mut machines = Vec::new();
+    for domain in wanted.iter().take(MAX_MACHINES) {
+        match libvirt::machine(&domain.connection, &domain.name) {
+            Ok(machine) => machines.push(machine),
+            Err(reason) => {
+                unseen.push(reason);
+                break;
+            }
+        }
+    }
+    machines
+}

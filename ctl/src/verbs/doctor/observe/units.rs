@@ -1,0 +1,144 @@
+//! The units of the services, and of those that they need: systemctl(1) show, as the caller.
+
+use std::collections::BTreeMap;
+
+use crate::verbs::doctor::finding::{Seen, not_checked};
+use crate::verbs::doctor::program::run;
+
+/// The properties that doctor reads: org.freedesktop.systemd1(5).
+const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,ExecMainStatus,StatusText,\
+                          DropInPaths,SupplementaryGroups,AmbientCapabilities,MainPID,FragmentPath";
+
+/// The units of the system.
+const SYSTEM: [&str; 9] = [
+    "wakevirt-capture.service",
+    "wakevirt-capture.socket",
+    "wakevirt-capture-links.socket",
+    "wakevirt-actor.service",
+    "libvirtd.service",
+    "libvirtd.socket",
+    "virtqemud.service",
+    "virtqemud.socket",
+    "dbus.service",
+];
+/// The units of a user.
+const USER: [&str; 2] = ["wakevirt-actor.service", "wakevirt-libvirtd.service"];
+
+/// The number of lines of a log that doctor shows.
+const LOG_LINES: usize = 3;
+
+/// One unit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unit {
+    properties: BTreeMap<String, String>,
+    /// The last warnings in its log, of the actor or if it is not active. Empty without the right to read them.
+    pub log: Vec<String>,
+}
+
+impl Unit {
+    /// A property; empty if it is unknown.
+    #[must_use]
+    pub fn get(&self, property: &str) -> &str {
+        self.properties.get(property).map_or("", String::as_str)
+    }
+
+    /// Whether systemd has loaded it from a file.
+    #[must_use]
+    pub fn is_installed(&self) -> bool {
+        !matches!(self.get("LoadState"), "" | "not-found")
+    }
+
+    /// Whether it is active.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.get("ActiveState") == "active"
+    }
+
+    /// Whether it is masked.
+    #[must_use]
+    pub fn is_masked(&self) -> bool {
+        self.get("LoadState") == "masked"
+    }
+
+    /// A property that is a number.
+    #[must_use]
+    pub fn number(&self, property: &str) -> u32 {
+        self.get(property).parse().unwrap_or(0)
+    }
+}
+
+/// All units, by name.
+pub type Units = BTreeMap<String, Unit>;
+
+/// Reads the units of the system.
+///
+/// # Errors
+/// If the host does not run systemd.
+pub fn system() -> Seen<Units> {
+    read(&[], &SYSTEM)
+}
+
+/// Reads the units of the caller's service manager.
+///
+/// # Errors
+/// If there is none.
+pub fn user() -> Seen<Units> {
+    read(&["--user"], &USER)
+}
+
+fn read(options: &[&str], names: &[&str]) -> Seen<Units> {
+    let property = format!("--property={PROPERTIES}");
+    let arguments = [options, &["show", &property], names].concat();
+    let command = [&["systemctl"], options, &["status", "'wakevirt-*'"]].concat().join(" ");
+    let failed = |reason: String| not_checked("the units", reason, &command);
+    let ran = run("systemctl", &arguments).map_err(failed)?;
+    if !ran.success {
+        return Err(failed(ran.error()));
+    }
+    let mut units = parse(&ran.stdout);
+    for (name, unit) in &mut units {
+        let is_own = name.starts_with("wakevirt-") && unit.is_installed();
+        // The actor also runs without a connection to libvirt, and logs why it has none.
+        if is_own && (!unit.is_active() || name == "wakevirt-actor.service") {
+            unit.log = log(options, name);
+        }
+    }
+    Ok(units)
+}
+
+/// Parses one block for each unit, with an empty line between two blocks.
+#[must_use]
+pub fn parse(text: &str) -> Units {
+    let unit = |block: &str| {
+        let pairs = block.lines().filter_map(|line| line.split_once('='));
+        let properties = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        Unit { properties, log: Vec::new() }
+    };
+    let units = text.split("\n\n").map(unit).filter(|unit| !unit.get("Id").is_empty());
+    units.map(|unit| (unit.get("Id").to_owned(), unit)).collect()
+}
+
+/// The last warnings and errors of a service itself, without those of systemd.
+fn log(options: &[&str], unit: &str) -> Vec<String> {
+    let field = if options.is_empty() { "_SYSTEMD_UNIT" } else { "_SYSTEMD_USER_UNIT" };
+    let unit = format!("{field}={unit}");
+    let arguments = ["--quiet", "--no-pager", "--output=cat", "--lines=40", "--priority=warning", &unit];
+    let Ok(ran) = run("journalctl", &arguments) else { return Vec::new() };
+    let mut lines: Vec<String> = ran.stdout.lines().map(str::to_owned).collect();
+    lines.dedup();
+    lines.split_off(lines.len().saturating_sub(LOG_LINES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_the_blocks_of_systemctl() {
+        let units = parse(
+            "Id=a.service\nLoadState=masked\nNRestarts=7\n\nId=b.socket\nLoadState=not-found\nStatusText=a=b\n",
+        );
+        assert!(units["a.service"].is_masked() && units["a.service"].number("NRestarts") == 7);
+        assert!(!units["b.socket"].is_installed() && units["b.socket"].get("StatusText") == "a=b");
+    }
+}

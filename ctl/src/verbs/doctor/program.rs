@@ -1,0 +1,88 @@
+//! Runs other programs as the caller, with limits.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The maximum time of a program.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How often to check whether the program has exited.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// The maximum length of each output, in bytes.
+const MAX_OUTPUT: u64 = 1024 * 1024;
+
+/// What a program printed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ran {
+    /// Whether its exit status was 0.
+    pub success: bool,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// The last line of its standard error, without the prefix of virsh(1).
+    #[must_use]
+    pub fn error(&self) -> String {
+        let line = self.stderr.lines().map(|line| line.trim_start_matches("error: ").trim());
+        let line = line.rev().find(|line| !line.is_empty());
+        line.unwrap_or("it failed without a message").to_owned()
+    }
+}
+
+/// Runs a program with the caller's rights, without input, in the locale C.
+///
+/// # Errors
+/// The reason, if it does not start or does not exit in time.
+pub fn run(program: &str, arguments: &[&str]) -> Result<Ran, String> {
+    let mut command = Command::new(program);
+    command.args(arguments).env("LC_ALL", "C").env("LIBVIRT_AUTOSTART", "0").env("SYSTEMD_COLORS", "0");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| format!("{program} does not start: {error}"))?;
+    let (stdout, stderr) = (reader(child.stdout.take()), reader(child.stderr.take()));
+    let deadline = Instant::now() + TIMEOUT;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < deadline => thread::sleep(INTERVAL),
+            Ok(None) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("{program} does not reply within {} s", TIMEOUT.as_secs()));
+            }
+            Err(error) => return Err(format!("{program}: {error}")),
+        }
+    };
+    let text = |thread: thread::JoinHandle<String>| thread.join().unwrap_or_default();
+    Ok(Ran { success: status.success(), stdout: text(stdout), stderr: text(stderr) })
+}
+
+/// Reads an output on its own thread, so that a full pipe does not stop the program.
+fn reader(output: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut output) = output {
+            let _ = output.by_ref().take(MAX_OUTPUT).read_to_end(&mut bytes);
+            // Drain the rest, so that the program can exit.
+            let _ = std::io::copy(&mut output, &mut std::io::sink());
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn returns_the_output_and_limits_it() {
+        let ran = run("sh", &["-c", "echo out; echo error: bad >&2; exit 3"]).unwrap();
+        assert_eq!((ran.success, ran.stdout.as_str(), ran.error().as_str()), (false, "out\n", "bad"));
+        let long = run("sh", &["-c", "head -c 3000000 /dev/zero"]).unwrap();
+        assert_eq!(u64::try_from(long.stdout.len()), Ok(MAX_OUTPUT));
+        assert!(run("/nonexistent/program", &[]).is_err());
+    }
+}

@@ -1,0 +1,225 @@
+//! `wakevirtctl doctor` on a booted Debian that is broken in one way after the other. Each time, the first command that
+//! doctor prints is executed, until doctor finds nothing. Then a packet wakes the domain.
+#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test may panic")]
+
+use serde_json::Value;
+use wakevirt_tests::bus::Kind;
+use wakevirt_tests::debian::Debian;
+use wakevirt_tests::host::Host;
+use wakevirt_tests::libvirt::qemu_domain;
+use wakevirt_tests::network::Peer;
+use wakevirt_tests::{privileged, wait};
+
+const DOMAIN: &str = "win11";
+const MAC: &str = "52:54:00:12:34:56";
+/// The number of commands that a fault may need.
+const MAX_COMMANDS: usize = 3;
+
+/// One way to break the host.
+struct Fault {
+    /// The shell commands that break it.
+    broken_by: &'static str,
+    /// Whether a packet is sent before doctor runs.
+    packet: bool,
+    /// The first finding.
+    check: &'static str,
+    /// A part of its evidence.
+    evidence: &'static str,
+}
+
+const fn fault(check: &'static str, evidence: &'static str, broken_by: &'static str) -> Fault {
+    Fault { broken_by, packet: false, check, evidence }
+}
+
+const FAULTS: [Fault; 14] = [
+    fault(
+        "unit-not-enabled",
+        "wakevirt-capture.service: inactive (dead), disabled",
+        "systemctl disable --now wakevirt-capture wakevirt-actor",
+    ),
+    fault("unit-stopped", "inactive (dead), enabled", "systemctl stop wakevirt-actor"),
+    fault("unit-masked", "wakevirt-actor.service", "systemctl mask --now wakevirt-actor"),
+    fault(
+        "configuration",
+        "actor.d/bad.toml:1: unknown key \"lgo\"; did you mean \"log\"?",
+        "echo 'lgo = \"info\"' >/etc/wakevirt/actor.d/bad.toml; ! systemctl restart wakevirt-actor",
+    ),
+    fault(
+        "links-masked",
+        "netlink socket",
+        "systemctl mask --now wakevirt-capture-links.socket; ! systemctl restart wakevirt-capture",
+    ),
+    fault(
+        "unit-restart-loop",
+        "changed by /etc/systemd/system/wakevirt-actor.service.d/bad.conf",
+        "mkdir -p /etc/systemd/system/wakevirt-actor.service.d
+         printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/false\\n' >/etc/systemd/system/wakevirt-actor.service.d/bad.conf
+         systemctl daemon-reload; systemctl restart --no-block wakevirt-actor
+         until [ $(systemctl show --property=NRestarts --value wakevirt-actor) -ge 3 ]; do sleep 0.1; done",
+    ),
+    fault(
+        "udp-mode",
+        "changed by /etc/systemd/system/wakevirt-capture.service.d/bad.conf",
+        "mkdir -p /etc/systemd/system/wakevirt-capture.service.d
+         printf '[Service]\\nCapabilityBoundingSet=\\nAmbientCapabilities=\\n' >/etc/systemd/system/wakevirt-capture.service.d/bad.conf
+         systemctl daemon-reload; systemctl restart wakevirt-capture",
+    ),
+    fault(
+        "port-taken",
+        "wakevirt-capture.socket is failed",
+        "systemctl stop wakevirt-capture
+         systemd-run --quiet --unit=squatter perl -MSocket -e 'socket(S, PF_INET, SOCK_DGRAM, 0); bind(S, sockaddr_in(9, INADDR_ANY)); sleep 1000'
+         until grep -q ':0009 ' /proc/net/udp; do sleep 0.1; done
+         systemctl start wakevirt-capture",
+    ),
+    fault(
+        "libvirt-unreachable",
+        "libvirtd.service: masked, inactive",
+        "systemctl mask --now libvirtd.socket libvirtd.service",
+    ),
+    fault(
+        "libvirt-denied",
+        "SupplementaryGroups=",
+        "mkdir -p /etc/systemd/system/libvirtd.socket.d /etc/systemd/system/wakevirt-actor.service.d
+         printf '[Socket]\\nSocketMode=0660\\nSocketGroup=libvirt\\n' >/etc/systemd/system/libvirtd.socket.d/group.conf
+         printf '[Service]\\nSupplementaryGroups=\\n' >/etc/systemd/system/wakevirt-actor.service.d/group.conf
+         systemctl daemon-reload; systemctl stop libvirtd.service 'libvirtd*.socket'; systemctl start libvirtd.socket
+         systemctl restart wakevirt-actor",
+    ),
+    fault("not-allowed", "0 rules", "rm /etc/wakevirt/actor.d/*; systemctl reload wakevirt-actor"),
+    fault(
+        "bus-policy",
+        "/usr/share/dbus-1/system.d/org.wakevirt.Actor1.conf exists",
+        // Both implementations of the bus notice a new file, but not a directory that appears by a mount.
+        "cp -r /usr/share/dbus-1/system.d /run/policies; rm /run/policies/org.wakevirt.Actor1.conf
+         mount --bind /run/policies /usr/share/dbus-1/system.d; systemctl reload dbus
+         systemctl restart --no-block wakevirt-actor
+         until journalctl --unit wakevirt-actor | grep -q 'the bus policy does not allow'; do sleep 0.1; done
+         umount /usr/share/dbus-1/system.d",
+    ),
+    fault(
+        "version-skew",
+        "wakevirt-capture 0.0.9",
+        "cp /usr/bin/wakevirt-capture /root/new; sed 's/0\\.1\\.0/0.0.9/g' /root/new >/root/old; chmod 755 /root/old
+         mv /root/old /usr/bin/wakevirt-capture; systemctl restart wakevirt-capture
+         mv /root/new /usr/bin/wakevirt-capture",
+    ),
+    Fault {
+        packet: true,
+        ..fault(
+            "managed-save",
+            "Managed save: yes",
+            "virsh --quiet start win11; virsh --quiet managedsave win11; truncate --size=16K /var/lib/libvirt/qemu/save/win11.save",
+        )
+    },
+];
+
+/// The host, and another machine on its network.
+struct Patient<'host> {
+    debian: Debian<'host>,
+    lan: Peer<'host>,
+}
+
+impl<'host> Patient<'host> {
+    fn new(host: &'host Host) -> Self {
+        // dbus-daemon notices new policy files itself, dbus-broker does not.
+        let mut debian = Debian::new(host, Kind::DbusBroker);
+        debian.install();
+        host.bridge("br0");
+        let lan = host.veth("port0");
+        host.sh("ip link set port0 master br0 && ip address add 192.0.2.1/24 brd + dev br0");
+        lan.address("192.0.2.2/24");
+        debian.boot();
+        debian.write("/root/win11.xml", &qemu_domain(DOMAIN, MAC, "br0"));
+        debian.write("/etc/wakevirt/actor.d/rule.toml", "[[allow]]\ndomain = \"win11\"\n");
+        debian.sh("virsh --quiet --connect qemu:///system define /root/win11.xml");
+        debian.sh("systemctl enable --now wakevirt-capture wakevirt-actor");
+        Self { debian, lan }
+    }
+
+    fn diagnose(&self) -> Value {
+        let mut doctor = self.debian.command("wakevirtctl");
+        let output = doctor.args(["--json", "doctor", DOMAIN]).output().expect("wakevirtctl runs");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    }
+
+    /// Waits until doctor finds nothing: services and connections take a moment.
+    fn is_healthy(&self) -> bool {
+        wait::within(wait::TIMEOUT / 4, || (self.diagnose()["healthy"] == true).then_some(())).is_some()
+    }
+
+    /// Runs the first command of doctor until it finds nothing. Returns the first diagnosis and the commands.
+    fn cure(&self) -> (Value, Vec<String>) {
+        let first = self.diagnose();
+        let mut commands = Vec::new();
+        let mut diagnosis = first.clone();
+        while commands.len() < MAX_COMMANDS && diagnosis["healthy"] != true {
+            let command = diagnosis["findings"][0]["cure"].as_str();
+            let command = command.unwrap_or_else(|| panic!("no cure in {diagnosis:#}"));
+            self.debian.sh(command);
+            commands.push(command.to_owned());
+            if self.is_healthy() {
+                break;
+            }
+            diagnosis = self.diagnose();
+        }
+        (first, commands)
+    }
+
+    /// Sends packets until the domain runs, and shuts it off again. A restart of the actor ends the cool-down.
+    fn wakes(&self, context: &str) {
+        let state = || self.debian.sh(&format!("virsh --quiet domstate {DOMAIN}")).trim().to_owned();
+        let woken = wait::within(wait::TIMEOUT, || {
+            self.lan.etherwake(MAC, &[]);
+            wait::within(std::time::Duration::from_millis(500), || (state() == "running").then_some(()))
+        });
+        let journal = || self.debian.journal("wakevirt-actor");
+        assert!(woken.is_some(), "the domain is {} after\n{context}\n{}", state(), journal());
+        self.debian.sh(&format!("virsh --quiet destroy {DOMAIN}; systemctl restart wakevirt-actor"));
+    }
+}
+
+#[test]
+fn each_fault_is_found_and_cured() {
+    privileged!();
+    let host = Host::new();
+    let patient = Patient::new(&host);
+    assert!(patient.is_healthy(), "{:#}", patient.diagnose());
+    patient.wakes("the installation");
+    for fault in &FAULTS {
+        assert!(patient.is_healthy(), "before {}: {:#}", fault.check, patient.diagnose());
+        patient.debian.sh(fault.broken_by);
+        if fault.packet {
+            let failures = || patient.debian.journal("wakevirt-actor").matches("failed: domain").count();
+            let before = failures();
+            // A packet like the previous one counts as a copy for two seconds.
+            wait::until_true("the wake to fail", || {
+                patient.lan.etherwake(MAC, &[]);
+                wait::within(std::time::Duration::from_millis(500), || (failures() > before).then_some(()))
+                    .is_some()
+            });
+        }
+        wait::within(wait::TIMEOUT, || {
+            (patient.diagnose()["findings"][0]["check"] == fault.check).then_some(())
+        });
+        let (first, commands) = patient.cure();
+        let finding = &first["findings"][0];
+        assert_eq!(finding["check"], fault.check, "{first:#}");
+        assert!(finding["evidence"].to_string().replace('\\', "").contains(fault.evidence), "{first:#}");
+        assert!(patient.is_healthy(), "after {commands:?}: {:#}", patient.diagnose());
+        patient.wakes(&format!("{commands:?}\n{first:#}"));
+    }
+    // The package restores this file, and is not installed here.
+    patient.debian.sh(
+        "rm /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules; systemctl restart polkit wakevirt-actor",
+    );
+    let denied = || {
+        let json = patient.diagnose();
+        (json["findings"][0]["check"] == "libvirt-denied").then_some(json)
+    };
+    let json = wait::until("the actor to be denied", denied);
+    let evidence = json["findings"][0]["evidence"].to_string();
+    for part in ["10-wakevirt-libvirt.rules is missing", "log: no connection to qemu:///system: "] {
+        assert!(evidence.contains(part), "{json:#}");
+    }
+}
