@@ -198,7 +198,7 @@ fn links_in_installed_pages_lead_to_installed_files() {
 #[test]
 fn install_list_names_every_file() {
     let listed: BTreeSet<String> = list().into_iter().map(|(source, _)| source).collect();
-    for directory in ["systemd", "dbus", "docs"] {
+    for directory in ["systemd", "dbus", "docs", "ctl/completions"] {
         for (name, _) in files(&project().join(directory)) {
             let source = Path::new(directory).join(name);
             let is_listed = listed.contains(source.to_str().expect("the path is UTF-8"));

@@ -33,6 +33,7 @@ pub const FOR_TESTS: &[&str] = &[
     "dnsmasq",
     "dropbear",
     "ebtables",
+    "fish",
     "iptables",
     "pkaction",
     "podman",
@@ -44,6 +45,7 @@ pub const FOR_TESTS: &[&str] = &[
     "systemd-nspawn",
     "systemd-socket-activate",
     "tcpdump",
+    "zsh",
 ];
 
 /// Skips the test and prints the reason if it cannot build a [`Host`](crate::host::Host).
