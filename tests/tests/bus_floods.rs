@@ -201,6 +201,7 @@ fn calls_without_a_reply_neither_exhaust_memory_nor_block_wakes() {
         (User::Unprivileged, FloodKind::Wake, 1, 100_000),
         (User::Unprivileged, FloodKind::Wake, 20, 20_000),
         (User::LibvirtMember, FloodKind::ListDomains, 20, 10_000),
+        (User::LibvirtMember, FloodKind::ExplainRules, 20, 10_000),
     ]);
 }
 

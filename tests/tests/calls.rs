@@ -87,7 +87,7 @@ fn explains_a_decision_without_acting() {
             MAC,
             "{'interface': <'br0'>, 'vlan': <uint16 20>, 'source': <'192.0.2.7'>}",
             false,
-            "packets from this interface, VLAN or source",
+            "packets in this VLAN",
         ),
         (MAC, "{'interface': <'br0'>, 'source': <'192.0.2.7'>}", false, "with an unknown VLAN"),
         (MAC, "{'interface': <'br1'>, 'vlan': <uint16 0>, 'source': <'192.0.2.7'>}", false, "192.0.2.0/24"),

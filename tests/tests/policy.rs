@@ -173,12 +173,13 @@ fn actor_denies_calls_of_unauthorized_users() {
 /// Checks which users can call the actor's methods that read.
 fn assert_rights_to_read(host: &Host, bus: Kind, user: User) {
     let (mac, nothing) = (format!("'{MAC}'"), "@a{sv} {}");
-    let methods: [(&str, &[&str]); 5] = [
+    let methods: [(&str, &[&str]); 6] = [
         ("ListDomains", &[]),
         ("ListDomainsAfter", &["''", "''"]),
         ("History", &["uint32 10"]),
         ("HistoryBefore", &["uint64 10", "uint32 10"]),
         ("Explain", &[&mac, nothing]),
+        ("ExplainRules", &[&mac, nothing]),
     ];
     for (method, arguments) in methods {
         match (user, host.call(user, ACTOR_INTERFACE, method, arguments)) {

@@ -88,6 +88,14 @@ impl Actor1 {
         self.requests.explain(parse_mac(mac)?, details).await.ok_or_else(exiting)
     }
 
+    /// Returns how the actor decides on such a packet, with all rules. Wakes nothing.
+    #[zbus(out_args("explanation"))]
+    async fn explain_rules(&self, mac: &str, details: names::Dict) -> Result<Dict, Error> {
+        let details = PacketDetails::from(&details);
+        let explanation = self.requests.explain_rules(parse_mac(mac)?, details).await;
+        Ok(explanation.ok_or_else(exiting)?.into())
+    }
+
     /// Returns the last decisions, newest first.
     #[zbus(out_args("decisions"))]
     async fn history(&self, limit: u32) -> Result<Vec<Dict>, Error> {

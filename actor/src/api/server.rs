@@ -18,7 +18,7 @@ use super::interface::Actor1;
 use crate::engine::report::Decision;
 
 /// The methods with a large reply.
-const LARGE: &[&str] = &["ListDomains", "ListDomainsAfter", "History", "HistoryBefore"];
+const LARGE: &[&str] = &["ExplainRules", "ListDomains", "ListDomainsAfter", "History", "HistoryBefore"];
 /// The maximum length of a call, in bytes. The longest argument is the name of a domain.
 const MAX_CALL: usize = 64 * 1024;
 /// How long readiness waits for the replay of the announcer, which may hang.

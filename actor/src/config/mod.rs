@@ -4,15 +4,19 @@ mod options;
 
 use core::fmt;
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
-use wakevirt_service::config::{self, HumanDuration, toml_array};
+use toml::Spanned;
+use wakevirt_service::config::{self, HumanDuration, Lines, toml_array};
 use wakevirt_service::logs::LogFilter;
 use wakevirt_service::user::service_uid;
 
 use crate::Error;
 use crate::policy::alias::Alias;
+use crate::policy::origin::Origin;
 use crate::policy::rules::{MAX_URI, Rule, Rules};
 use crate::policy::{Policy, Times};
 use crate::privilege::USER;
@@ -90,9 +94,15 @@ impl Config {
             shutdown_wait: file.shutdown_wait.map_or(default.shutdown_wait, Into::into),
             cool_down: file.cool_down.map_or(default.cool_down, Into::into),
         };
-        let rules = Rules::new(file.allow, file.metadata.unwrap_or(true));
+        let allow = file.allow.into_iter().map(Spanned::into_inner).collect();
+        let rules = Rules::new(allow, file.metadata.unwrap_or(true));
         let path = options.common.config.clone().unwrap_or_else(|| FILE.into());
-        let policy = Policy { rules, aliases: file.alias, times, file: path };
+        let policy = Policy {
+            rules,
+            aliases: file.alias.into_iter().map(Spanned::into_inner).collect(),
+            times,
+            file: path,
+        };
         Self { connections, log: file.log.unwrap_or_default(), policy }
     }
 }
@@ -133,9 +143,9 @@ struct ActorFile {
     cool_down: Option<HumanDuration>,
     log: Option<LogFilter>,
     #[serde(deserialize_with = "allow")]
-    allow: Vec<Rule>,
+    allow: Vec<Spanned<Rule>>,
     #[serde(deserialize_with = "alias")]
-    alias: Vec<Alias>,
+    alias: Vec<Spanned<Alias>>,
 }
 
 fn hold<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration>, D::Error> {
@@ -150,12 +160,16 @@ fn cool_down<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration
     config::duration(input, Duration::ZERO..=MAX_COOL_DOWN).map(Some)
 }
 
-fn allow<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Rule>, D::Error> {
-    let globs = config::PartLimit { count: Rule::globs, max: MAX_GLOBS, name: "globs in [[allow]]" };
+fn allow<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Spanned<Rule>>, D::Error> {
+    let globs = config::PartLimit {
+        count: |rule: &Spanned<Rule>| rule.get_ref().globs(),
+        max: MAX_GLOBS,
+        name: "globs in [[allow]]",
+    };
     config::list_with_parts(input, MAX_TABLES, "tables [[allow]]", globs)
 }
 
-fn alias<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Alias>, D::Error> {
+fn alias<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Spanned<Alias>>, D::Error> {
     config::list(input, MAX_TABLES, "tables [[alias]]")
 }
 
@@ -176,6 +190,23 @@ impl config::Layer for ActorFile {
         }
     }
 
+    fn located(self, file: &Path, lines: &Lines) -> Self {
+        let file: Arc<Path> = file.into();
+        let origin = |span: core::ops::Range<usize>| Origin {
+            file: Arc::clone(&file),
+            line: lines.line_at(span.start),
+        };
+        let allow = self.allow.into_iter().map(|rule| {
+            let span = rule.span();
+            Spanned::new(span.clone(), rule.into_inner().at(origin(span)))
+        });
+        let alias = self.alias.into_iter().map(|alias| {
+            let span = alias.span();
+            Spanned::new(span.clone(), alias.into_inner().at(origin(span)))
+        });
+        Self { allow: allow.collect(), alias: alias.collect(), ..self }
+    }
+
     fn check_limits(&self) -> Result<(), String> {
         for (key, tables) in [("allow", self.allow.len()), ("alias", self.alias.len())] {
             if tables > MAX_TABLES {
@@ -184,8 +215,8 @@ impl config::Layer for ActorFile {
                 ));
             }
         }
-        let aliases = self.alias.iter().filter(|alias| alias.is_glob()).count();
-        if aliases + self.allow.iter().map(Rule::globs).sum::<usize>() > MAX_GLOBS {
+        let aliases = self.alias.iter().filter(|alias| alias.get_ref().is_glob()).count();
+        if aliases + self.allow.iter().map(|rule| rule.get_ref().globs()).sum::<usize>() > MAX_GLOBS {
             return Err(format!(
                 "all files up to this one contain more than {MAX_GLOBS} globs in [[allow]] and [[alias]]; combine some of \
                  them"

@@ -52,7 +52,10 @@ fn the_example_contains_every_key_with_its_default() {
     );
     assert!(!allow.is_empty() && !alias.is_empty());
     // It also contains every key of a rule.
-    let keys = allow.iter().flat_map(Rule::keys).map(|key| key.split(' ').next().map(str::to_owned));
+    let keys = allow
+        .iter()
+        .flat_map(|rule| rule.get_ref().keys())
+        .map(|key| key.split(' ').next().map(str::to_owned));
     let keys: BTreeSet<String> = keys.flatten().collect();
     let all = ["connection", "domain", "interfaces", "mac", "paused", "secure-on", "sources", "vlans"];
     assert_eq!(keys.iter().map(String::as_str).collect::<Vec<_>>(), all);
@@ -65,6 +68,19 @@ fn uncommented(text: &str) -> String {
         _ => format!("{line}\n"),
     };
     text.lines().map(line).collect()
+}
+
+#[test]
+fn rules_and_aliases_know_their_lines() {
+    let text = "log = \"info\"\n\n# one\n[[allow]]\ndomain = \"a\"\n[[alias]]\nmac = \"52:54:00:00:00:01\"\n\
+                domain = \"a\"\n\n[[allow]]\n\ndomain = \"b\"";
+    let policy = load(text).unwrap().policy;
+    let line = |origin: Option<&Origin>| origin.filter(|it| it.file.is_absolute()).map(|it| it.line);
+    let lines = |policy: &Policy| policy.rules.iter().map(|rule| line(rule.origin())).collect::<Vec<_>>();
+    assert_eq!(lines(&policy), [Some(4), Some(10)]);
+    assert_eq!(line(policy.aliases[0].origin()), Some(6));
+    let inline = load("allow = [\n  {domain = \"a\"},\n  {domain = \"b\"},\n]").unwrap().policy;
+    assert_eq!(lines(&inline), [Some(2), Some(3)]);
 }
 
 #[test]

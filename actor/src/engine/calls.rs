@@ -16,6 +16,9 @@ impl Engine {
         match request {
             Request::Wake { target, caller, reply } => self.handle_call(&target, caller, reply),
             Request::Explain { mac, details, reply } => drop(reply.send(self.explain(mac, &details))),
+            Request::ExplainRules { mac, details, reply } => {
+                drop(reply.send(self.explain_rules(mac, &details)));
+            }
             Request::List { after, reply } => drop(reply.send(self.list(after.as_ref()))),
             Request::History { before, limit, reply } => {
                 drop(reply.send(self.history.decisions(before, limit)));

@@ -48,7 +48,7 @@ impl Engine {
 
     fn may_concern_unknown_domain(&self, request: &Request) -> bool {
         match request {
-            Request::Explain { .. } | Request::List { .. } => true,
+            Request::Explain { .. } | Request::ExplainRules { .. } | Request::List { .. } => true,
             Request::Wake { target: WakeTarget::Mac(mac), .. } => {
                 matches!(self.index.find(*mac), Found::Nothing)
             }

@@ -49,9 +49,14 @@ impl Hypervisors {
 
     /// The URIs of the unavailable hypervisors, as a list for a message; `None` if all are connected.
     pub(super) fn unavailable(&self) -> Option<String> {
-        let unavailable = self.0.iter().filter(|entry| entry.connection.is_none());
-        let uris: Vec<&str> = unavailable.map(|entry| &*entry.endpoint.uri).collect();
+        let uris: Vec<&str> = self.unavailable_uris().collect();
         (!uris.is_empty()).then(|| uris.join(", "))
+    }
+
+    /// The URIs of the unavailable hypervisors.
+    pub(super) fn unavailable_uris(&self) -> impl Iterator<Item = &str> {
+        let unavailable = self.0.iter().filter(|entry| entry.connection.is_none());
+        unavailable.map(|entry| &*entry.endpoint.uri)
     }
 
     /// Whether each hypervisor has been connected, or its first attempt has failed.

@@ -6,6 +6,7 @@
 pub mod attempt;
 mod calls;
 mod early_requests;
+mod explain;
 mod history;
 mod hypervisors;
 pub mod index;

@@ -6,7 +6,7 @@ use wakevirt_service::logs::quoted;
 
 use super::Engine;
 use crate::model::{Domain, Outcome, Packet, Subject};
-use crate::policy::decision::{Admission, Grant, Presented, Requester, admit};
+use crate::policy::decision::{Admission, Grant, Presented, Requester, admit, unmet_packets};
 
 /// How many domains a message about an ambiguous address names.
 const MAX_NAMED: usize = 3;
@@ -31,8 +31,8 @@ impl Engine {
             Admission::NotAllowed(domain) => {
                 (subject(Some(domain), None), Outcome::NotAllowed, "no rule allows it".to_owned())
             }
-            Admission::ConditionsNotMet(domain, rule) => {
-                let reason = format!("the rule does not match packets {}", rule.mismatch(&packet.details));
+            Admission::ConditionsNotMet(domain, rule, verdict) => {
+                let reason = format!("the rule does not match packets {}", unmet_packets(verdict));
                 (subject(Some(domain), Some(rule.to_string())), Outcome::NotAllowed, reason)
             }
             Admission::BadPassword(domain, rule) => {

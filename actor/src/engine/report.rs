@@ -18,7 +18,7 @@ use crate::model::{Outcome, Packet, Subject, Trigger};
 /// other hypervisors may not.
 const MAX_NAME: usize = 255;
 /// The maximum length of a rule, in bytes.
-const MAX_RULE: usize = 2000;
+pub(super) const MAX_RULE: usize = 2000;
 /// The maximum length of a reason, in bytes.
 const MAX_REASON: usize = 1000;
 
@@ -194,7 +194,7 @@ pub(super) fn sender(packet: &Packet) -> Option<String> {
 
 /// The text, truncated after at most `max` bytes.
 #[must_use]
-fn truncated(mut text: String, max: usize) -> String {
+pub(super) fn truncated(mut text: String, max: usize) -> String {
     if text.len() > max {
         text.truncate(text.floor_char_boundary(max));
         text.push('…');

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
+use wakevirt_protocol::explain::Explanation;
 
 use crate::engine::report::Decision;
 use crate::model::{Caller, Id, Outcome, State, WakeTarget};
@@ -30,6 +31,15 @@ pub enum Request {
         details: PacketDetails,
         /// Receives whether the packet would wake a domain, and the reason.
         reply: oneshot::Sender<(bool, String)>,
+    },
+    /// Explain the same with all rules and their verdicts.
+    ExplainRules {
+        /// The MAC address in the packet.
+        mac: MacAddr,
+        /// The details of the packet.
+        details: PacketDetails,
+        /// Receives the explanation.
+        reply: oneshot::Sender<Explanation>,
     },
     /// List some domains in the order of their IDs.
     List {
@@ -122,6 +132,11 @@ impl Requests {
     /// Explains what a packet would do: whether it would wake a domain, and the reason.
     pub async fn explain(&self, mac: MacAddr, details: PacketDetails) -> Option<(bool, String)> {
         self.send(|reply| Request::Explain { mac, details, reply }).await
+    }
+
+    /// Explains what a packet would do, with all rules and their verdicts.
+    pub async fn explain_rules(&self, mac: MacAddr, details: PacketDetails) -> Option<Explanation> {
+        self.send(|reply| Request::ExplainRules { mac, details, reply }).await
     }
 
     /// Lists the first domains after this one; the list is empty after the last one. If no domain is known, returns

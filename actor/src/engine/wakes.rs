@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
+use wakevirt_protocol::explain::PendingWake;
 use wakevirt_service::clock;
 use wakevirt_service::logs::{kind, quoted};
 
@@ -60,6 +61,12 @@ impl Wakes {
             iter::once(first).chain(later)
         });
         all.collect()
+    }
+
+    /// The wake of this domain that has not ended.
+    pub(super) fn pending(&self, id: &Id) -> Option<PendingWake> {
+        let running = self.running.contains_key(id).then_some(PendingWake::Running);
+        running.or_else(|| self.held.contains_key(id).then_some(PendingWake::Held))
     }
 
     /// Whether any wake is running.

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use wakevirt_protocol::MacAddr;
 
+use super::origin::Origin;
 use super::rules::DomainPattern;
 
 /// A table `[[alias]]`: a MAC address of a domain that is not in its definition.
@@ -12,6 +13,8 @@ pub struct Alias {
     #[serde(deserialize_with = "mac")]
     pub(crate) mac: MacAddr,
     pub(crate) domain: DomainPattern,
+    #[serde(skip)]
+    origin: Option<Origin>,
 }
 
 impl Alias {
@@ -19,6 +22,18 @@ impl Alias {
     #[must_use]
     pub const fn is_glob(&self) -> bool {
         self.domain.is_glob()
+    }
+
+    /// The place of the alias in the configuration, if it is from a file.
+    #[must_use]
+    pub const fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    /// The same alias, from this place in the configuration.
+    #[must_use]
+    pub(crate) fn at(self, origin: Origin) -> Self {
+        Self { origin: Some(origin), ..self }
     }
 }
 

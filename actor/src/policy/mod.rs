@@ -2,6 +2,7 @@
 
 pub mod alias;
 pub mod decision;
+pub mod origin;
 pub mod rules;
 pub mod secure_on;
 

@@ -7,6 +7,7 @@ mod error;
 mod file;
 mod glob;
 mod interface;
+mod lines;
 mod range;
 mod text;
 mod toml_array;
@@ -21,6 +22,7 @@ pub use error::{ConfigError, Problem};
 pub use file::{Links, open};
 pub use glob::{BadGlob, MAX_GROUPS, MAX_PATTERN, glob, is_glob};
 pub use interface::{BadInterfacePattern, InterfacePattern, is_interface_name};
+pub use lines::Lines;
 pub use range::{PartLimit, check_text, duration, list, list_with_parts, number};
 pub use text::from_text;
 pub use toml_array::toml_array;
@@ -39,6 +41,12 @@ pub trait Layer: DeserializeOwned + Default {
     /// Merges this layer over a lower one: its keys take precedence, and lists of tables accumulate.
     #[must_use]
     fn over(self, lower: Self) -> Self;
+
+    /// Notes the places of tables in this file.
+    #[must_use]
+    fn located(self, _file: &Path, _lines: &Lines) -> Self {
+        self
+    }
 
     /// Checks the limits that apply to all layers together.
     ///
@@ -113,7 +121,8 @@ fn drop_ins(directory: &Path, owner: Uid) -> Result<Vec<PathBuf>, ConfigError> {
 }
 
 fn parse<L: Layer>(path: &Path, text: &str) -> Result<L, ConfigError> {
-    toml::from_str(text).map_err(|error| ConfigError::content(path, text, &error))
+    let layer: L = toml::from_str(text).map_err(|error| ConfigError::content(path, text, &error))?;
+    Ok(layer.located(path, &Lines::new(text)))
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub enum FloodKind {
     Long,
     /// `ListDomains`. No reply is expected.
     ListDomains,
+    /// `ExplainRules` for an address without a domain. No reply is expected.
+    ExplainRules,
     /// `GetAll` of the actor's properties.
     ActorProperties,
     /// `GetAll` of the announcer's properties.
@@ -60,11 +62,12 @@ pub enum FloodKind {
 }
 
 impl FloodKind {
-    const ALL: [(&str, Self); 12] = [
+    const ALL: [(&str, Self); 13] = [
         ("wake", Self::Wake),
         ("wake-reply", Self::WakeReply),
         ("long", Self::Long),
         ("list-domains", Self::ListDomains),
+        ("explain-rules", Self::ExplainRules),
         ("actor-properties", Self::ActorProperties),
         ("capture-properties", Self::CaptureProperties),
         ("replay", Self::Replay),
@@ -96,6 +99,10 @@ impl FloodKind {
             Self::WakeReply => actor(ACTOR_INTERFACE, "Wake").build(&MAC),
             Self::Long => actor(ACTOR_INTERFACE, "Wake").build(&"x".repeat(LONG)),
             Self::ListDomains => actor(ACTOR_INTERFACE, "ListDomains").with_flags(no_reply).build(&()),
+            Self::ExplainRules => {
+                let details = HashMap::<&str, zbus::Variant<'_>>::new();
+                actor(ACTOR_INTERFACE, "ExplainRules").with_flags(no_reply).build(&(MAC, details))
+            }
             Self::ActorProperties => actor(PROPERTIES, "GetAll").build(&ACTOR_INTERFACE),
             Self::CaptureProperties => capture(PROPERTIES, "GetAll").build(&CAPTURE_INTERFACE),
             Self::Replay => capture(CAPTURE_INTERFACE, "Replay").build(&("", 0_u64)),

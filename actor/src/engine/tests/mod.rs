@@ -1,6 +1,7 @@
 //! Tests of the engine with a simulated hypervisor.
 
 mod early;
+mod explain;
 mod fake;
 mod hold;
 mod join;

@@ -6,6 +6,7 @@
 use core::time::Duration;
 
 use wakevirt_protocol::bus::PacketDetails;
+use wakevirt_protocol::explain::RuleVerdict;
 use wakevirt_protocol::{MacAddr, Password};
 
 use crate::model::{Domain, Outcome, Pause, State, Trigger};
@@ -50,8 +51,8 @@ pub enum Admission<'a> {
     Ambiguous(Vec<&'a Domain>),
     /// No rule allows the domain.
     NotAllowed(&'a Domain),
-    /// This rule matches the domain, but does not accept the packet.
-    ConditionsNotMet(&'a Domain, &'a Rule),
+    /// This rule matches the domain, but the packet does not meet this condition of it.
+    ConditionsNotMet(&'a Domain, &'a Rule, RuleVerdict),
     /// This rule requires a password, which must be fetched first.
     FetchPassword(&'a Domain, &'a Rule),
     /// This rule requires another password.
@@ -106,26 +107,23 @@ fn admit_packet<'a>(
     password: Presented<'_>,
 ) -> Admission<'a> {
     let mut denial = Admission::NotAllowed(domain);
-    for rule in rules.matching(domain, mac) {
-        if !rule.accepts(details) {
-            if let Admission::NotAllowed(_) = denial {
-                denial = Admission::ConditionsNotMet(domain, rule);
+    for rule in rules.iter() {
+        match judge(rule, domain, mac, details, password) {
+            RuleVerdict::Allows => {
+                let grant = Grant { rule: Some(rule.to_string()), paused: rule.paused() };
+                return Admission::Admitted(domain, grant);
             }
-            continue;
-        }
-        let is_correct = rule.secure_on().is_none_or(|expected| match password {
-            Presented::Fetched(Some(password)) => expected.accepts(password),
-            Presented::Fetched(None) | Presented::NotFetched => false,
-        });
-        if is_correct {
-            let grant = Grant { rule: Some(rule.to_string()), paused: rule.paused() };
-            return Admission::Admitted(domain, grant);
-        }
-        if details.secure_on && matches!(password, Presented::NotFetched) {
-            return Admission::FetchPassword(domain, rule);
-        }
-        if !matches!(denial, Admission::BadPassword(..)) {
-            denial = Admission::BadPassword(domain, rule);
+            RuleVerdict::PasswordUnchecked => return Admission::FetchPassword(domain, rule),
+            RuleVerdict::PasswordMissing | RuleVerdict::PasswordWrong
+                if !matches!(denial, Admission::BadPassword(..)) =>
+            {
+                denial = Admission::BadPassword(domain, rule);
+            }
+            verdict if is_unmet_condition(verdict) && matches!(denial, Admission::NotAllowed(_)) => {
+                denial = Admission::ConditionsNotMet(domain, rule, verdict);
+            }
+            // The rule is for other domains, or an earlier one is the reason.
+            _ => {}
         }
     }
     if rules.allowed_by_metadata(domain) {
@@ -133,6 +131,56 @@ fn admit_packet<'a>(
         return Admission::Admitted(domain, grant);
     }
     denial
+}
+
+/// What a rule says about a packet for a MAC address of this domain.
+#[must_use]
+pub fn judge(
+    rule: &Rule,
+    domain: &Domain,
+    mac: MacAddr,
+    details: &PacketDetails,
+    password: Presented<'_>,
+) -> RuleVerdict {
+    if let Some(verdict) = rule.mismatch(domain, mac).or_else(|| rule.unmet_condition(details)) {
+        return verdict;
+    }
+    let is_correct = rule.secure_on().is_none_or(|expected| match password {
+        Presented::Fetched(Some(password)) => expected.accepts(password),
+        Presented::Fetched(None) | Presented::NotFetched => false,
+    });
+    match (is_correct, details.secure_on, password) {
+        (true, ..) => RuleVerdict::Allows,
+        (false, true, Presented::NotFetched) => RuleVerdict::PasswordUnchecked,
+        (false, true, Presented::Fetched(_)) => RuleVerdict::PasswordWrong,
+        (false, false, _) => RuleVerdict::PasswordMissing,
+    }
+}
+
+/// Whether the rule matches the domain, and the packet comes from elsewhere.
+const fn is_unmet_condition(verdict: RuleVerdict) -> bool {
+    matches!(
+        verdict,
+        RuleVerdict::Interface
+            | RuleVerdict::InterfaceUnknown
+            | RuleVerdict::Vlan
+            | RuleVerdict::VlanUnknown
+            | RuleVerdict::Source
+            | RuleVerdict::SourceUnknown
+    )
+}
+
+/// Completes the sentence "does not match packets …" for an unmet condition.
+#[must_use]
+pub const fn unmet_packets(verdict: RuleVerdict) -> &'static str {
+    match verdict {
+        RuleVerdict::InterfaceUnknown => "from an unknown interface",
+        RuleVerdict::Vlan => "in this VLAN",
+        RuleVerdict::VlanUnknown => "with an unknown VLAN",
+        RuleVerdict::Source => "from this source",
+        RuleVerdict::SourceUnknown => "from an unknown source",
+        _ => "from this interface",
+    }
 }
 
 /// Whether a wake was held for too long.

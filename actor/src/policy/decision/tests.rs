@@ -45,7 +45,7 @@ fn shown(admission: Admission<'_>) -> String {
         Admission::Unknown => "unknown".to_owned(),
         Admission::Ambiguous(domains) => format!("ambiguous: {}", domains.len()),
         Admission::NotAllowed(domain) => format!("not allowed: {}", domain.name),
-        Admission::ConditionsNotMet(_, rule) => format!("not accepted: {rule}"),
+        Admission::ConditionsNotMet(_, rule, _) => format!("not accepted: {rule}"),
         Admission::FetchPassword(_, rule) => format!("fetch: {rule}"),
         Admission::BadPassword(_, rule) => format!("bad: {rule}"),
         Admission::Admitted(domain, Grant { rule: None, .. }) => domain.name.clone(),

@@ -97,6 +97,6 @@ impl TryFrom<RawRule> for Rule {
                 "an empty list matches nothing; to match all interfaces, VLANs or sources, remove the key",
             );
         }
-        Ok(Self { selector, connection, interfaces, vlans, sources, secure_on, paused })
+        Ok(Self { selector, connection, interfaces, vlans, sources, secure_on, paused, origin: None })
     }
 }

@@ -5,11 +5,13 @@ use core::fmt;
 use serde::Deserialize;
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
+use wakevirt_protocol::explain::RuleVerdict;
 use wakevirt_service::config::InterfacePattern;
 use wakevirt_service::logs::quoted;
 
 use super::pattern::{DomainPattern, MacPattern, SourcePattern};
 use crate::model::Domain;
+use crate::policy::origin::Origin;
 use crate::policy::secure_on::SecureOn;
 
 /// The number of items of each list that a rule in one line shows.
@@ -36,6 +38,7 @@ pub struct Rule {
     pub(super) sources: Option<Vec<SourcePattern>>,
     pub(super) secure_on: Option<SecureOn>,
     pub(super) paused: Option<Paused>,
+    pub(super) origin: Option<Origin>,
 }
 
 /// The domains that a rule allows.
@@ -48,11 +51,35 @@ pub(super) enum Selector {
 impl Rule {
     /// Whether the rule matches this domain or MAC address. Conditions for the packet are not considered.
     pub(super) fn matches(&self, domain: &Domain, mac: MacAddr) -> bool {
-        self.matches_connection(domain)
-            && match &self.selector {
-                Selector::Domain(pattern) => pattern.matches(domain),
-                Selector::Mac(pattern) => pattern.matches(mac),
-            }
+        self.mismatch(domain, mac).is_none()
+    }
+
+    /// Why the rule does not match this domain or MAC address; `None` if it does.
+    pub(crate) fn mismatch(&self, domain: &Domain, mac: MacAddr) -> Option<RuleVerdict> {
+        if !self.matches_connection(domain) {
+            return Some(RuleVerdict::Connection);
+        }
+        match &self.selector {
+            Selector::Domain(pattern) => (!pattern.matches(domain)).then_some(RuleVerdict::Domain),
+            Selector::Mac(pattern) => (!pattern.matches(mac)).then_some(RuleVerdict::Mac),
+        }
+    }
+
+    /// Whether the rule is for MAC addresses, but not for this one.
+    pub(crate) fn excludes_mac(&self, mac: MacAddr) -> bool {
+        matches!(&self.selector, Selector::Mac(pattern) if !pattern.matches(mac))
+    }
+
+    /// The place of the rule in the configuration, if it is from a file.
+    #[must_use]
+    pub const fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    /// The same rule, from this place in the configuration.
+    #[must_use]
+    pub(crate) fn at(self, origin: Origin) -> Self {
+        Self { origin: Some(origin), ..self }
     }
 
     /// The interface names in the rule, without globs.
@@ -94,9 +121,9 @@ impl Rule {
         self.connection.as_deref().is_none_or(|uri| uri == &*domain.id.connection)
     }
 
-    /// Whether the rule accepts packets from this interface, VLAN and source.
+    /// The first condition of the rule that a packet with these details does not meet: its interface, VLAN or source.
     #[must_use]
-    pub fn accepts(&self, details: &PacketDetails) -> bool {
+    pub fn unmet_condition(&self, details: &PacketDetails) -> Option<RuleVerdict> {
         // A packet without a known interface matches no pattern.
         let interface = |interfaces: &Vec<InterfacePattern>| {
             interfaces.iter().any(|it| details.interface_names().any(|name| it.matches(name)))
@@ -104,18 +131,19 @@ impl Rule {
         let source = |sources: &Vec<SourcePattern>| sources.iter().any(|it| it.matches(details));
         // A UDP socket does not report the VLAN, so such a packet matches none.
         let vlan = |vlans: &Vec<u16>| details.vlan.is_some_and(|vlan| vlans.contains(&vlan));
-        self.interfaces.as_ref().is_none_or(interface)
-            && self.vlans.as_ref().is_none_or(vlan)
-            && self.sources.as_ref().is_none_or(source)
-    }
-
-    /// Describes why the rule does not accept a packet with these details: "does not match packets …".
-    #[must_use]
-    pub const fn mismatch(&self, details: &PacketDetails) -> &'static str {
-        match (&self.vlans, details.vlan) {
-            (Some(_), None) => "with an unknown VLAN",
-            _ => "from this interface, VLAN or source",
+        if !self.interfaces.as_ref().is_none_or(interface) {
+            let is_known = details.interface.is_some();
+            return Some(if is_known { RuleVerdict::Interface } else { RuleVerdict::InterfaceUnknown });
         }
+        if !self.vlans.as_ref().is_none_or(vlan) {
+            let is_known = details.vlan.is_some();
+            return Some(if is_known { RuleVerdict::Vlan } else { RuleVerdict::VlanUnknown });
+        }
+        if !self.sources.as_ref().is_none_or(source) {
+            let is_known = details.source.is_some() || details.source_mac.is_some();
+            return Some(if is_known { RuleVerdict::Source } else { RuleVerdict::SourceUnknown });
+        }
+        None
     }
 
     /// The password that the packet must contain.

@@ -10,6 +10,12 @@ use super::*;
 use crate::model::{Id, State};
 use wakevirt_protocol::bus::PacketDetails;
 
+impl Rule {
+    fn accepts(&self, details: &PacketDetails) -> bool {
+        self.unmet_condition(details).is_none()
+    }
+}
+
 fn domain(name: &str) -> Domain {
     Domain {
         id: Id { connection: "test:///".into(), uuid: Uuid::from_u128(7) },
