@@ -32,6 +32,7 @@ pub struct Starter<'host> {
     user: User,
     started_by: StartedBy,
     restricted: bool,
+    log_to: &'static str,
     config: String,
     file: String,
     options: Vec<String>,
@@ -59,6 +60,13 @@ impl<'host> Starter<'host> {
         self
     }
 
+    /// Lets it log to the journal instead of standard error. The host needs a journal.
+    #[must_use]
+    pub fn log_to_journal(mut self) -> Self {
+        self.log_to = "journal";
+        self
+    }
+
     /// Starts the actor without the group libvirt, like the shipped drop-in for its unit.
     #[must_use]
     pub fn restricted(mut self) -> Self {
@@ -74,7 +82,7 @@ impl<'host> Starter<'host> {
     pub fn start(self) -> Daemon {
         let path = format!("/run/notify-{}", unique_number());
         let notifications = MessageSocket::bind(&self.host.path(&path), |lines, message| {
-            message.lines().for_each(|line| lines.push(line.to_owned()));
+            String::from_utf8_lossy(message).lines().for_each(|line| lines.push(line.to_owned()));
         });
         let mut command = self.command();
         command.env("NOTIFY_SOCKET", path);
@@ -146,7 +154,7 @@ impl<'host> Starter<'host> {
             line.push("--");
         }
         let program = format!("{PROGRAMS}/{}", self.name);
-        line.extend([program.as_str(), "--config", &self.file, "--log-to", "stderr"]);
+        line.extend([program.as_str(), "--config", &self.file, "--log-to", self.log_to]);
         line.extend(self.options.iter().map(String::as_str));
         // The line contains at least the program.
         let (first, rest) = line.split_first().unwrap_or((&"false", &[]));
@@ -191,6 +199,7 @@ impl Daemon {
             user,
             started_by: StartedBy::Manager,
             restricted: false,
+            log_to: "stderr",
             config: String::new(),
             file: format!("/etc/wakevirt/{name}-test-{}.toml", unique_number()),
             options: Vec::new(),

@@ -27,7 +27,7 @@ impl MessageSocket {
     ///
     /// # Panics
     /// If that fails, for example because the path exists.
-    pub(crate) fn bind(path: &Path, add: impl Fn(&Lines, &str) + Send + 'static) -> Self {
+    pub(crate) fn bind(path: &Path, add: impl Fn(&Lines, &[u8]) + Send + 'static) -> Self {
         let socket = UnixDatagram::bind(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
             .expect("the mode of the socket");
@@ -38,9 +38,7 @@ impl MessageSocket {
             let mut message = vec![0; MAX_MESSAGE];
             while watch.strong_count() > 0 {
                 match socket.recv(&mut message) {
-                    Ok(length) => {
-                        add(&writer, &String::from_utf8_lossy(message.get(..length).unwrap_or_default()));
-                    }
+                    Ok(length) => add(&writer, message.get(..length).unwrap_or_default()),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     Err(_) => return,
                 }
