@@ -31,7 +31,7 @@ const fn fault(check: &'static str, evidence: &'static str, broken_by: &'static 
     Fault { broken_by, packet: false, check, evidence }
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 15] = [
     fault(
         "unit-not-enabled",
         "wakevirt-capture.service: inactive (dead), disabled",
@@ -39,6 +39,7 @@ const FAULTS: [Fault; 14] = [
     ),
     fault("unit-stopped", "inactive (dead), enabled", "systemctl stop wakevirt-actor"),
     fault("unit-masked", "wakevirt-actor.service", "systemctl mask --now wakevirt-actor"),
+    fault("group-missing", "wakevirt-actor.service", "groupdel libvirt; ! systemctl restart wakevirt-actor"),
     fault(
         "configuration",
         "actor.d/bad.toml:1: unknown key \"lgo\"; did you mean \"log\"?",
