@@ -1,6 +1,8 @@
 //! SecureOn passwords.
 
 use core::fmt;
+use core::net::Ipv4Addr;
+use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
@@ -51,6 +53,37 @@ impl TryFrom<&[u8]> for Password {
 #[error("a SecureOn password must have 4 or 6 bytes; this one has {0}")]
 pub struct BadPassword(usize);
 
+/// A string that is not a password in one of the common notations. The string is not part of the error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not a SecureOn password; write 4 or 6 bytes, such as 192.168.1.2, 01:02:03:04:05:06 or 010203040506"
+)]
+pub struct BadNotation;
+
+impl FromStr for Password {
+    type Err = BadNotation;
+
+    /// Parses hexadecimal digits, with or without separators between octets, or a dotted quad.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(quad) = text.parse::<Ipv4Addr>() {
+            return Ok(Self::Four(quad.octets()));
+        }
+        let digits: String = match text.contains([':', '-']) {
+            true => {
+                let pairs: Vec<&str> = text.split(if text.contains('-') { '-' } else { ':' }).collect();
+                pairs.iter().all(|pair| pair.len() == 2).then(|| pairs.concat()).ok_or(BadNotation)?
+            }
+            false => text.to_owned(),
+        };
+        if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) || !digits.len().is_multiple_of(2) {
+            return Err(BadNotation);
+        }
+        let pairs = digits.as_bytes().chunks(2).filter_map(|pair| core::str::from_utf8(pair).ok());
+        let bytes: Vec<u8> = pairs.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect();
+        Self::try_from(bytes.as_slice()).map_err(|_| BadNotation)
+    }
+}
+
 impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Password({} bytes)", self.as_bytes().len())
@@ -70,6 +103,23 @@ mod tests {
                 4 | 6 => assert_eq!(password.unwrap().as_bytes(), bytes),
                 _ => assert_eq!(password, Err(BadPassword(length))),
             }
+        }
+    }
+
+    #[test]
+    fn parses_the_common_notations() {
+        let six = Password::Six([1, 2, 3, 4, 5, 0xfa]);
+        for text in ["01:02:03:04:05:fa", "01-02-03-04-05-FA", "0102030405fa"] {
+            assert_eq!(text.parse(), Ok(six.clone()), "{text}");
+        }
+        let four = Password::Four([192, 168, 1, 2]);
+        for text in ["192.168.1.2", "c0:a8:01:02", "c0a80102"] {
+            assert_eq!(text.parse(), Ok(four.clone()), "{text}");
+        }
+        for text in
+            ["", "1:2:3:4:5:6", "0102030405", "secret", "0102-0304", "+1020304", "192.168.1", "é1é1é1"]
+        {
+            assert_eq!(text.parse::<Password>(), Err(BadNotation), "{text}");
         }
     }
 

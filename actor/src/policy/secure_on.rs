@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::unistd::{Gid, Group, Uid};
 use serde::Deserialize;
 use wakevirt_protocol::Password;
+use wakevirt_protocol::password::BadNotation;
 use wakevirt_service::config;
 use wakevirt_service::logs::{quoted, shown};
 use wakevirt_service::user::service_uid;
@@ -73,11 +74,7 @@ pub enum SecureOnError {
         mode: u32,
     },
     /// The file does not contain a password.
-    #[error(
-        "{}: not a SecureOn password; write 4 or 6 bytes, such as 192.168.1.2, 01:02:03:04:05:06 or \
-         010203040506",
-        shown(path)
-    )]
+    #[error("{}: {BadNotation}", shown(path))]
     NoPassword {
         /// The file.
         path: PathBuf,
@@ -151,7 +148,7 @@ impl SecureOn {
         }
         let mut text = String::new();
         file.take(MAX_SIZE).read_to_string(&mut text).map_err(failed)?;
-        self.password = Some(parse(text.trim()).ok_or(SecureOnError::NoPassword { path })?);
+        self.password = Some(text.trim().parse().map_err(|_| SecureOnError::NoPassword { path })?);
         Ok(())
     }
 }
@@ -169,49 +166,12 @@ fn is_private(metadata: &Metadata, is_credential: bool) -> bool {
         && (mode & 0o040 == 0 || is_credential || is_own_group())
 }
 
-/// Parses hexadecimal digits, with or without separators between octets, or a dotted quad.
-fn parse(text: &str) -> Option<Password> {
-    if let Ok(quad) = text.parse::<core::net::Ipv4Addr>() {
-        return Some(Password::Four(quad.octets()));
-    }
-    let digits: String = match text.contains([':', '-']) {
-        true => {
-            let pairs: Vec<&str> = text.split(if text.contains('-') { '-' } else { ':' }).collect();
-            pairs.iter().all(|pair| pair.len() == 2).then(|| pairs.concat())?
-        }
-        false => text.to_owned(),
-    };
-    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) || !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    let pairs = digits.as_bytes().chunks(2).filter_map(|pair| core::str::from_utf8(pair).ok());
-    let bytes: Vec<u8> = pairs.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect();
-    Password::try_from(bytes.as_slice()).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-
-    #[test]
-    fn parses_the_common_notations() {
-        let six = Password::Six([1, 2, 3, 4, 5, 0xfa]);
-        for text in ["01:02:03:04:05:fa", "01-02-03-04-05-FA", "0102030405fa"] {
-            assert_eq!(parse(text), Some(six.clone()), "{text}");
-        }
-        let four = Password::Four([192, 168, 1, 2]);
-        for text in ["192.168.1.2", "c0:a8:01:02", "c0a80102"] {
-            assert_eq!(parse(text), Some(four.clone()), "{text}");
-        }
-        for text in
-            ["", "1:2:3:4:5:6", "0102030405", "secret", "0102-0304", "+1020304", "192.168.1", "é1é1é1"]
-        {
-            assert_eq!(parse(text), None, "{text}");
-        }
-    }
 
     fn file(mode: u32, text: &str) -> tempfile::NamedTempFile {
         let mut file = tempfile::NamedTempFile::new().unwrap();

@@ -72,6 +72,13 @@ impl MagicPacket {
         self.password.as_ref()
     }
 
+    /// The payload of a frame or datagram that consists of this packet.
+    #[must_use]
+    pub fn payload(&self) -> Vec<u8> {
+        let password = self.password.as_ref().map(Password::as_bytes).unwrap_or_default();
+        [&[0xff; SYNC][..], &self.target.octets().repeat(16), password].concat()
+    }
+
     /// Finds magic packets anywhere in the payload.
     #[must_use]
     pub fn find(payload: &[u8]) -> MagicPackets<'_> {

@@ -18,6 +18,14 @@ fn plain() -> MagicPacket {
 }
 
 #[test]
+fn parses_its_own_payload() {
+    for password in [None, Some(Password::Four([1, 2, 3, 4])), Some(Password::Six([1, 2, 3, 4, 5, 6]))] {
+        let magic = MagicPacket::new(MacAddr::new(MAC), password).unwrap();
+        assert_eq!(first(&magic.payload()), Some(magic));
+    }
+}
+
+#[test]
 fn finds_a_packet_at_any_offset() {
     for before in 0..3 * STEP {
         for sync in [6, 7, 8, 13, 200] {
