@@ -6,7 +6,7 @@ use wakevirt_service::logs::quoted;
 
 use crate::client;
 use crate::exit::Exit;
-use crate::verbs::read;
+use crate::verbs::{read, send};
 
 /// Why a verb failed. The message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,9 @@ pub enum Error {
     /// A savefile cannot be read.
     #[error(transparent)]
     Read(#[from] read::Error),
+    /// No packet can be sent.
+    #[error(transparent)]
+    Send(#[from] send::Error),
 }
 
 impl Error {
@@ -52,7 +55,7 @@ impl Error {
         match self {
             Self::Client(error) => error.exit(),
             Self::Glob { .. } => Exit::Usage,
-            Self::Output(_) | Self::Read(_) | Self::NoSuchDomain { .. } => Exit::Failure,
+            Self::Output(_) | Self::Read(_) | Self::Send(_) | Self::NoSuchDomain { .. } => Exit::Failure,
         }
     }
 }

@@ -48,6 +48,7 @@ fn run_verb(options: &Options, output: &mut Output) -> Result<Exit, Error> {
             Verb::History(arguments) => verbs::history::run(arguments, &client, output).await,
             Verb::Doctor(arguments) => verbs::doctor::run(arguments, &client, output).await,
             Verb::Read(arguments) => verbs::read::run(arguments, output),
+            Verb::Send(arguments) => verbs::send::run(arguments, &client, output).await,
         }
     });
     // Do not wait for a thread that reads from a file or a socket.

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use wakevirt_service::bus::Address;
 
 use crate::output::Format;
-use crate::verbs::{doctor, history, list, read, show, status, wake};
+use crate::verbs::{doctor, history, list, read, send, show, status, wake};
 
 /// Show what wakevirt does and why, and wake virtual machines
 ///
@@ -76,6 +76,15 @@ pub enum Verb {
     /// The file format is pcap or pcapng. A file can contain frames of several interfaces and link types. Frames of
     /// unsupported link types are skipped and counted on standard error; the exit status is then 1.
     Read(read::Arguments),
+    /// Send magic packets from this machine
+    ///
+    /// For a MAC address, this needs no bus and no service. By default, a datagram is sent on each interface that is up: to
+    /// the broadcast address of each of its IPv4 networks, and to all nodes of its link by IPv6. Ports of a bridge are left
+    /// out, because what is sent on the bridge is sent on them, too. To wake a machine behind a router or a VPN, send to its
+    /// host with --to.
+    ///
+    /// The exit status is 1 if nothing was sent.
+    Send(send::Arguments),
 }
 
 impl Default for Verb {

@@ -5,6 +5,7 @@ pub mod domain;
 pub mod history;
 pub mod list;
 pub mod read;
+pub mod send;
 pub mod show;
 pub mod status;
 pub mod wake;

@@ -1,0 +1,250 @@
+//! The destinations of a magic packet, and the sockets that send to them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs as _, UdpSocket,
+};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, setsockopt, socket, sockopt,
+};
+use serde::Serialize;
+
+use super::interfaces::{ALL_NODES, HostInterface, is_bridge_port};
+
+/// The EtherType of Wake-on-LAN.
+const WAKE_ON_LAN: [u8; 2] = [0x08, 0x42];
+/// The Ethernet broadcast address.
+const BROADCAST: [u8; 6] = [0xff; 6];
+
+/// A destination of a magic packet.
+#[derive(Debug)]
+pub struct Route {
+    interface: Option<String>,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    Datagram(SocketAddr),
+    /// An Ethernet frame from this address to all stations.
+    Frame(LinkAddr),
+}
+
+/// What was sent, or why nothing was sent, to one destination.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Sent {
+    /// The outgoing interface; absent if the routing table selects it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// `udp4`, `udp6` or `ethernet`, as in the signal `MagicPacket`.
+    pub transport: &'static str,
+    /// The IP or MAC address.
+    pub destination: String,
+    /// The UDP port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// How many packets were sent.
+    pub packets: u32,
+    /// Why the last packet was not sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Why there is no destination.
+#[derive(Debug, thiserror::Error)]
+pub enum NoRoute {
+    /// `--interface` names an unknown interface.
+    #[error("interface {0:?} does not exist; `ip -brief link` lists the interfaces")]
+    NoInterface(String),
+    /// `--interface` names an interface that is down.
+    #[error("interface {0:?} is down; set it up: ip link set {0} up")]
+    Down(String),
+    /// `--interface` names an interface without a usable address.
+    #[error(
+        "interface {0:?} has neither an IPv4 broadcast address nor an IPv6 link-local address; \
+         --raw sends an Ethernet frame, and --to sends to one address"
+    )]
+    NoAddress(String),
+    /// `--raw` on an interface that is not Ethernet.
+    #[error("interface {0:?} is not an Ethernet interface; send without --raw")]
+    NotEthernet(String),
+    /// No interface is usable.
+    #[error(
+        "no interface is up and has an address to send from; `ip -brief address` shows them, and --to sends to one address"
+    )]
+    Nothing,
+    /// `--to` names an unknown host.
+    #[error("cannot find the address of {0:?}: {1}")]
+    NoHost(String, io::Error),
+}
+
+/// The destinations on these interfaces, or on all interfaces if `names` is empty: IPv4 broadcast and the IPv6 group of
+/// all nodes, or with `raw` an Ethernet frame.
+///
+/// # Errors
+/// [`NoRoute`], also if a named interface cannot be used.
+pub fn on_interfaces(
+    known: &BTreeMap<String, HostInterface>,
+    names: &[String],
+    raw: bool,
+    port: u16,
+) -> Result<Vec<Route>, NoRoute> {
+    let mut routes = Vec::new();
+    for name in names {
+        let interface = known.get(name).ok_or_else(|| NoRoute::NoInterface(name.clone()))?;
+        if !interface.is_up {
+            return Err(NoRoute::Down(name.clone()));
+        }
+        let found = on_interface(name, interface, raw, port);
+        if found.is_empty() {
+            let name = name.clone();
+            return Err(if raw { NoRoute::NotEthernet(name) } else { NoRoute::NoAddress(name) });
+        }
+        routes.extend(found);
+    }
+    if names.is_empty() {
+        let usable = known.iter().filter(|(name, interface)| interface.is_up && !is_bridge_port(name));
+        routes.extend(usable.flat_map(|(name, interface)| on_interface(name, interface, raw, port)));
+    }
+    if routes.is_empty() { Err(NoRoute::Nothing) } else { Ok(routes) }
+}
+
+fn on_interface(name: &str, interface: &HostInterface, raw: bool, port: u16) -> Vec<Route> {
+    let route = |way| Route { interface: Some(name.to_owned()), way };
+    if raw {
+        return interface.link.map(|link| route(Way::Frame(link))).into_iter().collect();
+    }
+    let broadcasts = interface.broadcasts.iter().map(|address| SocketAddrV4::new(*address, port).into());
+    let group = interface.link_local.map(|index| SocketAddrV6::new(ALL_NODES, port, 0, index).into());
+    broadcasts.chain(group).map(|address| route(Way::Datagram(address))).collect()
+}
+
+/// The addresses of a host, by its name or address; each on each of these interfaces, or by the routing table if
+/// there are none.
+///
+/// # Errors
+/// [`NoRoute::NoHost`].
+pub fn to_host(host: &str, interfaces: &[String], port: u16) -> Result<Vec<Route>, NoRoute> {
+    let unknown = |error| NoRoute::NoHost(host.to_owned(), error);
+    let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(unknown)?.collect();
+    addresses.dedup();
+    let via: Vec<_> = match interfaces {
+        [] => vec![None],
+        names => names.iter().cloned().map(Some).collect(),
+    };
+    let routes = via.into_iter().flat_map(|interface| {
+        addresses
+            .iter()
+            .map(move |address| Route { interface: interface.clone(), way: Way::Datagram(*address) })
+    });
+    Ok(routes.collect())
+}
+
+impl Route {
+    /// A result without packets.
+    #[must_use]
+    pub fn result(&self) -> Sent {
+        let (transport, destination, port) = match &self.way {
+            Way::Datagram(address @ SocketAddr::V4(_)) => {
+                ("udp4", address.ip().to_string(), Some(address.port()))
+            }
+            Way::Datagram(address @ SocketAddr::V6(_)) => {
+                ("udp6", address.ip().to_string(), Some(address.port()))
+            }
+            Way::Frame(_) => ("ethernet", wakevirt_protocol::MacAddr::new(BROADCAST).to_string(), None),
+        };
+        Sent { interface: self.interface.clone(), transport, destination, port, packets: 0, error: None }
+    }
+
+    /// Opens the socket that sends to this destination.
+    ///
+    /// # Errors
+    /// The message says what failed and, for a missing privilege, how to get it.
+    pub fn open(&self) -> Result<PacketSocket, String> {
+        match &self.way {
+            Way::Datagram(address) => {
+                let socket =
+                    datagrams(*address, self.interface.as_deref()).map_err(|error| error.to_string())?;
+                Ok(PacketSocket::Datagram(socket, *address))
+            }
+            Way::Frame(link) => Ok(PacketSocket::Frame(frames().map_err(no_frames)?, *link)),
+        }
+    }
+}
+
+/// A UDP socket that can send broadcasts, on this interface.
+fn datagrams(address: SocketAddr, interface: Option<&str>) -> io::Result<UdpSocket> {
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_broadcast(address.is_ipv4())?;
+    if let Some(name) = interface {
+        // Two interfaces can have the same broadcast address. Needs no privilege since Linux 5.7; before, the routing
+        // table selects the interface.
+        match setsockopt(&socket, sockopt::BindToDevice, &name.into()) {
+            Ok(()) | Err(Errno::EPERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(socket)
+}
+
+/// A packet socket that receives nothing: protocol 0 in packet(7).
+fn frames() -> nix::Result<OwnedFd> {
+    socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
+}
+
+fn no_frames(error: Errno) -> String {
+    match error {
+        Errno::EPERM => {
+            "frames need CAP_NET_RAW: run the command as root, with sudo, or send without --raw".to_owned()
+        }
+        error => format!("cannot open a packet socket: {}", error.desc()),
+    }
+}
+
+/// An open socket and its destination.
+#[derive(Debug)]
+pub enum PacketSocket {
+    /// Sends datagrams.
+    Datagram(UdpSocket, SocketAddr),
+    /// Sends Ethernet frames.
+    Frame(OwnedFd, LinkAddr),
+}
+
+impl PacketSocket {
+    /// Sends one packet.
+    ///
+    /// # Errors
+    /// The error of the system call.
+    pub fn send(&self, payload: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Datagram(socket, address) => _ = socket.send_to(payload, address)?,
+            Self::Frame(socket, link) => {
+                let source = link.addr().unwrap_or_default();
+                let frame = [&BROADCAST[..], &source, &WAKE_ON_LAN, payload].concat();
+                sendto(socket.as_raw_fd(), &frame, link, MsgFlags::empty())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sent {
+    /// A line for people.
+    #[must_use]
+    pub fn describe(&self, mac: &str) -> String {
+        let Self { interface, transport, destination, port, packets, .. } = self;
+        let noun = if *packets == 1 { "packet" } else { "packets" };
+        let port = port.map(|port| format!(" port {port}")).unwrap_or_default();
+        let on = interface.as_ref().map(|name| format!(" on {name}")).unwrap_or_default();
+        format!("{mac}: {packets} {noun} to {destination}{port}{on} ({transport})")
+    }
+}
