@@ -22,6 +22,7 @@
 //! ```
 #![expect(clippy::expect_used, clippy::panic, reason = "a failure of the test bench stops the test")]
 
+pub mod browser;
 pub mod bus;
 pub mod daemon;
 pub mod debian;

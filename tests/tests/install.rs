@@ -85,7 +85,13 @@ fn make(target: &str, root: &Path, prefix: &str) -> Command {
 
 /// The source and the target of each installed file.
 fn list() -> Vec<(String, PathBuf)> {
-    let list = succeed(Command::new(project().join("scripts/install")).arg("list").env("PREFIX", "/usr"));
+    list_of("")
+}
+
+/// The source and the target of each file of a package.
+fn list_of(package: &str) -> Vec<(String, PathBuf)> {
+    let mut install = Command::new(project().join("scripts/install"));
+    let list = succeed(install.arg("list").env("PREFIX", "/usr").env("PACKAGE", package));
     let lines = list.lines().map(|line| line.split_once('\t').expect("a line has a source and a target"));
     lines.map(|(source, target)| (source.to_owned(), target.trim_start_matches('/').into())).collect()
 }
@@ -198,7 +204,7 @@ fn links_in_installed_pages_lead_to_installed_files() {
 #[test]
 fn install_list_names_every_file() {
     let listed: BTreeSet<String> = list().into_iter().map(|(source, _)| source).collect();
-    for directory in ["systemd", "dbus", "docs", "ctl/completions"] {
+    for directory in ["systemd", "dbus", "docs", "cockpit", "ctl/completions"] {
         for (name, _) in files(&project().join(directory)) {
             let source = Path::new(directory).join(name);
             let is_listed = listed.contains(source.to_str().expect("the path is UTF-8"));
@@ -223,37 +229,53 @@ fn install_changes_nothing_before_a_build() {
 }
 
 #[test]
-fn package_contains_the_files_of_make_install() {
-    let (root, unpacked) = (root(), tempfile::tempdir().expect("a temporary directory"));
+fn packages_contain_the_files_of_make_install() {
+    let root = root();
     succeed(&mut make("install", root.path(), "/usr"));
-    let package = package::built();
-    succeed(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(unpacked.path()));
-    let (installed, packaged) = (files(root.path()), files(unpacked.path()));
-
-    let docs = "usr/share/doc/wakevirt";
+    let installed = files(root.path());
     // Debian requires the licences in the file copyright.
-    let licences = ["LICENSE-APACHE", "LICENSE-MIT"].map(|name| PathBuf::from(docs).join(name));
-    let debian_docs = ["changelog.Debian.gz", "copyright"].map(|name| PathBuf::from(docs).join(name));
-    let mut expected: BTreeSet<PathBuf> = list().into_iter().map(|(_, target)| target).collect();
-    licences.iter().for_each(|licence| assert!(expected.remove(licence)));
+    let licences =
+        ["LICENSE-APACHE", "LICENSE-MIT"].map(|name| Path::new("usr/share/doc/wakevirt").join(name));
+    let mut total = licences.len();
+    for (name, package) in [("wakevirt", package::built()), ("wakevirt-cockpit", package::cockpit())] {
+        let mut expected: BTreeSet<PathBuf> = list_of(name).into_iter().map(|(_, target)| target).collect();
+        licences.iter().for_each(|licence| {
+            expected.remove(licence);
+        });
+        total += expected.len();
+        assert_package_contains(name, &package, &installed, expected);
+    }
+    assert_eq!(total, list().len(), "each file is in one package");
+}
+
+/// Checks that a package contains these files of an installation, and Debian's documents.
+fn assert_package_contains(name: &str, package: &Path, installed: &Files, mut expected: BTreeSet<PathBuf>) {
+    let unpacked = tempfile::tempdir().expect("a temporary directory");
+    succeed(Command::new("dpkg-deb").arg("--extract").arg(package).arg(unpacked.path()));
+    let packaged = files(unpacked.path());
+    let docs = Path::new("usr/share/doc").join(name);
+    let debian_docs = ["changelog.Debian.gz", "copyright"].map(|name| docs.join(name));
     expected.extend(debian_docs.iter().cloned());
     let is_file = |name: &&PathBuf| unpacked.path().join(name).is_file();
     assert_eq!(packaged.keys().filter(is_file).cloned().collect::<BTreeSet<_>>(), expected);
 
     for name in expected.iter().filter(|name| !debian_docs.contains(name)) {
-        let ((mode, content), (packaged_mode, packaged_content)) = (&installed[name], &packaged[name]);
+        let (mode, content) = installed.get(name).expect("the file is installed");
+        let (packaged_mode, packaged_content) = packaged.get(name).expect("the file is in the package");
         assert_eq!(mode, packaged_mode, "{}", name.display());
         // The programs come from different builds.
         let same = content.starts_with(b"\x7fELF") || content == packaged_content;
         assert!(same, "{} differs in the package: run `make deb` again", name.display());
     }
-    let owners = succeed(Command::new("dpkg-deb").arg("--contents").arg(&package));
+    let owners = succeed(Command::new("dpkg-deb").arg("--contents").arg(package));
     assert!(owners.lines().all(|line| line.contains(" root/root ") || line.contains(" 0/0 ")), "{owners}");
 }
 
 #[test]
-fn package_passes_lintian() {
-    succeed(Command::new("lintian").args(["--allow-root", "--fail-on", "error"]).arg(package::built()));
+fn packages_pass_lintian() {
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--allow-root", "--fail-on", "error"]).args([package::built(), package::cockpit()]);
+    succeed(&mut lintian);
 }
 
 #[test]
@@ -266,4 +288,6 @@ fn package_has_the_version_of_the_programs() {
     for library in ["libc6", "libvirt0"] {
         assert!(field("Depends").contains(library), "{}", field("Depends"));
     }
+    let of_cockpit = succeed(Command::new("dpkg-deb").arg("--field").arg(package::cockpit()).arg("Version"));
+    assert_eq!(version, of_cockpit);
 }

@@ -25,7 +25,7 @@ const REBOOTED: i32 = 133;
 /// Changes the defaults of Debian before it is booted.
 ///
 /// `$1` is the tree from `scripts/tree`, `$2` the unit of the bus. QEMU runs without its protections, because there is
-/// neither AppArmor nor a cgroup controller. The masked units need hardware.
+/// neither AppArmor nor a cgroup controller. The masked units need hardware or the network.
 const PREPARE: &str = r#"
 mkdir -p /run/debian/upper /run/debian/work /run/debian/root
 mount -t overlay -o "lowerdir=$1,upperdir=/run/debian/upper,workdir=/run/debian/work" overlay /run/debian/root
@@ -34,7 +34,7 @@ tr -d - </proc/sys/kernel/random/uuid >machine-id
 echo debian >hostname
 printf 'security_driver = "none"\nseccomp_sandbox = 0\n' >>libvirt/qemu.conf
 ln -sfn "/lib/systemd/system/$2" systemd/system/dbus.service
-for unit in apt-daily.timer apt-daily-upgrade.timer console-getty.service dev-hugepages.mount getty.target modprobe@.service sys-fs-fuse-connections.mount \
+for unit in apt-daily.timer apt-daily-upgrade.timer cockpit.socket console-getty.service dev-hugepages.mount getty.target modprobe@.service sys-fs-fuse-connections.mount \
     systemd-modules-load.service systemd-udevd.service systemd-udev-trigger.service; do
     ln -sfn /dev/null "systemd/system/$unit"
 done

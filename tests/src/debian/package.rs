@@ -1,18 +1,32 @@
-//! The Debian package that `make deb` builds.
+//! The Debian packages that `make deb` builds.
 
 use std::path::PathBuf;
 
 use crate::host::project;
 
-/// The path of the newest package.
+/// The path of the newest package of the services.
 ///
 /// # Panics
 /// If there is no package.
 #[must_use]
 pub fn built() -> PathBuf {
+    named("wakevirt")
+}
+
+/// The path of the newest package of the page for Cockpit.
+///
+/// # Panics
+/// If there is no package.
+#[must_use]
+pub fn cockpit() -> PathBuf {
+    named("wakevirt-cockpit")
+}
+
+fn named(package: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project().join("target"), PathBuf::from);
     let directory = target.join("debian");
-    let is_package = |name: &str| name.starts_with("wakevirt_") && name.ends_with(".deb");
+    let start = format!("{package}_");
+    let is_package = |name: &str| name.starts_with(&start) && name.ends_with(".deb");
     let packages = std::fs::read_dir(&directory).into_iter().flatten().flatten();
     packages
         .filter(|entry| entry.file_name().to_str().is_some_and(is_package))

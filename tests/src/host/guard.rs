@@ -28,6 +28,7 @@ pub const FOR_DEMO: &[&str] = &[
 pub const FOR_TESTS: &[&str] = &[
     "busctl",
     "busybox",
+    "chromium",
     "dbus-broker-launch",
     "debootstrap",
     "dnsmasq",
@@ -35,6 +36,8 @@ pub const FOR_TESTS: &[&str] = &[
     "ebtables",
     "fish",
     "iptables",
+    "node",
+    "npm",
     "pkaction",
     "podman",
     "python3",

@@ -1,0 +1,176 @@
+// Connections to the services on the system bus, as the user of the page. They recover by themselves from restarts of
+// a service and of the bus.
+
+/* global cockpit */
+
+const BUS = "org.freedesktop.DBus";
+const LONGEST_DELAY = 30000;
+
+/** Whether the user has administrative access in this session. */
+const admin = cockpit.permission({ admin: true });
+
+/** Whether the error says that the caller lacks a permission. */
+export function isDenied(error) {
+    return ["org.freedesktop.DBus.Error.AccessDenied", "org.wakevirt.Error.NotAuthorized"].includes(error.name);
+}
+
+/** The values of a dictionary with variants. */
+export function plain(dictionary) {
+    return Object.fromEntries(Object.entries(dictionary).map(([key, variant]) => [key, variant.v]));
+}
+
+/** Follows which names have an owner. */
+class Bus {
+    constructor() {
+        this.services = [];
+        this.delay = 500;
+        this.open();
+    }
+
+    open() {
+        const client = cockpit.dbus(BUS, { bus: "system" });
+        client.subscribe({ path: "/org/freedesktop/DBus", interface: BUS, member: "NameOwnerChanged" },
+                         (_path, _interface, _signal, [changed, , owner]) => {
+                             for (const service of this.services) {
+                                 if (service.name === changed && owner)
+                                     service.open();
+                             }
+                         });
+        client.wait().then(() => {
+            this.delay = 500;
+            this.services.forEach(service => service.open());
+        }, () => {});
+        client.addEventListener("close", () => {
+            this.services.forEach(service => service.lost("The system bus is unavailable."));
+            window.setTimeout(() => this.open(), this.delay);
+            this.delay = Math.min(2 * this.delay, LONGEST_DELAY);
+        });
+    }
+}
+
+let bus = null;
+
+/**
+ * A service with one object and one interface, which have the same name as the service.
+ *
+ * Events: `up` when it has an owner, also a new one; `down` when it has none; `signal` with member and arguments;
+ * `properties` when properties changed; `rights` when the user has got or lost administrative access.
+ */
+export class Service extends EventTarget {
+    constructor(name) {
+        super();
+        this.name = name;
+        this.path = "/" + name.replaceAll(".", "/");
+        this.client = null;
+        this.privileged = null;
+        this.owner = null;
+        /** Why it cannot be used. `null` while it can. */
+        this.problem = "connecting…";
+        admin.addEventListener("changed", () => this.emit("rights"));
+        bus ??= new Bus();
+        bus.services.push(this);
+    }
+
+    emit(type, detail) {
+        this.dispatchEvent(new CustomEvent(type, { detail }));
+    }
+
+    /** Connects, unless it is connected. */
+    open() {
+        if (this.client)
+            return;
+        const client = cockpit.dbus(this.name, { bus: "system" });
+        this.client = client;
+        client.addEventListener("owner", (_event, owner) => this.owned(owner));
+        client.addEventListener("close", (_event, options) => {
+            if (this.client !== client)
+                return;
+            this.lost(options?.problem === "not-found" || !options?.problem ? "" : cockpit.message(options));
+        });
+        client.subscribe({ path: this.path, interface: this.name }, (_path, _interface, member, values) => {
+            this.emit("signal", { member, values });
+        });
+        client.subscribe({ path: this.path, interface: "org.freedesktop.DBus.Properties" }, () => this.emit("properties"));
+    }
+
+    owned(owner) {
+        if (owner === this.owner)
+            return;
+        this.owner = owner;
+        this.problem = owner ? null : "The service is not running.";
+        this.emit(owner ? "up" : "down");
+    }
+
+    lost(problem) {
+        const { client, privileged } = this;
+        this.client = this.privileged = this.owner = null;
+        client?.close();
+        privileged?.close();
+        this.problem = problem || "The service is not running.";
+        this.emit("down");
+    }
+
+    /**
+     * Calls a method as the user, and if that is denied, with the administrative access that the user has.
+     * `type` is the signature of the arguments.
+     */
+    async call(method, values = [], type = "", at = this.name) {
+        if (!this.client)
+            throw new Error(this.problem);
+        try {
+            return await this.client.call(this.path, at, method, values, { type });
+        } catch (error) {
+            if (!isDenied(error) || !admin.allowed)
+                throw error;
+        }
+        if (!this.privileged) {
+            const client = cockpit.dbus(this.name, { bus: "system", superuser: "require" });
+            client.addEventListener("close", () => {
+                if (this.privileged === client)
+                    this.privileged = null;
+            });
+            this.privileged = client;
+        }
+        return this.privileged.call(this.path, at, method, values, { type });
+    }
+
+    /** All properties. */
+    async properties() {
+        const [values] = await this.call("GetAll", [this.name], "s", "org.freedesktop.DBus.Properties");
+        return plain(values);
+    }
+}
+
+/**
+ * Calls `refresh` now, and again after the time that it returns (in milliseconds) while the page is visible.
+ * Returns a function that starts the next call within `soon` milliseconds. Calls never overlap.
+ */
+export function repeat(refresh) {
+    let timer = null;
+    let due = Infinity;
+    let running = false;
+    const schedule = delay => {
+        if (Date.now() + delay >= due)
+            return;
+        due = Date.now() + delay;
+        window.clearTimeout(timer);
+        timer = window.setTimeout(run, delay);
+    };
+    async function run() {
+        due = Infinity;
+        if (running)
+            return schedule(100);
+        running = true;
+        let delay = 5000;
+        try {
+            delay = await refresh();
+        } finally {
+            running = false;
+            if (!cockpit.hidden)
+                schedule(delay);
+        }
+    }
+    cockpit.addEventListener("visibilitychange", () => cockpit.hidden || schedule(0));
+    run();
+    return (soon = 200) => schedule(soon);
+}

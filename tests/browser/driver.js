@@ -1,0 +1,79 @@
+// Drives Chromium with Playwright. Each line of standard input is a command as JSON, and each line of standard output
+// is its reply: {"value": …} or {"error": "…"}. Ends when standard input ends. NODE_PATH names the installed packages.
+
+"use strict";
+
+const readline = require("node:readline");
+const { chromium } = require("playwright-core");
+
+const TIMEOUT = 20000;
+const FLAGS = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--no-first-run",
+];
+
+let page;
+/** The frame of the page in Cockpit's shell. */
+let frame;
+/** Errors of scripts, and what the content security policy blocked, since the last command `problems`. */
+let problems = [];
+
+const commands = {
+    async open({ url, name }) {
+        const deadline = Date.now() + TIMEOUT;
+        let node = null;
+        // Until its session is open, cockpit-ws refuses connections or shows the form for a login.
+        while (!node) {
+            try {
+                await page.goto(url);
+                node = await page.waitForSelector(`iframe[name="${name}"]`, { state: "attached", timeout: TIMEOUT / 8 });
+            } catch (error) {
+                if (Date.now() > deadline)
+                    throw error;
+            }
+        }
+        frame = await node.contentFrame();
+        await frame.waitForLoadState();
+        problems = [];
+    },
+    size: ({ width, height }) => page.setViewportSize({ width, height }),
+    scheme: ({ scheme }) => page.emulateMedia({ colorScheme: scheme, reducedMotion: "reduce" }),
+    wait: ({ selector }) => frame.locator(selector).first().waitFor(),
+    text: ({ selector }) => frame.locator(selector).first().innerText(),
+    count: ({ selector }) => frame.locator(selector).count(),
+    click: ({ selector }) => frame.locator(selector).first().click(),
+    focus: ({ selector }) => frame.locator(selector).first().focus(),
+    press: ({ key }) => page.keyboard.press(key),
+    fill: ({ selector, text }) => frame.locator(selector).first().fill(text),
+    choose: ({ selector, text }) => frame.locator(selector).first().selectOption(text),
+    run: ({ code }) => frame.evaluate(code),
+    shot: ({ path }) => page.screenshot({ path, animations: "disabled" }).then(() => null),
+    problems: () => problems.splice(0),
+};
+
+async function main() {
+    const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", chromiumSandbox: false, args: FLAGS });
+    page = await browser.newPage();
+    page.setDefaultTimeout(TIMEOUT);
+    page.on("console", message => message.type() === "error" && problems.push(`${message.text()} (${message.location().url})`));
+    page.on("pageerror", error => problems.push(`${error}`));
+    for await (const line of readline.createInterface({ input: process.stdin })) {
+        const command = JSON.parse(line);
+        let reply;
+        try {
+            reply = { value: await commands[command.do](command) ?? null };
+        } catch (error) {
+            const shown = frame && await frame.locator("body").innerText().catch(() => "");
+            reply = { error: `${error}\nthe page:\n${shown}` };
+        }
+        process.stdout.write(JSON.stringify(reply) + "\n");
+    }
+    await browser.close();
+}
+
+main();

@@ -1,0 +1,275 @@
+//! The page for Cockpit on a booted Debian: both packages, a real cockpit-ws for each user, and a real browser.
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use wakevirt_tests::browser::Browser;
+use wakevirt_tests::bus::Kind;
+use wakevirt_tests::debian::package;
+use wakevirt_tests::host::{Host, project};
+use wakevirt_tests::libvirt::qemu_domain;
+use wakevirt_tests::process::Process;
+use wakevirt_tests::project::readme;
+use wakevirt_tests::scene::site::{DOMAIN, MAC, MEMBER, Site, UNPRIVILEGED, wait_for_cool_down};
+use wakevirt_tests::{privileged, wait};
+
+/// The frame of the page in Cockpit's shell.
+const FRAME: &str = "cockpit1:localhost/wakevirt";
+/// The directory of the pictures in the documents.
+const IMAGES: &str = "docs/images";
+/// A domain that no rule allows.
+const DENIED: &str = "archive";
+const DENIED_MAC: &str = "52:54:00:12:34:57";
+/// A name that is markup, and reorders the text around it.
+const HOSTILE: &str = "<img src=x onerror=document.body.remove()>\u{202e}gpj";
+/// The rules of the actor.
+const RULES: &str = "[[allow]]\ndomain = \"win11\"\n";
+/// The connections of the actor for a long list of domains.
+const CONNECTIONS: &str = "connections = [\"qemu:///system\", \"test:///etc/wakevirt/many.xml\"]\n";
+const MANY: usize = 1000;
+/// The longest name for which libvirt can create `NAME.xml` and `NAME.log.0`.
+const LONGEST: usize = 240;
+
+/// The file of libvirt's test driver with many domains that are off.
+fn many() -> String {
+    let domain = |number: usize| {
+        let mac = format!("52:54:01:00:{:02x}:{:02x}", number / 256, number % 256);
+        format!(
+            "<domain type='test' xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>
+               <test:runstate>5</test:runstate><name>many-{number}</name><memory>8192</memory>
+               <os><type>hvm</type></os>
+               <devices><interface type='user'><mac address='{mac}'/></interface></devices>
+             </domain>"
+        )
+    };
+    format!("<node>{}</node>", (1..=MANY).map(domain).collect::<String>())
+}
+
+/// Installs both packages and starts the services.
+fn install(site: &Site<'_>) {
+    site.install();
+    let package = package::cockpit();
+    let name = package.file_name().expect("a file name").to_string_lossy().into_owned();
+    site.debian.copy(&package, &format!("/root/wakevirt/target/debian/{name}"));
+    let commands = readme::commands_of("docs/COCKPIT.md", "Install");
+    site.debian.sh(&format!("cd /root/wakevirt\n{}", commands.join("\n")));
+    site.debian.write("/etc/wakevirt/actor.toml", RULES);
+    define(site, DENIED, DENIED_MAC);
+    site.debian.sh("systemctl restart wakevirt-actor");
+}
+
+fn define(site: &Site<'_>, name: &str, mac: &str) {
+    site.debian.write("/root/domain.xml", &qemu_domain(&name.replace('<', "&lt;"), mac, "br0"));
+    site.virsh("define /root/domain.xml");
+}
+
+/// Starts a cockpit-ws whose session is that of a user without a login.
+fn cockpit(site: &Site<'_>, user: &str, address: &str) -> Process {
+    let program = "/usr/lib/cockpit/cockpit-ws";
+    let mut command: Command = match user {
+        "root" => site.debian.command(program),
+        user => site.debian.command_as(user, program),
+    };
+    command.env("HOME", "/nonexistent").args([
+        "--no-tls",
+        "--port=9090",
+        "--local-session=/usr/bin/cockpit-bridge",
+    ]);
+    Process::start("cockpit-ws", command.args(["--address", address]))
+}
+
+/// Opens the page of the cockpit-ws at this address. A session's cookie is valid for one address.
+fn open(browser: &mut Browser, address: &str) {
+    assert_eq!(browser.problems(), [""; 0]);
+    browser.open(&format!("http://{address}:9090/wakevirt"), FRAME);
+}
+
+/// The row of a domain.
+fn row(domain: &str) -> String {
+    format!("#domains tr:has(.name:text-is(\"{domain}\"))")
+}
+
+/// Writes a picture for the documents if the environment variable `WAKEVIRT_SCREENSHOTS` is set.
+fn screenshot(browser: &mut Browser, name: &str) {
+    if std::env::var_os("WAKEVIRT_SCREENSHOTS").is_some() {
+        let path: PathBuf = project().join(IMAGES).join(format!("cockpit-{name}.png"));
+        browser.screenshot(&path);
+    }
+}
+
+/// Shows names of domains as text. A long name without spaces does not make the page wider.
+fn shows_hostile_names(browser: &mut Browser, site: &Site<'_>) {
+    let long = "n".repeat(LONGEST);
+    define(site, HOSTILE, "52:54:00:12:34:58");
+    define(site, &long, "52:54:00:12:34:59");
+    browser.wait_for_text("#domains .name", "<img src=x onerror=document.body.remove()>\\u202egpj");
+    browser.wait(&row(&long));
+    assert_eq!(browser.count("#domains img"), 0);
+    assert_fits(browser, 320);
+    browser.size(1280, 900);
+}
+
+/// Shows a long list in parts, and finds one domain in it.
+fn lists_many(browser: &mut Browser, site: &Site<'_>) {
+    site.debian.write("/etc/wakevirt/many.xml", &many());
+    site.debian.write("/etc/wakevirt/actor.toml", &format!("{CONNECTIONS}{RULES}"));
+    site.debian.sh("systemctl restart wakevirt-actor");
+    browser.wait_for_text("#domains-count", &(MANY + 4).to_string());
+    assert_eq!(browser.count("#domains tbody tr"), 100);
+    browser.fill("role=searchbox[name=/filter/i]", "52:54:01:00:03:E7");
+    browser.wait(&row("many-999"));
+    assert_eq!(browser.count("#domains tbody tr"), 1);
+    browser.fill("role=searchbox[name=/filter/i]", "");
+}
+
+/// Wakes a domain by keyboard.
+fn wakes(browser: &mut Browser, site: &Site<'_>) {
+    browser.focus(&format!("role=button[name=\"Wake {DOMAIN}\"]"));
+    browser.press("Enter");
+    browser.wait_for_text(&row(DOMAIN), "started");
+    browser.wait_for_text(&row(DOMAIN), "running");
+    assert_eq!(site.state(), "running");
+    browser.wait_for_text("#history tr", "call by user ID 0");
+    let focused = browser.evaluate("document.activeElement.getAttribute('aria-label')");
+    assert_eq!(focused, format!("Wake {DOMAIN}"), "the button keeps the focus");
+}
+
+/// Shows packets live: one that wakes, and one that is denied, with the reason.
+fn shows_packets(browser: &mut Browser, site: &Site<'_>) {
+    site.switch_off();
+    site.lan.etherwake(DENIED_MAC, &["-b"]);
+    let live = "#packets tr:has(code:text-is(\"52:54:00:12:34:57\"))";
+    browser.wait_for_text(live, "not allowed");
+    browser.wait_for_text(live, "no rule");
+    browser.click(&format!("{live} >> role=button[name=/Explain/]"));
+    browser.wait_for_text(live, "Now such a packet would not wake a domain");
+    browser.choose("#history-filter", "denied");
+    browser.wait_for_text("#history tr", DENIED);
+    browser.choose("#history-filter", "");
+    site.lan.etherwake(MAC, &["-b"]);
+    browser.wait_for_text(&format!("#packets tr:has(code:text-is(\"{MAC}\"))"), "started");
+    browser.wait_for_text(&row(DOMAIN), "running");
+    site.lan.etherwake("52:54:00:99:99:99", &["-b"]);
+    browser.wait_for_text("#packets tr", "no domain has this address");
+    let label = browser.evaluate("document.querySelector('#chart svg').getAttribute('aria-label')");
+    let label = label.as_str().unwrap_or_default();
+    assert!(label.contains("2 woken") && label.contains("denied or ignored"), "{label}");
+}
+
+/// Checks that nothing is wider than a window of this width.
+fn assert_fits(browser: &mut Browser, width: u32) {
+    browser.size(width, 800);
+    let wide = browser.evaluate(
+        "[...document.querySelectorAll('main :not(thead, thead *)')].filter(node => \
+         node.getBoundingClientRect().right > document.documentElement.clientWidth).map(node => node.outerHTML)",
+    );
+    assert_eq!(wide, serde_json::json!([]), "at {width} pixels");
+}
+
+/// Follows the theme, and fits a narrow window.
+fn adapts(browser: &mut Browser) {
+    const DARK: &str = "html.pf-v6-theme-dark body";
+    const LIGHT: &str = "html:not(.pf-v6-theme-dark) body";
+    let background = "getComputedStyle(document.body).backgroundColor";
+    let light = browser.evaluate(background);
+    screenshot(browser, "light");
+    browser.scheme("dark");
+    browser.wait(DARK);
+    assert_ne!(browser.evaluate(background), light);
+    screenshot(browser, "dark");
+    for (style, selector) in [("light", LIGHT), ("dark", DARK), ("auto", DARK)] {
+        // As the shell does when the user selects a theme.
+        browser.evaluate(&format!(
+            "localStorage.setItem('shell:style', '{style}');
+             dispatchEvent(new CustomEvent('cockpit-style', {{ detail: {{ style: '{style}' }} }}))"
+        ));
+        browser.wait(selector);
+    }
+    browser.scheme("light");
+    browser.wait(LIGHT);
+    assert_fits(browser, 800);
+    assert_fits(browser, 320);
+    screenshot(browser, "narrow");
+    browser.size(1280, 900);
+    let unnamed = browser.evaluate(
+        "[...document.querySelectorAll('button, input, select, table, svg')].filter(node => \
+         !(node.ariaLabel || node.textContent.trim() || node.labels?.length)).map(node => node.outerHTML)",
+    );
+    assert_eq!(unnamed, serde_json::json!([]), "every control has a name");
+}
+
+/// Recovers from restarts of the services.
+fn recovers(browser: &mut Browser, site: &Site<'_>) {
+    site.debian.sh("systemctl stop wakevirt-capture wakevirt-actor");
+    browser.wait_for_text("#services dd:nth-of-type(2)", "not running");
+    site.debian.sh("systemctl mask --runtime wakevirt-actor && systemctl stop wakevirt-actor");
+    browser.wait_for_text("#services dd:nth-of-type(1)", "not running");
+    site.debian
+        .sh("systemctl unmask --runtime wakevirt-actor && systemctl start wakevirt-actor wakevirt-capture");
+    browser.wait_for_text("#services dd:nth-of-type(1)", "qemu:///system: connected");
+    browser.wait_for_text("#services dd:nth-of-type(2)", "br0");
+    browser.wait_for_text(&row(DOMAIN), "running");
+    wait_for_cool_down();
+    site.lan.etherwake(DENIED_MAC, &["-b"]);
+    browser.wait_for_text("#history tr", DENIED);
+    assert_eq!(browser.count("#notices p"), 0, "{}", browser.text("#notices"));
+}
+
+/// Shows a user only what the user may see, and which group is missing.
+fn respects_rights(browser: &mut Browser, site: &Site<'_>) {
+    let _unprivileged = cockpit(site, UNPRIVILEGED, "127.0.0.2");
+    let _member = cockpit(site, MEMBER, "127.0.0.3");
+    open(browser, "127.0.0.2");
+    browser.wait_for_text("#notices", "members of the groups wakevirt and libvirt");
+    browser.wait_for_text("#services dd:nth-of-type(1)", "running, version");
+    site.lan.etherwake("52:54:00:99:99:98", &["-b"]);
+    browser.wait_for_text("#packets tr", "52:54:00:99:99:98");
+    site.virsh(&format!("destroy {DOMAIN}"));
+    open(browser, "127.0.0.3");
+    browser.fill("role=searchbox[name=/filter/i]", DOMAIN);
+    browser.wait_for_text(&row(DOMAIN), "shut off");
+    browser.click(&format!("role=button[name=\"Wake {DOMAIN}\"]"));
+    browser.wait_for_text(&row(DOMAIN), "started");
+    wait::until_true("the domain to run", || site.state() == "running");
+}
+
+#[test]
+fn page_lists_wakes_and_explains() {
+    privileged!();
+    let host = Host::new();
+    let site = Site::new(&host, Kind::DbusDaemon);
+    install(&site);
+    site.debian.sh("install -d -m 755 /run/cockpit");
+    let _root = cockpit(&site, "root", "127.0.0.1");
+    let mut browser = Browser::start(&host);
+    browser.size(1280, 900);
+    open(&mut browser, "127.0.0.1");
+    browser.wait_for_text(&row(DOMAIN), "shut off");
+    browser.wait_for_text(&row(DOMAIN), "yes");
+    browser.wait_for_text(&row(DENIED), "no");
+    wakes(&mut browser, &site);
+    shows_packets(&mut browser, &site);
+    adapts(&mut browser);
+    recovers(&mut browser, &site);
+    shows_hostile_names(&mut browser, &site);
+    lists_many(&mut browser, &site);
+    respects_rights(&mut browser, &site);
+    assert_eq!(browser.problems(), [""; 0]);
+}
+
+/// The content security policy of the page allows nothing inline. Cockpit 287 serves `.mjs` without a type.
+#[test]
+fn page_has_no_inline_code_and_a_small_stylesheet() {
+    let read = |name: &str| std::fs::read_to_string(project().join(name)).expect("the file exists");
+    let page = read("cockpit/index.html");
+    assert_eq!(
+        page.matches("<script").count(),
+        page.matches("<script src=").count() + page.matches("<script type=\"module\" src=").count()
+    );
+    assert!(!page.contains("style=") && !page.contains("<style") && !page.contains(" onclick"), "{page}");
+    assert!(read("cockpit/wakevirt.css").len() < 20_000);
+    let files = std::fs::read_dir(project().join("cockpit")).expect("the directory exists").flatten();
+    assert!(files.map(|file| file.path()).all(|path| path.extension().is_some_and(|suffix| suffix != "mjs")));
+    assert!(!read("tests/browser/package-lock.json").contains("resolved"), "the lock file names no registry");
+}
