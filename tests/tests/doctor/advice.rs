@@ -77,6 +77,15 @@ fn services_that_do_not_run() {
 }
 
 #[test]
+fn there_is_no_bus() {
+    privileged!();
+    let host = Host::new();
+    let json = diagnose(&host, &[]);
+    assert_eq!(json["findings"].as_array().map(Vec::len), Some(1), "{json:#}");
+    assert_eq!(json["findings"][0]["check"], "bus-unreachable", "{json:#}");
+}
+
+#[test]
 fn udp_only() {
     privileged!();
     let host = Host::new();

@@ -1,5 +1,7 @@
 //! Both services: their units, their names on the bus, and their versions.
 
+use wakevirt_service::bus::Address;
+
 use crate::client::Service;
 use crate::verbs::doctor::checks::commands;
 use crate::verbs::doctor::cure::quote;
@@ -14,6 +16,9 @@ const LOOP: u32 = 3;
 /// Finds services that do not run, and the reason.
 #[must_use]
 pub fn check(seen: &Observations) -> Vec<Finding> {
+    if let Reply::NoBus(reason) = &seen.bus.actor {
+        return vec![no_bus(seen, reason)];
+    }
     let mut findings: Vec<Finding> =
         Service::BOTH.into_iter().filter_map(|service| service_finding(seen, service)).collect();
     findings.extend(socket(seen));
@@ -22,13 +27,25 @@ pub fn check(seen: &Observations) -> Vec<Finding> {
     findings
 }
 
+/// Nothing can be checked without the bus.
+fn no_bus(seen: &Observations, reason: &str) -> Finding {
+    let finding = Finding::error("bus-unreachable", "the message bus is unavailable").seen(reason);
+    match seen.units.as_ref().ok().and_then(|units| units.get("dbus.service")) {
+        Some(unit) if seen.address == Address::System => {
+            let finding = finding.seen(format!("dbus.service: {}", unit.get("ActiveState")));
+            finding.cure(seen.caller.as_root("systemctl start dbus.socket dbus"))
+        }
+        _ => finding.advice("Start the bus, or select another one with --bus."),
+    }
+}
+
 /// The error that a reply shows, `None` if the service replied.
 fn absence(seen: &Observations, service: Service) -> Option<String> {
     fn reason<T>(reply: &Reply<T>, service: Service) -> Option<String> {
         match reply {
             Reply::Status(_) => None,
             Reply::Absent => Some(format!("{} has no owner on the bus", service.bus_name())),
-            Reply::Failed(reason) => Some(reason.clone()),
+            Reply::NoBus(reason) | Reply::Failed(reason) => Some(reason.clone()),
         }
     }
     match service {

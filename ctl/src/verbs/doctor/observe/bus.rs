@@ -28,6 +28,8 @@ pub enum Reply<T> {
     Status(T),
     /// The service is not on the bus.
     Absent,
+    /// There is no bus, for this reason.
+    NoBus(String),
     /// The call failed with this message.
     Failed(String),
 }
@@ -38,7 +40,7 @@ impl<T> Reply<T> {
     pub const fn status(&self) -> Option<&T> {
         match self {
             Self::Status(status) => Some(status),
-            Self::Absent | Self::Failed(_) => None,
+            Self::Absent | Self::NoBus(_) | Self::Failed(_) => None,
         }
     }
 
@@ -46,6 +48,7 @@ impl<T> Reply<T> {
         match result {
             Ok(status) => Self::Status(status),
             Err(Error::NotRunning { .. }) => Self::Absent,
+            Err(error @ Error::NoBus { .. }) => Self::NoBus(error.to_string()),
             Err(error) => Self::Failed(error.to_string()),
         }
     }
