@@ -167,6 +167,12 @@ pub trait Actor1 {
     /// Packets for a MAC address that no domain has.
     #[zbus(property(emits_changed_signal = "false"))]
     fn unknown_packets(&self) -> zbus::Result<u64>;
+    /// The last of these addresses, the newest first: address, packets, time of the last one, and its interface.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn unknown_addresses(&self) -> zbus::Result<Vec<(String, u64, u64, String)>>;
+    /// How long successful wakes by packets took: cumulative buckets, sum and count.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn wake_latency(&self) -> zbus::Result<(Vec<(u64, u64)>, u64, u64)>;
     /// Announced packets that were lost before a decision.
     #[zbus(property(emits_changed_signal = "false"))]
     fn lost_packets(&self) -> zbus::Result<u64>;

@@ -201,6 +201,20 @@ impl Actor1 {
         Ok(self.requests.counts().await.ok_or_else(exiting_property)?.unknown)
     }
 
+    /// The last MAC addresses of such packets, the newest first: address, packets, time and interface.
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn unknown_addresses(&self) -> zbus::fdo::Result<Vec<(String, u64, u64, String)>> {
+        let counts = self.requests.counts().await.ok_or_else(exiting_property)?;
+        let addresses = counts.unknown_addresses.iter();
+        Ok(addresses.map(|it| (it.mac.to_string(), it.packets, it.time, it.interface.clone())).collect())
+    }
+
+    /// How long successful wakes by packets took: cumulative buckets, sum and count.
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn wake_latency(&self) -> zbus::fdo::Result<(Vec<(u64, u64)>, u64, u64)> {
+        Ok(self.requests.counts().await.ok_or_else(exiting_property)?.latency.cumulative())
+    }
+
     /// The number of packets that were announced but never led to a decision.
     #[zbus(property(emits_changed_signal = "false"))]
     fn lost_packets(&self) -> u64 {

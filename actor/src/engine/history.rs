@@ -4,10 +4,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use wakevirt_service::clock;
 
 use crate::engine::report::Decision;
 use crate::engine::request::Counts;
-use crate::model::Id;
+use crate::model::{Id, Packet};
 
 /// The maximum number of stored decisions.
 const MAX_DECISIONS: usize = 1000;
@@ -38,6 +39,9 @@ struct LastWake {
 impl History {
     pub(super) fn add(&mut self, decision: &Arc<Decision>) {
         *self.counts.outcomes.entry(decision.outcome).or_default() += 1;
+        if let Some(latency) = decision.latency.filter(|_| decision.outcome.is_success()) {
+            self.counts.latency.add(latency);
+        }
         self.newest += 1;
         self.bytes += decision.size();
         self.decisions.push_front((self.newest, Arc::clone(decision)));
@@ -52,8 +56,9 @@ impl History {
     }
 
     /// Counts a packet for a MAC address that no domain has.
-    pub(super) fn count_unknown(&mut self) {
+    pub(super) fn count_unknown(&mut self, packet: &Packet) {
         self.counts.unknown += 1;
+        self.counts.unknown_addresses.add(packet, clock::realtime());
     }
 
     /// Forgets the last wake of a domain.

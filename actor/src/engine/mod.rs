@@ -10,6 +10,7 @@ mod explain;
 mod history;
 mod hypervisors;
 pub mod index;
+pub mod latency;
 mod log_limiter;
 mod packets;
 mod pending;
@@ -19,6 +20,7 @@ pub mod request;
 mod rule_check;
 pub mod state_file;
 mod status;
+pub mod unknown;
 mod updates;
 mod wakes;
 

@@ -118,7 +118,7 @@ impl Engine {
 
     /// Counts the packet. Only the first one for each address is logged: the network may have many other machines.
     fn report_unknown(&mut self, packet: &Packet) {
-        self.history.count_unknown();
+        self.history.count_unknown(packet);
         if self.log_limiter.check_unknown(packet.mac, Instant::now()) {
             log_packet!(
                 info,

@@ -8,7 +8,9 @@ use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
 use wakevirt_protocol::explain::Explanation;
 
+use crate::engine::latency::Latency;
 use crate::engine::report::Decision;
+use crate::engine::unknown::UnknownAddresses;
 use crate::model::{Caller, Id, Outcome, State, WakeTarget};
 use crate::policy::Policy;
 
@@ -78,6 +80,10 @@ pub struct Counts {
     pub outcomes: HashMap<Outcome, u64>,
     /// Packets for MAC addresses that no domain has.
     pub unknown: u64,
+    /// The last of these addresses.
+    pub unknown_addresses: UnknownAddresses,
+    /// How long successful wakes by packets took.
+    pub latency: Latency,
 }
 
 /// The result of a requested wake.

@@ -84,3 +84,28 @@ async fn a_rule_without_password_applies_if_no_password_can_be_fetched() {
     assert_eq!(engine.decision().await, (258, Outcome::Started));
     assert_eq!(engine.lost.count(), 0);
 }
+
+#[tokio::test]
+async fn counts_times_of_wakes_and_stores_unknown_addresses() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
+    let boottime = Some(wakevirt_service::clock::boottime());
+    let details = PacketDetails { boottime, ..PacketDetails::default() };
+    // Only the first packet starts the domain.
+    for sequence in [1, 2] {
+        engine.announce(Packet { mac: mac(1), sequence, details: details.clone() }).await;
+        let _ = engine.decision().await;
+    }
+    engine.packet_on("br1", 8).await;
+    engine.packet_on("br0", 9).await;
+    engine.wait_until_idle().await;
+    let counts = engine.requests.counts().await.unwrap();
+    let (buckets, sum, count) = counts.latency.cumulative();
+    assert_eq!((count, buckets.last().unwrap().1), (1, 1));
+    assert!(sum > 0, "the time since the packet was received");
+    let unknown: Vec<_> =
+        counts.unknown_addresses.iter().map(|it| (it.mac, it.packets, it.interface.as_str())).collect();
+    assert_eq!(unknown, [(mac(9), 1, "br0"), (mac(8), 1, "br1")]);
+    let history = engine.requests.history(u64::MAX, 10).await.unwrap();
+    assert_eq!(history.len(), 2, "unknown addresses are no decisions");
+}
