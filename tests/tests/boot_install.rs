@@ -61,6 +61,8 @@ fn installs_and_uninstalls(bus: Kind) {
     debian.sh("busctl get-property org.wakevirt.Capture1 /org/wakevirt/Capture1 org.wakevirt.Capture1 Mode");
     debian.sh(&format!("systemctl stop wakevirt-actor && {ping}"));
 
+    assert_journal_explains_messages(&debian);
+
     // Installing a new version restarts the services.
     let old = ["wakevirt-capture", "wakevirt-actor"].map(|unit| debian.main_process(unit));
     debian.sh(&install);
@@ -76,6 +78,15 @@ fn installs_and_uninstalls(bus: Kind) {
     let left = ["wakevirt-capture:", "wakevirt-actor:", "wakevirt:", " /etc/wakevirt", "/run/wakevirt-actor"];
     Inventory::of_system(|line| debian.sh(line))
         .assert_same_as(&before, &[left.as_slice(), &[" /usr/local/libexec ", "bob", "/run/user/"]].concat());
+}
+
+/// Checks that the journal has the fields of a message, and that its catalog explains the message.
+fn assert_journal_explains_messages(debian: &Debian<'_>) {
+    let journal = "journalctl --boot --no-pager WAKEVIRT_CONNECTION=qemu:///system";
+    wait::until_true("the actor to connect", || debian.sh(journal).contains("connected to qemu:///system"));
+    let explained = debian.sh(&format!("{journal} -x"));
+    assert!(explained.contains("Subject: wakevirt-actor is connected to a hypervisor"), "{explained}");
+    assert!(explained.contains("Documentation: man:wakevirt-journal(7)"), "{explained}");
 }
 
 /// Starts a user's own actor, which starts the user's libvirt daemon.
