@@ -33,6 +33,12 @@ pub enum Error {
         /// The cause.
         reason: String,
     },
+    /// The domain has no MAC address.
+    #[error(
+        "{} has no MAC address, so no packet can wake it; add a network interface, or an alias to actor.toml",
+        quoted(_0)
+    )]
+    NoMac(String),
     /// A savefile cannot be read.
     #[error(transparent)]
     Read(#[from] read::Error),
@@ -55,7 +61,9 @@ impl Error {
         match self {
             Self::Client(error) => error.exit(),
             Self::Glob { .. } => Exit::Usage,
-            Self::Output(_) | Self::Read(_) | Self::Send(_) | Self::NoSuchDomain { .. } => Exit::Failure,
+            Self::Output(_) | Self::NoMac(_) | Self::Read(_) | Self::Send(_) | Self::NoSuchDomain { .. } => {
+                Exit::Failure
+            }
         }
     }
 }

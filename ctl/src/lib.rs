@@ -45,6 +45,8 @@ fn run_verb(options: &Options, output: &mut Output) -> Result<Exit, Error> {
             Verb::List(arguments) => verbs::list::run(arguments, &client, output).await,
             Verb::Show(arguments) => verbs::show::run(arguments, &client, output).await,
             Verb::Wake(arguments) => verbs::wake::run(arguments, &client, output).await,
+            Verb::Explain(arguments) => verbs::explain::run(arguments, &client, output).await,
+            Verb::Monitor(arguments) => verbs::monitor::run(arguments, &client, output).await,
             Verb::History(arguments) => verbs::history::run(arguments, &client, output).await,
             Verb::Doctor(arguments) => verbs::doctor::run(arguments, &client, output).await,
             Verb::Read(arguments) => verbs::read::run(arguments, output),
@@ -57,6 +59,6 @@ fn run_verb(options: &Options, output: &mut Output) -> Result<Exit, Error> {
 }
 
 #[expect(clippy::print_stderr, reason = "a command-line tool reports errors on standard error")]
-fn report(error: &Error) {
+pub(crate) fn report(error: &dyn std::error::Error) {
     eprintln!("wakevirtctl: {error}");
 }

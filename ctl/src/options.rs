@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use wakevirt_service::bus::Address;
 
 use crate::output::Format;
-use crate::verbs::{doctor, history, list, read, send, show, status, wake};
+use crate::verbs::{doctor, explain, history, list, monitor, read, send, show, status, wake};
 
 /// Show what wakevirt does and why, and wake virtual machines
 ///
@@ -56,6 +56,15 @@ pub enum Verb {
     /// If the waiting ends before the wake, by --wait or by an interrupt from the keyboard, the wake continues. The exit
     /// status is then 5.
     Wake(wake::Arguments),
+    /// Explain what a packet would cause, rule by rule
+    ///
+    /// Nothing is woken. A condition of a rule on something that is not given, such as the interface, is not fulfilled. The
+    /// exit status is 1 if the packet would wake no domain.
+    Explain(explain::Arguments),
+    /// Print packets and decisions as they happen, until an interrupt from the keyboard
+    ///
+    /// Everyone may see them. Packets for addresses that no domain has have no decision.
+    Monitor(monitor::Arguments),
     /// Print the last decisions, newest first
     History(history::Arguments),
     /// Find out why a packet wakes no domain

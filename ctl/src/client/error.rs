@@ -54,6 +54,9 @@ pub enum Error {
         /// The timeout.
         time: Duration,
     },
+    /// The bus has closed the connection.
+    #[error("the bus has closed the connection")]
+    Closed,
     /// The call failed on the way, or its reply cannot be read.
     #[error("calling {method} of {} failed: {reason}", .service.unit())]
     Failed {
@@ -91,7 +94,9 @@ impl Error {
             Self::Refused(error) if matches!(**error, BusError::HypervisorUnavailable(_)) => {
                 Exit::Unavailable
             }
-            Self::NoBus { .. } | Self::NotRunning { .. } | Self::NoReply { .. } => Exit::Unavailable,
+            Self::NoBus { .. } | Self::Closed | Self::NotRunning { .. } | Self::NoReply { .. } => {
+                Exit::Unavailable
+            }
             Self::Denied { .. } | Self::NotAuthorized(_) => Exit::Denied,
             Self::Refused(_) | Self::Failed { .. } => Exit::Failure,
         }

@@ -12,7 +12,10 @@ use serde::Serialize;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
-use wakevirt_protocol::bus::{ACTOR_NAME, Actor1Proxy, CAPTURE_NAME, Dict, WakeFinishedStream};
+use wakevirt_protocol::bus::{
+    ACTOR_NAME, Actor1Proxy, CAPTURE_NAME, Capture1Proxy, Dict, MagicPacketStream, WakeFinishedStream,
+};
+use wakevirt_protocol::explain::Explanation;
 use wakevirt_service::bus::Address;
 use zbus::connection;
 use zbus::proxy::{Builder, CacheProperties, MethodFlags};
@@ -20,7 +23,9 @@ use zbus::wire::DynamicDeserialize;
 use zbus::{Connection, DynamicType, Proxy};
 
 pub use error::Error;
-pub use values::{ActorStatus, CaptureStatus, Decision, DecisionDetails, Domain, HypervisorConnection};
+pub use values::{
+    ActorStatus, CaptureStatus, Decision, DecisionDetails, Domain, HypervisorConnection, Packet,
+};
 
 /// The timeout of a call, as in libdbus and GDBus.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
@@ -28,6 +33,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(25);
 const WAKE_TIMEOUT: Duration = Duration::from_secs(330);
 /// The maximum number of replies that are read for one list. A reply has at most 256 KiB.
 const MAX_PAGES: usize = 1000;
+
+/// Details of a packet, as in the signal `MagicPacket`.
+pub type Details = std::collections::HashMap<&'static str, zbus::Variant<'static>>;
 
 /// One of the services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,6 +202,43 @@ impl Client {
         Ok(Finished(actor.receive_wake_finished().await.map_err(failed)?))
     }
 
+    /// The packets that capture announces from now on.
+    ///
+    /// # Errors
+    /// If the bus is unavailable.
+    pub async fn packets(&self) -> Result<Packets, Error> {
+        let failed = |error| Error::of_call(&self.address, Service::Capture, "AddMatch", error);
+        let capture = Capture1Proxy::builder(self.connection().await?).cache_properties(CacheProperties::No);
+        let capture = capture.build().await.map_err(failed)?;
+        Ok(Packets(capture.receive_magic_packet().await.map_err(failed)?))
+    }
+
+    /// Explains what a packet would cause. An actor of an earlier version returns no rules.
+    ///
+    /// # Errors
+    /// If the actor is not running or denies the call.
+    pub async fn explain(&self, mac: &str, details: &Details) -> Result<Explanation, Error> {
+        let rules: Result<Dict, Error> = self.call(Service::Actor, "ExplainRules", &(mac, details)).await;
+        match rules {
+            Ok(rules) => Ok(Explanation::from(&rules)),
+            // The bus policy of an earlier version denies the call.
+            Err(Error::Denied { .. } | Error::Failed { .. }) => {
+                let (would_wake, reason) = self.call(Service::Actor, "Explain", &(mac, details)).await?;
+                Ok(Explanation { mac: mac.to_owned(), would_wake, reason, ..Explanation::default() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Checks that a service is running.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub async fn require(&self, service: Service) -> Result<(), Error> {
+        let call = Call { interface: "org.freedesktop.DBus.Peer", ..Call::new(service, "Ping") };
+        self.send(call, &()).await
+    }
+
     /// All properties of a service.
     async fn properties(&self, service: Service) -> Result<Dict, Error> {
         let body = (service.bus_name(),);
@@ -254,6 +299,22 @@ impl Finished {
                 details: DecisionDetails::from(arguments.details),
                 ..Decision::default()
             });
+        }
+    }
+}
+
+/// The packets that capture announces, from signals.
+#[derive(Debug)]
+pub struct Packets(MagicPacketStream);
+
+impl Packets {
+    /// The next packet. `None` if the connection to the bus is lost.
+    pub async fn next(&mut self) -> Option<Packet> {
+        loop {
+            let signal = self.0.next().await?;
+            // An invalid signal cannot come from capture.
+            let Ok(arguments) = signal.args() else { continue };
+            return Some(Packet::new(arguments.sequence, arguments.mac.to_owned(), arguments.details));
         }
     }
 }

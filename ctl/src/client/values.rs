@@ -253,3 +253,80 @@ impl From<Dict> for DecisionDetails {
         }
     }
 }
+
+/// A magic packet, as in the signal `MagicPacket`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Packet {
+    /// The sequence.
+    pub sequence: u64,
+    /// The MAC address to wake.
+    pub mac: String,
+    /// The epoch of the sequence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    /// The ingress interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Its alternative names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface_alternatives: Option<Vec<String>>,
+    /// `ethernet`, `udp4` or `udp6`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
+    /// The MAC address of the sender.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_mac: Option<String>,
+    /// The IP address of the sender.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The port of the sender.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<u16>,
+    /// The destination address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// The destination port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination_port: Option<u16>,
+    /// The EtherType of a frame without IP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ethertype: Option<u16>,
+    /// The outermost VLAN, 0 for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// Whether it has a SecureOn password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secureon: Option<bool>,
+    /// When it was received: CLOCK_REALTIME, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<u64>,
+    /// When it was received: CLOCK_BOOTTIME, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boottime: Option<u64>,
+}
+
+impl Packet {
+    /// The packet in a signal.
+    pub(super) fn new(sequence: u64, mac: String, mut dict: Dict) -> Self {
+        let dict = &mut dict;
+        Self {
+            sequence,
+            mac,
+            epoch: take(dict, "epoch"),
+            interface: take(dict, "interface"),
+            interface_alternatives: take(dict, "interface-alternatives"),
+            transport: take(dict, "transport"),
+            source_mac: take(dict, "source-mac"),
+            source: take(dict, "source"),
+            source_port: take(dict, "source-port"),
+            destination: take(dict, "destination"),
+            destination_port: take(dict, "destination-port"),
+            ethertype: take(dict, "ethertype"),
+            vlan: take(dict, "vlan"),
+            secureon: take(dict, "secureon"),
+            timestamp: take(dict, "timestamp"),
+            boottime: take(dict, "boottime"),
+        }
+    }
+}

@@ -86,6 +86,23 @@ impl Output {
         writeln!(self.writer)
     }
 
+    /// Prints a row of a table that grows: columns of these widths on a terminal, otherwise separated by tabs. The last
+    /// column has no width.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn row(&mut self, cells: &[Cell], widths: &[usize]) -> io::Result<()> {
+        if self.columns.is_none() {
+            return table::separated(&mut self.writer, cells);
+        }
+        for (cell, width) in cells.iter().zip(widths) {
+            cell.write(&mut self.writer, self.colours)?;
+            let padding = width.saturating_sub(cell.width());
+            write!(self.writer, "{:padding$}  ", "")?;
+        }
+        self.line(cells.get(widths.len()..).unwrap_or_default())
+    }
+
     /// Prints a table. See [`Table`].
     ///
     /// # Errors

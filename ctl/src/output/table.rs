@@ -82,7 +82,7 @@ impl Table {
 }
 
 /// Writes a row with tabs between its columns. A text has no tabs: [`Cell`] escapes them.
-fn separated(writer: &mut impl Write, row: &[Cell]) -> io::Result<()> {
+pub(super) fn separated(writer: &mut impl Write, row: &[Cell]) -> io::Result<()> {
     for (place, cell) in row.iter().enumerate() {
         if place > 0 {
             writer.write_all(b"\t")?;

@@ -2,8 +2,10 @@
 
 pub mod doctor;
 pub mod domain;
+pub mod explain;
 pub mod history;
 pub mod list;
+pub mod monitor;
 pub mod read;
 pub mod send;
 pub mod show;

@@ -9,7 +9,7 @@ use wakevirt_tests::privileged;
 use crate::site::Site;
 
 /// The documented keys of a verb, with their types.
-fn documented(verb: &str) -> BTreeMap<String, String> {
+pub fn documented(verb: &str) -> BTreeMap<String, String> {
     let page = std::fs::read_to_string(project().join("docs/man/wakevirtctl.1")).unwrap();
     let (_, section) = page.split_once(&format!("\n.Ss JSON of {verb}\n")).unwrap();
     let section = section.split("\n.S").next().unwrap();
@@ -23,6 +23,7 @@ fn fits(value: &Value, kind: &str) -> bool {
         "number" => value.is_number(),
         "boolean" => value.is_boolean(),
         "object" => value.is_object(),
+        "string or null" => value.is_string() || value.is_null(),
         "object or null" => value.is_object() || value.is_null(),
         "list of strings" => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
         "list of objects" => value.as_array().is_some_and(|list| list.iter().all(Value::is_object)),

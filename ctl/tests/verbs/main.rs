@@ -2,8 +2,11 @@
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
 mod completion;
+mod explain;
 mod json;
 mod list;
+mod monitor;
 mod site;
 mod status;
+mod terminal;
 mod wake;
