@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
-use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::Capture1Proxy;
+use wakevirt_protocol::{MacAddr, MagicPacket};
 
 use super::network::Link;
 use crate::client::{CaptureStatus, Client};
@@ -103,6 +103,7 @@ fn destinations(capture: &CaptureStatus, links: &[Link], has_socket: bool) -> Ve
 fn send(mac: MacAddr, destinations: &[IpAddr]) -> std::io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.set_broadcast(true)?;
-    let packet = [[0xff; 6].as_slice(), &mac.octets().repeat(16)].concat();
+    // The prefix is that of a unicast address, so there is a packet.
+    let packet = MagicPacket::new(mac, None).map(|packet| packet.payload()).unwrap_or_default();
     destinations.iter().try_for_each(|destination| socket.send_to(&packet, (*destination, PORT)).map(drop))
 }
