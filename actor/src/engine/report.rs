@@ -243,6 +243,25 @@ mod tests {
     }
 
     #[test]
+    fn each_outcome_has_its_own_kind_of_message() {
+        let kinds: std::collections::BTreeSet<_> = Outcome::ALL.map(kind_of).into();
+        assert_eq!(kinds.len(), Outcome::ALL.len());
+    }
+
+    #[test]
+    fn measures_the_latency_from_the_stamp_of_the_packet() {
+        let decide = |packet: Option<&Packet>| {
+            let subject = Subject::new(None, None, None, packet);
+            Decision::new(subject, Outcome::Started, String::new(), 0).latency
+        };
+        assert_eq!(decide(None), None, "a call has no stamp");
+        let boottime = Some(clock::boottime().saturating_sub(5_000));
+        let details = PacketDetails { boottime, ..PacketDetails::default() };
+        let packet = Packet { mac: MacAddr::new([2; 6]), sequence: 1, details };
+        assert!(decide(Some(&packet)).unwrap() >= 5_000);
+    }
+
+    #[test]
     fn truncates_long_text() {
         let id = Id { connection: "qemu:///system".into(), uuid: uuid::Uuid::nil() };
         let text = || "ü".repeat(10_000);
