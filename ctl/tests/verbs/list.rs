@@ -1,7 +1,7 @@
 //! `wakevirtctl list`, `show` and `history`.
 
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::privileged;
+use wakevirt_tests::{privileged, wait};
 
 use crate::site::{ALLOWED_MAC, OTHER_MAC, Site, run};
 
@@ -30,8 +30,10 @@ fn shows_a_domain_and_its_decisions() {
     let host = Host::new();
     let site = Site::new(&host);
     host.call(User::Root, "org.wakevirt.Actor1", "WakeDomain", &["'vm1'"]).unwrap();
-    let text = site.ctl(&["show", "vm1"]);
-    assert!(text.contains("state\trunning\n") && text.contains("allowed\tyes, domain = \"vm1\"\n"), "{text}");
+    // The reply can arrive before the actor receives libvirt's event.
+    let running = || Some(site.ctl(&["show", "vm1"])).filter(|text| text.contains("state\trunning\n"));
+    let text = wait::until("the domain runs", running);
+    assert!(text.contains("allowed\tyes, domain = \"vm1\"\n"), "{text}");
     assert!(text.contains("\tstarted\tvm1\tuser 0\t"), "{text}");
     let uuid = site.json(&["show", "vm1"])["uuid"].as_str().unwrap().to_owned();
     for name in [&uuid, ALLOWED_MAC] {

@@ -21,7 +21,16 @@ impl Journal {
         let path = host.path(SOCKET);
         std::fs::create_dir_all(path.parent().expect("a parent directory")).expect("a directory in /run");
         Self(MessageSocket::bind(&path, |lines, entry| {
-            let fields = fields(entry)
+            let fields = match fields(entry) {
+                Ok(fields) => fields,
+                // Other programs can truncate their entries; an entry of a service under test must be complete.
+                Err(part) if !is_of_a_service(entry) => {
+                    lines.push(format!("ignored an incomplete entry of another program, field {part:?}"));
+                    return;
+                }
+                Err(part) => panic!("a service sent a malformed journal entry after {part:?}"),
+            };
+            let fields = fields
                 .into_iter()
                 .map(|(name, value)| format!("{name}={}", String::from_utf8_lossy(value).escape_debug()));
             lines.push(fields.collect::<Vec<_>>().join(" | ") + " |");
@@ -35,8 +44,21 @@ impl Journal {
     }
 }
 
+/// Whether a service under test sent this entry. The field is found even if another one is incomplete.
+fn is_of_a_service(entry: &[u8]) -> bool {
+    let (key, program) = (b"SYSLOG_IDENTIFIER", b"wakevirt");
+    entry.windows(key.len()).enumerate().filter(|(_, part)| part == key).any(|(at, _)| {
+        let rest = entry.get(at + key.len()..).unwrap_or_default();
+        // The value follows `=`, or the end of the line and its length.
+        [1, 9].iter().any(|&skip| rest.get(skip..).is_some_and(|value| value.starts_with(program)))
+    })
+}
+
 /// The fields of an entry. A field is `NAME=value`, or the name, the length of the value in 8 bytes, and the value.
-fn fields(entry: &[u8]) -> Vec<(String, &[u8])> {
+///
+/// # Errors
+/// If a value is incomplete: the name of its field.
+fn fields(entry: &[u8]) -> Result<Vec<(String, &[u8])>, String> {
     let (mut fields, mut rest) = (Vec::new(), entry);
     while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
         let (line, after) = rest.split_at(end);
@@ -47,14 +69,20 @@ fn fields(entry: &[u8]) -> Vec<(String, &[u8])> {
             fields.push((name(key), value.strip_prefix(b"=").unwrap_or_default()));
             rest = after;
         } else {
-            let (length, after) = after.split_first_chunk().expect("a length");
-            let length = usize::try_from(u64::from_le_bytes(*length)).expect("a length that fits");
-            let (value, after) = after.split_at_checked(length).expect("a complete value");
+            let (value, after) = counted(after).ok_or_else(|| name(line))?;
             fields.push((name(line), value));
-            rest = after.strip_prefix(b"\n").expect("the end of the value");
+            rest = after;
         }
     }
-    fields
+    Ok(fields)
+}
+
+/// A value after its length, and the rest of the entry.
+fn counted(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, after) = text.split_first_chunk()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    let (value, after) = after.split_at_checked(length)?;
+    Some((value, after.strip_prefix(b"\n")?))
 }
 
 #[cfg(test)]
@@ -65,6 +93,21 @@ mod tests {
     fn reads_both_forms_of_a_field() {
         let entry = b"A=1\nB\n\x03\0\0\0\0\0\0\0x\ny\nC=\n";
         let expected: [(&str, &[u8]); 3] = [("A", b"1"), ("B", b"x\ny"), ("C", b"")];
-        assert_eq!(fields(entry), expected.map(|(name, value)| (name.to_owned(), value)));
+        let expected = expected.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        assert_eq!(fields(entry), Ok(expected));
+    }
+
+    #[test]
+    fn recognizes_entries_of_the_services() {
+        assert!(is_of_a_service(b"SYSLOG_IDENTIFIER\n\x0e\0\0\0\0\0\0\0wakevirt-actor\nMESSAGE\n\x03"));
+        assert!(is_of_a_service(b"SYSLOG_IDENTIFIER=wakevirt-capture\n"));
+        assert!(!is_of_a_service(b"SYSLOG_IDENTIFIER=dbus-broker\nNAME=org.wakevirt.Actor1\nMESSAGE\n\x03"));
+    }
+
+    #[test]
+    fn names_the_field_of_an_incomplete_value() {
+        for end in [&b""[..], b"\x03\0\0", b"\x03\0\0\0\0\0\0\0x", b"\x01\0\0\0\0\0\0\0x"] {
+            assert_eq!(fields(&[b"A=1\nB\n", end].concat()), Err("B".to_owned()));
+        }
     }
 }
