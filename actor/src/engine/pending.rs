@@ -16,7 +16,7 @@ use crate::engine::report::{describe, sender};
 use crate::model::Packet;
 use crate::policy::decision::has_expired;
 
-/// The maximum number of held packets, and of packets whose password is being fetched.
+/// The maximum number of held packets, and of packets that wait for their password.
 const MAX_PENDING: usize = 256;
 
 /// Logs a message about a packet without a decision.
@@ -39,7 +39,7 @@ macro_rules! log_packet {
 pub(super) struct Pending {
     /// Packets for unknown MAC addresses that are held while a hypervisor is unavailable, and when each was captured.
     unknown: VecDeque<(u64, Packet)>,
-    /// Packets whose password is being fetched.
+    /// Packets that wait for their password.
     fetching: Vec<Packet>,
 }
 

@@ -186,7 +186,7 @@ impl Iterator for MagicPackets<'_> {
 /// The password in the bytes after the copies of the address.
 ///
 /// A part of another copy is not a password. If the bytes are long enough for another magic packet, they are
-/// probably another datagram, perhaps for a group address, whose six `FF` would look like a password.
+/// probably another datagram, perhaps for a group address. Its six `FF` bytes would look like a password.
 fn password_in(tail: &[u8], address: &[u8; 6]) -> Option<Password> {
     if address.starts_with(tail) || tail.len() >= SHORTEST {
         return None;

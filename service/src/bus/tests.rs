@@ -5,7 +5,7 @@ use wakevirt_tests::host::guard;
 
 use super::*;
 
-/// A private bus whose policy allows to own only `org.wakevirt.Open1`.
+/// A private bus whose policy allows only `org.wakevirt.Open1` to be owned.
 struct Bus {
     daemon: Child,
     address: Address,

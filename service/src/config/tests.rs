@@ -65,7 +65,7 @@ impl Layer for Sample {
 
 const MAX_RULES: usize = 5;
 
-/// A temporary directory, whose files only their owner can write to, whatever the umask is.
+/// A temporary directory. Only the owner of its files can write to them, with any umask.
 struct Directory(TempDir);
 
 impl Directory {

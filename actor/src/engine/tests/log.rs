@@ -27,6 +27,15 @@ impl Log {
     }
 }
 
+/// An engine with one domain, which accepts packets only from br0, and its log.
+async fn denying_all_but_br0() -> (Log, TestEngine) {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let log = Log::new();
+    let engine = start(policy("[[allow]]\ndomain = \"vm1\"\ninterfaces = [\"br0\"]"));
+    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    (log, engine)
+}
+
 /// Sends this number of packets on this interface, which are all denied.
 async fn send_denied(engine: &mut TestEngine, interface: &str, packets: usize) {
     for _ in 0..packets {
@@ -37,10 +46,7 @@ async fn send_denied(engine: &mut TestEngine, interface: &str, packets: usize) {
 
 #[tokio::test(start_paused = true)]
 async fn counts_suppressed_lines_when_the_interval_ends() {
-    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
-    let log = Log::new();
-    let mut engine = start(policy("[[allow]]\ndomain = \"vm1\"\ninterfaces = [\"br0\"]"));
-    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    let (log, mut engine) = denying_all_but_br0().await;
     send_denied(&mut engine, "vnet0", 500).await;
     tokio::time::sleep(Duration::from_secs(61)).await;
     send_denied(&mut engine, "vnet0", 1).await;
@@ -53,10 +59,7 @@ async fn counts_suppressed_lines_when_the_interval_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn limits_each_interface_independently() {
-    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
-    let log = Log::new();
-    let mut engine = start(policy("[[allow]]\ndomain = \"vm1\"\ninterfaces = [\"br0\"]"));
-    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    let (log, mut engine) = denying_all_but_br0().await;
     send_denied(&mut engine, "vnet0", 50).await;
     send_denied(&mut engine, "eth0", 1).await;
     assert_eq!(log.lines_with("eth0").len(), 1);
