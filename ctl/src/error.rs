@@ -6,6 +6,7 @@ use wakevirt_service::logs::quoted;
 
 use crate::client;
 use crate::exit::Exit;
+use crate::verbs::allow::RuleError;
 use crate::verbs::{read, send};
 
 /// Why a verb failed. The message says what to do.
@@ -45,6 +46,9 @@ pub enum Error {
     /// No packet can be sent.
     #[error(transparent)]
     Send(#[from] send::Error),
+    /// A rule is neither written nor removed.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
 }
 
 impl Error {
@@ -60,6 +64,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Client(error) => error.exit(),
+            Self::Rule(error) => error.exit(),
             Self::Glob { .. } => Exit::Usage,
             Self::Output(_) | Self::NoMac(_) | Self::Read(_) | Self::Send(_) | Self::NoSuchDomain { .. } => {
                 Exit::Failure

@@ -45,6 +45,8 @@ fn run_verb(options: &Options, output: &mut Output) -> Result<Exit, Error> {
             Verb::List(arguments) => verbs::list::run(arguments, &client, output).await,
             Verb::Show(arguments) => verbs::show::run(arguments, &client, output).await,
             Verb::Wake(arguments) => verbs::wake::run(arguments, &client, output).await,
+            Verb::Allow(arguments) => verbs::allow::run(arguments, &client, output).await,
+            Verb::Forbid(arguments) => verbs::forbid::run(arguments, &client, output).await,
             Verb::Explain(arguments) => verbs::explain::run(arguments, &client, output).await,
             Verb::Monitor(arguments) => verbs::monitor::run(arguments, &client, output).await,
             Verb::History(arguments) => verbs::history::run(arguments, &client, output).await,

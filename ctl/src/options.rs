@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use wakevirt_service::bus::Address;
 
 use crate::output::Format;
-use crate::verbs::{doctor, explain, history, list, monitor, read, send, show, status, wake};
+use crate::verbs::{allow, doctor, explain, forbid, history, list, monitor, read, send, show, status, wake};
 
 /// Show what wakevirt does and why, and wake virtual machines
 ///
@@ -56,6 +56,19 @@ pub enum Verb {
     /// If the waiting ends before the wake, by --wait or by an interrupt from the keyboard, the wake continues. The exit
     /// status is then 5.
     Wake(wake::Arguments),
+    /// Allow packets to wake a domain
+    ///
+    /// allow writes a drop-in with one rule without further conditions to /etc/wakevirt/actor.d, and lets the actor read it.
+    /// This needs root. If the actor rejects the change, it is undone. A file with this name and another content is left as
+    /// it is. wakevirt-actor.toml(5) describes rules that accept only some packets.
+    ///
+    /// A name, UUID or glob that matches no known domain is an error. The actor of a session reads no drop-ins.
+    Allow(allow::Arguments),
+    /// Remove what allow has written
+    ///
+    /// forbid removes only the file that allow writes for the same text, and only if it was not edited. If a rule or the
+    /// metadata still allows a domain that matches, it is printed, and the exit status is 1.
+    Forbid(forbid::Arguments),
     /// Explain what a packet would cause, rule by rule
     ///
     /// Nothing is woken. A condition of a rule on something that is not given, such as the interface, is not fulfilled. The

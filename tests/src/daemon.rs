@@ -32,6 +32,7 @@ pub struct Starter<'host> {
     user: User,
     started_by: StartedBy,
     restricted: bool,
+    drop_ins: bool,
     log_to: &'static str,
     config: String,
     file: String,
@@ -43,6 +44,14 @@ impl<'host> Starter<'host> {
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
         toml.clone_into(&mut self.config);
+        self
+    }
+
+    /// Writes the configuration to the standard file, so that the service reads drop-ins, too.
+    #[must_use]
+    pub fn with_drop_ins(mut self) -> Self {
+        self.file = format!("/etc/wakevirt/{}.toml", self.name.trim_start_matches("wakevirt-"));
+        self.drop_ins = true;
         self
     }
 
@@ -154,7 +163,10 @@ impl<'host> Starter<'host> {
             line.push("--");
         }
         let program = format!("{PROGRAMS}/{}", self.name);
-        line.extend([program.as_str(), "--config", &self.file, "--log-to", self.log_to]);
+        line.extend([program.as_str(), "--log-to", self.log_to]);
+        if !self.drop_ins {
+            line.extend(["--config", &self.file]);
+        }
         line.extend(self.options.iter().map(String::as_str));
         // The line contains at least the program.
         let (first, rest) = line.split_first().unwrap_or((&"false", &[]));
@@ -199,6 +211,7 @@ impl Daemon {
             user,
             started_by: StartedBy::Manager,
             restricted: false,
+            drop_ins: false,
             log_to: "stderr",
             config: String::new(),
             file: format!("/etc/wakevirt/{name}-test-{}.toml", unique_number()),

@@ -191,6 +191,14 @@ impl Client {
         self.send(call, &(argument,)).await
     }
 
+    /// Lets the actor read its configuration again.
+    ///
+    /// # Errors
+    /// If the actor is not running, denies the call, or rejects the configuration.
+    pub async fn reload(&self) -> Result<(), Error> {
+        self.call(Service::Actor, "Reload", &()).await
+    }
+
     /// The decisions of the actor from now on.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use clap_complete::CompletionCandidate;
 use tokio::time::timeout;
 use wakevirt_protocol::MacAddr;
 use wakevirt_service::bus::Address;
+use wakevirt_service::config::glob;
 
 use crate::client::{Client, Domain};
 use crate::error::Error;
@@ -36,7 +37,27 @@ pub fn find<'a>(domains: &'a [Domain], text: &str) -> Result<Vec<&'a Domain>, Er
     Err(Error::NoSuchDomain { text: text.to_owned(), nearest: nearest(domains, text) })
 }
 
-fn nearest(domains: &[Domain], text: &str) -> Option<String> {
+/// Whether a name, glob or UUID, as in a rule, is for this domain.
+#[must_use]
+pub fn is_named(domain: &Domain, pattern: &str) -> bool {
+    pattern == domain.name
+        || pattern.eq_ignore_ascii_case(&domain.uuid)
+        || glob(pattern).is_ok_and(|glob| glob.is_match(&domain.name))
+}
+
+/// The domains that match a name, glob or UUID. A text that is the name of a domain is no glob, as in the actor.
+#[must_use]
+pub fn matching<'a>(domains: &'a [Domain], pattern: &str) -> Vec<&'a Domain> {
+    let is_name = domains.iter().any(|domain| domain.name == pattern);
+    let fits = |domain: &&Domain| {
+        if is_name { domain.name == pattern } else { is_named(domain, pattern) }
+    };
+    domains.iter().filter(fits).collect()
+}
+
+/// The most similar name.
+#[must_use]
+pub fn nearest(domains: &[Domain], text: &str) -> Option<String> {
     let similarity =
         |domain: &Domain| strsim::jaro_winkler(&domain.name.to_lowercase(), &text.to_lowercase());
     let rated = domains.iter().map(|domain| (similarity(domain), domain));
@@ -87,6 +108,22 @@ mod tests {
         assert_eq!(bus("-- wakevirtctl --bus=session wake "), Some(Address::Session));
         assert_eq!(bus("-- wakevirtctl wake --bus"), None);
         assert_eq!(bus("-- wakevirtctl --bus nothing wake"), None);
+    }
+
+    #[test]
+    fn matches_like_a_rule() {
+        let domain =
+            |name: &str| Domain { name: name.to_owned(), uuid: format!("uuid-{name}"), ..Domain::default() };
+        let mut domains = vec![domain("win1"), domain("win2")];
+        let names = |domains: &[Domain], pattern: &str| -> Vec<String> {
+            matching(domains, pattern).into_iter().map(|domain| domain.name.clone()).collect()
+        };
+        assert_eq!(names(&domains, "win*"), ["win1", "win2"]);
+        assert_eq!(names(&domains, "UUID-win2"), ["win2"]);
+        assert_eq!(names(&domains, "win[1]"), ["win1"]);
+        assert!(names(&domains, "[win1").is_empty());
+        domains.push(domain("win[1]"));
+        assert_eq!(names(&domains, "win[1]"), ["win[1]"]);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The verbs. Each file has the options of its verb and the function that runs it.
 
+pub mod allow;
 pub mod doctor;
 pub mod domain;
 pub mod explain;
+pub mod forbid;
 pub mod history;
 pub mod list;
 pub mod monitor;

@@ -35,7 +35,7 @@ impl<'host> Site<'host> {
         libvirtd.define(TEST, &test_domain("vm2", OTHER_MAC));
         let capture = Daemon::capture(host).start_on_bus();
         let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"vm1\"\n");
-        let actor = Daemon::actor(host).config(&config).start_connected();
+        let actor = Daemon::actor(host).with_drop_ins().config(&config).start_connected();
         Self { host, actor: Some(actor), capture: Some(capture), libvirtd, _bus: bus }
     }
 
@@ -48,7 +48,7 @@ impl<'host> Site<'host> {
 
     /// Runs the program as root with `--json`.
     pub fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.ctl(&[arguments, &["--json"]].concat())).unwrap()
+        serde_json::from_str(&self.ctl(&[&["--json"], arguments].concat())).unwrap()
     }
 }
 

@@ -1,12 +1,12 @@
 //! `doctor` finds out why a packet wakes no domain. Data flows one way: observe, check, print.
 
 mod checks;
-mod cure;
+pub(super) mod cure;
 mod finding;
 mod mask;
-mod observe;
+pub(super) mod observe;
 mod print;
-mod program;
+pub(super) mod program;
 mod report;
 
 use clap_complete::ArgValueCandidates;

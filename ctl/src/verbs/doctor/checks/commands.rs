@@ -93,6 +93,14 @@ pub fn set_in_capture(seen: &Observations, key: &str, value: &str) -> String {
 /// A command that allows packets to wake a domain, from these interfaces or from all.
 #[must_use]
 pub fn allow(seen: &Observations, domain: &str, conditions: &[String]) -> String {
+    if conditions.is_empty() && seen.address == Address::System && file(seen, Service::Actor).is_none() {
+        let end = if domain.starts_with('-') { "-- " } else { "" };
+        let command = format!("wakevirtctl allow {end}{}", quote(domain));
+        return match seen.caller {
+            Caller::Root => command,
+            Caller::User => format!("sudo {command}"),
+        };
+    }
     let table = [&["[[allow]]".to_owned(), format!("domain = {}", toml_string(domain))], conditions].concat();
     add_table(seen, &format!("allow-{domain}"), &table)
 }

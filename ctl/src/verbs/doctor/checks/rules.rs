@@ -1,6 +1,6 @@
 //! Whether the rules allow the domain, and name what exists.
 
-use wakevirt_service::config::{InterfacePattern, glob};
+use wakevirt_service::config::InterfacePattern;
 
 use crate::client::Domain;
 use crate::verbs::doctor::checks::{commands, nearest};
@@ -8,6 +8,7 @@ use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::config::{ActorConfig, Rule};
 use crate::verbs::doctor::observe::network::Link;
+use crate::verbs::domain::is_named;
 
 /// Finds domains that no rule allows, and rules that match nothing.
 #[must_use]
@@ -31,10 +32,7 @@ fn config(seen: &Observations) -> Option<&ActorConfig> {
 /// Whether a rule is for this domain.
 #[must_use]
 pub fn is_for(rule: &Rule, domain: &Domain) -> bool {
-    let Some(pattern) = &rule.domain else { return false };
-    pattern == &domain.name
-        || pattern == &domain.uuid
-        || glob(pattern).is_ok_and(|glob| glob.is_match(&domain.name))
+    rule.domain.as_deref().is_some_and(|pattern| is_named(domain, pattern))
 }
 
 /// The domain that the caller named.

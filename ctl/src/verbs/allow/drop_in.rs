@@ -1,0 +1,245 @@
+//! The drop-in that `allow` writes and `forbid` removes.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, CWD, RenameFlags, access, renameat_with};
+use rustix::io::Errno;
+use wakevirt_service::bus::Address;
+use wakevirt_service::config::{BadGlob, Links, glob, open};
+
+use super::error::RuleError;
+use crate::verbs::doctor::cure::{quote, toml_string};
+
+/// The administrator's drop-ins for the actor.
+const FOLDER: &str = "/etc/wakevirt/actor.d";
+/// The maximum length of a file name, in bytes: NAME_MAX in limits.h(0p).
+const MAX_NAME: usize = 255;
+/// The first line. It has no part of the name, which could contain a line break.
+const COMMENT: &str =
+    "# Written by \"wakevirtctl allow\". \"wakevirtctl forbid\" removes this file, unless it was edited.\n";
+
+/// What is at the path of a drop-in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Absent,
+    /// What `allow` writes.
+    Written,
+    /// Something else.
+    Edited,
+}
+
+/// A drop-in with one rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DropIn {
+    domain: String,
+    path: PathBuf,
+    content: String,
+}
+
+impl DropIn {
+    /// The drop-in for a name, glob or UUID. Nothing is written.
+    ///
+    /// # Errors
+    /// If the actor would reject the rule, or the name is too long for a file name.
+    pub fn new(domain: &str) -> Result<Self, RuleError> {
+        if domain.is_empty() {
+            return Err(RuleError::Empty);
+        }
+        match glob(domain) {
+            // A name can contain any characters, as in "[win11".
+            Ok(_) | Err(BadGlob::Syntax(_)) => {}
+            Err(error) => {
+                return Err(RuleError::Pattern { text: domain.to_owned(), reason: error.to_string() });
+            }
+        }
+        let name = format!("50-allow-{}.toml", systemd_escape(domain));
+        if name.len() > MAX_NAME {
+            return Err(RuleError::FileName { length: name.len(), max: MAX_NAME });
+        }
+        let content = format!("{COMMENT}[[allow]]\ndomain = {}\n", toml_string(domain));
+        Ok(Self { domain: domain.to_owned(), path: Path::new(FOLDER).join(name), content })
+    }
+
+    /// Its file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The text of the file.
+    #[must_use]
+    pub fn content(&self) -> &str {
+        &self.content
+    }
+
+    /// The rule, without the comment.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        self.content.strip_prefix(COMMENT).unwrap_or(&self.content)
+    }
+
+    /// Checks that the actor on this bus reads the drop-in, and that the caller can write it.
+    ///
+    /// # Errors
+    /// The file to edit instead, or the command that has the right.
+    pub fn check_access(&self, address: &Address, verb: &'static str) -> Result<(), RuleError> {
+        if *address == Address::Session {
+            return Err(RuleError::Session { rule: self.rule().to_owned(), verb });
+        }
+        let existing = self.path.ancestors().skip(1).find(|path| path.exists());
+        if existing.is_some_and(|path| access(path, Access::WRITE_OK | Access::EXEC_OK).is_err()) {
+            return Err(self.needs_root(verb));
+        }
+        Ok(())
+    }
+
+    fn needs_root(&self, verb: &'static str) -> RuleError {
+        let end = if self.domain.starts_with('-') { "-- " } else { "" };
+        RuleError::NeedsRoot { command: format!("sudo wakevirtctl {verb} {end}{}", quote(&self.domain)) }
+    }
+
+    /// What is at its path.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    pub fn found(&self) -> Result<Found, RuleError> {
+        let file = match open(&self.path, Links::Refuse) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
+            // A link, which the administrator has made.
+            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                return Ok(Found::Edited);
+            }
+            Err(error) => return Err(self.failed("read", error)),
+        };
+        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            return Ok(Found::Edited);
+        }
+        let mut bytes = Vec::new();
+        let limit = u64::try_from(self.content.len()).unwrap_or(u64::MAX).saturating_add(1);
+        file.take(limit).read_to_end(&mut bytes).map_err(|error| self.failed("read", error))?;
+        Ok(if bytes == self.content.as_bytes() { Found::Written } else { Found::Edited })
+    }
+
+    /// Writes the file, if nothing is at its path. The actor sees either nothing or the complete file.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn write(&self) -> Result<(), RuleError> {
+        let folder = Path::new(FOLDER);
+        // The actor ignores files that begin with a dot.
+        let temporary = folder.join(format!(".wakevirtctl-{}.tmp", std::process::id()));
+        let write = || {
+            folder.parent().into_iter().chain([folder]).try_for_each(create_folder)?;
+            // A process with the same ID may have been killed.
+            let _ = fs::remove_file(&temporary);
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            file.write_all(self.content.as_bytes())?;
+            // The mode does not depend on the umask.
+            file.set_permissions(Permissions::from_mode(0o644))?;
+            file.sync_all()?;
+            renameat_with(CWD, &temporary, CWD, &self.path, RenameFlags::NOREPLACE)?;
+            File::open(folder)?.sync_all()
+        };
+        write().map_err(|error| {
+            let _ = fs::remove_file(&temporary);
+            self.failed("write", error)
+        })
+    }
+
+    /// Removes the file.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn remove(&self) -> Result<(), RuleError> {
+        let remove = fs::remove_file(&self.path).and_then(|()| File::open(FOLDER)?.sync_all());
+        remove.map_err(|error| self.failed("remove", error))
+    }
+
+    fn failed(&self, action: &'static str, source: io::Error) -> RuleError {
+        RuleError::File { action, path: self.path.clone(), source }
+    }
+}
+
+fn create_folder(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o755)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Escapes a text for a file name, as systemd-escape(1) does.
+fn systemd_escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for (place, byte) in text.bytes().enumerate() {
+        let is_plain = byte.is_ascii_alphanumeric() || b":_".contains(&byte) || (byte == b'.' && place > 0);
+        match byte {
+            b'/' => escaped.push('-'),
+            _ if is_plain => escaped.push(char::from(byte)),
+            _ => escaped.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [(&str, &str); 7] = [
+        ("win11", "win11"),
+        ("my server", "my\\x20server"),
+        (".hidden.1", "\\x2ehidden.1"),
+        ("web-*", "web\\x2d\\x2a"),
+        ("a/b\\c", "a-b\\x5cc"),
+        ("Küche", "K\\xc3\\xbcche"),
+        ("a:b_c@d", "a:b_c\\x40d"),
+    ];
+
+    #[test]
+    fn names_files_like_systemd() {
+        for (name, escaped) in NAMES {
+            assert_eq!(systemd_escape(name), escaped);
+            let path = DropIn::new(name).unwrap().path().to_owned();
+            assert_eq!(path, Path::new(FOLDER).join(format!("50-allow-{escaped}.toml")));
+        }
+    }
+
+    #[test]
+    fn escapes_like_the_program_of_systemd() {
+        for (name, _) in NAMES {
+            let output = std::process::Command::new("systemd-escape").arg("--").arg(name).output();
+            let Ok(output) = output else { return };
+            assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), systemd_escape(name));
+        }
+    }
+
+    #[test]
+    fn content_is_one_rule_for_any_name() {
+        for name in ["win11", "a\"b\\c", "'", "a\nb", "a\n[[allow]]\ndomain = \"*\"", "\u{1b}", "\"\"\"'''"] {
+            let drop_in = DropIn::new(name).unwrap();
+            let parsed: toml::Table = toml::from_str(drop_in.content()).unwrap();
+            let rules = parsed["allow"].as_array().unwrap();
+            assert_eq!((parsed.len(), rules.len()), (1, 1), "{}", drop_in.content());
+            let keys: Vec<_> = rules[0].as_table().unwrap().iter().collect();
+            assert_eq!(keys, [(&"domain".to_owned(), &toml::Value::String(name.to_owned()))]);
+        }
+        let plain = DropIn::new("win11").unwrap();
+        assert_eq!(plain.rule(), "[[allow]]\ndomain = \"win11\"\n");
+    }
+
+    #[test]
+    fn rejects_what_the_actor_or_the_file_system_rejects() {
+        assert!(DropIn::new(&"a".repeat(241)).is_ok());
+        let error = |name: &str| DropIn::new(name).unwrap_err().to_string();
+        assert!(error(&"a".repeat(242)).contains("256 bytes"), "{}", error(&"a".repeat(242)));
+        assert!(error(&"ü".repeat(100)).contains("the maximum is 255"));
+        assert!(error(&"{".repeat(17)).contains("groups"));
+        assert!(error("").contains("empty"));
+    }
+}

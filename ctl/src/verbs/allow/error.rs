@@ -1,0 +1,115 @@
+//! Why a rule is neither written nor removed.
+
+use std::io;
+use std::path::PathBuf;
+
+use wakevirt_service::logs::quoted;
+
+use crate::client;
+use crate::exit::Exit;
+
+/// Why a rule is neither written nor removed. The message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum RuleError {
+    /// The text is empty.
+    #[error("an empty text matches no domain; give a name, a glob such as \"web-*\", or a UUID")]
+    Empty,
+    /// The actor would reject the rule.
+    #[error("{} cannot be in a rule: {reason}", quoted(.text))]
+    Pattern {
+        /// The text on the command line.
+        text: String,
+        /// The cause.
+        reason: String,
+    },
+    /// The name of the drop-in is too long.
+    #[error(
+        "the name of the drop-in would have {length} bytes; the maximum is {max}. Use the UUID of the domain, or add \
+         the rule to /etc/wakevirt/actor.toml"
+    )]
+    FileName {
+        /// The length of the file name.
+        length: usize,
+        /// Its maximum.
+        max: usize,
+    },
+    /// No domain matches.
+    #[error("no known domain matches {}; {}\"wakevirtctl list\" shows all, and --force skips this check", quoted(.text), suggestion(.nearest.as_deref()))]
+    Unmatched {
+        /// The text on the command line.
+        text: String,
+        /// The most similar name.
+        nearest: Option<String>,
+    },
+    /// It is unknown whether a domain matches.
+    #[error("cannot check whether a domain matches: {0}; --force skips this check")]
+    Unlisted(client::Error),
+    /// The caller cannot write the file.
+    #[error("changing /etc/wakevirt/actor.d needs root; run: {command}")]
+    NeedsRoot {
+        /// The command that has the right.
+        command: String,
+    },
+    /// The actor of a session reads no drop-ins.
+    #[error(
+        "the actor of a session reads only ~/.config/wakevirt/actor.toml; {} these lines, and run \"systemctl --user \
+         reload wakevirt-actor\":\n{rule}", edit(.verb)
+    )]
+    Session {
+        /// The rule.
+        rule: String,
+        /// The verb.
+        verb: &'static str,
+    },
+    /// The drop-in exists with another content.
+    #[error("{} exists and is not what \"wakevirtctl allow\" writes, so it was left as it is; edit or remove it", .0.display())]
+    Edited(PathBuf),
+    /// A file operation failed.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    File {
+        /// What failed.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The actor does not use the configuration.
+    #[error("the actor did not accept the change, so it was undone: {0}")]
+    Reload(client::Error),
+    /// The actor has read its configuration again, and does not have the rule.
+    #[error(
+        "the actor does not read {}, so the file was removed again; if it runs with --config, add the rule to that \
+         file", .0.display()
+    )]
+    NotRead(PathBuf),
+    /// virsh(1) failed.
+    #[error("{command} failed: {reason}")]
+    Virsh {
+        /// The command.
+        command: String,
+        /// The cause.
+        reason: String,
+    },
+}
+
+impl RuleError {
+    /// The exit status.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::NeedsRoot { .. } => Exit::Denied,
+            Self::Unlisted(error) => error.exit(),
+            Self::Empty | Self::Pattern { .. } => Exit::Usage,
+            _ => Exit::Failure,
+        }
+    }
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map(|name| format!("did you mean {}? ", quoted(name))).unwrap_or_default()
+}
+
+fn edit(verb: &str) -> &'static str {
+    if verb == "allow" { "add" } else { "remove" }
+}

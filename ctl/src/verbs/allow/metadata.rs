@@ -1,0 +1,40 @@
+//! The metadata of a domain that allows it, as virsh(1) changes it.
+
+use crate::client::Domain;
+use crate::verbs::doctor::observe::libvirt;
+use crate::verbs::doctor::program;
+
+use super::error::RuleError;
+
+/// The namespace of the metadata.
+const NAMESPACE: &str = "https://wakevirt.org/metadata/1.0";
+
+/// Adds the metadata to the definition of a domain, with the caller's rights in libvirt.
+///
+/// # Errors
+/// If virsh(1) fails.
+pub fn set(domain: &Domain) -> Result<(), RuleError> {
+    virsh(domain, &["--key", "wakevirt", "--set", "<wake/>"]).map(|_| ())
+}
+
+/// Removes the metadata from the definition of a domain. Returns whether there was any.
+///
+/// # Errors
+/// If virsh(1) fails.
+pub fn remove(domain: &Domain) -> Result<bool, RuleError> {
+    // libvirt reports no error if there is nothing to remove.
+    Ok(virsh(domain, &[])? && virsh(domain, &["--remove"])?)
+}
+
+/// Runs virsh(1) for the metadata. Returns whether the definition had it.
+fn virsh(domain: &Domain, options: &[&str]) -> Result<bool, RuleError> {
+    let line = [&["metadata", &domain.uuid, NAMESPACE, "--config"], options].concat();
+    let failed = |reason| RuleError::Virsh { command: libvirt::command(&domain.connection, &line), reason };
+    let arguments = [&["--quiet", "--connect", &domain.connection], &line[..]].concat();
+    let ran = program::run("virsh", &arguments).map_err(failed)?;
+    // VIR_ERR_NO_DOMAIN_METADATA in libvirt's src/util/virerror.c.
+    if !ran.success && ran.stderr.contains("metadata not found") {
+        return Ok(false);
+    }
+    if ran.success { Ok(true) } else { Err(failed(ran.error())) }
+}
