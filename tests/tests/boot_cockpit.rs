@@ -199,12 +199,15 @@ fn adapts(browser: &mut Browser) {
     assert_eq!(unnamed, serde_json::json!([]), "every control has a name");
 }
 
-/// Recovers from restarts of the services.
+/// Recovers from restarts of the services. Meanwhile doctor finds the cause, and the command that cures it.
 fn recovers(browser: &mut Browser, site: &Site<'_>) {
     site.debian.sh("systemctl stop wakevirt-capture wakevirt-actor");
     browser.wait_for_text("#services dd:nth-of-type(2)", "not running");
     site.debian.sh("systemctl mask --runtime wakevirt-actor && systemctl stop wakevirt-actor");
     browser.wait_for_text("#services dd:nth-of-type(1)", "not running");
+    browser.click("#doctor-run");
+    browser.wait_for_text("#doctor li", "masked");
+    browser.wait_for_text("#doctor .cure", "systemctl unmask");
     site.debian
         .sh("systemctl unmask --runtime wakevirt-actor && systemctl start wakevirt-actor wakevirt-capture");
     browser.wait_for_text("#services dd:nth-of-type(1)", "qemu:///system: connected");
@@ -223,6 +226,8 @@ fn respects_rights(browser: &mut Browser, site: &Site<'_>) {
     open(browser, "127.0.0.2");
     browser.wait_for_text("#notices", "members of the groups wakevirt and libvirt");
     browser.wait_for_text("#services dd:nth-of-type(1)", "running, version");
+    browser.click("#doctor-run");
+    browser.wait_for_text("#doctor li", "Not checked: the domains");
     site.lan.etherwake("52:54:00:99:99:98", &["-b"]);
     browser.wait_for_text("#packets tr", "52:54:00:99:99:98");
     site.virsh(&format!("destroy {DOMAIN}"));
