@@ -120,7 +120,10 @@ impl Engine {
         let uri = &domain.id.connection;
         if let Some(wake) = self.wakes.pending(&domain.id) {
             let wake = match wake {
-                PendingWake::Running => "is running".to_owned(),
+                PendingWake::Running => {
+                    let queued = self.hypervisors.get(uri).map_or(0, |hypervisor| hypervisor.queued());
+                    after_queued("is running".to_owned(), queued, uri)
+                }
                 PendingWake::Held => format!("is held until {uri} is available"),
             };
             let reason = format!("a wake of it {wake}, and the packet would join that wake");
@@ -149,11 +152,16 @@ impl Engine {
             Action::Resume => (PlannedAction::Resume, "it would be resumed".to_owned()),
             Action::WakeUp => (PlannedAction::WakeUp, "it would be woken up".to_owned()),
         };
-        let reason = match hypervisor.queued() {
-            0 => reason,
-            queued => format!("{reason}, after {queued} other wakes that wait for a connection to {uri}"),
-        };
+        let reason = after_queued(reason, hypervisor.queued(), uri);
         Forecast::wakes(action, reason)
+    }
+}
+
+/// Adds the number of queued wakes, if there are any.
+fn after_queued(reason: String, queued: usize, uri: &str) -> String {
+    match queued {
+        0 => reason,
+        _ => format!("{reason}, after {queued} other wakes that wait for a connection to {uri}"),
     }
 }
 
