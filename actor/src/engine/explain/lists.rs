@@ -36,8 +36,8 @@ enum Target<'a> {
 impl Engine {
     /// What the actor would do with such a packet, and how it would reach that decision.
     pub(in crate::engine) fn explain_rules(&self, mac: MacAddr, details: &PacketDetails) -> Explanation {
-        let forecast = self.forecast(mac, details);
         let admission = self.admit_packet(mac, details, Presented::NotFetched);
+        let forecast = self.forecast(mac, details, &admission);
         let found = match self.index.find(mac) {
             Found::Nothing => Vec::new(),
             Found::One(domain) => vec![domain],

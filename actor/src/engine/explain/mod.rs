@@ -45,21 +45,22 @@ impl Forecast {
 impl Engine {
     /// Whether such a packet would wake a domain, and the reason.
     pub(super) fn explain(&self, mac: MacAddr, details: &PacketDetails) -> (bool, String) {
-        let forecast = self.forecast(mac, details);
+        let admission = self.admit_packet(mac, details, Presented::NotFetched);
+        let forecast = self.forecast(mac, details, &admission);
         (forecast.would_wake, forecast.reason)
     }
 
-    /// What the actor would do with such a packet.
-    fn forecast(&self, mac: MacAddr, details: &PacketDetails) -> Forecast {
-        let (domain, allowed_by, paused) = match self.admit_packet(mac, details, Presented::NotFetched) {
+    /// What the actor would do with such a packet, which it has admitted with [`Presented::NotFetched`].
+    fn forecast(&self, mac: MacAddr, details: &PacketDetails, admission: &Admission<'_>) -> Forecast {
+        let (domain, allowed_by, paused) = match admission {
             Admission::Unknown => return self.forecast_unknown(mac),
-            Admission::Ambiguous(domains) => return Forecast::ends(Outcome::Ambiguous, ambiguous(&domains)),
+            Admission::Ambiguous(domains) => return Forecast::ends(Outcome::Ambiguous, ambiguous(domains)),
             Admission::NotAllowed(domain) => {
                 let reason = format!("no rule allows {}", quoted(&domain.name));
                 return Forecast::ends(Outcome::NotAllowed, reason);
             }
             Admission::ConditionsNotMet(domain, rule, verdict) => {
-                let (name, packets) = (quoted(&domain.name), unmet_packets(verdict));
+                let (name, packets) = (quoted(&domain.name), unmet_packets(*verdict));
                 let reason =
                     format!("{name} is allowed by rule {rule}, which does not match packets {packets}");
                 return Forecast::ends(Outcome::NotAllowed, reason);
@@ -73,7 +74,7 @@ impl Engine {
                 (domain, self.explain_password(mac, details, rule), rule.paused())
             }
             Admission::Admitted(domain, grant) => {
-                (domain, describe_rule(&grant.rule.unwrap_or_default()), grant.paused)
+                (domain, describe_rule(grant.rule.as_deref().unwrap_or_default()), grant.paused)
             }
         };
         let forecast = self.forecast_action(domain, paused);
