@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 
 use serde::{Serialize, Serializer};
-use zbus::{OwnedVariant, Variant};
+use zbus::Variant;
 
 use crate::bus::Dict;
+use crate::dict::{take, take_or_default};
 
 /// A dictionary `a{sv}` to be sent.
 pub type Body = HashMap<&'static str, Variant<'static>>;
@@ -314,116 +315,89 @@ fn place(file: Option<String>, line: Option<u32>) -> impl Iterator<Item = (&'sta
     file.into_iter().chain(line.map(|line| ("line", line.into())))
 }
 
-/// Reads the values of a dictionary. A key that is absent or has another type has the default value, because a later
-/// version may change it.
-struct Reader<'a>(&'a Dict);
-
-impl<'a> Reader<'a> {
-    fn get<T: TryFrom<&'a OwnedVariant>>(&self, key: &str) -> Option<T> {
-        self.0.get(key).and_then(|value| T::try_from(value).ok())
-    }
-
-    fn text(&self, key: &str) -> String {
-        self.get::<&str>(key).unwrap_or_default().to_owned()
-    }
-
-    fn word<T: Word>(&self, key: &str) -> Option<T> {
-        self.get(key).and_then(T::from_word)
-    }
-
-    fn flag(&self, key: &str) -> bool {
-        self.get(key).unwrap_or_default()
-    }
-
-    fn number(&self, key: &str) -> u32 {
-        self.get(key).unwrap_or_default()
-    }
-
-    fn file(&self) -> Option<String> {
-        self.get::<&str>("file").map(str::to_owned)
-    }
-
-    fn list<T: for<'b> From<&'b Dict>>(&self, key: &str) -> Vec<T> {
-        self.owned::<Vec<Dict>>(key).iter().map(T::from).collect()
-    }
-
-    fn owned<T: TryFrom<OwnedVariant> + Default>(&self, key: &str) -> T {
-        let value = self.0.get(key).and_then(|value| value.try_clone().ok());
-        value.and_then(|value| value.try_into().ok()).unwrap_or_default()
-    }
+/// Takes the value with this word. `None` if the word is absent or unknown.
+fn take_word<T: Word>(dict: &mut Dict, key: &str) -> Option<T> {
+    take(dict, key).and_then(|word: String| T::from_word(&word))
 }
 
-impl From<&Dict> for Explanation {
-    fn from(dict: &Dict) -> Self {
-        let it = Reader(dict);
+fn take_list<T: From<Dict>>(dict: &mut Dict, key: &str) -> Vec<T> {
+    let list: Vec<Dict> = take_or_default(dict, key);
+    list.into_iter().map(T::from).collect()
+}
+
+impl From<Dict> for Explanation {
+    fn from(mut dict: Dict) -> Self {
+        let dict = &mut dict;
         Self {
-            mac: it.text("mac"),
-            would_wake: it.flag("would-wake"),
-            reason: it.text("reason"),
-            outcome: it.get::<&str>("outcome").map(str::to_owned),
-            action: it.word("action"),
-            unavailable: it.owned("unavailable"),
-            domains: it.list("domains"),
-            domains_omitted: it.number("domains-omitted"),
-            rules: it.list("rules"),
-            rules_omitted: it.number("rules-omitted"),
-            aliases: it.list("aliases"),
-            aliases_omitted: it.number("aliases-omitted"),
+            mac: take_or_default(dict, "mac"),
+            would_wake: take_or_default(dict, "would-wake"),
+            reason: take_or_default(dict, "reason"),
+            outcome: take(dict, "outcome"),
+            action: take_word(dict, "action"),
+            unavailable: take_or_default(dict, "unavailable"),
+            domains: take_list(dict, "domains"),
+            domains_omitted: take_or_default(dict, "domains-omitted"),
+            rules: take_list(dict, "rules"),
+            rules_omitted: take_or_default(dict, "rules-omitted"),
+            aliases: take_list(dict, "aliases"),
+            aliases_omitted: take_or_default(dict, "aliases-omitted"),
         }
     }
 }
 
-impl From<&Dict> for ExplainedDomain {
-    fn from(dict: &Dict) -> Self {
-        let it = Reader(dict);
+impl From<Dict> for ExplainedDomain {
+    fn from(mut dict: Dict) -> Self {
+        let dict = &mut dict;
         Self {
-            connection: it.text("connection"),
-            name: it.text("name"),
-            uuid: it.text("uuid"),
-            state: it.text("state"),
-            selected: it.flag("selected"),
-            opt_in: it.flag("opt-in"),
-            alias: it.flag("alias"),
-            wake: it.word("wake"),
-            cool_down: it.get("cool-down"),
-            last_wake: it.get("last-wake"),
+            connection: take_or_default(dict, "connection"),
+            name: take_or_default(dict, "name"),
+            uuid: take_or_default(dict, "uuid"),
+            state: take_or_default(dict, "state"),
+            selected: take_or_default(dict, "selected"),
+            opt_in: take_or_default(dict, "opt-in"),
+            alias: take_or_default(dict, "alias"),
+            wake: take_word(dict, "wake"),
+            cool_down: take(dict, "cool-down"),
+            last_wake: take(dict, "last-wake"),
         }
     }
 }
 
-impl From<&Dict> for ExplainedRule {
-    fn from(dict: &Dict) -> Self {
-        let it = Reader(dict);
+impl From<Dict> for ExplainedRule {
+    fn from(mut dict: Dict) -> Self {
+        let dict = &mut dict;
         Self {
-            number: it.number("number"),
-            kind: it.word("kind"),
-            text: it.text("text"),
-            file: it.file(),
-            line: it.get("line"),
-            verdict: it.word("verdict"),
-            reason: it.text("reason"),
-            decides: it.flag("decides"),
+            number: take_or_default(dict, "number"),
+            kind: take_word(dict, "kind"),
+            text: take_or_default(dict, "text"),
+            file: take(dict, "file"),
+            line: take(dict, "line"),
+            verdict: take_word(dict, "verdict"),
+            reason: take_or_default(dict, "reason"),
+            decides: take_or_default(dict, "decides"),
         }
     }
 }
 
-impl From<&Dict> for ExplainedAlias {
-    fn from(dict: &Dict) -> Self {
-        let it = Reader(dict);
+impl From<Dict> for ExplainedAlias {
+    fn from(mut dict: Dict) -> Self {
+        let dict = &mut dict;
         Self {
-            number: it.number("number"),
-            mac: it.text("mac"),
-            domain: it.text("domain"),
-            file: it.file(),
-            line: it.get("line"),
-            applies: it.flag("applies"),
-            reason: it.text("reason"),
+            number: take_or_default(dict, "number"),
+            mac: take_or_default(dict, "mac"),
+            domain: take_or_default(dict, "domain"),
+            file: take(dict, "file"),
+            line: take(dict, "line"),
+            applies: take_or_default(dict, "applies"),
+            reason: take_or_default(dict, "reason"),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use zbus::OwnedVariant;
+
     use super::*;
 
     fn explanation() -> Explanation {
@@ -468,8 +442,8 @@ mod tests {
 
     #[test]
     fn survives_the_bus() {
-        assert_eq!(Explanation::from(&sent(explanation())), explanation());
-        assert_eq!(Explanation::from(&sent(Explanation::default())), Explanation::default());
+        assert_eq!(Explanation::from(sent(explanation())), explanation());
+        assert_eq!(Explanation::from(sent(Explanation::default())), Explanation::default());
     }
 
     #[test]
@@ -479,8 +453,8 @@ mod tests {
         dict.insert("rules".to_owned(), OwnedVariant::from(7_u32));
         dict.insert("new".to_owned(), OwnedVariant::from(true));
         let expected = Explanation { action: None, rules: Vec::new(), ..explanation() };
-        assert_eq!(Explanation::from(&dict), expected);
-        assert_eq!(Explanation::from(&Dict::new()), Explanation::default());
+        assert_eq!(Explanation::from(dict), expected);
+        assert_eq!(Explanation::from(Dict::new()), Explanation::default());
     }
 
     #[test]

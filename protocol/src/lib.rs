@@ -9,6 +9,8 @@ pub mod budget;
 pub mod bus;
 pub mod details;
 #[cfg(feature = "dbus")]
+pub mod dict;
+#[cfg(feature = "dbus")]
 pub mod explain;
 pub mod frame;
 pub mod link;

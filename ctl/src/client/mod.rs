@@ -2,7 +2,6 @@
 //!
 //! No call starts a service, except a wake.
 
-mod dict;
 mod error;
 mod values;
 
@@ -228,7 +227,7 @@ impl Client {
     pub async fn explain(&self, mac: &str, details: &Details) -> Result<Explanation, Error> {
         let rules: Result<Dict, Error> = self.call(Service::Actor, "ExplainRules", &(mac, details)).await;
         match rules {
-            Ok(rules) => Ok(Explanation::from(&rules)),
+            Ok(rules) => Ok(Explanation::from(rules)),
             // The bus policy of an earlier version denies the call.
             Err(Error::Denied { .. } | Error::Failed { .. }) => {
                 let (would_wake, reason) = self.call(Service::Actor, "Explain", &(mac, details)).await?;

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 use wakevirt_protocol::bus::Dict;
-
-use super::dict::{take, take_or_default};
+use wakevirt_protocol::dict::{take, take_or_default};
 
 /// The properties of capture.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

@@ -1,0 +1,16 @@
+//! Typed reading of a dictionary `a{sv}`.
+
+use zbus::OwnedVariant;
+
+use crate::bus::Dict;
+
+/// Removes the entry with this key. Returns `None` if it is absent or has a different type, because a service of another
+/// version may not send it or may have changed it.
+pub fn take<T: TryFrom<OwnedVariant>>(dict: &mut Dict, key: &str) -> Option<T> {
+    dict.remove(key).and_then(|value| value.try_into().ok())
+}
+
+/// Like [`take`], but returns the default value instead of `None`.
+pub fn take_or_default<T: TryFrom<OwnedVariant> + Default>(dict: &mut Dict, key: &str) -> T {
+    take(dict, key).unwrap_or_default()
+}
