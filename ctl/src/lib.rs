@@ -6,7 +6,10 @@ pub mod error;
 pub mod exit;
 pub mod options;
 pub mod output;
+pub mod program;
+pub mod quoting;
 pub mod verbs;
+pub mod virsh;
 
 use std::process::ExitCode;
 

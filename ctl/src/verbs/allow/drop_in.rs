@@ -11,7 +11,7 @@ use wakevirt_service::bus::Address;
 use wakevirt_service::config::{BadGlob, Links, glob, open};
 
 use super::error::RuleError;
-use crate::verbs::doctor::cure::{quote, toml_string};
+use crate::quoting::{quote, toml_string};
 
 /// The administrator's drop-ins for the actor.
 const FOLDER: &str = "/etc/wakevirt/actor.d";

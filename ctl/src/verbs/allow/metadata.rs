@@ -1,8 +1,7 @@
 //! The metadata of a domain that allows it, as virsh(1) changes it.
 
 use crate::client::Domain;
-use crate::verbs::doctor::observe::libvirt;
-use crate::verbs::doctor::program;
+use crate::virsh;
 
 use super::error::RuleError;
 
@@ -14,7 +13,7 @@ const NAMESPACE: &str = "https://wakevirt.org/metadata/1.0";
 /// # Errors
 /// If virsh(1) fails.
 pub fn set(domain: &Domain) -> Result<(), RuleError> {
-    virsh(domain, &["--key", "wakevirt", "--set", "<wake/>"]).map(|_| ())
+    edit(domain, &["--key", "wakevirt", "--set", "<wake/>"]).map(|_| ())
 }
 
 /// Removes the metadata from the definition of a domain. Returns whether there was any.
@@ -23,15 +22,14 @@ pub fn set(domain: &Domain) -> Result<(), RuleError> {
 /// If virsh(1) fails.
 pub fn remove(domain: &Domain) -> Result<bool, RuleError> {
     // libvirt reports no error if there is nothing to remove.
-    Ok(virsh(domain, &[])? && virsh(domain, &["--remove"])?)
+    Ok(edit(domain, &[])? && edit(domain, &["--remove"])?)
 }
 
 /// Runs virsh(1) for the metadata. Returns whether the definition had it.
-fn virsh(domain: &Domain, options: &[&str]) -> Result<bool, RuleError> {
+fn edit(domain: &Domain, options: &[&str]) -> Result<bool, RuleError> {
     let line = [&["metadata", &domain.uuid, NAMESPACE, "--config"], options].concat();
-    let failed = |reason| RuleError::Virsh { command: libvirt::command(&domain.connection, &line), reason };
-    let arguments = [&["--quiet", "--connect", &domain.connection], &line[..]].concat();
-    let ran = program::run("virsh", &arguments).map_err(failed)?;
+    let failed = |reason| RuleError::Virsh { command: virsh::command(&domain.connection, &line), reason };
+    let ran = virsh::run(&domain.connection, &line).map_err(failed)?;
     // VIR_ERR_NO_DOMAIN_METADATA in libvirt's src/util/virerror.c.
     if !ran.success && ran.stderr.contains("metadata not found") {
         return Ok(false);

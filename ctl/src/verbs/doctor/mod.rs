@@ -1,12 +1,11 @@
 //! `doctor` finds out why a packet wakes no domain. Data flows one way: observe, check, print.
 
+mod caller;
 mod checks;
-pub(super) mod cure;
 mod finding;
 mod mask;
-pub(super) mod observe;
+mod observe;
 mod print;
-pub(super) mod program;
 mod report;
 
 use clap_complete::ArgValueCandidates;

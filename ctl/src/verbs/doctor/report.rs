@@ -7,7 +7,7 @@ use super::finding::Finding;
 use super::mask::Mask;
 use super::observe::Observations;
 use super::print::Diagnosis;
-use super::program::run;
+use crate::program::run;
 
 /// The number of decisions in a report.
 const MAX_DECISIONS: usize = 20;

@@ -3,7 +3,8 @@
 use wakevirt_service::bus::Address;
 
 use crate::client::Service;
-use crate::verbs::doctor::cure::{Caller, quote, toml_string};
+use crate::quoting::{quote, toml_string};
+use crate::verbs::doctor::caller::Caller;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::units::Unit;
 
@@ -114,12 +115,6 @@ pub fn alias(seen: &Observations, domain: &str, mac: &str) -> String {
         format!("domain = {}", toml_string(domain)),
     ];
     add_table(seen, &format!("alias-{}", mac.replace(':', "")), &table)
-}
-
-/// A list of TOML.
-#[must_use]
-pub fn toml_list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
-    format!("[{}]", items.into_iter().map(toml_string).collect::<Vec<_>>().join(", "))
 }
 
 /// A command with virsh(1), with the rights that it needs.

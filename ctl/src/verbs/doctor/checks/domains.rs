@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use wakevirt_protocol::MacAddr;
 
 use crate::client::Domain;
+use crate::quoting::quote;
 use crate::verbs::doctor::checks::{commands, nearest, rules};
-use crate::verbs::doctor::cure::quote;
 use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::bus::PastPacket;
 use crate::verbs::doctor::observe::config::Alias;
-use crate::verbs::doctor::observe::libvirt::{self, Machine};
+use crate::verbs::doctor::observe::libvirt::Machine;
 use crate::verbs::doctor::observe::loop_back::is_test;
+use crate::virsh;
 
 /// The number of unknown addresses that doctor reports.
 const MAX_UNKNOWN: usize = 3;
@@ -150,8 +151,8 @@ fn ambiguous(seen: &Observations) -> Vec<Finding> {
         if domains.iter().filter(is_named).count() == 0 {
             return Some(finding.cure(commands::allow(seen, &wanted.name, &[])));
         }
-        let edit = libvirt::command(&other.connection, &["dumpxml", "--inactive", &other.name]);
-        let define = libvirt::command(&other.connection, &["define", "/dev/stdin"]);
+        let edit = virsh::command(&other.connection, &["dumpxml", "--inactive", &other.name]);
+        let define = virsh::command(&other.connection, &["define", "/dev/stdin"]);
         let cure = format!("{edit} | sed {} | {define}", quote(&format!("/{mac}/d")));
         let finding = finding.cure(commands::virsh(seen, &cure, &other.connection));
         Some(
@@ -175,7 +176,7 @@ fn no_address(seen: &Observations, machine: &Machine) -> Option<Finding> {
             finding.seen("its definition has no <interface> with a MAC address, and no alias is for it");
         let bridge = seen.links.iter().flatten().find(|link| link.is_bridge());
         let (kind, source) = bridge.map_or(("network", "default"), |bridge| ("bridge", bridge.name.as_str()));
-        let command = libvirt::command(
+        let command = virsh::command(
             &machine.uri,
             &["attach-interface", name, kind, source, "--model", "virtio", "--config"],
         );
@@ -217,8 +218,8 @@ fn transient(seen: &Observations, machine: &Machine) -> Option<Finding> {
         "transient-domain",
         format!("{name:?} is transient: when it shuts down, nothing is left to wake"),
     );
-    let dump = libvirt::command(&machine.uri, &["dumpxml", "--inactive", name]);
-    let define = libvirt::command(&machine.uri, &["define", "/dev/stdin"]);
+    let dump = virsh::command(&machine.uri, &["dumpxml", "--inactive", name]);
+    let define = virsh::command(&machine.uri, &["define", "/dev/stdin"]);
     let finding = finding.seen("virsh dominfo: Persistent: no");
     Some(finding.cure(commands::virsh(seen, &format!("{dump} | {define}"), &machine.uri)))
 }
@@ -248,7 +249,7 @@ fn migrated(seen: &Observations, machine: &Machine) -> Option<Finding> {
         "migrated-away",
         format!("{:?} has migrated to another host, and must be woken there", machine.name),
     );
-    let start = libvirt::command(&machine.uri, &["start", &machine.name]);
+    let start = virsh::command(&machine.uri, &["start", &machine.name]);
     let finding = finding.seen(format!("virsh domstate --reason: {}", machine.state));
     let finding = finding
         .advice("Make sure that it does not run on the other host: two VMs on one disk destroy its data.");

@@ -3,8 +3,8 @@
 use wakevirt_service::config::InterfacePattern;
 
 use crate::client::{CaptureStatus, Service};
+use crate::quoting::{quote, toml_list};
 use crate::verbs::doctor::checks::{commands, nearest};
-use crate::verbs::doctor::cure::quote;
 use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::network::Link;
@@ -89,8 +89,7 @@ fn receives_nowhere(seen: &Observations, status: &CaptureStatus, links: &[Link])
     let selected = links.iter().filter(|link| !link.is_loopback());
     let selected: Vec<&Link> =
         selected.filter(|link| patterns.is_empty() || patterns.iter().any(|it| matches(it, link))).collect();
-    let interfaces =
-        format!("Interfaces are {}", commands::toml_list(status.interfaces.iter().map(String::as_str)));
+    let interfaces = format!("Interfaces are {}", toml_list(status.interfaces.iter().map(String::as_str)));
     let down: Vec<&str> =
         selected.iter().filter(|link| !link.is_up()).map(|link| link.name.as_str()).collect();
     if !down.is_empty() {
@@ -107,7 +106,7 @@ fn receives_nowhere(seen: &Observations, status: &CaptureStatus, links: &[Link])
 /// Adds a command that selects the interfaces with names like the missing ones, or all.
 fn select(seen: &Observations, finding: Finding, patterns: &[InterfacePattern], links: &[Link]) -> Finding {
     let texts: Vec<&str> = patterns.iter().map(InterfacePattern::text).collect();
-    let mut finding = finding.seen(format!("interfaces = {}", commands::toml_list(texts)));
+    let mut finding = finding.seen(format!("interfaces = {}", toml_list(texts)));
     let names = || links.iter().filter(|link| !link.is_loopback()).flat_map(Link::names);
     let exists = |pattern: &&InterfacePattern| links.iter().any(|link| matches(pattern, link));
     let mut wanted = Vec::new();
@@ -131,7 +130,7 @@ fn select(seen: &Observations, finding: Finding, patterns: &[InterfacePattern], 
         }
     }
     let all = names().collect::<Vec<_>>().join(", ");
-    let value = if wanted.is_empty() { commands::toml_list(["*"]) } else { commands::toml_list(wanted) };
+    let value = if wanted.is_empty() { toml_list(["*"]) } else { toml_list(wanted) };
     finding.seen(format!("this host has {all}")).cure(commands::set_in_capture(seen, "interfaces", &value))
 }
 
@@ -183,7 +182,7 @@ fn bridges(seen: &Observations, status: &CaptureStatus, links: &[Link]) -> Vec<F
             "a frame to the MAC address of a VM that is off appears on the port only; etherwake sends such frames without -b",
         );
         let patterns = patterns(seen);
-        let value = commands::toml_list(patterns.iter().map(InterfacePattern::text).chain(unseen));
+        let value = toml_list(patterns.iter().map(InterfacePattern::text).chain(unseen));
         Some(finding.cure(commands::set_in_capture(seen, "interfaces", &value)))
     };
     bridges.filter_map(finding).collect()

@@ -3,12 +3,13 @@
 use wakevirt_service::config::InterfacePattern;
 
 use crate::client::{CaptureStatus, Decision};
+use crate::quoting::toml_list;
 use crate::verbs::doctor::checks::{commands, rules};
 use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::config::Rule;
-use crate::verbs::doctor::observe::libvirt;
 use crate::verbs::doctor::observe::network::Link;
+use crate::virsh;
 
 /// Finds packets that arrived and woke nothing.
 #[must_use]
@@ -84,7 +85,7 @@ fn decided(seen: &Observations, decision: &Decision) -> Option<Finding> {
 /// A rule that accepts this sender again.
 fn condition_for_sender(decision: &Decision) -> Vec<String> {
     let source = decision.details.source.as_ref().or(decision.details.source_mac.as_ref());
-    source.map(|source| format!("sources = {}", commands::toml_list([source.as_str()]))).into_iter().collect()
+    source.map(|source| format!("sources = {}", toml_list([source.as_str()]))).into_iter().collect()
 }
 
 /// No rule accepted the packet. Another finding reports a domain without any rule.
@@ -122,7 +123,7 @@ fn accepts_interface(seen: &Observations, rule: &Rule, interface: &str) -> bool 
 }
 
 fn denied_interface(seen: &Observations, rule: &Rule, name: &str, interface: &str) -> Finding {
-    let list = commands::toml_list(rule.interfaces.iter().map(String::as_str));
+    let list = toml_list(rule.interfaces.iter().map(String::as_str));
     let links = seen.links.as_deref().unwrap_or_default();
     let link = links.iter().find(|link| link.name == interface);
     let bridge = link
@@ -140,7 +141,7 @@ fn denied_interface(seen: &Observations, rule: &Rule, name: &str, interface: &st
         (_, Some(Link { name, .. })) => finding.seen(format!("{name} is a VLAN of {interface}")),
         _ => finding,
     };
-    finding.cure(commands::allow(seen, name, &[format!("interfaces = {}", commands::toml_list([interface]))]))
+    finding.cure(commands::allow(seen, name, &[format!("interfaces = {}", toml_list([interface]))]))
 }
 
 /// libvirt could not wake the domain.
@@ -149,7 +150,7 @@ fn failed(seen: &Observations, name: &str) -> Option<Finding> {
     if let Some(machine) = machine.filter(|machine| machine.saved) {
         let finding =
             Finding::error("managed-save", format!("libvirt cannot restore the saved state of {name:?}"));
-        let remove = libvirt::command(&machine.uri, &["managedsave-remove", name]);
+        let remove = virsh::command(&machine.uri, &["managedsave-remove", name]);
         let finding = finding.seen("virsh dominfo: Managed save: yes").cure(commands::virsh(
             seen,
             &remove,
@@ -165,7 +166,7 @@ fn failed(seen: &Observations, name: &str) -> Option<Finding> {
         .find(|domain| domain.name == name)
         .filter(|domain| domain.state != "running")?;
     let finding = Finding::error("wake-failed", format!("libvirt could not wake {name:?}"));
-    let start = libvirt::command(&domain.connection, &["start", name]);
+    let start = virsh::command(&domain.connection, &["start", name]);
     let finding = finding.seen(format!("its state is {}", domain.state)).cure(commands::virsh(
         seen,
         &start,

@@ -3,6 +3,7 @@
 use wakevirt_service::config::InterfacePattern;
 
 use crate::client::Domain;
+use crate::quoting::{quote, toml_list};
 use crate::verbs::doctor::checks::{commands, nearest};
 use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
@@ -49,9 +50,7 @@ fn wanted(seen: &Observations) -> Option<Finding> {
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         ));
         return Some(match nearest::name(wanted, names) {
-            Some(name) => {
-                finding.cure(format!("wakevirtctl doctor {}", crate::verbs::doctor::cure::quote(name)))
-            }
+            Some(name) => finding.cure(format!("wakevirtctl doctor {}", quote(name))),
             None => {
                 finding.advice("Domains of other hypervisors need an entry in connections, in actor.toml.")
             }
@@ -106,7 +105,7 @@ fn names_no_domain(seen: &Observations, rule: &Rule) -> Option<Finding> {
         Some(name) => {
             let mut conditions = Vec::new();
             if !rule.interfaces.is_empty() {
-                let list = commands::toml_list(rule.interfaces.iter().map(String::as_str));
+                let list = toml_list(rule.interfaces.iter().map(String::as_str));
                 conditions.push(format!("interfaces = {list}"));
             }
             if !rule.vlans.is_empty() {
@@ -129,7 +128,7 @@ fn names_no_interface(seen: &Observations, rule: &Rule) -> Option<Finding> {
         return None;
     }
     let names = || links.iter().filter(|link| !link.is_loopback()).flat_map(Link::names);
-    let list = commands::toml_list(rule.interfaces.iter().map(String::as_str));
+    let list = toml_list(rule.interfaces.iter().map(String::as_str));
     let finding = Finding::error(
         "rule-names-no-interface",
         format!("a rule accepts packets only from {list}, which do not exist"),
@@ -141,11 +140,7 @@ fn names_no_interface(seen: &Observations, rule: &Rule) -> Option<Finding> {
         seen.bus.capture.status().iter().flat_map(|it| &it.interfaces).map(String::as_str).collect();
     let wanted =
         if similar.is_empty() { all.into_iter().filter(|name| *name != "lo").collect() } else { similar };
-    Some(finding.cure(commands::allow(
-        seen,
-        domain,
-        &[format!("interfaces = {}", commands::toml_list(wanted))],
-    )))
+    Some(finding.cure(commands::allow(seen, domain, &[format!("interfaces = {}", toml_list(wanted))])))
 }
 
 /// A rule names the interface of a VLAN, and its ID: on that interface, the kernel has removed the tag.
@@ -169,7 +164,7 @@ fn vlan_twice(seen: &Observations, rule: &Rule) -> Option<Finding> {
     Some(finding.cure(commands::allow(
         seen,
         domain,
-        &[format!("interfaces = {}", commands::toml_list([link.name.as_str()]))],
+        &[format!("interfaces = {}", toml_list([link.name.as_str()]))],
     )))
 }
 

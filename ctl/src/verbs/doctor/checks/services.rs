@@ -3,8 +3,8 @@
 use wakevirt_service::bus::Address;
 
 use crate::client::Service;
+use crate::quoting::quote;
 use crate::verbs::doctor::checks::commands;
-use crate::verbs::doctor::cure::quote;
 use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::bus::Reply;

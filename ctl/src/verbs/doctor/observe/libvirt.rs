@@ -1,8 +1,7 @@
 //! What libvirt shows to the caller: virsh(1).
 
-use crate::verbs::doctor::cure::quote;
 use crate::verbs::doctor::finding::{Seen, not_checked};
-use crate::verbs::doctor::program::run;
+use crate::virsh;
 
 /// A domain as virsh(1) shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,14 +29,14 @@ pub struct Machine {
 /// # Errors
 /// If the caller may not read it.
 pub fn machine(uri: &str, name: &str) -> Seen<Machine> {
-    let xml = virsh(uri, &["dumpxml", "--inactive", name])?;
-    let state = virsh(uri, &["domstate", "--reason", name])?;
-    let about = virsh(uri, &["dominfo", name])?;
+    let xml = query(uri, &["dumpxml", "--inactive", name])?;
+    let state = query(uri, &["domstate", "--reason", name])?;
+    let about = query(uri, &["dominfo", name])?;
     let says = |key: &str, value: &str| {
         about.lines().any(|line| line.strip_prefix(key).is_some_and(|rest| rest.trim() == value))
     };
-    let mut machine =
-        parse(&xml).map_err(|error| not_checked("the domain", error, command(uri, &["dumpxml", name])))?;
+    let mut machine = parse(&xml)
+        .map_err(|error| not_checked("the domain", error, virsh::command(uri, &["dumpxml", name])))?;
     machine.uri = uri.to_owned();
     machine.name = name.to_owned();
     machine.state = state.trim().to_owned();
@@ -51,23 +50,15 @@ pub fn machine(uri: &str, name: &str) -> Seen<Machine> {
 /// # Errors
 /// libvirt's reason, if not.
 pub fn connects(uri: &str) -> Result<(), String> {
-    let ran = run("virsh", &["--quiet", "--connect", uri, "list", "--all", "--name"])?;
+    let ran = virsh::run(uri, &["list", "--all", "--name"])?;
     if ran.success { Ok(()) } else { Err(ran.error()) }
 }
 
-/// A virsh command for this hypervisor.
-#[must_use]
-pub fn command(uri: &str, arguments: &[&str]) -> String {
-    let words = ["virsh", "--connect", uri].into_iter().chain(arguments.iter().copied());
-    words.map(quote).collect::<Vec<_>>().join(" ")
-}
-
-fn virsh(uri: &str, arguments: &[&str]) -> Seen<String> {
+fn query(uri: &str, arguments: &[&str]) -> Seen<String> {
     let failed = |reason: String| {
-        not_checked("the domain in libvirt", reason, format!("sudo {}", command(uri, arguments)))
+        not_checked("the domain in libvirt", reason, format!("sudo {}", virsh::command(uri, arguments)))
     };
-    let arguments = [&["--quiet", "--connect", uri], arguments].concat();
-    let ran = run("virsh", &arguments).map_err(failed)?;
+    let ran = virsh::run(uri, arguments).map_err(failed)?;
     if ran.success { Ok(ran.stdout) } else { Err(failed(ran.error())) }
 }
 

@@ -13,7 +13,7 @@ use nix::unistd::geteuid;
 use wakevirt_service::bus::Address;
 
 use crate::client::{Client, Domain, Service};
-use crate::verbs::doctor::cure::Caller;
+use crate::verbs::doctor::caller::Caller;
 use crate::verbs::doctor::finding::{NotChecked, Seen};
 
 use bus::OnBus;

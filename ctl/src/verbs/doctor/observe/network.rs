@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::program::run;
 use crate::verbs::doctor::finding::{Seen, not_checked};
-use crate::verbs::doctor::program::run;
 
 /// The command that shows what doctor reads.
 const COMMAND: &str = "ip -details address";

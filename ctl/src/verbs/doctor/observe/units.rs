@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::program::run;
 use crate::verbs::doctor::finding::{Seen, not_checked};
-use crate::verbs::doctor::program::run;
 
 /// The properties that doctor reads: org.freedesktop.systemd1(5).
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,ExecMainStatus,StatusText,\

@@ -14,7 +14,7 @@ const MAX_OUTPUT: u64 = 1024 * 1024;
 
 /// What a program printed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ran {
+pub struct ProgramOutput {
     /// Whether its exit status was 0.
     pub success: bool,
     /// Its standard output.
@@ -23,7 +23,7 @@ pub struct Ran {
     pub stderr: String,
 }
 
-impl Ran {
+impl ProgramOutput {
     /// The last line of its standard error, without the prefix of virsh(1).
     #[must_use]
     pub fn error(&self) -> String {
@@ -37,7 +37,7 @@ impl Ran {
 ///
 /// # Errors
 /// The reason, if it does not start or does not exit in time.
-pub fn run(program: &str, arguments: &[&str]) -> Result<Ran, String> {
+pub fn run(program: &str, arguments: &[&str]) -> Result<ProgramOutput, String> {
     let mut command = Command::new(program);
     command.args(arguments).env("LC_ALL", "C").env("LIBVIRT_AUTOSTART", "0").env("SYSTEMD_COLORS", "0");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -57,7 +57,7 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<Ran, String> {
         }
     };
     let text = |thread: thread::JoinHandle<String>| thread.join().unwrap_or_default();
-    Ok(Ran { success: status.success(), stdout: text(stdout), stderr: text(stderr) })
+    Ok(ProgramOutput { success: status.success(), stdout: text(stdout), stderr: text(stderr) })
 }
 
 /// Reads an output on its own thread, so that a full pipe does not stop the program.
