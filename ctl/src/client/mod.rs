@@ -220,7 +220,37 @@ impl Client {
         Ok(Packets(capture.receive_magic_packet().await.map_err(failed)?))
     }
 
-    /// Explains what a packet would cause. An actor of an earlier version returns no rules.
+    /// The packets that capture remembers, oldest first.
+    ///
+    /// # Errors
+    /// If capture is not running or denies the call.
+    pub async fn remembered(&self) -> Result<Vec<Packet>, Error> {
+        type Page = (String, bool, bool, Vec<(u64, String, Dict)>);
+        let mut packets: Vec<Packet> = Vec::new();
+        let mut epoch = String::new();
+        for _ in 0..MAX_PAGES {
+            let after = packets.last().map_or(0, |packet| packet.sequence);
+            let page: Page = self.call(Service::Capture, "Replay", &(epoch.as_str(), after)).await?;
+            let (current, _, more, page) = page;
+            epoch = current;
+            packets
+                .extend(page.into_iter().map(|(sequence, mac, details)| Packet::new(sequence, mac, details)));
+            if !more {
+                break;
+            }
+        }
+        Ok(packets)
+    }
+
+    /// Whether a packet would wake a domain, and the reason.
+    ///
+    /// # Errors
+    /// If the actor is not running or denies the call.
+    pub async fn would_wake(&self, mac: &str, details: &Details) -> Result<(bool, String), Error> {
+        self.call(Service::Actor, "Explain", &(mac, details)).await
+    }
+
+    /// Explains what a packet would do, rule by rule. An actor of an earlier version returns no rules.
     ///
     /// # Errors
     /// If the actor is not running or denies the call.
@@ -230,7 +260,7 @@ impl Client {
             Ok(rules) => Ok(Explanation::from(rules)),
             // The bus policy of an earlier version denies the call.
             Err(Error::Denied { .. } | Error::Failed { .. }) => {
-                let (would_wake, reason) = self.call(Service::Actor, "Explain", &(mac, details)).await?;
+                let (would_wake, reason) = self.would_wake(mac, details).await?;
                 Ok(Explanation { mac: mac.to_owned(), would_wake, reason, ..Explanation::default() })
             }
             Err(error) => Err(error),
@@ -254,10 +284,7 @@ impl Client {
     }
 
     /// Calls a method of a service, without starting the service.
-    ///
-    /// # Errors
-    /// If the service is not running, does not reply, or denies the call.
-    pub async fn call<B, R>(&self, service: Service, method: &str, body: &B) -> Result<R, Error>
+    async fn call<B, R>(&self, service: Service, method: &str, body: &B) -> Result<R, Error>
     where
         B: Serialize + DynamicType,
         R: for<'d> DynamicDeserialize<'d>,

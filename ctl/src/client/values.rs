@@ -6,6 +6,8 @@ use serde::Serialize;
 use wakevirt_protocol::bus::Dict;
 use wakevirt_protocol::dict::{take, take_or_default};
 
+use super::Details;
+
 /// The properties of capture.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -253,6 +255,25 @@ impl From<Dict> for DecisionDetails {
     }
 }
 
+impl DecisionDetails {
+    /// The IP address of the sender, or its MAC address. `None` if the decision is not about a packet.
+    #[must_use]
+    pub fn sender(&self) -> Option<&str> {
+        self.source.as_deref().or(self.source_mac.as_deref())
+    }
+
+    /// The details of a packet like that of the decision, without a password.
+    #[must_use]
+    pub fn packet(&self) -> Details {
+        let mut packet = Details::new();
+        packet.extend(self.interface.clone().map(|name| ("interface", name.into())));
+        packet.extend(self.source.clone().map(|address| ("source", address.into())));
+        packet.extend(self.source_mac.clone().map(|mac| ("source-mac", mac.into())));
+        packet.extend(self.vlan.map(|vlan| ("vlan", vlan.into())));
+        packet
+    }
+}
+
 /// A magic packet, as in the signal `MagicPacket`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -327,5 +348,11 @@ impl Packet {
             timestamp: take(dict, "timestamp"),
             boottime: take(dict, "boottime"),
         }
+    }
+
+    /// The IP address of the sender, or its MAC address.
+    #[must_use]
+    pub fn sender(&self) -> Option<&str> {
+        self.source.as_deref().or(self.source_mac.as_deref())
     }
 }

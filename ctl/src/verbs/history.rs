@@ -55,10 +55,9 @@ fn requester(decision: &Decision) -> String {
     if let Some(user) = details.caller {
         return format!("user {user}");
     }
-    let sender = details.source.as_ref().or(details.source_mac.as_ref());
-    match (sender, &details.interface) {
+    match (details.sender(), details.interface.as_deref()) {
         (Some(sender), Some(interface)) => format!("{sender} on {interface}"),
-        (Some(text), None) | (None, Some(text)) => text.clone(),
+        (Some(text), None) | (None, Some(text)) => text.to_owned(),
         (None, None) => details.trigger.clone().unwrap_or_default(),
     }
 }

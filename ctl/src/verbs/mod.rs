@@ -16,6 +16,9 @@ pub mod wake;
 
 use crate::output::Style;
 
+/// The UDP port of Wake-on-LAN.
+const PORT: u16 = 9;
+
 /// The style of an outcome.
 fn style_of(outcome: &str) -> Style {
     match outcome {

@@ -1,8 +1,7 @@
 //! `wakevirtctl monitor`: packets and decisions as they happen.
 
-use std::time::SystemTime;
-
 use serde::Serialize;
+use wakevirt_service::clock::realtime;
 
 use super::history;
 use crate::client::{self, Client, Decision, Packet, Service};
@@ -52,12 +51,9 @@ pub async fn run(_: &Arguments, client: &Client, output: &mut Output) -> Result<
 
 fn print(event: &Event, output: &mut Output) -> std::io::Result<()> {
     let local = output.is_terminal();
-    let now = || {
-        SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
-    };
     let columns = match event {
         Event::Packet(packet) => {
-            let time = timestamp(packet.timestamp.unwrap_or_else(now), local);
+            let time = timestamp(packet.timestamp.unwrap_or_else(realtime), local);
             vec![
                 Cell::plain(time),
                 Cell::new("packet", Style::Dim),
@@ -66,7 +62,7 @@ fn print(event: &Event, output: &mut Output) -> std::io::Result<()> {
                 Cell::default(),
             ]
         }
-        Event::Decision(decision) => history::row(decision, Some(timestamp(now(), local))),
+        Event::Decision(decision) => history::row(decision, Some(timestamp(realtime(), local))),
     };
     // Times, outcomes, names and senders of usual lengths.
     output.row(&columns, &[19, 15, 17, 24])
@@ -75,8 +71,7 @@ fn print(event: &Event, output: &mut Output) -> std::io::Result<()> {
 /// The transport, the sender and the ingress interface.
 fn sender(packet: &Packet) -> String {
     let mut parts = vec![packet.transport.clone().unwrap_or_default()];
-    let sender = packet.source.as_ref().or(packet.source_mac.as_ref());
-    parts.extend(sender.map(|sender| format!("from {sender}")));
+    parts.extend(packet.sender().map(|sender| format!("from {sender}")));
     parts.extend(packet.interface.as_ref().map(|interface| format!("on {interface}")));
     parts.extend(packet.vlan.filter(|vlan| *vlan > 0).map(|vlan| format!("VLAN {vlan}")));
     parts.extend(packet.secureon.filter(|it| *it).map(|_| "with a password".to_owned()));

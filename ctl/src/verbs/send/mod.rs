@@ -13,7 +13,7 @@ use wakevirt_protocol::{MacAddr, MagicPacket, Password};
 use wakevirt_service::config::{BadDuration, HumanDuration};
 use wakevirt_service::logs::quoted;
 
-use super::domain;
+use super::{PORT, domain};
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::output::{Cell, Output, Style};
@@ -35,7 +35,7 @@ pub struct Arguments {
     pub target: String,
 
     /// Send datagrams to this UDP port
-    #[arg(long, value_name = "PORT", default_value_t = 9, conflicts_with = "raw", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = PORT, conflicts_with = "raw", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
 
     /// Send Ethernet frames with EtherType 0x0842 instead of datagrams; needs CAP_NET_RAW

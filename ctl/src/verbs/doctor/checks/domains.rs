@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use wakevirt_protocol::MacAddr;
 
-use crate::client::Domain;
+use crate::client::{Domain, Packet};
 use crate::quoting::quote;
 use crate::verbs::doctor::checks::{commands, nearest, rules};
 use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
-use crate::verbs::doctor::observe::bus::PastPacket;
 use crate::verbs::doctor::observe::config::Alias;
 use crate::verbs::doctor::observe::libvirt::Machine;
 use crate::verbs::doctor::observe::loop_back::is_test;
@@ -58,11 +57,11 @@ fn domain<'a>(seen: &'a Observations, machine: &Machine) -> Option<&'a Domain> {
 }
 
 /// The addresses of packets that no domain has, newest first, each once.
-fn unknown_packets(seen: &Observations) -> Vec<&PastPacket> {
+fn unknown_packets(seen: &Observations) -> Vec<&Packet> {
     let is_known = |mac: &str| {
         seen.domains().iter().any(|domain| domain.macs.iter().any(|it| it.eq_ignore_ascii_case(mac)))
     };
-    let mut unknown: Vec<&PastPacket> = Vec::new();
+    let mut unknown: Vec<&Packet> = Vec::new();
     for packet in seen.bus.packets.iter().flatten().rev() {
         if !is_known(&packet.mac) && !is_test(&packet.mac) && !unknown.iter().any(|it| it.mac == packet.mac) {
             unknown.push(packet);
@@ -71,9 +70,9 @@ fn unknown_packets(seen: &Observations) -> Vec<&PastPacket> {
     unknown
 }
 
-fn describe(packet: &PastPacket) -> String {
-    let source = packet.source.as_ref().map(|source| format!(" from {source}")).unwrap_or_default();
-    format!("packet for {}{source} on {}", packet.mac, packet.interface)
+fn describe(packet: &Packet) -> String {
+    let sender = packet.sender().map(|sender| format!(" from {sender}")).unwrap_or_default();
+    format!("packet for {}{sender} on {}", packet.mac, packet.interface.as_deref().unwrap_or_default())
 }
 
 /// Packets for addresses that no domain has.
@@ -88,7 +87,7 @@ fn unknown(seen: &Observations) -> Vec<Finding> {
         .collect()
 }
 
-fn unknown_address(seen: &Observations, packet: &PastPacket) -> Option<Finding> {
+fn unknown_address(seen: &Observations, packet: &Packet) -> Option<Finding> {
     let mac: MacAddr = packet.mac.parse().ok()?;
     let known = seen.domains().iter().flat_map(|domain| {
         domain.macs.iter().filter_map(move |text| Some((text.parse::<MacAddr>().ok()?, domain)))

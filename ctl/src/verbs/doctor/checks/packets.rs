@@ -41,15 +41,13 @@ fn decisions(seen: &Observations) -> Vec<&Decision> {
 /// The packet, and the reason of the decision.
 fn describe(decision: &Decision) -> String {
     let details = &decision.details;
-    let part = |name: &str, value: Option<&String>| {
-        value.map(|value| format!(" {name} {value}")).unwrap_or_default()
-    };
-    let source = details.source.as_ref().or(details.source_mac.as_ref());
+    let part =
+        |name: &str, value: Option<&str>| value.map(|value| format!(" {name} {value}")).unwrap_or_default();
     format!(
         "packet{}{}{}: {}: {}",
-        part("for", decision.mac.as_ref()),
-        part("from", source),
-        part("on", details.interface.as_ref()),
+        part("for", decision.mac.as_deref()),
+        part("from", details.sender()),
+        part("on", details.interface.as_deref()),
         decision.outcome,
         details.reason.as_deref().unwrap_or("no reason"),
     )
@@ -84,8 +82,8 @@ fn decided(seen: &Observations, decision: &Decision) -> Option<Finding> {
 
 /// A rule that accepts this sender again.
 fn condition_for_sender(decision: &Decision) -> Vec<String> {
-    let source = decision.details.source.as_ref().or(decision.details.source_mac.as_ref());
-    source.map(|source| format!("sources = {}", toml_list([source.as_str()]))).into_iter().collect()
+    let sender = decision.details.sender();
+    sender.map(|sender| format!("sources = {}", toml_list([sender]))).into_iter().collect()
 }
 
 /// No rule accepted the packet. Another finding reports a domain without any rule.

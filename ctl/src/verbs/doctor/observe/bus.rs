@@ -1,21 +1,17 @@
 //! What the services show on the bus.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use wakevirt_protocol::bus::{Dict, PacketDetails};
+use zbus::Proxy;
 use zbus::fdo::DBusProxy;
 use zbus::names::BusName;
-use zbus::{Proxy, Variant};
 
-use crate::client::{ActorStatus, CaptureStatus, Client, Decision, Domain, Error, Service};
+use crate::client::{ActorStatus, CaptureStatus, Client, Decision, Domain, Error, Packet, Service};
 use crate::verbs::doctor::finding::{Seen, not_checked};
 
 /// The number of decisions that doctor reads.
 const DECISIONS: usize = 200;
-/// The maximum number of replies with remembered packets.
-const MAX_PAGES: usize = 1000;
 /// The number of denied packets that doctor asks the actor about again.
 const MAX_EXPLAINED: usize = 50;
 /// The timeout of a call to the bus itself, or to polkit.
@@ -72,22 +68,9 @@ pub struct OnBus {
     /// The numbers of denied packets that would wake their domain now.
     pub settled: Vec<u64>,
     /// The packets that capture remembers, oldest first.
-    pub packets: Seen<Vec<PastPacket>>,
+    pub packets: Seen<Vec<Packet>>,
     /// The version of polkit, if it is on the bus.
     pub polkit: Option<String>,
-}
-
-/// A packet that capture remembers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PastPacket {
-    /// The MAC address to wake.
-    pub mac: String,
-    /// The ingress interface.
-    pub interface: String,
-    /// The sender.
-    pub source: Option<String>,
-    /// The VLAN.
-    pub vlan: Option<u16>,
 }
 
 impl OnBus {
@@ -100,12 +83,14 @@ impl OnBus {
         let decisions = client.history(DECISIONS).await;
         let decisions =
             decisions.map_err(|error| unseen("the last decisions", &error, "wakevirtctl history"));
-        let packets =
-            packets(client).await.map_err(|error| unseen("the last packets", &error, "wakevirtctl monitor"));
+        let packets = client.remembered().await;
+        let packets = packets.map_err(|error| unseen("the last packets", &error, "wakevirtctl monitor"));
         let mut settled = Vec::new();
         for decision in decisions.iter().flatten().filter(|decision| is_denied(decision)).take(MAX_EXPLAINED)
         {
-            if let (Some(number), Ok((true, _))) = (decision.number, explain(client, decision).await) {
+            let mac = decision.mac.as_deref().unwrap_or_default();
+            let now = client.would_wake(mac, &decision.details.packet()).await;
+            if let (Some(number), Ok((true, _))) = (decision.number, now) {
                 settled.push(number);
             }
         }
@@ -129,48 +114,6 @@ fn unseen(what: &str, error: &Error, command: &str) -> crate::verbs::doctor::fin
 
 fn is_denied(decision: &Decision) -> bool {
     ["not-allowed", "bad-password"].contains(&decision.outcome.as_str())
-}
-
-/// Whether a packet like that of the decision would wake a domain now, without a password.
-async fn explain(client: &Client, decision: &Decision) -> Result<(bool, String), Error> {
-    let details = &decision.details;
-    let mut packet: HashMap<&str, Variant<'_>> = HashMap::new();
-    let texts =
-        [("interface", &details.interface), ("source", &details.source), ("source-mac", &details.source_mac)];
-    for (key, value) in texts {
-        if let Some(value) = value {
-            packet.insert(key, value.as_str().into());
-        }
-    }
-    if let Some(vlan) = details.vlan {
-        packet.insert("vlan", vlan.into());
-    }
-    let mac = decision.mac.as_deref().unwrap_or_default();
-    client.call(Service::Actor, "Explain", &(mac, packet)).await
-}
-
-/// The packets that capture remembers.
-async fn packets(client: &Client) -> Result<Vec<PastPacket>, Error> {
-    type Page = (String, bool, bool, Vec<(u64, String, Dict)>);
-    let (mut packets, mut after, mut current) = (Vec::new(), 0_u64, String::new());
-    for _ in 0..MAX_PAGES {
-        let page: Page = client.call(Service::Capture, "Replay", &(current.as_str(), after)).await?;
-        let (epoch, _, more, page) = page;
-        after = page.last().map_or(after, |(sequence, ..)| *sequence);
-        current = epoch;
-        packets.extend(page.into_iter().map(|(_, mac, details)| packet(mac, &details)));
-        if !more {
-            break;
-        }
-    }
-    Ok(packets)
-}
-
-fn packet(mac: String, details: &Dict) -> PastPacket {
-    let details = PacketDetails::from(details);
-    let source =
-        details.source.map(|it| it.to_string()).or_else(|| details.source_mac.map(|it| it.to_string()));
-    PastPacket { mac, interface: details.interface.unwrap_or_default(), source, vlan: details.vlan }
 }
 
 /// The process that owns the name of a service.

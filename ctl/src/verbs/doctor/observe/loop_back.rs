@@ -5,20 +5,17 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
-use tokio_stream::StreamExt as _;
-use wakevirt_protocol::bus::Capture1Proxy;
 use wakevirt_protocol::{MacAddr, MagicPacket};
 
 use super::network::Link;
 use crate::client::{CaptureStatus, Client};
+use crate::verbs::PORT;
 use crate::verbs::doctor::finding::{Seen, not_checked};
 
 /// The first octets of the addresses: locally administered (IEEE 802-2014 8.4), and so rarely used by a card.
 const PREFIX: [u8; 4] = [0x02, b'W', b'O', b'L'];
 /// How long to wait for the announcement.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The port of Wake-on-LAN.
-const PORT: u16 = 9;
 
 /// The result of the test.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,18 +52,14 @@ pub async fn test(
         let reason = "capture receives no packets of this host: neither on the loopback interface, nor broadcasts with a UDP socket";
         return Err(failed(reason.to_owned()));
     }
-    let connection = client.connection().await.map_err(|error| failed(error.to_string()))?;
-    let proxy = Capture1Proxy::new(connection).await.map_err(|error| failed(error.to_string()))?;
-    let mut signals = proxy.receive_magic_packet().await.map_err(|error| failed(error.to_string()))?;
+    let mut packets = client.packets().await.map_err(|error| failed(error.to_string()))?;
     let mac = unused_address();
     let start = Instant::now();
     send(mac, &destinations).map_err(|error| failed(format!("sending failed: {error}")))?;
     let announced = timeout(TIMEOUT, async {
-        while let Some(signal) = signals.next().await {
-            let Ok(arguments) = signal.args() else { continue };
-            if arguments.mac().parse() == Ok(mac) {
-                let interface = arguments.details().get("interface").and_then(|it| <&str>::try_from(it).ok());
-                return Some((start.elapsed(), interface.unwrap_or_default().to_owned()));
+        while let Some(packet) = packets.next().await {
+            if packet.mac.parse() == Ok(mac) {
+                return Some((start.elapsed(), packet.interface.unwrap_or_default()));
             }
         }
         None

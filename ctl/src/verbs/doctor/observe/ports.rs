@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-/// The port of Wake-on-LAN.
-const PORT: u16 = 9;
+use crate::verbs::PORT;
 
 /// A socket on UDP port 9.
 #[derive(Debug, Clone, PartialEq, Eq)]
