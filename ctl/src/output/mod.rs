@@ -124,3 +124,10 @@ impl Output {
         self.writer.flush()
     }
 }
+
+/// A location in a file, such as `/etc/wakevirt/actor.toml:7`. `None` without a file.
+#[must_use]
+pub fn location(file: Option<&str>, line: Option<u32>) -> Option<String> {
+    let line = line.map(|line| format!(":{line}")).unwrap_or_default();
+    file.map(|file| format!("{file}{line}"))
+}

@@ -1,5 +1,6 @@
 //! Domains on the command line: their names in completions, and the search for one.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -35,6 +36,24 @@ pub fn find<'a>(domains: &'a [Domain], text: &str) -> Result<Vec<&'a Domain>, Er
         return Ok(found);
     }
     Err(Error::NoSuchDomain { text: text.to_owned(), nearest: nearest(domains, text) })
+}
+
+/// The MAC addresses to which a target refers: the address itself, or those of the domains with this name or UUID. Only a
+/// domain needs the bus.
+///
+/// # Errors
+/// If there is no such domain, it has no address, or the actor does not return it.
+pub async fn addresses(target: &str, client: &Client) -> Result<Vec<MacAddr>, Error> {
+    if let Ok(mac) = target.parse() {
+        return Ok(vec![mac]);
+    }
+    let domains = client.domains().await?;
+    let macs = find(&domains, target)?.into_iter().flat_map(|domain| &domain.macs);
+    let macs: BTreeSet<MacAddr> = macs.filter_map(|mac| mac.parse().ok()).collect();
+    if macs.is_empty() {
+        return Err(Error::NoMac(target.to_owned()));
+    }
+    Ok(macs.into_iter().collect())
 }
 
 /// Whether a name, glob or UUID, as in a rule, is for this domain.

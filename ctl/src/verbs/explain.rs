@@ -10,7 +10,7 @@ use super::domain;
 use crate::client::{Client, Details};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::output::{Cell, Output, Style, Table};
+use crate::output::{Cell, Output, Style, Table, location};
 
 /// The options.
 #[derive(Debug, Clone, clap::Args)]
@@ -59,8 +59,8 @@ impl Arguments {
 /// If there is no such domain, or the actor does not answer.
 pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) -> Result<Exit, Error> {
     let mut exit = Exit::Failure;
-    for (place, mac) in macs(&arguments.target, client).await?.iter().enumerate() {
-        let explanation = client.explain(mac, &arguments.details()).await?;
+    for (place, mac) in domain::addresses(&arguments.target, client).await?.iter().enumerate() {
+        let explanation = client.explain(&mac.to_string(), &arguments.details()).await?;
         if explanation.would_wake {
             exit = Exit::Success;
         }
@@ -74,20 +74,6 @@ pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) ->
         print(&explanation, output)?;
     }
     Ok(exit)
-}
-
-/// The addresses of a domain, or the address itself.
-async fn macs(target: &str, client: &Client) -> Result<Vec<String>, Error> {
-    if let Ok(mac) = target.parse::<MacAddr>() {
-        return Ok(vec![mac.to_string()]);
-    }
-    let domains = client.domains().await?;
-    let macs: Vec<String> =
-        domain::find(&domains, target)?.into_iter().flat_map(|domain| domain.macs.clone()).collect();
-    if macs.is_empty() {
-        return Err(Error::NoMac(target.to_owned()));
-    }
-    Ok(macs)
 }
 
 fn print(it: &Explanation, output: &mut Output) -> Result<(), Error> {
@@ -138,12 +124,11 @@ fn rules(rules: &[ExplainedRule]) -> Table {
             Some(RuleVerdict::PasswordUnchecked) => Style::Warning,
             _ => Style::Plain,
         };
-        let line = rule.line.map(|line| format!(":{line}")).unwrap_or_default();
         table.push(vec![
             Cell::plain(rule.number.to_string()),
             Cell::new(rule.verdict.map_or("unknown", RuleVerdict::as_str), style),
             Cell::plain(if rule.decides { "yes" } else { "" }),
-            Cell::plain(rule.file.as_ref().map(|file| format!("{file}{line}")).unwrap_or_default()),
+            Cell::plain(location(rule.file.as_deref(), rule.line).unwrap_or_default()),
             Cell::plain(&rule.text),
             Cell::plain(&rule.reason),
         ]);

@@ -9,7 +9,7 @@ use super::domain;
 use crate::client::{self, Client, Details, Domain};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::output::{Cell, Output, Style};
+use crate::output::{Cell, Output, Style, location};
 
 /// The name of the rule in `ListDomains` if the metadata of the domain allows it.
 const METADATA: &str = "metadata of the domain";
@@ -177,9 +177,8 @@ fn print(forbidden: &Forbidden<'_>, output: &mut Output) -> std::io::Result<()> 
     };
     output.line(&[Cell::new(text, style)])?;
     for still in &forbidden.still_allowed {
-        let line = still.line.map(|line| format!(":{line}")).unwrap_or_default();
-        let place = match &still.file {
-            Some(file) => format!(", {file}{line}"),
+        let place = match location(still.file.as_deref(), still.line) {
+            Some(location) => format!(", {location}"),
             None if still.rule == METADATA => "; \"wakevirtctl forbid --in-domain\" removes it".to_owned(),
             None => String::new(),
         };

@@ -10,8 +10,9 @@ use rustix::io::Errno;
 use wakevirt_service::bus::Address;
 use wakevirt_service::config::{BadGlob, Links, glob, open};
 
+use super::command;
 use super::error::RuleError;
-use crate::quoting::{quote, toml_string};
+use crate::quoting::toml_string;
 
 /// The administrator's drop-ins for the actor.
 const FOLDER: &str = "/etc/wakevirt/actor.d";
@@ -98,8 +99,7 @@ impl DropIn {
     }
 
     fn needs_root(&self, verb: &'static str) -> RuleError {
-        let end = if self.domain.starts_with('-') { "-- " } else { "" };
-        RuleError::NeedsRoot { command: format!("sudo wakevirtctl {verb} {end}{}", quote(&self.domain)) }
+        RuleError::NeedsRoot { command: format!("sudo {}", command(verb, &self.domain)) }
     }
 
     /// What is at its path.

@@ -12,6 +12,7 @@ use crate::client::{self, Client, Domain};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Cell, Output, Style};
+use crate::quoting::quote;
 
 pub(super) use drop_in::{DropIn, Found};
 pub use error::RuleError;
@@ -34,6 +35,12 @@ pub struct Arguments {
     /// The name or UUID of a domain, or a glob of names such as web-*
     #[arg(value_name = "DOMAIN", add = ArgValueCandidates::new(domain::candidates))]
     domain: String,
+}
+
+/// Returns the command that runs `allow` or `forbid` for a domain, quoted for a shell.
+pub(super) fn command(verb: &str, domain: &str) -> String {
+    let end = if domain.starts_with('-') { "-- " } else { "" };
+    format!("wakevirtctl {verb} {end}{}", quote(domain))
 }
 
 /// What was done, for `--json`.

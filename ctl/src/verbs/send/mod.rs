@@ -4,14 +4,12 @@ mod interfaces;
 mod route;
 mod secret;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap_complete::ArgValueCandidates;
 use serde::Serialize;
 use wakevirt_protocol::{MacAddr, MagicPacket, Password};
 use wakevirt_service::config::{BadDuration, HumanDuration};
-use wakevirt_service::logs::quoted;
 
 use super::{PORT, domain};
 use crate::client::Client;
@@ -92,12 +90,6 @@ pub enum Error {
         "{0} belongs to no network card: it is a multicast, broadcast or zero address, which no packet can wake"
     )]
     NotUnicast(MacAddr),
-    /// The domain has no MAC address.
-    #[error(
-        "the domain {} has no MAC address that a packet can contain; `wakevirtctl show` shows its addresses",
-        quoted(_0)
-    )]
-    NoMac(String),
 }
 
 /// What was sent for one MAC address, for `--json`.
@@ -116,7 +108,7 @@ pub async fn run(
     client: &Client,
     output: &mut Output,
 ) -> Result<Exit, crate::error::Error> {
-    let macs = targets(&arguments.target, client).await?;
+    let macs = domain::addresses(&arguments.target, client).await?;
     let password = arguments.secure_on.clone().map(Secret::read).transpose().map_err(Error::from)?;
     let magics: Result<Vec<_>, _> = macs.into_iter().map(|mac| magic(mac, password.clone())).collect();
     let magics = magics?;
@@ -129,21 +121,6 @@ pub async fn run(
     write(&reports, output)?;
     let any = reports.iter().flat_map(|report| &report.sent).any(|sent| sent.packets > 0);
     Ok(if any { Exit::Success } else { Exit::Failure })
-}
-
-/// The MAC addresses of the target. Only a domain needs the bus.
-async fn targets(target: &str, client: &Client) -> Result<Vec<MacAddr>, crate::error::Error> {
-    if let Ok(mac) = target.parse() {
-        return Ok(vec![mac]);
-    }
-    let domains = client.domains().await?;
-    let named = domain::find(&domains, target)?;
-    let macs: BTreeSet<MacAddr> =
-        named.iter().flat_map(|domain| &domain.macs).filter_map(|mac| mac.parse().ok()).collect();
-    if macs.is_empty() {
-        return Err(Error::NoMac(target.to_owned()).into());
-    }
-    Ok(macs.into_iter().collect())
 }
 
 fn magic(mac: MacAddr, password: Option<Password>) -> Result<MagicPacket, Error> {

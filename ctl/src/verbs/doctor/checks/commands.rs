@@ -4,6 +4,7 @@ use wakevirt_service::bus::Address;
 
 use crate::client::Service;
 use crate::quoting::{quote, toml_string};
+use crate::verbs::allow;
 use crate::verbs::doctor::caller::Caller;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::units::Unit;
@@ -95,8 +96,7 @@ pub fn set_in_capture(seen: &Observations, key: &str, value: &str) -> String {
 #[must_use]
 pub fn allow(seen: &Observations, domain: &str, conditions: &[String]) -> String {
     if conditions.is_empty() && seen.address == Address::System && file(seen, Service::Actor).is_none() {
-        let end = if domain.starts_with('-') { "-- " } else { "" };
-        let command = format!("wakevirtctl allow {end}{}", quote(domain));
+        let command = allow::command("allow", domain);
         return match seen.caller {
             Caller::Root => command,
             Caller::User => format!("sudo {command}"),
