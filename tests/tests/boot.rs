@@ -5,7 +5,7 @@ use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
 use wakevirt_tests::host::{Host, succeed};
 use wakevirt_tests::project::readme;
-use wakevirt_tests::scene::site::{DOMAIN, MEMBER, Site, UNPRIVILEGED, wait_for_cool_down};
+use wakevirt_tests::scene::site::{DOMAIN, FirstWake, MEMBER, Site, UNPRIVILEGED, wait_for_cool_down};
 use wakevirt_tests::{privileged, wait};
 
 /// Runs the commands of the README with this implementation of the system bus.
@@ -16,13 +16,18 @@ fn readme_commands_work(bus: Kind) {
     let senders = site.allow();
     assert_eq!(senders.len(), 2, "expected etherwake and wakeonlan: {senders:?}");
 
+    let FirstWake { send, status, .. } = FirstWake::documented();
+    site.wake_from_host(&send);
+    compare_status(&site.debian.sh(&format!("NO_COLOR=1 script --quiet --command '{status}' /dev/null")));
+    site.switch_off();
+
     wake_by_each(&site, &senders);
     site.debian.reboot();
     assert_eq!(site.state(), "shut off");
     wake_by_each(&site, &senders);
     check_callers(&site);
 
-    site.debian.sh("rm /etc/wakevirt/actor.d/win11.toml && systemctl reload wakevirt-actor");
+    site.debian.sh("wakevirtctl forbid win11");
     let opt_in = readme::commands_of("docs/CONFIGURATION.md", "Domain metadata").concat();
     succeed(&mut site.shell(MEMBER, &opt_in));
     wait_for_cool_down();
@@ -33,6 +38,25 @@ fn readme_commands_work(bus: Kind) {
     wait::until_true("the actor to list the domain", || log().contains("packets can wake 1 domain"));
     assert_eq!(log().matches("no packet can wake a domain: no rule is configured").count(), 1, "{}", log());
     assert_eq!(site.debian.sh("systemctl --failed --no-legend --plain"), "");
+}
+
+/// Compares the output of `wakevirtctl status` on a terminal with the README. Times and counters can differ.
+fn compare_status(output: &str) {
+    let documented = readme::output("First wake");
+    let labels = |text: &str| -> Vec<String> {
+        let rows = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+        rows.filter_map(|row| row.split_whitespace().next()).map(str::to_owned).collect()
+    };
+    assert_eq!(labels(output), labels(&documented), "{output}");
+    for row in [
+        "running, version",
+        "qemu:///system connected",
+        "1 allowed",
+        "OUTCOME  DOMAIN",
+        "win11   it was shut off",
+    ] {
+        assert!(output.contains(row) && documented.contains(row), "{row}: {output}");
+    }
 }
 
 /// Wakes and switches off the domain by each of these commands, which send a packet.

@@ -26,6 +26,37 @@ pub const UNPRIVILEGED: &str = "unprivileged";
 /// The directory in which the package was built.
 const CHECKOUT: &str = "/root/wakevirt";
 
+/// The commands in "First wake" of the README.
+#[derive(Debug)]
+pub struct FirstWake {
+    install: String,
+    enable: String,
+    allow: String,
+    /// Sends a packet from the host itself.
+    pub send: String,
+    /// Shows the status.
+    pub status: String,
+    /// Each sends a packet from another machine.
+    senders: Vec<String>,
+}
+
+impl FirstWake {
+    /// Reads them.
+    ///
+    /// # Panics
+    /// If the section has other commands.
+    #[must_use]
+    pub fn documented() -> Self {
+        let blocks = readme::commands("First wake");
+        let [host, senders] = blocks.as_slice() else { panic!("host and senders, not {blocks:?}") };
+        let lines: Vec<_> = host.lines().map(str::to_owned).collect();
+        let [install, enable, allow, send, status] =
+            lines.try_into().unwrap_or_else(|lines| panic!("five commands, not {lines:?}"));
+        let senders = senders.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+        Self { install, enable, allow, send, status, senders }
+    }
+}
+
 /// Waits until the cool-down of a domain ends: 5 s by default.
 pub fn wait_for_cool_down() {
     std::thread::sleep(Duration::from_secs(6));
@@ -63,33 +94,29 @@ impl<'host> Site<'host> {
         site
     }
 
-    /// Runs the commands in "Install" of the README, except the build.
+    /// Installs and enables wakevirt with the commands of the README.
     ///
     /// # Panics
-    /// If they fail, or the section has other commands.
+    /// If they fail.
     pub fn install(&self) {
         let package = package::built();
         let name = package.file_name().expect("a file name").to_string_lossy().into_owned();
         self.debian.sh(&format!("mkdir -p {CHECKOUT}/target/debian"));
         self.debian.copy(&package, &format!("{CHECKOUT}/target/debian/{name}"));
-        let commands = readme::commands("Install");
-        let [build, install] = commands.as_slice() else { panic!("build and install, not {commands:?}") };
-        assert_eq!(build, "make deb\n");
-        self.debian.sh(&format!("cd {CHECKOUT}\n{install}"));
+        let FirstWake { install, enable, .. } = FirstWake::documented();
+        self.debian.sh(&format!("cd {CHECKOUT}\n{install}\n{enable}"));
     }
 
-    /// Runs the commands in "First wake" of the README on the host. Returns those for the other machine, which send a
-    /// packet.
+    /// Allows the domain with the command of the README. Returns the commands that send a packet from the other machine.
     ///
     /// # Panics
-    /// If they fail, or the section has other commands.
+    /// If the command fails.
     #[must_use]
     pub fn allow(&self) -> Vec<String> {
-        let commands = readme::commands("First wake");
-        let [allow, send] = commands.as_slice() else { panic!("allow and send, not {commands:?}") };
-        let output = self.debian.sh(allow);
-        assert!(output.contains(MAC), "the output does not contain the domain's MAC address: {output}");
-        send.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+        let FirstWake { allow, senders, .. } = FirstWake::documented();
+        let output = self.debian.sh(&allow);
+        assert!(output.contains(&format!("it allows {DOMAIN}")), "{output}");
+        senders
     }
 
     /// Runs a command of virsh(1) as root, and returns its output.
@@ -106,15 +133,27 @@ impl<'host> Site<'host> {
         self.virsh(&format!("domstate {DOMAIN}"))
     }
 
-    /// Runs a shell command on the other machine that sends a packet, and waits until the domain runs.
+    /// Runs a shell command on the other machine that sends a packet, and waits until the domain is running.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If the domain is not running in time.
     pub fn wake(&self, line: &str) {
+        self.wakes(line, || drop(self.lan.sh(line)));
+    }
+
+    /// Runs a shell command on the host that sends a packet, and waits until the domain is running.
+    ///
+    /// # Panics
+    /// If the domain is not running in time.
+    pub fn wake_from_host(&self, line: &str) {
+        self.wakes(line, || drop(self.debian.sh(line)));
+    }
+
+    fn wakes(&self, line: &str, send: impl FnOnce()) {
         // libvirt reports "running" before the start is complete. So this waits for the actor's log.
         let started = || self.debian.journal("wakevirt-actor").matches("started: domain").count();
         let earlier = started();
-        self.lan.sh(line);
+        send();
         let woken = wait::within(wait::TIMEOUT, || (started() > earlier).then_some(()));
         let journal = || self.debian.journal("wakevirt-capture") + &self.debian.journal("wakevirt-actor");
         assert!(woken.is_some(), "after `{line}` the domain is {}:\n{}", self.state(), journal());
