@@ -1,7 +1,7 @@
-//! The kinds of messages that administrators see: the value of the field `MESSAGE_ID` for each.
+//! The kinds of messages that administrators see, each with the value of its `MESSAGE_ID` field.
 //!
-//! `systemd/wakevirt.catalog` explains each kind for `journalctl -x`, and wakevirt-journal(7) lists them. An ID never changes
-//! its meaning. `journalctl --new-id128` creates an ID for a new kind.
+//! `systemd/wakevirt.catalog` explains each kind for `journalctl -x`, and wakevirt-journal(7) lists all kinds. The
+//! meaning of an ID never changes. `journalctl --new-id128` creates an ID for a new kind.
 
 /// A domain was started.
 pub const WAKE_STARTED: &str = "fe9da63ebe2d4474a42a0518dbad89ba";
@@ -11,17 +11,17 @@ pub const WAKE_RESUMED: &str = "69fb6c3fd0c14db0bc2d6064f2557e5b";
 pub const WAKE_WOKEN: &str = "9747626185dc48658c1bf8cfdfa98963";
 /// A domain was already running.
 pub const WAKE_ALREADY_RUNNING: &str = "b36af36218524cbe8c9d7c6ad9cd2639";
-/// A packet was denied, because nothing allows it.
+/// A packet was denied because nothing allows it.
 pub const WAKE_NOT_ALLOWED: &str = "9b9ecb9012b646f1bc3cd0cf932cecf8";
 /// A packet was ignored during the cool-down.
 pub const WAKE_COOLING_DOWN: &str = "76293a59de224ed4aad78cbf7a0bed18";
-/// A packet was denied, because its SecureOn password is wrong or missing.
+/// A packet was denied because its SecureOn password is wrong or missing.
 pub const WAKE_BAD_PASSWORD: &str = "b53226acec28435b8d65f79e5d37c6e1";
 /// More than one domain matches a request.
 pub const WAKE_AMBIGUOUS: &str = "3f3957b3aca54f9a91cda48e1e9a9321";
-/// A domain was not woken, because it has migrated to another host.
+/// A domain was not woken because it has migrated to another host.
 pub const WAKE_MIGRATED_AWAY: &str = "ba0936c6891b4e10a31b332bf5ce3d10";
-/// A wake expired, because the hypervisor was unavailable for too long.
+/// A wake expired because the hypervisor was unavailable for too long.
 pub const WAKE_EXPIRED: &str = "704031dd9acb456b8bd289cca8eb42ac";
 /// A wake failed.
 pub const WAKE_FAILED: &str = "aa395db66df548fd8af57e27d3ca73a0";
@@ -37,21 +37,21 @@ pub const WAKE_HELD: &str = "31cc49e77bc74cf18143ceac3922f13b";
 pub const WAKE_ABANDONED: &str = "9c2726b46334472b90eba6aeddb02ad4";
 /// Messages about packets were suppressed.
 pub const LINES_SUPPRESSED: &str = "28f92fb56dd54d478c89c7e89a5cf775";
-/// Packets were missed.
+/// wakevirt-actor missed packets.
 pub const PACKETS_MISSED: &str = "f5add5289f8f46ccb5727430010b091b";
 /// A forged packet was dropped.
 pub const PACKET_FORGED: &str = "fd7abe3b714340e28538312a176055a6";
 /// Packets arrive faster than wakevirt-actor processes them.
 pub const PACKET_QUEUE_FULL: &str = "e0710c5011cd4898a311ae81487bf0c5";
-/// A rule matches no domain.
+/// A rule does not match any domain.
 pub const RULE_MATCHES_NOTHING: &str = "daecba61c1384af8b9b23c5960c9ea29";
-/// The pattern of a rule is the name of a domain.
+/// The pattern in a rule is the exact name of a domain.
 pub const RULE_IS_NAME: &str = "0c4ab40ec28c45eb94d32d312155cdbf";
-/// A rule names an interface without packets.
+/// A rule names an interface on which packets are not captured.
 pub const RULE_INTERFACE_MISSING: &str = "9a9ff6a489c14fb5a8fe88185cdaf0d4";
 /// No packet can wake a domain.
 pub const NOTHING_ALLOWED: &str = "3489ff05951748099594c1227c1cdec4";
-/// Only the metadata of domains allows wakes.
+/// Only domain metadata allows wakes.
 pub const METADATA_ALLOWS: &str = "3128f6b951dc4240b57ec878217d8635";
 /// wakevirt-actor is connected to a hypervisor.
 pub const HYPERVISOR_CONNECTED: &str = "5f1cc64f2c594753ae3b2eb4b0edb61c";
@@ -59,7 +59,7 @@ pub const HYPERVISOR_CONNECTED: &str = "5f1cc64f2c594753ae3b2eb4b0edb61c";
 pub const HYPERVISOR_UNAVAILABLE: &str = "9df1075f730b44799e1b8fb79494cd80";
 /// The connection to a hypervisor was lost.
 pub const HYPERVISOR_LOST: &str = "3162feb2802a49d9b28516d1c270d3c8";
-/// The rights of wakevirt-actor in libvirt.
+/// wakevirt-actor reports its permissions in libvirt.
 pub const HYPERVISOR_RIGHTS: &str = "212ecfbdb80e476bbbbe3033cd584037";
 /// A domain cannot be read.
 pub const DOMAIN_UNREADABLE: &str = "dd801efc442b4d5e8e4092457f10d2c4";
@@ -79,7 +79,7 @@ pub const REPLAY_FAILED: &str = "86d5d641f2ea4af39325fa2bdae06d6f";
 pub const INTEREST_FAILED: &str = "93c03a716d684255b40cff4aad67992c";
 /// A service owns its name on the bus.
 pub const NAME_ACQUIRED: &str = "6c8b7813dc7446de8b2cc40cfbb17fe7";
-/// A service has no connection to the bus.
+/// A service is not connected to the bus.
 pub const BUS_UNAVAILABLE: &str = "94fa0263d9db4f0cb90e770638c87e6b";
 /// Method calls were refused.
 pub const CALLS_REFUSED: &str = "1ada382d66fc4f2884f95448543729d4";
@@ -89,25 +89,25 @@ pub const AUTHORIZATION_FAILED: &str = "aa67a6a8703e4630bddb07453dd41df2";
 pub const SIGNALS_LOST: &str = "c32d0a68da314aef8aff8ddeb6208eb2";
 /// A magic packet for a domain was announced.
 pub const PACKET_ANNOUNCED: &str = "547b46c243c540979e5d123ab7c7c9a7";
-/// Packets on an interface are not announced, because there are too many.
+/// Packets on an interface are not announced because there are too many.
 pub const PACKET_LIMITED: &str = "d6524ea3ad6b4d6aa605bd93548dc82e";
-/// Packets were lost, because they arrive too fast.
+/// Packets were lost because they arrived too fast.
 pub const PACKETS_LOST: &str = "1b4ea639efb64273ad7026f539ab048a";
 /// A payload was too long to search.
 pub const PAYLOAD_TRUNCATED: &str = "1b8b6853ab7940bd991814730032ed3d";
-/// wakevirt-capture receives frames on all interfaces.
+/// wakevirt-capture receives frames with packet sockets.
 pub const RECEIVING_FRAMES: &str = "bfc884df22a849e08cbd6b24eabeb180";
-/// wakevirt-capture receives UDP only, as configured.
+/// wakevirt-capture receives only UDP packets, as configured.
 pub const RECEIVING_UDP: &str = "346e4583237e485396d7d49b1c7f5e77";
-/// wakevirt-capture receives UDP only, because it lacks CAP_NET_RAW.
+/// wakevirt-capture receives only UDP packets because it lacks CAP_NET_RAW.
 pub const NO_NET_RAW: &str = "ef1d595c11b24e228a51f034b865dad1";
-/// The sandbox of the sniffer runs without Landlock.
+/// The sniffer runs without Landlock.
 pub const NO_LANDLOCK: &str = "a272ded05f994aca81144c90715e29eb";
 /// wakevirt-capture listens on a UDP address.
 pub const SOCKET_OPENED: &str = "f4db19a77dfc4aaea16121feba77f977";
 /// wakevirt-capture cannot listen on a UDP address.
 pub const SOCKET_FAILED: &str = "816fd1afb46747eda919dddcc08722c5";
-/// A socket of the service manager is ignored.
+/// A socket from the service manager is ignored.
 pub const SOCKET_IGNORED: &str = "cf6643b1dedb49fda1c6cfe6833df0d4";
 /// Outgoing packets are captured on an interface.
 pub const OUTGOING_CAPTURED: &str = "528fa6182b924976800bd553f2f3a545";
@@ -117,17 +117,17 @@ pub const INTERFACE_MISSING: &str = "5d1232a8b2844ac88a8a12d1d30c28fd";
 pub const SNIFFER_FAILED: &str = "45c1a40ec0f3480693dde9ba28800674";
 /// The configuration was reloaded.
 pub const CONFIGURATION_RELOADED: &str = "6c7112d296f94732a2608d190a09804f";
-/// A caller requests a reload of the configuration.
+/// A caller requested a reload of the configuration.
 pub const RELOAD_REQUESTED: &str = "a188fcf2ad0b4d72bbbd52adb0245d23";
-/// The configuration was not reloaded, because it is invalid.
+/// The configuration was not reloaded because it is invalid.
 pub const RELOAD_FAILED: &str = "a89bc31478134d5485ab9990e1d0172b";
-/// A change of the configuration needs a restart.
+/// A change to the configuration requires a restart.
 pub const RESTART_NEEDED: &str = "9acd4a1e87a94d99b5af2672907a4dd8";
 /// The state of wakevirt-actor cannot be saved.
 pub const STATE_NOT_SAVED: &str = "c23d87348b0f440e80962dad0d498259";
 /// The state of wakevirt-actor cannot be restored.
 pub const STATE_NOT_RESTORED: &str = "913c691e6fe24defaa4328c09679cb01";
-/// A service ends because of an error.
+/// A service exited because of an error.
 pub const SERVICE_FAILED: &str = "cabb5402665e44f191e64ce7496e24ad";
 /// The log level cannot be changed.
 pub const LOG_LEVEL_UNCHANGED: &str = "d63d6808b3a249a3857fa5135e61fdac";
