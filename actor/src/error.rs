@@ -1,9 +1,9 @@
-//! Errors that end the actor.
+//! Errors that make the actor exit.
 
 use wakevirt_service::logs::shown;
 use wakevirt_service::{bus, config, logs, user};
 
-/// An error that ends the actor.
+/// An error that makes the actor exit.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configuration cannot be used.
@@ -18,11 +18,11 @@ pub enum Error {
     /// The process could not change its user or drop its capabilities.
     #[error(transparent)]
     User(#[from] user::UserError),
-    /// A resource of the system is missing: signals, threads, standard output.
+    /// A system resource is unavailable: signals, threads, standard output.
     #[error("cannot start: {0}")]
     Start(std::io::Error),
     /// Another process uses the same runtime directory.
-    #[error("another process uses {}; is the service already running? Stop it, or set RUNTIME_DIRECTORY to another directory", shown(.0))]
+    #[error("another process is using {}; is the service already running? Stop it, or set RUNTIME_DIRECTORY to a different directory", shown(.0))]
     Locked(std::path::PathBuf),
     /// The bus does not grant the name.
     #[error(transparent)]

@@ -1,8 +1,8 @@
 //! The actor: receives announced magic packets and wakes the domains that the policy allows.
 //!
-//! Modules, each of which may use those before it: [`model`] holds the values that the others exchange,
-//! [`policy`] decides, [`config`] reads the configuration, [`announcer`] receives packets from capture,
-//! [`hypervisor`] connects to hypervisors, [`engine`] holds all state in one task, and [`api`] is the D-Bus interface.
+//! The modules, each of which can use those before it: [`model`] holds the values that the others exchange, [`policy`]
+//! decides, [`config`] reads the configuration, [`announcer`] receives packets from capture, [`hypervisor`] connects to
+//! hypervisors, [`engine`] holds all state in one task, and [`api`] is the D-Bus interface.
 
 pub mod announcer;
 pub mod api;
@@ -28,7 +28,7 @@ use crate::hypervisor::Driver;
 /// Runs the service with this kind of hypervisor until a signal asks it to exit.
 ///
 /// # Errors
-/// If it cannot start, or another instance is running.
+/// If the service cannot start, or another instance is running.
 pub fn run<D: Driver>(options: &Options) -> Result<(), Error> {
     privilege::drop_all()?;
     if options.common.check {
@@ -63,7 +63,7 @@ fn check(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reports the error that ends the service, and returns its exit code.
+/// Reports the error that makes the service exit, and returns the exit code.
 #[must_use]
 pub fn exit_code(error: &Error) -> ExitCode {
     lifecycle::exit_code("wakevirt-actor", error, matches!(error, Error::Config(_) | Error::SecureOn(_)))

@@ -1,4 +1,4 @@
-//! The program `wakevirt-actor`: runs the actor with libvirt.
+//! The `wakevirt-actor` program: runs the actor with libvirt.
 
 use std::process::ExitCode;
 

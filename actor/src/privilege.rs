@@ -25,13 +25,14 @@ fn make_runtime_directory() {
     if let (Ok(()), Ok(Some(user))) =
         (DirBuilder::new().mode(0o700).create(RUNTIME_DIRECTORY), User::from_name(USER))
     {
-        // Only a directory that was created here changes its owner.
+        // Changes the owner only if the directory was created here.
         let _reported_later = nix::unistd::chown(RUNTIME_DIRECTORY, Some(user.uid), Some(user.gid));
     }
 }
 
-/// Drops all privileges. Root switches to the service's own user, with the group libvirt; other users stay. In both
-/// cases the process drops all capabilities, and cannot gain any by executing a program.
+/// Drops all privileges. If the process runs as root, it switches to the service's own user, with the `libvirt` group;
+/// any other user stays the same. In both cases, the process drops all capabilities, and cannot gain any by executing a
+/// program.
 ///
 /// Call it while the process has one thread: capabilities belong to threads (capabilities(7)).
 ///

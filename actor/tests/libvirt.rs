@@ -10,7 +10,7 @@ use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::DomainState;
 use virt::enumutil::Enum;
-use wakevirt_actor::engine::attempt::{End, wake};
+use wakevirt_actor::engine::attempt::{WakeResult, wake};
 use wakevirt_actor::hypervisor::libvirt::Libvirt;
 use wakevirt_actor::hypervisor::{AttemptRequest, Hypervisor, Keeper, Terms, Update};
 use wakevirt_actor::model::{Domain, Outcome, Pause, State, Trigger};
@@ -133,8 +133,8 @@ async fn outcome_where(
         expired: false,
     };
     match wake(Arc::clone(hypervisor), request).await {
-        End::Done(outcome, reason) => (outcome, reason),
-        End::Lost { .. } | End::Expired => panic!("the connection cannot be lost"),
+        WakeResult::Done(outcome, reason) => (outcome, reason),
+        WakeResult::Lost { .. } | WakeResult::Expired => panic!("the connection cannot be lost"),
     }
 }
 

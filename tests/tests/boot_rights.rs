@@ -26,7 +26,7 @@ fn configuration(site: &Site<'_>) -> String {
 
 /// Waits until the page's command shows these rights of the actor.
 fn wait_for_rights(site: &Site<'_>, show: &str, rights: &str) {
-    let expected = format!("rights on qemu:///system: {rights}");
+    let expected = format!("permissions on qemu:///system: {rights}");
     wait::until_true(&expected, || {
         // journalctl fails while no such line exists.
         let output = site.shell("root", show).output().expect("sh runs");

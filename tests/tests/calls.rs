@@ -248,19 +248,19 @@ fn warns_about_rules_without_a_domain_or_interface() {
         format!("[[allow]]\ndomain = \"vm1\"\ninterfaces = {interfaces}\n[[allow]]\ndomain = \"vm2\"\n")
     };
     let actor = actor(&host, &rules("[\"br0\", \"gone0\", \"en*\", \"uplink\", \"lo\"]"));
-    let _ = actor.log().wait_for("rule domain = \"vm2\" matches no domain");
-    assert_eq!(actor.log().count("matches no domain"), 1);
+    let _ = actor.log().wait_for("rule domain = \"vm2\" does not match any domain");
+    assert_eq!(actor.log().count("does not match any domain"), 1);
     // The actor learns the interfaces from the announcer.
     let _capture = Daemon::capture(&host).config("interfaces = [\"br0\"]").start_ready();
     for name in ["gone0", "lo"] {
         let line = actor
             .log()
-            .wait_for(&format!("names the interface \"{name}\", on which capture receives no packets"));
+            .wait_for(&format!("names the interface \"{name}\", on which wakevirt does not capture packets"));
         assert!(line.contains("WARN") && line.contains("vm1"), "{line}");
     }
-    assert_eq!(actor.log().count("on which capture receives no packets"), 2);
+    assert_eq!(actor.log().count("on which wakevirt does not capture packets"), 2);
     host.write(actor.config_file(), &config(&rules("[\"gone1\"]")));
     assert_eq!(call(&host, "Reload", &[]).unwrap(), "()");
     let _ = actor.log().wait_for("names the interface \"gone1\"");
-    assert_eq!(actor.log().count("on which capture receives no packets"), 3);
+    assert_eq!(actor.log().count("on which wakevirt does not capture packets"), 3);
 }

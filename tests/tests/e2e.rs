@@ -174,7 +174,7 @@ fn an_unreadable_domain_affects_no_other() {
     // One such domain exists when the actor starts, and one is added later.
     libvirtd.define(TEST, &unreadable_domain("bad2", &mac(3)));
     let uuid = libvirtd.virsh(TEST, &["domuuid", "bad2"]);
-    let _ = actor.log().wait_for(&format!("domain {uuid} has changed and cannot be read"));
+    let _ = actor.log().wait_for(&format!("domain {uuid} has changed but cannot be read"));
     for bad in [1, 3] {
         lan.etherwake(&mac(bad), &["-b"]);
     }

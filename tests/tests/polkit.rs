@@ -195,12 +195,12 @@ fn falls_back_to_the_group_if_polkit_is_removed() {
         assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('started',)");
         scene.polkitd.stop();
         assert_eq!(scene.wake(User::LibvirtMember).unwrap(), "('already-running',)");
-        assert_denied(scene.wake(User::Unprivileged), "only root and members of the group libvirt");
+        assert_denied(scene.wake(User::Unprivileged), "only root and members of the libvirt group");
         assert_denied(scene.call(User::LibvirtMember, "Reload", &[]), "only root");
         let log = scene.actor.log();
-        let _ = log.wait_for("(member of group libvirt)");
+        let _ = log.wait_for("(member of the libvirt group)");
         assert_eq!(
-            (log.count("(allowed by polkit)"), log.count("(member of group libvirt)")),
+            (log.count("(allowed by polkit)"), log.count("(member of the libvirt group)")),
             (1, 1),
             "{:#?}",
             log.all()
@@ -285,7 +285,7 @@ fn administrator_rules_can_match_the_domain() {
     let wake_domain = |user, name: &str| scene.call(user, "WakeDomain", &[&format!("'{name}'")]);
     assert_denied(wake_domain(User::Unprivileged, "vm2"), "requires authentication");
     assert_denied(scene.wake(User::Unprivileged), "requires authentication");
-    assert_denied(wake_domain(User::LibvirtMember, "vm1"), "polkit does not allow it");
+    assert_denied(wake_domain(User::LibvirtMember, "vm1"), "polkit does not allow this call");
     assert_eq!(wake_domain(User::Unprivileged, "vm1").unwrap(), "('started',)");
     let other = [&*format!("'{}'", OTHER_MAC.to_uppercase())];
     assert_eq!(scene.call(User::Unprivileged, "Wake", &other).unwrap(), "('started',)");

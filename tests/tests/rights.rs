@@ -225,25 +225,25 @@ fn a_wake_waits_while_the_domain_starts() {
 fn logs_the_rights_at_each_connection() {
     privileged!();
     for (rights, text) in [
-        (LibvirtRights::Group, "not restricted; the actor may do everything there"),
+        (LibvirtRights::Group, "not restricted; the actor is allowed to do everything there"),
         (LibvirtRights::Restricted, "restricted by libvirt's access driver"),
     ] {
         let host = Host::new();
         let mut scene = Scene::with_rights(rights, &host, &[], ALL_ALLOWED);
         let log = scene.actor.as_ref().unwrap().log().clone();
-        let line = format!("rights on {QEMU}: {text}");
+        let line = format!("permissions on {QEMU}: {text}");
         let _ = log.wait_for(&line);
         // The next connection logs it again.
         scene.libvirtd.kill();
         scene.libvirtd.start_again();
         let _ = log.wait_for_nth(&line, 2);
-        assert_eq!(log.count("rights on"), 2, "{rights:?}");
+        assert_eq!(log.count("permissions on"), 2, "{rights:?}");
         scene.actor.as_mut().unwrap().stop();
     }
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();
-    let rights = actor.log().wait_for("rights on test:///default: ");
+    let rights = actor.log().wait_for("permissions on test:///default: ");
     // The test driver has no access driver. Before libvirt 10 it does not answer the query.
     let expected = ["unknown; the check failed: ", "not restricted; "];
     assert!(expected.iter().any(|text| rights.contains(text)), "{rights}");

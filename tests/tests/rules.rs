@@ -74,7 +74,7 @@ fn rules_match_alternative_interface_names() {
         let _ = scene.wait_for_outcome(domain, "started", 1);
         assert_logged(&scene, "started", domain, "lan1");
     }
-    assert_eq!(scene.actor().log().count("on which capture receives no packets"), 0);
+    assert_eq!(scene.actor().log().count("on which wakevirt does not capture packets"), 0);
 }
 
 #[test]

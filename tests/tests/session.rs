@@ -133,7 +133,7 @@ fn user_actor_receives_packets_from_system_capture() {
     for method in ["Replay", "SetInterest"] {
         let _ = actor
             .log()
-            .wait_for(&format!("call {method} of {CAPTURE_NAME}; add the user to the group wakevirt"));
+            .wait_for(&format!("call {method} on {CAPTURE_NAME}; add the user to the wakevirt group"));
     }
     lan.etherwake(PREDEFINED_MAC, &[]);
     let _ = decisions.log().wait_for(&format!("'{PREDEFINED_MAC}', 'test', 'already-running'"));

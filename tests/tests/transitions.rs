@@ -122,7 +122,7 @@ fn four_slow_starts_delay_no_other_domain_and_further_wakes_queue() {
     MORE[1..].iter().for_each(|domain| wire.send(&scene.frame(domain, 1)));
     let _ = scene.actor().log().wait_for("all connections to qemu:///system are in use: 2 wakes are queued");
     let explanation = scene.explain(MORE[2]);
-    assert!(explanation.contains("after 2 other wakes that wait for a connection"), "{explanation}");
+    assert!(explanation.contains("after 2 other wakes that are waiting for a connection"), "{explanation}");
     for domain in SLOW.iter().chain(&MORE) {
         scene.assert_outcome(domain, "started");
         assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", 1));

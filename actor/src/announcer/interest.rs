@@ -16,12 +16,12 @@ use crate::announcer::proxy::proxy;
 /// The MAC addresses of all known domains.
 pub type Macs = Arc<BTreeSet<MacAddr>>;
 
-/// The delay before a failed report is retried. Until one succeeds, packets for the domains count towards
-/// the limits for unknown addresses.
+/// The delay before a failed report is retried. Until a report succeeds, packets for the domains count towards the
+/// limits for unknown addresses.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Reports the addresses whenever they change, and to each new announcer. Retries after `RETRY_INTERVAL`.
-/// Returns when the engine has exited.
+/// Reports the addresses whenever they change, and to each new announcer. Retries a failed report after
+/// `RETRY_INTERVAL`. Returns when the engine has exited.
 pub(super) async fn report(
     connection: &Connection,
     mut owner: watch::Receiver<Option<OwnedUniqueName>>,
@@ -34,12 +34,12 @@ pub(super) async fn report(
         if let Some(name) = name {
             let failure = set_interest(connection, name, &interest).await.err();
             let failure = failure.map(|error| describe("SetInterest", &error));
-            // Each change of a domain is an attempt: do not log the same failure for all of them.
+            // Each change to a domain causes another attempt: do not log the same failure for each attempt.
             if let Some(failure) = failure.as_ref().filter(|_| failure != last_failure) {
                 tracing::warn!(
                     MESSAGE_ID = kind::INTEREST_FAILED,
-                    "cannot report the {} MAC addresses of the domains to the announcer: {failure}; it may drop \
-                     packets for these domains while it receives many for other addresses",
+                    "cannot report the {} MAC addresses of the domains to the announcer: {failure}; the announcer \
+                     may drop packets for these domains while it receives many packets for other addresses",
                     interest.len()
                 );
             }

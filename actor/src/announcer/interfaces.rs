@@ -1,7 +1,7 @@
-//! Warnings about rules that name an interface on which capture receives no packets.
+//! Warns about rules that name an interface on which wakevirt does not capture packets.
 //!
-//! The actor cannot see the interfaces of the host: it runs in a network namespace of its own. The announcer
-//! knows all their names.
+//! The actor cannot see the interfaces of the host: it runs in its own network namespace. The announcer knows all their
+//! names.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use zbus::names::OwnedUniqueName;
 use crate::announcer::proxy::proxy;
 use crate::policy::rules::Rules;
 
-/// The interface names in rules, each with its rule.
+/// The interface names in the rules, each with its rule.
 pub(crate) type NamedInterfaces = Arc<[(String, String)]>;
 
-/// The interface names in these rules, without globs.
+/// The interface names in these rules, excluding globs.
 pub(crate) fn named_interfaces(rules: &Rules) -> NamedInterfaces {
     let names = |rule| move |name: &str| (name.to_owned(), format!("{rule}"));
     rules.iter().flat_map(|rule| rule.named_interfaces().map(names(rule))).collect()
 }
 
-/// Warns about each name that no interface of the announcer has: for each new announcer, and after each reload.
-/// Returns when the service exits.
+/// Warns about each name that none of the announcer's interfaces has. Checks the names for each new announcer, and
+/// after each reload. Returns when the service exits.
 pub(crate) async fn check(
     connection: &Connection,
     mut owner: watch::Receiver<Option<OwnedUniqueName>>,
@@ -47,7 +47,7 @@ pub(crate) async fn check(
                                 MESSAGE_ID = kind::RULE_INTERFACE_MISSING,
                                 WAKEVIRT_RULE = %rule,
                                 WAKEVIRT_INTERFACE = name,
-                                "rule {rule} names the interface {}, on which capture receives no packets",
+                                "rule {rule} names the interface {}, on which wakevirt does not capture packets",
                                 quoted(name)
                             );
                         }
@@ -65,7 +65,7 @@ pub(crate) async fn check(
     }
 }
 
-/// All names of the interfaces on which the announcer receives packets.
+/// All names of the interfaces on which wakevirt captures packets.
 async fn interface_names(
     connection: &Connection,
     announcer: OwnedUniqueName,

@@ -1,4 +1,4 @@
-//! The counter behind the property `LostPackets`.
+//! The counter behind the `LostPackets` property.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! The client of capture: everything that the actor exchanges with the announcer.
+//! The capture client: everything that the actor exchanges with the announcer.
 
 mod call_error;
 mod interest;
@@ -22,19 +22,19 @@ pub use lost_packets::LostPackets;
 pub use merge::{Merge, NewPacket};
 pub(crate) use password::{PasswordRequest, fetch_password};
 
-/// The client of capture. It outlives the bus connections, so its record of received packets does, too.
+/// The capture client. It outlives the bus connections, and so does its record of received packets.
 pub(crate) struct Client {
     /// The record of received packets.
     pub merge: Merge,
     /// Receives each packet once.
     pub packets: mpsc::Sender<NewPacket>,
-    /// Becomes true when the packets that the announcer remembers were received, or cannot be.
+    /// Becomes true when the packets that the announcer remembers have been received, or cannot be received.
     pub caught_up: watch::Sender<bool>,
     /// Counts packets that the announcer no longer remembers.
     pub lost: LostPackets,
     /// The MAC addresses of the known domains, for the announcer.
     pub macs: watch::Receiver<Macs>,
-    /// The interfaces that rules name, to compare with those of the announcer.
+    /// The interfaces that rules name, for comparison with the announcer's interfaces.
     pub named: watch::Receiver<NamedInterfaces>,
     /// Requests for SecureOn passwords.
     pub fetches: mpsc::Receiver<PasswordRequest>,
@@ -45,7 +45,7 @@ impl Client {
     /// exits.
     ///
     /// # Errors
-    /// If the connection is lost, or the bus refuses the subscription.
+    /// If the connection is lost, or the bus rejects the subscription.
     pub async fn run(&mut self, connection: &Connection) -> Result<(), BusError> {
         let (owner, owners) = watch::channel::<Option<OwnedUniqueName>>(None);
         let Self { merge, packets, caught_up, lost, macs, named, fetches } = self;

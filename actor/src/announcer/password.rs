@@ -13,7 +13,7 @@ use crate::announcer::call_error::describe;
 use crate::announcer::proxy::proxy;
 use crate::model::Packet;
 
-/// The longest time that `GetSecureOn` may take, including retries.
+/// The maximum time for `GetSecureOn`, including retries.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A request for the password of one packet.
@@ -44,7 +44,7 @@ pub async fn fetch_password(
     password.await.map_err(|_| unavailable())?
 }
 
-/// Replies to requests with passwords from the announcer, until it is cancelled or the engine has exited.
+/// Replies to requests with passwords from the announcer, until the future is dropped or the engine has exited.
 pub(super) async fn run(
     connection: &Connection,
     owner: watch::Receiver<Option<OwnedUniqueName>>,
@@ -53,7 +53,7 @@ pub(super) async fn run(
     while let Some(PasswordRequest { epoch, sequence, reply }) = requests.recv().await {
         let owner = owner.borrow().clone();
         let connection = connection.clone();
-        // Each call is a task, so a slow one delays no other.
+        // Each call runs in its own task, so that a slow call does not delay others.
         tokio::spawn(async move {
             let call = get_secure_on(&connection, owner, &epoch, sequence);
             let password = tokio::time::timeout(TIMEOUT, call).await;

@@ -5,7 +5,8 @@ use zbus::Connection;
 use zbus::names::OwnedUniqueName;
 use zbus::proxy::CacheProperties;
 
-/// A proxy for the announcer that has this unique name. A call to the well-known name could activate a service.
+/// A proxy for the announcer with this unique name. The well-known name is not used: a call to it could activate a
+/// service.
 pub(super) async fn proxy(
     connection: &Connection,
     announcer: OwnedUniqueName,

@@ -1,4 +1,4 @@
-//! The bodies of replies and signals, and the errors.
+//! The bodies of replies and signals, and the D-Bus errors.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use crate::engine::report::Decision;
 use crate::engine::request::{ListedDomain, WakeReply};
 use crate::model::{Outcome, WakeTarget};
 
-/// A dictionary `a{sv}`.
+/// An `a{sv}` dictionary.
 pub(super) type Dict = HashMap<&'static str, Variant<'static>>;
 
-/// libvirt names files after domains: NAME_MAX, limits.h(0p).
+/// The maximum length of a domain name, in bytes. libvirt names files after domains: see NAME_MAX in limits.h(0p).
 const MAX_NAME: usize = 255;
 
 /// The details of `WakeFinished`.
@@ -54,7 +54,7 @@ pub fn history_entry(number: u64, decision: &Decision) -> Dict {
     entry.extend(decision.subject.mac.map(|mac| ("mac", mac.to_string().into())));
     if let Some(caller) = decision.subject.caller {
         entry.insert("caller", caller.user.into());
-        entry.insert("authority", caller.by.as_str().into());
+        entry.insert("authority", caller.authority.as_str().into());
     }
     entry
 }
@@ -76,7 +76,7 @@ pub fn domain_entry(listed: ListedDomain) -> Dict {
     entry
 }
 
-/// The reply to `Wake` or `WakeDomain`: the outcome of a success, or an error.
+/// The reply to `Wake` or `WakeDomain`: the outcome if the wake succeeded, or an error.
 pub(super) fn wake_reply(reply: &WakeReply, target: &WakeTarget) -> Result<String, Error> {
     let decision = match (reply, target) {
         (WakeReply::Decided(decision), _) => decision,
@@ -113,7 +113,7 @@ pub(super) fn wake_reply(reply: &WakeReply, target: &WakeTarget) -> Result<Strin
 
 pub(super) fn hypervisor_unavailable(problem: &str, uris: &str) -> Error {
     Error::HypervisorUnavailable(format!(
-        "{problem}, and {uris} is unavailable; see the log of wakevirt-actor, and try again"
+        "{problem}, and {uris} is unavailable; see wakevirt-actor's log, and try again"
     ))
 }
 
@@ -121,7 +121,7 @@ pub(super) fn exiting() -> Error {
     Error::Failed(EXITING.to_owned())
 }
 
-/// The same error for properties.
+/// The same error, for properties.
 pub(super) fn exiting_property() -> zbus::fdo::Error {
     zbus::fdo::Error::Failed(EXITING.to_owned())
 }
@@ -133,13 +133,13 @@ pub(super) fn parse_mac(text: &str) -> Result<MacAddr, Error> {
     text.parse().map_err(|error| Error::InvalidArgument(format!("{error}")))
 }
 
-/// Checks a domain's name or UUID in a call. polkit shows it in the dialog.
+/// Checks a domain's name or UUID in a call. polkit shows it in its dialog.
 pub(super) fn parse_domain(text: &str) -> Result<String, Error> {
     if text.len() <= MAX_NAME && !text.contains(char::is_control) {
         return Ok(text.to_owned());
     }
     Err(Error::InvalidArgument(format!(
-        "{} is not the name of a domain: a name has at most {MAX_NAME} bytes, and no control characters",
+        "{} is not a domain name: a name has at most {MAX_NAME} bytes, and no control characters",
         quoted(text)
     )))
 }

@@ -1,4 +1,4 @@
-//! The interface `org.wakevirt.Actor1`: translates between the bus and the engine.
+//! The `org.wakevirt.Actor1` interface: translates between the bus and the engine.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::engine::Status;
 use crate::engine::request::{ListedDomain, Requests};
 use crate::model::{Caller, Id, Outcome, WakeTarget};
 
-/// How long a call waits for the end of a wake. D-Bus libraries time out after 25 s.
+/// How long a call waits for a wake to end. D-Bus libraries time out after 25 s.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(18);
 /// The reply if the wake has not ended by then. `WakeFinished` reports its end.
 pub const HELD: &str = "held";
@@ -40,7 +40,7 @@ pub struct Actor1 {
     pub status: watch::Receiver<Status>,
     /// Authorises calls that change something.
     pub authorizer: Authorizer,
-    /// The counter `LostPackets`.
+    /// The `LostPackets` counter.
     pub lost: LostPackets,
 }
 
@@ -81,14 +81,14 @@ impl Actor1 {
         self.wake_target(target, caller).await
     }
 
-    /// Returns whether such a packet would wake a domain, and the reason. Wakes nothing.
+    /// Returns whether such a packet would wake a domain, and the reason. Does not wake a domain.
     #[zbus(out_args("would_wake", "reason"))]
     async fn explain(&self, mac: &str, details: names::Dict) -> Result<(bool, String), Error> {
         let details = PacketDetails::from(&details);
         self.requests.explain(parse_mac(mac)?, details).await.ok_or_else(exiting)
     }
 
-    /// Returns how the actor decides on such a packet, with all rules. Wakes nothing.
+    /// Returns how the actor would decide on such a packet, with all rules. Does not wake a domain.
     #[zbus(out_args("explanation"))]
     async fn explain_rules(&self, mac: &str, details: names::Dict) -> Result<Dict, Error> {
         let details = PacketDetails::from(&details);
@@ -96,13 +96,13 @@ impl Actor1 {
         Ok(explanation.ok_or_else(exiting)?.into())
     }
 
-    /// Returns the last decisions, newest first.
+    /// Returns the most recent decisions, newest first.
     #[zbus(out_args("decisions"))]
     async fn history(&self, limit: u32) -> Result<Vec<Dict>, Error> {
         self.history_before(u64::MAX, limit).await
     }
 
-    /// Returns the last decisions with a lower number than this one, newest first.
+    /// Returns the most recent decisions with a lower number than this, newest first.
     #[zbus(out_args("decisions"))]
     async fn history_before(&self, number: u64, limit: u32) -> Result<Vec<Dict>, Error> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -116,7 +116,7 @@ impl Actor1 {
         tracing::info!(
             MESSAGE_ID = kind::RELOAD_REQUESTED,
             WAKEVIRT_CALLER = caller.user,
-            WAKEVIRT_AUTHORITY = caller.by.as_str(),
+            WAKEVIRT_AUTHORITY = caller.authority.as_str(),
             "{caller} requests a reload of the configuration",
         );
         let (reply, result) = oneshot::channel();
@@ -201,7 +201,7 @@ impl Actor1 {
         Ok(self.requests.counts().await.ok_or_else(exiting_property)?.unknown)
     }
 
-    /// The last MAC addresses of such packets, the newest first: address, packets, time and interface.
+    /// The most recent MAC addresses of such packets, newest first: address, number of packets, time and interface.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn unknown_addresses(&self) -> zbus::fdo::Result<Vec<(String, u64, u64, String)>> {
         let counts = self.requests.counts().await.ok_or_else(exiting_property)?;
@@ -209,7 +209,7 @@ impl Actor1 {
         Ok(addresses.map(|it| (it.mac.to_string(), it.packets, it.time, it.interface.clone())).collect())
     }
 
-    /// How long successful wakes by packets took: cumulative buckets, sum and count.
+    /// How long successful wakes triggered by packets took: cumulative buckets, sum and count.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn wake_latency(&self) -> zbus::fdo::Result<(Vec<(u64, u64)>, u64, u64)> {
         Ok(self.requests.counts().await.ok_or_else(exiting_property)?.latency.cumulative())

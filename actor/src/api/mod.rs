@@ -1,4 +1,4 @@
-//! `org.wakevirt.Actor1` on the bus. It translates and authorises calls; the engine decides.
+//! The `org.wakevirt.Actor1` interface on the bus. This module translates and authorises calls; the engine decides.
 
 pub mod access;
 mod body;

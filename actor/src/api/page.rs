@@ -1,4 +1,4 @@
-//! Lists in replies, limited in size.
+//! Lists of limited size, for replies.
 
 use zbus::wire::serialized::Context;
 use zbus::wire::{LE, serialized_size};

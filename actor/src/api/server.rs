@@ -17,15 +17,15 @@ use super::body::wake_details;
 use super::interface::Actor1;
 use crate::engine::report::Decision;
 
-/// The methods with a large reply.
+/// The methods with large replies.
 const LARGE: &[&str] = &["ExplainRules", "ListDomains", "ListDomainsAfter", "History", "HistoryBefore"];
 /// The maximum length of a call, in bytes. The longest argument is the name of a domain.
 const MAX_CALL: usize = 64 * 1024;
-/// How long readiness waits for the replay of the announcer, which may hang.
+/// How long the service waits for the announcer's replay before it reports that it is ready. The announcer may hang.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Provides the interface on a connection of its own. Packets, and replies to calls of the bus, arrive on another
-/// connection, where they do not queue behind calls.
+/// Provides the interface on its own connection. Packets, and replies to calls to the bus, arrive on a different
+/// connection, where they do not queue behind incoming calls.
 pub(crate) struct Server {
     address: Address,
     interface: Actor1,
@@ -57,7 +57,7 @@ impl Server {
         tokio::select! {
             result = provide(connection, interface, self.decisions.subscribe(), self.caught_up.clone()) => result,
             () = self.calls.look_up_senders(bus) => Ok(()),
-            // Without this connection no caller can be identified.
+            // Without this connection, callers cannot be identified.
             () = bus.closed() => Err(bus::BusError::Closed),
         }
     }
@@ -96,7 +96,8 @@ async fn provide(
     connection.object_server().at(ACTOR_PATH, interface.clone()).await?;
     request_name(connection, ACTOR_NAME).await?;
     tracing::info!(MESSAGE_ID = kind::NAME_ACQUIRED, "providing {ACTOR_NAME}");
-    // An upgrade restarts the announcer as soon as the actor is ready, and the packets that it stores are lost then.
+    // An upgrade restarts the announcer as soon as the actor is ready. The packets that the announcer stores are then
+    // lost.
     let _ = timeout(CATCH_UP_TIMEOUT, caught_up.wait_for(|it| *it)).await;
     lifecycle::ready(&status.borrow().summary());
     let emitter = SignalEmitter::new(connection, ACTOR_PATH)?;

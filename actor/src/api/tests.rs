@@ -114,9 +114,9 @@ fn details_contain_only_the_keys_that_apply() {
     };
     let packet = details_of(decided(Outcome::Started, Some(Packet { mac: MAC, sequence: 7, details })));
     let mut expected = BTreeMap::from(expected);
-    let of_packet =
+    let packet_keys =
         [("epoch", "s"), ("sequence", "t"), ("interface", "s"), ("source", "s"), ("source-mac", "s")];
-    expected.extend(of_packet.map(|(key, signature)| (key, signature.to_owned())));
+    expected.extend(packet_keys.map(|(key, signature)| (key, signature.to_owned())));
     assert_eq!(signatures(&packet), expected);
 }
 
@@ -161,14 +161,14 @@ fn bounds_the_size_of_a_reply() {
     let size = *serialized_size(Context::new(LE, 0), &fitting).unwrap();
     let one = *serialized_size(Context::new(LE, 0), &entry()).unwrap();
     assert!((MAX_REPLY - 2 * one..=MAX_REPLY + 8).contains(&size), "{size}, each {one}");
-    assert!(one < 16 * 1024, "an entry fits into each reply: {one}");
+    assert!(one < 16 * 1024, "each entry fits into a reply: {one}");
     assert_eq!(ReplyPage::fill(std::iter::empty()).len(), 0);
 }
 
 #[test]
 fn a_history_entry_contains_the_details_of_the_signal() {
     let WakeReply::Decided(decision) = decided(Outcome::Started, None) else { unreachable!() };
-    let caller = Some(Caller { user: 1000, by: Authority::Group });
+    let caller = Some(Caller { user: 1000, authority: Authority::Group });
     let subject = Subject { caller, ..decision.subject.clone() };
     let decision = Decision { subject, ..Decision::clone(&decision) };
     let entry = history_entry(7, &decision);
@@ -199,7 +199,7 @@ async fn replies_that_a_slow_wake_is_held() {
     };
     let start = tokio::time::Instant::now();
     let (reply, _received) = tokio::join!(
-        interface.wake_target(WakeTarget::Mac(MAC), Caller { user: 0, by: Authority::User }),
+        interface.wake_target(WakeTarget::Mac(MAC), Caller { user: 0, authority: Authority::User }),
         received.recv()
     );
     assert_eq!(reply.unwrap(), "held");

@@ -18,19 +18,19 @@ use crate::Error;
 use crate::policy::alias::Alias;
 use crate::policy::origin::Origin;
 use crate::policy::rules::{MAX_URI, Rule, Rules};
-use crate::policy::{Policy, Times};
+use crate::policy::{Policy, Timing};
 use crate::privilege::USER;
 pub use options::Options;
 
-/// The administrator's configuration file, unless `--config` names another one.
+/// The administrator's configuration file, unless `--config` names a different file.
 const FILE: &str = "/etc/wakevirt/actor.toml";
 /// The default hypervisor.
 const DEFAULT_URI: &str = "qemu:///system";
 /// The maximum number of hypervisors.
 const MAX_CONNECTIONS: usize = 16;
-/// The maximum number of globs in all rules and aliases. Each takes about 10 to 75 KiB of memory.
+/// The maximum number of globs in all rules and aliases. Each glob takes about 10 to 75 KiB of memory.
 const MAX_GLOBS: usize = 1024;
-/// The minimum of `hold`: a packet that takes longer to reach the actor wakes nothing.
+/// The minimum of `hold`: a packet that takes longer to reach the actor does not wake a domain.
 const MIN_HOLD: Duration = Duration::from_secs(1);
 /// The maximum of `hold`.
 const MAX_HOLD: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -41,7 +41,7 @@ const MAX_COOL_DOWN: Duration = Duration::from_secs(24 * 3600);
 /// The maximum number of rules, and of aliases. Each packet or domain is compared with all of them.
 const MAX_TABLES: usize = 1024;
 
-/// The configuration in effect: files, options and defaults.
+/// The configuration in effect, from files, options and defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The hypervisors' URIs (<https://libvirt.org/uri.html>).
@@ -63,8 +63,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Like [`Self::load`], for `--check`. Also returns the passwords that only the service can read, and does not read
-    /// them.
+    /// Like [`Self::load`], but for `--check`. Skips the passwords that only the service can read, and returns where
+    /// they are.
     ///
     /// # Errors
     /// Like [`Self::load`].
@@ -88,8 +88,8 @@ impl Config {
             [] => file.connections.map_or_else(|| vec![DEFAULT_URI.to_owned()], |it| it.0),
             uris => uris.to_vec(),
         };
-        let default = Times::default();
-        let times = Times {
+        let default = Timing::default();
+        let timing = Timing {
             hold: file.hold.map_or(default.hold, Into::into),
             shutdown_wait: file.shutdown_wait.map_or(default.shutdown_wait, Into::into),
             cool_down: file.cool_down.map_or(default.cool_down, Into::into),
@@ -100,7 +100,7 @@ impl Config {
         let policy = Policy {
             rules,
             aliases: file.alias.into_iter().map(Spanned::into_inner).collect(),
-            times,
+            timing,
             file: path,
         };
         Self { connections, log: file.log.unwrap_or_default(), policy }
@@ -110,16 +110,16 @@ impl Config {
 impl fmt::Display for Config {
     /// In the format of `actor.toml`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Policy { rules, aliases, times, file: _ } = &self.policy;
+        let Policy { rules, aliases, timing, file: _ } = &self.policy;
         let shown = |duration| format!("\"{}\"", HumanDuration::from(duration));
         write!(
             f,
             "connections = {}\nmetadata = {}\nhold = {}\nshutdown-wait = {}\ncool-down = {}\nlog = \"{}\"",
             toml_array(&self.connections),
             rules.metadata(),
-            shown(times.hold),
-            shown(times.shutdown_wait),
-            shown(times.cool_down),
+            shown(timing.hold),
+            shown(timing.shutdown_wait),
+            shown(timing.cool_down),
             self.log
         )?;
         rules.iter().try_for_each(|rule| {
@@ -162,15 +162,15 @@ fn cool_down<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration
 
 fn allow<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Spanned<Rule>>, D::Error> {
     let globs = config::PartLimit {
-        count: |rule: &Spanned<Rule>| rule.get_ref().globs(),
+        count: |rule: &Spanned<Rule>| rule.get_ref().glob_count(),
         max: MAX_GLOBS,
-        name: "globs in [[allow]]",
+        name: "globs in [[allow]] tables",
     };
-    config::list_with_parts(input, MAX_TABLES, "tables [[allow]]", globs)
+    config::list_with_parts(input, MAX_TABLES, "[[allow]] tables", globs)
 }
 
 fn alias<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Spanned<Alias>>, D::Error> {
-    config::list(input, MAX_TABLES, "tables [[alias]]")
+    config::list(input, MAX_TABLES, "[[alias]] tables")
 }
 
 impl config::Layer for ActorFile {
@@ -211,22 +211,22 @@ impl config::Layer for ActorFile {
         for (key, tables) in [("allow", self.allow.len()), ("alias", self.alias.len())] {
             if tables > MAX_TABLES {
                 return Err(format!(
-                    "all files up to this one contain more than {MAX_TABLES} tables [[{key}]]; combine some of them"
+                    "this file and those read before it contain more than {MAX_TABLES} [[{key}]] tables; combine some of them"
                 ));
             }
         }
         let aliases = self.alias.iter().filter(|alias| alias.get_ref().is_glob()).count();
-        if aliases + self.allow.iter().map(|rule| rule.get_ref().globs()).sum::<usize>() > MAX_GLOBS {
+        if aliases + self.allow.iter().map(|rule| rule.get_ref().glob_count()).sum::<usize>() > MAX_GLOBS {
             return Err(format!(
-                "all files up to this one contain more than {MAX_GLOBS} globs in [[allow]] and [[alias]]; combine some of \
-                 them"
+                "this file and those read before it contain more than {MAX_GLOBS} globs in [[allow]] and [[alias]] tables; \
+                 combine some of them"
             ));
         }
         Ok(())
     }
 }
 
-/// The key `connections`.
+/// The `connections` key.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<String>")]
 struct Connections(Vec<String>);
@@ -239,7 +239,7 @@ impl TryFrom<Vec<String>> for Connections {
     }
 }
 
-/// Checks a list of hypervisor URIs: it must not be empty or contain a URI twice. The URIs are not parsed.
+/// Checks a list of hypervisor URIs: the list must not be empty or contain a URI twice. The URIs are not parsed.
 fn check_connections(uris: &[String]) -> Result<(), String> {
     if uris.is_empty() {
         return Err("the list is empty; write at least one URI, such as \"qemu:///system\"".to_owned());

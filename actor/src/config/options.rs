@@ -7,7 +7,7 @@ use wakevirt_service::options::Common;
 #[derive(Debug, Clone, clap::Parser)]
 #[command(version)]
 pub struct Options {
-    /// The options of both services.
+    /// The options that both services have.
     #[command(flatten)]
     pub common: Common,
 

@@ -29,7 +29,7 @@ fn load(text: &str) -> Result<Config, String> {
 fn an_empty_file_allows_nothing() {
     let config = load("").unwrap();
     assert_eq!(config.connections, ["qemu:///system"]);
-    assert_eq!(config.policy.times, Times::default());
+    assert_eq!(config.policy.timing, Timing::default());
     assert_eq!(config.log, LogFilter::default());
     assert!(config.policy.rules.is_empty());
 }
@@ -43,7 +43,7 @@ fn the_example_contains_every_key_with_its_default() {
         toml::from_str(&uncommented(&example)).unwrap();
     assert_eq!(connections, Some(Connections(vec![DEFAULT_URI.to_owned()])));
     assert_eq!(log, Some(LogFilter::default()));
-    let defaults = Times::default();
+    let defaults = Timing::default();
     assert_eq!(metadata, Some(true));
     assert_eq!(
         [hold, shutdown_wait, cool_down],
@@ -61,7 +61,7 @@ fn the_example_contains_every_key_with_its_default() {
     assert_eq!(keys.iter().map(String::as_str).collect::<Vec<_>>(), all);
 }
 
-/// Removes the '#' from commented-out lines: those that begin with '#' and no space.
+/// Removes the '#' from commented-out lines: those that begin with '#' without a space.
 fn uncommented(text: &str) -> String {
     let line = |line: &str| match line.strip_prefix('#') {
         Some(toml) if !toml.starts_with(' ') => format!("{toml}\n"),
@@ -118,7 +118,7 @@ fn errors_name_the_file_the_line_and_the_solution() {
         ("log = \"info,wakevirt-actor=debug\"", 1, "\"wakevirt-actor\" is not a log target"),
         ("log = \"info,wakevirt_actor=loud\"", 1, "\"loud\" is not a log level"),
         ("log = \"info\"\n\n[[allow]]\n", 3, "add domain"),
-        ("log = \"info\"\n\n[[allow]]\ndomain = \"a\"\nmac = \"*\"", 3, "either domain or mac"),
+        ("log = \"info\"\n\n[[allow]]\ndomain = \"a\"\nmac = \"*\"", 3, "cannot contain both domain and mac"),
         ("[[allow]]\ndomain = \"a\"\n[[allow]]\ninterfaces = [\"[\"]", 4, "not a glob"),
         ("[[allow]]\ndomain = \"{{{{{{{{{{{{{{{{{\"", 2, "17 groups in braces; the maximum is 16"),
         (
@@ -190,10 +190,10 @@ fn limits_the_length_of_lists() {
     for (text, limit) in [
         (format!("connections = {uris:?}"), "17 connections; the maximum is 16"),
         (format!("connections = [\"{}\"]", "a".repeat(1025)), "has 1025 bytes; the maximum is 1024"),
-        ("[[allow]]\ndomain = \"a\"\n".repeat(1025), "more than 1024 tables [[allow]]"),
+        ("[[allow]]\ndomain = \"a\"\n".repeat(1025), "more than 1024 [[allow]] tables"),
         (
             "[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"a\"\n".repeat(1025),
-            "more than 1024 tables [[alias]]",
+            "more than 1024 [[alias]] tables",
         ),
         (format!("[[allow]]\ndomain = \"a\"\nsecure-on = \"/{}\"", "a".repeat(4095)), "the maximum is 4095"),
     ] {
@@ -211,7 +211,7 @@ fn limits_apply_to_all_files_together() {
     let parse = |count| toml::from_str::<ActorFile>(&"[[allow]]\ndomain = \"a\"\n".repeat(count)).unwrap();
     assert!(parse(1000).over(parse(24)).check_limits().is_ok());
     let error = parse(1000).over(parse(25)).check_limits().unwrap_err();
-    assert!(error.contains("more than 1024 tables [[allow]]"), "{error}");
+    assert!(error.contains("more than 1024 [[allow]] tables"), "{error}");
     let globs = |count, last| {
         let rule = "[[allow]]\ndomain = \"a*\"\ninterfaces = [\"eth*\", \"br0\"]\n".repeat(count);
         toml::from_str::<ActorFile>(&format!(
@@ -234,7 +234,7 @@ fn stops_reading_a_file_with_too_many_globs() {
     // The parser would reject this table.
     let unread = "[[allow]]\nno-key = 1\n";
     let error = parse(&(rule(32).repeat(32) + &rule(1) + unread)).unwrap_err();
-    assert!(error.contains("more than 1024 globs in [[allow]]"), "{error}");
+    assert!(error.contains("more than 1024 globs in [[allow]] tables"), "{error}");
 }
 
 /// Parts of configuration files, valid and invalid.
@@ -304,7 +304,7 @@ proptest! {
 
     /// Each input is either rejected, or gives a configuration that is the same after it is displayed and parsed again.
     #[test]
-    fn parses_any_parts_without_panic(parts in vec(select(PARTS), 0..24)) {
+    fn does_not_panic_on_any_parts(parts in vec(select(PARTS), 0..24)) {
         if let Ok(file) = toml::from_str::<ActorFile>(&parts.concat()) {
             let config = Config::new(file, &options(&[]));
             let again: ActorFile = toml::from_str(&config.to_string()).unwrap();
@@ -313,7 +313,7 @@ proptest! {
     }
 
     #[test]
-    fn parses_any_text_without_panic(text in "\\PC{0,200}") {
+    fn does_not_panic_on_any_text(text in "\\PC{0,200}") {
         let _ = toml::from_str::<ActorFile>(&text);
     }
 }

@@ -1,4 +1,4 @@
-//! The running service: creates the modules' tasks, connects them by channels, and runs them until a signal stops the
+//! The running service: creates the modules' tasks, connects them with channels, and runs them until a signal stops the
 //! process.
 
 mod reload;
@@ -24,11 +24,11 @@ use crate::{Error, Options};
 use reload::Reloader;
 
 /// The maximum number of packets that are queued for the engine. Further packets are requested again with a replay.
-const PACKETS: usize = 1024;
+const PACKET_QUEUE: usize = 1024;
 /// The maximum length of the queues for requests, hypervisor updates and password requests. Senders wait for room.
-const REQUESTS: usize = 64;
+const REQUEST_QUEUE: usize = 64;
 /// The maximum number of decisions that are queued to be emitted as signals. Further decisions are not emitted.
-const DECISIONS: usize = 256;
+const DECISION_QUEUE: usize = 256;
 
 /// Runs until a signal stops the process.
 ///
@@ -46,18 +46,18 @@ pub(crate) async fn run<D: Driver>(options: &Options, config: Config, logs: &Log
     result
 }
 
-/// Starts the engine and the keepers of the hypervisor connections. Returns what runs on the bus.
+/// Starts the engine and the keepers of the hypervisor connections. Returns the parts that use the bus.
 fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Server, Reloader), Error> {
-    let (packets, packets_out) = mpsc::channel(PACKETS);
-    let (requests, requests_out) = mpsc::channel(REQUESTS);
-    let (updates, updates_out) = mpsc::channel(REQUESTS);
-    let (fetches, fetches_out) = mpsc::channel(REQUESTS);
+    let (packets, packets_out) = mpsc::channel(PACKET_QUEUE);
+    let (requests, requests_out) = mpsc::channel(REQUEST_QUEUE);
+    let (updates, updates_out) = mpsc::channel(REQUEST_QUEUE);
+    let (fetches, fetches_out) = mpsc::channel(REQUEST_QUEUE);
     let (reloads, reloads_out) = mpsc::channel(1);
     let (macs_in, macs) = watch::channel(Macs::default());
     let (status_in, status) = watch::channel(Status::default());
     let (named_in, named) = watch::channel(named_interfaces(&config.policy.rules));
     let (caught_up, is_caught_up) = watch::channel(false);
-    let (lost, decisions) = (LostPackets::default(), broadcast::Sender::new(DECISIONS));
+    let (lost, decisions) = (LostPackets::default(), broadcast::Sender::new(DECISION_QUEUE));
 
     let (state_file, saved) = StateFile::open();
     let merge = if state_file.is_available() {
@@ -89,7 +89,7 @@ fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Serve
     Ok((client, server, Reloader { requests, reloads: reloads_out, named: named_in }))
 }
 
-/// Runs the client and the server on their buses, which may be the same, and reconnects after a lost connection.
+/// Runs the client and the server on their buses, which can be the same, and reconnects after a lost connection.
 async fn connect(
     options: &Options,
     client: &mut Client,

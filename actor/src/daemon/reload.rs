@@ -1,4 +1,4 @@
-//! Reloading the configuration after a signal or a call.
+//! Reloads the configuration after a signal or a call.
 
 use tokio::sync::{mpsc, watch};
 use wakevirt_service::lifecycle::{self, Signal, Signals, Warning};
@@ -14,7 +14,7 @@ use crate::engine::request::Requests;
 pub(super) struct Reloader {
     /// Sends the policy to the engine.
     pub requests: Requests,
-    /// Calls of `Reload`.
+    /// Calls to `Reload`.
     pub reloads: mpsc::Receiver<Reload>,
     /// Receives the interfaces that rules name.
     pub named: watch::Sender<NamedInterfaces>,

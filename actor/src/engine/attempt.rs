@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::hypervisor::{Attempt, AttemptRequest, Hypervisor};
+use crate::hypervisor::{AttemptRequest, AttemptResult, Hypervisor};
 use crate::model::Outcome;
 
-/// The time between two attempts while the domain is between two states.
+/// The time between two attempts while the domain is in a transient state.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// The reason of a wake that was queued for longer mentions it.
+/// If a wake was queued for longer, its reason says so.
 const REPORTED_QUEUE_TIME: Duration = Duration::from_secs(1);
 
 /// How a wake ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum End {
+pub enum WakeResult {
     /// With this outcome, for this reason.
     Done(Outcome, String),
     /// It has expired, and the domain was not woken.
@@ -30,29 +30,31 @@ pub enum End {
 }
 
 /// Wakes the domain. This takes as long as the hypervisor takes.
-pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut request: AttemptRequest) -> End {
-    // Since when the domain has been between two states, and how long the attempts were queued.
-    let (mut between_states, mut queued) = (None, Duration::ZERO);
+pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut request: AttemptRequest) -> WakeResult {
+    // When the domain was first seen in a transient state, and how long the attempts were queued in total.
+    let (mut transient_since, mut queued) = (None, Duration::ZERO);
     let begin = Instant::now();
     loop {
         let before = begin.elapsed();
         let Some((waited, attempt)) = hypervisor.attempt(request).await else {
-            return End::Lost { called: request.called, available: begin.elapsed() };
+            return WakeResult::Lost { called: request.called, available: begin.elapsed() };
         };
         queued += waited;
         let (state, wait) = match attempt {
-            Attempt::Lost { called } => return End::Lost { called, available: before + waited },
-            Attempt::Done(outcome, reason) => return End::Done(outcome, with_queue_time(reason, queued)),
-            Attempt::Expired => return End::Expired,
-            Attempt::Again { state, wait, called } => {
+            AttemptResult::Lost { called } => return WakeResult::Lost { called, available: before + waited },
+            AttemptResult::Done(outcome, reason) => {
+                return WakeResult::Done(outcome, with_queue_time(reason, queued));
+            }
+            AttemptResult::Expired => return WakeResult::Expired,
+            AttemptResult::Again { state, wait, called } => {
                 request = AttemptRequest { called, known_off: false, ..request };
                 (state, wait)
             }
         };
-        let since = *between_states.get_or_insert_with(Instant::now);
+        let since = *transient_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= wait {
             let reason = format!("it is still {state} after {} s; wake it again later", wait.as_secs());
-            return End::Done(Outcome::Failed, reason);
+            return WakeResult::Done(Outcome::Failed, reason);
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     }

@@ -45,24 +45,24 @@ impl Engine {
         self.log_limiter.reset();
     }
 
-    /// Wakes the domain that an authorised caller requests.
-    fn handle_call(&mut self, target: &WakeTarget, by: Caller, reply: Reply) {
+    /// Wakes the domain that an authorised caller has requested.
+    fn handle_call(&mut self, target: &WakeTarget, caller: Caller, reply: Reply) {
         let (mac, found) = match target {
             WakeTarget::Mac(mac) => (Some(*mac), self.index.find(*mac)),
             WakeTarget::Domain(name) => (None, self.index.find_domain(name)),
         };
-        // The rules apply to packets. For a call, they only select one of several domains.
+        // The rules apply only to packets. For a call, they only select one of several domains.
         let no_mac = MacAddr::new([0; 6]);
         match admit(found, &self.policy.rules, mac.unwrap_or(no_mac), decision::Requester::Call) {
             Admission::Ambiguous(domains) => {
                 let reason = ambiguous(&domains);
-                let subject = Subject::new(mac, None, None, None).called_by(by);
+                let subject = Subject::new(mac, None, None, None).called_by(caller);
                 self.report(subject, Outcome::Ambiguous, reason, vec![reply]);
             }
             Admission::Admitted(domain, grant) => {
                 let id = domain.id.clone();
                 let rule = mac.and(grant.rule.clone());
-                let subject = Subject::new(mac, Some(domain), rule, None).called_by(by);
+                let subject = Subject::new(mac, Some(domain), rule, None).called_by(caller);
                 self.wake(id, subject, grant.paused, vec![reply]);
             }
             _ => {

@@ -10,7 +10,7 @@ use crate::engine::request::Request;
 use crate::model::WakeTarget;
 use crate::policy::decision::Found;
 
-/// How long after the start requests wait for the first lists of domains.
+/// The time after the start of the engine during which requests wait for the first lists of domains.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// The maximum number of queued requests. Further requests are handled at once, with the domains that are known.
 pub(super) const MAX_QUEUED: usize = 64;
@@ -28,7 +28,7 @@ impl Default for EarlyRequests {
 }
 
 impl EarlyRequests {
-    /// When the queued requests are handled at the latest; `None` if there are none.
+    /// The latest time at which the queued requests are handled; `None` if there are none.
     pub(super) fn deadline(&self) -> Option<Instant> {
         (!self.queue.is_empty()).then_some(self.deadline)
     }

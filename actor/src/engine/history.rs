@@ -1,4 +1,4 @@
-//! The last decisions, how often each outcome occurred, and when each domain was last woken.
+//! The most recent decisions, how often each outcome has occurred, and when each domain was last woken.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const MAX_BYTES: usize = 1024 * 1024;
 #[derive(Default)]
 pub(super) struct History {
     counts: Counts,
-    /// The newest first, each with its number. Numbers start at 1.
+    /// Newest first, each with its number. Numbers start at 1.
     decisions: VecDeque<(u64, Arc<Decision>)>,
     /// The number of the newest decision.
     newest: u64,
@@ -66,7 +66,7 @@ impl History {
         self.last_wakes.remove(id);
     }
 
-    /// Forgets the last wakes of the domains of this hypervisor that no longer exist.
+    /// Forgets the last wakes of this hypervisor's domains that no longer exist.
     pub(super) fn retain_domains(&mut self, uri: &str, exists: impl Fn(&Id) -> bool) {
         self.last_wakes.retain(|id, _| &*id.connection != uri || exists(id));
     }
@@ -76,12 +76,12 @@ impl History {
         self.last_wakes.get(id).map(|last_wake| last_wake.at)
     }
 
-    /// The same as CLOCK_REALTIME, in microseconds.
+    /// When a wake of the domain last succeeded: CLOCK_REALTIME, in microseconds.
     pub(super) fn last_success_time(&self, id: &Id) -> Option<u64> {
         self.last_wakes.get(id).map(|last_wake| last_wake.time)
     }
 
-    /// At most `limit` decisions with a number below `before`, the newest first.
+    /// At most `limit` decisions with a number below `before`, newest first.
     pub(super) fn decisions(&self, before: u64, limit: usize) -> Vec<(u64, Arc<Decision>)> {
         self.decisions.iter().filter(|(number, _)| *number < before).take(limit).cloned().collect()
     }
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn limits_the_number_and_the_memory_of_decisions() {
-        for (length, least) in [(1, MAX_DECISIONS), (100_000, 250)] {
+        for (length, minimum) in [(1, MAX_DECISIONS), (100_000, 250)] {
             let mut history = History::default();
             for number in 1..=5000 {
                 history.add(&decision(length));
@@ -128,7 +128,7 @@ mod tests {
                 assert_eq!(history.decisions(u64::MAX, 1)[0].0, number, "the newest is always stored");
             }
             let all = history.decisions(u64::MAX, usize::MAX);
-            assert!((least..=MAX_DECISIONS).contains(&all.len()), "{}", all.len());
+            assert!((minimum..=MAX_DECISIONS).contains(&all.len()), "{}", all.len());
             let numbers: Vec<_> = all.iter().map(|(number, _)| *number).collect();
             assert_eq!(numbers_in_pages(&history), numbers);
         }

@@ -16,7 +16,7 @@ struct Entry {
 }
 
 impl Hypervisors {
-    /// No hypervisor is connected yet.
+    /// These hypervisors, none of which is connected yet.
     pub(super) fn new(endpoints: Vec<Endpoint>) -> Self {
         let entry = |endpoint| Entry { endpoint, connection: None, tried: false };
         Self(endpoints.into_iter().map(entry).collect())
@@ -27,11 +27,11 @@ impl Hypervisors {
         self.0.iter().find(|entry| *entry.endpoint.uri == *uri)?.connection.as_ref()
     }
 
-    pub(super) fn up(&mut self, uri: &str, connection: Arc<dyn Hypervisor>) {
+    pub(super) fn set_available(&mut self, uri: &str, connection: Arc<dyn Hypervisor>) {
         self.set(uri, Some(connection));
     }
 
-    pub(super) fn down(&mut self, uri: &str) {
+    pub(super) fn set_unavailable(&mut self, uri: &str) {
         self.set(uri, None);
     }
 

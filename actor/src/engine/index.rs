@@ -1,4 +1,5 @@
-//! The index of domains by MAC address. It is in memory: a packet takes one lookup, however many domains there are.
+//! The index of domains by MAC address. It is in memory: a packet takes one lookup, no matter how many domains there
+//! are.
 
 use core::ops::Bound;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -75,8 +76,8 @@ impl Index {
         note_name(&mut self.aliases, domain)
     }
 
-    /// Adds or replaces a domain. Returns whether MAC addresses have changed: the domain is new, has other addresses
-    /// than before, or takes over those of an alias.
+    /// Adds or replaces a domain. Returns whether MAC addresses have changed: the domain is new, has different
+    /// addresses than before, or takes over the address of an alias.
     pub fn put(&mut self, domain: Domain) -> bool {
         let narrowed = self.note_name(&domain);
         if narrowed {
@@ -149,7 +150,7 @@ impl Index {
         self.entries.get(id).filter(|entry| !entry.changed).map(|entry| entry.domain.state)
     }
 
-    /// The domains after this one with their addresses, ordered by ID.
+    /// The domains after this one, with their addresses, ordered by ID.
     pub fn after(&self, id: Option<&Id>) -> impl Iterator<Item = &IndexedDomain> {
         let begin = id.map_or(Bound::Unbounded, Bound::Excluded);
         self.entries.range((begin, Bound::Unbounded)).map(|(_, entry)| entry)
@@ -167,7 +168,7 @@ impl Index {
 }
 
 fn note_name(aliases: &mut [Alias], domain: &Domain) -> bool {
-    // Not `any`, which would stop at the first one.
+    // Not `any`, which would stop at the first match.
     aliases.iter_mut().filter_map(|alias| alias.domain.note_name(&domain.name).then_some(())).count() > 0
 }
 

@@ -1,4 +1,4 @@
-//! How long wakes by packets took.
+//! How long wakes triggered by packets took.
 
 /// The upper bounds of the buckets, in microseconds.
 const BOUNDS: [u64; 15] = [
@@ -6,12 +6,12 @@ const BOUNDS: [u64; 15] = [
     10_000_000, 30_000_000, 60_000_000,
 ];
 
-/// A histogram of times.
+/// A histogram of durations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Latency {
-    /// The number of wakes in each bucket, without those in lower ones.
+    /// The number of wakes in each bucket, without those in lower buckets.
     buckets: [u64; BOUNDS.len()],
-    /// All times together, in microseconds.
+    /// The sum of all durations, in microseconds.
     sum: u64,
     /// The number of wakes, including those above the highest bound.
     count: u64,
@@ -28,7 +28,8 @@ impl Latency {
         self.count += 1;
     }
 
-    /// The upper bound of each bucket with the number of wakes up to it; the sum of all times; the number of all wakes.
+    /// The upper bound of each bucket with the number of wakes up to it; the sum of all durations; the number of all
+    /// wakes.
     #[must_use]
     pub fn cumulative(&self) -> (Vec<(u64, u64)>, u64, u64) {
         let counts = self.buckets.iter().scan(0, |total, wakes| {
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_each_time_in_all_higher_buckets() {
+    fn counts_each_duration_in_all_higher_buckets() {
         let mut latency = Latency::default();
         [0, 1_000, 1_001, 60_000_000, 60_000_001].into_iter().for_each(|time| latency.add(time));
         let (buckets, sum, count) = latency.cumulative();

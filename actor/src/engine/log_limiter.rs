@@ -1,4 +1,4 @@
-//! Limits the log lines that packets cause, because anyone can send packets in any number. Each kind of line is limited
+//! Limits the log lines that packets cause, because anyone can send any number of packets. Each kind of line is limited
 //! to a few lines a minute. One more line at the end of the minute contains the number of suppressed lines.
 
 use std::collections::{HashMap, VecDeque};
@@ -13,7 +13,7 @@ use crate::model::{Id, Outcome};
 
 /// The interval in which lines of a kind are counted.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// The maximum number of kinds that are counted at a time. More kinds count as [`LineKind::Others`].
+/// The maximum number of kinds that are counted at the same time. Further kinds count as [`LineKind::Others`].
 const MAX_KINDS: usize = 256;
 /// The maximum number of unknown MAC addresses that are remembered as logged. The oldest is forgotten first.
 const MAX_UNKNOWN: usize = 1024;
@@ -55,7 +55,7 @@ impl LineKind {
     const fn limit(&self) -> u32 {
         match self {
             Self::Decision { .. } | Self::Others | Self::Held | Self::Lost => 3,
-            // Each of these lines is about another address.
+            // Each of these lines is about a different address.
             Self::Unknown => 10,
         }
     }
@@ -82,8 +82,8 @@ impl LineKind {
             Self::Others => tracing::info!(
                 MESSAGE_ID = kind::LINES_SUPPRESSED,
                 WAKEVIRT_SUPPRESSED = suppressed,
-                "{suppressed} more packets within {seconds} s woke no domain, for too many domains and reasons to log; \
-                 History of org.wakevirt.Actor1 returns the last decisions"
+                "{suppressed} more packets within {seconds} s did not wake a domain, for too many domains or reasons to log \
+                 them all; call History on org.wakevirt.Actor1 for the most recent decisions"
             ),
             Self::Unknown => tracing::info!(
                 MESSAGE_ID = kind::LINES_SUPPRESSED,
@@ -169,7 +169,7 @@ impl LogLimiter {
         self.next_end
     }
 
-    /// Ends the intervals that are over, and logs how many lines each has suppressed.
+    /// Ends the intervals that have elapsed, and logs how many lines were suppressed in each.
     pub(super) fn end_intervals(&mut self, now: Instant) {
         for (kind, interval) in self.intervals.extract_if(|_, interval| now >= interval.start + INTERVAL) {
             interval.end(&kind);
@@ -177,7 +177,7 @@ impl LogLimiter {
         self.next_end = self.intervals.values().map(|interval| interval.start + INTERVAL).min();
     }
 
-    /// Ends all intervals, and forgets which addresses were logged: after a reload the administrator expects to see
+    /// Ends all intervals, and forgets which addresses were logged: after a reload, the administrator expects to see
     /// its effect in the log.
     pub(super) fn reset(&mut self) {
         for (kind, interval) in self.intervals.drain() {
@@ -188,7 +188,7 @@ impl LogLimiter {
     }
 }
 
-/// Logs how many lines were suppressed before the service exits.
+/// Before the service exits, logs how many lines were suppressed.
 impl Drop for LogLimiter {
     fn drop(&mut self) {
         self.reset();

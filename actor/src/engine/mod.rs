@@ -1,7 +1,7 @@
 //! The engine: one task that holds the domains and the rules, and makes all decisions.
 //!
-//! Packets, requests and updates of the hypervisors arrive through channels, and results leave through channels. The
-//! task takes no lock and never waits for a hypervisor: each wake runs in a task of its own.
+//! Packets, requests and updates from the hypervisors arrive through channels, and results leave through channels. The
+//! task takes no lock and never waits for a hypervisor: each wake runs in its own task.
 
 pub mod attempt;
 mod calls;
@@ -50,7 +50,7 @@ use pending::Pending;
 pub use status::Status;
 use wakes::Wakes;
 
-/// How often the state is saved while wakes are running: it contains the time up to which they ran.
+/// How often the state is saved while wakes are running: the state contains the time up to which they ran.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 /// The delay before the state is saved after a packet that changed only the position.
 const POSITION_DELAY: Duration = Duration::from_secs(1);
@@ -97,7 +97,7 @@ pub struct Engine {
     saved_at: Instant,
     /// When the position first changed since the state was last saved.
     position_changed_at: Option<Instant>,
-    /// Whether the rules were compared with the domains.
+    /// Whether the rules have been compared with the domains.
     rules_checked: bool,
     log_limiter: LogLimiter,
     publish_at: Option<Instant>,
@@ -147,17 +147,17 @@ impl Engine {
         let mut watchdog = Watchdog::from_env();
         loop {
             if self.unsaved {
-                // Receivers of the last decision run first. That is safe: a wake was saved before it started, and
-                // if the process exits now, the next one decides by the domain's state.
+                // The receivers of the last decision run first. That is safe: each wake is saved before it starts, and
+                // if this process exits now, the next one decides based on the domain's state.
                 tokio::task::yield_now().await;
                 self.save();
             }
             let timer = self.next_timer();
             let timer_at = timer.unwrap_or_else(Instant::now);
             tokio::select! {
-                // Packets come last: anyone can send them, in any number.
+                // Packets come last: anyone can send any number of them.
                 biased;
-                // Without the condition the watchdog alone would prevent the exit below.
+                // Without the condition, the watchdog alone would prevent the exit below.
                 () = watchdog.due(), if watchdog.is_enabled() => watchdog.notify(),
                 Some(update) = inputs.updates.recv() => self.handle_update(update),
                 Some(end) = self.wakes.join_next() => self.handle_wake_end(end),
@@ -198,7 +198,7 @@ impl Engine {
         timers.into_iter().flatten().min()
     }
 
-    /// Runs the timers that are due. Holds expire by CLOCK_BOOTTIME, which `expire_held` reads itself.
+    /// Runs the timers that are due. Holds expire according to CLOCK_BOOTTIME, which `expire_held` reads itself.
     fn handle_timers(&mut self) {
         let now = Instant::now();
         let is_due = |timer: Option<Instant>| timer.is_some_and(|at| at <= now);

@@ -8,7 +8,7 @@ use super::Engine;
 use crate::model::{Domain, Outcome, Packet, Subject};
 use crate::policy::decision::{Admission, Grant, Presented, Requester, admit, unmet_packets};
 
-/// How many domains a message about an ambiguous address names.
+/// The maximum number of domains that a message about an ambiguous address names.
 const MAX_NAMED: usize = 3;
 
 impl Engine {
@@ -55,7 +55,7 @@ impl Engine {
     }
 }
 
-/// The reason to deny a packet because of its password.
+/// The reason for denying a packet because of its password.
 fn bad_password(fetched: Option<&Result<Password, String>>) -> String {
     match fetched {
         Some(Err(error)) => format!("cannot fetch its SecureOn password: {error}"),
@@ -64,7 +64,7 @@ fn bad_password(fetched: Option<&Result<Password, String>>) -> String {
     }
 }
 
-/// The reason to wake none of these domains. It names only the first few: there may be thousands.
+/// The reason for waking none of these domains. It names only the first few: there can be thousands.
 pub(super) fn ambiguous(domains: &[&Domain]) -> String {
     let name = |domain: &&Domain| format!("{} on {}", quoted(&domain.name), domain.id.connection);
     let names: Vec<String> = domains.iter().take(MAX_NAMED).map(name).collect();

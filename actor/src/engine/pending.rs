@@ -62,14 +62,14 @@ impl Pending {
     /// Holds saved packets; no domain is known yet.
     pub(super) fn restore(&mut self, packets: Vec<Packet>) {
         let since = |packet: &Packet| received_at(packet).unwrap_or_else(clock::boottime);
-        // The state file can contain more packets.
+        // The state file can contain more packets than this maximum.
         let newest = packets.len().saturating_sub(MAX_PENDING);
         self.unknown.extend(packets.into_iter().skip(newest).map(|packet| (since(&packet), packet)));
     }
 }
 
 impl Engine {
-    /// Fetches the password of the packet; the decision follows.
+    /// Fetches the password of the packet. The decision follows when the fetch has ended.
     pub(super) fn fetch_password(&mut self, packet: Packet) {
         if self.fetched.len() >= MAX_PENDING {
             // Another rule may allow the packet without a password.
@@ -89,7 +89,7 @@ impl Engine {
     pub(super) fn hold_or_count(&mut self, packet: Packet) {
         if self.hypervisors.is_any_unavailable() {
             let since = received_at(&packet).unwrap_or_else(clock::boottime);
-            if !has_expired(age(since), self.policy.times.hold) {
+            if !has_expired(age(since), self.policy.timing.hold) {
                 if self.pending.unknown.len() >= MAX_PENDING {
                     let oldest = self.pending.unknown.pop_front();
                     oldest.iter().for_each(|(_, oldest)| self.drop_packet(oldest));
@@ -125,14 +125,14 @@ impl Engine {
                 kind::PACKET_UNKNOWN,
                 packet,
                 "unknown: {}: no domain has this address; {} shows a domain's addresses, and an [[alias]] can add \
-                 one. Further packets for it are counted and not logged",
+                 one. Further packets for this address are counted but not logged",
                 describe(packet),
                 self.hypervisors.commands(|it| &it.list_addresses)
             );
         }
     }
 
-    /// Counts and logs a packet that is dropped for a newer one.
+    /// Counts and logs a packet that is dropped to make room for a newer one.
     fn drop_packet(&mut self, packet: &Packet) {
         self.outputs.lost.add(1);
         if self.log_limiter.check(LineKind::Lost, Instant::now()) != Permit::Suppress {
@@ -146,7 +146,7 @@ impl Engine {
         }
     }
 
-    /// Makes the decisions about held packets again, after more domains have become known.
+    /// Decides on the held packets again, after more domains have become known.
     pub(super) fn decide_held_packets(&mut self) {
         self.unsaved |= !self.pending.unknown.is_empty();
         for (_, packet) in std::mem::take(&mut self.pending.unknown) {
@@ -156,7 +156,7 @@ impl Engine {
 
     /// Removes expired packets, and counts them as unknown.
     pub(super) fn expire_held_packets(&mut self) {
-        let hold = self.policy.times.hold;
+        let hold = self.policy.timing.hold;
         let held = std::mem::take(&mut self.pending.unknown).into_iter();
         let (expired, remaining) =
             held.partition::<VecDeque<_>, _>(|(since, _)| has_expired(age(*since), hold));

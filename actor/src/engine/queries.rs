@@ -1,4 +1,4 @@
-//! Replies to the query `ListDomains`.
+//! Replies to `ListDomains`.
 
 use super::Engine;
 use crate::engine::report::truncated_name;
@@ -11,7 +11,8 @@ pub(super) const MAX_LISTED: usize = 256;
 const MAX_LISTED_MACS: usize = 256;
 
 impl Engine {
-    /// The first domains after this one, ordered by ID. If no domain is known, the unavailable hypervisors.
+    /// Returns the first domains after this one, ordered by ID. If no domain is known, returns the unavailable
+    /// hypervisors as an error.
     pub(super) fn list(&self, after: Option<&Id>) -> Result<Vec<ListedDomain>, String> {
         if let (0, Some(unavailable)) = (self.index.domains().len(), self.hypervisors.unavailable()) {
             return Err(unavailable);

@@ -33,7 +33,8 @@ pub struct Decision {
     pub reason: String,
     /// When the decision was made: CLOCK_REALTIME, in microseconds.
     pub time: u64,
-    /// The time from the announcer's stamp of the packet to the end of the wake, in microseconds. `None` for a call.
+    /// The time from the announcer's timestamp of the packet to the end of the wake, in microseconds. `None` for a
+    /// call.
     pub latency: Option<u64>,
 }
 
@@ -61,7 +62,8 @@ impl Engine {
         let _ = self.outputs.decisions.send(decision);
     }
 
-    /// Whether to log the decision. Decisions about packets that woke nothing are limited: anyone can cause them.
+    /// Whether to log the decision. Decisions about packets that did not wake a domain are limited: anyone can cause
+    /// them.
     fn log_permit(&mut self, decision: &Decision) -> Permit {
         if decision.subject.trigger() == Trigger::Call || decision.outcome.is_success() {
             return Permit::Log;
@@ -71,7 +73,7 @@ impl Engine {
 }
 
 impl Decision {
-    /// A decision with text of limited length, because the history stores a thousand decisions.
+    /// A decision whose strings are truncated, because the history stores up to a thousand decisions.
     #[must_use]
     pub fn new(mut subject: Subject, outcome: Outcome, reason: String, time: u64) -> Self {
         subject.domain = subject.domain.map(|(id, name)| (id, truncated(name, MAX_NAME)));
@@ -81,7 +83,7 @@ impl Decision {
         Self { subject, outcome, reason: truncated(reason, MAX_REASON), time, latency }
     }
 
-    /// An estimate of its memory, in bytes.
+    /// An estimate of the decision's memory use, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         let Subject { domain, rule, packet, .. } = &self.subject;
@@ -91,14 +93,14 @@ impl Decision {
         size_of::<Self>() + name + rule + packet + self.reason.len()
     }
 
-    /// Logs the decision in one line, as a sentence and as searchable fields. `last` adds that further lines like it are
-    /// suppressed for now.
+    /// Logs the decision in one line, as a sentence and as searchable fields. With `last`, the line also says that
+    /// further lines like it are suppressed for now.
     pub fn log(&self, last: bool) {
         let Subject { mac, rule, packet, caller, .. } = &self.subject;
         let id = self.subject.domain.as_ref().map(|(id, _)| id);
         let details = packet.as_ref().map(|packet| &packet.details);
         let note = if last { "; further lines like this are suppressed for up to a minute" } else { "" };
-        // The level is part of tracing's static metadata of the line, so each level needs a line of its own.
+        // The level is part of tracing's static metadata of the line, so each level needs its own line.
         macro_rules! line {
             ($log:ident) => {
                 tracing::$log!(
@@ -110,7 +112,7 @@ impl Decision {
                     WAKEVIRT_MAC = mac.map(display),
                     WAKEVIRT_TRIGGER = self.subject.trigger().as_str(),
                     WAKEVIRT_CALLER = caller.map(|caller| caller.user),
-                    WAKEVIRT_AUTHORITY = caller.map(|caller| caller.by.as_str()),
+                    WAKEVIRT_AUTHORITY = caller.map(|caller| caller.authority.as_str()),
                     WAKEVIRT_RULE = rule.as_ref(),
                     WAKEVIRT_INTERFACE = details.and_then(|details| details.interface.as_ref()),
                     WAKEVIRT_VLAN = details.and_then(|details| details.vlan),
@@ -249,12 +251,12 @@ mod tests {
     }
 
     #[test]
-    fn measures_the_latency_from_the_stamp_of_the_packet() {
+    fn measures_the_latency_from_the_timestamp_of_the_packet() {
         let decide = |packet: Option<&Packet>| {
             let subject = Subject::new(None, None, None, packet);
             Decision::new(subject, Outcome::Started, String::new(), 0).latency
         };
-        assert_eq!(decide(None), None, "a call has no stamp");
+        assert_eq!(decide(None), None, "a call has no timestamp");
         let boottime = Some(clock::boottime().saturating_sub(5_000));
         let details = PacketDetails { boottime, ..PacketDetails::default() };
         let packet = Packet { mac: MacAddr::new([2; 6]), sequence: 1, details };

@@ -34,7 +34,7 @@ pub enum Request {
         /// Receives whether the packet would wake a domain, and the reason.
         reply: oneshot::Sender<(bool, String)>,
     },
-    /// Explain the same with all rules and their verdicts.
+    /// Explain what a packet would do, with all rules and their verdicts.
     ExplainRules {
         /// The MAC address in the packet.
         mac: MacAddr,
@@ -43,25 +43,25 @@ pub enum Request {
         /// Receives the explanation.
         reply: oneshot::Sender<Explanation>,
     },
-    /// List some domains in the order of their IDs.
+    /// List some domains, ordered by ID.
     List {
         /// The list begins after this domain.
         after: Option<Id>,
         /// Receives the list. If no domain is known, receives the unavailable hypervisors.
         reply: oneshot::Sender<Result<Vec<ListedDomain>, String>>,
     },
-    /// Return the last decisions, the newest first.
+    /// Return the most recent decisions, newest first.
     History {
-        /// Only decisions with a lower number than this.
+        /// Only decisions with a lower number than this are returned.
         before: u64,
         /// The maximum number of decisions.
         limit: usize,
         /// Receives the decisions with their numbers.
         reply: oneshot::Sender<Vec<(u64, Arc<Decision>)>>,
     },
-    /// Return the number of each outcome.
+    /// Return how often each outcome has occurred.
     Counts {
-        /// Receives the numbers.
+        /// Receives the counts.
         reply: oneshot::Sender<Counts>,
     },
     /// Use this policy from now on.
@@ -73,16 +73,16 @@ pub enum Request {
     },
 }
 
-/// The number of each outcome since the actor started.
+/// How often each outcome has occurred since the actor started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Decisions about domains.
     pub outcomes: HashMap<Outcome, u64>,
     /// Packets for MAC addresses that no domain has.
     pub unknown: u64,
-    /// The last of these addresses.
+    /// The most recent of these addresses.
     pub unknown_addresses: UnknownAddresses,
-    /// How long successful wakes by packets took.
+    /// How long successful wakes triggered by packets took.
     pub latency: Latency,
 }
 
@@ -145,18 +145,18 @@ impl Requests {
         self.send(|reply| Request::ExplainRules { mac, details, reply }).await
     }
 
-    /// Lists the first domains after this one; the list is empty after the last one. If no domain is known, returns
+    /// Lists the first domains after this one; the list is empty after the last domain. If no domain is known, returns
     /// the unavailable hypervisors.
     pub async fn list(&self, after: Option<Id>) -> Option<Result<Vec<ListedDomain>, String>> {
         self.send(|reply| Request::List { after, reply }).await
     }
 
-    /// The last decisions with a lower number than this, the newest first.
+    /// Returns the most recent decisions with a lower number than this, newest first.
     pub async fn history(&self, before: u64, limit: usize) -> Option<Vec<(u64, Arc<Decision>)>> {
         self.send(|reply| Request::History { before, limit, reply }).await
     }
 
-    /// The number of each outcome.
+    /// Returns how often each outcome has occurred.
     pub async fn counts(&self) -> Option<Counts> {
         self.send(|reply| Request::Counts { reply }).await
     }

@@ -1,12 +1,12 @@
-//! Warnings about rules that match no domain, once all domains are known.
+//! Warns about rules that do not match any domain, once all domains are known.
 
 use wakevirt_service::logs::{kind, shown};
 
 use super::Engine;
 
 impl Engine {
-    /// Warns about each rule that matches no domain, and if no packet can wake a domain. Runs once for each
-    /// configuration, as soon as all domains are known.
+    /// Warns about each rule that does not match any domain, and warns if no packet can wake a domain. Runs once for
+    /// each configuration, as soon as all domains are known.
     pub(super) fn check_rules(&mut self) {
         if self.rules_checked || self.hypervisors.is_any_unavailable() {
             return;
@@ -19,7 +19,7 @@ impl Engine {
                 tracing::warn!(
                     MESSAGE_ID = kind::RULE_MATCHES_NOTHING,
                     WAKEVIRT_RULE = %rule,
-                    "rule {rule} matches no domain; {list} lists the domains"
+                    "rule {rule} does not match any domain; {list} lists the domains"
                 );
             }
         }
@@ -28,7 +28,7 @@ impl Engine {
         }
     }
 
-    /// Logs how many domains their metadata allow, if there is no rule.
+    /// Logs how many domains packets can wake because of metadata. Called if there is no rule.
     fn log_metadata_permissions(&self) {
         let rules = &self.policy.rules;
         match self.index.domains().filter(|domain| rules.allowed_by_metadata(domain)).count() {
@@ -36,7 +36,7 @@ impl Engine {
                 let metadata = if rules.metadata() { ", and no domain's metadata allows it" } else { "" };
                 tracing::warn!(
                     MESSAGE_ID = kind::NOTHING_ALLOWED,
-                    "no packet can wake a domain: no rule is configured{metadata}; to allow the domain NAME, add the two lines \
+                    "no packet can wake a domain: no rule is configured{metadata}; to allow wakes of a domain, add the two lines \
                      [[allow]] and domain = \"NAME\" to {} and reload the service",
                     shown(&self.policy.file)
                 );
@@ -44,13 +44,13 @@ impl Engine {
             1 => {
                 tracing::info!(
                     MESSAGE_ID = kind::METADATA_ALLOWS,
-                    "no rule is configured; packets can wake 1 domain, which its metadata allows"
+                    "no rule is configured; packets can wake 1 domain, whose metadata allows it"
                 );
             }
             domains => {
                 tracing::info!(
                     MESSAGE_ID = kind::METADATA_ALLOWS,
-                    "no rule is configured; packets can wake {domains} domains, which their metadata allows"
+                    "no rule is configured; packets can wake {domains} domains, whose metadata allows it"
                 );
             }
         }

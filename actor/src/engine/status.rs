@@ -1,4 +1,4 @@
-//! The published status: connections, number of domains, and their MAC addresses.
+//! The published status: connections, the number of domains, and the domains' MAC addresses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ impl Status {
 }
 
 impl Engine {
-    /// Publishes the status after [`PUBLISH_DELAY`], together with other changes until then.
+    /// Publishes the status after [`PUBLISH_DELAY`], together with other changes made until then.
     pub(super) fn publish_soon(&mut self) {
         self.publish_at.get_or_insert_with(|| Instant::now() + PUBLISH_DELAY);
     }

@@ -1,4 +1,4 @@
-//! The last MAC addresses of packets that no domain has.
+//! The most recent MAC addresses in packets that no domain has.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use crate::model::Packet;
 /// The maximum number of stored addresses.
 const MAX_ADDRESSES: usize = 32;
 
-/// The last addresses, without duplicates.
+/// The most recent addresses, without duplicates.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnknownAddresses(VecDeque<UnknownAddress>);
 
@@ -20,9 +20,9 @@ pub struct UnknownAddress {
     pub mac: MacAddr,
     /// The number of packets for it while it was stored.
     pub packets: u64,
-    /// The time of the last one: CLOCK_REALTIME, in microseconds.
+    /// The time of the most recent packet: CLOCK_REALTIME, in microseconds.
     pub time: u64,
-    /// The ingress interface of the last one; empty if unknown.
+    /// The ingress interface of the most recent packet; empty if unknown.
     pub interface: String,
 }
 
@@ -37,7 +37,7 @@ impl UnknownAddresses {
         self.0.truncate(MAX_ADDRESSES);
     }
 
-    /// The addresses, the one with the newest packet first.
+    /// The addresses, ordered by their most recent packet, newest first.
     pub fn iter(&self) -> impl Iterator<Item = &UnknownAddress> {
         self.0.iter()
     }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_forgets_the_oldest_addresses() {
+    fn forgets_the_oldest_addresses_in_a_flood() {
         let mut addresses = UnknownAddresses::default();
         let packet = |number: u32| {
             let [a, b, c, d] = number.to_be_bytes();

@@ -11,7 +11,7 @@ impl Engine {
     pub(super) fn handle_update(&mut self, update: Update) {
         match update {
             Update::Up(uri, hypervisor, domains) => {
-                self.hypervisors.up(&uri, hypervisor);
+                self.hypervisors.set_available(&uri, hypervisor);
                 domains.iter().for_each(|domain| note_name(&mut self.policy.rules, domain));
                 self.index.replace(&uri, domains);
                 self.history.retain_domains(&uri, |id| self.index.get(id).is_some());
@@ -35,7 +35,7 @@ impl Engine {
                 }
             }
             Update::Down(uri) => {
-                self.hypervisors.down(&uri);
+                self.hypervisors.set_unavailable(&uri);
                 self.publish();
                 self.handle_early_requests_if_settled();
             }
@@ -43,7 +43,7 @@ impl Engine {
     }
 }
 
-/// Compares the rules with a domain's name: a pattern that is exactly this name is no longer a glob.
+/// Compares the rules with a domain's name: a pattern that is exactly this name is no longer used as a glob.
 pub(super) fn note_name(rules: &mut Rules, domain: &Domain) {
     for rule in rules.note_name(domain) {
         tracing::info!(

@@ -12,7 +12,7 @@ use wakevirt_service::clock;
 use wakevirt_service::logs::{kind, quoted};
 
 use super::{Engine, Reply};
-use crate::engine::attempt::{End, wake as wake_domain};
+use crate::engine::attempt::{WakeResult, wake as wake_domain};
 use crate::engine::state_file::SavedWake;
 use crate::hypervisor::{AttemptRequest, Terms};
 use crate::model::{Id, Outcome, Packet, State, Subject};
@@ -24,7 +24,7 @@ use crate::policy::rules::Paused;
 pub(super) struct Wakes {
     running: HashMap<Id, Wake>,
     held: HashMap<Id, Wake>,
-    tasks: JoinSet<(Id, End)>,
+    tasks: JoinSet<(Id, WakeResult)>,
 }
 
 /// A wake. Later packets and callers for the same domain join it.
@@ -42,11 +42,11 @@ struct Wake {
 
 impl Wakes {
     /// Waits for the end of a running wake.
-    pub(super) async fn join_next(&mut self) -> Option<Result<(Id, End), JoinError>> {
+    pub(super) async fn join_next(&mut self) -> Option<Result<(Id, WakeResult), JoinError>> {
         self.tasks.join_next().await
     }
 
-    /// All wakes, in the form of the state file.
+    /// All wakes, in the form in which the state file stores them.
     pub(super) fn saved(&self) -> Vec<SavedWake> {
         // The hypervisor of a running wake is available, so the time until now does not count towards `hold`.
         let now = clock::boottime();
@@ -63,7 +63,7 @@ impl Wakes {
         all.collect()
     }
 
-    /// The wake of this domain that has not ended.
+    /// The wake of this domain that has not ended, if there is one.
     pub(super) fn pending(&self, id: &Id) -> Option<PendingWake> {
         let running = self.running.contains_key(id).then_some(PendingWake::Running);
         running.or_else(|| self.held.contains_key(id).then_some(PendingWake::Held))
@@ -102,7 +102,7 @@ impl Wake {
             self.since = self.since.max(other.since);
             self.callers.append(&mut other.callers);
         } else if let Some(next) = &mut self.next {
-            // The wake with more permissions is the next one, and gets the callers of the other one.
+            // The wake with more permissions becomes the next one, and takes over the callers of the other one.
             if other.terms.covers(&next.terms) {
                 std::mem::swap(&mut **next, &mut other);
             }
@@ -120,7 +120,7 @@ impl Wake {
 impl Engine {
     /// Wakes the domain, or joins its existing wake.
     pub(super) fn wake(&mut self, id: Id, subject: Subject, paused: Paused, callers: Vec<Reply>) {
-        let cool_down = self.history.last_success(&id).map(|at| (at, self.policy.times.cool_down));
+        let cool_down = self.history.last_success(&id).map(|at| (at, self.policy.timing.cool_down));
         let terms = Terms { trigger: subject.trigger(), paused, cool_down };
         let received = subject.packet.as_ref().and_then(received_at);
         let since = received.unwrap_or_else(clock::boottime);
@@ -158,10 +158,10 @@ impl Engine {
         self.wakes.held.insert(id, wake);
     }
 
-    /// Runs the wake in a task of its own.
+    /// Runs the wake in its own task.
     fn run_wake(&mut self, id: Id, wake: Wake) {
         let Some(hypervisor) = self.hypervisors.get(&id.connection).cloned() else { return };
-        let shutdown_wait = self.policy.times.shutdown_wait;
+        let shutdown_wait = self.policy.timing.shutdown_wait;
         let (uuid, terms, called) = (id.uuid, wake.terms, wake.called);
         let known_off = !called && self.index.state(&id) == Some(State::ShutOff);
         let expired = called && self.is_expired(&wake);
@@ -176,7 +176,7 @@ impl Engine {
     }
 
     /// Handles the end of a wake's task.
-    pub(super) fn handle_wake_end(&mut self, end: Result<(Id, End), JoinError>) {
+    pub(super) fn handle_wake_end(&mut self, end: Result<(Id, WakeResult), JoinError>) {
         let (id, end) = match end {
             Ok(end) => end,
             Err(error) => {
@@ -185,7 +185,7 @@ impl Engine {
         };
         let Some(mut wake) = self.wakes.running.remove(&id) else { return };
         match end {
-            End::Lost { called, available } => {
+            WakeResult::Lost { called, available } => {
                 wake.called = called;
                 // Only the time without the hypervisor counts towards `hold`.
                 let available = u64::try_from(available.as_micros()).unwrap_or(u64::MAX);
@@ -198,8 +198,8 @@ impl Engine {
                     false => drop(self.wakes.held.insert(id, wake)),
                 }
             }
-            End::Done(outcome, reason) => self.end_wake(id, wake, outcome, reason),
-            End::Expired => self.end_expired(id, wake),
+            WakeResult::Done(outcome, reason) => self.end_wake(id, wake, outcome, reason),
+            WakeResult::Expired => self.end_expired(id, wake),
         }
     }
 
@@ -236,8 +236,8 @@ impl Engine {
         }
     }
 
-    /// Reports a wake that is not tried again, because the service crashed twice during it. It may not be the cause,
-    /// but another attempt could be the next crash.
+    /// Reports a wake that is not tried again, because the service crashed twice during it. The wake may not be the
+    /// cause, but another attempt could lead to the next crash.
     pub(super) fn report_abandoned(&mut self, saved: SavedWake) {
         let (id, subject) = saved.subject();
         let name = subject.domain.as_ref().map(|(_, name)| name.as_str()).unwrap_or_default();
@@ -253,7 +253,7 @@ impl Engine {
     }
 
     fn is_expired(&self, wake: &Wake) -> bool {
-        has_expired(age(wake.since), self.policy.times.hold)
+        has_expired(age(wake.since), self.policy.timing.hold)
     }
 
     /// Whether the wake has expired without a call to the hypervisor. After a call, the domain's state determines the
@@ -278,7 +278,7 @@ impl Engine {
         let held = self.wakes.held.values().filter(|wake| !wake.called).map(|wake| wake.since);
         let oldest = held.chain(self.pending.oldest()).min()?;
         // Slightly later, so that it has expired by then.
-        let remaining = self.policy.times.hold.saturating_sub(age(oldest)) + Duration::from_millis(10);
+        let remaining = self.policy.timing.hold.saturating_sub(age(oldest)) + Duration::from_millis(10);
         Instant::now().checked_add(remaining)
     }
 

@@ -1,8 +1,8 @@
-//! Errors of a hypervisor, for the log and for the reason of an outcome.
+//! Hypervisor errors, for the log and for the reasons of outcomes.
 
 use wakevirt_service::logs::quoted;
 
-/// An error of a hypervisor.
+/// A hypervisor error.
 #[derive(Debug, thiserror::Error)]
 pub enum HypervisorError {
     /// The hypervisor returned an error.

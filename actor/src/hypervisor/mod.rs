@@ -20,7 +20,7 @@ pub use error::HypervisorError;
 pub use keeper::{Commands, Connected, Driver, Endpoint, Keeper, Updates};
 pub use request::{AttemptRequest, Terms};
 
-/// A change of a connection or of its domains.
+/// A change to a connection or its domains.
 pub enum Update {
     /// The connection with this URI is open, and has these domains.
     Up(Arc<str>, Arc<dyn Hypervisor>, Vec<Domain>),
@@ -45,31 +45,31 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// The number of queued attempts.
     fn queued(&self) -> usize;
 
-    /// Whether the connection is open, as far as known without a call to the hypervisor.
+    /// Whether the connection appears to be open. This does not call the hypervisor.
     fn is_alive(&self) -> bool;
 }
 
-/// An attempt in progress. The result includes how long it was queued; it is `None` if the connection was lost
-/// before the attempt began.
-pub type AttemptFuture = Pin<Box<dyn Future<Output = Option<(Duration, Attempt)>> + Send>>;
+/// An attempt in progress. The result includes how long the attempt was queued. The result is `None` if the connection
+/// was lost before the attempt began.
+pub type AttemptFuture = Pin<Box<dyn Future<Output = Option<(Duration, AttemptResult)>> + Send>>;
 
 /// The result of an attempt to wake a domain.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Attempt {
+pub enum AttemptResult {
     /// The wake has this outcome, for this reason.
     Done(Outcome, String),
-    /// The domain is off, and the order has expired.
+    /// The domain is off, and the wake has expired.
     Expired,
     /// The connection was lost.
     Lost {
         /// Whether the hypervisor was called: the domain may have been woken.
         called: bool,
     },
-    /// The domain is between two states; the next attempt can wake it.
+    /// The domain is in a transient state; another attempt may be able to wake it.
     Again {
         /// The state of the domain.
         state: State,
-        /// How long that state may last.
+        /// The maximum time to wait for that state to end.
         wait: Duration,
         /// Whether the hypervisor was called without a known result.
         called: bool,

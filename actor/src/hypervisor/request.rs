@@ -42,7 +42,7 @@ impl AttemptRequest {
 /// The permissions and limits of a wake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// What requests the wake.
+    /// What requested the wake.
     pub trigger: Trigger,
     /// What to do with a domain that a user paused.
     pub paused: Paused,

@@ -7,15 +7,15 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Attempt, AttemptFuture, AttemptRequest, HypervisorError};
+use super::{AttemptFuture, AttemptRequest, AttemptResult, HypervisorError};
 use crate::model::{Outcome, State};
-use crate::policy::decision::{Action, act, is_restored_paused};
+use crate::policy::decision::{Action, is_restored_paused, select_action};
 use crate::policy::rules::Paused;
 
-/// How long a domain may be paused while it is saved, dumped or migrated.
+/// How long to wait for a domain that is paused while it is saved, dumped or migrated.
 const PAUSE_WAIT: Duration = Duration::from_secs(60);
 
-/// One connection to a hypervisor that a single thread uses. Every method may block.
+/// One connection to a hypervisor that a single thread uses. Every method can block.
 pub trait Session {
     /// The state of the domain.
     ///
@@ -41,11 +41,11 @@ pub trait Session {
     /// If it cannot be woken.
     fn pm_wakeup(&self, uuid: Uuid) -> Result<(), HypervisorError>;
 
-    /// Whether the session can still be used, as far as known without a call to the hypervisor.
+    /// Whether the session appears to be usable. This does not call the hypervisor.
     fn is_alive(&self) -> bool;
 }
 
-/// Work for a thread with a session. It may take as long as the start of a domain.
+/// Work for a thread with a session. It can take as long as the start of a domain.
 pub type Work = Box<dyn FnOnce(&dyn Session) + Send>;
 
 /// Returns an attempt as work for a thread, and its result. If the work is dropped, there is no result.
@@ -63,31 +63,31 @@ pub fn queue(request: AttemptRequest) -> (Work, AttemptFuture) {
     (work, Box::pin(async move { result.await.ok() }))
 }
 
-fn attempt(session: &dyn Session, request: AttemptRequest) -> Attempt {
+fn attempt(session: &dyn Session, request: AttemptRequest) -> AttemptResult {
     let called = request.called;
     let state = if request.known_off { Ok(State::ShutOff) } else { session.state(request.uuid) };
     let state = match state {
         Ok(state) => state,
         Err(error) => return failed(session, &error, called),
     };
-    let (outcome, call): (_, Call) = match act(state, request.terms.paused) {
+    let (outcome, call): (_, Call) = match select_action(state, request.terms.paused) {
         Action::Nothing(Outcome::AlreadyRunning, _) if called => {
             let reason = "it is running; the result of the call that started it was lost".to_owned();
-            return Attempt::Done(Outcome::Started, reason);
+            return AttemptResult::Done(Outcome::Started, reason);
         }
-        Action::Nothing(outcome, reason) => return Attempt::Done(outcome, reason),
-        Action::AwaitOff => return Attempt::Again { state, wait: request.shutdown_wait, called },
-        Action::AwaitPause => return Attempt::Again { state, wait: PAUSE_WAIT, called },
+        Action::Nothing(outcome, reason) => return AttemptResult::Done(outcome, reason),
+        Action::AwaitOff => return AttemptResult::Again { state, wait: request.shutdown_wait, called },
+        Action::AwaitPause => return AttemptResult::Again { state, wait: PAUSE_WAIT, called },
         Action::Start => (Outcome::Started, |session, uuid| session.start(uuid)),
         Action::Resume => (Outcome::Resumed, |session, uuid| session.resume(uuid)),
         Action::WakeUp => (Outcome::Woken, |session, uuid| session.pm_wakeup(uuid)),
     };
     if request.expired {
-        return Attempt::Expired;
+        return AttemptResult::Expired;
     }
     if request.terms.is_cooling_down() {
         let reason = "the last wake succeeded within the cool-down".to_owned();
-        return Attempt::Done(Outcome::CoolingDown, reason);
+        return AttemptResult::Done(Outcome::CoolingDown, reason);
     }
     make_call(session, request, state, outcome, call)
 }
@@ -100,11 +100,11 @@ fn make_call(
     before: State,
     outcome: Outcome,
     call: Call,
-) -> Attempt {
+) -> AttemptResult {
     let AttemptRequest { uuid, terms, .. } = request;
     let result = call(session, uuid);
     if request.known_off && result.is_ok() {
-        return Attempt::Done(outcome, format!("it was {before}"));
+        return AttemptResult::Done(outcome, format!("it was {before}"));
     }
     let after = session.state(uuid);
     match (result, after) {
@@ -113,23 +113,25 @@ fn make_call(
         {
             match (session.resume(uuid), session.state(uuid)) {
                 (Ok(()), _) | (Err(_), Ok(State::Running)) => {
-                    Attempt::Done(outcome, format!("it was {before}, and paused when it was saved"))
+                    AttemptResult::Done(outcome, format!("it was {before}, and paused when it was saved"))
                 }
                 (Err(error), _) => failed(session, &error, true),
             }
         }
-        (Ok(()), Ok(_)) => Attempt::Done(outcome, format!("it was {before}")),
+        (Ok(()), Ok(_)) => AttemptResult::Done(outcome, format!("it was {before}")),
         // The call succeeded; the next connection shows whether the domain is running.
-        (Ok(()), Err(_)) if !session.is_alive() => Attempt::Lost { called: true },
-        (Ok(()), Err(_)) => Attempt::Done(outcome, format!("it was {before}")),
+        (Ok(()), Err(_)) if !session.is_alive() => AttemptResult::Lost { called: true },
+        (Ok(()), Err(_)) => AttemptResult::Done(outcome, format!("it was {before}")),
         // Another client may have woken it in the meantime. The error code does not show that, because drivers differ.
         (Err(_), Ok(State::Running)) => {
-            Attempt::Done(Outcome::AlreadyRunning, "another client has just woken it".to_owned())
+            AttemptResult::Done(Outcome::AlreadyRunning, "another client has just woken it".to_owned())
         }
-        (Err(_), Ok(after)) if matches!(act(after, terms.paused), Action::AwaitOff | Action::AwaitPause) => {
-            Attempt::Again { state: before, wait: PAUSE_WAIT, called: false }
+        (Err(_), Ok(after))
+            if matches!(select_action(after, terms.paused), Action::AwaitOff | Action::AwaitPause) =>
+        {
+            AttemptResult::Again { state: before, wait: PAUSE_WAIT, called: false }
         }
-        // The domain was not off, unlike the known state: its actual state requires another call.
+        // Contrary to the known state, the domain was not off: its actual state requires a different call.
         (Err(_), Ok(after)) if request.known_off && after != State::ShutOff => {
             attempt(session, AttemptRequest { known_off: false, ..request })
         }
@@ -137,10 +139,10 @@ fn make_call(
     }
 }
 
-fn failed(session: &dyn Session, error: &HypervisorError, called: bool) -> Attempt {
+fn failed(session: &dyn Session, error: &HypervisorError, called: bool) -> AttemptResult {
     if session.is_alive() {
-        Attempt::Done(Outcome::Failed, error.to_string())
+        AttemptResult::Done(Outcome::Failed, error.to_string())
     } else {
-        Attempt::Lost { called }
+        AttemptResult::Lost { called }
     }
 }

@@ -11,7 +11,7 @@ pub struct Packet {
     pub mac: MacAddr,
     /// Its number in the announcer's epoch.
     pub sequence: u64,
-    /// The interface, sender, time and other details, as far as known.
+    /// The interface, sender, time and other details, if known.
     pub details: PacketDetails,
 }
 

@@ -9,9 +9,9 @@ pub enum State {
     Running,
     /// It is off.
     ShutOff,
-    /// It is off, and as far as known, its next start restores a saved state.
+    /// It is off, and its next start restores a saved state if the known state is correct.
     Saved,
-    /// It is off on this host: it has migrated to another one, where it may be using the same disks.
+    /// It is off on this host: it has migrated to another host, where it may be using the same disks.
     MigratedAway,
     /// It is paused.
     Paused(Pause),

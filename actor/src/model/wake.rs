@@ -7,10 +7,10 @@ use wakevirt_protocol::MacAddr;
 
 use super::{Domain, Id, Packet};
 
-/// The group of users with full access to libvirt. They may wake domains.
+/// The group of users with full access to libvirt. They are allowed to wake domains.
 pub(crate) const GROUP: &str = "libvirt";
-/// The user ID of root. polkit(8) allows everything to root without evaluating a rule. The actor therefore does not query
-/// polkit about root, and root can wake domains even if polkit fails.
+/// The user ID of root. polkit(8) allows root to do everything, without evaluating a rule. The actor therefore does not
+/// query polkit about root, and root can wake domains even if polkit fails.
 pub(crate) const ROOT: u32 = 0;
 
 /// What requested a wake.
@@ -33,7 +33,7 @@ impl Trigger {
     }
 }
 
-/// The domain that a caller requests to wake.
+/// The domain that a caller wants to wake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WakeTarget {
     /// The domain that has this MAC address.
@@ -48,7 +48,7 @@ pub struct Caller {
     /// The user ID, from the credentials that the bus guarantees.
     pub user: u32,
     /// Why the caller is authorised.
-    pub by: Authority,
+    pub authority: Authority,
 }
 
 /// Why a caller is authorised.
@@ -56,7 +56,7 @@ pub struct Caller {
 pub enum Authority {
     /// The caller is root, or the owner of the bus.
     User,
-    /// The caller is a member of the group libvirt.
+    /// The caller is a member of the `libvirt` group.
     Group,
     /// polkit authorised the caller.
     Polkit,
@@ -78,11 +78,11 @@ impl Authority {
 /// of user 0 is always root.
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { user, by } = self;
-        match by {
+        let Self { user, authority } = self;
+        match authority {
             Authority::User if *user == ROOT => f.write_str("root"),
             Authority::User => write!(f, "user {user} (owner of the bus)"),
-            Authority::Group => write!(f, "user {user} (member of group {GROUP})"),
+            Authority::Group => write!(f, "user {user} (member of the {GROUP} group)"),
             Authority::Polkit => write!(f, "user {user} (allowed by polkit)"),
         }
     }
@@ -214,13 +214,13 @@ mod tests {
 
     #[test]
     fn names_the_user_and_the_authority() {
-        for (user, by, text) in [
+        for (user, authority, text) in [
             (0, Authority::User, "root"),
             (1000, Authority::User, "user 1000 (owner of the bus)"),
-            (1000, Authority::Group, "user 1000 (member of group libvirt)"),
+            (1000, Authority::Group, "user 1000 (member of the libvirt group)"),
             (1000, Authority::Polkit, "user 1000 (allowed by polkit)"),
         ] {
-            assert_eq!(Caller { user, by }.to_string(), text);
+            assert_eq!(Caller { user, authority }.to_string(), text);
         }
     }
 }

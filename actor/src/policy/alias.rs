@@ -6,7 +6,7 @@ use wakevirt_protocol::MacAddr;
 use super::origin::Origin;
 use super::rules::DomainPattern;
 
-/// A table `[[alias]]`: a MAC address of a domain that is not in its definition.
+/// An `[[alias]]` table: a MAC address of a domain that is not in the domain's definition.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alias {
@@ -24,13 +24,13 @@ impl Alias {
         self.domain.is_glob()
     }
 
-    /// The place of the alias in the configuration, if it is from a file.
+    /// The location of the alias in the configuration, if it is from a file.
     #[must_use]
     pub const fn origin(&self) -> Option<&Origin> {
         self.origin.as_ref()
     }
 
-    /// The same alias, from this place in the configuration.
+    /// The same alias, with this location in the configuration.
     #[must_use]
     pub(crate) fn at(self, origin: Origin) -> Self {
         Self { origin: Some(origin), ..self }

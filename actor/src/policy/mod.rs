@@ -19,15 +19,15 @@ pub struct Policy {
     pub rules: Rules,
     /// Additional MAC addresses of domains.
     pub aliases: Vec<Alias>,
-    /// Timeouts.
-    pub times: Times,
+    /// How long wakes wait, and how long packets are ignored.
+    pub timing: Timing,
     /// The administrator's configuration file, for log messages.
     pub file: PathBuf,
 }
 
-/// Timeouts.
+/// How long wakes wait, and how long packets are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Times {
+pub struct Timing {
     /// How long a wake waits for its hypervisor.
     pub hold: Duration,
     /// How long a wake waits for a domain that is shutting down.
@@ -36,7 +36,7 @@ pub struct Times {
     pub cool_down: Duration,
 }
 
-impl Default for Times {
+impl Default for Timing {
     fn default() -> Self {
         let minute = Duration::from_secs(60);
         Self { hold: minute, shutdown_wait: minute, cool_down: Duration::from_secs(5) }

@@ -1,4 +1,4 @@
-//! The place of a table in the configuration.
+//! The location of a table in the configuration.
 
 use std::path::Path;
 use std::sync::Arc;

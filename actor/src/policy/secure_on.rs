@@ -40,9 +40,9 @@ enum Location {
 /// Why a password cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecureOnError {
-    /// The service manager passes no credentials.
+    /// The service manager does not pass credentials.
     #[error(
-        "secure-on = {}: the service manager passes no credentials; add \
+        "secure-on = {}: the service manager does not pass any credentials; add \
          LoadCredential={}:FILE to the unit", quoted(&format!("credential:{_0}")), shown(Path::new(_0))
     )]
     NoCredentials(String),
@@ -154,7 +154,7 @@ impl SecureOn {
 }
 
 /// Whether only root and the service can access the file. The service manager protects credentials by their directory,
-/// and by an access control list, which appears as permissions of the group.
+/// and by an access control list, which appears as group permissions.
 fn is_private(metadata: &Metadata, is_credential: bool) -> bool {
     let mode = metadata.mode();
     let owner = metadata.uid();

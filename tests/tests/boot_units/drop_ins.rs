@@ -64,7 +64,7 @@ fn passwords_load_from_plain_and_encrypted_credentials() {
     }
     // The actor's network namespace is empty, but the actor knows the interfaces of the host.
     assert!(
-        !debian.journal(ACTOR).contains("on which capture receives no packets"),
+        !debian.journal(ACTOR).contains("on which wakevirt does not capture packets"),
         "{}",
         debian.journal(ACTOR)
     );

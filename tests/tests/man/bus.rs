@@ -60,7 +60,7 @@ pub fn decision() -> (BTreeSet<String>, BTreeSet<String>) {
     let subject = Subject::new(Some(MAC), Some(&domain()), Some("rule".to_owned()), Some(&packet));
     let finished = Decision::new(subject, Outcome::Started, "reason".to_owned(), 1);
     let signal = keys(&actor::wake_details(&finished));
-    let caller = Caller { user: 1000, by: Authority::Polkit };
+    let caller = Caller { user: 1000, authority: Authority::Polkit };
     let called = Decision {
         subject: Subject { packet: None, caller: Some(caller), ..finished.subject.clone() },
         ..finished.clone()

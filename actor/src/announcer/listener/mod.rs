@@ -1,10 +1,10 @@
-//! Receives packets from the announcer, in the order of the bus, and requests those that were missed.
+//! Receives packets from the announcer, in the order in which the bus sends them, and requests missed packets.
 //!
-//! On the bus, any process can send a signal with any name. A packet is accepted only if its sender is the
-//! connection that owns `org.wakevirt.Capture1` at that moment; bus policy lets only the announcer's user own that
-//! name. Signals, changes of the owner, and the reply to the first query of the owner arrive in one stream, in the
-//! order in which the bus sent them, so a packet is always compared with the owner at the time when it was sent.
-//! Missed packets are requested page by page, each when the queue has room for it. They do not delay announced packets.
+//! On the bus, any process can send a signal with any name. A packet is accepted only if its sender is the connection
+//! that owns `org.wakevirt.Capture1` at that moment; the bus policy allows only the announcer's user to own that name.
+//! Signals, changes of the owner, and the reply to the first owner query arrive in one stream, in the order in which
+//! the bus sent them. A packet is therefore always compared with the owner at the time when the packet was sent. Missed
+//! packets are requested page by page, each page when the queue has room for it. They do not delay announced packets.
 
 mod filter;
 
@@ -29,10 +29,10 @@ use crate::announcer::merge::{Merge, NewPacket, Page};
 use crate::model::Packet;
 use filter::{Incoming, MessageFilter, ReplayReply};
 
-/// The time without an announcer before a warning. When both services start, or the announcer restarts, the announcer
-/// appears sooner.
+/// How long the announcer can be missing before a warning is logged. When both services start, or the announcer
+/// restarts, the announcer appears sooner.
 const MISSING_WARNING: Duration = Duration::from_secs(5);
-/// The longest time that the announcer may take to reply to `Replay`.
+/// The maximum time to wait for the reply to `Replay`.
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time until the next `Replay` after a timeout.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
@@ -46,7 +46,7 @@ pub(super) struct Output<'a> {
     pub packets: &'a mpsc::Sender<NewPacket>,
     /// The announcer's unique name, if there is an announcer.
     pub owner: &'a watch::Sender<Option<OwnedUniqueName>>,
-    /// Becomes true when the stored packets of the announcer were received, or cannot be received.
+    /// Becomes true when the announcer's stored packets have been received, or cannot be received.
     pub caught_up: &'a watch::Sender<bool>,
     /// Counts packets that the announcer no longer stores.
     pub lost: LostPackets,
@@ -130,7 +130,7 @@ struct PacketListener<'a> {
     lost_log: Quota,
 }
 
-/// The limit for log lines that any process on the bus or host on the network can cause.
+/// The limit for log lines that any process on the bus, or any host on the network, can cause.
 const fn quota() -> Quota {
     Quota::per_minute(3)
 }
@@ -161,7 +161,7 @@ impl<'a> PacketListener<'a> {
         Ok(())
     }
 
-    /// Passes an announced packet on at once, if the queue has room.
+    /// Passes on an announced packet immediately if the queue has room. Otherwise, defers it to a replay.
     fn handle_packet(&mut self, packet: Packet) {
         let mac = packet.mac;
         match self.output.packets.try_reserve() {
@@ -195,7 +195,7 @@ impl<'a> PacketListener<'a> {
         }
     }
 
-    /// Calls `Replay` for the missed packets. The permits are for the packets of the reply.
+    /// Calls `Replay` for the missed packets. The permits are for the packets in the reply.
     async fn request_replay(
         &mut self,
         connection: &Connection,
@@ -235,11 +235,11 @@ impl<'a> PacketListener<'a> {
         }
     }
 
-    /// Handles a new announcer, or the exit of the announcer.
+    /// Handles a new announcer, or the exit of the previous one.
     fn handle_owner(&mut self, name: Option<OwnedUniqueName>) {
         self.warn_at = name.is_none().then(|| Instant::now() + MISSING_WARNING);
         self.replay = match &name {
-            // It may store packets that were missed.
+            // The new announcer may store packets that were missed.
             Some(name) => {
                 lifecycle::clear_warning(Warning::Capture);
                 tracing::info!(
@@ -256,7 +256,7 @@ impl<'a> PacketListener<'a> {
         self.output.owner.send_replace(name);
     }
 
-    /// Handles a replay that is due, or a reply that timed out.
+    /// Handles a replay that is due, or a reply that did not arrive in time.
     fn handle_replay_timer(&mut self) {
         self.replay = match self.replay {
             Replay::Requested(..) => {
@@ -264,7 +264,7 @@ impl<'a> PacketListener<'a> {
                 tracing::warn!(
                     MESSAGE_ID = kind::REPLAY_FAILED,
                     "the announcer did not reply to Replay within {} s; retrying in {} s; until then, missed packets \
-                     wake no domain",
+                     do not wake a domain",
                     REPLAY_TIMEOUT.as_secs(),
                     RETRY_INTERVAL.as_secs()
                 );

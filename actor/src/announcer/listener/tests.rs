@@ -34,7 +34,7 @@ impl Fixture {
         Output { packets, owner, caught_up, lost: self.lost.clone() }
     }
 
-    /// A listener that has called `Replay` with the serial 7.
+    /// A listener that has called `Replay` with serial 7.
     fn replaying<'a>(&'a self, merge: &'a mut Merge) -> PacketListener<'a> {
         merge.start_replay();
         let mut listener = PacketListener::new(filter_for(Some(Some(OWNER))), self.output(), merge);
@@ -79,7 +79,7 @@ async fn passes_on_announced_packets_before_the_reply() {
 }
 
 #[tokio::test]
-async fn requests_one_page_after_the_other() {
+async fn requests_pages_one_after_another() {
     let mut fixture = Fixture::new(CAPACITY);
     let mut merge = Merge::default();
     let mut listener = fixture.replaying(&mut merge);
@@ -113,7 +113,7 @@ async fn retries_a_replay_without_a_reply() {
 }
 
 #[tokio::test]
-async fn requests_packets_again_that_the_full_queue_rejected() {
+async fn requests_packets_again_that_did_not_fit_into_the_queue() {
     let mut fixture = Fixture::new(2);
     let mut merge = Merge::default();
     let mut listener = PacketListener::new(filter_for(Some(Some(OWNER))), fixture.output(), &mut merge);

@@ -8,11 +8,11 @@ use crate::model::{Packet, Position};
 pub struct NewPacket {
     /// The packet.
     pub packet: Packet,
-    /// The position to save once this packet is decided.
+    /// The position to save once the decision on this packet is made.
     pub position: Position,
 }
 
-/// A reply to `Replay`: the stored packets, or the first of them.
+/// A reply to `Replay`: one page of the stored packets.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// The announcer's epoch.
@@ -29,16 +29,16 @@ pub struct Merge {
     position: Position,
     /// Packets captured before this time are ignored: CLOCK_BOOTTIME, in microseconds.
     not_before: u64,
-    /// The first announced packet that was deferred to a replay because the queue was full.
+    /// The number of the first announced packet that was deferred to a replay because the queue was full.
     deferred: Option<u64>,
-    /// The highest number that was known when the last replay was requested.
+    /// The highest packet number that was known when the last replay was requested.
     requested_at: u64,
     /// The number of packets that the announcer no longer stores.
     lost: u64,
 }
 
 impl Merge {
-    /// Continues at this position.
+    /// Continues from this position.
     #[must_use]
     pub fn new(mut position: Position) -> Self {
         if !position.is_valid() {
@@ -47,8 +47,8 @@ impl Merge {
         Self { position, ..Self::default() }
     }
 
-    /// Ignores packets from before `now` (CLOCK_BOOTTIME, in microseconds). For an actor without a record: it may
-    /// have handled them already, and waking twice is worse than not waking.
+    /// Ignores packets captured before `now` (CLOCK_BOOTTIME, in microseconds). Used if the actor has no saved
+    /// position: it may already have handled those packets, and waking a domain twice is worse than not waking it.
     #[must_use]
     pub fn starting_at(now: u64) -> Self {
         Self { not_before: now, ..Self::default() }
@@ -96,7 +96,7 @@ impl Merge {
                 self.add_announced(packet, false);
             }
         }
-        // The reply is complete up to this number: packets missing below it are no longer stored.
+        // The reply is complete up to this number: the announcer no longer stores packets that are missing below it.
         let complete = if page.more { last } else { last.max(Some(known)) };
         let complete =
             complete.unwrap_or(known).min(self.deferred.map_or(u64::MAX, |first| first.saturating_sub(1)));
@@ -129,7 +129,7 @@ impl Merge {
         (captured_at >= self.not_before).then(|| NewPacket { packet, position: self.position.clone() })
     }
 
-    /// Resets the position if this is another epoch: each announcer process numbers its packets from 1.
+    /// Resets the position if the epoch is a different one: each announcer process numbers its packets from 1.
     fn enter_epoch(&mut self, epoch: &str) {
         if self.position.epoch != epoch {
             self.position = Position { epoch: epoch.to_owned(), ..Position::default() };

@@ -80,7 +80,7 @@ fn defers_packets_to_a_replay_if_the_queue_is_full() {
 }
 
 #[test]
-fn starts_over_with_another_epoch() {
+fn starts_over_in_a_new_epoch() {
     let mut merge = merge("a", 30);
     merge.start_replay();
     assert_eq!(sequences(&merge.add_page(page("b", false, &[1, 2]), ROOM)), [1, 2]);
@@ -141,7 +141,7 @@ fn ignores_older_packets_without_a_saved_position() {
 
 proptest! {
     /// Some announced packets are not received, and for some there is no room. Replays arrive page by page, while
-    /// further packets are announced. In the end each packet was accepted once.
+    /// further packets are announced. In the end, each packet has been accepted once.
     #[test]
     fn accepts_each_packet_once(
         after in 0_u64..20,
@@ -180,7 +180,7 @@ proptest! {
         prop_assert_eq!(merge.take_lost(), 0);
         accepted.extend(replayed);
         let all: BTreeSet<u64> = accepted.iter().copied().collect();
-        prop_assert_eq!(all.len(), accepted.len(), "no packet twice");
+        prop_assert_eq!(all.len(), accepted.len(), "no packet is accepted twice");
         // If the last packets were not received, nothing shows that they exist.
         let end = all.last().copied().unwrap_or(after);
         prop_assert_eq!(all, (after + 1..=end).collect::<BTreeSet<u64>>());

@@ -1,11 +1,11 @@
-//! Limits the number of pending checks by polkit: each can wait for a user who types a password.
+//! Limits the number of pending polkit checks: each can wait for a user to type a password.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wakevirt_protocol::bus::Error;
 
-/// The maximum for one user, over all connections of that user.
+/// The maximum for one user, across all connections of that user.
 const MAX_PER_USER: usize = 16;
 /// The maximum for all users together.
 const MAX_TOTAL: usize = 64;
@@ -22,7 +22,7 @@ pub(super) struct CheckSlot {
 }
 
 impl CheckLimit {
-    /// Takes a slot for a check of this user.
+    /// Takes a slot for a check on behalf of this user.
     ///
     /// # Errors
     /// [`Error::LimitExceeded`] if too many checks are pending.
@@ -30,7 +30,7 @@ impl CheckLimit {
         let mut pending = self.pending();
         let problem = if pending.get(&user).is_some_and(|count| *count >= MAX_PER_USER) {
             format!(
-                "{MAX_PER_USER} calls of this user are waiting for polkit; try again when one of them has ended"
+                "{MAX_PER_USER} calls from this user are waiting for polkit; try again when one of them has finished"
             )
         } else if pending.values().sum::<usize>() >= MAX_TOTAL {
             format!(

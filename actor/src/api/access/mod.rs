@@ -1,7 +1,8 @@
-//! Identifies callers, and decides what they may do.
+//! Identifies callers, and decides what they are allowed to do.
 //!
-//! On the system bus polkit decides, if it is available; otherwise the caller's user and groups, as the bus reports
-//! them. On the bus of a user's session, that user may do everything, as with other services there.
+//! On the system bus, polkit decides if it is available. Otherwise, the decision is based on the caller's user and
+//! groups, as the bus reports them. On a session bus, the user who owns the bus is allowed to do everything, as with
+//! other services there.
 
 mod check_limit;
 mod operation;
@@ -29,12 +30,12 @@ pub struct Authorizer {
     /// `None` while there is no bus.
     bus: Option<Connection>,
     limit: CheckLimit,
-    /// The limit for log lines about failures of polkit.
+    /// The limit for log lines about polkit failures.
     fault_log: Arc<Mutex<Quota>>,
 }
 
 impl Authorizer {
-    /// Authorises callers of a session bus that belongs to `owner`, or of the system bus.
+    /// Authorises callers on a session bus that belongs to `owner`, or on the system bus if `owner` is `None`.
     #[must_use]
     pub fn new(owner: Option<u32>) -> Self {
         let fault_log = Arc::new(Mutex::new(Quota::per_minute(3)));
@@ -48,17 +49,17 @@ impl Authorizer {
         Self { bus: Some(bus.clone()), ..self.clone() }
     }
 
-    /// Authorises the operation and returns the caller. This can take minutes, if the caller lets polkit ask for a
+    /// Authorises the operation and returns the caller. This can take minutes if the caller permits polkit to ask for a
     /// password.
     ///
     /// # Errors
     /// [`Error::NotAuthorized`] and [`Error::LimitExceeded`] say what to do. If the caller cannot be identified, or
-    /// the query of polkit fails, the operation is denied.
+    /// polkit cannot be queried, the operation is denied.
     pub async fn authorize(&self, header: &Header<'_>, operation: Operation<'_>) -> Result<Caller, Error> {
         let connection = self.bus.as_ref().ok_or_else(|| denial(operation))?;
         let credentials = credentials(connection, header).await.ok_or_else(|| denial(operation))?;
         let user = credentials.unix_user_id().ok_or_else(|| denial(operation))?;
-        let by = if user == ROOT || self.owner == Some(user) {
+        let authority = if user == ROOT || self.owner == Some(user) {
             Authority::User
         } else if self.owner.is_none() && polkit::is_available(connection).await? {
             let _slot = self.limit.acquire(user)?;
@@ -70,12 +71,12 @@ impl Authorizer {
         } else {
             return Err(denial(operation));
         };
-        Ok(Caller { user, by })
+        Ok(Caller { user, authority })
     }
 
     fn log(&self, denial: &Denial, user: u32) {
         if !denial.is_fault() {
-            tracing::debug!("denied a call of user {user}: {denial}");
+            tracing::debug!("denied a call from user {user}: {denial}");
             return;
         }
         // Any user can cause this line.
@@ -86,7 +87,7 @@ impl Authorizer {
                 MESSAGE_ID = kind::AUTHORIZATION_FAILED,
                 WAKEVIRT_CALLER = user,
                 WAKEVIRT_SUPPRESSED = suppressed,
-                "denied a call of user {user}: {denial}"
+                "denied a call from user {user}: {denial}"
             );
         }
     }
@@ -98,14 +99,14 @@ async fn credentials(connection: &Connection, header: &Header<'_>) -> Option<Con
     let call = async {
         DBusProxy::new(connection).await?.get_connection_credentials(sender.to_owned().into()).await
     };
-    // Debug level: a caller that disconnects at once causes this error.
+    // Debug level: a caller that disconnects immediately causes this error.
     let log = |error: &_| {
-        tracing::debug!("denied a call of {sender}: the bus does not report its credentials: {error}");
+        tracing::debug!("denied a call from {sender}: the bus does not report its credentials: {error}");
     };
     call.await.inspect_err(log).ok()
 }
 
-/// The ID of the group libvirt, if the group exists.
+/// The ID of the `libvirt` group, if the group exists.
 async fn group() -> Option<u32> {
     // A blocking task: the group database can be on the network.
     let group = tokio::task::spawn_blocking(|| Group::from_name(GROUP)).await;
@@ -121,7 +122,7 @@ fn is_member(credentials: &ConnectionCredentials, group: Option<u32>) -> bool {
 fn denial(operation: Operation<'_>) -> Error {
     Error::NotAuthorized(match operation {
         Operation::Wake(_) => format!(
-            "not allowed: only root and members of the group {GROUP} can wake domains; add the user to the group \
+            "not allowed: only root and members of the {GROUP} group can wake domains; add the user to the group \
              (usermod --append --groups {GROUP} USER, as root) and log in again"
         ),
         Operation::Reload => "not allowed: only root can reload the configuration; call as root".to_owned(),

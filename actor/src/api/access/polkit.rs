@@ -1,4 +1,4 @@
-//! Authorisation by polkit: polkit(8), and "org.freedesktop.PolicyKit1.Authority Interface" in its reference.
+//! Authorisation by polkit: see polkit(8), and "org.freedesktop.PolicyKit1.Authority Interface" in its reference.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use super::operation::Operation;
 use crate::model::WakeTarget;
 
 const NAME: &str = "org.freedesktop.PolicyKit1";
-/// The longest time for a check without a dialog, including the start of polkit.
+/// The maximum time for a check without a dialog, including the time that polkit needs to start.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest time for a check with a dialog, in which a user types a password.
+/// The maximum time for a check with a dialog, in which a user types a password.
 const DIALOG_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Why polkit does not authorise a call.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Denial {
-    /// Only another polkit rule can allow it.
-    #[error("polkit does not allow it; ask an administrator for a rule in /etc/polkit-1/rules.d")]
+    /// Only a different polkit rule can allow it.
+    #[error("polkit does not allow this call; ask an administrator to add a rule to /etc/polkit-1/rules.d")]
     Denied,
     /// polkit would ask for a password, but the call does not permit a dialog.
     #[error(
@@ -86,7 +86,7 @@ pub(super) async fn is_available(connection: &Connection) -> Result<bool, Error>
     call.await.map_err(|error: zbus::Error| Denial::Call(error).into())
 }
 
-/// Checks whether polkit allows this operation to the caller.
+/// Checks whether polkit allows the caller to perform this operation.
 pub(super) async fn check(
     connection: &Connection,
     header: &Header<'_>,
@@ -106,8 +106,8 @@ pub(super) async fn check(
         return Err(Denial::NotInteractive);
     }
     let dialog = async {
-        // A separate connection: calls on the other one time out after 25 s, and polkit closes the dialog when
-        // the connection that requested it is closed, as it does when the caller disconnects.
+        // A separate connection: calls on the other connection time out after 25 s. polkit closes the dialog when this
+        // connection is closed, and also when the caller disconnects.
         let own = zbus::connection::Builder::system().build().await?;
         let flags = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
         check_authorization(&own, &subject, operation, flags).await
@@ -135,11 +135,11 @@ async fn check_authorization(
     AuthorityProxy::new(connection).await?.check_authorization(subject, action, &details, flags, "").await
 }
 
-/// The action ID in org.wakevirt.policy, and the details for rules and for the dialog. The details contain only
-/// what the caller sent: it is not authorised yet to learn more.
+/// The action ID in org.wakevirt.policy, and the details for rules and for the dialog. The details contain only what
+/// the caller sent, because the caller is not yet authorised to learn more.
 fn action(operation: Operation<'_>) -> (&'static str, HashMap<&'static str, String>) {
     let wake = |key, value, which| {
-        // polkit replaces $(key) with the other detail.
+        // polkit replaces $(key) with the detail of that name.
         let message = format!("Authentication is required to wake the virtual machine {which}.");
         ("org.wakevirt.wake", HashMap::from([(key, value), ("polkit.message", message)]))
     };

@@ -15,15 +15,15 @@ use super::sentence::sentence;
 use crate::engine::report::{MAX_RULE, truncated, truncated_name};
 use crate::model::Domain;
 use crate::policy::alias::Alias;
-use crate::policy::decision::{Admission, Found, Presented, judge};
+use crate::policy::decision::{Admission, Found, Presented, evaluate};
 use crate::policy::origin::Origin;
 use crate::policy::rules::{METADATA, Rule};
 
 /// The maximum number of domains in a reply. Each takes less than 2 KiB.
 const MAX_DOMAINS: usize = 16;
-/// The room for rules and aliases in a reply, in bytes. The rest of a reply of 256 KiB takes less than 56 KiB.
+/// The room for rules and aliases in a reply, in bytes. Everything else in a reply of 256 KiB takes less than 56 KiB.
 const MAX_BYTES: usize = 200 * 1024;
-/// The size of an entry without its texts, in bytes: keys, signatures, numbers and padding.
+/// The size of an entry without its strings, in bytes: keys, signatures, numbers and padding.
 const ENTRY: usize = 256;
 
 /// The domain that a packet is for.
@@ -83,8 +83,8 @@ impl Engine {
 
     fn explained_domain(&self, domain: &Domain, mac: MacAddr, selected: bool) -> ExplainedDomain {
         let success = self.history.last_success(&domain.id);
-        let rest = success.and_then(|at| self.policy.times.cool_down.checked_sub(at.elapsed()));
-        let rest = rest.filter(|rest| !rest.is_zero());
+        let remaining = success.and_then(|at| self.policy.timing.cool_down.checked_sub(at.elapsed()));
+        let remaining = remaining.filter(|remaining| !remaining.is_zero());
         ExplainedDomain {
             connection: domain.id.connection.to_string(),
             name: truncated_name(&domain.name),
@@ -94,12 +94,12 @@ impl Engine {
             opt_in: domain.opt_in,
             alias: !domain.macs.contains(&mac),
             wake: self.wakes.pending(&domain.id),
-            cool_down: rest.map(|rest| u64::try_from(rest.as_micros()).unwrap_or(u64::MAX)),
+            cool_down: remaining.map(|remaining| u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX)),
             last_wake: self.history.last_success_time(&domain.id),
         }
     }
 
-    /// All rules, and the metadata after them. Those that match the domain are important.
+    /// All rules, followed by the metadata. The rules that match the domain are marked as important.
     fn explained_rules(
         &self,
         target: &Target<'_>,
@@ -113,7 +113,7 @@ impl Engine {
             let (verdict, reason) = verdict(rule, target, mac, details);
             let decides = !is_decided && decides(admission, rule, verdict);
             is_decided |= decides;
-            let (file, line) = place(rule.origin());
+            let (file, line) = file_and_line(rule.origin());
             let is_important = !matches!(
                 verdict,
                 RuleVerdict::Domain | RuleVerdict::Mac | RuleVerdict::Connection | RuleVerdict::NoDomain
@@ -157,7 +157,7 @@ const fn selected<'a>(admission: &Admission<'a>) -> Option<&'a Domain> {
     }
 }
 
-/// Whether the decision is by this rule, if it is not by an earlier one.
+/// Whether this rule determines the decision, unless an earlier rule does.
 fn decides(admission: &Admission<'_>, rule: &Rule, verdict: RuleVerdict) -> bool {
     match admission {
         Admission::Admitted(..) => verdict == RuleVerdict::Allows,
@@ -168,10 +168,10 @@ fn decides(admission: &Admission<'_>, rule: &Rule, verdict: RuleVerdict) -> bool
     }
 }
 
-/// What a rule says about the packet, and the reason.
+/// The verdict of a rule on the packet, and the reason for it.
 fn verdict(rule: &Rule, target: &Target<'_>, mac: MacAddr, details: &PacketDetails) -> (RuleVerdict, String) {
     let verdict = match target {
-        Target::One(domain) => judge(rule, domain, mac, details, Presented::NotFetched),
+        Target::One(domain) => evaluate(rule, domain, mac, details, Presented::NotFetched),
         _ if rule.excludes_mac(mac) => RuleVerdict::Mac,
         Target::Nothing => RuleVerdict::NoDomain,
         Target::Several(domains) => {
@@ -180,7 +180,7 @@ fn verdict(rule: &Rule, target: &Target<'_>, mac: MacAddr, details: &PacketDetai
                 RuleVerdict::Domain
             } else {
                 let reason =
-                    format!("it names {named} of the {} domains with the MAC address", domains.len());
+                    format!("it names {named} of the {} domains with this MAC address", domains.len());
                 return (RuleVerdict::Ambiguous, reason);
             }
         }
@@ -193,9 +193,9 @@ fn explained_alias(alias: &Alias, number: u32, mac: MacAddr, found: &[&Domain]) 
     let reason = match owner {
         Some(domain) => format!("it gives the MAC address to {}", quoted(&truncated_name(&domain.name))),
         None if alias.mac == mac => "no known domain matches it".to_owned(),
-        None => "it is for another MAC address".to_owned(),
+        None => "it is for a different MAC address".to_owned(),
     };
-    let (file, line) = place(alias.origin());
+    let (file, line) = file_and_line(alias.origin());
     let domain = truncated(alias.domain.text().to_owned(), MAX_RULE);
     ExplainedAlias {
         number,
@@ -208,7 +208,7 @@ fn explained_alias(alias: &Alias, number: u32, mac: MacAddr, found: &[&Domain]) 
     }
 }
 
-fn place(origin: Option<&Origin>) -> (Option<String>, Option<u32>) {
+fn file_and_line(origin: Option<&Origin>) -> (Option<String>, Option<u32>) {
     (origin.map(|it| it.file.to_string_lossy().into_owned()), origin.map(|it| it.line))
 }
 

@@ -1,4 +1,4 @@
-//! Replies to `Explain`: what the actor would do with a packet, by the functions that decide on packets.
+//! Replies to `Explain`: what the actor would do with a packet. The same functions decide on real packets.
 
 mod lists;
 mod room;
@@ -13,7 +13,7 @@ use wakevirt_service::logs::quoted;
 use super::Engine;
 use super::packets::ambiguous;
 use crate::model::{Domain, Outcome, Trigger};
-use crate::policy::decision::{self, Action, Admission, Grant, Presented, act, unmet_packets};
+use crate::policy::decision::{self, Action, Admission, Grant, Presented, select_action, unmet_packets};
 use crate::policy::rules::{METADATA, Paused, Rule};
 
 /// The outcome of a packet for a MAC address that no domain has.
@@ -22,7 +22,7 @@ const NO_SUCH_DOMAIN: &str = "no-such-domain";
 /// What the actor would do with a packet.
 #[derive(Debug)]
 pub(super) struct Forecast {
-    /// Whether it would wake a domain, now or after it was held.
+    /// Whether it would wake a domain, now or after being held.
     pub(super) would_wake: bool,
     /// The reason.
     pub(super) reason: String,
@@ -82,7 +82,7 @@ impl Engine {
         Forecast { reason, ..forecast }
     }
 
-    /// The rule that requires a password, and the one that applies if the password is wrong.
+    /// Describes the rule that requires a password, and the rule that applies if the password is wrong.
     fn explain_password(&self, mac: MacAddr, details: &PacketDetails, rule: &Rule) -> String {
         let otherwise = match self.admit_packet(mac, details, Presented::Fetched(None)) {
             Admission::Admitted(_, Grant { rule: Some(other), .. }) => {
@@ -94,7 +94,7 @@ impl Engine {
     }
 
     fn forecast_unknown(&self, mac: MacAddr) -> Forecast {
-        let hold = HumanDuration::from(self.policy.times.hold);
+        let hold = HumanDuration::from(self.policy.timing.hold);
         let (reason, outcome, action) = match self.hypervisors.unavailable() {
             None => (
                 format!(
@@ -107,7 +107,7 @@ impl Engine {
             Some(unavailable) => (
                 format!(
                     "no known domain has {mac}, and {unavailable} is unavailable: a packet would be held for up to \
-                     {hold}, until its domains are known"
+                     {hold}, until the domains there are known"
                 ),
                 None,
                 PlannedAction::Hold,
@@ -116,7 +116,7 @@ impl Engine {
         Forecast { would_wake: false, reason, outcome, action }
     }
 
-    /// Whether a packet that is allowed would wake the domain now, and what it would do.
+    /// Whether an allowed packet would wake the domain now, and what the actor would do.
     fn forecast_action(&self, domain: &Domain, paused: Paused) -> Forecast {
         let uri = &domain.id.connection;
         if let Some(wake) = self.wakes.pending(&domain.id) {
@@ -127,16 +127,16 @@ impl Engine {
                 }
                 PendingWake::Held => format!("is held until {uri} is available"),
             };
-            let reason = format!("a wake of it {wake}, and the packet would join that wake");
+            let reason = format!("a wake of the domain {wake}, and the packet would join that wake");
             return Forecast::wakes(PlannedAction::Join, reason);
         }
         let Some(hypervisor) = self.hypervisors.get(uri) else {
-            let hold = HumanDuration::from(self.policy.times.hold);
+            let hold = HumanDuration::from(self.policy.timing.hold);
             let reason = format!("{uri} is unavailable: the wake would be held for up to {hold}");
             return Forecast::wakes(PlannedAction::Hold, reason);
         };
         let since = self.history.last_success(&domain.id).map(|at| at.elapsed());
-        let (action, reason) = match act(domain.state, paused) {
+        let (action, reason) = match select_action(domain.state, paused) {
             Action::Nothing(outcome, reason) => return Forecast::ends(outcome, reason),
             Action::AwaitOff => {
                 (PlannedAction::Wait, "it would be started after it has shut down".to_owned())
@@ -144,8 +144,8 @@ impl Engine {
             Action::AwaitPause => {
                 (PlannedAction::Wait, format!("it is {}, and its state would be queried again", domain.state))
             }
-            // The cool-down counts when the domain is about to be woken, as in an attempt.
-            _ if decision::is_cooling_down(Trigger::Packet, since, self.policy.times.cool_down) => {
+            // As in an attempt, the cool-down matters only when the domain is about to be woken.
+            _ if decision::is_cooling_down(Trigger::Packet, since, self.policy.timing.cool_down) => {
                 let reason = "the last wake succeeded within the cool-down".to_owned();
                 return Forecast::ends(Outcome::CoolingDown, reason);
             }
@@ -162,11 +162,11 @@ impl Engine {
 fn after_queued(reason: String, queued: usize, uri: &str) -> String {
     match queued {
         0 => reason,
-        _ => format!("{reason}, after {queued} other wakes that wait for a connection to {uri}"),
+        _ => format!("{reason}, after {queued} other wakes that are waiting for a connection to {uri}"),
     }
 }
 
-/// Describes the rule of a grant, for a sentence.
+/// Describes the rule of a grant, for use in a sentence.
 fn describe_rule(rule: &str) -> String {
-    if rule == METADATA { rule.to_owned() } else { format!("rule {rule}") }
+    if rule == METADATA { format!("the {METADATA}") } else { format!("rule {rule}") }
 }

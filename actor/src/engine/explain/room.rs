@@ -1,4 +1,4 @@
-//! Lists that share a limited room.
+//! Lists that share limited room.
 
 /// The room that is left in a reply, in bytes.
 pub(super) struct Room(usize);
@@ -8,8 +8,8 @@ impl Room {
         Self(bytes)
     }
 
-    /// Returns the entries that fit, in their order, and how many do not. Entries that are marked as important get room
-    /// before all others.
+    /// Returns the entries that fit, in their original order, and how many do not fit. Entries that are marked as
+    /// important get room before all others.
     pub(super) fn fit<T>(
         &mut self,
         entries: impl Iterator<Item = (bool, T)>,

@@ -38,7 +38,7 @@ pub(super) fn mark_clean_exit_in(directory: &Path) {
     let _ = options.write(true).create_new(true).mode(0o600).open(directory.join(CLEAN_EXIT));
 }
 
-/// Whether the last process exited cleanly. The mark is removed, so that a crash of this process is counted.
+/// Returns whether the previous process exited cleanly. Removes the mark, so that a crash of this process is counted.
 pub(super) fn take_clean_exit(directory: &Path) -> bool {
     remove_file(directory.join(CLEAN_EXIT)).is_ok()
 }
@@ -55,7 +55,7 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok((bytes.len() <= MAX_SIZE).then_some(bytes))
 }
 
-/// Writes a new file, and renames it to `path`. The old file may be of any type.
+/// Writes a new file, and renames it to `path`. The old file can be of any type.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     match remove_file(&new) {

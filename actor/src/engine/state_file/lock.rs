@@ -1,4 +1,4 @@
-//! The lock on the runtime directory, which only one process may use at a time.
+//! The lock on the runtime directory, which only one process can use at a time.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -23,11 +23,12 @@ pub fn lock() -> Result<Option<File>, Error> {
 }
 
 fn lock_directory(directory: &Path) -> Result<Option<File>, Error> {
-    // The lock is on the directory itself, so no lock file is needed. The kernel releases it however the process exits.
+    // The lock is on the directory itself, so no lock file is needed. The kernel releases it no matter how the process
+    // exits.
     let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(directory);
     let file = match opened {
         Ok(file) => file,
-        // `StateFile::open` reports it.
+        // `StateFile::open` reports this error.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
             return Ok(None);
         }

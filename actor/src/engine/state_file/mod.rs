@@ -1,8 +1,8 @@
 //! The state file, for the next process after a restart. It contains the position in the announcer's packets, the
 //! packets without a decision, and the wakes that have not ended.
 //!
-//! The file is in the runtime directory. The service manager preserves that directory over restarts and empties it at
-//! boot, when the times in the file lose their meaning. Each save writes a new file and renames it, so the file is
+//! The file is in the runtime directory. The service manager preserves that directory across restarts and empties it at
+//! boot, when the times in the file become meaningless. Each save writes a new file and renames it, so the file is
 //! always complete. It is not synchronised to disk: a crash of the process loses nothing that was written, and a crash
 //! of the host also ends the domains.
 
@@ -24,13 +24,13 @@ pub use store::StateFile;
 /// The content of the state file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedState {
-    /// The decision about each packet up to this position was made, or the packet is one of `packets`.
+    /// For each packet up to this position, either the decision was made or the packet is one of `packets`.
     pub position: Position,
     /// Packets without a decision.
     pub packets: Vec<Packet>,
     /// Wakes that are running or held.
     pub wakes: Vec<SavedWake>,
-    /// Wakes that were running in two crashes. They are not tried again.
+    /// Wakes that were pending during two crashes. They are not tried again.
     #[serde(skip)]
     pub abandoned: Vec<SavedWake>,
 }

@@ -3,7 +3,7 @@ use crate::engine::early_requests::MAX_QUEUED;
 
 /// Waits until the engine has queued the requests that were sent.
 async fn wait_until_queued(engine: &TestEngine) {
-    // Requests are received in order, and counts are never queued.
+    // Requests are received in order, and requests for counts are never queued.
     for _ in 0..2 {
         engine.requests.counts().await.unwrap();
     }
@@ -53,7 +53,7 @@ async fn names_the_unavailable_hypervisor() {
             engine.requests.wake(WakeTarget::Mac(mac(1)), ROOT).await.unwrap(),
             WakeReply::HypervisorUnavailable(uris) if uris == URI
         ));
-        // The engine retains its domains while it is unavailable.
+        // The engine retains a hypervisor's domains while the hypervisor is unavailable.
         engine.update(up(&fake, vec![domain(1, &[1])])).await;
         engine.update(Update::Down(URI.into())).await;
         let (would_wake, reason) = explain(1).await;

@@ -1,4 +1,4 @@
-//! `ExplainRules`, `Explain` and the decision on a packet agree.
+//! Tests that `ExplainRules`, `Explain` and the decision on a packet agree.
 
 use std::io::Write as _;
 
@@ -62,7 +62,7 @@ async fn shows_each_rule_with_its_verdict() {
     let found = &explained.domains[0];
     assert!(found.selected && found.alias && found.name == "vm1" && found.state == "shut off", "{found:?}");
     assert_eq!((explained.would_wake, explained.action), (true, Some(PlannedAction::Start)));
-    assert!(fake.starts().is_empty(), "ExplainRules wakes no domain");
+    assert!(fake.starts().is_empty(), "ExplainRules does not wake a domain");
 
     let unknown = engine.requests.explain_rules(mac(7), PacketDetails::default()).await.unwrap();
     assert_eq!(unknown.outcome.as_deref(), Some("no-such-domain"));
@@ -74,7 +74,7 @@ async fn shows_each_rule_with_its_verdict() {
 async fn shows_the_pending_wake_and_the_cool_down() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[1]);
     let mut policy = rules(&["vm*"]);
-    policy.times.cool_down = Duration::from_secs(3600);
+    policy.timing.cool_down = Duration::from_secs(3600);
     let mut engine = start(policy);
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
     engine.packet(1).await;
@@ -90,14 +90,14 @@ async fn shows_the_pending_wake_and_the_cool_down() {
     engine.update(Update::Domain(Domain { state: State::ShutOff, ..domain(1, &[1]) })).await;
     engine.wait_until_idle().await;
     let explained = engine.requests.explain_rules(mac(1), PacketDetails::default()).await.unwrap();
-    let rest = explained.domains[0].cool_down.unwrap();
-    assert!((1..=3_600_000_000).contains(&rest), "{rest}");
+    let remaining = explained.domains[0].cool_down.unwrap();
+    assert!((1..=3_600_000_000).contains(&remaining), "{remaining}");
     assert_eq!(explained.outcome.as_deref(), Some("cooling-down"));
     assert!(explained.domains[0].last_wake.is_some() && explained.domains[0].wake.is_none());
 }
 
 #[tokio::test]
-async fn bounds_the_reply() {
+async fn limits_the_size_of_the_reply() {
     let long = "x".repeat(200);
     let text: String = (0..1020).map(|number| format!("[[allow]]\ndomain = \"{long}{number}\"\n")).collect();
     // The last rule allows the packet. It is not left out.
@@ -167,7 +167,7 @@ fn random_packet() -> impl Strategy<Value = (u8, PacketDetails)> {
         })
 }
 
-/// Domains by number: their addresses, metadata and state.
+/// Numbered domains with random addresses, metadata and states.
 fn random_domains() -> impl Strategy<Value = Vec<Domain>> {
     let states = [
         State::ShutOff,
@@ -190,11 +190,11 @@ fn random_domains() -> impl Strategy<Value = Vec<Domain>> {
     })
 }
 
-/// The outcome of the packet, which has the right password.
+/// Sends a packet with the correct password, and returns its outcome.
 async fn decide(engine: &mut TestEngine, last: u8, details: &PacketDetails) -> String {
     let packet = Packet { mac: mac(last), sequence: 1, details: details.clone() };
     engine.announce(packet).await;
-    // The domains are known, so the packet is unknown, needs its password, or gets a decision.
+    // The domains are known, so the packet is for an unknown address, needs its password, or gets a decision.
     engine.wait_until_idle().await;
     if engine.requests.counts().await.unwrap().unknown > 0 {
         return "no-such-domain".to_owned();
@@ -207,7 +207,7 @@ async fn decide(engine: &mut TestEngine, last: u8, details: &PacketDetails) -> S
     }
 }
 
-/// The outcomes that fit the explanation.
+/// The outcomes that match the explanation.
 fn expected(explained: &Explanation) -> Vec<String> {
     let success = match explained.action {
         Some(PlannedAction::Start) => "started",
@@ -240,12 +240,12 @@ proptest! {
         let parsed = Rules::parse(&text.replace("OTHER", &format!("{:?}", other.path())));
         let mut rules = Rules::new(parsed.iter().cloned().collect(), metadata);
         rules.read_passwords().unwrap();
-        let times = Times { cool_down: Duration::ZERO, ..Times::default() };
+        let timing = Timing { cool_down: Duration::ZERO, ..Timing::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let states: Vec<_> = (1..).zip(&domains).map(|(number, domain)| (number, domain.state)).collect();
             let fake = Fake::new(&states, &[]);
-            let mut engine = start(Policy { rules, times, ..Policy::default() });
+            let mut engine = start(Policy { rules, timing, ..Policy::default() });
             engine.update(up(&fake, domains)).await;
             engine.wait_until_idle().await;
             let explained = engine.requests.explain_rules(mac(last), details.clone()).await.unwrap();
@@ -264,7 +264,7 @@ proptest! {
             let needs_password = first.is_some_and(|rule| rule.verdict == Some(RuleVerdict::PasswordUnchecked));
             let outcome = decide(&mut engine, last, &details).await;
             let is_expected = expected(&explained).contains(&outcome);
-            // With a password that only the packet contains, another rule can decide, or none.
+            // If a rule requires a password, the decision can depend on a different rule, or on none.
             prop_assert!(is_expected || needs_password, "{outcome}: {explained:?}");
             if !explained.would_wake {
                 prop_assert!(fake.starts().is_empty());

@@ -1,4 +1,4 @@
-//! A hypervisor for tests.
+//! A simulated hypervisor for tests.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ pub(super) struct Fake {
     /// Domains that do not start until [`Fake::release`].
     blocked: Mutex<BTreeSet<Uuid>>,
     released: Condvar,
-    /// The number of calls of `state`.
+    /// The number of calls to `state`.
     queries: AtomicUsize,
 }
 
@@ -51,14 +51,14 @@ impl Fake {
         self.disconnected.store(true, Ordering::SeqCst);
     }
 
-    /// Waits until this number of starts was called.
+    /// Waits until this many starts have been requested.
     pub(super) async fn wait_for_starts(&self, number: usize) {
         while self.starts().len() < number {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// Waits until the state was queried this number of times.
+    /// Waits until the state has been queried this many times.
     pub(super) async fn wait_for_queries(&self, number: usize) {
         while self.queries.load(Ordering::SeqCst) < number {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -138,7 +138,7 @@ impl Session for Fake {
     }
 }
 
-/// A connection to the hypervisor. Each attempt runs in a thread of its own.
+/// A connection to the hypervisor. Each attempt runs in its own thread.
 pub(super) struct FakeConnection(pub Arc<Fake>);
 
 impl Hypervisor for FakeConnection {

@@ -1,7 +1,7 @@
 use wakevirt_service::clock;
 
 use super::*;
-use crate::engine::attempt::{End, wake};
+use crate::engine::attempt::{WakeResult, wake};
 use crate::hypervisor::Terms;
 use crate::model::Trigger;
 use crate::policy::rules::Paused;
@@ -27,7 +27,7 @@ async fn reports_how_long_the_hypervisor_was_available() {
     fake.wait_for_queries(4).await;
     let replied = begin.elapsed().checked_sub(first).unwrap();
     fake.disconnect();
-    let End::Lost { called: false, available } = wake.await.unwrap() else {
+    let WakeResult::Lost { called: false, available } = wake.await.unwrap() else {
         panic!("the connection was not lost")
     };
     assert!(available >= replied, "{available:?}, but the hypervisor replied for {replied:?}");
@@ -85,7 +85,7 @@ async fn holds_a_packet_until_the_domains_are_known() {
 async fn a_held_wake_expires() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let mut policy = rules(&["vm*"]);
-    policy.times.hold = Duration::from_millis(50);
+    policy.timing.hold = Duration::from_millis(50);
     let mut engine = start(policy);
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
     engine.update(Update::Down(URI.into())).await;
@@ -103,7 +103,7 @@ async fn a_held_wake_expires() {
 async fn a_later_packet_extends_the_hold() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let mut policy = rules(&["vm*"]);
-    policy.times.hold = Duration::from_secs(60);
+    policy.timing.hold = Duration::from_secs(60);
     let mut engine = start(policy);
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
     engine.update(Update::Down(URI.into())).await;
@@ -121,7 +121,7 @@ async fn a_later_packet_extends_the_hold() {
 }
 
 #[tokio::test]
-async fn decides_by_the_state_after_a_lost_connection() {
+async fn decides_based_on_the_state_after_a_lost_connection() {
     for started in [true, false] {
         let fake = Fake::new(&[(1, State::ShutOff)], &[1]);
         let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
@@ -135,7 +135,7 @@ async fn decides_by_the_state_after_a_lost_connection() {
         engine.wait_until_idle().await;
         engine.update(up(&reconnected, vec![domain(1, &[1])])).await;
         assert_eq!(engine.decision().await, (1, Outcome::Started));
-        assert_eq!(reconnected.starts().is_empty(), started, "the state decides");
+        assert_eq!(reconnected.starts().is_empty(), started, "the decision depends on the state");
     }
 }
 
@@ -159,7 +159,7 @@ async fn counts_dropped_packets_as_lost() {
 async fn a_wake_with_a_lost_reply_does_not_expire_before_the_state_is_known() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[1]);
     let mut policy = rules(&["vm*"]);
-    policy.times.hold = Duration::from_millis(50);
+    policy.timing.hold = Duration::from_millis(50);
     let mut engine = start(policy);
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
     engine.packet(1).await;

@@ -27,8 +27,8 @@ impl Log {
     }
 }
 
-/// An engine with one domain, which accepts packets only from br0, and its log.
-async fn denying_all_but_br0() -> (Log, TestEngine) {
+/// An engine with one domain that only packets on br0 are allowed to wake, and its log.
+async fn start_allowing_only_br0() -> (Log, TestEngine) {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let log = Log::new();
     let engine = start(policy("[[allow]]\ndomain = \"vm1\"\ninterfaces = [\"br0\"]"));
@@ -36,7 +36,7 @@ async fn denying_all_but_br0() -> (Log, TestEngine) {
     (log, engine)
 }
 
-/// Sends this number of packets on this interface, which are all denied.
+/// Sends this many packets on this interface. All of them are denied.
 async fn send_denied(engine: &mut TestEngine, interface: &str, packets: usize) {
     for _ in 0..packets {
         engine.packet_on(interface, 1).await;
@@ -46,7 +46,7 @@ async fn send_denied(engine: &mut TestEngine, interface: &str, packets: usize) {
 
 #[tokio::test(start_paused = true)]
 async fn counts_suppressed_lines_when_the_interval_ends() {
-    let (log, mut engine) = denying_all_but_br0().await;
+    let (log, mut engine) = start_allowing_only_br0().await;
     send_denied(&mut engine, "vnet0", 500).await;
     tokio::time::sleep(Duration::from_secs(61)).await;
     send_denied(&mut engine, "vnet0", 1).await;
@@ -59,7 +59,7 @@ async fn counts_suppressed_lines_when_the_interval_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn limits_each_interface_independently() {
-    let (log, mut engine) = denying_all_but_br0().await;
+    let (log, mut engine) = start_allowing_only_br0().await;
     send_denied(&mut engine, "vnet0", 50).await;
     send_denied(&mut engine, "eth0", 1).await;
     assert_eq!(log.lines_with("eth0").len(), 1);
@@ -120,8 +120,8 @@ async fn logs_the_first_packet_for_an_unknown_address_with_a_remedy() {
     assert!(lines[0].contains("[[alias]]") && lines[0].contains("on \"br0\""), "{lines:#?}");
 }
 
-/// The log lines about a configuration without a rule. `opt_in` is the domain's metadata, `metadata` whether the
-/// configuration accepts it.
+/// The log lines about a configuration without a rule. `opt_in` is whether the domain's metadata allows wakes;
+/// `metadata` is whether the configuration accepts metadata.
 async fn without_a_rule(opt_in: bool, metadata: bool) -> Vec<String> {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let log = Log::new();
@@ -159,7 +159,7 @@ async fn logs_which_hypervisor_a_held_packet_waits_for() {
 }
 
 #[tokio::test]
-async fn checks_no_rules_before_the_domains_are_known() {
+async fn does_not_check_rules_before_the_domains_are_known() {
     let log = Log::new();
     let engine = start(Policy::default());
     engine.packet(1).await;

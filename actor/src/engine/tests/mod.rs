@@ -24,11 +24,11 @@ use crate::engine::request::Requests;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{AttemptRequest, Hypervisor};
 use crate::model::{Authority, Caller, Domain, Id, Outcome, State, WakeTarget};
-use crate::policy::Times;
+use crate::policy::Timing;
 use crate::policy::rules::{Rule, Rules};
 use fake::{Fake, FakeConnection};
 
-const ROOT: Caller = Caller { user: 0, by: Authority::User };
+const ROOT: Caller = Caller { user: 0, authority: Authority::User };
 const URI: &str = "fake:///";
 
 /// A running engine, and the other ends of its channels.
@@ -66,18 +66,18 @@ fn rules(patterns: &[&str]) -> Policy {
     policy(&text)
 }
 
-/// A policy with these rules and without cool-down.
+/// A policy with these rules and without a cool-down.
 fn policy(text: &str) -> Policy {
     #[derive(Deserialize)]
     struct AllowRules {
         allow: Vec<Rule>,
     }
     let rules = Rules::new(toml::from_str::<AllowRules>(text).unwrap().allow, true);
-    let times = Times { cool_down: Duration::ZERO, ..Times::default() };
-    Policy { rules, times, ..Policy::default() }
+    let timing = Timing { cool_down: Duration::ZERO, ..Timing::default() };
+    Policy { rules, timing, ..Policy::default() }
 }
 
-/// The update that the hypervisor is connected, and has these domains.
+/// The update that reports that the hypervisor is connected and has these domains.
 fn up(hypervisor: &Arc<Fake>, domains: Vec<Domain>) -> Update {
     let hypervisor: Arc<Fake> = Arc::clone(hypervisor);
     let read = |domain: Domain| Domain { state: hypervisor.state_of(domain.id.uuid), ..domain };

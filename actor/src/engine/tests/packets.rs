@@ -17,7 +17,7 @@ async fn a_packet_starts_the_domain_with_its_address() {
 }
 
 #[tokio::test]
-async fn a_call_needs_no_rule_and_a_packet_does() {
+async fn a_packet_needs_a_rule_but_a_call_does_not() {
     let fake = Fake::new(&[(1, State::ShutOff), (2, State::Crashed)], &[]);
     let mut engine =
         start_with(&fake, vec![domain(1, &[1]), domain(2, &[2]), domain(3, &[4]), domain(4, &[4])]).await;
@@ -56,7 +56,7 @@ async fn fetches_the_password_that_a_rule_requires() {
     }
 }
 
-/// The first rule requires a password, the second one does not.
+/// The first rule requires a password; the second one does not.
 #[tokio::test]
 async fn a_rule_without_password_applies_if_no_password_can_be_fetched() {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -86,7 +86,7 @@ async fn a_rule_without_password_applies_if_no_password_can_be_fetched() {
 }
 
 #[tokio::test]
-async fn counts_times_of_wakes_and_stores_unknown_addresses() {
+async fn measures_wakes_and_stores_unknown_addresses() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
     let boottime = Some(wakevirt_service::clock::boottime());
@@ -107,5 +107,5 @@ async fn counts_times_of_wakes_and_stores_unknown_addresses() {
         counts.unknown_addresses.iter().map(|it| (it.mac, it.packets, it.interface.as_str())).collect();
     assert_eq!(unknown, [(mac(9), 1, "br0"), (mac(8), 1, "br1")]);
     let history = engine.requests.history(u64::MAX, 10).await.unwrap();
-    assert_eq!(history.len(), 2, "unknown addresses are no decisions");
+    assert_eq!(history.len(), 2, "a packet for an unknown address is not a decision");
 }

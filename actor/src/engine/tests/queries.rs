@@ -55,7 +55,7 @@ async fn wakes_by_name_and_explains() {
     assert!(would_wake && reason.contains("vm*") && reason.contains("started"), "{reason}");
     let (would_wake, reason) = engine.requests.explain(mac(2), details).await.unwrap();
     assert!(!would_wake && reason.contains("virsh --connect fake:/// domiflist NAME"), "{reason}");
-    assert!(fake.starts().is_empty(), "Explain wakes no domain");
+    assert!(fake.starts().is_empty(), "Explain does not wake a domain");
     let answer = engine.requests.wake(WakeTarget::Domain("vm1".to_owned()), ROOT).await.unwrap();
     assert!(matches!(answer, WakeReply::Decided(decision) if decision.outcome == Outcome::Started));
     let answer = engine.requests.wake(WakeTarget::Domain("vm2".to_owned()), ROOT).await.unwrap();

@@ -53,7 +53,7 @@ async fn saves_the_position_of_packets_for_unknown_addresses() {
 }
 
 #[tokio::test]
-async fn gives_up_a_wake_that_was_running_in_two_crashes() {
+async fn gives_up_a_wake_that_was_pending_during_two_crashes() {
     let directory = tempfile::tempdir().unwrap();
     let (file, state) = StateFile::open_in(directory.path());
     let first = start_with_state(rules(&["vm*"]), file, state);
@@ -93,7 +93,7 @@ async fn restores_held_packets_after_a_restart() {
     assert_eq!(second.decision().await, (1, Outcome::Started));
 }
 
-/// An engine with an expired wake of an earlier process. If `called`, that process called the hypervisor for it.
+/// An engine with an expired wake from an earlier process. If `called`, that process called the hypervisor for it.
 fn start_with_saved_wake(directory: &std::path::Path, called: bool) -> TestEngine {
     let (mut file, _) = StateFile::open_in(directory);
     let packet = Packet { mac: mac(1), sequence: 1, details: PacketDetails::default() };
@@ -123,7 +123,7 @@ async fn the_state_decides_before_a_wake_expires() {
         assert_eq!(engine.decision().await, (1, outcome), "{state}");
         assert!(fake.starts().is_empty(), "the wake has expired");
     }
-    // Without a call to the hypervisor it expires at once.
+    // Without a call to the hypervisor, it expires at once.
     let directory = tempfile::tempdir().unwrap();
     let mut engine = start_with_saved_wake(directory.path(), false);
     assert_eq!(engine.decision().await, (1, Outcome::Expired));

@@ -73,7 +73,7 @@ async fn waits_for_a_transient_state_and_decides_again() {
     fake.set(2, State::Running);
     assert_eq!(engine.decision().await, (2, Outcome::AlreadyRunning));
     let mut policy = rules(&["vm*"]);
-    policy.times.shutdown_wait = Duration::from_millis(100);
+    policy.timing.shutdown_wait = Duration::from_millis(100);
     engine.requests.set_policy(policy).await;
     fake.set(1, State::ShuttingDown);
     assert_eq!(engine.call(1).await, Ok(Outcome::Failed), "it does not shut down");
@@ -84,13 +84,13 @@ async fn the_cool_down_follows_a_success_and_applies_to_packets() {
     let fake = Fake::new(&[(1, State::Crashed)], &[]);
     let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
     let mut policy = rules(&["vm*"]);
-    policy.times.cool_down = Duration::from_millis(300);
+    policy.timing.cool_down = Duration::from_millis(300);
     engine.requests.set_policy(policy).await;
     engine.packet(1).await;
     assert_eq!(engine.decision().await, (1, Outcome::Failed));
     fake.set(1, State::ShutOff);
     engine.packet(1).await;
-    assert_eq!(engine.decision().await, (1, Outcome::Started), "a failure starts no cool-down");
+    assert_eq!(engine.decision().await, (1, Outcome::Started), "a failure does not start the cool-down");
     let start = Instant::now();
     fake.set(1, State::ShutOff);
     engine.packet(1).await;

@@ -13,11 +13,11 @@ use wakevirt_service::logs::kind;
 use super::{Hypervisor, HypervisorError, Update};
 use crate::model::{Domain, Id};
 
-/// How long a hypervisor may take to connect before the log reports it. The attempt continues.
+/// How long connecting to a hypervisor can take before a warning is logged. The attempt continues.
 const CONNECT_WARNING: Duration = Duration::from_secs(10);
 
-/// Connects to one kind of hypervisor, which the program selects. Each value is for one URI. The keeper calls its methods
-/// in the order connect, follow, close, and starts over.
+/// Connects to one kind of hypervisor, which the program selects. Each value is for one URI. The keeper calls its
+/// methods in the order connect, follow, close, and then starts over.
 pub trait Driver: Sized + Send + 'static {
     /// Prepares the process. Called once, before the process has any state to lose.
     ///
@@ -28,7 +28,7 @@ pub trait Driver: Sized + Send + 'static {
     /// Creates the driver for this URI, without connecting.
     ///
     /// # Errors
-    /// If a resource of the system is missing.
+    /// If a system resource is unavailable.
     fn start(uri: &Arc<str>) -> io::Result<Self>;
 
     /// The shell commands for this URI.
@@ -43,7 +43,7 @@ pub trait Driver: Sized + Send + 'static {
     /// Reports the changes since [`Driver::connect`] until the connection is lost; returns the reason.
     fn follow(&mut self, updates: &Updates) -> impl Future<Output = String> + Send;
 
-    /// Closes the connection, even if it is only half open.
+    /// Closes the connection, even if it is only partially open.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 }
 
@@ -57,7 +57,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The endpoint with this URI, for a driver.
+    /// The endpoint with this URI and the commands of a driver.
     #[must_use]
     pub fn new<D: Driver>(uri: &str) -> Self {
         Self { uri: uri.into(), commands: D::commands(uri) }
@@ -125,7 +125,7 @@ pub struct Keeper<D> {
     uri: Arc<str>,
     driver: D,
     sender: mpsc::Sender<Update>,
-    /// Whether the missing connection was logged and reported to the engine.
+    /// Whether the missing connection has been logged and reported to the engine.
     reported: bool,
 }
 
@@ -154,7 +154,7 @@ impl<D: Driver> Keeper<D> {
         }
     }
 
-    /// Connects, and warns if that takes a long time: a hypervisor may accept a connection and not respond.
+    /// Connects, and warns if that takes a long time: a hypervisor may accept a connection but not respond.
     async fn connect(&mut self) -> Result<Connected, HypervisorError> {
         let Self { uri, driver, sender, reported } = self;
         let connect = driver.connect();

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::hypervisor::{Attempt, AttemptFuture, AttemptRequest};
+use crate::hypervisor::{AttemptFuture, AttemptRequest, AttemptResult};
 use crate::model::{Outcome, State};
 
 const URI: &str = "fake:///";
@@ -25,7 +25,7 @@ struct RunningDomain;
 impl Hypervisor for RunningDomain {
     fn attempt(&self, _: AttemptRequest) -> AttemptFuture {
         Box::pin(async {
-            let attempt = Attempt::Done(Outcome::AlreadyRunning, "it is running".to_owned());
+            let attempt = AttemptResult::Done(Outcome::AlreadyRunning, "it is running".to_owned());
             Some((Duration::ZERO, attempt))
         })
     }

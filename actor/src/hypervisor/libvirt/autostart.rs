@@ -7,8 +7,8 @@ use std::process::Command;
 /// The environment variable that controls whether libvirt starts a session daemon.
 const AUTOSTART: &str = "LIBVIRT_AUTOSTART";
 
-/// Ensures that a connection to a session never starts a second daemon next to one that is running or starting: sets
-/// `LIBVIRT_AUTOSTART` to 0 unless it is set. libvirt reads it from the environment.
+/// Ensures that a connection to a session daemon never starts a second daemon next to one that is running or starting:
+/// sets `LIBVIRT_AUTOSTART` to 0 unless it is already set. libvirt reads this variable from the environment.
 ///
 /// The environment of a running process cannot be changed safely, so the program executes itself again with the
 /// variable set. Call this before the process has any state to lose.
@@ -24,7 +24,7 @@ pub(super) fn forbid(uris: &[String]) -> io::Result<()> {
     Err(Command::new(program).args(std::env::args_os().skip(1)).env(AUTOSTART, "0").exec())
 }
 
-/// Whether this is a URI of the user's own daemon: <https://libvirt.org/uri.html>.
+/// Whether this is the URI of a user's own daemon: <https://libvirt.org/uri.html>.
 fn is_session(uri: &str) -> bool {
     let path = uri.split(['?', '#']).next().unwrap_or_default();
     path.ends_with("/session")

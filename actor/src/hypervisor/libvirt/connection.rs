@@ -12,8 +12,8 @@ use virt::sys;
 
 use super::error::failed;
 use super::events::{self, Listener, Subscription};
+use super::permissions::Permissions;
 use super::read::{read, read_or_log, state};
-use super::rights::Rights;
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::session::Session;
 use crate::model::{Domain, State};
@@ -28,22 +28,22 @@ const MAX_HANDLES: usize = 65_536;
 
 /// A connection to libvirt that a single thread uses.
 ///
-/// Before version 10.4, libvirt's client uses freed memory if two threads make calls on one connection and the
-/// daemon hangs (CVE-2024-4418). libvirt's event loop may send keepalive messages during a call: that interrupts
-/// the wait of the call, which continues with the same memory.
+/// In versions before 10.4, libvirt's client uses freed memory if two threads make calls on one connection and the
+/// daemon hangs (CVE-2024-4418). libvirt's event loop can send keepalive messages during a call: that interrupts the
+/// call while it waits, but the call continues with the same memory.
 #[derive(Debug)]
 pub(super) struct Connection {
     // Dropped first: a registration keeps the connection open.
     _subscription: Option<Subscription>,
-    /// Cached domain handles, so that a wake need not look up its domain. A handle contains the domain's UUID and uses no
-    /// resource of the daemon.
+    /// Cached domain handles, so that a wake does not need to look up its domain. A handle contains the domain's UUID
+    /// and uses no resources of the daemon.
     handles: RefCell<HashMap<Uuid, virt::domain::Domain>>,
     connection: Connect,
     uri: Arc<str>,
 }
 
 impl Connection {
-    /// Connects, and reports changes to the listener from then on. This may block for as long as the daemon takes.
+    /// Connects, and reports changes to the listener from then on. This can block for as long as the daemon takes.
     /// Keepalive is on, so a daemon that hangs later is also detected between calls.
     ///
     /// # Errors
@@ -55,15 +55,15 @@ impl Connection {
         events::start_loop().map_err(failed("start libvirt's event loop"))?;
         let connection = Connect::open(Some(uri)).map_err(failed("connect"))?;
         if !start_keepalive(&connection) {
-            tracing::debug!("{uri} has no keepalive");
+            tracing::debug!("{uri} does not support keepalive");
         }
         let subscription =
             events::subscribe(&connection, listener).map_err(failed("subscribe to libvirt's events"))?;
         Ok(Self::new(uri, connection, Some(subscription)))
     }
 
-    /// Connects, and reports the end of the connection to the listener. Keepalive is off until [`start_keepalive`]
-    /// is called. This may block for as long as the daemon takes.
+    /// Connects, and reports the end of the connection to the listener. Keepalive is off until [`start_keepalive`] is
+    /// called. This can block for as long as the daemon takes.
     ///
     /// # Errors
     /// If the connection cannot be opened.
@@ -73,7 +73,7 @@ impl Connection {
     ) -> Result<Self, HypervisorError> {
         let connection = Connect::open(Some(uri)).map_err(failed("connect"))?;
         let subscription =
-            events::watch(&connection, listener).map_err(failed("watch libvirt's connection"))?;
+            events::watch(&connection, listener).map_err(failed("watch the connection to libvirt"))?;
         Ok(Self::new(uri, connection, Some(subscription)))
     }
 
@@ -88,7 +88,7 @@ impl Connection {
     }
 
     /// The connection, if its driver runs inside this process. Such a driver has no client that two threads could
-    /// break, and may store its domains in the connection itself.
+    /// corrupt, and can store its domains in the connection itself.
     pub(super) fn shareable(&self) -> Option<Connect> {
         // A connection to a daemon has keepalive, or knows that the daemon does not support it.
         (!start_keepalive(&self.connection)).then(|| self.connection.clone())
@@ -99,14 +99,14 @@ impl Connection {
         self.connection.clone()
     }
 
-    /// Logs what libvirt allows the actor to do. This may block.
-    pub(super) fn log_rights(&self) {
+    /// Logs what libvirt allows the actor to do. This can block.
+    pub(super) fn log_permissions(&self) {
         tracing::info!(
             MESSAGE_ID = kind::HYPERVISOR_RIGHTS,
             WAKEVIRT_CONNECTION = &*self.uri,
-            "rights on {}: {}",
+            "permissions on {}: {}",
             self.uri,
-            Rights::of(&self.connection)
+            Permissions::of(&self.connection)
         );
     }
 
@@ -115,7 +115,7 @@ impl Connection {
     /// # Errors
     /// If the domains cannot be listed.
     pub(super) fn domains(&self) -> Result<Vec<Domain>, HypervisorError> {
-        // Saved domains first: a domain that is saved between the two calls is reported as changed.
+        // The saved domains are listed first: a domain that is saved between the two calls is then reported as changed.
         let saved = self.connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE);
         let saved = saved.map(|saved| saved.iter().filter_map(|it| it.uuid().ok()).collect::<HashSet<_>>());
         let read = |domain: &virt::domain::Domain| {
@@ -163,7 +163,7 @@ impl Connection {
         self.connection.lookup_domain_by_uuid(uuid).map_err(failed("look up the domain"))
     }
 
-    /// The handle of a domain, which may have been deleted since.
+    /// The handle of a domain, which may have been deleted in the meantime.
     fn handle(&self, uuid: Uuid) -> Result<virt::domain::Domain, HypervisorError> {
         if let Some(cached) = self.handles.borrow().get(&uuid) {
             return Ok(cached.clone());
@@ -205,10 +205,10 @@ impl Session for Connection {
     }
 }
 
-/// Starts keepalive, so that a daemon that hangs is detected; false if the connection has no daemon. libvirt cannot
-/// start it again after it was stopped (`virKeepAliveStart` in its virkeepalive.c).
+/// Starts keepalive, so that a hanging daemon is detected. Returns false if the connection has no daemon. libvirt
+/// cannot start keepalive again after it was stopped (`virKeepAliveStart` in libvirt's virkeepalive.c).
 ///
-/// This is not a call to the daemon: another thread may do it during a call.
+/// This does not call the daemon: another thread can do it during a call.
 pub(super) fn start_keepalive(connection: &Connect) -> bool {
     let result = connection.set_keep_alive(KEEPALIVE_INTERVAL, KEEPALIVE_COUNT);
     !result.is_err_and(|error| error.code() == Enum::Known(ErrorNumber::NoSupport))

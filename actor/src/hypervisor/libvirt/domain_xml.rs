@@ -19,13 +19,13 @@ pub struct Definition {
 
 /// Reads the MAC addresses, `<devices><interface><mac address="…">`
 /// (<https://libvirt.org/formatdomain.html#network-interfaces>), and the opt-in,
-/// `<metadata><wakevirt:wake allowed="yes" xmlns:wakevirt="https://wakevirt.org/metadata/1.0"/>`;
-/// a missing attribute means yes, any other value means no.
+/// `<metadata><wakevirt:wake allowed="yes" xmlns:wakevirt="https://wakevirt.org/metadata/1.0"/>`. If the attribute is
+/// missing, the domain opts in. Any value other than `yes` means that it does not.
 ///
 /// An interface without a valid address is ignored.
 ///
 /// # Errors
-/// If it is not well-formed XML.
+/// If the text is not well-formed XML.
 pub fn read(xml: &str) -> Result<Definition, roxmltree::Error> {
     let document = Document::parse(xml)?;
     let root = document.root_element();

@@ -16,8 +16,8 @@ use crate::hypervisor::{
     AttemptFuture, AttemptRequest, Commands, Connected, Driver, Hypervisor, HypervisorError, Updates, session,
 };
 
-/// How long the first connection for wakes may take. This is less than the keeper waits before it reports that the
-/// hypervisor does not respond, because the error of this step says more.
+/// How long opening the first connection for wakes can take. The keeper waits longer than this before it reports that
+/// the hypervisor does not respond, because the error of this step says more.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// libvirt at one URI.
@@ -50,7 +50,7 @@ impl Driver for Libvirt {
     async fn connect(&mut self) -> Result<Connected, HypervisorError> {
         let Opened { changes, shareable } = self.monitor.open().await?;
         self.changes = Arc::clone(&changes);
-        let generation = self.pool.open(open_ahead(&self.uri), opener(&self.uri, shareable));
+        let generation = self.pool.open(connections_in_advance(&self.uri), opener(&self.uri, shareable));
         // Changes during this call are queued in `changes`.
         let domains = self.monitor.domains().await?;
         tokio::select! {
@@ -63,8 +63,8 @@ impl Driver for Libvirt {
     }
 
     async fn follow(&mut self, updates: &Updates) -> String {
-        // This does not delay the changes.
-        self.monitor.log_rights();
+        // This call does not delay the updates.
+        self.monitor.log_permissions();
         let Self { uri, monitor, pool, changes } = self;
         let mut follower = Follower::new(uri, monitor, updates);
         let reason = tokio::select! {
@@ -104,7 +104,7 @@ impl Hypervisor for Sessions {
     }
 }
 
-/// Opens libvirt connections for wakes.
+/// Returns a function that opens libvirt connections for wakes.
 fn opener(uri: &Arc<str>, shareable: Option<Connect>) -> Opener {
     let uri = Arc::clone(uri);
     Arc::new(move |worker, listener| {
@@ -113,7 +113,8 @@ fn opener(uri: &Arc<str>, shareable: Option<Connect>) -> Opener {
             return Ok(PooledConnection { session, keepalive: Arc::new(|| ()) });
         }
         let session = Connection::open_to_wake(&uri, listener)?;
-        // Wakes prefer this worker. The call has no keepalive: if the daemon is on another host, it may never return.
+        // Wakes prefer this worker. The call has no keepalive: if the daemon is on another host, the call might never
+        // return.
         if worker == 0 && is_local(&uri) {
             session.cache_handles()?;
         }
@@ -125,9 +126,9 @@ fn opener(uri: &Arc<str>, shareable: Option<Connect>) -> Opener {
     })
 }
 
-/// The number of connections for wakes that are opened in advance. Each connection to another host is an ssh process here
-/// and a login there, so one is opened, and more if several wakes arrive at the same time.
-fn open_ahead(uri: &str) -> usize {
+/// The number of connections for wakes that are opened in advance. Each connection to another host is an ssh process
+/// here and a login there, so only one is opened at first. More are opened if several wakes arrive at the same time.
+fn connections_in_advance(uri: &str) -> usize {
     if is_local(uri) { MAX_CONNECTIONS } else { 1 }
 }
 
@@ -154,7 +155,7 @@ mod tests {
             ("qemu+tls://host/system", 1),
             ("no uri", 1),
         ] {
-            assert_eq!(open_ahead(uri), connections, "{uri}");
+            assert_eq!(connections_in_advance(uri), connections, "{uri}");
         }
     }
 }

@@ -2,10 +2,10 @@
     unsafe_code,
     reason = "libvirt delivers events only through C callbacks, which the virt crate does not wrap"
 )]
-//! libvirt's events: the only unsafe code of the actor.
+//! libvirt's events: the only unsafe code in the actor.
 //!
-//! A callback only calls a [`Listener`], which returns at once: it makes no call to the daemon, and cannot panic
-//! into C.
+//! A callback only calls a [`Listener`], which returns immediately. The callback does not call the daemon, and cannot
+//! panic into C.
 //!
 //! Ownership: each registration has its own boxed reference to the listener. Once libvirt accepts the registration,
 //! libvirt owns the box and returns it through [`free`] when no callback can use it; if libvirt rejects the
@@ -24,8 +24,8 @@ use virt::error::Error;
 use virt::sys;
 use wakevirt_service::logs::kind;
 
-/// Receives the events of a connection. Both methods run on libvirt's event thread, which all connections share:
-/// they must return at once.
+/// Receives the events of a connection. Both methods run on libvirt's event thread, which all connections share: they
+/// must return immediately.
 pub(super) trait Listener: Send + Sync + 'static {
     /// This domain has changed.
     fn changed(&self, uuid: Uuid);
@@ -34,8 +34,7 @@ pub(super) trait Listener: Send + Sync + 'static {
     fn closed(&self, reason: &'static str);
 }
 
-/// Starts the thread that runs libvirt's event loop, once for the process. Call this before the first connection is
-/// opened.
+/// Starts the thread that runs libvirt's event loop, once per process. Call this before the first connection is opened.
 pub(super) fn start_loop() -> Result<(), Error> {
     static STARTED: OnceLock<Result<(), Error>> = OnceLock::new();
     STARTED
@@ -63,29 +62,29 @@ fn run_loop() {
     }
 }
 
-/// The callbacks that are registered with one connection. Dropping it unregisters them.
+/// The callbacks that are registered with one connection. Dropping this value unregisters them.
 #[derive(Debug)]
 pub(super) struct Subscription {
     connection: Connect,
     domain_events: Vec<c_int>,
-    closing: bool,
+    has_close_callback: bool,
 }
 
 /// Reports the end of the connection to the listener.
 pub(super) fn watch(connection: &Connect, listener: &Arc<dyn Listener>) -> Result<Subscription, Error> {
     let connection = connection.clone();
-    let mut subscription = Subscription { connection, domain_events: Vec::new(), closing: false };
+    let mut subscription = Subscription { connection, domain_events: Vec::new(), has_close_callback: false };
     subscription.add_close(listener)?;
     Ok(subscription)
 }
 
-/// Reports changes of domains and the end of the connection to the listener.
+/// Reports changes to domains and the end of the connection to the listener.
 pub(super) fn subscribe(connection: &Connect, listener: &Arc<dyn Listener>) -> Result<Subscription, Error> {
     let mut subscription = watch(connection, listener)?;
     // SAFETY: the same pointer with libvirt's generic type for callbacks; for this event libvirt casts it back to
     // the type that it has here (libvirt-domain.h, VIR_DOMAIN_EVENT_ID_LIFECYCLE).
     let lifecycle = unsafe { transmute::<sys::virConnectDomainEventCallback, Callback>(Some(lifecycle)) };
-    // SAFETY: as above; added and removed devices have the same type.
+    // SAFETY: as above; the callbacks for added and removed devices have the same type.
     let device =
         unsafe { transmute::<sys::virConnectDomainEventDeviceAddedCallback, Callback>(Some(device)) };
     // SAFETY: as above.
@@ -147,7 +146,7 @@ impl Subscription {
             // SAFETY: as above.
             return Err(unsafe { rejected(listener) });
         }
-        self.closing = true;
+        self.has_close_callback = true;
         Ok(())
     }
 }
@@ -162,7 +161,7 @@ impl Drop for Subscription {
             // SAFETY: the connection is valid, and the number came from it.
             unsafe { sys::virConnectDomainEventDeregisterAny(connection, id) };
         }
-        if self.closing {
+        if self.has_close_callback {
             // SAFETY: the connection is valid, and the function was registered with it.
             unsafe { sys::virConnectUnregisterCloseCallback(connection, Some(closed)) };
         }
@@ -174,7 +173,7 @@ fn into_pointer(listener: &Arc<dyn Listener>) -> *mut c_void {
     Box::into_raw(Box::new(Arc::clone(listener))).cast()
 }
 
-/// libvirt's last error, after it rejected the registration.
+/// Returns libvirt's last error, after libvirt rejected the registration, and frees the reference.
 ///
 /// # Safety
 /// As for [`free`].
@@ -197,7 +196,7 @@ unsafe extern "C" fn free(listener: *mut c_void) {
 /// # Safety
 /// `listener` comes from [`into_pointer`] and was not freed.
 unsafe fn from_pointer<'a>(listener: *mut c_void) -> &'a dyn Listener {
-    // SAFETY: it points to such a reference, which libvirt frees only when no callback runs. A listener can be
+    // SAFETY: it points to such a reference, which libvirt frees only when no callback is running. A listener can be
     // used by several threads at once, in case libvirt calls from a thread other than its event loop's.
     let listener = unsafe { &*listener.cast::<Arc<dyn Listener>>() };
     listener.as_ref()
@@ -207,8 +206,8 @@ unsafe fn from_pointer<'a>(listener: *mut c_void) -> &'a dyn Listener {
 /// `domain` is valid during the call; `listener` as for [`from_pointer`].
 unsafe fn changed(domain: sys::virDomainPtr, listener: *mut c_void) {
     let mut uuid = [0; sys::VIR_UUID_BUFLEN as usize];
-    // SAFETY: the domain is valid during the callback, and the buffer has the required length. The call reads the
-    // domain's own copy, and makes no call to the daemon.
+    // SAFETY: the domain is valid during the callback, and the buffer has the required length. The function reads the
+    // copy in the domain, and does not call the daemon.
     let result = unsafe { sys::virDomainGetUUID(domain, uuid.as_mut_ptr()) };
     if result == 0 {
         // SAFETY: guaranteed by the caller.

@@ -11,8 +11,8 @@ use super::monitor::Monitor;
 use crate::hypervisor::{HypervisorError, Updates};
 use wakevirt_service::logs::kind;
 
-/// How long the changes of a domain are collected before it is read. A start causes several changes, and reading the
-/// domain at the same time would delay the call that starts it.
+/// How long changes to a domain are collected before the domain is read. A start causes several changes, and reading
+/// the domain at the same time would delay the call that starts it.
 const COLLECT_TIME: Duration = Duration::from_millis(10);
 
 /// Reads domains that have changed.
@@ -47,7 +47,7 @@ impl<'driver> Follower<'driver> {
                             tracing::warn!(
                                 MESSAGE_ID = kind::DOMAINS_UNREADABLE,
                                 WAKEVIRT_CONNECTION = self.uri,
-                                "too many domains of {} changed at once, and listing them failed: {error}",
+                                "too many domains on {} changed at once, and they cannot be listed: {error}",
                                 self.uri
                             );
                             return "its domains cannot be listed";
@@ -89,7 +89,7 @@ impl<'driver> Follower<'driver> {
                 MESSAGE_ID = kind::DOMAIN_UNREADABLE,
                 WAKEVIRT_UUID = %uuid,
                 WAKEVIRT_CONNECTION = self.uri,
-                "domain {uuid} has changed and cannot be read; the old definition stays in use: {error}"
+                "domain {uuid} has changed but cannot be read; the old definition stays in use: {error}"
             ),
         }
     }

@@ -9,8 +9,8 @@ mod error;
 mod events;
 mod follower;
 mod monitor;
+mod permissions;
 mod pool;
 mod read;
-mod rights;
 
 pub use driver::Libvirt;

@@ -1,4 +1,4 @@
-//! The connection that lists and reads a hypervisor's domains and receives its events, and its thread.
+//! The connection that lists and reads a hypervisor's domains and receives its events, with its thread.
 
 use std::io;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ type Job = Box<dyn FnOnce(&mut Option<Connection>) + Send>;
 pub(super) struct Opened {
     /// The changes since then.
     pub changes: Arc<Changes>,
-    /// The connection itself, if its driver runs inside this process, so that all threads may share it.
+    /// The connection itself, if its driver runs inside this process, so that all threads can share it.
     pub shareable: Option<Connect>,
 }
 
@@ -76,13 +76,13 @@ impl Monitor {
     }
 
     /// Logs what libvirt allows the actor to do, without waiting for it.
-    pub(super) fn log_rights(&mut self) {
-        let job: Job = Box::new(|slot| slot.iter().for_each(Connection::log_rights));
+    pub(super) fn log_permissions(&mut self) {
+        let job: Job = Box::new(|slot| slot.iter().for_each(Connection::log_permissions));
         // The queue is empty at this point.
         let _ = self.jobs.try_send(job);
     }
 
-    /// Closes the connection. If the daemon hangs, its keepalive ends the wait.
+    /// Closes the connection. If the daemon hangs, keepalive ends the wait.
     pub(super) async fn close(&mut self) {
         let closed = self.run(|slot| {
             drop(slot.take());

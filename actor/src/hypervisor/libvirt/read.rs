@@ -13,7 +13,7 @@ use crate::hypervisor::HypervisorError;
 use crate::model::{Domain, Id, Pause, State};
 
 impl Domain {
-    /// The same domain, as saved if its next start restores a saved state.
+    /// Returns the domain, with the `Saved` state if its next start restores a saved state.
     pub(super) fn with_saved_state(self, is_saved: bool) -> Self {
         let state = if self.state == State::ShutOff && is_saved { State::Saved } else { self.state };
         Self { state, ..self }
@@ -64,7 +64,7 @@ pub(super) fn state(domain: &virt::domain::Domain) -> Result<State, HypervisorEr
             State::Paused(Pause::Migration) if has_no_job(domain) => State::Paused(Pause::Restored),
             state => state,
         }),
-        // The virt crate hides the error of the call, and returns its initial value -1.
+        // The virt crate hides the error of the call, and returns its initial value, -1.
         Enum::Unknown(sys::virDomainState::MAX) => {
             Err(failed("read the domain's state")(virt::error::Error::last_error()))
         }
@@ -72,7 +72,7 @@ pub(super) fn state(domain: &virt::domain::Domain) -> Result<State, HypervisorEr
     }
 }
 
-/// Whether the domain has no job, as far as known. The destination of a migration does not report its job.
+/// Whether the domain is known to have no job. The destination of a migration does not report its job.
 fn has_no_job(domain: &virt::domain::Domain) -> bool {
     domain.job_info().is_ok_and(|job| u32::try_from(job.r#type) == Ok(sys::VIR_DOMAIN_JOB_NONE))
 }

@@ -1,7 +1,7 @@
 //! Decisions about wakes: pure functions of their arguments.
 //!
 //! There are two steps, because the state of a domain is queried only if it matters: [`admit`] selects the domain and
-//! decides whether it may be woken, and [`act`] selects the action for its state.
+//! decides whether the wake is allowed, and [`select_action`] selects the action for the domain's state.
 
 use core::time::Duration;
 
@@ -30,7 +30,7 @@ pub enum Presented<'a> {
     Fetched(Option<&'a Password>),
 }
 
-/// The domains with a MAC address.
+/// The domains with a MAC address, name or UUID.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found<'a> {
     /// No domain.
@@ -51,13 +51,13 @@ pub enum Admission<'a> {
     Ambiguous(Vec<&'a Domain>),
     /// No rule allows the domain.
     NotAllowed(&'a Domain),
-    /// This rule matches the domain, but the packet does not meet this condition of it.
+    /// This rule matches the domain, but the packet does not meet this condition of the rule.
     ConditionsNotMet(&'a Domain, &'a Rule, RuleVerdict),
     /// This rule requires a password, which must be fetched first.
     FetchPassword(&'a Domain, &'a Rule),
-    /// This rule requires another password.
+    /// This rule requires a different password.
     BadPassword(&'a Domain, &'a Rule),
-    /// The domain may be woken.
+    /// The wake is allowed.
     Admitted(&'a Domain, Grant),
 }
 
@@ -70,7 +70,7 @@ pub struct Grant {
     pub paused: Paused,
 }
 
-/// Selects the domain, and decides whether it may be woken.
+/// Selects the domain, and decides whether the wake is allowed.
 pub fn admit<'a>(
     found: Found<'a>,
     rules: &'a Rules,
@@ -97,8 +97,9 @@ pub fn admit<'a>(
     }
 }
 
-/// Decides by the first rule whose conditions are all met. Without one, the metadata can allow the domain. Otherwise the
-/// result names a rule with a wrong password or, if there is none, a rule with another unmet condition.
+/// The first rule whose conditions are all met determines the decision. If there is none, the metadata can allow the
+/// domain. Otherwise, the result names a rule whose password does not match or, if there is none, a rule with a
+/// different unmet condition.
 fn admit_packet<'a>(
     domain: &'a Domain,
     rules: &'a Rules,
@@ -108,7 +109,7 @@ fn admit_packet<'a>(
 ) -> Admission<'a> {
     let mut denial = Admission::NotAllowed(domain);
     for rule in rules.iter() {
-        match judge(rule, domain, mac, details, password) {
+        match evaluate(rule, domain, mac, details, password) {
             RuleVerdict::Allows => {
                 let grant = Grant { rule: Some(rule.to_string()), paused: rule.paused() };
                 return Admission::Admitted(domain, grant);
@@ -122,7 +123,7 @@ fn admit_packet<'a>(
             verdict if is_unmet_condition(verdict) && matches!(denial, Admission::NotAllowed(_)) => {
                 denial = Admission::ConditionsNotMet(domain, rule, verdict);
             }
-            // The rule is for other domains, or an earlier one is the reason.
+            // The rule is for other domains, or an earlier rule is the reason.
             _ => {}
         }
     }
@@ -133,9 +134,9 @@ fn admit_packet<'a>(
     denial
 }
 
-/// What a rule says about a packet for a MAC address of this domain.
+/// Evaluates a rule for a packet for a MAC address of this domain.
 #[must_use]
-pub fn judge(
+pub fn evaluate(
     rule: &Rule,
     domain: &Domain,
     mac: MacAddr,
@@ -157,7 +158,7 @@ pub fn judge(
     }
 }
 
-/// Whether the rule matches the domain, and the packet comes from elsewhere.
+/// Whether the rule matches the domain, but not the interface, VLAN or source of the packet.
 const fn is_unmet_condition(verdict: RuleVerdict) -> bool {
     matches!(
         verdict,
@@ -195,7 +196,7 @@ pub fn is_cooling_down(trigger: Trigger, since_success: Option<Duration>, cool_d
     trigger == Trigger::Packet && since_success.is_some_and(|since| since < cool_down)
 }
 
-/// The result of [`act`].
+/// The result of [`select_action`].
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -214,7 +215,7 @@ pub enum Action {
 }
 
 /// Selects the action for the state of a domain.
-pub fn act(state: State, paused: Paused) -> Action {
+pub fn select_action(state: State, paused: Paused) -> Action {
     let failed =
         || Action::Nothing(Outcome::Failed, format!("the domain is {state}; a wake cannot change that"));
     match state {
@@ -230,7 +231,7 @@ pub fn act(state: State, paused: Paused) -> Action {
         State::ShuttingDown => Action::AwaitOff,
         State::Crashed | State::Unknown => failed(),
         State::Paused(pause) => match pause {
-            // libvirt loses the reason in a restart, and then reports none: resuming is safe.
+            // libvirt loses the reason when it restarts, and then reports none: resuming is safe.
             Pause::User | Pause::FromSnapshot | Pause::Restored | Pause::Unknown => match paused {
                 Paused::Resume => Action::Resume,
                 Paused::Leave => {

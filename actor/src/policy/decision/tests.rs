@@ -166,16 +166,18 @@ fn selects_the_action_for_each_state() {
         (Suspended, Ok(Action::WakeUp)),
         (Unknown, nothing(Outcome::Failed)),
     ] {
-        match (act(state, super::Paused::Resume), action) {
+        match (select_action(state, super::Paused::Resume), action) {
             (Action::Nothing(outcome, _), Err(expected)) => assert_eq!(outcome, expected, "{state}"),
             (action, expected) => assert_eq!(Ok(action), expected, "{state}"),
         }
     }
-    let Action::Nothing(Outcome::NotAllowed, reason) = act(Paused(Pause::User), super::Paused::Leave) else {
+    let Action::Nothing(Outcome::NotAllowed, reason) =
+        select_action(Paused(Pause::User), super::Paused::Leave)
+    else {
         panic!("the domain must stay paused")
     };
     assert!(reason.contains("leave"), "{reason}");
-    assert_eq!(act(ShutOff, super::Paused::Leave), Action::Start);
+    assert_eq!(select_action(ShutOff, super::Paused::Leave), Action::Start);
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub use rule::{Paused, Rule};
 /// Displayed instead of a rule if the domain's metadata allows the wake.
 pub const METADATA: &str = "metadata of the domain";
 
-/// The rules, in the order of their precedence. An empty list allows nothing.
+/// The rules, in order of precedence. An empty list allows nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
     rules: Vec<Rule>,
@@ -42,7 +42,7 @@ impl Rules {
         self.rules.is_empty()
     }
 
-    /// The rules, in the order of their precedence.
+    /// The rules, in order of precedence.
     pub fn iter(&self) -> impl Iterator<Item = &Rule> {
         self.rules.iter()
     }
@@ -82,15 +82,15 @@ impl Rules {
     /// Reads the passwords of the rules.
     ///
     /// # Errors
-    /// If one cannot be read.
+    /// If a password cannot be read.
     pub fn read_passwords(&mut self) -> Result<(), secure_on::SecureOnError> {
         let credentials = credentials();
         self.passwords_mut().try_for_each(|secure_on| secure_on.read(credentials.as_deref()))
     }
 
-    /// Reads the passwords of the rules, and skips credentials that cannot be read: the service manager passes
-    /// them to the service, but neither to a check in a shell nor (systemd 252) to the commands of `ExecReload=`.
-    /// Returns the skipped ones, as they are written in the configuration.
+    /// Reads the passwords of the rules, and skips credentials that cannot be read: the service manager passes them to
+    /// the service, but neither to a check in a shell nor (systemd 252) to the commands of `ExecReload=`. Returns the
+    /// skipped credentials, as they are written in the configuration.
     ///
     /// # Errors
     /// If another password cannot be read.
@@ -117,7 +117,7 @@ impl Rules {
 
 #[cfg(test)]
 impl Rules {
-    /// The rules in these tables `[[allow]]`. Metadata can also allow a domain.
+    /// The rules in these `[[allow]]` tables. Metadata can also allow a domain.
     pub(crate) fn parse(text: &str) -> Self {
         #[derive(serde::Deserialize)]
         struct RuleFile {

@@ -1,4 +1,4 @@
-//! Patterns of domains, MAC addresses and sources.
+//! Patterns for domains, MAC addresses and sources.
 
 use core::net::IpAddr;
 use core::str::FromStr;
@@ -64,7 +64,7 @@ impl TryFrom<String> for DomainPattern {
     fn try_from(text: String) -> Result<Self, String> {
         if text.is_empty() {
             return Err(
-                "an empty string matches no domain; write a name, a glob such as \"web-*\", or a UUID"
+                "an empty string does not match any domain; write a name, a glob such as \"web-*\", or a UUID"
                     .to_owned(),
             );
         }
@@ -127,7 +127,7 @@ pub(super) fn octets(text: &str) -> Option<[Option<u8>; 6]> {
     Some(octets)
 }
 
-/// The source of a packet: a network, an IP address or a MAC address.
+/// A pattern for the source of a packet: a network, an IP address or a MAC address.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct SourcePattern {

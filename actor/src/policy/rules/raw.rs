@@ -84,7 +84,7 @@ impl TryFrom<RawRule> for Rule {
                 return Err("a rule needs a domain or a MAC address; add domain = \"…\" or mac = \"…\"");
             }
             (Some(_), Some(_)) => {
-                return Err("a rule can contain either domain or mac; write two rules");
+                return Err("a rule cannot contain both domain and mac; write two rules");
             }
         };
         let lists = [

@@ -14,7 +14,7 @@ use crate::model::Domain;
 use crate::policy::origin::Origin;
 use crate::policy::secure_on::SecureOn;
 
-/// The number of items of each list that a rule in one line shows.
+/// The maximum number of items of each list when a rule is shown in one line.
 const MAX_SHOWN: usize = 3;
 
 /// What to do with a domain that a user has paused.
@@ -28,7 +28,7 @@ pub enum Paused {
     Leave,
 }
 
-/// A table `[[allow]]`.
+/// An `[[allow]]` table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     pub(super) selector: Selector,
@@ -70,13 +70,13 @@ impl Rule {
         matches!(&self.selector, Selector::Mac(pattern) if !pattern.matches(mac))
     }
 
-    /// The place of the rule in the configuration, if it is from a file.
+    /// The location of the rule in the configuration, if it is from a file.
     #[must_use]
     pub const fn origin(&self) -> Option<&Origin> {
         self.origin.as_ref()
     }
 
-    /// The same rule, from this place in the configuration.
+    /// The same rule, with this location in the configuration.
     #[must_use]
     pub(crate) fn at(self, origin: Origin) -> Self {
         Self { origin: Some(origin), ..self }
@@ -89,7 +89,7 @@ impl Rule {
 
     /// The number of globs in the rule. A glob takes much more memory than its text.
     #[must_use]
-    pub fn globs(&self) -> usize {
+    pub fn glob_count(&self) -> usize {
         let domain = matches!(&self.selector, Selector::Domain(pattern) if pattern.is_glob());
         let interfaces = self.interfaces.iter().flatten().filter(|it| it.name().is_none());
         usize::from(domain) + interfaces.count()
@@ -124,12 +124,12 @@ impl Rule {
     /// The first condition of the rule that a packet with these details does not meet: its interface, VLAN or source.
     #[must_use]
     pub fn unmet_condition(&self, details: &PacketDetails) -> Option<RuleVerdict> {
-        // A packet without a known interface matches no pattern.
+        // A packet without a known interface does not match any pattern.
         let interface = |interfaces: &Vec<InterfacePattern>| {
             interfaces.iter().any(|it| details.interface_names().any(|name| it.matches(name)))
         };
         let source = |sources: &Vec<SourcePattern>| sources.iter().any(|it| it.matches(details));
-        // A UDP socket does not report the VLAN, so such a packet matches none.
+        // A UDP socket does not report the VLAN, so such a packet does not match any VLAN.
         let vlan = |vlans: &Vec<u16>| details.vlan.is_some_and(|vlan| vlans.contains(&vlan));
         if !self.interfaces.as_ref().is_none_or(interface) {
             let is_known = details.interface.is_some();

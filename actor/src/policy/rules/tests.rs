@@ -66,7 +66,7 @@ fn allows_by_mac_address() {
     ] {
         let rules = Rules::parse(&format!("[[allow]]\nmac = {pattern:?}"));
         assert_eq!(rules.allowed_by(&domain("any"), mac()).is_some(), allowed, "{pattern}");
-        assert!(!rules.any_names(&domain("any")), "a rule with a MAC address names no domain");
+        assert!(!rules.any_names(&domain("any")), "a rule with a MAC address does not name a domain");
     }
 }
 
@@ -123,7 +123,7 @@ fn a_name_with_glob_characters_matches_only_that_domain() {
 }
 
 #[test]
-fn the_removal_of_a_domain_allows_no_other_domain() {
+fn the_removal_of_a_domain_does_not_allow_another_domain() {
     let mut rules = Rules::parse("[[allow]]\ndomain = \"win[1]\"\nconnection = \"test:///\"");
     let mut other = domain("win[1]");
     other.id.connection = "lxc:///".into();

@@ -1,4 +1,5 @@
-//! Selects the messages to handle: packets from the owner of the announcer's name, and replies to our own calls.
+//! Selects the messages to handle: packets from the owner of the announcer's name, changes of that owner, and replies
+//! to the actor's own calls.
 
 use core::num::NonZeroU32;
 
@@ -21,11 +22,11 @@ const BUS: &str = "org.freedesktop.DBus";
 pub(super) struct MessageFilter {
     /// The announcer's connection, if there is an announcer. `None` until the bus has replied to `GetNameOwner`.
     owner: Option<Option<OwnedUniqueName>>,
-    /// The serial of the call of `GetNameOwner`.
+    /// The serial of the call to `GetNameOwner`.
     owner_call: NonZeroU32,
-    /// The serials of the calls of `AddMatch`.
+    /// The serials of the calls to `AddMatch`.
     match_calls: [NonZeroU32; 2],
-    /// The serial of the pending call of `Replay`.
+    /// The serial of the pending call to `Replay`.
     replay_call: Option<NonZeroU32>,
 }
 
@@ -47,7 +48,7 @@ pub(super) enum Incoming {
 /// The reply to `Replay`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ReplayReply {
-    /// Stored packets, or the first of them.
+    /// A page of stored packets.
     Page(Page),
     /// The announcer is busy; retry later.
     Busy,
@@ -56,7 +57,7 @@ pub(super) enum ReplayReply {
 }
 
 impl MessageFilter {
-    /// Subscribes to packets, then to changes of the owner, then requests the owner. The replies arrive in the
+    /// Subscribes to packets, then to changes of the owner, and then queries the owner. The replies arrive in the
     /// connection's message stream.
     pub(super) async fn subscribe(connection: &Connection) -> Result<Self, BusError> {
         let packets = MatchRule::builder()
@@ -83,7 +84,7 @@ impl MessageFilter {
         Ok(Self { owner: None, owner_call, match_calls: [packets, owners], replay_call: None })
     }
 
-    /// Calls `Replay` for the packets after this one, if there is an announcer. The reply arrives in the
+    /// Calls `Replay` for the packets after this position, if there is an announcer. The reply arrives in the
     /// connection's message stream. Returns whether the call was sent.
     pub(super) async fn request_replay(
         &mut self,
@@ -106,7 +107,7 @@ impl MessageFilter {
         self.replay_call = Some(call);
     }
 
-    /// Ignores the reply to the pending call of `Replay`.
+    /// Ignores the reply to the pending call to `Replay`.
     pub(super) const fn abandon_replay(&mut self) {
         self.replay_call = None;
     }
@@ -123,7 +124,7 @@ impl MessageFilter {
             Type::MethodReturn if header.reply_serial() == Some(self.owner_call) => {
                 Ok(self.set_owner(Some(message.body().deserialize()?)))
             }
-            // The only error of GetNameOwner: the name has no owner.
+            // `GetNameOwner` returns an error only if the name has no owner.
             Type::Error if header.reply_serial() == Some(self.owner_call) => Ok(self.set_owner(None)),
             Type::MethodReturn | Type::Error
                 if self.replay_call.is_some() && header.reply_serial() == self.replay_call =>
@@ -151,7 +152,7 @@ impl MessageFilter {
     }
 
     fn owner_changed(&mut self, message: &Message) -> Incoming {
-        // The bus sets the sender of each message: no other connection can use its name.
+        // The bus sets the sender of each message: no other connection can claim to be the bus.
         let from_bus = message.header().sender().is_some_and(|sender| sender == BUS);
         let Some(signal) = from_bus.then(|| NameOwnerChanged::from_message(message.clone())).flatten() else {
             return Incoming::Other;
@@ -172,7 +173,7 @@ impl MessageFilter {
     }
 }
 
-/// A call of this method of the bus.
+/// A call to this method of the bus.
 fn bus_call(member: &str, argument: &str) -> Result<Message, zbus::Error> {
     Message::method_call("/org/freedesktop/DBus", member).destination(BUS).interface(BUS).build(&argument)
 }
@@ -183,12 +184,13 @@ fn is_packet(header: &Header<'_>) -> bool {
         && header.path().is_some_and(|path| path == CAPTURE_PATH)
 }
 
-/// The packet in a signal `MagicPacket`; `None` if its body is invalid, as from another version of capture.
+/// The packet in a `MagicPacket` signal; `None` if its body is invalid, for example because it is from a different
+/// version of capture.
 fn parse_packet(message: &Message) -> Option<Packet> {
     let body = message.body();
     let parsed = body.deserialize::<(u64, String, Dict)>();
     let parsed =
-        parsed.inspect_err(|error| tracing::debug!("ignored an invalid signal MagicPacket: {error}"));
+        parsed.inspect_err(|error| tracing::debug!("ignored an invalid MagicPacket signal: {error}"));
     Packet::new(parsed.ok()?)
 }
 
@@ -209,7 +211,7 @@ fn parse_replay(message: &Message) -> ReplayReply {
         Err(error) => {
             tracing::warn!(
                 MESSAGE_ID = kind::REPLAY_FAILED,
-                "cannot request a replay of missed magic packets, which wake no domain now: {}",
+                "cannot request a replay of missed magic packets, so they do not wake a domain: {}",
                 describe("Replay", &error.into())
             );
             ReplayReply::Failed

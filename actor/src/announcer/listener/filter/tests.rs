@@ -41,7 +41,7 @@ fn owner_changed(sender: &str, new: &str) -> Message {
         .unwrap()
 }
 
-/// A call with this serial, to reply to.
+/// A call with this serial, to which a test replies.
 fn call(number: u32) -> Message {
     Message::method_call("/", "Any").serial(serial(number)).build(&()).unwrap()
 }
@@ -171,13 +171,13 @@ fn accepts_only_the_reply_to_its_own_call() {
         page.packets.iter().map(|it| (it.sequence, it.details.epoch.as_deref())).collect::<Vec<_>>(),
         [(4, Some("e"))]
     );
-    assert_eq!(filter.classify(&reply(105)).unwrap(), Incoming::Other, "the call has a reply already");
+    assert_eq!(filter.classify(&reply(105)).unwrap(), Incoming::Other, "the call already has a reply");
     for (error, expected) in [("AccessDenied", ReplayReply::Failed), ("LimitsExceeded", ReplayReply::Busy)] {
         let mut filter = MessageFilter { replay_call: Some(serial(105)), ..filter_for(Some(Some(OWNER))) };
         let error = Message::error(&call(105).header(), format!("org.freedesktop.DBus.Error.{error}"));
         assert_eq!(filter.classify(&error.build(&"no").unwrap()).unwrap(), Incoming::Replay(expected));
     }
-    // A new owner ends the call.
+    // A new owner cancels the pending call.
     let mut filter = MessageFilter { replay_call: Some(serial(105)), ..filter_for(Some(Some(OWNER))) };
     filter.classify(&owner_changed(BUS, OTHER_SENDER)).unwrap();
     assert_eq!(filter.classify(&reply(105)).unwrap(), Incoming::Other);

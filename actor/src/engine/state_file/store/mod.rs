@@ -48,8 +48,8 @@ struct Suspect {
 #[derive(Debug, Serialize, Deserialize)]
 struct Content {
     state: SavedState,
-    /// The packets and wakes that are suspects if the process crashes, each with the number of consecutive crashes in
-    /// which it was one before.
+    /// The packets and wakes that are suspects if the process crashes, each with the number of consecutive earlier
+    /// crashes in which it was a suspect.
     suspects: Vec<(Key, u8)>,
 }
 
@@ -58,7 +58,7 @@ struct Content {
 enum Key {
     /// A packet, or the wake that it became.
     Packet(Position),
-    /// A call to wake the domain of this UUID.
+    /// A call to wake the domain with this UUID.
     Call(u128),
 }
 
@@ -78,7 +78,7 @@ impl StateFile {
 
     pub(crate) fn open_in(directory: &Path) -> (Self, SavedState) {
         let path = directory.join(FILE);
-        // Before the file is read: a crash while reading counts as well.
+        // Done before the file is read, so that a crash during the read counts as well.
         let is_clean = take_clean_exit(directory);
         let mut content = recover(&path);
         if is_clean {
@@ -99,7 +99,7 @@ impl StateFile {
             tracing::warn!(
                 MESSAGE_ID = kind::STATE_NOT_SAVED,
                 "cannot write to {}: {error}; a restart loses pending wakes, and the packets that arrive during \
-                 the restart; create the directory for the service's user, or let the service manager do so \
+                 the restart; create the directory for the service's user, or have the service manager create it \
                  (RuntimeDirectory=)",
                 shown(directory)
             );
@@ -171,12 +171,12 @@ fn recover(path: &Path) -> Content {
         Ok(None) => {
             let aside = path.with_extension("unread");
             let renamed = match rename(path, &aside) {
-                Ok(()) => format!("it was renamed to {}", shown(&aside)),
-                Err(error) => format!("it cannot be renamed: {error}"),
+                Ok(()) => format!("the file was renamed to {}", shown(&aside)),
+                Err(error) => format!("the file cannot be renamed: {error}"),
             };
             tracing::warn!(
                 MESSAGE_ID = kind::STATE_NOT_RESTORED,
-                "{} is damaged or has another version; pending wakes are lost, and {renamed}",
+                "{} is damaged or has a different version; pending wakes are lost, and {renamed}",
                 shown(path)
             );
             empty
@@ -193,7 +193,7 @@ fn recover(path: &Path) -> Content {
     }
 }
 
-/// Reads the file. Returns `None` if it is damaged, too large or of another version.
+/// Reads the file. Returns `None` if it is damaged, too large or has a different version.
 fn read_content(path: &Path) -> io::Result<Option<Content>> {
     let Some(bytes) = read(path)? else { return Ok(None) };
     let Some((&VERSION, rest)) = bytes.split_first() else { return Ok(None) };
@@ -201,16 +201,16 @@ fn read_content(path: &Path) -> io::Result<Option<Content>> {
     Ok(content.and_then(|(content, rest)| rest.is_empty().then_some(content)))
 }
 
-/// Removes the packets and wakes that were pending in the last crash, if another crash cannot be counted: trying them
-/// again could make the service crash in a loop.
+/// Removes the packets and wakes that were pending during the last crash. Called if the next crash cannot be counted:
+/// trying them again could make the service crash in a loop.
 fn abandon_uncounted(state: &mut SavedState) {
     let packets = std::mem::take(&mut state.packets).len();
     let wakes = std::mem::take(&mut state.wakes).len();
     if packets + wakes > 0 {
         tracing::error!(
             MESSAGE_ID = kind::WAKE_ABANDONED,
-            "{wakes} wakes and {packets} packets are abandoned: they had not ended when the service crashed, and \
-             another crash cannot be counted"
+            "{wakes} wakes and {packets} packets are abandoned: they were pending when the service crashed, and the \
+             next crash cannot be counted"
         );
     }
 }
@@ -226,7 +226,7 @@ fn abandon_suspects(content: &mut Content) {
             tracing::error!(
                 MESSAGE_ID = kind::WAKE_ABANDONED,
                 WAKEVIRT_MAC = %packet.mac,
-                "packet for {} is abandoned: the service crashed {MAX_CRASHES} times before the decision",
+                "packet for {} is abandoned: the service crashed {MAX_CRASHES} times before it made a decision",
                 packet.mac
             );
         }

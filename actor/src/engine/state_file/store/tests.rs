@@ -27,7 +27,7 @@ fn packet(sequence: u64) -> Packet {
 /// A wake of the domain with this number, for a packet or for a call.
 fn wake(number: u128, packet: Option<&Packet>) -> SavedWake {
     let id = Id { connection: "test:///".into(), uuid: Uuid::from_u128(number) };
-    let caller = packet.is_none().then_some(Caller { user: 1000, by: Authority::Polkit });
+    let caller = packet.is_none().then_some(Caller { user: 1000, authority: Authority::Polkit });
     let subject = Subject {
         mac: Some(MacAddr::new([2; 6])),
         domain: Some((id.clone(), "win11".to_owned())),
@@ -82,7 +82,7 @@ fn continues_without_a_file_and_with_a_damaged_one() {
     }
 }
 
-/// Neither a FIFO, a link nor a device in place of the file or of the new file is read or written.
+/// A FIFO, a link or a device in place of the file or the new file is neither read nor written.
 #[test]
 fn does_not_block_on_special_files() {
     let target = tempfile::NamedTempFile::new().unwrap();
@@ -136,12 +136,12 @@ proptest::proptest! {
 }
 
 #[test]
-fn abandons_packets_and_wakes_that_were_pending_in_two_crashes() {
+fn abandons_packets_and_wakes_that_were_pending_during_two_crashes() {
     let directory = tempfile::tempdir().unwrap();
     let (held, called) = (wake(1, Some(&packet(8))), wake(2, None));
     let all = state(&[packet(7)], &[held.clone(), called.clone()]);
     StateFile::open_in(directory.path()).0.save(&all);
-    // After the first crash everything is tried again, and another wake begins.
+    // After the first crash, everything is tried again, and another wake begins.
     let (mut file, state) = StateFile::open_in(directory.path());
     assert_eq!(state, all);
     let later = wake(3, None);
@@ -179,7 +179,7 @@ fn counts_neither_clean_restarts_nor_ended_wakes() {
         assert_eq!(state, all);
         file.save(&state);
     }
-    // After a crash the wake ends. At the next crash another wake of the domain is running.
+    // After a crash, the wake ends. At the next crash, another wake of the domain is running.
     let (mut file, state) = StateFile::open_in(directory.path());
     assert_eq!(state, all);
     file.save(&self::state(&[], &[]));
@@ -187,7 +187,7 @@ fn counts_neither_clean_restarts_nor_ended_wakes() {
     assert_eq!(StateFile::open_in(directory.path()).1, all);
 }
 
-/// Only crashes in a row count: an earlier one may have had another cause.
+/// Only consecutive crashes count: an earlier crash may have had a different cause.
 #[test]
 fn a_clean_exit_resets_the_crash_count() {
     let directory = tempfile::tempdir().unwrap();

@@ -15,7 +15,7 @@ use worker::Worker;
 
 /// How often calls in progress and queued work are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the pool may have no connection before it counts as lost.
+/// How long the pool can be without a connection before it counts as lost.
 const LOST_AFTER: Duration = Duration::from_secs(10);
 
 /// The connections to one hypervisor. The threads exit when this is dropped.
@@ -47,7 +47,7 @@ impl Pool {
         state.generation
     }
 
-    /// Closes all connections, those with a call in progress after the call. Drops queued work.
+    /// Closes all connections; if a call is in progress on one, closes it after the call. Drops queued work.
     pub(super) fn close(&self) {
         let mut state = self.0.state();
         state.opener = None;
@@ -75,11 +75,11 @@ impl Pool {
 
     /// Waits until a connection is open.
     pub(super) async fn ready(&self) {
-        // `self` owns the sender.
+        // This cannot fail: `self` owns the sender.
         let _ = self.0.live.subscribe().wait_for(|live| *live > 0).await;
     }
 
-    /// Waits until no connection was open for [`LOST_AFTER`].
+    /// Waits until no connection has been open for [`LOST_AFTER`].
     pub(super) async fn lost(&self) {
         let mut live = self.0.live.subscribe();
         loop {
@@ -93,7 +93,7 @@ impl Pool {
     /// Checks calls in progress and queued work periodically, as long as the future is polled.
     pub(super) async fn watch(&self) {
         loop {
-            // First without a notification: work may have begun before the previous future was dropped.
+            // The first check needs no notification: work may have begun before the previous future was dropped.
             while self.0.check(Instant::now()) {
                 tokio::time::sleep(CHECK_INTERVAL).await;
             }
@@ -104,7 +104,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.0.state().ended = true;
+        self.0.state().stopped = true;
         self.close();
     }
 }

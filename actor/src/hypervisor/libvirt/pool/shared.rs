@@ -13,18 +13,20 @@ use wakevirt_service::logs::kind;
 
 /// The maximum number of connections: during four slow starts, another wake still finds a free connection.
 pub(in super::super) const MAX_CONNECTIONS: usize = 5;
-/// Keepalive is started on the connection of a call that takes longer, and work that is queued for longer is reported.
+/// If a call takes longer than this, keepalive is started on its connection. Work that is queued for longer is
+/// reported.
 pub(super) const SLOW: Duration = Duration::from_secs(5);
 
 /// Opens the connection of one worker, and reports its end to the listener.
 pub(in super::super) type Opener =
     Arc<dyn Fn(usize, &Arc<dyn Listener>) -> Result<PooledConnection, HypervisorError> + Send + Sync>;
 
-/// A connection of the pool.
+/// A connection in the pool.
 pub(in super::super) struct PooledConnection {
     /// Runs attempts.
     pub session: Box<dyn Session>,
-    /// Starts keepalive on the connection, so that a call to a hanging daemon returns. It can be called during a call.
+    /// Starts keepalive on the connection, so that a call to a hanging daemon returns. This function can be called
+    /// during such a call.
     pub keepalive: Keepalive,
 }
 
@@ -60,7 +62,7 @@ pub(super) struct PoolState {
     pub watched: bool,
     /// Whether the log has reported queued work.
     pub reported: bool,
-    pub ended: bool,
+    pub stopped: bool,
 }
 
 pub(super) struct QueuedWork {
@@ -76,7 +78,7 @@ pub(super) struct RunningWork {
 }
 
 impl Shared {
-    /// No connection yet, and no work.
+    /// A pool without connections and without work.
     pub(super) fn new(name: &Arc<str>) -> Self {
         Self {
             name: Arc::clone(name),

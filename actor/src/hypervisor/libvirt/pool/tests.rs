@@ -152,7 +152,7 @@ fn a_full_pool_does_not_delay_other_pools() {
 }
 
 #[test]
-fn creates_no_thread_for_work() {
+fn does_not_create_threads_for_work() {
     let (pool, generation) = pool(&Arc::default(), MAX_CONNECTIONS);
     let (sender, threads) = channel();
     for _ in 0..1000 {

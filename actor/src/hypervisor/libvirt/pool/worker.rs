@@ -63,7 +63,7 @@ impl Worker {
     /// Waits until this worker must open a connection; `None` when the pool is dropped.
     fn wait_for_opener(&self) -> Option<(u64, Opener)> {
         let mut state = self.shared.state();
-        while !state.ended {
+        while !state.stopped {
             match &state.opener {
                 Some(opener) if self.number < state.wanted => {
                     return Some((state.generation, Arc::clone(opener)));
@@ -115,7 +115,7 @@ impl Worker {
             // Closing the connection is also a call.
             keepalive();
         }
-        // A thread that has just started keepalive still holds the connection, but this thread must close it.
+        // A thread that has just started keepalive may still hold the connection, but this thread must close it.
         while Arc::strong_count(&keepalive) > 1 {
             std::thread::yield_now();
         }
@@ -134,7 +134,7 @@ impl Worker {
     fn pause(&self, generation: u64, time: Duration) {
         let deadline = Instant::now() + time;
         let mut state = self.shared.state();
-        while !state.ended && state.generation == generation {
+        while !state.stopped && state.generation == generation {
             let remaining = deadline.saturating_duration_since(Instant::now());
             if remaining.is_zero() {
                 return;

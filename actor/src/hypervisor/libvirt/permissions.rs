@@ -1,4 +1,4 @@
-//! The rights of a connection to libvirt.
+//! The permissions of a connection to libvirt.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use wakevirt_service::logs::quoted;
 
 /// What libvirt allows the actor to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Rights {
+pub(super) enum Permissions {
     /// Everything.
     Full,
     /// What libvirt's access driver grants: <https://libvirt.org/acl.html>.
@@ -18,9 +18,9 @@ pub(super) enum Rights {
     Unknown(String),
 }
 
-impl Rights {
+impl Permissions {
     /// Makes a call that requires a permission that the actor never needs: virConnectGetDomainCapabilities, which
-    /// requires `connect.write`. The call reads no domain and changes nothing, and its result is not secret. It may
+    /// requires `connect.write`. The call reads no domain and changes nothing, and its result is not secret. It can
     /// block.
     pub(super) fn of(connection: &Connect) -> Self {
         match connection.domain_capabilities(None, None, None, None, 0) {
@@ -31,10 +31,10 @@ impl Rights {
     }
 }
 
-impl fmt::Display for Rights {
+impl fmt::Display for Permissions {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full => formatter.write_str("not restricted; the actor may do everything there"),
+            Self::Full => formatter.write_str("not restricted; the actor is allowed to do everything there"),
             Self::Restricted => formatter.write_str("restricted by libvirt's access driver"),
             Self::Unknown(reason) => write!(formatter, "unknown; the check failed: {}", quoted(reason)),
         }
