@@ -1,5 +1,5 @@
-// Connections to the services on the system bus, as the user of the page. They recover by themselves from restarts of
-// a service and of the bus.
+// Connections to the services on the system bus, as the user of the page. They recover automatically when a service or
+// the bus restarts.
 
 /* global cockpit */
 
@@ -14,12 +14,12 @@ export function isDenied(error) {
     return ["org.freedesktop.DBus.Error.AccessDenied", "org.wakevirt.Error.NotAuthorized"].includes(error.name);
 }
 
-/** The values of a dictionary with variants. */
+/** Returns the values of a dictionary of variants. */
 export function plain(dictionary) {
     return Object.fromEntries(Object.entries(dictionary).map(([key, variant]) => [key, variant.v]));
 }
 
-/** Follows which names have an owner. */
+/** Tracks which bus names have an owner. */
 class Bus {
     constructor() {
         this.services = [];
@@ -41,7 +41,7 @@ class Bus {
             this.services.forEach(service => service.open());
         }, () => {});
         client.addEventListener("close", () => {
-            this.services.forEach(service => service.lost("The system bus is unavailable."));
+            this.services.forEach(service => service.disconnect("The system bus is unavailable."));
             window.setTimeout(() => this.open(), this.delay);
             this.delay = Math.min(2 * this.delay, LONGEST_DELAY);
         });
@@ -53,8 +53,8 @@ let bus = null;
 /**
  * A service with one object and one interface, which have the same name as the service.
  *
- * Events: `up` when it has an owner, also a new one; `down` when it has none; `signal` with member and arguments;
- * `properties` when properties changed; `rights` when the user has got or lost administrative access.
+ * Events: `up` when the name has a new owner; `down` when it has none; `signal` with the member and the arguments;
+ * `properties` when properties have changed; `access` when the user has gained or lost administrative access.
  */
 export class Service extends EventTarget {
     constructor(name) {
@@ -64,9 +64,9 @@ export class Service extends EventTarget {
         this.client = null;
         this.privileged = null;
         this.owner = null;
-        /** Why it cannot be used. `null` while it can. */
-        this.problem = "connecting…";
-        admin.addEventListener("changed", () => this.emit("rights"));
+        /** Why the service cannot be used; `null` while it can. */
+        this.problem = "Connecting…";
+        admin.addEventListener("changed", () => this.emit("access"));
         bus ??= new Bus();
         bus.services.push(this);
     }
@@ -75,17 +75,17 @@ export class Service extends EventTarget {
         this.dispatchEvent(new CustomEvent(type, { detail }));
     }
 
-    /** Connects, unless it is connected. */
+    /** Connects, unless it is already connected. */
     open() {
         if (this.client)
             return;
         const client = cockpit.dbus(this.name, { bus: "system" });
         this.client = client;
-        client.addEventListener("owner", (_event, owner) => this.owned(owner));
+        client.addEventListener("owner", (_event, owner) => this.setOwner(owner));
         client.addEventListener("close", (_event, options) => {
             if (this.client !== client)
                 return;
-            this.lost(options?.problem === "not-found" || !options?.problem ? "" : cockpit.message(options));
+            this.disconnect(options?.problem === "not-found" || !options?.problem ? "" : cockpit.message(options));
         });
         client.subscribe({ path: this.path, interface: this.name }, (_path, _interface, member, values) => {
             this.emit("signal", { member, values });
@@ -93,7 +93,7 @@ export class Service extends EventTarget {
         client.subscribe({ path: this.path, interface: "org.freedesktop.DBus.Properties" }, () => this.emit("properties"));
     }
 
-    owned(owner) {
+    setOwner(owner) {
         if (owner === this.owner)
             return;
         this.owner = owner;
@@ -101,7 +101,7 @@ export class Service extends EventTarget {
         this.emit(owner ? "up" : "down");
     }
 
-    lost(problem) {
+    disconnect(problem) {
         const { client, privileged } = this;
         this.client = this.privileged = this.owner = null;
         client?.close();
@@ -111,14 +111,14 @@ export class Service extends EventTarget {
     }
 
     /**
-     * Calls a method as the user, and if that is denied, with the administrative access that the user has.
+     * Calls a method as the user and, if that is denied, with administrative access if the user has it.
      * `type` is the signature of the arguments.
      */
-    async call(method, values = [], type = "", at = this.name) {
+    async call(method, values = [], type = "", iface = this.name) {
         if (!this.client)
             throw new Error(this.problem);
         try {
-            return await this.client.call(this.path, at, method, values, { type });
+            return await this.client.call(this.path, iface, method, values, { type });
         } catch (error) {
             if (!isDenied(error) || !admin.allowed)
                 throw error;
@@ -131,10 +131,10 @@ export class Service extends EventTarget {
             });
             this.privileged = client;
         }
-        return this.privileged.call(this.path, at, method, values, { type });
+        return this.privileged.call(this.path, iface, method, values, { type });
     }
 
-    /** All properties. */
+    /** Returns all properties. */
     async properties() {
         const [values] = await this.call("GetAll", [this.name], "s", "org.freedesktop.DBus.Properties");
         return plain(values);
@@ -142,7 +142,7 @@ export class Service extends EventTarget {
 }
 
 /**
- * Calls `refresh` now, and again after the time that it returns (in milliseconds) while the page is visible.
+ * Calls `refresh` now and, while the page is visible, again after the number of milliseconds that it returns.
  * Returns a function that starts the next call within `soon` milliseconds. Calls never overlap.
  */
 export function repeat(refresh) {

@@ -1,4 +1,5 @@
-// The findings of `wakevirtctl doctor`. It changes nothing, and runs as root if the user has administrative access.
+// Shows the findings of `wakevirtctl doctor`, which does not change anything. It runs as root if the user has
+// administrative access.
 
 /* global cockpit */
 
@@ -6,7 +7,7 @@ import { element, replace, speak, visible } from "./dom.js";
 
 const COMMAND = ["wakevirtctl", "doctor", "--json=short"];
 
-/** The output of doctor. Exit status 1 means that it found errors or warnings. */
+/** Runs doctor, and returns its output. Exit status 1 means that it found errors or warnings. */
 async function diagnose() {
     let output = "";
     try {
@@ -19,27 +20,27 @@ async function diagnose() {
 }
 
 function command(text) {
-    return text && element("code", { class: "cure" }, visible(text));
+    return text && element("code", { class: "fix" }, visible(text));
 }
 
-function item({ severity, problem, evidence, cure, advice }) {
+function finding({ severity, problem, evidence, cure: fix, advice }) {
     return element("li", {},
                    element("span", { class: `badge ${severity}` }, severity), visible(problem),
                    evidence.map(text => element("small", {}, visible(text))),
-                   command(cure), advice && element("p", {}, visible(advice)));
+                   command(fix), advice && element("p", {}, visible(advice)));
 }
 
-function missing({ what, reason, command: shows }) {
+function unchecked({ what, reason, command: shows }) {
     return element("li", {}, `Not checked: ${visible(what)} (${visible(reason)})`, command(shows));
 }
 
 async function run(result) {
     replace(result, element("p", {}, "Checking…"));
     try {
-        const { healthy, works, findings, "not-checked": hidden } = await diagnose();
-        const text = healthy ? "No errors or warnings." : `Findings: ${findings.length}, the most likely cause first.`;
+        const { healthy, works, findings, "not-checked": notChecked } = await diagnose();
+        const text = healthy ? "No errors or warnings." : `Findings: ${findings.length}. The most likely cause is first.`;
         replace(result, element("p", {}, text),
-                element("ul", {}, findings.map(item), works.map(it => element("li", {}, `Works: ${visible(it)}`)), hidden.map(missing)));
+                element("ul", {}, findings.map(finding), works.map(text => element("li", {}, `Works: ${visible(text)}`)), notChecked.map(unchecked)));
         speak(text);
     } catch (error) {
         const text = `${COMMAND.join(" ")} failed: ${visible(error.message || error.problem || error)}`;

@@ -1,9 +1,9 @@
 // Creates elements. Text from other programs becomes text nodes only, never markup.
 
-/** Characters that are invisible or reorder the text around them: control characters and those of bidirectional text. */
+/** Characters that are invisible or reorder the text around them, such as control and bidirectional characters. */
 const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 
-/** The text with its invisible characters escaped, like `\u202e`. */
+/** Returns the text with such characters escaped, as in `\u202e`. */
 export function visible(text) {
     return String(text).replace(HIDDEN, character => "\\u" + character.charCodeAt(0).toString(16).padStart(4, "0"));
 }
@@ -19,22 +19,22 @@ function build(node, attributes, children) {
     return node;
 }
 
-/** An element with these attributes and children. Attributes with the prefix `on` are event listeners. */
+/** Creates an element with these attributes and children. Attributes with the prefix `on` are event listeners. */
 export function element(tag, attributes = {}, ...children) {
     return build(document.createElement(tag), attributes, children);
 }
 
-/** An element of an SVG. */
+/** Creates an SVG element. */
 export function svg(tag, attributes = {}, ...children) {
     return build(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
-/** A name that somebody else chose. It cannot reorder or hide the text around it. */
+/** Creates an element for a name from another program. The name cannot reorder or hide the text around it. */
 export function name(text) {
     return element("bdi", { class: "name" }, visible(text));
 }
 
-/** Changes the children of a node only if they differ, so that focus and selection remain. */
+/** Replaces the children of a node only if they differ, so that focus and selection are preserved. */
 export function replace(node, ...children) {
     const next = element("div", {}, ...children);
     if (node.innerHTML !== next.innerHTML)
@@ -42,8 +42,8 @@ export function replace(node, ...children) {
 }
 
 /**
- * A table whose rows become blocks on a narrow screen. The roles are explicit, because browsers drop those of a table
- * that is displayed as blocks.
+ * Creates a table whose rows become blocks on a narrow screen. The roles are explicit, because browsers drop the
+ * implicit roles of a table that is displayed as blocks.
  */
 export function table(label, columns) {
     const body = element("tbody", { role: "rowgroup" });
@@ -53,13 +53,13 @@ export function table(label, columns) {
     return { node, body };
 }
 
-/** A row with one cell for each column. */
+/** Creates a row with one cell for each column. */
 export function row(columns, cells) {
     return element("tr", { role: "row" },
-                   columns.map((column, at) => element("td", { role: "cell", "data-label": column }, cells[at])));
+                   columns.map((column, index) => element("td", { role: "cell", "data-label": column }, cells[index])));
 }
 
-/** Has a screen reader read the text. */
+/** Makes a screen reader read the text. */
 export function speak(text) {
     document.getElementById("spoken").textContent = text;
 }

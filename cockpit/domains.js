@@ -1,15 +1,15 @@
 // The list of domains, with their state and a button that wakes them.
 
 import { element, name, replace, row, speak, table, visible } from "./dom.js";
-import { describe, LIST_RIGHTS, notice } from "./notices.js";
+import { describe, LIST_HINT, notice } from "./notices.js";
 import { outcomeText, time } from "./format.js";
 import { plain, repeat } from "./bus.js";
 
 const COLUMNS = ["Name", "State", "MAC addresses", "Packets can wake it", "Last wake", "Wake"];
 const CHUNK = 100;
-/** A list with more domains is cut off. */
-const MOST = 20000;
-const WAKE_RIGHTS = "Only root and members of the group libvirt can wake domains, unless polkit has another rule. Turn on administrative access, or have an administrator run \"usermod --append --groups libvirt USER\" and log in again.";
+/** The maximum number of domains in the list. */
+const MAX_DOMAINS = 20000;
+const WAKE_HINT = "Only root and members of the libvirt group can wake domains, unless a polkit rule authorises other users. Turn on administrative access, or ask an administrator to run \"usermod --append --groups libvirt USER\", and log in again.";
 
 const keyOf = domain => `${domain.connection}\n${domain.uuid}`;
 
@@ -59,19 +59,19 @@ class DomainRow {
             else
                 this.show(outcomeText(outcome));
         } catch (error) {
-            this.show(describe(error, WAKE_RIGHTS));
+            this.show(describe(error, WAKE_HINT));
         }
         this.list.refresh();
     }
 
-    /** The outcome of a wake that was held. */
+    /** Shows the outcome of a wake that was held. */
     finished(outcome, reason) {
         if (this.waiting && this.button.textContent !== "Wake")
             this.show(`${outcomeText(outcome)}: ${visible(reason ?? "")}`);
     }
 }
 
-/** The list. It also finds the domain of a MAC address for other parts of the page. */
+/** The list of domains. Other parts of the page use it to find the domain that has a MAC address. */
 export class Domains {
     constructor(actor) {
         this.actor = actor;
@@ -93,7 +93,7 @@ export class Domains {
             this.render();
         });
         this.refresh = repeat(() => this.load());
-        for (const event of ["up", "down", "properties", "rights"])
+        for (const event of ["up", "down", "properties", "access"])
             actor.addEventListener(event, () => this.refresh());
         actor.addEventListener("signal", event => this.signal(event.detail));
     }
@@ -107,16 +107,16 @@ export class Domains {
         this.refresh();
     }
 
-    /** Reads the list, and returns the time until the next reading. Most changes of state have no signal. */
+    /** Loads the list, and returns the time until the next time: most state changes do not cause a signal. */
     async load() {
         try {
             this.update(await this.list());
             notice("domains");
         } catch (error) {
             this.known = false;
-            notice("domains", `The domains are not known: ${describe(error, LIST_RIGHTS)}`);
+            notice("domains", `The list of domains is unavailable: ${describe(error, LIST_HINT)}`);
             if (!this.rows.size)
-                this.message.textContent = "The domains are not known.";
+                this.message.textContent = "The list of domains is unavailable.";
         }
         return 5000 + 10 * this.rows.size;
     }
@@ -124,7 +124,7 @@ export class Domains {
     async list() {
         const domains = [];
         let last = { connection: "", uuid: "" };
-        while (domains.length < MOST) {
+        while (domains.length < MAX_DOMAINS) {
             const [page] = await this.actor.call("ListDomainsAfter", [last.connection, last.uuid], "ss");
             if (!page.length)
                 break;
@@ -163,10 +163,10 @@ export class Domains {
         const nodes = found.slice(0, this.limit).map(entry => entry.node);
         const { body, node } = this.table;
         // Moving a node drops the focus, so nothing is moved if the order is the same.
-        if (nodes.length !== body.children.length || nodes.some((entry, at) => entry !== body.children[at]))
+        if (nodes.length !== body.children.length || nodes.some((entry, index) => entry !== body.children[index]))
             body.replaceChildren(...nodes);
         node.hidden = !nodes.length;
-        this.message.textContent = nodes.length ? "" : (this.rows.size ? "No domain matches the filter." : "There is no domain.");
+        this.message.textContent = nodes.length ? "" : (this.rows.size ? "No domain matches the filter." : "There are no domains.");
         const rest = found.length - nodes.length;
         this.more.hidden = !rest;
         this.more.textContent = `Show ${Math.min(rest, CHUNK)} of ${rest} more`;
@@ -180,7 +180,7 @@ export class Domains {
         this.table.body.children[next]?.querySelector("button")?.focus();
     }
 
-    /** The domain with this MAC address: `null` if there is none, and `undefined` if the list is not known. */
+    /** Returns the domain with this MAC address, `null` if there is none, or `undefined` if the list is unavailable. */
     find(mac) {
         return this.known ? this.byMac.get(mac) ?? null : undefined;
     }

@@ -1,6 +1,6 @@
-// How values are shown.
+// Formats values for display.
 
-/** The kind of an outcome: the values of the filter of the history, and the classes of badges and bars. */
+/** The kind of each outcome. Kinds are the values of the history filter, and the classes of badges and bars. */
 const KINDS = {
     started: "woken",
     resumed: "woken",
@@ -15,15 +15,15 @@ const KINDS = {
     failed: "failed",
 };
 
-/** The kinds with their names, in the order of the chart. */
+/** The name of each kind, in the order of the chart. */
 export const KIND_NAMES = { woken: "woken", running: "already running", denied: "denied or ignored", failed: "failed" };
 
-/** The kind of this outcome. */
+/** Returns the kind of this outcome. */
 export function kind(outcome) {
     return KINDS[outcome] ?? "failed";
 }
 
-/** The outcome in words. */
+/** Returns the outcome in words. */
 export function outcomeText(outcome) {
     return outcome.replaceAll("-", " ");
 }
@@ -31,14 +31,14 @@ export function outcomeText(outcome) {
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const calendar = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "medium" });
 
-/** A time in microseconds since 1970. Today's times have no date. */
+/** Formats a time in microseconds since 1970. Omits the date if it is today. */
 export function time(microseconds) {
     const date = new Date(microseconds / 1000);
     const today = date.toDateString() === new Date().toDateString();
     return (today ? clock : calendar).format(date);
 }
 
-/** The sender, the interface and the VLAN of a packet. */
+/** Describes the sender, the interface and the VLAN of a packet, and whether it has a password. */
 export function origin(details) {
     const parts = [
         details.source ?? details["source-mac"],
@@ -49,7 +49,7 @@ export function origin(details) {
     return parts.filter(part => part).join(", ");
 }
 
-/** Who requested a decision. */
+/** Describes what caused a decision. */
 export function requester(decision) {
     if (decision.trigger !== "call")
         return origin(decision) || "packet";

@@ -1,6 +1,6 @@
 // The decisions since the actor was started.
 
-import { describe, LIST_RIGHTS, notice } from "./notices.js";
+import { describe, LIST_HINT, notice } from "./notices.js";
 import { element, name, row, table, visible } from "./dom.js";
 import { kind, requester, time } from "./format.js";
 import { plain, repeat } from "./bus.js";
@@ -9,14 +9,14 @@ import { showChart } from "./chart.js";
 
 const COLUMNS = ["Time", "Domain", "Requested by", "Decision"];
 const CHUNK = 25;
-/** The chart moves on without new decisions. */
+/** The chart moves even without new decisions. */
 const INTERVAL = 60000;
 
-/** The history of the actor. It stores at most 1000 decisions. */
+/** The actor's history. The actor stores at most 1000 decisions. */
 export class History {
     constructor(actor) {
         this.actor = actor;
-        /** The decisions, newest first, and the owner of the bus name that made them. */
+        /** The decisions, newest first, and the bus name's owner that made them. */
         this.decisions = [];
         this.owner = null;
         this.rows = new Map();
@@ -31,29 +31,29 @@ export class History {
             this.limit = CHUNK;
             this.render();
         });
-        const again = repeat(() => this.load());
-        for (const event of ["up", "rights", "signal"])
-            actor.addEventListener(event, () => again());
+        const refresh = repeat(() => this.load());
+        for (const event of ["up", "access", "signal"])
+            actor.addEventListener(event, () => refresh());
     }
 
     async load() {
         try {
             const { owner } = this.actor;
             const decisions = await this.read(owner === this.owner ? this.decisions : []);
-            // A new process counts from 1.
+            // A new process numbers its decisions from 1 again.
             if (owner !== this.owner)
                 this.rows.clear();
             this.owner = owner;
             this.decisions = decisions.slice(0, 1000);
             notice("history");
         } catch (error) {
-            notice("history", `The history is not known: ${describe(error, LIST_RIGHTS)}`);
+            notice("history", `The history is unavailable: ${describe(error, LIST_HINT)}`);
         }
         this.render();
         return INTERVAL;
     }
 
-    /** Reads the decisions that are newer than these. */
+    /** Reads newer decisions than the known ones, and returns both. */
     async read(known) {
         const newest = known[0]?.number ?? 0;
         const added = [];
@@ -87,10 +87,10 @@ export class History {
         const found = this.decisions.filter(({ outcome }) => !wanted || kind(outcome) === wanted);
         const nodes = found.slice(0, this.limit).map(entry => this.rowOf(entry));
         const { body, node } = this.table;
-        if (nodes.length !== body.children.length || nodes.some((entry, at) => entry !== body.children[at]))
+        if (nodes.length !== body.children.length || nodes.some((entry, index) => entry !== body.children[index]))
             body.replaceChildren(...nodes);
         node.hidden = !nodes.length;
-        this.message.textContent = nodes.length ? "" : "No decision to show.";
+        this.message.textContent = nodes.length ? "" : "There are no decisions to show.";
         const rest = found.length - nodes.length;
         this.more.hidden = !rest;
         this.more.textContent = `Show ${Math.min(rest, CHUNK)} of ${rest} more`;

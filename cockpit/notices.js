@@ -5,8 +5,8 @@ import { isDenied } from "./bus.js";
 
 const shown = new Map();
 
-/** Shows a message about a subject; without a text, removes it. */
-export function notice(subject, text = null, cure = null) {
+/** Shows a message about a subject. Without text, removes the message. */
+export function notice(subject, text = null) {
     const current = shown.get(subject);
     if (!text) {
         current?.remove();
@@ -14,18 +14,18 @@ export function notice(subject, text = null, cure = null) {
         return;
     }
     const node = current ?? element("p", { class: "notice" });
-    replace(node, text, cure && " ", cure && element("span", {}, cure));
+    replace(node, text);
     if (!current) {
         shown.set(subject, node);
         document.getElementById("notices").append(node);
     }
 }
 
-/** What to do if the user may not use the lists of the actor. */
-export const LIST_RIGHTS = "Only root and members of the groups wakevirt and libvirt can see them. Turn on administrative access, or have an administrator run \"usermod --append --groups wakevirt USER\" and log in again.";
+/** What to do if the user is not allowed to read the actor's lists. */
+export const LIST_HINT = "Only root and members of the wakevirt or libvirt group have access. Turn on administrative access, or ask an administrator to run \"usermod --append --groups wakevirt USER\", and log in again.";
 
-/** The message of an error in a sentence, with the permission that is missing. */
-export function describe(error, rights) {
+/** Returns the message of an error as a sentence. If the call was denied, the hint says which permission is missing. */
+export function describe(error, hint) {
     const message = (error.message || error.problem || String(error)).replace(/\.?$/, ".");
-    return isDenied(error) ? `Access denied. ${rights}` : message;
+    return isDenied(error) ? `Access denied. ${hint}` : message;
 }

@@ -1,4 +1,4 @@
-// Packets as capture announces them, with the decisions of the actor.
+// Packets as capture announces them, with the actor's decisions.
 
 import { element, name, replace, row, table, visible } from "./dom.js";
 import { kind, origin, outcomeText, time } from "./format.js";
@@ -6,7 +6,7 @@ import { explanation } from "./explain.js";
 import { plain } from "./bus.js";
 
 const COLUMNS = ["Time", "MAC address", "Sender", "Decision"];
-const MOST = 50;
+const MAX_ENTRIES = 50;
 
 const keyOf = details => `${details.epoch}/${details.sequence}`;
 
@@ -14,7 +14,7 @@ function badge(outcome) {
     return element("span", { class: `badge ${kind(outcome)}` }, outcomeText(outcome));
 }
 
-/** A decision with its reason, and for one that woke nothing a button that explains the packet. */
+/** Returns the outcome, its reason and, if the packet did not wake a domain, a button that explains the packet. */
 export function decision(actor, mac, outcome, details) {
     const explains = details.trigger === "packet" && mac && ["denied", "failed"].includes(kind(outcome));
     return [
@@ -24,14 +24,14 @@ export function decision(actor, mac, outcome, details) {
     ].filter(part => part);
 }
 
-/** The newest packets and decisions. */
+/** The most recent packets and decisions. */
 export class Packets {
     constructor(actor, capture, domains) {
         this.actor = actor;
         this.domains = domains;
-        /** The shown entries by packet, newest last. */
+        /** The displayed entries by packet, newest last. */
         this.entries = new Map();
-        /** What arrived since the last animation frame, at most `MOST`. */
+        /** The most recent events that are not displayed yet. */
         this.arrived = [];
         this.total = 0;
         this.paused = false;
@@ -67,12 +67,12 @@ export class Packets {
 
     add(event) {
         this.arrived.push(event);
-        if (this.arrived.length > 2 * MOST)
-            this.arrived.splice(0, this.arrived.length - MOST);
+        if (this.arrived.length > 2 * MAX_ENTRIES)
+            this.arrived.splice(0, this.arrived.length - MAX_ENTRIES);
         this.schedule();
     }
 
-    /** During a flood the table changes once for each frame of the screen. */
+    /** Displays the events in the next animation frame. During a flood, the table changes only once per frame. */
     schedule() {
         if (this.scheduled)
             return;
@@ -100,7 +100,7 @@ export class Packets {
         this.fill(added, event);
         this.table.body.prepend(added.node);
         for (const [old, { node }] of this.entries) {
-            if (this.entries.size <= MOST)
+            if (this.entries.size <= MAX_ENTRIES)
                 break;
             node.remove();
             this.entries.delete(old);

@@ -5,12 +5,12 @@ import { repeat } from "./bus.js";
 
 const INTERVAL = 5000;
 
-/** Counters of capture that are shown unless they are 0, with their meaning. */
+/** Capture's counters that are shown unless they are 0, with their meaning. */
 const LOSSES = {
-    Limited: "not announced because there were too many",
-    KernelDropped: "dropped by the kernel",
-    ChannelDropped: "dropped between sniffer and announcer",
-    Malformed: "frames without a magic packet",
+    Limited: "packets not announced, because too many arrived",
+    KernelDropped: "packets dropped by the kernel",
+    ChannelDropped: "packets dropped between sniffer and announcer",
+    Malformed: "packets that were not magic packets",
 };
 
 function term(title, ...description) {
@@ -32,7 +32,7 @@ function actorText(service, values) {
 function captureText(service, values) {
     if (service.problem || !values)
         return [state(service, "")];
-    const names = values.Interfaces.flatMap((text, at) => [at ? ", " : "", name(text)]);
+    const names = values.Interfaces.flatMap((text, index) => [index ? ", " : "", name(text)]);
     const losses = Object.entries(LOSSES).filter(([key]) => values[key] > 0);
     return [
         `running, version ${visible(values.Version)}, mode ${values.Mode}`,
@@ -47,13 +47,13 @@ function captureText(service, values) {
 export function showServices(actor, capture) {
     const node = document.getElementById("services");
     const read = service => service.properties().catch(() => null);
-    const again = repeat(async () => {
-        const [ofActor, ofCapture] = await Promise.all([read(actor), read(capture)]);
-        replace(node, ...term("Actor", ...actorText(actor, ofActor)), ...term("Capture", ...captureText(capture, ofCapture)));
+    const refresh = repeat(async () => {
+        const [actorValues, captureValues] = await Promise.all([read(actor), read(capture)]);
+        replace(node, ...term("Actor", ...actorText(actor, actorValues)), ...term("Capture", ...captureText(capture, captureValues)));
         return INTERVAL;
     });
     for (const service of [actor, capture]) {
         for (const event of ["up", "down", "properties"])
-            service.addEventListener(event, () => again());
+            service.addEventListener(event, () => refresh());
     }
 }

@@ -1,5 +1,5 @@
-// The light or dark theme. Each page of Cockpit applies it to itself: the shell stores the user's choice in the browser
-// and announces a change with an event.
+// The light or dark theme. Each Cockpit page applies it to itself: the shell stores the user's choice in the browser,
+// and sends an event when it changes.
 
 const CLASSES = ["pf-theme-dark", "pf-v5-theme-dark", "pf-v6-theme-dark"];
 const KEY = "shell:style";
@@ -11,7 +11,7 @@ function apply(style) {
         document.documentElement.classList.toggle(name, dark);
 }
 
-/** Follows the theme of the shell: `light`, `dark`, or `auto` for that of the browser. */
+/** Follows the shell's theme: `light`, `dark`, or `auto` for the browser's theme. */
 export function followTheme() {
     const stored = () => apply(window.localStorage.getItem(KEY));
     window.addEventListener("storage", event => {

@@ -143,7 +143,7 @@ fn shows_packets(browser: &mut Browser, site: &Site<'_>) {
     browser.wait_for_text(live, "not allowed");
     browser.wait_for_text(live, "no rule");
     browser.click(&format!("{live} >> role=button[name=/Explain/]"));
-    browser.wait_for_text(live, "Now such a packet would not wake a domain");
+    browser.wait_for_text(live, "Such a packet would not wake a domain now");
     browser.choose("#history-filter", "denied");
     browser.wait_for_text("#history tr", DENIED);
     browser.choose("#history-filter", "");
@@ -199,7 +199,7 @@ fn adapts(browser: &mut Browser) {
     assert_eq!(unnamed, serde_json::json!([]), "every control has a name");
 }
 
-/// Recovers from restarts of the services. Meanwhile doctor finds the cause, and the command that cures it.
+/// Recovers from restarts of the services. Meanwhile, doctor finds the cause, and the command that fixes it.
 fn recovers(browser: &mut Browser, site: &Site<'_>) {
     site.debian.sh("systemctl stop wakevirt-capture wakevirt-actor");
     browser.wait_for_text("#services dd:nth-of-type(2)", "not running");
@@ -207,7 +207,7 @@ fn recovers(browser: &mut Browser, site: &Site<'_>) {
     browser.wait_for_text("#services dd:nth-of-type(1)", "not running");
     browser.click("#doctor-run");
     browser.wait_for_text("#doctor li", "masked");
-    browser.wait_for_text("#doctor .cure", "systemctl unmask");
+    browser.wait_for_text("#doctor .fix", "systemctl unmask");
     site.debian
         .sh("systemctl unmask --runtime wakevirt-actor && systemctl start wakevirt-actor wakevirt-capture");
     browser.wait_for_text("#services dd:nth-of-type(1)", "qemu:///system: connected");
@@ -224,7 +224,7 @@ fn respects_rights(browser: &mut Browser, site: &Site<'_>) {
     let _unprivileged = cockpit(site, UNPRIVILEGED, "127.0.0.2");
     let _member = cockpit(site, MEMBER, "127.0.0.3");
     open(browser, "127.0.0.2");
-    browser.wait_for_text("#notices", "members of the groups wakevirt and libvirt");
+    browser.wait_for_text("#notices", "members of the wakevirt or libvirt group");
     browser.wait_for_text("#services dd:nth-of-type(1)", "running, version");
     browser.click("#doctor-run");
     browser.wait_for_text("#doctor li", "Not checked: the domains");
