@@ -1,19 +1,20 @@
 #!/usr/bin/python3
 """Runs a command when a magic packet for a configured MAC address arrives: wakevirt-commands.py CONFIGURATION
 
-It can start what libvirt does not manage: containers, systemd units, VMs of Proxmox or Incus. Needs Python 3.11 and
-the Debian packages python3-dbus and python3-gi. Any user can run it. The commands run with the rights of this user,
-without a shell.
+It can start things that libvirt does not manage: containers, systemd units, Proxmox or Incus VMs. It needs Python 3.11
+and the Debian packages python3-dbus and python3-gi. Any user can run it. The commands run with the permissions of this
+user, without a shell.
 
-Each table [[command]] of the configuration has these keys:
+Each [[command]] table in the configuration has these keys:
 
   mac         the MAC address in the magic packet
-  run         the program with its absolute path, and its arguments
-  interfaces  only packets that arrived on these interfaces (default: all)
-  cool-down   seconds after a start of the command in which packets are ignored (default: 10)
+  run         the absolute path of the program, and its arguments
+  interfaces  the interfaces on which the packet can arrive (default: all)
+  cool-down   how many seconds after the start of the command packets are ignored (default: 10)
 
-wakevirt-capture announces packets from anyone who can reach the host. So each entry is an allowlist: only packets for
-its MAC address that arrive on its interfaces run its command. No part of a packet becomes an argument of the command.
+wakevirt-capture announces packets from anyone who can reach the host. Therefore, the tables are an allowlist: a command
+runs only for packets for its MAC address that arrive on its interfaces. No part of a packet becomes an argument of the
+command.
 """
 
 import os
@@ -32,7 +33,7 @@ KEYS = {"mac", "run", "interfaces", "cool-down"}
 
 
 class Command:
-    """An entry of the configuration."""
+    """A [[command]] table of the configuration."""
 
     def __init__(self, entry):
         if unknown := set(entry) - KEYS:
@@ -55,9 +56,9 @@ class Command:
         if self.interfaces is not None and interface not in self.interfaces:
             return "this interface is not allowed"
         if self.process is not None:
-            return "the command is running"
+            return "the command is still running"
         if time.monotonic() - self.started < self.cool_down:
-            return "the command ran a moment ago"
+            return "the command was started less than cool-down ago"
         return None
 
     def start(self):
@@ -67,9 +68,9 @@ class Command:
         except OSError as error:
             print(f"{self.mac}: cannot run {self.run[0]}: {error.strerror}", flush=True)
             return
-        GLib.child_watch_add(GLib.PRIORITY_DEFAULT, self.process.pid, self.ended)
+        GLib.child_watch_add(GLib.PRIORITY_DEFAULT, self.process.pid, self.exited)
 
-    def ended(self, _pid, status):
+    def exited(self, _pid, status):
         self.process = None
         code = os.waitstatus_to_exitcode(status)
         print(f"{self.mac}: {self.run[0]} exited with {code}", flush=True)
@@ -83,16 +84,16 @@ def strings(entry, key, default):
 
 
 def read(path):
-    """The commands in a configuration file, by MAC address."""
+    """Returns the commands in a configuration file, by MAC address."""
     with open(path, "rb") as file:
         content = tomllib.load(file)
     if unknown := set(content) - {"command"}:
-        raise ValueError(f"unknown key {min(unknown)!r}; the file consists of tables [[command]]")
+        raise ValueError(f"unknown key {min(unknown)!r}; the file can contain only [[command]] tables")
     commands = {}
     for entry in content.get("command", []):
         command = Command(entry)
         if command.mac in commands:
-            raise ValueError(f"two entries have mac = {command.mac!r}")
+            raise ValueError(f"two [[command]] tables have mac = {command.mac!r}")
         commands[command.mac] = command
     return commands
 
@@ -114,8 +115,8 @@ def main():
                 command.start()
 
     DBusGMainLoop(set_as_default=True)
-    # Only signals from the current owner of the name are accepted. Any process can send a signal with any interface
-    # and member, but the bus policy lets only wakevirt-capture own this name.
+    # With bus_name, only signals from the current owner of the name are accepted. Any process can send a signal with
+    # any interface and member, but the bus policy allows only the wakevirt-capture user to own this name.
     dbus.SystemBus().add_signal_receiver(received, "MagicPacket", dbus_interface=CAPTURE, bus_name=CAPTURE)
     print(f"waiting for packets for {', '.join(commands) or 'no MAC address'}", flush=True)
     GLib.MainLoop().run()
