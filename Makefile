@@ -1,7 +1,6 @@
-# make demo runs a demonstration, make check runs all tests, make bench runs the benchmarks, and make deb builds a
-# Debian package.
-# Run them as root on Debian 12 or 13 with Rust 1.95 or later. Each installs the Debian packages that it needs, and
-# can be run repeatedly.
+# make demo runs a demonstration, make check runs all tests, make bench runs the benchmarks, and make deb builds the
+# Debian packages. Run these commands as root on Debian 12 or 13 with Rust 1.95 or later. Each command installs the
+# Debian packages that it needs, and can be run repeatedly.
 #
 # Run make install and make uninstall as root. PREFIX is /usr/local by default. If DESTDIR is set, only files are
 # installed or removed; no other steps run.
@@ -12,11 +11,11 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 .DEFAULT_GOAL := build
 .PHONY: build install uninstall deb demo check bench fmt clippy deny fuzz clean
 
-# Builds in release mode, as for the package.
+# Builds in release mode, as for the Debian package.
 build:
 	cargo build --workspace --release --locked
 
-# Installs the built files and does not build, so that root need not run cargo.
+# Installs the files that are already built, so that root need not run cargo.
 install uninstall:
 	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install $@
 

@@ -1,2 +1,2 @@
-//! This crate has no code. Its `Cargo.toml` describes the Debian package for cargo-deb, which needs a crate with the
-//! name of the package.
+//! This crate does not contain code. Its `Cargo.toml` describes the Debian package for cargo-deb, which needs a crate
+//! with the package's name.
