@@ -9,7 +9,7 @@ const LONGEST_DELAY = 30000;
 /** Whether the user has administrative access in this session. */
 const admin = cockpit.permission({ admin: true });
 
-/** Whether the error says that the caller lacks a permission. */
+/** Returns whether the error says that the caller lacks a permission. */
 export function isDenied(error) {
     return ["org.freedesktop.DBus.Error.AccessDenied", "org.wakevirt.Error.NotAuthorized"].includes(error.name);
 }

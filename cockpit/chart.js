@@ -9,7 +9,7 @@ const WIDTH = 30;
 const HEIGHT = 100;
 const GAP = 4;
 
-/** Returns the number of decisions of each kind in each of the last hours, oldest first. `now` is in microseconds. */
+/** Returns the number of decisions of each kind in each hour, oldest first. `now` is in microseconds. */
 export function count(decisions, now) {
     const hours = Array.from({ length: HOURS }, () => Object.fromEntries(Object.keys(KIND_NAMES).map(key => [key, 0])));
     for (const { time, outcome } of decisions) {

@@ -40,7 +40,7 @@ class DomainRow {
 
     show(text, waiting = false) {
         this.waiting = waiting;
-        // Not `disabled`, which would drop the focus.
+        // `disabled` would drop the focus.
         this.button.setAttribute("aria-disabled", waiting);
         this.button.textContent = waiting ? "Waking…" : "Wake";
         this.result.textContent = text;
@@ -107,7 +107,7 @@ export class Domains {
         this.refresh();
     }
 
-    /** Loads the list, and returns the time until the next time: most state changes do not cause a signal. */
+    /** Loads the list, and returns the delay before it is loaded again: most state changes do not cause a signal. */
     async load() {
         try {
             this.update(await this.list());

@@ -16,7 +16,7 @@ const INTERVAL = 60000;
 export class History {
     constructor(actor) {
         this.actor = actor;
-        /** The decisions, newest first, and the bus name's owner that made them. */
+        /** The decisions, newest first, and the owner of the bus name that sent them. */
         this.decisions = [];
         this.owner = null;
         this.rows = new Map();
@@ -53,7 +53,7 @@ export class History {
         return INTERVAL;
     }
 
-    /** Reads newer decisions than the known ones, and returns both. */
+    /** Reads the decisions that are newer than the known ones, and returns all of them. */
     async read(known) {
         const newest = known[0]?.number ?? 0;
         const added = [];

@@ -1,4 +1,4 @@
-// The page: connects its parts to the services.
+// Connects the parts of the page to the services.
 
 import { Domains } from "./domains.js";
 import { followTheme } from "./theme.js";
