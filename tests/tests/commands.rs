@@ -120,7 +120,10 @@ fn a_command_runs_only_for_packets_of_capture_on_its_interfaces_and_not_during_t
     assert_eq!(runs(&example), 0, "{:?}", log.all());
 
     example.send("02:00:00:00:00:01", "02:00:00:00:00:01: /bin/echo exited with 0");
-    example.send("02:00:00:00:00:01", "02:00:00:00:00:01 on enp1s0: ignored, the command was started less than cool-down ago");
+    example.send(
+        "02:00:00:00:00:01",
+        "02:00:00:00:00:01 on enp1s0: ignored, the command was started less than cool-down ago",
+    );
     example.send("02:00:00:00:00:02", "02:00:00:00:00:02: /bin/echo exited with 0");
     assert_eq!((runs(&example), log.count(OTHER)), (2, 0), "{:?}", log.all());
 }
