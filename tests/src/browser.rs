@@ -11,7 +11,7 @@ use crate::host::{Host, project, succeed};
 /// The directory of the browser's files on the host.
 const HOME: &str = "/run/browser";
 
-/// A browser with one page. Selectors are those of Playwright: CSS, `text=…` and `role=button[name="…"]`. Each method
+/// A browser with one page. Selectors are Playwright selectors: CSS, `text=…` and `role=button[name="…"]`. Each method
 /// waits for its element, and panics after 20 s with the text of the page in the message.
 #[derive(Debug)]
 pub struct Browser {
@@ -40,12 +40,12 @@ impl Browser {
 
     /// Sends a command to the driver, and returns the value of its reply.
     fn command(&mut self, command: &Value) -> Value {
-        let input = self.commands.as_mut().expect("the driver runs");
+        let input = self.commands.as_mut().expect("the driver is running");
         writeln!(input, "{command}").expect("the driver reads commands");
         let mut line = String::new();
         self.replies.read_line(&mut line).expect("the driver replies");
         let mut reply: Value =
-            serde_json::from_str(&line).unwrap_or_else(|_| panic!("the driver ended: {line}"));
+            serde_json::from_str(&line).unwrap_or_else(|_| panic!("the driver exited: {line}"));
         if let Some(error) = reply.get("error").and_then(Value::as_str) {
             panic!("{command} failed: {error}");
         }
@@ -56,7 +56,8 @@ impl Browser {
         self.command(&json!({ "do": action, "selector": selector }))
     }
 
-    /// Opens a page, as soon as the server has it. `frame` is the name of the frame in it that the other methods use.
+    /// Opens a page, and retries until the server provides it. `frame` is the name of the frame on the page that the
+    /// other methods use.
     pub fn open(&mut self, url: &str, frame: &str) {
         self.command(&json!({ "do": "open", "url": url, "name": frame }));
     }
@@ -66,7 +67,7 @@ impl Browser {
         self.command(&json!({ "do": "size", "width": width, "height": height }));
     }
 
-    /// Sets the preferred colour scheme of the browser: `light` or `dark`.
+    /// Sets the browser's preferred colour scheme: `light` or `dark`.
     pub fn scheme(&mut self, scheme: &str) {
         self.command(&json!({ "do": "scheme", "scheme": scheme }));
     }
@@ -82,12 +83,12 @@ impl Browser {
         self.act("wait", &format!("{selector}:has-text(\"{text}\")"));
     }
 
-    /// The visible text of the first such element.
+    /// The visible text of the first matching element.
     pub fn text(&mut self, selector: &str) -> String {
         self.act("text", selector).as_str().unwrap_or_default().to_owned()
     }
 
-    /// The number of such elements now.
+    /// The current number of matching elements.
     pub fn count(&mut self, selector: &str) -> u64 {
         self.act("count", selector).as_u64().unwrap_or_default()
     }
@@ -117,18 +118,18 @@ impl Browser {
         self.command(&json!({ "do": "choose", "selector": selector, "text": value }));
     }
 
-    /// The value of a JavaScript expression in the page.
+    /// Evaluates a JavaScript expression in the page, and returns its value.
     pub fn evaluate(&mut self, code: &str) -> Value {
         self.command(&json!({ "do": "run", "code": code }))
     }
 
-    /// Writes a picture of the window to a PNG file.
+    /// Saves a screenshot of the window as a PNG file.
     pub fn screenshot(&mut self, path: &Path) {
         self.command(&json!({ "do": "shot", "path": path }));
     }
 
-    /// The errors in the browser's console since the last call: of scripts, and what the content security policy
-    /// blocked.
+    /// The errors in the browser's console since the last call: script errors, and violations of the content security
+    /// policy.
     pub fn problems(&mut self) -> Vec<String> {
         let problems = self.command(&json!({ "do": "problems" }));
         problems.as_array().into_iter().flatten().map(ToString::to_string).collect()

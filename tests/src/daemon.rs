@@ -1,4 +1,4 @@
-//! The services of wakevirt on a host.
+//! The wakevirt services on a host.
 
 use std::ops::{Deref, DerefMut};
 use std::process::Command;
@@ -12,12 +12,12 @@ use crate::process::lines::Lines;
 use crate::process::socket::MessageSocket;
 use crate::wait;
 
-/// The user and the capabilities with which a service starts.
+/// Who starts a service, and with which user and capabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartedBy {
     /// Root. The service switches to its own user.
     Root,
-    /// A service manager that implements the units: it sets the user, and the capabilities as ambient ones.
+    /// A service manager, as the units request: it sets the user and the ambient capabilities.
     Manager,
     /// The service's user, without capabilities.
     Unprivileged,
@@ -40,14 +40,14 @@ pub struct Starter<'host> {
 }
 
 impl<'host> Starter<'host> {
-    /// Sets the content of its configuration file, which is empty by default.
+    /// Sets the content of the service's configuration file, which is empty by default.
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
         toml.clone_into(&mut self.config);
         self
     }
 
-    /// Writes the configuration to the standard file, so that the service reads drop-ins, too.
+    /// Writes the configuration to the standard file, so that the service also reads drop-ins.
     #[must_use]
     pub fn with_drop_ins(mut self) -> Self {
         self.file = format!("/etc/wakevirt/{}.toml", self.name.trim_start_matches("wakevirt-"));
@@ -62,28 +62,28 @@ impl<'host> Starter<'host> {
         self
     }
 
-    /// Sets who starts it, which is [`StartedBy::Manager`] by default.
+    /// Sets who starts the service. The default is [`StartedBy::Manager`].
     #[must_use]
     pub fn started_by(mut self, started_by: StartedBy) -> Self {
         self.started_by = started_by;
         self
     }
 
-    /// Lets it log to the journal instead of standard error. The host needs a journal.
+    /// Makes the service log to the journal instead of standard error. The host needs a journal.
     #[must_use]
     pub fn log_to_journal(mut self) -> Self {
         self.log_to = "journal";
         self
     }
 
-    /// Starts the actor without the group libvirt, like the shipped drop-in for its unit.
+    /// Starts the actor without the `libvirt` group, as the shipped drop-in for its unit does.
     #[must_use]
     pub fn restricted(mut self) -> Self {
         self.restricted = true;
         self
     }
 
-    /// Starts it, and does not wait until it is ready.
+    /// Starts the service without waiting until it is ready.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -99,7 +99,7 @@ impl<'host> Starter<'host> {
         Daemon { process, notifications, file: self.file }
     }
 
-    /// Starts it, and waits until it is ready.
+    /// Starts the service, and waits until it is ready.
     ///
     /// # Panics
     /// If it does not become ready.
@@ -110,7 +110,7 @@ impl<'host> Starter<'host> {
         daemon
     }
 
-    /// Starts it, and waits until it is ready and owns its name on the bus.
+    /// Starts the service, and waits until it is ready and owns its name on the bus.
     ///
     /// # Panics
     /// If it does not do so within the timeout.
@@ -122,8 +122,8 @@ impl<'host> Starter<'host> {
         daemon
     }
 
-    /// Starts the actor, and waits until it knows the domains of a hypervisor. Until then every packet is for an
-    /// unknown address.
+    /// Starts the actor, and waits until it knows the domains of a hypervisor. Until then, every address is unknown to
+    /// it.
     ///
     /// # Panics
     /// If it does not do so within the timeout.
@@ -134,12 +134,12 @@ impl<'host> Starter<'host> {
         daemon
     }
 
-    /// The command that starts it, without a socket for its notifications.
+    /// The command that starts the service, without a socket for its notifications.
     fn command(&self) -> Command {
         self.host.write(&self.file, &self.config);
         let mut runtime_directory = None;
         if (self.user, self.started_by) == (User::Actor, StartedBy::Manager) {
-            // RuntimeDirectory= in systemd.exec(5). Here the directory remains when the service stops.
+            // RuntimeDirectory= in systemd.exec(5). Here, the directory remains when the service stops.
             let (user, directory) = (self.user.name(), format!("/run/{}", self.name));
             self.host.sh(&format!("install -d -o {user} -g {user} {directory}"));
             runtime_directory = Some(("RUNTIME_DIRECTORY", directory));

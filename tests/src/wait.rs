@@ -16,7 +16,7 @@ pub fn until<T>(what: &str, check: impl FnMut() -> Option<T>) -> T {
     within(TIMEOUT, check).unwrap_or_else(|| panic!("timed out after {TIMEOUT:?} waiting for {what}"))
 }
 
-/// Calls `check` until it returns a value, at most for this time.
+/// Calls `check` until it returns a value, for at most this time.
 pub fn within<T>(time: Duration, mut check: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + time;
     loop {

@@ -1,5 +1,5 @@
-//! The announcer under stress: a compromised or killed sniffer, a lost bus, more packets than it can read. Also the
-//! rights of both processes, as `/proc` reports them.
+//! The announcer under stress: a compromised or killed sniffer, a lost bus, and more packets than it can read. The
+//! tests also check the privileges of both processes, as `/proc` reports them.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::os::unix::fs::PermissionsExt;
@@ -22,14 +22,14 @@ use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";
 
-/// Bit 13: linux/capability.h.
+/// CAP_NET_RAW in linux/capability.h.
 const NET_RAW: u64 = 1 << 13;
 
 fn capture(host: &Host, started_by: StartedBy, config: &str) -> Daemon {
     Daemon::capture(host).started_by(started_by).config(config).start_on_bus()
 }
 
-/// An announcer, a bus, and a network on which the announcer captures.
+/// Capture, a bus, and an interface on which capture receives packets.
 struct Scene<'host> {
     host: &'host Host,
     capture: Daemon,
@@ -85,7 +85,7 @@ fn encode(message: &FromSniffer) -> Vec<u8> {
     message.encode(&mut [0; MAX_MESSAGE]).unwrap().to_vec()
 }
 
-/// The sniffer's message that it is ready.
+/// The sniffer's `Ready` message.
 fn ready() -> Vec<u8> {
     encode(&FromSniffer::Ready { mode: Mode::Raw, landlock: true })
 }
@@ -101,8 +101,8 @@ fn packet(number: u16, interface: u32) -> Vec<u8> {
     }))
 }
 
-/// Starts capture with a Python program in place of the sniffer. The program sends the messages, then runs `script`,
-/// which finds the channel in `s` and the messages in `messages`.
+/// Starts capture with a Python program in place of the sniffer. The program sends the messages, then runs `script`, in
+/// which `s` is the channel and `messages` are the messages.
 fn start_with_fake_sniffer(host: &Host, config: &str, messages: &[Vec<u8>], script: &str) -> Process {
     host.sh(&format!("mkdir -p /run/fake && cp -u {PROGRAMS}/wakevirt-capture /run/fake/"));
     let hex = |message: &Vec<u8>| message.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -122,7 +122,7 @@ fn start_with_fake_sniffer(host: &Host, config: &str, messages: &[Vec<u8>], scri
     Process::start("capture", command.args(["--log-to", "stderr", "--config", "/run/fake/capture.toml"]))
 }
 
-/// Invalid messages of a compromised sniffer, and the error with which the service exits.
+/// Invalid sequences of messages from a compromised sniffer, each with the error with which the service exits.
 fn invalid_messages() -> Vec<(Vec<Vec<u8>>, &'static str)> {
     let ready = ready();
     let packet = encode(&FromSniffer::Packet(CapturedPacket {
@@ -142,7 +142,7 @@ fn invalid_messages() -> Vec<(Vec<Vec<u8>>, &'static str)> {
         }))
     };
     let reason = "fine\n2026-01-01 INFO all is well\x1b[2J".to_owned();
-    // A multicast address as target. Its first byte follows the version and the type of the message.
+    // A multicast address as the target. Its first byte follows the version and the type of the message.
     let mut group = packet.clone();
     group[2] |= 1;
     vec![
@@ -179,7 +179,10 @@ fn exits_on_an_invalid_sniffer_message() {
         assert_eq!(capture.wait_for_exit().code(), Some(1), "{error}");
         let line = capture.log().wait_for(error);
         assert!(line.contains("ERROR"), "{line}");
-        assert!(!capture.log().all().iter().any(|line| line.starts_with("2026-01-01")), "a forged line");
+        assert!(
+            !capture.log().all().iter().any(|line| line.starts_with("2026-01-01")),
+            "the log has a forged line"
+        );
     }
 }
 
@@ -194,7 +197,7 @@ fn invented_interfaces_share_one_budget() {
     let mut capture = start_with_fake_sniffer(&host, "limit = 5", &messages, "while s.recv(512): pass");
     host.wait_for_name(CAPTURE_NAME);
     wait::until_true("all packets to be received", || count(&host, "Received") == 200);
-    // Five immediately, and five more for each second.
+    // Capture announces five packets immediately, and five more per second.
     let (announced, limited) = (count(&host, "Sequence"), count(&host, "Limited"));
     assert_eq!(announced + limited, 200);
     assert!((5..100).contains(&announced), "{announced} packets were announced");
@@ -207,7 +210,8 @@ fn replies_and_stops_while_the_sniffer_sends_without_pause() {
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let messages: Vec<Vec<u8>> = [ready()].into_iter().chain((0..200).map(|n| packet(n, 1))).collect();
-    // Eight processes, which block only while the channel is full, so that the announcer always has a next message.
+    // Eight processes, which block only while the channel is full, so that another message is always waiting for the
+    // announcer.
     let flood = "import os\nfor _ in range(3): os.fork()\nwhile True:\n  for message in messages[1:]: s.send(message)";
     let mut capture = start_with_fake_sniffer(&host, "", &messages, flood);
     host.wait_for_name(CAPTURE_NAME);
@@ -230,22 +234,22 @@ fn drops_all_capabilities_and_cannot_trace_the_sniffer() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     for started_by in [StartedBy::Manager, StartedBy::Root] {
         let mut capture = capture(&host, started_by, "");
-        assert_no_rights(&host, &Status::of(capture.pid()), "0", started_by);
-        assert_no_rights(&host, &Status::of(capture.child("wakevirt-sniffer")), "2", started_by);
+        assert_unprivileged(&host, &Status::of(capture.pid()), "0", started_by);
+        assert_unprivileged(&host, &Status::of(capture.child("wakevirt-sniffer")), "2", started_by);
         assert_descriptors_of_sniffer(&host, started_by);
         assert_sniffer_cannot_be_read(&host);
         capture.stop();
     }
 }
 
-/// Checks that a process of capture runs as its own user and holds no rights.
-fn assert_no_rights(host: &Host, status: &Status, seccomp: &str, started_by: StartedBy) {
+/// Checks that a process of capture runs as capture's user and has no privileges.
+fn assert_unprivileged(host: &Host, status: &Status, seccomp: &str, started_by: StartedBy) {
     let gid = host.sh("id -g wakevirt-capture");
     for (field, id) in [("Uid", &host.sh("id -u wakevirt-capture")), ("Gid", &gid)] {
         assert_eq!(status.field(field), [id.trim(); 4].join(" "), "{started_by:?}: {field}");
     }
     let mut groups = status.field("Groups").split_whitespace();
-    assert!(groups.all(|group| group == gid.trim()), "{started_by:?}: a supplementary group");
+    assert!(groups.all(|group| group == gid.trim()), "{started_by:?}: it has a supplementary group");
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         assert_eq!(status.capabilities(set), 0, "{started_by:?}: {set}");
     }
@@ -254,7 +258,8 @@ fn assert_no_rights(host: &Host, status: &Status, seccomp: &str, started_by: Sta
     assert_eq!(status.field("Seccomp"), seccomp, "{started_by:?}");
 }
 
-/// Standard input is the channel, standard output and error are /dev/null. The others are sockets for packets.
+/// Checks the sniffer's descriptors: standard output and standard error are /dev/null, and besides the channel, which
+/// is standard input, there are only sockets for packets.
 fn assert_descriptors_of_sniffer(host: &Host, started_by: StartedBy) {
     let pid = sniffer_on_host(host);
     assert_eq!(host.sh(&format!("readlink /proc/{pid}/fd/1 /proc/{pid}/fd/2")), "/dev/null\n/dev/null\n");
@@ -262,8 +267,8 @@ fn assert_descriptors_of_sniffer(host: &Host, started_by: StartedBy) {
     assert_eq!(others.trim(), socket_count(started_by));
 }
 
-/// Checks that the announcer's user can neither read nor trace the sniffer. As a control, it can do the same to a
-/// process that is not protected.
+/// Checks that the announcer's user can neither read nor trace the sniffer. As a control, it must be able to do both to
+/// an unprotected process.
 fn assert_sniffer_cannot_be_read(host: &Host) {
     let unprotected = Process::start("sleep", host.command_as(User::Capture, "sleep").arg("60"));
     let status = Status::of(unprotected.pid());
@@ -282,7 +287,7 @@ fn assert_sniffer_cannot_be_read(host: &Host) {
     }
 }
 
-/// Runs a Python expression as the announcer's user. `trace(pid)` is PTRACE_ATTACH.
+/// Runs a Python expression as the announcer's user. `trace(pid)` makes the PTRACE_ATTACH request.
 fn run_attack(host: &Host, expression: &str) -> Output {
     let script = format!(
         "import ctypes, os\n\
@@ -294,18 +299,18 @@ fn run_attack(host: &Host, expression: &str) -> Output {
     host.command_as(User::Capture, "python3").args(["-c", &script]).output().unwrap()
 }
 
-/// The sniffer's process ID in the PID namespace of the host.
+/// The sniffer's process ID in the host's PID namespace.
 fn sniffer_on_host(host: &Host) -> String {
     host.sh("pgrep -x wakevirt-sniffe").trim().to_owned()
 }
 
-/// The number of the sniffer's sockets besides the channel: UDP sockets only if capture may bind port 9.
+/// The number of the sniffer's sockets besides the channel. It has UDP sockets only if capture can bind port 9.
 fn socket_count(started_by: StartedBy) -> &'static str {
     if started_by == StartedBy::Root { "3" } else { "1" }
 }
 
 #[test]
-fn passes_no_open_descriptor_to_the_sniffer() {
+fn does_not_pass_open_descriptors_to_the_sniffer() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -337,10 +342,10 @@ fn announcer_and_sniffer_exit_together() {
     let mut third = capture(&host, StartedBy::Root, "");
     let stopped = third.child("wakevirt-sniffer");
     third.stop();
-    assert!(has_exited(stopped), "the sniffer still runs after a clean exit");
+    assert!(has_exited(stopped), "the sniffer is still running after a clean exit");
     assert_no_warnings(&third);
 
-    // A terminal sends SIGINT to both processes.
+    // On Ctrl-C, a terminal sends SIGINT to both processes.
     let mut fourth = capture(&host, StartedBy::Root, "");
     let interrupted = fourth.child("wakevirt-sniffer");
     kill(interrupted, Signal::SIGINT).unwrap();
@@ -361,7 +366,7 @@ fn assert_no_warnings(capture: &Daemon) {
 }
 
 #[test]
-fn captures_while_the_bus_is_down_and_loses_no_packet() {
+fn captures_while_the_bus_is_down_and_loses_no_packets() {
     privileged!();
     for kind in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
@@ -487,7 +492,7 @@ fn limits_log_lines_about_packets() {
     (0..3000).for_each(|number| wire.send(&frame(number)));
     scene.wait_for_sum(&["Received"], 3000);
     let lines = scene.capture.log().count("magic packet for");
-    // At most 20 lines in 10 s. The test takes less than 30 s.
+    // Capture logs at most 20 lines in 10 s. The test takes less than 30 s.
     assert!((1..=60).contains(&lines), "{lines} lines");
     scene.capture.stop();
 }
@@ -497,7 +502,7 @@ fn forgets_the_interest_of_a_client_that_disconnects_immediately() {
     privileged!();
     let host = Host::new();
     let mut scene = Scene::new(&host, "");
-    // These fill the table of interests: while their client is connected, other interests are refused.
+    // These addresses fill the table of interests: while their client is connected, capture refuses other interests.
     let macs: Vec<Vec<u8>> = (0..100_000_u32).map(|n| [&[2, 0][..], &n.to_be_bytes()].concat()).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! Tests of the test bench itself.
+//! Tests for the test bench itself.
 
 use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt;
@@ -93,7 +93,7 @@ fn frames_arrive_through_veth_tap_and_tun() {
     let _ = tap0.log().wait_for(crafted);
     let _ = tun0.log().wait_for(crafted);
     drop(tap);
-    wait::until_true("the tap to disappear", || !host.sh("ip -brief link").contains("tap0"));
+    wait::until_true("the tap device to disappear", || !host.sh("ip -brief link").contains("tap0"));
 }
 
 #[test]

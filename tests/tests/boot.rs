@@ -1,4 +1,4 @@
-//! Runs the commands of the README and of the pages in docs/ unchanged on a booted Debian.
+//! Runs the commands from the README and from pages in docs/, unchanged, on a booted Debian system.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use wakevirt_tests::bus::Kind;
@@ -8,7 +8,7 @@ use wakevirt_tests::project::readme;
 use wakevirt_tests::scene::site::{DOMAIN, FirstWake, MEMBER, Site, UNPRIVILEGED, wait_for_cool_down};
 use wakevirt_tests::{privileged, wait};
 
-/// Runs the commands of the README with this implementation of the system bus.
+/// Runs the README's commands with this implementation of the system bus.
 fn readme_commands_work(bus: Kind) {
     let host = Host::new();
     let mut site = Site::new(&host, bus);
@@ -32,7 +32,7 @@ fn readme_commands_work(bus: Kind) {
     succeed(&mut site.shell(MEMBER, &opt_in));
     wait_for_cool_down();
     senders.iter().take(1).for_each(|sender| site.wake(sender));
-    // The actor logs this once, while neither a rule nor metadata allows a domain.
+    // The actor logged this only once: after the rule was removed, and before the metadata allowed the domain.
     site.debian.sh("systemctl restart wakevirt-actor");
     let log = || site.debian.journal("wakevirt-actor");
     wait::until_true("the actor to list the domain", || log().contains("packets can wake 1 domain"));
@@ -40,7 +40,8 @@ fn readme_commands_work(bus: Kind) {
     assert_eq!(site.debian.sh("systemctl --failed --no-legend --plain"), "");
 }
 
-/// Compares the output of `wakevirtctl status` on a terminal with the README. Times and counters can differ.
+/// Compares the output of `wakevirtctl status` on a terminal with the output in the README. Times and counters can
+/// differ.
 fn compare_status(output: &str) {
     let documented = readme::output("First wake");
     let labels = |text: &str| -> Vec<String> {
@@ -59,7 +60,7 @@ fn compare_status(output: &str) {
     }
 }
 
-/// Wakes and switches off the domain by each of these commands, which send a packet.
+/// Wakes the domain with each of these commands, which send a packet, and switches it off again.
 fn wake_by_each(site: &Site<'_>, senders: &[String]) {
     for sender in senders {
         site.wake(sender);
@@ -67,8 +68,7 @@ fn wake_by_each(site: &Site<'_>, senders: &[String]) {
     }
 }
 
-/// Checks that the calls in "Wake a domain" of docs/DBUS.md work for the users that the page names, and for no
-/// other.
+/// Checks that the calls in the section "Wake a domain" of docs/DBUS.md work only for the users that the page names.
 fn check_callers(site: &Site<'_>) {
     let calls = readme::commands_of("docs/DBUS.md", "Wake a domain").concat();
     for call in calls.lines() {
@@ -100,7 +100,7 @@ fn readme_commands_work_with_dbus_broker() {
 }
 
 #[test]
-fn a_packet_starts_a_systemd_unit_with_the_example() {
+fn the_example_starts_a_systemd_unit_for_a_packet() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("enp1s0");
@@ -113,7 +113,7 @@ fn a_packet_starts_a_systemd_unit_with_the_example() {
     );
     debian.sh("systemctl start wakevirt-capture");
     let commands = readme::commands_of("docs/DBUS.md", "Wake other things").concat();
-    // The packages are in the tree.
+    // The Debian tree already contains the packages.
     let commands: String = commands
         .lines()
         .filter(|line| !line.starts_with("apt-get"))

@@ -1,4 +1,4 @@
-//! The page for Cockpit on a booted Debian: both packages, a real cockpit-ws for each user, and a real browser.
+//! The Cockpit page on a booted Debian system: both packages, a real cockpit-ws for each user, and a real browser.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::path::PathBuf;
@@ -16,22 +16,22 @@ use wakevirt_tests::{privileged, wait};
 
 /// The frame of the page in Cockpit's shell.
 const FRAME: &str = "cockpit1:localhost/wakevirt";
-/// The directory of the pictures in the documents.
+/// The directory of the screenshots in the documentation.
 const IMAGES: &str = "docs/images";
 /// A domain that no rule allows.
 const DENIED: &str = "archive";
 const DENIED_MAC: &str = "52:54:00:12:34:57";
-/// A name that is markup, and reorders the text around it.
+/// A name that consists of markup and a character that reorders the text around it.
 const HOSTILE: &str = "<img src=x onerror=document.body.remove()>\u{202e}gpj";
-/// The rules of the actor.
+/// The actor's rules.
 const RULES: &str = "[[allow]]\ndomain = \"win11\"\n";
-/// The connections of the actor for a long list of domains.
+/// The actor's connections for a long list of domains.
 const CONNECTIONS: &str = "connections = [\"qemu:///system\", \"test:///etc/wakevirt/many.xml\"]\n";
 const MANY: usize = 1000;
 /// The longest name for which libvirt can create `NAME.xml` and `NAME.log.0`.
 const LONGEST: usize = 240;
 
-/// The file of libvirt's test driver with many domains that are off.
+/// The XML file for libvirt's test driver, with many domains that are shut off.
 fn many() -> String {
     let domain = |number: usize| {
         let mac = format!("52:54:01:00:{:02x}:{:02x}", number / 256, number % 256);
@@ -64,7 +64,7 @@ fn define(site: &Site<'_>, name: &str, mac: &str) {
     site.virsh("define /root/domain.xml");
 }
 
-/// Starts a cockpit-ws whose session is that of a user without a login.
+/// Starts cockpit-ws with a session of this user, without a login.
 fn cockpit(site: &Site<'_>, user: &str, address: &str) -> Process {
     let program = "/usr/lib/cockpit/cockpit-ws";
     let mut command: Command = match user {
@@ -79,7 +79,8 @@ fn cockpit(site: &Site<'_>, user: &str, address: &str) -> Process {
     Process::start("cockpit-ws", command.args(["--address", address]))
 }
 
-/// Opens the page of the cockpit-ws at this address. A session's cookie is valid for one address.
+/// Opens the page that cockpit-ws provides at this address, after a check that the previous page had no problems. The
+/// cookie of a session is valid only for one address.
 fn open(browser: &mut Browser, address: &str) {
     assert_eq!(browser.problems(), [""; 0]);
     browser.open(&format!("http://{address}:9090/wakevirt"), FRAME);
@@ -90,7 +91,7 @@ fn row(domain: &str) -> String {
     format!("#domains tr:has(.name:text-is(\"{domain}\"))")
 }
 
-/// Writes a picture for the documents if the environment variable `WAKEVIRT_SCREENSHOTS` is set.
+/// Saves a screenshot for the documentation if the `WAKEVIRT_SCREENSHOTS` environment variable is set.
 fn screenshot(browser: &mut Browser, name: &str) {
     if std::env::var_os("WAKEVIRT_SCREENSHOTS").is_some() {
         let path: PathBuf = project().join(IMAGES).join(format!("cockpit-{name}.png"));
@@ -98,7 +99,7 @@ fn screenshot(browser: &mut Browser, name: &str) {
     }
 }
 
-/// Shows names of domains as text. A long name without spaces does not make the page wider.
+/// Checks that the page shows domain names as text, and that a long name without spaces does not make the page wider.
 fn shows_hostile_names(browser: &mut Browser, site: &Site<'_>) {
     let long = "n".repeat(LONGEST);
     define(site, HOSTILE, "52:54:00:12:34:58");
@@ -110,8 +111,8 @@ fn shows_hostile_names(browser: &mut Browser, site: &Site<'_>) {
     browser.size(1280, 900);
 }
 
-/// Shows a long list in parts, and finds one domain in it.
-fn lists_many(browser: &mut Browser, site: &Site<'_>) {
+/// Checks that the page shows a long list in parts, and finds one domain in it.
+fn shows_long_list(browser: &mut Browser, site: &Site<'_>) {
     site.debian.write("/etc/wakevirt/many.xml", &many());
     site.debian.write("/etc/wakevirt/actor.toml", &format!("{CONNECTIONS}{RULES}"));
     site.debian.sh("systemctl restart wakevirt-actor");
@@ -123,7 +124,7 @@ fn lists_many(browser: &mut Browser, site: &Site<'_>) {
     browser.fill("role=searchbox[name=/filter/i]", "");
 }
 
-/// Wakes a domain by keyboard.
+/// Wakes a domain with the keyboard.
 fn wakes(browser: &mut Browser, site: &Site<'_>) {
     browser.focus(&format!("role=button[name=\"Wake {DOMAIN}\"]"));
     browser.press("Enter");
@@ -132,10 +133,10 @@ fn wakes(browser: &mut Browser, site: &Site<'_>) {
     assert_eq!(site.state(), "running");
     browser.wait_for_text("#history tr", "call by user ID 0");
     let focused = browser.evaluate("document.activeElement.getAttribute('aria-label')");
-    assert_eq!(focused, format!("Wake {DOMAIN}"), "the button keeps the focus");
+    assert_eq!(focused, format!("Wake {DOMAIN}"), "the button lost the focus");
 }
 
-/// Shows packets live: one that wakes, and one that is denied, with the reason.
+/// Checks that the page shows packets as they arrive: one that wakes a domain, and one that is denied, with the reason.
 fn shows_packets(browser: &mut Browser, site: &Site<'_>) {
     site.switch_off();
     site.lan.etherwake(DENIED_MAC, &["-b"]);
@@ -167,7 +168,7 @@ fn assert_fits(browser: &mut Browser, width: u32) {
     assert_eq!(wide, serde_json::json!([]), "at {width} pixels");
 }
 
-/// Follows the theme, and fits a narrow window.
+/// Checks that the page follows the theme, and fits into a narrow window.
 fn adapts(browser: &mut Browser) {
     const DARK: &str = "html.pf-v6-theme-dark body";
     const LIGHT: &str = "html:not(.pf-v6-theme-dark) body";
@@ -179,7 +180,7 @@ fn adapts(browser: &mut Browser) {
     assert_ne!(browser.evaluate(background), light);
     screenshot(browser, "dark");
     for (style, selector) in [("light", LIGHT), ("dark", DARK), ("auto", DARK)] {
-        // As the shell does when the user selects a theme.
+        // This is what the shell does when the user selects a theme.
         browser.evaluate(&format!(
             "localStorage.setItem('shell:style', '{style}');
              dispatchEvent(new CustomEvent('cockpit-style', {{ detail: {{ style: '{style}' }} }}))"
@@ -196,10 +197,11 @@ fn adapts(browser: &mut Browser) {
         "[...document.querySelectorAll('button, input, select, table, svg')].filter(node => \
          !(node.ariaLabel || node.textContent.trim() || node.labels?.length)).map(node => node.outerHTML)",
     );
-    assert_eq!(unnamed, serde_json::json!([]), "every control has a name");
+    assert_eq!(unnamed, serde_json::json!([]), "these controls have no name");
 }
 
-/// Recovers from restarts of the services. Meanwhile, doctor finds the cause, and the command that fixes it.
+/// Checks that the page recovers when the services are started again. In the meantime, doctor finds the cause, and the
+/// command that fixes it.
 fn recovers(browser: &mut Browser, site: &Site<'_>) {
     site.debian.sh("systemctl stop wakevirt-capture wakevirt-actor");
     browser.wait_for_text("#services dd:nth-of-type(2)", "not running");
@@ -219,8 +221,8 @@ fn recovers(browser: &mut Browser, site: &Site<'_>) {
     assert_eq!(browser.count("#notices p"), 0, "{}", browser.text("#notices"));
 }
 
-/// Shows a user only what the user may see, and which group is missing.
-fn respects_rights(browser: &mut Browser, site: &Site<'_>) {
+/// Checks that the page shows users only what they are allowed to see, and which groups they need.
+fn respects_permissions(browser: &mut Browser, site: &Site<'_>) {
     let _unprivileged = cockpit(site, UNPRIVILEGED, "127.0.0.2");
     let _member = cockpit(site, MEMBER, "127.0.0.3");
     open(browser, "127.0.0.2");
@@ -236,13 +238,13 @@ fn respects_rights(browser: &mut Browser, site: &Site<'_>) {
     browser.wait_for_text(&row(DOMAIN), "shut off");
     browser.click(&format!("role=button[name=\"Wake {DOMAIN}\"]"));
     browser.wait_for_text(&row(DOMAIN), "started");
-    wait::until_true("the domain to run", || site.state() == "running");
-    // Before the servers stop, because the browser can still load fonts.
+    wait::until_true("the domain to start", || site.state() == "running");
+    // Check this before the servers stop, because the browser might still be loading fonts.
     assert_eq!(browser.problems(), [""; 0]);
 }
 
 #[test]
-fn page_lists_wakes_and_explains() {
+fn page_lists_and_wakes_domains_and_explains_packets() {
     privileged!();
     let host = Host::new();
     let site = Site::new(&host, Kind::DbusDaemon);
@@ -260,11 +262,12 @@ fn page_lists_wakes_and_explains() {
     adapts(&mut browser);
     recovers(&mut browser, &site);
     shows_hostile_names(&mut browser, &site);
-    lists_many(&mut browser, &site);
-    respects_rights(&mut browser, &site);
+    shows_long_list(&mut browser, &site);
+    respects_permissions(&mut browser, &site);
 }
 
-/// The content security policy of the page allows nothing inline. Cockpit 287 serves `.mjs` without a type.
+/// The content security policy of the page allows nothing inline. Cockpit 287 serves `.mjs` files without a content
+/// type.
 #[test]
 fn page_has_no_inline_code_and_a_small_stylesheet() {
     let read = |name: &str| std::fs::read_to_string(project().join(name)).expect("the file exists");
@@ -277,5 +280,5 @@ fn page_has_no_inline_code_and_a_small_stylesheet() {
     assert!(read("cockpit/wakevirt.css").len() < 20_000);
     let files = std::fs::read_dir(project().join("cockpit")).expect("the directory exists").flatten();
     assert!(files.map(|file| file.path()).all(|path| path.extension().is_some_and(|suffix| suffix != "mjs")));
-    assert!(!read("tests/browser/package-lock.json").contains("resolved"), "the lock file names no registry");
+    assert!(!read("tests/browser/package-lock.json").contains("resolved"), "the lock file names a registry");
 }

@@ -1,5 +1,5 @@
-//! `wakevirtctl doctor` on a booted Debian that is broken in one way after the other. Each time, the first command that
-//! doctor prints is executed, until doctor finds nothing. Then a packet wakes the domain.
+//! `wakevirtctl doctor` on a booted Debian system with one fault after another. For each fault, the test runs the first
+//! command that doctor prints, until doctor finds nothing. Then a packet must wake the domain.
 #![expect(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test may panic")]
 
 use serde_json::Value;
@@ -12,18 +12,18 @@ use wakevirt_tests::{privileged, wait};
 
 const DOMAIN: &str = "win11";
 const MAC: &str = "52:54:00:12:34:56";
-/// The number of commands that a fault may need.
+/// The maximum number of commands that fix a fault.
 const MAX_COMMANDS: usize = 3;
 
-/// One way to break the host.
+/// A fault of the system.
 struct Fault {
-    /// The shell commands that break it.
+    /// The shell commands that cause it.
     broken_by: &'static str,
-    /// Whether a packet is sent before doctor runs.
+    /// Whether a packet fails to wake the domain before doctor runs.
     packet: bool,
-    /// The first finding.
+    /// The check of the first finding.
     check: &'static str,
-    /// A part of its evidence.
+    /// Part of its evidence.
     evidence: &'static str,
 }
 
@@ -91,7 +91,7 @@ const FAULTS: [Fault; 15] = [
     fault(
         "bus-policy",
         "/usr/share/dbus-1/system.d/org.wakevirt.Actor1.conf exists",
-        // Both implementations of the bus notice a new file, but not a directory that appears by a mount.
+        // Both implementations of the bus notice a new file, but not a directory that is mounted.
         "cp -r /usr/share/dbus-1/system.d /run/policies; rm /run/policies/org.wakevirt.Actor1.conf
          mount --bind /run/policies /usr/share/dbus-1/system.d; systemctl reload dbus
          systemctl restart --no-block wakevirt-actor
@@ -115,15 +115,14 @@ const FAULTS: [Fault; 15] = [
     },
 ];
 
-/// The host, and another machine on its network.
-struct Patient<'host> {
+/// A Debian system with wakevirt and one domain, and another machine on its network.
+struct Fixture<'host> {
     debian: Debian<'host>,
     lan: Peer<'host>,
 }
 
-impl<'host> Patient<'host> {
+impl<'host> Fixture<'host> {
     fn new(host: &'host Host) -> Self {
-        // dbus-daemon notices new policy files itself, dbus-broker does not.
         let mut debian = Debian::new(host, Kind::DbusBroker);
         debian.install();
         host.bridge("br0");
@@ -144,22 +143,23 @@ impl<'host> Patient<'host> {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
-    /// Waits until doctor finds nothing: services and connections take a moment.
-    fn is_healthy(&self) -> bool {
+    /// Whether doctor soon finds nothing. Services and connections take a moment.
+    fn becomes_healthy(&self) -> bool {
         wait::within(wait::TIMEOUT / 4, || (self.diagnose()["healthy"] == true).then_some(())).is_some()
     }
 
-    /// Runs the first command of doctor until it finds nothing. Returns the first diagnosis and the commands.
-    fn cure(&self) -> (Value, Vec<String>) {
+    /// Runs the first command that doctor prints until doctor finds nothing. Returns the first diagnosis and the
+    /// commands.
+    fn fix(&self) -> (Value, Vec<String>) {
         let first = self.diagnose();
         let mut commands = Vec::new();
         let mut diagnosis = first.clone();
         while commands.len() < MAX_COMMANDS && diagnosis["healthy"] != true {
             let command = diagnosis["findings"][0]["cure"].as_str();
-            let command = command.unwrap_or_else(|| panic!("no cure in {diagnosis:#}"));
+            let command = command.unwrap_or_else(|| panic!("doctor prints no command: {diagnosis:#}"));
             self.debian.sh(command);
             commands.push(command.to_owned());
-            if self.is_healthy() {
+            if self.becomes_healthy() {
                 break;
             }
             diagnosis = self.diagnose();
@@ -167,8 +167,8 @@ impl<'host> Patient<'host> {
         (first, commands)
     }
 
-    /// Sends packets until the domain runs, and shuts it off again. A restart of the actor ends the cool-down.
-    fn wakes(&self, context: &str) {
+    /// Sends packets until the domain is running, then destroys the domain. A restart of the actor ends the cool-down.
+    fn assert_wakes(&self, context: &str) {
         let state = || self.debian.sh(&format!("virsh --quiet domstate {DOMAIN}")).trim().to_owned();
         let woken = wait::within(wait::TIMEOUT, || {
             self.lan.etherwake(MAC, &[]);
@@ -181,41 +181,41 @@ impl<'host> Patient<'host> {
 }
 
 #[test]
-fn each_fault_is_found_and_cured() {
+fn each_fault_is_found_and_fixed() {
     privileged!();
     let host = Host::new();
-    let patient = Patient::new(&host);
-    assert!(patient.is_healthy(), "{:#}", patient.diagnose());
-    patient.wakes("the installation");
+    let fixture = Fixture::new(&host);
+    assert!(fixture.becomes_healthy(), "{:#}", fixture.diagnose());
+    fixture.assert_wakes("the installation");
     for fault in &FAULTS {
-        assert!(patient.is_healthy(), "before {}: {:#}", fault.check, patient.diagnose());
-        patient.debian.sh(fault.broken_by);
+        assert!(fixture.becomes_healthy(), "before {}: {:#}", fault.check, fixture.diagnose());
+        fixture.debian.sh(fault.broken_by);
         if fault.packet {
-            let failures = || patient.debian.journal("wakevirt-actor").matches("failed: domain").count();
+            let failures = || fixture.debian.journal("wakevirt-actor").matches("failed: domain").count();
             let before = failures();
             // A packet like the previous one counts as a copy for two seconds.
             wait::until_true("the wake to fail", || {
-                patient.lan.etherwake(MAC, &[]);
+                fixture.lan.etherwake(MAC, &[]);
                 wait::within(std::time::Duration::from_millis(500), || (failures() > before).then_some(()))
                     .is_some()
             });
         }
         wait::within(wait::TIMEOUT, || {
-            (patient.diagnose()["findings"][0]["check"] == fault.check).then_some(())
+            (fixture.diagnose()["findings"][0]["check"] == fault.check).then_some(())
         });
-        let (first, commands) = patient.cure();
+        let (first, commands) = fixture.fix();
         let finding = &first["findings"][0];
         assert_eq!(finding["check"], fault.check, "{first:#}");
         assert!(finding["evidence"].to_string().replace('\\', "").contains(fault.evidence), "{first:#}");
-        assert!(patient.is_healthy(), "after {commands:?}: {:#}", patient.diagnose());
-        patient.wakes(&format!("{commands:?}\n{first:#}"));
+        assert!(fixture.becomes_healthy(), "after {commands:?}: {:#}", fixture.diagnose());
+        fixture.assert_wakes(&format!("{commands:?}\n{first:#}"));
     }
-    // The package restores this file, and is not installed here.
-    patient.debian.sh(
+    // Only the package can restore this file, and it is not installed here. This part checks only the finding.
+    fixture.debian.sh(
         "rm /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules; systemctl restart polkit wakevirt-actor",
     );
     let denied = || {
-        let json = patient.diagnose();
+        let json = fixture.diagnose();
         (json["findings"][0]["check"] == "libvirt-denied").then_some(json)
     };
     let json = wait::until("the actor to be denied", denied);

@@ -1,4 +1,4 @@
-//! `make install` and `make uninstall` on a booted Debian: systemd, the bus and polkit read the files below
+//! `make install` and `make uninstall` on a booted Debian system: systemd, the bus and polkit read the files below
 //! `/usr/local`.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
@@ -41,19 +41,19 @@ fn installs_and_uninstalls(bus: Kind) {
     copy_checkout(&debian);
     debian.boot();
     let before = Inventory::of_system(|line| debian.sh(line));
-    // The command of `make install`: make is not installed.
+    // This is the command that `make install` runs. make is not installed on the system.
     let install = format!("cd {CHECKOUT} && DESTDIR= PREFIX= scripts/install install");
 
     debian.sh(&install);
     assert_eq!(
         debian.sh("systemctl is-enabled wakevirt-capture wakevirt-actor || true"),
         "disabled\ndisabled\n",
-        "the presets enable nothing"
+        "the presets enabled a service"
     );
     debian.sh("systemctl enable --now wakevirt-capture wakevirt-actor");
     let programs = ["wakevirt-capture", "wakevirt-actor"].map(|unit| debian.main_process(unit));
     for pid in programs {
-        let program = std::fs::read_link(format!("/proc/{pid}/exe")).expect("the service runs");
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).expect("the service is running");
         assert!(program.to_string_lossy().contains("/usr/local/bin/"), "{}", program.display());
     }
     // Bus policy and activation: the services own their names, and a call starts the actor.
@@ -67,14 +67,15 @@ fn installs_and_uninstalls(bus: Kind) {
     let old = ["wakevirt-capture", "wakevirt-actor"].map(|unit| debian.main_process(unit));
     debian.sh(&install);
     let new = ["wakevirt-capture", "wakevirt-actor"].map(|unit| debian.main_process(unit));
-    assert!(old[0] != new[0] && old[1] != new[1], "the old version still runs");
+    assert!(old[0] != new[0] && old[1] != new[1], "the old version is still running");
 
     start_users_actor(&debian);
     debian.write("/etc/wakevirt/actor.toml", "");
     debian.sh(&format!("cd {CHECKOUT} && scripts/install uninstall"));
     assert_eq!(debian.sh("pgrep --uid bob --list-name 'wakevirt|libvirtd' || true"), "");
     // `make uninstall` prints that it leaves the users, the groups and /etc/wakevirt. The actor's state directory
-    // exists until the next boot. Debian 13 has /usr/local/libexec before the installation; on Debian 12 it remains.
+    // exists until the next boot. Debian 13 has /usr/local/libexec before the installation; on Debian 12, the directory
+    // is left behind.
     let left = ["wakevirt-capture:", "wakevirt-actor:", "wakevirt:", " /etc/wakevirt", "/run/wakevirt-actor"];
     Inventory::of_system(|line| debian.sh(line))
         .assert_same_as(&before, &[left.as_slice(), &[" /usr/local/libexec ", "bob", "/run/user/"]].concat());

@@ -1,5 +1,5 @@
-//! Compares the mounts and namespaces of the services, as the kernel reports them, with the lines of the units and
-//! with docs/THREAT-MODEL.md.
+//! Checks that the mounts and namespaces of the services, as the kernel reports them, are those that the units set and
+//! docs/THREAT-MODEL.md describes.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 use std::fs::read_link;
@@ -11,8 +11,8 @@ use wakevirt_tests::host::mounts::{self, Mount};
 use wakevirt_tests::privileged;
 use wakevirt_tests::scene::site::Site;
 
-/// Writable mounts of both services: their own directories, and file systems of the kernel that have their own
-/// permission checks.
+/// Writable mounts of both services: their own directories, and kernel file systems that have their own permission
+/// checks.
 const WRITABLE: &[&str] = &["/dev/mqueue", "/dev/pts", "/dev/shm", "/proc", "/tmp", "/var/tmp"];
 
 /// The directory that systemd mounts over a directory that the service must not open.
@@ -48,7 +48,7 @@ impl Service {
     fn check_read_only(&self, writable: &[&str]) {
         let expected = |mount: &&Mount| {
             let point = mount.point.to_str().unwrap();
-            // The file for memory pressure: systemd.resource-control(5), MemoryPressureWatch=.
+            // This is the memory pressure file: systemd.resource-control(5), MemoryPressureWatch=.
             WRITABLE.contains(&point) || writable.contains(&point) || point.ends_with("/memory.pressure")
         };
         let other: Vec<_> =

@@ -1,4 +1,4 @@
-//! The package on a booted Debian: installed, enabled, upgraded, removed, purged.
+//! The package on a booted Debian system: installed, enabled, upgraded, removed and purged.
 #![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use wakevirt_tests::network::Peer;
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 
-/// Paths of the packages in the Debian.
+/// The paths of the packages on the Debian system.
 const PACKAGE: &str = "/root/wakevirt.deb";
 const NEXT: &str = "/root/wakevirt-next.deb";
 
@@ -38,13 +38,13 @@ fn next_version(scratch: &TempDir) -> PathBuf {
     next
 }
 
-/// Runs a subcommand of systemctl(1) such as `is-active`, and returns its line for each unit.
+/// Runs a systemctl(1) subcommand, such as `is-active`, and returns its line for each unit.
 fn systemctl(debian: &Debian<'_>, subcommand: &str, units: &[&str]) -> Vec<String> {
     let output = debian.command("systemctl").arg(subcommand).args(units).output().expect("systemctl runs");
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
-/// Enables the services with the commands of the README.
+/// Enables and starts the services.
 fn enable_services(debian: &Debian<'_>) {
     let output =
         debian.command("systemctl").args(["enable", "--now", "wakevirt-capture", "wakevirt-actor"]).output();
@@ -82,7 +82,7 @@ fn installs_runs_and_purges_cleanly(bus: Kind) {
     assert!(!debian.path("/usr/bin/wakevirt-actor").exists());
     assert!(debian.path("/etc/wakevirt/actor.d/win11.toml").exists(), "remove must leave the configuration");
 
-    // A new installation restores the enabled units, which start at the next boot and not before.
+    // Installing the package again restores the enabled units. They start at the next boot, and not before.
     debian.sh(&format!("apt-get install --yes {PACKAGE}"));
     assert_eq!(systemctl(&debian, "is-enabled", &SYSTEM_UNITS[1..]), ["enabled"; 2]);
     assert_eq!(systemctl(&debian, "is-active", &SYSTEM_UNITS), ["inactive"; 3]);
@@ -110,11 +110,11 @@ fn package_installs_and_purges_cleanly_with_dbus_broker() {
 fn package_installs_and_purges_cleanly_in_an_image() {
     privileged!();
     let host = Host::new();
-    // Not booted, as when a disk image is built.
+    // The system is not booted, as when a disk image is built.
     let debian = Debian::new(&host, Kind::DbusBroker);
     let sh = |line: &str| succeed(host.command("chroot").args([ROOT, "sh", "-euc", line]));
     debian.copy(&package::built(), PACKAGE);
-    // Without libvirt the package creates the group libvirt.
+    // Without libvirt, the package creates the `libvirt` group.
     sh("rm /usr/sbin/libvirtd && groupdel libvirt");
     let before = Inventory::of_files(sh);
 
@@ -139,7 +139,7 @@ enum Event {
     Announced(String),
     /// This name lost its owner.
     Lost(String),
-    /// This name has an owner.
+    /// This name has a new owner.
     Owned(String),
 }
 
@@ -177,7 +177,7 @@ fn events(monitor: &Process) -> Vec<Event> {
 }
 
 /// The number of domains of libvirt's test driver. The first packet for a domain starts it. There are enough domains to
-/// send packets for new ones during the whole upgrade.
+/// send packets for further ones during the whole upgrade.
 const DOMAINS: u16 = 1500;
 
 fn mac(number: u16) -> String {
@@ -231,7 +231,7 @@ fn upgrade_loses_no_announced_wake(bus: Kind) {
     start_with_domains(&debian);
     let events = upgrade_under_load(&host, &lan, &debian);
     let missed = announced_while_the_actor_was_down(&events);
-    assert_all_announced_run(&debian, &events, missed);
+    assert_announced_domains_run(&debian, &events, missed);
     assert_capture_keeps_running_if_the_actor_fails(&debian);
 }
 
@@ -250,7 +250,7 @@ fn start_with_domains(debian: &Debian<'_>) {
     });
 }
 
-/// Upgrades the package while packets arrive, and returns the events on the bus in that time.
+/// Upgrades the package while packets arrive, and returns the events on the bus during that time.
 fn upgrade_under_load(host: &Host, lan: &Peer<'_>, debian: &Debian<'_>) -> Vec<Event> {
     let monitor = monitor(debian);
     let mut sender = send_to_all(lan);
@@ -258,18 +258,18 @@ fn upgrade_under_load(host: &Host, lan: &Peer<'_>, debian: &Debian<'_>) -> Vec<E
     let processes = || SYSTEM_UNITS[1..].iter().map(|unit| debian.main_process(unit)).collect::<Vec<_>>();
     let before = processes();
     debian.sh(&format!("dpkg --install {NEXT}"));
-    assert!(before.iter().zip(&processes()).all(|(old, new)| old != new), "the old version still runs");
+    assert!(before.iter().zip(&processes()).all(|(old, new)| old != new), "the old version is still running");
     let announced = monitor.log().count("MagicPacket");
     let _ = monitor.log().wait_for_nth("MagicPacket", announced + 10);
     host.write("/run/stop-sending", "");
-    assert!(sender.wait().expect("the sender is a child").success());
+    assert!(sender.wait().expect("the sender is a child process").success());
     // The bus preserves the order: all earlier messages arrive before this one.
     debian.sh("busctl emit / org.wakevirt.Test EndOfTest");
     let _ = monitor.log().wait_for("EndOfTest");
     events(&monitor)
 }
 
-/// Checks that the actor restarts before capture, and returns how many packets were announced while it was down.
+/// Checks that the actor restarts before capture, and returns how many packets were announced while the actor was down.
 fn announced_while_the_actor_was_down(events: &[Event]) -> usize {
     let at = |event: &Event| {
         events.iter().position(|it| it == event).unwrap_or_else(|| panic!("no {event:?} in {events:#?}"))
@@ -283,8 +283,8 @@ fn announced_while_the_actor_was_down(events: &[Event]) -> usize {
     missed
 }
 
-/// Waits until every domain for which capture announced a packet runs.
-fn assert_all_announced_run(debian: &Debian<'_>, events: &[Event], missed: usize) {
+/// Waits until every domain for which capture announced a packet is running.
+fn assert_announced_domains_run(debian: &Debian<'_>, events: &[Event], missed: usize) {
     let announced: BTreeSet<String> = (0..DOMAINS)
         .filter(|number| events.contains(&Event::Announced(mac(*number))))
         .map(|number| format!("vm{number}"))

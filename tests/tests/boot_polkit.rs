@@ -1,4 +1,4 @@
-//! polkit on a booted Debian: systemd starts it, and logind knows which sessions are local.
+//! polkit on a booted Debian system: systemd starts it, and logind knows which sessions are local.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::process::Output;
@@ -12,9 +12,9 @@ use wakevirt_tests::{privileged, wait};
 const MAC: &str = "52:54:00:12:34:56";
 const WAKE: &str =
     "busctl --quiet call org.wakevirt.Actor1 /org/wakevirt/Actor1 org.wakevirt.Actor1 WakeDomain s vm1";
-/// A user in group libvirt without a local session.
+/// A member of the `libvirt` group, without a local session.
 const MEMBER: &str = "member";
-/// A user with a local session, in no relevant group.
+/// A user with a local session, who is not a member of a relevant group.
 const LOCAL: &str = "local";
 /// An administrator's rule: active local sessions need no password.
 const RULE: &str = r#"polkit.addRule(function(action, subject) {
@@ -24,7 +24,7 @@ const RULE: &str = r#"polkit.addRule(function(action, subject) {
 });
 "#;
 
-/// Boots a Debian with the files of this build and a domain that is off.
+/// Boots a Debian system with the files of this build and a domain that is shut off.
 fn site(host: &Host, bus: Kind) -> Debian<'_> {
     host.bridge("br0");
     let mut debian = Debian::new(host, bus);
@@ -46,7 +46,7 @@ fn site(host: &Host, bus: Kind) -> Debian<'_> {
 
 /// Runs a script as [`LOCAL`] in a session on seat0: pam_systemd(8).
 fn in_local_session(debian: &Debian<'_>, script: &str) -> Output {
-    // In a file, because systemd expands `$` and `%` in a command line.
+    // The script is in a file, because systemd expands `$` and `%` in a command line.
     debian.write("/usr/local/share/script", script);
     let mut run = debian.command("systemd-run");
     run.args(["--quiet", "--wait", "--pipe", "--collect", "--property=PAMName=login"]);
@@ -65,8 +65,8 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
 }
 
-/// On this bus, the actor's request starts polkit, and polkit gets the caller's session from logind.
-fn polkit_decides_by_the_callers_session(bus: Kind) {
+/// Checks that, on this bus, the actor's request starts polkit, and that polkit gets the caller's session from logind.
+fn polkit_decides_based_on_the_callers_session(bus: Kind) {
     let host = Host::new();
     let debian = site(&host, bus);
     let state = || debian.sh("virsh --quiet --connect qemu:///system domstate vm1").trim().to_owned();
@@ -86,7 +86,11 @@ fn polkit_decides_by_the_callers_session(bus: Kind) {
         let retains = "retains_authorization_after_challenge";
         let output = in_local_session(&debian, &check);
         assert!(text(&output).contains("Active=yes") && text(&output).contains(retains), "{output:?}");
-        assert_eq!(output.status.code(), Some(2), "polkit asks for a password (pkcheck(1)): {output:?}");
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "polkit did not ask for a password (pkcheck(1)): {output:?}"
+        );
         let output = without_session(&debian, LOCAL, &format!("pkcheck --action-id {action} --process $$"));
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(!text(&output).contains(retains), "{output:?}");
@@ -95,7 +99,7 @@ fn polkit_decides_by_the_callers_session(bus: Kind) {
     assert!(!output.status.success() && text(&output).contains("requires authentication"), "{output:?}");
     assert_eq!(state(), "shut off");
 
-    // A rule about the session shows that the actor's request names the caller's session.
+    // A rule that depends on the session shows that the actor's request names the caller's session.
     debian.write("/etc/polkit-1/rules.d/10-local.rules", RULE);
     debian.sh("systemctl restart polkit");
     let output = without_session(&debian, LOCAL, WAKE);
@@ -124,13 +128,13 @@ fn polkit_decides_by_the_callers_session(bus: Kind) {
 }
 
 #[test]
-fn polkit_decides_by_the_callers_session_with_dbus_daemon() {
+fn polkit_decides_based_on_the_callers_session_with_dbus_daemon() {
     privileged!();
-    polkit_decides_by_the_callers_session(Kind::DbusDaemon);
+    polkit_decides_based_on_the_callers_session(Kind::DbusDaemon);
 }
 
 #[test]
-fn polkit_decides_by_the_callers_session_with_dbus_broker() {
+fn polkit_decides_based_on_the_callers_session_with_dbus_broker() {
     privileged!();
-    polkit_decides_by_the_callers_session(Kind::DbusBroker);
+    polkit_decides_based_on_the_callers_session(Kind::DbusBroker);
 }

@@ -1,5 +1,5 @@
-//! Compares the rights of the three processes under systemd, as `/proc` reports them, with the table of processes in
-//! docs/ARCHITECTURE.md.
+//! Checks that the privileges of the three processes under systemd, as `/proc` reports them, are those in the process
+//! table of docs/ARCHITECTURE.md.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::os::unix::fs::MetadataExt;
@@ -18,7 +18,7 @@ use wakevirt_tests::{privileged, wait};
 /// capabilities(7), `include/uapi/linux/capability.h`.
 const NET_RAW: u64 = 1 << 13;
 
-/// A process and its expected rights.
+/// A process and its expected privileges.
 struct Expected {
     name: &'static str,
     pid: Pid,
@@ -26,7 +26,7 @@ struct Expected {
     /// The supplementary groups, without the user's own.
     groups: &'static [&'static str],
     bounding: u64,
-    /// The open descriptors. One that ends with `*` can exist any number of times, or not at all.
+    /// The kinds of open descriptors. A kind that ends with `*` can occur any number of times, including zero.
     descriptors: &'static [&'static str],
 }
 
@@ -85,7 +85,7 @@ fn gid(site: &Site<'_>, group: &str) -> String {
 }
 
 #[test]
-fn processes_hold_exactly_the_documented_rights() {
+fn processes_hold_exactly_the_documented_privileges() {
     privileged!();
     let host = Host::new();
     let site = Site::new(&host, Kind::DbusBroker);
@@ -138,12 +138,12 @@ fn check_sniffers_confinement(site: &Site<'_>) {
     let owner = |pid| std::fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid();
     assert_ne!(owner(announcer.pid), 0, "the announcer");
     assert_eq!(owner(sniffer.pid), 0, "the sniffer");
-    // Both processes still run.
+    // Both processes are still running.
     assert_eq!(processes(site).map(|process| process.pid)[..2], [sniffer.pid, announcer.pid]);
 }
 
-/// Checks that the announcer has no path to other daemons, such as libvirt's read-only socket, which lists the domains
-/// to all users.
+/// Checks that the announcer cannot reach the sockets of other daemons, such as libvirt's read-only socket, on which
+/// all users can list the domains.
 fn check_announcers_reach(site: &Site<'_>) {
     let [_, announcer, actor] = processes(site);
     let socket = "/run/libvirt/libvirt-sock-ro";

@@ -1,4 +1,4 @@
-//! A user's own actor and libvirt daemon on a booted Debian, without a login.
+//! A user's own actor and libvirt daemon on a booted Debian system, without a login.
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
@@ -13,12 +13,12 @@ const DOMAIN: &str = "own";
 const MAC: &str = "52:54:00:12:34:56";
 const ACTOR: &str = "wakevirt-actor";
 const LIBVIRTD: &str = "wakevirt-libvirtd";
-/// The domain's QEMU, and the libvirt daemon of the user, for pgrep(1).
+/// The patterns of pgrep(1) for the domain's QEMU process and the user's libvirt daemon.
 const GUEST: &str = "qemu-system";
 const DAEMON: &str = "libvirtd";
 
-/// Boots a Debian with the package and capture. The service manager of [`USER`] runs without a login. The user has a
-/// domain, of which only the definition file was copied, and a rule that allows it.
+/// Boots a Debian system on which the package is installed and capture is running. The service manager of [`USER`] runs
+/// without a login. The user has a domain, for which only the definition file was copied, and a rule that allows it.
 fn site(host: &Host) -> (Debian<'_>, Peer<'_>) {
     let lan = host.veth("port0");
     let mut debian = Debian::new(host, Kind::DbusDaemon);
@@ -54,7 +54,7 @@ fn wait_for_log(debian: &Debian<'_>, unit: &str, text: &str, nth: usize) {
     assert!(seen.is_some(), "{unit} did not log {text:?}:\n{}\n{}", journal(), debian.user_journal(LIBVIRTD));
 }
 
-/// The process IDs of a program that runs as the user, one per line.
+/// The process IDs of a program that the user runs, one per line.
 fn processes(debian: &Debian<'_>, program: &str) -> String {
     debian.sh(&format!("pgrep --uid {USER} --full '(^|/){program}' || true"))
 }
@@ -84,9 +84,9 @@ fn wakes_a_users_domain_without_a_login() {
     let daemon = debian.sh(&format!("cat /proc/{}/status", processes(&debian, DAEMON).trim()));
     assert!(daemon.contains("NoNewPrivs:\t0\n"), "{daemon}");
     assert_eq!(virsh(&debian, &format!("domstate {DOMAIN}")), "running");
-    assert_eq!(processes(&debian, DAEMON).lines().count(), 1, "virsh uses the same daemon");
+    assert_eq!(processes(&debian, DAEMON).lines().count(), 1, "virsh started another daemon");
 
-    // The daemon is restarted after it is killed, and its guest continues to run.
+    // The daemon is restarted after it is killed, and its guest keeps running.
     debian.sh(&format!("kill -9 {}", processes(&debian, DAEMON).trim()));
     wait_for_log(&debian, ACTOR, "connected to qemu:///session: 1 domain", 2);
     debian.in_session(USER, &format!("systemctl --user restart {LIBVIRTD}"));
@@ -97,7 +97,7 @@ fn wakes_a_users_domain_without_a_login() {
     check_removal(&debian, &guest);
 }
 
-/// Checks that removing the package ends the user's actor and daemon, and not the user's guest.
+/// Checks that removing the package stops the user's actor and daemon, but not the user's guest.
 fn check_removal(debian: &Debian<'_>, guest: &str) {
     debian.sh(&format!("systemctl --global enable {ACTOR}"));
     debian.write("/etc/systemd/user/wakevirt-libvirtd.service.d/own.conf", "[Service]\nRestartSec=9s\n");
@@ -116,7 +116,7 @@ fn uses_a_libvirtd_started_by_virsh_until_it_exits() {
     privileged!();
     let host = Host::new();
     let (debian, lan) = site(&host);
-    // As for a user who has just created the domain with virsh.
+    // This is the situation after a user has created the domain with virsh.
     virsh(&debian, "list --all");
     let virsh_daemon = processes(&debian, DAEMON);
     assert_eq!(virsh_daemon.lines().count(), 1, "{virsh_daemon}");

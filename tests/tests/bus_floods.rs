@@ -18,7 +18,7 @@ use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 
 const BUSES: [Kind; 2] = [Kind::DbusDaemon, Kind::DbusBroker];
-/// The limit for the growth of a service's memory in a flood, in KiB.
+/// The maximum growth of a service's memory during a flood, in KiB.
 const MAX_GROWTH: usize = 32 * 1024;
 /// Serialises the tests: concurrent floods would disturb each other.
 static SERIAL: Mutex<()> = Mutex::new(());
@@ -53,7 +53,7 @@ impl<'host> Scene<'host> {
         Self { host, kind, lan, _libvirtd: libvirtd, actor, capture, woken: 0, _bus: bus }
     }
 
-    /// Wakes another domain with a packet, and returns the time until the actor logs its start.
+    /// Wakes the next domain with a packet, and returns the time until the actor logs its start.
     fn wake_next(&mut self) -> Duration {
         let number = self.woken;
         self.woken += 1;
@@ -81,7 +81,7 @@ impl<'host> Scene<'host> {
         let first = self.wake_next();
         let overlapped = is_running(&flooding);
         let took: Vec<_> = core::iter::once(first).chain((1..WAKES).map(|_| self.wake_next())).collect();
-        // A new connection of root gets a reply, even if other callers have many pending calls.
+        // A call on a new connection from root gets a reply, even if other callers have many pending calls.
         let call = || match self.host.call(User::Root, ACTOR_NAME, "ListDomains", &[]) {
             // dbus-daemon rejects calls while it queues long messages for the service.
             Err(error) if error.message.contains("destination has a full message queue") => None,
@@ -89,7 +89,7 @@ impl<'host> Scene<'host> {
         };
         let root_reply = wait::within(TIMEOUT, call).expect("the bus delivers root's call");
         let ended = || (!is_running(&flooding)).then_some(());
-        assert!(wait::within(TIMEOUT, ended).is_some(), "{:?}: the flood does not end", self.kind);
+        assert!(wait::within(TIMEOUT, ended).is_some(), "{:?}: the flood did not end", self.kind);
         let completed = flooding.log().count("flooded") > 0;
         let output = flooding.log().last(1);
         drop(flooding);
@@ -101,7 +101,7 @@ impl<'host> Scene<'host> {
             self.kind,
         );
         assert!(overlapped, "{:?}: {flood:?} by {user:?} ended before a wake: {output}", self.kind);
-        // dbus-broker disconnects a client of a user who exceeds the quota of bytes.
+        // dbus-broker disconnects a client whose user exceeds the byte quota.
         let rejected = self.kind == Kind::DbusBroker && flood == FloodKind::Long;
         assert_eq!(completed, !rejected, "{:?}: {flood:?} by {user:?}: {output}", self.kind);
         assert!(
@@ -217,7 +217,7 @@ fn calls_with_a_reply_neither_exhaust_memory_nor_block_wakes() {
 }
 
 #[test]
-fn calls_of_standard_interfaces_neither_exhaust_memory_nor_block_wakes() {
+fn calls_to_standard_interfaces_neither_exhaust_memory_nor_block_wakes() {
     privileged!();
     run_floods(&[
         (User::Unprivileged, FloodKind::Ping, 20, 5_000),
@@ -232,7 +232,7 @@ fn long_messages_neither_exhaust_memory_nor_block_wakes() {
 }
 
 #[test]
-fn messages_with_unknown_header_fields_disconnect_no_service() {
+fn messages_with_unknown_header_fields_do_not_disconnect_services() {
     privileged!();
     run_floods(&[(User::Unprivileged, FloodKind::UnknownField, 20, 20_000)]);
 }
@@ -244,7 +244,7 @@ fn new_connections_neither_exhaust_memory_nor_block_wakes() {
 }
 
 #[test]
-fn signals_reach_no_service() {
+fn signals_do_not_reach_the_actor() {
     privileged!();
     let _serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
     for bus in BUSES {

@@ -107,7 +107,7 @@ fn explains_a_decision_without_acting() {
     for domain in ["vm1", "vm2"] {
         assert_eq!(libvirtd.state(TEST, domain), "shut off");
     }
-    // The history is empty.
+    // An explanation is not added to the history.
     assert_eq!(call(&host, "History", &["uint32 10"]).unwrap(), "(@aa{sv} [],)");
 }
 
@@ -197,7 +197,7 @@ fn reloads_the_configuration() {
 }
 
 #[test]
-fn reports_a_missing_capture_in_its_status() {
+fn status_reports_that_capture_is_not_running() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -223,7 +223,7 @@ fn an_exact_domain_name_is_not_a_glob() {
     let _ = actor.log().wait_for("rule domain = \"vm[1]\" matches only the domain \"vm[1]\"");
     assert!(explain(&host, OTHER_MAC, "@a{sv} {}").0);
     assert!(!explain(&host, MAC, "@a{sv} {}").0);
-    // The name is not a glob after the domain is removed, either.
+    // The name is not a glob even after the domain is removed.
     libvirtd.virsh(TEST, &["undefine", "vm[1]"]);
     wait::until_true("the actor to remove the domain", || !explain(&host, OTHER_MAC, "@a{sv} {}").0);
     assert!(!explain(&host, MAC, "@a{sv} {}").0);
@@ -236,7 +236,7 @@ fn an_exact_domain_name_is_not_a_glob() {
 }
 
 #[test]
-fn warns_about_rules_without_a_domain_or_interface() {
+fn warns_about_rules_that_match_no_domain_or_interface() {
     privileged!();
     let host = Host::new();
     host.bridge("br0");
@@ -250,7 +250,7 @@ fn warns_about_rules_without_a_domain_or_interface() {
     let actor = actor(&host, &rules("[\"br0\", \"gone0\", \"en*\", \"uplink\", \"lo\"]"));
     let _ = actor.log().wait_for("rule domain = \"vm2\" does not match any domain");
     assert_eq!(actor.log().count("does not match any domain"), 1);
-    // The actor learns the interfaces from the announcer.
+    // The actor gets the interfaces from the announcer.
     let _capture = Daemon::capture(&host).config("interfaces = [\"br0\"]").start_ready();
     for name in ["gone0", "lo"] {
         let line = actor

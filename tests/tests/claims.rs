@@ -1,5 +1,5 @@
-//! docs/TESTS.md names the tests for the statements of ARCHITECTURE.md and THREAT-MODEL.md. These tests check that its
-//! references exist and that it lists all numbered statements.
+//! docs/TESTS.md names the tests for the statements in ARCHITECTURE.md and THREAT-MODEL.md. These tests check that the
+//! named tests exist, and that the page lists all numbered statements.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use wakevirt_tests::host::project;
 use wakevirt_tests::project::files;
 
-/// A table row of docs/TESTS.md.
+/// A table row in docs/TESTS.md.
 struct Row {
-    /// A number or a heading of the document to which the row refers.
-    place: String,
+    /// A number or a heading in the document to which the row refers.
+    location: String,
     /// The tests that show the statement, or "none".
     tests: String,
 }
@@ -25,21 +25,21 @@ fn cells(line: &str) -> Option<Vec<&str>> {
     Some(row.split('|').map(str::trim).collect())
 }
 
-/// The rows below this heading of docs/TESTS.md, without the table's header.
+/// The rows below this heading in docs/TESTS.md, without the table's header.
 fn rows(heading: &str) -> Vec<Row> {
     let text = read("docs/TESTS.md");
     let (_, section) = text.split_once(&format!("\n## {heading}\n")).expect("the section exists");
     let section = section.split("\n## ").next().unwrap_or(section);
     let rows = section.lines().filter_map(cells).skip(2).map(|cells| {
-        let [place, statement, tests] = <[&str; 3]>::try_from(cells).expect("a row has three cells");
-        assert!(!statement.is_empty(), "{place} has a row without a statement");
-        Row { place: place.to_owned(), tests: tests.to_owned() }
+        let [location, statement, tests] = <[&str; 3]>::try_from(cells).expect("a row has three cells");
+        assert!(!statement.is_empty(), "{location} has a row without a statement");
+        Row { location: location.to_owned(), tests: tests.to_owned() }
     });
     rows.collect()
 }
 
 /// The tests in a cell, as pairs of file and function. The cell names them as `file: function`, followed by further
-/// functions of the file. The function is empty if the cell names a file alone.
+/// functions of the file. The function is empty if the cell names only a file.
 fn references(tests: &str) -> Vec<(String, String)> {
     let is_function = |name: &str| {
         let is_name = |c: char| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -83,7 +83,7 @@ fn headings(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The headings in docs/TESTS.md, the documents, and the minimum number of numbered statements in each.
+/// For each document: the heading in docs/TESTS.md, the path, and the minimum number of numbered statements.
 const DOCUMENTS: [(&str, &str, usize); 2] =
     [("Architecture", "docs/ARCHITECTURE.md", 38), ("Threat model", "docs/THREAT-MODEL.md", 90)];
 
@@ -107,9 +107,9 @@ fn rows_name_existing_tests() {
 #[test]
 fn rows_name_a_test_or_say_none() {
     for (heading, _, _) in DOCUMENTS {
-        for Row { place, tests } in rows(heading) {
+        for Row { location, tests } in rows(heading) {
             let has_none = tests == "none" || tests.starts_with("none:") || tests.starts_with("none;");
-            assert!(has_none || !references(&tests).is_empty(), "{heading}, {place}: {tests}");
+            assert!(has_none || !references(&tests).is_empty(), "{heading}, {location}: {tests}");
         }
     }
 }
@@ -120,11 +120,13 @@ fn all_numbered_statements_have_a_row() {
         let text = read(page);
         let (numbers, headings) = (numbers(&text), headings(&text));
         assert!(numbers.len() >= minimum, "{page} has only {} numbered statements", numbers.len());
-        let listed: BTreeSet<_> = rows(heading).into_iter().map(|row| row.place).collect();
+        let listed: BTreeSet<_> = rows(heading).into_iter().map(|row| row.location).collect();
         let unlisted: Vec<_> = numbers.difference(&listed).collect();
-        assert!(unlisted.is_empty(), "docs/TESTS.md has no row for these of {page}: {unlisted:?}");
-        let unknown: Vec<_> =
-            listed.iter().filter(|place| !numbers.contains(*place) && !headings.contains(*place)).collect();
+        assert!(unlisted.is_empty(), "docs/TESTS.md has no row for these statements in {page}: {unlisted:?}");
+        let unknown: Vec<_> = listed
+            .iter()
+            .filter(|location| !numbers.contains(*location) && !headings.contains(*location))
+            .collect();
         assert!(unknown.is_empty(), "{page} has no such number or heading: {unknown:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Runs the example that runs commands for packets: docs/examples/commands.
+//! Tests the example program that runs commands for packets: docs/examples/commands.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::os::unix::fs::PermissionsExt;
@@ -15,10 +15,10 @@ const CONFIGURATION: &str = "docs/examples/commands/wakevirt-commands.toml";
 /// A MAC address for which the example's configuration has no entry.
 const OTHER: &str = "02:00:00:00:00:99";
 
-/// Stands in for a program that is not in Debian: writes its arguments to a file.
+/// Replaces a program that Debian does not have: writes its arguments to a file.
 const STUB: &str = "#!/bin/sh\necho \"${0##*/} $*\" >>/run/stubs.log\n";
 
-/// Lets Podman run in the namespaces of a host, without a cgroup and in a tmpfs.
+/// Configures Podman for a host's namespaces, without a cgroup and in a tmpfs, and creates a container.
 const PODMAN: &str = r#"
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p /etc/containers /run/image/bin
@@ -29,7 +29,7 @@ tar -C /run/image -c . | podman import - image
 podman create --network=none --name=minecraft image /bin/busybox sleep 1000
 "#;
 
-/// Capture on a host with a LAN, and the example with a configuration.
+/// A host with an interface and capture, on which the example runs with a configuration.
 struct Example<'host> {
     process: Process,
     lan: Peer<'host>,
@@ -62,7 +62,7 @@ fn start(host: &Host, configuration: &str) -> Process {
 }
 
 #[test]
-fn commands_of_the_example_start_what_they_name() {
+fn example_commands_start_services_vms_and_containers() {
     privileged!();
     let host = Host::new();
     let configuration = std::fs::read_to_string(project().join(CONFIGURATION)).unwrap();
@@ -95,7 +95,7 @@ fn commands_of_the_example_start_what_they_name() {
 }
 
 #[test]
-fn a_command_runs_only_for_packets_of_capture_on_its_interfaces_and_not_during_the_cool_down() {
+fn a_command_runs_only_for_packets_from_capture_on_its_interfaces_and_not_during_the_cool_down() {
     privileged!();
     let host = Host::new();
     let other = host.veth("enp2s0");

@@ -1,4 +1,4 @@
-//! The entry in the journal for each kind of decision, with its message ID and its fields.
+//! The journal entry for each kind of decision, with its message ID and its fields.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use wakevirt_protocol::bus::ACTOR_NAME;
@@ -57,7 +57,7 @@ fn define_domains(host: &Host, libvirtd: &Libvirtd<'_>) {
     host.sh(&format!("chown wakevirt-actor {PASSWORD}; chmod 0400 {PASSWORD}"));
 }
 
-/// The configuration of the actor.
+/// The actor's configuration.
 fn config() -> String {
     let mut config = format!("connections = [\"{TEST}\", \"{QEMU}\"]\nhold = \"1s\"\ncool-down = \"1h\"\n");
     for name in ["vm", "twin*", "paused", "late", BROKEN.0] {
@@ -112,7 +112,7 @@ fn assert_packets_have_entries(journal: &Journal, libvirtd: &Libvirtd<'_>, lan: 
     }
 
     libvirtd.virsh(TEST, &["destroy", "vm"]);
-    // Another VLAN, so that the packet is not a duplicate.
+    // The VLAN differs, so the packet is not a duplicate.
     let _ = send(lan, 1);
     assert_entry(journal, kind::WAKE_COOLING_DOWN, "cooling-down", &[domain, "WAKEVIRT_VLAN=0"]);
     for (last, id, outcome, domain) in [

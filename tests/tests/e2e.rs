@@ -41,7 +41,7 @@ type PacketKind = (&'static str, fn(&Peer<'_>, &str));
 
 /// Kinds of magic packets that differ in link layer, protocol, destination, port or password.
 const PACKET_KINDS: [PacketKind; 8] = [
-    // Unicast: the domain is off, so no port of the bridge has its address.
+    // This frame is unicast. The domain is shut off, so no port of the bridge has its address.
     ("etherwake", |lan, mac| lan.etherwake(mac, &[])),
     ("etherwake by broadcast", |lan, mac| lan.etherwake(mac, &["-b"])),
     ("etherwake with a password", |lan, mac| lan.etherwake(mac, &["-p", "192.168.1.1"])),
@@ -84,7 +84,7 @@ fn each_kind_of_packet_wakes_its_domain() {
             assert!(signal.contains("WakeFinished"), "{signal}");
             assert_eq!(libvirtd.state(TEST, &domain), "running", "after {name}");
         }
-        // The bridge and its port both received each packet, and each woke its domain once.
+        // Each packet woke its domain once, even if both the bridge and its port received it.
         assert_eq!(finished.log().count("'started'"), PACKET_KINDS.len());
         actor.stop();
         capture.stop();
@@ -142,7 +142,7 @@ fn follows_domains_that_libvirt_adds_and_removes() {
     wait_for_domains("(<uint32 1>,)");
     libvirtd.define(TEST, &test_domain("later", &mac(1)));
     wait_for_domains("(<uint32 2>,)");
-    // The same MAC address in another domain. Another sender, so that the packet is not a duplicate.
+    // Another domain now has the MAC address. The sender differs, so the packet is not a duplicate.
     lan.send(&ethernet(BROADCAST, SENDER, WAKE_ON_LAN, &magic(&mac(1), &[])));
     let _ = finished.log().wait_for(&format!("'{}', 'later', 'started'", mac(1)));
 }
@@ -157,7 +157,7 @@ fn unreadable_domain(name: &str, mac: &str) -> String {
 }
 
 #[test]
-fn an_unreadable_domain_affects_no_other() {
+fn an_unreadable_domain_does_not_affect_others() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -182,11 +182,11 @@ fn an_unreadable_domain_affects_no_other() {
     let _ = finished.log().wait_for(&format!("'{}', 'good', 'started'", mac(2)));
     for bad in ["bad1", "bad2"] {
         assert_eq!(libvirtd.state(TEST, bad), "shut off");
-        // With quotes, because the log also has random hexadecimal text.
+        // The quotes are necessary, because the log also contains random hexadecimal text.
         assert_eq!(finished.log().count(&format!("'{bad}'")), 0);
     }
 
-    // With a valid definition, each can be woken.
+    // With a valid definition, each of them can be woken.
     for (name, number) in [("bad1", 1), ("bad2", 3)] {
         let uuid = libvirtd.virsh(TEST, &["domuuid", name]);
         let valid = test_domain(name, &mac(number));
@@ -209,7 +209,8 @@ fn wakes_a_domain_after_the_bus_restarts() {
     for kind in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
         let lan = bridged(&host);
-        // Before the bus, so that libvirtd does not connect to it: libvirtd exits when it loses the bus.
+        // libvirtd starts before the bus, so that it does not connect to it: libvirtd exits when it loses its
+        // connection.
         let libvirtd = Libvirtd::start(&host);
         let mut bus = Bus::start(&host, kind);
         libvirtd.define(TEST, &test_domain("vm1", &mac(1)));
@@ -228,7 +229,7 @@ fn wakes_a_domain_after_the_bus_restarts() {
             );
         }
         assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "Epoch").unwrap(), epoch, "{kind:?}");
-        // The actor owns its name before it receives packets again, which it logs for the second time.
+        // The actor owns its name before it receives packets again. It logs this line for the second time when it does.
         let _ = actor.log().wait_for_nth("receiving packets from the announcer", 2);
         lan.etherwake(&mac(1), &[]);
         libvirtd.wait_for_state(TEST, "vm1", "running");
@@ -252,11 +253,11 @@ fn starts_a_real_qemu_machine() {
     lan.etherwake(&mac(1), &[]);
     let _ = finished.log().wait_for(&format!("'{}', 'vm1', 'started'", mac(1)));
     assert_eq!(libvirtd.state(QEMU, "vm1"), "running");
-    // QEMU has a tap on the bridge.
+    // QEMU has a tap device on the bridge.
     assert!(host.sh("ip -brief link show master br0").contains("vnet"));
 
     libvirtd.virsh(QEMU, &["destroy", "vm1"]);
-    // Another sender, so that the packet is not a duplicate.
+    // The sender differs, so the packet is not a duplicate.
     lan.send(&ethernet(BROADCAST, SENDER, WAKE_ON_LAN, &magic(&mac(1), &[])));
     libvirtd.wait_for_state(QEMU, "vm1", "running");
 }

@@ -1,4 +1,4 @@
-//! Wakes while a component is down, slow, hung or killed: each wake is performed, and only once.
+//! Wakes while a component is down, slow, hung or killed: each wake is performed exactly once.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ const OTHER: &str = "vm2";
 /// The value of `hold` in the test in which a wake expires.
 const HOLD: Duration = Duration::from_secs(2);
 
-/// A scene with one domain, which is shut off and which every packet can wake.
+/// A scene with one domain that is shut off, and that any packet for it can wake.
 fn one_machine(host: &Host) -> Scene<'_> {
     Scene::new(host, &[Machine::new(VM)], ALL_ALLOWED)
 }
@@ -37,7 +37,7 @@ fn wait_until_pending(scene: &Scene<'_>, domain: &str) {
     assert_eq!(scene.decisions(domain), 0);
 }
 
-/// Waits until the domain runs and no wake is pending, and checks how many times it was started.
+/// Waits until the domain is running and no wake is pending, and checks how many times it was started.
 fn check_running(scene: &Scene<'_>, domain: &str, starts: usize) {
     scene.wait_for_state(domain, "running");
     scene.wait_until_idle(domain);
@@ -141,7 +141,8 @@ fn starts_a_domain_once_if_the_actor_is_killed() {
     assert!(scene.outcomes(VM, "started") <= 1);
 }
 
-/// The next process reports the start, although `hold` has passed and the previous process requested it.
+/// The next process of the actor reports the start, although the `hold` time is over and the previous process requested
+/// it.
 #[test]
 fn a_slow_start_does_not_expire_if_the_actor_is_killed() {
     privileged!();
@@ -203,7 +204,7 @@ fn a_woken_domain_cools_down() {
     scene.packet(VM, 2);
     scene.wait_for_outcome(VM, "cooling-down", 1);
     assert_eq!(scene.state(VM), "shut off (destroyed)");
-    // The packet that was ignored does not extend the cool-down.
+    // The ignored packet does not extend the cool-down.
     thread::sleep(Duration::from_secs(4).saturating_sub(woken.elapsed()));
     scene.packet(VM, 3);
     scene.wait_for_outcome(VM, "started", 2);
@@ -235,7 +236,7 @@ fn holds_a_packet_until_the_first_connection_to_libvirt() {
     check_running(&scene, VM, 1);
 }
 
-/// The wake itself could cause the crashes.
+/// The actor abandons such a wake, because the wake itself could be the cause of the crashes.
 #[test]
 fn a_wake_pending_in_two_crashes_is_not_retried() {
     privileged!();
@@ -275,7 +276,7 @@ fn holds_a_wake_while_libvirt_hangs() {
 }
 
 #[test]
-fn follows_a_new_announcer_and_repeats_no_old_packet() {
+fn follows_a_new_announcer_and_does_not_repeat_old_packets() {
     privileged!();
     let host = Host::new();
     let mut scene = two_machines(&host);

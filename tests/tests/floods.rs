@@ -46,7 +46,7 @@ impl<'host> Scene<'host> {
         Self { host, bus, capture, monitor, sent: 0 }
     }
 
-    /// A counter among the properties of capture.
+    /// The value of one of capture's numeric properties.
     fn count(&self, property: &str) -> u64 {
         self.host.counter(CAPTURE_NAME, property)
     }
@@ -117,7 +117,7 @@ fn frame(mac: &str, password: &[u8], sender: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_flood_on_another_interface_suppresses_no_valid_packet() {
+fn a_flood_on_another_interface_does_not_suppress_valid_packets() {
     privileged!();
     let host = Host::new();
     let (lan, guest) = (host.veth("lan0"), host.veth("guest0"));
@@ -125,7 +125,7 @@ fn a_flood_on_another_interface_suppresses_no_valid_packet() {
     let mut scene = Scene::new(&host, "", std::slice::from_ref(&mac));
     let mut wire = lan.injector();
     for round in 0..20_u32 {
-        // More packets than the budget of one interface, each with another password.
+        // More packets than the budget of one interface allows, each with a different wrong password.
         let wrong = |n: u32| (round * 1000 + n).to_be_bytes();
         let frames: Vec<_> = (0..25).map(|n| frame(&mac, &wrong(n), n)).collect();
         scene.burst(&guest, &frames);
@@ -140,7 +140,7 @@ fn a_flood_on_another_interface_suppresses_no_valid_packet() {
         let password = host.call(User::WakevirtMember, CAPTURE_NAME, "GetSecureOn", &arguments).unwrap();
         let expected: Vec<String> = correct.bytes().map(|byte| format!("0x{byte:02x}")).collect();
         assert_eq!(password, format!("([byte {}],)", expected.join(", ")));
-        // The valid sender's own budget is ten packets a second.
+        // The valid sender's own budget is ten packets per second.
         std::thread::sleep(Duration::from_millis(100));
     }
     let limited = scene.count("Limited");
@@ -152,7 +152,7 @@ fn a_flood_on_another_interface_suppresses_no_valid_packet() {
 }
 
 #[test]
-fn a_flood_for_other_domains_suppresses_no_single_packet() {
+fn a_flood_for_other_domains_does_not_suppress_single_packets() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("lan0");
@@ -174,16 +174,16 @@ fn a_flood_for_other_domains_suppresses_no_single_packet() {
     assert_eq!(limited + announced, scene.sent);
     let line = scene.capture.log().wait_for("too many packets on \"lan0\"");
     assert!(line.contains("WARN"), "{line}");
-    // At most one line a minute.
+    // Capture logs at most one line a minute.
     assert!(scene.capture.log().count("too many packets") <= 3);
-    // At most 100 packets a second, besides the first for each address in ten seconds.
+    // Capture announces at most 100 packets per second, in addition to the first one for each address in ten seconds.
     let seconds = start.elapsed().as_secs() + 1;
     assert!(announced <= 20 + 100 * (1 + seconds / 10) + 100 * (1 + seconds), "{announced} in {seconds} s");
     scene.capture.stop();
 }
 
 #[test]
-fn a_flood_while_the_bus_is_down_displaces_no_packet_of_another_interface() {
+fn a_flood_while_the_bus_is_down_does_not_displace_packets_from_another_interface() {
     privileged!();
     let host = Host::new();
     let (lan, guest) = (host.veth("lan0"), host.veth("guest0"));
@@ -201,7 +201,7 @@ fn a_flood_while_the_bus_is_down_displaces_no_packet_of_another_interface() {
     scene.bus.start_again();
     host.wait_for_name(CAPTURE_NAME);
     scene.wait_until_captured();
-    // The flood exceeds the ring of packets, and displaced no packet of the other interface.
+    // The flood exceeded the ring of packets, but did not displace the packets from the other interface.
     assert!(scene.count("Sequence") > 256);
     let replay = scene.replay();
     assert_eq!(replay.matches("'lan0'").count(), 2, "{replay}");
@@ -232,7 +232,7 @@ fn actor(host: &Host, rule: &str) -> Daemon {
 }
 
 #[test]
-fn a_flood_for_denied_domains_prevents_no_wake() {
+fn a_flood_for_denied_domains_does_not_prevent_wakes() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("lan0");

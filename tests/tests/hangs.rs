@@ -1,7 +1,7 @@
 //! libvirtd hangs, resumes, or is killed while wakes are in progress: the actor keeps running, and each wake ends
 //! exactly once.
 //!
-//! WAKEVIRT_ROUNDS sets how many times each test repeats this.
+//! The `WAKEVIRT_ROUNDS` environment variable multiplies the number of times that each test repeats this.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
@@ -20,7 +20,8 @@ use wakevirt_tests::process::Process;
 use wakevirt_tests::scene::ALL_ALLOWED;
 use wakevirt_tests::{privileged, wait};
 
-/// libvirt closes the connection to a daemon that answers no ping for 20 s. The additional time is for busy machines.
+/// libvirt closes the connection to a daemon that does not answer pings for 20 s. The additional time is for busy
+/// machines.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A host with domains that are shut off, and everything that is needed to wake them.
@@ -109,8 +110,8 @@ impl<'host> Scene<'host> {
         }
     }
 
-    /// Sends packets for all domains, and waits until the actor has recorded all wakes. Sends packets again that capture
-    /// has dropped because of its limits.
+    /// Sends packets for all domains, and waits until the actor has recorded all wakes. Sends a packet again if capture
+    /// has dropped it because of its limits.
     fn wake_all(&mut self) {
         self.send(0..self.domains);
         wait::until_true("all wakes to be in progress", || {

@@ -88,7 +88,7 @@ fn list() -> Vec<(String, PathBuf)> {
     list_of("")
 }
 
-/// The source and the target of each file of a package.
+/// The source and the target of each file in a package.
 fn list_of(package: &str) -> Vec<(String, PathBuf)> {
     let mut install = Command::new(project().join("scripts/install"));
     let list = succeed(install.arg("list").env("PREFIX", "/usr").env("PACKAGE", package));
@@ -106,7 +106,7 @@ fn uninstall_removes_all_installed_files() {
         assert!(before.iter().all(|(name, file)| installed.get(name) == Some(file)), "{prefix}");
         let new = installed.keys().filter(|name| !before.contains_key(*name));
         let new = new.filter(|name| !root.path().join(name).is_dir()).count();
-        assert_eq!(new, list().len(), "{prefix}: each file of the list is installed at a path of its own");
+        assert_eq!(new, list().len(), "{prefix}: not every file in the list has its own target");
 
         // Install a second time, as an upgrade does.
         succeed(&mut make("install", root.path(), prefix));
@@ -233,7 +233,7 @@ fn packages_contain_the_files_of_make_install() {
     let root = root();
     succeed(&mut make("install", root.path(), "/usr"));
     let installed = files(root.path());
-    // Debian requires the licences in the file copyright.
+    // Debian requires that the licences are in the `copyright` file.
     let licences =
         ["LICENSE-APACHE", "LICENSE-MIT"].map(|name| Path::new("usr/share/doc/wakevirt").join(name));
     let mut total = licences.len();
@@ -245,7 +245,7 @@ fn packages_contain_the_files_of_make_install() {
         total += expected.len();
         assert_package_contains(name, &package, &installed, expected);
     }
-    assert_eq!(total, list().len(), "each file is in one package");
+    assert_eq!(total, list().len(), "not every file is in exactly one package");
 }
 
 /// Checks that a package contains these files of an installation, and Debian's documents.

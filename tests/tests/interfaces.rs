@@ -1,4 +1,4 @@
-//! Interfaces that appear, disappear, flap, are renamed or do not exist at startup: capture continues to receive,
+//! Interfaces that appear, disappear, flap, are renamed or do not exist at startup: capture keeps receiving packets,
 //! with the same processes and without capabilities.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -54,12 +54,12 @@ impl<'host> Scene<'host> {
         });
     }
 
-    /// Checks that no process restarted or has a capability, and that there were no other signals.
+    /// Checks that no process was restarted or has a capability, and that there were no other signals.
     fn finish(mut self) {
         assert_eq!(self.capture.child("wakevirt-sniffer"), self.sniffer);
         for pid in [self.sniffer, self.capture.pid()] {
             for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-                assert_eq!(Status::of(pid).capabilities(set), 0, "{set} of {pid}");
+                assert_eq!(Status::of(pid).capabilities(set), 0, "{set} of process {pid}");
             }
         }
         assert_eq!(self.monitor.log().count("MagicPacket"), self.signals);
@@ -122,7 +122,7 @@ fn receives_on_tap_tun_and_loopback() {
     tap.send(&wake_on_lan(&mac(1)));
     scene.expect(&mac(1), "tap0");
 
-    // A link without Ethernet headers, like that of WireGuard. Packets of the VPN are unicast.
+    // A link without Ethernet headers, like WireGuard's. VPN packets are unicast.
     let (here, there) = (Ipv4Addr::new(198, 51, 100, 2), Ipv4Addr::new(198, 51, 100, 1));
     tun.send(&udp4(there, here, 9, &magic(&mac(2), &[])));
     let signal = scene.expect(&mac(2), "tun0");
@@ -148,10 +148,10 @@ fn announces_packets_of_port_and_bridge_separately() {
     let mut scene = Scene::new(&host, "");
     scene.wait_for_interfaces("(<['br0', 'lo', 'port0']>,)");
 
-    // To the MAC address of a VM that is shut off, which is not the address of the bridge.
+    // This frame is for the MAC address of a VM that is shut off, which is not the address of the bridge.
     lan.etherwake(&mac(1), &[]);
     scene.expect(&mac(1), "port0");
-    // To the broadcast address: the port and the bridge receive it.
+    // This frame is for the broadcast address. Both the port and the bridge receive it.
     lan.etherwake(&mac(2), &["-b"]);
     scene.expect(&mac(2), "port0");
     scene.expect(&mac(2), "br0");
@@ -178,7 +178,7 @@ fn receives_frames_with_vlan_tags() {
     let signal = scene.expect(&mac(3), "lan0");
     assert!(signal.contains("'vlan': <uint16 4094>") && signal.contains("'secureon': <true>"), "{signal}");
 
-    // A tag with only a priority (VLAN ID 0) belongs to no VLAN.
+    // A frame whose tag contains only a priority (VLAN ID 0) does not belong to a VLAN.
     lan.send(&with_tag(4, 0xe000));
     assert!(scene.expect(&mac(4), "lan0").contains("'vlan': <uint16 0>"));
 
@@ -262,7 +262,7 @@ fn selects_interfaces_by_alternative_name() {
     let all = "'interface-alternatives': <['enp1s0', 'enx-a-name-of-more-than-fifteen-bytes']>";
     assert!(signal.contains(all), "{signal}");
 
-    // One name is added, another one is removed.
+    // One name is added, and another is removed.
     host.sh("ip link property add dev vnet0 altname later0 && ip link property del dev vnet0 altname guest7");
     scene.wait_for_interfaces("(<['eth0', 'vnet0']>,)");
     guest.send(&wake_on_lan(&mac(3)));
@@ -293,8 +293,8 @@ fn captures_sent_packets_on_outgoing_interfaces() {
             .capture
             .log()
             .wait_for_nth("also capturing outgoing packets on \"br0\"", usize::from(round) + 1);
-        // Capture does not receive packets that the host sends through other interfaces. It receives those through
-        // this one once.
+        // Capture does not receive packets that the host sends through port0. It receives packets that the host sends
+        // through br0, each of them once.
         host.sh(&format!("etherwake -i port0 {}", mac(100 + round)));
         host.sh(&format!("etherwake -i br0 {}", mac(round)));
         scene.expect(&mac(round), "br0");

@@ -1,4 +1,4 @@
-//! The fields and the message IDs in the journal: code, catalog and wakevirt-journal(7) match.
+//! The fields and the message IDs in the journal: the code, the catalog and wakevirt-journal(7) match.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,11 +88,11 @@ fn catalog_describes_every_kind() {
     let mut described = BTreeMap::new();
     for entry in catalog.split("\n-- ").skip(1) {
         let (id, rest) = entry.split_once("\nSubject: ").expect("an entry has a subject");
-        let (subject, rest) = rest.split_once('\n').expect("an entry has a text");
+        let (subject, rest) = rest.split_once('\n').expect("an entry has a description");
         let header = "Defined-By: wakevirt\nDocumentation: man:wakevirt-journal(7)\n\n";
-        let text = rest.strip_prefix(header).unwrap_or_else(|| panic!("{subject}: another header"));
-        assert!(text.trim().len() > 20, "{subject}: no text");
-        // journalctl does not escape values, and only this one is chosen by nobody else.
+        let text = rest.strip_prefix(header).unwrap_or_else(|| panic!("{subject}: an unexpected header"));
+        assert!(text.trim().len() > 20, "{subject}: the description is missing");
+        // journalctl does not escape values. This field is the only one whose value nobody else can choose.
         let fields: Vec<&str> = text.split('@').skip(1).step_by(2).collect();
         assert!(fields.iter().all(|field| *field == "WAKEVIRT_UUID"), "{subject}: {fields:?}");
         described.insert(id.to_owned(), subject.to_owned());
@@ -134,7 +134,7 @@ fn fields() -> BTreeSet<String> {
     let mut fields = BTreeSet::new();
     for (_, text) in code() {
         for (_, arguments) in messages(&text) {
-            // The text of the message ends the fields.
+            // The message text follows the fields.
             let before = arguments.split("\n                \"").next().unwrap_or(arguments);
             let names =
                 before.split([',', '\n', '(']).filter_map(|part| Some(part.split_once(" = ")?.0.trim()));
@@ -159,6 +159,6 @@ fn documented_targets_are_modules() {
         let (name, module) = target.split_once("::").unwrap_or((target, ""));
         let source = project().join(name.strip_prefix("wakevirt_").expect("a crate")).join("src");
         let exists = |path: &Path| path.is_dir() || path.with_extension("rs").is_file();
-        assert!(exists(&source.join(module)), "{target} is no module");
+        assert!(exists(&source.join(module)), "{target} is not a module");
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use wakevirt_tests::host::project;
 use wakevirt_tests::project::files;
 
-/// Files without a place in the order: they start the service, or define the error of all modules.
+/// Files without a position in the order: they start the service, or define the error type of all modules.
 const UNORDERED: [&str; 3] = ["lib", "main", "error"];
 
 /// Modules whose files form import cycles, and the reason.
@@ -74,18 +74,18 @@ fn imports<'a>(module: &[&'a str], code: &'a str, children: &[&str]) -> Vec<Path
 /// The imports against the order, as "file -> module", and the number of imports that follow it.
 fn check(directory: &str) -> (Vec<String>, usize) {
     let order = order(directory);
-    let place = |path: &Path<'_>| order.iter().position(|module| path.first() == Some(&module.as_str()));
+    let position = |path: &Path<'_>| order.iter().position(|module| path.first() == Some(&module.as_str()));
     let (mut wrong, mut right) = (Vec::new(), 0);
     for (file, code) in sources(directory) {
         let module = module(&file);
-        let Some(own) = place(&module) else {
+        let Some(own) = position(&module) else {
             if !module.first().is_some_and(|name| UNORDERED.contains(name)) {
                 wrong.push(format!("{file} is in no module of the table"));
             }
             continue;
         };
         for import in imports(&module, &code, &[]) {
-            match place(&import) {
+            match position(&import) {
                 Some(other) if other > own => wrong.push(format!("{file} -> {}", import.join("::"))),
                 Some(_) => right += 1,
                 None => {}
@@ -134,7 +134,7 @@ fn modules_import_only_those_above_them() {
         assert_eq!(
             order(directory).len(),
             modules,
-            "docs/ARCHITECTURE.md lists other modules of {directory}"
+            "docs/ARCHITECTURE.md lists a different number of modules in {directory}"
         );
         let (wrong, right) = check(directory);
         assert!(wrong.is_empty(), "{directory}: {wrong:#?}");
@@ -143,7 +143,7 @@ fn modules_import_only_those_above_them() {
 }
 
 #[test]
-fn files_of_a_module_form_no_import_cycle() {
+fn files_of_a_module_do_not_form_import_cycles() {
     for directory in ["actor/src", "capture/src"] {
         let mut wrong = cycles(&sources(directory));
         wrong.retain(|cycle| {
@@ -154,7 +154,7 @@ fn files_of_a_module_form_no_import_cycle() {
     }
 }
 
-/// Whether this code uses the bindings of libvirt.
+/// Whether this code uses libvirt's bindings.
 fn uses_libvirt(code: &str) -> bool {
     code.contains("virt::") && imports(&[], code, &["virt"]).iter().any(|path| path.first() == Some(&"virt"))
 }
@@ -163,7 +163,10 @@ fn uses_libvirt(code: &str) -> bool {
 fn only_the_libvirt_driver_uses_libvirt() {
     let (inside, outside): (Vec<_>, Vec<_>) =
         sources("actor/src").into_iter().partition(|(file, _)| file.starts_with("/hypervisor/libvirt/"));
-    assert!(inside.iter().any(|(_, code)| uses_libvirt(code)), "libvirt's bindings have another name");
+    assert!(
+        inside.iter().any(|(_, code)| uses_libvirt(code)),
+        "libvirt's bindings have a different name: this test checks nothing"
+    );
     let wrong: Vec<_> = outside.iter().filter(|(_, code)| uses_libvirt(code)).map(|(file, _)| file).collect();
     assert!(wrong.is_empty(), "these use libvirt's bindings: {wrong:?}");
 }

@@ -1,5 +1,5 @@
-//! The code in the programs: the sniffer contains no D-Bus, no async runtime and no savefile parser, the announcer no
-//! savefile parser, and no program libpcap.
+//! The code in the programs: the sniffer does not contain D-Bus, an async runtime or a savefile parser; the announcer
+//! does not contain a savefile parser; and neither of them nor `wakevirtctl` links libpcap.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::Command;
@@ -20,10 +20,13 @@ fn programs_contain_no_unneeded_libraries() {
     let sniffer = symbols("wakevirt-sniffer");
     let ctl = symbols("wakevirtctl");
     for part in ["zbus::", "tokio::"] {
-        assert!(announcer.contains(part), "no program contains {part}: this test checks nothing");
+        assert!(announcer.contains(part), "the announcer does not contain {part}: this test checks nothing");
         assert!(!sniffer.contains(part), "the sniffer contains {part}");
     }
-    assert!(ctl.contains("pcap_parser::"), "no program contains pcap_parser: this test checks nothing");
+    assert!(
+        ctl.contains("pcap_parser::"),
+        "wakevirtctl does not contain pcap_parser: this test checks nothing"
+    );
     for (name, program) in [("sniffer", &sniffer), ("announcer", &announcer)] {
         assert!(!program.contains("pcap_parser::"), "the {name} contains a savefile parser");
         assert!(program.contains("wakevirt_protocol::"));

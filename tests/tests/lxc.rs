@@ -1,4 +1,4 @@
-//! A packet starts a container of libvirt: a domain of lxc:///system.
+//! A packet starts a libvirt container, which is a domain of lxc:///system.
 
 use std::process::Stdio;
 
@@ -11,8 +11,8 @@ use wakevirt_tests::{privileged, wait};
 const URI: &str = "lxc:///system";
 const MAC: &str = "52:54:00:0c:00:01";
 
-/// Mounts the controllers that libvirt requires for a container, in version 1 or 2 as on this machine, and creates the
-/// root directory of a container with one program.
+/// Mounts the cgroup controllers that libvirt requires for a container, in the version that this machine uses, and
+/// creates the root directory of a container with one program.
 const PREPARE: &str = r#"
 mount -t tmpfs tmpfs /sys/fs/cgroup
 hierarchies=$(awk -F: '$2 != "" { print $2 }' /proc/self/cgroup)
@@ -49,7 +49,7 @@ struct Cgroups<'host>(&'host Host);
 
 impl Drop for Cgroups<'_> {
     fn drop(&mut self) {
-        // The processes of a container may still be exiting. rmdir(1) fails for a cgroup in use.
+        // The processes of a container might still be exiting. rmdir(1) fails for a cgroup in use.
         let _ = wait::within(wait::TIMEOUT, || {
             let mut remove = self.0.command("find");
             remove.args([
@@ -63,14 +63,14 @@ impl Drop for Cgroups<'_> {
             remove.args(["-exec", "rmdir", "{}", "+"]).stderr(Stdio::null());
             remove.status().is_ok_and(|status| status.success()).then_some(())
         });
-        // libvirt created their parent, too, and creates it again if necessary.
+        // libvirt also created their parent, and creates it again if necessary.
         self.0
             .sh("find /sys/fs/cgroup -maxdepth 2 -name machine -type d -exec rmdir {} + 2>/dev/null || true");
     }
 }
 
 #[test]
-fn a_packet_starts_a_container_of_libvirt() {
+fn a_packet_starts_a_libvirt_container() {
     privileged!();
     let host = Host::new();
     host.sh(PREPARE);

@@ -1,5 +1,5 @@
-//! Datagrams that the kernel merges into one before capture receives them: UDP GRO on the interface, and UDP
-//! GSO of a sender behind a veth pair. All magic packets are announced.
+//! Datagrams that the kernel merges into one before capture receives them, through UDP GRO on the interface, or UDP GSO
+//! by a sender behind a veth pair. Capture announces all magic packets.
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
 use wakevirt_protocol::bus::CAPTURE_NAME;
@@ -11,7 +11,7 @@ use wakevirt_tests::network::Peer;
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 
-/// A host with capture, a veth pair to a sender, and a subscriber to the signals of capture.
+/// A host with capture, a veth pair to a sender, and a subscriber to capture's signals.
 struct Scene<'host> {
     host: &'host Host,
     lan: Peer<'host>,
@@ -39,9 +39,9 @@ impl<'host> Scene<'host> {
         wait::until_true(&format!("{property} to be {count}"), || self.count(property) == count);
     }
 
-    /// Makes the kernel merge received datagrams with this feature of ethtool(8). The sender's interface no longer
-    /// segments what [`Self::send`] sends, so its kernel does: the datagrams leave back to back, and the receiver
-    /// gets all of them at once.
+    /// Makes the kernel merge received datagrams with this feature of ethtool(8). Also stops the sender's interface
+    /// from segmenting what [`Self::send`] sends, so that the sender's kernel does so: the datagrams leave back to
+    /// back, and the receiver gets all of them at once.
     fn merge_by(&self, feature: &str) {
         self.host.sh(&format!("ethtool -K lan0 gro on {feature} on"));
         self.lan.sh("ethtool -K eth0 tx-udp-segmentation off");
@@ -96,7 +96,7 @@ fn announces_each_merged_datagram_without_a_password() {
                 assert!(signal.contains("'secureon': <false>"), "{method}, port {port}: {signal}");
             }
         }
-        // A single datagram has its password, even if all its bytes are FF.
+        // A single datagram keeps its password, even if all bytes of the password are FF.
         scene.send(9, &[packet(31, "ffffffffffff")]);
         let signal = scene.monitor.log().wait_for(&mac(31));
         assert!(signal.contains("'secureon': <true>"), "{method}: {signal}");

@@ -4,8 +4,8 @@ use wakevirt_tests::host::guard::has;
 use wakevirt_tests::host::{Host, User, project, succeed};
 use wakevirt_tests::privileged;
 
-/// Evaluates .pkla files for a polkit with JavaScript rules. It is in the package polkitd-pkla of Debian 12, and not in
-/// Debian 13.
+/// The program that evaluates `.pkla` files for a polkit with JavaScript rules. It is in the `polkitd-pkla` package of
+/// Debian 12, but not in Debian 13.
 const CHECK: &str = "pkla-check-authorization";
 
 /// The directory for the administrator's files: pklocalauthority(8).
@@ -25,7 +25,7 @@ fn example_allows_the_same_users_as_the_rules() {
         &format!("{DIRECTORY}/wakevirt.pkla"),
         &std::fs::read_to_string(example).expect("the example"),
     );
-    // In an active local session, and without a session.
+    // Check a user with an active local session, and one without a session.
     for (local, active) in [("true", "true"), ("false", "false")] {
         let answer = |user: User, action: &str| {
             let mut check = host.command(CHECK);

@@ -22,7 +22,8 @@ fn capture(host: &Host) -> Daemon {
     Daemon::capture(host).start_on_bus()
 }
 
-/// Starts the actor for the test driver with a rule that allows these domains, and waits for the connection.
+/// Starts the actor with a connection to the test driver and a rule that allows these domains, and waits until it is
+/// connected.
 fn actor(host: &Host, domains: &str) -> Daemon {
     let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"{domains}\"\n");
     Daemon::actor(host).config(&config).start_connected()
@@ -50,7 +51,7 @@ fn only_the_service_users_can_own_the_names() {
 }
 
 #[test]
-fn capture_denies_calls_of_unauthorized_users() {
+fn capture_denies_calls_by_unauthorized_users() {
     privileged!();
     const MEMBERS: &[User] = &[User::Root, User::Actor, User::LibvirtMember, User::WakevirtMember];
     const TRUSTED: &[User] = &[User::Root, User::Actor, User::WakevirtMember];
@@ -110,7 +111,7 @@ fn every_user_receives_signals_and_reads_properties() {
 }
 
 #[test]
-fn a_forged_signal_wakes_no_domain() {
+fn a_forged_signal_does_not_wake_a_domain() {
     privileged!();
     for bus in BUSES {
         let host = Host::new();
@@ -128,14 +129,15 @@ fn a_forged_signal_wakes_no_domain() {
         let signal = format!("{CAPTURE_INTERFACE}.MagicPacket");
         let body = ["uint64 1", &format!("'{MAC}'"), "{'interface': <'lan0'>}"];
         for user in [User::Unprivileged, User::LibvirtMember, User::WakevirtMember, User::Root] {
-            // A broadcast, and a signal to the actor, which it receives without a subscription.
+            // A broadcast, and a signal to the actor, which does not require a subscription.
             for destination in [&[][..], &["--dest", owner]] {
                 let mut forge = host.command_as(user, "gdbus");
                 forge.args(["emit", "--system", "--object-path", "/org/wakevirt/Capture1"]);
                 succeed(forge.args(destination).args(["--signal", &signal]).args(body));
             }
         }
-        // The actor receives signals in the order of sending: after this one, it has received all forged ones.
+        // The actor receives signals in the order in which they are sent: after this one, it has received all forged
+        // ones.
         lan.etherwake(OTHER_MAC, &[]);
         libvirtd.wait_for_state(TEST, "other", "running");
         assert_eq!(libvirtd.state(TEST, "victim"), "shut off", "{bus:?}");
@@ -148,7 +150,7 @@ fn a_forged_signal_wakes_no_domain() {
 }
 
 #[test]
-fn actor_denies_calls_of_unauthorized_users() {
+fn actor_denies_calls_by_unauthorized_users() {
     privileged!();
     for bus in BUSES {
         let host = Host::new();
@@ -158,8 +160,8 @@ fn actor_denies_calls_of_unauthorized_users() {
         let _capture = capture(&host);
         let _actor = actor(&host, "nothing");
         for user in EVERYONE {
-            assert_rights_to_read(&host, bus, user);
-            assert_rights_to_wake(&libvirtd, bus, user);
+            assert_read_permissions(&host, bus, user);
+            assert_wake_permissions(&libvirtd, bus, user);
             match (user, host.call(user, ACTOR_INTERFACE, "Reload", &[])) {
                 (User::Root, reply) => assert_eq!(reply.as_deref(), Ok("()"), "{bus:?}"),
                 (_, reply) => {
@@ -170,8 +172,8 @@ fn actor_denies_calls_of_unauthorized_users() {
     }
 }
 
-/// Checks which users can call the actor's methods that read.
-fn assert_rights_to_read(host: &Host, bus: Kind, user: User) {
+/// Checks which users can call the actor's read-only methods.
+fn assert_read_permissions(host: &Host, bus: Kind, user: User) {
     let (mac, nothing) = (format!("'{MAC}'"), "@a{sv} {}");
     let methods: [(&str, &[&str]); 6] = [
         ("ListDomains", &[]),
@@ -195,7 +197,7 @@ fn assert_rights_to_read(host: &Host, bus: Kind, user: User) {
 }
 
 /// Checks which users can wake a domain that no rule allows. Authorised callers need no rule.
-fn assert_rights_to_wake(libvirtd: &Libvirtd<'_>, bus: Kind, user: User) {
+fn assert_wake_permissions(libvirtd: &Libvirtd<'_>, bus: Kind, user: User) {
     for (method, argument) in [("Wake", format!("'{MAC}'")), ("WakeDomain", "'vm1'".to_owned())] {
         match (user, libvirtd.host().call(user, ACTOR_INTERFACE, method, &[&argument])) {
             (User::Root | User::LibvirtMember, Ok(outcome)) => {

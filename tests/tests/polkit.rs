@@ -18,7 +18,7 @@ const NOT_AUTHORIZED: &str = "org.wakevirt.Error.NotAuthorized";
 const LIMIT_EXCEEDED: &str = "org.wakevirt.Error.LimitExceeded";
 const CALLS: [(&str, &[&str]); 3] =
     [("Wake", &["'52:54:00:01:02:03'"]), ("WakeDomain", &["'vm1'"]), ("Reload", &[])];
-/// The password of the administrator.
+/// The administrator's password.
 const PASSWORD: &str = "correct horse";
 
 /// A host with a system bus, libvirt with two domains that are shut off, and the actor.
@@ -71,7 +71,7 @@ impl<'host> Scene<'host> {
     }
 }
 
-/// polkit with the actions and rules of wakevirt.
+/// polkit with wakevirt's actions and rules.
 fn installed(host: &Host) -> Polkitd<'_> {
     let polkitd = Polkitd::install(host);
     polkitd.add_actions(&project().join("dbus/org.wakevirt.policy"));
@@ -79,7 +79,7 @@ fn installed(host: &Host) -> Polkitd<'_> {
     polkitd
 }
 
-/// polkit as in [`installed`]. It asks for the password of root.
+/// polkit as in [`installed`], but it asks for root's password.
 fn with_administrator(host: &Host) -> Polkitd<'_> {
     let polkitd = installed(host);
     polkitd.write_rules("10-test.rules", "polkit.addAdminRule(function() { return ['unix-user:root']; });");
@@ -93,7 +93,7 @@ fn assert_denied(reply: Result<String, CallError>, part: &str) {
 }
 
 #[test]
-fn polkitd_of_the_test_host_runs_and_is_activated() {
+fn polkitd_runs_on_a_test_host_and_can_be_activated() {
     privileged!();
     for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
@@ -101,7 +101,7 @@ fn polkitd_of_the_test_host_runs_and_is_activated() {
         let _bus = Bus::start(&host, bus);
         polkitd.start();
         let action = "org.freedesktop.policykit.exec";
-        // The shell is the subject, because pkcheck(1) needs a process that still runs.
+        // The shell is the subject, because pkcheck(1) needs a process that is still running.
         let check = format!("pkcheck --action-id {action} --process $$");
         for (user, allowed) in [(User::Root, true), (User::LibvirtMember, false)] {
             let output = host.command_as(user, "sh").args(["-c", &check]).output().unwrap();
@@ -120,7 +120,7 @@ fn polkitd_of_the_test_host_runs_and_is_activated() {
 }
 
 #[test]
-fn shipped_rule_allows_the_group_to_wake_and_root_everything() {
+fn shipped_rule_allows_the_group_to_wake_and_root_to_do_everything() {
     privileged!();
     for bus in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
@@ -146,7 +146,7 @@ fn shipped_rule_allows_the_group_to_wake_and_root_everything() {
             }
         }
         let log = scene.actor.log();
-        // After the last line of the log, count the lines with the callers and the reasons.
+        // After the last log line has arrived, count the lines with the callers and the reasons.
         let _ = log.wait_for("configuration reloaded");
         assert_eq!(log.count("(allowed by polkit)"), 2, "{:#?}", log.all());
         assert_eq!(log.count("called by root"), 2, "{:#?}", log.all());
@@ -242,7 +242,7 @@ fn a_hung_polkit_delays_only_calls_that_wait_for_it() {
 fn denies_calls_if_polkit_exits_or_lacks_the_action() {
     privileged!();
     let host = Host::new();
-    // polkit without the actions of wakevirt.
+    // This polkit does not have wakevirt's actions.
     let mut scene = Scene::new(&host, Kind::DbusDaemon, Polkitd::install(&host));
     scene.polkitd.start();
     assert_denied(scene.wake(User::LibvirtMember), "org.wakevirt.policy");
@@ -343,7 +343,7 @@ fn waits_for_a_password_that_is_typed_slowly() {
 }
 
 #[test]
-fn reports_that_no_authentication_agent_runs() {
+fn reports_that_no_authentication_agent_is_running() {
     privileged!();
     let host = Host::new();
     let scene = Scene::running(&host, Kind::DbusDaemon);

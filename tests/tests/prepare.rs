@@ -1,4 +1,4 @@
-//! scripts/prepare checks the version of Rust before it installs anything.
+//! scripts/prepare checks the Rust version before it installs anything.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,5 @@
-//! The actor reports that it is ready only after it has received the packets that were announced while it did not run,
-//! because an upgrade then restarts the announcer, which forgets them.
+//! The actor reports that it is ready only after it has received the packets that were announced while it was not
+//! running. During an upgrade, the announcer is restarted at that point, and forgets these packets.
 
 use nix::sys::signal::Signal;
 use wakevirt_protocol::bus::ACTOR_NAME;
@@ -20,7 +20,7 @@ fn actor_is_ready_after_the_replay() {
     for line in ["providing org.wakevirt.Actor1", "receiving packets from the announcer"] {
         let _ = actor.log().wait_for(line);
     }
-    // It already replies to calls, and would have reported READY=1 by now.
+    // The actor already replies to calls, and would otherwise have reported READY=1 by now.
     host.property(User::Root, ACTOR_NAME, "Domains").expect("the actor replies");
     assert_eq!(actor.notifications().count("READY=1"), 0, "READY=1 before the announcer replied");
 

@@ -1,5 +1,5 @@
-//! The conditions that allow a packet, from the network to QEMU: ingress interface, VLAN, password, and the metadata of
-//! the domain.
+//! The conditions under which a packet is allowed, from the network to QEMU: ingress interface, VLAN, password, and the
+//! domain's metadata.
 
 use std::net::Ipv4Addr;
 
@@ -78,7 +78,7 @@ fn rules_match_alternative_interface_names() {
 }
 
 #[test]
-fn denies_packets_of_other_vlans() {
+fn denies_packets_from_other_vlans() {
     privileged!();
     let host = Host::new();
     let rules = "[[allow]]\ndomain = \"vm1\"\nvlans = [10, 20]\n[[allow]]\ndomain = \"vm2\"\nvlans = [0]\n";
@@ -105,15 +105,15 @@ fn denies_packets_of_other_vlans() {
     assert!(started.contains("'vlan': <uint16 10>"), "{started}");
     let line = scene.actor().log().wait_for("started: domain \"vm1\"");
     assert!(line.contains("on \"port0\" in VLAN 10"), "{line}");
-    let capture = scene.capture.as_ref().expect("capture runs");
+    let capture = scene.capture.as_ref().expect("capture is running");
     let _ = capture.log().wait_for("on \"port0\" in VLAN 10");
-    // A tag with only a priority (VLAN ID 0) belongs to no VLAN.
+    // A frame whose tag contains only a priority (VLAN ID 0) does not belong to a VLAN.
     scene.lan.send(&tagged(&frame(OTHER, 6), 0x8100, 0xe000));
     let _ = scene.wait_for_outcome(OTHER, "started", 1);
 }
 
 #[test]
-fn a_packet_of_a_udp_socket_matches_no_vlan_rule() {
+fn a_packet_from_a_udp_socket_does_not_match_a_vlan_rule() {
     privileged!();
     let host = Host::new();
     let bus = Bus::start(&host, Kind::DbusDaemon);
@@ -149,8 +149,8 @@ fn with_passwords(host: &Host) -> Scene<'_> {
     Scene::new(host, &[Machine::new(VM), Machine::new(OTHER)], &rules)
 }
 
-/// Sends a magic packet over UDP with any password, including those that no tool can send.
-fn send_by_udp(scene: &Scene<'_>, domain: &str, password: &[u8], sender: u8) {
+/// Sends a magic packet over UDP with this password, which can be one that no tool can send.
+fn send_over_udp(scene: &Scene<'_>, domain: &str, password: &[u8], sender: u8) {
     let source = Ipv4Addr::new(192, 0, 2, sender);
     let packet = udp4(source, Ipv4Addr::BROADCAST, 9, &magic(scene.mac(domain), password));
     scene.lan.send(&ethernet(BROADCAST, [2, 0, 0, 0, 0, sender], 0x0800, &packet));
@@ -175,11 +175,11 @@ fn denies_a_missing_or_wrong_password() {
             let wrong = scene.wait_for_outcome(domain, "bad-password", nth + 2);
             assert!(wrong.contains("its SecureOn password is wrong"), "{wrong}");
         }
-        // A longer or shorter form of the correct password, and zeros only.
+        // A longer or shorter form of the correct password, and a password that consists of zeros.
         let other_length: &[u8] =
             if correct.len() == 4 { &[192, 168, 1, 2, 0, 0] } else { correct.get(..4).unwrap() };
         for (nth, wrong) in [other_length, &[0; 6]].into_iter().enumerate() {
-            send_by_udp(&scene, domain, wrong, 1);
+            send_over_udp(&scene, domain, wrong, 1);
             let signal = scene.wait_for_outcome(domain, "bad-password", nth + 4);
             assert!(signal.contains("its SecureOn password is wrong"), "{wrong:?}: {signal}");
         }
@@ -199,7 +199,7 @@ fn the_correct_password_wakes_the_domain() {
         assert!(started.contains(&format!("{domain}.secureon")), "{started}");
         assert_eq!(scene.state(domain), "running (booted)");
         scene.virsh(&["destroy", domain]);
-        send_by_udp(&scene, domain, correct, 1);
+        send_over_udp(&scene, domain, correct, 1);
         let _ = scene.wait_for_outcome(domain, "started", 2);
         assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", 2));
         assert_eq!(scene.outcomes(domain, "bad-password"), 0, "{domain}");
@@ -211,7 +211,7 @@ const METADATA: [&str; 3] = ["https://wakevirt.org/metadata/1.0", "--key", "wake
 const SET: [&str; 2] = ["--set", "<wake/>"];
 const REMOVE: [&str; 1] = ["--remove"];
 
-/// Changes the metadata of the domain, and waits until the actor has read it, without a reload.
+/// Changes the domain's metadata, and waits until the actor has read it, without a reload.
 fn change_metadata(scene: &Scene<'_>, change: &[&str], scope: &[&str], allowed: bool) {
     scene.virsh(&[&["metadata", VM], METADATA.as_slice(), change, scope].concat());
     wait::until_true("the actor to read the change", || scene.explain(VM).contains("metadata") == allowed);
@@ -233,7 +233,7 @@ fn follows_the_opt_in_of_a_domain() {
     assert!(started.contains("metadata"), "{started}");
     assert_eq!(scene.state(VM), "running (booted)");
 
-    // While the domain runs, its persistent definition applies.
+    // While the domain is running, its persistent definition applies.
     change_metadata(&scene, &REMOVE, &["--config"], false);
     scene.virsh(&["destroy", VM]);
     scene.packet(VM, 3);

@@ -1,4 +1,4 @@
-//! `wakevirtctl send`: what another machine sends with it, capture receives.
+//! `wakevirtctl send`: capture receives what another machine sends with it.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::process::{Command, Output, Stdio};
@@ -24,16 +24,16 @@ fn command(lan: &Peer<'_>, arguments: &[&str]) -> Command {
 }
 
 /// Runs a command, and returns its exit status, standard output and standard error.
-fn outcome(command: &mut Command) -> (Option<i32>, String, String) {
+fn run(command: &mut Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().expect("the command runs");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (status.code(), text(stdout), text(stderr))
 }
 
 /// Sends a packet, and checks that capture announces it with these details.
-fn announced(lan: &Peer<'_>, monitor: &Process, number: u8, arguments: &[&str], details: &[&str]) {
+fn assert_announced(lan: &Peer<'_>, monitor: &Process, number: u8, arguments: &[&str], details: &[&str]) {
     let mac = mac(number);
-    let (status, stdout, stderr) = outcome(&mut command(lan, &[&[mac.as_str()][..], arguments].concat()));
+    let (status, stdout, stderr) = run(&mut command(lan, &[&[mac.as_str()][..], arguments].concat()));
     assert_eq!(status, Some(0), "{arguments:?}: {stdout}{stderr}");
     assert!(stdout.contains(&mac) && stdout.contains("1 packet to "), "{arguments:?}: {stdout}");
     let signal = monitor.log().wait_for(&mac);
@@ -57,10 +57,10 @@ fn capture_receives_what_it_sends() {
 
     let datagram =
         ["'transport': <'udp4'>", "'destination': <'192.0.2.255'>", "'destination-port': <uint16 9>"];
-    announced(&lan, &monitor, 1, &[], &datagram);
+    assert_announced(&lan, &monitor, 1, &[], &datagram);
     // Without an IPv4 address, only the IPv6 packet is sent.
     lan.sh("ip address del 192.0.2.2/24 dev eth0");
-    announced(
+    assert_announced(
         &lan,
         &monitor,
         2,
@@ -68,22 +68,28 @@ fn capture_receives_what_it_sends() {
         &["'transport': <'udp6'>", "'destination': <'ff02::1'>"],
     );
     lan.address("192.0.2.2/24 broadcast 192.0.2.255");
-    announced(&lan, &monitor, 3, &["--raw"], &["'transport': <'ethernet'>", "'ethertype': <uint16 2114>"]);
+    assert_announced(
+        &lan,
+        &monitor,
+        3,
+        &["--raw"],
+        &["'transport': <'ethernet'>", "'ethertype': <uint16 2114>"],
+    );
     let unicast = ["'destination': <'192.0.2.1'>", "'destination-port': <uint16 7>", "'secureon': <false>"];
-    announced(&lan, &monitor, 4, &["--to", "192.0.2.1", "--port", "7"], &unicast);
-    announced(&lan, &monitor, 5, &["--secure-on", "@/run/secret"], &["'secureon': <true>"]);
+    assert_announced(&lan, &monitor, 4, &["--to", "192.0.2.1", "--port", "7"], &unicast);
+    assert_announced(&lan, &monitor, 5, &["--secure-on", "@/run/secret"], &["'secureon': <true>"]);
 
-    refuses_what_cannot_be_sent(&lan);
-    counts_packets(&host, &lan);
-    looks_up_a_domain(&host, &lan, &monitor);
+    assert_unsendable_packets_are_rejected(&lan);
+    assert_packets_are_counted(&host, &lan);
+    assert_name_requires_actor(&host, &lan, &monitor);
     capture.stop();
     drop(bus);
-    let (status, _, stderr) = outcome(&mut command(&lan, &[&mac(8)]));
+    let (status, _, stderr) = run(&mut command(&lan, &[&mac(8)]));
     assert_eq!(status, Some(0), "a MAC address needs no bus: {stderr}");
 }
 
-/// Whatever cannot be sent has exit status 1, and an error that says what to do.
-fn refuses_what_cannot_be_sent(lan: &Peer<'_>) {
+/// Checks that a packet that cannot be sent leads to exit status 1, and to an error that says what is wrong.
+fn assert_unsendable_packets_are_rejected(lan: &Peer<'_>) {
     let program = format!("{PROGRAMS}/wakevirtctl");
     let mut unprivileged = lan.command("setpriv");
     let user = User::Unprivileged.name();
@@ -98,7 +104,7 @@ fn refuses_what_cannot_be_sent(lan: &Peer<'_>) {
         &program,
     ]);
     let mac = mac(6);
-    let (status, stdout, stderr) = outcome(unprivileged.args(["send", "--raw", &mac]));
+    let (status, stdout, stderr) = run(unprivileged.args(["send", "--raw", &mac]));
     assert_eq!(status, Some(1), "{stdout}{stderr}");
     assert!(stdout.contains("CAP_NET_RAW") && stdout.contains("sudo"), "{stdout}{stderr}");
     assert!(stdout.contains("0 packets"), "{stdout}");
@@ -109,22 +115,22 @@ fn refuses_what_cannot_be_sent(lan: &Peer<'_>) {
         (&["--secure-on", "@/no/such"], "/no/such"),
         (&["--to", "no-such-host.invalid"], "no-such-host.invalid"),
     ] {
-        let (status, stdout, stderr) = outcome(&mut command(lan, &[arguments, &[&mac]].concat()));
+        let (status, stdout, stderr) = run(&mut command(lan, &[arguments, &[&mac]].concat()));
         assert_eq!(status, Some(1), "{arguments:?}: {stdout}{stderr}");
         assert!(stderr.contains(error), "{arguments:?}: {stderr}");
     }
-    let (status, _, stderr) = outcome(&mut command(lan, &["ff:ff:ff:ff:ff:ff"]));
+    let (status, _, stderr) = run(&mut command(lan, &["ff:ff:ff:ff:ff:ff"]));
     assert!(status == Some(1) && stderr.contains("no network card"), "{stderr}");
 }
 
-/// Each copy reaches the host, and the JSON reports how many were sent.
-fn counts_packets(host: &Host, lan: &Peer<'_>) {
+/// Checks that each copy reaches the host, and that the JSON output reports how many were sent.
+fn assert_packets_are_counted(host: &Host, lan: &Peer<'_>) {
     let before = host.counter(CAPTURE_NAME, "Received");
     let password = Stdio::from(std::fs::File::open(host.path("/run/secret")).expect("the file exists"));
     let arguments = ["--raw", "--count", "3", "--interval", "10ms", "--secure-on", "-", "--json"];
     let mac = mac(7);
     let (status, stdout, stderr) =
-        outcome(command(lan, &[&[mac.as_str()][..], &arguments].concat()).stdin(password));
+        run(command(lan, &[&[mac.as_str()][..], &arguments].concat()).stdin(password));
     assert_eq!(status, Some(0), "{stderr}");
     let reports: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!(reports[0]["mac"], mac.as_str());
@@ -135,14 +141,14 @@ fn counts_packets(host: &Host, lan: &Peer<'_>) {
     });
 }
 
-/// A name needs the actor, which knows the addresses of its domains.
-fn looks_up_a_domain(host: &Host, lan: &Peer<'_>, monitor: &Process) {
-    let (status, _, stderr) = outcome(&mut command(lan, &["test"]));
+/// Checks that a name requires the actor, which knows the addresses of its domains.
+fn assert_name_requires_actor(host: &Host, lan: &Peer<'_>, monitor: &Process) {
+    let (status, _, stderr) = run(&mut command(lan, &["test"]));
     assert!(status == Some(3) && stderr.contains("wakevirt-actor is not running"), "{stderr}");
     let _actor = Daemon::actor(host).config("connections = [\"test:///default\"]").start_connected();
-    let (status, stdout, stderr) = outcome(&mut command(lan, &["test"]));
+    let (status, stdout, stderr) = run(&mut command(lan, &["test"]));
     assert_eq!(status, Some(0), "{stdout}{stderr}");
     let _ = monitor.log().wait_for("aa:bb:cc:dd:ee:ff");
-    let (status, _, stderr) = outcome(&mut command(lan, &["tes"]));
+    let (status, _, stderr) = run(&mut command(lan, &["tes"]));
     assert!(status == Some(1) && stderr.contains("wakevirtctl list"), "{stderr}");
 }

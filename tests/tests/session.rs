@@ -1,5 +1,5 @@
-//! A user's own actor on the session bus: it has no special rights, wakes the user's own domains, and receives packets
-//! from the system's capture.
+//! A user's own actor on the session bus: it has no special privileges, wakes the user's own domains, and receives
+//! packets from the system's capture.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::Command;
@@ -22,7 +22,7 @@ const HOME: &str = "/run/home/test";
 /// The address of the session bus.
 const ADDRESS: &str = "unix:path=/run/user/test/bus";
 const MAC: &str = "52:54:00:01:02:03";
-/// The MAC address of the predefined domain of the test driver, which runs.
+/// The MAC address of the test driver's predefined domain, which is running.
 const PREDEFINED_MAC: &str = "aa:bb:cc:dd:ee:ff";
 
 /// The environment of a login session: directories and a session bus.
@@ -95,7 +95,7 @@ fn as_user(host: &Host, program: &str) -> Command {
     command
 }
 
-/// Starts the services of the system: a network, the system bus, and capture.
+/// Sets up the system: a network interface, the system bus, and capture.
 fn system(host: &Host) -> (Peer<'_>, Bus<'_>, Daemon) {
     let lan = host.veth("lan0");
     let bus = Bus::start(host, Kind::DbusDaemon);
@@ -103,7 +103,7 @@ fn system(host: &Host) -> (Peer<'_>, Bus<'_>, Daemon) {
     (lan, bus, capture)
 }
 
-/// A node of libvirt's test driver, which exists in the process that connects to it. It has one domain, which is shut
+/// A node for libvirt's test driver. It exists in the process that connects to it, and has one domain, which is shut
 /// off.
 const NODE: &str = "<node>
   <domain type='test' xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>
@@ -154,7 +154,7 @@ fn user_actor_receives_packets_from_system_capture() {
     actor.stop();
 }
 
-/// The configuration of QEMU for an unprivileged user on a host without cgroups and AppArmor.
+/// QEMU's configuration for an unprivileged user on a host without cgroups and AppArmor.
 const QEMU_CONF: &str = "security_driver = \"none\"\nseccomp_sandbox = 0\nstdio_handler = \"file\"\n";
 
 /// An emulated domain without a disk, with a user-mode network.
@@ -177,7 +177,7 @@ fn user_actor_wakes_a_user_domain() {
     let (lan, _bus, _capture) = system(&host);
     let session = Session::start(&host);
     let mut actor = session.actor(&format!("connections = [\"{URI}\"]\n[[allow]]\ndomain = \"vm1\"\n"));
-    // No libvirt daemon runs, and the actor starts none.
+    // No libvirt daemon is running, and the actor does not start one.
     let _ = actor.log().wait_for(&format!("no connection to {URI}"));
     assert_eq!(proc::children(actor.pid()), []);
     assert!(!host.path(&format!("{RUNTIME}/libvirt/libvirt-sock")).exists());
@@ -195,7 +195,7 @@ fn user_actor_wakes_a_user_domain() {
     assert_eq!(session.virsh(URI, &["domstate", "vm1"]), "running");
     session.virsh(URI, &["destroy", "vm1"]);
 
-    // On the session bus, the user that runs the actor can call it.
+    // On the session bus, the user who runs the actor can call it.
     assert_eq!(session.call("Wake", &[MAC]).trim(), "('started',)");
     assert_eq!(session.virsh(URI, &["domstate", "vm1"]), "running");
     assert_eq!(session.call("Reload", &[]).trim(), "()");
@@ -204,14 +204,14 @@ fn user_actor_wakes_a_user_domain() {
     libvirtd.stop();
 }
 
-/// Starts the script of the user unit for libvirt's daemon, with stubs for the named daemons.
+/// Starts the script of the user unit for libvirt's daemon, with stubs for these daemons.
 fn session_daemon(host: &Host, stubs: &[&str]) -> Process {
     for name in stubs {
         let stub = format!("{RUNTIME}/bin/{name}");
         host.write(&stub, "#!/bin/sh\necho \"this is ${0##*/}\"\n");
         host.sh(&format!("chmod 755 {stub}"));
     }
-    // A copy, because the user may not be able to read the checkout.
+    // This is a copy, because the user might not be able to read the checkout.
     let script = format!("{RUNTIME}/session-libvirtd");
     host.write(&script, &std::fs::read_to_string(project().join("systemd/user/session-libvirtd")).unwrap());
     let mut command = as_user(host, "sh");
@@ -232,7 +232,7 @@ fn user_unit_ignores_a_stale_pid_file() {
     privileged!();
     let host = Host::new();
     let _session = Session::start(&host);
-    // The PID file of a killed daemon: another process has the ID now, or none, or the file is empty.
+    // The PID file of a killed daemon: another process now has the ID, the file is empty, or no process has the ID.
     for pid in ["1\n", "", "99999999"] {
         host.write(&format!("{RUNTIME}/libvirt/libvirtd.pid"), pid);
         let _ = session_daemon(&host, &["libvirtd"]).log().wait_for("this is libvirtd");

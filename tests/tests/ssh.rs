@@ -12,7 +12,7 @@ use wakevirt_tests::privileged;
 
 const VM: &str = "vm1";
 
-/// Checks that the domain runs on the other host, and how many times it was started.
+/// Checks that the domain is running on the other host, and how many times it was started.
 fn assert_running(remote: &SshHost<'_>, starts: usize) {
     let libvirtd = &remote.libvirtd;
     assert_eq!((libvirtd.state(QEMU, VM).as_str(), libvirtd.starts(VM)), ("running", starts));
@@ -57,7 +57,7 @@ fn wakes_a_domain_on_another_host() {
     let _ = finished.log().wait_for_nth(&format!("'{VM}', 'started'"), 2);
     assert_running(&remote, 2);
 
-    // The SSH server on the other host is killed, and the wake is held until it runs again.
+    // The SSH server on the other host is killed, and the wake is held until the server is running again.
     remote.libvirtd.virsh(QEMU, &["destroy", VM]);
     remote.kill();
     let _ = actor.log().wait_for_nth(&format!("connection to {uri} lost"), 2);

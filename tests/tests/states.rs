@@ -1,34 +1,34 @@
 //! The effect of a wake on a QEMU domain in each state. Packets through a bridge and calls on the bus wake the domains,
-//! with all rights in libvirt and with restricted ones.
+//! with all permissions in libvirt and with restricted ones.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use wakevirt_tests::host::Host;
 use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine};
 use wakevirt_tests::libvirt::second::{SECOND_URI, SecondLibvirtd};
 use wakevirt_tests::privileged;
-use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtRights, Scene};
+use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtAccess, Scene};
 
-/// Defines two tests for each function: the actor has the group libvirt, or only the rights of the shipped polkit
-/// rule.
-macro_rules! with_both_rights {
+/// Defines two tests for each function: in one, the actor has the `libvirt` group; in the other, it has only the
+/// permissions of the shipped polkit rule.
+macro_rules! with_both_kinds_of_access {
     ($($function:ident)*) => { $(
         mod $function {
-            use wakevirt_tests::scene::LibvirtRights;
+            use wakevirt_tests::scene::LibvirtAccess;
 
             #[test]
             fn with_the_group() {
-                super::$function(LibvirtRights::Group);
+                super::$function(LibvirtAccess::Group);
             }
 
             #[test]
             fn restricted() {
-                super::$function(LibvirtRights::Restricted);
+                super::$function(LibvirtAccess::Restricted);
             }
         }
     )* };
 }
 
-with_both_rights! {
+with_both_kinds_of_access! {
     starts_a_shut_off_domain
     starts_a_domain_after_its_qemu_was_killed
     restores_a_saved_domain
@@ -49,7 +49,7 @@ const BY_PACKET: &str = "by-packet";
 const BY_CALL: &str = "by-call";
 const BOTH: [&str; 2] = [BY_PACKET, BY_CALL];
 
-/// Wakes one domain with a packet and the other one with a call, and checks outcome and reason of both.
+/// Wakes one domain with a packet and the other one with a call, and checks the outcome and the reason of both.
 fn assert_wakes(scene: &Scene<'_>, outcome: &str, reason: &str) {
     scene.lan.etherwake(scene.mac(BY_PACKET), &[]);
     match scene.call_wake(BY_CALL) {
@@ -83,18 +83,18 @@ fn two(configure: impl Fn(Machine) -> Machine) -> Vec<Machine> {
     BOTH.iter().map(|domain| configure(Machine::new(domain))).collect()
 }
 
-fn starts_a_shut_off_domain(rights: LibvirtRights) {
+fn starts_a_shut_off_domain(access: LibvirtAccess) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
+    let scene = Scene::with_access(access, &host, &two(|machine| machine), ALL_ALLOWED);
     assert_wakes(&scene, "started", "");
     assert_states(&scene, "running (booted)", 1);
 }
 
-fn starts_a_domain_after_its_qemu_was_killed(rights: LibvirtRights) {
+fn starts_a_domain_after_its_qemu_was_killed(access: LibvirtAccess) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
+    let scene = Scene::with_access(access, &host, &two(|machine| machine), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.kill_machine(domain);
@@ -105,10 +105,10 @@ fn starts_a_domain_after_its_qemu_was_killed(rights: LibvirtRights) {
     assert_states(&scene, "running (booted)", 2);
 }
 
-fn restores_a_saved_domain(rights: LibvirtRights) {
+fn restores_a_saved_domain(access: LibvirtAccess) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
+    let scene = Scene::with_access(access, &host, &two(|machine| machine), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.virsh(&["managedsave", domain]);
@@ -117,10 +117,10 @@ fn restores_a_saved_domain(rights: LibvirtRights) {
     assert_states(&scene, "running (restored)", 2);
 }
 
-fn restores_and_resumes_a_domain_saved_while_paused(rights: LibvirtRights) {
+fn restores_and_resumes_a_domain_saved_while_paused(access: LibvirtAccess) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
+    let scene = Scene::with_access(access, &host, &two(|machine| machine), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.virsh(&["suspend", domain]);
@@ -130,10 +130,10 @@ fn restores_and_resumes_a_domain_saved_while_paused(rights: LibvirtRights) {
     assert_states(&scene, "running (unpaused)", 2);
 }
 
-fn does_not_start_a_migrated_domain(rights: LibvirtRights) {
+fn does_not_start_a_migrated_domain(access: LibvirtAccess) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
+    let scene = Scene::with_access(access, &host, &two(|machine| machine), ALL_ALLOWED);
     let _destination = SecondLibvirtd::start(&host);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
@@ -143,10 +143,10 @@ fn does_not_start_a_migrated_domain(rights: LibvirtRights) {
     assert_states(&scene, "shut off (migrated)", 1);
 }
 
-fn resumes_a_paused_domain(rights: LibvirtRights) {
+fn resumes_a_paused_domain(access: LibvirtAccess) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
+    let scene = Scene::with_access(access, &host, &two(|machine| machine), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", "--paused", domain]);
     }
@@ -154,11 +154,11 @@ fn resumes_a_paused_domain(rights: LibvirtRights) {
     assert_states(&scene, "running (unpaused)", 1);
 }
 
-fn packets_leave_a_domain_paused_if_configured(rights: LibvirtRights) {
+fn packets_leave_a_domain_paused_if_configured(access: LibvirtAccess) {
     privileged!();
     let host = Host::new();
     let rules = "[[allow]]\ndomain = \"*\"\npaused = \"leave\"\n";
-    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), rules);
+    let scene = Scene::with_access(access, &host, &two(|machine| machine), rules);
     for domain in BOTH {
         scene.virsh(&["start", "--paused", domain]);
     }
@@ -171,7 +171,7 @@ fn packets_leave_a_domain_paused_if_configured(rights: LibvirtRights) {
     assert_eq!(scene.state(BY_CALL), "running (unpaused)");
 }
 
-fn does_not_resume_a_domain_with_an_io_error(rights: LibvirtRights) {
+fn does_not_resume_a_domain_with_an_io_error(access: LibvirtAccess) {
     privileged!();
     let host = Host::new();
     host.sh("mkdir /run/full; mount -t tmpfs -o size=64k tmpfs /run/full");
@@ -183,7 +183,7 @@ fn does_not_resume_a_domain_with_an_io_error(rights: LibvirtRights) {
             Machine::new(name).guest(Guest::WritesDisk).disk(&disk)
         })
         .collect();
-    let scene = Scene::with_rights(rights, &host, &machines, ALL_ALLOWED);
+    let scene = Scene::with_access(access, &host, &machines, ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "paused");
@@ -192,11 +192,11 @@ fn does_not_resume_a_domain_with_an_io_error(rights: LibvirtRights) {
     assert_states(&scene, "paused (I/O error)", 1);
 }
 
-fn does_not_resume_a_domain_paused_by_its_watchdog(rights: LibvirtRights) {
+fn does_not_resume_a_domain_paused_by_its_watchdog(access: LibvirtAccess) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(
-        rights,
+    let scene = Scene::with_access(
+        access,
         &host,
         &two(|machine| machine.guest(Guest::TriggersWatchdog)),
         ALL_ALLOWED,
@@ -209,11 +209,11 @@ fn does_not_resume_a_domain_paused_by_its_watchdog(rights: LibvirtRights) {
     assert_states(&scene, "paused (watchdog)", 1);
 }
 
-fn wakes_a_suspended_guest(rights: LibvirtRights) {
+fn wakes_a_suspended_guest(access: LibvirtAccess) {
     privileged!();
     let host = Host::new();
     let scene =
-        Scene::with_rights(rights, &host, &two(|machine| machine.guest(Guest::Suspends)), ALL_ALLOWED);
+        Scene::with_access(access, &host, &two(|machine| machine.guest(Guest::Suspends)), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "pmsuspended");
@@ -222,11 +222,11 @@ fn wakes_a_suspended_guest(rights: LibvirtRights) {
     assert_states(&scene, "running (event wakeup)", 1);
 }
 
-fn starts_a_domain_after_its_shutdown(rights: LibvirtRights) {
+fn starts_a_domain_after_its_shutdown(access: LibvirtAccess) {
     privileged!();
     let host = Host::new();
     let machines = two(|machine| machine.guest(Guest::PowersOff).emulator(Emulator::IgnoresSigterm));
-    let scene = Scene::with_rights(rights, &host, &machines, ALL_ALLOWED);
+    let scene = Scene::with_access(access, &host, &machines, ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.shut_down(domain);
@@ -249,10 +249,10 @@ fn starts_a_domain_after_its_shutdown(rights: LibvirtRights) {
     }
 }
 
-fn does_not_start_a_preserved_crashed_domain(rights: LibvirtRights) {
+fn does_not_start_a_preserved_crashed_domain(access: LibvirtAccess) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(rights, &host, &two(|machine| machine.guest(Guest::Panics)), ALL_ALLOWED);
+    let scene = Scene::with_access(access, &host, &two(|machine| machine.guest(Guest::Panics)), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
         scene.wait_for_state(domain, "crashed");
@@ -261,10 +261,10 @@ fn does_not_start_a_preserved_crashed_domain(rights: LibvirtRights) {
     assert_states(&scene, "crashed (panicked)", 1);
 }
 
-fn leaves_a_running_domain_alone(rights: LibvirtRights) {
+fn leaves_a_running_domain_alone(access: LibvirtAccess) {
     privileged!();
     let host = Host::new();
-    let scene = Scene::with_rights(rights, &host, &two(|machine| machine), ALL_ALLOWED);
+    let scene = Scene::with_access(access, &host, &two(|machine| machine), ALL_ALLOWED);
     for domain in BOTH {
         scene.virsh(&["start", domain]);
     }
@@ -273,7 +273,7 @@ fn leaves_a_running_domain_alone(rights: LibvirtRights) {
 }
 
 #[test]
-fn a_slow_start_delays_no_other_domain() {
+fn a_slow_start_does_not_delay_other_domains() {
     privileged!();
     let host = Host::new();
     let machines =

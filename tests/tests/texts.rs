@@ -1,4 +1,4 @@
-//! Texts for users: log messages, errors and pages.
+//! The text that users read: log messages, errors and pages.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ fn code() -> String {
 /// The lines of these files, each with its file and number.
 fn lines(patterns: &[&str]) -> Vec<(String, String)> {
     let files = files::of_project(patterns);
-    assert!(!files.is_empty(), "{patterns:?} matches no file");
+    assert!(!files.is_empty(), "no file matches {patterns:?}");
     let numbered = |(path, text): &(String, String)| {
         let lines = text.lines().zip(1..).map(|(line, number)| (format!("{path}:{number}"), line.to_owned()));
         lines.collect::<Vec<_>>()
@@ -31,13 +31,13 @@ fn lines(patterns: &[&str]) -> Vec<(String, String)> {
     files.iter().flat_map(numbered).collect()
 }
 
-/// rustfmt(1) leaves two spaces only in strings. There they come from a line that was joined with the indentation of
-/// the next one.
+/// rustfmt(1) removes double spaces except in strings. There, they come from a line that was joined with the
+/// indentation of the next one.
 #[test]
 fn messages_have_no_double_spaces() {
-    let has_spaces = |(place, line): &(String, String)| {
+    let has_spaces = |(location, line): &(String, String)| {
         let code = line.trim();
-        !place.contains("tests.rs:") && !code.starts_with("//") && code.contains("  ")
+        !location.contains("tests.rs:") && !code.starts_with("//") && code.contains("  ")
     };
     let wrong: Vec<_> = lines(&SERVICES).into_iter().filter(has_spaces).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -68,7 +68,7 @@ fn virsh_commands_name_the_connection() {
         COMMANDS.contains(&command) && argument.starts_with(|first: char| first.is_ascii_alphanumeric())
     };
     let (mut wrong, mut right) = (Vec::new(), 0);
-    for (place, line) in lines(&[
+    for (location, line) in lines(&[
         "*.md",
         "docs/examples",
         "docs/man",
@@ -80,12 +80,12 @@ fn virsh_commands_name_the_connection() {
         for text in line.split("virsh ").skip(1) {
             right += usize::from(text.trim_start_matches(['\\', '-']).starts_with("connect "));
             if lacks_uri(text) && !line.starts_with("//") {
-                wrong.push((place.clone(), line.clone()));
+                wrong.push((location.clone(), line.clone()));
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(right >= 5, "only {right} commands of virsh were found");
+    assert!(right >= 5, "only {right} virsh commands were found");
 }
 
 /// The anchor of a heading, as GitHub and GitLab create it.
@@ -129,7 +129,7 @@ fn links_between_pages_lead_to_existing_headings() {
 /// The messages that docs/TROUBLESHOOTING.md explains are in the code, except for the variable parts (`…`).
 #[test]
 fn troubleshooting_explains_only_existing_messages() {
-    // Errors of libvirt, which the actor quotes.
+    // libvirt's errors, which the actor quotes.
     const OF_LIBVIRT: [&str; 3] = ["network '", "storage pool '", "access denied: "];
     let page = std::fs::read_to_string(project().join("docs/TROUBLESHOOTING.md")).expect("the page exists");
     let (_, table) = page.split_once("| message | meaning |\n").expect("the page has a table of messages");
@@ -147,7 +147,7 @@ fn troubleshooting_explains_only_existing_messages() {
     }
 }
 
-/// The messages in the sections DIAGNOSTICS of the manual pages are in the code, except for the values in the examples.
+/// The messages in the DIAGNOSTICS sections of the manual pages are in the code, except for the values in the examples.
 #[test]
 fn manual_pages_explain_only_existing_messages() {
     const VALUES: [&str; 6] = [
@@ -173,20 +173,20 @@ fn manual_pages_explain_only_existing_messages() {
     }
 }
 
-/// A test that expects no log line with a text checks nothing if no code contains the text.
+/// A test that expects that a message is not logged checks nothing if no code contains the message.
 #[test]
-fn tests_expect_the_absence_of_existing_messages_only() {
+fn tests_expect_the_absence_only_of_existing_messages() {
     let (code, mut found) = (code(), 0);
-    for (place, line) in lines(&["tests/tests/*.rs"]) {
+    for (location, line) in lines(&["tests/tests/*.rs"]) {
         let counts = line.split(".log().count(\"").skip(1).filter(|rest| rest.contains("\"), 0"));
         let in_journal = line.trim_start().starts_with("assert!(!debian.journal(");
         let journals = line.split(".contains(\"").skip(1).filter(|_| in_journal);
         for rest in counts.chain(journals) {
             // The fixed part of the message ends at a placeholder or a quoted value.
             let text = rest.split(['\\', '{', '"']).next().unwrap_or_default();
-            // Addresses and signals of the tests, and log levels, are in no message.
+            // Addresses and signals of the tests, and log levels, are not messages.
             if !text.starts_with(|first: char| first.is_ascii_uppercase() || first.is_ascii_digit()) {
-                assert!(code.contains(text), "{place}: no code logs \"{text}\"");
+                assert!(code.contains(text), "{location}: no code logs \"{text}\"");
                 found += 1;
             }
         }
@@ -204,21 +204,23 @@ fn mail_addresses(text: &str) -> Vec<&str> {
     words.filter(is_address).collect()
 }
 
-/// There is no homepage and no address of a maintainer yet. Only the changelog of the package must name one.
+/// The project has neither a homepage nor a maintainer's address yet. Only the package's changelog must name an
+/// address.
 #[test]
 fn no_file_names_an_invented_contact() {
     const CHANGELOG: &str = "packaging/debian/changelog";
     // https://wakevirt.org/metadata/1.0 is an XML namespace, not the address of a page.
     let homepage = concat!("://wakevirt", ".org");
     let mut wrong = Vec::new();
-    for (place, line) in lines(&["."]) {
+    for (location, line) in lines(&["."]) {
         let is_page = line.split(homepage).skip(1).any(|rest| !rest.starts_with("/metadata/"));
         // Names below .example and .invalid cannot exist: RFC 2606.
         let is_reserved = |address: &&str| {
-            address.ends_with(".example") || (address.ends_with(".invalid") && place.starts_with(CHANGELOG))
+            address.ends_with(".example")
+                || (address.ends_with(".invalid") && location.starts_with(CHANGELOG))
         };
         if is_page || !mail_addresses(&line).iter().all(is_reserved) {
-            wrong.push(format!("{place}: {line}"));
+            wrong.push(format!("{location}: {line}"));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");

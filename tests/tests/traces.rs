@@ -1,4 +1,5 @@
-//! Files and log lines of the actor on its host: the state directory, and the log during a flood of denied packets.
+//! Files and log lines that the actor writes on its host: the state directory, and the log during a flood of denied
+//! packets.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
@@ -15,7 +16,7 @@ const MAC: &str = "52:54:00:01:02:03";
 const OTHER_MAC: &str = "52:54:00:01:02:04";
 const UNKNOWN_MAC: &str = "52:54:00:01:02:05";
 
-/// Starts the actor for the test driver.
+/// Starts the actor with a connection to the test driver.
 fn actor(host: &Host, started_by: StartedBy, config: &str) -> Daemon {
     let config = format!("connections = [\"{TEST}\"]\n{config}");
     Daemon::actor(host).started_by(started_by).config(&config).start_connected()
@@ -38,7 +39,7 @@ fn state_directory(host: &Host) -> String {
 }
 
 #[test]
-fn root_creates_the_state_directory() {
+fn actor_started_by_root_creates_the_state_directory() {
     privileged!();
     let host = Host::new();
     let (libvirtd, _bus, lan, _capture) = set_up(&host);
@@ -82,7 +83,7 @@ fn does_not_change_the_owner_of_an_existing_directory() {
     actor.stop();
 }
 
-/// A frame from this sender. Capture announces packets of different senders separately.
+/// A frame from this sender. Capture announces packets from different senders separately.
 fn packet(mac: &str, sender: u16) -> Vec<u8> {
     let [high, low] = sender.to_be_bytes();
     ethernet(BROADCAST, [2, 0, 0, 0, high, low], WAKE_ON_LAN, &magic(mac, &[]))
@@ -116,7 +117,7 @@ fn counts_a_flood_of_denied_packets_and_limits_its_log_lines() {
     });
     assert!(not_allowed() > 100, "only {} of 1000 reached the actor", not_allowed());
     for (kind, text, lines) in [
-        // Three lines a minute and one with the number of suppressed lines. The test takes less than two minutes.
+        // The actor logs three lines a minute, and one with the number of suppressed lines. The test takes less than two minutes.
         ("no rule", "not-allowed: domain \"vm1\"", 3..=12),
         ("another interface", "not-allowed: domain \"vm2\"", 3..=12),
         // Only the first packet is logged.

@@ -1,4 +1,4 @@
-//! Wakes of domains that are changing their state, and many domains that start at the same time.
+//! Wakes of domains whose state is changing, and of several domains at the same time.
 
 use std::thread;
 
@@ -10,14 +10,14 @@ use wakevirt_tests::{privileged, wait};
 
 const VM: &str = "vm1";
 
-/// The program with which libvirt compresses the memory of a guest. It waits for the file `open`, and the domain stays
-/// in its state until then.
+/// The program with which libvirt compresses a guest's memory. It waits until the `open` file exists. Until then, the
+/// domain remains in its state.
 const GATE: &str = "#!/bin/sh
 until [ -e /run/gate/open ]; do sleep 0.05; done
 exec /run/gate/gzip \"$@\"
 ";
 
-/// Makes libvirt compress with the gate.
+/// Makes libvirt compress memory with the gate.
 const THROUGH_GATE: &str =
     "save_image_format = \"gzip\"\ndump_image_format = \"gzip\"\nsnapshot_image_format = \"gzip\"\n";
 
@@ -30,7 +30,7 @@ fn with_gate(host: &Host) -> Scene<'_> {
     scene
 }
 
-/// Runs this virsh(1) command, and sends a packet while the domain is in the state. Checks that the wake waits until
+/// Runs this virsh(1) command, and sends a packet while the domain is in this state. Checks that the wake waits until
 /// the command has ended, and checks the outcome. Returns the signal with the outcome.
 fn assert_wake_waits(scene: &Scene<'_>, host: &Host, command: &[&str], state: &str, outcome: &str) -> String {
     thread::scope(|scope| {
@@ -89,13 +89,13 @@ fn does_not_resume_a_domain_during_a_snapshot() {
     assert_eq!((scene.state(VM).as_str(), scene.starts(VM)), ("running (unpaused)", 1));
 }
 
-/// Four slow starts at one URI delay no other domain.
+/// Four domains that start slowly. Together, they must not delay other domains of the same connection.
 const SLOW: [&str; 4] = ["slow1", "slow2", "slow3", "slow4"];
-/// A fifth domain that starts slowly, and two that must wait for it.
+/// A fifth domain that starts slowly, and two whose wakes must wait.
 const MORE: [&str; 3] = ["slow5", "late1", "late2"];
 
 #[test]
-fn four_slow_starts_delay_no_other_domain_and_further_wakes_queue() {
+fn four_slow_starts_do_not_delay_other_domains_and_further_wakes_queue() {
     privileged!();
     let host = Host::new();
     let slow = SLOW.iter().chain(&MORE[..1]).map(|name| Machine::new(name).emulator(Emulator::Slow(15)));

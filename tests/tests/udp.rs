@@ -1,4 +1,4 @@
-//! UDP sockets: alone, if capture lacks CAP_NET_RAW, and in addition to packet sockets.
+//! UDP sockets: on their own, if capture lacks CAP_NET_RAW, and in addition to packet sockets.
 
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
@@ -22,7 +22,7 @@ fn connect(host: &Host) -> Peer<'_> {
 }
 
 /// Sends a magic packet over UDP and IPv6.
-fn send_by_ipv6(lan: &Peer<'_>, destination: &str, port: u16, mac: &str) {
+fn send_over_ipv6(lan: &Peer<'_>, destination: &str, port: u16, mac: &str) {
     lan.sh(&format!(
         "python3 -c 'import socket
 s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -61,13 +61,13 @@ fn receives_udp_without_cap_net_raw() {
     ] {
         assert!(signal.contains(part), "{part} in {signal}");
     }
-    send_by_ipv6(&lan, "ff02::1%eth0", 4009, MAC);
+    send_over_ipv6(&lan, "ff02::1%eth0", 4009, MAC);
     let signal = monitor.log().wait_for_nth("MagicPacket", 2);
     for part in ["'transport': <'udp6'>", "'interface': <'lan0'>", "'destination': <'ff02::1'>"] {
         assert!(signal.contains(part), "{part} in {signal}");
     }
 
-    // Other datagrams are counted.
+    // Datagrams without a magic packet are counted.
     lan.sh("python3 -c 'import socket
 socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"hello\", (\"192.0.2.1\", 4009))'");
     wait::until_true("the datagram to be counted", || host.counter(CAPTURE_NAME, "Malformed") == 1);
@@ -77,8 +77,8 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b\"hello\", (\"192.0.2.1
 }
 
 /// Passes sockets to a program with the protocol of sd_listen_fds(3): a UDP socket for both IP versions, as systemd
-/// creates it for `ListenDatagram=9`, with an earlier buffer overflow; a Unix socket; a netlink socket of another protocol; and
-/// one for changes of interfaces.
+/// creates it for `ListenDatagram=9`, whose buffer has overflowed; a Unix socket; a netlink socket of another protocol;
+/// and a netlink socket for changes to interfaces.
 const ACTIVATE: &str = r#"
 import os, socket, struct, sys
 udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); udp.bind(("::", 9))
@@ -127,14 +127,14 @@ fn receives_on_sockets_from_the_service_manager() {
         signal.contains("'transport': <'udp4'>") && signal.contains("'source': <'192.0.2.2'>"),
         "{signal}"
     );
-    send_by_ipv6(&lan, "2001:db8::1", 9, MAC);
+    send_over_ipv6(&lan, "2001:db8::1", 9, MAC);
     let signal = monitor.log().wait_for_nth("MagicPacket", 2);
     assert!(
         signal.contains("'source': <'2001:db8::2'>") && signal.contains("'interface': <'lan0'>"),
         "{signal}"
     );
-    // After this, the sniffer has counted the datagrams that were queued in the socket.
-    wait::until_true("the counters of the sniffer", || host.counter(CAPTURE_NAME, "Malformed") > 0);
+    // When this counter increases, the sniffer has counted the datagrams that were queued in the socket.
+    wait::until_true("the sniffer's counters", || host.counter(CAPTURE_NAME, "Malformed") > 0);
     assert_eq!(host.counter(CAPTURE_NAME, "KernelDropped"), 0);
     host.bridge("br0");
     wait::until_true("the new interface", || {
@@ -143,7 +143,7 @@ fn receives_on_sockets_from_the_service_manager() {
 }
 
 #[test]
-fn adds_broadcasts_of_the_host_and_announces_no_packet_twice() {
+fn receives_broadcasts_from_the_host_and_announces_each_packet_once() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
@@ -160,7 +160,7 @@ fn adds_broadcasts_of_the_host_and_announces_no_packet_twice() {
     assert!(signal.contains("source-mac"), "{signal}");
     wait::until_true("the copy to be counted", || host.counter(CAPTURE_NAME, "Duplicates") == 1);
 
-    // The packet socket does not receive sent packets. The kernel loops this one back to the UDP socket.
+    // The packet socket does not receive packets that the host sends. The kernel loops this one back to the UDP socket.
     host.sh(&format!("wakeonlan -i 192.0.2.255 {OTHER}"));
     let signal = monitor.log().wait_for_nth("MagicPacket", 2);
     assert!(signal.contains(OTHER) && !signal.contains("source-mac"), "{signal}");

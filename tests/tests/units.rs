@@ -11,14 +11,14 @@ use wakevirt_tests::privileged;
 
 const SERVICES: [&str; 2] = ["wakevirt-capture.service", "wakevirt-actor.service"];
 
-/// A Debian tree with wakevirt installed, which is not booted.
+/// A Debian system with wakevirt installed, which is not booted.
 fn installed(host: &Host) -> Debian<'_> {
     let debian = Debian::new(host, Kind::DbusDaemon);
     debian.install();
     debian
 }
 
-/// Runs a program in the Debian tree, checks that it succeeds, and returns its standard output and standard error.
+/// Runs a program on the Debian system, checks that it succeeds, and returns its standard output and standard error.
 fn run(debian: &Debian<'_>, line: &[&str]) -> (String, String) {
     let (program, arguments) = line.split_first().expect("a program");
     let output = debian.chroot(program).args(arguments).env("XDG_RUNTIME_DIR", "/tmp").output();
@@ -29,7 +29,7 @@ fn run(debian: &Debian<'_>, line: &[&str]) -> (String, String) {
     (stdout, stderr)
 }
 
-/// Checks that systemd-analyze(1) prints nothing: for an unknown key it succeeds with a warning.
+/// Checks that systemd-analyze(1) prints nothing. For an unknown key, it succeeds with a warning.
 fn verify(debian: &Debian<'_>, options: &[&str], unit: &str) {
     let line = [&["systemd-analyze"], options, &["verify", "--man=no", unit]].concat();
     assert_eq!(run(debian, &line), (String::new(), String::new()), "{unit}");
@@ -72,7 +72,7 @@ fn systemd_accepts_each_drop_in() {
             checked += 1;
         }
     }
-    assert!(checked >= 6, "only {checked} drop-ins");
+    assert!(checked >= 6, "only {checked} drop-ins were checked");
 }
 
 /// The exposure level of systemd-analyze(1), in tenths.
@@ -80,7 +80,7 @@ fn exposure(debian: &Debian<'_>, service: &str) -> u32 {
     let (output, _) = run(debian, &["systemd-analyze", "security", "--offline=true", "--no-pager", service]);
     let level = output.split("Overall exposure level for ").nth(1).and_then(|rest| rest.split(' ').nth(1));
     let tenths = level.map(|level| level.replace('.', "")).and_then(|level| level.parse().ok());
-    tenths.unwrap_or_else(|| panic!("no level:\n{output}"))
+    tenths.unwrap_or_else(|| panic!("no exposure level in:\n{output}"))
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn units_limit_their_resources() {
     }
 }
 
-/// The lines of a file of the project, without comments and blank lines.
+/// The lines of one of the project's files, without comments and blank lines.
 fn statements(file: &str) -> Vec<String> {
     let text = read_to_string(project().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
     text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect()
@@ -205,7 +205,7 @@ fn check_on_reload(unit: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_reload_logs_no_list_of_settings() {
+fn a_reload_does_not_log_the_settings() {
     privileged!();
     let host = Host::new();
     let debian = installed(&host);

@@ -77,14 +77,15 @@ pub struct CaptureClient {
 }
 
 impl CaptureClient {
-    /// Connects. Its connection has no subscription, because signals that are not read would block the replies.
+    /// Connects to the bus. The connection has no subscription, because signals that are not read would block the
+    /// replies.
     pub fn open(bus: &Bus<'_>) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let capture = runtime.block_on(async { Capture1Proxy::new(&bus.connect().await).await });
         Self { runtime, capture: capture.expect("capture is on the bus") }
     }
 
-    /// Sets the interest, like the actor does with the addresses of its domains.
+    /// Sets the interest, as the actor does with the addresses of its domains.
     pub fn set_interest(&self, addresses: impl Iterator<Item = MacAddr>) {
         let addresses: Vec<Vec<u8>> = addresses.map(|address| address.octets().to_vec()).collect();
         self.runtime.block_on(self.capture.set_interest(&addresses)).expect("capture accepts the addresses");

@@ -24,7 +24,7 @@ struct Flood {
     count: usize,
     /// Whether the kernel's filter passes the frames to the sniffer.
     passes: bool,
-    /// In frames per second. `None` is as fast as possible.
+    /// The maximum number of frames per second. `None` means as fast as possible.
     pace: Option<f64>,
 }
 
@@ -55,7 +55,7 @@ pub fn measure(report: &mut Report) {
         let times = [cpu_time(sniffer) - times[0], cpu_time(announcer) - times[1]];
         let after = client.counters();
 
-        // Lost frames take no CPU time, so the time means little if many are lost.
+        // Lost frames cost no CPU time, so the measured time means little if many frames are lost.
         if !flood.passes || flood.pace.is_some() {
             report_time(report, &flood, times, plain_time);
         }
@@ -90,7 +90,7 @@ fn report_loss(report: &mut Report, flood: &Flood, before: Counters, after: Coun
 fn floods() -> Vec<Flood> {
     let (source, destination) = (Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 3));
     let to_all = |ethertype, payload: &[u8]| ethernet(BROADCAST, [2, 0, 0, 0, 0, 7], ethertype, payload);
-    // To another machine, like forwarded frames.
+    // These frames are for another machine, like forwarded frames.
     let to_other = |payload: &[u8]| ethernet([2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 7], 0x0800, payload);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
 

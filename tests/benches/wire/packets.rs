@@ -49,7 +49,7 @@ impl PacketSocket {
                 .expect("the interfaces")
                 .filter(|found| found.interface_name == interface)
                 .find_map(|found| found.address?.as_link_addr().copied())
-                .expect("an interface of this name");
+                .expect("an interface with this name");
             let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol);
             let socket = socket.expect("root can open packet sockets");
             bind(socket.as_raw_fd(), &address).expect("the interface exists");
@@ -63,8 +63,8 @@ impl PacketSocket {
         send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).expect("the kernel accepts the frame");
     }
 
-    /// Sends `count` frames, by repeating these in order, and returns the time that took. `pace` is the maximum number
-    /// of frames per second.
+    /// Sends `count` frames by repeating these in order, and returns the elapsed time. `pace` is the maximum number of
+    /// frames per second.
     pub fn flood(&self, frames: &[Vec<u8>], count: usize, pace: Option<f64>) -> Duration {
         let slices: Vec<[IoSlice<'_>; 1]> =
             frames.iter().cycle().take(frames.len().max(BATCH)).map(|frame| [IoSlice::new(frame)]).collect();
@@ -78,7 +78,7 @@ impl PacketSocket {
             match sendmmsg(self.socket.as_raw_fd(), &mut headers, batch, to, [], MsgFlags::empty()) {
                 Ok(taken) => sent += taken.count(),
                 Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR) => std::thread::yield_now(),
-                Err(error) => panic!("the kernel rejects frames: {error}"),
+                Err(error) => panic!("the kernel rejected a frame: {error}"),
             }
             if let Some(pace) = pace {
                 let due = Duration::from_secs_f64(sent as f64 / pace);
@@ -90,8 +90,8 @@ impl PacketSocket {
 
     /// Reads all frames in a new thread, and passes each to `handle`.
     pub fn read(self, mut handle: impl FnMut(&[u8], Instant) + Send + 'static) -> Reading {
-        // The size of the buffer that the sniffer requests.
-        setsockopt(&self.socket, sockopt::RcvBuf, &(4 << 20)).expect("a size of the buffer");
+        // This is the buffer size that the sniffer requests.
+        setsockopt(&self.socket, sockopt::RcvBuf, &(4 << 20)).expect("a buffer size");
         let timeout = TimeVal::new(0, 100_000);
         setsockopt(&self.socket, sockopt::ReceiveTimeout, &timeout).expect("a timeout");
         let stop = Arc::new(AtomicBool::new(false));
@@ -126,13 +126,14 @@ impl PacketSocket {
     }
 }
 
+/// A thread that reads frames from a packet socket.
 pub struct Reading {
     thread: JoinHandle<(u64, Duration)>,
     stop: Arc<AtomicBool>,
 }
 
 impl Reading {
-    /// Stops it when no frame is left, and returns the number of frames and the CPU time.
+    /// Stops reading when no frames are left, and returns the number of frames and the CPU time.
     pub fn stop(self) -> (u64, Duration) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the reader did not panic")

@@ -10,8 +10,9 @@ pub type Baseline<'a> = (&'a str, f64);
 
 /// The results of this run.
 pub struct Report {
-    /// By section.
+    /// The results of the completed sections.
     figures: Map<String, Value>,
+    /// The results of the current section.
     section: Map<String, Value>,
 }
 
@@ -47,7 +48,7 @@ impl Report {
         self.section.insert(name.to_owned(), entry);
     }
 
-    /// Adds the results to the file in WAKEVIRT_BENCH_JSON.
+    /// Adds the results to the file that `WAKEVIRT_BENCH_JSON` names.
     pub fn write(self) {
         let Some(path) = std::env::var_os("WAKEVIRT_BENCH_JSON") else { return };
         let path = Path::new(&path);
@@ -76,7 +77,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
-/// A quantile: `share` of the figures are below it. 0.5 is the median.
+/// A quantile: the proportion `share` of the figures is below it. 0.5 is the median.
 pub fn quantile(figures: &[f64], share: f64) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -17,7 +17,7 @@ use crate::report::{Report, median, quantile};
 const PACKETS: usize = 400;
 /// The number of packets that are sent first and not timed.
 const WARM_UP: usize = 20;
-/// The pause before each packet, in which all processes become idle.
+/// The pause before each packet, during which all processes become idle.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Measures both implementations of the bus.
@@ -61,7 +61,7 @@ fn measure_through(report: &mut Report, name: &str, kind: Kind) {
         std::thread::sleep(PAUSE);
         let start = Instant::now();
         plain_wire.send(&frame);
-        packet_alone.push(arrivals.recv().expect("the reader runs") - start);
+        packet_alone.push(arrivals.recv().expect("the reader is running") - start);
     }
     let _ = reading.stop();
     capture.stop();

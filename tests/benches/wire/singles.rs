@@ -18,7 +18,7 @@ const FLOODED: u32 = 1000;
 const SINGLES: u32 = 200;
 /// The number of packets of the flood between two single packets.
 const BETWEEN: u32 = 1000;
-/// Frames per second.
+/// The number of frames per second.
 const PACE: f64 = 120_000.0;
 
 /// Measures how many of the single packets are announced. All packets arrive on one interface.
@@ -62,7 +62,7 @@ pub fn measure(report: &mut Report) {
     report.add("sent", "k/s", count / time.as_secs_f64() / 1e3, &[]);
 }
 
-/// A single packet, followed by [`BETWEEN`] packets of the flood, each with another sender.
+/// A single packet, followed by [`BETWEEN`] packets of the flood, each from a different sender.
 fn single_and_flood(single: u32) -> impl Iterator<Item = Vec<u8>> {
     let flood = (0..BETWEEN).map(move |number| frame(number % FLOODED, single * BETWEEN + number));
     std::iter::once(frame(FLOODED + single, 0)).chain(flood)

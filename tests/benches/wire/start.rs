@@ -25,12 +25,12 @@ const WAKES: u8 = 50;
 const TIME_LIMIT: Duration = Duration::from_secs(15);
 /// No domain is defined after this time.
 const DEFINITION_TIME_LIMIT: Duration = Duration::from_secs(30);
-/// The pause before each measurement, in which all processes become idle and libvirt's events are handled.
+/// The pause before each measurement, during which all processes become idle and libvirt's events are handled.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The bridge of QEMU's domains.
+/// The bridge of the QEMU domains.
 const BRIDGE: &str = "br0";
 
-/// Measures with few and many domains of libvirt's test driver, which boots nothing, and with a few of QEMU.
+/// Measures with few and many domains of libvirt's test driver, which boots nothing, and with a few QEMU domains.
 pub fn measure(report: &mut Report) {
     for domains in [10, 1000, 10_000] {
         measure_among(report, TEST, domains);
@@ -62,7 +62,7 @@ fn measure_among(report: &mut Report, connection: &str, domains: usize) {
     let times = bench.measure(domains / 2);
     let _ = tool.stop();
 
-    let what = format!("{domains} {}", if connection == QEMU { "domains of QEMU" } else { "domains" });
+    let what = format!("{domains} {}", if connection == QEMU { "QEMU domains" } else { "domains" });
     report_times(report, &what, times);
     let processes = [
         ("sniffer", capture.child("wakevirt-sniffer")),
@@ -76,12 +76,12 @@ fn measure_among(report: &mut Report, connection: &str, domains: usize) {
 
 /// The times of each kind of wake.
 #[derive(Default)]
-struct Times {
-    /// From the packet to the signal that wakevirt started the domain.
+struct WakeTimes {
+    /// The time from the packet to the signal that wakevirt started the domain.
     wakevirt: Vec<Duration>,
-    /// From the packet to the end of the other tool's call.
+    /// The time from the packet to the end of the other tool's call.
     tool: Vec<Duration>,
-    /// Of libvirt's call alone.
+    /// The time of libvirt's call alone.
     libvirt: Vec<Duration>,
 }
 
@@ -96,11 +96,11 @@ struct Bench {
 
 impl Bench {
     /// Times wakes of `half` of the domains by wakevirt, and of the other half by the tool.
-    fn measure(&mut self, half: usize) -> Times {
-        let mut times = Times::default();
+    fn measure(&mut self, half: usize) -> WakeTimes {
+        let mut times = WakeTimes::default();
         let start = Instant::now();
         for wake in (0..WAKES).take_while(|_| start.elapsed() < TIME_LIMIT) {
-            // Each packet has another sender, so that it is not a copy of the previous one.
+            // Each packet has a different sender, so that it is not a copy of the previous one.
             let sender = [2, 0, 0, 0, 1, wake];
             let frame = |mac: &str| ethernet(BROADCAST, sender, WAKE_ON_LAN, &magic(mac, &[]));
             let number = 2 * (usize::from(wake) % half);
@@ -125,7 +125,7 @@ impl Bench {
         std::thread::sleep(PAUSE);
         let start = Instant::now();
         self.tool_wire.send(frame);
-        let time = self.tool_started.recv().expect("the tool runs") - start;
+        let time = self.tool_started.recv().expect("the tool is running") - start;
         self.destroy(number);
         time
     }
@@ -146,7 +146,7 @@ impl Bench {
     }
 }
 
-fn report_times(report: &mut Report, what: &str, times: Times) {
+fn report_times(report: &mut Report, what: &str, times: WakeTimes) {
     let [wakevirt, tool, libvirt] = [times.wakevirt, times.tool, times.libvirt].map(in_milliseconds);
     let baselines =
         [("a tool that reads all domains", median(&tool)), ("libvirt's start alone", median(&libvirt))];
@@ -192,8 +192,8 @@ fn wait_for(finished: &mut Subscriber, mac: &str) {
     }
 }
 
-/// A tool that works like others: for each packet it lists all domains, searches the XML of each for the address, and starts
-/// the domain that has it.
+/// Runs a tool that works like others: for each packet, it lists all domains, searches the XML of each for the address,
+/// and starts the domain that has it.
 fn tool(socket: PacketSocket, libvirt: Connect) -> (Reading, Receiver<Instant>) {
     let (sender, started) = channel();
     let reading = socket.read(move |frame, _| {
@@ -219,7 +219,7 @@ fn address_in(frame: &[u8]) -> Option<MacAddr> {
 }
 
 fn find(libvirt: &Connect, number: usize) -> Domain {
-    libvirt.lookup_domain_by_name(&name(number)).expect("a domain of this name")
+    libvirt.lookup_domain_by_name(&name(number)).expect("a domain with this name")
 }
 
 fn name(number: usize) -> String {

@@ -1,5 +1,5 @@
-//! The program `wakevirt-test-flood`: sends a message repeatedly to the system bus, as fast as the bus accepts it, and
-//! discards all replies.
+//! The `wakevirt-test-flood` program: sends one message to the system bus repeatedly, as fast as the bus accepts it,
+//! and discards all replies.
 //!
 //! `wakevirt-test-flood KIND CONNECTIONS COUNT [DESTINATION]`: COUNT is the number of messages on each connection. The
 //! program prints `flooding` when each connection has sent its first messages, and `flooded` at the end.
@@ -19,13 +19,13 @@ use crate::host::{Host, PROGRAMS, User};
 use crate::process::Process;
 
 const SOCKET: &str = "/run/dbus/system_bus_socket";
-/// The number of bytes in one write. A longer message is written alone.
+/// The number of bytes in one write. A longer message is written on its own.
 const BATCH: usize = 64 * 1024;
-/// The maximum number of new connections that each thread leaves open. The bus allows 256 for each user.
+/// The maximum number of new connections that each thread leaves open. The bus allows 256 connections for each user.
 const MAX_OPEN: usize = 10;
-/// The number of bytes before the header fields of a message. The last four are the length of the fields.
+/// The number of bytes before the header fields of a message. The last four contain the length of the fields.
 const FIXED_HEADER: usize = 16;
-/// The length of a string that is nearly as long as the maximum message on the system bus, 32 MiB.
+/// The length of a string in a message that is nearly as long as the system bus allows, 32 MiB.
 const LONG: usize = 30 * 1024 * 1024;
 /// An address without a domain.
 const MAC: &str = "52:54:00:ff:ff:01";
@@ -35,7 +35,7 @@ const MAC: &str = "52:54:00:ff:ff:01";
 pub enum FloodKind {
     /// `Wake` for an address without a domain. No reply is expected.
     Wake,
-    /// The same. The actor replies.
+    /// `Wake` for an address without a domain. The actor replies.
     WakeReply,
     /// `Wake` with a string of 30 MiB instead of an address.
     Long,
@@ -186,7 +186,7 @@ fn flood(message: &[u8], count: u32, started: &Barrier) -> io::Result<()> {
         for serial in serial..=last {
             let begin = batch.len();
             batch.extend_from_slice(message);
-            // The serial is the third number of the header, in native byte order.
+            // The serial starts at byte 8 of the header, in native byte order.
             if let Some(field) = batch.get_mut(begin + 8..begin + 12) {
                 field.copy_from_slice(&(serial + 1).to_ne_bytes());
             }
@@ -249,8 +249,9 @@ fn connect() -> io::Result<UnixStream> {
 }
 
 impl Host {
-    /// Floods the bus as this user, with `count` messages on each of `connections`, until all are sent or the value is
-    /// dropped. Returns when the first messages are sent.
+    /// Floods the bus as this user, with `count` messages on each of `connections` connections, until all messages are
+    /// sent or the value is dropped. Returns when each connection has sent its first messages. `to` is the destination
+    /// of [`FloodKind::Signal`].
     ///
     /// # Panics
     /// If the flood does not start.

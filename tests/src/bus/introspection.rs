@@ -6,8 +6,8 @@ use roxmltree::{Document, Node, ParsingOptions};
 
 use crate::host::{Host, User, project, succeed};
 
-/// The members of an interface, one for each line: `method Replay(in s epoch, …)`, `property Epoch s read`. They
-/// include the names of arguments, and annotations.
+/// The members of an interface, such as `method Replay(in s epoch, …)` and `property Epoch s read`. They include
+/// argument names and annotations.
 ///
 /// # Panics
 /// If the XML cannot be read, or does not describe the interface.

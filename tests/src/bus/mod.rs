@@ -1,4 +1,4 @@
-//! The system bus of a host, and calls on it.
+//! A host's system bus, and calls over it.
 
 pub mod flood;
 pub mod introspection;
@@ -19,7 +19,7 @@ const SOCKET: &str = "/run/dbus/system_bus_socket";
 const CONFIG: &str = "/run/bus/system.conf";
 const POLICIES: &str = "/run/bus/policies";
 
-/// The configuration of distributions for the system bus, with the policy files of this project.
+/// The system bus configuration of distributions, with this project's policy files.
 const SYSTEM_CONF: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
@@ -84,7 +84,7 @@ impl<'host> Bus<'host> {
         bus
     }
 
-    /// Starts the bus again, with the same address, after [`Self::kill`].
+    /// Starts the bus again, at the same address, after [`Self::kill`].
     ///
     /// # Panics
     /// If it does not start.
@@ -100,7 +100,7 @@ impl<'host> Bus<'host> {
                 command.args([&config, "--nofork", "--nopidfile", "--nosyslog"]);
                 command
             }
-            // It receives its socket from the service manager.
+            // dbus-broker receives its socket from the service manager.
             Kind::DbusBroker => {
                 let mut command = self.host.command("systemd-socket-activate");
                 command.args([
@@ -127,7 +127,7 @@ impl<'host> Bus<'host> {
         wait::until_true("the bus to exit", || !self.listens());
     }
 
-    /// The log of the bus since its start.
+    /// The bus's log since its start.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
         self.process.as_ref().map(|process| process.log().all()).unwrap_or_default()
@@ -162,7 +162,7 @@ pub fn address(host: &Host) -> String {
 fn copy_policies(host: &Host) {
     std::fs::create_dir_all(host.path(POLICIES)).expect("a directory in /run");
     let directory = project().join("dbus");
-    let files = std::fs::read_dir(&directory).expect("the directory dbus").flatten().map(|file| file.path());
+    let files = std::fs::read_dir(&directory).expect("the dbus directory").flatten().map(|file| file.path());
     for policy in files.filter(|file| file.extension().is_some_and(|extension| extension == "conf")) {
         let name = policy.file_name().unwrap_or_default();
         std::fs::copy(&policy, host.path(POLICIES).join(Path::new(name))).expect("a copy of the policy");
@@ -182,8 +182,8 @@ pub struct CallError {
 }
 
 impl Host {
-    /// Calls a method of a service of this project as this user. The interface has the same name as the service. Arguments
-    /// and reply are in GVariant's text format.
+    /// Calls a method of one of this project's services as this user. The interface has the same name as the service.
+    /// Arguments and reply are in GVariant's text format.
     ///
     /// # Errors
     /// The error reply.
@@ -200,7 +200,7 @@ impl Host {
         self.call_object(user, interface, &format!("{interface}.{method}"), arguments)
     }
 
-    /// Reads a property of a service of this project as this user.
+    /// Reads a property of one of this project's services as this user.
     ///
     /// # Errors
     /// The error reply.
@@ -209,7 +209,7 @@ impl Host {
         self.call_object(user, interface, "org.freedesktop.DBus.Properties.Get", &[&quoted[0], &quoted[1]])
     }
 
-    /// Reads a numeric property of a service of this project.
+    /// Reads a numeric property of one of this project's services.
     ///
     /// # Panics
     /// If the property cannot be read, or is not a number.
@@ -220,7 +220,7 @@ impl Host {
         number.unwrap_or_else(|| panic!("{property} is {reply}, not a number"))
     }
 
-    /// Calls a method of the object of the service with this name: `/org/example/A1` for `org.example.A1`.
+    /// Calls a method of the object that the service with this name provides: `/org/example/A1` for `org.example.A1`.
     ///
     /// # Errors
     /// The error reply.
@@ -277,7 +277,7 @@ impl Host {
         wait::until_true(&format!("{name} on the bus"), || self.name_is_owned(name));
     }
 
-    /// Subscribes to the signals of the service with this name as this user. Each signal is a line of the log.
+    /// Subscribes to the signals of the service with this name as this user. Each signal is a line in the log.
     ///
     /// # Panics
     /// If that fails.

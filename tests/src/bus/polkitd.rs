@@ -9,23 +9,24 @@ use crate::wait;
 
 /// The bus name of polkit.
 pub const NAME: &str = "org.freedesktop.PolicyKit1";
-/// The files of the package polkitd.
+/// The files of the `polkitd` package.
 const POLICY: &str = "/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf";
 const SERVICE: &str = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service";
 const ACTIONS: &str = "/usr/share/polkit-1/actions";
 const RULES: &str = "/usr/share/polkit-1/rules.d";
 const OWN_ACTIONS: &str = "org.freedesktop.policykit.policy";
 const OWN_RULES: &str = "50-default.rules";
-/// The copies of these files for the bus of a host.
+/// The copies of these files for a host's bus.
 const BUS_POLICY: &str = "/run/bus/policies/org.freedesktop.PolicyKit1.conf";
-const AGENT: &str = "/run/polkit/agent.py";
 const BUS_SERVICE: &str = "/run/bus/services/org.freedesktop.PolicyKit1.service";
+/// The authentication agent.
+const AGENT: &str = "/run/polkit/agent.py";
 
-/// polkit on a host, with only the actions and rules of the package polkitd.
+/// polkit on a host, with only the actions and rules of the `polkitd` package.
 ///
-/// It must be installed before the host's [`Bus`](crate::bus::Bus) starts. Then dbus-daemon can activate it, as on a
-/// system with the package of the distribution. dbus-broker cannot, because it leaves activation to systemd, which does not run on a
-/// host. With either bus, [`Self::start`] starts it.
+/// It must be installed before the host's [`Bus`](crate::bus::Bus) starts. dbus-daemon can then activate it, as on a
+/// system with the distribution's package. dbus-broker cannot, because it leaves activation to systemd, which is not
+/// running on a host. With either bus, [`Self::start`] starts it.
 #[derive(Debug)]
 pub struct Polkitd<'host> {
     host: &'host Host,
@@ -33,14 +34,14 @@ pub struct Polkitd<'host> {
 }
 
 impl<'host> Polkitd<'host> {
-    /// Installs polkit. It does not run yet.
+    /// Installs polkit without starting it.
     ///
     /// # Panics
     /// If polkitd is not installed on this machine.
     #[must_use]
     pub fn install(host: &'host Host) -> Self {
-        // Tests must not depend on the rules of this machine's administrator and of other packages.
-        // polkitd reads the rules as its own user, so these directories have the modes of Debian.
+        // Tests must not depend on rules of this machine's administrator or of other packages. polkitd reads the
+        // rules as its own user, so these directories have the same modes as on Debian.
         host.sh(&format!(
             "rm -rf /etc/polkit-1 /var/lib/polkit-1
             install -d /run/polkit/actions /run/bus/policies /run/bus/services
@@ -55,19 +56,20 @@ impl<'host> Polkitd<'host> {
         Self { host, process: None }
     }
 
-    /// Prevents activation by the bus, which must not run yet, because dbus-broker reads the file only at startup.
+    /// Prevents activation by the bus. The bus must not be running yet, because dbus-broker reads the file only at
+    /// startup.
     pub fn without_activation(self) -> Self {
         self.host.sh(&format!("rm {BUS_SERVICE}"));
         self
     }
 
-    /// Installs a file of this machine as actions, like a package. A running polkitd reads it with a delay, so
-    /// [`Self::start`] it afterwards.
+    /// Installs an actions file from this machine, as a package would. A running polkitd reads it with a delay, so call
+    /// [`Self::start`] afterwards.
     pub fn add_actions(&self, file: &Path) {
         self.add(ACTIONS, file);
     }
 
-    /// Installs a file of this machine as rules, like a package. See [`Self::add_actions`].
+    /// Installs a rules file from this machine, as a package would. See [`Self::add_actions`].
     pub fn add_rules(&self, file: &Path) {
         self.add(RULES, file);
     }
@@ -99,12 +101,12 @@ impl<'host> Polkitd<'host> {
     /// # Panics
     /// If it does not start, with its log in the message.
     pub fn start(&mut self) {
-        // Runs the command of its service file. polkitd switches to its own user.
+        // This is the command in its service file. polkitd switches to its own user.
         let service = self.host.read(SERVICE);
         let line = service
             .lines()
             .find_map(|line| line.strip_prefix("Exec="))
-            .expect("the service file has the line Exec=");
+            .expect("the service file has an Exec= line");
         let mut words = line.split_whitespace().filter(|word| *word != "--no-debug");
         let mut command = self.host.command(words.next().expect("a program"));
         let mut process = Process::start("polkitd", command.args(words));
@@ -112,7 +114,7 @@ impl<'host> Polkitd<'host> {
             true => Some(true),
             false => process.exit_status().map(|_| false),
         });
-        assert!(owned, "polkitd does not run:\n{}", process.log().all().join("\n"));
+        assert!(owned, "polkitd is not running:\n{}", process.log().all().join("\n"));
         self.process = Some(process);
     }
 
@@ -135,17 +137,17 @@ impl<'host> Polkitd<'host> {
         self.process = None;
     }
 
-    /// The process ID of the running polkitd in the PID namespace of the host.
+    /// The process ID of the running polkitd in the host's PID namespace.
     ///
     /// # Panics
-    /// If polkitd does not run.
+    /// If polkitd is not running.
     #[must_use]
     pub fn pid(&self) -> u32 {
         let name = format!("'{NAME}'");
         let reply =
             self.host.call(User::Root, "org.freedesktop.DBus", "GetConnectionUnixProcessID", &[&name]);
-        let reply = reply.expect("polkitd runs");
+        let reply = reply.expect("polkitd is running");
         let digits = reply.trim_start_matches("(uint32 ").trim_end_matches(",)");
-        digits.parse().unwrap_or_else(|_| panic!("no process ID: {reply}"))
+        digits.parse().unwrap_or_else(|_| panic!("not a process ID: {reply}"))
     }
 }

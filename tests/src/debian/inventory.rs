@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-/// Lists files and directories with their modes, owners and link targets, and users and groups. Omits the files of dpkg
-/// and apt, and files that change without an installation.
+/// Lists users, groups, and files and directories with their modes, owners and link targets. Omits the files of dpkg
+/// and apt, and files that change even without an installation.
 const FILES: &str = r"
     find / -xdev \( -path /dev -o -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /root -o -path /var/log \
         -o -path /var/cache -o -path /var/tmp -o -path /var/lib/apt -o -path /var/lib/dpkg \
@@ -11,7 +11,7 @@ const FILES: &str = r"
     cat /etc/passwd /etc/group /etc/shadow /etc/gshadow
 ";
 
-/// Lists units, and the files of wakevirt in `/run` and its names on the bus.
+/// Lists units, and wakevirt's files in `/run` and its names on the bus.
 const STATE: &str = r"
     systemctl list-unit-files --all --no-legend --plain
     find /run -xdev -name '*wakevirt*'
@@ -19,18 +19,18 @@ const STATE: &str = r"
     busctl list --acquired --activatable --no-legend | grep -o '^org[^ ]*wakevirt[^ ]*' || true
 ";
 
-/// The list, one entry for each line.
+/// The listed entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inventory(BTreeSet<String>);
 
 impl Inventory {
-    /// The list of a system that is not booted. `sh` runs a shell command in it as root, and returns its output.
+    /// Lists a system that is not booted. `sh` runs a shell command in it as root, and returns its output.
     #[must_use]
     pub fn of_files(sh: impl Fn(&str) -> String) -> Self {
         Self(sh(FILES).lines().map(str::to_owned).collect())
     }
 
-    /// The list of a booted system.
+    /// Lists a booted system.
     #[must_use]
     pub fn of_system(sh: impl Fn(&str) -> String) -> Self {
         // libvirtd creates its directories after it has reported that it is ready. This waits for them.
@@ -39,10 +39,10 @@ impl Inventory {
         Self(files.into_iter().chain(sh(STATE).lines().map(str::to_owned)).collect())
     }
 
-    /// Checks that the list is the same as before, apart from lines that contain one of these words.
+    /// Checks that the entries are the same as before, except those that contain one of these words.
     ///
     /// # Panics
-    /// If it differs, with the differences in the message.
+    /// If they differ, with the differences in the message.
     pub fn assert_same_as(&self, before: &Self, ignored: &[&str]) {
         let is_relevant = |line: &&String| !ignored.iter().any(|word| line.contains(word));
         let left: Vec<_> = self.0.difference(&before.0).filter(is_relevant).collect();

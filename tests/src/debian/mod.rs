@@ -1,5 +1,5 @@
 //! A Debian system on a host, with systemd as its first process. systemd-nspawn(1) boots the tree that `scripts/tree`
-//! creates. The environment variable `DEBIAN` selects the release.
+//! creates. The `DEBIAN` environment variable selects the release.
 
 pub mod inventory;
 pub mod package;
@@ -22,9 +22,9 @@ pub const ROOT: &str = "/run/debian/root";
 /// The exit status of systemd-nspawn(1) with `--keep-unit` when the system reboots.
 const REBOOTED: i32 = 133;
 
-/// Changes the defaults of Debian before it is booted.
+/// Changes Debian's defaults before the system is booted.
 ///
-/// `$1` is the tree from `scripts/tree`, `$2` the unit of the bus. QEMU runs without its protections, because there is
+/// `$1` is the tree from `scripts/tree`, `$2` the bus's unit. QEMU runs without its protections, because there is
 /// neither AppArmor nor a cgroup controller. The masked units need hardware or the network.
 const PREPARE: &str = r#"
 mkdir -p /run/debian/upper /run/debian/work /run/debian/root
@@ -40,7 +40,7 @@ for unit in apt-daily.timer apt-daily-upgrade.timer cockpit.socket console-getty
 done
 "#;
 
-/// Boots it. `$1` is its cgroup, `$2` its root directory.
+/// Boots the system. `$1` is its cgroup, `$2` its root directory.
 ///
 /// It shares the host's network. It has the capabilities and system calls to change that network, to filter the packets
 /// of its units, and to let the units use Landlock.
@@ -61,7 +61,7 @@ pub struct Debian<'host> {
     init: Option<Pid>,
 }
 
-/// The tree of the same Debian release as this machine, for tests that need files of packages that are not
+/// The tree of the Debian release that this machine runs, for tests that need files from packages that are not
 /// installed on this machine.
 ///
 /// # Panics
@@ -93,7 +93,7 @@ impl<'host> Debian<'host> {
         Self { host, cgroup, nspawn: None, init: None }
     }
 
-    /// Installs the build of this test before the system is booted, like `make install PREFIX=/usr`.
+    /// Installs the programs of this build before the system is booted, like `make install PREFIX=/usr`.
     ///
     /// # Panics
     /// If that fails.
@@ -107,7 +107,8 @@ impl<'host> Debian<'host> {
         succeed(self.chroot("systemd-sysusers").arg("wakevirt.conf"));
     }
 
-    /// A command that runs a program in its root directory before it is booted. Only `/proc` is mounted there.
+    /// A command that runs a program in the root directory of the system, which is not booted. Only `/proc` is mounted
+    /// there.
     #[must_use]
     pub fn chroot(&self, program: &str) -> Command {
         let mut command = self.host.command("unshare");
@@ -115,7 +116,8 @@ impl<'host> Debian<'host> {
         command
     }
 
-    /// The path of one of its files, for this process, booted or not. The files in its `/run` are not visible here.
+    /// The path of a file of the system for this process. The system does not have to be booted. The files in its
+    /// `/run` are not visible here.
     #[must_use]
     pub fn path(&self, inside: &str) -> PathBuf {
         self.host.path(&format!("{ROOT}{inside}"))
@@ -126,7 +128,7 @@ impl<'host> Debian<'host> {
         self.host.write(&format!("{ROOT}{inside}"), text);
     }
 
-    /// Copies a file of this machine to it.
+    /// Copies a file from this machine to the system.
     ///
     /// # Panics
     /// If that fails.
@@ -135,7 +137,7 @@ impl<'host> Debian<'host> {
         copied.unwrap_or_else(|error| panic!("cannot copy {} to the Debian system: {error}", from.display()));
     }
 
-    /// Boots it, and returns when systemd reports that startup is complete. Some units may have failed.
+    /// Boots the system, and returns when systemd reports that startup is complete. Some units may have failed.
     ///
     /// # Panics
     /// If startup does not complete.
@@ -154,7 +156,7 @@ impl<'host> Debian<'host> {
         self.nspawn = Some(nspawn);
     }
 
-    /// Reboots it with systemctl(1), and returns when startup is complete.
+    /// Reboots the system with systemctl(1), and returns when startup is complete.
     ///
     /// # Panics
     /// If it does not shut down, or startup does not complete.
@@ -171,7 +173,7 @@ impl<'host> Debian<'host> {
         self.boot();
     }
 
-    /// Its first process, in the PID namespace of this process.
+    /// The system's first process, in the PID namespace of this process.
     ///
     /// # Panics
     /// If it is not booted.
@@ -180,7 +182,7 @@ impl<'host> Debian<'host> {
         self.init.expect("the system is booted")
     }
 
-    /// A command that runs a program in it as root, outside its units and their restrictions.
+    /// A command that runs a program in the system as root, outside its units and their restrictions.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         // systemd 257 returns EUNATCH to processes outside its part of the cgroup tree.
@@ -201,7 +203,7 @@ impl<'host> Debian<'host> {
         command
     }
 
-    /// A command that runs a program in it as this user, with the user's groups.
+    /// A command that runs a program in the system as this user, with the user's groups.
     #[must_use]
     pub fn command_as(&self, user: &str, program: &str) -> Command {
         let mut command = self.command("setpriv");
@@ -209,7 +211,7 @@ impl<'host> Debian<'host> {
         command
     }
 
-    /// Runs a shell command as this user, whose service manager must run, and returns its output.
+    /// Runs a shell command as this user, whose service manager must be running, and returns its output.
     ///
     /// # Panics
     /// If it fails.
@@ -220,13 +222,13 @@ impl<'host> Debian<'host> {
         succeed(&mut command)
     }
 
-    /// The log of this unit of users' service managers since the last boot.
+    /// The log of this user unit, for all users, since the last boot.
     #[must_use]
     pub fn user_journal(&self, unit: &str) -> String {
         self.sh(&format!("journalctl --boot --no-pager --output=cat _SYSTEMD_USER_UNIT={unit}.service"))
     }
 
-    /// Runs a shell command in it as root, and returns its output.
+    /// Runs a shell command in the system as root, and returns its output.
     ///
     /// # Panics
     /// If it fails, with its standard error and the end of the journal in the message.
@@ -251,12 +253,12 @@ impl<'host> Debian<'host> {
     /// The main process of a unit, in the PID namespace of this process.
     ///
     /// # Panics
-    /// If the unit does not run.
+    /// If the unit is not running.
     #[must_use]
     pub fn main_process(&self, unit: &str) -> Pid {
         let inside = self.sh(&format!("systemctl show --property=MainPID --value {unit}"));
         let inside = inside.trim();
-        assert_ne!(inside, "0", "{unit} does not run:\n{}", self.journal(unit));
+        assert_ne!(inside, "0", "{unit} is not running:\n{}", self.journal(unit));
         // All processes are descendants of the first one.
         let mut all = vec![self.init()];
         while let Some(pid) = all.pop() {
@@ -265,7 +267,7 @@ impl<'host> Debian<'host> {
             }
             all.extend(proc::children(pid));
         }
-        panic!("no process {inside} of {unit} in the Debian system");
+        panic!("process {inside} of {unit} is not in the Debian system");
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::host::project;
 
-/// The path of the newest package of the services.
+/// The path of the newest `wakevirt` package.
 ///
 /// # Panics
 /// If there is no package.
@@ -13,7 +13,7 @@ pub fn built() -> PathBuf {
     named("wakevirt")
 }
 
-/// The path of the newest package of the page for Cockpit.
+/// The path of the newest `wakevirt-cockpit` package.
 ///
 /// # Panics
 /// If there is no package.
@@ -31,6 +31,8 @@ fn named(package: &str) -> PathBuf {
     packages
         .filter(|entry| entry.file_name().to_str().is_some_and(is_package))
         .max_by_key(|entry| entry.metadata().and_then(|data| data.modified()).ok())
-        .unwrap_or_else(|| panic!("no package in {}: run `make deb` first", directory.display()))
+        .unwrap_or_else(|| {
+            panic!("there is no {package} package in {}: run `make deb` first", directory.display())
+        })
         .path()
 }

@@ -55,7 +55,7 @@ impl Events {
         Self(events)
     }
 
-    /// Waits at most this time for the next event.
+    /// Waits for the next event, for at most this time.
     pub(super) fn next(&self, time: Duration) -> Option<Event> {
         self.0.recv_timeout(time).ok()
     }

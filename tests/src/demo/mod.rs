@@ -1,9 +1,9 @@
 //! The demonstration: shows each step from a magic packet to a running VM.
 //!
-//! It uses the test bench. Only the VMs are simulated: libvirt's test driver boots nothing.
+//! It uses the test bench. Only the VMs are simulated, because libvirt's test driver boots nothing.
 
 mod events;
-mod rights;
+mod privileges;
 mod screen;
 
 use std::panic;
@@ -37,13 +37,13 @@ const DOMAINS: [Domain; 6] = [
 /// The only sender that can wake `secret`.
 const TRUSTED: &str = "02:00:00:00:00:01";
 
-/// The demonstration fails if no decision arrives in this time.
+/// The demonstration fails if no decision arrives within this time.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The time to wait for copies of a packet after the decision.
 const COPIES: Duration = Duration::from_millis(50);
 
-/// Runs the demonstration. Its last line says whether the VM runs.
+/// Runs the demonstration. Its last line says whether the VMs are running.
 #[must_use]
 pub fn run() -> ExitCode {
     let screen = Screen::new();
@@ -56,7 +56,7 @@ pub fn run() -> ExitCode {
         let reason = panic.payload_as_str().unwrap_or("unknown reason");
         let (reason, more) = reason.split_once('\n').unwrap_or((reason, ""));
         more.lines().for_each(|line| screen.note(line));
-        screen.failure(&format!("The VM does not run: {reason}"));
+        screen.failure(&format!("The demonstration failed: {reason}"));
         std::process::exit(1);
     }));
     show(screen);
@@ -96,7 +96,7 @@ fn show(screen: Screen) {
     }
     actor.stop();
     capture.stop();
-    screen.success("The VMs run: desktop, media and build were each started by one magic packet.");
+    screen.success("The VMs are running: desktop, media and build were each started by one magic packet.");
 }
 
 fn set_up_network(screen: Screen, host: &Host) -> Peer<'_> {
@@ -124,7 +124,7 @@ fn start_services(screen: Screen, host: &Host) -> (Daemon, Daemon) {
     let config = format!("connections = [\"{TEST}\"]\n{}", rules());
     let actor = Daemon::actor(host).started_by(StartedBy::Root).config(&config).start_ready();
     screen.item("services", "started as root; each has switched to its own user:");
-    rights::show(screen, &[capture.pid(), capture.child("wakevirt-sniffer"), actor.pid()]);
+    privileges::show(screen, &[capture.pid(), capture.child("wakevirt-sniffer"), actor.pid()]);
     // /proc does not show Landlock. Capture does not start without it, unless its configuration allows that.
     screen.note("Landlock also denies the sniffer access to all files");
     (capture, actor)
@@ -247,7 +247,7 @@ impl Demonstration<'_> {
 
     /// Sends a frame with only 15 copies of the address, which is not a magic packet.
     fn expect_dropped(&self, lan: &Peer<'_>, domain: &str) {
-        self.screen.packet("crafted: 15 copies of the address, where a magic packet has 16");
+        self.screen.packet("crafted: 15 copies of the address instead of 16");
         let mac = mac_of(domain);
         let mut frame = ethernet(bytes_of(mac), [2, 0, 0, 0, 0, 8], WAKE_ON_LAN, &magic(mac, &[]));
         frame.truncate(frame.len() - 6);

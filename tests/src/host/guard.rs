@@ -51,9 +51,9 @@ pub const FOR_TESTS: &[&str] = &[
     "zsh",
 ];
 
-/// Skips the test and prints the reason if it cannot build a [`Host`](crate::host::Host).
+/// Skips the test and prints the reason if this machine cannot run a [`Host`](crate::host::Host).
 ///
-/// With `CI=true` or `WAKEVIRT_NO_SKIP=1` in the environment the test fails instead, so that no skipped test goes
+/// With `CI=true` or `WAKEVIRT_NO_SKIP=1` in the environment, the test fails instead, so that no skipped test goes
 /// unnoticed.
 #[macro_export]
 macro_rules! privileged {
@@ -64,7 +64,7 @@ macro_rules! privileged {
     };
 }
 
-/// Whether the test can build a host; if not, prints the reason. See [`privileged!`](crate::privileged).
+/// Whether this machine can run a host; if not, prints the reason. See [`privileged!`](crate::privileged).
 ///
 /// # Panics
 /// If the test must not be skipped.
@@ -107,7 +107,7 @@ fn skipping_forbidden() -> bool {
     set("CI", "true") || set("WAKEVIRT_NO_SKIP", "1")
 }
 
-/// The reason why this machine cannot build a host with these programs; `None` if it can.
+/// The reason why this machine cannot run a host with these programs; `None` if it can.
 #[must_use]
 pub fn missing_requirement(programs: &[&str]) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {

@@ -1,4 +1,4 @@
-//! A journal socket: "Native Journal Protocol" in the documentation of systemd.
+//! A journal socket: "Native Journal Protocol" in systemd's documentation.
 
 use crate::host::Host;
 use crate::process::lines::Lines;
@@ -23,9 +23,9 @@ impl Journal {
         Self(MessageSocket::bind(&path, |lines, entry| {
             let fields = match fields(entry) {
                 Ok(fields) => fields,
-                // Other programs can truncate their entries; an entry of a service under test must be complete.
-                Err(part) if !is_of_a_service(entry) => {
-                    lines.push(format!("ignored an incomplete entry of another program, field {part:?}"));
+                // Other programs can truncate their entries; an entry from a service under test must be complete.
+                Err(part) if !is_from_a_service(entry) => {
+                    lines.push(format!("ignored an incomplete entry from another program, field {part:?}"));
                     return;
                 }
                 Err(part) => panic!("a service sent a malformed journal entry after {part:?}"),
@@ -44,12 +44,12 @@ impl Journal {
     }
 }
 
-/// Whether a service under test sent this entry. The field is found even if another one is incomplete.
-fn is_of_a_service(entry: &[u8]) -> bool {
+/// Whether a service under test sent this entry. Finds the field even if another field is incomplete.
+fn is_from_a_service(entry: &[u8]) -> bool {
     let (key, program) = (b"SYSLOG_IDENTIFIER", b"wakevirt");
     entry.windows(key.len()).enumerate().filter(|(_, part)| part == key).any(|(at, _)| {
         let rest = entry.get(at + key.len()..).unwrap_or_default();
-        // The value follows `=`, or the end of the line and its length.
+        // The value follows `=`, or a newline and the length in 8 bytes.
         [1, 9].iter().any(|&skip| rest.get(skip..).is_some_and(|value| value.starts_with(program)))
     })
 }
@@ -77,7 +77,7 @@ fn fields(entry: &[u8]) -> Result<Vec<(String, &[u8])>, String> {
     Ok(fields)
 }
 
-/// A value after its length, and the rest of the entry.
+/// Reads a value after its length. Returns the value and the rest of the entry.
 fn counted(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, after) = text.split_first_chunk()?;
     let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
@@ -98,10 +98,12 @@ mod tests {
     }
 
     #[test]
-    fn recognizes_entries_of_the_services() {
-        assert!(is_of_a_service(b"SYSLOG_IDENTIFIER\n\x0e\0\0\0\0\0\0\0wakevirt-actor\nMESSAGE\n\x03"));
-        assert!(is_of_a_service(b"SYSLOG_IDENTIFIER=wakevirt-capture\n"));
-        assert!(!is_of_a_service(b"SYSLOG_IDENTIFIER=dbus-broker\nNAME=org.wakevirt.Actor1\nMESSAGE\n\x03"));
+    fn recognizes_entries_from_the_services() {
+        assert!(is_from_a_service(b"SYSLOG_IDENTIFIER\n\x0e\0\0\0\0\0\0\0wakevirt-actor\nMESSAGE\n\x03"));
+        assert!(is_from_a_service(b"SYSLOG_IDENTIFIER=wakevirt-capture\n"));
+        assert!(!is_from_a_service(
+            b"SYSLOG_IDENTIFIER=dbus-broker\nNAME=org.wakevirt.Actor1\nMESSAGE\n\x03"
+        ));
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! An isolated host: its own network, processes, `/run`, `/etc` and `/var`, with the kernel and the programs of this
-//! machine.
+//! An isolated host: its own network, processes, `/run`, `/etc` and `/var`, with this machine's kernel and programs.
 
 pub mod guard;
 pub mod journal;
@@ -25,11 +24,11 @@ pub fn project() -> &'static Path {
 /// The directory of the built programs on a host.
 pub const PROGRAMS: &str = "/run/wakevirt-programs";
 
-/// The program of a host's PID 1: sets the host up, then reaps processes until the test ends.
+/// The script of a host's PID 1: sets up the host, then reaps processes until the test ends.
 ///
 /// `$1` is the directory of the programs, `$2` that of the workspace. `/etc` and `/var` are overlays whose upper
-/// directories are in `/run`, a tmpfs of this host. bash reaps orphaned processes. libvirt relies on that when it
-/// stops a QEMU.
+/// directories are in `/run`, a tmpfs of this host. bash reaps orphaned processes. libvirt relies on that when it stops
+/// QEMU.
 const INIT: &str = r#"
 set -e
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -54,18 +53,18 @@ pub enum User {
     Root,
     /// The user of the capture service.
     Capture,
-    /// The user of the actor service, without the group libvirt: that group comes from the unit.
+    /// The user of the actor service, without the `libvirt` group: that group comes from the unit.
     Actor,
     /// A user without privileges.
     Unprivileged,
-    /// A member of the group libvirt.
+    /// A member of the `libvirt` group.
     LibvirtMember,
-    /// A member of the group wakevirt.
+    /// A member of the `wakevirt` group.
     WakevirtMember,
 }
 
 impl User {
-    /// The name of the user, and of its own group.
+    /// The name of the user and of the user's own group.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -82,15 +81,15 @@ impl User {
 /// An isolated host. See the [documentation of the crate](crate).
 #[derive(Debug)]
 pub struct Host {
-    /// `unshare`, the parent of the host's PID 1. The host ends when its standard input is closed: when the test ends,
-    /// panics or is killed.
+    /// `unshare`, the parent of the host's PID 1. The host ends when the standard input of `unshare` is closed, because
+    /// the test ends, panics or is killed.
     holder: Child,
     /// The host's PID 1 in the PID namespace of this process.
     init: Pid,
 }
 
 impl Host {
-    /// Creates a host with the loopback interface and the users. No services run on it.
+    /// Creates a host with the loopback interface and the users. No services are running on it.
     ///
     /// # Panics
     /// If that fails. [`privileged!`](crate::privileged) checks the requirements.
@@ -210,7 +209,7 @@ pub fn succeed(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The directory with the programs of this build: the first parent directory of this program that contains them.
+/// The directory with the programs of this build: the nearest of this program's parent directories that contains them.
 ///
 /// # Panics
 /// If they have not been built.

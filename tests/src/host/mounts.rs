@@ -11,7 +11,7 @@ pub struct Mount {
     parent: u32,
     /// The mounted directory or file, as a path within the file system.
     pub root: String,
-    /// The mount point, as a path for the process.
+    /// The mount point, as the process sees it.
     pub point: PathBuf,
     /// The options of this mount, such as `ro` and `nosuid`.
     pub options: Vec<String>,

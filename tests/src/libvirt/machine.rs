@@ -1,6 +1,6 @@
-//! QEMU domains with a boot sector as the guest, which performs one action.
+//! QEMU domains whose guest is a boot sector that performs one action.
 //!
-//! They need no KVM, and start in 0.25 s.
+//! They do not need KVM, and start in 0.25 s.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -13,8 +13,8 @@ use crate::libvirt::{Libvirtd, QEMU};
 /// The directory of images and emulators on the host.
 const DIRECTORY: &str = "/run/machines";
 
-/// The action of the guest. The machine type is `pc`, whose power management registers start at port 0x600 (Intel,
-/// "82371AB PCI-to-ISA / IDE Xcelerator (PIIX4)", section 7.2).
+/// What the guest does. The machine type is `pc`, whose power management registers start at port 0x600 (Intel, "82371AB
+/// PCI-to-ISA / IDE Xcelerator (PIIX4)", section 7.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guest {
     /// There is nothing to boot. The firmware waits forever.
@@ -75,7 +75,7 @@ impl Guest {
         }
     }
 
-    /// Creates its floppy disk image, and returns the path on the host.
+    /// Creates its floppy disk image, and returns the path on the host. `None` if there is nothing to boot.
     fn image(self, host: &Host) -> Option<String> {
         let mut sector = self.code()?;
         sector.resize(510, 0);
@@ -90,11 +90,11 @@ impl Guest {
 /// The QEMU program that runs a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Emulator {
-    /// The installed one.
+    /// The installed QEMU.
     Plain,
-    /// It starts after a delay in seconds.
+    /// Starts after this delay in seconds.
     Slow(u32),
-    /// It ignores SIGTERM, like a QEMU that is flushing its disks.
+    /// Ignores SIGTERM, like a QEMU process that is flushing its disks.
     IgnoresSigterm,
 }
 
@@ -123,7 +123,8 @@ os.execv('{qemu}', ['{qemu}'] + sys.argv[1:])
 "
             ),
         );
-        std::fs::set_permissions(host.path(&program), PermissionsExt::from_mode(0o755)).expect("its mode");
+        std::fs::set_permissions(host.path(&program), PermissionsExt::from_mode(0o755))
+            .expect("the mode of the program");
         program
     }
 }
@@ -158,7 +159,7 @@ impl Machine {
         self
     }
 
-    /// Sets the QEMU.
+    /// Sets the QEMU program.
     #[must_use]
     pub fn emulator(mut self, emulator: Emulator) -> Self {
         self.emulator = emulator;

@@ -15,7 +15,7 @@ use crate::wait::{self, TIMEOUT};
 /// The URI of libvirtd's test driver. All clients share its domains. It starts with one running domain, `test`.
 pub const TEST: &str = "test+unix:///default?socket=/run/libvirt/libvirt-sock";
 
-/// The URI of QEMU's domains.
+/// The URI of libvirtd's QEMU driver.
 pub const QEMU: &str = "qemu:///system";
 
 /// Disables QEMU's isolation, because a host has neither cgroups nor devices.
@@ -31,7 +31,7 @@ stdio_handler = "file"
 max_queued = 0
 "#;
 
-/// The configuration of Debian without polkit: the group libvirt has all rights.
+/// Debian's configuration without polkit: the `libvirt` group has full access.
 pub(crate) const LIBVIRTD_CONF: &str = r#"auth_unix_rw = "none"
 auth_unix_ro = "none"
 unix_sock_group = "libvirt"
@@ -39,7 +39,7 @@ unix_sock_rw_perms = "0770"
 max_clients = 5000
 "#;
 
-/// All users can connect, as with libvirtd.socket. The shipped example contains the other settings.
+/// Allows all users to connect, as libvirtd.socket does. The shipped example contains the other settings.
 const OPEN_CONF: &str = r#"unix_sock_rw_perms = "0777"
 max_clients = 5000
 "#;
@@ -47,11 +47,11 @@ max_clients = 5000
 /// The shipped rule for the actor's user.
 pub const RULE: &str = "dbus/10-wakevirt-libvirt.rules";
 
-/// Installs polkit with the actions and rules of libvirt's package, and the shipped [`RULE`]. Afterwards start the
-/// [`Polkitd`], then libvirtd with [`Libvirtd::start_restricted`].
+/// Installs polkit with the actions and rules from libvirt's package, and the shipped [`RULE`]. Start the [`Polkitd`]
+/// afterwards, then libvirtd with [`Libvirtd::start_restricted`].
 ///
 /// # Panics
-/// If there is no Debian tree to copy libvirt's files from: this machine does not have that package.
+/// If there is no Debian tree to copy libvirt's files from. This machine does not have libvirt's package.
 #[must_use]
 pub fn install_polkit(host: &Host) -> Polkitd<'_> {
     let tree = debian::tree_of_same_release().join("usr/share/polkit-1");
@@ -63,7 +63,7 @@ pub fn install_polkit(host: &Host) -> Polkitd<'_> {
     polkitd
 }
 
-/// The libvirtd of a host.
+/// A host's libvirtd.
 #[derive(Debug)]
 pub struct Libvirtd<'host> {
     host: &'host Host,
@@ -91,7 +91,8 @@ impl<'host> Libvirtd<'host> {
         Self::start_configured(host, qemu_conf, LIBVIRTD_CONF)
     }
 
-    /// Starts it with its access driver, which asks polkit about each call: docs/RESTRICTED.md. polkitd must run.
+    /// Starts it with its access driver, which asks polkit about each call: docs/RESTRICTED.md. polkitd must be
+    /// running.
     ///
     /// # Panics
     /// If it does not start.
@@ -111,7 +112,8 @@ impl<'host> Libvirtd<'host> {
         libvirtd
     }
 
-    /// Starts libvirtd again after [`Self::kill`]. QEMU's domains are unchanged, and those of the test driver are new.
+    /// Starts libvirtd again after [`Self::kill`]. The QEMU domains are unchanged, and the test driver has only its
+    /// predefined domain.
     ///
     /// # Panics
     /// If it does not start.
@@ -128,12 +130,12 @@ impl<'host> Libvirtd<'host> {
         let mut virsh = self.host.command("virsh");
         virsh.args(["-q", "-c", TEST, "uri; event --loop --timestamp --all"]);
         let client = Process::start("virsh event", &mut virsh);
-        // It is connected when it has printed its first line.
+        // The client is connected when it has printed its first line.
         let _ = client.log().wait_for("test");
         self.client = Some(client);
     }
 
-    /// Kills libvirtd (SIGKILL). All connections to it are lost, and QEMU's domains continue to run.
+    /// Kills libvirtd (SIGKILL). All connections to it are lost, but the QEMU domains keep running.
     pub fn kill(&mut self) {
         self.client = None;
         if let Some(mut process) = self.process.take() {
@@ -141,16 +143,16 @@ impl<'host> Libvirtd<'host> {
         }
     }
 
-    /// The process of libvirtd.
+    /// The libvirtd process.
     ///
     /// # Panics
     /// After [`Self::kill`].
     #[must_use]
     pub fn process(&self) -> &Process {
-        self.process.as_ref().expect("libvirtd runs")
+        self.process.as_ref().expect("libvirtd is running")
     }
 
-    /// The host on which it runs.
+    /// The host on which libvirtd runs.
     #[must_use]
     pub fn host(&self) -> &'host Host {
         self.host
@@ -175,7 +177,7 @@ impl<'host> Libvirtd<'host> {
         self.virsh(uri, &["define", file]);
     }
 
-    /// The state of a domain in the words of virsh(1): `running`, `shut off`, `paused`, …
+    /// The state of a domain as virsh(1) prints it: `running`, `shut off`, `paused`, …
     ///
     /// # Panics
     /// If there is no such domain.
@@ -184,7 +186,7 @@ impl<'host> Libvirtd<'host> {
         self.virsh(uri, &["domstate", domain])
     }
 
-    /// How many times it has started a QEMU for the domain.
+    /// How many times libvirtd has started QEMU for the domain.
     #[must_use]
     pub fn starts(&self, domain: &str) -> usize {
         let log = self.host.path(&format!("/var/log/libvirt/qemu/{domain}.log"));
@@ -224,7 +226,7 @@ pub fn test_domain(name: &str, mac: &str) -> String {
     )
 }
 
-/// The XML of a QEMU domain without disks, with one interface on a bridge of the host. It needs no KVM, and starts
+/// The XML of a QEMU domain without disks, with one interface on a bridge of the host. It does not need KVM, and starts
 /// in 0.25 s.
 #[must_use]
 pub fn qemu_domain(name: &str, mac: &str, bridge: &str) -> String {
@@ -232,7 +234,7 @@ pub fn qemu_domain(name: &str, mac: &str, bridge: &str) -> String {
     qemu_domain_with(name, &format!("<interface type='bridge'>{interface}</interface>"))
 }
 
-/// The XML of [`qemu_domain`] with these devices instead of the interface.
+/// The same XML as from [`qemu_domain`], but with these devices instead of the interface.
 #[must_use]
 pub fn qemu_domain_with(name: &str, devices: &str) -> String {
     format!(

@@ -1,4 +1,4 @@
-//! A second libvirtd on the same host. Domains of the first one can migrate to it.
+//! A second libvirtd on the same host. Domains can migrate to it from the first one.
 
 use std::process::Stdio;
 
@@ -10,7 +10,7 @@ use crate::wait;
 /// The URI with which the first libvirtd connects to it.
 pub const SECOND_URI: &str = "qemu+unix:///system?socket=/run/second/libvirt-sock";
 
-/// Starts it in the network and PID namespaces of the first one, but with separate files.
+/// Starts the second libvirtd in the network and PID namespaces of the first one, but with separate files.
 const START: &str = "
 mount -t tmpfs tmpfs /run/libvirt
 mount --bind /run/second/etc /etc/libvirt
@@ -21,21 +21,21 @@ done
 exec libvirtd --pid-file /run/second/pid
 ";
 
-/// A second libvirtd, with the UUID of another host.
+/// A second libvirtd, with the UUID of a different host.
 #[derive(Debug)]
 pub struct SecondLibvirtd {
     _process: Process,
 }
 
 impl SecondLibvirtd {
-    /// Starts it. The first one must already run.
+    /// Starts the second libvirtd. The first one must already be running.
     ///
     /// # Panics
     /// If it does not start.
     #[must_use]
     pub fn start(host: &Host) -> Self {
         host.write("/run/second/etc/qemu.conf", QEMU_CONF);
-        // libvirt compares the UUIDs, and does not migrate to the same host.
+        // libvirt compares the UUIDs, and does not migrate domains to the same host.
         let other = "host_uuid = \"b5f0a2b4-8f4e-4c39-9d0d-9a1b5c0c7e11\"\nunix_sock_dir = \"/run/second\"\n";
         host.write("/run/second/etc/libvirtd.conf", &format!("{LIBVIRTD_CONF}{other}"));
         let mut command = host.command("unshare");

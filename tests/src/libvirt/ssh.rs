@@ -1,4 +1,4 @@
-//! A second host with its own domains. The first host connects to it with SSH.
+//! A second host with its own domains. The first host connects to it over SSH.
 
 use std::process::Command;
 
@@ -11,10 +11,10 @@ use crate::process::Process;
 use crate::process::proc;
 use crate::wait;
 
-/// Its name in /etc/hosts of the first host.
+/// The second host's name in the first host's /etc/hosts.
 pub const NAME: &str = "other.example";
 
-/// A user of the second host, who is a member of the group libvirt and can log in with a key.
+/// A user on the second host, who is a member of the `libvirt` group and can log in with a key.
 pub const USER: &str = "wake";
 
 /// The home directory of that user.
@@ -24,13 +24,13 @@ const HOME: &str = "/var/lib/wake";
 #[derive(Debug)]
 pub struct SshHost<'host> {
     host: &'host Host,
-    /// The libvirtd of the second host.
+    /// The second host's libvirtd.
     pub libvirtd: Libvirtd<'host>,
     sshd: Option<Process>,
 }
 
 impl<'host> SshHost<'host> {
-    /// Starts the servers on `other`, and connects it to `first`.
+    /// Starts the servers on `other`, and connects the two hosts.
     ///
     /// # Panics
     /// If a program does not start.
@@ -59,7 +59,7 @@ impl<'host> SshHost<'host> {
         self.host.sh(&format!("chown {USER} {file}; chmod 600 {file}"));
     }
 
-    /// Starts the SSH server, also after [`Self::kill`].
+    /// Starts the SSH server. This also works after [`Self::kill`].
     ///
     /// # Panics
     /// If it does not start.
@@ -67,7 +67,7 @@ impl<'host> SshHost<'host> {
         let mut dropbear = self.host.command("dropbear");
         dropbear.args(["-F", "-E", "-s", "-r", "/run/host-key", "-P", "/run/dropbear.pid"]);
         let sshd = Process::start("dropbear", &mut dropbear);
-        // It writes the file after it has opened its socket.
+        // dropbear writes the file after it has opened its socket.
         let pid_file = self.host.path("/run/dropbear.pid");
         wait::until_true("the SSH server", || pid_file.exists());
         self.sshd = Some(sshd);
@@ -76,9 +76,9 @@ impl<'host> SshHost<'host> {
     /// Kills the SSH server and all its sessions.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If it is not running.
     pub fn kill(&mut self) {
-        let mut sshd = self.sshd.take().expect("the SSH server runs");
+        let mut sshd = self.sshd.take().expect("the SSH server is running");
         let sessions = proc::children(sshd.pid());
         sshd.kill();
         for session in sessions {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// The kind of device: `Documentation/networking/tuntap.rst` of the kernel.
+/// The kind of device: `Documentation/networking/tuntap.rst` in the kernel's source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeviceKind {
     /// Carries Ethernet frames.
@@ -14,7 +14,7 @@ pub(crate) enum DeviceKind {
     Tun,
 }
 
-/// Creates a device of this name from an open `/dev/net/tun`. It exists until the file is closed.
+/// Creates a device with this name from an open `/dev/net/tun`. It exists until the file is closed.
 pub(crate) fn set_interface(device: &File, kind: DeviceKind, name: &str) -> io::Result<()> {
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
@@ -23,8 +23,8 @@ pub(crate) fn set_interface(device: &File, kind: DeviceKind, name: &str) -> io::
     if name.len() >= libc::IFNAMSIZ {
         return Err(io::Error::other(format!("the interface name {name:?} is too long")));
     }
-    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *place = libc::c_char::from_ne_bytes([byte]);
+    for (character, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *character = libc::c_char::from_ne_bytes([byte]);
     }
     let kind = match kind {
         DeviceKind::Tap => libc::IFF_TAP,

@@ -71,7 +71,7 @@ fn be(length: usize) -> [u8; 2] {
     u16::try_from(length).expect("shorter than 64 KiB").to_be_bytes()
 }
 
-/// The internet checksum: RFC 1071. The last byte of an odd number is padded with a zero byte.
+/// The internet checksum: RFC 1071. If the number of bytes is odd, the last byte is padded with a zero byte.
 fn checksum(bytes: &[u8]) -> u16 {
     let (pairs, odd) = bytes.as_chunks::<2>();
     let last = odd.first().map_or(0, |byte| u32::from(*byte) << 8);

@@ -1,8 +1,8 @@
-//! The program `wakevirt-test-wire`: sends the frames from its standard input.
+//! The `wakevirt-test-wire` program: sends the frames that it reads from standard input.
 //!
 //! `wakevirt-test-wire send|tap|tun NAME`: `send` transmits through an existing interface. `tap` and `tun` create a
-//! device on which the frames are received. It exists until the program ends. Each line is one frame in hexadecimal
-//! digits; spaces are allowed. The program prints `ready` once, and `sent` after each frame.
+//! device on which the frames are received. The device exists until the program exits. Each line is one frame in
+//! hexadecimal digits; spaces are allowed. The program prints `ready` once, and `sent` after each frame.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

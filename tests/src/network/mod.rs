@@ -20,12 +20,12 @@ impl Host {
         PathBuf::from(format!("/proc/{}/ns/net", self.init()))
     }
 
-    /// Creates a bridge and sets it up.
+    /// Creates a bridge and brings it up.
     pub fn bridge(&self, name: &str) {
         self.sh(&format!("ip link add {name} type bridge && ip link set {name} up"));
     }
 
-    /// Creates an interface that is connected to a new machine, and sets both ends up. They exist until the host ends,
+    /// Creates an interface that is connected to a new machine, and brings up both ends. They exist until the host ends
     /// or the interface is deleted.
     #[must_use]
     pub fn veth(&self, name: &str) -> Peer<'_> {
@@ -40,15 +40,15 @@ impl Host {
         Peer { host: self, namespace }
     }
 
-    /// Creates a tap device and sets it up. Frames that are sent to it are received on the host, as from a VM. It is
-    /// removed when the value is dropped.
+    /// Creates a tap device and brings it up. The host receives frames that are sent to it, as from a VM. It is removed
+    /// when the value is dropped.
     #[must_use]
     pub fn tap(&self, name: &str) -> Injector {
         self.device("tap", name)
     }
 
-    /// Creates a tun device and sets it up. IP packets that are sent to it are received on the host, as from a VPN. It
-    /// is removed when the value is dropped.
+    /// Creates a tun device and brings it up. The host receives IP packets that are sent to it, as from a VPN. It is
+    /// removed when the value is dropped.
     #[must_use]
     pub fn tun(&self, name: &str) -> Injector {
         self.device("tun", name)
@@ -60,7 +60,7 @@ impl Host {
         device
     }
 
-    /// Transmits frames through an interface of the host.
+    /// Returns an injector that transmits frames through an interface of the host.
     #[must_use]
     pub fn injector(&self, interface: &str) -> Injector {
         Injector::start(|program| self.command(program), "send", interface)
@@ -108,7 +108,7 @@ impl Peer<'_> {
         self.injector().send(frame);
     }
 
-    /// Sends many frames to the host through one socket.
+    /// Returns an injector that sends frames to the host through one socket.
     #[must_use]
     pub fn injector(&self) -> Injector {
         Injector::start(|program| self.command(program), "send", FAR_END)

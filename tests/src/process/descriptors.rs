@@ -5,8 +5,8 @@ use std::fs;
 
 use nix::unistd::Pid;
 
-/// The lists of the sockets of a network namespace: the file in `/proc/PID/net`, the kind of its sockets, and the
-/// column with the inodes, counted from 0.
+/// The files in `/proc/PID/net` that list the sockets of a network namespace, each with the kind of its sockets, and
+/// the column with the inodes, counted from 0.
 const SOCKETS: [(&str, &str, usize); 8] = [
     ("packet", "packet socket", 8),
     ("raw", "raw socket", 9),
@@ -19,8 +19,8 @@ const SOCKETS: [(&str, &str, usize); 8] = [
 ];
 
 /// The kinds of all open descriptors of a process, sorted: `Unix socket`, `packet socket`, `/dev/null`, `[eventpoll]`.
-/// A socket can belong to a network namespace other than that of the process. It is also searched for in that of
-/// `other`.
+/// A socket can belong to a network namespace other than that of the process. Sockets are also looked up in the
+/// namespace of `other`.
 ///
 /// # Panics
 /// If there is no such process.
@@ -35,7 +35,7 @@ pub fn of(pid: Pid, other: Pid) -> Vec<String> {
         .filter_map(|descriptor| fs::read_link(descriptor.path()).ok())
         .map(|target| target.to_string_lossy().into_owned())
         .map(|target| match target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')) {
-            // Netlink sockets, for example.
+            // For example, a netlink socket.
             Some(inode) => {
                 kinds.get(inode).map_or_else(|| "other socket".to_owned(), |kind| (*kind).to_owned())
             }

@@ -21,8 +21,8 @@ libc.syscall(39)
 /// The IDs of the processes that seccomp killed, according to the kernel log (audit records of type 1326). `None` if
 /// this machine does not write such records, or its log cannot be read.
 ///
-/// The kernel writes these records in order, but with a delay. So this function causes another record, and waits until
-/// the log contains it.
+/// The kernel writes these records in order, but with a delay. Therefore, this function causes another record, and
+/// waits until the log contains it.
 ///
 /// # Panics
 /// If the process for that record cannot be started, or is not killed.

@@ -13,7 +13,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Reads the stream until it ends, in a new thread.
+    /// Reads the stream in a new thread until it ends.
     pub fn of(stream: impl Read + Send + 'static) -> Self {
         let lines = Self::default();
         let writer = lines.clone();
@@ -40,7 +40,7 @@ impl Lines {
         self.lock().clone()
     }
 
-    /// The last lines, at most this number, joined with newlines.
+    /// The last lines, at most `max` of them, joined with newlines.
     #[must_use]
     pub fn last(&self, max: usize) -> String {
         let lines = self.lock();
@@ -53,7 +53,8 @@ impl Lines {
         self.lock().iter().filter(|line| line.contains(text)).count()
     }
 
-    /// Waits for a line that contains this text, and returns the first one. It can have been read before the call.
+    /// Waits for a line that contains this text, and returns the first one. The line can have been read before the
+    /// call.
     ///
     /// # Panics
     /// After [`TIMEOUT`], with all lines in the message.
@@ -68,11 +69,14 @@ impl Lines {
     /// After [`TIMEOUT`], with all lines in the message.
     pub fn wait_for_nth(&self, text: &str, nth: usize) -> String {
         self.within(TIMEOUT, text, nth).unwrap_or_else(|| {
-            panic!("no line {nth} with {text:?} within {TIMEOUT:?}; all lines:\n{}", self.all().join("\n"))
+            panic!(
+                "line {nth} with {text:?} is missing after {TIMEOUT:?}; all lines:\n{}",
+                self.all().join("\n")
+            )
         })
     }
 
-    /// Waits at most this time for the `nth` line (counted from 1) that contains this text.
+    /// Waits for the `nth` line (counted from 1) that contains this text, for at most this time.
     #[must_use]
     pub fn within(&self, time: Duration, text: &str, nth: usize) -> Option<String> {
         let find = |lines: &[String]| {

@@ -26,13 +26,13 @@ pub struct Process {
     name: String,
     /// `nsenter`, which exits with the status of the program.
     child: Child,
-    /// The program. Unknown if it exited immediately.
+    /// The program. `None` if it exited immediately.
     pid: Option<Pid>,
     log: Lines,
 }
 
 impl Process {
-    /// Starts a command of [`Host::command`](crate::host::Host::command). Its standard output and error are its log.
+    /// Starts a command from [`Host::command`](crate::host::Host::command). Its standard output and error are its log.
     ///
     /// # Panics
     /// If it cannot be started.
@@ -60,22 +60,22 @@ impl Process {
         self.pid.unwrap_or_else(|| panic!("{} exited immediately:\n{}", self.name, self.log.all().join("\n")))
     }
 
-    /// Its output.
+    /// The output of the program.
     #[must_use]
     pub fn log(&self) -> &Lines {
         &self.log
     }
 
-    /// Its `/proc/PID/status`.
+    /// The `/proc/PID/status` of the program.
     #[must_use]
     pub fn status(&self) -> proc::Status {
         proc::Status::of(self.pid())
     }
 
-    /// The child process that runs this program.
+    /// Waits for a child process that runs this program, and returns it.
     ///
     /// # Panics
-    /// If there is no such child.
+    /// If there is no such child within the timeout.
     #[must_use]
     pub fn child(&self, program: &str) -> Pid {
         wait::until(&format!("{} to have a child {program}", self.name), || {
@@ -91,14 +91,14 @@ impl Process {
             // nsenter stops when its child is stopped, and must be continued to wait for it.
             let _ = kill(proc::pid_of(&self.child), Signal::SIGCONT);
         }
-        // As long as it is a child of nsenter, its process ID cannot belong to another process.
+        // While the program is a child of nsenter, its process ID cannot belong to another process.
         let running = proc::children(proc::pid_of(&self.child));
         for pid in running.into_iter().filter(|pid| Some(*pid) == self.pid) {
             let _ = kill(pid, signal);
         }
     }
 
-    /// Its exit status, if it has exited.
+    /// The exit status of the program, if it has exited.
     ///
     /// # Panics
     /// If wait(2) fails.
@@ -106,7 +106,7 @@ impl Process {
         self.child.try_wait().expect("it is a child process")
     }
 
-    /// Waits until it exits, and returns its exit status.
+    /// Waits until the program exits, and returns its exit status.
     ///
     /// # Panics
     /// If it does not exit.
@@ -115,10 +115,10 @@ impl Process {
         wait::until(&name, || self.exit_status())
     }
 
-    /// Sends SIGTERM, and waits until it exits.
+    /// Sends SIGTERM, and waits until the program exits.
     ///
     /// # Panics
-    /// If it does not exit, or not with status 0. The message contains its log.
+    /// If it does not exit, or its exit status is not 0. The message contains its log.
     pub fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
         let status = self.wait_for_exit();
@@ -130,7 +130,7 @@ impl Process {
         );
     }
 
-    /// Sends SIGKILL, and waits until it exits.
+    /// Sends SIGKILL, and waits until the program exits.
     ///
     /// # Panics
     /// If wait(2) fails.
@@ -142,7 +142,7 @@ impl Process {
     }
 }
 
-/// Prints a log to the output of the test, if the test has failed.
+/// Prints a log to the output of the test if the test has failed.
 #[expect(clippy::print_stderr, reason = "the output of a test is shown only if it fails")]
 pub(crate) fn print_on_failure(what: &str, log: impl FnOnce() -> String) {
     if std::thread::panicking() {
@@ -150,7 +150,7 @@ pub(crate) fn print_on_failure(what: &str, log: impl FnOnce() -> String) {
     }
 }
 
-/// The exit code of a program of the test bench. Prints the error.
+/// The exit code for the result of a test bench program. Prints the error, if any.
 #[must_use]
 pub fn exit_code(program: &str, result: io::Result<()>) -> ExitCode {
     match result {

@@ -1,6 +1,6 @@
 //! Makes system calls in another process with ptrace(2).
 //!
-//! `/proc` does not show whether Landlock restricts a process. A test finds out by letting that process open a file
+//! `/proc` does not show whether Landlock restricts a process. A test finds out by making that process open a file
 //! while its seccomp filter is suspended.
 
 use nix::errno::Errno;
@@ -12,12 +12,12 @@ use nix::unistd::Pid;
 /// `PTRACE_O_SUSPEND_SECCOMP`, which requires CAP_SYS_ADMIN. nix does not define it.
 const SUSPEND_SECCOMP: Options = Options::from_bits_retain(1 << 21);
 
-/// The instruction `syscall`. While a process is blocked in a system call, its instruction pointer points after this
-/// instruction.
+/// The instruction `syscall`. While a process is blocked in a system call, its instruction pointer points just past
+/// this instruction.
 const SYSCALL: c_long = 0x050f;
 
-/// Opens a file for reading in a process that is blocked in a system call, and closes it. Then the process continues to
-/// block.
+/// Opens a file for reading in a process that is blocked in a system call, and closes it. Afterwards, the process is
+/// blocked in the same system call again.
 ///
 /// # Errors
 /// The error of openat(2).
@@ -67,7 +67,7 @@ impl Tracee {
     fn call(&self, number: c_long, arguments: [u64; 3]) -> Result<u64, Errno> {
         let [rdi, rsi, rdx] = arguments;
         let rip = self.before.rip - 2;
-        // With another value of orig_rax, the kernel would restart the interrupted system call.
+        // With any other value of orig_rax, the kernel would restart the interrupted system call.
         let (rax, orig_rax) = (number.cast_unsigned(), u64::MAX);
         let changed = user_regs_struct { rip, rax, orig_rax, rdi, rsi, rdx, ..self.before };
         ptrace::setregs(self.pid, changed).expect("the process is stopped");

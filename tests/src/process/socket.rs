@@ -23,7 +23,7 @@ pub(crate) struct MessageSocket {
 }
 
 impl MessageSocket {
-    /// Creates the socket with this path. `add` adds a message to the lines.
+    /// Creates the socket at this path. `add` adds a message to the lines.
     ///
     /// # Panics
     /// If that fails, for example because the path exists.

@@ -1,11 +1,11 @@
-//! The files of the project, as git lists them.
+//! The project's files, as git lists them.
 
 use std::process::Command;
 
 use crate::host::{project, succeed};
 
-/// The paths and contents of all text files that match one of these patterns of git-ls-files(1), including those that
-/// are not committed yet.
+/// The paths and contents of all text files that match one of these git-ls-files(1) patterns, including files that are
+/// not committed yet.
 #[must_use]
 pub fn of_project(patterns: &[&str]) -> Vec<(String, String)> {
     let mut git = Command::new("git");

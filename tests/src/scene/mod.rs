@@ -19,15 +19,15 @@ use crate::network::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic};
 use crate::process::Process;
 use crate::wait;
 
-/// Rules that allow every domain.
+/// A rule that allows every domain.
 pub const ALL_ALLOWED: &str = "[[allow]]\ndomain = \"*\"\n";
 
-/// The actor's rights in libvirt: docs/RESTRICTED.md.
+/// The actor's access to libvirt: docs/RESTRICTED.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LibvirtRights {
-    /// All rights, from the group libvirt.
+pub enum LibvirtAccess {
+    /// All permissions, through the `libvirt` group.
     Group,
-    /// The rights that libvirt's access driver grants to the actor's user, without the group.
+    /// Only the permissions that libvirt's access driver grants to the actor's user, without the group.
     Restricted,
 }
 
@@ -46,7 +46,7 @@ pub struct Scene<'host> {
     finished: Process,
     /// The announcer. `None` after it was killed.
     pub capture: Option<Daemon>,
-    /// Authorises calls to libvirt with [`LibvirtRights::Restricted`].
+    /// Authorises calls to libvirt with [`LibvirtAccess::Restricted`]. `None` otherwise.
     polkitd: Option<Polkitd<'host>>,
     _bus: Bus<'host>,
 }
@@ -59,20 +59,20 @@ impl<'host> Scene<'host> {
     /// If a program does not start.
     #[must_use]
     pub fn new(host: &'host Host, machines: &[Machine], config: &str) -> Self {
-        Self::with_rights(LibvirtRights::Group, host, machines, config)
+        Self::with_access(LibvirtAccess::Group, host, machines, config)
     }
 
-    /// Starts a system like [`Self::new`], with these rights of the actor.
+    /// Starts a system like [`Self::new`], with this access of the actor to libvirt.
     ///
     /// # Panics
     /// If a program does not start.
     #[must_use]
-    pub fn with_rights(rights: LibvirtRights, host: &'host Host, machines: &[Machine], config: &str) -> Self {
-        match rights {
+    pub fn with_access(access: LibvirtAccess, host: &'host Host, machines: &[Machine], config: &str) -> Self {
+        match access {
             // libvirtd starts before the bus, because it exits when it loses its connection to the bus.
-            LibvirtRights::Group => Self::on(Libvirtd::start(host), machines, config),
+            LibvirtAccess::Group => Self::on(Libvirtd::start(host), machines, config),
             // libvirtd asks polkit about each call, so the bus starts first.
-            LibvirtRights::Restricted => {
+            LibvirtAccess::Restricted => {
                 let mut polkitd = install_polkit(host);
                 let bus = Bus::start(host, Kind::DbusDaemon);
                 polkitd.start();
@@ -82,7 +82,7 @@ impl<'host> Scene<'host> {
         }
     }
 
-    /// Starts a system like [`Self::new`], with a running libvirtd.
+    /// Starts a system like [`Self::new`], with a libvirtd that is already running.
     ///
     /// # Panics
     /// If a program does not start.
@@ -108,7 +108,7 @@ impl<'host> Scene<'host> {
         let capture = Some(start_capture(host));
         let config = format!("connections = [\"{QEMU}\"]\n{config}");
         let actor = start_actor(host, polkitd.is_some(), &config);
-        // Until then, every packet is for an unknown address.
+        // Until then, every address is unknown to the actor.
         let _ = actor.log().wait_for("connected to");
         let actor = Some(actor);
         let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
@@ -121,7 +121,7 @@ impl<'host> Scene<'host> {
     /// If it was killed.
     #[must_use]
     pub fn actor(&self) -> &Daemon {
-        self.actor.as_ref().expect("the actor runs")
+        self.actor.as_ref().expect("the actor is running")
     }
 
     /// Kills the actor (SIGKILL).
@@ -150,7 +150,8 @@ impl<'host> Scene<'host> {
         self.capture = Some(start_capture(self.host));
     }
 
-    /// Sends a packet for a domain. Capture treats packets for one domain with the same sender as copies.
+    /// Sends a packet for a domain. `sender` is the last byte of the sender's MAC address: capture treats packets for
+    /// one domain from the same sender as copies.
     pub fn packet(&self, domain: &str, sender: u8) {
         self.lan.send(&self.frame(domain, sender));
     }
@@ -162,7 +163,7 @@ impl<'host> Scene<'host> {
         ethernet(BROADCAST, source, WAKE_ON_LAN, &magic(self.mac(domain), &[]))
     }
 
-    /// The reply of `Explain` for a packet for the domain.
+    /// The reply to `Explain` for a packet for the domain.
     ///
     /// # Panics
     /// If the call fails.
@@ -198,7 +199,7 @@ impl<'host> Scene<'host> {
         self.libvirtd.virsh(QEMU, arguments)
     }
 
-    /// The state and its reason in the words of virsh(1): `running (booted)`.
+    /// The state and its reason, as virsh(1) prints them: `running (booted)`.
     ///
     /// # Panics
     /// If there is no such domain.
@@ -215,7 +216,8 @@ impl<'host> Scene<'host> {
         self.libvirtd.wait_for_state(QEMU, domain, state);
     }
 
-    /// Sends the guest of a domain shutdown requests until it powers off. A guest that is still booting ignores them.
+    /// Sends shutdown requests to the guest of a domain until libvirt reports that it is shutting down. A guest that is
+    /// still booting ignores them.
     ///
     /// # Panics
     /// If it does not do so within the timeout.
@@ -262,23 +264,23 @@ impl<'host> Scene<'host> {
         file.windows(bytes.len()).any(|part| part == bytes)
     }
 
-    /// Kills the QEMU of a domain, and waits until libvirt has noticed.
+    /// Kills a domain's QEMU process, and waits until libvirt has noticed.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If it is not running.
     pub fn kill_machine(&self, domain: &str) {
         self.host.sh(&format!("kill -9 $(cat /run/libvirt/qemu/{domain}.pid)"));
         let pid = self.host.path(&format!("/run/libvirt/qemu/{domain}.pid"));
         wait::until_true("libvirt to notice", || !pid.exists());
     }
 
-    /// How many times libvirt has started a QEMU for the domain.
+    /// How many times libvirt has started QEMU for the domain.
     #[must_use]
     pub fn starts(&self, domain: &str) -> usize {
         self.libvirtd.starts(domain)
     }
 
-    /// Waits for the first `WakeFinished` of the domain. Returns the outcome and the whole signal.
+    /// Waits for the first `WakeFinished` for the domain. Returns the outcome and the whole signal.
     ///
     /// # Panics
     /// If there is no such signal.
@@ -289,19 +291,19 @@ impl<'host> Scene<'host> {
         (outcome.unwrap_or_default().to_owned(), line)
     }
 
-    /// Waits for the first `WakeFinished` of the domain, checks its outcome, and returns the whole signal.
+    /// Waits for the first `WakeFinished` for the domain, checks its outcome, and returns the whole signal.
     ///
     /// # Panics
-    /// If there is no such signal, or it has another outcome.
+    /// If there is no such signal, or it has a different outcome.
     pub fn assert_outcome(&self, domain: &str, outcome: &str) -> String {
         let (actual, line) = self.outcome(domain);
         assert_eq!(actual, outcome, "{line}");
         line
     }
 
-    /// Waits for the `nth` `WakeFinished` of the domain with this outcome, counted from 1, and returns the whole signal.
-    /// There can be others: a packet is captured on the bridge and on its port. When the wake for the first copy has
-    /// ended, the second copy starts another one.
+    /// Waits for the `nth` `WakeFinished` for the domain with this outcome, counted from 1, and returns the whole
+    /// signal. One packet can cause several signals: it is captured both on the bridge and on its port, and the second
+    /// copy starts another wake if the wake for the first copy has already ended.
     ///
     /// # Panics
     /// If there is no such signal.
@@ -309,13 +311,13 @@ impl<'host> Scene<'host> {
         self.finished.log().wait_for_nth(&format!("{}{outcome}'", before_outcome(domain)), nth)
     }
 
-    /// The number of `WakeFinished` of the domain with this outcome so far.
+    /// The number of `WakeFinished` signals for the domain with this outcome so far.
     #[must_use]
     pub fn outcomes(&self, domain: &str, outcome: &str) -> usize {
         self.finished.log().count(&format!("{}{outcome}'", before_outcome(domain)))
     }
 
-    /// The number of `WakeFinished` of the domain so far.
+    /// The number of `WakeFinished` signals for the domain so far.
     #[must_use]
     pub fn decisions(&self, domain: &str) -> usize {
         self.finished.log().count(&before_outcome(domain))
@@ -327,7 +329,7 @@ fn before_outcome(domain: &str) -> String {
     format!("', '{domain}', '")
 }
 
-/// The MAC addresses of QEMU's domains, by name.
+/// The MAC addresses of the QEMU domains, by name.
 fn macs(libvirtd: &Libvirtd<'_>) -> HashMap<String, String> {
     let names = libvirtd.virsh(QEMU, &["list", "--all", "--name"]);
     names.split_whitespace().map(|name| (name.to_owned(), libvirtd.mac(name))).collect()

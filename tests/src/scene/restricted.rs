@@ -31,7 +31,7 @@ impl<'host> Restricted<'host> {
         Self { host, libvirtd, polkitd, _bus: bus }
     }
 
-    /// Runs a command of virsh(1) as root, and returns its output.
+    /// Runs a virsh(1) command as root, and returns its output.
     ///
     /// # Panics
     /// If it fails.
@@ -39,7 +39,7 @@ impl<'host> Restricted<'host> {
         self.libvirtd.virsh(QEMU, &line.split_whitespace().collect::<Vec<_>>())
     }
 
-    /// Runs a command of virsh(1) as this user, on a terminal, because some commands need one. Returns the output.
+    /// Runs a virsh(1) command as this user on a terminal, because some commands need one. Returns the output.
     ///
     /// # Errors
     /// The output, if the command fails.
@@ -57,7 +57,7 @@ impl<'host> Restricted<'host> {
     /// Checks that libvirt denies each of these commands to this user.
     ///
     /// # Panics
-    /// If it allows one.
+    /// If libvirt allows one.
     pub fn assert_denied(&self, user: User, lines: &[&str]) {
         for line in lines {
             let result = self.virsh(user, line);
@@ -74,7 +74,7 @@ impl<'host> Restricted<'host> {
         self.libvirtd.define(QEMU, &qemu_domain_with(name, devices));
     }
 
-    /// Writes the XML to a file, and runs a command of virsh(1) with that file as its argument.
+    /// Writes the XML to a file, and runs a virsh(1) command with that file as its argument, as root.
     ///
     /// # Panics
     /// If it fails.
@@ -103,7 +103,7 @@ impl<'host> Restricted<'host> {
     }
 }
 
-/// The content of a file of this project.
+/// The content of one of this project's files.
 ///
 /// # Panics
 /// If it cannot be read.

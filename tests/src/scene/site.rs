@@ -1,5 +1,5 @@
-//! A booted Debian with libvirt and one domain behind a bridge, connected to another machine. Tests install wakevirt as
-//! the README says.
+//! A booted Debian system with libvirt, and one domain behind a bridge that is connected to another machine. Tests
+//! install wakevirt as the README says.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,45 +13,47 @@ use crate::network::Peer;
 use crate::project::readme;
 use crate::wait;
 
-/// The domain of the README's example.
+/// The domain in the README's example.
 pub const DOMAIN: &str = "win11";
 /// Its MAC address.
 pub const MAC: &str = "52:54:00:12:34:56";
 
-/// A member of the group libvirt.
+/// A member of the `libvirt` group.
 pub const MEMBER: &str = "member";
 /// A user without privileges.
 pub const UNPRIVILEGED: &str = "unprivileged";
 
-/// The directory in which the package was built.
+/// The source directory, in which the README's commands run.
 const CHECKOUT: &str = "/root/wakevirt";
 
-/// The commands in "First wake" of the README.
+/// The commands in the README's "First wake" section.
 #[derive(Debug)]
 pub struct FirstWake {
     install: String,
     enable: String,
     allow: String,
-    /// Sends a packet from the host itself.
+    /// The command that sends a packet from the host itself.
     pub send: String,
-    /// Shows the status.
+    /// The command that shows the status.
     pub status: String,
-    /// Each sends a packet from another machine.
+    /// The commands that each send a packet from another machine.
     senders: Vec<String>,
 }
 
 impl FirstWake {
-    /// Reads them.
+    /// Reads the commands.
     ///
     /// # Panics
-    /// If the section has other commands.
+    /// If the section does not have the expected commands.
     #[must_use]
     pub fn documented() -> Self {
         let blocks = readme::commands("First wake");
-        let [host, senders] = blocks.as_slice() else { panic!("host and senders, not {blocks:?}") };
+        let [host, senders] = blocks.as_slice() else {
+            panic!("expected two blocks, for the host and for the senders, found {blocks:?}")
+        };
         let lines: Vec<_> = host.lines().map(str::to_owned).collect();
         let [install, enable, allow, send, status] =
-            lines.try_into().unwrap_or_else(|lines| panic!("five commands, not {lines:?}"));
+            lines.try_into().unwrap_or_else(|lines| panic!("expected five commands, found {lines:?}"));
         let senders = senders.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
         Self { install, enable, allow, send, status, senders }
     }
@@ -62,7 +64,7 @@ pub fn wait_for_cool_down() {
     std::thread::sleep(Duration::from_secs(6));
 }
 
-/// A booted Debian with one domain that is shut off. See the [documentation of the module](self).
+/// A booted Debian system with one domain that is shut off. See the [documentation of the module](self).
 #[derive(Debug)]
 pub struct Site<'host> {
     /// The Debian system.
@@ -72,7 +74,7 @@ pub struct Site<'host> {
 }
 
 impl<'host> Site<'host> {
-    /// Boots it, without wakevirt installed.
+    /// Boots the system, without wakevirt installed.
     ///
     /// # Panics
     /// If that fails.
@@ -94,7 +96,7 @@ impl<'host> Site<'host> {
         site
     }
 
-    /// Installs and enables wakevirt with the commands of the README.
+    /// Installs and enables wakevirt with the README's commands.
     ///
     /// # Panics
     /// If they fail.
@@ -107,7 +109,7 @@ impl<'host> Site<'host> {
         self.debian.sh(&format!("cd {CHECKOUT}\n{install}\n{enable}"));
     }
 
-    /// Allows the domain with the command of the README. Returns the commands that send a packet from the other machine.
+    /// Allows the domain with the README's command. Returns the commands that send a packet from the other machine.
     ///
     /// # Panics
     /// If the command fails.
@@ -119,7 +121,7 @@ impl<'host> Site<'host> {
         senders
     }
 
-    /// Runs a command of virsh(1) as root, and returns its output.
+    /// Runs a virsh(1) command as root, and returns its output.
     ///
     /// # Panics
     /// If it fails.
@@ -127,30 +129,31 @@ impl<'host> Site<'host> {
         self.debian.sh(&format!("virsh --quiet --connect {QEMU} {command}")).trim().to_owned()
     }
 
-    /// The state of the domain, in the words of virsh(1).
+    /// The state of the domain, as virsh(1) prints it.
     #[must_use]
     pub fn state(&self) -> String {
         self.virsh(&format!("domstate {DOMAIN}"))
     }
 
-    /// Runs a shell command on the other machine that sends a packet, and waits until the domain is running.
+    /// Runs a shell command that sends a packet on the other machine, and waits until the domain is running.
     ///
     /// # Panics
-    /// If the domain is not running in time.
+    /// If the domain is not running within the timeout.
     pub fn wake(&self, line: &str) {
-        self.wakes(line, || drop(self.lan.sh(line)));
+        self.wake_with(line, || drop(self.lan.sh(line)));
     }
 
-    /// Runs a shell command on the host that sends a packet, and waits until the domain is running.
+    /// Runs a shell command that sends a packet on the host, and waits until the domain is running.
     ///
     /// # Panics
-    /// If the domain is not running in time.
+    /// If the domain is not running within the timeout.
     pub fn wake_from_host(&self, line: &str) {
-        self.wakes(line, || drop(self.debian.sh(line)));
+        self.wake_with(line, || drop(self.debian.sh(line)));
     }
 
-    fn wakes(&self, line: &str, send: impl FnOnce()) {
-        // libvirt reports "running" before the start is complete. So this waits for the actor's log.
+    /// Calls `send`, which runs the shell command `line`, and waits until the domain is running.
+    fn wake_with(&self, line: &str, send: impl FnOnce()) {
+        // libvirt reports "running" before the start is complete, so wait for the actor's log.
         let started = || self.debian.journal("wakevirt-actor").matches("started: domain").count();
         let earlier = started();
         send();

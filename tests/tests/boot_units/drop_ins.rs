@@ -12,7 +12,7 @@ use wakevirt_tests::{privileged, wait};
 
 use super::*;
 
-/// Installs an example at the path that its first lines name.
+/// Installs an example drop-in for this unit.
 fn install_drop_in(debian: &Debian<'_>, unit: &str, name: &str) {
     let file = project().join(format!("docs/examples/dropins/{unit}.d/{name}"));
     let text = read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
@@ -51,7 +51,7 @@ fn passwords_load_from_plain_and_encrypted_credentials() {
         install_drop_in(&debian, ACTOR, example);
         debian.sh(&format!("systemctl daemon-reload && systemctl restart {ACTOR}"));
         wait_until_connected(&debian, true);
-        // A reload reads the password twice: in the check before it, and in the service.
+        // A reload reads the password twice: in the check before the reload, and in the service.
         debian.sh(&format!("systemctl reload {ACTOR}"));
         lan.etherwake(MAC, &["-p", &format!("ff:ff:ff:00:00:{index:02x}")]);
         let denials = || debian.journal(ACTOR).matches("bad-password").count();
@@ -62,7 +62,7 @@ fn passwords_load_from_plain_and_encrypted_credentials() {
         debian.sh(&format!("virsh --quiet --connect qemu:///system destroy {DOMAIN}"));
         debian.sh(&format!("rm /etc/systemd/system/{ACTOR}.d/{example}"));
     }
-    // The actor's network namespace is empty, but the actor knows the interfaces of the host.
+    // The actor's network namespace is empty, but the actor knows the host's interfaces.
     assert!(
         !debian.journal(ACTOR).contains("on which wakevirt does not capture packets"),
         "{}",
@@ -84,7 +84,7 @@ fn capture_drop_ins_open_other_ports() {
     wait_until_captured(&debian, "52:54:00:00:00:02", "udp4");
 
     debian.sh(&format!("systemctl mask --now {SOCKET}"));
-    // Without the socket capture has nothing to listen on, and needs the drop-in.
+    // Without the socket, capture has nothing to listen on, and needs the drop-in.
     assert!(!run(&debian, &format!("systemctl restart {CAPTURE}")).status.success());
     install_drop_in(&debian, CAPTURE, "listen.conf");
     debian.sh(&format!("systemctl daemon-reload && systemctl restart {CAPTURE}"));
@@ -95,11 +95,11 @@ fn capture_drop_ins_open_other_ports() {
 /// Waits until the actor has logged this text.
 fn wait_for_log(debian: &Debian<'_>, text: &str) {
     let logged = wait::within(wait::TIMEOUT, || debian.journal(ACTOR).contains(text).then_some(()));
-    assert!(logged.is_some(), "no {text:?} in:\n{}", debian.journal(ACTOR));
+    assert!(logged.is_some(), "{text:?} is not in:\n{}", debian.journal(ACTOR));
 }
 
 #[test]
-fn actor_connects_to_another_host_by_ssh() {
+fn actor_connects_to_another_host_over_ssh() {
     privileged!();
     let (host, other) = (Host::new(), Host::new());
     let mut remote = SshHost::start(&other, &host);
@@ -120,7 +120,7 @@ fn actor_connects_to_another_host_by_ssh() {
     ));
     remote.authorize(&debian.sh("cat /etc/wakevirt/ssh/key.pub"));
     debian.sh(&format!("systemctl enable --now {CAPTURE} {ACTOR}"));
-    // Without the drop-in the unit's sandbox blocks ssh.
+    // Without the drop-in, the unit's sandbox blocks ssh.
     wait_for_log(&debian, "no connection to");
 
     install_drop_in(&debian, ACTOR, "ssh.conf");
@@ -132,7 +132,7 @@ fn actor_connects_to_another_host_by_ssh() {
     remote.kill();
 }
 
-/// Starts a session of this user that needs no login, and defines one domain in it.
+/// Starts a session of this user without a login, and defines one domain in it.
 fn session_with_domain(debian: &Debian<'_>, user: &str) {
     debian
         .sh(&format!("install -d -m 700 -o {user} -g {user} /home/{user} && loginctl enable-linger {user}"));
@@ -166,7 +166,7 @@ fn actor_connects_to_a_session_of_its_own_user() {
         &format!("connections = [\"qemu:///session?socket={socket}\"]\n[[allow]]\ndomain = \"{DOMAIN}\"\n"),
     );
     debian.sh(&format!("systemctl enable --now {CAPTURE} {ACTOR}"));
-    // Without the drop-in the unit's sandbox hides the session.
+    // Without the drop-in, the unit's sandbox hides the session.
     wait_for_log(&debian, "no connection to");
     install_drop_in(&debian, ACTOR, "session.conf");
     debian.sh(&format!("systemctl daemon-reload && systemctl restart {ACTOR}"));

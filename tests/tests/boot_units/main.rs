@@ -1,4 +1,5 @@
-//! The units on a booted Debian: what starts and restarts the services, and what the shipped units allow them to do.
+//! The units on a booted Debian system: what starts and restarts the services, and what the shipped units allow them to
+//! do.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test may panic")]
 
 mod drop_ins;
@@ -23,7 +24,7 @@ const ACTOR: &str = "wakevirt-actor.service";
 const DOMAIN: &str = "win11";
 const MAC: &str = "52:54:00:12:34:56";
 
-/// A Debian with wakevirt, which is not booted yet, and another machine on the network.
+/// A Debian system with wakevirt, which is not booted yet, and another machine on the network.
 fn site(host: &Host, bus: Kind) -> (Debian<'_>, Peer<'_>) {
     let debian = Debian::new(host, bus);
     debian.install();
@@ -37,7 +38,7 @@ fn site(host: &Host, bus: Kind) -> (Debian<'_>, Peer<'_>) {
     (debian, lan)
 }
 
-/// Enables the services, and boots.
+/// Enables the services, and boots the system.
 fn boot_with_services(debian: &mut Debian<'_>) {
     let enabled = debian.chroot("systemctl").args(["enable", CAPTURE, ACTOR]).output().expect("chroot runs");
     assert!(enabled.status.success(), "{enabled:?}");
@@ -55,7 +56,7 @@ fn state(debian: &Debian<'_>, unit: &str) -> String {
     show(debian, unit, "ActiveState")
 }
 
-/// How many times systemd has restarted the unit without a request.
+/// How many times systemd has restarted the unit automatically.
 fn restarts(debian: &Debian<'_>, unit: &str) -> u32 {
     show(debian, unit, "NRestarts").parse().expect("a number")
 }
@@ -120,7 +121,7 @@ fn capture_receives_packets_under_the_shipped_units() {
     lan.etherwake("52:54:00:00:00:01", &[]);
     wait_until_captured(&debian, "52:54:00:00:00:01", "ethernet");
 
-    // Through the UDP sockets alone, which listen on ports below 1024.
+    // In this mode, capture uses only the UDP sockets, which listen on a port below 1024.
     debian.write("/etc/wakevirt/capture.toml", "mode = \"udp\"\n");
     debian.sh(&format!("systemctl restart {CAPTURE}"));
     lan.wakeonlan("52:54:00:00:00:02", "192.0.2.255", &[]);
@@ -129,7 +130,7 @@ fn capture_receives_packets_under_the_shipped_units() {
     wait_until_captured(&debian, "52:54:00:00:00:03", "udp6");
     let announcer = debian.main_process(CAPTURE);
     let mut processes = proc::children(announcer);
-    assert_eq!(processes.len(), 1, "the sniffer is the only child");
+    assert_eq!(processes.len(), 1, "the sniffer is not the only child");
     processes.push(announcer);
     for process in processes.into_iter().map(proc::Status::of) {
         assert_ne!(process.effective_uid(), 0);
@@ -163,14 +164,14 @@ fn sockets_start_and_stop_with_the_service() {
     let sockets = invocations();
     assert_eq!(socket_states(), ["active"; 2]);
 
-    // The sockets survive a restart and a crash of the service, and queue packets in that time.
+    // The sockets survive a restart and a crash of the service, and queue packets during that time.
     debian.sh(&format!("systemctl restart {CAPTURE}"));
     kill(debian.main_process(CAPTURE), Signal::SIGKILL).expect("the process runs");
     wait::until_true("systemd to restart capture", || restarts(&debian, CAPTURE) == 1);
     wait_until_active(&debian, CAPTURE);
     assert_eq!(invocations(), sockets);
 
-    // A stopped service stays stopped, even if packets or new interfaces arrive.
+    // A stopped service stays stopped, even if packets arrive or interfaces are created.
     debian.sh(&format!("systemctl stop {CAPTURE}"));
     wait::until_true("the sockets to stop", || socket_states() == ["inactive"; 2]);
     for round in 0..5 {
@@ -184,7 +185,7 @@ fn sockets_start_and_stop_with_the_service() {
     assert_eq!(socket_states(), ["active"; 2]);
 }
 
-/// Waits until the announcer's property `Interfaces` has this value.
+/// Waits until the announcer's `Interfaces` property has this value.
 fn wait_until_interfaces_are(debian: &Debian<'_>, expected: &str) {
     let line =
         "busctl get-property org.wakevirt.Capture1 /org/wakevirt/Capture1 org.wakevirt.Capture1 Interfaces";
@@ -207,7 +208,7 @@ fn capture_follows_interfaces_only_through_the_passed_socket() {
     wait_until_captured(&debian, MAC, "ethernet");
     assert!(replay(&debian).contains("\"interface\" s \"port2\""), "{}", replay(&debian));
 
-    // After a restart the same socket still reports changes.
+    // After a restart, the same socket still reports changes.
     host.sh("ip link del port2");
     debian.sh(&format!("systemctl restart {CAPTURE}"));
     wait_until_interfaces_are(&debian, "as 3 \"br0\" \"lo\" \"port0\"");
@@ -271,7 +272,7 @@ fn watchdog_restarts_hung_services_but_not_for_a_hung_libvirtd() {
 
     let libvirtd = debian.main_process("libvirtd.service");
     kill(libvirtd, Signal::SIGSTOP).expect("the process runs");
-    // The reply comes after more than the 4 s of the watchdog.
+    // The reply takes longer than the watchdog's 4 s.
     let held = wake(&debian, DOMAIN);
     assert!(held.status.success() && held.stdout == b"s \"held\"\n", "{held:?}");
     kill(libvirtd, Signal::SIGCONT).expect("the process runs");
@@ -280,7 +281,8 @@ fn watchdog_restarts_hung_services_but_not_for_a_hung_libvirtd() {
     for (unit, is_sniffer) in [(CAPTURE, true), (CAPTURE, false), (ACTOR, false)] {
         let before = restarts(&debian, unit);
         let main = debian.main_process(unit);
-        let hung = if is_sniffer { *proc::children(main).first().expect("the sniffer runs") } else { main };
+        let hung =
+            if is_sniffer { *proc::children(main).first().expect("the sniffer is running") } else { main };
         kill(hung, Signal::SIGSTOP).expect("the process runs");
         wait::until_true("the watchdog to restart the service", || restarts(&debian, unit) == before + 1);
         wait_until_active(&debian, unit);
@@ -301,7 +303,7 @@ fn a_bad_configuration_is_reported_and_not_retried() {
         let reload = run(&debian, &format!("systemctl reload {unit}"));
         assert!(!reload.status.success(), "{unit}");
         assert!(debian.journal(unit).contains(&format!("{file}:1: unknown key")), "{}", debian.journal(unit));
-        assert_eq!(debian.main_process(unit), process, "{unit} keeps running");
+        assert_eq!(debian.main_process(unit), process, "{unit} was restarted");
         wait::until_true("the status to report the failure", || {
             show(&debian, unit, "StatusText").contains("the last reload failed: ")
         });
@@ -328,7 +330,7 @@ fn services_restart_without_limit_and_recover() {
     let host = Host::new();
     let (mut debian, lan) = site(&host, Kind::DbusDaemon);
     boot_with_services(&mut debian);
-    // More often than systemd's default start limit of 5 times in 10 s.
+    // Kill each service more often than systemd's default start limit allows, which is 5 starts in 10 s.
     for unit in [CAPTURE, ACTOR] {
         for times in 1..=7 {
             kill(debian.main_process(unit), Signal::SIGKILL).expect("the process runs");
@@ -348,7 +350,7 @@ fn services_restart_without_limit_and_recover() {
     wait_until_captured(&debian, MAC, "ethernet");
 }
 
-/// The actor's property `Connections`, as busctl(1) prints it.
+/// The actor's `Connections` property, as busctl(1) prints it.
 fn connections(debian: &Debian<'_>) -> String {
     debian.sh("busctl get-property org.wakevirt.Actor1 /org/wakevirt/Actor1 org.wakevirt.Actor1 Connections")
 }
@@ -358,7 +360,7 @@ fn wait_until_connected(debian: &Debian<'_>, connected: bool) {
     wait::until_true(&expected, || connections(debian).contains(&expected));
 }
 
-/// Whether both names are on the bus.
+/// Whether both services own their names on the bus.
 fn are_on_the_bus(debian: &Debian<'_>) -> bool {
     ["org.wakevirt.Capture1", "org.wakevirt.Actor1"].iter().all(|name| {
         // `busctl status` would start the service.
@@ -416,7 +418,7 @@ fn services_run_without_libvirt_installed() {
     wait_until_connected(&debian, false);
 }
 
-/// A call starts the actor through this bus if its unit is enabled, and only then.
+/// Checks that a call on this bus starts the actor only if its unit is enabled.
 fn a_call_starts_the_actor_only_if_enabled(bus: Kind) {
     let host = Host::new();
     let (mut debian, _lan) = site(&host, bus);

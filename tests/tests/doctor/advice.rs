@@ -1,4 +1,4 @@
-//! A healthy host, and faults that no command on this host cures.
+//! A healthy host, faults that no command on this host fixes, and reports.
 
 use wakevirt_tests::daemon::StartedBy;
 use wakevirt_tests::host::{Host, PROGRAMS, User};
@@ -10,15 +10,15 @@ use wakevirt_tests::libvirt::machine::Machine;
 use wakevirt_tests::libvirt::second::{SECOND_URI, SecondLibvirtd};
 use wakevirt_tests::scene::{ALL_ALLOWED, Scene};
 
-use crate::patient::{DOMAIN, HEALTHY, MAC, Patient, Setup, diagnose};
+use crate::fixture::{DOMAIN, Fixture, HEALTHY, MAC, Setup, diagnose};
 
 #[test]
-fn a_healthy_host_passes_the_loop_back_test() {
+fn a_healthy_host_passes_the_loopback_test() {
     privileged!();
     let host = Host::new();
     let shell = "sysctl --quiet --write net.ipv4.ip_unprivileged_port_start=9";
-    let patient = Patient::new(&host, Setup { shell, ..HEALTHY });
-    let works = |arguments: &[&str]| patient.diagnose(arguments).json["works"].to_string();
+    let fixture = Fixture::new(&host, Setup { shell, ..HEALTHY });
+    let works = |arguments: &[&str]| fixture.diagnose(arguments).json["works"].to_string();
     let text = works(&[]);
     assert!(text.contains("capture announced a packet for the unused address 02:57:4f:4c:"), "{text}");
     assert!(
@@ -26,13 +26,13 @@ fn a_healthy_host_passes_the_loop_back_test() {
         "{text}"
     );
     assert!(!works(&["--no-test"]).contains("capture announced"));
-    // doctor changes nothing.
-    assert_eq!(patient.libvirtd.state(wakevirt_tests::libvirt::TEST, DOMAIN), "shut off");
+    // doctor does not start the domain.
+    assert_eq!(fixture.libvirtd.state(wakevirt_tests::libvirt::TEST, DOMAIN), "shut off");
 
-    // Without the loopback interface, the kernel loops a broadcast back.
-    let port = Patient::config(&patient.capture);
+    // If capture does not use lo, doctor sends a broadcast, which the kernel loops back.
+    let port = Fixture::config(&fixture.capture);
     host.write(&port, "interfaces = [\"*\", \"!lo\"]\n");
-    patient.capture.signal(nix::sys::signal::Signal::SIGHUP);
+    fixture.capture.signal(nix::sys::signal::Signal::SIGHUP);
     wait::until_true("capture to leave lo", || {
         host.property(User::Root, "org.wakevirt.Capture1", "Interfaces").is_ok_and(|it| !it.contains("'lo'"))
     });
@@ -41,10 +41,10 @@ fn a_healthy_host_passes_the_loop_back_test() {
 }
 
 #[test]
-fn an_ordinary_user_reads_what_was_not_checked() {
+fn tells_an_ordinary_user_what_was_not_checked() {
     privileged!();
     let host = Host::new();
-    let patient = Patient::new(&host, HEALTHY);
+    let fixture = Fixture::new(&host, HEALTHY);
     let program = "/run/copy/wakevirtctl";
     host.sh(&format!(
         "mkdir /run/copy && cp {PROGRAMS}/wakevirtctl {PROGRAMS}/wakevirt-actor {PROGRAMS}/wakevirt-capture /run/copy/"
@@ -61,23 +61,27 @@ fn an_ordinary_user_reads_what_was_not_checked() {
     assert!(text.contains("), run sudo wakevirtctl list"), "{text}");
     let text = run(User::LibvirtMember);
     assert!(text.contains("can wake \"win11\""), "{text}");
-    drop(patient);
+    drop(fixture);
 }
 
 #[test]
-fn services_that_do_not_run() {
+fn reports_a_stopped_actor() {
     privileged!();
     let host = Host::new();
-    let mut patient = Patient::new(&host, HEALTHY);
-    patient.actor.stop();
-    let diagnosis = patient.diagnose(&[]);
+    let mut fixture = Fixture::new(&host, HEALTHY);
+    fixture.actor.stop();
+    let diagnosis = fixture.diagnose(&[]);
     assert_eq!(diagnosis.first()["check"], "service-absent", "{:#}", diagnosis.json);
-    assert!(diagnosis.has_seen("service-absent", "org.wakevirt.Actor1 has no owner"), "{:#}", diagnosis.json);
+    assert!(
+        diagnosis.has_evidence("service-absent", "org.wakevirt.Actor1 has no owner"),
+        "{:#}",
+        diagnosis.json
+    );
     assert!(diagnosis.json["not-checked"].to_string().contains("the units"), "{:#}", diagnosis.json);
 }
 
 #[test]
-fn there_is_no_bus() {
+fn reports_an_unreachable_bus() {
     privileged!();
     let host = Host::new();
     let json = diagnose(&host, &[]);
@@ -86,7 +90,7 @@ fn there_is_no_bus() {
 }
 
 #[test]
-fn udp_only() {
+fn reports_udp_mode() {
     privileged!();
     let host = Host::new();
     let setup = Setup {
@@ -94,14 +98,14 @@ fn udp_only() {
         started_by: StartedBy::Unprivileged,
         ..HEALTHY
     };
-    let patient = Patient::new(&host, setup);
-    let diagnosis = patient.diagnose(&[]);
+    let fixture = Fixture::new(&host, setup);
+    let diagnosis = fixture.diagnose(&[]);
     assert_eq!(diagnosis.first()["check"], "udp-mode", "{:#}", diagnosis.json);
-    assert!(diagnosis.has_seen("udp-mode", "CAP_NET_RAW"), "{:#}", diagnosis.json);
+    assert!(diagnosis.has_evidence("udp-mode", "CAP_NET_RAW"), "{:#}", diagnosis.json);
 }
 
 #[test]
-fn another_program_has_the_port() {
+fn fixes_a_port_that_another_program_uses() {
     privileged!();
     let host = Host::new();
     let script = "import socket, time\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind((\"0.0.0.0\", 9))\n\
@@ -109,47 +113,51 @@ fn another_program_has_the_port() {
     let mut python = host.command("python3");
     let python = Process::start("python3", python.args(["-c", script]));
     let _ = python.log().wait_for("bound");
-    let patient = Patient::new(&host, Setup { capture: "listen = [\"[::1]:4009\"]\n", ..HEALTHY });
-    let diagnosis = patient.diagnose(&[]);
+    let fixture = Fixture::new(&host, Setup { capture: "listen = [\"[::1]:4009\"]\n", ..HEALTHY });
+    let diagnosis = fixture.diagnose(&[]);
     assert_eq!(diagnosis.first()["check"], "port-taken", "{:#}", diagnosis.json);
     assert!(diagnosis.first()["problem"].as_str().is_some_and(|it| it.contains("python3, process")));
-    host.sh(diagnosis.cure("port-taken"));
-    assert_eq!(patient.diagnose(&[]).json["healthy"], true);
+    host.sh(diagnosis.command_for("port-taken"));
+    assert_eq!(fixture.diagnose(&[]).json["healthy"], true);
 }
 
 #[test]
-fn libvirt_is_gone() {
+fn reports_an_unreachable_libvirt() {
     privileged!();
     let host = Host::new();
-    let mut patient = Patient::new(&host, HEALTHY);
-    patient.libvirtd.kill();
-    wait::until_true("the actor to notice", || {
+    let mut fixture = Fixture::new(&host, HEALTHY);
+    fixture.libvirtd.kill();
+    wait::until_true("the actor to notice the lost connection", || {
         host.property(User::Root, "org.wakevirt.Actor1", "Connections").is_ok_and(|it| it.contains("false"))
     });
-    let diagnosis = patient.diagnose(&[DOMAIN]);
+    let diagnosis = fixture.diagnose(&[DOMAIN]);
     assert_eq!(diagnosis.first()["check"], "libvirt-unreachable", "{:#}", diagnosis.json);
-    assert!(diagnosis.has_seen("libvirt-unreachable", "Failed to connect socket"), "{:#}", diagnosis.json);
+    assert!(
+        diagnosis.has_evidence("libvirt-unreachable", "Failed to connect socket"),
+        "{:#}",
+        diagnosis.json
+    );
 }
 
 #[test]
-fn counters_and_the_cool_down_are_explained() {
+fn explains_counters_and_the_cool_down() {
     privileged!();
     let host = Host::new();
-    let patient = Patient::new(&host, Setup { capture: "limit = 1\ndeduplicate = \"0s\"\n", ..HEALTHY });
+    let fixture = Fixture::new(&host, Setup { capture: "limit = 1\ndeduplicate = \"0s\"\n", ..HEALTHY });
     // The last copy of the address differs. The port and the bridge receive both frames.
     let mut almost = magic(MAC, &[]);
     almost[101] ^= 1;
-    patient.lan.send(&ethernet(BROADCAST, [2, 0, 0, 0, 0, 1], WAKE_ON_LAN, &almost));
-    patient.lan.send(&ethernet(BROADCAST, [2, 0, 0, 0, 0, 1], WAKE_ON_LAN, &magic("01:00:5e:00:00:01", &[])));
-    wait::until_true("both to be counted", || host.counter("org.wakevirt.Capture1", "Malformed") == 4);
+    fixture.lan.send(&ethernet(BROADCAST, [2, 0, 0, 0, 0, 1], WAKE_ON_LAN, &almost));
+    fixture.lan.send(&ethernet(BROADCAST, [2, 0, 0, 0, 0, 1], WAKE_ON_LAN, &magic("01:00:5e:00:00:01", &[])));
+    wait::until_true("both frames to be counted", || host.counter("org.wakevirt.Capture1", "Malformed") == 4);
     for number in 0..8 {
-        patient.lan.etherwake(&format!("52:54:00:00:00:0{number}"), &[]);
+        fixture.lan.etherwake(&format!("52:54:00:00:00:0{number}"), &[]);
     }
-    patient.wakes(MAC, &[], &patient.diagnose(&[]));
-    patient.libvirtd.virsh(wakevirt_tests::libvirt::TEST, &["destroy", DOMAIN]);
-    patient.packet(MAC, &[]);
-    let _ = patient.decisions.log().wait_for("cooling-down");
-    let diagnosis = patient.diagnose(&[DOMAIN]);
+    fixture.assert_wakes(MAC, &[], &fixture.diagnose(&[]));
+    fixture.libvirtd.virsh(wakevirt_tests::libvirt::TEST, &["destroy", DOMAIN]);
+    fixture.packet(MAC, &[]);
+    let _ = fixture.decisions.log().wait_for("cooling-down");
+    let diagnosis = fixture.diagnose(&[DOMAIN]);
     for check in ["malformed", "limited", "cool-down"] {
         assert_eq!(diagnosis.finding(check)["severity"], "note", "{:#}", diagnosis.json);
     }
@@ -162,7 +170,7 @@ fn counters_and_the_cool_down_are_explained() {
 }
 
 #[test]
-fn a_domain_that_migrated_is_named() {
+fn reports_a_migrated_domain() {
     privileged!();
     let host = Host::new();
     let scene = Scene::new(&host, &[Machine::new(DOMAIN)], ALL_ALLOWED);
@@ -173,15 +181,15 @@ fn a_domain_that_migrated_is_named() {
     let first = &json["findings"][0];
     assert_eq!(first["check"], "migrated-away", "{json:#}");
     assert!(first["evidence"].to_string().contains("shut off (migrated)"), "{json:#}");
-    assert!(first["cure"].as_str().is_some_and(|cure| cure.ends_with("start win11")), "{json:#}");
+    assert!(first["cure"].as_str().is_some_and(|command| command.ends_with("start win11")), "{json:#}");
 }
 
-/// Two daemons of an ordinary user, with and without the runtime directory of a login.
+/// An ordinary user has two daemons: one with the runtime directory of a login session, and one without it.
 #[test]
-fn two_daemons_of_a_user_in_two_directories() {
+fn fixes_two_libvirt_daemons_of_one_user() {
     privileged!();
     let host = Host::new();
-    let patient = Patient::new(&host, HEALTHY);
+    let fixture = Fixture::new(&host, HEALTHY);
     let name = User::Unprivileged.name();
     host.sh(&format!(
         "mkdir /run/user /run/home /run/copy; install -d -o {name} /run/user/test /run/home/test"
@@ -200,7 +208,7 @@ fn two_daemons_of_a_user_in_two_directories() {
     for socket in sockets {
         wait::until_true(socket, || host.path(socket).exists());
     }
-    // The actor of the user, on another bus.
+    // The user's actor, on another bus.
     let address = "unix:path=/run/user/test/bus";
     let mut bus = as_user("dbus-daemon", None);
     let bus = bus.args(["--session", "--nofork", "--nopidfile", "--nosyslog", "--address", address]);
@@ -221,24 +229,24 @@ fn two_daemons_of_a_user_in_two_directories() {
     for part in ["/run/user/test/libvirt", "/run/home/test/.cache/libvirt"] {
         assert!(first["evidence"].to_string().contains(part), "{json:#}");
     }
-    // The command ends both.
-    let cure = first["cure"].as_str().expect("a command");
+    // The command stops both daemons.
+    let command = first["cure"].as_str().expect("a command");
     let mut shell = as_user("sh", None);
-    assert!(shell.args(["-euc", cure]).status().expect("sh runs").success(), "{cure}");
+    assert!(shell.args(["-euc", command]).status().expect("sh runs").success(), "{command}");
     for mut daemon in daemons {
         let _ = daemon.wait_for_exit();
     }
-    drop(patient);
+    drop(fixture);
 }
 
 #[test]
-fn a_report_can_be_masked() {
+fn masks_a_report_on_request() {
     privileged!();
     let host = Host::new();
-    let patient = Patient::new(&host, HEALTHY);
-    patient.packet(MAC, &[]);
+    let fixture = Fixture::new(&host, HEALTHY);
+    fixture.packet(MAC, &[]);
     let report = |options: &[&str]| {
-        let output = patient.doctor(&[&["--report"], options].concat());
+        let output = fixture.doctor(&[&["--report"], options].concat());
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let (plain, masked) = (report(&[]), report(&["--mask"]));

@@ -1,4 +1,4 @@
-//! Dictionaries, members and errors of the bus interfaces, from the code of the services and the XML.
+//! Dictionaries, members and errors of the bus interfaces, from the services' code and the XML.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
 
 type Dict = HashMap<&'static str, zbus::Variant<'static>>;
 
-/// The keys of the details of a packet with their types, for all transports.
+/// The keys of a packet's details with their types, for all transports.
 pub fn packet_details() -> BTreeSet<String> {
     fn path<A>(source: A, destination: A) -> UdpPath<A> {
         UdpPath { source_mac: Some(MAC), source, source_port: 1, destination, destination_port: 9 }
@@ -71,7 +71,7 @@ pub fn decision() -> (BTreeSet<String>, BTreeSet<String>) {
     (signal, additional)
 }
 
-/// The keys of an entry of `ListDomains` with their types.
+/// The keys of an entry in `ListDomains` with their types.
 pub fn listed() -> BTreeSet<String> {
     let Domain { id, name, state, .. } = domain();
     let rule = Some("rule".to_owned());

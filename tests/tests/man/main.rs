@@ -66,13 +66,14 @@ fn documented_defaults_match_the_code() {
         let defaults = service.load("").unwrap();
         for entry in page.entries("KEYS") {
             let (page, key) = (&page.name, entry.name());
-            let default =
-                entry.line("Default: ").unwrap_or_else(|| panic!("{page} has no default of \"{key}\""));
+            let default = entry
+                .line("Default: ")
+                .unwrap_or_else(|| panic!("{page} does not state the default of \"{key}\""));
             let loaded = service.load(&format!("{key} = {default}"));
             assert_eq!(
                 loaded.as_ref(),
                 Ok(&defaults),
-                "{page} has a different default of \"{key}\" than {}",
+                "{page} states a different default for \"{key}\" than {}",
                 service.program()
             );
             let value: toml::Value =
@@ -148,7 +149,7 @@ fn documented_ranges_match_the_code() {
     }
 }
 
-/// Compares when a change of each key takes effect: in the man pages, in the code of capture and in
+/// Compares when a change to each key takes effect: in the man pages, in the code of capture and in
 /// docs/CONFIGURATION.md.
 #[test]
 fn documented_reload_behaviour_matches_the_code() {
@@ -165,7 +166,7 @@ fn documented_reload_behaviour_matches_the_code() {
                 Some("at the next start") => true,
                 Some("on a reload") => false,
                 other => {
-                    panic!("{} does not state when a change of \"{key}\" takes effect: {other:?}", page.name)
+                    panic!("{} does not state when a change to \"{key}\" takes effect: {other:?}", page.name)
                 }
             };
             if service == Service::Capture {
@@ -180,7 +181,7 @@ fn documented_reload_behaviour_matches_the_code() {
     assert_eq!(
         later.iter().map(String::as_str).collect::<BTreeSet<_>>(),
         by_page,
-        "the man pages, and {CONFIGURATION_PAGE}"
+        "left: the man pages, right: {CONFIGURATION_PAGE}"
     );
 }
 
@@ -253,7 +254,8 @@ fn every_error_is_documented() {
 
 #[test]
 fn every_exit_status_is_documented() {
-    // As root, the services run in a user namespace as nobody. Otherwise they would switch their user.
+    // If the test runs as root, the services run as nobody, in a user namespace. Otherwise, they would switch to their
+    // own users.
     let root = nix::unistd::geteuid().is_root();
     if root && !privileged() {
         return;
@@ -326,7 +328,7 @@ fn examples_are_valid_configurations() {
         assert!(examples.len() >= 3, "{}", page.name);
         for example in examples {
             let loaded = service.load(&with_password(&example));
-            assert!(loaded.is_ok(), "an example of {} is wrong: {loaded:?}\n{example}", page.name);
+            assert!(loaded.is_ok(), "an example in {} is invalid: {loaded:?}\n{example}", page.name);
         }
     }
 }
@@ -343,15 +345,15 @@ fn configuration_page_lists_every_key() {
         assert!(loaded.is_ok(), "{block}: {loaded:?}");
         let whole: toml::Table = toml::from_str(text).unwrap();
         let written: BTreeSet<String> = whole.keys().cloned().collect();
-        assert_eq!(written, service.keys(None), "{block}, and {} --check", service.program());
+        assert_eq!(written, service.keys(None), "left: {block:?}, right: {} --check", service.program());
         for table in service.tables() {
             let keys =
                 whole[&table].as_array().unwrap().iter().flat_map(|table| table.as_table().unwrap().keys());
             let written: BTreeSet<String> = keys.cloned().collect();
-            assert_eq!(written, service.keys(Some(&table)), "[[{table}]] of {CONFIGURATION_PAGE}");
+            assert_eq!(written, service.keys(Some(&table)), "[[{table}]] in {CONFIGURATION_PAGE}");
         }
         let plain = text.split("\n[[").next().unwrap();
-        assert_eq!(service.load(plain), service.load(""), "{block}, and the defaults");
+        assert_eq!(service.load(plain), service.load(""), "left: {block:?}, right: the defaults");
     }
 }
 
@@ -359,7 +361,7 @@ fn configuration_page() -> String {
     std::fs::read_to_string(project().join(CONFIGURATION_PAGE)).unwrap()
 }
 
-/// The configuration with an existing password file instead of that in the example.
+/// The configuration with an existing password file instead of the one in the example.
 fn with_password(text: &str) -> String {
     const EXAMPLE: &str = "/etc/wakevirt/win11.secureon";
     static PASSWORD: std::sync::OnceLock<tempfile::NamedTempFile> = std::sync::OnceLock::new();

@@ -81,8 +81,8 @@ impl Page {
     pub fn references(&self) -> BTreeSet<String> {
         let reference = |line: &str| {
             let words = words(line);
-            let place = words.iter().position(|word| word.trim_start_matches('.') == "Xr")?;
-            Some(format!("{}.{}", words.get(place + 1)?, words.get(place + 2)?))
+            let position = words.iter().position(|word| word.trim_start_matches('.') == "Xr")?;
+            Some(format!("{}.{}", words.get(position + 1)?, words.get(position + 2)?))
         };
         self.text.lines().filter_map(reference).collect()
     }

@@ -19,7 +19,7 @@ use Service::{Actor, Capture};
 impl Service {
     pub const BOTH: [Self; 2] = [Capture, Actor];
 
-    /// The name of its program.
+    /// The name of the service's program.
     pub const fn program(self) -> &'static str {
         match self {
             Capture => "wakevirt-capture",
@@ -62,7 +62,7 @@ impl Service {
         self.keys(None).into_iter().filter(is_table).collect()
     }
 
-    /// The values of a key with a fixed set of values, otherwise an empty set.
+    /// The values of a key that has a fixed set of values; otherwise an empty set.
     pub fn values(self, table: Option<&str>, key: &str) -> BTreeSet<String> {
         let result = self.load(&format!("{}{key} = \"no such value\"", header(table)));
         result.err().and_then(|error| valid(&error, "value")).unwrap_or_default()
@@ -104,7 +104,8 @@ pub fn capture_needs_restart(key: &str) -> bool {
     !changed.keys_that_need_restart(&default).is_empty()
 }
 
-/// The text of a file in which this key, of the file or of a table, has a list of `count` values.
+/// The text of a file in which this key has a list of `count` values. The key is at the top level of the file, or in a
+/// table.
 pub fn items(table: Option<&str>, key: &str, count: usize) -> String {
     let tables = match key {
         "allow" => "[[allow]]\ndomain = \"a\"\n",

@@ -1,5 +1,5 @@
-//! Runs the commands of docs/RESTRICTED.md, which restrict the actor's rights in libvirt, unchanged on a booted
-//! Debian.
+//! Runs the commands from docs/RESTRICTED.md, which restrict the actor's permissions in libvirt, unchanged on a booted
+//! Debian system.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use wakevirt_tests::bus::Kind;
@@ -24,9 +24,9 @@ fn configuration(site: &Site<'_>) -> String {
     site.debian.sh("cd /etc && find libvirt/*.conf polkit-1 systemd/system/wakevirt* -type f -exec sha256sum {} + | sort")
 }
 
-/// Waits until the page's command shows these rights of the actor.
-fn wait_for_rights(site: &Site<'_>, show: &str, rights: &str) {
-    let expected = format!("permissions on qemu:///system: {rights}");
+/// Waits until the page's command shows these permissions of the actor.
+fn wait_for_permissions(site: &Site<'_>, show: &str, permissions: &str) {
+    let expected = format!("permissions on qemu:///system: {permissions}");
     wait::until_true(&expected, || {
         // journalctl fails while no such line exists.
         let output = site.shell("root", show).output().expect("sh runs");
@@ -42,10 +42,11 @@ fn groups(site: &Site<'_>) -> String {
     groups.split_whitespace().filter(|group| *group != own_group.trim()).collect::<Vec<_>>().join(" ")
 }
 
-/// A domain like those of virt-manager, with a libvirt network, a volume and a network filter.
+/// A domain like those that virt-manager defines, with a libvirt network, a volume and a network filter.
 const OTHER: &str = "other";
 const OTHER_MAC: &str = "52:54:00:12:34:57";
-/// The same with a serial port that connects to a missing socket: QEMU exits after libvirt has set up all devices.
+/// The same domain with a serial port that connects to a missing socket: QEMU exits after libvirt has set up all
+/// devices.
 const BROKEN: &str = "broken";
 const BROKEN_MAC: &str = "52:54:00:12:34:58";
 const SERIAL: &str = "<serial type='unix'><source mode='connect' path='/run/missing'/></serial>";
@@ -84,15 +85,16 @@ fn define_others(site: &Site<'_>) {
     site.debian.sh("systemctl reload wakevirt-actor");
 }
 
-/// Sends a packet for [`OTHER`], waits until it runs, and destroys it.
+/// Sends a packet for [`OTHER`], waits until the domain is running, and destroys it.
 fn wake_other(site: &Site<'_>, send: &str) {
     assert_eq!(send.matches(MAC).count(), 1, "{send}");
     site.lan.sh(&send.replace(MAC, OTHER_MAC));
-    wait::until_true("the other domain to run", || site.virsh(&format!("domstate {OTHER}")) == "running");
+    wait::until_true("the other domain to start", || site.virsh(&format!("domstate {OTHER}")) == "running");
     site.virsh(&format!("destroy {OTHER}"));
 }
 
-/// Sends a packet for [`BROKEN`]. Its start fails, and leaves no port and no filter binding.
+/// Sends a packet for [`BROKEN`], and checks that its start fails and leaves neither a port nor a filter binding
+/// behind.
 fn fail_to_wake_broken(site: &Site<'_>, send: &str) {
     site.lan.sh(&send.replace(MAC, BROKEN_MAC));
     let journal = || site.debian.journal("wakevirt-actor");
@@ -123,7 +125,7 @@ fn actor_reads_secrets(site: &Site<'_>, line: &str) -> bool {
 }
 
 #[test]
-fn restricted_rights_can_be_enabled_and_disabled_as_documented() {
+fn restrictions_can_be_enabled_and_disabled_as_documented() {
     privileged!();
     let host = Host::new();
     let mut site = Site::new(&host, Kind::DbusDaemon);
@@ -133,7 +135,7 @@ fn restricted_rights_can_be_enabled_and_disabled_as_documented() {
     let [show, read] = commands("Verify");
     let by_member = format!("virsh --connect qemu:///system destroy {DOMAIN}");
 
-    wait_for_rights(&site, &show, "not restricted");
+    wait_for_permissions(&site, &show, "not restricted");
     let libvirt_gid = site.debian.sh("getent group libvirt | cut -d: -f3");
     assert_eq!(groups(&site), libvirt_gid.trim());
     site.wake(send);
@@ -154,17 +156,17 @@ fn restricted_rights_can_be_enabled_and_disabled_as_documented() {
         if rebooted {
             site.debian.reboot();
         }
-        wait_for_rights(&site, &show, "restricted by libvirt's access driver");
+        wait_for_permissions(&site, &show, "restricted by libvirt's access driver");
         assert_eq!(groups(&site), "");
         wake_other(&site, send);
         fail_to_wake_broken(&site, send);
         site.wake(send);
         assert!(!actor_reads_secrets(&site, &read), "rebooted: {rebooted}");
-        assert!(destroys(&site, MEMBER, &by_member), "the second rule preserves the group's rights");
+        assert!(destroys(&site, MEMBER, &by_member), "the second rule preserves the group's permissions");
         wait_for_cool_down();
     }
 
-    // Without the second rule the group loses its rights.
+    // Without the second rule, the group loses its permissions.
     site.debian.sh("rm /etc/polkit-1/rules.d/50-libvirt-group.rules && systemctl restart polkit");
     site.wake(send);
     assert!(!destroys(&site, MEMBER, &by_member));
@@ -175,7 +177,7 @@ fn restricted_rights_can_be_enabled_and_disabled_as_documented() {
     let [disable] = commands("Disable");
     site.debian.sh(&disable);
     assert_eq!(configuration(&site), original);
-    wait_for_rights(&site, &show, "not restricted");
+    wait_for_permissions(&site, &show, "not restricted");
     assert_eq!(groups(&site), libvirt_gid.trim());
     site.wake(send);
     assert!(destroys(&site, MEMBER, &by_member));

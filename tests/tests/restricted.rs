@@ -1,5 +1,5 @@
-//! Restricted rights in libvirt: a real libvirtd with its access driver, a real polkitd, the shipped rules, and the
-//! actor's user without the group libvirt. `states.rs` wakes domains in every state with these rights.
+//! Restricted permissions in libvirt: a real libvirtd with its access driver, a real polkitd, the shipped rules, and
+//! the actor's user without the `libvirt` group. `states.rs` wakes domains in every state with these permissions.
 
 use std::thread;
 
@@ -10,9 +10,9 @@ use wakevirt_tests::libvirt::QEMU;
 use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine};
 use wakevirt_tests::privileged;
 use wakevirt_tests::scene::restricted::{Restricted, shipped};
-use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtRights, Scene};
+use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtAccess, Scene};
 
-/// The rule that restores the rights of the group libvirt.
+/// The rule that restores the permissions of the `libvirt` group.
 const GROUP_RULE: &str = "docs/examples/restricted/50-libvirt-group.rules";
 const SECRET: &str = "11111111-1111-4111-8111-111111111111";
 
@@ -62,9 +62,9 @@ fn shipped_rule_allows_what_a_wake_needs() {
     }
 }
 
-/// Commands of virsh(1) that libvirt must deny to the actor's user.
+/// virsh(1) commands that libvirt must deny to the actor's user.
 const DENIED: &[&str] = &[
-    // Definitions. A new one could use the disks of the host.
+    // Definitions. A new one could use the host's disks.
     "define /run/new.xml",
     "create /run/new.xml",
     "undefine off",
@@ -107,7 +107,7 @@ const DENIED: &[&str] = &[
     "dumpxml off --security-info",
     "secret-list",
     "secret-get-value 11111111-1111-4111-8111-111111111111",
-    // Other objects of libvirt.
+    // Other libvirt objects.
     "pool-list --all",
     "pool-define /run/pool.xml",
     "vol-create-as pool new 1M",
@@ -164,7 +164,7 @@ fn shipped_rule_allows_nothing_else() {
     let libvirt = with_domains(&host);
     create_objects(&host, &libvirt);
     libvirt.assert_denied(User::Actor, DENIED);
-    // A sample of the commands succeeds as root: libvirt denied them only because of the missing rights.
+    // A sample of the commands succeeds as root: libvirt denied them only because of the missing permissions.
     for line in [
         "define /run/new.xml",
         "attach-device on /run/nic.xml --live",
@@ -181,18 +181,18 @@ fn shipped_rule_allows_nothing_else() {
 }
 
 #[test]
-fn group_rule_restores_the_rights_of_the_group() {
+fn group_rule_restores_the_permissions_of_the_group() {
     privileged!();
     const LINES: [&str; 3] = ["destroy on", "dumpxml off --security-info", "undefine off"];
     let host = Host::new();
     let mut libvirt = with_domains(&host);
-    // The access driver removes the rights of the group.
+    // The access driver removes the permissions of the group.
     libvirt.virsh(User::LibvirtMember, "list --all").unwrap();
     libvirt.assert_denied(User::LibvirtMember, &LINES);
 
     libvirt.polkitd.write_rules("50-libvirt-group.rules", &shipped(GROUP_RULE));
     libvirt.restart_polkit();
-    // The rule does not apply to the actor's user, not even as a member of the group.
+    // The rule does not apply to the actor's user, even if that user is a member of the group.
     host.sh("usermod --append --groups libvirt wakevirt-actor");
     libvirt.assert_denied(User::Actor, &LINES);
     // The rule does not apply to other users.
@@ -207,7 +207,7 @@ fn a_wake_waits_while_the_domain_starts() {
     privileged!();
     let host = Host::new();
     let machines = [Machine::new("slow").emulator(Emulator::Slow(5))];
-    let scene = Scene::with_rights(LibvirtRights::Restricted, &host, &machines, ALL_ALLOWED);
+    let scene = Scene::with_access(LibvirtAccess::Restricted, &host, &machines, ALL_ALLOWED);
     thread::scope(|scope| {
         scope.spawn(|| scene.virsh(&["start", "slow"]));
         scene.wait_for_state("slow", "paused");
@@ -222,29 +222,29 @@ fn a_wake_waits_while_the_domain_starts() {
 }
 
 #[test]
-fn logs_the_rights_at_each_connection() {
+fn logs_its_permissions_at_each_connection() {
     privileged!();
-    for (rights, text) in [
-        (LibvirtRights::Group, "not restricted; the actor is allowed to do everything there"),
-        (LibvirtRights::Restricted, "restricted by libvirt's access driver"),
+    for (access, text) in [
+        (LibvirtAccess::Group, "not restricted; the actor is allowed to do everything there"),
+        (LibvirtAccess::Restricted, "restricted by libvirt's access driver"),
     ] {
         let host = Host::new();
-        let mut scene = Scene::with_rights(rights, &host, &[], ALL_ALLOWED);
+        let mut scene = Scene::with_access(access, &host, &[], ALL_ALLOWED);
         let log = scene.actor.as_ref().unwrap().log().clone();
         let line = format!("permissions on {QEMU}: {text}");
         let _ = log.wait_for(&line);
-        // The next connection logs it again.
+        // The actor logs the line again at the next connection.
         scene.libvirtd.kill();
         scene.libvirtd.start_again();
         let _ = log.wait_for_nth(&line, 2);
-        assert_eq!(log.count("permissions on"), 2, "{rights:?}");
+        assert_eq!(log.count("permissions on"), 2, "{access:?}");
         scene.actor.as_mut().unwrap().stop();
     }
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();
-    let rights = actor.log().wait_for("permissions on test:///default: ");
+    let permissions = actor.log().wait_for("permissions on test:///default: ");
     // The test driver has no access driver. Before libvirt 10 it does not answer the query.
     let expected = ["unknown; the check failed: ", "not restricted; "];
-    assert!(expected.iter().any(|text| rights.contains(text)), "{rights}");
+    assert!(expected.iter().any(|text| permissions.contains(text)), "{permissions}");
 }

@@ -1,4 +1,4 @@
-//! The rights of the processes, from `/proc`.
+//! The privileges of the processes, from `/proc`.
 
 use std::fs;
 
@@ -48,7 +48,7 @@ fn capabilities(set: u64) -> String {
     }
 }
 
-/// The name of a user on the host of that process.
+/// The name of a user on the process's host.
 fn name(pid: Pid, uid: u32) -> String {
     let users = fs::read_to_string(format!("/proc/{pid}/root/etc/passwd")).unwrap_or_default();
     let of_host = users.lines().find_map(|line| {

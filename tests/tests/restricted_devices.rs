@@ -9,10 +9,10 @@ use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirt::machine::{Guest, Machine};
 use wakevirt_tests::libvirt::{QEMU, RULE};
 use wakevirt_tests::scene::restricted::{Restricted, shipped};
-use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtRights, Scene};
+use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtAccess, Scene};
 use wakevirt_tests::{privileged, wait};
 
-/// A network of each kind that needs no hardware. `br0` is a bridge of the host.
+/// A network of each kind that does not need hardware. `br0` is a bridge on the host.
 const NETWORKS: [(&str, &str); 5] = [
     (
         "nat",
@@ -30,7 +30,7 @@ const NETWORKS: [(&str, &str); 5] = [
 const FILTER: &str = "<filter name='own-address' chain='root'>
   <rule action='drop' direction='in' priority='500'><mac match='no' srcmacaddr='$MAC'/></rule></filter>";
 
-/// A secret with a readable value, and a private secret, with a value that libvirt shows to no client.
+/// A secret with a readable value, and a private secret, whose value libvirt does not show to any client.
 const OPEN: &str = "11111111-1111-4111-8111-111111111111";
 const PRIVATE: &str = "22222222-2222-4222-8222-222222222222";
 const SECRETS: &str = "docs/examples/restricted/05-wakevirt-secrets.rules";
@@ -53,7 +53,7 @@ fn volume() -> String {
     disk("volume", "<source pool='pool' volume='volume'/>")
 }
 
-/// An emulated TPM with this element for a secret, which encrypts its state.
+/// An emulated TPM. `secret` is empty, or an element that names the secret that encrypts its state.
 fn tpm(secret: &str) -> String {
     format!("<tpm model='tpm-tis'><backend type='emulator' version='2.0'>{secret}</backend></tpm>")
 }
@@ -134,7 +134,7 @@ fn starts_every_kind_of_domain_that_root_can_start() {
     ]);
     for (name, devices) in kinds {
         libvirt.define(name, &devices);
-        // polkit allows root everything, as libvirt does without its access driver.
+        // polkit allows root to do everything, as libvirt does without its access driver.
         libvirt.root(&format!("start {name}"));
         libvirt.root(&format!("destroy {name}"));
         libvirt.virsh(User::Actor, &format!("start {name}")).unwrap();
@@ -165,7 +165,7 @@ fn a_failed_start_leaves_nothing_behind() {
     libvirt.define("works", &devices.replace(BROKEN, ""));
     libvirt.virsh(User::Actor, "start works").unwrap();
     let left = left_behind(&host, &libvirt);
-    assert_eq!(left.matches("vnet").count(), 6, "five taps and a filter: {left}");
+    assert_eq!(left.matches("vnet").count(), 6, "expected five tap devices and a filter binding: {left}");
     // When QEMU exits, libvirt removes them.
     host.sh("kill -9 $(cat /run/libvirt/qemu/works.pid)");
     wait::until_true("libvirt to remove ports and bindings", || left_behind(&host, &libvirt).is_empty());
@@ -173,13 +173,13 @@ fn a_failed_start_leaves_nothing_behind() {
 
 /// The effect of a missing permission.
 enum Effect {
-    /// This command of virsh(1) fails with this error.
+    /// This virsh(1) command fails with this error.
     Error(&'static str, &'static str),
     /// A failed start leaves something behind.
     Residue,
 }
 
-/// Each permission of the rule, without `org.libvirt.`, and what happens without it.
+/// Each permission of the rule, without the prefix `org.libvirt.`, and the effect if it is missing.
 const PERMISSIONS: [(&str, Effect); 21] = {
     use Effect::{Error, Residue};
     const ACCESS_DENIED: &str = "access denied";
@@ -294,7 +294,7 @@ fn remove_residue(libvirt: &Restricted<'_>) {
     }
 }
 
-/// Commands of virsh(1) that the permissions do not include.
+/// virsh(1) commands that the permissions do not include.
 const DENIED: &[&str] = &[
     // Networks.
     "net-list --all",
@@ -371,7 +371,7 @@ fn assert_can_change(host: &Host, libvirt: &Restricted<'_>) {
 }
 
 #[test]
-fn a_domain_on_inactive_objects_does_not_start() {
+fn a_domain_that_uses_inactive_objects_does_not_start() {
     privileged!();
     let host = Host::new();
     let libvirt = with_objects(&host);
@@ -437,7 +437,7 @@ fn logs_why_a_domain_with_a_secret_does_not_start() {
     privileged!();
     let host = Host::new();
     let machines = [Machine::new("encrypted").device(&tpm(&encrypted(OPEN)))];
-    let scene = Scene::with_rights(LibvirtRights::Restricted, &host, &machines, ALL_ALLOWED);
+    let scene = Scene::with_access(LibvirtAccess::Restricted, &host, &machines, ALL_ALLOWED);
     host.write(
         "/run/secret.xml",
         &format!("<secret><uuid>{OPEN}</uuid><usage type='vtpm'><name>x</name></usage></secret>"),

@@ -1,4 +1,4 @@
-//! A host with both services, libvirt's test driver, and one domain that is off.
+//! A host with both services, libvirt's test driver, and one domain that is shut off.
 
 use std::process::Output;
 
@@ -12,21 +12,21 @@ use wakevirt_tests::network::Peer;
 use wakevirt_tests::process::Process;
 use wakevirt_tests::wait;
 
-/// The domain that does not wake.
+/// The domain to wake.
 pub const DOMAIN: &str = "win11";
 /// Its MAC address.
 pub const MAC: &str = "52:54:00:12:34:56";
 
-/// What differs from a healthy host before the services start.
+/// How a host is set up before the services start.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
     /// The content of capture.toml.
     pub capture: &'static str,
     /// The content of actor.toml without `connections`.
     pub actor: &'static str,
-    /// A shell command on the host.
+    /// A shell command that runs on the host.
     pub shell: &'static str,
-    /// The definition of the domain. `None` for an ordinary one.
+    /// The definition of the domain. `None` means an ordinary domain.
     pub domain: Option<&'static str>,
     /// Who starts capture.
     pub started_by: StartedBy,
@@ -35,12 +35,12 @@ pub struct Setup {
 /// A rule that allows the domain.
 pub const ALLOWED: &str = "[[allow]]\ndomain = \"win11\"\n";
 
-/// A host on which nothing is wrong.
+/// A host without a fault.
 pub const HEALTHY: Setup =
     Setup { capture: "", actor: ALLOWED, shell: "", domain: None, started_by: StartedBy::Manager };
 
-/// The host.
-pub struct Patient<'host> {
+/// The host, and another machine on its network.
+pub struct Fixture<'host> {
     pub host: &'host Host,
     pub lan: Peer<'host>,
     pub libvirtd: Libvirtd<'host>,
@@ -50,7 +50,7 @@ pub struct Patient<'host> {
     _bus: Bus<'host>,
 }
 
-impl<'host> Patient<'host> {
+impl<'host> Fixture<'host> {
     /// Starts everything. The other machine has the address 192.0.2.2 and is connected to `port0`, a port of `br0`.
     pub fn new(host: &'host Host, setup: Setup) -> Self {
         let libvirtd = Libvirtd::start(host);
@@ -81,20 +81,20 @@ impl<'host> Patient<'host> {
         doctor(self.host, arguments)
     }
 
-    /// The diagnosis of doctor.
+    /// Runs doctor as root, and returns its diagnosis.
     pub fn diagnose(&self, arguments: &[&str]) -> Diagnosis {
         Diagnosis { json: diagnose(self.host, arguments) }
     }
 
-    /// Sends a packet, and waits until the actor has decided about it.
+    /// Sends a packet, and waits until the actor has made a decision on it.
     pub fn packet(&self, mac: &str, options: &[&str]) {
         let before = self.decisions.log().count("WakeFinished");
         self.lan.etherwake(mac, options);
         wait::until_true("a decision", || self.decisions.log().count("WakeFinished") > before);
     }
 
-    /// Sends packets until the domain runs. A packet like a previous one counts as a copy for two seconds.
-    pub fn wakes(&self, mac: &str, options: &[&str], diagnosis: &Diagnosis) {
+    /// Sends packets until the domain is running. A packet like a previous one counts as a copy for two seconds.
+    pub fn assert_wakes(&self, mac: &str, options: &[&str], diagnosis: &Diagnosis) {
         let woken = wait::within(wait::TIMEOUT, || {
             self.lan.etherwake(mac, options);
             let runs = || (self.libvirtd.state(TEST, DOMAIN) == "running").then_some(());
@@ -110,7 +110,7 @@ fn doctor(host: &Host, arguments: &[&str]) -> Output {
     doctor.args(["--json", "doctor"]).args(arguments).output().expect("wakevirtctl runs")
 }
 
-/// The JSON of doctor. Checks that the exit status matches it.
+/// Runs doctor as root, and returns its JSON output. Checks that the exit status matches it.
 pub fn diagnose(host: &Host, arguments: &[&str]) -> Value {
     let output = doctor(host, arguments);
     let json = serde_json::from_slice(&output.stdout);
@@ -136,17 +136,17 @@ impl Diagnosis {
     pub fn finding(&self, check: &str) -> &Value {
         let findings = self.json["findings"].as_array().expect("a list");
         let found = findings.iter().find(|finding| finding["check"] == check);
-        found.unwrap_or_else(|| panic!("no finding {check} in {:#}", self.json))
+        found.unwrap_or_else(|| panic!("no {check} finding in {:#}", self.json))
     }
 
-    /// The command that cures a finding.
-    pub fn cure(&self, check: &str) -> &str {
-        let cure = self.finding(check)["cure"].as_str();
-        cure.unwrap_or_else(|| panic!("no cure for {check} in {:#}", self.json))
+    /// The command that fixes a finding.
+    pub fn command_for(&self, check: &str) -> &str {
+        let command = self.finding(check)["cure"].as_str();
+        command.unwrap_or_else(|| panic!("no command fixes {check} in {:#}", self.json))
     }
 
     /// Whether the evidence of a finding contains this text.
-    pub fn has_seen(&self, check: &str, text: &str) -> bool {
+    pub fn has_evidence(&self, check: &str, text: &str) -> bool {
         let evidence = self.finding(check)["evidence"].as_array().expect("a list");
         evidence.iter().any(|line| line.as_str().is_some_and(|line| line.contains(text)))
     }
