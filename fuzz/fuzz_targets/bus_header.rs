@@ -1,4 +1,4 @@
-//! Parsing the header of a D-Bus message causes no panic, and does not depend on the bytes after the header.
+//! Parsing the header of a D-Bus message does not panic, and does not depend on the bytes after the header.
 
 #![no_main]
 

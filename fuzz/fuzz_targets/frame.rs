@@ -1,7 +1,7 @@
 //! The parser gives the same result as a slow reference parser for frames with any link header, without a panic.
 //!
-//! The first byte of an input selects the link type. If its highest bit is set, the next two bytes are a VLAN tag that
-//! the kernel removed. The frame follows.
+//! The first byte of an input selects the link type. If its highest bit is set, the next two bytes are the VLAN tag
+//! that the kernel removed. The frame follows.
 
 #![no_main]
 
@@ -32,19 +32,19 @@ fuzz_target!(|input: &[u8]| {
     let parsed = parse_frame(&frame, &Ports::default());
     assert!(
         !parsed.as_ref().is_ok_and(|parsed| parsed.packets.is_empty()),
-        "an accepted frame contains a packet"
+        "an accepted frame contains no packet"
     );
     let packets: Vec<ParsedPacket> = parsed.into_iter().flatten().collect();
     let source = frame.source.map(|mac| mac.to_string());
     let expected = naive::frame(source, tag, frame.protocol, frame.payload, &[0, 7, 9]);
     assert_eq!(packets.iter().cloned().map(Found::from).collect::<Vec<_>>(), expected);
-    assert!(packets.len() <= SEARCHED / 102, "no more packets than fit into the searched bytes");
+    assert!(packets.len() <= SEARCHED / 102, "more packets than fit in the searched bytes");
     assert!(packets.len() == 1 || packets.iter().all(|packet| packet.magic.password().is_none()));
     for packet in packets {
         let target = packet.magic.target();
         assert!(target.is_unicast());
         let copies = target.octets().repeat(16);
-        assert!(bytes.windows(copies.len()).any(|window| window == copies), "all copies are in the frame");
+        assert!(bytes.windows(copies.len()).any(|window| window == copies), "the frame does not contain all copies");
         assert!(packet.vlan.is_none_or(|vlan| (1..=4094).contains(&vlan.get())));
     }
 });

@@ -1,4 +1,4 @@
-//! A message from the sniffer is rejected, or decodes again to the same value after it was encoded.
+//! A message from the sniffer either is rejected or stays the same when it is encoded and decoded again.
 
 #![no_main]
 
@@ -14,6 +14,6 @@ fuzz_target!(|datagram: &[u8]| {
     }
     let mut buffer = [0; MAX_MESSAGE];
     let encoded = message.encode(&mut buffer).expect("a decoded message can be encoded");
-    assert!(encoded.len() <= datagram.len(), "encoding does not make it longer");
+    assert!(encoded.len() <= datagram.len(), "the encoded message is longer than the datagram");
     assert_eq!(FromSniffer::decode(encoded), Ok(message));
 });

@@ -1,6 +1,6 @@
 //! Drops the capabilities of a process.
 //!
-//! This is a separate crate because the sniffer also uses it, and must not link the crate `service`.
+//! This is a separate crate because the sniffer also uses it and must not link `wakevirt-service`.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities, set_no_new_privs,
 };
 
-/// The kernel refused a step. The process may still have capabilities, and must exit.
+/// A step failed. The process may still have capabilities, and must exit.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step}: {error}")]
 pub struct Error {
@@ -16,13 +16,13 @@ pub struct Error {
     error: io::Error,
 }
 
-/// Sets `no_new_privs`, so that no program can regain a capability (prctl(2)), and clears the ambient,
-/// effective, permitted and inheritable sets.
+/// Sets `no_new_privs`, so that the process cannot regain a capability by executing a program (prctl(2)), and clears
+/// the ambient, effective, permitted and inheritable sets.
 ///
-/// The bounding set does not change: removing from it needs `CAP_SETPCAP`, and with `no_new_privs` it grants
-/// nothing.
+/// The bounding set does not change: removing capabilities from it requires `CAP_SETPCAP`, and with `no_new_privs` it
+/// does not grant any.
 ///
-/// Capabilities belong to a thread: call this before the process has a second thread.
+/// Capabilities belong to a thread, so call this function before the process starts a second thread.
 ///
 /// # Errors
 /// [`Error`] names the step and the kernel's error.

@@ -1,10 +1,10 @@
 //! Measures how fast `MagicPacket::find` searches payloads without a magic packet, in GB/s.
 //!
-//! Three functions search each kind of payload in turn, so that the ratios are valid on a busy machine as well: `find`,
-//! a byte-wise search, and memchr's search for the synchronisation stream with a comparison of the bytes after it. With
-//! `WAKEVIRT_BENCH_JSON=FILE` the benchmark writes the figures to that file as one JSON object.
+//! Three functions search each kind of payload in turn, so that the ratios are valid even on a busy machine: `find`, a
+//! byte-wise search, and memchr's search for the synchronisation stream, followed by a comparison of the bytes after
+//! it. With `WAKEVIRT_BENCH_JSON=FILE` the benchmark writes the figures to that file as a JSON object.
 
-#![expect(clippy::print_stdout, reason = "it prints its result")]
+#![expect(clippy::print_stdout, reason = "the benchmark prints its results")]
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark may panic")]
 
 use std::hint::black_box;
@@ -16,9 +16,10 @@ use wakevirt_protocol::MagicPacket;
 
 /// The maximum UDP payload in an Ethernet frame.
 const PAYLOAD: usize = 1472;
-/// Too many for branch prediction to learn, and few enough to fit into the caches.
+/// The number of payloads of each kind: too many for the branch predictor to learn, and few enough to fit in the
+/// caches.
 const PAYLOADS: usize = 256;
-/// Each figure is the median of this many runs.
+/// The number of runs. Each figure is their median.
 const RUNS: usize = 15;
 /// The minimum duration of a run.
 const RUN: Duration = Duration::from_millis(10);
@@ -70,7 +71,7 @@ fn main() {
     }
 }
 
-/// The speed of a search on these payloads, which contain no magic packet.
+/// Returns the speed of a search of these payloads, which contain no magic packet, in GB/s.
 fn gigabytes_per_second(payloads: &[Vec<u8>], search: impl Fn(&[u8]) -> bool) -> f64 {
     let begin = Instant::now();
     let mut bytes = 0.0;
@@ -113,7 +114,7 @@ fn payloads(make: impl FnMut() -> Vec<u8>) -> Vec<Vec<u8>> {
     payloads
 }
 
-/// Concatenates parts up to the length of a payload.
+/// Concatenates parts until they have the length of a payload.
 fn repeat(part: impl FnMut() -> Vec<u8>) -> Vec<u8> {
     std::iter::repeat_with(part).flatten().take(PAYLOAD).collect()
 }
@@ -125,7 +126,7 @@ fn near_miss(random: &mut Random) -> Vec<u8> {
     [&SYNC[..], &mac.repeat(15), &[mac[0] ^ 2]].concat()
 }
 
-/// Up to eight FF followed by four to eleven copies of an address, which is repetitive without being a packet.
+/// Up to eight 0xFF bytes followed by four to eleven copies of an address: repetitive, but not a magic packet.
 fn broken_copies(random: &mut Random) -> Vec<u8> {
     let mac = random.bytes(6);
     let (sync, copies) = (usize::from(random.byte() % 9), usize::from(4 + random.byte() % 8));
@@ -137,7 +138,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// Marsaglia's xorshift generator: the same payloads on every run.
+/// Marsaglia's xorshift generator. It yields the same payloads in every run.
 struct Random(u64);
 
 impl Random {

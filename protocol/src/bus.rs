@@ -35,7 +35,7 @@ pub const ACTOR_INTERFACE: &str = "org.wakevirt.Actor1";
 /// A received body of type `a{sv}`.
 pub type Dict = HashMap<String, OwnedVariant>;
 
-/// The errors in replies of both services, `org.wakevirt.Error.…`. The message says what to do.
+/// The errors that both services return, `org.wakevirt.Error.*`. The message says what to do.
 #[derive(Debug, zbus::DBusError)]
 #[zbus(prefix = "org.wakevirt.Error")]
 pub enum Error {
@@ -46,9 +46,9 @@ pub enum Error {
     InvalidArgument(String),
     /// The caller is not authorised.
     NotAuthorized(String),
-    /// A limit of the service is reached.
+    /// A limit of the service has been reached.
     LimitExceeded(String),
-    /// The packet is not stored, or no longer stored.
+    /// The packet was never stored, or is no longer stored.
     Forgotten(String),
     /// The packet had no SecureOn password.
     NoSecureOn(String),
@@ -69,7 +69,7 @@ pub enum Error {
     default_path = "/org/wakevirt/Capture1"
 )]
 pub trait Capture1 {
-    /// The first page of the stored packets with a higher sequence, oldest first:
+    /// Returns the first page of the stored packets with a sequence higher than `after`, oldest first:
     /// `(epoch, lost, more, packets)`.
     fn replay(
         &self,
@@ -92,31 +92,31 @@ pub trait Capture1 {
     /// The capture mode: `raw` or `udp`.
     #[zbus(property)]
     fn mode(&self) -> zbus::Result<String>;
-    /// The interfaces on which it captures.
+    /// The interfaces on which wakevirt captures packets.
     #[zbus(property)]
     fn interfaces(&self) -> zbus::Result<Vec<String>>;
     /// The alternative names of these interfaces, by name.
     #[zbus(property)]
     fn alternative_names(&self) -> zbus::Result<HashMap<String, Vec<String>>>;
-    /// The sequence of the last announced packet.
+    /// The sequence of the most recently announced packet.
     #[zbus(property(emits_changed_signal = "false"))]
     fn sequence(&self) -> zbus::Result<u64>;
-    /// Magic packets that were captured.
+    /// The number of captured magic packets.
     #[zbus(property(emits_changed_signal = "false"))]
     fn received(&self) -> zbus::Result<u64>;
-    /// Frames that passed the kernel's filter and contained no magic packet.
+    /// The number of frames that passed the kernel's filter and contained no magic packet.
     #[zbus(property(emits_changed_signal = "false"))]
     fn malformed(&self) -> zbus::Result<u64>;
-    /// Magic packets that were copies of an announced packet.
+    /// The number of magic packets that were copies of an announced packet.
     #[zbus(property(emits_changed_signal = "false"))]
     fn duplicates(&self) -> zbus::Result<u64>;
-    /// Magic packets that were not announced because they exceeded a budget.
+    /// The number of magic packets that were not announced because they exceeded a budget.
     #[zbus(property(emits_changed_signal = "false"))]
     fn limited(&self) -> zbus::Result<u64>;
-    /// Frames and datagrams that the kernel dropped because a buffer was full.
+    /// The number of frames and datagrams that the kernel dropped because a buffer was full.
     #[zbus(property(emits_changed_signal = "false"))]
     fn kernel_dropped(&self) -> zbus::Result<u64>;
-    /// Magic packets that the sniffer dropped because the announcer was too slow.
+    /// The number of magic packets that the sniffer dropped because the announcer was too slow.
     #[zbus(property(emits_changed_signal = "false"))]
     fn channel_dropped(&self) -> zbus::Result<u64>;
     /// The counters for each transport: received, duplicates, limited and dropped.
@@ -131,13 +131,13 @@ pub trait Capture1 {
     default_path = "/org/wakevirt/Actor1"
 )]
 pub trait Actor1 {
-    /// Wakes the domain with this MAC address; returns the outcome.
+    /// Wakes the domain with this MAC address, and returns the outcome.
     fn wake(&self, mac: &str) -> Result<String, Error>;
-    /// Wakes the domain with this name or UUID; returns the outcome.
+    /// Wakes the domain with this name or UUID, and returns the outcome.
     fn wake_domain(&self, name_or_uuid: &str) -> Result<String, Error>;
-    /// Whether such a packet would wake a domain, and the reason. Wakes nothing.
+    /// Returns whether such a packet would wake a domain, and the reason. Does not wake a domain.
     fn explain(&self, mac: &str, details: HashMap<&str, zbus::Variant<'_>>) -> Result<(bool, String), Error>;
-    /// How the actor decides on such a packet: see [`crate::explain::Explanation`]. Wakes nothing.
+    /// Explains how the actor decides on such a packet: see [`crate::explain::Explanation`]. Does not wake a domain.
     fn explain_rules(&self, mac: &str, details: HashMap<&str, zbus::Variant<'_>>) -> Result<Dict, Error>;
     /// The latest decisions, newest first.
     fn history(&self, limit: u32) -> Result<Vec<Dict>, Error>;
@@ -147,7 +147,7 @@ pub trait Actor1 {
     fn reload(&self) -> Result<(), Error>;
     /// All known domains.
     fn list_domains(&self) -> Result<Vec<Dict>, Error>;
-    /// A page of known domains after this one; empty after the last. Two empty strings request the first page.
+    /// The page of known domains after this one; empty after the last domain. Two empty strings request the first page.
     fn list_domains_after(&self, connection: &str, uuid: &str) -> Result<Vec<Dict>, Error>;
     /// A decision about a domain was made.
     #[zbus(signal)]
@@ -155,7 +155,7 @@ pub trait Actor1 {
     /// The version of wakevirt.
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> zbus::Result<String>;
-    /// The hypervisor connections: URI, and whether it is connected.
+    /// The hypervisor connections: the URI of each, and whether it is connected.
     #[zbus(property)]
     fn connections(&self) -> zbus::Result<Vec<(String, bool)>>;
     /// The number of known domains.
@@ -164,23 +164,25 @@ pub trait Actor1 {
     /// The number of wakes for each outcome.
     #[zbus(property(emits_changed_signal = "false"))]
     fn outcomes(&self) -> zbus::Result<HashMap<String, u64>>;
-    /// Packets for a MAC address that no domain has.
+    /// The number of packets for MAC addresses that no domain has.
     #[zbus(property(emits_changed_signal = "false"))]
     fn unknown_packets(&self) -> zbus::Result<u64>;
-    /// The last of these addresses, the newest first: address, packets, time of the last one, and its interface.
+    /// The most recent of these addresses, newest first: the address, its number of packets, and the time and the
+    /// interface of its latest packet.
     #[zbus(property(emits_changed_signal = "false"))]
     fn unknown_addresses(&self) -> zbus::Result<Vec<(String, u64, u64, String)>>;
     /// How long successful wakes by packets took: cumulative buckets, sum and count.
     #[zbus(property(emits_changed_signal = "false"))]
     fn wake_latency(&self) -> zbus::Result<(Vec<(u64, u64)>, u64, u64)>;
-    /// Announced packets that were lost before a decision.
+    /// The number of announced packets that were lost before a decision.
     #[zbus(property(emits_changed_signal = "false"))]
     fn lost_packets(&self) -> zbus::Result<u64>;
 }
 
-/// The details of a magic packet, as a subscriber of the signal parses them.
+/// The details of a magic packet, as a subscriber to the signal parses them.
 ///
-/// A key that is absent or has another type is `None`, so that no packet is lost if a later version changes the details.
+/// A detail that is absent or has an unexpected type is `None`, so that no packet is lost if a later version changes
+/// the details.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketDetails {
     /// The epoch of the announcer that numbered the packet.
@@ -189,7 +191,7 @@ pub struct PacketDetails {
     pub interface: Option<String>,
     /// The alternative names of the ingress interface.
     pub alternatives: Vec<String>,
-    /// How the packet was carried.
+    /// The transport of the packet.
     pub transport: Option<Transport>,
     /// The VLAN of the frame: 0 for an untagged frame, `None` if unknown.
     pub vlan: Option<u16>,
@@ -199,7 +201,7 @@ pub struct PacketDetails {
     pub source: Option<IpAddr>,
     /// Whether the packet has a SecureOn password.
     pub secure_on: bool,
-    /// When it was captured: CLOCK_BOOTTIME, in microseconds.
+    /// The time of capture: CLOCK_BOOTTIME, in microseconds.
     pub boottime: Option<u64>,
 }
 
@@ -222,7 +224,7 @@ impl From<&Dict> for PacketDetails {
 }
 
 impl PacketDetails {
-    /// The memory that its strings use, in bytes.
+    /// The memory that the strings use, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         let texts = self.epoch.iter().chain(&self.interface).chain(&self.alternatives);
@@ -236,7 +238,7 @@ impl PacketDetails {
     }
 }
 
-/// The names in a value of type `as`, without those that exceed the limits of the announcer.
+/// The names in a value of type `as`, without those that exceed the announcer's limits.
 fn alternatives(value: Option<&OwnedVariant>) -> Vec<String> {
     let names: Option<Vec<String>> = value.and_then(|value| value.try_clone().ok()?.try_into().ok());
     let mut names = names.unwrap_or_default();

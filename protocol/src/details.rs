@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::packet::{ParsedPacket, Stamp};
 use crate::{Carrier, MacAddr, UdpPath, VlanId};
 
-/// The maximum number of alternative names of an interface that are used and published.
+/// The maximum number of an interface's alternative names that wakevirt uses and publishes.
 pub const MAX_ALTERNATIVES: usize = 16;
 /// The maximum length of an alternative name, in bytes: `ALTIFNAMSIZ` without the terminating zero (linux/if.h).
 pub const MAX_INTERFACE_NAME: usize = 127;
@@ -34,7 +34,7 @@ pub type Details = Vec<(&'static str, Detail)>;
 impl ParsedPacket {
     /// All details except the names of the ingress interface, which only the announcer knows.
     ///
-    /// `secureon` is whether the packet has a password. The password itself is not a detail.
+    /// `secureon` says whether the packet has a password. The password itself is not a detail.
     #[must_use]
     pub fn details(&self, stamp: Stamp) -> Details {
         let mut details = self.carrier.details();
@@ -49,14 +49,14 @@ impl ParsedPacket {
 impl ParsedPacket {
     /// The VLAN of the frame: 0 for an untagged frame, `None` if the frame's header is unknown.
     ///
-    /// A UDP socket delivers no header. Only a frame with a header has the sender's MAC address.
+    /// A UDP socket does not deliver the header. Only the header contains the sender's MAC address.
     fn tag(&self) -> Option<u16> {
         let untagged = || self.carrier.source_mac().map(|_| 0);
         self.vlan.map(VlanId::get).or_else(untagged)
     }
 }
 
-/// How a magic packet was carried.
+/// The way in which a magic packet was carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Transport {
     /// A magic packet directly in an Ethernet frame.
@@ -93,7 +93,8 @@ impl Carrier {
         }
     }
 
-    /// The sender for log lines: the IP address, or the MAC address if the link has MAC addresses.
+    /// The sender, for log messages: the IP address of a datagram, or the MAC address of a frame if the link has MAC
+    /// addresses.
     #[must_use]
     pub fn sender(&self) -> Option<String> {
         match self {

@@ -1,7 +1,6 @@
-//! The reply to `ExplainRules`: what a packet would cause, and how the actor reaches that decision.
+//! The reply to `ExplainRules`: what a packet would do, and how the actor reaches that decision.
 //!
-//! The actor fills these types and sends them as `a{sv}`; its callers parse that again. `Serialize` is for callers that
-//! print the reply.
+//! The actor sends these types as `a{sv}`, which its callers parse. `Serialize` is for callers that print the reply.
 
 use std::collections::HashMap;
 
@@ -11,7 +10,7 @@ use zbus::Variant;
 use crate::bus::Dict;
 use crate::dict::{take, take_or_default};
 
-/// A dictionary `a{sv}` to be sent.
+/// An outgoing body of type `a{sv}`.
 pub type Body = HashMap<&'static str, Variant<'static>>;
 
 /// Defines an enum with a word for each variant.
@@ -70,35 +69,35 @@ words! {
         Wait = "wait",
         /// Hold the packet or the wake until the hypervisor is available.
         Hold = "hold",
-        /// Join the wake of the domain that is already running or held.
+        /// Join the domain's wake, which is already running or held.
         Join = "join",
     }
 }
 
 words! {
-    /// What a rule says about the packet.
+    /// The result of comparing a rule with the packet.
     RuleVerdict {
         /// The rule allows the packet.
         Allows = "allows",
-        /// The rule would allow the packet if its password is correct. `ExplainRules` does not check it.
+        /// The rule allows the packet if its password is correct. `ExplainRules` does not check the password.
         PasswordUnchecked = "password-unchecked",
         /// The rule requires a password, and the packet has none.
         PasswordMissing = "password-missing",
-        /// The rule requires another password, or the password could not be fetched.
+        /// The rule requires a different password, or the password could not be fetched.
         PasswordWrong = "password-wrong",
         /// The rule is for packets from other interfaces.
         Interface = "interface",
-        /// The rule is for packets from certain interfaces, and the interface of the packet is unknown.
+        /// The rule is for packets from certain interfaces, and the packet's interface is unknown.
         InterfaceUnknown = "interface-unknown",
-        /// The rule is for packets of other VLANs.
+        /// The rule is for packets in other VLANs.
         Vlan = "vlan",
-        /// The rule is for packets of certain VLANs, and the VLAN of the packet is unknown.
+        /// The rule is for packets in certain VLANs, and the packet's VLAN is unknown.
         VlanUnknown = "vlan-unknown",
         /// The rule is for packets from other sources.
         Source = "source",
-        /// The rule is for packets from certain sources, and the source of the packet is unknown.
+        /// The rule is for packets from certain sources, and the packet's source is unknown.
         SourceUnknown = "source-unknown",
-        /// The rule is for domains of another hypervisor.
+        /// The rule is for domains on another hypervisor.
         Connection = "connection",
         /// The rule names other domains.
         Domain = "domain",
@@ -106,9 +105,9 @@ words! {
         Mac = "mac",
         /// Several domains have the MAC address, and the rule names at least one of them.
         Ambiguous = "ambiguous",
-        /// Not compared: no known domain has the MAC address.
+        /// The rule was not compared, because no known domain has the MAC address.
         NoDomain = "no-domain",
-        /// The domain's metadata does not allow it.
+        /// The domain's metadata does not allow the packet.
         NoOptIn = "no-opt-in",
         /// The configuration contains `metadata = false`.
         Disabled = "disabled",
@@ -118,7 +117,7 @@ words! {
 words! {
     /// What can allow a packet.
     RuleKind {
-        /// A table `[[allow]]`.
+        /// An `[[allow]]` table.
         Allow = "allow",
         /// The domain's metadata.
         Metadata = "metadata",
@@ -126,11 +125,11 @@ words! {
 }
 
 words! {
-    /// The wake of a domain that has not ended.
+    /// The unfinished wake of a domain.
     PendingWake {
         /// It is running.
         Running = "running",
-        /// It waits for the hypervisor.
+        /// It is waiting for the hypervisor.
         Held = "held",
     }
 }
@@ -141,22 +140,22 @@ words! {
 pub struct Explanation {
     /// The MAC address in the packet.
     pub mac: String,
-    /// Whether the packet would wake a domain, now or after it was held. The same as in the reply to `Explain`.
+    /// Whether the packet would wake a domain, either now or after a hold. The same as in the reply to `Explain`.
     pub would_wake: bool,
     /// The reason. The same as in the reply to `Explain`.
     pub reason: String,
-    /// The outcome of a packet that would wake no domain: one of those of `WakeFinished`, or `no-such-domain`.
+    /// The outcome of a packet that would not wake a domain: an outcome of `WakeFinished`, or `no-such-domain`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
-    /// What the actor would do. `None` if it is from a later version.
+    /// What the actor would do. `None` if only a later version knows the value.
     pub action: Option<PlannedAction>,
     /// The URIs of the hypervisors that are unavailable. Their domains may be unknown.
     pub unavailable: Vec<String>,
     /// The domains that have the MAC address.
     pub domains: Vec<ExplainedDomain>,
-    /// How many domains were left out because the reply would be too long.
+    /// How many domains were left out to limit the length of the reply.
     pub domains_omitted: u32,
-    /// The rules, in the order of their precedence. The last one is the metadata of the domain.
+    /// The rules, in the order of their precedence. The last rule is the domain's metadata.
     pub rules: Vec<ExplainedRule>,
     /// How many rules were left out. Rules that match the domain are left out last.
     pub rules_omitted: u32,
@@ -178,42 +177,42 @@ pub struct ExplainedDomain {
     pub uuid: String,
     /// Its state, as in `ListDomains`.
     pub state: String,
-    /// Whether the packet is for this domain. If none is selected, the MAC address is ambiguous.
+    /// Whether the packet is for this domain. If no domain is selected, the MAC address is ambiguous.
     pub selected: bool,
     /// Whether its metadata allows packets to wake it.
     pub opt_in: bool,
     /// Whether only an alias gives it the MAC address.
     pub alias: bool,
-    /// Its wake that has not ended.
+    /// Its unfinished wake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wake: Option<PendingWake>,
-    /// The rest of its cool-down, in microseconds.
+    /// Its remaining cool-down, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cool_down: Option<u64>,
-    /// When a wake of it last succeeded: CLOCK_REALTIME, in microseconds.
+    /// When it was last woken successfully: CLOCK_REALTIME, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_wake: Option<u64>,
 }
 
-/// A rule, and what it says about the packet.
+/// A rule, and the result of comparing it with the packet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ExplainedRule {
     /// Its number in the order of precedence, counted from 1.
     pub number: u32,
-    /// What it is. `None` if it is from a later version.
+    /// Its kind. `None` if only a later version knows the value.
     pub kind: Option<RuleKind>,
-    /// The rule in one line.
+    /// The rule on one line.
     pub text: String,
     /// Its configuration file, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// Its line in this file, counted from 1.
+    /// Its line number in this file, counted from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
-    /// What it says about the packet. `None` if it is from a later version.
+    /// The result of the comparison. `None` if only a later version knows the value.
     pub verdict: Option<RuleVerdict>,
-    /// The verdict as a sentence.
+    /// The verdict, as a sentence.
     pub reason: String,
     /// Whether this rule determines the decision.
     pub decides: bool,
@@ -232,12 +231,12 @@ pub struct ExplainedAlias {
     /// Its configuration file, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// Its line in this file, counted from 1.
+    /// Its line number in this file, counted from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
-    /// Whether it gives the MAC address of the packet to a known domain.
+    /// Whether it gives the packet's MAC address to a known domain.
     pub applies: bool,
-    /// Why, as a sentence.
+    /// The reason, as a sentence.
     pub reason: String,
 }
 
@@ -274,7 +273,7 @@ impl From<ExplainedDomain> for Body {
             ("alias", it.alias.into()),
         ]);
         body.extend(it.wake.map(|wake| ("wake", wake.as_str().into())));
-        body.extend(it.cool_down.map(|rest| ("cool-down", rest.into())));
+        body.extend(it.cool_down.map(|remaining| ("cool-down", remaining.into())));
         body.extend(it.last_wake.map(|time| ("last-wake", time.into())));
         body
     }
@@ -290,7 +289,7 @@ impl From<ExplainedRule> for Body {
         ]);
         body.extend(it.kind.map(|kind| ("kind", kind.as_str().into())));
         body.extend(it.verdict.map(|verdict| ("verdict", verdict.as_str().into())));
-        body.extend(place(it.file, it.line));
+        body.extend(location(it.file, it.line));
         body
     }
 }
@@ -304,13 +303,16 @@ impl From<ExplainedAlias> for Body {
             ("applies", it.applies.into()),
             ("reason", it.reason.into()),
         ]);
-        body.extend(place(it.file, it.line));
+        body.extend(location(it.file, it.line));
         body
     }
 }
 
-/// The file and the line, as far as known.
-fn place(file: Option<String>, line: Option<u32>) -> impl Iterator<Item = (&'static str, Variant<'static>)> {
+/// The file and the line, if known.
+fn location(
+    file: Option<String>,
+    line: Option<u32>,
+) -> impl Iterator<Item = (&'static str, Variant<'static>)> {
     let file = file.map(|file| ("file", file.into()));
     file.into_iter().chain(line.map(|line| ("line", line.into())))
 }
@@ -441,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn survives_the_bus() {
+    fn parses_what_it_sends() {
         assert_eq!(Explanation::from(sent(explanation())), explanation());
         assert_eq!(Explanation::from(sent(Explanation::default())), Explanation::default());
     }

@@ -1,4 +1,4 @@
-//! The packet parser: decides which frames contain magic packets, live and in savefiles.
+//! The packet parser. It decides which frames contain magic packets, in live captures and in savefiles.
 //!
 //! The kernel's filter passes a superset of what this module accepts, and no later code checks the bytes again.
 //! Every byte may come from an attacker: the parser reads headers from slices that end with the data, and lengths
@@ -24,20 +24,20 @@ const MIN_ETHERTYPE: u16 = 0x0600;
 pub const MAX_TAGS: usize = 2;
 /// The maximum number of extension headers before UDP in an IPv6 packet.
 pub const MAX_EXTENSION_HEADERS: usize = 4;
-/// How much of a datagram, or of a frame without its link header, is searched, in bytes. A single magic packet is
-/// always shorter; datagrams that the kernel merged can have up to 64 KiB.
+/// The number of bytes of a datagram, or of a frame without its link header, that are searched. A usual frame or
+/// datagram with one magic packet is shorter; datagrams that the kernel merged can be up to 64 KiB long.
 pub const SEARCHED: usize = 2048;
 /// The protocol number of UDP (IANA "protocol-numbers").
 pub const UDP: u8 = 17;
 
-/// A frame without its link header: common to all link types, and what a packet socket of type `SOCK_DGRAM`
-/// delivers (packet(7)).
+/// A frame without its link header. This form is common to all link types. A packet socket of type `SOCK_DGRAM` also
+/// delivers it (packet(7)).
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
     /// The EtherType in host byte order, or a smaller number if the frame has a length instead. The parser ignores
     /// that length: a packet socket does not deliver it, and savefiles must give the same result.
     pub protocol: u16,
-    /// The tag control information (host byte order) of an outer tag that was already removed.
+    /// The tag control information (host byte order) of an outer tag that has already been removed.
     pub tag: Option<u16>,
     /// The sender's MAC address, if the link has MAC addresses.
     pub source: Option<MacAddr>,
@@ -54,7 +54,7 @@ pub enum Rejection {
     /// The payload does not begin with a magic packet, and is not searched in full.
     #[error("the payload does not start with a magic packet")]
     NotAtStart,
-    /// A header extends beyond the data, or contradicts itself.
+    /// A header extends beyond the data, or is inconsistent.
     #[error("a header is truncated or inconsistent")]
     BadHeader,
     /// More than [`MAX_TAGS`] tags.
@@ -71,12 +71,12 @@ pub enum Rejection {
     TooManyExtensionHeaders,
 }
 
-/// The UDP ports with a full search of the payload.
+/// The UDP ports for which the payload is searched in full.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ports(Vec<u16>);
 
 impl Ports {
-    /// A set of these ports.
+    /// Creates a set of these ports.
     #[must_use]
     pub fn new(mut ports: Vec<u16>) -> Self {
         ports.sort_unstable();
@@ -156,8 +156,8 @@ pub fn parse_datagram<'a>(
     Ok(without_truncated_password(search(searched, ports.contains(port))?, searched))
 }
 
-/// Ignores the password if the data reaches the limit: the bytes may be the beginning of another datagram that was
-/// truncated.
+/// Ignores passwords if the data reaches the limit: what looks like a password may be the beginning of a truncated
+/// datagram.
 fn without_truncated_password<'a>(packets: MagicPackets<'a>, searched: &[u8]) -> MagicPackets<'a> {
     if searched.len() < SEARCHED { packets } else { packets.without_passwords() }
 }
@@ -171,9 +171,9 @@ fn search(payload: &[u8], in_full: bool) -> Result<MagicPackets<'_>, Rejection> 
     if packets.is_empty() { Err(rejection) } else { Ok(packets) }
 }
 
-/// Removes the tags. Returns the outermost VLAN, the EtherType after the tags, and the rest.
+/// Removes the tags. Returns the outermost VLAN, the EtherType after the tags, and the bytes after it.
 ///
-/// A tag of VLAN 0 has only a priority; the next tag sets the VLAN.
+/// A tag with VLAN 0 has only a priority; the next tag sets the VLAN.
 fn untag<'a>(frame: &Frame<'a>) -> Result<(Option<VlanId>, u16, &'a [u8]), Rejection> {
     let Frame { tag, mut protocol, mut payload, .. } = *frame;
     let mut vlan = tag.map_or(Ok(None), vlan_of)?;
@@ -192,8 +192,8 @@ fn untag<'a>(frame: &Frame<'a>) -> Result<(Option<VlanId>, u16, &'a [u8]), Rejec
     Ok((vlan, protocol, payload))
 }
 
-/// The VLAN of a tag; `None` if the tag has only a priority. The reserved VLAN 4095 must not be sent, and is an
-/// error, not `None`.
+/// The VLAN of a tag; `None` if the tag has only a priority. The reserved VLAN 4095 must not be transmitted, and is
+/// therefore an error.
 fn vlan_of(tci: u16) -> Result<Option<VlanId>, Rejection> {
     if tci & 0x0fff == 0x0fff { Err(Rejection::BadHeader) } else { Ok(VlanId::from_tci(tci)) }
 }
@@ -287,8 +287,8 @@ fn skip_extension_headers(mut rest: &[u8], mut next: u8) -> Result<&[u8], Reject
     Ok(rest)
 }
 
-/// UDP, RFC 768. The parser ignores the checksum: network cards ignore it when they wake a machine, and a datagram
-/// from the same host often has none yet.
+/// UDP, RFC 768. The parser ignores the checksum: network cards ignore it when they wake a machine, and a datagram from
+/// the same host often does not contain it yet.
 fn udp<Address>(
     datagram: &[u8],
     source_mac: Option<MacAddr>,

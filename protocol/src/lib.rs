@@ -1,7 +1,7 @@
 //! Types and messages that cross a process boundary, the packet parser, and packet budgets.
 //!
-//! To review the trust boundaries, begin with three modules: [`frame`] decides what is a magic packet, [`sniffer`]
-//! defines the messages on the socketpair, and [`bus`] those on D-Bus. This crate has no runtime, clock, socket or
+//! To review the trust boundaries, begin with three modules: [`frame`] recognises magic packets, [`sniffer`] defines
+//! the messages on the socketpair, and [`bus`] defines those on D-Bus. This crate contains no runtime, clock, socket or
 //! unsafe code.
 
 pub mod budget;

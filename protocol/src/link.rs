@@ -5,7 +5,7 @@
 use crate::MacAddr;
 use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame};
 
-/// The type of a link header in savefiles of Ethernet-like and raw-IP links.
+/// The type of the link headers in a savefile, for Ethernet-like and raw-IP links.
 ///
 /// Numbers and layouts: <https://www.tcpdump.org/linktypes.html>.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ const ARPHRD_ETHER: u16 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
 
 impl LinkType {
-    /// The type with this number in a savefile, or in libpcap if that differs (`DLT_RAW` is 12 or 14).
+    /// The type with this number in a savefile, or in libpcap if its number differs (`DLT_RAW` is 12 or 14).
     #[must_use]
     pub const fn from_number(number: i32) -> Option<Self> {
         match number {
@@ -44,7 +44,7 @@ impl LinkType {
         }
     }
 
-    /// Removes the link header. `None` if the header is truncated or has no known protocol.
+    /// Removes the link header. Returns `None` if the header is truncated or its protocol is unknown.
     #[must_use]
     pub fn strip(self, bytes: &[u8]) -> Option<Frame<'_>> {
         match self {
@@ -98,7 +98,7 @@ fn sll2(bytes: &[u8]) -> Option<Frame<'_>> {
 
 /// The sender's MAC address, if the interface has MAC addresses.
 ///
-/// `kind` is an ARPHRD number and `length` the address's length in octets, both in host byte order.
+/// `kind` is an ARPHRD number, and `length` is the length of the address in octets. Both are in host byte order.
 #[must_use]
 pub fn sender(kind: u16, length: u16, address: [u8; 8]) -> Option<MacAddr> {
     let [mac @ .., _, _] = address;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// A 48-bit MAC address (EUI-48, IEEE 802), with its octets in transmission order.
 ///
-/// It is displayed as six pairs of lower-case hexadecimal digits with colons (`52:54:00:12:34:56`). Parsing accepts both
-/// cases, and colons or hyphens.
+/// `Display` writes six pairs of lower-case hexadecimal digits, separated by colons (`52:54:00:12:34:56`). The parser
+/// accepts both cases, and colons or hyphens.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MacAddr([u8; 6]);
 
@@ -32,8 +32,8 @@ impl MacAddr {
 
     /// Whether a single network card can own this address.
     ///
-    /// Group addresses (the lowest bit of the first octet is set, IEEE 802-2014 8.2.2; this includes broadcast) and
-    /// the all-zero address belong to no card.
+    /// Group addresses, including the broadcast address, do not belong to a single card: the lowest bit of their first
+    /// octet is set (IEEE 802-2014 8.2.2). The all-zero address does not belong to any card.
     #[must_use]
     pub const fn is_unicast(self) -> bool {
         let [first, ..] = self.0;

@@ -26,12 +26,13 @@ pub struct CapturedPacket {
     pub interface: u32,
 }
 
-/// When a magic packet was captured. For live packets the announcer sets it, because the sniffer is not trusted.
+/// When a magic packet was captured. In a live capture, the announcer sets the time, because the sniffer is not
+/// trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// CLOCK_REALTIME, in microseconds since 1970-01-01 00:00 UTC.
     pub timestamp: u64,
-    /// CLOCK_BOOTTIME, in microseconds since boot, including sleep; absent in a savefile.
+    /// CLOCK_BOOTTIME, in microseconds since boot, including sleep; `None` in a savefile.
     pub boottime: Option<u64>,
 }
 
@@ -40,7 +41,7 @@ pub struct Stamp {
 pub enum Carrier {
     /// A frame with the magic packet directly in its payload.
     Ethernet {
-        /// The EtherType, in host byte order; absent if the frame has a length instead (IEEE 802.3).
+        /// The EtherType, in host byte order; `None` if the frame has a length instead (IEEE 802.3).
         ethertype: Option<u16>,
         /// The sender's MAC address, if the link has MAC addresses.
         source: Option<MacAddr>,
@@ -54,8 +55,8 @@ pub enum Carrier {
 /// The addresses and ports of a UDP datagram. Ports are in host byte order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UdpPath<Address> {
-    /// The MAC address of the frame's sender: unknown if a UDP socket received the datagram, or if the link has no
-    /// MAC addresses.
+    /// The MAC address of the frame's sender. It is unknown if a UDP socket received the datagram, or if the link has
+    /// no MAC addresses.
     pub source_mac: Option<MacAddr>,
     /// The sender's IP address.
     pub source: Address,
@@ -67,14 +68,14 @@ pub struct UdpPath<Address> {
     pub destination_port: u16,
 }
 
-/// The identifier of a VLAN: 1 to 4094 (IEEE 802.1Q-2018 table 9-2; 0 is a tag with only a
-/// priority, 4095 is reserved).
+/// The identifier of a VLAN: 1 to 4094 (IEEE 802.1Q-2018 table 9-2). 0 marks a tag with only a priority, and 4095 is
+/// reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u16", into = "u16")]
 pub struct VlanId(u16);
 
 impl VlanId {
-    /// The VLAN in a tag control information field (host byte order), if the field has one.
+    /// The VLAN in a tag control information field (host byte order), if the field contains one.
     #[must_use]
     pub const fn from_tci(tci: u16) -> Option<Self> {
         match tci & 0x0fff {

@@ -9,9 +9,9 @@ use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// The SecureOn password at the end of a magic packet: 4 or 6 bytes (AMD publication 20213 leaves the length to the
-/// card; etherwake and wakeonlan send either).
+/// card; etherwake and wakeonlan send both lengths).
 ///
-/// Its memory is wiped when it is dropped. Its `Debug` output shows only the length.
+/// Its memory is wiped when the value is dropped. Its `Debug` output shows only the length.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 pub enum Password {
     /// Four bytes, often written like an IPv4 address.
@@ -48,12 +48,12 @@ impl TryFrom<&[u8]> for Password {
     }
 }
 
-/// A password of a length that SecureOn does not allow.
+/// A password with a length that SecureOn does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a SecureOn password must have 4 or 6 bytes; this one has {0}")]
 pub struct BadPassword(usize);
 
-/// A string that is not a password in one of the common notations. The string is not part of the error.
+/// A string that is not a password in one of the common notations. The error does not contain the string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a SecureOn password; write 4 or 6 bytes, such as 192.168.1.2, 01:02:03:04:05:06 or 010203040506"

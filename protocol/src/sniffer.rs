@@ -1,24 +1,25 @@
 //! The messages on the socketpair between the announcer and the sniffer: one enum for each direction.
 //!
-//! Each message is one datagram of a `SOCK_SEQPACKET` socketpair: the byte [`VERSION`], then the message in
-//! postcard. Both programs come from one build, so another version indicates a mixed installation and ends the
-//! service. The announcer treats each message as hostile input: [`FromSniffer::decode`] checks the length, the
-//! version, that the message ends with the datagram, and every value, either by its type or by `within_limits`.
+//! Each message is one datagram of a `SOCK_SEQPACKET` socketpair: the byte [`VERSION`], then the message in postcard.
+//! Both programs come from the same build, so a different version indicates a mixed installation, and the service
+//! exits. The announcer treats each message as hostile input: [`FromSniffer::decode`] checks the length and the
+//! version, that the message ends where the datagram ends, and every value, either by its type or in `within_limits`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::CapturedPacket;
 
-/// The version of the messages. Every change of a message increases it.
+/// The version of the messages. Every change to a message increases it.
 pub const VERSION: u8 = 3;
 
-/// The maximum length of a message, in bytes. A [`CapturedPacket`] has fewer than 120; a failure report is the longest.
+/// The maximum length of a message, in bytes. A [`CapturedPacket`] is shorter than 120 bytes; the longest message is a
+/// failure report.
 pub const MAX_MESSAGE: usize = 512;
 
 /// The maximum length of the reason in a failure report, in bytes.
 pub const MAX_REASON: usize = 300;
 
-/// The maximum number of UDP ports with a full search of the payload.
+/// The maximum number of UDP ports for which the payload is searched in full.
 pub const MAX_PORTS: usize = 64;
 
 /// The maximum number of interfaces on which outgoing frames are captured.
@@ -52,11 +53,11 @@ pub enum Mode {
 pub struct Start {
     /// The requested mode.
     pub request: Request,
-    /// UDP ports with a full search of the payload: at most [`MAX_PORTS`].
+    /// The UDP ports for which the payload is searched in full: at most [`MAX_PORTS`].
     pub ports: Vec<u16>,
     /// The number of interfaces on which outgoing frames are captured: at most [`MAX_OUTGOING`].
     pub outgoing: u8,
-    /// Whether to exit if the kernel has no Landlock.
+    /// Whether to exit if Landlock cannot be enforced.
     pub require_landlock: bool,
 }
 
@@ -88,7 +89,7 @@ pub enum FromSniffer {
     },
     /// The sniffer cannot continue; sent as the last message.
     Failed {
-        /// The cause and the solution, at most [`MAX_REASON`] bytes.
+        /// The cause and the solution: at most [`MAX_REASON`] bytes.
         reason: String,
     },
     /// A magic packet.
@@ -102,8 +103,8 @@ pub enum FromSniffer {
 pub struct Counters {
     /// Frames and datagrams that passed the kernel's filter and contained no magic packet.
     pub malformed: u64,
-    /// Frames and datagrams with a magic packet that were longer than what is searched
-    /// ([`crate::frame::SEARCHED`]): the rest may have contained more.
+    /// Frames and datagrams with a magic packet that were longer than the part that is searched
+    /// ([`crate::frame::SEARCHED`]): the rest may have contained more magic packets.
     pub truncated: u64,
     /// Frames that the kernel dropped because the packet sockets' buffers were full.
     pub dropped_raw: u64,
@@ -114,13 +115,14 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Everything that the kernel dropped before the sniffer read it. A compromised sniffer can send any numbers.
+    /// The number of frames and datagrams that the kernel dropped. The sum saturates, because a compromised sniffer can
+    /// send any numbers.
     #[must_use]
     pub const fn dropped_by_kernel(&self) -> u64 {
         self.dropped_raw.saturating_add(self.dropped_udp)
     }
 
-    /// Whether these counters can follow the earlier ones: none decreases.
+    /// Whether these counters can follow the earlier ones: no counter has decreased.
     #[must_use]
     pub const fn can_follow(&self, earlier: &Self) -> bool {
         self.malformed >= earlier.malformed
@@ -140,7 +142,7 @@ pub enum BadMessage {
     /// More than [`MAX_MESSAGE`] bytes.
     #[error("a message of {0} bytes; the maximum is {MAX_MESSAGE}")]
     TooLong(usize),
-    /// Another version.
+    /// A different version.
     #[error(
         "a message of version {0} instead of {VERSION}: the two programs are from different builds; reinstall both"
     )]
@@ -151,12 +153,12 @@ pub enum BadMessage {
     /// Bytes after the end of the message.
     #[error("a message followed by {0} more bytes")]
     Trailing(usize),
-    /// A string, list or number that exceeds its limit, in a message to be sent.
+    /// A string, list or number that exceeds its limit, in an outgoing message.
     #[error("a message with a string, list or number that exceeds its limit")]
     OverLimit,
 }
 
-/// Limits of a message that its types do not enforce.
+/// The limits of a message that its types do not enforce.
 trait Limits {
     /// Whether each string, list and number is within its limit.
     fn within_limits(&self) -> bool;
@@ -186,7 +188,7 @@ impl Limits for FromSniffer {
 macro_rules! message {
     ($type:ty) => {
         impl $type {
-            /// Writes the message to the buffer, and returns the part of the buffer that it occupies.
+            /// Encodes the message into the buffer, and returns the part of the buffer that it occupies.
             ///
             /// # Errors
             /// [`BadMessage::OverLimit`] if a string, list or number exceeds its limit.

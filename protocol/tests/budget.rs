@@ -1,5 +1,5 @@
-//! Budgets allocate no memory after their creation.
-#![expect(unsafe_code, reason = "the trait GlobalAlloc is unsafe")]
+//! Budgets do not allocate memory after their creation.
+#![expect(unsafe_code, reason = "the `GlobalAlloc` trait is unsafe")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -9,15 +9,15 @@ use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::budget::Budgets;
 
 thread_local! {
-    /// The number of allocations of this thread.
+    /// The number of allocations by this thread.
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, which counts allocations.
+/// The system allocator, with a counter of its allocations.
 struct Counting;
 
-// SAFETY: each function calls the system's allocator with the same arguments. The counter is a number of this thread;
-// it needs no allocation and no drop.
+// SAFETY: each function calls the system allocator with the same arguments. The counter is a thread-local number, which
+// needs neither an allocation nor a destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
@@ -26,7 +26,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the memory comes from the system's allocator, see `alloc`.
+        // SAFETY: the memory comes from the system allocator, see `alloc`.
         unsafe { System.dealloc(memory, layout) }
     }
 }
@@ -38,7 +38,7 @@ static ALLOCATOR: Counting = Counting;
 fn allocates_nothing_after_creation() {
     let before = ALLOCATIONS.get();
     let mut budgets = Budgets::default_size(RandomState::new());
-    assert!(ALLOCATIONS.get() > before, "the counter works");
+    assert!(ALLOCATIONS.get() > before, "the counter does not count");
 
     let before = ALLOCATIONS.get();
     let mut admitted = 0_u32;

@@ -25,7 +25,7 @@ fn magic() -> impl Strategy<Value = MagicPacket> {
     let password =
         prop_oneof![any::<[u8; 4]>().prop_map(Password::Four), any::<[u8; 6]>().prop_map(Password::Six),];
     (mac(), option::of(password))
-        .prop_filter_map("a group", |(mac, password)| MagicPacket::new(mac, password))
+        .prop_filter_map("a group address", |(mac, password)| MagicPacket::new(mac, password))
 }
 
 fn path<Address: Arbitrary + Copy>() -> impl Strategy<Value = UdpPath<Address>> {
@@ -91,7 +91,7 @@ fn to_sniffer() -> impl Strategy<Value = ToSniffer> {
     ]
 }
 
-/// Common to both message types.
+/// What both message types have in common.
 trait Message: Sized + Debug + PartialEq {
     fn encoded(&self) -> Result<Vec<u8>, BadMessage>;
     fn decoded(datagram: &[u8]) -> Result<Self, BadMessage>;
@@ -114,7 +114,7 @@ macro_rules! message {
 message!(FromSniffer);
 message!(ToSniffer);
 
-/// Decoding returns the message, and rejects it if it is truncated, extended or of another version.
+/// Decoding returns the message, and rejects it if it is truncated, is extended or has a different version.
 fn decodes_only_the_whole_message<M: Message>(message: &M) -> Result<(), TestCaseError> {
     let mut datagram = message.encoded().unwrap();
     let decoded = M::decoded(&datagram);
@@ -131,8 +131,8 @@ fn decodes_only_the_whole_message<M: Message>(message: &M) -> Result<(), TestCas
     Ok(())
 }
 
-/// A datagram is rejected, or decodes to a message that can be encoded again.
-fn is_rejected_or_a_message<M: Message>(datagram: &[u8]) -> Result<(), TestCaseError> {
+/// A datagram either is rejected or decodes to a message that can be encoded again.
+fn is_rejected_or_decodes_to_a_message<M: Message>(datagram: &[u8]) -> Result<(), TestCaseError> {
     if let Ok(message) = M::decoded(datagram) {
         let again = M::decoded(&message.encoded().unwrap());
         prop_assert_eq!(again, Ok(message));
@@ -140,7 +140,7 @@ fn is_rejected_or_a_message<M: Message>(datagram: &[u8]) -> Result<(), TestCaseE
     Ok(())
 }
 
-/// Messages with a few changed bytes, and random bytes. Most have the right version.
+/// Messages with a few changed bytes, and random bytes. Most have the correct version.
 fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let encoded = prop_oneof![
         from_sniffer().prop_map(|message| message.encoded().unwrap()),
@@ -174,9 +174,9 @@ proptest! {
     }
 
     #[test]
-    fn rejects_hostile_bytes_or_decodes_a_message(datagram in hostile()) {
-        is_rejected_or_a_message::<FromSniffer>(&datagram)?;
-        is_rejected_or_a_message::<ToSniffer>(&datagram)?;
+    fn rejects_hostile_bytes_or_decodes_them_to_a_message(datagram in hostile()) {
+        is_rejected_or_decodes_to_a_message::<FromSniffer>(&datagram)?;
+        is_rejected_or_decodes_to_a_message::<ToSniffer>(&datagram)?;
     }
 }
 
@@ -202,7 +202,7 @@ fn enforces_limits_when_encoding_and_decoding() {
         Ok(Ok(failed(MAX_REASON)))
     );
     assert_eq!(failed(MAX_REASON + 1).encoded(), Err(BadMessage::OverLimit));
-    // Postcard: the number of the variant, the length as a varint, the text.
+    // Postcard: the number of the variant, the length as a varint, the string.
     let reason = [&[VERSION, 1, 0xad, 0x02][..], &[b'x'; MAX_REASON + 1]].concat();
     assert_eq!(FromSniffer::decoded(&reason), Err(BadMessage::Malformed));
 
@@ -234,8 +234,8 @@ fn rejects_invalid_values() {
     let good = FromSniffer::Packet(CapturedPacket { packet, interface: 2 }).encoded().unwrap();
     // Version, variant, target, no password, Ethernet, no EtherType, no source, a VLAN, interface.
     assert_eq!(good, [VERSION, 2, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 5, 2]);
-    for (what, place, value) in [
-        ("a group address as target", 2, &[3][..]),
+    for (what, offset, value) in [
+        ("a group address as the target", 2, &[3][..]),
         ("an invalid option for the password", 8, &[9]),
         ("a fourth kind of carrier", 9, &[3]),
         ("VLAN 0", 13, &[0]),
@@ -243,7 +243,7 @@ fn rejects_invalid_values() {
         ("a fifth kind of message", 1, &[4]),
     ] {
         let mut bad = good.clone();
-        bad.splice(place..=place, value.iter().copied());
+        bad.splice(offset..=offset, value.iter().copied());
         assert_eq!(FromSniffer::decoded(&bad), Err(BadMessage::Malformed), "{what}");
     }
 }

@@ -35,7 +35,7 @@ fn address() -> impl Strategy<Value = [u8; 6]> {
     ]
 }
 
-/// About six FF, about sixteen copies, and perhaps a wrong byte.
+/// About six 0xFF bytes, about sixteen copies, and perhaps a wrong byte.
 fn near_miss() -> impl Strategy<Value = Vec<u8>> {
     let sync = prop_oneof![4 => Just(6_usize), 2 => 4..9_usize, 1 => 0..200_usize];
     let copies = prop_oneof![5 => Just(16_usize), 2 => 14..19_usize, 1 => 0..42_usize];
@@ -65,7 +65,7 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
 fn payload() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![3 => near_miss(), 1 => noise()].boxed();
     let late = prop_oneof![1 => Just(vec![]), 1 => noise()];
-    // Sometimes so many that they extend beyond what is searched.
+    // Sometimes the pieces extend beyond the bytes that are searched.
     let count = prop_oneof![24 => 0..5_usize, 1 => 12..24_usize];
     let pieces = count.prop_flat_map(move |count| vec(piece.clone(), count));
     (late, pieces).prop_map(|(late, pieces)| [late, pieces.concat()].concat())
@@ -75,13 +75,13 @@ fn port() -> impl Strategy<Value = u16> {
     prop_oneof![3 => prop::sample::select(&CONFIGURED[..]), 1 => Just(40000), 1 => any::<u16>()]
 }
 
-/// The true length, or another.
+/// The true length (`None`), or any other.
 fn length() -> impl Strategy<Value = Option<u16>> {
     prop_oneof![6 => Just(None), 1 => (0..300_u16).prop_map(Some), 1 => any::<u16>().prop_map(Some)]
 }
 
 fn datagram() -> impl Strategy<Value = Vec<u8>> {
-    (port(), length(), payload()).prop_map(|(port, length, payload)| Udp { port, length }.around(&payload))
+    (port(), length(), payload()).prop_map(|(port, length, payload)| Udp { port, length }.wrap(&payload))
 }
 
 fn ipv4() -> impl Strategy<Value = Vec<u8>> {
@@ -90,8 +90,7 @@ fn ipv4() -> impl Strategy<Value = Vec<u8>> {
     let protocol = prop_oneof![9 => Just(17), 1 => any::<u8>()];
     (ihl, 0..11_usize, length(), fragment, protocol, datagram()).prop_map(
         |(ihl, words, length, fragment, protocol, datagram)| {
-            Ipv4 { ihl, options: vec![1; 4 * words], length, fragment, protocol, version: 4 }
-                .around(&datagram)
+            Ipv4 { ihl, options: vec![1; 4 * words], length, fragment, protocol, version: 4 }.wrap(&datagram)
         },
     )
 }
@@ -105,7 +104,7 @@ fn ipv6() -> impl Strategy<Value = Vec<u8>> {
     let extensions = vec(prop_oneof![18 => whole, 2 => part, 1 => broken], 0..6);
     let protocol = prop_oneof![9 => Just(17), 1 => any::<u8>()];
     (extensions, protocol, length(), datagram()).prop_map(|(extensions, protocol, length, datagram)| {
-        Ipv6 { extensions, protocol, length, version: 6 }.around(&datagram)
+        Ipv6 { extensions, protocol, length, version: 6 }.wrap(&datagram)
     })
 }
 
@@ -135,7 +134,7 @@ fn frame() -> impl Strategy<Value = (Option<u16>, Vec<u8>)> {
     })
 }
 
-/// The results of the parser and of the slow parser.
+/// The results of the library's parser and of the naive parser.
 type Both = (Result<Vec<Found>, Rejection>, Vec<Found>);
 
 /// Both results for a frame; `None` if its link header is truncated.
@@ -160,7 +159,7 @@ proptest! {
     #[test]
     fn agrees_on_frames((tag, bytes) in frame()) {
         if let Some((parsed, expected)) = both(tag, &bytes) {
-            prop_assert!(parsed != Ok(vec![]), "an accepted frame contains a packet");
+            prop_assert!(parsed != Ok(vec![]), "an accepted frame contains no packet");
             prop_assert_eq!(parsed.as_deref().unwrap_or_default(), expected, "parsed {:?}", parsed);
         }
     }
@@ -182,12 +181,12 @@ fn covers_every_transport_and_every_rejection() {
     let mut runner = TestRunner::deterministic();
     let frame = frame();
     let mut seen = BTreeMap::<String, u32>::new();
-    let mut several = BTreeMap::<usize, u32>::new();
+    let mut packets_per_frame = BTreeMap::<usize, u32>::new();
     for _ in 0..5_000 {
         let (tag, bytes) = frame.new_tree(&mut runner).unwrap().current();
         let kind = match both(tag, &bytes) {
             Some((Ok(found), _)) => {
-                *several.entry(found.len()).or_default() += 1;
+                *packets_per_frame.entry(found.len()).or_default() += 1;
                 found[0].carrier.split(' ').next().unwrap().to_owned()
             }
             Some((Err(rejection), _)) => format!("{rejection:?}"),
@@ -197,5 +196,8 @@ fn covers_every_transport_and_every_rejection() {
     }
     assert_eq!(seen.len(), 3 + 7, "{seen:?}");
     assert!(seen.values().all(|count| *count > 25), "{seen:?}");
-    assert!([1, 2, 3].iter().all(|count| several.get(count) > Some(&15)), "{several:?} packets in a frame");
+    assert!(
+        [1, 2, 3].iter().all(|count| packets_per_frame.get(count) > Some(&15)),
+        "{packets_per_frame:?} packets in a frame"
+    );
 }

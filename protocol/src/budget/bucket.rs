@@ -1,4 +1,4 @@
-//! A limit on packets in a period of time.
+//! A limit on the rate of packets.
 
 use super::Micros;
 
@@ -15,7 +15,7 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// The bucket after one more packet; `None` if the bucket is empty, or `rate` is 0.
+    /// The bucket after one more packet; `None` if the bucket is empty or `rate` is 0.
     ///
     /// `rate` is in packets per second.
     pub(super) fn after_one(self, rate: u32, now: Micros) -> Option<Self> {
@@ -31,7 +31,7 @@ impl Bucket {
         after.is_some()
     }
 
-    /// Whether the bucket is full, like a new one.
+    /// Whether the bucket is full, as a new bucket is.
     pub(super) const fn is_full(self, now: Micros) -> bool {
         self.full_at <= now
     }
@@ -41,7 +41,7 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    /// The number of these that the bucket admits.
+    /// The number of packets that the bucket admits out of `tries`.
     fn burst(bucket: &mut Bucket, tries: u32, now: Micros) -> usize {
         (0..tries).filter(|_| bucket.take(10, now)).count()
     }
@@ -55,7 +55,7 @@ mod tests {
             now += SECOND / 10;
             assert_eq!(burst(&mut bucket, 2, now), 1);
         }
-        // A long pause adds no more than the packets of one second.
+        // A long pause adds no more than one second's worth of packets.
         assert_eq!(burst(&mut bucket, 50, now + 60 * SECOND), 10);
     }
 

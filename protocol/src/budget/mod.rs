@@ -1,17 +1,18 @@
 //! Budgets that limit the announced packets for each ingress interface and MAC address.
 //!
-//! [`Budgets`] does no I/O and has no clock. It allocates memory only when it is created. It can therefore run in the
-//! process that reads the packets, as well as in the one that announces them.
+//! [`Budgets`] performs no I/O and has no clock. It allocates memory only when it is created. It can therefore run in
+//! the process that reads the packets or in the process that announces them.
 //!
-//! - Packets for unknown addresses, which are in no caller's interest, share one budget on each interface.
+//! - An address is known if it is in a caller's interest. On each interface, the packets for all unknown addresses
+//!   share one budget.
 //! - A known address has a budget of [`ADDRESS_RATE`] on each interface, and all known addresses share
 //!   [`INTERFACE_RATE`] on each interface.
-//! - The first packet for a known address on an interface within [`FIRST_INTERVAL`] counts against neither. A flood
-//!   for some addresses therefore never suppresses a single packet for another one.
+//! - The first packet for a known address on an interface within [`FIRST_INTERVAL`] counts against neither budget. A
+//!   flood of packets for some addresses therefore never suppresses a single packet for another address.
 //!
-//! Traffic on one interface does not change what is announced from another. One case has no guarantee: if more packets
-//! than [`ADDRESS_RATE`] arrive for an address on the interface on which the genuine packets arrive, the genuine ones
-//! are suppressed in the same proportion as the others.
+//! Traffic on one interface does not affect which packets from another interface are announced. One case has no
+//! guarantee: if packets for an address arrive faster than [`ADDRESS_RATE`] on the interface on which the genuine
+//! packets arrive, the genuine packets are suppressed in the same proportion as the others.
 
 mod bucket;
 mod table;
@@ -25,22 +26,24 @@ use table::{Replaceable, Table, WAYS};
 /// A time in microseconds since an arbitrary start, from a monotonic clock.
 pub type Micros = u64;
 
-/// Packets per second for each known MAC address on each interface, beyond the first.
+/// The number of packets per second for each known MAC address on each interface, in addition to the first packet.
 ///
-/// This is several times the rate of a person's repeated attempts. Repetitions by a sender are copies.
+/// This is several times the rate at which a person repeats an attempt. Packets that a sender repeats automatically are
+/// duplicates, which do not count against a budget.
 pub const ADDRESS_RATE: u32 = 10;
 
-/// Packets per second for all known MAC addresses together on each interface, beyond the first of each.
+/// The number of packets per second for all known MAC addresses together on each interface, in addition to the first
+/// packet for each address.
 pub const INTERFACE_RATE: u32 = 100;
 
-/// After a first packet for a known MAC address on an interface, the time in which no other packet is a first one, in
-/// microseconds.
+/// The time after a first packet for a known MAC address on an interface during which no other packet counts as a first
+/// packet, in microseconds.
 pub const FIRST_INTERVAL: Micros = 10_000_000;
 
-/// The number of pairs of interface and MAC address in [`Budgets::default_size`].
+/// The number of interface and MAC address pairs in [`Budgets::default_size`].
 const PAIRS: usize = 16_384;
 
-/// The number of interfaces in [`Budgets::default_size`]. A host rarely has more interfaces at a time.
+/// The number of interfaces in [`Budgets::default_size`]. A host rarely has more.
 const INTERFACES: usize = 1024;
 
 /// All budgets. See the [module](self).
@@ -53,7 +56,7 @@ pub struct Budgets<Hasher> {
 }
 
 impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
-    /// Budgets for hosts of any usual size: about half a megabyte.
+    /// Creates budgets that suffice for any usual host and use about half a megabyte of memory.
     ///
     /// `hasher` must have a random seed, so that an attacker cannot know which keys share a set.
     #[must_use]
@@ -61,7 +64,7 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
         Self::new(PAIRS, INTERFACES, hasher)
     }
 
-    /// Budgets for about this many pairs of interface and known address, and this many interfaces.
+    /// Creates budgets for about this many pairs of interface and known address, and this many interfaces.
     #[must_use]
     pub fn new(pairs: usize, interfaces: usize, hasher: Hasher) -> Self {
         Self {
@@ -71,9 +74,9 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
         }
     }
 
-    /// Whether to announce a packet for a known address. Takes the packet from its budgets.
+    /// Returns whether to announce a packet for a known address, and counts an announced packet against its budgets.
     ///
-    /// `interface` is the kernel's index of the ingress interface; 0 if unknown.
+    /// `interface` is the kernel's index of the ingress interface, or 0 if unknown.
     pub fn admit_known(&mut self, interface: u32, address: MacAddr, now: Micros) -> bool {
         let Self { pairs, interfaces, other_interfaces } = self;
         let mut within_interface = || {
@@ -81,7 +84,7 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
             shared.known.take(INTERFACE_RATE, now)
         };
         let Some(own) = pairs.entry(Pair { interface, address }, now) else {
-            // Other interfaces use the whole set: only the budget of this interface applies.
+            // Entries of other interfaces fill the set, so only the interface's budget applies.
             return within_interface();
         };
         if own.allows_first(now) {
@@ -97,7 +100,8 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
         admitted
     }
 
-    /// Whether to announce a packet for an unknown address: at most `rate` a second on each interface.
+    /// Returns whether to announce a packet for an unknown address: at most `rate` packets per second on each
+    /// interface.
     pub fn admit_unknown(&mut self, interface: u32, rate: u32, now: Micros) -> bool {
         let shared = self.interfaces.entry(interface, now).unwrap_or(&mut self.other_interfaces);
         shared.unknown.take(rate, now)
@@ -120,7 +124,7 @@ impl Default for Pair {
 /// The budget of a known address on an interface.
 #[derive(Debug, Default)]
 struct AddressBudget {
-    /// The time until which no packet is a first one.
+    /// Until this time, no packet counts as a first packet.
     not_first_until: Micros,
     bucket: Bucket,
 }
@@ -137,9 +141,9 @@ impl Replaceable<Pair> for AddressBudget {
     }
 
     /// The oldest entry of the interface with the most entries in the set, if that interface has at least two more
-    /// than the interface of the new entry. A flood on one interface therefore displaces no entry of another
-    /// interface, while the other one displaces entries of the flood; and two interfaces never displace each other's
-    /// entries in turn.
+    /// entries than the interface of the new entry. A flood on one interface therefore does not displace entries of
+    /// other interfaces, whereas their packets displace entries of the flood. Two interfaces never displace each
+    /// other's entries in turn.
     fn displaced(slots: &[(Pair, Self); WAYS], by: &Pair) -> Option<usize> {
         let count = |interface| slots.iter().filter(|(pair, _)| pair.interface == interface).count();
         let largest =
@@ -152,7 +156,7 @@ impl Replaceable<Pair> for AddressBudget {
     }
 }
 
-/// The budgets that all addresses share on an interface.
+/// The budgets that the addresses on an interface share.
 #[derive(Debug, Default)]
 struct InterfaceBudget {
     known: Bucket,

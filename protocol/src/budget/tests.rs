@@ -8,11 +8,11 @@ use super::*;
 
 const SECOND: Micros = 1_000_000;
 
-/// Puts all keys into one set, like an attacker who can choose collisions.
+/// Puts all keys into one set, as an attacker who can choose colliding keys would.
 #[derive(Default)]
-struct Collide;
+struct CollidingHasher;
 
-impl Hasher for Collide {
+impl Hasher for CollidingHasher {
     fn finish(&self) -> u64 {
         0
     }
@@ -20,7 +20,7 @@ impl Hasher for Collide {
     fn write(&mut self, _: &[u8]) {}
 }
 
-type Colliding = BuildHasherDefault<Collide>;
+type BuildColliding = BuildHasherDefault<CollidingHasher>;
 
 fn mac(n: u16) -> MacAddr {
     let [high, low] = n.to_be_bytes();
@@ -31,7 +31,7 @@ fn budgets() -> Budgets<BuildHasherDefault<DefaultHasher>> {
     Budgets::default_size(BuildHasherDefault::default())
 }
 
-/// A packet of a flood: the time since the previous packet, the interface and the address.
+/// A packet of a flood: the time since the previous packet, its interface and its address.
 #[derive(Debug, Clone, Copy)]
 struct Step {
     pause: Micros,
@@ -57,8 +57,8 @@ fn timed(steps: &[Step]) -> impl Iterator<Item = (Micros, Step)> {
 proptest! {
     #[test]
     fn admits_the_first_packet_in_ten_seconds(steps in steps(8, 2)) {
-        // All sixteen pairs collide, and have room.
-        let mut budgets = Budgets::new(WAYS, 1, Colliding::default());
+        // All sixteen pairs collide, but the set has room for them.
+        let mut budgets = Budgets::new(WAYS, 1, BuildColliding::default());
         let mut last: BTreeMap<(u32, u16), Micros> = BTreeMap::new();
         for (now, Step { interface, address, .. }) in timed(&steps) {
             let admitted = budgets.admit_known(interface, mac(address), now);
@@ -113,43 +113,44 @@ proptest! {
 
 #[test]
 fn limits_a_flood_for_known_addresses() {
-    // 7,000 packets a second for 1,000 addresses, for twenty seconds.
+    // 7,000 packets per second for 1,000 addresses, for twenty seconds.
     let mut budgets = Budgets::default_size(RandomState::new());
     let packets = 140_000_u64;
     let admitted = (0..packets)
         .filter(|n| budgets.admit_known(2, mac(u16::try_from(n % 1000).unwrap()), SECOND + n * SECOND / 7000))
         .count();
-    // First packets: 1,000 addresses, twice in twenty seconds. Others: 100 a second, and 100 in advance.
+    // First packets: 1,000 addresses, twice in twenty seconds. Others: 100 per second, and 100 in advance.
     assert!((2000..=2000 + 21 * 100).contains(&admitted), "{admitted}");
 }
 
 #[test]
 fn a_flood_does_not_affect_the_same_address_on_another_interface() {
     let mut budgets = budgets();
-    let mut good = 0;
+    let mut genuine = 0;
     for n in 0..200_000_u64 {
         let now = SECOND + n * 100;
         let _ = budgets.admit_known(2, mac(1), now);
-        // Ten a second, the budget of one address.
+        // Ten packets per second, the budget of one address.
         if n.is_multiple_of(1000) {
-            good += usize::from(budgets.admit_known(3, mac(1), now));
+            genuine += usize::from(budgets.admit_known(3, mac(1), now));
         }
     }
-    assert_eq!(good, 200);
+    assert_eq!(genuine, 200);
 }
 
 #[test]
 fn a_full_table_makes_room_for_the_interface_with_the_fewest_entries() {
-    let mut budgets = Budgets::new(WAYS, 64, Colliding::default());
+    let mut budgets = Budgets::new(WAYS, 64, BuildColliding::default());
     let flood = |budgets: &mut Budgets<_>, interface| {
         (0..5000).filter(|n| budgets.admit_known(interface, mac(*n), SECOND)).count()
     };
     // Addresses without an entry share the interface's budget.
     assert_eq!(flood(&mut budgets, 2), WAYS + INTERFACE_RATE as usize);
-    // Another interface's packets are admitted, and its flood gets half of the room.
+    // Another interface's packets are admitted, and its flood gets half of the slots.
     assert!(budgets.admit_known(3, mac(77), SECOND));
     let _ = flood(&mut budgets, 3);
-    // The first flood continues and displaces none of the other's entries: packets for address 77 are not first ones.
+    // The first flood continues and does not displace the other interface's entries: packets for address 77 are not
+    // first packets.
     let _ = flood(&mut budgets, 2);
     let again = (0..200).filter(|_| budgets.admit_known(3, mac(77), SECOND)).count();
     assert_eq!(
@@ -160,7 +161,7 @@ fn a_full_table_makes_room_for_the_interface_with_the_fewest_entries() {
 
 #[test]
 fn interfaces_with_equal_shares_displace_no_entries() {
-    let mut budgets = Budgets::new(WAYS, 1024, Colliding::default());
+    let mut budgets = Budgets::new(WAYS, 1024, BuildColliding::default());
     for interface in 0..16 {
         assert!(budgets.admit_known(interface, mac(1), SECOND));
     }
@@ -180,7 +181,7 @@ fn interfaces_with_equal_shares_displace_no_entries() {
 
 #[test]
 fn interfaces_without_room_share_one_budget() {
-    let mut budgets = Budgets::new(WAYS, WAYS, Colliding::default());
+    let mut budgets = Budgets::new(WAYS, WAYS, BuildColliding::default());
     let admitted = (0..1000).filter(|interface| budgets.admit_unknown(*interface, 5, SECOND)).count();
     assert_eq!(admitted, WAYS + 5);
     // A second later, idle interfaces make room.

@@ -4,9 +4,9 @@
 //! address without a break, anywhere in the payload (AMD publication 20213, "Magic Packet Technology", 1995), and
 //! optionally a SecureOn password. More than six 0xFF bytes and more than sixteen copies are allowed.
 //!
-//! A payload can contain several: the kernel merges datagrams of one flow that arrive together (UDP GRO:
-//! `rx-udp-gro-forwarding` and `rx-gro-list` in ethtool(8)), and so can the sender (UDP GSO). The payload does not
-//! show where one datagram ends, so passwords in such a payload are ignored.
+//! A payload can contain several magic packets. The kernel merges datagrams of one flow that arrive together (UDP GRO:
+//! `rx-udp-gro-forwarding` and `rx-gro-list` in ethtool(8)), and a sender can merge them, too (UDP GSO). The payload
+//! does not show where one datagram ends, so passwords in such a payload are ignored.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,12 +20,12 @@ const COPIES: usize = 16 * 6;
 /// The length of the shortest magic packet, in bytes.
 pub const SHORTEST: usize = SYNC + COPIES;
 
-/// In sixteen copies, this many consecutive bytes equal the byte six places later.
+/// In sixteen copies, this many consecutive bytes equal the byte six positions later.
 const REPEATED: usize = COPIES - 6;
-/// The search compares this many bytes with those six places later: one SIMD comparison.
+/// The search compares this many bytes with those six positions later: one SIMD comparison.
 const PROBE: usize = 16;
-/// The search compares at the end of each step of this many bytes, so that at least one probe is within the repeated bytes
-/// of a packet, wherever the packet begins.
+/// The search makes this comparison, the probe, at the end of each step of this many bytes. Wherever a packet begins,
+/// at least one probe is therefore within its repeated bytes.
 const STEP: usize = 72;
 const _: () = assert!(STEP + PROBE - 1 <= REPEATED && (STEP - PROBE).is_multiple_of(8));
 
@@ -54,7 +54,7 @@ impl TryFrom<Unchecked> for MagicPacket {
 }
 
 impl MagicPacket {
-    /// A magic packet for this target; `None` if it is a broadcast, multicast or all-zero address.
+    /// A magic packet for this target; `None` if the target is a broadcast, multicast or all-zero address.
     #[must_use]
     pub fn new(target: MacAddr, password: Option<Password>) -> Option<Self> {
         target.is_unicast().then_some(Self { target, password })
@@ -66,7 +66,7 @@ impl MagicPacket {
         self.target
     }
 
-    /// The SecureOn password, if there is one.
+    /// The SecureOn password, if the packet has one.
     #[must_use]
     pub const fn password(&self) -> Option<&Password> {
         self.password.as_ref()
@@ -85,8 +85,8 @@ impl MagicPacket {
         MagicPackets::starting_with(Self::first(payload))
     }
 
-    /// Finds a magic packet at the start of the payload, and those anywhere after it. Empty if the payload does not
-    /// begin with one.
+    /// Finds a magic packet at the start of the payload, and any magic packets after it. The result is empty if the
+    /// payload does not begin with a magic packet.
     #[must_use]
     pub fn at_start(payload: &[u8]) -> MagicPackets<'_> {
         let run = run_of_ff(payload);
@@ -96,9 +96,9 @@ impl MagicPacket {
 
     /// The first magic packet anywhere in the payload, and the bytes after the copies of its address.
     ///
-    /// The time is linear in the number of bytes up to the end of that packet, for any payload: at most one
-    /// comparison of 16 bytes for each step of 72, and if these are equal, one of the step and one of the length of
-    /// a packet.
+    /// For any payload, the time is linear in the number of bytes up to the end of that packet. Each step of 72 bytes
+    /// requires at most one comparison of 16 bytes and, if these are equal, one comparison of the step and one of the
+    /// length of a packet.
     fn first(payload: &[u8]) -> Option<(Self, &[u8])> {
         let (steps, _) = payload.as_chunks::<STEP>();
         let (shifted, _) = payload.get(6..)?.as_chunks::<STEP>();
@@ -111,14 +111,14 @@ impl MagicPacket {
             .find_map(|(_, end)| Self::around(payload, end - PROBE))
     }
 
-    /// The magic packet whose copies include this position and that begins less than a step before it, and the bytes
-    /// after it.
+    /// The magic packet that begins less than a step before this position and whose copies include it, and the bytes
+    /// after that packet.
     fn around(payload: &[u8], position: usize) -> Option<(Self, &[u8])> {
         let before = payload.get(..position)?;
         let shifted = payload.get(6..position + 6)?;
         let start = position - common_suffix(before, shifted);
-        // The repetition begins with the address, or up to five bytes earlier in the stream if the address contains
-        // FF as well. Not six: no unicast address begins with FF.
+        // The repetition begins with the address, or up to five bytes earlier, in the stream, if the address ends with
+        // 0xFF bytes. It does not begin six bytes earlier, because no unicast address begins with 0xFF.
         let start = start + run_of_ff(payload.get(start..start + 6)?);
         let (before, rest) = payload.split_at_checked(start)?;
         before.ends_with(&[0xff; SYNC]).then(|| Self::after_sync(rest)).flatten()
@@ -146,7 +146,7 @@ impl MagicPacket {
 /// Only a single packet can have a password.
 #[derive(Debug, Clone)]
 pub struct MagicPackets<'a> {
-    /// The next one, without its password, and the bytes after its copies.
+    /// The next packet, without its password, and the bytes after its copies.
     next: Option<(MagicPacket, &'a [u8])>,
     /// Whether to read passwords; `false` once there are several packets.
     passwords: bool,
@@ -164,7 +164,7 @@ impl<'a> MagicPackets<'a> {
         self
     }
 
-    /// Whether there are no more packets.
+    /// Whether no packets remain.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.next.is_none()
@@ -185,8 +185,8 @@ impl Iterator for MagicPackets<'_> {
 
 /// The password in the bytes after the copies of the address.
 ///
-/// A part of another copy is not a password. If the bytes are long enough for another magic packet, they are
-/// probably another datagram, perhaps for a group address. Its six `FF` bytes would look like a password.
+/// Part of a further copy is not a password. If there are enough bytes for another magic packet, they are probably
+/// another datagram, perhaps for a group address. Its six 0xFF bytes would look like a password.
 fn password_in(tail: &[u8], address: &[u8; 6]) -> Option<Password> {
     if address.starts_with(tail) || tail.len() >= SHORTEST {
         return None;
@@ -202,7 +202,7 @@ fn run_of_ff(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|byte| **byte == 0xff).count()
 }
 
-/// The number of equal bytes at the end of two slices, at most [`STEP`].
+/// The number of equal bytes at the end of both slices, at most [`STEP`].
 ///
 /// Both slices have the same length, a multiple of eight bytes.
 fn common_suffix(one: &[u8], other: &[u8]) -> usize {

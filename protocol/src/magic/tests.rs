@@ -49,7 +49,7 @@ fn finds_a_packet_for_any_address() {
         [2, 0, 0, 2, 0, 0],
     ] {
         for before in 0..3 * STEP {
-            // The bytes before the packet repeat the address as well.
+            // The bytes before the packet also repeat the address.
             let mut bytes = mac.repeat(before / 6 + 1)[..before].to_vec();
             bytes.extend(packet(6, mac, 16, &[0x11; 9]));
             let found = first(&bytes).map(|magic| magic.target());
@@ -147,7 +147,7 @@ fn finds_several_packets_without_passwords() {
 fn reads_a_password_of_ff_unless_another_packet_may_follow() {
     let six = Some(Password::Six([0xff; 6]));
     assert_eq!(first(&packet(6, MAC, 16, &[0xff; 6])).unwrap().password(), six.as_ref());
-    // The following bytes are as long as a packet and not a valid one: a packet for a group, or an incomplete one.
+    // The following bytes are as long as a packet but invalid: a packet for a group address, or an incomplete packet.
     for next in [packet(6, [0xff; 6], 16, &[]), packet(6, [0x33; 6], 16, &[]), packet(6, OTHER, 15, &[0; 6])]
     {
         assert_eq!(found(MagicPacket::find(&[packet(6, MAC, 16, &[]), next].concat())), [(MAC, false)]);

@@ -1,6 +1,6 @@
-//! Builds frames layer by layer. Every header field can have a wrong value.
+//! Builds frames layer by layer. Every header field can be given a wrong value.
 
-#![allow(dead_code, reason = "each test program uses only a part")]
+#![allow(dead_code, reason = "each test program uses only some of the items")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use core::net::{Ipv4Addr, Ipv6Addr};
@@ -28,7 +28,7 @@ pub(crate) fn magic() -> Vec<u8> {
     stream(6, TARGET, 16, b"")
 }
 
-/// This many FF, this many copies of an address, and more bytes.
+/// This many 0xFF bytes, this many copies of an address, and the remaining bytes.
 pub(crate) fn stream(sync: usize, address: [u8; 6], copies: usize, rest: &[u8]) -> Vec<u8> {
     [&vec![0xff; sync], &address.repeat(copies), rest].concat()
 }
@@ -38,7 +38,7 @@ pub(crate) fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
     [&[0xff; 6][..], &SENDER, &ethertype.to_be_bytes(), payload].concat()
 }
 
-/// A broadcast frame with tags, outermost first: each an EtherType and the control information.
+/// A broadcast frame with tags, outermost first. Each tag consists of its EtherType and its control information.
 pub(crate) fn tagged(tags: &[(u16, u16)], ethertype: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = ethernet(ethertype, payload);
     let tags = tags.iter().flat_map(|(kind, control)| [kind.to_be_bytes(), control.to_be_bytes()]);
@@ -48,15 +48,15 @@ pub(crate) fn tagged(tags: &[(u16, u16)], ethertype: u16, payload: &[u8]) -> Vec
 
 /// A frame with a UDP datagram to 255.255.255.255.
 pub(crate) fn udp4(port: u16, payload: &[u8]) -> Vec<u8> {
-    Ipv4::default().frame(&Udp::to(port).around(payload))
+    Ipv4::default().frame(&Udp::to(port).wrap(payload))
 }
 
 /// A frame with a UDP datagram to ff02::1.
 pub(crate) fn udp6(port: u16, payload: &[u8]) -> Vec<u8> {
-    Ipv6::default().frame(&Udp::to(port).around(payload))
+    Ipv6::default().frame(&Udp::to(port).wrap(payload))
 }
 
-/// A UDP header without a checksum: the parser ignores it.
+/// A UDP header without a checksum, which the parser ignores.
 pub(crate) struct Udp {
     pub(crate) port: u16,
     /// Overrides the true length.
@@ -68,14 +68,14 @@ impl Udp {
         Self { port, length: None }
     }
 
-    pub(crate) fn around(&self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn wrap(&self, payload: &[u8]) -> Vec<u8> {
         let length = self.length.unwrap_or_else(|| (8 + payload.len()).try_into().unwrap());
         let header = [SENDER_PORT, self.port, length, 0].map(u16::to_be_bytes);
         [header.as_flattened(), payload].concat()
     }
 }
 
-/// An IPv4 header without a checksum: the parser ignores it.
+/// An IPv4 header without a checksum, which the parser ignores.
 pub(crate) struct Ipv4 {
     pub(crate) version: u8,
     /// Overrides the true length, in units of four bytes.
@@ -96,7 +96,7 @@ impl Default for Ipv4 {
 }
 
 impl Ipv4 {
-    pub(crate) fn around(&self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn wrap(&self, payload: &[u8]) -> Vec<u8> {
         let header = 20 + self.options.len();
         let ihl = self.ihl.unwrap_or_else(|| (header / 4).try_into().unwrap());
         let length = self.length.unwrap_or_else(|| (header + payload.len()).try_into().unwrap());
@@ -113,14 +113,14 @@ impl Ipv4 {
     }
 
     pub(crate) fn frame(&self, payload: &[u8]) -> Vec<u8> {
-        ethernet(ETHERTYPE_IPV4, &self.around(payload))
+        ethernet(ETHERTYPE_IPV4, &self.wrap(payload))
     }
 }
 
 /// An IPv6 header with extension headers.
 pub(crate) struct Ipv6 {
     pub(crate) version: u8,
-    /// Kinds and contents. The first byte of each, the next header, is set automatically.
+    /// The kind and contents of each. The first byte of the contents, the next header, is set automatically.
     pub(crate) extensions: Vec<(u8, Vec<u8>)>,
     /// The protocol after them.
     pub(crate) protocol: u8,
@@ -139,7 +139,7 @@ impl Ipv6 {
         Self { extensions: extensions.to_vec(), ..Self::default() }
     }
 
-    pub(crate) fn around(&self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn wrap(&self, payload: &[u8]) -> Vec<u8> {
         let mut next = self.protocol;
         let mut body = payload.to_vec();
         for (kind, contents) in self.extensions.iter().rev() {
@@ -158,11 +158,11 @@ impl Ipv6 {
     }
 
     pub(crate) fn frame(&self, payload: &[u8]) -> Vec<u8> {
-        ethernet(ETHERTYPE_IPV6, &self.around(payload))
+        ethernet(ETHERTYPE_IPV6, &self.wrap(payload))
     }
 }
 
-/// An extension header of this kind, with this many units more than the minimum.
+/// An extension header of this kind that is this many units longer than the minimum.
 pub(crate) fn extension(kind: u8, more: u8) -> (u8, Vec<u8>) {
     let more_bytes = usize::from(more);
     match kind {
@@ -173,7 +173,7 @@ pub(crate) fn extension(kind: u8, more: u8) -> (u8, Vec<u8>) {
     }
 }
 
-/// A fragment header (RFC 8200 section 4.5), the offset in units of eight bytes.
+/// A fragment header (RFC 8200 section 4.5), with the offset in units of eight bytes.
 pub(crate) fn fragment(offset: u16, more: bool) -> (u8, Vec<u8>) {
     let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
     (FRAGMENT, vec![0, 0, high, low, 0, 0, 0, 1])

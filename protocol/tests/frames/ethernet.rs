@@ -16,14 +16,14 @@ fn length() -> Carrier {
 }
 
 fn ipv4() -> Vec<u8> {
-    Ipv4::default().around(&Udp::to(9).around(&magic()))
+    Ipv4::default().wrap(&Udp::to(9).wrap(&magic()))
 }
 
 fn ethertypes() -> Vec<Row> {
     let late = bytes![[0], magic()];
     vec![
-        row("another EtherType", ethernet(0x88b5, &magic()), accepted(raw(0x88b5))),
-        row("another EtherType, not at the start", ethernet(0x88b5, &late), Err(NotAtStart)),
+        row("a different EtherType", ethernet(0x88b5, &magic()), accepted(raw(0x88b5))),
+        row("a different EtherType, not at the start", ethernet(0x88b5, &late), Err(NotAtStart)),
         row("the smallest EtherType", ethernet(0x0600, &magic()), accepted(raw(0x0600))),
         row("ARP", ethernet(0x0806, &bytes![[0, 1, 8, 0, 6, 4, 0, 1], magic()]), Err(NotAtStart)),
         row("PPPoE", ethernet(0x8864, &bytes![[0x11, 0, 0, 1, 0, 104, 0, 0x57], magic()]), Err(NotAtStart)),
@@ -38,10 +38,10 @@ fn ethertypes() -> Vec<Row> {
     ]
 }
 
-/// One tag in the frame.
+/// Frames with one tag.
 fn tags() -> Vec<Row> {
     let late = bytes![[0], magic()];
-    let ip6 = Ipv6::default().around(&Udp::to(9).around(&magic()));
+    let ip6 = Ipv6::default().wrap(&Udp::to(9).wrap(&magic()));
     vec![
         row("802.1Q", tagged(&[(0x8100, 5)], 0x0842, &magic()), in_vlan(5, accepted(raw(0x0842)))),
         row(
@@ -50,7 +50,7 @@ fn tags() -> Vec<Row> {
             in_vlan(5, accepted(raw(0x0842))),
         ),
         row("802.1ad alone", tagged(&[(0x88a8, 6)], 0x0842, &magic()), in_vlan(6, accepted(raw(0x0842)))),
-        row("a tag of 0x9100", tagged(&[(0x9100, 7)], 0x0842, &magic()), in_vlan(7, accepted(raw(0x0842)))),
+        row("a 0x9100 tag", tagged(&[(0x9100, 7)], 0x0842, &magic()), in_vlan(7, accepted(raw(0x0842)))),
         row(
             "a tag with a priority",
             tagged(&[(0x8100, 0xf005)], 0x0842, &magic()),
@@ -67,7 +67,7 @@ fn tags() -> Vec<Row> {
         row("UDP over IPv6 in 802.1Q", tagged(&[(0x8100, 5)], 0x86dd, &ip6), in_vlan(5, accepted(v6(9)))),
         row("a length in 802.1Q", tagged(&[(0x8100, 5)], 102, &magic()), in_vlan(5, accepted(length()))),
         row(
-            "another EtherType in 802.1Q, not at the start",
+            "a different EtherType in 802.1Q, not at the start",
             tagged(&[(0x8100, 5)], 0x88b5, &late),
             Err(NotAtStart),
         ),
@@ -76,12 +76,12 @@ fn tags() -> Vec<Row> {
     ]
 }
 
-/// Several tags in the frame.
+/// Frames with several tags.
 fn stacked_tags() -> Vec<Row> {
     vec![
         row("two tags", tagged(&[(0x88a8, 8), (0x8100, 5)], 0x0800, &ipv4()), in_vlan(8, accepted(v4(9)))),
         row(
-            "two tags of 802.1Q",
+            "two 802.1Q tags",
             tagged(&[(0x8100, 8), (0x8100, 5)], 0x0842, &magic()),
             in_vlan(8, accepted(raw(0x0842))),
         ),
@@ -98,11 +98,11 @@ fn stacked_tags() -> Vec<Row> {
     ]
 }
 
-/// A tag that the kernel removed from the frame.
+/// Frames from which the kernel removed a tag.
 fn removed_tags() -> Vec<Row> {
     let rows = [
         ("a removed tag", 5, ethernet(0x0842, &magic()), in_vlan(5, accepted(raw(0x0842)))),
-        ("a removed tag of UDP", 5, udp4(9, &magic()), in_vlan(5, accepted(v4(9)))),
+        ("a removed tag before UDP", 5, udp4(9, &magic()), in_vlan(5, accepted(v4(9)))),
         (
             "a removed tag, and one remaining",
             8,
@@ -110,7 +110,7 @@ fn removed_tags() -> Vec<Row> {
             in_vlan(8, accepted(v4(9))),
         ),
         ("a removed priority tag", 0x2000, ethernet(0x0842, &magic()), accepted(raw(0x0842))),
-        ("a removed tag of the reserved VLAN", 0x0fff, ethernet(0x0842, &magic()), Err(BadHeader)),
+        ("a removed tag with the reserved VLAN", 0x0fff, ethernet(0x0842, &magic()), Err(BadHeader)),
         (
             "a removed priority tag before a VLAN",
             0x2000,

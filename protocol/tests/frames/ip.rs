@@ -7,9 +7,8 @@ use crate::rows::*;
 
 /// Values in the UDP header, and UDP ports.
 pub(crate) fn udp() -> Vec<Row> {
-    let with_length = |length, payload: &[u8]| {
-        Ipv4::default().frame(&Udp { port: 9, length: Some(length) }.around(payload))
-    };
+    let with_length =
+        |length, payload: &[u8]| Ipv4::default().frame(&Udp { port: 9, length: Some(length) }.wrap(payload));
     let secret = bytes![magic(), b"secret"];
     let mut rows = vec![
         row("a length beyond the packet", with_length(2000, &secret), with_password(b"secret", v4(9))),
@@ -23,9 +22,9 @@ pub(crate) fn udp() -> Vec<Row> {
         row("a length that truncates the last copy", with_length(8 + 101, &magic()), Err(NoMagicPacket)),
         row("the length of the header", with_length(8, &magic()), Err(NoMagicPacket)),
         row("a length that is too short", with_length(7, &magic()), Err(BadHeader)),
-        row("no length", with_length(0, &magic()), Err(BadHeader)),
+        row("a length of 0", with_length(0, &magic()), Err(BadHeader)),
         row("no payload", udp4(9, &[]), Err(NoMagicPacket)),
-        row("no payload to another port", udp4(40000, &[]), Err(NotAtStart)),
+        row("no payload to a different port", udp4(40000, &[]), Err(NotAtStart)),
         row("a truncated header", Ipv4::default().frame(&[0; 7]), Err(BadHeader)),
         row("a DHCP-like packet", udp4(67, &dhcp_like(&[0; 192])), Err(NotAtStart)),
         row("a DHCP-like packet to 9", udp4(9, &dhcp_like(&[0; 192])), Err(NoMagicPacket)),
@@ -40,7 +39,7 @@ pub(crate) fn udp() -> Vec<Row> {
     rows
 }
 
-/// Packets to several ports, with the magic packet at the start of the payload and behind it.
+/// Packets to several ports, with the magic packet at the start of the payload or later.
 fn udp_ports() -> Vec<Row> {
     let late = bytes![[0x11; 33], magic()];
     let mut rows = Vec::new();
@@ -70,7 +69,7 @@ fn udp_ports() -> Vec<Row> {
     rows
 }
 
-/// A BOOTP header with the target's MAC address, a boot file, the magic cookie and FF after it.
+/// A BOOTP header with the target's MAC address, a boot file and the magic cookie, followed by 0xFF bytes.
 fn dhcp_like(file: &[u8]) -> Vec<u8> {
     bytes![
         [1, 1, 6, 0],
@@ -86,7 +85,7 @@ fn dhcp_like(file: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn ipv4() -> Vec<Row> {
-    let datagram = Udp::to(9).around(&magic());
+    let datagram = Udp::to(9).wrap(&magic());
     let total = 20 + 8 + 102;
     let options = |bytes: usize| Ipv4 { options: vec![1; bytes], ..Ipv4::default() };
     let long = |length| Ipv4 { length: Some(length), ..Ipv4::default() };
@@ -103,7 +102,7 @@ pub(crate) fn ipv4() -> Vec<Row> {
         row("truncated options", options(40).frame(&datagram)[..14 + 59].to_vec(), Err(BadHeader)),
         row("a truncated header", ethernet(0x0800, &[0x45; 19]), Err(BadHeader)),
         row("nothing", ethernet(0x0800, &[]), Err(BadHeader)),
-        row("another version", version(5).frame(&datagram), Err(BadHeader)),
+        row("a wrong version", version(5).frame(&datagram), Err(BadHeader)),
         row("IPv6 under IPv4's EtherType", version(6).frame(&datagram), Err(BadHeader)),
         row("a magic packet under IPv4's EtherType", ethernet(0x0800, &magic()), Err(BadHeader)),
         row("a length beyond the packet", long(1500).frame(&datagram), accepted(v4(9))),
@@ -111,7 +110,7 @@ pub(crate) fn ipv4() -> Vec<Row> {
         row("a length that truncates the UDP header", long(27).frame(&datagram), Err(BadHeader)),
         row("the length of the header", long(20).frame(&datagram), Err(BadHeader)),
         row("a length shorter than the header", long(19).frame(&datagram), Err(BadHeader)),
-        row("no length", long(0).frame(&datagram), Err(BadHeader)),
+        row("a length of 0", long(0).frame(&datagram), Err(BadHeader)),
         row("padding after it", bytes![udp4(9, &magic()), [0; 18]], accepted(v4(9))),
         row(
             "a frame checksum after it",
@@ -123,7 +122,7 @@ pub(crate) fn ipv4() -> Vec<Row> {
             bytes![udp4(9, &bytes![magic(), b"pass"]), [0; 6]],
             with_password(b"pass", v4(9)),
         ),
-        row("the flag Don't Fragment", fragment(0x4000).frame(&datagram), accepted(v4(9))),
+        row("the Don't Fragment flag", fragment(0x4000).frame(&datagram), accepted(v4(9))),
         row("a first fragment", fragment(0x2000).frame(&datagram), accepted(v4(9))),
         row("a later fragment", fragment(0x2001).frame(&datagram), Err(LaterFragment)),
         row("a later fragment with a large offset", fragment(0x1000).frame(&datagram), Err(LaterFragment)),
@@ -132,12 +131,12 @@ pub(crate) fn ipv4() -> Vec<Row> {
         row("ICMP", protocol(1).frame(&datagram), Err(NotUdp)),
         row("UDP-Lite", protocol(136).frame(&datagram), Err(NotUdp)),
         row("AH", protocol(AUTHENTICATION).frame(&datagram), Err(NotUdp)),
-        row("IPv4 in IPv4", protocol(4).frame(&Ipv4::default().around(&datagram)), Err(NotUdp)),
+        row("IPv4 in IPv4", protocol(4).frame(&Ipv4::default().wrap(&datagram)), Err(NotUdp)),
     ]
 }
 
 pub(crate) fn ipv6() -> Vec<Row> {
-    let datagram = Udp::to(9).around(&magic());
+    let datagram = Udp::to(9).wrap(&magic());
     let plain = Ipv6::default;
     let kinds = [HOP_BY_HOP, DESTINATION_OPTIONS, ROUTING, FRAGMENT, AUTHENTICATION];
     let four: Vec<_> = kinds[..4].iter().map(|kind| extension(*kind, 0)).collect();
@@ -172,13 +171,13 @@ pub(crate) fn ipv6() -> Vec<Row> {
         row("TCP", protocol(6).frame(&datagram), Err(NotUdp)),
         row("ICMPv6", protocol(58).frame(&datagram), Err(NotUdp)),
         row("mobility", protocol(135).frame(&datagram), Err(NotUdp)),
-        row("another version", Ipv6 { version: 4, ..plain() }.frame(&datagram), Err(BadHeader)),
+        row("a wrong version", Ipv6 { version: 4, ..plain() }.frame(&datagram), Err(BadHeader)),
         row("a truncated header", ethernet(0x86dd, &[0x60; 39]), Err(BadHeader)),
         row("nothing", ethernet(0x86dd, &[]), Err(BadHeader)),
         row("a length beyond the packet", long(1500).frame(&datagram), accepted(v6(9))),
         row("a length that truncates the last copy", long(8 + 101).frame(&datagram), Err(NoMagicPacket)),
         row("a length that truncates the UDP header", long(7).frame(&datagram), Err(BadHeader)),
-        row("no length", long(0).frame(&datagram), Err(BadHeader)),
+        row("a length of 0", long(0).frame(&datagram), Err(BadHeader)),
         row("a jumbogram", Ipv6 { length: Some(0), ..Ipv6::with(&[jumbo]) }.frame(&datagram), Err(BadHeader)),
         row("padding after it", bytes![udp6(9, &magic()), [0; 18]], accepted(v6(9))),
         row("a password after UDP's length", plain().frame(&bytes![datagram, b"secret"]), accepted(v6(9))),
@@ -187,9 +186,9 @@ pub(crate) fn ipv6() -> Vec<Row> {
     rows
 }
 
-/// One, four and five extension headers of a kind.
+/// One, four and five extension headers of one kind.
 fn extension_headers(kind: u8) -> Vec<Row> {
-    let datagram = Udp::to(9).around(&magic());
+    let datagram = Udp::to(9).wrap(&magic());
     let mut rows = Vec::new();
     for more in [0, 3] {
         let frame = Ipv6::with(&[extension(kind, more)]).frame(&datagram);

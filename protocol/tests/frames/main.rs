@@ -1,4 +1,4 @@
-//! Accepted and rejected frames: one row for each rule and each sender.
+//! Tables of accepted and rejected frames, with a row for each rule and each sender.
 
 #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -19,7 +19,7 @@ use wakevirt_protocol::link::LinkType;
 use wakevirt_protocol::{MacAddr, MagicPacket};
 
 use common::{TARGET, magic};
-use links::kinds_of_link;
+use links::link_types;
 use rows::*;
 
 fn table() -> Vec<Row> {
@@ -76,7 +76,7 @@ fn accepts_a_truncated_frame_once_the_last_copy_is_complete() {
 #[test]
 fn never_panics_with_any_link_header() {
     for row in table() {
-        for link in kinds_of_link() {
+        for link in link_types() {
             for length in 0..=row.bytes.len() {
                 let _ = parsed(link, row.tag, &row.bytes[..length]);
             }
@@ -85,7 +85,7 @@ fn never_panics_with_any_link_header() {
 }
 
 #[test]
-fn parses_a_datagram_of_a_socket_like_a_frame() {
+fn parses_a_datagram_from_a_socket_like_a_frame() {
     let late = bytes![[0], magic()];
     let found = MagicPacket::new(MacAddr::new(TARGET), None);
     for (port, payload, expected) in [
@@ -102,11 +102,11 @@ fn parses_a_datagram_of_a_socket_like_a_frame() {
 }
 
 #[test]
-fn searches_a_datagram_of_a_socket_as_far_as_a_frame() {
+fn searches_a_datagram_from_a_socket_as_far_as_a_frame() {
     let many = magic().repeat(30);
     let found = |length| parse_datagram(&many[..length], 9, &ports()).unwrap().count();
     assert_eq!([found(102), found(2039), found(2040), found(3060)], [1, 19, 20, 20]);
-    // Data that reaches the limit may be truncated, so it has no password.
+    // Data that reaches the limit may be truncated, so its password is ignored.
     let late = bytes![vec![0x11; SEARCHED - 108], magic(), b"secret", [0; 100]];
     let password = |length| {
         let mut packets = parse_datagram(&late[..length], 9, &ports()).unwrap();
@@ -122,7 +122,7 @@ fn searches_the_well_known_ports_in_full() {
 }
 
 #[test]
-fn maps_the_numbers_of_link_types() {
+fn maps_link_type_numbers() {
     for (number, link) in [
         (0, Some(LinkType::Null)),
         (1, Some(LinkType::Ethernet)),

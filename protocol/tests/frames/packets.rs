@@ -1,4 +1,4 @@
-//! Rows: magic packets of known senders, and valid and invalid forms of the format.
+//! Rows: magic packets from known senders, and valid and invalid variants of the format.
 
 use wakevirt_protocol::frame::Rejection::{NoMagicPacket, NotAtStart};
 
@@ -7,7 +7,7 @@ use crate::rows::*;
 
 const OTHER: [u8; 6] = [0x52, 0x54, 0x00, 0xab, 0xcd, 0xef];
 
-/// Packets of known senders.
+/// Packets from known senders.
 pub(crate) fn senders() -> Vec<Row> {
     let plan9 = bytes![magic(), [0; 7]];
     let mut rows = vec![
@@ -62,31 +62,31 @@ pub(crate) fn merged() -> Vec<Row> {
     let two = bytes![magic(), other(b"")];
     let most: Vec<_> = (0..30).map(|_| magic()).collect();
     let mut rows = vec![
-        row_of_several("two in 0x0842", ethernet(0x0842, &two), &both, &raw(0x0842)),
-        row_of_several("two in another EtherType", ethernet(0x88b5, &two), &both, &raw(0x88b5)),
-        row_of_several("two to 9 over IPv6", udp6(9, &two), &both, &v6(9)),
-        row_of_several(
+        row_with_packets("two in 0x0842", ethernet(0x0842, &two), &both, &raw(0x0842)),
+        row_with_packets("two in a different EtherType", ethernet(0x88b5, &two), &both, &raw(0x88b5)),
+        row_with_packets("two to 9 over IPv6", udp6(9, &two), &both, &v6(9)),
+        row_with_packets(
             "two, neither at the start",
             udp4(9, &bytes![[0x11; 40], magic(), [0x11; 40], other(b"")]),
             &both,
             &v4(9),
         ),
         row("two to 40000, not at the start", udp4(40000, &bytes![[0], two]), Err(NotAtStart)),
-        row_of_several(
+        row_with_packets(
             "a hundred bytes between them",
             udp4(40000, &bytes![magic(), [0; 100], other(b"")]),
             &both,
             &v4(40000),
         ),
-        row_of_several("the same one twice", udp4(9, &bytes![magic(), magic()]), &[TARGET; 2], &v4(9)),
-        row_of_several(
+        row_with_packets("the same one twice", udp4(9, &bytes![magic(), magic()]), &[TARGET; 2], &v4(9)),
+        row_with_packets(
             "twenty copies each",
             udp4(9, &bytes![stream(6, TARGET, 20, b""), stream(6, OTHER, 20, b"")]),
             &both,
             &v4(9),
         ),
-        // 28 bytes of headers and 19 packets of 102 are 1,966.
-        row_of_several(
+        // 28 bytes of headers and 19 packets of 102 bytes are 1,966 bytes.
+        row_with_packets(
             "thirty, nineteen of them in the first 2,048 bytes",
             udp4(9, &most.concat()),
             &[TARGET; 19],
@@ -137,7 +137,7 @@ fn merged_with_passwords() -> Vec<Row> {
             let payload =
                 bytes![stream(6, TARGET, 16, first.as_bytes()), stream(6, OTHER, 16, second.as_bytes())];
             let name = format!("two to {port}, with {first:?} and {second:?} after them");
-            rows.push(row_of_several(name, udp4(port, &payload), &[TARGET, OTHER], &v4(port)));
+            rows.push(row_with_packets(name, udp4(port, &payload), &[TARGET, OTHER], &v4(port)));
         }
     }
     rows

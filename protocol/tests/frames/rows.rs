@@ -8,7 +8,7 @@ use wakevirt_protocol::{Carrier, MacAddr, MagicPacket, ParsedPacket, Password, U
 
 use crate::common::*;
 
-/// A port that the configuration adds to the well-known ones.
+/// A port that the configuration adds to the well-known ports.
 pub(crate) const CONFIGURED: u16 = 4000;
 
 pub(crate) fn ports() -> Ports {
@@ -25,7 +25,7 @@ pub(crate) struct Row {
     pub(crate) expected: Option<Result<Vec<ParsedPacket>, Rejection>>,
 }
 
-/// The result for such a frame; `None` if its link header is invalid.
+/// The parser's result for such a frame; `None` if its link header is invalid.
 pub(crate) fn parsed(
     link: LinkType,
     tag: Option<u16>,
@@ -41,7 +41,7 @@ pub(crate) fn row(name: impl Into<String>, bytes: Vec<u8>, expected: Result<Pars
 }
 
 /// A row with several magic packets, for these addresses.
-pub(crate) fn row_of_several(
+pub(crate) fn row_with_packets(
     name: impl Into<String>,
     bytes: Vec<u8>,
     targets: &[[u8; 6]],

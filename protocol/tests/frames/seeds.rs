@@ -5,11 +5,11 @@ use std::path::Path;
 use wakevirt_protocol::CapturedPacket;
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_MESSAGE, Mode};
 
-use crate::links::kinds_of_link;
+use crate::links::link_types;
 use crate::rows::*;
 use crate::{packets, table};
 
-/// Writes the corpora of the fuzz targets: see fuzz/README.md.
+/// Writes the corpora that fuzz/README.md describes.
 #[test]
 #[ignore = "writes into fuzz/corpus"]
 fn writes_the_seeds_of_the_fuzz_targets() {
@@ -26,7 +26,7 @@ fn writes_the_seeds_of_the_fuzz_targets() {
         seed("magic", &format!("merged {}", row.name), &row.bytes[14..]);
     }
     for row in table().iter().step_by(9) {
-        let link = kinds_of_link().iter().position(|link| *link == row.link).unwrap();
+        let link = link_types().iter().position(|link| *link == row.link).unwrap();
         let flag = u8::from(row.tag.is_some()) << 7;
         let head = bytes![[u8::try_from(link).unwrap() | flag], row.tag.unwrap_or(0).to_be_bytes()];
         seed("frame", &row.name, &bytes![head, row.bytes]);

@@ -1,7 +1,7 @@
-//! A second parser for magic packets: slow, written after the description of the format, and independent of the library
-//! except for the types of the results. The fuzz targets also use it.
+//! A second parser for magic packets. It is slow, follows the description of the format literally, and shares only its
+//! result types with the library. The fuzz targets also use it.
 
-#![allow(dead_code, reason = "each program uses only a part")]
+#![allow(dead_code, reason = "each program uses only some of the items")]
 
 use std::fmt::Display;
 
@@ -11,7 +11,7 @@ use wakevirt_protocol::{Carrier, MagicPacket, ParsedPacket, UdpPath};
 /// An address, and the password after its copies; empty without a password.
 pub(crate) type Magic = ([u8; 6], Vec<u8>);
 
-/// A parsed packet in plain values.
+/// A parsed packet as plain values.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) magic: Magic,
@@ -21,7 +21,7 @@ pub(crate) struct Found {
 
 /// Finds six 0xFF bytes followed by one address sixteen times, anywhere.
 pub(crate) fn anywhere(payload: &[u8]) -> Vec<Magic> {
-    with_password(payload, places(payload, 0))
+    with_password(payload, targets(payload, 0))
 }
 
 /// Like [`anywhere`], but only 0xFF bytes may precede the first packet.
@@ -29,22 +29,22 @@ pub(crate) fn at_start(payload: &[u8]) -> Vec<Magic> {
     let first = (0..payload.len())
         .take_while(|offset| payload[..*offset].iter().all(|byte| *byte == 0xff))
         .find(|offset| magic_at(payload, *offset).is_some());
-    first.map_or(vec![], |first| with_password(payload, places(payload, first)))
+    first.map_or(vec![], |first| with_password(payload, targets(payload, first)))
 }
 
-/// Each address from this offset on, and the end of its copies.
-fn places(payload: &[u8], mut offset: usize) -> Vec<([u8; 6], usize)> {
-    let mut places = vec![];
+/// The address of each magic packet from this offset on, and the end of its copies.
+fn targets(payload: &[u8], mut offset: usize) -> Vec<([u8; 6], usize)> {
+    let mut targets = vec![];
     while offset < payload.len() {
         match magic_at(payload, offset) {
             Some((address, end)) => {
-                places.push((address, end));
+                targets.push((address, end));
                 offset = end;
             }
             None => offset += 1,
         }
     }
-    places
+    targets
 }
 
 fn magic_at(payload: &[u8], offset: usize) -> Option<([u8; 6], usize)> {
@@ -67,9 +67,9 @@ fn magic_at(payload: &[u8], offset: usize) -> Option<([u8; 6], usize)> {
     Some((address.try_into().ok()?, payload.len() - bytes.0.len()))
 }
 
-/// Only a single packet can have a password, if the rest is shorter than another packet.
-fn with_password(payload: &[u8], places: Vec<([u8; 6], usize)>) -> Vec<Magic> {
-    if let [(address, end)] = places[..] {
+/// Adds the password, which only a single packet can have, and only if the rest is too short for another packet.
+fn with_password(payload: &[u8], targets: Vec<([u8; 6], usize)>) -> Vec<Magic> {
+    if let [(address, end)] = targets[..] {
         let rest = &payload[end..];
         let is_copy = rest.len() < 6 && rest == &address[..rest.len()];
         let password = match rest.len() {
@@ -80,7 +80,7 @@ fn with_password(payload: &[u8], places: Vec<([u8; 6], usize)>) -> Vec<Magic> {
         };
         return vec![(address, rest[..password].to_vec())];
     }
-    places.into_iter().map(|(address, _)| (address, vec![])).collect()
+    targets.into_iter().map(|(address, _)| (address, vec![])).collect()
 }
 
 /// Parses the first 2,048 bytes of a frame.
@@ -100,7 +100,7 @@ pub(crate) fn frame(
     found
 }
 
-/// Parses a frame without its link header. A tag may have been removed already.
+/// Parses a frame without its link header. A tag may already have been removed.
 fn whole_frame(
     source: Option<String>,
     tag: Option<u16>,
@@ -207,7 +207,7 @@ fn sent_by(carrier: String, source: Option<String>) -> String {
     format!("{carrier} by {}", source.as_deref().unwrap_or("unknown"))
 }
 
-/// The library's magic packets in plain values.
+/// The library's magic packets as plain values.
 pub(crate) fn magics(packets: MagicPackets<'_>) -> Vec<Magic> {
     packets.map(|magic| magic_of(&magic)).collect()
 }
@@ -247,7 +247,7 @@ fn path_text<Address, const N: usize>(
     format!("{name} {source:?} {} > {destination:?} {}", path.source_port, path.destination_port)
 }
 
-/// A reader of bytes, which returns them from the front.
+/// Reads bytes from the front of a slice.
 #[derive(Clone, Copy)]
 struct Bytes<'a>(&'a [u8]);
 
