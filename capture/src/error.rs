@@ -15,16 +15,16 @@ pub enum Error {
     /// Logging cannot be set up.
     #[error(transparent)]
     Logs(#[from] logs::LogError),
-    /// The user cannot be switched, or the capabilities cannot be dropped.
+    /// The user cannot be changed, or the capabilities cannot be dropped.
     #[error(transparent)]
     User(#[from] user::UserError),
     /// The bus does not allow the service to own its name, or another process owns it.
     #[error(transparent)]
     Bus(#[from] wakevirt_service::bus::BusError),
-    /// The path of the running program is unknown, and therefore also the directory of the sniffer.
+    /// The path of the running program is unknown. The sniffer's path depends on it.
     #[error("cannot find the sniffer: the path of this program is unknown: {0}")]
     OwnPath(#[source] io::Error),
-    /// The program of the sniffer does not exist.
+    /// The sniffer's program file does not exist.
     #[error("wakevirt-sniffer not found at {} or {}; reinstall wakevirt", logs::shown(&.candidates[0]), logs::shown(&.candidates[1]))]
     SnifferNotFound {
         /// The paths that were searched.
@@ -38,14 +38,14 @@ pub enum Error {
         /// The cause.
         error: io::Error,
     },
-    /// The sniffer exited without a failure report. The text says how.
+    /// The sniffer exited without a failure report. The string describes how it exited.
     #[error("sniffer exited ({0}); capture exits, and the service manager restarts both")]
     SnifferExited(String),
     /// The sniffer reported that it cannot continue.
     #[error("sniffer failed: {0}")]
     SnifferFailed(String),
     /// The sniffer did not send `Ready` in time.
-    #[error("sniffer is not ready after {0} s")]
+    #[error("sniffer was not ready within {0} s")]
     SnifferTimeout(u64),
     /// The sniffer sent bytes that are not a valid message.
     #[error("sniffer sent {0}; capture exits, because the sniffer may be compromised")]
@@ -59,13 +59,13 @@ pub enum Error {
     /// Inherited descriptors cannot be hidden from the sniffer.
     #[error("cannot set close-on-exec on inherited descriptors: {0}; Linux 5.11 or later is required")]
     Descriptors(#[source] io::Error),
-    /// The network interfaces cannot be listed or followed.
-    #[error("cannot follow the network interfaces: {0}")]
+    /// The network interfaces cannot be listed or monitored.
+    #[error("cannot monitor the network interfaces: {0}")]
     Interfaces(#[source] io::Error),
     /// The async runtime or the signal handlers cannot be set up.
     #[error("cannot start the event loop: {0}")]
     Runtime(#[source] io::Error),
-    /// The kernel has no random bytes for the epoch.
+    /// The kernel did not return random bytes for the epoch.
     #[error("cannot get random bytes: {0}")]
     Random(#[source] io::Error),
 }

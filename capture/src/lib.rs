@@ -1,6 +1,6 @@
 //! wakevirt's capture service: announces the magic packets that its sniffer captures.
 //!
-//! The sniffer is a separate program and crate (`capture/sniffer`). It parses packets, in a sandbox. The announcer
+//! The sniffer is a separate program and crate (`capture/sniffer`). It parses packets in a sandbox. The announcer
 //! publishes them on the bus, and never sees the bytes of a packet.
 
 pub mod bus;

@@ -55,7 +55,7 @@ async fn run_until_stopped(
         result = announce(options, settings, &logs, channel, links) => result,
         () = until_stopped(&mut signals) => Ok(()),
     };
-    // The channel is closed now, so the sniffer exits.
+    // The channel is now closed, so the sniffer exits.
     add_exit_status(result, process)
 }
 
@@ -82,8 +82,8 @@ async fn until_stopped(signals: &mut Signals) {
     while signals.next().await != Signal::Stop {}
 }
 
-/// Adds the exit status of the sniffer to [`Error::SnifferExited`]. Logs a warning if the sniffer does not exit
-/// cleanly when the service stops.
+/// Adds the sniffer's exit status to [`Error::SnifferExited`]. Logs a warning if the sniffer does not exit cleanly when
+/// the service stops.
 fn add_exit_status(result: Result<(), Error>, process: Process) -> Result<(), Error> {
     let exit = process.wait_or_kill();
     match result {

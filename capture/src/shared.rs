@@ -1,4 +1,4 @@
-//! The state that the bus interface and the reader of the sniffer share.
+//! The state that the bus interface and the reader of the sniffer's messages share.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,18 +16,18 @@ use crate::packets::ledger::Ledger;
 #[derive(Debug)]
 pub struct Shared {
     ledger: Mutex<Ledger>,
-    /// The last counters of the sniffer.
+    /// The sniffer's most recent counters.
     counters: Mutex<Counters>,
     /// How the sniffer receives packets.
     pub mode: Mode,
-    /// The sequence of the last announced packet.
+    /// The sequence of the most recently announced packet.
     pub announced: watch::Sender<u64>,
     /// The interfaces on which packets are captured, sorted by name.
     pub interfaces: watch::Sender<Vec<Arc<Interface>>>,
 }
 
 impl Shared {
-    /// The initial state, with a new epoch.
+    /// Creates the initial state, with a new epoch.
     ///
     /// # Errors
     /// [`Error::Random`].
@@ -47,16 +47,16 @@ impl Shared {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last counters of the sniffer.
+    /// The sniffer's most recent counters.
     pub fn counters(&self) -> MutexGuard<'_, Counters> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Returns 128 random bits in hexadecimal digits.
+/// Returns 128 random bits as hexadecimal digits.
 fn epoch() -> Result<String, Error> {
     let mut bytes = [0_u8; 16];
-    // getrandom(2) never returns fewer bytes for a request of up to 256.
+    // For a request of up to 256 bytes, getrandom(2) never returns fewer.
     getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| Error::Random(io::Error::from(error)))?;
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }

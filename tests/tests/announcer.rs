@@ -146,7 +146,7 @@ fn invalid_messages() -> Vec<(Vec<Vec<u8>>, &'static str)> {
     let mut group = packet.clone();
     group[2] |= 1;
     vec![
-        (vec![packet.clone()], "sniffer sent another message before Ready"),
+        (vec![packet.clone()], "sniffer sent a message before Ready"),
         (vec![ready.clone(), ready.clone()], "sniffer sent Ready twice"),
         (vec![ready.clone(), vec![0xee; 40]], "a message of version 238"),
         (vec![ready.clone(), vec![1; MAX_MESSAGE + 1]], "a message of 513 bytes; the maximum is 512"),

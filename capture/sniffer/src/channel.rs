@@ -14,7 +14,7 @@ use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, MAX_REASON, MAX_UDP_S
 
 use crate::error::Error;
 
-/// How long a failure report waits if the socketpair is full. If the announcer has exited, sending fails at once.
+/// How long a failure report waits if the socketpair is full. If the announcer has exited, sending fails immediately.
 const FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The socketpair to the announcer, which is the sniffer's standard input.
@@ -92,12 +92,12 @@ impl Channel {
             .map_err(|error| Error::Channel(error.into()))
     }
 
-    /// Reports why the sniffer exits. Waits a limited time if the socketpair is full.
+    /// Reports why the sniffer exits. If the socketpair is full, waits for a limited time.
     pub(super) fn send_failure(self, reason: &str) {
         let mut buffer = [0; MAX_MESSAGE];
         let message = FromSniffer::Failed { reason: truncate(reason).to_owned() };
         if let Ok(bytes) = message.encode(&mut buffer) {
-            // There is no way to report an error.
+            // If sending fails, there is no other way to report the reason.
             let _result = send(self.0, bytes, SendFlags::NOSIGNAL);
         }
     }
@@ -109,7 +109,7 @@ impl AsFd for Channel {
     }
 }
 
-/// Converts an error of the socketpair. An announcer that exits with unread messages resets the connection.
+/// Converts an error from the socketpair. An announcer that exits with unread messages resets the connection.
 fn channel_error(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::AnnouncerExited,
@@ -117,9 +117,9 @@ fn channel_error(error: io::Error) -> Error {
     }
 }
 
-/// Truncates the text to the maximum length of a failure report.
-fn truncate(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(MAX_REASON)).unwrap_or_default()
+/// Truncates a reason to its maximum length.
+fn truncate(reason: &str) -> &str {
+    reason.get(..reason.floor_char_boundary(MAX_REASON)).unwrap_or_default()
 }
 
 /// Whether a message was sent.

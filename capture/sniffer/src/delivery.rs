@@ -54,10 +54,9 @@ pub fn frame<'a>(
 
 /// Whether the payload appears to start with a tag for the protocol that the kernel reports.
 ///
-/// The kernel removes one tag. If a frame has two, a socket without link headers receives the second
-/// one at the start of the payload. Since Linux 6.11 and the stable releases of that time
-/// (`vlan_get_protocol_dgram` in net/packet/af_packet.c), the kernel reports the protocol after that
-/// tag; older kernels report the tag.
+/// The kernel removes one tag. If a frame has two tags, a socket without link headers receives the second one at the
+/// start of the payload. Linux 6.11, the stable releases of that time and later kernels report the protocol after that
+/// tag (`vlan_get_protocol_dgram` in net/packet/af_packet.c). Older kernels report the tag's EtherType.
 fn starts_with_tag(frame: &Frame<'_>) -> bool {
     let mut rest = frame.payload;
     while let Some(([_, _, high, low], after)) = rest.split_first_chunk::<4>() {

@@ -12,7 +12,7 @@ pub enum Error {
         "wakevirt-sniffer must be started by wakevirt-capture, with a socketpair as its standard input; start wakevirt-capture instead"
     )]
     NotStartedByCapture,
-    /// The announcer exited, so the sniffer exits, too.
+    /// The announcer has exited, so the sniffer also exits.
     #[error("the announcer exited")]
     AnnouncerExited,
     /// The announcer's message cannot be decoded.
@@ -27,7 +27,7 @@ pub enum Error {
     /// The socketpair failed.
     #[error("the socketpair to the announcer failed: {0}")]
     Channel(#[source] io::Error),
-    /// The mode requires a packet socket, and the process has no `CAP_NET_RAW`.
+    /// The mode requires a packet socket, but the process does not have `CAP_NET_RAW`.
     #[error(
         "mode = \"raw\" needs CAP_NET_RAW, which the process does not have; start the service with its unit or as root, or set mode = \"auto\" or \"udp\""
     )]
@@ -48,9 +48,9 @@ pub enum Error {
         /// The cause.
         error: io::Error,
     },
-    /// There is no socket to receive packets from.
+    /// There is no socket from which to receive packets.
     #[error(
-        "neither a packet socket nor a UDP socket is available; pass one (wakevirt-capture.socket), or set `listen` to a free port, above 1023 without privilege"
+        "neither a packet socket nor a UDP socket is available; enable wakevirt-capture.socket, which passes one, or set `listen` to a free port (without a privilege, above 1023)"
     )]
     NoSocket,
     /// The capabilities cannot be dropped.

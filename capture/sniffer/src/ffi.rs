@@ -29,12 +29,12 @@ pub struct Envelope {
     pub arrival: Option<Arrival>,
 }
 
-/// The sender of a datagram, which depends on the kind of socket.
+/// The sender of a frame or datagram, depending on the kind of socket.
 #[derive(Debug)]
 pub enum Sender {
-    /// Of a packet socket: `struct sockaddr_ll`.
+    /// From a packet socket: `struct sockaddr_ll`.
     Link {
-        /// The EtherType, host byte order.
+        /// The EtherType, in host byte order.
         protocol: u16,
         /// The index of the ingress interface.
         interface: u32,
@@ -45,21 +45,21 @@ pub enum Sender {
         /// The sender's link address.
         address: [u8; 8],
     },
-    /// Of a UDP socket.
+    /// From a UDP socket.
     Inet(SocketAddr),
 }
 
 /// Where a datagram arrived: `struct in_pktinfo` (ip(7)) or `struct in6_pktinfo` (ipv6(7)).
 #[derive(Debug, Clone, Copy)]
 pub enum Arrival {
-    /// At an IPv4 socket.
+    /// On an IPv4 socket.
     V4 {
         /// The index of the ingress interface.
         interface: u32,
         /// The destination address in the header.
         destination: Ipv4Addr,
     },
-    /// At an IPv6 socket.
+    /// On an IPv6 socket.
     V6 {
         /// The index of the ingress interface.
         interface: u32,
@@ -68,13 +68,14 @@ pub enum Arrival {
     },
 }
 
-/// Queries the kernel's Landlock version: landlock(7). The landlock crate does so, too, but does not return the error.
+/// Queries the kernel's Landlock version: landlock(7). The landlock crate also queries it, but does not return the
+/// error.
 ///
 /// # Errors
 /// `ENOSYS` if the kernel has no Landlock, `EOPNOTSUPP` if it is disabled. Any other error comes from a
 /// seccomp filter.
 pub fn probe_landlock() -> io::Result<()> {
-    // landlock_create_ruleset(2): a query of the version has no attributes and no size.
+    // landlock_create_ruleset(2): a query for the version has no attributes and a size of zero.
     const VERSION: libc::c_uint = 1;
     let attributes = std::ptr::null::<libc::c_void>();
     // SAFETY: with this flag the call reads no memory and opens no descriptor.
@@ -82,7 +83,7 @@ pub fn probe_landlock() -> io::Result<()> {
     if version < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Opens a packet socket that delivers frames without their link header. It has no protocol, so it receives
+/// Opens a packet socket that delivers frames without their link header. It has no protocol, and therefore receives
 /// nothing until it is bound.
 ///
 /// # Errors
@@ -116,7 +117,7 @@ pub fn bind_packet_socket(socket: impl AsFd, interface: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Attaches the filter, which the kernel then runs: `SO_ATTACH_FILTER`.
+/// Attaches the filter, which the kernel runs from then on: `SO_ATTACH_FILTER`.
 ///
 /// # Errors
 /// `EINVAL` if the program is invalid, `EPERM` if the socket's filter is locked.
@@ -129,7 +130,7 @@ pub fn attach_filter(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Re
     set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
-/// Sets an option that is an `int`.
+/// Sets an option with an `int` value.
 ///
 /// # Errors
 /// Those of setsockopt(2).
@@ -144,7 +145,7 @@ fn set_option<Value>(socket: impl AsFd, level: i32, option: i32, value: &Value) 
     Ok(())
 }
 
-/// Returns how many frames a packet socket dropped since the last call: `PACKET_STATISTICS`.
+/// Returns how many frames a packet socket has dropped since the last call: `PACKET_STATISTICS`.
 ///
 /// # Errors
 /// Those of getsockopt(2).
@@ -153,8 +154,8 @@ pub fn take_packet_drops(socket: impl AsFd) -> io::Result<u32> {
     Ok(statistics.tp_drops)
 }
 
-/// Returns how many datagrams a socket dropped since it was opened: `SO_MEMINFO`, the last of nine
-/// numbers (`SK_MEMINFO_DROPS` in linux/sock_diag.h).
+/// Returns how many datagrams a socket has dropped since it was opened: `SO_MEMINFO`, the last of nine numbers
+/// (`SK_MEMINFO_DROPS` in linux/sock_diag.h).
 ///
 /// # Errors
 /// Those of getsockopt(2).
@@ -292,11 +293,11 @@ unsafe fn read_control(header: *const libc::cmsghdr, envelope: &mut Envelope) {
 /// The value after a header of ancillary data; `None` if the length in the header is too short.
 ///
 /// # Safety
-/// `header` as for [`read_control`], and `Data` is a type of plain numbers, valid for all bit patterns.
+/// `header` must be as for [`read_control`], and `Data` must be a type of plain numbers, valid for all bit patterns.
 unsafe fn control_data<Data: Copy>(header: *const libc::cmsghdr) -> Option<Data> {
     // SAFETY: guaranteed by the caller: the header is complete and aligned.
     let length: usize = convert(unsafe { &*header }.cmsg_len).ok()?;
-    // SAFETY: CMSG_LEN only computes.
+    // SAFETY: CMSG_LEN only performs arithmetic.
     let needed: usize = convert(unsafe { libc::CMSG_LEN(convert(size_of::<Data>()).ok()?) }).ok()?;
     if length < needed {
         return None;
@@ -314,10 +315,9 @@ pub fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Ignores the signals with which a terminal or a service manager stops a process group: the announcer
-/// receives them too, and the sniffer exits after it. Restores the default action of SIGSEGV and SIGBUS:
-/// the handler of the standard library makes a system call that the sandbox forbids, which would hide the
-/// cause of the crash.
+/// Ignores the signals with which a terminal or a service manager stops a process group. The announcer also receives
+/// them, and the sniffer exits after the announcer. Restores the default action of SIGSEGV and SIGBUS: the standard
+/// library's handler makes a system call that the sandbox forbids, which would hide the cause of the crash.
 ///
 /// # Errors
 /// Those of signal(2).
@@ -329,7 +329,7 @@ pub fn set_signal_dispositions() -> io::Result<()> {
         (libc::SIGSEGV, libc::SIG_DFL),
         (libc::SIGBUS, libc::SIG_DFL),
     ] {
-        // SAFETY: no disposition is a function of this program.
+        // SAFETY: none of the dispositions is a function of this program.
         if unsafe { libc::signal(signal, disposition) } == libc::SIG_ERR {
             return Err(io::Error::last_os_error());
         }
@@ -345,8 +345,8 @@ fn length_of<Value>() -> io::Result<libc::socklen_t> {
     convert(size_of::<Value>())
 }
 
-/// Converts a number to the type of the C library: the lengths of ancillary data are `size_t` in glibc and `socklen_t`
-/// in musl.
+/// Converts a number to the type that the C library expects: the lengths of ancillary data are `size_t` in glibc and
+/// `socklen_t` in musl.
 fn convert<Number, Wanted>(number: Number) -> io::Result<Wanted>
 where
     Wanted: TryFrom<Number, Error: std::error::Error + Send + Sync + 'static>,

@@ -1,8 +1,8 @@
 //! The sniffer: the process that parses untrusted packets.
 //!
-//! It links no D-Bus, no async runtime and no libpcap. It holds packet and UDP sockets and one end
-//! of a socketpair. After it has sent `Ready`, it can only read the sockets and write to the
-//! socketpair. [`sandbox`] lists the stages of the sandbox; `receive` is the loop that follows.
+//! It does not link a D-Bus library, an async runtime or libpcap. It owns packet sockets, UDP sockets and one end of a
+//! socketpair. After it has sent `Ready`, it can only read the sockets and write to the socketpair. [`sandbox`] lists
+//! the stages of the sandbox; `receive` is the loop that follows.
 
 pub mod channel;
 pub mod delivery;
@@ -21,9 +21,9 @@ use channel::Channel;
 use error::Error;
 use sockets::Sockets;
 
-/// The exit code after the announcer exited.
+/// The exit code after the announcer has exited.
 const DONE: i32 = 0;
-/// The exit code of a sniffer that cannot continue. [`FromSniffer::Failed`] reports the reason to the announcer.
+/// The exit code if the sniffer cannot continue. [`FromSniffer::Failed`] reports the reason to the announcer.
 const FAILED: i32 = 1;
 /// The exit code if the announcer did not start the sniffer.
 const MISUSED: i32 = 2;
@@ -31,7 +31,7 @@ const MISUSED: i32 = 2;
 /// Runs the sniffer, and exits the process.
 ///
 /// It always exits with exit_group(2), without closing sockets: the sandbox forbids close(2), and a sniffer that the
-/// kernel kills for it would look compromised.
+/// kernel kills for a forbidden call appears to be compromised.
 pub fn run() -> ! {
     let channel = match Channel::on_standard_input() {
         Ok(channel) => channel,

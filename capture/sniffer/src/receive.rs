@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::ffi::{self, Envelope};
 use crate::sockets::Sockets;
 
-/// The maximum number of packets that are read from one socket before the next socket.
+/// The maximum number of packets that the sniffer reads from one socket before it reads from the next one.
 const BATCH: usize = 64;
 
 /// The minimum interval between two reports of the counters.
@@ -24,8 +24,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Receives packets until the announcer exits or a socket fails.
 ///
-/// Packet sockets are read before UDP sockets: if both receive a datagram, the frame is reported first,
-/// because only the frame has the sender's MAC address.
+/// Packet sockets are read before UDP sockets: if both receive a datagram, the frame is reported first, because only
+/// the frame contains the sender's MAC address.
 pub(super) fn run(channel: Channel, sockets: &Sockets) -> Result<Infallible, Error> {
     let mut sniffer = Sniffer { channel, sockets, report: Report::new(sockets)? };
     let mut fds = vec![PollFd::new(&channel, PollFlags::IN)];
@@ -52,7 +52,7 @@ pub(super) fn run(channel: Channel, sockets: &Sockets) -> Result<Infallible, Err
 }
 
 fn wait(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> Result<(), Error> {
-    // At most one second, which always fits into the type.
+    // At most one second, which always fits in the type.
     let limit = limit.map(|limit| Timespec::try_from(limit).unwrap_or_default());
     match poll(fds, limit.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -81,7 +81,7 @@ impl Sniffer<'_> {
             let socket = self.sockets.outgoing.get(usize::from(slot)).ok_or(Error::UnexpectedMessage)?;
             match ffi::bind_packet_socket(socket, interface) {
                 Ok(()) => {}
-                // The interface was removed; the announcer will send another message.
+                // The interface was removed. The announcer sends another message when it reappears.
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
                 Err(error) => return Err(Error::PacketSocket { action: "bind", error }),
             }
@@ -148,17 +148,18 @@ fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Envelope>, Err
             Ok(envelope) => return Ok(Some(envelope)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // A socket bound to an interface reports once that it went down, and stays usable (packet(7)).
+            // A socket that is bound to an interface reports once that the interface went down, and remains usable
+            // (packet(7)).
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
             Err(error) => return Err(Error::Receive(error)),
         }
     }
 }
 
-/// The counters, and when the next report is due.
+/// The counters, and the state of their reports.
 struct Report {
     counters: Counters,
-    /// The kernel's drop count of each UDP socket at the last report; it wraps around.
+    /// The kernel's drop count for each UDP socket at the time of the last report. It wraps around.
     udp_drops: Vec<u32>,
     /// The time of the last report.
     sent_at: Instant,
@@ -167,7 +168,8 @@ struct Report {
 }
 
 impl Report {
-    /// Starts with counters of zero: a socket of the service manager, and its drop count, can be older than the service.
+    /// Starts counting at zero. The drop count of a socket from the service manager may be higher, because the socket
+    /// can be older than the service.
     fn new(sockets: &Sockets) -> Result<Self, Error> {
         let udp_drops = sockets.udp.iter().map(|(socket, _)| ffi::drops(socket)).collect::<Result<_, _>>();
         let udp_drops = udp_drops.map_err(Error::Receive)?;

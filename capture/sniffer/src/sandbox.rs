@@ -3,12 +3,12 @@
 //! | stage | effect | must come before |
 //! | --- | --- | --- |
 //! | [`hide`] | the announcer, which runs as the same user, can no longer trace the process | all others |
-//! | open | sockets are opened, filtered, their filters locked (`sockets`) | the first packet is read |
-//! | [`drop_capabilities`] | all capability sets but the bounding set are cleared; no program can regain a capability | the first packet is read |
-//! | [`forbid_files`] | Landlock without any rule | the first packet is read |
+//! | open | the sockets are opened, and their filters are attached and locked (`sockets`) | the first packet is read |
+//! | [`drop_capabilities`] | all capability sets except the bounding set are cleared; no program can regain a capability | the first packet is read |
+//! | [`forbid_files`] | Landlock is enforced without any rule | the first packet is read |
 //! | [`forbid_system_calls`] | seccomp: any other system call kills the process | the first packet is read |
 //!
-//! Capabilities, Landlock and seccomp act on the calling thread: there is only one.
+//! Capabilities, Landlock and seccomp apply to the calling thread. The process has only one.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -46,13 +46,13 @@ pub fn drop_capabilities() -> Result<(), Error> {
     Ok(wakevirt_privilege::drop_capabilities()?)
 }
 
-/// Denies access to all files, TCP ports, abstract sockets and signals, as far as the Landlock of this kernel
+/// Denies access to all files, TCP ports, abstract sockets and signals, as far as this kernel's version of Landlock
 /// supports it (landlock(7)). Returns whether Landlock is enforced.
 ///
 /// [`forbid_system_calls`] denies what an older Landlock does not cover.
 ///
 /// # Errors
-/// `Error::Sandbox`; also if Landlock is required and not enforced.
+/// `Error::Sandbox`, including if Landlock is required but not enforced.
 pub fn forbid_files(required: bool) -> Result<bool, Error> {
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -79,7 +79,7 @@ pub fn forbid_files(required: bool) -> Result<bool, Error> {
 fn why_no_landlock(probe: io::Result<()>) -> String {
     match probe.map_err(|error| (error.raw_os_error(), error)) {
         Err((Some(libc::EOPNOTSUPP), _)) => {
-            "Landlock is disabled in the kernel; add landlock to lsm= on the kernel's command line".to_owned()
+            "Landlock is disabled in the kernel; add landlock to lsm= on the kernel command line".to_owned()
         }
         Err((Some(libc::ENOSYS), _)) => {
             "the kernel has no Landlock, or a container's seccomp filter hides it; use Linux 5.13 or later with \
@@ -90,7 +90,7 @@ fn why_no_landlock(probe: io::Result<()>) -> String {
             "a seccomp filter, such as a container's, denies Landlock ({error}); allow landlock_create_ruleset and \
              landlock_restrict_self in the filter"
         ),
-        Ok(()) => "the kernel did not enforce Landlock; use another kernel".to_owned(),
+        Ok(()) => "the kernel did not enforce Landlock; use a different kernel".to_owned(),
     }
 }
 
@@ -111,16 +111,15 @@ pub fn forbid_system_calls(outgoing: &[OwnedFd]) -> Result<(), Error> {
     seccompiler::apply_filter(&program).map_err(failed(stage))
 }
 
-/// The allowed system calls, each with its reason. An empty list of rules allows the
-/// call with any arguments.
+/// The allowed system calls, each with its reason. An empty list of rules allows a call with any arguments.
 fn allowed(outgoing: &[OwnedFd]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut calls = BTreeMap::from([
-        // Waits for packets, and for the exit of the announcer.
+        // Waits for packets, and for the announcer to exit.
         (libc::SYS_ppoll, vec![]),
         // Reads packets, datagrams and the announcer's messages.
         (libc::SYS_recvmsg, vec![]),
-        // Sends to the announcer only: the packet sockets could send frames of any content. The
-        // socketpair is standard input, and cannot be replaced by another descriptor.
+        // Sends messages only to the announcer: the packet sockets could send frames with any content. The socketpair
+        // is standard input, and cannot be replaced with another descriptor.
         (libc::SYS_sendto, vec![SeccompRule::new(vec![argument(0, 0)?, argument(4, 0)?])?]),
         // Reads the kernel's drop counts.
         (

@@ -14,15 +14,15 @@ use crate::filter::{self, Direction};
 
 /// The size of a socket's receive buffer, in bytes, limited by `net.core.rmem_max` (socket(7)).
 ///
-/// A magic packet takes about 800 bytes. The usual limit of 212,992 bytes, which the kernel doubles,
-/// holds about 500.
+/// A magic packet occupies about 800 bytes. The usual limit of 212,992 bytes, which the kernel doubles, is enough for
+/// about 500 magic packets.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// The sockets that the sniffer reads.
 pub struct Sockets {
-    /// Receives incoming frames on all present and future interfaces; absent in UDP mode.
+    /// Receives incoming frames on all present and future interfaces; `None` in UDP mode.
     pub incoming: Option<OwnedFd>,
-    /// Receive outgoing frames; each socket is later bound to one interface.
+    /// These sockets receive outgoing frames. Each is later bound to one interface.
     pub outgoing: Vec<OwnedFd>,
     /// UDP sockets, each with its port.
     pub udp: Vec<(OwnedFd, u16)>,
@@ -61,8 +61,8 @@ fn outgoing_sockets(ports: &Ports, count: u8) -> Result<Vec<OwnedFd>, Error> {
 
 /// Opens a packet socket with a locked filter.
 ///
-/// It is opened for no protocol, so it receives nothing before its filter is attached. A socket for
-/// outgoing frames is bound to its interface later, which needs no privilege.
+/// It is opened without a protocol, so it receives nothing before its filter is attached. A socket for outgoing frames
+/// is bound to its interface later, which needs no privilege.
 fn packet_socket(ports: &Ports, direction: Direction) -> Result<OwnedFd, Error> {
     let failed = |action| move |error| Error::PacketSocket { action, error };
     let socket = ffi::packet_socket().map_err(|error| match error.kind() {
@@ -71,9 +71,9 @@ fn packet_socket(ports: &Ports, direction: Direction) -> Result<OwnedFd, Error> 
     })?;
     let program = filter::program(ports.as_slice(), direction)
         .ok_or_else(|| failed("compile the filter of")(io::Error::other("too many ports")))?;
-    ffi::attach_filter(&socket, &program).map_err(failed("filter"))?;
-    // Without this option, the kernel clones every outgoing packet of the host for this socket before the filter runs,
-    // which costs a forwarding host several per cent of its throughput.
+    ffi::attach_filter(&socket, &program).map_err(failed("attach the filter to"))?;
+    // Without this option, the kernel clones every outgoing packet of the host for this socket before the filter runs.
+    // This costs a forwarding host several per cent of its throughput.
     let ignore = i32::from(direction == Direction::Any);
     ffi::set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, ignore)
         .map_err(failed("exclude outgoing packets from"))?;

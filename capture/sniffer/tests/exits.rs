@@ -1,4 +1,4 @@
-//! The exit status and failure report of the sniffer in each situation, and the kernel's log.
+//! The sniffer's exit status and failure report in each situation, and the kernel log.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::IoSlice;
@@ -67,7 +67,7 @@ impl Sniffer {
         rustix::net::send(&self.channel, bytes, SendFlags::empty()).unwrap();
     }
 
-    /// Receives the next message; `None` after the sniffer closed its end.
+    /// Receives the next message; `None` after the sniffer has closed its end.
     fn receive(&mut self) -> Option<FromSniffer> {
         let mut buffer = [0; MAX_MESSAGE];
         match recv(&self.channel, &mut buffer, RecvFlags::empty()).unwrap() {
@@ -151,7 +151,7 @@ fn socket_error() -> Exit {
 /// If the socketpair is full, the failure report waits for space.
 fn failure_while_the_socketpair_is_full() -> Exit {
     let mut sniffer = Sniffer::start();
-    // Many more than fit into the socketpair.
+    // Many more packets than fit in the socketpair.
     for _ in 0..100 {
         (0..50).for_each(|_| sniffer.send_magic_packet());
         let unread = || rustix::io::ioctl_fionread(&sniffer.socket).unwrap();
@@ -191,7 +191,7 @@ fn encoded(message: &ToSniffer) -> Vec<u8> {
 }
 
 #[test]
-fn reports_the_reason_and_causes_no_sigsys() {
+fn reports_the_reason_and_does_not_cause_a_sigsys() {
     let exits = [
         ("the announcer closes its end", announcer_closes_its_end(), "exit status: 0", None),
         ("the announcer exits", announcer_exits_with_unread_messages(), "exit status: 0", None),
@@ -220,7 +220,7 @@ fn reports_the_reason_and_causes_no_sigsys() {
             "exit status: 1",
             Some("the announcer sent a message of version 238"),
         ),
-        ("it is killed", killed(), "signal: 9", None),
+        ("the sniffer is killed", killed(), "signal: 9", None),
         ("a memory fault", memory_fault(), "signal: 11", None),
     ];
     for (how, exit, status, reports) in &exits {
@@ -234,10 +234,10 @@ fn reports_the_reason_and_causes_no_sigsys() {
         assert_ne!(exit.status.signal(), Some(libc::SIGSYS), "{how}");
     }
     let Some(killed) = kernel_log::killed_by_seccomp() else {
-        eprintln!("the kernel's log was not checked: it cannot be read, or has no such records");
+        eprintln!("the kernel log was not checked: it cannot be read, or contains no seccomp records");
         return;
     };
     for (how, exit, ..) in exits {
-        assert!(!killed.contains(&exit.pid), "{how}: the kernel's log has a seccomp record");
+        assert!(!killed.contains(&exit.pid), "{how}: the kernel log contains a seccomp record");
     }
 }

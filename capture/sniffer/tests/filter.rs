@@ -1,8 +1,8 @@
-//! The kernel's filter passes every frame that the parser accepts, and few others. Both receive the same frames on a real
-//! interface: valid frames, and mutations of them.
+//! The kernel's filter passes all frames that the parser accepts, and few others. Both receive the same frames on a
+//! real interface: valid frames, and mutations of them.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
-#![expect(clippy::print_stdout, reason = "the test shows its statistics with --nocapture")]
+#![expect(clippy::print_stdout, reason = "the test prints statistics, which --nocapture shows")]
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -24,8 +24,7 @@ use wakevirt_tests::privileged;
 const MAC: &str = "52:54:00:01:02:03";
 const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-/// The number of batches, and the frames in each. The sockets are read after each batch, which fits into their
-/// buffers.
+/// The number of batches, and the frames in each. The sockets are read after each batch, which fits in their buffers.
 const ROUNDS: usize = 2500;
 const BATCH: usize = 80;
 
@@ -94,7 +93,7 @@ fn sending_socket(interface: &str) -> (OwnedFd, LinkAddr) {
     (socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap(), address)
 }
 
-/// A packet socket with the options of the sniffer's, with or without the filter.
+/// A packet socket with the same options as the sniffer's, with or without the filter.
 fn receiving_socket(ports: Option<&[u16]>) -> OwnedFd {
     let socket = ffi::packet_socket().unwrap();
     if let Some(ports) = ports {
@@ -107,7 +106,7 @@ fn receiving_socket(ports: Option<&[u16]>) -> OwnedFd {
     socket
 }
 
-/// Receives all pending frames of a socket. A veth interface delivers frames before sendto(2) returns.
+/// Receives all frames that are pending on a socket. A veth interface delivers frames before sendto(2) returns.
 fn deliveries(socket: &OwnedFd) -> Vec<(Envelope, Vec<u8>)> {
     let mut buffer = [0; SEARCHED];
     let mut all = Vec::new();
@@ -122,7 +121,7 @@ fn comparable((envelope, payload): (Envelope, Vec<u8>)) -> Delivered {
     (format!("{envelope:?}"), payload)
 }
 
-/// Frames of all accepted kinds, and some that are almost valid.
+/// Frames of all accepted kinds, and some frames that are almost valid.
 fn frames() -> Vec<Vec<u8>> {
     let plain = magic(MAC, &[]);
     let late = [&[0x11; 40][..], &magic(MAC, b"secret")].concat();

@@ -1,4 +1,4 @@
-//! The error of the sniffer if Landlock is not available. It names the cause and the solution.
+//! The sniffer's error if Landlock is unavailable. It names the cause and the solution.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;

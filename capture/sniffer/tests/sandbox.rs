@@ -1,17 +1,16 @@
-//! A compromised sniffer, simulated by a malicious program in the sandbox of the sniffer.
+//! A compromised sniffer, simulated by a malicious program in the sniffer's sandbox.
 //!
-//! For each attack, the test executes itself again, enters the stages of `sandbox`, and then attacks. Each
-//! attack runs three times:
+//! For each attack, the test executes itself again, applies the stages of `sandbox`, and then attacks. Each attack runs
+//! three times:
 //!
 //! * without the sandbox: it must succeed, otherwise the other runs prove nothing;
-//! * with all stages except seccomp, if another layer is expected to deny it: it must fail with the error of that
-//!   layer;
+//! * with all stages except seccomp, if another layer is expected to deny it: it must fail with that layer's error;
 //! * with all stages: the kernel must kill the program with SIGSYS.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 #![expect(unsafe_code, reason = "some attacks are system calls that no safe wrapper makes")]
 #![expect(
     clippy::print_stdout,
-    reason = "it reports like libtest, which it cannot use because the stages require a single thread"
+    reason = "the test reports like libtest, which it cannot use because the stages require a single thread"
 )]
 
 use std::fs::{self, File};
@@ -54,8 +53,8 @@ struct Targets {
 
 type Attack = fn(&Targets) -> io::Result<()>;
 
-/// Each attack, and the error of the layer other than seccomp that denies it, if there is one on every kernel since
-/// 5.13.
+/// Each attack, and the error of the layer other than seccomp that denies it, if every kernel since Linux 5.13 has such
+/// a layer.
 const ATTACKS: &[(&str, Attack, Option<i32>)] = &[
     ("open a file", open_file, Some(libc::EACCES)),
     ("write a file", write_file, Some(libc::EACCES)),
@@ -81,7 +80,7 @@ const ATTACKS: &[(&str, Attack, Option<i32>)] = &[
     ("send a frame", send_frame, None),
     ("send a datagram", send_datagram, None),
     ("send to another address through the channel", send_elsewhere, None),
-    ("replace the channel by another socket", replace_channel, None),
+    ("replace the channel with another socket", replace_channel, None),
     ("read another socket option", read_option, None),
     ("map executable memory", map_executable, None),
 ];
@@ -107,7 +106,7 @@ fn main() -> ExitCode {
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs an attack in the three ways, and returns the failures.
+/// Runs an attack three times, with different stages, and returns the failures.
 fn check_attack(name: &str, layer: Option<i32>) -> Vec<String> {
     let mut failures = Vec::new();
     let mut check = |how: &str, status: ExitStatus, expected: bool| {
@@ -129,7 +128,7 @@ fn check_attack(name: &str, layer: Option<i32>) -> Vec<String> {
     failures
 }
 
-/// Checks that the sandbox allows the system calls of the sniffer.
+/// Checks that the sandbox allows the sniffer's system calls.
 fn check_normal_operation() -> Option<String> {
     let status = run("all", "operate normally");
     (!status.success()).then(|| format!("the sandbox denies normal operation: {status}"))
@@ -148,15 +147,14 @@ fn check_panic() -> Option<String> {
     (!expected).then(|| format!("a panic exits with {status} and reports {report:?}"))
 }
 
-/// Runs this program in a new network namespace, as an unprivileged user with the capability of the sniffer and
-/// CAP_SETUID.
+/// Runs this program in a new network namespace, as an unprivileged user with the sniffer's capability and CAP_SETUID.
 fn run(stages: &str, attack: &str) -> ExitStatus {
     command(stages, attack).status().unwrap()
 }
 
 fn command(stages: &str, attack: &str) -> Command {
     let capabilities = ["--inh-caps=+net_raw,+setuid", "--ambient-caps=+net_raw,+setuid"];
-    // Each of these executes the next one, so the exit status is that of the attack.
+    // Each of these programs executes the next one, so the exit status is that of the attack.
     let mut command = Command::new("unshare");
     command
         .args(["--net", "sh", "-euc", "ip link set lo up; exec setpriv \"$@\"", "sh"])
@@ -196,7 +194,7 @@ fn exit_code(result: io::Result<()>) -> i32 {
     result.map_or_else(|error| error.raw_os_error().unwrap_or(255), |()| 0)
 }
 
-/// Opens the sockets of the sniffer, with or without locked filters, and the targets.
+/// Opens the sniffer's sockets, with or without locked filters, and creates the targets.
 fn prepare(locked: bool) -> Targets {
     let start = Start { request: Request::Raw, ports: vec![9], outgoing: 1, require_landlock: true };
     let sockets = Sockets::open(&start, Vec::new()).unwrap();
@@ -213,7 +211,7 @@ fn prepare(locked: bool) -> Targets {
         .unwrap();
     let accomplice = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(ACCOMPLICE).unwrap()).unwrap();
     let (announcer, channel) = UnixDatagram::pair().unwrap();
-    // Otherwise it is the socketpair that the test reads.
+    // Otherwise, standard input is the socketpair that the test reads.
     if Channel::on_standard_input().is_err() {
         dup2_stdin(&channel).unwrap();
     }

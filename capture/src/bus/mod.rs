@@ -1,5 +1,5 @@
-//! The announcer on the bus: the interface `org.wakevirt.Capture1`, on a connection that is restored when it is
-//! lost. This module translates; the ledger decides.
+//! The announcer on the bus: the `org.wakevirt.Capture1` interface, on a connection that is re-established when it is
+//! lost. This module translates between D-Bus and [`crate::packets::ledger`], which makes the decisions.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ type Dict = HashMap<&'static str, Variant<'static>>;
 
 /// The maximum length of a call, in bytes: `SetInterest` with the maximum number of addresses.
 const MAX_CALL: usize = 2 * 1024 * 1024;
-/// The user that is trusted like root: its calls do not share limits with those of other users.
+/// A user that is trusted like root: its calls do not share limits with the calls of other users.
 const ACTOR: &str = "wakevirt-actor";
 
 /// Runs the service on the bus, and reconnects when the connection is lost.
@@ -38,11 +38,11 @@ const ACTOR: &str = "wakevirt-actor";
 pub async fn run(address: &Address, shared: &Arc<Shared>) -> Result<(), Error> {
     let on_disconnect = || {
         shared.ledger().bus_lost(Instant::now());
-        // The service is ready without a bus: it captures and stores packets.
+        // The service is ready even without a bus: it captures and stores packets.
         lifecycle::ready("capturing; waiting for the bus");
     };
     let trusted_uids = trusted_uids(&[ACTOR]);
-    // The replies about senders arrive on the same connection as the calls.
+    // The replies to lookups of senders arrive on the same connection as the calls.
     let limits = CallLimits {
         max_bytes: MAX_CALL,
         slow: &[],
@@ -86,7 +86,7 @@ async fn run_connection(
     Err(bus::BusError::Closed)
 }
 
-/// Emits a signal for each announced packet. If the bus is slow, packets stay in the queue of the ledger, where later
+/// Emits a signal for each announced packet. If the bus is slow, packets remain in the ledger's queue, where later
 /// packets do not displace them.
 async fn publish(emitter: &SignalEmitter<'_>, shared: &Shared, mut last: u64) -> zbus::Result<()> {
     let mut announced = shared.announced.subscribe();
@@ -121,7 +121,7 @@ async fn publish_interfaces(emitter: &SignalEmitter<'_>, shared: &Arc<Shared>) -
     }
 }
 
-/// Subscribes to the end of connections: their unique names lose their owner.
+/// Subscribes to disconnections: the unique name of a closed connection loses its owner.
 async fn subscribe_disconnects(connection: &Connection) -> zbus::Result<MessageStream> {
     let rule = MatchRule::builder()
         .msg_type(Type::Signal)
@@ -133,7 +133,7 @@ async fn subscribe_disconnects(connection: &Connection) -> zbus::Result<MessageS
     MessageStream::for_match_rule(rule, connection, None).await
 }
 
-/// Starts the retention period of the interests of callers that disconnect.
+/// Starts the retention period for the interests of callers that disconnect.
 async fn handle_disconnects(mut disconnects: MessageStream, shared: &Shared) {
     while let Some(Ok(message)) = disconnects.next().await {
         if let Ok((name, _, _)) = message.body().deserialize::<(&str, &str, &str)>() {
@@ -142,7 +142,7 @@ async fn handle_disconnects(mut disconnects: MessageStream, shared: &Shared) {
     }
 }
 
-/// Returns the details of `MagicPacket`.
+/// Returns the details in the `MagicPacket` signal.
 #[must_use]
 pub fn details(announcement: &Announcement, epoch: &str) -> Dict {
     let mut details = announcement.packet.details(announcement.stamp);
@@ -230,13 +230,13 @@ impl Capture1 {
         env!("CARGO_PKG_VERSION")
     }
 
-    /// A random value, new at each start of the service.
+    /// A random value that changes with each start of the service.
     #[zbus(property(emits_changed_signal = "const"))]
     fn epoch(&self) -> String {
         self.shared.ledger().epoch().to_owned()
     }
 
-    /// How the service receives packets: `raw` or `udp`.
+    /// The capture mode: `raw` or `udp`.
     #[zbus(property(emits_changed_signal = "const"))]
     fn mode(&self) -> &'static str {
         match self.shared.mode {
@@ -259,13 +259,13 @@ impl Capture1 {
         known.map(|interface| (interface.name.clone(), interface.alternatives.clone())).collect()
     }
 
-    /// The sequence of the last announced packet, or 0.
+    /// The sequence of the most recently announced packet, or 0.
     #[zbus(property(emits_changed_signal = "false"))]
     fn sequence(&self) -> u64 {
         self.shared.ledger().sequence()
     }
 
-    /// Magic packets received on these interfaces.
+    /// Magic packets that were received on these interfaces.
     #[zbus(property(emits_changed_signal = "false"))]
     fn received(&self) -> u64 {
         self.sum(|counters| counters.received)
@@ -338,7 +338,10 @@ impl Capture1 {
 
 fn parse_mac(bytes: &[u8]) -> Result<MacAddr, CallError> {
     let octets = bytes.try_into().map_err(|_| {
-        CallError::InvalidArgument(format!("a MAC address has 6 bytes, but one of these has {}", bytes.len()))
+        CallError::InvalidArgument(format!(
+            "a MAC address has 6 bytes, but one in the list has {}",
+            bytes.len()
+        ))
     })?;
     let mac = MacAddr::new(octets);
     if mac.is_unicast() {

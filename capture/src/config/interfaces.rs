@@ -1,4 +1,4 @@
-//! The interfaces that packets are received on.
+//! The interfaces on which packets are received.
 
 use core::fmt;
 use core::str::FromStr;
@@ -16,7 +16,7 @@ pub struct InterfaceEntry {
 }
 
 impl InterfaceEntry {
-    /// The name of the single interface that this includes.
+    /// The name of the single interface that this entry includes.
     fn name(&self) -> Option<&str> {
         self.pattern.name().filter(|_| !self.excludes)
     }
@@ -46,7 +46,7 @@ impl fmt::Display for InterfaceEntry {
     }
 }
 
-/// The value of the key `interfaces`.
+/// The value of the `interfaces` key.
 #[derive(Debug, Clone)]
 pub struct InterfaceList(Vec<InterfaceEntry>);
 
@@ -67,14 +67,14 @@ impl InterfaceList {
         (include.is_empty() || include.iter().any(matches)) && !exclude.iter().any(matches)
     }
 
-    /// Whether the list includes every interface, even one that vanished before its name was known.
+    /// Whether the list includes every interface, even one that disappeared before its name was known.
     #[must_use]
     pub fn includes_all(&self) -> bool {
         let is_all = |entry: &InterfaceEntry| entry.pattern.text() == "*";
         self.0.iter().all(|entry| !entry.excludes) && (self.0.is_empty() || self.0.iter().any(is_all))
     }
 
-    /// The names in the list, without globs and exclusions. The interfaces may not exist.
+    /// The names in the list, without globs and exclusions. The interfaces need not exist.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(InterfaceEntry::name)
     }
@@ -94,7 +94,7 @@ impl fmt::Display for InterfaceList {
 mod tests {
     use super::*;
 
-    /// An interface with these names; the first one is its main name.
+    /// An interface with these names. The first one is its main name.
     fn interface(names: &[&str]) -> Interface {
         let (name, alternatives) = names.split_first().unwrap();
         let alternatives = alternatives.iter().map(|name| (*name).to_owned()).collect();

@@ -24,11 +24,11 @@ use crate::packets::ledger::LedgerSettings;
 /// The user that the service runs as.
 pub const USER: &str = "wakevirt-capture";
 
-/// The maximum of `remember`, in packets.
+/// The maximum value of `remember`, in packets.
 const MAX_REMEMBER: u32 = 65_536;
-/// The maximum of `deduplicate`.
+/// The maximum value of `deduplicate`.
 const MAX_DEDUPLICATE: Duration = Duration::from_secs(3600);
-/// The maximum of `limit`, in signals per second.
+/// The maximum value of `limit`, in signals per second.
 const MAX_LIMIT: u32 = 100_000;
 /// The maximum number of entries in `interfaces`.
 const MAX_INTERFACES: usize = 64;
@@ -78,15 +78,15 @@ impl Layer for CaptureFile {
 /// The configuration in effect: files, options and defaults.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The configuration of the sniffer. A change requires a restart.
+    /// The sniffer's configuration. A change requires a restart.
     pub start: Start,
-    /// Interfaces on which outgoing frames are received as well. A change requires a restart.
+    /// The interfaces on which outgoing frames are also received. A change requires a restart.
     pub outgoing: Vec<String>,
     /// The UDP addresses to listen on, unless sockets are passed. A change requires a restart.
     pub listen: Vec<SocketAddr>,
-    /// The interfaces to receive on.
+    /// The interfaces on which to receive packets.
     pub interfaces: InterfaceList,
-    /// The limits for announcing packets.
+    /// The limits that apply to the announcement of packets.
     pub ledger: LedgerSettings,
     /// Which messages are logged.
     pub log: LogFilter,
@@ -155,7 +155,7 @@ impl From<CaptureFile> for Settings {
 }
 
 impl fmt::Display for Settings {
-    /// In the format of `capture.toml`.
+    /// Writes the settings in the format of `capture.toml`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mode = match self.start.request {
             Request::Auto => "auto",
@@ -184,7 +184,7 @@ fn interfaces<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<Interfac
     let entries: Vec<InterfaceEntry> = config::list(input, MAX_INTERFACES, "interfaces")?;
     if entries.is_empty() {
         return Err(de::Error::custom(
-            "an empty list matches no interface; for all interfaces, remove this key or write [\"*\"]",
+            "an empty list does not match any interface; to match all interfaces, remove this key or write [\"*\"]",
         ));
     }
     Ok(Some(entries))
@@ -195,7 +195,7 @@ fn ports<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<u16>>, D::Err
     Ok(Some(BTreeSet::from_iter(ports.into_iter().map(|port| port.0)).into_iter().collect()))
 }
 
-/// A UDP port. An error names the range.
+/// A UDP port. The error for an invalid port names the range.
 struct Port(u16);
 
 impl<'de> Deserialize<'de> for Port {
@@ -232,7 +232,7 @@ fn limit<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
     config::number(input, 0..=MAX_LIMIT).map(Some)
 }
 
-/// Checks that an option is not used more often than its key can have values.
+/// Checks that an option is not given more times than its key can have values.
 fn check_count<T>(option: &'static str, values: &[T], max: usize) -> Result<(), config::ConfigError> {
     if values.len() <= max {
         return Ok(());

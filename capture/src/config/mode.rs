@@ -1,9 +1,9 @@
-//! The key `mode`.
+//! The `mode` key.
 
 use serde::Deserialize;
 use wakevirt_protocol::sniffer::Request;
 
-/// The key `mode`.
+/// The value of the `mode` key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ModeKey {

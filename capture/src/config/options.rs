@@ -13,7 +13,7 @@ use crate::config::mode::ModeKey;
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "wakevirt-capture", version)]
 pub struct Options {
-    /// The options of both services.
+    /// The options that both services have.
     #[command(flatten)]
     pub common: Common,
 

@@ -9,7 +9,7 @@ use proptest::sample::select;
 use super::*;
 use crate::network::links::Interface;
 
-/// The settings from a file with this content and these options.
+/// Loads the settings from a file with this content and from these options.
 fn settings(content: &str, options: &[&str]) -> Result<Settings, String> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture.toml");
@@ -102,7 +102,7 @@ fn errors_name_the_line_and_the_valid_values() {
 }
 
 #[test]
-fn a_change_of_the_sniffers_configuration_requires_a_restart() {
+fn a_change_to_the_sniffers_configuration_requires_a_restart() {
     let running = settings("", &[]).unwrap();
     let other = "mode = \"udp\"\nports = [9]\nlimit = 1\ninterfaces = [\"br0\"]\noutgoing = [\"br0\"]";
     assert_eq!(settings(other, &[]).unwrap().keys_that_need_restart(&running), ["mode", "ports", "outgoing"]);
@@ -189,7 +189,8 @@ const PARTS: &[&str] = &[
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// Each input is either rejected, or gives a configuration that is the same after it is displayed and parsed again.
+    /// Each input either is rejected or yields a configuration that stays the same when it is displayed and parsed
+    /// again.
     #[test]
     fn parses_any_parts_without_panic(parts in vec(select(PARTS), 0..24)) {
         if let Ok(file) = toml::from_str::<CaptureFile>(&parts.concat()) {

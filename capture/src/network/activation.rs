@@ -20,7 +20,7 @@ pub struct PassedSockets {
 }
 
 impl PassedSockets {
-    /// Takes the passed sockets, and logs a warning for each socket of another kind.
+    /// Takes the passed sockets, and logs a warning for each unsupported socket.
     #[must_use]
     pub fn take() -> Self {
         let mut sockets = ListenFd::from_env();
@@ -29,7 +29,7 @@ impl PassedSockets {
             if let Err(error) = taken.take_one(&mut sockets, index) {
                 tracing::warn!(
                     MESSAGE_ID = kind::SOCKET_IGNORED,
-                    "socket {index} of the service manager is ignored: {error}; only UDP sockets and one netlink \
+                    "socket {index} from the service manager is ignored: {error}; only UDP sockets and one netlink \
                      socket for link changes are supported"
                 );
             }
@@ -46,7 +46,7 @@ impl PassedSockets {
     }
 
     fn take_one(&mut self, sockets: &mut ListenFd, index: usize) -> io::Result<()> {
-        // On an error, listenfd does not remove the socket.
+        // If this fails, listenfd does not remove the socket.
         if let Ok(socket) = sockets.take_udp_socket(index) {
             self.udp.extend(socket.map(log_address).map(OwnedFd::from));
             return Ok(());
@@ -72,7 +72,7 @@ fn log_address(socket: UdpSocket) -> UdpSocket {
         tracing::info!(
             MESSAGE_ID = kind::SOCKET_OPENED,
             WAKEVIRT_ADDRESS = %address,
-            "receiving on UDP {address}, with a socket of the service manager"
+            "receiving on UDP {address}, with a socket from the service manager"
         );
     }
     socket

@@ -1,7 +1,7 @@
-//! The current names of the network interfaces (rtnetlink(7)).
+//! Monitors the names of the network interfaces (rtnetlink(7)).
 //!
 //! When the kernel notifies the service of a change, all interfaces are listed again ([`crate::network::links`]). The
-//! content of notifications is not used, so a lost notification does no harm.
+//! content of the notifications is not used, so losing one does no harm.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,7 +24,7 @@ const RELIST_DELAY: Duration = Duration::from_millis(100);
 pub struct Interfaces {
     socket: AsyncFd<OwnedFd>,
     links: Links,
-    /// The sequence number of the last request.
+    /// The sequence number of the most recent request.
     sequence: u32,
     /// When to list the interfaces again without a notification, because they changed during the last listing.
     relist_at: Option<Instant>,
@@ -36,7 +36,7 @@ impl Interfaces {
     /// # Errors
     /// If the runtime does not support the socket, or the interfaces cannot be listed.
     pub fn watch(socket: OwnedFd) -> io::Result<Self> {
-        // The socket was subscribed before, so no change between subscription and listing is missed.
+        // The socket is already subscribed, so no change between subscription and listing is missed.
         drain(&socket)?;
         let socket = ffi::watch_readable(socket)?;
         let mut interfaces = Self { socket, links: Links::new(), sequence: 0, relist_at: None };
@@ -66,7 +66,7 @@ impl Interfaces {
     pub async fn changed(&mut self) -> io::Result<()> {
         loop {
             if let Some(relist_at) = self.relist_at {
-                // A point in time, not a duration, because each packet cancels this future.
+                // Sleeps until a point in time, not for a duration, because each packet cancels this future.
                 sleep_until(relist_at).await;
             } else {
                 let mut ready = self.socket.readable().await?;

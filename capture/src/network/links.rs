@@ -1,7 +1,7 @@
 //! The network interfaces with all their names, as the kernel lists them: rtnetlink(7), `RTM_GETLINK`.
 //!
-//! Requests use the socket that receives notifications of link changes, because the unit does not allow the
-//! announcer to open another netlink socket. They require no privilege.
+//! Requests use the socket that receives notifications about link changes, because the unit does not allow the
+//! announcer to open another netlink socket. They do not require a privilege.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,10 +16,10 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use wakevirt_protocol::details::MAX_ALTERNATIVES;
 
-/// The size of the receive buffer, in bytes. A datagram of the reply has at most half of it (`NLMSG_GOODSIZE`),
-/// unless a single interface needs more.
+/// The size of the receive buffer, in bytes. A datagram of the reply occupies at most half of the buffer
+/// (`NLMSG_GOODSIZE`), unless a single interface needs more.
 const BUFFER: usize = 65_536;
-/// The maximum number of requests until one reply is consistent.
+/// The maximum number of requests to obtain a consistent reply.
 const ATTEMPTS: u32 = 4;
 /// The length of `struct nlmsghdr` (linux/netlink.h).
 const HEADER: usize = 16;
@@ -49,10 +49,10 @@ impl Interface {
 /// The interfaces by index.
 pub type Links = HashMap<u32, Arc<Interface>>;
 
-/// Lists the interfaces. Repeats the request if they change in the meantime.
+/// Lists the interfaces. Repeats the request if they change while the kernel lists them.
 ///
-/// Returns the interfaces of the last complete reply, if any, and whether they are consistent. If not, list
-/// them again later. `sequence` is the sequence number of the last request on this socket.
+/// Returns the interfaces of the last complete reply, if any, and whether they are consistent. If they are not, the
+/// caller must list them again later. `sequence` is the sequence number of the most recent request on this socket.
 ///
 /// # Errors
 /// Those of send(2) and recv(2), and the error in the kernel's reply.
@@ -71,7 +71,7 @@ pub fn list(socket: &OwnedFd, sequence: &mut u32) -> io::Result<(Option<Links>, 
     Ok((complete, false))
 }
 
-/// The kernel's reply to a request, as far as received.
+/// The received part of the kernel's reply to a request.
 #[derive(Debug)]
 struct Reply {
     links: Links,
@@ -91,7 +91,7 @@ fn request(socket: &OwnedFd, sequence: u32) -> io::Result<Reply> {
             Err(Errno::INTR) => {}
             // The kernel dropped a notification or a part of the reply.
             Err(Errno::NOBUFS) => reply.consistent = false,
-            // The kernel writes each part when the previous part is read, so a part is pending until the end.
+            // The kernel writes each part when the previous part is read, so a part is always pending until the end.
             Err(Errno::AGAIN) => {
                 reply.consistent = false;
                 break;
@@ -124,7 +124,7 @@ impl Default for Reply {
 }
 
 impl Reply {
-    /// Reads the messages of one datagram. A message that does not belong to the reply is a notification.
+    /// Reads the messages in one datagram. A message that does not belong to the reply is a notification.
     fn read(&mut self, datagram: &[u8], sequence: u32) -> io::Result<()> {
         for message in messages(datagram) {
             if message.sequence != sequence || message.port == 0 {
@@ -135,7 +135,7 @@ impl Reply {
             let kind = i32::from(message.kind);
             if kind == NLMSG_ERROR {
                 match error_number(message.body) {
-                    // The reply to an earlier request was not read completely.
+                    // The reply to an earlier request has not been read completely.
                     Some(EBUSY) => self.consistent = false,
                     Some(number) => return Err(io::Error::from_raw_os_error(number)),
                     None => {}
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn returns_the_error_of_the_kernel() {
+    fn returns_the_kernels_error() {
         let read_error = |errno: i32| {
             let mut reply = Reply::default();
             let body = [&(-errno).to_ne_bytes()[..], &[0; 16]].concat();

@@ -1,6 +1,6 @@
 //! Opens the UDP sockets for the sniffer, if the service manager passes none.
 //!
-//! The announcer opens them while it may have the privilege for ports below 1024. It never reads from them.
+//! The announcer opens them while it may still have the privilege for ports below 1024. It never reads from them.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

@@ -1,14 +1,14 @@
-//! The MAC addresses that callers are interested in.
+//! The MAC addresses in which callers have registered an interest.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use wakevirt_protocol::MacAddr;
 
-/// How long the interest of a caller is retained after its connection closed.
+/// How long a caller's interest is retained after its connection has closed.
 pub const RETENTION: Duration = Duration::from_secs(600);
 
-/// The maximum number of addresses of all callers together.
+/// The maximum number of addresses that all callers together can register.
 pub const MAX_ADDRESSES: usize = 100_000;
 
 /// The maximum number of callers, including disconnected ones.
@@ -23,21 +23,21 @@ pub struct Interests {
     connected: HashMap<String, BTreeSet<MacAddr>>,
     /// The addresses of disconnected callers, in the order in which they disconnected.
     disconnected: VecDeque<(Instant, BTreeSet<MacAddr>)>,
-    /// The number of callers of each address.
+    /// The number of callers that are interested in each address.
     addresses: HashMap<MacAddr, usize>,
-    /// The sum of the numbers of addresses of all callers.
+    /// The total number of addresses that callers have registered. An address counts once for each caller.
     total: usize,
-    /// The same sum for disconnected callers.
+    /// The same total for disconnected callers.
     total_disconnected: usize,
 }
 
 impl Interests {
     /// Replaces the interest of a caller.
     ///
-    /// At a limit, removes disconnected callers, in the order in which they disconnected.
+    /// If a limit is reached, removes disconnected callers, in the order in which they disconnected.
     ///
     /// # Errors
-    /// [`TooMany`]; the previous interest of the caller stays in effect.
+    /// [`TooMany`]. The caller's previous interest stays in effect.
     pub fn set(&mut self, caller: &str, addresses: BTreeSet<MacAddr>, now: Instant) -> Result<(), TooMany> {
         self.expire(now);
         let previous = self.connected.get(caller);
@@ -49,7 +49,7 @@ impl Interests {
         if self.total - self.total_disconnected - previous + addresses.len() > MAX_ADDRESSES {
             return Err(TooMany::Addresses);
         }
-        // The call succeeds from here on, so callers can be removed for it.
+        // The call succeeds from here on, so disconnected callers can be removed for it.
         while self.total - previous + addresses.len() > MAX_ADDRESSES
             || others + self.disconnected.len() >= MAX_CALLERS
         {
@@ -69,7 +69,7 @@ impl Interests {
         Ok(())
     }
 
-    /// Records that the connection of a caller closed.
+    /// Records that a caller's connection has closed.
     pub fn disconnect(&mut self, caller: &str, now: Instant) {
         if let Some(addresses) = self.connected.remove(caller) {
             self.total_disconnected += addresses.len();
@@ -77,7 +77,7 @@ impl Interests {
         }
     }
 
-    /// Records that all connections closed, because the bus exited.
+    /// Records that all connections have closed, because the bus has exited.
     pub fn disconnect_all(&mut self, now: Instant) {
         self.disconnected.extend(self.connected.drain().map(|(_, addresses)| (now, addresses)));
         self.total_disconnected = self.total;
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(interests.set(":1.3", macs(0..1), now), Err(TooMany::Addresses));
         assert_eq!(interests.set(":1.2", macs(0..limit / 2 + 1), now), Err(TooMany::Addresses));
         interests.disconnect(":1.1", now);
-        // A call that is rejected in any case removes no caller.
+        // A call that is rejected anyway does not remove a caller.
         assert_eq!(interests.set(":1.3", macs(0..limit / 2 + 1), now), Err(TooMany::Addresses));
         assert_eq!(interests.total, MAX_ADDRESSES);
         interests.set(":1.3", macs(0..1), now).unwrap();
@@ -198,7 +198,7 @@ mod tests {
     fn removes_disconnected_callers_in_the_order_in_which_they_disconnected() {
         let start = Instant::now();
         let mut interests = Interests::default();
-        // All callers have one address in common, and each has one of its own.
+        // All callers have one address in common, and each has another address of its own.
         for n in 1..30_000 {
             let now = start + Duration::from_millis(u64::from(n));
             let caller = format!(":1.{n}");

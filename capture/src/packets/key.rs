@@ -18,7 +18,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// Returns the key of a packet. Only keys of the same hasher can be compared.
+    /// Returns the key of a packet. Only keys from the same hasher can be compared.
     #[must_use]
     pub fn of(packet: &ParsedPacket, interface: u32, hasher: &RandomState) -> Self {
         let password = packet.magic.password().map(|password| hasher.hash_one(password));

@@ -10,7 +10,7 @@ use wakevirt_service::logs::{Quota, kind, quoted};
 use crate::network::links::Interface;
 use crate::packets::ring::Announcement;
 
-/// Stands for the name of an interface that no longer exists.
+/// Replaces the name of an interface that no longer exists.
 const REMOVED: &str = "a removed interface";
 
 /// Logs packets and losses, with a quota for each kind of line.
@@ -33,7 +33,7 @@ impl Default for PacketLog {
 }
 
 impl PacketLog {
-    /// Logs that a packet is not announced because there are too many on its interface.
+    /// Logs that a packet is not announced because there are too many packets on its interface.
     pub fn limited(&mut self, mac: MacAddr, interface: Option<&Interface>) {
         let Some(suppressed) = self.limits.take(Instant::now()) else { return };
         let interface = interface.map(|interface| interface.name.as_str());
@@ -48,7 +48,7 @@ impl PacketLog {
         );
     }
 
-    /// Logs an announced packet, at level debug if its address is not of interest.
+    /// Logs an announced packet, at the debug level if its address is not of interest.
     pub fn announced(&mut self, announcement: &Announcement, of_interest: bool) {
         if !of_interest && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
@@ -86,7 +86,7 @@ impl PacketLog {
         }
     }
 
-    /// Logs the losses between two states of the counters. No counter may be lower than before.
+    /// Logs the losses between two states of the counters. No counter can be lower than before.
     pub fn losses(&mut self, earlier: &Counters, counters: &Counters) {
         let kernel = counters.dropped_by_kernel() - earlier.dropped_by_kernel();
         let channel = counters.dropped_channel - earlier.dropped_channel;
@@ -105,8 +105,8 @@ impl PacketLog {
                 MESSAGE_ID = kind::PAYLOAD_TRUNCATED,
                 WAKEVIRT_TRUNCATED = truncated,
                 "{truncated} payloads with magic packets were longer than the {SEARCHED} bytes that are searched; any \
-                 packets in the rest are lost. The kernel merges datagrams: make the sender pause between packets, or \
-                 run `ethtool -K INTERFACE rx-udp-gro-forwarding off rx-gro-list off`"
+                 further packets in them are lost. The kernel merges datagrams: make the sender pause between packets, \
+                 or run `ethtool -K INTERFACE rx-udp-gro-forwarding off rx-gro-list off`"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! The packets that are not published yet.
+//! The packets that have not been published yet.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -12,18 +12,18 @@ use crate::packets::ring::{Entry, MAX_PER_ADDRESS};
 /// How long the queue holds a packet that cannot be published.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// The announcements that are not published yet, oldest first.
+/// The announcements that have not been published yet, oldest first.
 ///
-/// A new packet never displaces another one. To prevent a flood from using all slots, no interface can use more slots
-/// than it leaves free. The same applies to the slots of one address, except that each interface can always use one of
-/// them.
+/// A new packet never displaces another packet. To prevent a flood from using all slots, no interface can use more
+/// slots than it leaves free. The same applies to the slots for one address, except that each interface can always use
+/// one of them.
 #[derive(Debug)]
 pub struct Queue {
     entries: VecDeque<(Instant, Entry)>,
     capacity: usize,
-    of_interface: Counts<u32>,
-    of_address: Counts<MacAddr>,
-    of_both: Counts<(MacAddr, u32)>,
+    by_interface: Counts<u32>,
+    by_address: Counts<MacAddr>,
+    by_both: Counts<(MacAddr, u32)>,
 }
 
 impl Queue {
@@ -32,26 +32,26 @@ impl Queue {
         Self {
             entries: VecDeque::new(),
             capacity,
-            of_interface: Counts::default(),
-            of_address: Counts::default(),
-            of_both: Counts::default(),
+            by_interface: Counts::default(),
+            by_address: Counts::default(),
+            by_both: Counts::default(),
         }
     }
 
     /// Whether a packet with this key fits.
     pub fn has_room(&self, key: &Key) -> bool {
-        let own = self.of_interface.of(&key.interface);
-        let own_of_address = self.of_both.of(&(key.target, key.interface));
+        let own = self.by_interface.get(&key.interface);
+        let own_for_address = self.by_both.get(&(key.target, key.interface));
         own + self.entries.len() < self.capacity
-            && (own_of_address == 0 || own_of_address + self.of_address.of(&key.target) < MAX_PER_ADDRESS)
+            && (own_for_address == 0 || own_for_address + self.by_address.get(&key.target) < MAX_PER_ADDRESS)
     }
 
     /// Adds a packet, which must fit and have the highest sequence.
     pub fn push(&mut self, entry: Entry, now: Instant) {
         let Key { target, interface, .. } = entry.key;
-        self.of_interface.add(interface);
-        self.of_address.add(target);
-        self.of_both.add((target, interface));
+        self.by_interface.add(interface);
+        self.by_address.add(target);
+        self.by_both.add((target, interface));
         self.entries.push_back((now, entry));
     }
 
@@ -63,9 +63,9 @@ impl Queue {
         }
         let (_, entry) = self.entries.pop_front()?;
         let Key { target, interface, .. } = entry.key;
-        self.of_interface.subtract(interface);
-        self.of_address.subtract(target);
-        self.of_both.subtract((target, interface));
+        self.by_interface.subtract(interface);
+        self.by_address.subtract(target);
+        self.by_both.subtract((target, interface));
         Some(entry)
     }
 
@@ -93,7 +93,7 @@ impl<Kind> Default for Counts<Kind> {
 }
 
 impl<Kind: Eq + Hash> Counts<Kind> {
-    fn of(&self, kind: &Kind) -> usize {
+    fn get(&self, kind: &Kind) -> usize {
         self.0.get(kind).copied().unwrap_or(0)
     }
 
@@ -102,7 +102,7 @@ impl<Kind: Eq + Hash> Counts<Kind> {
     }
 
     fn subtract(&mut self, kind: Kind) {
-        let remaining = self.of(&kind).saturating_sub(1);
+        let remaining = self.get(&kind).saturating_sub(1);
         if remaining == 0 {
             self.0.remove(&kind);
         } else {

@@ -8,7 +8,7 @@ use wakevirt_protocol::{Carrier, MacAddr};
 
 use crate::packets::key::Key;
 
-/// The maximum number of packets. A copy of a packet that was removed early is announced again.
+/// The maximum number of packets. If a packet was removed because of this limit, a copy of it is announced.
 const MAX_PACKETS: usize = 16_384;
 
 /// The sender of a packet.
@@ -30,7 +30,7 @@ impl From<&Carrier> for Source {
 
 /// The packets that were announced within the deduplication window.
 ///
-/// The window starts with the announcement, and copies do not extend it: the packets of a continuous sender are announced
+/// The window starts with the announcement, and copies do not extend it: packets from a continuous sender are announced
 /// once per window.
 #[derive(Debug, Default)]
 pub struct Recent {
@@ -40,7 +40,7 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// The sequence of the announced packet of which this one is a copy.
+    /// The sequence of the announced packet of which this packet is a copy; `None` if it is not a copy.
     pub fn original(&mut self, key: Key, carrier: &Carrier, window: Duration, now: Instant) -> Option<u64> {
         while self.order.front().is_some_and(|(announced, _)| now.duration_since(*announced) >= window) {
             self.remove_oldest();

@@ -14,7 +14,7 @@ pub const MAX_PER_ADDRESS: usize = 16;
 
 /// An announced packet.
 ///
-/// It is shared by [`Arc`], so that there is one copy of its password to erase.
+/// It is shared in an [`Arc`], so that there is only one copy of its password to erase.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Announcement {
     /// The sequence number, counted from 1 in each epoch.
@@ -52,11 +52,11 @@ impl Entry {
     }
 }
 
-/// The last published packets: at most [`MAX_PER_ADDRESS`] for one address, and a configured number in total.
+/// The most recently published packets: at most [`MAX_PER_ADDRESS`] for one address, and a configured number in total.
 ///
-/// If the ring is full, the oldest packet of the interface with the most packets is removed, so that a flood on
-/// one interface displaces only its own packets. If an address has too many packets, one of the interface,
-/// VLAN and password with the most packets is removed.
+/// If the ring is full, the oldest packet of the interface with the most packets is removed, so that a flood on one
+/// interface displaces only its own packets. If there are too many packets for an address, one of them is removed: on
+/// the interface with the most of them, the oldest packet with the most frequent VLAN and password.
 #[derive(Debug, Default)]
 pub struct Ring {
     entries: BTreeMap<u64, Entry>,
@@ -109,8 +109,8 @@ impl Ring {
         self.removed > sequence
     }
 
-    /// The packet of an address to remove first: the oldest of the interface with the most of them, and within
-    /// the interface of the VLAN and password with the most.
+    /// The packet to remove first for an address: on the interface with the most packets for the address, the oldest
+    /// packet with the most frequent VLAN and password.
     fn victim_of_address(&self, target: MacAddr) -> Option<u64> {
         let sequences = self.addresses.get(&target)?;
         let entries = || sequences.iter().filter_map(|sequence| self.entries.get(sequence));

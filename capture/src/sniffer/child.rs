@@ -26,10 +26,10 @@ use crate::network::ffi;
 /// The file name of the sniffer.
 const PROGRAM: &str = "wakevirt-sniffer";
 
-/// How long the announcer waits for the sniffer to exit after either end of the socketpair was closed.
+/// How long the announcer waits for the sniffer to exit after either end of the socketpair has been closed.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A sniffer that was just started.
+/// A sniffer that has just been started.
 #[derive(Debug)]
 pub struct Sniffer {
     process: Child,
@@ -37,11 +37,11 @@ pub struct Sniffer {
 }
 
 impl Sniffer {
-    /// Starts the sniffer with the UDP sockets and one end of a socketpair. It gets no environment and no arguments, and
-    /// `/dev/null` as standard output and standard error, to which a compromised sniffer could otherwise write forged
-    /// log lines.
+    /// Starts the sniffer with the UDP sockets and one end of a socketpair. It receives no environment and no
+    /// arguments. Its standard output and standard error are `/dev/null`; otherwise, a compromised sniffer could write
+    /// forged log lines to them.
     ///
-    /// The sniffer inherits the ambient capabilities. Call this before a second thread exists.
+    /// The sniffer inherits the ambient capabilities. Call this function before the process starts a second thread.
     ///
     /// # Errors
     /// [`Error::StartSniffer`] if the program cannot be executed, [`Error::SnifferNotFound`] if it is not
@@ -54,7 +54,7 @@ impl Sniffer {
             None,
         )
         .map_err(|error| Error::Channel(error.into()))?;
-        // The sniffer blocks on the first message. It never blocks when it sends.
+        // The sniffer blocks until it receives the first message. It never blocks when it sends one.
         rustix::io::ioctl_fionbio(&theirs, false).map_err(|error| Error::Channel(error.into()))?;
         ffi::set_close_on_exec().map_err(Error::Descriptors)?;
         let program = find_program()?;
@@ -87,7 +87,7 @@ impl Sniffer {
         Ok(())
     }
 
-    /// Returns the process and the channel to it. Requires the runtime.
+    /// Returns the process, and the channel to it. Requires the runtime.
     ///
     /// # Errors
     /// [`Error::Channel`] if the runtime does not support the socketpair.
@@ -97,7 +97,7 @@ impl Sniffer {
     }
 }
 
-/// The process of the sniffer.
+/// The sniffer's process.
 #[derive(Debug)]
 pub struct Process(Child);
 
@@ -166,7 +166,7 @@ impl fmt::Display for Exit {
 pub struct Channel(AsyncFd<OwnedFd>);
 
 impl Channel {
-    /// Receives the next message; `None` after the sniffer closed its end. Can be cancelled without losing a
+    /// Receives the next message; `None` after the sniffer has closed its end. Can be cancelled without losing a
     /// message.
     ///
     /// # Errors
@@ -176,9 +176,9 @@ impl Channel {
         let mut buffer = [0; MAX_MESSAGE + 1];
         loop {
             let mut ready = self.0.readable().await.map_err(Error::Channel)?;
-            // An AsyncFd does not take part in tokio's cooperative scheduling. Without this, a sniffer that sends
-            // without a pause would prevent the bus, the signals and the watchdog from running. Nothing has been
-            // received yet, so nothing is lost if the caller cancels here.
+            // An AsyncFd does not participate in tokio's cooperative scheduling. Without this call, a sniffer that
+            // sends without a pause would prevent the tasks for the bus, the signals and the watchdog from running.
+            // Nothing has been received yet, so nothing is lost if the caller cancels here.
             consume_budget().await;
             let received = ready.try_io(|channel| {
                 let (received, _) = recv(channel, &mut buffer, RecvFlags::DONTWAIT)?;
@@ -199,15 +199,15 @@ impl Channel {
         }
     }
 
-    /// Makes the sniffer capture outgoing frames on an interface, with its socket `slot`.
+    /// Makes the sniffer capture outgoing frames on an interface, with its socket in `slot`.
     ///
     /// # Errors
-    /// [`Error::Channel`], also if the socketpair is full: the sniffer does not read its messages.
+    /// [`Error::Channel`], including if the socketpair is full because the sniffer does not read its messages.
     pub fn capture_outgoing(&self, slot: u8, interface: u32) -> Result<(), Error> {
         self.send(&ToSniffer::Outgoing { slot, interface })
     }
 
-    /// Requests the counters of the sniffer. The reply shows that the sniffer runs.
+    /// Requests the sniffer's counters. The reply shows that the sniffer is running.
     ///
     /// # Errors
     /// [`Error::Channel`].
@@ -219,15 +219,15 @@ impl Channel {
         let mut buffer = [0; MAX_MESSAGE];
         let bytes = message.encode(&mut buffer).map_err(|error| Error::Channel(io::Error::other(error)))?;
         match send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            // The sniffer exited. Its failure report can still be read.
+            // The sniffer has exited. Its failure report can still be read.
             Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(error) => Err(Error::Channel(error.into())),
         }
     }
 }
 
-/// Finds the sniffer: next to the running program, as in a build directory, or in the directory for programs that
-/// users do not run.
+/// Finds the sniffer: next to the running program, as in a build directory, or in the directory for programs that users
+/// do not run directly.
 fn find_program() -> Result<PathBuf, Error> {
     let program = std::env::current_exe().map_err(Error::OwnPath)?;
     let directory = program.parent().unwrap_or(Path::new("/"));
@@ -239,7 +239,7 @@ fn find_program() -> Result<PathBuf, Error> {
 mod tests {
     use super::*;
 
-    /// More than a tokio task can receive before it yields (128), and fewer than fill the socketpair.
+    /// More messages than a tokio task can receive before it yields (128), and fewer than fill the socketpair.
     const MESSAGES: usize = 200;
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! The sniffer as a child process, and the reader of its messages.
+//! The sniffer's process, and the reader of its messages.
 
 pub mod child;
 pub mod reader;

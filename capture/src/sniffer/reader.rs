@@ -1,4 +1,4 @@
-//! Reads the messages of the sniffer into the ledger, and monitors the network interfaces.
+//! Reads the sniffer's messages, passes packets to the ledger, and monitors the network interfaces.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const READY_TIMEOUT: u64 = 10;
 /// Waits until the sniffer is ready, and logs how it receives packets.
 ///
 /// # Errors
-/// [`Error`] if the sniffer exits, fails, takes too long or sends another message.
+/// [`Error`] if the sniffer exits, fails, takes too long or sends a different message.
 pub async fn wait_ready(channel: &Channel, request: Request) -> Result<Mode, Error> {
     let first = timeout(Duration::from_secs(READY_TIMEOUT), channel.receive()).await;
     match first.map_err(|_| Error::SnifferTimeout(READY_TIMEOUT))?? {
@@ -37,7 +37,7 @@ pub async fn wait_ready(channel: &Channel, request: Request) -> Result<Mode, Err
         }
         Some(FromSniffer::Failed { reason }) => Err(sniffer_failed(&reason)),
         Some(FromSniffer::Packet(_) | FromSniffer::Counters(_)) => {
-            Err(Error::UnexpectedMessage("another message before Ready"))
+            Err(Error::UnexpectedMessage("a message before Ready"))
         }
         None => Err(Error::SnifferExited(String::new())),
     }
@@ -69,13 +69,13 @@ fn log_mode(request: Request, mode: Mode, landlock: bool) {
     }
 }
 
-/// Converts a failure report. A compromised sniffer could write it, so it is escaped to prevent forged log lines.
-/// It is not shortened, because it ends with the solution.
+/// Converts a failure report. A compromised sniffer could have written it, so it is escaped to prevent forged log
+/// lines. It is not shortened, because it ends with the solution.
 fn sniffer_failed(reason: &str) -> Error {
     Error::SnifferFailed(plain(reason, MAX_REASON).to_string())
 }
 
-/// Reads the messages of the sniffer while the service runs.
+/// Reads the sniffer's messages while the service is running.
 pub struct Reader<'a> {
     channel: Channel,
     interfaces: Interfaces,
@@ -85,13 +85,13 @@ pub struct Reader<'a> {
     logs: &'a Logs,
     /// The interface to which each socket of the sniffer for outgoing frames is bound.
     outgoing: HashMap<u8, u32>,
-    /// Whether the sniffer sent a message since the last keep-alive.
+    /// Whether the sniffer has sent a message since the last keep-alive message.
     sniffer_alive: bool,
     log: PacketLog,
 }
 
 impl<'a> Reader<'a> {
-    /// Starts with the current interfaces.
+    /// Creates a reader, which starts with the current interfaces.
     ///
     /// # Errors
     /// [`Error::Channel`].
@@ -120,14 +120,15 @@ impl<'a> Reader<'a> {
         Ok(reader)
     }
 
-    /// Handles messages, changes of interfaces, reloads and the watchdog.
+    /// Handles messages, changes to interfaces, reloads and the watchdog.
     ///
     /// # Errors
-    /// [`Error`] if the sniffer exits or violates the protocol, or the interfaces cannot be followed.
+    /// [`Error`] if the sniffer exits or violates the protocol, or if the interfaces cannot be monitored.
     pub async fn run(&mut self, signals: &mut Signals) -> Result<(), Error> {
         let mut watchdog = Watchdog::from_env();
         loop {
-            // Changes of interfaces come before packets, so that a packet gets the current name of its interface.
+            // Changes to interfaces are handled before packets, so that a packet gets the current name of its
+            // interface.
             tokio::select! {
                 biased;
                 () = watchdog.due() => self.keep_alive(&watchdog),
@@ -154,12 +155,12 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Sends a keep-alive to the service manager if the sniffer sent a message since the last one, and requests the
-    /// next message.
+    /// Sends a keep-alive message to the service manager if the sniffer has sent a message since the previous one, and
+    /// requests the next message from the sniffer.
     fn keep_alive(&mut self, watchdog: &Watchdog) {
         if std::mem::take(&mut self.sniffer_alive) {
             watchdog.notify();
-            // If the channel is broken, reading it returns the error.
+            // If the channel is broken, reading from it returns the error.
             let _result = self.channel.request_counters();
         }
     }
@@ -234,7 +235,8 @@ impl<'a> Reader<'a> {
         self.update_interfaces()
     }
 
-    /// Publishes the captured interfaces, and makes the sniffer capture outgoing frames on new interfaces.
+    /// Publishes the interfaces on which packets are captured, and makes the sniffer capture outgoing frames on new
+    /// interfaces.
     fn update_interfaces(&mut self) -> Result<(), Error> {
         let links = self.interfaces.links();
         let mut captured: Vec<Arc<Interface>> = links

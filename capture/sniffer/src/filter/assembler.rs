@@ -20,7 +20,7 @@ impl Address {
     }
 }
 
-/// The target of jumps.
+/// A jump target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Label(usize);
 
@@ -83,7 +83,7 @@ impl Assembler {
         self.push(libc::BPF_LD | libc::BPF_IMM, number);
     }
 
-    /// Loads the kernel's metadata of the frame, at a negative offset (linux/filter.h).
+    /// Loads the kernel's metadata about the frame, at a negative offset (linux/filter.h).
     pub(super) fn load_ancillary(&mut self, field: i32) -> Option<()> {
         let offset =
             u32::MAX.checked_add_signed(libc::SKF_AD_OFF)?.checked_add_signed(field)?.checked_add(1)?;
@@ -136,7 +136,7 @@ impl Assembler {
         self.push(libc::BPF_JMP | libc::BPF_JA, 0);
     }
 
-    // A conditional jump spans at most 255 instructions, so each one here executes or skips a long jump.
+    // A conditional jump spans at most 255 instructions. Each of these jumps therefore executes or skips a long jump.
 
     pub(super) fn if_equal(&mut self, k: u32, then: Label) {
         self.branch(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, 1);

@@ -1,11 +1,11 @@
-//! The kernel's filter: a classic BPF program that passes every frame that the parser accepts, and few others.
+//! The kernel's filter: a classic BPF program that passes all frames that the parser accepts, and few others.
 //!
-//! Its input is what the socket delivers: the frame without its link header and outer VLAN tag, and the
-//! EtherType. It reads the same headers as the parser in `wakevirt_protocol::frame`, in the same order, and leaves the
-//! search to the parser. A load beyond the frame's end drops the frame: Linux, Documentation/networking/filter.rst.
+//! Its input is what the socket delivers: the frame without its link header and outer VLAN tag, and the EtherType. It
+//! reads the same headers as the parser in `wakevirt_protocol::frame`, in the same order, and leaves the search to the
+//! parser. A load beyond the end of the frame drops the frame (Linux, Documentation/networking/filter.rst).
 //!
-//! libpcap's compiler is not used: its filters for such sockets support at most one tag and no IPv6
-//! extension headers.
+//! libpcap's compiler is not used, because its filters for such sockets support at most one tag and no IPv6 extension
+//! headers.
 
 mod assembler;
 
@@ -37,7 +37,7 @@ pub fn program(ports: &[u16], direction: Direction) -> Option<Vec<sock_filter>> 
     let drop = code.label();
     let udp = code.label();
 
-    // Too short for a magic packet.
+    // Drop frames that are too short for a magic packet.
     code.load_length();
     code.unless_at_least(u32::try_from(SHORTEST).ok()?, drop);
     if direction == Direction::Outgoing {
@@ -72,11 +72,11 @@ struct IpHeader {
     ipv6: Label,
 }
 
-/// Skips VLAN tags and jumps by EtherType. Returns the labels of the IP headers, which must be placed.
+/// Skips VLAN tags and jumps by EtherType. Returns the labels of the IP headers, which the caller must place.
 fn link_headers(code: &mut Assembler, pass: Label, drop: Label) -> Option<Vec<IpHeader>> {
     code.load_ancillary(libc::SKF_AD_PROTOCOL)?;
     let mut headers = Vec::new();
-    // The kernel may have removed one tag, so this skips one tag more than necessary.
+    // The kernel may have removed one tag, so this code skips one more tag than necessary.
     for tags in 0..=MAX_TAGS {
         let base = u32::try_from(4 * tags).ok()?;
         let (ipv4, ipv6, tag) = (code.label(), code.label(), code.label());
@@ -115,7 +115,7 @@ fn ip_headers(code: &mut Assembler, IpHeader { base, ipv4, ipv6 }: IpHeader, udp
     extension_headers(code, udp, drop);
 }
 
-/// Passes a packet with six bytes `FF` at this address, and drops others.
+/// Passes a frame with six 0xFF bytes at this address, and drops any other.
 fn begins_with_sync(code: &mut Assembler, at: Address, pass: Label, drop: Label) {
     code.load_word(at);
     code.unless_equal(0xffff_ffff, drop);
@@ -153,7 +153,7 @@ fn extension_headers(code: &mut Assembler, udp: Label, drop: Label) {
         code.add(2);
         code.shift_left(2);
 
-        // A is this header's length; its first byte is the kind of the next.
+        // A is this header's length; its first byte is the kind of the next header.
         code.place(advance);
         code.store(0);
         code.load_byte(Address::AtX(0));
@@ -173,10 +173,10 @@ mod tests {
     use wakevirt_protocol::sniffer::MAX_PORTS;
 
     #[test]
-    fn fits_the_limits_of_the_kernel_with_the_maximum_number_of_ports() {
+    fn fits_the_kernel_limits_with_the_maximum_number_of_ports() {
         let ports: Vec<u16> = (0..u16::try_from(MAX_PORTS).unwrap()).collect();
         let length = program(&ports, Direction::Outgoing).unwrap().len();
-        // Well below BPF_MAXINSNS, and below the option memory that the kernel charges it to.
+        // Well below BPF_MAXINSNS, and below the limit of the option memory to which the kernel charges the program.
         assert!(length < 1000, "{length} instructions");
     }
 

@@ -1,5 +1,5 @@
-//! Decides whether to announce each magic packet that the sniffer captured, or to drop it as a copy or because of a
-//! limit.
+//! Decides for each magic packet that the sniffer captured whether to announce it, or to drop it as a copy or because
+//! of a limit.
 //!
 //! The ledger does no I/O, and gets the time from its callers.
 
@@ -20,8 +20,8 @@ use crate::packets::store::Store;
 
 /// The maximum number of unpublished packets for addresses of interest.
 ///
-/// This holds the first packets for several thousand addresses on one interface at once. The queue fills up only if the
-/// bus is unavailable for a long time.
+/// This is enough for the first packets for several thousand addresses on one interface at once. The queue fills up
+/// only if the bus is unavailable for a long time.
 const MAX_UNPUBLISHED_INTERESTING: usize = 8192;
 
 /// The maximum number of unpublished packets for other addresses.
@@ -51,7 +51,7 @@ pub enum Verdict {
     },
     /// It is a copy of an announced packet.
     Duplicate,
-    /// It exceeds a limit: of its interface, of its address, or of the queue while the bus is unavailable.
+    /// It exceeds a limit: that of its interface, of its address, or of the queue while the bus is unavailable.
     Limited,
 }
 
@@ -154,7 +154,8 @@ impl Ledger {
         Verdict::Announce { announcement, of_interest }
     }
 
-    /// Whether a packet with this key can be announced. A packet that does not fit into its store uses no budget.
+    /// Whether a packet with this key can be announced. A packet that does not fit in its store does not count against
+    /// a budget.
     fn admit(&mut self, key: &Key, of_interest: bool, now: Instant) -> bool {
         let at = self.since_start(now);
         let store = if of_interest { &mut self.interesting } else { &mut self.others };
@@ -208,7 +209,7 @@ impl Ledger {
     /// Replaces the interest of a caller.
     ///
     /// # Errors
-    /// [`TooMany`]; the previous interest stays in effect.
+    /// [`TooMany`]. The previous interest stays in effect.
     pub fn set_interest(
         &mut self,
         caller: &str,
@@ -218,12 +219,12 @@ impl Ledger {
         self.interests.set(caller, macs, now)
     }
 
-    /// Records that the connection of a caller closed.
+    /// Records that a caller's connection has closed.
     pub fn caller_disconnected(&mut self, caller: &str, now: Instant) {
         self.interests.disconnect(caller, now);
     }
 
-    /// Records that the connection to the bus, and with it those of all callers, closed.
+    /// Records that the connection to the bus, and with it the connections of all callers, has closed.
     pub fn bus_lost(&mut self, now: Instant) {
         self.interests.disconnect_all(now);
     }
@@ -234,7 +235,7 @@ impl Ledger {
         &self.epoch
     }
 
-    /// The sequence of the last announced packet, or 0.
+    /// The sequence of the most recently announced packet, or 0.
     #[must_use]
     pub const fn sequence(&self) -> u64 {
         self.sequence

@@ -94,7 +94,7 @@ fn a_datagram_that_a_udp_socket_received_is_a_copy_of_its_frame() {
 }
 
 #[test]
-fn announces_packets_of_a_continuous_sender_once_per_window() {
+fn announces_packets_from_a_continuous_sender_once_per_window() {
     let (mut ledger, start) = (ledger(), Instant::now());
     let announced: Vec<u64> = (0..50)
         .filter(|n| {
@@ -130,7 +130,7 @@ fn a_flood_on_one_interface_does_not_affect_the_same_address_on_another() {
     ledger.set_interest(":1.1", BTreeSet::from([mac(1)]), start).unwrap();
     let mut genuine = 0;
     for n in 0..1000_u32 {
-        // Fifty per second, each with another sender and another password.
+        // Fifty packets per second, each with a different sender and a different password.
         let now = start + Duration::from_millis(20) * n;
         let source = u8::try_from(n % 250).unwrap();
         let _ = ledger.receive(frame(1, Some(&n.to_be_bytes()), source, 2), None, STAMP, now);
@@ -142,10 +142,10 @@ fn a_flood_on_one_interface_does_not_affect_the_same_address_on_another() {
         publish(&mut ledger, now);
     }
     assert_eq!(genuine, 20);
-    // The first one, and ten per second.
+    // The first packet, and ten packets per second.
     let flooded = ledger.sequence() - genuine;
     assert!((200..=212).contains(&flooded), "{flooded}");
-    // The flood did not displace the packets of the other interface.
+    // The flood did not displace the packets from the other interface.
     let (_, packets) = ledger.replay("epoch", 0, usize::MAX);
     let genuine = packets
         .iter()
@@ -218,7 +218,7 @@ fn replays_both_rings_in_order_and_reports_losses() {
     assert_eq!((lost, sequences(&packets)), (false, vec![1, 2, 3, 4, 5]));
     let (lost, packets) = ledger.replay("epoch", 3, usize::MAX);
     assert_eq!((lost, sequences(&packets)), (false, vec![4, 5]));
-    // Pages contain packets of both rings.
+    // Pages contain packets from both rings.
     for (after, page) in [(0, vec![1, 2]), (2, vec![3, 4]), (4, vec![5]), (5, vec![])] {
         assert_eq!(sequences(&ledger.replay("epoch", after, 2).1), page);
     }

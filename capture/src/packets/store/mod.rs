@@ -6,7 +6,7 @@ use crate::packets::key::Key;
 use crate::packets::queue::Queue;
 use crate::packets::ring::{Entry, Ring};
 
-/// The packets that are not published yet, and the published ones.
+/// The unpublished packets, and the published packets.
 #[derive(Debug)]
 pub struct Store {
     queue: Queue,
@@ -19,7 +19,7 @@ impl Store {
         Self { queue: Queue::new(capacity), ring: Ring::default() }
     }
 
-    /// Whether a packet with this key fits.
+    /// Whether a packet with this key fits in the store.
     pub fn has_room(&self, key: &Key) -> bool {
         self.queue.has_room(key)
     }

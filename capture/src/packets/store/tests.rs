@@ -21,7 +21,7 @@ enum Step {
         interface: u32,
         password: u64,
     },
-    /// Publishes all packets but the last `except` ones.
+    /// Publishes all packets except the last `except` packets.
     Publish {
         except: u64,
     },
@@ -108,7 +108,7 @@ impl TestStore {
             prop_assert!(is_stored || self.store.lost_after(sequence - 1));
             prop_assert!(of_published(&|of| of.target == key.target) <= MAX_PER_ADDRESS);
             let of_interface = |of: &Key| of.interface == key.interface;
-            // An interface that never had more than its share loses no packet to one that has more.
+            // An interface that never had more than its share does not lose a packet to an interface that has more.
             let share = (self.remember / INTERFACES as usize).min(MAX_PER_ADDRESS / INTERFACES as usize);
             let within = self.pushed.iter().filter(|of| of_interface(of)).count() <= share;
             prop_assert!(is_stored || !within, "{sequence}, within the share of {share}, was displaced");
@@ -172,13 +172,13 @@ fn packets_that_cannot_be_published_time_out() {
 }
 
 #[test]
-fn a_flood_for_an_address_displaces_no_packet_of_other_interfaces_and_passwords() {
+fn a_flood_for_an_address_does_not_displace_packets_from_other_interfaces_or_with_other_passwords() {
     let (mut tested, now) = (TestStore::new(1000), Instant::now());
     let mut push = |interface, password| {
         tested.apply(Step::Push { target: 1, interface, password }, now);
         tested.apply(Step::Publish { except: 0 }, now);
     };
-    // Three on another interface, one with another password, and a flood.
+    // Three packets on another interface, one packet with another password, and a flood.
     (0..3).for_each(|n| push(7, n));
     push(8, 1);
     (0..200).for_each(|_| push(8, 2));
