@@ -15,7 +15,7 @@ pub fn boottime() -> u64 {
     read(ClockId::CLOCK_BOOTTIME)
 }
 
-/// Linux has both clocks since 2.6.39, so reading them does not fail.
+/// Linux has had both clocks since 2.6.39, so reading them does not fail.
 fn read(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, microseconds)
 }

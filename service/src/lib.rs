@@ -1,5 +1,5 @@
-//! Code that wakevirt's services share: configuration files, logs, clocks, the change of user, the bus,
-//! common options, signals and readiness.
+//! Code that wakevirt's services share: configuration files, logs, clocks, the change of user, the bus, common options,
+//! signals, and reports to the service manager.
 
 pub mod bus;
 pub mod clock;

@@ -1,18 +1,18 @@
-//! Options of both services.
+//! The options that both services have.
 
 use std::path::PathBuf;
 
 use crate::bus::Address;
 use crate::logs::LogTo;
 
-/// Options of both services.
+/// The options that both services have.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Common {
     /// Read only this configuration file, not those in /etc/wakevirt and /usr/lib/wakevirt
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Message bus of the D-Bus interface: system, session, or a D-Bus address
+    /// Message bus for the D-Bus interface: system, session, or a D-Bus address
     #[arg(long, value_name = "system|session|ADDRESS", default_value = "system")]
     pub bus: Address,
 

@@ -1,11 +1,12 @@
-//! Tests that run in a second process, for several modules of this crate.
+//! Support for tests that run in a second process, for several modules of this crate.
 
 use std::process::{Command, Output};
 
-/// Set in the second process of a test.
+/// The environment variable that is set in the second process of a test.
 const SECOND: &str = "WAKEVIRT_TEST_SECOND_PROCESS";
 
-/// Whether this process is the second one of a test. The ignored tests that run there do nothing otherwise.
+/// Whether this process is the second process of a test. The ignored tests that run in such a process do nothing in any
+/// other.
 pub(crate) fn is_second() -> bool {
     std::env::var_os(SECOND).is_some()
 }

@@ -1,4 +1,4 @@
-//! The change from root to the service's own user, if the service manager has not made it.
+//! The change from root to the service's own user, unless the service manager has already made it.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -26,14 +26,12 @@ pub enum UserError {
         name: String,
     },
     /// Capabilities belong to a thread, so the other threads would retain theirs.
-    #[error(
-        "cannot change the user in a process with {0} threads; change it before the second thread starts"
-    )]
+    #[error("cannot change the user in a process with {0} threads; change it before a second thread starts")]
     Threads(u32),
     /// The capabilities cannot be dropped.
     #[error(transparent)]
     Capabilities(#[from] wakevirt_privilege::Error),
-    /// The kernel refused a step.
+    /// A step failed.
     #[error(
         "cannot change to user {name}: cannot {step}: {reason}; start the service as root with all its capabilities, or as {name}"
     )]
@@ -47,12 +45,11 @@ pub enum UserError {
     },
 }
 
-/// Changes irrevocably from root to the user `name`, with its groups and those of `groups` that exist, as
-/// systemd does for `SupplementaryGroups=`. Of the capabilities that the process had, only those in `retain` remain;
-/// programs that it starts inherit them. If the process was not started as root, this changes nothing and returns
-/// `false`.
+/// Changes irrevocably from root to the user with this name, its groups, and those of `groups` that exist, as systemd
+/// does for `SupplementaryGroups=`. Of the capabilities that the process had, only those in `retain` remain; programs
+/// that it starts inherit them. If the process was not started as root, this changes nothing and returns `false`.
 ///
-/// Call it before the process has a second thread: the kernel stores capabilities for each thread.
+/// Call this function before the process starts a second thread: capabilities belong to a thread.
 ///
 /// # Errors
 /// [`UserError`] names the cause. The process must then exit.
@@ -71,7 +68,7 @@ pub fn change_to(name: &str, groups: &[&str], retain: &[Capability]) -> Result<b
         return Err(UserError::IsRoot { name: name.to_owned() });
     }
 
-    // Root in a container may lack some of `retain`. The code that needs such a capability reports the error.
+    // Root in a container may lack some of these capabilities. The code that needs such a capability reports the error.
     let had = caps::read(None, CapSet::Permitted)
         .map_err(|error| step("read the capabilities")(error.to_string()))?;
     let retain: HashSet<Capability> = retain.iter().copied().filter(|cap| had.contains(cap)).collect();
@@ -94,8 +91,8 @@ pub fn drop_capabilities() -> Result<(), UserError> {
     Ok(wakevirt_privilege::drop_capabilities()?)
 }
 
-/// The user that the service runs as. If it was started as root, this is the user `name` that it will change
-/// to, if it exists.
+/// The user that the service runs as. If the service was started as root, this is the user to which it will change, the
+/// user with this name, if that user exists.
 #[must_use]
 pub fn service_uid(name: &str) -> Uid {
     let running = Uid::effective();
@@ -105,8 +102,8 @@ pub fn service_uid(name: &str) -> Uid {
     User::from_name(name).ok().flatten().map_or(running, |user| user.uid)
 }
 
-/// Removes all capabilities but `retain` from the bounding set. This needs CAP_SETPCAP, so it comes first:
-/// capabilities(7).
+/// Removes all capabilities except `retain` from the bounding set. This requires CAP_SETPCAP, so it is the first step
+/// (capabilities(7)).
 fn narrow_bounding_set(retain: &HashSet<Capability>) -> Result<(), String> {
     let bounding = caps::read(None, CapSet::Bounding).map_err(|error| error.to_string())?;
     for capability in bounding.difference(retain) {
@@ -115,7 +112,7 @@ fn narrow_bounding_set(retain: &HashSet<Capability>) -> Result<(), String> {
     Ok(())
 }
 
-/// Sets the groups first, while root can; then the user, retaining the permitted set.
+/// Sets the groups while the process is still root, and then the user. Retains the permitted set.
 fn become_user(user: &User, groups: &[&str]) -> Result<(), (&'static str, String)> {
     let name =
         CString::new(user.name.as_str()).map_err(|error| ("read the user's name", error.to_string()))?;

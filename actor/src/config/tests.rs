@@ -147,7 +147,7 @@ fn errors_name_the_file_the_line_and_the_solution() {
         ("[[allow]]\ndomain = \"a\"\npaused = \"stay\"", 3, "resume, leave"),
         ("[[alias]]\nmac = \"52:54:*\"\ndomain = \"a\"", 2, "not a MAC address"),
         ("cool_down = \"5s\"", 1, "did you mean \"cool-down\""),
-        ("hold = \"60\"", 1, "a duration with its unit"),
+        ("hold = \"60\"", 1, "a duration with a unit"),
         ("[allow]\ndomain = \"a\"", 1, "allow"),
     ] {
         let error = load(text).unwrap_err();

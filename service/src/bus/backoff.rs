@@ -5,25 +5,25 @@ use std::time::Duration;
 const MIN: Duration = Duration::from_millis(100);
 const MAX: Duration = Duration::from_secs(5);
 
-/// The delay before the next attempt. It begins with 100 ms, and doubles each time up to 5 s.
+/// The delay before the next attempt. It starts at 100 ms and doubles with each attempt, up to 5 s.
 #[derive(Debug, Clone)]
 pub struct Backoff(Duration);
 
 impl Backoff {
-    /// Begins with 100 ms.
+    /// Creates a delay of 100 ms.
     #[must_use]
     pub const fn new() -> Self {
         Self(MIN)
     }
 
-    /// Waits, and doubles the delay. A cancelled wait counts as well.
+    /// Waits, and doubles the delay. A cancelled wait also counts.
     pub async fn wait(&mut self) {
         let wait = self.0;
         self.0 = wait.saturating_mul(2).min(MAX);
         tokio::time::sleep(wait).await;
     }
 
-    /// After a successful attempt: begins again with 100 ms.
+    /// Resets the delay to 100 ms after a successful attempt.
     pub const fn reset(&mut self) {
         self.0 = MIN;
     }

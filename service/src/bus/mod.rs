@@ -1,4 +1,4 @@
-//! The message bus: its address, names on it, limits of calls, and reconnection.
+//! The message bus: its address, names on it, limits on calls, and reconnection.
 
 mod backoff;
 mod calls;
@@ -27,14 +27,14 @@ pub enum Address {
     /// The system bus.
     #[default]
     System,
-    /// The bus of the login session.
+    /// The session bus.
     Session,
     /// The bus at this address.
     At(zbus::Address),
 }
 
 impl Address {
-    /// A description for log lines.
+    /// A description of the bus for log messages.
     fn description(&self) -> String {
         match self {
             Self::System | Self::Session => format!("the {self} bus"),
@@ -101,10 +101,10 @@ pub enum BusError {
         name: String,
         /// The user ID of this process.
         user: nix::unistd::Uid,
-        /// The message of the bus.
+        /// The bus's error message.
         reason: String,
     },
-    /// The bus did not assign the name for another reason.
+    /// Any other reason why the bus did not assign the name.
     #[error("cannot own the bus name {name}: {source}")]
     RequestName {
         /// The name.
@@ -143,17 +143,17 @@ pub async fn request_name(connection: &Connection, name: &str) -> Result<(), Bus
     }
 }
 
-/// Releases the name and closes the connection. Otherwise the connection would stay open and own the name as long
-/// as a handler runs that has a clone of it.
+/// Releases the name and closes the connection. Otherwise the connection would stay open and own the name as long as a
+/// handler with a clone of it is running.
 pub async fn disconnect(connection: Connection, name: &str) {
     const TIMEOUT: Duration = Duration::from_secs(1);
-    // Errors do not matter: a lost connection owns no name.
+    // Errors do not matter: a lost connection does not own a name.
     let _ = timeout(TIMEOUT, connection.release_name(name)).await;
     let _ = timeout(TIMEOUT, connection.close()).await;
 }
 
-/// The process and the user of a name's owner, for an error. `GetConnectionCredentials` would return both, but its
-/// reply has a file descriptor, which a connection that receives calls does not accept.
+/// The process and the user that own a name, for an error. `GetConnectionCredentials` would return both, but its reply
+/// contains a file descriptor, which a connection that receives calls does not accept.
 async fn owner(connection: &Connection, name: &str) -> zbus::Result<String> {
     let bus = DBusProxy::new(connection).await?;
     let process = bus.get_connection_unix_process_id(BusName::try_from(name)?).await?;

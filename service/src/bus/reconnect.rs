@@ -7,14 +7,16 @@ use zbus::Connection;
 use super::{Address, Backoff, BusError, CallLimiter};
 use crate::logs::{kind, quoted};
 
-/// After a connection of at least this duration, the delay before the next attempt is short again.
+/// A connection that lasts at least this long resets the delay before the next attempt.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// Connects to the bus and runs `work` on the connection. When the connection is lost, it calls `on_disconnect` and
-/// starts again. It returns when `work` does. The connection receives the calls that `limiter` admits, or none.
+/// Connects to the bus and runs `work` on the connection. When the connection is lost, calls `on_disconnect` and starts
+/// again. Returns when `work` returns. The connection receives the calls that `limiter` admits; without a limiter, it
+/// receives no calls.
 ///
 /// # Errors
-/// If the bus refuses a name: another instance runs, or the bus policy is missing. Another attempt would not help.
+/// If the bus does not assign a name, because another instance is running or the bus policy is missing. Another attempt
+/// would not help.
 pub async fn run_connected(
     address: &Address,
     limiter: Option<&CallLimiter>,

@@ -5,7 +5,7 @@ use wakevirt_tests::host::guard;
 
 use super::*;
 
-/// A private bus whose policy allows only `org.wakevirt.Open1` to be owned.
+/// A private bus whose policy allows clients to own only `org.wakevirt.Open1`.
 struct Bus {
     daemon: Child,
     address: Address,
@@ -91,7 +91,7 @@ async fn disconnecting_releases_the_name() {
     let Some(bus) = Bus::start() else { return };
     let (first, second) = (bus.connect().await, bus.connect().await);
     request_name(&first, "org.wakevirt.Open1").await.unwrap();
-    // A handler that still runs has a clone.
+    // A handler that is still running has a clone.
     let clone = first.clone();
     disconnect(first, "org.wakevirt.Open1").await;
     request_name(&second, "org.wakevirt.Open1").await.unwrap();
@@ -99,7 +99,7 @@ async fn disconnecting_releases_the_name() {
 }
 
 #[tokio::test]
-async fn the_error_of_a_refused_name_points_to_the_policy() {
+async fn the_error_for_a_refused_name_points_to_the_policy() {
     let Some(bus) = Bus::start() else { return };
     let error = request_name(&bus.connect().await, "org.wakevirt.Capture1").await.unwrap_err();
     assert!(matches!(error, BusError::NameRefused { .. }), "{error:?}");

@@ -1,4 +1,4 @@
-//! Durations with their units.
+//! Durations with units.
 
 use core::fmt;
 use core::str::FromStr;
@@ -9,9 +9,9 @@ use serde::{Deserialize, Deserializer};
 use super::from_text;
 use crate::logs::quoted;
 
-const EXPECTED: &str = r#"a duration with its unit, such as "2s", "500ms" or "1m 30s""#;
+const EXPECTED: &str = r#"a duration with a unit, such as "2s", "500ms" or "1m 30s""#;
 
-/// A duration that is written with units: `"2s"`, `"500ms"`, `"1m 30s"`.
+/// A duration that is written with units, such as `"2s"`, `"500ms"` or `"1m 30s"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HumanDuration(Duration);
 
@@ -82,13 +82,13 @@ mod tests {
     fn the_error_shows_valid_durations() {
         for text in ["", "2", "s", "-2s", "2 parsecs", "99999999999999999999s", "2s\u{202e}"] {
             let shown = quoted(text);
-            let expected = r#"a duration with its unit, such as "2s", "500ms" or "1m 30s""#;
+            let expected = r#"a duration with a unit, such as "2s", "500ms" or "1m 30s""#;
             assert_eq!(read(text).unwrap_err(), format!("{shown} is not {expected}"));
         }
         let number: U64Deserializer<Error> = 5_u64.into_deserializer();
         assert_eq!(
             HumanDuration::deserialize(number).unwrap_err().to_string(),
-            r#"invalid type: integer `5`, expected a duration with its unit, such as "2s", "500ms" or "1m 30s""#
+            r#"invalid type: integer `5`, expected a duration with a unit, such as "2s", "500ms" or "1m 30s""#
         );
     }
 

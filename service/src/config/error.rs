@@ -21,7 +21,7 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// A directory, device or FIFO instead of a file.
-    #[error("{} is not a regular file; remove it or name another file", shown(path))]
+    #[error("{} is not a regular file; remove it or specify another file", shown(path))]
     NotAFile {
         /// The file.
         path: PathBuf,
@@ -33,7 +33,7 @@ pub enum ConfigError {
         path: PathBuf,
     },
     /// More drop-ins than any configuration needs.
-    #[error("{} has more than {max} files *.toml; merge some of them", shown(path))]
+    #[error("{} has more than {max} *.toml files; merge some of them", shown(path))]
     TooManyFiles {
         /// The directory.
         path: PathBuf,
@@ -56,7 +56,7 @@ pub enum ConfigError {
         /// What is wrong.
         problem: String,
     },
-    /// A file or directory of another user.
+    /// A file or directory that is owned by another user.
     #[error(
         "{} is owned by user {user}, who could change it; change the owner: chown root {}",
         shown(path),
@@ -68,7 +68,7 @@ pub enum ConfigError {
         /// Its owner.
         user: Uid,
     },
-    /// A file or directory that its group or everyone can write to.
+    /// A file or directory to which its group or everyone can write.
     #[error(
         "{} is writable by users other than its owner (mode {mode:04o}); remove the permission: chmod go-w {}",
         shown(path),
@@ -88,7 +88,7 @@ pub enum ConfigError {
         /// The line, counted from 1.
         line: usize,
     },
-    /// An error in a line of the file.
+    /// An error on a line of the file.
     #[error("{}:{line}: {problem}", shown(path))]
     Content {
         /// The file.
@@ -115,12 +115,12 @@ impl ConfigError {
     }
 }
 
-/// The line of a position, counted from 1.
+/// The line number of a position, counted from 1.
 pub(super) fn line_at(text: &[u8], position: usize) -> usize {
     1 + text.iter().take(position).filter(|byte| **byte == b'\n').count()
 }
 
-/// An error in a line.
+/// An error on a line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Problem {
     /// An unknown key or value.
@@ -154,9 +154,9 @@ impl Problem {
             })
     }
 
-    /// The valid word that is most similar to the unknown one, if any is similar.
+    /// The valid word that is most similar to the unknown word, if any is similar.
     fn suggestion<'a>(word: &str, valid: &'a [String]) -> Option<&'a str> {
-        // Case and underscores do not count: `cool_down` and `Interfaces` are frequent.
+        // Case and underscores do not count: `cool_down` and `Interfaces` are frequent mistakes.
         let word = word.to_lowercase().replace('_', "-");
         let similar = valid.iter().filter_map(|valid| {
             let distance = strsim::damerau_levenshtein(&word, valid);
@@ -167,17 +167,16 @@ impl Problem {
     }
 }
 
-/// Parses serde's message "unknown field `x`, expected one of `a`, `b`", the only place that lists the valid
-/// words.
+/// Parses serde's message "unknown field `x`, expected one of `a`, `b`". Only this message lists the valid words.
 fn unknown(message: &str, prefix: &str, kind: &'static str) -> Option<Problem> {
     let rest = message.strip_prefix(prefix)?;
-    // The word comes from the file and may contain anything; the names after it come from the code.
+    // The word comes from the file and can contain anything; the names after it come from the code.
     let (word, expected) = rest.rsplit_once("`, expected ")?;
     let valid = expected.split('`').skip(1).step_by(2).map(str::to_owned).collect();
     Some(Problem::Unknown { kind, word: word.to_owned(), valid })
 }
 
-/// The line at a position, without surrounding blanks and the comma at its end.
+/// The line at a position, without surrounding white space and the comma at its end.
 fn line_around(text: &str, position: usize) -> &str {
     let (before, after) = text.split_at_checked(position).unwrap_or((text, ""));
     let start = before.rfind('\n').map_or(0, |end| end + 1);

@@ -1,4 +1,4 @@
-//! Reads files that only root or the service's own user can write.
+//! Reads files to which only root or the service's own user can write.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -14,9 +14,9 @@ use super::error::line_at;
 /// The maximum size of a configuration file, in bytes.
 pub(super) const MAX_SIZE: u64 = 1024 * 1024;
 
-/// The text of a file that only root and `owner` can write.
+/// Returns the text of a file to which only root and `owner` can write.
 ///
-/// It follows links, and checks the file after opening it, so that it cannot be replaced in between.
+/// Follows links. Checks the file after opening it, so that another file cannot replace it in between.
 pub(super) fn read(path: &Path, owner: Uid) -> Result<String, ConfigError> {
     let failed = |source| ConfigError::Read { path: path.to_owned(), source };
     let mut file = open(path, Links::Follow).map_err(failed)?;
@@ -39,7 +39,7 @@ pub enum Links {
     /// Open the target.
     Follow,
     /// Fail.
-    Refuse,
+    Reject,
 }
 
 /// Opens a file for reading. A FIFO without a writer does not block the service, and a terminal does not become
@@ -47,18 +47,18 @@ pub enum Links {
 /// replace the one at the path.
 ///
 /// # Errors
-/// If the kernel cannot open the file, or it is a link and `links` refuses links.
+/// If the kernel cannot open the file, or if it is a link and `links` is [`Links::Reject`].
 pub fn open(path: &Path, links: Links) -> io::Result<File> {
     let mut flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    flags.set(OFlag::O_NOFOLLOW, links == Links::Refuse);
+    flags.set(OFlag::O_NOFOLLOW, links == Links::Reject);
     OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
-/// Checks that only root and `owner` can write to the directory: others could put files or links there.
-/// Returns whether it exists.
+/// Checks that only root and `owner` can write to the directory, because others could create files or links in it.
+/// Returns whether the directory exists.
 pub(super) fn check_directory(path: &Path, owner: Uid) -> Result<bool, ConfigError> {
     match path.metadata() {
-        Ok(metadata) => check_rights(path, &metadata, owner).map(|()| true),
+        Ok(metadata) => check_permissions(path, &metadata, owner).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
     }
@@ -68,10 +68,10 @@ fn check(path: &Path, metadata: &Metadata, owner: Uid) -> Result<(), ConfigError
     if !metadata.is_file() {
         return Err(ConfigError::NotAFile { path: path.to_owned() });
     }
-    check_rights(path, metadata, owner)
+    check_permissions(path, metadata, owner)
 }
 
-fn check_rights(path: &Path, metadata: &Metadata, owner: Uid) -> Result<(), ConfigError> {
+fn check_permissions(path: &Path, metadata: &Metadata, owner: Uid) -> Result<(), ConfigError> {
     let path = || path.to_owned();
     let user = Uid::from_raw(metadata.uid());
     if !user.is_root() && user != owner {

@@ -1,11 +1,11 @@
-//! The globs of both services, limited in length and groups, and therefore in cost.
+//! The globs that both services use. Their length and number of groups are limited, and therefore their cost.
 
 use globset::{Glob, GlobMatcher};
 
 /// The maximum length of a pattern, in bytes: a name of 255 bytes (NAME_MAX, limits.h(0p)) with every byte escaped.
 pub const MAX_PATTERN: usize = 510;
 /// The maximum number of groups of alternatives in a pattern. globset panics if they nest deeper than its regular
-/// expressions can.
+/// expressions support.
 pub const MAX_GROUPS: usize = 16;
 
 /// Why a string is not a valid glob.
@@ -22,7 +22,7 @@ pub enum BadGlob {
     Syntax(String),
 }
 
-/// Whether the string has a special character of globs. A string without one is a plain name.
+/// Whether the string contains a special character of globs. A string without such a character is a plain name.
 #[must_use]
 pub fn is_glob(text: &str) -> bool {
     text.contains(['*', '?', '[', '{', '}', '\\'])

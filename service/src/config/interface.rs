@@ -9,7 +9,7 @@ use wakevirt_protocol::details::MAX_INTERFACE_NAME;
 
 use super::{BadGlob, from_text, glob, is_glob};
 
-/// The name of an interface, or a glob of names. A glob takes much more memory than a name.
+/// The name of an interface, or a glob of names. A glob uses much more memory than a name.
 #[derive(Debug, Clone)]
 pub struct InterfacePattern {
     text: String,
@@ -21,10 +21,12 @@ pub struct InterfacePattern {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadInterfacePattern {
     /// An empty string.
-    #[error("an empty string matches no interface; write a name such as \"br0\", or a glob such as \"eth*\"")]
+    #[error(
+        "an empty string does not match any interface; write a name such as \"br0\", or a glob such as \"eth*\""
+    )]
     Empty,
     /// It begins with `!`.
-    #[error("not an interface: \"!\" cannot exclude interfaces here; write only those to match")]
+    #[error("not an interface: \"!\" cannot exclude interfaces here; write only the interfaces to match")]
     Exclusion,
     /// An invalid glob.
     #[error("{0}; write a name such as \"br0\", or a glob such as \"eth*\"")]
@@ -96,7 +98,7 @@ impl PartialEq for InterfacePattern {
 
 impl Eq for InterfacePattern {}
 
-/// Whether an interface can have this name, also as an alternative name: `dev_valid_name` in the kernel's
+/// Whether an interface can have this name, including as an alternative name: `dev_valid_name` in the kernel's
 /// net/core/dev.c.
 #[must_use]
 pub fn is_interface_name(name: &str) -> bool {

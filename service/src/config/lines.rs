@@ -1,6 +1,6 @@
 //! The lines of a file.
 
-/// Finds the line of a position.
+/// Finds the line numbers of positions.
 pub struct Lines {
     /// The positions of all line feeds, in ascending order.
     ends: Vec<usize>,
@@ -11,7 +11,7 @@ impl Lines {
         Self { ends: text.match_indices('\n').map(|(position, _)| position).collect() }
     }
 
-    /// The line of a position in bytes, counted from 1.
+    /// The line number of a position in bytes, counted from 1.
     #[must_use]
     pub fn line_at(&self, position: usize) -> u32 {
         let before = self.ends.partition_point(|end| *end < position);

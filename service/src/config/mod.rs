@@ -42,7 +42,7 @@ pub trait Layer: DeserializeOwned + Default {
     #[must_use]
     fn over(self, lower: Self) -> Self;
 
-    /// Notes the places of tables in this file.
+    /// Records the locations of the tables in this file.
     #[must_use]
     fn located(self, _file: &Path, _lines: &Lines) -> Self {
         self
@@ -51,17 +51,17 @@ pub trait Layer: DeserializeOwned + Default {
     /// Checks the limits that apply to all layers together.
     ///
     /// # Errors
-    /// The limit that is exceeded.
+    /// A description of the limit that is exceeded.
     fn check_limits(&self) -> Result<(), String> {
         Ok(())
     }
 }
 
-/// Reads the configuration: only `file` if given, otherwise the files in the standard directories. In order of
-/// increasing precedence, these are `/usr/lib/wakevirt/NAME.toml`, `/usr/lib/wakevirt/NAME.d/*.toml` by file name,
-/// and the same under `/etc/wakevirt`. Without any file, the configuration is the default.
+/// Reads the configuration: only `file` if it is given, otherwise the files in the standard directories. In order of
+/// increasing precedence, these are `/usr/lib/wakevirt/NAME.toml`, `/usr/lib/wakevirt/NAME.d/*.toml` by file name, and
+/// the same under `/etc/wakevirt`. Without any file, returns the default configuration.
 ///
-/// The files must be owned by root or by `owner`, the user of the service.
+/// The files must be owned by root or by `owner`, the service's user.
 ///
 /// # Errors
 /// [`ConfigError`] names the file and, if known, the line, and how to correct it.

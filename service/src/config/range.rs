@@ -54,10 +54,10 @@ pub fn duration<'de, D: Deserializer<'de>>(
     Err(D::Error::custom(format!("the duration must be at {bound} \"{limit}\"")))
 }
 
-/// Deserializes a list of at most `max` items. The error uses `name` for the items.
+/// Deserializes a list of at most `max` items. The error calls the items `name`.
 ///
 /// # Errors
-/// If the value is not such a list, or is longer.
+/// If the value is not a list of such items, or has more items.
 pub fn list<'de, D, T>(input: D, max: usize, name: &'static str) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -66,11 +66,11 @@ where
     input.deserialize_seq(List { max, name, parts: None })
 }
 
-/// Like [`list`], with a limit on the parts of all items together. Reading stops at the limit, so that a longer
-/// list takes no memory.
+/// Like [`list`], but also limits the number of parts of all items together. Reading stops at the limit, so that a
+/// longer list does not use more memory.
 ///
 /// # Errors
-/// If the value is not such a list, is longer, or has more parts.
+/// If the value is not a list of such items, or has more items or parts.
 pub fn list_with_parts<'de, D, T>(
     input: D,
     max: usize,
@@ -126,7 +126,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
     }
 }
 
-/// Checks that a text has at most `max` bytes and no control characters.
+/// Checks that a string has at most `max` bytes and no control characters.
 ///
 /// # Errors
 /// A description of the problem.

@@ -202,12 +202,12 @@ fn an_invalid_value_error_names_the_line_and_the_problem() {
     for (content, error) in [
         (
             "limit = 1\ncool-down = \"5x\"  # pause\n",
-            "sample.toml:2: cool-down = \"5x\"  # pause: \"5x\" is not a duration with its unit, such as \"2s\", \
+            "sample.toml:2: cool-down = \"5x\"  # pause: \"5x\" is not a duration with a unit, such as \"2s\", \
              \"500ms\" or \"1m 30s\"",
         ),
         (
             "cool-down = 5\n",
-            "sample.toml:1: cool-down = 5: invalid type: integer `5`, expected a duration with its unit, such as \
+            "sample.toml:1: cool-down = 5: invalid type: integer `5`, expected a duration with a unit, such as \
              \"2s\", \"500ms\" or \"1m 30s\"",
         ),
         (
@@ -300,7 +300,7 @@ fn rejects_devices_and_fifos_without_blocking() {
         let error = explicit(path).unwrap_err();
         assert_eq!(
             error,
-            format!("{} is not a regular file; remove it or name another file", path.display())
+            format!("{} is not a regular file; remove it or specify another file", path.display())
         );
     }
 }
@@ -394,7 +394,7 @@ fn limits_the_number_of_drop_ins() {
     let load = || load_from::<Sample>(&[&directory.path("etc")], Uid::effective());
     load().unwrap();
     directory.write("etc/sample.d/more.toml", "");
-    assert!(load().unwrap_err().to_string().ends_with("more than 256 files *.toml; merge some of them"));
+    assert!(load().unwrap_err().to_string().ends_with("more than 256 *.toml files; merge some of them"));
 }
 
 #[test]

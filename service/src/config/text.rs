@@ -11,7 +11,7 @@ use serde::de::{Deserializer, Error, Visitor};
 /// Unlike with serde's `try_from`, the error points to the string itself if it is an item of a list.
 ///
 /// # Errors
-/// The error of `FromStr`, or that the value is not a string.
+/// The error of `FromStr`, or an error if the value is not a string.
 pub fn from_text<'de, D, T>(deserializer: D, expected: &'static str) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,

@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::logs::quoted;
 
-/// A list of strings, as in a configuration file.
+/// Formats a list of strings as in a configuration file.
 #[must_use]
 pub fn toml_array<T: fmt::Display>(items: &[T]) -> String {
     let texts: Vec<String> = items.iter().map(|item| quoted(&item.to_string()).to_string()).collect();

@@ -16,17 +16,17 @@ use tokio::signal::unix::{self, SignalKind};
 pub use status::{Warning, clear_warning, set_warning, status};
 pub use watchdog::Watchdog;
 
-/// The exit code of a service that cannot run with its configuration, from sysexits.h(3head). A restart does
-/// not help before the administrator corrects it, so the units list it in `RestartPreventExitStatus=`.
+/// The exit code of a service that cannot run with its configuration, from sysexits.h(3head). A restart does not help
+/// until the administrator corrects the configuration, so the units list this code in `RestartPreventExitStatus=`.
 const EX_CONFIG: u8 = 78;
 
-/// The delay before a failed start exits, under a service manager.
+/// How long a service that failed to start waits before it exits, under a service manager.
 const FAILED_START: Duration = Duration::from_secs(3);
 
 /// Whether the service has reported that it is ready.
 static READY: AtomicBool = AtomicBool::new(false);
 
-/// The request that a signal makes.
+/// What a signal requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM, SIGINT: exit cleanly.
@@ -35,7 +35,7 @@ pub enum Signal {
     Reload,
 }
 
-/// Receives the signals that arrive after it was created.
+/// Receives the signals that arrive after its creation.
 #[derive(Debug)]
 pub struct Signals {
     terminate: unix::Signal,
@@ -44,10 +44,11 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers; before that, each of these signals ends the process. Call it within the runtime.
+    /// Installs the handlers. Without them, each of these signals terminates the process. Call this function within the
+    /// runtime.
     ///
     /// # Errors
-    /// If the kernel refuses a signal handler.
+    /// If a signal handler cannot be installed.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: unix::signal(SignalKind::terminate())?,
@@ -56,7 +57,7 @@ impl Signals {
         })
     }
 
-    /// The next signal. Cancel safe. A request to stop has precedence over one to reload.
+    /// Waits for the next signal. Cancel safe. A request to stop takes precedence over a request to reload.
     pub async fn next(&mut self) -> Signal {
         // A stream of signals never ends (tokio::signal::unix::Signal::recv), so `None` does not occur.
         tokio::select! {
@@ -79,10 +80,10 @@ pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// Reports the error that ends `program`, and returns its exit code.
+/// Reports the error that makes `program` exit, and returns the exit code.
 ///
-/// The error goes to the log, or to standard error if the log is not open yet. `misconfigured` means that only a change of
-/// the configuration can fix it.
+/// The error goes to the log, or to standard error if the log is not open yet. `misconfigured` means that only a change
+/// to the configuration can fix the error.
 #[must_use]
 pub fn exit_code(program: &str, error: &dyn Error, misconfigured: bool) -> ExitCode {
     if tracing::dispatcher::has_been_set() {
@@ -94,11 +95,11 @@ pub fn exit_code(program: &str, error: &dyn Error, misconfigured: bool) -> ExitC
     if misconfigured { ExitCode::from(EX_CONFIG) } else { failed() }
 }
 
-/// The exit code of a service that failed for another reason than its configuration.
+/// The exit code of a service that failed for a reason other than its configuration.
 ///
-/// The service manager restarts it at once and without limit, as it should for a service that has worked.
-/// A service that never became ready therefore waits before it exits: otherwise a persistent cause would
-/// keep the host busy and fill its log. (systemd.service(5) has `RestartSteps=` for this since version 254.)
+/// The service manager restarts it at once and without limit, as it should for a service that has worked. A service
+/// that never became ready therefore waits before it exits: otherwise, a persistent error would keep the host busy and
+/// fill its log. (systemd.service(5) has `RestartSteps=` for this since version 254.)
 fn failed() -> ExitCode {
     if std::env::var_os("NOTIFY_SOCKET").is_some() && !READY.load(Ordering::Relaxed) {
         std::thread::sleep(FAILED_START);
@@ -106,7 +107,7 @@ fn failed() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Does nothing without a service manager (`NOTIFY_SOCKET` is not set).
+/// Sends a notification. Does nothing without a service manager (`NOTIFY_SOCKET` is not set).
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!("cannot notify the service manager of {state:?}: {error}");

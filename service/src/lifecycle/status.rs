@@ -21,7 +21,7 @@ pub enum Warning {
 #[derive(Debug)]
 struct Status {
     activity: String,
-    /// Each with its text, oldest first.
+    /// The warnings with their texts, oldest first.
     warnings: Vec<(Warning, String)>,
 }
 
@@ -51,7 +51,7 @@ pub(super) fn set_activity(status: &str) -> String {
     current.text()
 }
 
-/// Adds a warning to the status, or replaces its text, until [`clear_warning`].
+/// Adds a warning to the status, or replaces its text. [`clear_warning`] removes it.
 pub fn set_warning(warning: Warning, text: &str) {
     let mut current = current();
     current.warnings.retain(|(other, _)| *other != warning);
@@ -70,7 +70,7 @@ pub fn clear_warning(warning: Warning) {
     }
 }
 
-/// A line break would begin another statement to the service manager: sd_notify(3).
+/// Replaces control characters: a line break would begin another assignment for the service manager (sd_notify(3)).
 fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }

@@ -16,7 +16,7 @@ async fn distinguishes_signals_and_stops_first() {
     }
     raise(Number::SIGHUP).unwrap();
     raise(Number::SIGTERM).unwrap();
-    // Both must be pending, so that the order is not by arrival.
+    // Both must be pending, so that the order is not that of arrival.
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     assert_eq!(signals.next().await, Signal::Stop);
     assert_eq!(signals.next().await, Signal::Reload);

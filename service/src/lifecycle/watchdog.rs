@@ -1,4 +1,4 @@
-//! Keep-alive messages for the watchdog of the service manager: sd_watchdog_enabled(3).
+//! Keep-alive messages for the service manager's watchdog: sd_watchdog_enabled(3).
 
 use std::time::Duration;
 
@@ -12,13 +12,14 @@ const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Sends keep-alive messages, if the service manager expects them.
 ///
-/// Use it in the main loop of the service: a loop that hangs sends none, and the service manager restarts the service.
+/// Use it in the main loop of the service: a loop that hangs sends no messages, and the service manager restarts the
+/// service.
 #[derive(Debug)]
 pub struct Watchdog(Option<Interval>);
 
 impl Watchdog {
-    /// Reads the interval from the environment (`WATCHDOG_USEC`, `WATCHDOG_PID`). Call it
-    /// within the runtime.
+    /// Reads the interval from the environment (`WATCHDOG_USEC`, `WATCHDOG_PID`). Call this function within the
+    /// runtime.
     #[must_use]
     pub fn from_env() -> Self {
         // Half the time, as the manual page recommends.
@@ -38,7 +39,7 @@ impl Watchdog {
         self.0.is_some()
     }
 
-    /// Waits until a message is due; without a watchdog, forever. Cancel safe.
+    /// Waits until a message is due; without a watchdog, waits forever. Cancel safe.
     pub async fn due(&mut self) {
         match &mut self.0 {
             Some(ticks) => drop(ticks.tick().await),

@@ -1,4 +1,4 @@
-//! The form of messages on standard error and in syslog: the text, then its fields.
+//! The format of messages on standard error and in syslog: the text, followed by its fields.
 
 use core::fmt::{self, Write as _};
 
@@ -56,8 +56,8 @@ impl Visit for FieldWriter<'_> {
     }
 }
 
-/// Escapes the control characters in a text, such as an error of another program. Strings in fields are quoted and
-/// escaped already.
+/// Escapes the control characters in text, such as an error from another program. Strings in fields have already been
+/// quoted and escaped.
 struct ControlEscaper<'a, 'writer>(&'a mut Writer<'writer>);
 
 impl fmt::Write for ControlEscaper<'_, '_> {

@@ -1,4 +1,4 @@
-//! Which messages are logged: the key `log` of the configuration files.
+//! Which messages are logged: the `log` key in the configuration files.
 
 use core::fmt;
 use core::str::FromStr;
@@ -18,7 +18,7 @@ const MAX_TARGETS: usize = 64;
 /// The maximum length of a target, in bytes.
 const MAX_TARGET: usize = 200;
 
-/// The log level. It includes all levels before it.
+/// A log level. It includes all levels before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -86,24 +86,24 @@ pub enum FilterError {
     Level(String),
     /// Not the path of a module that can log.
     #[error(
-        "{} is not a log target; write a module of {}, such as \"wakevirt_actor::engine\"",
+        "{} is not a log target; write a module in one of {}, such as \"wakevirt_actor::engine\"",
         quoted(_0),
         CRATES.join(", ")
     )]
     Target(String),
     /// A part of the list is empty.
-    #[error("a part of the list is empty; separate levels and targets by one comma")]
+    #[error("a part of the list is empty; separate levels and targets with one comma")]
     Empty,
     /// More than one level applies to the same messages.
     #[error("the list contains {0} twice; write it once")]
-    Twice(String),
+    Duplicate(String),
     /// More targets than any configuration needs.
-    #[error("more than {MAX_TARGETS} targets; write a common module instead of each of its modules")]
+    #[error("more than {MAX_TARGETS} targets; write the parent module instead of each of its modules")]
     TooMany,
 }
 
-/// Which messages are logged: a level for all, and levels for some targets. A target is the path of a module, and
-/// includes the modules in it. The level of the longest matching target applies.
+/// Which messages are logged: a level for all targets, and levels for some targets. A target is the path of a module,
+/// and includes the modules in it. The level of the longest target that matches applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogFilter {
     level: Level,
@@ -127,13 +127,13 @@ impl FromStr for LogFilter {
                 None if part.is_empty() => return Err(FilterError::Empty),
                 None => {
                     if level.replace(part.parse()?).is_some() {
-                        return Err(FilterError::Twice("a level without a target".to_owned()));
+                        return Err(FilterError::Duplicate("a level without a target".to_owned()));
                     }
                 }
                 Some((target, level)) => {
                     let target = valid_target(target.trim())?;
                     if targets.iter().any(|(other, _)| *other == target) {
-                        return Err(FilterError::Twice(format!("the target {target}")));
+                        return Err(FilterError::Duplicate(format!("the target {target}")));
                     }
                     if targets.len() == MAX_TARGETS {
                         return Err(FilterError::TooMany);
@@ -146,8 +146,8 @@ impl FromStr for LogFilter {
     }
 }
 
-/// Checks that this is the path of a module in a crate that logs. Whether the module exists is not checked: its name can
-/// change with a version.
+/// Checks that this is the path of a module in a crate that logs. Does not check whether the module exists, because its
+/// name can change in a later version.
 fn valid_target(target: &str) -> Result<String, FilterError> {
     let is_name = |name: &str| {
         !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit())
@@ -255,7 +255,7 @@ mod tests {
         ] {
             let error = error(&format!("info,{target}=debug"));
             assert!(
-                error.starts_with(&format!("{target:?} is not a log target; write a module of ")),
+                error.starts_with(&format!("{target:?} is not a log target; write a module in one of ")),
                 "{error}"
             );
         }

@@ -26,7 +26,7 @@ const SYSLOG: &str = "/dev/log";
 /// The destination of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogTo {
-    /// Standard error if it is a terminal; otherwise the first available of the journal, syslog, standard error.
+    /// Standard error if it is a terminal; otherwise the first available of the journal, syslog and standard error.
     #[default]
     Auto,
     /// The systemd journal.
@@ -97,7 +97,7 @@ fn auto() -> Result<Sink, LogError> {
 
 fn journal() -> Result<Sink, LogError> {
     let layer = tracing_journald::layer().map_err(LogError::Journal)?;
-    // The names of the fields are those of the journal; they need no prefix.
+    // The fields already have their names in the journal, so they need no prefix.
     Ok(Box::new(layer.with_field_prefix(None).with_syslog_identifier(program())))
 }
 

@@ -1,9 +1,9 @@
-//! Limits the log lines of one kind.
+//! Limits the number of log lines of one kind.
 
 use std::time::{Duration, Instant};
 
-/// Prevents lines that others can cause from flooding the log: it allows a number of lines in each interval. An interval
-/// begins with the first line after the previous interval.
+/// Prevents lines that others can cause from flooding the log. It allows a limited number of lines in each interval. An
+/// interval begins with the first line after the previous interval.
 #[derive(Debug, Clone)]
 pub struct Quota {
     lines: u32,
@@ -14,20 +14,20 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// At most `lines` lines in each interval of `per`.
+    /// Allows at most `lines` lines in each interval of `per`.
     #[must_use]
     pub const fn new(lines: u32, per: Duration) -> Self {
         Self { lines, per, since: None, logged: 0, suppressed: 0 }
     }
 
-    /// At most `lines` lines a minute.
+    /// Allows at most `lines` lines per minute.
     #[must_use]
     pub const fn per_minute(lines: u32) -> Self {
         Self::new(lines, Duration::from_secs(60))
     }
 
-    /// Requests one line. `None`: suppress it. `Some(n)`: log it; n lines were suppressed since the last one that
-    /// was logged.
+    /// Requests a line. Returns `None` if the caller must suppress it. Otherwise, returns the number of lines that were
+    /// suppressed since the last logged line.
     #[must_use]
     pub fn take(&mut self, now: Instant) -> Option<u64> {
         if self.since.is_none_or(|since| now.saturating_duration_since(since) >= self.per) {

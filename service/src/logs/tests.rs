@@ -11,7 +11,7 @@ const ID: &str = "000102030405060708090a0b0c0d0e0f";
 /// A name that would forge a field, if fields were lines.
 const HOSTILE: &str = "a\nMESSAGE_ID=forged\u{1b}";
 
-/// The second process: logs as the environment specifies.
+/// Logs in the second process, as the environment specifies.
 #[test]
 #[ignore = "the second process of other tests"]
 fn second_logs() {
@@ -28,7 +28,7 @@ fn second_logs() {
         "journal" => LogTo::Journal,
         _ => LogTo::Syslog,
     };
-    // End the line with the name of the test.
+    // Ends the line that contains the name of the test.
     println!();
     let logs = match init(&Level::Warn.into(), to) {
         Ok(logs) => logs,
@@ -88,7 +88,7 @@ fn logs_level_and_fields_to_the_journal() {
         let (stdout, stderr) = log_in_namespace(to, Some("/run/systemd/journal/socket"));
         assert_eq!(stderr, "");
         let received: Vec<_> = stdout.lines().filter(|line| line.starts_with("RECEIVED")).collect();
-        // The first is empty: it tests the connection.
+        // The first message is empty: it tests the connection.
         let [_, first, second] = received[..] else { panic!("{stdout}") };
         for part in [
             "first",
@@ -123,7 +123,7 @@ fn logs_to_syslog_as_a_daemon() {
 }
 
 #[test]
-fn falls_back_to_standard_error_without_journal_and_syslog() {
+fn falls_back_to_standard_error_without_the_journal_and_syslog() {
     if !guard::is_root() {
         return;
     }

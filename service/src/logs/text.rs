@@ -5,14 +5,14 @@ use std::path::Path;
 
 /// Displays untrusted text in double quotes.
 ///
-/// It escapes all characters that could forge a log line or change its appearance: line breaks, escape sequences,
-/// marks that reverse the direction, invisible and combining characters. It truncates the text after 200
-/// characters, with an ellipsis after the closing quote.
+/// It escapes all characters that could forge a log line or change its appearance: line breaks, escape sequences, marks
+/// that reverse the text direction, and invisible and combining characters. It truncates the text after 200 characters,
+/// with an ellipsis after the closing quote.
 pub fn quoted(text: &str) -> impl fmt::Display {
     Escaped { text, quote: true, max: 200 }
 }
 
-/// Like [`quoted`], without quotes, for text with an unambiguous end. Truncates the text after `max` characters.
+/// Like [`quoted`], but without quotes, for text with an unambiguous end. Truncates the text after `max` characters.
 pub fn plain(text: &str, max: usize) -> impl fmt::Display {
     Escaped { text, quote: false, max }
 }

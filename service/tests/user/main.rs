@@ -59,7 +59,7 @@ mod checks {
 
     pub(crate) fn sets_only_groups_that_exist() {
         let daemon = Group::from_name("daemon").unwrap().unwrap().gid;
-        // One does not exist, and one is listed twice.
+        // One group does not exist, and one is listed twice.
         let groups = format!("{GROUPS}=daemon,wakevirt-none,daemon");
         let state = ProcessState::run(&["setpriv", "--groups", "0,4", "env", &groups], NAME, "", "1");
         assert_eq!(state.line("CHANGED"), "true");
@@ -100,7 +100,7 @@ mod checks {
             (
                 NAME,
                 "2",
-                "cannot change the user in a process with 2 threads; change it before the second thread starts",
+                "cannot change the user in a process with 2 threads; change it before a second thread starts",
             ),
         ] {
             let state = ProcessState::run(&[], user, "", threads);

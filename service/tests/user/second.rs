@@ -6,7 +6,7 @@ use caps::Capability;
 use nix::unistd::{Uid, setuid};
 use wakevirt_service::user::change_to;
 
-/// The name of the user. Its presence marks the second process.
+/// The name of the user. The variable is set only in the second process.
 const USER: &str = "WAKEVIRT_TEST_USER";
 /// Additional groups, separated by commas; optional.
 pub(crate) const GROUPS: &str = "WAKEVIRT_TEST_GROUPS";
@@ -55,7 +55,7 @@ impl ProcessState {
         Self(String::from_utf8(output.stdout).unwrap())
     }
 
-    /// The rest of the line that begins with a word, with single spaces.
+    /// The remainder of the line that begins with a word, with single spaces.
     pub(crate) fn line(&self, word: &str) -> String {
         let line = self.0.lines().find_map(|line| line.strip_prefix(word));
         let line = line.unwrap_or_else(|| panic!("no {word} in {}", self.0));

@@ -45,7 +45,7 @@ pub(super) fn take_clean_exit(directory: &Path) -> bool {
 
 /// Reads a regular file. Returns `None` if it is larger than [`MAX_SIZE`].
 pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let file = config::open(path, config::Links::Refuse)?;
+    let file = config::open(path, config::Links::Reject)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }

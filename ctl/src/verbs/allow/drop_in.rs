@@ -107,7 +107,7 @@ impl DropIn {
     /// # Errors
     /// If that cannot be read.
     pub fn found(&self) -> Result<Found, RuleError> {
-        let file = match open(&self.path, Links::Refuse) {
+        let file = match open(&self.path, Links::Reject) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
             // A link, which the administrator has made.

@@ -1,7 +1,7 @@
-//! Admission of method calls: limits for each sender, each user and in total.
+//! Admission of method calls, with limits for each sender, for each user and in total.
 //!
-//! A call is admitted before the service does any work for it, and counts until its reply is written. A call
-//! without a reply counts like any other.
+//! A call is admitted before the service does any work for it, and counts against the limits until its reply has been
+//! written. A call that expects no reply counts like any other.
 
 mod table;
 
@@ -15,14 +15,14 @@ use zbus::Connection;
 
 use table::{Account, Cost, Key, OpenCall, Table};
 
-/// The maximum number of senders that wait for a lookup.
+/// The maximum number of senders that are waiting for a lookup.
 const LOOKUP_QUEUE: usize = 512;
-/// The maximum number of concurrent lookups. During a flood, the bus may reply to each only after the calls that it has
-/// queued.
+/// The maximum number of concurrent lookups. During a flood, the bus may reply to a lookup only after it has delivered
+/// the calls that it has queued.
 const PARALLEL_LOOKUPS: usize = 64;
 
-/// The time that a call of each kind uses of its user's budget, which is one second per second. This limits how long it
-/// takes to read a flood that the bus has queued, and therefore how long the next callers wait.
+/// How much of its user's time budget a call of each kind uses. The budget is one second per second. It limits how long
+/// it takes to read a flood that the bus has queued, and therefore how long the next callers wait.
 const QUICK: Duration = Duration::from_micros(500);
 const SLOW: Duration = Duration::from_millis(5);
 const LARGE: Duration = Duration::from_millis(25);
@@ -32,18 +32,18 @@ const LARGE: Duration = Duration::from_millis(25);
 pub struct CallLimits {
     /// The maximum length of a call, in bytes.
     pub max_bytes: usize,
-    /// The methods that may take a long time. All others reply at once.
+    /// The methods that can take a long time. All others reply immediately.
     pub slow: &'static [&'static str],
     /// The methods with a large reply.
     pub large: &'static [&'static str],
-    /// The IDs of users whose calls do not share limits with other users: see [`trusted_uids`].
+    /// The IDs of users whose calls do not share limits with the calls of other users: see [`trusted_uids`].
     pub trusted_uids: Vec<u32>,
     /// Whether to stop reading calls while too many senders are unknown. This requires a separate connection for the
     /// lookups.
     pub pause_for_lookup: bool,
 }
 
-/// The user IDs of root, of the service itself, and of those named users that exist.
+/// The user IDs of root, of the service itself, and of the named users that exist.
 #[must_use]
 pub fn trusted_uids(names: &[&str]) -> Vec<u32> {
     let named = names.iter().filter_map(|name| User::from_name(name).ok().flatten());
@@ -107,7 +107,7 @@ impl Drop for Permit {
 }
 
 impl CallLimiter {
-    /// A limiter without calls in progress.
+    /// Creates a limiter without calls in progress.
     #[must_use]
     pub fn new(limits: CallLimits) -> Self {
         let (lookups, lookup_queue) = mpsc::channel(LOOKUP_QUEUE);
@@ -138,7 +138,7 @@ impl CallLimiter {
         if !has_room(&table) {
             table.sweep(now);
         }
-        // The replies to two calls with one serial are indistinguishable. No library sends such calls.
+        // The replies to two calls with the same serial are indistinguishable. No library sends such calls.
         let admitted = has_time && has_room(&table) && !table.open.contains_key(&key);
         if admitted {
             let connection = table.connection;
@@ -152,13 +152,13 @@ impl CallLimiter {
         admitted
     }
 
-    /// Removes all senders and calls, for a new connection to the bus. It may be another bus, which assigns the same names
-    /// to other connections.
+    /// Removes all senders and calls, for a new connection to the bus. It may be a different bus, which assigns the
+    /// same names to other connections.
     pub(super) fn reset(&self) {
         self.table().reset();
     }
 
-    /// The permit of the call that a reply belongs to.
+    /// Removes and returns the permit of the call to which a reply belongs.
     pub(super) fn take_permit(&self, sender: &str, serial: u32) -> Option<Permit> {
         let key = (Box::from(sender), serial);
         let open = self.table().open.remove(&key)?;
@@ -188,13 +188,14 @@ impl CallLimiter {
         self.0.looked_up.notified().await;
     }
 
-    /// The senders with a finished lookup since the last call of this function.
+    /// The senders whose lookups have finished since the last call to this function.
     pub(super) fn take_looked_up(&self) -> Vec<Box<str>> {
         std::mem::take(&mut self.table().looked_up)
     }
 
-    /// Queries the bus for the user of each sender, while the service is connected. The senders of one user share
-    /// that user's limits. The calls of an unknown sender wait, or share one limit with all unknown senders.
+    /// Queries the bus for the user of each sender, while the service is connected. The senders of one user share that
+    /// user's limits. The calls from an unknown sender wait, or share one limit with the calls from all other unknown
+    /// senders.
     pub async fn look_up_senders(&self, bus: &Connection) {
         let mut queue = self.0.lookup_queue.lock().await;
         let mut running = JoinSet::new();

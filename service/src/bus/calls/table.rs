@@ -5,34 +5,34 @@ use std::time::{Duration, Instant};
 
 use crate::logs::{Quota, kind};
 
-/// Longer than any handler runs. The reply to an older call was lost.
+/// The maximum age of a call: longer than any handler runs. The reply to an older call was lost.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(600);
-/// The maximum number of senders with a known user: more connections than a bus accepts by default.
+/// The maximum number of senders with a known user: more than the number of connections that a bus accepts by default.
 pub(super) const MAX_SENDERS: usize = 4096;
 
-/// A limit on calls in progress: of one sender, of one user, or in total.
+/// The limits on calls in progress of one sender, of one user, or in total.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Quantity {
+pub(super) struct Limits {
     pub(super) calls: usize,
-    /// Calls with an immediate reply. A few are enough, and a packet may have to wait behind all of them.
+    /// Calls with an immediate reply. A few are enough, and a packet can have to wait behind all of them.
     pub(super) quick: usize,
     /// Calls with a large reply.
     pub(super) large: usize,
-    /// In multiples of the maximum length of a call.
+    /// The total length of the calls, in multiples of the maximum length of a call.
     pub(super) bytes: usize,
 }
 
-pub(super) const PER_SENDER: Quantity = Quantity { calls: 32, quick: 16, large: 2, bytes: 1 };
-/// Also the limit for all senders together that have not been looked up yet.
-pub(super) const PER_USER: Quantity = Quantity { calls: 64, quick: 32, large: 4, bytes: 2 };
-pub(super) const TOTAL: Quantity = Quantity { calls: 256, quick: 64, large: 8, bytes: 4 };
-/// The only limit for a trusted user, who can have a reason for many calls at once. There is no limit in time.
-pub(super) const PER_TRUSTED_USER: Quantity = Quantity { calls: 512, quick: 512, large: 8, bytes: 4 };
+pub(super) const PER_SENDER: Limits = Limits { calls: 32, quick: 16, large: 2, bytes: 1 };
+/// Also limits all senders together that have not been looked up yet.
+pub(super) const PER_USER: Limits = Limits { calls: 64, quick: 32, large: 4, bytes: 2 };
+pub(super) const TOTAL: Limits = Limits { calls: 256, quick: 64, large: 8, bytes: 4 };
+/// The only limits for a trusted user, who can have a reason for many calls at once. A trusted user has no time budget.
+pub(super) const PER_TRUSTED_USER: Limits = Limits { calls: 512, quick: 512, large: 8, bytes: 4 };
 
-/// How far a user may exceed its time budget.
+/// How far a user can exceed its time budget.
 const MAX_ADVANCE: Duration = Duration::from_secs(1);
 
-/// The user that a call counts against.
+/// The user against whose limits a call counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Account {
     User(u32),
@@ -63,7 +63,7 @@ pub(super) struct Cost {
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Used {
+pub(super) struct Usage {
     pub(super) calls: usize,
     pub(super) quick: usize,
     pub(super) large: usize,
@@ -75,21 +75,21 @@ pub(super) struct Table {
     /// The number of the current connection to the bus.
     pub(super) connection: u64,
     pub(super) open: HashMap<Key, OpenCall>,
-    pub(super) senders: HashMap<Box<str>, Used>,
-    pub(super) accounts: HashMap<Account, Used>,
-    pub(super) total: Used,
+    pub(super) senders: HashMap<Box<str>, Usage>,
+    pub(super) accounts: HashMap<Account, Usage>,
+    pub(super) total: Usage,
     /// The time up to which each user has used its budget.
     pub(super) used_until: HashMap<Account, Instant>,
     pub(super) users: HashMap<Box<str>, u32>,
     pub(super) lookups: HashSet<Box<str>>,
-    /// Senders with a finished lookup, until the reader takes them.
+    /// Senders whose lookups have finished, until the reader takes them.
     pub(super) looked_up: Vec<Box<str>>,
     pub(super) swept_at: Option<Instant>,
     pub(super) log_quota: Quota,
 }
 
-impl Used {
-    pub(super) fn has_room(self, limit: Quantity, cost: Cost, max_bytes: usize) -> bool {
+impl Usage {
+    pub(super) fn has_room(self, limit: Limits, cost: Cost, max_bytes: usize) -> bool {
         self.calls < limit.calls
             && (!cost.quick || self.quick < limit.quick)
             && (!cost.large || self.large < limit.large)
@@ -118,7 +118,7 @@ impl Table {
             open: HashMap::new(),
             senders: HashMap::new(),
             accounts: HashMap::new(),
-            total: Used::default(),
+            total: Usage::default(),
             used_until: HashMap::new(),
             users: HashMap::new(),
             lookups: HashSet::new(),
@@ -134,7 +134,7 @@ impl Table {
         self.open.clear();
         self.senders.clear();
         self.accounts.clear();
-        self.total = Used::default();
+        self.total = Usage::default();
         self.users.clear();
         self.lookups.clear();
         self.looked_up.clear();
@@ -209,7 +209,7 @@ impl Table {
         }
     }
 
-    /// Releases the calls with a lost reply, at most once a second.
+    /// Releases the calls whose replies were lost, at most once per second.
     pub(super) fn sweep(&mut self, now: Instant) {
         let age = |since: Instant| now.saturating_duration_since(since);
         if self.swept_at.is_some_and(|swept_at| age(swept_at) < Duration::from_secs(1)) {

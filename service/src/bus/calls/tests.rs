@@ -17,7 +17,7 @@ fn call(sender: &str, serial: u32) -> Call<'_> {
     Call { sender, serial, member: "Wake", bytes: 1, wants_reply: true }
 }
 
-/// Sends calls of this sender until one is refused, and returns the number of admitted calls.
+/// Sends calls from this sender until one is refused, and returns the number of admitted calls.
 fn fill(limiter: &CallLimiter, sender: &str) -> usize {
     (1..).take_while(|serial| limiter.admit(&call(sender, *serial), Instant::now())).count()
 }
@@ -49,7 +49,7 @@ fn releases_a_call_when_its_reply_is_written() {
     let open = fill(&limiter, ":1.1");
     assert!(!limiter.admit(&call(":1.1", 1000), Instant::now()));
     let permit = limiter.take_permit(":1.1", 1).unwrap();
-    assert!(!limiter.admit(&call(":1.1", 1000), Instant::now()), "its reply is not written yet");
+    assert!(!limiter.admit(&call(":1.1", 1000), Instant::now()), "its reply has not been written yet");
     drop(permit);
     assert!(limiter.admit(&call(":1.1", 1000), Instant::now()));
     assert!(limiter.take_permit(":1.1", 1).is_none(), "a call has one permit");
@@ -97,18 +97,18 @@ fn limits_bytes_quick_and_large_calls() {
     let admitted = (1..100).filter(|serial| limiter.admit(&large(*serial), Instant::now())).count();
     assert_eq!(admitted, PER_SENDER.large);
     let admitted = (101..200).filter(|serial| limiter.admit(&quick(*serial), Instant::now())).count();
-    assert_eq!(admitted, PER_SENDER.quick - PER_SENDER.large, "a large call is quick as well");
+    assert_eq!(admitted, PER_SENDER.quick - PER_SENDER.large, "a large call is also quick");
     assert!(limiter.admit(&call(":1.2", 1000), Instant::now()), "slow calls have their own limit");
 }
 
 #[test]
-fn limits_the_time_of_a_user() {
+fn limits_the_time_budget_of_a_user() {
     let limiter = limiter();
     let start = Instant::now();
     for (sender, user) in [(":1.1", 1000), (":1.2", 1000), (":1.3", 1001), (":0.1", 0)] {
         limiter.set_user(sender.into(), Some(user));
     }
-    // Calls that end at once.
+    // Calls that end immediately.
     let admits = |sender, member, now| {
         let call = Call { member, ..call(sender, 1) };
         let admitted = limiter.admit(&call, now);
@@ -118,14 +118,14 @@ fn limits_the_time_of_a_user() {
     let count = |sender, member, now| (0..10_000).filter(|_| admits(sender, member, now)).count();
     assert_eq!(count(":1.1", "Replay", start), 41);
     assert_eq!(count(":1.2", "Get", start), 0, "the same user");
-    assert_eq!(count(":1.3", "Get", start), 2001, "another user has its own time");
-    assert_eq!(count(":0.1", "Get", start), 10_000, "a trusted user has no limit in time");
+    assert_eq!(count(":1.3", "Get", start), 2001, "another user has its own time budget");
+    assert_eq!(count(":0.1", "Get", start), 10_000, "a trusted user has no time budget");
     let later = start + Duration::from_secs(1);
     assert_eq!(count(":1.2", "Replay", later), 40);
 }
 
 #[test]
-fn releases_calls_with_a_lost_reply() {
+fn releases_calls_whose_replies_were_lost() {
     let limiter = limiter();
     let now = Instant::now();
     fill(&limiter, ":1.1");

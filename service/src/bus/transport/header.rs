@@ -12,7 +12,7 @@ const MEMBER: u8 = 3;
 const SENDER: u8 = 7;
 const UNIX_FDS: u8 = 9;
 
-/// The types of messages, and the flag of calls without a reply.
+/// The types of messages, and the flag of calls that expect no reply.
 pub(super) const METHOD_CALL: u8 = 1;
 pub(super) const METHOD_RETURN: u8 = 2;
 pub(super) const ERROR: u8 = 3;
@@ -50,7 +50,7 @@ enum Value<'a> {
 }
 
 impl FixedHeader {
-    /// `None` if no message begins with these bytes.
+    /// Parses the first bytes of a message; `None` if no message begins with these bytes.
     pub(super) fn parse(bytes: &[u8; FIXED_LENGTH]) -> Option<Self> {
         let [endian, kind, flags, _, ..] = *bytes;
         let little_endian = match endian {
@@ -65,7 +65,7 @@ impl FixedHeader {
         (total <= MAX_MESSAGE).then_some(Self { little_endian, kind, flags, serial, fields_end, total })
     }
 
-    /// The fields of the message that begins with these bytes, up to the first invalid one.
+    /// The fields of the message that begins with these bytes, up to the first invalid field.
     pub(super) fn fields<'a>(&self, bytes: &'a [u8]) -> Fields<'a> {
         let mut fields = Fields::default();
         let mut at = FIXED_LENGTH;
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parses_messages_of_zbus() {
+    fn parses_messages_from_zbus() {
         for endian in [Endian::Little, Endian::Big] {
             let message = Message::method_call("/some/path", "Wake")
                 .endian(endian)
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn never_panics_on_a_changed_byte() {
-        // Change each byte of the message in turn.
+        // Changes each byte of the message in turn.
         let message = Message::method_call("/a", "B").sender(":1.2").build(&()).unwrap();
         let bytes: &[u8] = message.data();
         for at in 0..bytes.len() {

@@ -1,8 +1,8 @@
 //! The transport of a bus connection, below zbus: it admits or drops messages before zbus sees them, and writes
 //! signals before replies.
 //!
-//! zbus reads each message as a whole, without a limit on its length, and starts a task for each call, without a limit on
-//! their number. It also has a single write queue, in which a signal could wait behind megabytes of replies.
+//! zbus reads each message as a whole, without a limit on its length, and starts a task for each call, without a limit
+//! on the number of tasks. It also has a single write queue, in which a signal could wait behind megabytes of replies.
 
 mod header;
 mod pending;
@@ -28,7 +28,7 @@ use write::Writer;
 
 /// The timeout of a method call, as in libdbus and GDBus.
 const METHOD_TIMEOUT: Duration = Duration::from_secs(25);
-/// The size of the socket's send buffer, in bytes. No signal can overtake the data in it. dbus-daemon reads 2 KiB
+/// The size of the socket's send buffer, in bytes. A signal cannot overtake the data in it. dbus-daemon reads 2 KiB
 /// from each connection in turn.
 const SEND_BUFFER: usize = 2 * 1024;
 
@@ -51,7 +51,7 @@ impl Address {
         Builder::socket(socket).method_timeout(METHOD_TIMEOUT).build().await
     }
 
-    /// The path of the socket. An abstract one begins with a zero byte, as tokio expects.
+    /// The path of the socket. The path of an abstract socket begins with a zero byte, as tokio expects.
     fn socket(&self) -> zbus::Result<PathBuf> {
         let address = match self {
             Self::System => zbus::Address::system()?,

@@ -1,11 +1,11 @@
-//! Calls of unknown senders. They wait until the bus has returned the sender's user, so that no user's call is
+//! Calls from unknown senders. They wait until the bus has returned the sender's user, so that no user's call is
 //! refused because of other users' calls.
 
 use std::collections::HashMap;
 
 /// The maximum number of senders with waiting calls. dbus-daemon's system bus allows a user 256 connections.
 const MAX_SENDERS: usize = 512;
-/// The maximum length of all waiting calls of a sender, in bytes. A call without long strings has a few hundred.
+/// The maximum length of all waiting calls of a sender, in bytes. A call without long strings has a few hundred bytes.
 const MAX_BYTES: usize = 4 * 1024;
 
 /// The waiting messages, in order for each sender.
@@ -27,7 +27,7 @@ impl PendingCalls {
         used.saturating_add(bytes) <= MAX_BYTES
     }
 
-    /// Whether a message of this length does not fit only because of the number of senders.
+    /// Whether the number of senders is the only reason why a message of this length does not fit.
     pub(super) fn is_full_for(&self, sender: &str, bytes: usize) -> bool {
         self.0.len() >= MAX_SENDERS && !self.contains(sender) && bytes <= MAX_BYTES
     }

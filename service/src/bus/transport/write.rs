@@ -17,16 +17,17 @@ use crate::bus::calls::{CallLimiter, Permit};
 
 /// The maximum number of queued signals and calls. A task that sends more waits.
 const MAX_URGENT: usize = 8;
-/// The maximum number of queued replies and refusals: more than there are permits and refusals at a time, so none is lost.
+/// The maximum number of queued replies and refusals: more than there can be permits and refusals at once, so none is
+/// lost.
 const MAX_REPLIES: usize = 4096;
 /// The maximum length of all queued replies, in bytes. A longer reply is queued only if no other reply is queued.
 const MAX_REPLY_BYTES: usize = 256 * 1024;
-/// A reply of up to this many bytes is always queued: the permits limit their number.
+/// A reply of up to this many bytes is always queued: the permits limit the number of such replies.
 const SMALL_REPLY: usize = 4 * 1024;
 /// The maximum length of all queued refusals, in bytes. During a flood, some calls get no reply.
 const MAX_REFUSAL_BYTES: usize = 32 * 1024;
 
-/// A message built by zbus, or the bytes of one.
+/// A message that zbus built, or the bytes of a message.
 #[derive(Debug)]
 enum Bytes {
     Message(Message),
@@ -106,7 +107,7 @@ impl Refusals {
     pub(super) fn refuse(&self, sender: &str, serial: u32, reason: Reason) {
         let bytes = refusal(sender, serial, reason);
         if let Some(reservation) = self.0.try_reserve(bytes.len(), MAX_REFUSAL_BYTES) {
-            // On a lost connection, the refusal is lost as well.
+            // If the connection is lost, the refusal is also lost.
             let _ = self.0.send(Bytes::Raw(bytes), None, reservation);
         }
     }
@@ -143,7 +144,7 @@ impl Writer {
         Refusals(ReplyQueue { queue: self.replies.queue.clone(), queued_bytes: Arc::default() })
     }
 
-    /// Queues a reply behind signals and calls. zbus does not wait until it is written.
+    /// Queues a reply behind signals and calls. zbus does not wait until the reply is written.
     fn reply(&self, message: &Message) -> zbus::Result<()> {
         let header = message.header();
         let sender = header.destination().map(|name| name.as_str()).unwrap_or_default();
@@ -183,7 +184,7 @@ impl WriteHalf for Writer {
         }
     }
 
-    /// For the handshake.
+    /// Writes bytes of the handshake.
     async fn sendmsg(&mut self, bytes: &[u8], _descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
         match &mut self.task {
             Some(task) => write(&task.stream, bytes).await,
@@ -192,7 +193,7 @@ impl WriteHalf for Writer {
     }
 
     async fn close(&mut self) -> io::Result<()> {
-        // Without senders the task ends and closes its half.
+        // Without senders, the task ends and closes its half.
         (self.urgent, _) = mpsc::channel(1);
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! Determines what happens to each message by its header: accept it, defer it until its sender is known, or drop it.
+//! Determines from the header of each message what happens to it: it is accepted, deferred until its sender is known,
+//! or dropped.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -11,12 +12,13 @@ use crate::bus::transport::pending::PendingCalls;
 use crate::bus::transport::refusal::Reason;
 use crate::bus::transport::write::Refusals;
 
-/// The maximum length of a signal, in bytes. The announcer's signals have a few hundred.
+/// The maximum length of a signal, in bytes. The announcer's signals have a few hundred bytes.
 const MAX_SIGNAL: usize = 16 * 1024;
-/// The maximum length of a reply to one of our calls, in bytes.
+/// The maximum length of a reply to a call by this process, in bytes.
 const MAX_REPLY: usize = 1024 * 1024;
 const BUS: &str = "org.freedesktop.DBus";
-/// The maximum number of file descriptors of an accepted message. The bus sends one with the credentials of a caller.
+/// The maximum number of file descriptors of an accepted message. The bus sends one descriptor with a caller's
+/// credentials.
 const MAX_DESCRIPTORS: u32 = 4;
 
 /// What to do with a message.
@@ -48,7 +50,7 @@ impl Admission {
     }
 
     /// Determines what happens to the message that begins with these bytes, which contain its header. A call that this
-    /// function accepts is admitted; one that it drops is refused.
+    /// function accepts is admitted; a call that it drops is refused.
     pub(super) fn decide(&self, header: &FixedHeader, bytes: &[u8]) -> Action {
         let Fields { sender, member, descriptors } = header.fields(bytes);
         let accept = match header.kind {
@@ -68,7 +70,7 @@ impl Admission {
         if accept { Action::Accept } else { Action::Drop }
     }
 
-    /// Whether a call must wait until its sender is known. It does not overtake waiting calls of the same sender.
+    /// Whether a call must wait until its sender is known. A call does not overtake waiting calls from the same sender.
     fn must_defer(&self, sender: &str, bytes: usize) -> bool {
         let Some(limiter) = &self.limiter else { return false };
         self.pending.has_room(sender, bytes)
@@ -116,7 +118,7 @@ impl Admission {
         None
     }
 
-    /// Waits until a lookup has finished; without a limiter, forever. Cancel safe.
+    /// Waits until a lookup has finished; without a limiter, waits forever. Cancel safe.
     pub(super) async fn lookup_finished(&self) {
         match &self.limiter {
             Some(limiter) => limiter.lookup_finished().await,
@@ -141,7 +143,7 @@ impl Admission {
         false
     }
 
-    /// Refuses a call that was admitted and cannot be parsed.
+    /// Refuses a call that was admitted but cannot be parsed.
     pub(super) fn refuse_invalid(&self, sender: &str, serial: u32) {
         const INVALID: Reason = Reason::invalid("the message is invalid, or has an unknown header field");
         let permit = self.limiter.as_ref().and_then(|limiter| limiter.take_permit(sender, serial));

@@ -1,4 +1,4 @@
-//! The bytes that were read from the socket and not processed yet.
+//! The bytes that have been read from the socket but not processed yet.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use tokio::net::unix::OwnedReadHalf;
 /// The maximum length of one read, in bytes: a few hundred calls. Other tasks run between two reads.
 const CHUNK: usize = 16 * 1024;
 
-/// The socket, and the bytes that were read and not processed yet.
+/// The socket, and the bytes that have been read but not processed yet.
 #[derive(Debug)]
 pub(super) struct Input {
     stream: OwnedReadHalf,

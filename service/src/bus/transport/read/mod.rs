@@ -18,7 +18,8 @@ use crate::bus::calls::CallLimiter;
 use admission::{Action, Admission};
 use input::Input;
 
-/// The maximum length of a header, in bytes. Names have at most 255, and the paths of our objects are short.
+/// The maximum length of a header, in bytes. Names have at most 255 bytes, and the paths of the services' objects are
+/// short.
 const MAX_HEADER: usize = 8 * 1024;
 /// The file that replaces each received file descriptor.
 const NO_DESCRIPTOR: &str = "/dev/null";
@@ -73,7 +74,8 @@ impl Reader {
     }
 }
 
-/// Makes the handler reply to every call, because the reply releases the permit. The writer drops an unwanted reply.
+/// Makes the handler reply to every call, because the reply releases the permit. The writer drops a reply that the
+/// caller does not expect.
 fn request_reply(message: &mut [u8]) {
     if let [_, METHOD_CALL, flags, ..] = message {
         *flags &= !NO_REPLY_EXPECTED;
@@ -83,12 +85,13 @@ fn request_reply(message: &mut [u8]) {
 #[async_trait]
 impl ReadHalf for Reader {
     /// dbus-broker disconnects a client that requests credentials, which include a descriptor, without accepting
-    /// descriptors. A connection that receives calls requests none, so callers cannot send any.
+    /// descriptors. A connection that receives calls does not request credentials. It does not accept descriptors, so
+    /// callers cannot send any.
     fn can_pass_unix_fd(&self) -> bool {
         !self.admission.accepts_calls()
     }
 
-    /// For the handshake.
+    /// Reads bytes of the handshake.
     async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
         Ok((self.input.read(buffer).await?, Vec::new()))
     }
@@ -113,8 +116,8 @@ impl ReadHalf for Reader {
             let sender = fields.sender.unwrap_or_default().to_owned();
             match Complete.receive_message(sequence, &mut message, descriptors).await {
                 Ok(message) => return Ok(message),
-                // An error would end the connection, and buses forward messages that zbus rejects, such as unknown header
-                // fields. The message was complete, so the next one begins after it.
+                // An error would end the connection, and buses forward messages that zbus rejects, such as those with
+                // unknown header fields. The message was complete, so the next one begins after it.
                 Err(error) => {
                     tracing::debug!("dropped an invalid message from {sender:?}: {error}");
                     descriptors.clear();
@@ -127,7 +130,7 @@ impl ReadHalf for Reader {
     }
 }
 
-/// Lets zbus parse a message that was read completely.
+/// Makes zbus parse a message that has been read completely.
 #[derive(Debug)]
 struct Complete;
 

@@ -26,7 +26,7 @@ async fn receive(reader: &mut Reader) -> Message {
     reader.receive_message(1, &mut Vec::new(), &mut Vec::new()).await.unwrap()
 }
 
-/// Sends a reply with the write end of a pipe, of which no other copy remains.
+/// Sends a reply with the write end of a pipe, and closes its own copy. Returns the read end.
 fn send_descriptor(to: &UnixStream) -> std::io::PipeReader {
     let (read_end, descriptor) = std::io::pipe().unwrap();
     let call = Message::method_call("/", "Ask").build(&()).unwrap();
@@ -60,7 +60,7 @@ async fn replaces_received_descriptors() {
     }
 }
 
-/// This message with one more header field, (200, "x"). The message must not have a body.
+/// Adds a header field, (200, "x"), to this message, which must not have a body.
 fn with_unknown_field(message: &Message) -> Vec<u8> {
     let mut bytes: Vec<u8> = message.data().to_vec();
     bytes.extend([200, 1, b's', 0, 1, 0, 0, 0, b'x', 0]);
@@ -93,8 +93,8 @@ async fn an_invalid_message_does_not_end_the_connection() {
     }
     let received = receive(&mut reader).await;
     assert_eq!(received.header().member().unwrap(), "Good");
-    assert!(limiter.take_permit(":1.1", serial).is_none(), "its permit has ended");
-    // The writer starts with the first message that is sent; the refusals go first.
+    assert!(limiter.take_permit(":1.1", serial).is_none(), "its permit has been released");
+    // The writer starts with the first message that is sent; the refusals are written first.
     let reply = Message::method_return(&received.header()).build(&()).unwrap();
     writer.send_message(&reply).await.unwrap();
     let mut bytes = Vec::new();
@@ -105,7 +105,7 @@ async fn an_invalid_message_does_not_end_the_connection() {
         bytes.extend_from_slice(&chunk[..count]);
     }
     let refusals = bytes.windows(11).filter(|window| window == b"InvalidArgs").count();
-    assert_eq!(refusals, 2, "a call that wants no reply gets none");
+    assert_eq!(refusals, 2, "a call that expects no reply gets none");
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn defers_a_call_until_its_sender_is_known() {
         let call = Message::method_call("/", member).sender(sender).build(&()).unwrap();
         assert_eq!(theirs.try_write(call.data()).unwrap(), call.data().len());
     };
-    // More calls than one user may have, on several connections, followed by root's calls.
+    // More calls than one user can have, on several connections, followed by root's calls.
     const FLOODING: [&str; 4] = [":1.1", ":1.2", ":1.3", ":1.4"];
     for sender in FLOODING {
         (0..10).for_each(|_| send(sender, "Flood"));
