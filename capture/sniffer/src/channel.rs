@@ -74,13 +74,13 @@ impl Channel {
         Ok(ToSniffer::decode(datagram)?)
     }
 
-    /// Sends a message, or returns [`Sent::Full`]: the sniffer never waits for the announcer.
-    pub(super) fn send(self, message: &FromSniffer) -> Result<Sent, Error> {
+    /// Sends a message, or returns [`SendOutcome::Full`]: the sniffer never waits for the announcer.
+    pub(super) fn send(self, message: &FromSniffer) -> Result<SendOutcome, Error> {
         let mut buffer = [0; MAX_MESSAGE];
         let bytes = message.encode(&mut buffer)?;
         match send(self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Ok(_) => Ok(Sent::Yes),
-            Err(Errno::AGAIN | Errno::NOBUFS) => Ok(Sent::Full),
+            Ok(_) => Ok(SendOutcome::Sent),
+            Err(Errno::AGAIN | Errno::NOBUFS) => Ok(SendOutcome::Full),
             Err(error) => Err(channel_error(error.into())),
         }
     }
@@ -122,12 +122,12 @@ fn truncate(reason: &str) -> &str {
     reason.get(..reason.floor_char_boundary(MAX_REASON)).unwrap_or_default()
 }
 
-/// Whether a message was sent.
+/// The outcome of sending a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub(super) enum Sent {
+pub(super) enum SendOutcome {
     /// The message was sent.
-    Yes,
+    Sent,
     /// The socketpair is full.
     Full,
 }

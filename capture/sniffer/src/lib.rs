@@ -64,7 +64,7 @@ fn sniff(channel: Channel) -> Result<Infallible, Error> {
     sandbox::drop_capabilities()?;
     let landlock = sandbox::forbid_files(start.require_landlock)?;
     sandbox::forbid_system_calls(&sockets.outgoing)?;
-    let _sent = channel.send(&FromSniffer::Ready { mode: sockets.mode(), landlock })?;
+    let _outcome = channel.send(&FromSniffer::Ready { mode: sockets.mode(), landlock })?;
     receive::run(channel, sockets)
 }
 

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use wakevirt_protocol::frame::{Rejection, SEARCHED};
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, ToSniffer};
 
-use crate::channel::{Channel, Sent};
+use crate::channel::{Channel, SendOutcome};
 use crate::delivery::{self, CapturedPackets};
 use crate::error::Error;
 use crate::ffi::{self, Envelope};
@@ -124,7 +124,7 @@ impl Sniffer<'_> {
         };
         self.report.counters.truncated += u64::from(truncated);
         for packet in packets {
-            if self.channel.send(&FromSniffer::Packet(packet))? == Sent::Full {
+            if self.channel.send(&FromSniffer::Packet(packet))? == SendOutcome::Full {
                 self.report.counters.dropped_channel += 1;
             }
         }
@@ -134,8 +134,8 @@ impl Sniffer<'_> {
     fn send_report(&mut self) -> Result<(), Error> {
         if self.report.due() == Some(Duration::ZERO) {
             self.report.count_drops(self.sockets)?;
-            let sent = self.channel.send(&FromSniffer::Counters(self.report.counters))?;
-            self.report.sent(sent);
+            let outcome = self.channel.send(&FromSniffer::Counters(self.report.counters))?;
+            self.report.sent(outcome);
         }
         Ok(())
     }
@@ -186,9 +186,9 @@ impl Report {
         self.pending.then(|| REPORT_INTERVAL.saturating_sub(self.sent_at.elapsed()))
     }
 
-    fn sent(&mut self, sent: Sent) {
+    fn sent(&mut self, outcome: SendOutcome) {
         self.sent_at = Instant::now();
-        self.pending = sent == Sent::Full;
+        self.pending = outcome == SendOutcome::Full;
     }
 
     fn count_drops(&mut self, sockets: &Sockets) -> Result<(), Error> {

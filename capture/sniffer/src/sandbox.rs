@@ -67,7 +67,7 @@ pub fn forbid_files(required: bool) -> Result<bool, Error> {
             stage: "enable the Landlock sandbox",
             reason: format!(
                 "{}, or set require-landlock = false to run without this layer",
-                why_no_landlock(ffi::probe_landlock())
+                explain_missing_landlock(ffi::probe_landlock())
             ),
         }),
         RulesetStatus::NotEnforced => Ok(false),
@@ -76,7 +76,7 @@ pub fn forbid_files(required: bool) -> Result<bool, Error> {
 }
 
 /// Why Landlock is not enforced, and what to do.
-fn why_no_landlock(probe: io::Result<()>) -> String {
+fn explain_missing_landlock(probe: io::Result<()>) -> String {
     match probe.map_err(|error| (error.raw_os_error(), error)) {
         Err((Some(libc::EOPNOTSUPP), _)) => {
             "Landlock is disabled in the kernel; add landlock to lsm= on the kernel command line".to_owned()
