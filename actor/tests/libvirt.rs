@@ -55,7 +55,7 @@ impl Updates {
         let mut updates = Self(updates);
         match updates.next().await {
             Update::Up(_, hypervisor, domains) => (updates, hypervisor, domains),
-            _ => panic!("the first update reports no connection"),
+            _ => panic!("the first update does not report a connection"),
         }
     }
 
@@ -92,7 +92,7 @@ async fn reports_all_domains_and_their_changes() {
     updates.until(new, |domain| domain.macs == BTreeSet::from([mac(3)])).await;
     domain.create().unwrap();
     updates.until(new, |domain| domain.state == State::Running).await;
-    // The next start uses another address; the running domain has the old one.
+    // The next start uses a different address; the running domain has the old one.
     administrator.define(new, &[4]);
     updates.until(new, |domain| domain.macs == BTreeSet::from([mac(3), mac(4)])).await;
     domain.suspend().unwrap();
@@ -113,11 +113,11 @@ fn state(domain: &virt::domain::Domain) -> Enum<DomainState, u32> {
 
 /// The outcome of a wake, and its reason.
 async fn outcome(hypervisor: &Arc<dyn Hypervisor>, uuid: Uuid, paused: Paused) -> (Outcome, String) {
-    outcome_where(hypervisor, uuid, paused, false).await
+    outcome_with(hypervisor, uuid, paused, false).await
 }
 
 /// Like [`outcome`]. With `known_off`, the actor assumes that the domain is shut off.
-async fn outcome_where(
+async fn outcome_with(
     hypervisor: &Arc<dyn Hypervisor>,
     uuid: Uuid,
     paused: Paused,
@@ -168,7 +168,7 @@ async fn reads_the_state_if_the_known_state_is_wrong() {
     let uuid = Uuid::from_u128(0x51);
     let domain = administrator.define(uuid, &[8]);
     let (_updates, hypervisor, _) = Updates::connect().await;
-    let outcome = async |paused| outcome_where(&hypervisor, uuid, paused, true).await.0;
+    let outcome = async |paused| outcome_with(&hypervisor, uuid, paused, true).await.0;
 
     assert_eq!(outcome(Paused::Resume).await, Outcome::Started);
     assert_eq!(outcome(Paused::Resume).await, Outcome::AlreadyRunning);

@@ -53,8 +53,8 @@ pub(crate) async fn check(
                         }
                     }
                 }
-                // This check is only a hint. Other tasks log persistent failures of the announcer.
-                Err(error) => tracing::debug!("cannot list the interfaces of the announcer: {error}"),
+                // This check is only a hint. Other tasks log persistent failures.
+                Err(error) => tracing::debug!("cannot list the announcer's interfaces: {error}"),
             }
         }
         tokio::select! {

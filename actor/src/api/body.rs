@@ -42,8 +42,8 @@ pub fn wake_details(decision: &Decision) -> Dict {
     details
 }
 
-/// An entry of `History`: the content of the signal, its time, and the caller. The signal does not contain the
-/// caller, because everyone receives it.
+/// An entry in the reply to `History`: the content of the signal, its time, and the caller. The signal does not contain
+/// the caller, because everyone receives it.
 #[must_use]
 pub fn history_entry(number: u64, decision: &Decision) -> Dict {
     let mut entry = wake_details(decision);
@@ -59,7 +59,7 @@ pub fn history_entry(number: u64, decision: &Decision) -> Dict {
     entry
 }
 
-/// An entry of `ListDomains`.
+/// An entry in the reply to `ListDomains`.
 #[must_use]
 pub fn domain_entry(listed: ListedDomain) -> Dict {
     let macs: Vec<String> = listed.macs.iter().map(MacAddr::to_string).collect();

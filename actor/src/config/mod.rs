@@ -108,7 +108,7 @@ impl Config {
 }
 
 impl fmt::Display for Config {
-    /// In the format of `actor.toml`.
+    /// Writes the configuration in the format of `actor.toml`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Policy { rules, aliases, timing, file: _ } = &self.policy;
         let shown = |duration| format!("\"{}\"", HumanDuration::from(duration));

@@ -1,4 +1,4 @@
-//! One wake: attempts until the wake has an outcome, expires or loses its connection.
+//! One wake: a series of attempts until the wake has an outcome, expires or loses its connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +16,9 @@ const REPORTED_QUEUE_TIME: Duration = Duration::from_secs(1);
 /// How a wake ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum WakeResult {
-    /// With this outcome, for this reason.
+    /// The wake has this outcome, for this reason.
     Done(Outcome, String),
-    /// It has expired, and the domain was not woken.
+    /// The wake has expired, and the domain was not woken.
     Expired,
     /// The connection was lost.
     Lost {

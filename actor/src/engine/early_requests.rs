@@ -35,7 +35,7 @@ impl EarlyRequests {
 }
 
 impl Engine {
-    /// Handles the request, or queues it if it is about a domain that may not be known yet.
+    /// Handles the request, or queues it if it is about a domain that might not be known yet.
     pub(super) fn handle_or_queue(&mut self, request: Request) {
         let is_early = !self.hypervisors.are_settled() && Instant::now() < self.early_requests.deadline;
         let has_room = self.early_requests.queue.len() < MAX_QUEUED;

@@ -23,7 +23,7 @@ pub(super) struct History {
     decisions: VecDeque<(u64, Arc<Decision>)>,
     /// The number of the newest decision.
     newest: u64,
-    /// The memory that the decisions take.
+    /// The memory that the decisions take, in bytes.
     bytes: usize,
     last_wakes: HashMap<Id, LastWake>,
 }

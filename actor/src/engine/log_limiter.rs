@@ -82,8 +82,8 @@ impl LineKind {
             Self::Others => tracing::info!(
                 MESSAGE_ID = kind::LINES_SUPPRESSED,
                 WAKEVIRT_SUPPRESSED = suppressed,
-                "{suppressed} more packets within {seconds} s did not wake a domain, for too many domains or reasons to log \
-                 them all; call History on org.wakevirt.Actor1 for the most recent decisions"
+                "{suppressed} more packets within {seconds} s did not wake a domain; there are too many domains and \
+                 reasons to log each one; call History on org.wakevirt.Actor1 for the most recent decisions"
             ),
             Self::Unknown => tracing::info!(
                 MESSAGE_ID = kind::LINES_SUPPRESSED,
@@ -104,7 +104,7 @@ impl LineKind {
     }
 }
 
-/// Whether a line may be logged.
+/// Whether to log a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Permit {
     /// Log it.
@@ -133,7 +133,7 @@ struct Interval {
 }
 
 impl LogLimiter {
-    /// Counts a line of this kind, and returns whether it may be logged.
+    /// Counts a line of this kind, and returns whether to log it.
     pub(super) fn check(&mut self, kind: LineKind, now: Instant) -> Permit {
         let is_beyond = self.intervals.len() >= MAX_KINDS && !self.intervals.contains_key(&kind);
         let kind = match kind {
@@ -152,7 +152,7 @@ impl LogLimiter {
         if interval.logged == limit { Permit::LogLast } else { Permit::Log }
     }
 
-    /// Whether a packet for this unknown MAC address may be logged: only the first one for each address.
+    /// Whether to log a packet for this unknown MAC address: only the first one for each address is logged.
     pub(super) fn check_unknown(&mut self, mac: MacAddr, now: Instant) -> bool {
         if self.unknown.contains(&mac) || self.check(LineKind::Unknown, now) == Permit::Suppress {
             return false;

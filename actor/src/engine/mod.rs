@@ -1,7 +1,7 @@
 //! The engine: one task that holds the domains and the rules, and makes all decisions.
 //!
 //! Packets, requests and updates from the hypervisors arrive through channels, and results leave through channels. The
-//! task takes no lock and never waits for a hypervisor: each wake runs in its own task.
+//! task does not take a lock and never waits for a hypervisor: each wake runs in its own task.
 
 pub mod attempt;
 mod calls;

@@ -16,7 +16,7 @@ use crate::engine::report::{describe, sender};
 use crate::model::Packet;
 use crate::policy::decision::has_expired;
 
-/// The maximum number of held packets, and of packets that wait for their password.
+/// The maximum number of held packets, and of packets that are waiting for their password.
 const MAX_PENDING: usize = 256;
 
 /// Logs a message about a packet without a decision.
@@ -39,7 +39,7 @@ macro_rules! log_packet {
 pub(super) struct Pending {
     /// Packets for unknown MAC addresses that are held while a hypervisor is unavailable, and when each was captured.
     unknown: VecDeque<(u64, Packet)>,
-    /// Packets that wait for their password.
+    /// Packets that are waiting for their password.
     fetching: Vec<Packet>,
 }
 
@@ -59,7 +59,7 @@ impl Pending {
         self.unknown.iter().map(|(_, packet)| packet).chain(&self.fetching).cloned().collect()
     }
 
-    /// Holds saved packets; no domain is known yet.
+    /// Holds the saved packets, because no domain is known yet.
     pub(super) fn restore(&mut self, packets: Vec<Packet>) {
         let since = |packet: &Packet| received_at(packet).unwrap_or_else(clock::boottime);
         // The state file can contain more packets than this maximum.
@@ -69,7 +69,7 @@ impl Pending {
 }
 
 impl Engine {
-    /// Fetches the password of the packet. The decision follows when the fetch has ended.
+    /// Fetches the password of the packet. The decision follows when the fetch ends.
     pub(super) fn fetch_password(&mut self, packet: Packet) {
         if self.fetched.len() >= MAX_PENDING {
             // Another rule may allow the packet without a password.

@@ -13,9 +13,10 @@ use super::wakes::received_at;
 use super::{Engine, Reply};
 use crate::engine::request::WakeReply;
 use crate::model::{Outcome, Packet, Subject, Trigger};
+use crate::policy::rules::METADATA;
 
 /// The maximum length of a domain's name, in bytes. libvirt names files after domains (NAME_MAX, limits.h(0p)), but
-/// other hypervisors may not.
+/// other hypervisors might not.
 const MAX_NAME: usize = 255;
 /// The maximum length of a rule, in bytes.
 pub(super) const MAX_RULE: usize = 2000;
@@ -152,8 +153,10 @@ impl fmt::Display for Decision {
             }
             Some(packet) => write!(f, "{}", describe(packet))?,
         }
-        if let Some(rule) = rule {
-            write!(f, ", rule {rule}")?;
+        match rule.as_deref() {
+            Some(METADATA) => write!(f, ", {METADATA}")?,
+            Some(rule) => write!(f, ", rule {rule}")?,
+            None => {}
         }
         write!(f, ": {}", self.reason)
     }

@@ -90,7 +90,7 @@ impl Wakes {
 }
 
 impl Wake {
-    /// Joins another wake for the same domain to this one.
+    /// Merges another wake for the same domain into this one.
     fn join(&mut self, mut other: Self) {
         // Callers that have stopped waiting would accumulate while the wake is held.
         self.callers.retain(|caller| !caller.is_closed());
@@ -236,7 +236,7 @@ impl Engine {
         }
     }
 
-    /// Reports a wake that is not tried again, because the service crashed twice during it. The wake may not be the
+    /// Reports a wake that is not tried again, because the service crashed twice during it. The wake might not be the
     /// cause, but another attempt could lead to the next crash.
     pub(super) fn report_abandoned(&mut self, saved: SavedWake) {
         let (id, subject) = saved.subject();
@@ -329,7 +329,7 @@ mod tests {
             }
             let later = held.next.iter().map(|next| next.callers.len()).sum::<usize>();
             assert!(held.callers.len() + later <= 2, "{} and {later}", held.callers.len());
-            assert!(!held.callers[0].is_closed(), "the caller that still waits is retained");
+            assert!(!held.callers[0].is_closed(), "the caller that is still waiting is retained");
         }
     }
 }

@@ -86,7 +86,7 @@ fn attempt(session: &dyn Session, request: AttemptRequest) -> AttemptResult {
         return AttemptResult::Expired;
     }
     if request.terms.is_cooling_down() {
-        let reason = "the last wake succeeded within the cool-down".to_owned();
+        let reason = "the cool-down after the last successful wake has not ended".to_owned();
         return AttemptResult::Done(Outcome::CoolingDown, reason);
     }
     make_call(session, request, state, outcome, call)

@@ -27,7 +27,7 @@ impl Packet {
     }
 }
 
-/// The maximum number of gaps in a position. Packets in the oldest gap beyond it count as lost.
+/// The maximum number of gaps in a position. If there are more, the packets in the oldest gap count as lost.
 pub(crate) const MAX_GAPS: usize = 64;
 
 /// Which packets of an epoch were received: all up to a number, and runs of packets after gaps.
@@ -80,7 +80,7 @@ impl Position {
         oldest.map(|(_, last)| *last).map_or(0, |last| self.advance_to(last))
     }
 
-    /// Whether the runs are disjoint and ascending. In a damaged file they may not be.
+    /// Whether the runs are disjoint and ascending. In a damaged file, they might not be.
     pub(crate) fn is_valid(&self) -> bool {
         let mut end = self.sequence;
         self.runs.len() <= MAX_GAPS

@@ -9,7 +9,7 @@ pub enum State {
     Running,
     /// It is off.
     ShutOff,
-    /// It is off, and its next start restores a saved state if the known state is correct.
+    /// It is off, and its next start is expected to restore a saved state.
     Saved,
     /// It is off on this host: it has migrated to another host, where it may be using the same disks.
     MigratedAway,

@@ -147,7 +147,7 @@ pub enum Outcome {
     AlreadyRunning,
     /// Neither a rule nor the domain's metadata allows the wake.
     NotAllowed,
-    /// The last wake succeeded within the cool-down.
+    /// The cool-down after the last successful wake has not ended.
     CoolingDown,
     /// The SecureOn password is wrong or missing.
     BadPassword,

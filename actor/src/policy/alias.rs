@@ -42,7 +42,7 @@ fn mac<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<MacAddr, D::
 }
 
 impl core::fmt::Display for Alias {
-    /// In the format of `actor.toml`.
+    /// Writes the keys in the format of `actor.toml`.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let domain = wakevirt_service::logs::quoted(self.domain.text());
         write!(f, "mac = \"{}\"\ndomain = {domain}", self.mac)

@@ -89,7 +89,7 @@ impl TryFrom<String> for SecureOn {
         let location = match text.strip_prefix("credential:") {
             Some(name) if is_file_name(name) => Location::Credential(name.to_owned()),
             Some(_) => {
-                return Err("not a credential; write its name, as in \"credential:win11\"".to_owned());
+                return Err("not the name of a credential; write one such as \"credential:win11\"".to_owned());
             }
             None if Path::new(&text).is_absolute() => Location::File(PathBuf::from(&text)),
             None => {

@@ -4,7 +4,8 @@
 //! that owns `org.wakevirt.Capture1` at that moment; the bus policy allows only the announcer's user to own that name.
 //! Signals, changes of the owner, and the reply to the first owner query arrive in one stream, in the order in which
 //! the bus sent them. A packet is therefore always compared with the owner at the time when the packet was sent. Missed
-//! packets are requested page by page, each page when the queue has room for it. They do not delay announced packets.
+//! packets are requested page by page, each page when the queue has room for it. Missed packets do not delay announced
+//! packets.
 
 mod filter;
 
@@ -104,7 +105,7 @@ enum Replay<'a> {
     Later(Instant),
     /// Requested as soon as the queue has room for a page.
     Due,
-    /// Requested, with permits for the packets of the reply, which must arrive before this time.
+    /// Requested, with permits for the packets in the reply, which must arrive before this time.
     Requested(PermitIterator<'a, NewPacket>, Instant),
 }
 

@@ -60,8 +60,7 @@ impl Merge {
         self.deferred.is_some() || !self.position.runs.is_empty()
     }
 
-    /// Starts a replay. Returns the arguments of `Replay`: the epoch, and the number after which packets are
-    /// missing.
+    /// Starts a replay. Returns the arguments for `Replay`: the epoch, and the number after which packets are missing.
     pub fn start_replay(&mut self) -> (&str, u64) {
         self.deferred = None;
         self.requested_at = self.position.highest();
@@ -80,7 +79,7 @@ impl Merge {
         None
     }
 
-    /// Adds the reply to a replay, and returns the new packets, at most `room`.
+    /// Adds a page of a replay, and returns the new packets, but at most `room` of them.
     pub fn add_page(&mut self, page: Page, room: usize) -> Vec<NewPacket> {
         let mut known = self.requested_at;
         if page.epoch != self.position.epoch {

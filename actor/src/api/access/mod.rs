@@ -42,8 +42,8 @@ impl Authorizer {
         Self { owner, bus: None, limit: CheckLimit::default(), fault_log }
     }
 
-    /// A copy that calls the bus and polkit on this connection. Do not use the connection that receives the
-    /// callers' calls: there, replies would queue behind those calls.
+    /// A copy that calls the bus and polkit on this connection. Do not use the connection that receives the callers'
+    /// calls: replies would queue behind those calls there.
     #[must_use]
     pub fn with_connection(&self, bus: &Connection) -> Self {
         Self { bus: Some(bus.clone()), ..self.clone() }
@@ -79,7 +79,7 @@ impl Authorizer {
             tracing::debug!("denied a call from user {user}: {denial}");
             return;
         }
-        // Any user can cause this line.
+        // Any user can cause this log line.
         let mut quota = self.fault_log.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(suppressed) = quota.take(Instant::now()) {
             let suppressed = (suppressed > 0).then_some(suppressed);

@@ -50,7 +50,7 @@ impl Engine {
         (forecast.would_wake, forecast.reason)
     }
 
-    /// What the actor would do with such a packet, which it has admitted with [`Presented::NotFetched`].
+    /// What the actor would do with such a packet. `admission` is the decision on it with [`Presented::NotFetched`].
     fn forecast(&self, mac: MacAddr, details: &PacketDetails, admission: &Admission<'_>) -> Forecast {
         let (domain, allowed_by, paused) = match admission {
             Admission::Unknown => return self.forecast_unknown(mac),
@@ -61,8 +61,7 @@ impl Engine {
             }
             Admission::ConditionsNotMet(domain, rule, verdict) => {
                 let (name, packets) = (quoted(&domain.name), unmet_packets(*verdict));
-                let reason =
-                    format!("{name} is allowed by rule {rule}, which does not match packets {packets}");
+                let reason = format!("rule {rule} is for {name}, but does not match packets {packets}");
                 return Forecast::ends(Outcome::NotAllowed, reason);
             }
             Admission::BadPassword(domain, rule) => {
@@ -146,7 +145,7 @@ impl Engine {
             }
             // As in an attempt, the cool-down matters only when the domain is about to be woken.
             _ if decision::is_cooling_down(Trigger::Packet, since, self.policy.timing.cool_down) => {
-                let reason = "the last wake succeeded within the cool-down".to_owned();
+                let reason = "the cool-down after the last successful wake has not ended".to_owned();
                 return Forecast::ends(Outcome::CoolingDown, reason);
             }
             Action::Start => (PlannedAction::Start, "it would be started".to_owned()),

@@ -55,6 +55,6 @@ mod tests {
         drop(first);
         assert!(lock_directory(directory.path()).unwrap().is_some(), "the lock is released");
         assert!(lock_directory(&directory.path().join("none")).unwrap().is_none());
-        assert_eq!(directory.path().read_dir().unwrap().count(), 0, "locking creates no file");
+        assert_eq!(directory.path().read_dir().unwrap().count(), 0, "locking does not create a file");
     }
 }

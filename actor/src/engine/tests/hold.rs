@@ -43,7 +43,7 @@ async fn retains_domains_while_the_hypervisor_is_unavailable() {
     let list = engine.requests.list(None).await.unwrap().unwrap();
     assert_eq!((list.len(), list[0].state), (1, State::Unknown));
     engine.update(up(&fake, vec![])).await;
-    assert_eq!(engine.decision().await, (1, Outcome::Failed), "the domain was undefined meanwhile");
+    assert_eq!(engine.decision().await, (1, Outcome::Failed), "the domain was undefined in the meantime");
     assert_eq!(engine.call(1).await, Err("unknown"));
 }
 
@@ -56,7 +56,7 @@ async fn holds_a_wake_until_the_hypervisor_is_available() {
     engine.packet(1).await;
     engine.wait_until_idle().await;
     let reconnect = async {
-        // The reply shows that the call before it was received.
+        // The reply shows that the previous call was received.
         engine.requests.counts().await.unwrap();
         engine.update(up(&fake, vec![domain(1, &[1])])).await;
     };

@@ -10,7 +10,7 @@ async fn joins_two_wakes_of_one_domain() {
     engine.packet(2).await;
     let call = engine.call(1);
     let release = async {
-        // The reply shows that the call before it was received.
+        // The reply shows that the previous call was received.
         engine.requests.counts().await.unwrap();
         fake.release();
     };

@@ -9,7 +9,7 @@ async fn a_packet_starts_the_domain_with_its_address() {
     assert_eq!(
         engine.decision().await,
         (3, Outcome::Started),
-        "a packet for an unknown address causes no decision"
+        "a packet for an unknown address does not cause a decision"
     );
     engine.packet(2).await;
     assert_eq!(engine.decision().await, (2, Outcome::AlreadyRunning));

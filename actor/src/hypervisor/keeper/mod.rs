@@ -40,7 +40,7 @@ pub trait Driver: Sized + Send + 'static {
     /// If the connection fails, or the domains cannot be listed.
     fn connect(&mut self) -> impl Future<Output = Result<Connected, HypervisorError>> + Send;
 
-    /// Reports the changes since [`Driver::connect`] until the connection is lost; returns the reason.
+    /// Reports the changes since [`Driver::connect`] until the connection is lost; returns the reason for the loss.
     fn follow(&mut self, updates: &Updates) -> impl Future<Output = String> + Send;
 
     /// Closes the connection, even if it is only partially open.

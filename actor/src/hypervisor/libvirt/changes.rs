@@ -11,7 +11,7 @@ use super::events::Listener;
 /// The maximum number of domains that are queued for reading. Beyond that, all domains are listed.
 pub(super) const MAX_CHANGES: usize = 16_384;
 
-/// The changes of one connection. Each domain is queued once.
+/// The changes of one connection. Each domain is queued at most once.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     queue: Mutex<Queue>,

@@ -17,7 +17,7 @@ use crate::hypervisor::{
 };
 
 /// How long opening the first connection for wakes can take. The keeper waits longer than this before it reports that
-/// the hypervisor does not respond, because the error of this step says more.
+/// the hypervisor does not respond, because the error of this step is more specific.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// libvirt at one URI.

@@ -74,15 +74,15 @@ pub(super) struct Subscription {
 pub(super) fn watch(connection: &Connect, listener: &Arc<dyn Listener>) -> Result<Subscription, Error> {
     let connection = connection.clone();
     let mut subscription = Subscription { connection, domain_events: Vec::new(), has_close_callback: false };
-    subscription.add_close(listener)?;
+    subscription.add_close_callback(listener)?;
     Ok(subscription)
 }
 
 /// Reports changes to domains and the end of the connection to the listener.
 pub(super) fn subscribe(connection: &Connect, listener: &Arc<dyn Listener>) -> Result<Subscription, Error> {
     let mut subscription = watch(connection, listener)?;
-    // SAFETY: the same pointer with libvirt's generic type for callbacks; for this event libvirt casts it back to
-    // the type that it has here (libvirt-domain.h, VIR_DOMAIN_EVENT_ID_LIFECYCLE).
+    // SAFETY: the same pointer with libvirt's generic type for callbacks; for this event, libvirt casts it back to the
+    // type that it has here (libvirt-domain.h, VIR_DOMAIN_EVENT_ID_LIFECYCLE).
     let lifecycle = unsafe { transmute::<sys::virConnectDomainEventCallback, Callback>(Some(lifecycle)) };
     // SAFETY: as above; the callbacks for added and removed devices have the same type.
     let device =
@@ -134,7 +134,7 @@ impl Subscription {
         Ok(())
     }
 
-    fn add_close(&mut self, listener: &Arc<dyn Listener>) -> Result<(), Error> {
+    fn add_close_callback(&mut self, listener: &Arc<dyn Listener>) -> Result<(), Error> {
         let listener = into_pointer(listener);
         // SAFETY: the connection outlives the call.
         let connection = unsafe { self.connection.as_ptr() };
@@ -157,8 +157,8 @@ impl Drop for Subscription {
         // SAFETY: the connection lives at least until the end of this function.
         let connection = unsafe { self.connection.as_ptr() };
         for id in self.domain_events.drain(..) {
-            // On a lost connection this returns an error, but libvirt has removed the callback by then.
-            // SAFETY: the connection is valid, and the number came from it.
+            // On a lost connection, this returns an error, but libvirt has removed the callback by then. SAFETY: the
+            // connection is valid, and the number came from it.
             unsafe { sys::virConnectDomainEventDeregisterAny(connection, id) };
         }
         if self.has_close_callback {
@@ -197,7 +197,7 @@ unsafe extern "C" fn free(listener: *mut c_void) {
 /// `listener` comes from [`into_pointer`] and was not freed.
 unsafe fn from_pointer<'a>(listener: *mut c_void) -> &'a dyn Listener {
     // SAFETY: it points to such a reference, which libvirt frees only when no callback is running. A listener can be
-    // used by several threads at once, in case libvirt calls from a thread other than its event loop's.
+    // used by several threads at once, in case libvirt calls it from a thread other than that of its event loop.
     let listener = unsafe { &*listener.cast::<Arc<dyn Listener>>() };
     listener.as_ref()
 }

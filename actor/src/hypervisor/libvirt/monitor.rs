@@ -14,7 +14,7 @@ use super::events::Listener;
 use crate::hypervisor::HypervisorError;
 use crate::model::Domain;
 
-/// The connection and its thread: no other thread makes calls on it. The thread exits when this is dropped.
+/// The connection and its thread: no other thread makes calls on it. The thread exits when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Monitor {
     uri: Arc<str>,
@@ -25,7 +25,7 @@ type Job = Box<dyn FnOnce(&mut Option<Connection>) + Send>;
 
 /// A new connection.
 pub(super) struct Opened {
-    /// The changes since then.
+    /// The changes since the connection was opened.
     pub changes: Arc<Changes>,
     /// The connection itself, if its driver runs inside this process, so that all threads can share it.
     pub shareable: Option<Connect>,
@@ -37,7 +37,7 @@ impl Monitor {
     /// # Errors
     /// If the thread cannot be created.
     pub(super) fn start(uri: &Arc<str>) -> io::Result<Self> {
-        // One job that no caller awaits, and one more.
+        // Room for one job that no caller awaits, and for one more.
         let (jobs, receiver) = sync_channel(2);
         std::thread::Builder::new().name("libvirt-monitor".to_owned()).spawn(move || run_jobs(&receiver))?;
         Ok(Self { uri: Arc::clone(uri), jobs })

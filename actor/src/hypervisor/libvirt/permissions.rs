@@ -20,8 +20,8 @@ pub(super) enum Permissions {
 
 impl Permissions {
     /// Makes a call that requires a permission that the actor never needs: virConnectGetDomainCapabilities, which
-    /// requires `connect.write`. The call reads no domain and changes nothing, and its result is not secret. It can
-    /// block.
+    /// requires `connect.write`. The call does not read a domain or change anything, and its result is not secret. It
+    /// can block.
     pub(super) fn of(connection: &Connect) -> Self {
         match connection.domain_capabilities(None, None, None, None, 0) {
             Ok(_) => Self::Full,

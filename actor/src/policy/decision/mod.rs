@@ -134,7 +134,7 @@ fn admit_packet<'a>(
     denial
 }
 
-/// Evaluates a rule for a packet for a MAC address of this domain.
+/// Evaluates a rule against a packet for a MAC address of this domain.
 #[must_use]
 pub fn evaluate(
     rule: &Rule,
@@ -158,7 +158,7 @@ pub fn evaluate(
     }
 }
 
-/// Whether the rule matches the domain, but not the interface, VLAN or source of the packet.
+/// Whether this verdict means that the rule matches the domain, but not the interface, VLAN or source of the packet.
 const fn is_unmet_condition(verdict: RuleVerdict) -> bool {
     matches!(
         verdict,

@@ -69,7 +69,7 @@ fn admits_wakes_that_the_rules_allow() {
         // The rules apply only to packets.
         (&["win"], &[], Call, "win"),
         (&["win"], &[win], Call, "win: domain = \"win\""),
-        // A MAC address of two domains wakes neither, unless a rule names one of them.
+        // A MAC address of two domains wakes neither, unless the rules name exactly one of them.
         (&["win", "linux"], &[], Packet, "ambiguous: 2"),
         (&["win", "linux"], &[], Call, "ambiguous: 2"),
         (&["win", "linux"], &[mac], Packet, "ambiguous: 2"),

@@ -93,7 +93,7 @@ impl Rules {
     /// skipped credentials, as they are written in the configuration.
     ///
     /// # Errors
-    /// If another password cannot be read.
+    /// If any other password cannot be read.
     pub fn read_available_passwords(&mut self) -> Result<Vec<String>, secure_on::SecureOnError> {
         let credentials = credentials();
         let mut skipped = Vec::new();

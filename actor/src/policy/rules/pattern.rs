@@ -33,8 +33,9 @@ impl DomainPattern {
             || self.glob.as_ref().is_some_and(|glob| glob.is_match(&domain.name))
     }
 
-    /// Compares the pattern with the name of a domain. Returns whether the pattern was a glob until now, and matches only
-    /// this domain from now on. It does not become a glob again: the removal of a domain must not allow other domains.
+    /// Compares the pattern with the name of a domain. Returns whether the pattern was a glob until now, and matches
+    /// only this domain from now on. The pattern does not become a glob again: the removal of a domain must not allow
+    /// other domains.
     pub(crate) fn note_name(&mut self, name: &str) -> bool {
         self.text == name && self.glob.take().is_some()
     }

@@ -20,7 +20,8 @@ const BUS: &str = "org.freedesktop.DBus";
 
 /// Classifies messages by their sender, and tracks the owner of the announcer's name.
 pub(super) struct MessageFilter {
-    /// The announcer's connection, if there is an announcer. `None` until the bus has replied to `GetNameOwner`.
+    /// The announcer's connection, if there is an announcer. The outer option is `None` until the bus has replied to
+    /// `GetNameOwner`.
     owner: Option<Option<OwnedUniqueName>>,
     /// The serial of the call to `GetNameOwner`.
     owner_call: NonZeroU32,
@@ -211,7 +212,7 @@ fn parse_replay(message: &Message) -> ReplayReply {
         Err(error) => {
             tracing::warn!(
                 MESSAGE_ID = kind::REPLAY_FAILED,
-                "cannot request a replay of missed magic packets, so they do not wake a domain: {}",
+                "cannot request a replay of missed magic packets: {}; these packets do not wake a domain",
                 describe("Replay", &error.into())
             );
             ReplayReply::Failed

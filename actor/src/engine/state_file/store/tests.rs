@@ -228,7 +228,7 @@ fn gives_up_if_a_crash_cannot_be_counted() {
         if is_clean {
             mark_clean_exit_in(directory.path());
         }
-        // A directory in place of the new file: not even root can write it.
+        // A directory in place of the new file: not even root can replace it.
         std::fs::create_dir_all(directory.path().join("state.new/in-the-way")).unwrap();
         let (file, state) = StateFile::open_in(directory.path());
         assert!(!file.is_available());

@@ -1,7 +1,7 @@
 //! Connections for wakes. Each has a worker thread, which makes all calls on it and runs one attempt at a time.
 //!
-//! The threads are created in advance, and so are the connections unless they are expensive: no wake waits for a new
-//! thread. If no connection is free, work is queued in order of arrival.
+//! The threads are created in advance, and so are the connections unless they are expensive. A wake therefore never
+//! waits for a new thread. If no connection is free, work is queued in order of arrival.
 
 mod shared;
 mod worker;
@@ -18,7 +18,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the pool can be without a connection before it counts as lost.
 const LOST_AFTER: Duration = Duration::from_secs(10);
 
-/// The connections to one hypervisor. The threads exit when this is dropped.
+/// The connections to one hypervisor. The threads exit when this value is dropped.
 pub(super) struct Pool(Arc<Shared>);
 
 impl Pool {

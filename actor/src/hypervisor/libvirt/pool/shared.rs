@@ -60,7 +60,7 @@ pub(super) struct PoolState {
     pub error: String,
     /// Whether the work is being checked periodically.
     pub watched: bool,
-    /// Whether the log has reported queued work.
+    /// Whether queued work has been reported in the log.
     pub reported: bool,
     pub stopped: bool,
 }

@@ -259,7 +259,7 @@ async fn calls_are_watched_each_time_the_pool_is_opened() {
     tokio::select! {
         () = pool.watch() => {}
         () = has_keepalive => {}
-        () = tokio::time::sleep(TIMEOUT) => panic!("the call of the reopened pool is not watched"),
+        () = tokio::time::sleep(TIMEOUT) => panic!("the call on the reopened pool is not watched"),
     }
 }
 
