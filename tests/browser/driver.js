@@ -1,5 +1,6 @@
 // Drives Chromium with Playwright. Each line of standard input is a command as JSON, and each line of standard output
-// is its reply: {"value": …} or {"error": "…"}. Ends when standard input ends. NODE_PATH names the installed packages.
+// is its reply: {"value": …} or {"error": "…"}. Exits at the end of standard input. NODE_PATH names the installed
+// packages.
 
 "use strict";
 
@@ -20,14 +21,14 @@ const FLAGS = [
 let page;
 /** The frame of the page in Cockpit's shell. */
 let frame;
-/** Errors of scripts, and what the content security policy blocked, since the last command `problems`. */
+/** Script errors, and violations of the content security policy, since the last `problems` command. */
 let problems = [];
 
 const commands = {
     async open({ url, name }) {
         const deadline = Date.now() + TIMEOUT;
         let node = null;
-        // Until its session is open, cockpit-ws refuses connections or shows the form for a login.
+        // Until its session is open, cockpit-ws refuses connections or shows the login form.
         while (!node) {
             try {
                 await page.goto(url);
@@ -62,7 +63,7 @@ async function main() {
     page.setDefaultTimeout(TIMEOUT);
     page.on("console", message => {
         const { url } = message.location();
-        // Cockpit's shell around the page is not under test. Debian's lacks fonts, which the browser loads at any time.
+        // Cockpit's shell around the page is not under test. In Debian, it lacks fonts, which the browser can load at any time.
         if (message.type() === "error" && !url.includes("/shell/"))
             problems.push(`${message.text()} (${url})`);
     });

@@ -11,8 +11,8 @@ use crate::host::{Host, project, succeed};
 /// The directory of the browser's files on the host.
 const HOME: &str = "/run/browser";
 
-/// A browser with one page. Selectors are Playwright selectors: CSS, `text=…` and `role=button[name="…"]`. Each method
-/// waits for its element, and panics after 20 s with the text of the page in the message.
+/// A browser with one page. Selectors are Playwright selectors: CSS, `text=…` and `role=button[name="…"]`. Except for
+/// [`Self::count`], methods wait for their element, and panic after 20 s with the text of the page in the message.
 #[derive(Debug)]
 pub struct Browser {
     driver: Child,
@@ -63,12 +63,12 @@ impl Browser {
     }
 
     /// Sets the size of the window.
-    pub fn size(&mut self, width: u32, height: u32) {
+    pub fn resize(&mut self, width: u32, height: u32) {
         self.command(&json!({ "do": "size", "width": width, "height": height }));
     }
 
     /// Sets the browser's preferred colour scheme: `light` or `dark`.
-    pub fn scheme(&mut self, scheme: &str) {
+    pub fn set_colour_scheme(&mut self, scheme: &str) {
         self.command(&json!({ "do": "scheme", "scheme": scheme }));
     }
 
@@ -137,7 +137,7 @@ impl Browser {
 }
 
 impl Drop for Browser {
-    /// The driver closes the browser when its input ends.
+    /// Closes the input of the driver, which then closes the browser.
     fn drop(&mut self) {
         self.commands = None;
         let _ = self.driver.wait();

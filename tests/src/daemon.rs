@@ -17,7 +17,7 @@ use crate::wait;
 pub enum StartedBy {
     /// Root. The service switches to its own user.
     Root,
-    /// A service manager, as the units request: it sets the user and the ambient capabilities.
+    /// A service manager, which sets the user and the ambient capabilities as the units request.
     Manager,
     /// The service's user, without capabilities.
     Unprivileged,
@@ -76,7 +76,7 @@ impl<'host> Starter<'host> {
         self
     }
 
-    /// Starts the actor without the `libvirt` group, as the shipped drop-in for its unit does.
+    /// Makes the actor run without the `libvirt` group, as the shipped drop-in for its unit does.
     #[must_use]
     pub fn restricted(mut self) -> Self {
         self.restricted = true;

@@ -1,5 +1,5 @@
-//! The announcer under stress: a compromised or killed sniffer, a lost bus, and more packets than it can read. The
-//! tests also check the privileges of both processes, as `/proc` reports them.
+//! The announcer under stress: a compromised or killed sniffer, a lost bus connection, and more packets than it can
+//! read. The tests also check the privileges of both processes, as `/proc` reports them.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::os::unix::fs::PermissionsExt;
@@ -122,7 +122,7 @@ fn start_with_fake_sniffer(host: &Host, config: &str, messages: &[Vec<u8>], scri
     Process::start("capture", command.args(["--log-to", "stderr", "--config", "/run/fake/capture.toml"]))
 }
 
-/// Invalid sequences of messages from a compromised sniffer, each with the error with which the service exits.
+/// Invalid sequences of messages from a compromised sniffer, each with the error that the service logs when it exits.
 fn invalid_messages() -> Vec<(Vec<Vec<u8>>, &'static str)> {
     let ready = ready();
     let packet = encode(&FromSniffer::Packet(CapturedPacket {
@@ -210,7 +210,7 @@ fn replies_and_stops_while_the_sniffer_sends_without_pause() {
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let messages: Vec<Vec<u8>> = [ready()].into_iter().chain((0..200).map(|n| packet(n, 1))).collect();
-    // Eight processes, which block only while the channel is full, so that another message is always waiting for the
+    // These are eight processes that block only while the channel is full, so another message is always waiting for the
     // announcer.
     let flood = "import os\nfor _ in range(3): os.fork()\nwhile True:\n  for message in messages[1:]: s.send(message)";
     let mut capture = start_with_fake_sniffer(&host, "", &messages, flood);

@@ -32,7 +32,7 @@ const MANY: usize = 1000;
 const LONGEST: usize = 240;
 
 /// The XML file for libvirt's test driver, with many domains that are shut off.
-fn many() -> String {
+fn many_domains() -> String {
     let domain = |number: usize| {
         let mac = format!("52:54:01:00:{:02x}:{:02x}", number / 256, number % 256);
         format!(
@@ -86,7 +86,7 @@ fn open(browser: &mut Browser, address: &str) {
     browser.open(&format!("http://{address}:9090/wakevirt"), FRAME);
 }
 
-/// The row of a domain.
+/// The selector for a domain's row.
 fn row(domain: &str) -> String {
     format!("#domains tr:has(.name:text-is(\"{domain}\"))")
 }
@@ -108,12 +108,12 @@ fn shows_hostile_names(browser: &mut Browser, site: &Site<'_>) {
     browser.wait(&row(&long));
     assert_eq!(browser.count("#domains img"), 0);
     assert_fits(browser, 320);
-    browser.size(1280, 900);
+    browser.resize(1280, 900);
 }
 
 /// Checks that the page shows a long list in parts, and finds one domain in it.
 fn shows_long_list(browser: &mut Browser, site: &Site<'_>) {
-    site.debian.write("/etc/wakevirt/many.xml", &many());
+    site.debian.write("/etc/wakevirt/many.xml", &many_domains());
     site.debian.write("/etc/wakevirt/actor.toml", &format!("{CONNECTIONS}{RULES}"));
     site.debian.sh("systemctl restart wakevirt-actor");
     browser.wait_for_text("#domains-count", &(MANY + 4).to_string());
@@ -125,7 +125,7 @@ fn shows_long_list(browser: &mut Browser, site: &Site<'_>) {
 }
 
 /// Wakes a domain with the keyboard.
-fn wakes(browser: &mut Browser, site: &Site<'_>) {
+fn wakes_domain(browser: &mut Browser, site: &Site<'_>) {
     browser.focus(&format!("role=button[name=\"Wake {DOMAIN}\"]"));
     browser.press("Enter");
     browser.wait_for_text(&row(DOMAIN), "started");
@@ -160,7 +160,7 @@ fn shows_packets(browser: &mut Browser, site: &Site<'_>) {
 
 /// Checks that nothing is wider than a window of this width.
 fn assert_fits(browser: &mut Browser, width: u32) {
-    browser.size(width, 800);
+    browser.resize(width, 800);
     let wide = browser.evaluate(
         "[...document.querySelectorAll('main :not(thead, thead *)')].filter(node => \
          node.getBoundingClientRect().right > document.documentElement.clientWidth).map(node => node.outerHTML)",
@@ -175,7 +175,7 @@ fn adapts(browser: &mut Browser) {
     let background = "getComputedStyle(document.body).backgroundColor";
     let light = browser.evaluate(background);
     screenshot(browser, "light");
-    browser.scheme("dark");
+    browser.set_colour_scheme("dark");
     browser.wait(DARK);
     assert_ne!(browser.evaluate(background), light);
     screenshot(browser, "dark");
@@ -187,12 +187,12 @@ fn adapts(browser: &mut Browser) {
         ));
         browser.wait(selector);
     }
-    browser.scheme("light");
+    browser.set_colour_scheme("light");
     browser.wait(LIGHT);
     assert_fits(browser, 800);
     assert_fits(browser, 320);
     screenshot(browser, "narrow");
-    browser.size(1280, 900);
+    browser.resize(1280, 900);
     let unnamed = browser.evaluate(
         "[...document.querySelectorAll('button, input, select, table, svg')].filter(node => \
          !(node.ariaLabel || node.textContent.trim() || node.labels?.length)).map(node => node.outerHTML)",
@@ -252,12 +252,12 @@ fn page_lists_and_wakes_domains_and_explains_packets() {
     site.debian.sh("install -d -m 755 /run/cockpit");
     let _root = cockpit(&site, "root", "127.0.0.1");
     let mut browser = Browser::start(&host);
-    browser.size(1280, 900);
+    browser.resize(1280, 900);
     open(&mut browser, "127.0.0.1");
     browser.wait_for_text(&row(DOMAIN), "shut off");
     browser.wait_for_text(&row(DOMAIN), "yes");
     browser.wait_for_text(&row(DENIED), "no");
-    wakes(&mut browser, &site);
+    wakes_domain(&mut browser, &site);
     shows_packets(&mut browser, &site);
     adapts(&mut browser);
     recovers(&mut browser, &site);

@@ -12,7 +12,7 @@ use wakevirt_tests::{privileged, wait};
 
 const DOMAIN: &str = "win11";
 const MAC: &str = "52:54:00:12:34:56";
-/// The maximum number of commands that fix a fault.
+/// The maximum number of commands that it takes to fix a fault.
 const MAX_COMMANDS: usize = 3;
 
 /// A fault of the system.
@@ -143,13 +143,13 @@ impl<'host> Fixture<'host> {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
-    /// Whether doctor soon finds nothing. Services and connections take a moment.
+    /// Whether doctor finds nothing after a while. Services and connections need time to start.
     fn becomes_healthy(&self) -> bool {
         wait::within(wait::TIMEOUT / 4, || (self.diagnose()["healthy"] == true).then_some(())).is_some()
     }
 
-    /// Runs the first command that doctor prints until doctor finds nothing. Returns the first diagnosis and the
-    /// commands.
+    /// Runs the first command that doctor prints, again and again, until doctor finds nothing. Returns the first
+    /// diagnosis and the commands.
     fn fix(&self) -> (Value, Vec<String>) {
         let first = self.diagnose();
         let mut commands = Vec::new();

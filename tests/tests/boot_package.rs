@@ -24,7 +24,7 @@ const NEXT: &str = "/root/wakevirt-next.deb";
 const SYSTEM_UNITS: [&str; 3] =
     ["wakevirt-capture.socket", "wakevirt-capture.service", "wakevirt-actor.service"];
 
-/// The same package with a higher version.
+/// Builds the same package with a higher version, and returns its path.
 fn next_version(scratch: &TempDir) -> PathBuf {
     let (root, next) = (scratch.path().join("root"), scratch.path().join("next.deb"));
     succeed(Command::new("dpkg-deb").arg("--raw-extract").arg(package::built()).arg(&root));
@@ -176,8 +176,8 @@ fn events(monitor: &Process) -> Vec<Event> {
     events
 }
 
-/// The number of domains of libvirt's test driver. The first packet for a domain starts it. There are enough domains to
-/// send packets for further ones during the whole upgrade.
+/// The number of domains of libvirt's test driver. Only the first packet for a domain starts it, so there are enough
+/// domains for the whole upgrade.
 const DOMAINS: u16 = 1500;
 
 fn mac(number: u16) -> String {

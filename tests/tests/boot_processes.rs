@@ -15,7 +15,7 @@ use wakevirt_tests::process::ptrace;
 use wakevirt_tests::scene::site::Site;
 use wakevirt_tests::{privileged, wait};
 
-/// capabilities(7), `include/uapi/linux/capability.h`.
+/// CAP_NET_RAW in linux/capability.h.
 const NET_RAW: u64 = 1 << 13;
 
 /// A process and its expected privileges.
@@ -23,7 +23,7 @@ struct Expected {
     name: &'static str,
     pid: Pid,
     user: &'static str,
-    /// The supplementary groups, without the user's own.
+    /// The supplementary groups, without the user's own group.
     groups: &'static [&'static str],
     bounding: u64,
     /// The kinds of open descriptors. A kind that ends with `*` can occur any number of times, including zero.

@@ -13,7 +13,7 @@ const DOMAIN: &str = "own";
 const MAC: &str = "52:54:00:12:34:56";
 const ACTOR: &str = "wakevirt-actor";
 const LIBVIRTD: &str = "wakevirt-libvirtd";
-/// The patterns of pgrep(1) for the domain's QEMU process and the user's libvirt daemon.
+/// The pgrep(1) patterns for the domain's QEMU process and the user's libvirt daemon.
 const GUEST: &str = "qemu-system";
 const DAEMON: &str = "libvirtd";
 

@@ -11,7 +11,7 @@ use wakevirt_tests::project::files;
 struct Row {
     /// A number or a heading in the document to which the row refers.
     location: String,
-    /// The tests that show the statement, or "none".
+    /// The tests that verify the statement, or "none".
     tests: String,
 }
 

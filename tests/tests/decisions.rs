@@ -19,7 +19,7 @@ const DOMAINS: [(&str, u8); 7] =
     [("vm", 1), ("denied", 2), ("secret", 3), ("twin1", 4), ("twin2", 4), ("paused", 5), ("late", 6)];
 /// A QEMU domain that cannot be started, and the last byte of its MAC address.
 const BROKEN: (&str, u8) = ("broken", 7);
-/// The password file of the domain `secret`.
+/// The password file of the `secret` domain.
 const PASSWORD: &str = "/etc/wakevirt/secret.secureon";
 
 fn mac(last: u8) -> String {
@@ -32,7 +32,7 @@ fn send(lan: &Peer<'_>, last: u8) -> String {
     mac(last)
 }
 
-/// Waits for the entry about a decision, and checks that it has these fields. Returns it.
+/// Waits for the entry about a decision, checks that it has these fields, and returns it.
 fn assert_entry(journal: &Journal, id: &str, outcome: &str, fields: &[&str]) -> String {
     let entry = journal.entries().wait_for(&format!("MESSAGE_ID={id} | WAKEVIRT_OUTCOME={outcome} |"));
     for field in fields {

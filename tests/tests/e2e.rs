@@ -43,7 +43,7 @@ type PacketKind = (&'static str, fn(&Peer<'_>, &str));
 const PACKET_KINDS: [PacketKind; 8] = [
     // This frame is unicast. The domain is shut off, so no port of the bridge has its address.
     ("etherwake", |lan, mac| lan.etherwake(mac, &[])),
-    ("etherwake by broadcast", |lan, mac| lan.etherwake(mac, &["-b"])),
+    ("etherwake to the broadcast address", |lan, mac| lan.etherwake(mac, &["-b"])),
     ("etherwake with a password", |lan, mac| lan.etherwake(mac, &["-p", "192.168.1.1"])),
     ("wakeonlan", |lan, mac| lan.wakeonlan(mac, "192.0.2.255", &[])),
     ("wakeonlan to the host", |lan, mac| lan.wakeonlan(mac, "192.0.2.1", &["-p", "7"])),
@@ -209,8 +209,8 @@ fn wakes_a_domain_after_the_bus_restarts() {
     for kind in [Kind::DbusDaemon, Kind::DbusBroker] {
         let host = Host::new();
         let lan = bridged(&host);
-        // libvirtd starts before the bus, so that it does not connect to it: libvirtd exits when it loses its
-        // connection.
+        // libvirtd starts before the bus, and therefore does not connect to it. Otherwise, libvirtd would exit with the
+        // bus.
         let libvirtd = Libvirtd::start(&host);
         let mut bus = Bus::start(&host, kind);
         libvirtd.define(TEST, &test_domain("vm1", &mac(1)));
@@ -229,7 +229,8 @@ fn wakes_a_domain_after_the_bus_restarts() {
             );
         }
         assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "Epoch").unwrap(), epoch, "{kind:?}");
-        // The actor owns its name before it receives packets again. It logs this line for the second time when it does.
+        // The actor owns its name before it receives packets again. When it does, it logs this line for the second
+        // time.
         let _ = actor.log().wait_for_nth("receiving packets from the announcer", 2);
         lan.etherwake(&mac(1), &[]);
         libvirtd.wait_for_state(TEST, "vm1", "running");

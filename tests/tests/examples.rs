@@ -21,7 +21,7 @@ fn listener_examples_print_packets_and_ignore_forged_signals() {
         host.write(&on_host, &text);
         let listener =
             Process::start(example, host.command_as(User::Unprivileged, interpreter).arg(&on_host));
-        // Repeats a forged signal and a packet until the example receives the packet.
+        // Send a forged signal and a packet repeatedly, until the example receives the packet.
         wait::until_true(&format!("{example} to receive a packet"), || {
             let mut forge = host.command_as(User::Unprivileged, "gdbus");
             forge.args(["emit", "--system", "--object-path", "/org/wakevirt/Capture1"]);

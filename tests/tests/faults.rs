@@ -141,8 +141,8 @@ fn starts_a_domain_once_if_the_actor_is_killed() {
     assert!(scene.outcomes(VM, "started") <= 1);
 }
 
-/// The next process of the actor reports the start, although the `hold` time is over and the previous process requested
-/// it.
+/// After a restart, the actor reports the start, although the `hold` time is over and the previous process requested
+/// the start.
 #[test]
 fn a_slow_start_does_not_expire_if_the_actor_is_killed() {
     privileged!();
@@ -238,7 +238,7 @@ fn holds_a_packet_until_the_first_connection_to_libvirt() {
 
 /// The actor abandons such a wake, because the wake itself could be the cause of the crashes.
 #[test]
-fn a_wake_pending_in_two_crashes_is_not_retried() {
+fn a_wake_pending_during_two_crashes_is_not_retried() {
     privileged!();
     let host = Host::new();
     let mut scene = two_machines(&host);

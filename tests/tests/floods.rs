@@ -1,4 +1,4 @@
-//! Floods of magic packets on real interfaces, with valid packets between them.
+//! Floods of magic packets on real interfaces, with valid packets among them.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::Command;

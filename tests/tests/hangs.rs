@@ -46,7 +46,7 @@ fn mac(number: usize) -> String {
     format!("52:54:00:00:01:{number:02x}")
 }
 
-/// Runs this virsh(1) command for each domain, in one process.
+/// Runs this virsh(1) command for each domain, in a single process.
 fn virsh_each(
     libvirtd: &Libvirtd<'_>,
     uri: &str,
@@ -221,7 +221,7 @@ fn libvirtd_is_killed(domains: usize) {
     }
 }
 
-/// Defines a test that calls a function with a number of wakes.
+/// Defines tests, each of which calls a function with a number of wakes.
 macro_rules! for_wakes {
     ($(fn $name:ident() { $function:ident($wakes:literal) })*) => { $(
         #[test]

@@ -203,7 +203,7 @@ fn receives_frames_with_vlan_tags() {
 }
 
 #[test]
-fn selects_interfaces_by_name_and_glob_and_again_on_reload() {
+fn selects_interfaces_by_name_and_glob_and_reloads_the_selection() {
     privileged!();
     let host = Host::new();
     let (guest, lan) = (host.veth("vnet0"), host.veth("lan0"));

@@ -1,5 +1,5 @@
-//! The modules of a crate import in one direction: docs/ARCHITECTURE.md lists them in that order. The files of
-//! a module form no import cycle.
+//! The modules of a crate import in one direction: docs/ARCHITECTURE.md lists them in that order. The files of a module
+//! do not form import cycles.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,7 +71,7 @@ fn imports<'a>(module: &[&'a str], code: &'a str, children: &[&str]) -> Vec<Path
     imports
 }
 
-/// The imports against the order, as "file -> module", and the number of imports that follow it.
+/// The imports that violate the order, as "file -> module", and the number of imports that follow it.
 fn check(directory: &str) -> (Vec<String>, usize) {
     let order = order(directory);
     let position = |path: &Path<'_>| order.iter().position(|module| path.first() == Some(&module.as_str()));
@@ -80,7 +80,7 @@ fn check(directory: &str) -> (Vec<String>, usize) {
         let module = module(&file);
         let Some(own) = position(&module) else {
             if !module.first().is_some_and(|name| UNORDERED.contains(name)) {
-                wrong.push(format!("{file} is in no module of the table"));
+                wrong.push(format!("{file} does not belong to a module in the table"));
             }
             continue;
         };

@@ -1,5 +1,5 @@
-//! The code in the programs: the sniffer does not contain D-Bus, an async runtime or a savefile parser; the announcer
-//! does not contain a savefile parser; and neither of them nor `wakevirtctl` links libpcap.
+//! The libraries in the programs. The sniffer contains no D-Bus code, no async runtime and no savefile parser. The
+//! announcer contains no savefile parser. Neither of them links libpcap, nor does `wakevirtctl`.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::Command;

@@ -81,7 +81,7 @@ fn capture_denies_calls_by_unauthorized_users() {
 }
 
 #[test]
-fn every_user_receives_signals_and_reads_properties() {
+fn unprivileged_users_receive_signals_and_read_properties() {
     privileged!();
     for bus in BUSES {
         let host = Host::new();
@@ -141,7 +141,7 @@ fn a_forged_signal_does_not_wake_a_domain() {
         lan.etherwake(OTHER_MAC, &[]);
         libvirtd.wait_for_state(TEST, "other", "running");
         assert_eq!(libvirtd.state(TEST, "victim"), "shut off", "{bus:?}");
-        // The bus did not deliver them. If it did, the actor would drop them because of their sender.
+        // The bus did not deliver them. If it had, the actor would have dropped them because of their sender.
         assert_eq!(actor.log().count("dropped a magic packet"), 0, "{bus:?}");
         lan.etherwake(MAC, &[]);
         libvirtd.wait_for_state(TEST, "victim", "running");

@@ -23,9 +23,9 @@ fn with_domains(host: &Host) -> Restricted<'_> {
         Machine::new(name).define(&libvirt.libvirtd);
     }
     Machine::new("asleep").guest(Guest::Suspends).define(&libvirt.libvirtd);
-    libvirt.root("start on");
-    libvirt.root("start paused --paused");
-    libvirt.root("start asleep");
+    libvirt.virsh_as_root("start on");
+    libvirt.virsh_as_root("start paused --paused");
+    libvirt.virsh_as_root("start asleep");
     libvirt.libvirtd.wait_for_state(QEMU, "asleep", "pmsuspended");
     libvirt
 }
@@ -51,9 +51,9 @@ fn shipped_rule_allows_what_a_wake_needs() {
         assert_eq!(libvirt.virsh(User::Actor, &format!("domstate --reason {domain}")).unwrap(), state);
     }
     // A start can discard the saved state instead of restoring it.
-    libvirt.root("managedsave off");
+    libvirt.virsh_as_root("managedsave off");
     libvirt.virsh(User::Actor, "start off --force-boot").unwrap();
-    assert_eq!(libvirt.root("domstate --reason off"), "running (booted)");
+    assert_eq!(libvirt.virsh_as_root("domstate --reason off"), "running (booted)");
     // libvirtd reads the file as root before it asks polkit.
     host.sh("install -m 600 /dev/null /root/private");
     for (file, message) in [("/root/private", "failed to read"), ("/root/missing", "No such file")] {
@@ -130,15 +130,15 @@ const DENIED: &[&str] = &[
 fn create_objects(host: &Host, libvirt: &Restricted<'_>) {
     for name in ["kept", "saved"] {
         Machine::new(name).define(&libvirt.libvirtd);
-        libvirt.root(&format!("start {name}"));
+        libvirt.virsh_as_root(&format!("start {name}"));
     }
-    libvirt.root("managedsave kept");
-    libvirt.root("save saved /run/saved");
+    libvirt.virsh_as_root("managedsave kept");
+    libvirt.virsh_as_root("save saved /run/saved");
     host.sh("mkdir /run/pool");
     host.write("/run/pool.xml", "<pool type='dir'><name>etc</name><target><path>/etc</path></target></pool>");
     host.write("/run/network.xml", "<network><name>network</name><bridge name='br7'/></network>");
     host.write("/run/nic.xml", "<interface type='bridge'><source bridge='br0'/></interface>");
-    let new: Vec<_> = libvirt.root("dumpxml off --inactive").lines().map(str::to_owned).collect();
+    let new: Vec<_> = libvirt.virsh_as_root("dumpxml off --inactive").lines().map(str::to_owned).collect();
     let new: Vec<_> = new.iter().filter(|line| !line.contains("uuid") && !line.contains("<mac")).collect();
     let new: String = new.iter().map(|line| line.replace("<name>off<", "<name>new<") + "\n").collect();
     host.write("/run/new.xml", &new);
@@ -153,7 +153,7 @@ fn create_objects(host: &Host, libvirt: &Restricted<'_>) {
         "vol-create-as pool volume 1M",
         "net-define /run/network.xml",
     ] {
-        libvirt.root(line);
+        libvirt.virsh_as_root(line);
     }
 }
 
@@ -176,7 +176,7 @@ fn shipped_rule_allows_nothing_else() {
         "destroy on",
         "undefine off",
     ] {
-        libvirt.root(line);
+        libvirt.virsh_as_root(line);
     }
 }
 
@@ -244,7 +244,7 @@ fn logs_its_permissions_at_each_connection() {
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     let actor = Daemon::actor(&host).config("connections = [\"test:///default\"]").start();
     let permissions = actor.log().wait_for("permissions on test:///default: ");
-    // The test driver has no access driver. Before libvirt 10 it does not answer the query.
+    // The test driver has no access driver. Before libvirt 10, it does not answer the query.
     let expected = ["unknown; the check failed: ", "not restricted; "];
     assert!(expected.iter().any(|text| permissions.contains(text)), "{permissions}");
 }

@@ -71,22 +71,22 @@ const BROKEN: &str = "<serial type='unix'><source mode='connect' path='/run/miss
 fn with_objects(host: &Host) -> Restricted<'_> {
     let libvirt = Restricted::new(host);
     for (name, xml) in NETWORKS {
-        libvirt.root_with("net-define", &format!("<network><name>{name}</name>{xml}</network>"));
-        libvirt.root(&format!("net-start {name}"));
+        libvirt.virsh_as_root_with("net-define", &format!("<network><name>{name}</name>{xml}</network>"));
+        libvirt.virsh_as_root(&format!("net-start {name}"));
     }
-    libvirt.root_with("nwfilter-define", FILTER);
+    libvirt.virsh_as_root_with("nwfilter-define", FILTER);
     host.sh("mkdir /run/pool");
-    libvirt.root("pool-define-as pool dir --target /run/pool");
-    libvirt.root("pool-start pool");
-    libvirt.root("vol-create-as pool volume 1M");
+    libvirt.virsh_as_root("pool-define-as pool dir --target /run/pool");
+    libvirt.virsh_as_root("pool-start pool");
+    libvirt.virsh_as_root("vol-create-as pool volume 1M");
     libvirt
 }
 
 /// Defines a secret, and sets its value.
 fn define_secret(libvirt: &Restricted<'_>, uuid: &str, private: &str, usage: &str) {
     let xml = format!("<secret private='{private}'><uuid>{uuid}</uuid>{usage}</secret>");
-    libvirt.root_with("secret-define", &xml);
-    libvirt.root(&format!("secret-set-value {uuid} --base64 c2VjcmV0"));
+    libvirt.virsh_as_root_with("secret-define", &xml);
+    libvirt.virsh_as_root(&format!("secret-set-value {uuid} --base64 c2VjcmV0"));
 }
 
 /// The example rules for secrets, with this secret.
@@ -99,9 +99,9 @@ fn rules_for(secret: &str) -> String {
 
 /// The network ports, filter bindings and interfaces that domains use or have left behind.
 fn left_behind(host: &Host, libvirt: &Restricted<'_>) -> String {
-    let mut left = libvirt.root("nwfilter-binding-list");
+    let mut left = libvirt.virsh_as_root("nwfilter-binding-list");
     for (name, _) in NETWORKS {
-        let _ = write!(left, "{}", libvirt.root(&format!("net-port-list {name}")));
+        let _ = write!(left, "{}", libvirt.virsh_as_root(&format!("net-port-list {name}")));
     }
     left + &host.sh("ip -brief link | grep -E '^(vnet|macvtap)' || true")
 }
@@ -135,17 +135,17 @@ fn starts_every_kind_of_domain_that_root_can_start() {
     for (name, devices) in kinds {
         libvirt.define(name, &devices);
         // polkit allows root to do everything, as libvirt does without its access driver.
-        libvirt.root(&format!("start {name}"));
-        libvirt.root(&format!("destroy {name}"));
+        libvirt.virsh_as_root(&format!("start {name}"));
+        libvirt.virsh_as_root(&format!("destroy {name}"));
         libvirt.virsh(User::Actor, &format!("start {name}")).unwrap();
-        assert_eq!(libvirt.root(&format!("domstate {name}")), "running");
-        libvirt.root(&format!("destroy {name}"));
+        assert_eq!(libvirt.virsh_as_root(&format!("domstate {name}")), "running");
+        libvirt.virsh_as_root(&format!("destroy {name}"));
     }
     // A start also restores a saved domain.
-    libvirt.root("start nat");
-    libvirt.root("managedsave nat");
+    libvirt.virsh_as_root("start nat");
+    libvirt.virsh_as_root("managedsave nat");
     libvirt.virsh(User::Actor, "start nat").unwrap();
-    assert_eq!(libvirt.root("domstate --reason nat"), "running (restored)");
+    assert_eq!(libvirt.virsh_as_root("domstate --reason nat"), "running (restored)");
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_failed_start_leaves_nothing_behind() {
     let error = libvirt.virsh(User::Actor, "start broken").unwrap_err();
     assert!(error.contains("/run/missing"), "QEMU did not fail because of the socket: {error}");
     assert_eq!(left_behind(&host, &libvirt), "");
-    assert_eq!(libvirt.root("net-dhcp-leases nat"), "");
+    assert_eq!(libvirt.virsh_as_root("net-dhcp-leases nat"), "");
     // As a control: without the broken device, there are ports and bindings.
     libvirt.define("works", &devices.replace(BROKEN, ""));
     libvirt.virsh(User::Actor, "start works").unwrap();
@@ -179,7 +179,7 @@ enum Effect {
     Residue,
 }
 
-/// Each permission of the rule, without the prefix `org.libvirt.`, and the effect if it is missing.
+/// Each permission of the rule, without the `org.libvirt.` prefix, and the effect if the permission is missing.
 const PERMISSIONS: [(&str, Effect); 21] = {
     use Effect::{Error, Residue};
     const ACCESS_DENIED: &str = "access denied";
@@ -217,8 +217,8 @@ fn with_domains(host: &Host) -> Restricted<'_> {
         Machine::new(name).define(&libvirt.libvirtd);
     }
     Machine::new("asleep").guest(Guest::Suspends).define(&libvirt.libvirtd);
-    libvirt.root("start paused --paused");
-    libvirt.root("start asleep");
+    libvirt.virsh_as_root("start paused --paused");
+    libvirt.virsh_as_root("start asleep");
     libvirt.libvirtd.wait_for_state(QEMU, "asleep", "pmsuspended");
     libvirt.define("nat", &on_network("nat"));
     libvirt.define("screen", SCREEN);
@@ -255,7 +255,7 @@ fn each_permission_of_the_rule_is_needed() {
     libvirt.replace_rule(&rule);
     assert_commands_succeed(&libvirt);
     for name in ["nat", "filtered", "off", "paused", "asleep"] {
-        libvirt.root(&format!("destroy {name}"));
+        libvirt.virsh_as_root(&format!("destroy {name}"));
     }
     for (permission, effect) in &PERMISSIONS {
         if matches!(effect, Effect::Residue) {
@@ -286,11 +286,11 @@ fn assert_commands_succeed(libvirt: &Restricted<'_>) {
 
 /// Removes, as root, what a failed start of `broken` has left behind.
 fn remove_residue(libvirt: &Restricted<'_>) {
-    for port in libvirt.root("net-port-list isolated").split_whitespace() {
-        libvirt.root(&format!("net-port-delete isolated {port}"));
+    for port in libvirt.virsh_as_root("net-port-list isolated").split_whitespace() {
+        libvirt.virsh_as_root(&format!("net-port-delete isolated {port}"));
     }
-    if let Some(device) = libvirt.root("nwfilter-binding-list").split_whitespace().next() {
-        libvirt.root(&format!("nwfilter-binding-delete {device}"));
+    if let Some(device) = libvirt.virsh_as_root("nwfilter-binding-list").split_whitespace().next() {
+        libvirt.virsh_as_root(&format!("nwfilter-binding-delete {device}"));
     }
 }
 
@@ -330,9 +330,9 @@ fn permissions_allow_the_documented_extras_and_no_more() {
     privileged!();
     let host = Host::new();
     let libvirt = with_objects(&host);
-    libvirt.root_with("net-define", "<network><name>off</name><bridge name='virbr9'/></network>");
+    libvirt.virsh_as_root_with("net-define", "<network><name>off</name><bridge name='virbr9'/></network>");
     libvirt.define("filtered", &[on_network("nat"), interface("bridge", FILTERED)].concat());
-    libvirt.root("start filtered");
+    libvirt.virsh_as_root("start filtered");
     host.write("/run/filter.xml", "<filter name='new' chain='root'/>");
     libvirt.assert_denied(User::Actor, DENIED);
     assert_can_read(&libvirt);
@@ -356,18 +356,18 @@ fn assert_can_read(libvirt: &Restricted<'_>) {
 
 /// Checks what the permissions allow the actor's user to change: docs/THREAT-MODEL.md.
 fn assert_can_change(host: &Host, libvirt: &Restricted<'_>) {
-    let bindings = libvirt.root("nwfilter-binding-list");
+    let bindings = libvirt.virsh_as_root("nwfilter-binding-list");
     let device = bindings.split_whitespace().next().unwrap();
     libvirt.virsh(User::Actor, &format!("nwfilter-binding-delete {device}")).unwrap();
-    assert_eq!(libvirt.root("nwfilter-binding-list"), "");
+    assert_eq!(libvirt.virsh_as_root("nwfilter-binding-list"), "");
     let owner = format!("<owner><name>x</name><uuid>{OPEN}</uuid></owner><mac address='52:54:00:00:00:01'/>");
     let binding = format!("{owner}<portdev name='br0'/><filterref filter='own-address'/>");
     host.write("/run/binding.xml", &format!("<filterbinding>{binding}</filterbinding>"));
     libvirt.virsh(User::Actor, "nwfilter-binding-create /run/binding.xml").unwrap();
-    assert!(libvirt.root("nwfilter-binding-list").contains("br0"));
-    let port = libvirt.root("net-port-list nat");
+    assert!(libvirt.virsh_as_root("nwfilter-binding-list").contains("br0"));
+    let port = libvirt.virsh_as_root("net-port-list nat");
     libvirt.virsh(User::Actor, &format!("net-port-delete nat {}", port.trim())).unwrap();
-    assert_eq!(libvirt.root("net-port-list nat"), "");
+    assert_eq!(libvirt.virsh_as_root("net-port-list nat"), "");
 }
 
 #[test]
@@ -375,8 +375,8 @@ fn a_domain_that_uses_inactive_objects_does_not_start() {
     privileged!();
     let host = Host::new();
     let libvirt = with_objects(&host);
-    libvirt.root("net-destroy nat");
-    libvirt.root("pool-destroy pool");
+    libvirt.virsh_as_root("net-destroy nat");
+    libvirt.virsh_as_root("pool-destroy pool");
     libvirt.define("network", &on_network("nat"));
     libvirt.define("volume", &volume());
     for (name, message) in [
@@ -409,8 +409,8 @@ fn uses_a_secret_only_if_it_is_granted() {
     libvirt.define("disk", &disk("file", &format!("<source file='/run/disk.luks'>{passphrase}</source>")));
     libvirt.define("tpm", &tpm(&encrypted(PRIVATE)));
     for name in ["disk", "tpm"] {
-        libvirt.root(&format!("start {name}"));
-        libvirt.root(&format!("destroy {name}"));
+        libvirt.virsh_as_root(&format!("start {name}"));
+        libvirt.virsh_as_root(&format!("destroy {name}"));
     }
     libvirt.assert_denied(User::Actor, &["start disk", "start tpm"]);
 
@@ -418,7 +418,7 @@ fn uses_a_secret_only_if_it_is_granted() {
         libvirt.polkitd.write_rules("05-wakevirt-secrets.rules", &rules_for(granted));
         libvirt.restart_polkit();
         libvirt.virsh(User::Actor, &format!("start {allowed}")).unwrap();
-        libvirt.root(&format!("destroy {allowed}"));
+        libvirt.virsh_as_root(&format!("destroy {allowed}"));
         let list =
             ["secret-list", &format!("secret-dumpxml {granted}"), &format!("secret-undefine {granted}")];
         libvirt.assert_denied(User::Actor, &[[&*format!("start {denied}")].as_slice(), &list].concat());

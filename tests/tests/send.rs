@@ -85,7 +85,7 @@ fn capture_receives_what_it_sends() {
     capture.stop();
     drop(bus);
     let (status, _, stderr) = run(&mut command(&lan, &[&mac(8)]));
-    assert_eq!(status, Some(0), "a MAC address needs no bus: {stderr}");
+    assert_eq!(status, Some(0), "cannot send to a MAC address without the bus: {stderr}");
 }
 
 /// Checks that a packet that cannot be sent leads to exit status 1, and to an error that says what is wrong.

@@ -8,7 +8,7 @@ use wakevirt_tests::libvirt::second::{SECOND_URI, SecondLibvirtd};
 use wakevirt_tests::privileged;
 use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtAccess, Scene};
 
-/// Defines two tests for each function: in one, the actor has the `libvirt` group; in the other, it has only the
+/// Defines two tests for each function: in one, the actor is in the `libvirt` group; in the other, it has only the
 /// permissions of the shipped polkit rule.
 macro_rules! with_both_kinds_of_access {
     ($($function:ident)*) => { $(

@@ -194,7 +194,7 @@ fn tests_expect_the_absence_only_of_existing_messages() {
     assert!(found >= 8, "only {found} such checks were found");
 }
 
-/// Mail addresses in this text.
+/// The mail addresses in this text.
 fn mail_addresses(text: &str) -> Vec<&str> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "._+-@".contains(c);
     let words = text.split(|c: char| !is_part(c)).map(|word| word.trim_matches(['.', '-', '@']));

@@ -117,7 +117,8 @@ fn counts_a_flood_of_denied_packets_and_limits_its_log_lines() {
     });
     assert!(not_allowed() > 100, "only {} of 1000 reached the actor", not_allowed());
     for (kind, text, lines) in [
-        // The actor logs three lines a minute, and one with the number of suppressed lines. The test takes less than two minutes.
+        // The actor logs three lines a minute, and one with the number of suppressed lines. The test takes less than two
+        // minutes.
         ("no rule", "not-allowed: domain \"vm1\"", 3..=12),
         ("another interface", "not-allowed: domain \"vm2\"", 3..=12),
         // Only the first packet is logged.

@@ -128,7 +128,7 @@ fn hardening(service: &str) -> Vec<Setting> {
 }
 
 #[test]
-fn units_have_the_same_hardening_keys_in_one_order() {
+fn units_have_the_same_hardening_keys_in_the_same_order() {
     let [capture, actor] = SERVICES.map(hardening);
     let keys = |settings: &[Setting]| settings.iter().map(|setting| setting.key.clone()).collect::<Vec<_>>();
     assert_eq!(keys(&capture), keys(&actor));

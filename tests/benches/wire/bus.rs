@@ -43,7 +43,7 @@ impl Subscriber {
         next.expect("a signal before the timeout").expect("a connection").expect("a message")
     }
 
-    /// Emits a signal with the body of a `MagicPacket` from another connection.
+    /// Emits a signal from another connection, with the body of a `MagicPacket`.
     pub fn send(&self, from: &Connection, interface: &str, signal: &str, body: &(u64, String, Dict)) {
         let path = "/org/wakevirt/Bench";
         let sent = self.runtime.block_on(from.emit_signal(None::<&str>, path, interface, signal, body));

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 
 use crate::report::Report;
 
-/// The CPU time of all threads of a process, with a resolution of nanoseconds.
+/// The CPU time of all threads of a process, with nanosecond resolution.
 ///
 /// `utime` and `stime` in `/proc/PID/stat` have a resolution of only 10 ms.
 pub fn cpu_time(pid: Pid) -> Duration {

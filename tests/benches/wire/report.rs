@@ -82,7 +82,7 @@ pub fn quantile(figures: &[f64], share: f64) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
     let below = sorted.len() as f64 * share;
-    // Counts, because a conversion from a float to an index can fail.
+    // This counts up to the index, because a conversion from a float to an index can fail.
     let index = (0..sorted.len()).take_while(|index| (index + 1) as f64 <= below).count();
     sorted.get(index).or(sorted.last()).copied().expect("at least one figure")
 }

@@ -15,7 +15,7 @@ use crate::report::{Report, median, quantile};
 
 /// The number of timed packets of each kind.
 const PACKETS: usize = 400;
-/// The number of packets that are sent first and not timed.
+/// The number of packets that are sent first and are not timed.
 const WARM_UP: usize = 20;
 /// The pause before each packet, during which all processes become idle.
 const PAUSE: Duration = Duration::from_millis(2);

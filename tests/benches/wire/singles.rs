@@ -16,7 +16,7 @@ use crate::report::Report;
 const FLOODED: u32 = 1000;
 /// The number of addresses for which one packet is sent.
 const SINGLES: u32 = 200;
-/// The number of packets of the flood between two single packets.
+/// The number of flood packets between two single packets.
 const BETWEEN: u32 = 1000;
 /// The number of frames per second.
 const PACE: f64 = 120_000.0;

@@ -21,9 +21,9 @@ use crate::report::{Report, median};
 
 /// The maximum number of timed wakes of each kind. The kinds alternate.
 const WAKES: u8 = 50;
-/// No wake starts after this time.
+/// The time after which no more wakes are measured.
 const TIME_LIMIT: Duration = Duration::from_secs(15);
-/// No domain is defined after this time.
+/// The time after which no more domains are defined.
 const DEFINITION_TIME_LIMIT: Duration = Duration::from_secs(30);
 /// The pause before each measurement, during which all processes become idle and libvirt's events are handled.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -95,7 +95,8 @@ struct Bench {
 }
 
 impl Bench {
-    /// Times wakes of `half` of the domains by wakevirt, and of the other half by the tool.
+    /// Measures wakes: wakevirt wakes one half of the domains, and the tool the other half. `half` is the size of each
+    /// half.
     fn measure(&mut self, half: usize) -> WakeTimes {
         let mut times = WakeTimes::default();
         let start = Instant::now();

@@ -2,9 +2,9 @@
 """Runs a program with a polkit authentication agent: agent.py ANSWER PROGRAM ARGUMENT...
 
 The program starts when the agent is registered for its process. The output of both goes to standard
-output. ANSWER is a password, which is entered into pkttyagent(1), with the prefix "late:" after
-30 seconds. With "dismiss" or "leave", the agent in this file is used instead. It cancels the dialog
-immediately, or leaves it open until polkit closes it.
+output. ANSWER is a password, which is entered into pkttyagent(1). With the prefix "late:", it is entered
+after 30 seconds. If ANSWER is "dismiss" or "leave", the agent in this file is used instead. It
+cancels the dialog immediately, or leaves it open until polkit closes it.
 """
 import os
 import pty

@@ -59,7 +59,7 @@ pub enum Kind {
     DbusBroker,
 }
 
-/// The system bus of a host, with the shipped policy.
+/// The system bus of a host, with the shipped policies.
 #[derive(Debug)]
 pub struct Bus<'host> {
     host: &'host Host,
@@ -142,7 +142,7 @@ impl<'host> Bus<'host> {
     /// Connects to the bus as root.
     ///
     /// # Panics
-    /// If that fails.
+    /// If the connection fails.
     pub async fn connect(&self) -> zbus::Connection {
         let builder = zbus::connection::Builder::address(self.address().as_str());
         builder.build().await.expect("a connection to the bus")
@@ -169,7 +169,7 @@ fn copy_policies(host: &Host) {
     }
 }
 
-/// The timeout of a call, in seconds. During a flood the bus can deliver a call late.
+/// The timeout of a call, in seconds. During a flood, the bus can deliver a call late.
 const CALL_TIMEOUT: &str = "120";
 
 /// The error reply to a call.
@@ -280,7 +280,7 @@ impl Host {
     /// Subscribes to the signals of the service with this name as this user. Each signal is a line in the log.
     ///
     /// # Panics
-    /// If that fails.
+    /// If the subscription fails.
     #[must_use]
     pub fn monitor(&self, user: User, service: &str) -> Process {
         let mut command = self.command_as(user, "gdbus");

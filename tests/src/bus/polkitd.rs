@@ -40,7 +40,7 @@ impl<'host> Polkitd<'host> {
     /// If polkitd is not installed on this machine.
     #[must_use]
     pub fn install(host: &'host Host) -> Self {
-        // Tests must not depend on rules of this machine's administrator or of other packages. polkitd reads the
+        // Tests must not depend on the rules of this machine's administrator or of other packages. polkitd reads the
         // rules as its own user, so these directories have the same modes as on Debian.
         host.sh(&format!(
             "rm -rf /etc/polkit-1 /var/lib/polkit-1

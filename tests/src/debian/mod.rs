@@ -43,7 +43,7 @@ done
 /// Boots the system. `$1` is its cgroup, `$2` its root directory.
 ///
 /// It shares the host's network. It has the capabilities and system calls to change that network, to filter the packets
-/// of its units, and to let the units use Landlock.
+/// of its units, and to allow the units to use Landlock.
 const BOOT: &str = r#"
 echo $$ >"$1/cgroup.procs"
 exec env SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --register=no --keep-unit --boot \
@@ -80,7 +80,7 @@ impl<'host> Debian<'host> {
     /// Prepares a system without booting it.
     ///
     /// # Panics
-    /// If that fails.
+    /// If a step fails.
     #[must_use]
     pub fn new(host: &'host Host, bus: Kind) -> Self {
         let tree = succeed(&mut tree());
@@ -96,7 +96,7 @@ impl<'host> Debian<'host> {
     /// Installs the programs of this build before the system is booted, like `make install PREFIX=/usr`.
     ///
     /// # Panics
-    /// If that fails.
+    /// If a step fails.
     pub fn install(&self) {
         let mut install = self.host.command(&project().join("scripts/install").to_string_lossy());
         install.arg("install").env("DESTDIR", ROOT).env("PREFIX", "/usr");
@@ -116,8 +116,8 @@ impl<'host> Debian<'host> {
         command
     }
 
-    /// The path of a file of the system for this process. The system does not have to be booted. The files in its
-    /// `/run` are not visible here.
+    /// The path of one of the system's files, for this process. The system does not have to be booted. The files in its
+    /// `/run` are not visible to this process.
     #[must_use]
     pub fn path(&self, inside: &str) -> PathBuf {
         self.host.path(&format!("{ROOT}{inside}"))
@@ -131,13 +131,13 @@ impl<'host> Debian<'host> {
     /// Copies a file from this machine to the system.
     ///
     /// # Panics
-    /// If that fails.
+    /// If the file cannot be copied.
     pub fn copy(&self, from: &Path, inside: &str) {
         let copied = std::fs::copy(from, self.path(inside));
         copied.unwrap_or_else(|error| panic!("cannot copy {} to the Debian system: {error}", from.display()));
     }
 
-    /// Boots the system, and returns when systemd reports that startup is complete. Some units may have failed.
+    /// Boots the system, and returns when systemd reports that startup is complete. Some units might have failed.
     ///
     /// # Panics
     /// If startup does not complete.
@@ -275,7 +275,7 @@ impl Drop for Debian<'_> {
     fn drop(&mut self) {
         if self.init.is_some() {
             print_on_failure("the journal", || {
-                // With a timeout, because journalctl can hang as well.
+                // journalctl runs with a timeout, because it can hang as well.
                 let line = ["10", "journalctl", "--boot", "--no-pager", "--lines=200"];
                 let journal = self.command("timeout").args(line).output().map(|output| output.stdout);
                 String::from_utf8_lossy(&journal.unwrap_or_default()).into_owned()

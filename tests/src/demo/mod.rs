@@ -104,7 +104,7 @@ fn set_up_network(screen: Screen, host: &Host) -> Peer<'_> {
     let lan = host.veth("port0");
     host.sh("ip link set port0 master br0; ip address add 192.0.2.1/24 dev br0");
     lan.address("192.0.2.2/24");
-    screen.item("network", "a host with the bridge br0, and a machine at its port port0");
+    screen.item("network", "a host with a bridge, br0, and a machine at its port, port0");
     lan
 }
 
@@ -199,13 +199,13 @@ impl Demonstration<'_> {
         self.show_events(domain, expected);
     }
 
-    /// Shows events until there is a decision about the domain, which must have this outcome.
+    /// Shows events until there is a decision on the domain, which must have this outcome.
     fn show_events(&self, domain: &str, expected: &str) {
         let mut received = None;
         loop {
             let event = self.events.next(TIMEOUT).unwrap_or_else(|| {
                 let logs = self.services.map(|service| service.log().all().join("\n")).join("\n\n");
-                panic!("there is no decision about {domain}; the logs of the services are above\n{logs}");
+                panic!("there is no decision on {domain}; the logs of the services are above\n{logs}");
             });
             if let Event::Packet { boottime, .. } = &event {
                 received = received.or(*boottime);

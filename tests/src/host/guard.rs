@@ -97,7 +97,7 @@ pub fn has(program: &str) -> bool {
 fn skip(reason: &str) -> bool {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(!skipping_forbidden(), "{test} must not be skipped here: {reason}");
-    // Not with `eprintln`, whose output the test harness hides if the test passes.
+    // Do not use `eprintln`, whose output the test harness hides if the test passes.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
     false
 }

@@ -15,7 +15,7 @@ impl Journal {
     /// Opens the journal's socket on the host.
     ///
     /// # Panics
-    /// If that fails, for example because the socket exists.
+    /// If the socket cannot be opened, for example because it exists.
     #[must_use]
     pub fn start(host: &Host) -> Self {
         let path = host.path(SOCKET);

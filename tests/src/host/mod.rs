@@ -92,7 +92,7 @@ impl Host {
     /// Creates a host with the loopback interface and the users. No services are running on it.
     ///
     /// # Panics
-    /// If that fails. [`privileged!`](crate::privileged) checks the requirements.
+    /// If the host cannot be created. [`privileged!`](crate::privileged) checks the requirements.
     #[must_use]
     pub fn new() -> Self {
         let mut holder = Command::new("unshare")
@@ -192,7 +192,7 @@ impl Default for Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // `--kill-child` kills PID 1, and with it the kernel kills all processes of the PID namespace.
+        // `--kill-child` kills PID 1. The kernel then kills all other processes in the PID namespace.
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }

@@ -21,7 +21,7 @@ pub enum Guest {
     Nothing,
     /// Powers off immediately on request (`virsh shutdown`).
     PowersOff,
-    /// Suspends to RAM at its first boot. After a wakeup it boots again, and idles.
+    /// Suspends to RAM at its first boot. After a wakeup, it boots again and idles.
     Suspends,
     /// Reports a crash with the panic device at port 0x505.
     Panics,
@@ -140,7 +140,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine without a disk or a guest.
+    /// A machine without a disk, and with nothing to boot.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self {
@@ -166,7 +166,7 @@ impl Machine {
         self
     }
 
-    /// Adds a disk, which is a file on the host. After an I/O error the machine is paused.
+    /// Adds a disk, which is a file on the host. After an I/O error, the machine is paused.
     #[must_use]
     pub fn disk(mut self, on_host: &str) -> Self {
         self.disk = Some(on_host.to_owned());

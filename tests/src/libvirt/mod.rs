@@ -82,7 +82,7 @@ impl<'host> Libvirtd<'host> {
         Self::start_with(host, "")
     }
 
-    /// Starts it like [`Self::start`], with additional lines in qemu.conf.
+    /// Starts libvirtd like [`Self::start`], with additional lines in qemu.conf.
     ///
     /// # Panics
     /// If it does not start.
@@ -91,7 +91,7 @@ impl<'host> Libvirtd<'host> {
         Self::start_configured(host, qemu_conf, LIBVIRTD_CONF)
     }
 
-    /// Starts it with its access driver, which asks polkit about each call: docs/RESTRICTED.md. polkitd must be
+    /// Starts libvirtd with its access driver, which asks polkit about each call: docs/RESTRICTED.md. polkitd must be
     /// running.
     ///
     /// # Panics

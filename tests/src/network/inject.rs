@@ -42,7 +42,7 @@ impl Output {
             .filter(|interface| interface.interface_name == name)
             .find_map(|interface| interface.address?.as_link_addr().copied())
             .ok_or_else(|| io::Error::other(format!("there is no interface {name}")))?;
-        // With protocol 0 the socket does not receive frames.
+        // With protocol 0, the socket does not receive frames.
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
         Ok(Self::Interface(socket, address))
     }

@@ -40,15 +40,15 @@ impl Host {
         Peer { host: self, namespace }
     }
 
-    /// Creates a tap device and brings it up. The host receives frames that are sent to it, as from a VM. It is removed
-    /// when the value is dropped.
+    /// Creates a tap device and brings it up. The host receives the injected frames on the device, as from a VM. The
+    /// device is removed when the injector is dropped.
     #[must_use]
     pub fn tap(&self, name: &str) -> Injector {
         self.device("tap", name)
     }
 
-    /// Creates a tun device and brings it up. The host receives IP packets that are sent to it, as from a VPN. It is
-    /// removed when the value is dropped.
+    /// Creates a tun device and brings it up. The host receives the injected IP packets on the device, as from a VPN.
+    /// The device is removed when the injector is dropped.
     #[must_use]
     pub fn tun(&self, name: &str) -> Injector {
         self.device("tun", name)
@@ -115,7 +115,7 @@ impl Peer<'_> {
     }
 
     /// Sends a magic packet with etherwake(8): EtherType 0x0842, to the target's address, or to the broadcast address
-    /// with the option `-b`.
+    /// with the `-b` option.
     pub fn etherwake(&self, mac: &str, options: &[&str]) {
         succeed(self.command("etherwake").args(["-i", FAR_END]).args(options).arg(mac));
     }

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 /// `PTRACE_O_SUSPEND_SECCOMP`, which requires CAP_SYS_ADMIN. nix does not define it.
 const SUSPEND_SECCOMP: Options = Options::from_bits_retain(1 << 21);
 
-/// The instruction `syscall`. While a process is blocked in a system call, its instruction pointer points just past
+/// The `syscall` instruction. While a process is blocked in a system call, its instruction pointer points just past
 /// this instruction.
 const SYSCALL: c_long = 0x050f;
 

@@ -26,7 +26,7 @@ impl MessageSocket {
     /// Creates the socket at this path. `add` adds a message to the lines.
     ///
     /// # Panics
-    /// If that fails, for example because the path exists.
+    /// If the socket cannot be created, for example because the path exists.
     pub(crate) fn bind(path: &Path, add: impl Fn(&Lines, &[u8]) + Send + 'static) -> Self {
         let socket = UnixDatagram::bind(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))

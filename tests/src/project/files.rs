@@ -9,7 +9,7 @@ use crate::host::{project, succeed};
 #[must_use]
 pub fn of_project(patterns: &[&str]) -> Vec<(String, String)> {
     let mut git = Command::new("git");
-    // The directory may belong to a different user.
+    // The directory might belong to a different user.
     git.args(["-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard", "--"]);
     let list = succeed(git.args(patterns).current_dir(project()));
     list.lines()

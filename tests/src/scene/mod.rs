@@ -31,7 +31,7 @@ pub enum LibvirtAccess {
     Restricted,
 }
 
-/// A complete system on a host. The other machine is connected to `port0`, a port of the bridge `br0`.
+/// A complete system on a host. The other machine is connected to `port0`, a port of the `br0` bridge.
 #[derive(Debug)]
 pub struct Scene<'host> {
     host: &'host Host,
@@ -62,7 +62,7 @@ impl<'host> Scene<'host> {
         Self::with_access(LibvirtAccess::Group, host, machines, config)
     }
 
-    /// Starts a system like [`Self::new`], with this access of the actor to libvirt.
+    /// Starts a system like [`Self::new`], in which the actor has this access to libvirt.
     ///
     /// # Panics
     /// If a program does not start.

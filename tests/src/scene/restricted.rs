@@ -17,7 +17,7 @@ pub struct Restricted<'host> {
 }
 
 impl<'host> Restricted<'host> {
-    /// Creates the bridge `br0`, and starts the bus, polkitd with the shipped rule, and libvirtd.
+    /// Creates the `br0` bridge, and starts the bus, polkitd with the shipped rule, and libvirtd.
     ///
     /// # Panics
     /// If a program does not start.
@@ -35,7 +35,7 @@ impl<'host> Restricted<'host> {
     ///
     /// # Panics
     /// If it fails.
-    pub fn root(&self, line: &str) -> String {
+    pub fn virsh_as_root(&self, line: &str) -> String {
         self.libvirtd.virsh(QEMU, &line.split_whitespace().collect::<Vec<_>>())
     }
 
@@ -45,7 +45,7 @@ impl<'host> Restricted<'host> {
     /// The output, if the command fails.
     ///
     /// # Panics
-    /// If script(1) does not run.
+    /// If script(1) cannot be run.
     pub fn virsh(&self, user: User, line: &str) -> Result<String, String> {
         let line = format!("virsh -q -c {QEMU} {line}");
         let output = self.host.command_as(user, "script").args(["-qec", &line, "/dev/null"]).output();
@@ -78,9 +78,9 @@ impl<'host> Restricted<'host> {
     ///
     /// # Panics
     /// If it fails.
-    pub fn root_with(&self, command: &str, xml: &str) {
+    pub fn virsh_as_root_with(&self, command: &str, xml: &str) {
         self.host.write("/run/object.xml", xml);
-        self.root(&format!("{command} /run/object.xml"));
+        self.virsh_as_root(&format!("{command} /run/object.xml"));
     }
 
     /// Replaces the content of the shipped rules file, and restarts polkit.
@@ -93,7 +93,7 @@ impl<'host> Restricted<'host> {
         self.restart_polkit();
     }
 
-    /// Restarts polkit, so that it reads its rules.
+    /// Restarts polkit, so that it reads its rules again.
     ///
     /// # Panics
     /// If it does not start again.

@@ -77,7 +77,7 @@ impl<'host> Site<'host> {
     /// Boots the system, without wakevirt installed.
     ///
     /// # Panics
-    /// If that fails.
+    /// If the system does not boot.
     #[must_use]
     pub fn new(host: &'host Host, bus: Kind) -> Self {
         host.bridge("br0");

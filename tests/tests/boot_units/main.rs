@@ -166,7 +166,7 @@ fn sockets_start_and_stop_with_the_service() {
 
     // The sockets survive a restart and a crash of the service, and queue packets during that time.
     debian.sh(&format!("systemctl restart {CAPTURE}"));
-    kill(debian.main_process(CAPTURE), Signal::SIGKILL).expect("the process runs");
+    kill(debian.main_process(CAPTURE), Signal::SIGKILL).expect("the process is running");
     wait::until_true("systemd to restart capture", || restarts(&debian, CAPTURE) == 1);
     wait_until_active(&debian, CAPTURE);
     assert_eq!(invocations(), sockets);
@@ -271,11 +271,11 @@ fn watchdog_restarts_hung_services_but_not_for_a_hung_libvirtd() {
     debian.sh(&format!("virsh --quiet --connect qemu:///system destroy {DOMAIN}"));
 
     let libvirtd = debian.main_process("libvirtd.service");
-    kill(libvirtd, Signal::SIGSTOP).expect("the process runs");
+    kill(libvirtd, Signal::SIGSTOP).expect("the process is running");
     // The reply takes longer than the watchdog's 4 s.
     let held = wake(&debian, DOMAIN);
     assert!(held.status.success() && held.stdout == b"s \"held\"\n", "{held:?}");
-    kill(libvirtd, Signal::SIGCONT).expect("the process runs");
+    kill(libvirtd, Signal::SIGCONT).expect("the process is running");
     assert_eq!([restarts(&debian, ACTOR), restarts(&debian, CAPTURE)], [0, 0]);
 
     for (unit, is_sniffer) in [(CAPTURE, true), (CAPTURE, false), (ACTOR, false)] {
@@ -283,7 +283,7 @@ fn watchdog_restarts_hung_services_but_not_for_a_hung_libvirtd() {
         let main = debian.main_process(unit);
         let hung =
             if is_sniffer { *proc::children(main).first().expect("the sniffer is running") } else { main };
-        kill(hung, Signal::SIGSTOP).expect("the process runs");
+        kill(hung, Signal::SIGSTOP).expect("the process is running");
         wait::until_true("the watchdog to restart the service", || restarts(&debian, unit) == before + 1);
         wait_until_active(&debian, unit);
         let timeouts = debian.journal(unit).matches("Watchdog timeout").count();
@@ -333,7 +333,7 @@ fn services_restart_without_limit_and_recover() {
     // Kill each service more often than systemd's default start limit allows, which is 5 starts in 10 s.
     for unit in [CAPTURE, ACTOR] {
         for times in 1..=7 {
-            kill(debian.main_process(unit), Signal::SIGKILL).expect("the process runs");
+            kill(debian.main_process(unit), Signal::SIGKILL).expect("the process is running");
             wait::until_true("the next restart", || restarts(&debian, unit) == times);
             wait_until_active(&debian, unit);
         }

@@ -50,7 +50,7 @@ fn tells_an_ordinary_user_what_was_not_checked() {
         "mkdir /run/copy && cp {PROGRAMS}/wakevirtctl {PROGRAMS}/wakevirt-actor {PROGRAMS}/wakevirt-capture /run/copy/"
     ));
     let run = |user| {
-        let output = host.command_as(user, program).arg("doctor").output().expect("it runs");
+        let output = host.command_as(user, program).arg("doctor").output().expect("wakevirtctl runs");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let text = run(User::Unprivileged);

@@ -124,7 +124,7 @@ pub fn all_errors() -> BTreeSet<String> {
     ];
     let name = |kind: fn(String) -> Error| {
         let error = kind(String::new());
-        // A new error makes this fail to compile. Add it to the list above as well.
+        // If an error is added, this no longer compiles. Add the error to the list above as well.
         match error {
             Error::ZBus(_)
             | Error::InvalidArgument(_)

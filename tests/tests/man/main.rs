@@ -1,4 +1,4 @@
-//! The man pages and docs/CONFIGURATION.md match the code in both directions.
+//! Checks that the man pages and docs/CONFIGURATION.md match the code, in both directions.
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
