@@ -60,7 +60,7 @@ pub const HYPERVISOR_UNAVAILABLE: &str = "9df1075f730b44799e1b8fb79494cd80";
 /// The connection to a hypervisor was lost.
 pub const HYPERVISOR_LOST: &str = "3162feb2802a49d9b28516d1c270d3c8";
 /// wakevirt-actor reports its permissions in libvirt.
-pub const HYPERVISOR_RIGHTS: &str = "212ecfbdb80e476bbbbe3033cd584037";
+pub const HYPERVISOR_PERMISSIONS: &str = "212ecfbdb80e476bbbbe3033cd584037";
 /// A domain cannot be read.
 pub const DOMAIN_UNREADABLE: &str = "dd801efc442b4d5e8e4092457f10d2c4";
 /// The domains of a hypervisor cannot be listed.

@@ -102,7 +102,7 @@ impl Connection {
     /// Logs what libvirt allows the actor to do. This can block.
     pub(super) fn log_permissions(&self) {
         tracing::info!(
-            MESSAGE_ID = kind::HYPERVISOR_RIGHTS,
+            MESSAGE_ID = kind::HYPERVISOR_PERMISSIONS,
             WAKEVIRT_CONNECTION = &*self.uri,
             "permissions on {}: {}",
             self.uri,
