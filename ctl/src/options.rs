@@ -53,8 +53,7 @@ pub enum Verb {
     /// If no domain has this name or UUID, and it is a MAC address, the domain with this address is woken. Only with --glob
     /// is it a pattern for names.
     ///
-    /// If the waiting ends before the wake, by --wait or by an interrupt from the keyboard, the wake continues. The exit
-    /// status is then 5.
+    /// If the wait times out or is interrupted with Ctrl-C, the wake continues. The exit status is then 5.
     Wake(wake::Arguments),
     /// Allow packets to wake a domain
     ///

@@ -58,5 +58,5 @@ fn man_page_describes_the_json() {
     assert_documented(&site.json(&["show", "vm1"]), &shown, &[]);
     let of_packet = ["mac", "rule", "epoch", "sequence", "interface", "vlan", "source", "source-mac"];
     assert_documented(&site.json(&["history"]), &documented("history"), &of_packet);
-    assert_documented(&site.json(&["wake", "vm1"]), &documented("wake"), &["reason"]);
+    assert_documented(&site.json(&["wake", "vm1"]), &documented("wake"), &["reason", "guest", "address"]);
 }

@@ -1,11 +1,16 @@
 //! `wakevirtctl wake`.
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, PROGRAMS, User};
-use wakevirt_tests::libvirt::TEST;
+use wakevirt_tests::libvirt::machine::Machine;
+use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST, linux};
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 
+use crate::json::{assert_documented, documented};
 use crate::site::{OTHER_MAC, Site, run};
 
 #[test]
@@ -76,4 +81,48 @@ fn stops_waiting_and_says_that_the_wake_continues() {
     assert_eq!(waiting.wait_for_exit().code(), Some(5));
     let line = waiting.log().wait_for("interrupted");
     assert!(line.contains("the wake continues"), "{line}");
+}
+
+#[test]
+fn waits_until_the_guest_answers() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    host.bridge("br0");
+    let libvirtd = Libvirtd::start(&host);
+    linux::start_network(&libvirtd);
+    linux::define(&libvirtd, "lease", "52:54:00:00:00:01", "");
+    linux::define(&libvirtd, "agent", "52:54:00:00:00:02", linux::AGENT);
+    Machine::new("silent").device(linux::AGENT).define(&libvirtd);
+    Machine::new("plain").define(&libvirtd);
+    let _actor = Daemon::actor(&host).config(&format!("connections = [\"{QEMU}\"]\n")).start_connected();
+    let wake = |option: &str, domain: &str| {
+        let printed = run(&host, User::Root, &["wake", option, domain]);
+        (printed.status, printed.out, printed.err)
+    };
+
+    let (status, out, err) = wake("--wait", "agent");
+    assert_eq!((status, out.as_str()), (0, "agent: started: the guest agent is connected\n"), "{err}");
+    let (status, out, err) = wake("--wait", "lease");
+    assert_eq!(status, 0, "{out}{err}");
+    assert!(out.starts_with("lease: started: the guest answers at 192.168.122."), "{out}");
+    let printed = run(&host, User::Root, &["--json", "wake", "--wait", "lease"]);
+    let result: Value = serde_json::from_str(&printed.out).unwrap();
+    assert_documented(&result, &documented("wake"), &["reason"]);
+    assert_eq!((&result["outcome"], &result["guest"]), (&"already-running".into(), &"address".into()));
+    assert!(result["address"].as_str().unwrap().starts_with("192.168.122."), "{result}");
+
+    // The lease and the neighbour of the previous guest remain. A guest that does not start does not answer.
+    libvirtd.virsh(QEMU, &["destroy", "lease"]);
+    libvirtd.virsh(QEMU, &["undefine", "lease"]);
+    linux::define_without_kernel(&libvirtd, "lease", "52:54:00:00:00:01");
+    for domain in ["lease", "silent"] {
+        wait::until_true("the cool-down to end", || {
+            !run(&host, User::Root, &["explain", domain]).out.contains("cool-down")
+        });
+        let (status, out, err) = wake("--wait=3s", domain);
+        assert_eq!(status, 5, "{out}{err}");
+        assert_eq!(out, format!("{domain}: started: timed out after 3s; the guest has not answered yet\n"));
+    }
+    assert_eq!(wake("--wait", "plain"), (0, "plain: started\n".to_owned(), String::new()));
 }

@@ -1,5 +1,6 @@
 //! A real libvirtd on a host, with its QEMU driver and its test driver.
 
+pub mod linux;
 pub mod machine;
 pub mod second;
 pub mod ssh;

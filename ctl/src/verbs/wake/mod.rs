@@ -1,22 +1,29 @@
 //! `wakevirtctl wake`: wakes domains by a call.
 
 mod agent;
+mod guest;
+mod progress;
 
+use std::cell::RefCell;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap_complete::ArgValueCandidates;
 use globset::GlobBuilder;
+use humantime::format_duration;
 use serde::Serialize;
 use tokio::time::timeout;
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::Error as BusError;
 
 use super::{domain, style_of};
-use crate::client::{self, Client, Finished, Target};
+use crate::client::{self, Client, Domain, Finished, Target};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Cell, Output, Style};
 use agent::PasswordAgent;
+use guest::Answer;
+use progress::Progress;
 
 /// The outcome of a wake that continues after the reply.
 const HELD: &str = "held";
@@ -28,9 +35,12 @@ pub struct Arguments {
     #[arg(long)]
     glob: bool,
 
-    /// Wait until each wake has ended, at most this time [default with --wait: 5min]
+    /// Wait until the wake has ended and the guest answers, for at most this time [default with --wait: 5min]
     ///
-    /// Without the option, the program waits at most 20 s.
+    /// A guest answers when its guest agent is connected, or when it responds on an address that it got from the DHCP
+    /// server of a libvirt network. virsh(1) checks this, with the permissions of the caller. If the domain has neither an
+    /// agent channel nor such a network, the wait ends when the domain is running. Without the option, the program waits
+    /// at most 20 s for the wake, and does not wait for the guest.
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "5min",
           value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
@@ -44,16 +54,64 @@ pub struct Arguments {
     domain: String,
 }
 
-/// The end of a wake, or of waiting for it.
+/// The result of a wake, or of waiting for it.
 #[derive(Debug, Serialize)]
-struct Ended {
+struct WakeResult {
     domain: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guest: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
     #[serde(skip)]
     exit: Exit,
+}
+
+impl WakeResult {
+    /// A wake that has ended.
+    fn ended(domain: &str, outcome: String, reason: Option<String>) -> Self {
+        let exit = if is_success(&outcome) { Exit::Success } else { Exit::Failure };
+        Self { domain: domain.to_owned(), outcome: Some(outcome), reason, guest: None, address: None, exit }
+    }
+
+    /// A wake, or the start of a guest, that continues without this program.
+    fn pending(domain: &str, outcome: Option<String>, reason: String) -> Self {
+        let reason = Some(reason);
+        Self { domain: domain.to_owned(), outcome, reason, guest: None, address: None, exit: Exit::Pending }
+    }
+
+    /// Adds what is known about the guest.
+    fn with_guest(self, answer: Answer) -> Self {
+        match answer {
+            Answer::Agent => Self { guest: Some("agent"), ..self },
+            Answer::Address(address) => Self { guest: Some("address"), address: Some(address), ..self },
+            Answer::Undetectable => self,
+            Answer::Stopped => {
+                let reason = Some("the domain stopped again before its guest answered".to_owned());
+                Self { reason, exit: Exit::Failure, ..self }
+            }
+            Answer::Unchecked(reason) => {
+                Self { reason: Some(format!("cannot check whether the guest answers: {reason}")), ..self }
+            }
+        }
+    }
+
+    /// What the output adds to the outcome.
+    fn note(&self) -> Option<String> {
+        match (self.guest, self.address) {
+            (Some(_), Some(address)) => Some(format!("the guest answers at {address}")),
+            (Some(_), None) => Some("the guest agent is connected".to_owned()),
+            (None, _) => self.reason.clone(),
+        }
+    }
+}
+
+/// Whether the domain is running after a wake with this outcome.
+fn is_success(outcome: &str) -> bool {
+    matches!(outcome, "started" | "resumed" | "woken" | "already-running")
 }
 
 /// Wakes the domains, one after another.
@@ -66,10 +124,10 @@ pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) ->
     let _agent = if interactive { PasswordAgent::start() } else { None };
     let mut exit = Exit::Success;
     for (key, name) in wanted(arguments, client).await? {
-        let ended = Ended { domain: name, ..wake(&key, arguments, client).await? };
-        print(&ended, output)?;
+        let result = wake(&key, &name, arguments, client).await?;
+        print(&result, output)?;
         if exit == Exit::Success {
-            exit = ended.exit;
+            exit = result.exit;
         }
     }
     Ok(exit)
@@ -94,45 +152,84 @@ async fn wanted(arguments: &Arguments, client: &Client) -> Result<Vec<(String, S
 }
 
 /// Wakes a domain: by its name or UUID, otherwise by its MAC address.
-async fn wake(name: &str, arguments: &Arguments, client: &Client) -> Result<Ended, Error> {
+async fn wake(key: &str, name: &str, arguments: &Arguments, client: &Client) -> Result<WakeResult, Error> {
+    let progress = Progress::new(name);
+    // The outcome, while the guest starts.
+    let running = RefCell::new(None);
     let wake = async {
-        // Subscribe first: the wake can end right after the reply.
-        let mut finished = if arguments.wait.is_some() { Some(client.finished().await?) } else { None };
-        let outcome = call(name, client, !arguments.no_ask_password).await?;
-        match &mut finished {
-            Some(finished) if outcome == HELD => Ok(wait(name, finished).await),
-            _ => Ok((outcome, None)),
+        let (outcome, reason) = request(key, arguments, client, &progress).await?;
+        let result = WakeResult::ended(name, outcome, reason);
+        if arguments.wait.is_none() || result.exit != Exit::Success {
+            return Ok(result);
         }
+        running.replace(result.outcome.clone());
+        let answer = match target(key, client).await {
+            Ok(Some(domain)) => {
+                let has_started = result.outcome.as_deref() == Some("started");
+                guest::wait(&domain, has_started, &progress).await
+            }
+            Ok(None) => Answer::Undetectable,
+            Err(error) => Answer::Unchecked(error.to_string()),
+        };
+        Ok(result.with_guest(answer))
     };
-    let wake = async {
+    let limited = async {
         match arguments.wait {
-            Some(time) => timeout(time, wake).await.map_err(|_| "the time is over"),
+            Some(time) => {
+                timeout(time, wake).await.map_err(|_| format!("timed out after {}", format_duration(time)))
+            }
             None => Ok(wake.await),
         }
     };
     let result = tokio::select! {
-        result = wake => result,
-        _ = tokio::signal::ctrl_c() => Err("interrupted"),
-    };
-    let pending = |reason: &str| {
-        let reason = format!("{reason}; the wake continues: \"wakevirtctl history\" shows its end");
-        Ended { domain: name.to_owned(), outcome: None, reason: Some(reason), exit: Exit::Pending }
+        result = limited => result,
+        never = progress.update() => never,
+        _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
     };
     Ok(match result {
-        Err(reason) => pending(reason),
-        Ok(Ok((outcome, _))) if outcome == HELD => {
-            let reason = "the hypervisor is unavailable, or the domain is changing its state or slow";
-            Ended { outcome: Some(outcome), ..pending(reason) }
+        Err(cause) => match running.take() {
+            Some(outcome) => {
+                WakeResult::pending(name, Some(outcome), format!("{cause}; the guest has not answered yet"))
+            }
+            None => WakeResult::pending(name, None, continues(&cause)),
+        },
+        Ok(Ok(WakeResult { outcome: Some(outcome), .. })) if outcome == HELD => {
+            let cause = "the hypervisor is unavailable, or the domain is changing its state or slow";
+            WakeResult::pending(name, Some(outcome), continues(cause))
         }
-        Ok(Ok((outcome, reason))) => {
-            let exit = match outcome.as_str() {
-                "started" | "resumed" | "woken" | "already-running" => Exit::Success,
-                _ => Exit::Failure,
-            };
-            Ended { domain: name.to_owned(), outcome: Some(outcome), reason, exit }
-        }
-        Ok(Err(error)) => return Err(missing(name, error, client).await),
+        Ok(Ok(result)) => result,
+        Ok(Err(error)) => return Err(missing(key, error, client).await),
     })
+}
+
+fn continues(cause: &str) -> String {
+    format!("{cause}; the wake continues: \"wakevirtctl history\" shows its end")
+}
+
+/// Requests the wake. With `--wait`, waits until it has ended. Returns the outcome and the reason.
+async fn request(
+    key: &str,
+    arguments: &Arguments,
+    client: &Client,
+    progress: &Progress,
+) -> Result<(String, Option<String>), client::Error> {
+    // Subscribe first: the wake can end right after the reply.
+    let mut finished = if arguments.wait.is_some() { Some(client.finished().await?) } else { None };
+    let outcome = call(key, client, !arguments.no_ask_password).await?;
+    match &mut finished {
+        Some(finished) if outcome == HELD => {
+            progress.show("held until the hypervisor is available");
+            Ok(wait(key, finished).await)
+        }
+        _ => Ok((outcome, None)),
+    }
+}
+
+/// The domain that was woken, if only one can be meant.
+async fn target(key: &str, client: &Client) -> Result<Option<Domain>, client::Error> {
+    let domains = client.domains().await?;
+    let found = domain::find(&domains, key).unwrap_or_default();
+    Ok(if let [domain] = found.as_slice() { Some((*domain).clone()) } else { None })
 }
 
 async fn call(name: &str, client: &Client, interactive: bool) -> Result<String, client::Error> {
@@ -173,17 +270,17 @@ async fn missing(name: &str, error: client::Error, client: &Client) -> Error {
     error.into()
 }
 
-fn print(ended: &Ended, output: &mut Output) -> Result<(), Error> {
+fn print(result: &WakeResult, output: &mut Output) -> Result<(), Error> {
     if output.is_json() {
-        output.json(ended)?;
+        output.json(result)?;
     } else {
-        let outcome = ended.outcome.as_deref();
+        let outcome = result.outcome.as_deref();
         let style = outcome.map_or(Style::Warning, style_of);
-        let reason = ended.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let note = result.note().map(|note| format!(": {note}")).unwrap_or_default();
         output.line(&[
-            Cell::plain(format!("{}: ", ended.domain)),
+            Cell::plain(format!("{}: ", result.domain)),
             Cell::new(outcome.unwrap_or("not ended"), style),
-            Cell::plain(reason),
+            Cell::plain(note),
         ])?;
     }
     Ok(output.flush()?)
