@@ -107,7 +107,7 @@ export class Domains {
         this.refresh();
     }
 
-    /** Loads the list, and returns the delay before it is loaded again: most state changes do not cause a signal. */
+    /** Loads the list, and returns the delay before the next load. Polls, because most state changes cause no signal. */
     async load() {
         try {
             this.update(await this.list());
