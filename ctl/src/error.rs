@@ -7,7 +7,7 @@ use wakevirt_service::logs::quoted;
 use crate::client;
 use crate::exit::Exit;
 use crate::verbs::allow::RuleError;
-use crate::verbs::{read, send};
+use crate::verbs::{metrics, read, send};
 
 /// Why a verb failed. The message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,9 @@ pub enum Error {
     /// No packet can be sent.
     #[error(transparent)]
     Send(#[from] send::Error),
+    /// The metrics cannot be written, or no socket was passed.
+    #[error(transparent)]
+    Metrics(#[from] metrics::Error),
     /// A rule is neither written nor removed.
     #[error(transparent)]
     Rule(#[from] RuleError),
@@ -65,6 +68,7 @@ impl Error {
         match self {
             Self::Client(error) => error.exit(),
             Self::Rule(error) => error.exit(),
+            Self::Metrics(error) => error.exit(),
             Self::Glob { .. } => Exit::Usage,
             Self::Output(_) | Self::NoMac(_) | Self::Read(_) | Self::Send(_) | Self::NoSuchDomain { .. } => {
                 Exit::Failure

@@ -54,6 +54,7 @@ fn run_verb(options: &Options, output: &mut Output) -> Result<Exit, Error> {
             Verb::Monitor(arguments) => verbs::monitor::run(arguments, &client, output).await,
             Verb::History(arguments) => verbs::history::run(arguments, &client, output).await,
             Verb::Doctor(arguments) => verbs::doctor::run(arguments, &client, output).await,
+            Verb::Metrics(arguments) => verbs::metrics::run(arguments, &client, output).await,
             Verb::Read(arguments) => verbs::read::run(arguments, output),
             Verb::Send(arguments) => verbs::send::run(arguments, &client, output).await,
         }

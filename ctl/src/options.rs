@@ -4,7 +4,9 @@ use clap::{Parser, Subcommand};
 use wakevirt_service::bus::Address;
 
 use crate::output::Format;
-use crate::verbs::{allow, doctor, explain, forbid, history, list, monitor, read, send, show, status, wake};
+use crate::verbs::{
+    allow, doctor, explain, forbid, history, list, metrics, monitor, read, send, show, status, wake,
+};
 
 /// Show what wakevirt does and why, and wake virtual machines
 ///
@@ -89,6 +91,15 @@ pub enum Verb {
     /// doctor changes nothing. It also runs virsh, systemctl, journalctl and ip, with the rights of its caller, and lists
     /// what the caller may not see, with the command that shows it.
     Doctor(doctor::Arguments),
+    /// Print the counters of both services for Prometheus
+    ///
+    /// The metrics come from D-Bus properties that everyone can read. Those of a service that does not reply within three
+    /// seconds are missing: then wakevirt_up is 0, and the reason is printed on standard error. The exit status is 0 all the
+    /// same. METRICS.md in the documentation lists the metrics.
+    ///
+    /// With --http, each connection has two seconds to send a request of at most 8 KiB, and is closed after the reply. The
+    /// only method is GET and the only path /metrics. The services are called at most once per second.
+    Metrics(metrics::Arguments),
     /// Print the magic packets in a file of captured packets, one JSON object per line
     ///
     /// The service uses the same parser for frames from the network. Copies of a packet are not removed. The configuration

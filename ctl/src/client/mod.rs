@@ -23,7 +23,7 @@ use zbus::{Connection, DynamicType, Proxy};
 
 pub use error::Error;
 pub use values::{
-    ActorStatus, CaptureStatus, Decision, DecisionDetails, Domain, HypervisorConnection, Packet,
+    ActorStatus, CaptureStatus, Decision, DecisionDetails, Domain, HypervisorConnection, Packet, WakeLatency,
 };
 
 /// The timeout of a call, as in libdbus and GDBus.

@@ -78,6 +78,24 @@ pub struct HypervisorConnection {
     pub connected: bool,
 }
 
+/// How long successful wakes by packets took, in microseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct WakeLatency {
+    /// Upper bounds, each with the number of wakes up to it.
+    pub buckets: Vec<(u64, u64)>,
+    /// All times together.
+    pub sum: u64,
+    /// The number of wakes.
+    pub count: u64,
+}
+
+impl WakeLatency {
+    fn take(dict: &mut Dict) -> Option<Self> {
+        let (buckets, sum, count) = take(dict, "WakeLatency")?;
+        Some(Self { buckets, sum, count })
+    }
+}
+
 /// The properties of the actor.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -94,6 +112,9 @@ pub struct ActorStatus {
     pub unknown_packets: u64,
     /// Announced packets without a decision.
     pub lost_packets: u64,
+    /// How long wakes took. An actor of an earlier version does not return it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wake_latency: Option<WakeLatency>,
 }
 
 impl From<Dict> for ActorStatus {
@@ -109,6 +130,7 @@ impl From<Dict> for ActorStatus {
             outcomes: outcomes.into_iter().collect(),
             unknown_packets: take_or_default(dict, "UnknownPackets"),
             lost_packets: take_or_default(dict, "LostPackets"),
+            wake_latency: WakeLatency::take(dict),
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod explain;
 pub mod forbid;
 pub mod history;
 pub mod list;
+pub mod metrics;
 pub mod monitor;
 pub mod read;
 pub mod send;

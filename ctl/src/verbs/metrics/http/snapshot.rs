@@ -1,0 +1,44 @@
+//! The latest metrics, shared by all requests.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use wakevirt_service::bus::Address;
+
+use super::super::families::families;
+use super::super::family::Family;
+use super::super::reading::Reading;
+use crate::client::Client;
+
+/// How long a reading is used again, so that many requests cause few calls.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Reads the services, at most once in [`FRESH`].
+#[derive(Debug)]
+pub struct Snapshots {
+    bus: Address,
+    latest: Mutex<Option<(Instant, Arc<Vec<Family>>)>>,
+}
+
+impl Snapshots {
+    /// Of the services on this bus.
+    pub fn new(bus: Address) -> Self {
+        Self { bus, latest: Mutex::new(None) }
+    }
+
+    /// The latest metrics. Requests that arrive during a reading wait for it.
+    pub async fn latest(&self) -> Arc<Vec<Family>> {
+        let mut latest = self.latest.lock().await;
+        if let Some((time, families)) = latest.as_ref()
+            && time.elapsed() < FRESH
+        {
+            return Arc::clone(families);
+        }
+        // A new connection for each reading, so that the bus can restart.
+        let client = Client::new(self.bus.clone());
+        let families = Arc::new(families(&Reading::take(&client).await));
+        *latest = Some((Instant::now(), Arc::clone(&families)));
+        families
+    }
+}

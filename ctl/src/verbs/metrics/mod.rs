@@ -1,0 +1,115 @@
+//! `wakevirtctl metrics`: the counters of both services for Prometheus.
+
+mod families;
+mod family;
+mod file;
+mod http;
+mod reading;
+mod text;
+
+use std::io;
+use std::path::PathBuf;
+
+use wakevirt_service::logs::quoted;
+
+use self::families::families;
+use self::reading::Reading;
+use self::text::Format;
+use crate::client::Client;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::report;
+
+/// The options.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// The text format: classic, the default, which node_exporter reads, or OpenMetrics
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// Replace this file instead of printing: its readers see either the old or the new text
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Answer HTTP requests for /metrics on the TCP sockets that the service manager passes
+    ///
+    /// The client selects the format. wakevirt-metrics.socket starts the program with this option.
+    #[arg(long, conflicts_with_all = ["format", "output"])]
+    http: bool,
+}
+
+/// Why there are no metrics. The message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Options that exclude each other. clap does not notice it if --json precedes the verb.
+    #[error("--json cannot be used with --format, --output or --http; run \"wakevirtctl --json metrics\"")]
+    Json,
+    /// The file cannot be written.
+    #[error("cannot write {}: {source}", quoted(.path))]
+    File {
+        /// The file.
+        path: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// No socket was passed.
+    #[error(
+        "no socket was passed; start wakevirt-metrics.socket, or run \
+         \"systemd-socket-activate --listen=127.0.0.1:10842 wakevirtctl metrics --http\""
+    )]
+    NoSocket,
+    /// A socket cannot be used.
+    #[error("socket {index} of the service manager cannot be used: {reason}; pass TCP sockets that listen")]
+    Socket {
+        /// Its place among the passed sockets.
+        index: usize,
+        /// The cause.
+        reason: io::Error,
+    },
+}
+
+impl Error {
+    /// The exit status.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Json => Exit::Usage,
+            Self::File { .. } | Self::NoSocket | Self::Socket { .. } => Exit::Failure,
+        }
+    }
+}
+
+/// Prints the metrics, or answers requests for them. The metrics of a service that does not reply are missing, and
+/// `wakevirt_up` says so.
+///
+/// # Errors
+/// If the metrics cannot be written, or no socket was passed.
+pub async fn run(
+    arguments: &Arguments,
+    client: &Client,
+    output: &mut Output,
+) -> Result<Exit, crate::error::Error> {
+    let Arguments { format, output: file, http } = arguments;
+    if output.is_json() && (*http || format.is_some() || file.is_some()) {
+        return Err(Error::Json.into());
+    }
+    if *http {
+        http::serve(http::sockets::take()?, client.address().clone()).await;
+        return Ok(Exit::Failure);
+    }
+    let reading = Reading::take(client).await;
+    let mut errors: Vec<_> = reading.errors().collect();
+    // Both say that the bus is unavailable.
+    errors.dedup_by_key(|error| error.to_string());
+    errors.into_iter().for_each(|error| report(error));
+    let families = families(&reading);
+    if output.is_json() {
+        output.json(&families)?;
+        return Ok(Exit::Success);
+    }
+    let text = format.unwrap_or_default().write(&families);
+    match file {
+        None => output.writer().write_all(text.as_bytes())?,
+        Some(path) => file::replace(path, &text)
+            .map_err(|source| Error::File { path: path.to_string_lossy().into_owned(), source })?,
+    }
+    Ok(Exit::Success)
+}

@@ -1,0 +1,40 @@
+//! Reads the properties of both services.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::client::{ActorStatus, CaptureStatus, Client, Error, Service};
+
+/// How long a service has time to reply. Prometheus waits 10 s for a scrape by default.
+const TIME: Duration = Duration::from_secs(3);
+
+/// The properties of both services, or why they cannot be read.
+#[derive(Debug)]
+pub struct Reading {
+    /// The properties of capture.
+    pub capture: Result<CaptureStatus, Error>,
+    /// The properties of the actor.
+    pub actor: Result<ActorStatus, Error>,
+}
+
+impl Reading {
+    /// Reads both at the same time, so that a service that hangs does not delay the other.
+    pub async fn take(client: &Client) -> Self {
+        let capture = within(Service::Capture, client.capture_status());
+        let actor = within(Service::Actor, client.actor_status());
+        let (capture, actor) = tokio::join!(capture, actor);
+        Self { capture, actor }
+    }
+
+    /// The errors.
+    pub fn errors(&self) -> impl Iterator<Item = &Error> {
+        self.capture.as_ref().err().into_iter().chain(self.actor.as_ref().err())
+    }
+}
+
+async fn within<T>(service: Service, status: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let no_reply = || Error::NoReply { service, method: "GetAll".to_owned(), time: TIME };
+    timeout(TIME, status).await.unwrap_or_else(|_| Err(no_reply()))
+}
