@@ -76,7 +76,14 @@ fn installs_and_uninstalls(bus: Kind) {
     // `make uninstall` prints that it leaves the users, the groups and /etc/wakevirt. The actor's state directory
     // exists until the next boot. Debian 13 has /usr/local/libexec before the installation; on Debian 12, the directory
     // is left behind.
-    let left = ["wakevirt-capture:", "wakevirt-actor:", "wakevirt:", " /etc/wakevirt", "/run/wakevirt-actor"];
+    let left = [
+        "wakevirt-capture:",
+        "wakevirt-actor:",
+        "wakevirt-metrics:",
+        "wakevirt:",
+        " /etc/wakevirt",
+        "/run/wakevirt-actor",
+    ];
     Inventory::of_system(|line| debian.sh(line))
         .assert_same_as(&before, &[left.as_slice(), &[" /usr/local/libexec ", "bob", "/run/user/"]].concat());
 }

@@ -10,6 +10,7 @@ use wakevirt_tests::host::{Host, project};
 use wakevirt_tests::privileged;
 
 const SERVICES: [&str; 2] = ["wakevirt-capture.service", "wakevirt-actor.service"];
+const METRICS: [&str; 2] = ["wakevirt-metrics.service", "wakevirt-metrics-textfile.service"];
 
 /// A Debian system with wakevirt installed, which is not booted.
 fn installed(host: &Host) -> Debian<'_> {
@@ -40,7 +41,13 @@ fn systemd_accepts_each_unit() {
     privileged!();
     let host = Host::new();
     let debian = installed(&host);
-    for unit in SERVICES.iter().chain(&["wakevirt-capture.socket", "wakevirt-capture-links.socket"]) {
+    let others = [
+        "wakevirt-capture.socket",
+        "wakevirt-capture-links.socket",
+        "wakevirt-metrics.socket",
+        "wakevirt-metrics-textfile.timer",
+    ];
+    for unit in SERVICES.iter().chain(&METRICS).chain(&others) {
         verify(&debian, &[], unit);
     }
     for unit in ["wakevirt-actor.service", "wakevirt-libvirtd.service"] {
@@ -91,6 +98,10 @@ fn exposure_levels_are_low() {
     let [capture, actor] = SERVICES.map(|service| exposure(&debian, service));
     assert!(capture <= 12, "capture: {capture}");
     assert!(actor <= 5, "actor: {actor}");
+    for service in METRICS {
+        let exposure = exposure(&debian, service);
+        assert!(exposure <= 5, "{service}: {exposure}");
+    }
 }
 
 /// A hardening setting of a unit.
@@ -107,7 +118,7 @@ struct Setting {
 fn hardening(service: &str) -> Vec<Setting> {
     let text = read_to_string(project().join("systemd").join(service)).expect("the unit can be read");
     let (_, part) = text.split_once("\n# Hardening\n").expect("the unit has a hardening part");
-    let (part, _) = part.split_once("\n[Install]\n").expect("the unit has an [Install] section");
+    let part = part.split("\n[Install]\n").next().unwrap_or_default();
     let mut reason = false;
     let mut settings = Vec::new();
     for line in part.lines().filter(|line| !line.is_empty()) {
@@ -129,25 +140,28 @@ fn hardening(service: &str) -> Vec<Setting> {
 
 #[test]
 fn units_have_the_same_hardening_keys_in_the_same_order() {
-    let [capture, actor] = SERVICES.map(hardening);
+    let actor = hardening(SERVICES[1]);
     let keys = |settings: &[Setting]| settings.iter().map(|setting| setting.key.clone()).collect::<Vec<_>>();
-    assert_eq!(keys(&capture), keys(&actor));
-    assert!(capture.len() > 30, "{capture:?}");
-    let mut explained = false;
-    for (capture, actor) in capture.iter().zip(&actor).filter(|(capture, _)| capture.key != "User") {
-        if capture.value == actor.value {
-            explained = false;
-            continue;
+    for service in [SERVICES[0], METRICS[0], METRICS[1]] {
+        let settings = hardening(service);
+        assert_eq!(keys(&settings), keys(&actor), "{service}");
+        assert!(settings.len() > 30, "{settings:?}");
+        let mut explained = false;
+        for (other, actor) in settings.iter().zip(&actor).filter(|(other, _)| other.key != "User") {
+            if other.value == actor.value {
+                explained = false;
+                continue;
+            }
+            // One comment can explain several settings.
+            explained |= other.reason || actor.reason;
+            assert!(explained, "{service}: no comment explains the difference: {other:?} {actor:?}");
         }
-        // One comment can explain several settings.
-        explained |= capture.reason || actor.reason;
-        assert!(explained, "no comment explains the difference: {capture:?} {actor:?}");
     }
 }
 
 #[test]
 fn units_limit_their_resources() {
-    for unit in ["wakevirt-capture.service", "wakevirt-actor.service", "user/wakevirt-actor.service"] {
+    for unit in SERVICES.iter().chain(&METRICS).chain(&["user/wakevirt-actor.service"]) {
         let lines = statements(&format!("systemd/{unit}"));
         for key in ["LimitCORE", "MemoryMax", "TasksMax", "LimitNOFILE"] {
             let count =
@@ -187,7 +201,8 @@ fn presets_disable_every_unit() {
                 file.expect("the entry can be read").file_name().into_string().expect("the name is UTF-8")
             })
             .filter(|name| {
-                Path::new(name).extension().is_some_and(|kind| kind == "service" || kind == "socket")
+                let kind = Path::new(name).extension().and_then(|kind| kind.to_str());
+                kind.is_some_and(|kind| ["service", "socket", "timer"].contains(&kind))
             })
             .map(|name| format!("disable {name}"))
             .collect();
