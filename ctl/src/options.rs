@@ -91,14 +91,14 @@ pub enum Verb {
     /// doctor changes nothing. It also runs virsh, systemctl, journalctl and ip, with the rights of its caller, and lists
     /// what the caller may not see, with the command that shows it.
     Doctor(doctor::Arguments),
-    /// Print the counters of both services for Prometheus
+    /// Print the counters of both services in a format that Prometheus reads
     ///
-    /// The metrics come from D-Bus properties that everyone can read. Those of a service that does not reply within three
-    /// seconds are missing: then wakevirt_up is 0, and the reason is printed on standard error. The exit status is 0 all the
-    /// same. METRICS.md in the documentation lists the metrics.
+    /// The metrics come from D-Bus properties that every user can read. If a service does not reply within three seconds,
+    /// wakevirt_up is 0 for it, its other metrics are missing, and the reason is printed on standard error. The exit status
+    /// is still 0. /usr/share/doc/wakevirt/METRICS.md lists the metrics.
     ///
-    /// With --http, each connection has two seconds to send a request of at most 8 KiB, and is closed after the reply. The
-    /// only method is GET and the only path /metrics. The services are called at most once per second.
+    /// With --http, a client has two seconds to send a request of at most 8 KiB. The only method is GET, and the only path is
+    /// /metrics. The connection is closed after the reply. The program calls the services at most once per second.
     Metrics(metrics::Arguments),
     /// Print the magic packets in a file of captured packets, one JSON object per line
     ///

@@ -112,7 +112,7 @@ pub struct ActorStatus {
     pub unknown_packets: u64,
     /// Announced packets without a decision.
     pub lost_packets: u64,
-    /// How long wakes took. An actor of an earlier version does not return it.
+    /// How long wakes took. `None` if the actor is of an earlier version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wake_latency: Option<WakeLatency>,
 }

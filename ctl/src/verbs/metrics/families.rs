@@ -1,19 +1,18 @@
-//! The metrics of a reading: docs/METRICS.md lists them.
+//! Converts a reading to metrics. docs/METRICS.md lists them.
 
 use super::family::{Family, Kind, Labels, Value};
 use super::reading::Reading;
 use crate::client::{ActorStatus, CaptureStatus, HypervisorConnection, Service, WakeLatency};
 
-/// The maximum number of samples for values that the actor names: outcomes and connections.
+/// The maximum number of outcomes, connections and buckets.
 const MAX_NAMED: usize = 64;
-/// The maximum number of characters of such a name. Prometheus stores each as a label.
+/// The maximum number of characters in a label value.
 const MAX_NAME: usize = 256;
 
-/// The transports and modes of capture.
 const TRANSPORTS: [&str; 3] = ["ethernet", "udp4", "udp6"];
 const MODES: [&str; 2] = ["raw", "udp"];
 
-/// The metrics. Those of a service that does not reply are missing, except `wakevirt_up`.
+/// Returns the metrics. If a service did not reply, only its `wakevirt_up` is among them.
 pub fn families(reading: &Reading) -> Vec<Family> {
     let capture = reading.capture.as_ref().ok();
     let actor = reading.actor.as_ref().ok();
@@ -26,7 +25,7 @@ pub fn families(reading: &Reading) -> Vec<Family> {
     families
 }
 
-/// Whether the services of [`Service::BOTH`] replied, and their versions.
+/// Returns whether each service in [`Service::BOTH`] replied, and its version.
 fn of_both(versions: [Option<String>; 2]) -> Vec<Family> {
     let mut up = Family::new(Kind::Gauge, "wakevirt_up", "Whether the service replied on D-Bus.");
     let mut build = Family::new(Kind::Info, "wakevirt_build_info", "The version of the service.");
@@ -51,7 +50,7 @@ fn of_capture(capture: &CaptureStatus) -> Vec<Family> {
     let mut mode = Family::new(
         Kind::Gauge,
         "wakevirt_capture_mode",
-        "How capture receives packets; 1 for the current mode. With udp it receives no Ethernet frames.",
+        "The mode of capture: 1 for the current one. In mode udp, it does not receive Ethernet frames.",
     );
     for name in MODES {
         mode = mode.count(label("mode", name), u64::from(capture.mode == name));
@@ -62,27 +61,27 @@ fn of_capture(capture: &CaptureStatus) -> Vec<Family> {
         Family::new(
             Kind::Gauge,
             "wakevirt_capture_interfaces",
-            "Network interfaces on which capture receives packets.",
+            "The number of network interfaces on which capture receives packets.",
         )
         .count(vec![], interfaces),
         packets(capture),
         Family::new(
             Kind::Counter,
             "wakevirt_capture_dropped_packets_total",
-            "Packets that were lost because a buffer was full: in the kernel, or between the sniffer and the announcer.",
+            "Packets lost because a buffer was full, in the kernel or between the sniffer and the announcer.",
         )
         .count(label("stage", "kernel"), capture.kernel_dropped)
         .count(label("stage", "sniffer"), capture.channel_dropped),
         Family::new(
             Kind::Counter,
             "wakevirt_capture_malformed_frames_total",
-            "Frames and datagrams that passed the filter of the kernel but contained no magic packet.",
+            "Frames and datagrams that passed the kernel's filter but did not contain a magic packet.",
         )
         .count(vec![], capture.malformed),
         Family::new(
             Kind::Counter,
             "wakevirt_capture_truncated_frames_total",
-            "Frames and datagrams with a magic packet that were too long to be searched completely.",
+            "Frames and datagrams with a magic packet that were too long to be searched to the end.",
         )
         .count(vec![], capture.truncated),
     ]
@@ -92,7 +91,7 @@ fn packets(capture: &CaptureStatus) -> Family {
     let mut packets = Family::new(
         Kind::Counter,
         "wakevirt_capture_packets_total",
-        "Magic packets that were received, by transport and by what capture did with them.",
+        "Received magic packets, by transport and by what capture did with them.",
     );
     for transport in TRANSPORTS {
         let counters = capture.transports.get(transport);
@@ -120,31 +119,33 @@ fn of_actor(actor: &ActorStatus) -> Vec<Family> {
     let number = |state| connections.clone().filter(|connection| connection.connected == state).count();
     let [connected, disconnected] =
         [true, false].map(|state| u64::try_from(number(state)).unwrap_or(u64::MAX));
-    let mut decisions = Family::new(
-        Kind::Counter,
-        "wakevirt_decisions_total",
-        "Decisions about packets and calls, by outcome.",
-    );
+    let mut decisions =
+        Family::new(Kind::Counter, "wakevirt_decisions_total", "Decisions on packets and calls, by outcome.");
     for (outcome, count) in actor.outcomes.iter().take(MAX_NAMED) {
         decisions = decisions.count(vec![("outcome", limited(outcome))], *count);
     }
     vec![
-        Family::new(Kind::Gauge, "wakevirt_domains", "Known domains.").count(vec![], actor.domains.into()),
-        Family::new(Kind::Gauge, "wakevirt_connections", "Connections to hypervisors, by state.")
-            .count(label("state", "connected"), connected)
-            .count(label("state", "disconnected"), disconnected),
+        Family::new(Kind::Gauge, "wakevirt_domains", "The number of domains that the actor knows.")
+            .count(vec![], actor.domains.into()),
+        Family::new(
+            Kind::Gauge,
+            "wakevirt_connections",
+            "The number of connections to hypervisors, by state.",
+        )
+        .count(label("state", "connected"), connected)
+        .count(label("state", "disconnected"), disconnected),
         connection,
         decisions,
         Family::new(
             Kind::Counter,
             "wakevirt_unknown_packets_total",
-            "Packets for MAC addresses that no domain has.",
+            "Packets for MAC addresses that do not belong to a domain.",
         )
         .count(vec![], actor.unknown_packets),
         Family::new(
             Kind::Counter,
             "wakevirt_lost_packets_total",
-            "Announced packets that were lost before the actor could decide on them.",
+            "Announced packets that were lost before the actor made a decision.",
         )
         .count(vec![], actor.lost_packets),
     ]
@@ -154,7 +155,7 @@ fn of_latency(latency: &WakeLatency) -> Family {
     let mut times = Family::new(
         Kind::Histogram,
         "wakevirt_wake_duration_seconds",
-        "How long successful wakes by packets took, from the arrival of the packet to the end of the wake.",
+        "The duration of successful wakes by packets, from the arrival of the packet to the end of the wake.",
     );
     let count = |times: Family, bound: String, count| {
         times.with_suffix("_bucket", vec![("le", bound)], Value::Count(count))
@@ -223,7 +224,7 @@ mod tests {
         Err(Error::NoReply { service, method: "GetAll".to_owned(), time: std::time::Duration::ZERO })
     }
 
-    /// The samples, without the comments.
+    /// Returns the samples of a reading as text, without the comments.
     fn samples(reading: &Reading) -> Vec<String> {
         let text = Format::Classic.write(&families(reading));
         text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
@@ -300,7 +301,7 @@ wakevirt_wake_duration_seconds_count 3"#;
         }
     }
 
-    /// The names follow the conventions, no text needs an escape, and the page lists each family.
+    /// Also checks the names, and that no help text must be escaped.
     #[test]
     fn page_lists_all_families() {
         let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/METRICS.md");

@@ -13,9 +13,9 @@ pub enum Kind {
     Counter,
     /// A number that can increase and decrease.
     Gauge,
-    /// Counters by the upper bound of a value.
+    /// The number of values up to each upper bound.
     Histogram,
-    /// Text in labels; the value is always 1.
+    /// Text in labels. The value is always 1.
     Info,
 }
 
@@ -30,14 +30,14 @@ pub enum Value {
 }
 
 impl Value {
-    /// A time that a service returns in microseconds.
+    /// Converts a time in microseconds.
     pub fn of_microseconds(time: u64) -> Self {
         Self::Seconds(Duration::from_micros(time).as_secs_f64())
     }
 }
 
-/// In the notation of both formats. A time always has a decimal point: OpenMetrics requires that of bounds, and
-/// Prometheus 3 also writes it.
+/// Writes the value as in both text formats. A time always has a decimal point: OpenMetrics requires it in bounds, and
+/// Prometheus 3 adds it where it is missing.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -70,7 +70,7 @@ pub struct Family {
     /// The type.
     #[serde(rename = "type")]
     pub kind: Kind,
-    /// What it shows: one sentence, without characters that need an escape.
+    /// A sentence without characters that must be escaped.
     pub help: &'static str,
     /// The values.
     pub samples: Vec<Sample>,

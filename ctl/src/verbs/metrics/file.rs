@@ -1,18 +1,18 @@
-//! Writes a file that its readers see either complete or not at all.
+//! Replaces a file, so that a reader never sees an incomplete one.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
-/// Replaces a file. Everyone can read it.
+/// Replaces a file. All users can read it.
 ///
-/// There is no fsync: the next run replaces the file.
+/// There is no fsync(2), because the next run replaces the file.
 ///
 /// # Errors
-/// If that fails. The old file is then unchanged.
+/// If that fails. Then the old file is unchanged.
 pub fn replace(path: &Path, text: &str) -> io::Result<()> {
-    // In the same directory, for rename(2). node_exporter reads only files that end with .prom.
+    // rename(2) requires the same file system. node_exporter reads only files whose names end with .prom.
     let mut name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);

@@ -23,15 +23,15 @@ use crate::report;
 /// The options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
-    /// The text format: classic, the default, which node_exporter reads, or OpenMetrics
+    /// The text format: classic (the default), which node_exporter also reads, or openmetrics
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Replace this file instead of printing: its readers see either the old or the new text
+    /// Write the metrics to this file; a reader never sees an incomplete file
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Answer HTTP requests for /metrics on the TCP sockets that the service manager passes
     ///
-    /// The client selects the format. wakevirt-metrics.socket starts the program with this option.
+    /// The client selects the format with its Accept header. wakevirt-metrics.service uses this option.
     #[arg(long, conflicts_with_all = ["format", "output"])]
     http: bool,
 }
@@ -39,8 +39,8 @@ pub struct Arguments {
 /// Why there are no metrics. The message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Options that exclude each other. clap does not notice it if --json precedes the verb.
-    #[error("--json cannot be used with --format, --output or --http; run \"wakevirtctl --json metrics\"")]
+    /// The options conflict. clap does not detect this conflict if --json precedes the verb.
+    #[error("--json cannot be used with --format, --output or --http; use either --json or the others")]
     Json,
     /// The file cannot be written.
     #[error("cannot write {}: {source}", quoted(.path))]
@@ -57,9 +57,9 @@ pub enum Error {
     )]
     NoSocket,
     /// A socket cannot be used.
-    #[error("socket {index} of the service manager cannot be used: {reason}; pass TCP sockets that listen")]
+    #[error("cannot use socket {index} of the service manager: {reason}; pass listening TCP sockets")]
     Socket {
-        /// Its place among the passed sockets.
+        /// Its position among the passed sockets.
         index: usize,
         /// The cause.
         reason: io::Error,
@@ -77,8 +77,8 @@ impl Error {
     }
 }
 
-/// Prints the metrics, or answers requests for them. The metrics of a service that does not reply are missing, and
-/// `wakevirt_up` says so.
+/// Prints the metrics, or answers requests for them. If a service does not reply, its `wakevirt_up` is 0, and its other
+/// metrics are missing.
 ///
 /// # Errors
 /// If the metrics cannot be written, or no socket was passed.
@@ -97,7 +97,7 @@ pub async fn run(
     }
     let reading = Reading::take(client).await;
     let mut errors: Vec<_> = reading.errors().collect();
-    // Both say that the bus is unavailable.
+    // If the bus is unavailable, both errors are the same.
     errors.dedup_by_key(|error| error.to_string());
     errors.into_iter().for_each(|error| report(error));
     let families = families(&reading);

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::client::{ActorStatus, CaptureStatus, Client, Error, Service};
 
-/// How long a service has time to reply. Prometheus waits 10 s for a scrape by default.
+/// The time limit for the reply of a service. By default, Prometheus waits 10 s for a scrape.
 const TIME: Duration = Duration::from_secs(3);
 
 /// The properties of both services, or why they cannot be read.
@@ -20,7 +20,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Reads both at the same time, so that a service that hangs does not delay the other.
+    /// Reads both at the same time, so that one service that hangs does not delay the other.
     pub async fn take(client: &Client) -> Self {
         let capture = within(Service::Capture, client.capture_status());
         let actor = within(Service::Actor, client.actor_status());
@@ -28,7 +28,7 @@ impl Reading {
         Self { capture, actor }
     }
 
-    /// The errors.
+    /// Returns the errors.
     pub fn errors(&self) -> impl Iterator<Item = &Error> {
         self.capture.as_ref().err().into_iter().chain(self.actor.as_ref().err())
     }

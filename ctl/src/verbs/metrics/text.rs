@@ -1,4 +1,4 @@
-//! The text formats: classic, of Prometheus, and OpenMetrics.
+//! The text formats: the classic format of Prometheus, and OpenMetrics.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>,
 //! <https://prometheus.io/docs/specs/om/open_metrics_spec/>
@@ -26,7 +26,7 @@ impl Format {
         }
     }
 
-    /// The families as text.
+    /// Returns the families as text.
     pub fn write(self, families: &[Family]) -> String {
         let mut text = String::new();
         for family in families {
@@ -40,7 +40,8 @@ impl Format {
         text
     }
 
-    /// The classic format has no type for info. In OpenMetrics, the name of a family has no suffix.
+    /// Returns the name and the type of a family. The classic format has no `info` type, and in OpenMetrics the name of a
+    /// family has no suffix.
     fn name_and_type(self, family: &Family) -> (&'static str, &'static str) {
         let (suffix, kind) = match (family.kind, self) {
             (Kind::Counter, _) => ("_total", "counter"),

@@ -1,16 +1,16 @@
-//! Selects the format that the client prefers: the header Accept, RFC 9110, section 12.5.1.
+//! Selects the format that the client prefers, from its Accept header: RFC 9110, section 12.5.1.
 
 use super::super::text::Format;
 
-/// The preferred format. Without a format that the client accepts, the classic one: a text is more useful than an error.
+/// Returns the preferred format, or the classic one if the client accepts neither: a text is more useful than an error.
 pub fn preferred<'a>(accept: impl Iterator<Item = &'a str>) -> Format {
     let ranges = accept.flat_map(|value| value.split(',')).filter_map(media_range);
-    // Of several with the same weight, the first.
+    // The first of several ranges with the same weight wins.
     let best = ranges.reduce(|best, next| if next.1 > best.1 { next } else { best });
     best.map_or(Format::Classic, |(format, _)| format)
 }
 
-/// The format and the weight of a media range such as `text/plain;version=0.0.4;q=0.5`.
+/// Returns the format and the weight of a media range such as `text/plain;version=0.0.4;q=0.5`.
 fn media_range(text: &str) -> Option<(Format, f32)> {
     let mut parts = text.split(';').map(str::trim);
     let media_type = parts.next()?.to_ascii_lowercase();

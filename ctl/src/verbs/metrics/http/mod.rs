@@ -1,7 +1,7 @@
-//! Answers requests for the metrics.
+//! Answers HTTP requests for the metrics.
 //!
-//! Only what a scrape needs: one request for each connection. Everything that a client sends is limited in length,
-//! number and time.
+//! The server supports only what a scrape needs: one request for each connection. It limits the length of requests, the
+//! number of connections, and the time that a client can take.
 
 mod accept;
 mod request;
@@ -25,17 +25,18 @@ use self::request::Refusal;
 use self::snapshot::Snapshots;
 use crate::report;
 
-/// The maximum number of open connections on each socket. A further connection closes the oldest one, so that clients
-/// that send nothing do not keep others out.
+/// The maximum number of open connections on each socket. A further connection closes the oldest one, so that idle
+/// clients do not keep others out.
 const MAX_CONNECTIONS: usize = 256;
-/// How long a client has time to send its request, and to read the reply.
+/// The time limits for sending the request, and for reading the reply.
 const REQUEST_TIME: Duration = Duration::from_secs(2);
 const REPLY_TIME: Duration = Duration::from_secs(2);
-/// The pause after a connection could not be accepted, for example because no descriptor is free.
+/// The maximum number of reads after a reply, of 1 KiB each.
+const MAX_DISCARDS: usize = 64;
+/// The pause after a failure to accept a connection, for example because no file descriptor is free.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Answers requests on these sockets with the metrics of the services on this bus. Does not return, unless there is a
-/// bug.
+/// Answers requests on these sockets with the metrics of the services on this bus, until the program is stopped.
 pub async fn serve(listeners: Vec<TcpListener>, bus: Address) {
     let snapshots = Arc::new(Snapshots::new(bus));
     let mut tasks = JoinSet::new();
@@ -57,7 +58,7 @@ async fn serve_one(listener: TcpListener, snapshots: Arc<Snapshots>) {
                     oldest.abort();
                 }
                 connections.push_back(tokio::spawn(answer(stream, Arc::clone(&snapshots))).abort_handle());
-                // A connection is read before the next one is accepted, even if many are waiting.
+                // Let the new task run before the next connection is accepted, even if many are waiting.
                 yield_now().await;
             }
             Err(error) => {
@@ -76,13 +77,13 @@ async fn answer(mut stream: TcpStream, snapshots: Arc<Snapshots>) {
         Err(Refusal::Closed) => return,
         Err(refusal) => refused(refusal),
     };
-    // The client has closed the connection, or does not read.
+    // An error means that the client has closed the connection or does not read.
     let _ = timeout(REPLY_TIME, send(&mut stream, &reply)).await;
 }
 
 fn refused(refusal: Refusal) -> String {
     let (status, text) = match refusal {
-        Refusal::Invalid | Refusal::Closed => ("400 Bad Request", "this is not an HTTP request\n"),
+        Refusal::Invalid | Refusal::Closed => ("400 Bad Request", "this is not a valid HTTP request\n"),
         Refusal::Path => ("404 Not Found", "the metrics are at /metrics\n"),
         Refusal::Method => ("405 Method Not Allowed\r\nAllow: GET", "the only method is GET\n"),
         Refusal::Timeout => ("408 Request Timeout", "the request was not complete in time\n"),
@@ -98,19 +99,16 @@ fn reply(status: &str, media_type: &str, body: &str) -> String {
     )
 }
 
-/// Sends a reply. Then reads what the client still sends, at most as much as a request: if it were left unread, the
-/// kernel would reset the connection, and the client could lose the reply (RFC 9112, section 9.6).
+/// Sends a reply, and then discards what the client has sent in addition. Otherwise the kernel would reset the
+/// connection, and the client could lose the reply (RFC 9112, section 9.6).
 async fn send(stream: &mut TcpStream, reply: &str) -> io::Result<()> {
     stream.write_all(reply.as_bytes()).await?;
     stream.shutdown().await?;
-    let mut rest = [0; 1024];
-    for _ in 0..MAX_RESTS {
-        if stream.read(&mut rest).await? == 0 {
+    let mut discarded = [0; 1024];
+    for _ in 0..MAX_DISCARDS {
+        if stream.read(&mut discarded).await? == 0 {
             break;
         }
     }
     Ok(())
 }
-
-/// How many times 1 KiB is read after a reply.
-const MAX_RESTS: usize = 64;

@@ -8,7 +8,7 @@ use super::accept;
 
 /// The maximum length of a request, in bytes.
 pub const MAX_LENGTH: usize = 8 * 1024;
-/// The maximum number of headers.
+/// The maximum number of header fields.
 const MAX_HEADERS: usize = 64;
 /// The only path.
 const PATH: &str = "/metrics";
@@ -16,11 +16,11 @@ const PATH: &str = "/metrics";
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is not a valid request.
+    /// It is not a valid HTTP request.
     Invalid,
-    /// It has another path.
+    /// Its path is not `/metrics`.
     Path,
-    /// It has another method than GET.
+    /// Its method is not GET.
     Method,
     /// It was not complete in time.
     Timeout,
@@ -51,7 +51,7 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Format, Refus
     }
 }
 
-/// `None` if the request is not complete.
+/// Parses a request. Returns `None` if it is not complete.
 fn parse(bytes: &[u8]) -> Option<Result<Format, Refusal>> {
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
     let mut request = Request::new(&mut headers);
@@ -63,6 +63,7 @@ fn parse(bytes: &[u8]) -> Option<Result<Format, Refusal>> {
     }
 }
 
+/// Checks a complete request, and returns the format that the client prefers.
 fn format_of(request: &Request<'_, '_>) -> Result<Format, Refusal> {
     let path = request.path.and_then(|path| path.split('?').next());
     if path != Some(PATH) {

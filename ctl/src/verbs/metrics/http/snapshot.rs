@@ -11,7 +11,7 @@ use super::super::family::Family;
 use super::super::reading::Reading;
 use crate::client::Client;
 
-/// How long a reading is used again, so that many requests cause few calls.
+/// How long a reading is reused, so that many requests cause few calls.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Reads the services, at most once in [`FRESH`].
@@ -22,12 +22,12 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Of the services on this bus.
+    /// Creates snapshots of the services on this bus.
     pub fn new(bus: Address) -> Self {
         Self { bus, latest: Mutex::new(None) }
     }
 
-    /// The latest metrics. Requests that arrive during a reading wait for it.
+    /// Returns the latest metrics. Requests that arrive during a reading wait for its end.
     pub async fn latest(&self) -> Arc<Vec<Family>> {
         let mut latest = self.latest.lock().await;
         if let Some((time, families)) = latest.as_ref()
@@ -35,7 +35,7 @@ impl Snapshots {
         {
             return Arc::clone(families);
         }
-        // A new connection for each reading, so that the bus can restart.
+        // Each reading has its own connection, so that a restart of the bus has no effect.
         let client = Client::new(self.bus.clone());
         let families = Arc::new(families(&Reading::take(&client).await));
         *latest = Some((Instant::now(), Arc::clone(&families)));

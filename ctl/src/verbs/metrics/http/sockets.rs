@@ -8,7 +8,7 @@ use super::super::Error;
 /// Takes the passed sockets.
 ///
 /// # Errors
-/// If there is none, or one is not a TCP socket that listens.
+/// If there is none, or if one is not a listening TCP socket.
 pub fn take() -> Result<Vec<TcpListener>, Error> {
     let mut sockets = ListenFd::from_env();
     let mut taken = Vec::new();

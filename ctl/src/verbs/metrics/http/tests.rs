@@ -1,4 +1,4 @@
-//! Clients of the server, on the loopback interface. There is no bus, so no service replies.
+//! Tests the server with clients on the loopback interface. There is no bus, so neither service replies.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -24,14 +24,14 @@ async fn connect(server: SocketAddr) -> TcpStream {
     TcpStream::connect(server).await.unwrap()
 }
 
-/// Everything that the server sends until it closes the connection.
+/// Returns everything that the server sends until it closes the connection.
 async fn reply_on(stream: &mut TcpStream) -> String {
     let mut reply = String::new();
     timeout(Duration::from_secs(10), stream.read_to_string(&mut reply)).await.unwrap().unwrap();
     reply
 }
 
-/// The reply to this request.
+/// Returns the reply to this request.
 async fn reply(server: SocketAddr, request: &str) -> String {
     let mut stream = connect(server).await;
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -74,7 +74,7 @@ async fn refuses_other_requests() {
         ("\u{16}\u{3}\u{1}\u{2}\0".to_owned(), "400 Bad Request\r\n"),
         (format!("GET /metrics HTTP/1.1\r\n{}\r\n", header.repeat(65)), "431 Request Header"),
         (format!("GET /metrics HTTP/1.1\r\nX: {}", "y".repeat(request::MAX_LENGTH)), "431 Request Header"),
-        // What follows is not read as part of the request, and does not reset the connection.
+        // The connection is not reset because of what the client sends in addition.
         (format!("GET /{} HTTP/1.1\r\n\r\n", "y".repeat(20 * 1024)), "431 Request Header"),
         (format!("{GET}{GET}"), "200 OK\r\n"),
     ] {
@@ -90,7 +90,7 @@ async fn closes_a_request_that_is_not_complete_in_time() {
     let half = reply(server, "GET /metrics HTTP/1.1\r\nHost:").await;
     assert!(half.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{half}");
 
-    // A client that sends a byte now and then gets no more time.
+    // The limit is the same for a client that continues to send.
     let (mut read, mut write) = connect(server).await.into_split();
     let slow = tokio::spawn(async move {
         for byte in GET.bytes() {
