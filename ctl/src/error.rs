@@ -18,44 +18,44 @@ pub enum Error {
     /// The output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
-    /// There is no such domain.
+    /// No domain has the name, UUID or MAC address.
     #[error("no domain has the name, UUID or MAC address {}; {}", quoted(.text), advice(.nearest.as_deref()))]
     NoSuchDomain {
-        /// The text on the command line.
+        /// The argument.
         text: String,
         /// The most similar name.
         nearest: Option<String>,
     },
-    /// The text is not a glob.
-    #[error("{} is not a pattern for names: {reason}", quoted(.text))]
+    /// The argument is not a glob.
+    #[error("{} is not a valid pattern: {reason}", quoted(.text))]
     Glob {
-        /// The text on the command line.
+        /// The argument.
         text: String,
         /// The cause.
         reason: String,
     },
     /// The domain has no MAC address.
     #[error(
-        "{} has no MAC address, so no packet can wake it; add a network interface, or an alias to actor.toml",
+        "{} has no MAC address, so packets cannot wake it; add a network interface to the domain, or an alias to actor.toml",
         quoted(_0)
     )]
     NoMac(String),
     /// A savefile cannot be read.
     #[error(transparent)]
     Read(#[from] read::Error),
-    /// No packet can be sent.
+    /// The packets cannot be sent.
     #[error(transparent)]
     Send(#[from] send::Error),
     /// The metrics cannot be written, or no socket was passed.
     #[error(transparent)]
     Metrics(#[from] metrics::Error),
-    /// A rule is neither written nor removed.
+    /// A rule cannot be written or removed.
     #[error(transparent)]
     Rule(#[from] RuleError),
 }
 
 impl Error {
-    /// Whether the reader of the output has exited.
+    /// Whether the program that reads the output has exited.
     #[must_use]
     pub fn is_broken_pipe(&self) -> bool {
         let (Self::Output(error) | Self::Read(read::Error::Write(error))) = self else { return false };
@@ -78,6 +78,6 @@ impl Error {
 }
 
 fn advice(nearest: Option<&str>) -> String {
-    let listed = "\"wakevirtctl list\" shows all";
+    let listed = "\"wakevirtctl list\" lists all domains";
     nearest.map_or_else(|| listed.to_owned(), |name| format!("did you mean {}? {listed}", quoted(name)))
 }

@@ -13,7 +13,7 @@ pub enum Exit {
     Usage = 2,
     /// The bus is unavailable, or a service is not running.
     Unavailable = 3,
-    /// The caller lacks a right.
+    /// The caller lacks a permission.
     Denied = 4,
     /// The wake has not ended or the guest has not answered yet, and both continue.
     Pending = 5,

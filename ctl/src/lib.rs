@@ -1,4 +1,5 @@
-//! `wakevirtctl`, the command-line tool of wakevirt: a client of the D-Bus interfaces, with the rights of its caller.
+//! `wakevirtctl`, the command-line tool of wakevirt: a client of the D-Bus interfaces, with the privileges of
+//! its caller.
 
 pub mod client;
 pub mod complete;
@@ -19,7 +20,7 @@ use exit::Exit;
 use options::{Options, Verb};
 use output::Output;
 
-/// Runs the verb, and reports an error on standard error.
+/// Runs the verb, and prints an error on standard error.
 #[must_use]
 pub fn run(options: &Options) -> ExitCode {
     let mut output = Output::to_stdout(options.json);
@@ -29,7 +30,7 @@ pub fn run(options: &Options) -> ExitCode {
     });
     match result {
         Ok(exit) => exit.into(),
-        // The reader of the output, such as head(1), has exited.
+        // The program that reads the output, such as head(1), has exited.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);

@@ -12,18 +12,19 @@ use crate::verbs::{
 ///
 /// Without a verb, wakevirtctl shows the status.
 ///
-/// The program has the rights of its caller. The status needs none. Other verbs read the names of domains, which the
-/// bus shows to root and to members of the groups libvirt and wakevirt. If a right is missing, the error names it.
+/// The program has the privileges of its caller. The status, metrics, monitor and read verbs need no permission, and
+/// neither does send with a MAC address. Most other verbs list domains or decisions, which only root and members of the libvirt and
+/// wakevirt groups can do. If a permission is missing, the error message names it.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "wakevirtctl", version, disable_help_subcommand = true, subcommand_value_name = "VERB")]
 pub struct Options {
-    /// The message bus of the services: system, session, or an address such as unix:path=/run/dbus/system_bus_socket
+    /// Connect to this message bus: system, session, or an address such as unix:path=/run/dbus/system_bus_socket
     #[arg(long, global = true, value_name = "BUS", default_value = "system")]
     pub bus: Address,
 
-    /// Print JSON: short, on one line, or pretty, with line breaks
+    /// Print JSON, on one line (short, the default) or with line breaks (pretty)
     ///
-    /// The section JSON OUTPUT of the man page describes the keys.
+    /// The JSON OUTPUT section of the man page describes the keys.
     #[arg(long, global = true, value_name = "FORMAT", num_args = 0..=1, require_equals = true,
           default_missing_value = "short")]
     pub json: Option<Format>,
@@ -36,60 +37,64 @@ pub struct Options {
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Verb {
-    /// Show both services, their connections and domains, counters and the last wakes
+    /// Show both services, their connections and domains, counters, and the latest decisions
     ///
-    /// This is what the program does without a verb. Each warning is followed by its cure. The exit status is 3 if a service
-    /// is not running. Without the right to list domains, the number of allowed domains and the last wakes are missing.
+    /// This is the default verb. Each warning says how to fix the problem. The exit status is 3 if a service is not running.
+    /// If the caller has no permission to list domains, the number of allowed domains and the latest decisions are missing.
     Status(status::Arguments),
-    /// List the domains: state, MAC addresses, the rule that allows them, and the last wake
+    /// List the domains with their state, MAC addresses and last wake, and the rules that allow them
     List(list::Arguments),
-    /// Show a domain and its last decisions
+    /// Show a domain and the latest decisions about it
     ///
-    /// If several connections have a domain with this name, all of them are shown.
+    /// If domains of several hypervisors have the name, all of them are shown.
     Show(show::Arguments),
-    /// Wake a domain: start, resume or wake it up, depending on its state
+    /// Wake a domain: start it, resume it, or wake up its guest, depending on its state
     ///
-    /// This is a call, not a packet: it needs no rule, but the right to wake domains. Root and members of the group libvirt
-    /// have it. On a terminal, others are asked for the password of an administrator.
+    /// The verb calls the actor; it does not send a packet. No rule has to allow the domain, but the caller needs permission
+    /// to wake domains. Root and members of the libvirt group have it. On a terminal, other users are asked for the password
+    /// of an administrator.
     ///
-    /// If no domain has this name or UUID, and it is a MAC address, the domain with this address is woken. Only with --glob
-    /// is it a pattern for names.
+    /// A name or UUID takes precedence: DOMAIN is read as a MAC address only if no domain has this name or UUID. DOMAIN is
+    /// read as a pattern only with --glob.
     ///
-    /// If the wait times out or is interrupted with Ctrl-C, the wake continues. The exit status is then 5.
+    /// If the program stops waiting before the wake has ended or the guest answers, because of --wait or Ctrl-C, the wake
+    /// continues, and the exit status is 5.
     Wake(wake::Arguments),
     /// Allow packets to wake a domain
     ///
-    /// allow writes a drop-in with one rule without further conditions to /etc/wakevirt/actor.d, and lets the actor read it.
-    /// This needs root. If the actor rejects the change, it is undone. A file with this name and another content is left as
-    /// it is. wakevirt-actor.toml(5) describes rules that accept only some packets.
+    /// The verb writes a drop-in to /etc/wakevirt/actor.d, and makes the actor read it. The drop-in contains one rule, which
+    /// accepts all packets for the domain; wakevirt-actor.toml(5) describes rules that accept only some. Writing the file
+    /// requires root. If the actor rejects the change, the change is undone. An existing file with the same name and
+    /// different content is left as it is.
     ///
-    /// A name, UUID or glob that matches no known domain is an error. The actor of a session reads no drop-ins.
+    /// A name, UUID or glob that does not match a known domain is an error. An actor on the session bus does not read
+    /// drop-ins.
     Allow(allow::Arguments),
-    /// Remove what allow has written
+    /// Remove the rule that allow has written
     ///
-    /// forbid removes only the file that allow writes for the same text, and only if it was not edited. If a rule or the
-    /// metadata still allows a domain that matches, it is printed, and the exit status is 1.
+    /// The verb removes only the file that allow writes for the same DOMAIN, and only if the file has not been edited. If
+    /// other rules or metadata still allow a matching domain, they are printed, and the exit status is 1.
     Forbid(forbid::Arguments),
-    /// Explain what a packet would cause, rule by rule
+    /// Explain what a packet would do, rule by rule
     ///
-    /// Nothing is woken. A condition of a rule on something that is not given, such as the interface, is not fulfilled. The
-    /// exit status is 1 if the packet would wake no domain.
+    /// The verb does not wake a domain. If a rule has a condition on a detail that is not given, such as the interface, the
+    /// packet does not meet the condition. The exit status is 1 if the packet would not wake a domain.
     Explain(explain::Arguments),
-    /// Print packets and decisions as they happen, until an interrupt from the keyboard
+    /// Print packets and decisions as they happen, until Ctrl-C
     ///
-    /// Everyone may see them. Packets for addresses that no domain has have no decision.
+    /// All users can run this verb. The actor does not decide on packets for addresses that no domain has.
     Monitor(monitor::Arguments),
-    /// Print the last decisions, newest first
+    /// Print the latest decisions, newest first
     History(history::Arguments),
-    /// Find out why a packet wakes no domain
+    /// Find out why a packet does not wake a domain
     ///
-    /// doctor checks the services, the interfaces, libvirt, the rules, the domains and the last packets. It prints each
-    /// finding with what it has seen and the command that cures it, the most likely cause first: run the first command, then
-    /// doctor again. An error prevents wakes, a warning can prevent some, and a note explains something. The exit status is 1
-    /// if there are errors or warnings.
+    /// The verb checks the services, interfaces, libvirt, rules, domains and recent packets. For each finding, it prints
+    /// what it has seen and, if there is one, the command that fixes the problem. The most likely cause is first: run its
+    /// command, and then run doctor again. An error prevents wakes, a warning can prevent some wakes, and a note explains
+    /// something. The exit status is 1 if there are errors or warnings.
     ///
-    /// doctor changes nothing. It also runs virsh, systemctl, journalctl and ip, with the rights of its caller, and lists
-    /// what the caller may not see, with the command that shows it.
+    /// The verb does not change anything. It runs virsh, systemctl, journalctl, ip, and the services with --check, all with
+    /// the privileges of its caller. It lists what the caller is not allowed to see, with the commands that show it.
     Doctor(doctor::Arguments),
     /// Print the counters of both services in a format that Prometheus reads
     ///
@@ -100,20 +105,20 @@ pub enum Verb {
     /// With --http, a client has two seconds to send a request of at most 8 KiB. The only method is GET, and the only path is
     /// /metrics. The connection is closed after the reply. The program calls the services at most once per second.
     Metrics(metrics::Arguments),
-    /// Print the magic packets in a file of captured packets, one JSON object per line
+    /// Print the magic packets in a packet capture file as JSON, one object per line
     ///
-    /// The service uses the same parser for frames from the network. Copies of a packet are not removed. The configuration
-    /// of the service is not read, and no bus is needed.
+    /// The parser is the one that the service uses for frames from the network. Copies of a packet are not removed. The verb
+    /// does not read the configuration of the service, and needs no bus.
     ///
-    /// The file format is pcap or pcapng. A file can contain frames of several interfaces and link types. Frames of
-    /// unsupported link types are skipped and counted on standard error; the exit status is then 1.
+    /// The file format is pcap or pcapng. A file can contain frames from several interfaces, with different link types.
+    /// Frames with unsupported link types are skipped and counted on standard error; the exit status is then 1.
     Read(read::Arguments),
     /// Send magic packets from this machine
     ///
-    /// For a MAC address, this needs no bus and no service. By default, a datagram is sent on each interface that is up: to
-    /// the broadcast address of each of its IPv4 networks, and to all nodes of its link by IPv6. Ports of a bridge are left
-    /// out, because what is sent on the bridge is sent on them, too. To wake a machine behind a router or a VPN, send to its
-    /// host with --to.
+    /// With a MAC address, this verb needs neither a bus nor a service. By default, it sends datagrams on each interface that
+    /// is up: one to the broadcast address of each IPv4 network of the interface, and one over IPv6 to all nodes on its link.
+    /// Bridge ports are left out because they receive what is sent on the bridge. To wake a domain behind a router or a VPN,
+    /// send to its host with --to.
     ///
     /// The exit status is 1 if nothing was sent.
     Send(send::Arguments),

@@ -1,18 +1,18 @@
-//! Runs other programs as the caller, with limits.
+//! Runs other programs, and limits their time and output.
 
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The maximum time of a program.
+/// The maximum run time of a program.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often to check whether the program has exited.
 const INTERVAL: Duration = Duration::from_millis(10);
 /// The maximum length of each output, in bytes.
 const MAX_OUTPUT: u64 = 1024 * 1024;
 
-/// What a program printed.
+/// The output of a program that has exited.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProgramOutput {
     /// Whether its exit status was 0.
@@ -24,7 +24,7 @@ pub struct ProgramOutput {
 }
 
 impl ProgramOutput {
-    /// The last line of its standard error, without the prefix of virsh(1).
+    /// The last line of its standard error, without the prefix that virsh(1) adds.
     #[must_use]
     pub fn error(&self) -> String {
         let line = self.stderr.lines().map(|line| line.trim_start_matches("error: ").trim());
@@ -33,15 +33,15 @@ impl ProgramOutput {
     }
 }
 
-/// Runs a program with the caller's rights, without input, in the locale C.
+/// Runs a program with the privileges of the caller, without input, in the C locale.
 ///
 /// # Errors
-/// The reason, if it does not start or does not exit in time.
+/// If the program cannot be started or does not exit in time. The message says which.
 pub fn run(program: &str, arguments: &[&str]) -> Result<ProgramOutput, String> {
     let mut command = Command::new(program);
     command.args(arguments).env("LC_ALL", "C").env("LIBVIRT_AUTOSTART", "0").env("SYSTEMD_COLORS", "0");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("{program} does not start: {error}"))?;
+    let mut child = command.spawn().map_err(|error| format!("cannot start {program}: {error}"))?;
     let (stdout, stderr) = (reader(child.stdout.take()), reader(child.stderr.take()));
     let deadline = Instant::now() + TIMEOUT;
     let status = loop {
@@ -51,7 +51,7 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<ProgramOutput, String> {
             Ok(None) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("{program} does not reply within {} s", TIMEOUT.as_secs()));
+                return Err(format!("{program} did not exit within {} s", TIMEOUT.as_secs()));
             }
             Err(error) => return Err(format!("{program}: {error}")),
         }
@@ -60,7 +60,7 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<ProgramOutput, String> {
     Ok(ProgramOutput { success: status.success(), stdout: text(stdout), stderr: text(stderr) })
 }
 
-/// Reads an output on its own thread, so that a full pipe does not stop the program.
+/// Reads an output on a thread of its own, so that a full pipe does not block the program.
 fn reader(output: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -79,8 +79,11 @@ mod tests {
 
     #[test]
     fn returns_the_output_and_limits_it() {
-        let ran = run("sh", &["-c", "echo out; echo error: bad >&2; exit 3"]).unwrap();
-        assert_eq!((ran.success, ran.stdout.as_str(), ran.error().as_str()), (false, "out\n", "bad"));
+        let output = run("sh", &["-c", "echo out; echo error: bad >&2; exit 3"]).unwrap();
+        assert_eq!(
+            (output.success, output.stdout.as_str(), output.error().as_str()),
+            (false, "out\n", "bad")
+        );
         let long = run("sh", &["-c", "head -c 3000000 /dev/zero"]).unwrap();
         assert_eq!(u64::try_from(long.stdout.len()), Ok(MAX_OUTPUT));
         assert!(run("/nonexistent/program", &[]).is_err());

@@ -50,7 +50,7 @@ fn datagram_details() -> Value {
     })
 }
 
-/// Returns the expected line: the details, the number and time of the frame, and more details.
+/// Returns the expected line: the details, the number and time of the frame, and additional details.
 fn expected(mut details: Value, frame: u64, more: &[(&str, Value)]) -> Value {
     details["frame"] = frame.into();
     details["timestamp"] = ((1_700_000_000 + frame - 1) * 1_000_000 + 250_000).into();
@@ -120,7 +120,7 @@ fn reports_a_file_that_cannot_be_read() {
     for text in ["", "hello", &"hello".repeat(100)] {
         fs::write(&path, text).unwrap();
         let (_, error) = run();
-        assert!(error.contains("frames.pcap is not a savefile in the format pcap or pcapng"), "{error}");
+        assert!(error.contains("frames.pcap is not a savefile in pcap or pcapng format"), "{error}");
     }
     // IEEE 802.11.
     savefile(&path, 105, &[vec![0; 100]]);

@@ -87,7 +87,7 @@ const FAULTS: [Fault; 15] = [
          systemctl daemon-reload; systemctl stop libvirtd.service 'libvirtd*.socket'; systemctl start libvirtd.socket
          systemctl restart wakevirt-actor",
     ),
-    fault("not-allowed", "0 rules", "rm /etc/wakevirt/actor.d/*; systemctl reload wakevirt-actor"),
+    fault("not-allowed", "rules in the configuration: 0", "rm /etc/wakevirt/actor.d/*; systemctl reload wakevirt-actor"),
     fault(
         "bus-policy",
         "/usr/share/dbus-1/system.d/org.wakevirt.Actor1.conf exists",

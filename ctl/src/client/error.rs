@@ -1,4 +1,4 @@
-//! The errors of calls, with the way to the missing right or service.
+//! The errors of calls. Their messages say how to get a missing permission or service.
 
 use core::fmt;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub enum Error {
         /// The method.
         method: String,
     },
-    /// The service denied the call. The message says which right is missing.
+    /// The service denied the call. The message names the missing permission.
     #[error("{0}")]
     NotAuthorized(String),
     /// The service refused the call for another reason.
@@ -54,11 +54,11 @@ pub enum Error {
         /// The timeout.
         time: Duration,
     },
-    /// The bus has closed the connection.
-    #[error("the bus has closed the connection")]
+    /// The bus closed the connection.
+    #[error("the bus closed the connection")]
     Closed,
-    /// The call failed on the way, or its reply cannot be read.
-    #[error("calling {method} of {} failed: {reason}", .service.unit())]
+    /// The call did not reach the service, or the reply cannot be read.
+    #[error("cannot call {method} of {}: {reason}", .service.unit())]
     Failed {
         /// The service.
         service: Service,
@@ -113,12 +113,12 @@ fn description(address: &Address) -> String {
 const fn bus_advice(address: &Address) -> &'static str {
     match address {
         Address::System => "start it: systemctl start dbus",
-        Address::Session => "log in to a session, or select another bus with --bus",
+        Address::Session => "log in to a session, or select a different bus with --bus",
         Address::At(_) => "check the address",
     }
 }
 
-/// The command that starts the service, with a colon before it. Empty for a bus without a service manager.
+/// The command that starts the service, as the end of a sentence. Empty for a bus without a service manager.
 #[must_use]
 pub fn start_command(address: &Address, service: Service) -> String {
     match address {
@@ -138,8 +138,8 @@ impl fmt::Display for Denial<'_> {
             User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name);
         write!(
             f,
-            "user {user} may not call {method} of {}: this needs root or a member of the group wakevirt or libvirt; as \
-             root, run \"usermod --append --groups wakevirt {user}\", and log in again",
+            "user {user} is not allowed to call {method} of {}: only root and members of the wakevirt and libvirt groups \
+             are; as root, run \"usermod --append --groups wakevirt {user}\", and log in again",
             service.unit(),
         )
     }

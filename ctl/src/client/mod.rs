@@ -1,6 +1,6 @@
 //! A client of both services on the bus.
 //!
-//! No call starts a service, except a wake.
+//! A wake starts the actor. No other call starts a service.
 
 mod error;
 mod values;
@@ -28,12 +28,12 @@ pub use values::{
 
 /// The timeout of a call, as in libdbus and GDBus.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
-/// The timeout of a wake: polkit waits five minutes for a password, and the actor 18 s for the end of the wake.
+/// The timeout of a wake: polkit waits five minutes for a password, and the actor waits 18 s for the wake to end.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(330);
 /// The maximum number of replies that are read for one list. A reply has at most 256 KiB.
 const MAX_PAGES: usize = 1000;
 
-/// Details of a packet, as in the signal `MagicPacket`.
+/// Details of a packet, as in the `MagicPacket` signal.
 pub type Details = std::collections::HashMap<&'static str, zbus::Variant<'static>>;
 
 /// One of the services.
@@ -46,7 +46,7 @@ pub enum Service {
 }
 
 impl Service {
-    /// Both services, in the order of a packet.
+    /// Both services, in the order in which a packet passes them.
     pub const BOTH: [Self; 2] = [Self::Capture, Self::Actor];
 
     /// The bus name, which is also the name of the interface.
@@ -72,16 +72,16 @@ impl Service {
     }
 }
 
-/// A domain to wake.
+/// What identifies the domain to wake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// By MAC address.
+    /// A MAC address.
     Mac(&'a str),
-    /// By name or UUID.
+    /// A name or UUID.
     Domain(&'a str),
 }
 
-/// A client. It connects to the bus at the first call.
+/// A client, which connects to the bus on the first call.
 #[derive(Debug)]
 pub struct Client {
     address: Address,
@@ -89,7 +89,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client on this bus.
+    /// Creates a client for this bus.
     #[must_use]
     pub fn new(address: Address) -> Self {
         Self { address, connection: OnceCell::new() }
@@ -154,7 +154,7 @@ impl Client {
         Ok(domains)
     }
 
-    /// The last decisions, at most this many, newest first.
+    /// The latest decisions, at most this many, newest first.
     ///
     /// # Errors
     /// If the actor is not running or denies the call.
@@ -165,7 +165,7 @@ impl Client {
             let rest = u32::try_from(most - decisions.len()).unwrap_or(u32::MAX);
             let page: Vec<Dict> = self.call(Service::Actor, "HistoryBefore", &(before, rest)).await?;
             let page: Vec<Decision> = page.into_iter().map(Decision::from).collect();
-            // The numbers fall, so this ends.
+            // The numbers decrease, so the loop ends.
             match page.last().and_then(|last| last.number) {
                 Some(number) if number < before => before = number,
                 _ => break,
@@ -175,8 +175,8 @@ impl Client {
         Ok(decisions)
     }
 
-    /// Wakes a domain, and returns the outcome. It starts the actor if its unit is enabled. With `interactive`, polkit can
-    /// ask for a password.
+    /// Wakes a domain, and returns the outcome. The call starts the actor if its unit is enabled. If `interactive` is set,
+    /// polkit can ask for a password.
     ///
     /// # Errors
     /// If the call is denied or the domain is not woken.
@@ -190,7 +190,7 @@ impl Client {
         self.send(call, &(argument,)).await
     }
 
-    /// Lets the actor read its configuration again.
+    /// Makes the actor read its configuration again.
     ///
     /// # Errors
     /// If the actor is not running, denies the call, or rejects the configuration.
@@ -198,7 +198,7 @@ impl Client {
         self.call(Service::Actor, "Reload", &()).await
     }
 
-    /// The decisions of the actor from now on.
+    /// The actor's decisions from now on.
     ///
     /// # Errors
     /// If the bus is unavailable.
@@ -314,7 +314,7 @@ impl Client {
     }
 }
 
-/// The decisions of the actor, from signals.
+/// The actor's decisions, received as signals.
 #[derive(Debug)]
 pub struct Finished(WakeFinishedStream);
 
@@ -337,7 +337,7 @@ impl Finished {
     }
 }
 
-/// The packets that capture announces, from signals.
+/// The packets that capture announces, received as signals.
 #[derive(Debug)]
 pub struct Packets(MagicPacketStream);
 

@@ -1,4 +1,4 @@
-//! The values that the services return. Their JSON has the keys of the bus.
+//! The values that the services return. Their JSON has the same keys as on the bus.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,7 +14,7 @@ use super::Details;
 pub struct CaptureStatus {
     /// The version.
     pub version: String,
-    /// The random value of this run.
+    /// The random value that identifies this run of capture.
     pub epoch: String,
     /// `raw` or `udp`.
     pub mode: String,
@@ -22,21 +22,21 @@ pub struct CaptureStatus {
     pub interfaces: Vec<String>,
     /// Their alternative names.
     pub alternative_names: BTreeMap<String, Vec<String>>,
-    /// The sequence of the last announced packet.
+    /// The sequence of the latest announced packet.
     pub sequence: u64,
-    /// Received magic packets.
+    /// The number of received magic packets.
     pub received: u64,
-    /// Frames and datagrams without a magic packet.
+    /// The number of frames and datagrams without a magic packet.
     pub malformed: u64,
-    /// Frames and datagrams that were too long to be searched completely.
+    /// The number of frames and datagrams that were too long to be searched completely.
     pub truncated: u64,
-    /// Copies of announced packets.
+    /// The number of copies of announced packets.
     pub duplicates: u64,
-    /// Packets beyond a limit.
+    /// The number of packets that exceeded a limit.
     pub limited: u64,
-    /// Packets that the kernel dropped.
+    /// The number of packets that the kernel dropped.
     pub kernel_dropped: u64,
-    /// Packets that were lost between the sniffer and the announcer.
+    /// The number of packets that were lost between the sniffer and the announcer.
     pub channel_dropped: u64,
     /// The counters of each transport.
     pub transports: BTreeMap<String, BTreeMap<String, u64>>,
@@ -69,7 +69,7 @@ impl From<Dict> for CaptureStatus {
     }
 }
 
-/// A connection of the actor to a hypervisor.
+/// The actor's connection to a hypervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HypervisorConnection {
     /// The URI.
@@ -108,9 +108,9 @@ pub struct ActorStatus {
     pub domains: u32,
     /// The number of wakes by outcome.
     pub outcomes: BTreeMap<String, u64>,
-    /// Packets for addresses that no domain has.
+    /// The number of packets for addresses that no domain has.
     pub unknown_packets: u64,
-    /// Announced packets without a decision.
+    /// The number of announced packets that the actor missed.
     pub lost_packets: u64,
     /// How long wakes took. `None` if the actor is of an earlier version.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -179,10 +179,10 @@ impl From<Dict> for Domain {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Decision {
-    /// Its number since the start of the actor. A signal has none.
+    /// Its number, counted since the actor started. Absent in a signal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub number: Option<u64>,
-    /// Its time, in microseconds since 1970. A signal has none.
+    /// Its time, in microseconds since 1970. Absent in a signal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<u64>,
     /// The MAC address, unless a caller named the domain.
@@ -211,7 +211,7 @@ impl From<Dict> for Decision {
     }
 }
 
-/// The details of a decision. What does not apply is absent.
+/// The details of a decision. Those that do not apply are absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DecisionDetails {
@@ -227,7 +227,7 @@ pub struct DecisionDetails {
     /// The UUID of the domain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
-    /// The rule that allowed it.
+    /// The rule that allowed the wake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     /// The epoch of the packet.
@@ -251,7 +251,7 @@ pub struct DecisionDetails {
     /// The user ID of the caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<u32>,
-    /// Why the caller was allowed: `user`, `group` or `polkit`.
+    /// Why the caller was authorised: `user`, `group` or `polkit`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
 }
@@ -296,7 +296,7 @@ impl DecisionDetails {
     }
 }
 
-/// A magic packet, as in the signal `MagicPacket`.
+/// A magic packet, as in the `MagicPacket` signal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Packet {
@@ -334,7 +334,7 @@ pub struct Packet {
     /// The EtherType of a frame without IP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ethertype: Option<u16>,
-    /// The outermost VLAN, 0 for none.
+    /// The outermost VLAN, or 0 for none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
     /// Whether it has a SecureOn password.
@@ -349,7 +349,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// The packet in a signal.
+    /// The packet in a signal or in a reply to `Replay`.
     pub(super) fn new(sequence: u64, mac: String, mut dict: Dict) -> Self {
         let dict = &mut dict;
         Self {

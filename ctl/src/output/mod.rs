@@ -57,7 +57,7 @@ impl Output {
         self.json.is_some()
     }
 
-    /// Whether a person reads the output on a terminal.
+    /// Whether the output is a terminal.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         self.columns.is_some()
@@ -86,8 +86,8 @@ impl Output {
         writeln!(self.writer)
     }
 
-    /// Prints a row of a table that grows: columns of these widths on a terminal, otherwise separated by tabs. The last
-    /// column has no width.
+    /// Prints a row of a growing table. On a terminal, the columns have these widths, except the last one; elsewhere, tabs
+    /// separate them.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -116,7 +116,7 @@ impl Output {
         &mut self.writer
     }
 
-    /// Writes everything that was printed.
+    /// Flushes the writer.
     ///
     /// # Errors
     /// If that fails.

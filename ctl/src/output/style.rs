@@ -10,7 +10,7 @@ use wakevirt_service::logs::plain;
 /// The maximum number of characters of a text.
 const MAX: usize = 4096;
 
-/// The meaning of a text. The text itself also says it: no output needs colours.
+/// The meaning of a text. The text alone conveys it, too, so the output does not depend on colours.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Style {
     /// Ordinary text.
@@ -51,7 +51,7 @@ pub struct Cell {
 
 impl Cell {
     /// A text with this style. Control characters, invisible characters and marks that change the direction are escaped,
-    /// because names come from others.
+    /// because the text can contain names that other users chose.
     #[must_use]
     pub fn new(text: impl AsRef<str>, style: Style) -> Self {
         Self { text: plain(text.as_ref(), MAX).to_string(), style }
@@ -88,7 +88,7 @@ impl Cell {
     }
 }
 
-/// Whether a terminal gets colours: <https://no-color.org>, and not on a terminal without any.
+/// Whether to use colours on a terminal: not if `NO_COLOR` is set (<https://no-color.org>), and not if the terminal has none.
 pub(super) fn colours_wanted(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     let unwanted = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = variable("TERM").is_none_or(|value| value.is_empty() || value == "dumb");

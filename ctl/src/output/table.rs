@@ -9,8 +9,8 @@ const GAP: &str = "  ";
 /// The minimum width of a truncated column.
 const MIN: usize = 12;
 
-/// A table. On a terminal it has a heading and aligned columns, and the last column is truncated to fit. Elsewhere it
-/// has one line for each row, without a heading, with a tab between two columns and nothing in an empty one.
+/// A table. On a terminal, it has a heading and aligned columns, and the last column is truncated to fit. Elsewhere, it has
+/// no heading, and each row is one line with tabs between the columns.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     heading: Vec<Cell>,
@@ -54,8 +54,8 @@ impl Table {
         let rows = std::iter::once(&self.heading).filter(|heading| !heading.is_empty()).chain(&self.rows);
         for row in rows {
             let mut rest = columns;
-            for (place, (cell, width)) in row.iter().zip(&widths).enumerate() {
-                if place + 1 == row.len() {
+            for (index, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                if index + 1 == row.len() {
                     cell.truncated(rest.max(MIN)).write(writer, colours)?;
                     break;
                 }
@@ -81,10 +81,10 @@ impl Table {
     }
 }
 
-/// Writes a row with tabs between its columns. A text has no tabs: [`Cell`] escapes them.
+/// Writes a row with tabs between its columns. A cell does not contain tabs, because [`Cell`] escapes them.
 pub(super) fn separated(writer: &mut impl Write, row: &[Cell]) -> io::Result<()> {
-    for (place, cell) in row.iter().enumerate() {
-        if place > 0 {
+    for (index, cell) in row.iter().enumerate() {
+        if index > 0 {
             writer.write_all(b"\t")?;
         }
         cell.write(writer, false)?;

@@ -1,4 +1,4 @@
-//! Times for people.
+//! Human-readable times.
 
 use std::time::{Duration, SystemTime};
 

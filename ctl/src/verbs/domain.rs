@@ -1,4 +1,4 @@
-//! Domains on the command line: their names in completions, and the search for one.
+//! Domains on the command line: their completion, and the search for them.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -15,23 +15,24 @@ use crate::error::Error;
 
 /// How long a completion waits for the services.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// How similar the nearest name must be, from 0 to 1.
+/// The minimum similarity of the suggested name, from 0 to 1.
 const SIMILAR: f64 = 0.7;
 
-/// The domains with this name, UUID or MAC address: more than one if connections have domains of the same name.
+/// The domains with this name, UUID or MAC address. There can be several, because hypervisors can have domains of the same
+/// name.
 ///
 /// # Errors
-/// If there is none, with the nearest name.
+/// If there is none. The message suggests the most similar name.
 pub fn find<'a>(domains: &'a [Domain], text: &str) -> Result<Vec<&'a Domain>, Error> {
     let named: Vec<&Domain> = domains.iter().filter(|domain| domain.name == text).collect();
     if !named.is_empty() {
         return Ok(named);
     }
     let mac = text.parse().ok().map(|mac: MacAddr| mac.to_string());
-    let fits = |domain: &&Domain| {
+    let matches = |domain: &&Domain| {
         domain.uuid.eq_ignore_ascii_case(text) || mac.as_ref().is_some_and(|mac| domain.macs.contains(mac))
     };
-    let found: Vec<&Domain> = domains.iter().filter(fits).collect();
+    let found: Vec<&Domain> = domains.iter().filter(matches).collect();
     if !found.is_empty() {
         return Ok(found);
     }
@@ -56,22 +57,22 @@ pub async fn addresses(target: &str, client: &Client) -> Result<Vec<MacAddr>, Er
     Ok(macs.into_iter().collect())
 }
 
-/// Whether a name, glob or UUID, as in a rule, is for this domain.
+/// Whether a name, glob or UUID from a rule matches this domain.
 #[must_use]
-pub fn is_named(domain: &Domain, pattern: &str) -> bool {
+pub fn matches_pattern(domain: &Domain, pattern: &str) -> bool {
     pattern == domain.name
         || pattern.eq_ignore_ascii_case(&domain.uuid)
         || glob(pattern).is_ok_and(|glob| glob.is_match(&domain.name))
 }
 
-/// The domains that match a name, glob or UUID. A text that is the name of a domain is no glob, as in the actor.
+/// The domains that match a name, glob or UUID. As in the actor, the name of a domain is not read as a glob.
 #[must_use]
 pub fn matching<'a>(domains: &'a [Domain], pattern: &str) -> Vec<&'a Domain> {
     let is_name = domains.iter().any(|domain| domain.name == pattern);
-    let fits = |domain: &&Domain| {
-        if is_name { domain.name == pattern } else { is_named(domain, pattern) }
+    let matches = |domain: &&Domain| {
+        if is_name { domain.name == pattern } else { matches_pattern(domain, pattern) }
     };
-    domains.iter().filter(fits).collect()
+    domains.iter().filter(matches).collect()
 }
 
 /// The most similar name.
@@ -84,7 +85,7 @@ pub fn nearest(domains: &[Domain], text: &str) -> Option<String> {
     best.filter(|(similarity, _)| *similarity >= SIMILAR).map(|(_, domain)| domain.name.clone())
 }
 
-/// The names of all domains. Empty without the right to list them, and if the actor is not running.
+/// The names of all domains. Empty if the actor is not running, or the caller is not allowed to list them.
 #[must_use]
 pub fn candidates() -> Vec<CompletionCandidate> {
     let bus = bus(std::env::args_os().skip(1)).unwrap_or_default();
@@ -95,13 +96,13 @@ pub fn candidates() -> Vec<CompletionCandidate> {
     domains.into_iter().filter_map(candidate).collect()
 }
 
-/// A name with a control character would break the protocol between the program and the shell.
+/// Returns `None` for a name with a control character, which would break the protocol between the program and the shell.
 fn candidate(domain: Domain) -> Option<CompletionCandidate> {
     let Domain { name, state, .. } = domain;
     (!name.contains(char::is_control)).then(|| CompletionCandidate::new(name).help(Some(state.into())))
 }
 
-/// The value of the option `--bus` on the command line that is being completed.
+/// The value of the `--bus` option on the command line that is being completed.
 fn bus(arguments: impl Iterator<Item = OsString>) -> Option<Address> {
     let mut arguments = arguments.filter_map(|argument| argument.into_string().ok());
     while let Some(argument) = arguments.next() {

@@ -1,4 +1,4 @@
-//! `wakevirtctl explain`: what a packet would cause, and why.
+//! `wakevirtctl explain`: what a packet would do, and why.
 
 use std::net::IpAddr;
 
@@ -27,15 +27,15 @@ pub struct Arguments {
     #[arg(long, value_name = "MAC")]
     source_mac: Option<MacAddr>,
 
-    /// The outermost VLAN of the frame, 0 for none
+    /// The outermost VLAN of the frame, or 0 for none
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u16).range(0..=4094))]
     vlan: Option<u16>,
 
-    /// The packet has a SecureOn password. Whether it is correct is not checked
+    /// Assume that the packet has a SecureOn password. The password is not checked
     #[arg(long)]
     secure_on: bool,
 
-    /// The MAC address in the packet, or the name or UUID of a domain, for each of its addresses
+    /// The MAC address in the packet; or the name or UUID of a domain, to explain a packet for each of its addresses
     #[arg(value_name = "MAC|DOMAIN", add = ArgValueCandidates::new(domain::candidates))]
     target: String,
 }
@@ -53,13 +53,13 @@ impl Arguments {
     }
 }
 
-/// Explains what the packet would cause. The answer is negative if no address would wake a domain.
+/// Explains what the packet would do. The answer is negative if a packet for none of the addresses would wake a domain.
 ///
 /// # Errors
-/// If there is no such domain, or the actor does not answer.
+/// If there is no such domain, or the actor does not reply.
 pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) -> Result<Exit, Error> {
     let mut exit = Exit::Failure;
-    for (place, mac) in domain::addresses(&arguments.target, client).await?.iter().enumerate() {
+    for (index, mac) in domain::addresses(&arguments.target, client).await?.iter().enumerate() {
         let explanation = client.explain(&mac.to_string(), &arguments.details()).await?;
         if explanation.would_wake {
             exit = Exit::Success;
@@ -68,7 +68,7 @@ pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) ->
             output.json(&explanation)?;
             continue;
         }
-        if place > 0 {
+        if index > 0 {
             output.line(&[])?;
         }
         print(&explanation, output)?;
@@ -106,10 +106,10 @@ fn print(it: &Explanation, output: &mut Output) -> Result<(), Error> {
     Ok(())
 }
 
-/// The domain in one line: its state, and what delays or prevents a wake.
+/// Describes the domain in one line: its state, and what delays or prevents a wake.
 fn description(domain: &ExplainedDomain) -> String {
     let mut parts = vec![domain.state.clone()];
-    parts.extend(domain.alias.then(|| "by an alias".to_owned()));
+    parts.extend(domain.alias.then(|| "has the address through an alias".to_owned()));
     parts.extend((!domain.selected).then(|| "not selected".to_owned()));
     parts.extend(domain.wake.map(|wake| format!("a wake is {}", wake.as_str())));
     parts.extend(domain.cool_down.map(|rest| format!("cooling down for {} s", rest.div_ceil(1_000_000))));
@@ -117,7 +117,7 @@ fn description(domain: &ExplainedDomain) -> String {
 }
 
 fn rules(rules: &[ExplainedRule]) -> Table {
-    let mut table = Table::new(&["RULE", "VERDICT", "DECIDES", "PLACE", "TEXT", "REASON"]);
+    let mut table = Table::new(&["RULE", "VERDICT", "DECIDES", "LOCATION", "TEXT", "REASON"]);
     for rule in rules {
         let style = match rule.verdict {
             Some(RuleVerdict::Allows) => Style::Good,

@@ -17,15 +17,15 @@ const METADATA: &str = "metadata of the domain";
 /// The options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
-    /// Remove the permission from the definition of the domain instead, with virsh(1)
+    /// Remove the permission from the domain's definition instead, with virsh(1)
     #[arg(long)]
     in_domain: bool,
 
-    /// Accept a name that no known domain has
+    /// Accept a DOMAIN that does not match a known domain
     #[arg(long, conflicts_with = "in_domain")]
     force: bool,
 
-    /// The name or UUID of a domain, or a glob of names, as it was allowed
+    /// The name, UUID or glob that was given to allow
     #[arg(value_name = "DOMAIN", add = ArgValueCandidates::new(domain::candidates))]
     domain: String,
 }
@@ -54,7 +54,7 @@ struct StillAllowed {
     line: Option<u32>,
 }
 
-/// Removes the rule. The answer is negative if something still allows a domain that matches.
+/// Removes the rule. The answer is negative if something still allows a matching domain.
 ///
 /// # Errors
 /// If the file cannot be removed, or the actor rejects the change, which is then undone.
@@ -101,7 +101,7 @@ async fn remove(outcome: &str, drop_in: &DropIn, client: &Client) -> Result<bool
     reloaded
 }
 
-/// What still allows the domains that match.
+/// What still allows matching domains.
 async fn still_allowed(
     arguments: &Arguments,
     outcome: &str,
@@ -120,7 +120,8 @@ async fn still_allowed(
     Ok(still)
 }
 
-/// The rules that allow a domain. After the removal of its metadata, the actor may not have noticed yet, so it is left out.
+/// The rules that allow a domain. With `without_metadata`, its metadata is left out, because the actor may not have noticed
+/// yet that it was removed.
 async fn rules(
     domain: &Domain,
     without_metadata: bool,
@@ -133,22 +134,22 @@ async fn rules(
             still.push(rule);
         }
     };
-    let of = |rule: String, file, line| StillAllowed { domain: domain.name.clone(), rule, file, line };
+    let entry = |rule: String, file, line| StillAllowed { domain: domain.name.clone(), rule, file, line };
     for mac in &domain.macs {
         let explained = client.explain(mac, &Details::new()).await?.rules;
         is_explained |= !explained.is_empty();
         let allows = explained.into_iter().filter(|rule| may_allow(rule, domain));
         let allows = allows.filter(|rule| !without_metadata || rule.kind != Some(RuleKind::Metadata));
-        allows.for_each(|rule| push(of(rule.text, rule.file, rule.line)));
+        allows.for_each(|rule| push(entry(rule.text, rule.file, rule.line)));
     }
-    // An actor of an earlier version explains no rules.
+    // An actor of an earlier version does not explain rules.
     let listed = domain.rule.clone().filter(|_| !is_explained);
     let listed = listed.filter(|rule| !without_metadata || rule != METADATA);
-    listed.into_iter().for_each(|rule| push(of(rule, None, None)));
+    listed.into_iter().for_each(|rule| push(entry(rule, None, None)));
     Ok(still)
 }
 
-/// Whether a rule is for this domain, and allows some packets.
+/// Whether a rule is for this domain, so that it can allow packets.
 fn may_allow(rule: &ExplainedRule, domain: &Domain) -> bool {
     let is_for_others = matches!(
         rule.verdict,
@@ -177,16 +178,16 @@ fn print(forbidden: &Forbidden<'_>, output: &mut Output) -> std::io::Result<()> 
     };
     output.line(&[Cell::new(text, style)])?;
     for still in &forbidden.still_allowed {
-        let place = match location(still.file.as_deref(), still.line) {
+        let detail = match location(still.file.as_deref(), still.line) {
             Some(location) => format!(", {location}"),
             None if still.rule == METADATA => "; \"wakevirtctl forbid --in-domain\" removes it".to_owned(),
             None => String::new(),
         };
-        let text = format!("{} is still allowed: {}{place}", still.domain, still.rule);
+        let text = format!("{} is still allowed: {}{detail}", still.domain, still.rule);
         output.line(&[Cell::new(text, Style::Warning)])?;
     }
     if forbidden.applied == Some(false) {
-        let note = "wakevirt-actor is not running: the change applies when it starts, and other rules were not checked";
+        let note = "wakevirt-actor is not running: the change takes effect when it starts, and other rules were not checked";
         output.line(&[Cell::new(note, Style::Warning)])?;
     }
     Ok(())

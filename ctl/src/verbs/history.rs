@@ -1,4 +1,4 @@
-//! `wakevirtctl history`: the last decisions.
+//! `wakevirtctl history`: the latest decisions.
 
 use super::style_of;
 use crate::client::{Client, Decision};
@@ -9,12 +9,12 @@ use crate::output::{Cell, Output, Table, timestamp};
 /// The options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
-    /// The maximum number of decisions; the actor stores at most 1000 since its start
+    /// Print at most this many decisions; the actor stores the latest 1000
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 50)]
     lines: usize,
 }
 
-/// Prints the last decisions, newest first.
+/// Prints the latest decisions, newest first.
 ///
 /// # Errors
 /// If the actor does not return them.

@@ -8,7 +8,7 @@ use crate::output::{Cell, Output, Style, Table, ago, timestamp};
 /// The options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
-    /// List only the domains that a packet can wake
+    /// List only the domains that packets can wake
     #[arg(long)]
     allowed: bool,
 }

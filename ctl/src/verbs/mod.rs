@@ -1,4 +1,4 @@
-//! The verbs. Each file has the options of its verb and the function that runs it.
+//! The verbs. Each module has the options of a verb, and the function that runs it.
 
 pub mod allow;
 pub mod doctor;

@@ -13,7 +13,7 @@ use crate::output::{Cell, Output, Style, timestamp};
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Arguments {}
 
-/// What has happened.
+/// What happened.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum Event {
@@ -58,18 +58,18 @@ fn print(event: &Event, output: &mut Output) -> std::io::Result<()> {
                 Cell::plain(time),
                 Cell::new("packet", Style::Dim),
                 Cell::plain(&packet.mac),
-                Cell::plain(sender(packet)),
+                Cell::plain(origin(packet)),
                 Cell::default(),
             ]
         }
         Event::Decision(decision) => history::row(decision, Some(timestamp(realtime(), local))),
     };
-    // Times, outcomes, names and senders of usual lengths.
+    // The usual widths of times, outcomes, names and senders.
     output.row(&columns, &[19, 15, 17, 24])
 }
 
-/// The transport, the sender and the ingress interface.
-fn sender(packet: &Packet) -> String {
+/// Describes where a packet came from, and how.
+fn origin(packet: &Packet) -> String {
     let mut parts = vec![packet.transport.clone().unwrap_or_default()];
     parts.extend(packet.sender().map(|sender| format!("from {sender}")));
     parts.extend(packet.interface.as_ref().map(|interface| format!("on {interface}")));

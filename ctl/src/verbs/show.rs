@@ -1,4 +1,4 @@
-//! `wakevirtctl show`: one domain and its last decisions.
+//! `wakevirtctl show`: one domain, and the latest decisions about it.
 
 use clap_complete::ArgValueCandidates;
 use serde::Serialize;
@@ -10,9 +10,9 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Cell, Output, Style, Table, timestamp};
 
-/// The number of decisions that are shown.
+/// The maximum number of decisions that are shown.
 const DECISIONS: usize = 5;
-/// The number of decisions that the actor stores.
+/// The maximum number of decisions that the actor stores.
 const STORED: usize = 1000;
 
 /// The options.
@@ -39,18 +39,18 @@ pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) ->
     let domains = client.domains().await?;
     let found = domain::find(&domains, &arguments.domain)?;
     let history = client.history(STORED).await?;
-    for (place, domain) in found.into_iter().enumerate() {
-        let is_of = |decision: &&Decision| {
+    for (index, domain) in found.into_iter().enumerate() {
+        let is_about_domain = |decision: &&Decision| {
             let details = &decision.details;
             (details.connection.as_ref(), details.uuid.as_ref())
                 == (Some(&domain.connection), Some(&domain.uuid))
         };
-        let decisions: Vec<&Decision> = history.iter().filter(is_of).take(DECISIONS).collect();
+        let decisions: Vec<&Decision> = history.iter().filter(is_about_domain).take(DECISIONS).collect();
         if output.is_json() {
             output.json(&Shown { domain, decisions })?;
             continue;
         }
-        if place > 0 {
+        if index > 0 {
             output.line(&[])?;
         }
         print(domain, &decisions, output)?;
@@ -63,7 +63,7 @@ fn print(domain: &Domain, decisions: &[&Decision], output: &mut Output) -> Resul
     let allowed = match (&domain.rule, domain.allowed) {
         (Some(rule), true) => format!("yes, {rule}"),
         (None, true) => "yes".to_owned(),
-        (_, false) => "no: no rule and no metadata of the domain allows it".to_owned(),
+        (_, false) => "no: neither a rule nor the metadata of the domain allows it".to_owned(),
     };
     let last = domain.last_wake.map(|time| timestamp(time, output.is_terminal()));
     for (name, value) in [

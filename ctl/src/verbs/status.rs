@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Cell, Output, Style, Table, ago};
 
-/// The number of decisions that are shown.
+/// The maximum number of decisions that are shown.
 const DECISIONS: usize = 5;
 
 /// The options.
@@ -47,14 +47,14 @@ pub async fn run(_: &Arguments, client: &Client, output: &mut Output) -> Result<
     match client.actor_status().await {
         Ok(actor) => {
             status.actor = Some(actor);
-            status.private(client).await;
+            status.add_restricted(client).await;
         }
         Err(error) => {
             status.warnings.push(error.to_string());
             exit = error.exit();
         }
     }
-    status.warn();
+    status.add_warnings();
     if output.is_json() {
         output.json(&status)?;
     } else {
@@ -64,14 +64,14 @@ pub async fn run(_: &Arguments, client: &Client, output: &mut Output) -> Result<
 }
 
 impl Status {
-    /// Adds what only some users may see.
-    async fn private(&mut self, client: &Client) {
+    /// Adds what only some users are allowed to see.
+    async fn add_restricted(&mut self, client: &Client) {
         let denied = match client.domains().await {
             Ok(domains) => {
                 self.allowed = Some(domains.iter().filter(|domain: &&Domain| domain.allowed).count());
                 None
             }
-            // A hypervisor without a connection has a warning already.
+            // A missing connection to a hypervisor has a warning of its own.
             Err(error) => Some(error).filter(|error| matches!(error, client::Error::Denied { .. })),
         };
         self.decisions = client.history(DECISIONS).await.ok();
@@ -79,37 +79,39 @@ impl Status {
     }
 
     /// Adds warnings about the services.
-    fn warn(&mut self) {
+    fn add_warnings(&mut self) {
         let mut warnings = Vec::new();
         if let Some(capture) = &self.capture {
             if capture.interfaces.is_empty() {
-                let cure = "bring an interface up, or correct \"interfaces\" in /etc/wakevirt/capture.toml";
-                warnings.push(format!("wakevirt-capture receives on no interface; {cure}"));
+                let fix = "bring an interface up, or correct \"interfaces\" in /etc/wakevirt/capture.toml";
+                warnings.push(format!("wakevirt-capture does not receive on any interface; {fix}"));
             }
             if capture.mode == "udp" {
-                let cure = "if senders use etherwake, give the service CAP_NET_RAW: the shipped unit does";
+                let fix = "if senders use etherwake, give the service CAP_NET_RAW, as the shipped unit does";
                 warnings.push(format!(
-                    "wakevirt-capture receives only UDP datagrams, no Ethernet frames; {cure}"
+                    "wakevirt-capture receives only UDP datagrams, not Ethernet frames; {fix}"
                 ));
             }
         }
         if let Some(actor) = &self.actor {
-            for lost in actor.connections.iter().filter(|connection| !connection.connected) {
-                let cure =
-                    format!("check \"virsh --connect {} list\" and journalctl -u wakevirt-actor", lost.uri);
-                warnings.push(format!("wakevirt-actor is not connected to {}; {cure}", lost.uri));
+            for missing in actor.connections.iter().filter(|connection| !connection.connected) {
+                let fix = format!(
+                    "see \"virsh --connect {} list\" and \"journalctl -u wakevirt-actor\"",
+                    missing.uri
+                );
+                warnings.push(format!("wakevirt-actor is not connected to {}; {fix}", missing.uri));
             }
             if self.allowed == Some(0) && actor.domains > 0 {
-                let cure = "add a rule: see wakevirt-actor.toml(5)";
-                warnings.push(format!("no domain is allowed, so no packet wakes any; {cure}"));
+                let fix = "add a rule, as root: wakevirtctl allow DOMAIN";
+                warnings.push(format!("no domain is allowed, so packets do not wake any domain; {fix}"));
             }
         }
         if let (Some(capture), Some(actor)) = (&self.capture, &self.actor)
             && capture.version != actor.version
         {
-            let cure = "restart both: systemctl restart wakevirt-actor wakevirt-capture";
+            let fix = "restart both, as root: systemctl restart wakevirt-actor wakevirt-capture";
             warnings.push(format!(
-                "the services have different versions ({}, {}); {cure}",
+                "the services have different versions ({}, {}); {fix}",
                 capture.version, actor.version
             ));
         }
@@ -176,7 +178,7 @@ impl Status {
             return Ok(());
         };
         output.line(&[])?;
-        let mut table = Table::new(&["LAST", "OUTCOME", "DOMAIN", "REASON"]);
+        let mut table = Table::new(&["TIME", "OUTCOME", "DOMAIN", "REASON"]);
         for decision in decisions {
             table.push(vec![
                 Cell::plain(decision.time.map(ago).unwrap_or_default()),
@@ -193,8 +195,8 @@ fn row(table: &mut Table, name: &str, value: Cell) {
     table.push(vec![Cell::new(name, Style::Bold), value]);
 }
 
-/// Counters without those that are 0, except the first.
+/// The first counter, and the others that are not 0.
 fn counters<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> Cell {
-    let shown = counts.enumerate().filter(|(place, (_, count))| *place == 0 || *count > 0);
+    let shown = counts.enumerate().filter(|(index, (_, count))| *index == 0 || *count > 0);
     Cell::plain(shown.map(|(_, (name, count))| format!("{count} {name}")).collect::<Vec<_>>().join(", "))
 }

@@ -13,7 +13,7 @@ use crate::site::{OTHER_MAC, Printed, Site, run};
 const FOLDER: &str = "/etc/wakevirt/actor.d";
 const FILE: &str = "/etc/wakevirt/actor.d/50-allow-vm2.toml";
 
-/// The files in the folder of drop-ins.
+/// Returns the names of the actor's drop-ins.
 fn files(host: &Host) -> Vec<String> {
     let entries = std::fs::read_dir(host.path(FOLDER)).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
@@ -76,11 +76,11 @@ fn prints_documented_json_of_both() {
 }
 
 #[test]
-fn keeps_files_of_the_administrator() {
+fn leaves_files_of_the_administrator_as_they_are() {
     privileged!();
     let host = Host::new();
     let site = Site::new(&host);
-    let keeps = || {
+    let check = || {
         let printed = fails(&host, &["allow", "vm2"]);
         assert!(printed.err.contains(FILE) && printed.err.contains("was left as it is"), "{printed:?}");
         let printed = fails(&host, &["forbid", "vm2"]);
@@ -89,19 +89,19 @@ fn keeps_files_of_the_administrator() {
     site.ctl(&["allow", "vm2"]);
     let edited = format!("{}vlans = [10]\n", host.read(FILE));
     host.write(FILE, &edited);
-    keeps();
+    check();
     assert_eq!(host.read(FILE), edited);
     let printed = fails(&host, &["forbid", "vm2"]);
     assert!(printed.out.contains(&format!("{FILE}:2\n")), "{printed:?}");
 
     host.sh(&format!("cd {FOLDER}; mv 50-allow-vm2.toml mine; ln -s mine 50-allow-vm2.toml"));
-    keeps();
+    check();
     assert_eq!(files(&host), ["50-allow-vm2.toml", "mine"]);
     assert_eq!(host.read(FILE), edited);
 }
 
 #[test]
-fn refuses_a_name_that_no_domain_has() {
+fn rejects_a_name_that_no_domain_has() {
     privileged!();
     let host = Host::new();
     let site = Site::new(&host);
@@ -111,7 +111,7 @@ fn refuses_a_name_that_no_domain_has() {
     }
     fails(&host, &["allow", "win*"]);
     assert!(files(&host).is_empty());
-    assert!(site.ctl(&["allow", "--force", "vm3"]).contains("no known domain matches yet"));
+    assert!(site.ctl(&["allow", "--force", "vm3"]).contains("no known domain matches it yet"));
     assert_eq!(files(&host), ["50-allow-vm3.toml"]);
     assert!(site.ctl(&["forbid", "vm3"]).starts_with("removed "));
     assert!(site.ctl(&["forbid", "--force", "vm3"]).contains("does not exist"));
@@ -178,7 +178,7 @@ fn undoes_a_change_that_the_actor_rejects() {
 }
 
 #[test]
-fn names_the_missing_right_and_the_file_of_a_session() {
+fn names_the_missing_permission_and_the_file_of_a_session() {
     privileged!();
     let host = Host::new();
     let _site = Site::new(&host);
@@ -194,7 +194,7 @@ fn names_the_missing_right_and_the_file_of_a_session() {
 }
 
 #[test]
-fn works_without_the_actor_and_not_with_another_configuration() {
+fn works_without_the_actor_and_fails_with_a_different_configuration() {
     privileged!();
     let host = Host::new();
     let mut site = Site::new(&host);
@@ -204,14 +204,14 @@ fn works_without_the_actor_and_not_with_another_configuration() {
     assert!(printed.status == 3 && printed.err.contains("--force skips this check"), "{printed:?}");
     assert!(files(&host).is_empty());
     let printed = site.ctl(&["allow", "--force", "vm2"]);
-    assert!(printed.contains("the rule applies when it starts"), "{printed}");
+    assert!(printed.contains("the rule takes effect when it starts"), "{printed}");
     assert_eq!(files(&host), ["50-allow-vm2.toml"]);
     assert!(site.ctl(&["forbid", "vm2"]).contains("other rules were not checked"));
 
     let config = format!("connections = [\"{TEST}\"]\n");
     site.actor = Some(Daemon::actor(&host).config(&config).start_connected());
     let printed = fails(&host, &["allow", "vm2"]);
-    assert!(printed.err.contains("if it runs with --config"), "{printed:?}");
+    assert!(printed.err.contains("if the actor was started with --config"), "{printed:?}");
     assert!(files(&host).is_empty());
 }
 
@@ -235,7 +235,7 @@ fn changes_the_metadata_of_a_domain() {
     assert_eq!(removed, "removed the metadata of the domain\n");
     wait::until_true("the actor to read the metadata", || !site.ctl(&["list"]).contains(metadata));
     assert!(site.ctl(&["forbid", "--in-domain", "vm2"]).contains("does not exist"));
-    // A rule allows it.
+    // A rule allows this domain.
     let printed = fails(&host, &["forbid", "--in-domain", "vm1"]);
     assert!(printed.out.contains("/etc/wakevirt/actor.toml:2"), "{printed:?}");
     let printed = run(&host, User::WakevirtMember, &["allow", "--in-domain", "vm2"]);

@@ -19,7 +19,7 @@ fn shell(host: &Host, user: User, program: &str) -> Command {
     shell
 }
 
-/// Copies the scripts to the host.
+/// Copies the completion scripts to the host.
 fn copy_scripts(host: &Host) {
     for name in ["wakevirtctl.bash", "_wakevirtctl", "wakevirtctl.fish"] {
         let script = std::fs::read_to_string(project().join("ctl/completions").join(name)).unwrap();
@@ -80,7 +80,7 @@ fn fish_completes_verbs_and_domains() {
     let domains = complete(User::Root, "wakevirtctl show ");
     assert!(domains.contains("vm1\tshut off\n") && domains.contains("my web server\t"), "{domains}");
     assert!(complete(User::Root, "wakevirtctl wake --glob vm").contains("vm2\t"));
-    // Without the right to list domains, there are none, and no error.
+    // A user who is not allowed to list domains gets no candidates, and no error.
     assert!(!complete(User::Unprivileged, "wakevirtctl show ").contains("vm1"));
 }
 

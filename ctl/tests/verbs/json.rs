@@ -8,7 +8,7 @@ use wakevirt_tests::privileged;
 
 use crate::site::Site;
 
-/// The documented keys of a verb, with their types.
+/// Returns the documented keys of a verb, with their types.
 pub fn documented(verb: &str) -> BTreeMap<String, String> {
     let page = std::fs::read_to_string(project().join("docs/man/wakevirtctl.1")).unwrap();
     let (_, section) = page.split_once(&format!("\n.Ss JSON of {verb}\n")).unwrap();
@@ -17,7 +17,7 @@ pub fn documented(verb: &str) -> BTreeMap<String, String> {
     entries.map(|(key, kind)| (key.to_owned(), kind.to_owned())).collect()
 }
 
-fn fits(value: &Value, kind: &str) -> bool {
+fn has_type(value: &Value, kind: &str) -> bool {
     match kind {
         "string" => value.is_string(),
         "number" => value.is_number(),
@@ -25,18 +25,18 @@ fn fits(value: &Value, kind: &str) -> bool {
         "object" => value.is_object(),
         "string or null" => value.is_string() || value.is_null(),
         "object or null" => value.is_object() || value.is_null(),
-        "list of strings" => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
-        "list of objects" => value.as_array().is_some_and(|list| list.iter().all(Value::is_object)),
+        "array of strings" => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
+        "array of objects" => value.as_array().is_some_and(|list| list.iter().all(Value::is_object)),
         _ => false,
     }
 }
 
-/// Checks that an object has these keys and no others, except those that can be absent.
+/// Checks that an object has exactly these keys, except for those that can be absent.
 pub fn assert_documented(value: &Value, keys: &BTreeMap<String, String>, optional: &[&str]) {
     let object = value.as_object().unwrap();
     for (key, value) in object {
         let kind = keys.get(key).map(String::as_str).unwrap_or_default();
-        assert!(fits(value, kind), "\"{key}\" is {value}; the man page says: \"{kind}\"");
+        assert!(has_type(value, kind), "\"{key}\" is {value}; the man page says: \"{kind}\"");
     }
     let missing = keys.keys().find(|key| !object.contains_key(*key) && !optional.contains(&key.as_str()));
     assert_eq!(missing, None, "the man page has a key that is absent in {value}");
@@ -56,7 +56,7 @@ fn man_page_describes_the_json() {
     assert_documented(domain("vm2"), &listed, &["rule", "last-wake"]);
     let shown = listed.into_iter().chain(documented("show")).collect();
     assert_documented(&site.json(&["show", "vm1"]), &shown, &[]);
-    let of_packet = ["mac", "rule", "epoch", "sequence", "interface", "vlan", "source", "source-mac"];
-    assert_documented(&site.json(&["history"]), &documented("history"), &of_packet);
+    let keys_of_packets = ["mac", "rule", "epoch", "sequence", "interface", "vlan", "source", "source-mac"];
+    assert_documented(&site.json(&["history"]), &documented("history"), &keys_of_packets);
     assert_documented(&site.json(&["wake", "vm1"]), &documented("wake"), &["reason", "guest", "address"]);
 }

@@ -9,7 +9,7 @@ use wakevirt_tests::process::Process;
 use crate::json::{assert_documented, documented};
 use crate::site::{ALLOWED_MAC, OTHER_MAC, Site};
 
-/// Starts the verb, and waits until it has subscribed: it then answers a wake.
+/// Starts the verb, and waits until it has subscribed, so that it prints a wake.
 fn start(host: &Host, options: &[&str]) -> Process {
     let mut command = host.command_as(User::Unprivileged, &format!("{PROGRAMS}/wakevirtctl"));
     let monitor = Process::start("wakevirtctl", command.arg("monitor").args(options));
@@ -21,7 +21,7 @@ fn start(host: &Host, options: &[&str]) -> Process {
 }
 
 #[test]
-fn prints_packets_and_decisions_of_everyone_to_everyone() {
+fn prints_all_packets_and_decisions_to_every_user() {
     privileged!();
     let host = Host::new();
     let _site = Site::new(&host);
@@ -45,8 +45,8 @@ fn prints_documented_json() {
     let keys = documented("monitor");
     let value = |line: String| -> Value { serde_json::from_str(&line).unwrap() };
     let packet = value(monitor.log().wait_for("\"event\":\"packet\""));
-    let of_others = ["ethertype", "copies", "interface-alternatives", "source-mac", "vlan"];
-    assert_documented(&packet, &keys, &of_others);
+    let keys_of_others = ["ethertype", "copies", "interface-alternatives", "source-mac", "vlan"];
+    assert_documented(&packet, &keys, &keys_of_others);
     let decision = value(monitor.log().wait_for("\"trigger\":\"packet\""));
     assert_eq!((&decision["event"], &decision["domain"]), (&"decision".into(), &"vm1".into()));
     let history = documented("history");

@@ -37,7 +37,7 @@ fn shows_both_services_on_one_screen() {
 }
 
 #[test]
-fn shows_to_everyone_what_everyone_may_see() {
+fn shows_what_each_user_is_allowed_to_see() {
     privileged!();
     let host = Host::new();
     let _site = Site::new(&host);
@@ -45,8 +45,8 @@ fn shows_to_everyone_what_everyone_may_see() {
     assert_eq!(printed.status, 0, "{printed:?}");
     assert!(printed.out.contains("domains\t3\n"), "{printed:?}");
     let name = User::Unprivileged.name();
-    let cure = format!("usermod --append --groups wakevirt {name}");
-    assert!(printed.out.contains("warning: ") && printed.out.contains(&cure), "{printed:?}");
+    let fix = format!("usermod --append --groups wakevirt {name}");
+    assert!(printed.out.contains("warning: ") && printed.out.contains(&fix), "{printed:?}");
     for user in [User::LibvirtMember, User::WakevirtMember] {
         let printed = run(&host, user, &["status"]);
         assert!(printed.out.contains("3, 1 allowed") && !printed.out.contains("warning"), "{printed:?}");
@@ -54,7 +54,7 @@ fn shows_to_everyone_what_everyone_may_see() {
 }
 
 #[test]
-fn names_a_missing_service_or_bus_and_the_cure() {
+fn names_a_missing_service_or_bus_and_the_fix() {
     privileged!();
     let host = Host::new();
     let printed = run(&host, User::Unprivileged, &[]);
@@ -66,8 +66,8 @@ fn names_a_missing_service_or_bus_and_the_cure() {
     let printed = run(&host, User::Unprivileged, &[]);
     assert_eq!(printed.status, 3, "{printed:?}");
     for unit in ["wakevirt-capture", "wakevirt-actor"] {
-        let cure = format!("{unit} is not running; start it, as root: systemctl enable --now {unit}");
-        assert!(printed.out.contains(&cure), "{printed:?}");
+        let fix = format!("{unit} is not running; start it, as root: systemctl enable --now {unit}");
+        assert!(printed.out.contains(&fix), "{printed:?}");
     }
     drop(bus);
 

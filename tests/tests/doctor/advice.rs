@@ -55,10 +55,10 @@ fn tells_an_ordinary_user_what_was_not_checked() {
     };
     let text = run(User::Unprivileged);
     assert!(
-        text.contains("not checked: the domains (user wakevirt-test-unprivileged may not call"),
+        text.contains("not checked: the domains (user wakevirt-test-unprivileged is not allowed to call"),
         "{text}"
     );
-    assert!(text.contains("), run sudo wakevirtctl list"), "{text}");
+    assert!(text.contains("); run sudo wakevirtctl list"), "{text}");
     let text = run(User::LibvirtMember);
     assert!(text.contains("can wake \"win11\""), "{text}");
     drop(fixture);
@@ -250,7 +250,7 @@ fn masks_a_report_on_request() {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let (plain, masked) = (report(&[]), report(&["--mask"]));
-    for text in ["win11", MAC, "## Findings", "## Last decisions", "started"] {
+    for text in ["win11", MAC, "## Findings", "## Latest decisions", "started"] {
         assert!(plain.contains(text), "{text} is not in\n{plain}");
     }
     assert!(masked.contains("domain-1") && masked.contains("mac-1"), "{masked}");

@@ -43,13 +43,25 @@ const FAULT: Fault = Fault { setup: HEALTHY, arguments: &[], check: "", evidence
 fn fixes_a_configuration_that_allows_nothing() {
     let setup = Setup { actor: "", ..HEALTHY };
     // The test driver's predefined domain is first in the list.
-    assert_fixed(&Fault { setup, arguments: &[DOMAIN], check: "not-allowed", evidence: "0 rules", ..FAULT });
+    assert_fixed(&Fault {
+        setup,
+        arguments: &[DOMAIN],
+        check: "not-allowed",
+        evidence: "rules in the configuration: 0",
+        ..FAULT
+    });
 }
 
 #[test]
 fn fixes_rules_that_do_not_allow_the_domain() {
     let setup = Setup { actor: "[[allow]]\ndomain = \"test\"\n", ..HEALTHY };
-    assert_fixed(&Fault { setup, arguments: &[DOMAIN], check: "not-allowed", evidence: "1 rules", ..FAULT });
+    assert_fixed(&Fault {
+        setup,
+        arguments: &[DOMAIN],
+        check: "not-allowed",
+        evidence: "rules in the configuration: 1",
+        ..FAULT
+    });
 }
 
 #[test]
@@ -93,7 +105,7 @@ fn fixes_a_wrong_alternative_name() {
         shell: "ip link property add dev port0 altname enp7s0",
         ..HEALTHY
     };
-    let evidence = "\"enp7s0\" is similar, an alternative name of port0";
+    let evidence = "\"enp7s0\", an alternative name of port0, is similar";
     assert_fixed(&Fault { setup, check: "interface-none", evidence, ..FAULT });
 }
 
@@ -118,7 +130,7 @@ fn fixes_a_rule_that_allows_the_bridge_but_not_its_port() {
 #[test]
 fn fixes_capture_on_the_bridge_but_not_on_its_port() {
     let setup = Setup { capture: "interfaces = [\"br0\"]\n", ..HEALTHY };
-    assert_fixed(&Fault { setup, check: "bridge-port", evidence: "appears on the port only", ..FAULT });
+    assert_fixed(&Fault { setup, check: "bridge-port", evidence: "appears only on the port", ..FAULT });
 }
 
 #[test]

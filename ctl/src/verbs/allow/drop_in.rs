@@ -18,7 +18,7 @@ use crate::quoting::toml_string;
 const FOLDER: &str = "/etc/wakevirt/actor.d";
 /// The maximum length of a file name, in bytes: NAME_MAX in limits.h(0p).
 const MAX_NAME: usize = 255;
-/// The first line. It has no part of the name, which could contain a line break.
+/// The first line. It does not contain the domain's name, in which there could be a line break.
 const COMMENT: &str =
     "# Written by \"wakevirtctl allow\". \"wakevirtctl forbid\" removes this file, unless it was edited.\n";
 
@@ -27,9 +27,9 @@ const COMMENT: &str =
 pub enum Found {
     /// Nothing.
     Absent,
-    /// What `allow` writes.
+    /// The content that `allow` writes.
     Written,
-    /// Something else.
+    /// Any other content.
     Edited,
 }
 
@@ -42,7 +42,7 @@ pub struct DropIn {
 }
 
 impl DropIn {
-    /// The drop-in for a name, glob or UUID. Nothing is written.
+    /// Creates the drop-in for a name, glob or UUID, without writing it.
     ///
     /// # Errors
     /// If the actor would reject the rule, or the name is too long for a file name.
@@ -51,7 +51,7 @@ impl DropIn {
             return Err(RuleError::Empty);
         }
         match glob(domain) {
-            // A name can contain any characters, as in "[win11".
+            // A name can contain any characters: "[win11" is a name, but not a glob.
             Ok(_) | Err(BadGlob::Syntax(_)) => {}
             Err(error) => {
                 return Err(RuleError::Pattern { text: domain.to_owned(), reason: error.to_string() });
@@ -71,7 +71,7 @@ impl DropIn {
         &self.path
     }
 
-    /// The text of the file.
+    /// The content of the file.
     #[must_use]
     pub fn content(&self) -> &str {
         &self.content
@@ -86,7 +86,7 @@ impl DropIn {
     /// Checks that the actor on this bus reads the drop-in, and that the caller can write it.
     ///
     /// # Errors
-    /// The file to edit instead, or the command that has the right.
+    /// If not. The message names the file to edit instead, or the command to run.
     pub fn check_access(&self, address: &Address, verb: &'static str) -> Result<(), RuleError> {
         if *address == Address::Session {
             return Err(RuleError::Session { rule: self.rule().to_owned(), verb });
@@ -110,7 +110,7 @@ impl DropIn {
         let file = match open(&self.path, Links::Reject) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
-            // A link, which the administrator has made.
+            // A symbolic link, which the administrator has created.
             Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
                 return Ok(Found::Edited);
             }
@@ -131,11 +131,11 @@ impl DropIn {
     /// If that fails.
     pub fn write(&self) -> Result<(), RuleError> {
         let folder = Path::new(FOLDER);
-        // The actor ignores files that begin with a dot.
+        // The actor ignores files whose names begin with a dot.
         let temporary = folder.join(format!(".wakevirtctl-{}.tmp", std::process::id()));
         let write = || {
             folder.parent().into_iter().chain([folder]).try_for_each(create_folder)?;
-            // A process with the same ID may have been killed.
+            // A process with the same ID can have been killed before it removed this file.
             let _ = fs::remove_file(&temporary);
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(self.content.as_bytes())?;
@@ -173,11 +173,11 @@ fn create_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Escapes a text for a file name, as systemd-escape(1) does.
+/// Escapes a string for a file name, as systemd-escape(1) does.
 fn systemd_escape(text: &str) -> String {
     let mut escaped = String::new();
-    for (place, byte) in text.bytes().enumerate() {
-        let is_plain = byte.is_ascii_alphanumeric() || b":_".contains(&byte) || (byte == b'.' && place > 0);
+    for (index, byte) in text.bytes().enumerate() {
+        let is_plain = byte.is_ascii_alphanumeric() || b":_".contains(&byte) || (byte == b'.' && index > 0);
         match byte {
             b'/' => escaped.push('-'),
             _ if is_plain => escaped.push(char::from(byte)),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_like_the_program_of_systemd() {
+    fn escapes_like_systemd_escape() {
         for (name, _) in NAMES {
             let output = std::process::Command::new("systemd-escape").arg("--").arg(name).output();
             let Ok(output) = output else { return };

@@ -1,4 +1,4 @@
-//! Why a rule is neither written nor removed.
+//! Why a rule cannot be written or removed.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,24 +8,24 @@ use wakevirt_service::logs::quoted;
 use crate::client;
 use crate::exit::Exit;
 
-/// Why a rule is neither written nor removed. The message says what to do.
+/// Why a rule cannot be written or removed. The message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum RuleError {
-    /// The text is empty.
-    #[error("an empty text matches no domain; give a name, a glob such as \"web-*\", or a UUID")]
+    /// The argument is empty.
+    #[error("an empty name does not match any domain; give a name, a glob such as \"web-*\", or a UUID")]
     Empty,
     /// The actor would reject the rule.
-    #[error("{} cannot be in a rule: {reason}", quoted(.text))]
+    #[error("{} cannot be used in a rule: {reason}", quoted(.text))]
     Pattern {
-        /// The text on the command line.
+        /// The argument.
         text: String,
         /// The cause.
         reason: String,
     },
     /// The name of the drop-in is too long.
     #[error(
-        "the name of the drop-in would have {length} bytes; the maximum is {max}. Use the UUID of the domain, or add \
-         the rule to /etc/wakevirt/actor.toml"
+        "the file name of the drop-in would have {length} bytes; the maximum is {max}. Use the UUID of the domain, or \
+         add the rule to /etc/wakevirt/actor.toml"
     )]
     FileName {
         /// The length of the file name.
@@ -34,9 +34,9 @@ pub enum RuleError {
         max: usize,
     },
     /// No domain matches.
-    #[error("no known domain matches {}; {}\"wakevirtctl list\" shows all, and --force skips this check", quoted(.text), suggestion(.nearest.as_deref()))]
+    #[error("no known domain matches {}; {}\"wakevirtctl list\" lists all domains, and --force skips this check", quoted(.text), suggestion(.nearest.as_deref()))]
     Unmatched {
-        /// The text on the command line.
+        /// The argument.
         text: String,
         /// The most similar name.
         nearest: Option<String>,
@@ -45,14 +45,14 @@ pub enum RuleError {
     #[error("cannot check whether a domain matches: {0}; --force skips this check")]
     Unlisted(client::Error),
     /// The caller cannot write the file.
-    #[error("changing /etc/wakevirt/actor.d needs root; run: {command}")]
+    #[error("changing /etc/wakevirt/actor.d requires root; run: {command}")]
     NeedsRoot {
-        /// The command that has the right.
+        /// The command to run.
         command: String,
     },
-    /// The actor of a session reads no drop-ins.
+    /// The actor on the session bus does not read drop-ins.
     #[error(
-        "the actor of a session reads only ~/.config/wakevirt/actor.toml; {} these lines, and run \"systemctl --user \
+        "the actor on the session bus reads only ~/.config/wakevirt/actor.toml; {} these lines, and run \"systemctl --user \
          reload wakevirt-actor\":\n{rule}", edit(.verb)
     )]
     Session {
@@ -61,8 +61,8 @@ pub enum RuleError {
         /// The verb.
         verb: &'static str,
     },
-    /// The drop-in exists with another content.
-    #[error("{} exists and is not what \"wakevirtctl allow\" writes, so it was left as it is; edit or remove it", .0.display())]
+    /// The drop-in exists with different content.
+    #[error("{} is not as \"wakevirtctl allow\" writes it, so it was left as it is; edit or remove it", .0.display())]
     Edited(PathBuf),
     /// A file operation failed.
     #[error("cannot {action} {}: {source}", .path.display())]
@@ -74,13 +74,13 @@ pub enum RuleError {
         /// The cause.
         source: io::Error,
     },
-    /// The actor does not use the configuration.
+    /// The actor did not accept the configuration.
     #[error("the actor did not accept the change, so it was undone: {0}")]
     Reload(client::Error),
-    /// The actor has read its configuration again, and does not have the rule.
+    /// The actor has read its configuration again, but does not use the rule.
     #[error(
-        "the actor does not read {}, so the file was removed again; if it runs with --config, add the rule to that \
-         file", .0.display()
+        "the actor does not read {}, so the file was removed again; if the actor was started with --config, add the \
+         rule to that file", .0.display()
     )]
     NotRead(PathBuf),
     /// virsh(1) failed.

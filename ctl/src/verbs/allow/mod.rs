@@ -1,4 +1,4 @@
-//! `wakevirtctl allow`: writes a rule, or the metadata of a domain.
+//! `wakevirtctl allow`: writes a rule, or adds metadata to a domain.
 
 mod drop_in;
 mod error;
@@ -20,19 +20,19 @@ pub use error::RuleError;
 /// The options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
-    /// Only print the drop-in
+    /// Print the drop-in instead of writing it
     #[arg(long, conflicts_with = "in_domain")]
     print: bool,
 
-    /// Add the permission to the definition of the domain instead, with virsh(1)
+    /// Add the permission to the domain's definition instead, with virsh(1)
     #[arg(long)]
     in_domain: bool,
 
-    /// Allow a name that no known domain has
+    /// Accept a DOMAIN that does not match a known domain
     #[arg(long, conflicts_with = "in_domain")]
     force: bool,
 
-    /// The name or UUID of a domain, or a glob of names such as web-*
+    /// The name or UUID of a domain, or a glob for names, such as web-*
     #[arg(value_name = "DOMAIN", add = ArgValueCandidates::new(domain::candidates))]
     domain: String,
 }
@@ -120,7 +120,7 @@ async fn names(text: &str, force: bool, client: &Client) -> Result<Vec<String>, 
     Ok(names)
 }
 
-/// Lets the actor read its configuration again. Returns whether it is running.
+/// Makes the actor read its configuration again. Returns whether the actor is running.
 pub(super) async fn reload(client: &Client) -> Result<bool, RuleError> {
     match client.reload().await {
         Ok(()) => Ok(true),
@@ -129,14 +129,14 @@ pub(super) async fn reload(client: &Client) -> Result<bool, RuleError> {
     }
 }
 
-/// Reloads, and checks that the actor has the rule: with `--config` it reads no drop-ins.
+/// Reloads the actor, and checks that it uses the rule: with `--config`, it does not read drop-ins.
 async fn apply(text: &str, drop_in: &DropIn, client: &Client) -> Result<bool, RuleError> {
     if !reload(client).await? {
         return Ok(false);
     }
     let domains = client.domains().await.unwrap_or_default();
     let mut matching = domain::matching(&domains, text);
-    // No rule allows a domain without a MAC address.
+    // A domain without a MAC address is never allowed.
     matching.retain(|domain| !domain.macs.is_empty());
     if !matching.is_empty() && !matching.iter().any(|domain| domain.allowed) {
         return Err(RuleError::NotRead(drop_in.path().to_owned()));
@@ -144,7 +144,7 @@ async fn apply(text: &str, drop_in: &DropIn, client: &Client) -> Result<bool, Ru
     Ok(true)
 }
 
-/// Allows each domain with this name or UUID by its metadata.
+/// Allows each domain with this name or UUID in its metadata.
 async fn in_domain(text: &str, client: &Client, output: &mut Output) -> Result<Exit, Error> {
     let domains = client.domains().await?;
     let found: Vec<&Domain> = domain::find(&domains, text)?;
@@ -165,8 +165,8 @@ async fn in_domain(text: &str, client: &Client, output: &mut Output) -> Result<E
         return Ok(Exit::Success);
     }
     for domain in found {
-        let place = format!(": allowed by its metadata in {}", domain.connection);
-        output.line(&[Cell::new(&domain.name, Style::Good), Cell::plain(place)])?;
+        let text = format!(": allowed by its metadata in {}", domain.connection);
+        output.line(&[Cell::new(&domain.name, Style::Good), Cell::plain(text)])?;
     }
     Ok(Exit::Success)
 }
@@ -197,12 +197,12 @@ fn print(allowed: &Allowed<'_>, drop_in: &DropIn, output: &mut Output) -> std::i
         output.line(&[Cell::plain(format!("  {line}"))])?;
     }
     if allowed.domains.is_empty() {
-        output.line(&[Cell::new("no known domain matches yet", Style::Warning)])?;
+        output.line(&[Cell::new("no known domain matches it yet", Style::Warning)])?;
     } else {
         output.line(&[Cell::plain(format!("it allows {}", allowed.domains.join(", ")))])?;
     }
     if allowed.applied == Some(false) {
-        let note = "wakevirt-actor is not running: the rule applies when it starts";
+        let note = "wakevirt-actor is not running: the rule takes effect when it starts";
         output.line(&[Cell::new(note, Style::Warning)])?;
     }
     Ok(())

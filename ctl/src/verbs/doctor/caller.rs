@@ -7,12 +7,12 @@ use crate::quoting::quote;
 pub enum Caller {
     /// UID 0.
     Root,
-    /// Somebody else, who needs sudo(8) for the system's services.
+    /// Another user, who needs sudo(8) to manage system services.
     User,
 }
 
 impl Caller {
-    /// A command that needs root. It is a single program, or a list that a shell runs.
+    /// Returns a command that runs this one as root. If it contains operators of the shell, a shell runs it.
     #[must_use]
     pub fn as_root(self, command: &str) -> String {
         let needs_shell = command.contains(['|', '>', '<', '&', ';', '$', '`']);
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn asks_for_root() {
+    fn adds_sudo_for_other_users() {
         assert_eq!(Caller::Root.as_root("a && b"), "a && b");
         assert_eq!(Caller::User.as_root("systemctl start x"), "sudo systemctl start x");
         assert_eq!(Caller::User.as_root("a && b 'c'"), r"sudo sh -c 'a && b '\''c'\'''");

@@ -1,8 +1,8 @@
-//! What doctor prints: findings, and what it could not check.
+//! What doctor reports: findings, and what it could not check.
 
 use serde::Serialize;
 
-/// How much a finding matters. The worst is first.
+/// The severity of a finding, most severe first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -10,14 +10,14 @@ pub enum Severity {
     Error,
     /// It can prevent some wakes.
     Warning,
-    /// It explains something, and needs no cure.
+    /// It explains something, and needs no fix.
     Note,
 }
 
-/// One thing that is wrong.
+/// A problem, or an explanation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How much it matters.
+    /// Its severity.
     pub severity: Severity,
     /// The name of the check, such as `unit-masked`.
     pub check: &'static str,
@@ -25,9 +25,9 @@ pub struct Finding {
     pub problem: String,
     /// What was seen.
     pub evidence: Vec<String>,
-    /// The command that cures it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cure: Option<String>,
+    /// The command that fixes it.
+    #[serde(rename = "cure", skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
     /// What else to do, or to consider before running the command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
@@ -36,22 +36,22 @@ pub struct Finding {
 impl Finding {
     fn new(severity: Severity, check: &'static str, problem: impl Into<String>) -> Self {
         let (problem, evidence) = (problem.into(), Vec::new());
-        Self { severity, check, problem, evidence, cure: None, advice: None }
+        Self { severity, check, problem, evidence, fix: None, advice: None }
     }
 
-    /// A finding that prevents wakes.
+    /// Creates a finding about a problem that prevents wakes.
     #[must_use]
     pub fn error(check: &'static str, problem: impl Into<String>) -> Self {
         Self::new(Severity::Error, check, problem)
     }
 
-    /// A finding that can prevent some wakes.
+    /// Creates a finding about a problem that can prevent some wakes.
     #[must_use]
     pub fn warning(check: &'static str, problem: impl Into<String>) -> Self {
         Self::new(Severity::Warning, check, problem)
     }
 
-    /// An explanation.
+    /// Creates an explanation.
     #[must_use]
     pub fn note(check: &'static str, problem: impl Into<String>) -> Self {
         Self::new(Severity::Note, check, problem)
@@ -64,10 +64,10 @@ impl Finding {
         self
     }
 
-    /// Sets the command that cures it.
+    /// Sets the command that fixes it.
     #[must_use]
-    pub fn cure(mut self, command: impl Into<String>) -> Self {
-        self.cure = Some(command.into());
+    pub fn fix(mut self, command: impl Into<String>) -> Self {
+        self.fix = Some(command.into());
         self
     }
 
@@ -79,7 +79,7 @@ impl Finding {
     }
 }
 
-/// Something that the caller may not see, or that does not exist on this host.
+/// Something that the caller is not allowed to see, or that does not exist on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NotChecked {
     /// What was not checked.
@@ -93,7 +93,7 @@ pub struct NotChecked {
 /// What was seen, or why it was not.
 pub type Seen<T> = Result<T, NotChecked>;
 
-/// Why this was not checked.
+/// Creates a [`NotChecked`].
 #[must_use]
 pub fn not_checked(what: &str, reason: impl Into<String>, command: impl Into<String>) -> NotChecked {
     NotChecked { what: what.to_owned(), reason: reason.into(), command: command.into() }

@@ -5,16 +5,16 @@ use std::net::IpAddr;
 
 use wakevirt_protocol::MacAddr;
 
-/// Replaces names and addresses, each by the same text everywhere, so that a reader sees which are equal.
+/// Replaces names and addresses. The same name always gets the same replacement, so that readers can recognise it.
 #[derive(Debug, Default)]
 pub struct Mask {
-    /// Names that are known, the longest first.
+    /// The known names, longest first.
     names: Vec<(String, String)>,
     addresses: BTreeMap<String, String>,
 }
 
 impl Mask {
-    /// Masks these names. `kind` is the text that replaces them, with a number.
+    /// Masks these names. Their replacements are `kind` with a number.
     pub fn names<'a>(&mut self, kind: &str, names: impl IntoIterator<Item = &'a str>) {
         for name in names {
             if !name.is_empty() && !self.names.iter().any(|(known, _)| known == name) {
@@ -25,7 +25,7 @@ impl Mask {
         self.names.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
     }
 
-    /// The text with names and addresses replaced.
+    /// Replaces names and addresses in a text.
     pub fn apply(&mut self, text: &str) -> String {
         let mut masked = String::with_capacity(text.len());
         let mut word = String::new();
@@ -41,7 +41,7 @@ impl Mask {
     }
 
     fn word(&mut self, word: &str) -> String {
-        // A word can end with a full stop or a colon of the sentence.
+        // A word can end with the punctuation of the sentence.
         let core = word.trim_end_matches(['.', ':', '-']);
         let rest = word.strip_prefix(core).unwrap_or_default();
         if let Some((_, mask)) = self.names.iter().find(|(name, _)| name == core) {
@@ -61,7 +61,7 @@ impl Mask {
     }
 }
 
-/// What kind of address a word is. The addresses of every host stay.
+/// The kind of an address. `None` if the word is not an address, or every host has this address.
 fn kind(word: &str) -> Option<&'static str> {
     if word.parse::<MacAddr>().is_ok() {
         return Some("mac");

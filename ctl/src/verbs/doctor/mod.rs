@@ -1,4 +1,4 @@
-//! `doctor` finds out why a packet wakes no domain. Data flows one way: observe, check, print.
+//! `wakevirtctl doctor`: finds out why a packet does not wake a domain. Data flows in one direction: observe, check, print.
 
 mod caller;
 mod checks;
@@ -20,33 +20,32 @@ use finding::{Finding, Severity};
 use observe::Observations;
 use print::Diagnosis;
 
-/// The arguments of `doctor`.
+/// The options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
     /// The domain that does not wake, by name or UUID
     #[arg(value_name = "DOMAIN", add = ArgValueCandidates::new(domain::candidates))]
     domain: Option<String>,
 
-    /// Print a text for a bug report
+    /// Print a bug report
     #[arg(long)]
     report: bool,
 
-    /// With --report: replace names of domains and of the host, and addresses
+    /// With --report: replace the names of domains and of the host, and all addresses
     #[arg(long, requires = "report")]
     mask: bool,
 
-    /// Send no packet
+    /// Do not send a test packet
     ///
-    /// By default, doctor sends one magic packet to this host, for an address that no network card has, and waits until
-    /// capture announces it.
+    /// By default, doctor sends a magic packet for an unused address to this host, and waits until capture announces it.
     #[arg(long)]
     no_test: bool,
 }
 
-/// Looks, checks and prints.
+/// Observes the host, checks the observations, and prints the diagnosis.
 ///
 /// # Errors
-/// If the result cannot be written.
+/// If the output cannot be written.
 pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) -> Result<Exit, Error> {
     let seen = Observations::gather(client, arguments.domain.as_deref(), !arguments.no_test).await;
     let diagnosis = diagnose(&seen);
@@ -65,7 +64,7 @@ fn diagnose(seen: &Observations) -> Diagnosis {
     Diagnosis { healthy, works: works(seen, &findings), findings, not_checked: seen.not_checked() }
 }
 
-/// What was found to work.
+/// What works.
 fn works(seen: &Observations, findings: &[Finding]) -> Vec<String> {
     let mut works = Vec::new();
     if let Some(test) = &seen.loop_back
@@ -77,13 +76,13 @@ fn works(seen: &Observations, findings: &[Finding]) -> Vec<String> {
             time.as_millis()
         ));
     }
-    let is_impossible = findings.iter().any(|finding| finding.severity == Severity::Error);
+    let has_errors = findings.iter().any(|finding| finding.severity == Severity::Error);
     let domains =
         seen.domains().iter().filter(|it| seen.wanted_domain().is_none_or(|wanted| wanted.uuid == it.uuid));
-    for domain in domains.filter(|domain| domain.allowed && !is_impossible && !domain.macs.is_empty()) {
+    for domain in domains.filter(|domain| domain.allowed && !has_errors && !domain.macs.is_empty()) {
         let rule = domain.rule.as_deref().unwrap_or("its metadata");
         works.push(format!(
-            "a packet for {} can wake {:?}, which is {} now: rule {rule}",
+            "a packet for {} can wake {:?}, which is {} now (rule: {rule})",
             domain.macs.join(" or "),
             domain.name,
             domain.state

@@ -1,4 +1,4 @@
-//! Prints findings for a person, or as JSON.
+//! Prints the diagnosis, as text or as JSON.
 
 use std::io;
 
@@ -11,13 +11,13 @@ use crate::output::{Cell, Output, Style};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Diagnosis {
-    /// Whether nothing is wrong.
+    /// Whether there are neither errors nor warnings.
     pub healthy: bool,
-    /// What was found to work.
+    /// What works.
     pub works: Vec<String>,
-    /// What is wrong, the most likely cause first.
+    /// The findings, most likely cause first.
     pub findings: Vec<Finding>,
-    /// What the caller may not see.
+    /// What was not checked.
     pub not_checked: Vec<NotChecked>,
 }
 
@@ -36,7 +36,7 @@ pub fn print(diagnosis: &Diagnosis, output: &mut Output) -> io::Result<()> {
         output.line(&[Cell::new("works: ", Style::Good), Cell::plain(works)])?;
     }
     for NotChecked { what, reason, command } in &diagnosis.not_checked {
-        let text = format!("{what} ({reason}), run ");
+        let text = format!("{what} ({reason}); run ");
         output.line(&[
             Cell::new("not checked: ", Style::Dim),
             Cell::plain(text),
@@ -64,8 +64,8 @@ fn print_finding(number: usize, finding: &Finding, output: &mut Output) -> io::R
     for evidence in &finding.evidence {
         output.line(&[Cell::new("   seen: ", Style::Dim), Cell::plain(evidence)])?;
     }
-    if let Some(cure) = &finding.cure {
-        output.line(&[Cell::new("   run:  ", Style::Good), Cell::new(cure, Style::Bold)])?;
+    if let Some(fix) = &finding.fix {
+        output.line(&[Cell::new("   run:  ", Style::Good), Cell::new(fix, Style::Bold)])?;
     }
     if let Some(advice) = &finding.advice {
         output.line(&[Cell::plain("   "), Cell::plain(advice)])?;

@@ -1,4 +1,4 @@
-//! A text for a bug report.
+//! The bug report.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,10 +9,10 @@ use super::observe::Observations;
 use super::print::Diagnosis;
 use crate::program::run;
 
-/// The number of decisions in a report.
+/// The maximum number of decisions in a report.
 const MAX_DECISIONS: usize = 20;
 
-/// The report. With `masked`, names and addresses are replaced.
+/// Returns the report. If `masked` is set, names and addresses are replaced.
 #[must_use]
 pub fn text(seen: &Observations, diagnosis: &Diagnosis, masked: bool) -> String {
     let mut text = String::new();
@@ -51,7 +51,7 @@ fn lines(items: impl Iterator<Item = String>) -> String {
     if list.is_empty() { "none\n".to_owned() } else { list }
 }
 
-/// The system, without its name.
+/// Describes the host, without its name.
 fn host() -> String {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = release
@@ -61,8 +61,9 @@ fn host() -> String {
         .trim_matches('"');
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let first = |program: &str, argument: &str| {
-        let ran = run(program, &[argument]).ok().filter(|ran| ran.success);
-        ran.and_then(|ran| ran.stdout.lines().next().map(str::to_owned))
+        let output = run(program, &[argument]).ok().filter(|output| output.success);
+        output
+            .and_then(|output| output.stdout.lines().next().map(str::to_owned))
             .unwrap_or_else(|| "not installed".to_owned())
     };
     format!(
@@ -78,12 +79,12 @@ fn describe(text: &mut String, finding: &Finding) {
     for evidence in &finding.evidence {
         let _ = writeln!(text, "  - seen: {evidence}");
     }
-    if let Some(cure) = &finding.cure {
-        let _ = writeln!(text, "  - run: {cure}");
+    if let Some(fix) = &finding.fix {
+        let _ = writeln!(text, "  - run: {fix}");
     }
 }
 
-/// The state of the services, and the last decisions.
+/// Adds the state of the services, the domains, and the latest decisions.
 fn services(text: &mut String, seen: &Observations) {
     let _ =
         writeln!(text, "\n## Services\n\n- capture: {:?}\n- actor: {:?}", seen.bus.capture, seen.bus.actor);
@@ -106,5 +107,5 @@ fn services(text: &mut String, seen: &Observations) {
         let (interface, reason) = (it.details.interface.as_deref(), it.details.reason.as_deref());
         format!("{}: {domain} {mac} on {}: {}", it.outcome, interface.unwrap_or("-"), reason.unwrap_or("-"))
     });
-    let _ = writeln!(text, "\n## Last decisions\n\n{}", lines(decisions));
+    let _ = writeln!(text, "\n## Latest decisions\n\n{}", lines(decisions));
 }

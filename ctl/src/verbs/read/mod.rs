@@ -1,8 +1,8 @@
-//! `wakevirtctl read`: finds the magic packets in a savefile, in the format pcap or pcapng.
+//! `wakevirtctl read`: finds the magic packets in a savefile in pcap or pcapng format.
 //!
 //! The output has one line for each magic packet, including copies: a JSON object with `frame` (counted from 1),
-//! `mac` and the details of the signal. With `--all`, it also has a line with `frame` and `rejected` for each rejected
-//! frame. A pcapng file can contain frames of several interfaces with different link types.
+//! `mac` and the details of the `MagicPacket` signal. With `--all`, it also has a line with `frame` and `rejected` for each rejected
+//! frame. A pcapng file can contain frames from several interfaces with different link types.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,14 +33,14 @@ const OBSOLETE_PACKET_BLOCK: u32 = 2;
 /// The options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
-    /// Also print a line for each frame without a valid magic packet, with the reason
+    /// Also print a line with the reason for each frame without a valid magic packet
     #[arg(long)]
     all: bool,
 
     /// Search the whole payload of datagrams to this UDP port; can be repeated [default: 0, 7, 9]
     ///
-    /// In datagrams to other ports, only a magic packet at the start of the payload is accepted. The default is 0, 7 and
-    /// 9, as in wakevirt-capture.toml(5).
+    /// In datagrams to other ports, a magic packet is accepted only at the start of the payload. The default is the same
+    /// as in wakevirt-capture.toml(5).
     #[arg(long = "port", value_name = "PORT")]
     ports: Vec<u16>,
 
@@ -73,8 +73,8 @@ pub enum Error {
         /// The cause.
         error: io::Error,
     },
-    /// The file has another format.
-    #[error("{} is not a savefile in the format pcap or pcapng; if it is compressed, decompress it first", .path.display())]
+    /// The file has a different format.
+    #[error("{} is not a savefile in pcap or pcapng format; if it is compressed, decompress it first", .path.display())]
     NotASavefile {
         /// The file.
         path: PathBuf,
@@ -90,7 +90,7 @@ pub enum Error {
         problem: &'static str,
     },
     /// Some frames have unsupported link types. All others were parsed.
-    #[error("{} contains frames of unsupported link types, which were skipped: {}; supported are Ethernet (1), Linux SLL (113) and SLL2 (276), NULL (0), LOOP (108) \
+    #[error("{} contains frames with unsupported link types, which were skipped: {}; the supported link types are Ethernet (1), Linux SLL (113) and SLL2 (276), NULL (0), LOOP (108) \
              and raw IP (101, 228, 229)", .path.display(), format_counts(.skipped))]
     LinkTypes {
         /// The savefile.

@@ -43,7 +43,7 @@ pub fn interfaces() -> nix::Result<BTreeMap<String, HostInterface>> {
     Ok(found)
 }
 
-/// Whether the interface is a port of a bridge. What is sent on the bridge is sent on its ports, too.
+/// Whether the interface is a port of a bridge. Packets that are sent on the bridge are also sent on its ports.
 #[must_use]
 pub fn is_bridge_port(name: &str) -> bool {
     Path::new("/sys/class/net").join(name).join("brport").exists()

@@ -1,4 +1,4 @@
-//! `wakevirtctl send`: sends magic packets without any other tool, and for a MAC address without a bus.
+//! `wakevirtctl send`: sends magic packets. For a MAC address, it does not need a bus.
 
 mod interfaces;
 mod route;
@@ -23,12 +23,12 @@ const MAX_COUNT: i64 = 1000;
 /// The range of `--interval`.
 const INTERVALS: core::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 
-/// The arguments of `send`.
+/// The options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
-    /// The MAC address to wake, or a domain by its name or UUID
+    /// The MAC address to wake, or the name or UUID of a domain
     ///
-    /// The actor lists the MAC addresses of the domain, and a packet is sent for each.
+    /// For a domain, a packet is sent for each of its MAC addresses, which the actor lists.
     #[arg(value_name = "MAC|DOMAIN", add = ArgValueCandidates::new(domain::candidates))]
     pub target: String,
 
@@ -36,7 +36,7 @@ pub struct Arguments {
     #[arg(long, value_name = "PORT", default_value_t = PORT, conflicts_with = "raw", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
 
-    /// Send Ethernet frames with EtherType 0x0842 instead of datagrams; needs CAP_NET_RAW
+    /// Send Ethernet frames with EtherType 0x0842 instead of datagrams; requires CAP_NET_RAW
     #[arg(long)]
     pub raw: bool,
 
@@ -44,14 +44,14 @@ pub struct Arguments {
     #[arg(long = "interface", short = 'i', value_name = "NAME")]
     pub interfaces: Vec<String>,
 
-    /// Send to this address or host name only; can be repeated
+    /// Send only to this address or host name; can be repeated
     #[arg(long, value_name = "ADDRESS", conflicts_with = "raw")]
     pub to: Vec<String>,
 
-    /// Add a SecureOn password: this one, the one in a file, or the one on standard input
+    /// Add a SecureOn password, which is given here, in a file, or on standard input
     ///
-    /// The password has 4 or 6 bytes, such as 192.168.1.2, 01:02:03:04:05:06 or 010203040506. Other users can see the
-    /// command line, but not the content of the file or standard input.
+    /// The password has 4 or 6 bytes, for example 192.168.1.2, 01:02:03:04:05:06 or 010203040506. Other users can see
+    /// the command line, but not the content of the file or of standard input.
     #[arg(long, value_name = "PASSWORD|@FILE|-")]
     pub secure_on: Option<Secret>,
 
@@ -70,25 +70,23 @@ fn interval(text: &str) -> Result<HumanDuration, String> {
         return Ok(interval);
     }
     let [least, most] = [INTERVALS.start(), INTERVALS.end()].map(|it| HumanDuration::from(*it));
-    Err(format!("{interval} is not within {least} and {most}"))
+    Err(format!("{interval} is not between {least} and {most}"))
 }
 
 /// Why nothing can be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No destination.
+    /// There is no destination.
     #[error(transparent)]
     Route(#[from] NoRoute),
-    /// No password.
+    /// There is no password.
     #[error(transparent)]
     Secret(#[from] NoSecret),
     /// The kernel does not list the interfaces.
     #[error("cannot list the interfaces: {0}")]
     Interfaces(nix::Error),
-    /// The target cannot be woken by a packet.
-    #[error(
-        "{0} belongs to no network card: it is a multicast, broadcast or zero address, which no packet can wake"
-    )]
+    /// A packet cannot contain the address.
+    #[error("no network card can have the address {0}, because it is a multicast, broadcast or zero address")]
     NotUnicast(MacAddr),
 }
 
@@ -112,10 +110,10 @@ pub async fn run(
     let password = arguments.secure_on.clone().map(Secret::read).transpose().map_err(Error::from)?;
     let magics: Result<Vec<_>, _> = macs.into_iter().map(|mac| magic(mac, password.clone())).collect();
     let magics = magics?;
-    let mut links: Vec<Link> = routes(arguments)?.into_iter().map(Link::open).collect();
+    let routes: Vec<OpenRoute> = routes(arguments)?.into_iter().map(OpenRoute::open).collect();
     let mut reports: Vec<Report> = Vec::new();
     for magic in &magics {
-        let sent = transmit(&mut links, &magic.payload(), arguments).await;
+        let sent = transmit(&routes, &magic.payload(), arguments).await;
         reports.push(Report { mac: magic.target().to_string(), sent });
     }
     write(&reports, output)?;
@@ -137,13 +135,13 @@ fn routes(arguments: &Arguments) -> Result<Vec<Route>, Error> {
     Ok(routes?.into_iter().flatten().collect())
 }
 
-/// A destination, and its socket or why there is none.
-struct Link {
+/// A route, and its socket or why there is none.
+struct OpenRoute {
     route: Route,
     socket: Result<PacketSocket, String>,
 }
 
-impl Link {
+impl OpenRoute {
     fn open(route: Route) -> Self {
         let socket = route.open();
         Self { route, socket }
@@ -161,22 +159,21 @@ impl Link {
     }
 }
 
-/// Sends the payload to each destination, as often as `--count` says.
-async fn transmit(links: &mut [Link], payload: &[u8], arguments: &Arguments) -> Vec<Sent> {
-    let mut sent: Vec<Sent> = links.iter().map(|link| link.route.result()).collect();
+/// Sends the payload to each destination `--count` times.
+async fn transmit(routes: &[OpenRoute], payload: &[u8], arguments: &Arguments) -> Vec<Sent> {
+    let mut sent: Vec<Sent> = routes.iter().map(|open| open.route.result()).collect();
     for number in 0..arguments.count {
         if number > 0 {
             tokio::time::sleep(arguments.interval.into()).await;
         }
-        for (link, sent) in links.iter().zip(&mut sent) {
-            link.send(payload, sent);
+        for (open, sent) in routes.iter().zip(&mut sent) {
+            open.send(payload, sent);
         }
     }
     sent
 }
 
-/// Prints the results. The destinations to which nothing was sent are part of the answer, so they are not errors of the
-/// program.
+/// Prints the results. A destination to which nothing was sent is part of the output, and not an error of the program.
 fn write(reports: &[Report], output: &mut Output) -> std::io::Result<()> {
     if output.is_json() {
         return output.json(&reports);
@@ -204,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_group_address() {
+    fn rejects_a_group_address() {
         let error = magic("ff:ff:ff:ff:ff:ff".parse().unwrap(), None).unwrap_err().to_string();
         assert!(error.contains("no network card"), "{error}");
     }

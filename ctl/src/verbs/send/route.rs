@@ -24,11 +24,11 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 #[derive(Debug)]
 pub struct Route {
     interface: Option<String>,
-    way: Way,
+    endpoint: Endpoint,
 }
 
 #[derive(Debug)]
-enum Way {
+enum Endpoint {
     Datagram(SocketAddr),
     /// An Ethernet frame from this address to all stations.
     Frame(LinkAddr),
@@ -41,7 +41,7 @@ pub struct Sent {
     /// The outgoing interface; absent if the routing table selects it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    /// `udp4`, `udp6` or `ethernet`, as in the signal `MagicPacket`.
+    /// `udp4`, `udp6` or `ethernet`, as in the `MagicPacket` signal.
     pub transport: &'static str,
     /// The IP or MAC address.
     pub destination: String,
@@ -50,7 +50,7 @@ pub struct Sent {
     pub port: Option<u16>,
     /// How many packets were sent.
     pub packets: u32,
-    /// Why the last packet was not sent.
+    /// Why a packet was not sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -62,12 +62,12 @@ pub enum NoRoute {
     #[error("interface {0:?} does not exist; `ip -brief link` lists the interfaces")]
     NoInterface(String),
     /// `--interface` names an interface that is down.
-    #[error("interface {0:?} is down; set it up: ip link set {0} up")]
+    #[error("interface {0:?} is down; bring it up: ip link set {0} up")]
     Down(String),
     /// `--interface` names an interface without a usable address.
     #[error(
         "interface {0:?} has neither an IPv4 broadcast address nor an IPv6 link-local address; \
-         --raw sends an Ethernet frame, and --to sends to one address"
+         send an Ethernet frame with --raw, or send to one address with --to"
     )]
     NoAddress(String),
     /// `--raw` on an interface that is not Ethernet.
@@ -75,19 +75,19 @@ pub enum NoRoute {
     NotEthernet(String),
     /// No interface is usable.
     #[error(
-        "no interface is up and has an address to send from; `ip -brief address` shows them, and --to sends to one address"
+        "no interface that is up has an address to send from; `ip -brief address` lists the addresses, and --to sends to one address"
     )]
     Nothing,
     /// `--to` names an unknown host.
-    #[error("cannot find the address of {0:?}: {1}")]
+    #[error("cannot resolve {0:?}: {1}")]
     NoHost(String, io::Error),
 }
 
-/// The destinations on these interfaces, or on all interfaces if `names` is empty: IPv4 broadcast and the IPv6 group of
-/// all nodes, or with `raw` an Ethernet frame.
+/// The destinations on these interfaces, or on all interfaces if `names` is empty: the IPv4 broadcast addresses and the
+/// IPv6 group of all nodes, or with `raw`, the Ethernet broadcast address.
 ///
 /// # Errors
-/// [`NoRoute`], also if a named interface cannot be used.
+/// [`NoRoute`], including if one of the named interfaces cannot be used.
 pub fn on_interfaces(
     known: &BTreeMap<String, HostInterface>,
     names: &[String],
@@ -115,17 +115,17 @@ pub fn on_interfaces(
 }
 
 fn on_interface(name: &str, interface: &HostInterface, raw: bool, port: u16) -> Vec<Route> {
-    let route = |way| Route { interface: Some(name.to_owned()), way };
+    let route = |endpoint| Route { interface: Some(name.to_owned()), endpoint };
     if raw {
-        return interface.link.map(|link| route(Way::Frame(link))).into_iter().collect();
+        return interface.link.map(|link| route(Endpoint::Frame(link))).into_iter().collect();
     }
     let broadcasts = interface.broadcasts.iter().map(|address| SocketAddrV4::new(*address, port).into());
     let group = interface.link_local.map(|index| SocketAddrV6::new(ALL_NODES, port, 0, index).into());
-    broadcasts.chain(group).map(|address| route(Way::Datagram(address))).collect()
+    broadcasts.chain(group).map(|address| route(Endpoint::Datagram(address))).collect()
 }
 
-/// The addresses of a host, by its name or address; each on each of these interfaces, or by the routing table if
-/// there are none.
+/// The destinations for a host, which is given by name or address: each of its addresses on each of these interfaces. If
+/// there are no interfaces, the routing table selects one.
 ///
 /// # Errors
 /// [`NoRoute::NoHost`].
@@ -138,25 +138,26 @@ pub fn to_host(host: &str, interfaces: &[String], port: u16) -> Result<Vec<Route
         names => names.iter().cloned().map(Some).collect(),
     };
     let routes = via.into_iter().flat_map(|interface| {
-        addresses
-            .iter()
-            .map(move |address| Route { interface: interface.clone(), way: Way::Datagram(*address) })
+        addresses.iter().map(move |address| Route {
+            interface: interface.clone(),
+            endpoint: Endpoint::Datagram(*address),
+        })
     });
     Ok(routes.collect())
 }
 
 impl Route {
-    /// A result without packets.
+    /// Returns a result that counts no packets yet.
     #[must_use]
     pub fn result(&self) -> Sent {
-        let (transport, destination, port) = match &self.way {
-            Way::Datagram(address @ SocketAddr::V4(_)) => {
+        let (transport, destination, port) = match &self.endpoint {
+            Endpoint::Datagram(address @ SocketAddr::V4(_)) => {
                 ("udp4", address.ip().to_string(), Some(address.port()))
             }
-            Way::Datagram(address @ SocketAddr::V6(_)) => {
+            Endpoint::Datagram(address @ SocketAddr::V6(_)) => {
                 ("udp6", address.ip().to_string(), Some(address.port()))
             }
-            Way::Frame(_) => ("ethernet", wakevirt_protocol::MacAddr::new(BROADCAST).to_string(), None),
+            Endpoint::Frame(_) => ("ethernet", wakevirt_protocol::MacAddr::new(BROADCAST).to_string(), None),
         };
         Sent { interface: self.interface.clone(), transport, destination, port, packets: 0, error: None }
     }
@@ -166,13 +167,13 @@ impl Route {
     /// # Errors
     /// The message says what failed and, for a missing privilege, how to get it.
     pub fn open(&self) -> Result<PacketSocket, String> {
-        match &self.way {
-            Way::Datagram(address) => {
+        match &self.endpoint {
+            Endpoint::Datagram(address) => {
                 let socket =
                     datagrams(*address, self.interface.as_deref()).map_err(|error| error.to_string())?;
                 Ok(PacketSocket::Datagram(socket, *address))
             }
-            Way::Frame(link) => Ok(PacketSocket::Frame(frames().map_err(no_frames)?, *link)),
+            Endpoint::Frame(link) => Ok(PacketSocket::Frame(frames().map_err(no_frames)?, *link)),
         }
     }
 }
@@ -186,8 +187,8 @@ fn datagrams(address: SocketAddr, interface: Option<&str>) -> io::Result<UdpSock
     let socket = UdpSocket::bind((any, 0))?;
     socket.set_broadcast(address.is_ipv4())?;
     if let Some(name) = interface {
-        // Two interfaces can have the same broadcast address. Needs no privilege since Linux 5.7; before, the routing
-        // table selects the interface.
+        // Two interfaces can have the same broadcast address. Binding needs no privilege since Linux 5.7; if it fails on
+        // an earlier kernel, the routing table selects the interface.
         match setsockopt(&socket, sockopt::BindToDevice, &name.into()) {
             Ok(()) | Err(Errno::EPERM) => {}
             Err(error) => return Err(error.into()),
@@ -196,7 +197,7 @@ fn datagrams(address: SocketAddr, interface: Option<&str>) -> io::Result<UdpSock
     Ok(socket)
 }
 
-/// A packet socket that receives nothing: protocol 0 in packet(7).
+/// A packet socket that does not receive anything: protocol 0 in packet(7).
 fn frames() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
 }
@@ -204,7 +205,7 @@ fn frames() -> nix::Result<OwnedFd> {
 fn no_frames(error: Errno) -> String {
     match error {
         Errno::EPERM => {
-            "frames need CAP_NET_RAW: run the command as root, with sudo, or send without --raw".to_owned()
+            "sending frames requires CAP_NET_RAW: run the command with sudo, or send without --raw".to_owned()
         }
         error => format!("cannot open a packet socket: {}", error.desc()),
     }
@@ -238,7 +239,7 @@ impl PacketSocket {
 }
 
 impl Sent {
-    /// A line for people.
+    /// Describes the result in one line.
     #[must_use]
     pub fn describe(&self, mac: &str) -> String {
         let Self { interface, transport, destination, port, packets, .. } = self;

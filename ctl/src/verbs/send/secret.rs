@@ -50,7 +50,7 @@ impl Secret {
     /// Reads the password.
     ///
     /// # Errors
-    /// [`NoSecret`]. It does not contain the text.
+    /// [`NoSecret`], whose message does not contain the password.
     pub fn read(self) -> Result<Password, NoSecret> {
         match self {
             Self::Given(password) => Ok(password),

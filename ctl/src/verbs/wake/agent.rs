@@ -5,17 +5,18 @@ use std::process::{Child, Command, Stdio};
 
 use nix::unistd::geteuid;
 
-/// A running agent. It ends when this value is dropped.
+/// A running agent. It stops when this value is dropped.
 #[derive(Debug)]
 pub(super) struct PasswordAgent(Child);
 
 impl PasswordAgent {
-    /// Starts the agent, and waits until polkit knows it. `None` for root, without a terminal, and without the program.
+    /// Starts the agent, and waits until it is registered with polkit. Returns `None` for root, without a terminal, and if
+    /// pkttyagent is not installed.
     pub(super) fn start() -> Option<Self> {
         if geteuid().is_root() || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return None;
         }
-        // It closes the descriptor when polkit knows it. It asks on the terminal itself, not on standard output.
+        // The agent closes the descriptor when it is registered. It asks on the terminal, not on standard output.
         let mut command = Command::new("pkttyagent");
         let mut agent =
             Self(command.args(["--notify-fd", "1", "--fallback"]).stdout(Stdio::piped()).spawn().ok()?);

@@ -1,7 +1,8 @@
-//! Whether the guest of a running domain answers: with its guest agent, or on an address that libvirt's DHCP server has
+//! Whether the guest of a running domain answers: through its guest agent, or at an address that libvirt's DHCP server has
 //! leased to it.
 //!
-//! virsh(1) and ip(8) run as the caller. The network sees at most one empty datagram each second, to the leased address.
+//! virsh(1) and ip(8) run with the privileges of the caller. At most one empty datagram per second is sent to each leased
+//! address.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -22,32 +23,31 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The discard port (RFC 863).
 const DISCARD: u16 = 9;
 
-/// How waiting for a guest ended.
+/// The result of waiting for a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
     /// The guest agent has opened its channel.
     Agent,
-    /// The neighbour table of the host has confirmed the address.
+    /// The host's neighbour table shows that the address is reachable.
     Address(IpAddr),
     /// The domain has neither a channel for an agent nor an interface on a network with DHCP.
     Undetectable,
-    /// The domain is not running any more.
+    /// The domain is no longer running.
     Stopped,
-    /// libvirt does not show the domain to the caller: the reason.
+    /// libvirt does not show the domain to the caller, for this reason.
     Unchecked(String),
 }
 
 /// The devices of a running domain with which its guest can answer.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Devices {
-    /// Whether the guest agent is connected. `None` without a channel for it.
+    /// Whether the guest agent is connected. `None` if it has no channel.
     agent: Option<bool>,
-    /// The networks of libvirt to which it is attached.
+    /// The libvirt networks to which the domain is attached.
     networks: BTreeSet<String>,
 }
 
-/// Waits until the guest answers, for as long as the caller polls. If the domain has just started, answers of its
-/// previous guest do not count.
+/// Waits until the guest answers. If the domain has just started, answers from before the start do not count.
 pub(super) async fn wait(domain: &Domain, has_started: bool, progress: &Progress) -> Answer {
     let start = has_started.then(Instant::now);
     // A network does not lose its DHCP server while a domain uses it.
@@ -76,7 +76,8 @@ enum Check {
     Waiting { for_agent: bool, for_lease: bool },
 }
 
-/// Checks once. `dhcp` is whether a network of the domain has a DHCP server, if known. Only answers after `start` count.
+/// Checks once. `dhcp` says whether a network of the domain has a DHCP server, if this is known. Only answers after `start`
+/// count.
 fn check(domain: &Domain, dhcp: Option<bool>, start: Option<Instant>) -> Check {
     let devices = match virsh(domain, &["dumpxml", &domain.uuid]).and_then(|xml| devices(&xml)) {
         Ok(Some(devices)) => devices,
@@ -130,19 +131,19 @@ fn devices(xml: &str) -> Result<Option<Devices>, String> {
     Ok(Some(found))
 }
 
-/// Whether libvirt runs a DHCP server for this network.
+/// Whether libvirt provides a DHCP server on this network.
 fn has_dhcp(domain: &Domain, network: &str) -> bool {
     let xml = virsh(domain, &["net-dumpxml", network]).unwrap_or_default();
     Document::parse(&xml).is_ok_and(|document| document.descendants().any(|node| node.has_tag_name("dhcp")))
 }
 
-/// The leases for the interfaces of the domain. They can be left from an earlier run.
+/// The leases for the interfaces of the domain. They can be from before the domain started.
 fn leases(domain: &Domain) -> Vec<(MacAddr, IpAddr)> {
     let table = virsh(domain, &["domifaddr", &domain.uuid, "--source", "lease"]).unwrap_or_default();
     table.lines().filter_map(lease).collect()
 }
 
-/// A line of `virsh domifaddr`, such as `vnet0 52:54:00:12:34:56 ipv4 192.168.122.45/24`.
+/// Parses a line of `virsh domifaddr`, such as `vnet0 52:54:00:12:34:56 ipv4 192.168.122.45/24`.
 fn lease(line: &str) -> Option<(MacAddr, IpAddr)> {
     let mut columns = line.split_whitespace().skip(1);
     let mac = columns.next()?.parse().ok()?;
@@ -150,8 +151,8 @@ fn lease(line: &str) -> Option<(MacAddr, IpAddr)> {
     Some((mac, address))
 }
 
-/// Whether the guest answers the host's address resolution (ARP or neighbour discovery), which no firewall of the guest
-/// blocks. A datagram makes the kernel start it. The last answer must not be older than `max_age`.
+/// Whether the guest answers the host's address resolution (ARP or neighbour discovery), which a firewall in the guest
+/// usually does not block. A datagram makes the kernel start it. The latest answer must not be older than `max_age`.
 fn answers(mac: MacAddr, address: IpAddr, max_age: Option<Duration>) -> bool {
     let local: IpAddr = match address {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -174,11 +175,11 @@ struct Neighbour {
     lladdr: String,
     #[serde(default)]
     state: Vec<String>,
-    /// The age of the last answer, in seconds.
+    /// The age of the latest answer, in seconds.
     confirmed: Option<u64>,
 }
 
-/// Whether the kernel knows that this address is reachable. It forgets this 15 to 45 s after the last answer.
+/// Whether the kernel's neighbour table lists this address as reachable. It does so for 15 to 45 s after an answer.
 fn is_reachable(json: &str, mac: MacAddr, max_age: Option<Duration>) -> bool {
     let entries: Vec<Neighbour> = serde_json::from_str(json).unwrap_or_default();
     let is_confirmed = |entry: &Neighbour| {

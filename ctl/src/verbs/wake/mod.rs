@@ -1,4 +1,4 @@
-//! `wakevirtctl wake`: wakes domains by a call.
+//! `wakevirtctl wake`: wakes domains with a call to the actor.
 
 mod agent;
 mod guest;
@@ -31,21 +31,21 @@ const HELD: &str = "held";
 /// The options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
-    /// Wake every domain with a name that matches: * stands for any characters, ? for one, [ab] for one of several
+    /// Wake every domain whose name matches the pattern: * matches any characters, ? one character, and [ab] a or b
     #[arg(long)]
     glob: bool,
 
-    /// Wait until the wake has ended and the guest answers, for at most this time [default with --wait: 5min]
+    /// Wait until the wake has ended and the guest answers, for at most this long [default without a value: 5min]
     ///
-    /// A guest answers when its guest agent is connected, or when it responds on an address that it got from the DHCP
-    /// server of a libvirt network. virsh(1) checks this, with the permissions of the caller. If the domain has neither an
-    /// agent channel nor such a network, the wait ends when the domain is running. Without the option, the program waits
-    /// at most 20 s for the wake, and does not wait for the guest.
+    /// A guest answers when its guest agent is connected, or when it responds at an address that it got from the DHCP
+    /// server of a libvirt network. The program checks this with virsh(1), with the permissions of the caller. If the
+    /// domain has neither an agent channel nor such a network, the program stops waiting when the domain is running.
+    /// Without this option, it waits for at most 20 s until the wake has ended, and does not wait for the guest.
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "5min",
           value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
 
-    /// Do not let polkit ask for a password
+    /// Do not ask for a password
     #[arg(long)]
     no_ask_password: bool,
 
@@ -83,7 +83,7 @@ impl WakeResult {
         Self { domain: domain.to_owned(), outcome, reason, guest: None, address: None, exit: Exit::Pending }
     }
 
-    /// Adds what is known about the guest.
+    /// Adds whether the guest answers.
     fn with_guest(self, answer: Answer) -> Self {
         match answer {
             Answer::Agent => Self { guest: Some("agent"), ..self },
@@ -99,7 +99,7 @@ impl WakeResult {
         }
     }
 
-    /// What the output adds to the outcome.
+    /// What the output says in addition to the outcome.
     fn note(&self) -> Option<String> {
         match (self.guest, self.address) {
             (Some(_), Some(address)) => Some(format!("the guest answers at {address}")),
@@ -120,7 +120,7 @@ fn is_success(outcome: &str) -> bool {
 /// If there is no such domain, or the output cannot be written. A wake that fails is part of the output.
 pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) -> Result<Exit, Error> {
     let interactive = !arguments.no_ask_password;
-    // Ends when it is dropped.
+    // The agent stops when it is dropped.
     let _agent = if interactive { PasswordAgent::start() } else { None };
     let mut exit = Exit::Success;
     for (key, name) in wanted(arguments, client).await? {
@@ -151,10 +151,10 @@ async fn wanted(arguments: &Arguments, client: &Client) -> Result<Vec<(String, S
     Ok(wanted)
 }
 
-/// Wakes a domain: by its name or UUID, otherwise by its MAC address.
+/// Wakes the domain with this name or UUID, or otherwise the one with this MAC address.
 async fn wake(key: &str, name: &str, arguments: &Arguments, client: &Client) -> Result<WakeResult, Error> {
     let progress = Progress::new(name);
-    // The outcome, while the guest starts.
+    // The outcome of the wake, while the guest starts.
     let running = RefCell::new(None);
     let wake = async {
         let (outcome, reason) = request(key, arguments, client, &progress).await?;
@@ -194,7 +194,7 @@ async fn wake(key: &str, name: &str, arguments: &Arguments, client: &Client) -> 
             None => WakeResult::pending(name, None, continues(&cause)),
         },
         Ok(Ok(WakeResult { outcome: Some(outcome), .. })) if outcome == HELD => {
-            let cause = "the hypervisor is unavailable, or the domain is changing its state or slow";
+            let cause = "the hypervisor is unavailable, or the domain is slow or changing its state";
             WakeResult::pending(name, Some(outcome), continues(cause))
         }
         Ok(Ok(result)) => result,
@@ -203,7 +203,7 @@ async fn wake(key: &str, name: &str, arguments: &Arguments, client: &Client) -> 
 }
 
 fn continues(cause: &str) -> String {
-    format!("{cause}; the wake continues: \"wakevirtctl history\" shows its end")
+    format!("{cause}; the wake continues, and \"wakevirtctl history\" will show its outcome")
 }
 
 /// Requests the wake. With `--wait`, waits until it has ended. Returns the outcome and the reason.
@@ -213,7 +213,7 @@ async fn request(
     client: &Client,
     progress: &Progress,
 ) -> Result<(String, Option<String>), client::Error> {
-    // Subscribe first: the wake can end right after the reply.
+    // Subscribe before the call, because the wake can end right after the reply.
     let mut finished = if arguments.wait.is_some() { Some(client.finished().await?) } else { None };
     let outcome = call(key, client, !arguments.no_ask_password).await?;
     match &mut finished {
@@ -225,7 +225,7 @@ async fn request(
     }
 }
 
-/// The domain that was woken, if only one can be meant.
+/// The domain that was woken. `None` if several domains match.
 async fn target(key: &str, client: &Client) -> Result<Option<Domain>, client::Error> {
     let domains = client.domains().await?;
     let found = domain::find(&domains, key).unwrap_or_default();
@@ -242,7 +242,7 @@ async fn call(name: &str, client: &Client, interactive: bool) -> Result<String, 
     }
 }
 
-/// Waits for the end of a wake that is held, and returns the outcome and the reason.
+/// Waits for a held wake to end, and returns the outcome and the reason.
 async fn wait(name: &str, finished: &mut Finished) -> (String, Option<String>) {
     let mac = name.parse().ok().map(|mac: MacAddr| mac.to_string());
     loop {
@@ -257,7 +257,7 @@ async fn wait(name: &str, finished: &mut Finished) -> (String, Option<String>) {
     }
 }
 
-/// Adds the nearest name to the error for an unknown domain.
+/// Adds the most similar name to the error for an unknown domain.
 async fn missing(name: &str, error: client::Error, client: &Client) -> Error {
     let unknown =
         matches!(&error, client::Error::Refused(error) if matches!(**error, BusError::NoSuchDomain(_)));

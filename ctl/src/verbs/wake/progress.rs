@@ -12,7 +12,8 @@ const MAX_NAME: usize = 60;
 /// How often the seconds are updated.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// One line on standard error that is overwritten, and removed at the end. Nothing if that is not a terminal.
+/// One line on standard error, which is overwritten, and removed at the end. If standard error is not a terminal, nothing
+/// is printed.
 #[derive(Debug)]
 pub(super) struct Progress {
     name: String,
@@ -22,7 +23,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// The progress of the wake of this domain.
+    /// Creates the progress of waking this domain.
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: plain(name, MAX_NAME).to_string(),
@@ -38,7 +39,7 @@ impl Progress {
         self.draw();
     }
 
-    /// Updates the time, until the future is dropped.
+    /// Updates the time until the future is dropped.
     pub(super) async fn update(&self) -> ! {
         loop {
             self.draw();
@@ -51,7 +52,7 @@ impl Progress {
         self.overwrite(&format!("{}: {} ({seconds} s)", self.name, self.phase.get()));
     }
 
-    /// Overwrites the line (ECMA-48, "erase in line"). It does not wrap: then it could not be overwritten.
+    /// Overwrites the line (ECMA-48, "erase in line"). The line is truncated, because a wrapped line cannot be overwritten.
     fn overwrite(&self, line: &str) {
         if self.is_terminal {
             let columns =

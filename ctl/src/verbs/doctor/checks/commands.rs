@@ -1,4 +1,4 @@
-//! The commands that cure findings, for the way in which this host runs the services.
+//! The commands that fix problems, depending on how this host runs the services.
 
 use wakevirt_service::bus::Address;
 
@@ -12,12 +12,12 @@ use crate::verbs::doctor::observe::units::Unit;
 /// The unit of a service, in the service manager that runs it.
 #[must_use]
 pub fn unit(seen: &Observations, service: Service) -> Option<&Unit> {
-    let units = if is_of_user(seen, service) { seen.user_units.as_ref()? } else { &seen.units };
+    let units = if is_user_service(seen, service) { seen.user_units.as_ref()? } else { &seen.units };
     units.as_ref().ok()?.get(&format!("{}.service", service.unit())).filter(|unit| unit.is_installed())
 }
 
-/// Whether the user's own service manager runs the service.
-fn is_of_user(seen: &Observations, service: Service) -> bool {
+/// Whether the service manager of the user runs the service.
+fn is_user_service(seen: &Observations, service: Service) -> bool {
     service == Service::Actor && seen.address == Address::Session
 }
 
@@ -28,28 +28,28 @@ fn process(seen: &Observations, service: Service) -> Option<u32> {
     }
 }
 
-/// A command that the service's owner runs: root, or the user of the session.
+/// Adds sudo(8) to a command, unless the service runs as the user.
 fn as_owner(seen: &Observations, service: Service, command: &str) -> String {
-    if is_of_user(seen, service) { command.to_owned() } else { seen.caller.as_root(command) }
+    if is_user_service(seen, service) { command.to_owned() } else { seen.caller.as_root(command) }
 }
 
 /// A systemctl command for a service.
 #[must_use]
 pub fn systemctl(seen: &Observations, service: Service, action: &str) -> String {
-    let user = if is_of_user(seen, service) { "--user " } else { "" };
+    let user = if is_user_service(seen, service) { "--user " } else { "" };
     as_owner(seen, service, &format!("systemctl {user}{action} {}", service.unit()))
 }
 
-/// The part of a command that makes a running service read its configuration.
+/// A command that makes a running service read its configuration again.
 fn reload(seen: &Observations, service: Service) -> String {
-    let user = if is_of_user(seen, service) { "--user " } else { "" };
+    let user = if is_user_service(seen, service) { "--user " } else { "" };
     match (unit(seen, service).is_some_and(Unit::is_active), process(seen, service)) {
         (false, Some(pid)) => format!("kill -HUP {pid}"),
         _ => format!("systemctl {user}reload-or-restart {}", service.unit()),
     }
 }
 
-/// The file that the option `--config` names.
+/// The file that the service's `--config` option names.
 fn file(seen: &Observations, service: Service) -> Option<&str> {
     match service {
         Service::Capture => seen.capture_config.as_ref().ok()?.file.as_deref(),
@@ -57,7 +57,7 @@ fn file(seen: &Observations, service: Service) -> Option<&str> {
     }
 }
 
-/// A command that adds a table to the actor's configuration. `name` is for the file name of the drop-in.
+/// A command that adds a table to the actor's configuration. `name` becomes part of the drop-in's file name.
 #[must_use]
 pub fn add_table(seen: &Observations, name: &str, lines: &[String]) -> String {
     let words: Vec<String> = lines.iter().map(|line| quote(line)).collect();
@@ -69,7 +69,7 @@ pub fn add_table(seen: &Observations, name: &str, lines: &[String]) -> String {
     as_owner(seen, Service::Actor, &format!("printf '%s\\n' {} {target} && {reload}", words.join(" ")))
 }
 
-/// A command that sets a key of capture.toml, over the value that it has now.
+/// A command that sets a key in capture.toml, and overrides its current value.
 #[must_use]
 pub fn set_in_capture(seen: &Observations, key: &str, value: &str) -> String {
     let line = format!("{key} = {value}");
@@ -77,7 +77,7 @@ pub fn set_in_capture(seen: &Observations, key: &str, value: &str) -> String {
         Some(file) => {
             let file = quote(file);
             format!(
-                "sed -i {} {file} && printf '%s\n' {} >>{file}",
+                "sed -i {} {file} && printf '%s\\n' {} >>{file}",
                 quote(&format!("/^{key} *=/d")),
                 quote(&line)
             )
@@ -92,7 +92,7 @@ pub fn set_in_capture(seen: &Observations, key: &str, value: &str) -> String {
     seen.caller.as_root(&format!("{write} && {reload}"))
 }
 
-/// A command that allows packets to wake a domain, from these interfaces or from all.
+/// A command that allows packets that meet these conditions to wake a domain.
 #[must_use]
 pub fn allow(seen: &Observations, domain: &str, conditions: &[String]) -> String {
     if conditions.is_empty() && seen.address == Address::System && file(seen, Service::Actor).is_none() {
@@ -106,7 +106,7 @@ pub fn allow(seen: &Observations, domain: &str, conditions: &[String]) -> String
     add_table(seen, &format!("allow-{domain}"), &table)
 }
 
-/// A command that gives a domain another address.
+/// A command that gives a domain an additional address.
 #[must_use]
 pub fn alias(seen: &Observations, domain: &str, mac: &str) -> String {
     let table = [
@@ -117,14 +117,14 @@ pub fn alias(seen: &Observations, domain: &str, mac: &str) -> String {
     add_table(seen, &format!("alias-{}", mac.replace(':', "")), &table)
 }
 
-/// A command with virsh(1), with the rights that it needs.
+/// A virsh(1) command, with sudo(8) if it needs root.
 #[must_use]
 pub fn virsh(seen: &Observations, command: &str, uri: &str) -> String {
     let is_own = uri.contains("/session") || seen.caller == Caller::Root;
     if is_own { command.to_owned() } else { Caller::User.as_root(command) }
 }
 
-/// A name that can be part of a file name.
+/// Replaces the characters that are unusual in a file name.
 fn escaped(name: &str) -> String {
     let safe = |char: char| if char.is_ascii_alphanumeric() || "-_.".contains(char) { char } else { '_' };
     name.chars().map(safe).collect()

@@ -14,12 +14,12 @@ use crate::verbs::doctor::observe::libvirt::Machine;
 use crate::verbs::doctor::observe::loop_back::is_test;
 use crate::virsh;
 
-/// The number of unknown addresses that doctor reports.
+/// The maximum number of unknown addresses that doctor reports.
 const MAX_UNKNOWN: usize = 3;
-/// How many digits of an address can be wrong for it to be similar.
+/// The maximum number of digits in which similar addresses differ.
 const SIMILAR: usize = 2;
 
-/// Finds reasons for which a packet reaches no domain, or the domain cannot be started.
+/// Finds reasons why a packet does not reach a domain, or why the domain cannot be started.
 #[must_use]
 pub fn check(seen: &Observations) -> Vec<Finding> {
     let machines = seen.machines.iter().flat_map(|machine| {
@@ -34,7 +34,7 @@ pub fn check(seen: &Observations) -> Vec<Finding> {
     findings
 }
 
-/// An alias with an address that no network card can have: capture does not announce packets for it.
+/// Reports aliases with an address that no network card can have. capture does not announce packets for them.
 fn multicast(seen: &Observations) -> Vec<Finding> {
     let config = seen.actor_config.as_ref().ok().and_then(|config| config.keys.as_ref().ok());
     let aliases = config.into_iter().flat_map(|config| &config.alias);
@@ -42,7 +42,7 @@ fn multicast(seen: &Observations) -> Vec<Finding> {
     let aliases = aliases.filter(|alias| is_multicast(&alias.mac));
     let finding = |alias: &Alias| {
         let problem = format!(
-            "the alias {} of {:?} is an address that no network card can have",
+            "the alias {} for {:?} is an address that no network card can have",
             alias.mac, alias.domain
         );
         Finding::warning("multicast-address", problem)
@@ -56,7 +56,7 @@ fn domain<'a>(seen: &'a Observations, machine: &Machine) -> Option<&'a Domain> {
     seen.domains().iter().find(|domain| domain.name == machine.name && domain.connection == machine.uri)
 }
 
-/// The addresses of packets that no domain has, newest first, each once.
+/// The packets for addresses that no domain has, newest first, one for each address.
 fn unknown_packets(seen: &Observations) -> Vec<&Packet> {
     let is_known = |mac: &str| {
         seen.domains().iter().any(|domain| domain.macs.iter().any(|it| it.eq_ignore_ascii_case(mac)))
@@ -75,7 +75,7 @@ fn describe(packet: &Packet) -> String {
     format!("packet for {}{sender} on {}", packet.mac, packet.interface.as_deref().unwrap_or_default())
 }
 
-/// Packets for addresses that no domain has.
+/// Reports packets for addresses that no domain has.
 fn unknown(seen: &Observations) -> Vec<Finding> {
     if seen.bus.domains.is_err() || !seen.unconnected.is_empty() {
         return Vec::new();
@@ -103,20 +103,20 @@ fn unknown_address(seen: &Observations, packet: &Packet) -> Option<Finding> {
             if digits <= SIMILAR && wanted.is_none_or(|wanted| wanted.uuid == domain.uuid) =>
         {
             let finding = finding.seen(format!("{known} of {:?} is similar", domain.name));
-            let finding = finding.cure(commands::alias(seen, &domain.name, &packet.mac));
+            let finding = finding.fix(commands::alias(seen, &domain.name, &packet.mac));
             Some(finding.advice(format!(
-                "Or set the sender to {known}. The command makes packets for {mac} wake {:?}, too.",
+                "The command makes packets for {mac} wake {:?}, too. Alternatively, set the address {known} in the sender.",
                 domain.name
             )))
         }
         // Packets for other machines on the network are normal.
         _ => Some(Finding::note("unknown-address", finding.problem.clone()).seen(describe(packet)).advice(
-            "If it belongs to a passed-through network card, name the domain: wakevirtctl doctor DOMAIN",
+            "If the address belongs to a passed-through network card, run doctor for its domain: wakevirtctl doctor DOMAIN",
         )),
     }
 }
 
-/// Two domains have the same address, and no rule names one of them.
+/// Reports domains that have the same address, unless the rules name exactly one of them.
 fn ambiguous(seen: &Observations) -> Vec<Finding> {
     let mut owners: BTreeMap<&str, Vec<&Domain>> = BTreeMap::new();
     for domain in seen.domains() {
@@ -140,50 +140,50 @@ fn ambiguous(seen: &Observations) -> Vec<Finding> {
         let names: Vec<String> = domains.iter().map(|domain| format!("{:?}", domain.name)).collect();
         let finding = Finding::error(
             "ambiguous-address",
-            format!("{} have the same address, so a packet wakes neither", names.join(" and ")),
+            format!("{} have the same address, so a packet wakes none of them", names.join(" and ")),
         );
         let wanted = seen.wanted_domain().or_else(|| domains.first().copied())?;
         let others = domains.iter().filter(|domain| domain.uuid != wanted.uuid);
         let other = others.into_iter().next()?;
         let finding = finding.seen(format!("{mac} of {}", names.join(" and ")));
-        // A rule that names exactly one of them selects it. If rules name both, one needs another address.
+        // A rule that names exactly one of them selects it. If rules name several, one of them needs a different address.
         if domains.iter().filter(is_named).count() == 0 {
-            return Some(finding.cure(commands::allow(seen, &wanted.name, &[])));
+            return Some(finding.fix(commands::allow(seen, &wanted.name, &[])));
         }
         let edit = virsh::command(&other.connection, &["dumpxml", "--inactive", &other.name]);
         let define = virsh::command(&other.connection, &["define", "/dev/stdin"]);
-        let cure = format!("{edit} | sed {} | {define}", quote(&format!("/{mac}/d")));
-        let finding = finding.cure(commands::virsh(seen, &cure, &other.connection));
-        Some(
-            finding
-                .advice(format!("The command gives {:?} a new address, from its next start on.", other.name)),
-        )
+        let fix = format!("{edit} | sed {} | {define}", quote(&format!("/{mac}/d")));
+        let finding = finding.fix(commands::virsh(seen, &fix, &other.connection));
+        Some(finding.advice(format!(
+            "The command gives {:?} a new address, which takes effect when it next starts.",
+            other.name
+        )))
     };
     shared.filter_map(finding).collect()
 }
 
-/// The domain has no address.
+/// Reports a domain without an address.
 fn no_address(seen: &Observations, machine: &Machine) -> Option<Finding> {
     let domain = domain(seen, machine).filter(|domain| domain.macs.is_empty())?;
     let name = &domain.name;
     if machine.devices.is_empty() {
         let finding = Finding::error(
             "no-address",
-            format!("{name:?} has no network interface, so no packet can name it"),
+            format!("{name:?} has no network interface, so no packet can wake it"),
         );
         let finding =
-            finding.seen("its definition has no <interface> with a MAC address, and no alias is for it");
+            finding.seen("its definition has no <interface> with a MAC address, and it has no alias");
         let bridge = seen.links.iter().flatten().find(|link| link.is_bridge());
         let (kind, source) = bridge.map_or(("network", "default"), |bridge| ("bridge", bridge.name.as_str()));
         let command = virsh::command(
             &machine.uri,
             &["attach-interface", name, kind, source, "--model", "virtio", "--config"],
         );
-        return Some(finding.cure(commands::virsh(seen, &command, &machine.uri)));
+        return Some(finding.fix(commands::virsh(seen, &command, &machine.uri)));
     }
     let finding = Finding::error(
         "passed-through-card",
-        format!("the network card of {name:?} is passed through, and has no alias"),
+        format!("{name:?} has a passed-through network card, but no alias with its address"),
     );
     let mut finding = finding.seen(format!("<hostdev> {}", machine.devices.join(", ")));
     let on_host = machine.devices.iter().find_map(|device| host_address(device));
@@ -195,19 +195,19 @@ fn no_address(seen: &Observations, machine: &Machine) -> Option<Finding> {
     }
     let mac = on_host.or_else(|| packet.map(|packet| packet.mac.clone()));
     Some(match mac {
-        Some(mac) => finding.cure(commands::alias(seen, name, &mac)),
-        None => finding.advice("Send a packet for the address of the card, and run doctor again."),
+        Some(mac) => finding.fix(commands::alias(seen, name, &mac)),
+        None => finding.advice("Send a packet for the card's address, and run doctor again."),
     })
 }
 
-/// The address of a network card that the host's driver uses now.
+/// The address of a network card that a driver of the host currently uses.
 fn host_address(device: &str) -> Option<String> {
     let directory = std::fs::read_dir(format!("/sys/bus/pci/devices/{device}/net")).ok()?;
     let interface = directory.flatten().next()?;
     Some(std::fs::read_to_string(interface.path().join("address")).ok()?.trim().to_owned())
 }
 
-/// The domain disappears when it is shut off.
+/// Reports a domain that disappears when it shuts down.
 fn transient(seen: &Observations, machine: &Machine) -> Option<Finding> {
     if !machine.transient {
         return None;
@@ -215,15 +215,15 @@ fn transient(seen: &Observations, machine: &Machine) -> Option<Finding> {
     let name = &machine.name;
     let finding = Finding::error(
         "transient-domain",
-        format!("{name:?} is transient: when it shuts down, nothing is left to wake"),
+        format!("{name:?} is transient: it disappears when it shuts down, and then cannot be woken"),
     );
     let dump = virsh::command(&machine.uri, &["dumpxml", "--inactive", name]);
     let define = virsh::command(&machine.uri, &["define", "/dev/stdin"]);
     let finding = finding.seen("virsh dominfo: Persistent: no");
-    Some(finding.cure(commands::virsh(seen, &format!("{dump} | {define}"), &machine.uri)))
+    Some(finding.fix(commands::virsh(seen, &format!("{dump} | {define}"), &machine.uri)))
 }
 
-/// A macvtap interface needs promiscuous mode of the card below it.
+/// Reports a macvtap interface on a card that is not in promiscuous mode.
 fn macvtap(seen: &Observations, machine: &Machine) -> Option<Finding> {
     let links = seen.links.as_ref().ok()?;
     let below = machine.macvtap.iter().find_map(|name| links.iter().find(|link| &link.name == name))?;
@@ -234,12 +234,12 @@ fn macvtap(seen: &Observations, machine: &Machine) -> Option<Finding> {
     let problem = format!("{name:?} uses macvtap on {}, which is not in promiscuous mode", below.name);
     let finding = Finding::warning("macvtap", problem).seen(format!("promiscuity of {} is 0", below.name));
     let finding = finding.advice(
-        "While the VM is off, the card drops frames to its address. The command lasts until the next boot.",
+        "While the VM is off, the card drops frames to its address. The setting lasts until the host reboots.",
     );
-    Some(finding.cure(seen.caller.as_root(&format!("ip link set {} promisc on", quote(&below.name)))))
+    Some(finding.fix(seen.caller.as_root(&format!("ip link set {} promisc on", quote(&below.name)))))
 }
 
-/// The domain runs on another host.
+/// Reports a domain that has migrated to another host.
 fn migrated(seen: &Observations, machine: &Machine) -> Option<Finding> {
     if machine.state != "shut off (migrated)" {
         return None;
@@ -251,6 +251,6 @@ fn migrated(seen: &Observations, machine: &Machine) -> Option<Finding> {
     let start = virsh::command(&machine.uri, &["start", &machine.name]);
     let finding = finding.seen(format!("virsh domstate --reason: {}", machine.state));
     let finding = finding
-        .advice("Make sure that it does not run on the other host: two VMs on one disk destroy its data.");
-    Some(finding.cure(commands::virsh(seen, &start, &machine.uri)))
+        .advice("Make sure that it is not running on the other host: two VMs that use the same disk destroy the data on it.");
+    Some(finding.fix(commands::virsh(seen, &start, &machine.uri)))
 }

@@ -1,4 +1,4 @@
-//! Whether the actor reaches libvirt, and which daemon of a user manages the domains.
+//! Whether the actor reaches libvirt, and whether a user has several libvirt daemons.
 
 use std::collections::BTreeSet;
 
@@ -8,14 +8,14 @@ use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::units::Unit;
 use crate::verbs::doctor::observe::{LIBVIRT_RULE, Observations};
 
-/// Finds reasons for which the actor does not reach libvirt.
+/// Finds reasons why the actor does not reach libvirt.
 #[must_use]
 pub fn check(seen: &Observations) -> Vec<Finding> {
     let connections = seen.unconnected.iter().map(|(uri, reason)| unconnected(seen, uri, reason.as_deref()));
     daemons(seen).into_iter().chain(connections).collect()
 }
 
-/// The actor has no connection.
+/// Reports a hypervisor to which the actor is not connected.
 fn unconnected(seen: &Observations, uri: &str, reason: Option<&str>) -> Finding {
     let problem = format!("the actor has no connection to {uri}");
     let is_system = uri.starts_with("qemu:///system");
@@ -23,7 +23,7 @@ fn unconnected(seen: &Observations, uri: &str, reason: Option<&str>) -> Finding 
     let finding =
         Finding::error("libvirt-unreachable", problem).seen(format!("virsh --connect {uri}: {reason}"));
     if !is_system {
-        return finding.advice("Correct connections in actor.toml, or start libvirt on that host.");
+        return finding.advice("Correct the connections key in actor.toml, or start libvirt on that host.");
     }
     let Ok(units) = &seen.units else { return finding.advice("Start libvirtd or virtqemud.") };
     let unit = |name: &str| units.get(name).filter(|unit| unit.is_installed());
@@ -31,7 +31,7 @@ fn unconnected(seen: &Observations, uri: &str, reason: Option<&str>) -> Finding 
     let (service, socket) = (format!("{daemon}.service"), format!("{daemon}.socket"));
     let Some(state) = unit(&service) else {
         let finding = finding.seen("neither libvirtd.service nor virtqemud.service is installed");
-        return finding.cure(seen.caller.as_root("apt-get install libvirt-daemon-system"));
+        return finding.fix(seen.caller.as_root("apt-get install libvirt-daemon-system"));
     };
     let masked: Vec<&str> = [&service, &socket]
         .into_iter()
@@ -42,54 +42,56 @@ fn unconnected(seen: &Observations, uri: &str, reason: Option<&str>) -> Finding 
         if masked.is_empty() { String::new() } else { format!("systemctl unmask {} && ", masked.join(" ")) };
     let finding =
         finding.seen(format!("{service}: {}, {}", state.get("LoadState"), state.get("ActiveState")));
-    // A service that is active and does not respond must be restarted.
+    // An active service that does not respond must be restarted.
     let start = if state.is_active() {
         format!("systemctl restart {service}")
     } else {
         format!("systemctl enable --now {socket} {service}")
     };
-    finding.cure(seen.caller.as_root(&format!("{unmask}{start}")))
+    finding.fix(seen.caller.as_root(&format!("{unmask}{start}")))
 }
 
-/// libvirt responds to the caller, and not to the actor.
+/// Reports a hypervisor to which the caller can connect, but not the actor.
 fn denied(seen: &Observations, uri: &str, problem: String) -> Finding {
     let finding =
         Finding::error("libvirt-denied", problem).seen(format!("virsh --connect {uri} works for this user"));
     let Some(unit) = commands::unit(seen, Service::Actor) else {
-        return finding
-            .advice("The actor's user needs the group libvirt, or the rule of docs/RESTRICTED.md.");
+        return finding.advice(
+            "Add the actor's user to the libvirt group, or install the polkit rule in docs/RESTRICTED.md.",
+        );
     };
     let groups = unit.get("SupplementaryGroups");
     let finding = finding.seen(format!("SupplementaryGroups={groups}"));
     let last = unit.log.iter().rfind(|line| line.contains("no connection to"));
     let finding = last.into_iter().fold(finding, |finding, line| finding.seen(format!("log: {line}")));
     if groups.split_whitespace().any(|group| group == "libvirt") {
-        return refused(seen, finding);
+        return denied_to_group(seen, finding);
     }
     let directory = "/etc/systemd/system/wakevirt-actor.service.d";
     finding
-        .cure(seen.caller.as_root(&format!(
+        .fix(seen.caller.as_root(&format!(
             "mkdir -p {directory} && printf '[Service]\\nSupplementaryGroups=libvirt\\n' >{directory}/zz-libvirt.conf && systemctl \
              daemon-reload && systemctl restart wakevirt-actor"
         )))
-        .advice("The group has full access to libvirt. docs/RESTRICTED.md describes fewer rights, which need libvirt's access driver.")
+        .advice("The group has full access to libvirt. docs/RESTRICTED.md describes how to grant fewer permissions with libvirt's access driver.")
 }
 
-/// The actor has the group, and libvirt or polkit refuses it.
-fn refused(seen: &Observations, finding: Finding) -> Finding {
+/// Reports that libvirt or polkit denies access to the actor, although it is in the libvirt group.
+fn denied_to_group(seen: &Observations, finding: Finding) -> Finding {
     if seen.policies.iter().any(|path| path.ends_with(LIBVIRT_RULE)) {
         let restart = commands::systemctl(seen, Service::Actor, "restart");
         return finding
-            .cure(restart)
-            .advice("If that does not help, a rule of polkit may deny it; see docs/RESTRICTED.md.");
+            .fix(restart)
+            .advice("If this does not help, a polkit rule may deny access; see docs/RESTRICTED.md.");
     }
-    let finding =
-        finding.seen(format!("{LIBVIRT_RULE} is missing, and polkit does not know the groups of a unit"));
-    let finding = finding.cure(seen.caller.as_root("apt-get install --reinstall wakevirt"));
+    let finding = finding.seen(format!(
+        "{LIBVIRT_RULE} is missing, and polkit does not know the SupplementaryGroups of a unit"
+    ));
+    let finding = finding.fix(seen.caller.as_root("apt-get install --reinstall wakevirt"));
     finding.advice("If wakevirt was built from source, run make install again.")
 }
 
-/// A user has several daemons, in one directory or in two.
+/// Reports that the user has several daemons, in the same directory or in different ones.
 fn daemons(seen: &Observations) -> Option<Finding> {
     let daemons = &seen.daemons;
     let directories: BTreeSet<_> = daemons.iter().map(|daemon| &daemon.directory).collect();
@@ -101,14 +103,14 @@ fn daemons(seen: &Observations) -> Option<Finding> {
     let (check, problem) = if directories.len() > 1 {
         (
             "two-runtime-directories",
-            "libvirt daemons of this user run in different directories, and each sees only its own VMs",
+            "this user's libvirt daemons use different runtime directories, and each sees only its own VMs",
         )
     } else if kinds.len() > 1 {
-        ("two-daemons", "libvirtd and virtqemud of this user both run, and each sees only its own VMs")
+        ("two-daemons", "this user has both libvirtd and virtqemud running, and each sees only its own VMs")
     } else {
         (
             "two-daemons",
-            "two libvirt daemons of this user run; the directory of the first was removed, as after a logout",
+            "this user has several libvirt daemons running; the runtime directory of the first was removed, for example at logout",
         )
     };
     let mut finding = Finding::error(check, problem);
@@ -119,12 +121,12 @@ fn daemons(seen: &Observations) -> Option<Finding> {
     let pids: Vec<String> = daemons.iter().map(|daemon| daemon.pid.to_string()).collect();
     let kill = format!("kill {}", pids.join(" "));
     let has_units = seen.user_units.as_ref().is_some_and(Result::is_ok);
-    let cure = if has_units {
+    let fix = if has_units {
         format!("{kill} && systemctl --user restart wakevirt-libvirtd wakevirt-actor")
     } else {
         kill
     };
-    Some(finding.cure(cure).advice(
-        "VMs continue to run. The next daemon finds those in its own directory; see docs/HYPERVISORS.md.",
+    Some(finding.fix(fix).advice(
+        "VMs keep running. The next daemon finds those in its own directory; see docs/HYPERVISORS.md.",
     ))
 }

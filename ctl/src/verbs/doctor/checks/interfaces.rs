@@ -10,7 +10,7 @@ use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::network::Link;
 use crate::verbs::doctor::observe::units::Unit;
 
-/// Finds reasons for which packets do not reach capture.
+/// Finds reasons why packets do not reach capture.
 #[must_use]
 pub fn check(seen: &Observations) -> Vec<Finding> {
     let Some(status) = seen.bus.capture.status() else { return Vec::new() };
@@ -28,23 +28,22 @@ pub fn check(seen: &Observations) -> Vec<Finding> {
     findings
 }
 
-/// capture receives datagrams only.
+/// Reports that capture receives only datagrams.
 fn mode(seen: &Observations, status: &CaptureStatus) -> Option<Finding> {
     if status.mode != "udp" {
         return None;
     }
-    let problem =
-        "capture receives UDP only: no Ethernet frames, and no datagrams to other ports or other hosts";
+    let problem = "capture receives only UDP datagrams to its own ports on this host, and no Ethernet frames";
     let finding = Finding::error("udp-mode", problem).seen("Mode is \"udp\"");
     let configured = seen.capture_config.as_ref().ok().and_then(|config| config.keys.as_ref().ok());
     if configured.is_some_and(|config| config.mode == "udp") {
-        let cure = commands::set_in_capture(seen, "mode", "\"auto\"");
-        return Some(finding.seen("the configuration contains mode = \"udp\"").cure(cure));
+        let fix = commands::set_in_capture(seen, "mode", "\"auto\"");
+        return Some(finding.seen("the configuration contains mode = \"udp\"").fix(fix));
     }
     let Some(unit) = commands::unit(seen, Service::Capture).filter(|unit| unit.is_active()) else {
         return Some(
             finding
-                .seen("the process has no CAP_NET_RAW")
+                .seen("the process does not have CAP_NET_RAW")
                 .advice("Start the service as root, or with its unit."),
         );
     };
@@ -55,7 +54,7 @@ fn mode(seen: &Observations, status: &CaptureStatus) -> Option<Finding> {
         drop_ins if drop_ins.is_empty() => finding,
         drop_ins => finding.seen(format!("changed by {drop_ins}")),
     };
-    Some(finding.cure(seen.caller.as_root(&format!(
+    Some(finding.fix(seen.caller.as_root(&format!(
         "mkdir -p {directory} && printf {lines} >{directory}/zz-net-raw.conf && systemctl daemon-reload && systemctl restart \
          wakevirt-capture"
     ))))
@@ -66,19 +65,19 @@ fn own_drop_ins(unit: &Unit) -> String {
     paths.collect::<Vec<_>>().join(", ")
 }
 
-/// The patterns that select interfaces, without those that exclude some.
+/// The patterns that select interfaces, without those that exclude interfaces.
 fn patterns(seen: &Observations) -> Vec<InterfacePattern> {
     let config = seen.capture_config.as_ref().ok().and_then(|config| config.keys.as_ref().ok());
     let entries = config.into_iter().flat_map(|config| &config.interfaces);
     entries.filter(|entry| !entry.starts_with('!')).filter_map(|entry| entry.parse().ok()).collect()
 }
 
-/// Whether a link has a name that matches.
+/// Whether one of the link's names matches.
 fn matches(pattern: &InterfacePattern, link: &Link) -> bool {
     link.names().any(|name| pattern.matches(name))
 }
 
-/// capture receives on no interface, or on the loopback interface alone.
+/// Reports that capture does not receive on any interface except the loopback interface.
 fn receives_nowhere(seen: &Observations, status: &CaptureStatus, links: &[Link]) -> Option<Finding> {
     let is_captured =
         |link: &&Link| status.interfaces.contains(&link.name) && link.is_up() && !link.is_loopback();
@@ -89,21 +88,24 @@ fn receives_nowhere(seen: &Observations, status: &CaptureStatus, links: &[Link])
     let selected = links.iter().filter(|link| !link.is_loopback());
     let selected: Vec<&Link> =
         selected.filter(|link| patterns.is_empty() || patterns.iter().any(|it| matches(it, link))).collect();
-    let interfaces = format!("Interfaces are {}", toml_list(status.interfaces.iter().map(String::as_str)));
+    let interfaces = format!("Interfaces: {}", toml_list(status.interfaces.iter().map(String::as_str)));
     let down: Vec<&str> =
         selected.iter().filter(|link| !link.is_up()).map(|link| link.name.as_str()).collect();
     if !down.is_empty() {
-        let finding = Finding::error("interface-down", "no interface on which capture could receive is up");
-        let cure: Vec<String> = down.iter().map(|name| format!("ip link set {} up", quote(name))).collect();
+        let finding =
+            Finding::error("interface-down", "none of the interfaces on which capture can receive is up");
+        let fix: Vec<String> = down.iter().map(|name| format!("ip link set {} up", quote(name))).collect();
         let finding = finding.seen(interfaces).seen(format!("down: {}", down.join(", ")));
-        return Some(finding.cure(seen.caller.as_root(&cure.join(" && "))));
+        return Some(finding.fix(seen.caller.as_root(&fix.join(" && "))));
     }
-    let finding =
-        Finding::error("interface-none", "no interface of this host matches interfaces in capture.toml");
+    let finding = Finding::error(
+        "interface-none",
+        "no interface of this host matches the interfaces key in capture.toml",
+    );
     Some(select(seen, finding.seen(interfaces), &patterns, links))
 }
 
-/// Adds a command that selects the interfaces with names like the missing ones, or all.
+/// Adds a command that selects the interfaces whose names are similar to the missing ones, or all interfaces.
 fn select(seen: &Observations, finding: Finding, patterns: &[InterfacePattern], links: &[Link]) -> Finding {
     let texts: Vec<&str> = patterns.iter().map(InterfacePattern::text).collect();
     let mut finding = finding.seen(format!("interfaces = {}", toml_list(texts)));
@@ -119,7 +121,7 @@ fn select(seen: &Observations, finding: Finding, patterns: &[InterfacePattern], 
                     format!("{:?} does not exist; {name:?} is similar", pattern.text())
                 } else {
                     format!(
-                        "{:?} does not exist; {name:?} is similar, an alternative name of {link}",
+                        "{:?} does not exist; {name:?}, an alternative name of {link}, is similar",
                         pattern.text()
                     )
                 });
@@ -131,10 +133,10 @@ fn select(seen: &Observations, finding: Finding, patterns: &[InterfacePattern], 
     }
     let all = names().collect::<Vec<_>>().join(", ");
     let value = if wanted.is_empty() { toml_list(["*"]) } else { toml_list(wanted) };
-    finding.seen(format!("this host has {all}")).cure(commands::set_in_capture(seen, "interfaces", &value))
+    finding.seen(format!("this host has {all}")).fix(commands::set_in_capture(seen, "interfaces", &value))
 }
 
-/// Some of the named interfaces do not exist.
+/// Reports configured interfaces that do not exist.
 fn missing(seen: &Observations, status: &CaptureStatus, links: &[Link]) -> Option<Finding> {
     let patterns = patterns(seen);
     let absent =
@@ -143,47 +145,52 @@ fn missing(seen: &Observations, status: &CaptureStatus, links: &[Link]) -> Optio
     if absent.is_empty() {
         return None;
     }
-    let finding = Finding::warning("interface-missing", format!("{} does not exist", absent.join(", ")));
+    let verb = if absent.len() == 1 { "does" } else { "do" };
+    let finding = Finding::warning("interface-missing", format!("{} {verb} not exist", absent.join(", ")));
     let finding = finding.seen(format!("capture receives on {}", status.interfaces.join(", ")));
     Some(select(seen, finding, &patterns, links))
 }
 
-/// The loop-back test has failed.
+/// Reports that the loop-back test failed.
 fn loop_back(seen: &Observations) -> Option<Finding> {
     let test = seen.loop_back.as_ref().filter(|test| test.announced.is_none())?;
     let finding = Finding::error("loop-back", "capture did not announce the packet of the loop-back test");
-    let finding =
-        finding.seen(format!("sent for {} to {}, UDP port 9", test.mac, test.destinations.join(", ")));
+    let finding = finding.seen(format!(
+        "packet for {}, sent to {}, UDP port 9",
+        test.mac,
+        test.destinations.join(", ")
+    ));
     Some(match commands::unit(seen, Service::Capture) {
-        Some(_) => finding.cure(commands::systemctl(seen, Service::Capture, "restart")),
+        Some(_) => finding.fix(commands::systemctl(seen, Service::Capture, "restart")),
         None => finding.advice("Restart capture, and read its log."),
     })
 }
 
-/// capture receives on a bridge and not on its ports: a frame for a VM that is off stays on the port.
+/// Reports bridges on which capture receives, but not on their ports: a frame for a VM that is off appears only on the
+/// port.
 fn bridges(seen: &Observations, status: &CaptureStatus, links: &[Link]) -> Vec<Finding> {
     let is_captured = |link: &Link| status.interfaces.contains(&link.name);
     let bridges = links.iter().filter(|link| link.is_bridge() && is_captured(link));
     let finding = |bridge: &Link| {
         let ports =
-            links.iter().filter(|link| link.master.as_deref() == Some(&bridge.name) && !link.is_of_vm());
+            links.iter().filter(|link| link.master.as_deref() == Some(&bridge.name) && !link.belongs_to_vm());
         let unseen: Vec<&str> =
             ports.filter(|link| link.is_up() && !is_captured(link)).map(|link| link.name.as_str()).collect();
         if unseen.is_empty() {
             return None;
         }
         let problem = format!(
-            "capture receives on the bridge {}, and not on its port {}",
+            "capture receives on the bridge {}, but not on its ports: {}",
             bridge.name,
             unseen.join(", ")
         );
         let finding = Finding::warning("bridge-port", problem);
-        let finding = finding.seen(format!("Interfaces are {}", status.interfaces.join(", "))).seen(
-            "a frame to the MAC address of a VM that is off appears on the port only; etherwake sends such frames without -b",
+        let finding = finding.seen(format!("Interfaces: {}", status.interfaces.join(", "))).seen(
+            "a frame to the MAC address of a VM that is off appears only on the port; without -b, etherwake sends such frames",
         );
         let patterns = patterns(seen);
         let value = toml_list(patterns.iter().map(InterfacePattern::text).chain(unseen));
-        Some(finding.cure(commands::set_in_capture(seen, "interfaces", &value)))
+        Some(finding.fix(commands::set_in_capture(seen, "interfaces", &value)))
     };
     bridges.filter_map(finding).collect()
 }

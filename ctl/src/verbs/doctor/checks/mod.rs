@@ -1,4 +1,4 @@
-//! The checks: pure functions from what was seen to findings.
+//! The checks: pure functions from observations to findings.
 
 mod commands;
 mod domains;
@@ -12,7 +12,7 @@ mod services;
 use super::finding::Finding;
 use super::observe::Observations;
 
-/// All findings. The most likely cause is first: the worst, and among these the first on the way of a packet.
+/// Returns all findings, most likely cause first: ordered by severity, and then by the path of a packet.
 #[must_use]
 pub fn all(seen: &Observations) -> Vec<Finding> {
     let checks = [

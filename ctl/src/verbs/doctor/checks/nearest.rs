@@ -1,8 +1,8 @@
-//! The nearest of several names or addresses, for a name that is misspelt.
+//! Similar names and addresses, for one that is misspelt.
 
 use wakevirt_protocol::MacAddr;
 
-/// The name that differs least from this one, if it is similar.
+/// The most similar name. `None` if all names differ too much.
 #[must_use]
 pub fn name<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |name: &str| strsim::damerau_levenshtein(&wrong.to_lowercase(), &name.to_lowercase());

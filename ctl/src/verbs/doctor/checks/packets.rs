@@ -1,4 +1,4 @@
-//! The last decisions, and the counters of capture.
+//! The latest decisions, and capture's counters.
 
 use wakevirt_service::config::InterfacePattern;
 
@@ -11,7 +11,7 @@ use crate::verbs::doctor::observe::config::Rule;
 use crate::verbs::doctor::observe::network::Link;
 use crate::virsh;
 
-/// Finds packets that arrived and woke nothing.
+/// Finds packets that arrived, but did not wake a domain.
 #[must_use]
 pub fn check(seen: &Observations) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
@@ -20,9 +20,9 @@ pub fn check(seen: &Observations) -> Vec<Finding> {
     findings
 }
 
-/// The last decision about a packet for each domain that is still off.
+/// The latest decision on a packet for each domain, unless it denied a packet that would wake the domain now.
 fn decisions(seen: &Observations) -> Vec<&Decision> {
-    let mut last: Vec<&Decision> = Vec::new();
+    let mut latest: Vec<&Decision> = Vec::new();
     let packets =
         seen.bus.decisions.iter().flatten().filter(|it| it.details.trigger.as_deref() == Some("packet"));
     let is_settled =
@@ -30,15 +30,15 @@ fn decisions(seen: &Observations) -> Vec<&Decision> {
     for decision in packets {
         let is_wanted =
             seen.wanted_domain().is_none_or(|wanted| decision.domain.as_ref() == Some(&wanted.name));
-        if is_wanted && !last.iter().any(|it| it.domain == decision.domain) {
-            last.push(decision);
+        if is_wanted && !latest.iter().any(|it| it.domain == decision.domain) {
+            latest.push(decision);
         }
     }
-    last.retain(|decision| !is_settled(decision));
-    last
+    latest.retain(|decision| !is_settled(decision));
+    latest
 }
 
-/// The packet, and the reason of the decision.
+/// Describes the packet, and the reason for the decision.
 fn describe(decision: &Decision) -> String {
     let details = &decision.details;
     let part =
@@ -58,17 +58,17 @@ fn decided(seen: &Observations, decision: &Decision) -> Option<Finding> {
     let finding = match decision.outcome.as_str() {
         "not-allowed" => denied(seen, decision, name)?,
         "bad-password" => {
-            let problem = format!("a packet for {name:?} had no SecureOn password, or a wrong one");
+            let problem = format!("a packet for {name:?} had no SecureOn password, or the wrong one");
             let sender = condition_for_sender(decision);
             let finding =
-                Finding::error("denied-password", problem).cure(commands::allow(seen, name, &sender));
-            finding.advice("Set the password in the sender, or run the command, which accepts this sender without a password.")
+                Finding::error("denied-password", problem).fix(commands::allow(seen, name, &sender));
+            finding.advice("Set the password in the sender, or run the command, which allows packets from this sender without a password.")
         }
         "cooling-down" => {
             let problem =
-                format!("a packet for {name:?} arrived within the cool-down after a wake, and was ignored");
+                format!("a packet for {name:?} arrived during the cool-down after a wake, and was ignored");
             Finding::note("cool-down", problem)
-                .advice("Send another packet later, or shorten cool-down in actor.toml.")
+                .advice("Send another packet later, or set a shorter cool-down in actor.toml.")
         }
         "failed" => failed(seen, name)?,
         "expired" => {
@@ -80,13 +80,13 @@ fn decided(seen: &Observations, decision: &Decision) -> Option<Finding> {
     Some(finding.seen(describe(decision)))
 }
 
-/// A rule that accepts this sender again.
+/// The condition of a rule that accepts packets from this sender.
 fn condition_for_sender(decision: &Decision) -> Vec<String> {
     let sender = decision.details.sender();
     sender.map(|sender| format!("sources = {}", toml_list([sender]))).into_iter().collect()
 }
 
-/// No rule accepted the packet. Another finding reports a domain without any rule.
+/// Reports a packet that no rule accepted. A different check reports domains that no rule allows.
 fn denied(seen: &Observations, decision: &Decision, name: &str) -> Option<Finding> {
     let domain = seen.domains().iter().find(|domain| domain.name == name).filter(|domain| domain.allowed)?;
     let config = seen.actor_config.as_ref().ok()?.keys.as_ref().ok()?;
@@ -98,13 +98,13 @@ fn denied(seen: &Observations, decision: &Decision, name: &str) -> Option<Findin
     if !rule.vlans.is_empty() && !details.vlan.is_some_and(|vlan| rule.vlans.contains(&vlan)) {
         let vlan = details.vlan.map_or_else(|| "an unknown VLAN".to_owned(), |vlan| format!("VLAN {vlan}"));
         let problem =
-            format!("the rule for {name:?} accepts VLANs {:?}, and the packet arrived in {vlan}", rule.vlans);
+            format!("the rule for {name:?} accepts VLANs {:?}, but the packet arrived in {vlan}", rule.vlans);
         let condition: Vec<String> =
             details.vlan.map(|vlan| format!("vlans = [{vlan}]")).into_iter().collect();
-        return Some(Finding::error("denied-vlan", problem).cure(commands::allow(seen, name, &condition)));
+        return Some(Finding::error("denied-vlan", problem).fix(commands::allow(seen, name, &condition)));
     }
     let problem = format!("the rule for {name:?} does not accept packets from this sender");
-    Some(Finding::error("denied-source", problem).cure(commands::allow(
+    Some(Finding::error("denied-source", problem).fix(commands::allow(
         seen,
         name,
         &condition_for_sender(decision),
@@ -129,33 +129,34 @@ fn denied_interface(seen: &Observations, rule: &Rule, name: &str, interface: &st
         .filter(|bridge| rule.interfaces.iter().any(|it| it == bridge));
     let upper = links.iter().find(|link| link.vlan().is_some_and(|(_, below)| below == interface));
     let upper = upper.filter(|upper| upper.names().any(|name| rule.interfaces.iter().any(|it| it == name)));
-    let problem =
-        format!("the rule for {name:?} accepts packets from {list}, and the packet arrived on {interface}");
+    let problem = format!(
+        "the rule for {name:?} accepts packets only on {list}, but the packet arrived on {interface}"
+    );
     let finding = Finding::error("denied-interface", problem);
     let finding = match (bridge, upper) {
         (Some(bridge), _) => finding.seen(format!(
-            "{interface} is a port of {bridge}: a frame to the address of a VM that is off appears on the port only"
+            "{interface} is a port of {bridge}: a frame to the address of a VM that is off appears only on the port"
         )),
         (_, Some(Link { name, .. })) => finding.seen(format!("{name} is a VLAN of {interface}")),
         _ => finding,
     };
-    finding.cure(commands::allow(seen, name, &[format!("interfaces = {}", toml_list([interface]))]))
+    finding.fix(commands::allow(seen, name, &[format!("interfaces = {}", toml_list([interface]))]))
 }
 
-/// libvirt could not wake the domain.
+/// Reports a domain that libvirt could not wake.
 fn failed(seen: &Observations, name: &str) -> Option<Finding> {
     let machine = seen.machines.iter().find(|machine| machine.name == name);
     if let Some(machine) = machine.filter(|machine| machine.saved) {
         let finding =
             Finding::error("managed-save", format!("libvirt cannot restore the saved state of {name:?}"));
         let remove = virsh::command(&machine.uri, &["managedsave-remove", name]);
-        let finding = finding.seen("virsh dominfo: Managed save: yes").cure(commands::virsh(
+        let finding = finding.seen("virsh dominfo: Managed save: yes").fix(commands::virsh(
             seen,
             &remove,
             &machine.uri,
         ));
         return Some(finding.advice(
-            "The guest then boots, as after a power failure. What it had not written to its disk is lost.",
+            "The guest then boots as after a power failure, and loses all data that it had not written to its disk.",
         ));
     }
     let domain = seen
@@ -165,15 +166,15 @@ fn failed(seen: &Observations, name: &str) -> Option<Finding> {
         .filter(|domain| domain.state != "running")?;
     let finding = Finding::error("wake-failed", format!("libvirt could not wake {name:?}"));
     let start = virsh::command(&domain.connection, &["start", name]);
-    let finding = finding.seen(format!("its state is {}", domain.state)).cure(commands::virsh(
+    let finding = finding.seen(format!("its state is {}", domain.state)).fix(commands::virsh(
         seen,
         &start,
         &domain.connection,
     ));
-    Some(finding.advice("The command shows libvirt's error, or starts the domain."))
+    Some(finding.advice("The command starts the domain, or shows libvirt's error."))
 }
 
-/// The counters of packets that were not announced.
+/// Reports packets that were not announced or did not reach the actor.
 fn counters(seen: &Observations, status: &CaptureStatus) -> Vec<Finding> {
     let counted = |check, count: u64, name: &str, problem: &str| {
         (count > 0).then(|| Finding::note(check, problem.to_owned()).seen(format!("{name} is {count}")))
@@ -190,13 +191,13 @@ fn counters(seen: &Observations, status: &CaptureStatus) -> Vec<Finding> {
             "malformed",
             status.malformed,
             "Malformed",
-            "packets to a port of Wake-on-LAN arrived that are no magic packets, or are for an address that no network card can have",
+            "some frames or datagrams contained no magic packet, or one for an address that no network card can have",
         )
-        .map(|it| it.advice("Record them with tcpdump, and read the file: wakevirtctl read --all FILE")),
+        .map(|it| it.advice("Capture them with tcpdump, and read the file: wakevirtctl read --all FILE")),
         limited.map(|it| it.advice("Find the sender: wakevirtctl monitor")),
-        counted("truncated", status.truncated, "Truncated", "the kernel merged datagrams, and capture searched only a part"),
-        counted("kernel-dropped", status.kernel_dropped, "KernelDropped", "packets arrived faster than capture reads them"),
-        counted("channel-dropped", status.channel_dropped, "ChannelDropped", "the announcer was too slow, and packets were lost"),
+        counted("truncated", status.truncated, "Truncated", "the kernel merged datagrams, and capture searched only the beginning"),
+        counted("kernel-dropped", status.kernel_dropped, "KernelDropped", "packets arrived faster than capture could read them, and the kernel dropped some"),
+        counted("channel-dropped", status.channel_dropped, "ChannelDropped", "packets arrived faster than the announcer could publish them, and some were lost"),
         counted("lost", lost, "LostPackets", "the actor missed announced packets"),
     ]
     .into_iter()

@@ -1,4 +1,4 @@
-//! Whether the rules allow the domain, and name what exists.
+//! Whether the rules allow the domain, and name existing domains and interfaces.
 
 use wakevirt_service::config::InterfacePattern;
 
@@ -9,7 +9,7 @@ use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::config::{ActorConfig, Rule};
 use crate::verbs::doctor::observe::network::Link;
-use crate::verbs::domain::is_named;
+use crate::verbs::domain::matches_pattern;
 
 /// Finds domains that no rule allows, and rules that match nothing.
 #[must_use]
@@ -20,12 +20,12 @@ pub fn check(seen: &Observations) -> Vec<Finding> {
     if let Some(config) = config {
         findings.extend(config.allow.iter().filter_map(|rule| names_no_domain(seen, rule)));
         findings.extend(config.allow.iter().filter_map(|rule| names_no_interface(seen, rule)));
-        findings.extend(config.allow.iter().filter_map(|rule| vlan_twice(seen, rule)));
+        findings.extend(config.allow.iter().filter_map(|rule| vlan_with_interface(seen, rule)));
     }
     findings
 }
 
-/// The keys of the actor, if they are known.
+/// The actor's configuration, if it is known.
 fn config(seen: &Observations) -> Option<&ActorConfig> {
     seen.actor_config.as_ref().ok()?.keys.as_ref().ok()
 }
@@ -33,27 +33,28 @@ fn config(seen: &Observations) -> Option<&ActorConfig> {
 /// Whether a rule is for this domain.
 #[must_use]
 pub fn is_for(rule: &Rule, domain: &Domain) -> bool {
-    rule.domain.as_deref().is_some_and(|pattern| is_named(domain, pattern))
+    rule.domain.as_deref().is_some_and(|pattern| matches_pattern(domain, pattern))
 }
 
-/// The domain that the caller named.
+/// Reports the domain that the caller named, if it is unknown or not allowed.
 fn wanted(seen: &Observations) -> Option<Finding> {
     let wanted = seen.wanted.as_deref()?;
     let Some(domain) = seen.wanted_domain() else {
         if seen.bus.domains.is_err() || !seen.unconnected.is_empty() {
             return None;
         }
-        let finding = Finding::error("no-such-domain", format!("the actor knows no domain {wanted:?}"));
+        let finding =
+            Finding::error("no-such-domain", format!("no known domain has the name or UUID {wanted:?}"));
         let names: Vec<&str> = seen.domains().iter().map(|domain| domain.name.as_str()).collect();
         let finding = finding.seen(format!(
-            "it knows {}",
+            "known domains: {}",
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         ));
         return Some(match nearest::name(wanted, names) {
-            Some(name) => finding.cure(format!("wakevirtctl doctor {}", quote(name))),
-            None => {
-                finding.advice("Domains of other hypervisors need an entry in connections, in actor.toml.")
-            }
+            Some(name) => finding.fix(format!("wakevirtctl doctor {}", quote(name))),
+            None => finding.advice(
+                "To use the domains of another hypervisor, add its URI to the connections key in actor.toml.",
+            ),
         });
     };
     if domain.allowed {
@@ -64,11 +65,11 @@ fn wanted(seen: &Observations) -> Option<Finding> {
         "not-allowed",
         format!("no rule allows {:?}, and neither does its metadata", domain.name),
     );
-    let finding = finding.seen(format!("allowed is false; the configuration has {rules} rules"));
-    Some(finding.cure(commands::allow(seen, &domain.name, &[])))
+    let finding = finding.seen(format!("allowed is false; rules in the configuration: {rules}"));
+    Some(finding.fix(commands::allow(seen, &domain.name, &[])))
 }
 
-/// No domain is allowed at all.
+/// Reports that no domain is allowed.
 fn nothing_allowed(seen: &Observations) -> Option<Finding> {
     let domains = seen.domains();
     let first = domains.first()?;
@@ -78,18 +79,18 @@ fn nothing_allowed(seen: &Observations) -> Option<Finding> {
     let names: Vec<&str> = domains.iter().map(|domain| domain.name.as_str()).take(10).collect();
     let finding = Finding::error(
         "nothing-allowed",
-        "packets can wake no domain: no rule allows one, and neither does metadata",
+        "packets cannot wake any domain: neither a rule nor metadata allows one",
     );
     let finding =
-        finding.seen(format!("domains: {}", names.join(", "))).cure(commands::allow(seen, &first.name, &[]));
+        finding.seen(format!("domains: {}", names.join(", "))).fix(commands::allow(seen, &first.name, &[]));
     Some(if domains.len() > 1 {
-        finding.advice("Put the name of your domain into the command.")
+        finding.advice("Replace the name in the command with the name of your domain.")
     } else {
         finding
     })
 }
 
-/// A rule names a domain that does not exist.
+/// Reports a rule for a domain that does not exist.
 fn names_no_domain(seen: &Observations, rule: &Rule) -> Option<Finding> {
     let domains = seen.bus.domains.as_ref().ok()?;
     let pattern = rule.domain.as_deref()?;
@@ -98,7 +99,7 @@ fn names_no_domain(seen: &Observations, rule: &Rule) -> Option<Finding> {
     }
     let finding = Finding::warning(
         "rule-names-no-domain",
-        format!("a rule is for {pattern:?}, and no domain has this name"),
+        format!("a rule is for {pattern:?}, which does not match a known domain"),
     );
     let denied = domains.iter().filter(|domain| !domain.allowed).map(|domain| domain.name.as_str());
     Some(match nearest::name(pattern, denied) {
@@ -112,13 +113,13 @@ fn names_no_domain(seen: &Observations, rule: &Rule) -> Option<Finding> {
                 conditions.push(format!("vlans = {:?}", rule.vlans));
             }
             let finding = finding.seen(format!("{name:?} is similar, and no rule allows it"));
-            finding.cure(commands::allow(seen, name, &conditions))
+            finding.fix(commands::allow(seen, name, &conditions))
         }
         None => finding.advice("Correct the rule, or remove it."),
     })
 }
 
-/// A rule names interfaces that do not exist.
+/// Reports a rule for interfaces that do not exist.
 fn names_no_interface(seen: &Observations, rule: &Rule) -> Option<Finding> {
     let links = seen.links.as_ref().ok()?;
     let patterns: Vec<InterfacePattern> = rule.interfaces.iter().filter_map(|it| it.parse().ok()).collect();
@@ -131,7 +132,7 @@ fn names_no_interface(seen: &Observations, rule: &Rule) -> Option<Finding> {
     let list = toml_list(rule.interfaces.iter().map(String::as_str));
     let finding = Finding::error(
         "rule-names-no-interface",
-        format!("a rule accepts packets only from {list}, which do not exist"),
+        format!("a rule accepts packets only on interfaces that do not exist: {list}"),
     );
     let finding = finding.seen(format!("this host has {}", names().collect::<Vec<_>>().join(", ")));
     let domain = rule.domain.as_deref()?;
@@ -140,11 +141,12 @@ fn names_no_interface(seen: &Observations, rule: &Rule) -> Option<Finding> {
         seen.bus.capture.status().iter().flat_map(|it| &it.interfaces).map(String::as_str).collect();
     let wanted =
         if similar.is_empty() { all.into_iter().filter(|name| *name != "lo").collect() } else { similar };
-    Some(finding.cure(commands::allow(seen, domain, &[format!("interfaces = {}", toml_list(wanted))])))
+    Some(finding.fix(commands::allow(seen, domain, &[format!("interfaces = {}", toml_list(wanted))])))
 }
 
-/// A rule names the interface of a VLAN, and its ID: on that interface, the kernel has removed the tag.
-fn vlan_twice(seen: &Observations, rule: &Rule) -> Option<Finding> {
+/// Reports a rule that names both the interface of a VLAN and its ID. On that interface, packets have no tag, because the
+/// kernel has removed it.
+fn vlan_with_interface(seen: &Observations, rule: &Rule) -> Option<Finding> {
     let links = seen.links.as_ref().ok()?;
     let named = |link: &&Link| link.names().any(|name| rule.interfaces.iter().any(|it| it == name));
     let (vlan, link) = links.iter().filter(named).find_map(|link| Some((link.vlan()?, link)))?;
@@ -161,7 +163,7 @@ fn vlan_twice(seen: &Observations, rule: &Rule) -> Option<Finding> {
         ),
     );
     let finding = finding.seen(format!("{} is VLAN {id} of {below}; its packets have no tag", link.name));
-    Some(finding.cure(commands::allow(
+    Some(finding.fix(commands::allow(
         seen,
         domain,
         &[format!("interfaces = {}", toml_list([link.name.as_str()]))],
@@ -200,9 +202,9 @@ mod tests {
                 found,
                 "{findings:?}"
             );
-            let cure = "printf '%s\\n' '[[allow]]' 'domain = \"win11\"' 'interfaces = [\"enp1s0.10\"]' \
+            let fix = "printf '%s\\n' '[[allow]]' 'domain = \"win11\"' 'interfaces = [\"enp1s0.10\"]' \
                         >/etc/wakevirt/actor.d/50-allow-win11.toml && systemctl reload-or-restart wakevirt-actor";
-            assert!(!found || findings[0].cure.as_deref() == Some(cure), "{findings:?}");
+            assert!(!found || findings[0].fix.as_deref() == Some(fix), "{findings:?}");
         }
     }
 }

@@ -10,10 +10,10 @@ use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::bus::Reply;
 use crate::verbs::doctor::observe::units::Unit;
 
-/// How often systemd must have restarted a unit before doctor calls it a loop.
+/// The number of restarts of a unit from which on doctor reports a loop.
 const LOOP: u32 = 3;
 
-/// Finds services that do not run, and the reason.
+/// Finds services that are not running, and the reasons.
 #[must_use]
 pub fn check(seen: &Observations) -> Vec<Finding> {
     if let Reply::NoBus(reason) = &seen.bus.actor {
@@ -27,19 +27,19 @@ pub fn check(seen: &Observations) -> Vec<Finding> {
     findings
 }
 
-/// Nothing can be checked without the bus.
+/// Reports that the bus is unavailable. Without it, doctor cannot check anything else.
 fn no_bus(seen: &Observations, reason: &str) -> Finding {
     let finding = Finding::error("bus-unreachable", "the message bus is unavailable").seen(reason);
     match seen.units.as_ref().ok().and_then(|units| units.get("dbus.service")) {
         Some(unit) if seen.address == Address::System => {
             let finding = finding.seen(format!("dbus.service: {}", unit.get("ActiveState")));
-            finding.cure(seen.caller.as_root("systemctl start dbus.socket dbus"))
+            finding.fix(seen.caller.as_root("systemctl start dbus.socket dbus"))
         }
-        _ => finding.advice("Start the bus, or select another one with --bus."),
+        _ => finding.advice("Start the bus, or select a different one with --bus."),
     }
 }
 
-/// The error that a reply shows, `None` if the service replied.
+/// Why a service did not reply. `None` if it replied.
 fn absence(seen: &Observations, service: Service) -> Option<String> {
     fn reason<T>(reply: &Reply<T>, service: Service) -> Option<String> {
         match reply {
@@ -60,13 +60,13 @@ fn service_finding(seen: &Observations, service: Service) -> Option<Finding> {
     let Some(unit) = commands::unit(seen, service) else {
         let absent = absent?;
         let finding = Finding::error("service-absent", format!("{name} is not running")).seen(absent);
-        return Some(finding.advice("Start it with the service manager of this host: docs/INSTALL.md"));
+        return Some(finding.advice("Start it with the service manager of this host; see docs/INSTALL.md."));
     };
     let state = format!(
         "{name}.service: {} ({}), {}",
         unit.get("ActiveState"),
         unit.get("SubState"),
-        or(unit.get("UnitFileState"), "no install section")
+        or_if_empty(unit.get("UnitFileState"), "no install section")
     );
     let finding = match absent {
         None => return not_enabled(seen, service, unit, state),
@@ -77,24 +77,24 @@ fn service_finding(seen: &Observations, service: Service) -> Option<Finding> {
     Some(unit.log.iter().fold(finding, |finding, line| finding.seen(format!("log: {line}"))))
 }
 
-fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
+fn or_if_empty<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
     if text.is_empty() { otherwise } else { text }
 }
 
-/// The service runs now, but not after the next boot.
+/// Reports a service that is running, but does not start at boot.
 fn not_enabled(seen: &Observations, service: Service, unit: &Unit, state: String) -> Option<Finding> {
     if unit.get("UnitFileState") != "disabled" {
         return None;
     }
-    let problem = format!("{} runs, but does not start at boot", service.unit());
+    let problem = format!("{} is running, but does not start at boot", service.unit());
     let finding = Finding::warning("unit-not-enabled", problem).seen(state);
-    Some(finding.cure(commands::systemctl(seen, service, "enable")))
+    Some(finding.fix(commands::systemctl(seen, service, "enable")))
 }
 
-/// The bus does not let the service own its name.
+/// Reports that the bus does not allow the service to own its name.
 fn refused_name(seen: &Observations, service: Service, unit: &Unit) -> Finding {
     let (name, unit_name) = (service.bus_name(), service.unit());
-    let finding = Finding::error("bus-policy", format!("{unit_name} runs, but is not on the bus"));
+    let finding = Finding::error("bus-policy", format!("{unit_name} is running, but is not on the bus"));
     let finding = match unit.get("StatusText") {
         "" => finding,
         status => finding.seen(format!("status: {status}")),
@@ -102,23 +102,23 @@ fn refused_name(seen: &Observations, service: Service, unit: &Unit) -> Finding {
     match seen.policies.iter().find(|path| path.ends_with(&format!("/{name}.conf"))) {
         Some(path) => {
             let finding = finding.seen(format!("{path} exists"));
-            let cure = format!("systemctl reload dbus && systemctl restart {unit_name}");
-            finding.cure(seen.caller.as_root(&cure))
+            let fix = format!("systemctl reload dbus && systemctl restart {unit_name}");
+            finding.fix(seen.caller.as_root(&fix))
         }
         None => finding
             .seen(format!("{name}.conf is neither in /usr/share/dbus-1/system.d nor in /etc/dbus-1/system.d"))
-            .cure(seen.caller.as_root("apt-get install --reinstall wakevirt"))
+            .fix(seen.caller.as_root("apt-get install --reinstall wakevirt"))
             .advice("If wakevirt was built from source, run make install again."),
     }
 }
 
-/// The unit is not active.
+/// Reports a unit that is not active.
 fn stopped(seen: &Observations, service: Service, unit: &Unit) -> Finding {
     let name = service.unit();
     if unit.is_masked() {
-        let cure = format!("systemctl unmask {name} && systemctl enable --now {name}");
-        return Finding::error("unit-masked", format!("{name} is masked, so nothing can start it"))
-            .cure(seen.caller.as_root(&cure));
+        let fix = format!("systemctl unmask {name} && systemctl enable --now {name}");
+        return Finding::error("unit-masked", format!("{name} is masked, so it cannot be started"))
+            .fix(seen.caller.as_root(&fix));
     }
     if let Some(finding) = broken(seen, service, unit) {
         return finding;
@@ -128,7 +128,7 @@ fn stopped(seen: &Observations, service: Service, unit: &Unit) -> Finding {
     }
     let restarts = unit.number("NRestarts");
     if restarts >= LOOP || unit.get("SubState") == "auto-restart" {
-        let problem = format!("{name} exits again and again; systemd has restarted it {restarts} times");
+        let problem = format!("{name} keeps exiting; systemd has restarted it {restarts} times");
         return drop_ins(seen, service, unit, Finding::error("unit-restart-loop", problem));
     }
     if unit.get("ActiveState") == "failed" {
@@ -138,23 +138,23 @@ fn stopped(seen: &Observations, service: Service, unit: &Unit) -> Finding {
     }
     let check = if unit.get("UnitFileState") == "enabled" { "unit-stopped" } else { "unit-not-enabled" };
     let action = if check == "unit-stopped" { "start" } else { "enable --now" };
-    Finding::error(check, format!("{name} is not running")).cure(commands::systemctl(seen, service, action))
+    Finding::error(check, format!("{name} is not running")).fix(commands::systemctl(seen, service, action))
 }
 
-/// Removes the administrator's changes to the unit, if there are any; otherwise restarts it.
+/// Adds a command that restarts the unit. If the administrator has changed the unit, the command reverts that first.
 fn drop_ins(seen: &Observations, service: Service, unit: &Unit, finding: Finding) -> Finding {
     let own = unit.get("DropInPaths").split_whitespace().filter(|path| path.starts_with("/etc/"));
     let own: Vec<&str> = own.collect();
     if own.is_empty() {
-        return finding.cure(commands::systemctl(seen, service, "restart"));
+        return finding.fix(commands::systemctl(seen, service, "restart"));
     }
     let name = service.unit();
-    let cure = format!("systemctl revert {name} && systemctl restart {name}");
+    let fix = format!("systemctl revert {name} && systemctl restart {name}");
     let finding = finding.seen(format!("changed by {}", own.join(", ")));
-    finding.cure(seen.caller.as_root(&cure)).advice("The command removes these files.")
+    finding.fix(seen.caller.as_root(&fix)).advice("The command removes these files.")
 }
 
-/// A reason for which the unit cannot start before something else is corrected.
+/// Finds a problem that must be fixed before the unit can start.
 fn broken(seen: &Observations, service: Service, unit: &Unit) -> Option<Finding> {
     let name = service.unit();
     if let Some(error) = configuration_error(seen, service) {
@@ -166,7 +166,7 @@ fn broken(seen: &Observations, service: Service, unit: &Unit) -> Option<Finding>
     let links = "wakevirt-capture-links.socket";
     let is_masked =
         |it: &str| seen.units.as_ref().ok().and_then(|units| units.get(it)).is_some_and(Unit::is_masked);
-    let (what, cure) = match unit.get("ExecMainStatus") {
+    let (what, fix) = match unit.get("ExecMainStatus") {
         // systemd.exec(5), "Process Exit Codes".
         "216" => ("group-missing", "systemd-sysusers wakevirt.conf"),
         "217" => ("user-missing", "systemd-sysusers wakevirt.conf"),
@@ -177,12 +177,12 @@ fn broken(seen: &Observations, service: Service, unit: &Unit) -> Option<Finding>
         _ => return None,
     };
     let problem = match what {
-        "group-missing" => format!("a group that {name} needs does not exist, such as libvirt"),
+        "group-missing" => format!("a group that {name} needs, such as libvirt, does not exist"),
         "user-missing" => format!("the user of {name} does not exist"),
         "directory-missing" => format!("a directory that {name} needs does not exist"),
-        _ => format!("{links} is masked, and {name} cannot follow the interfaces without it"),
+        _ => format!("{links} is masked, and {name} cannot detect changes to the interfaces without it"),
     };
-    Some(Finding::error(what, problem).cure(seen.caller.as_root(&format!("{cure} && {restart}"))))
+    Some(Finding::error(what, problem).fix(seen.caller.as_root(&format!("{fix} && {restart}"))))
 }
 
 fn configuration_error(seen: &Observations, service: Service) -> Option<String> {
@@ -192,9 +192,9 @@ fn configuration_error(seen: &Observations, service: Service) -> Option<String> 
     }
 }
 
-/// A command that corrects a line: with the suggestion of the service, or by making it a comment.
+/// Adds a command that applies the service's suggestion to the wrong line, or comments the line out.
 fn correct(seen: &Observations, service: Service, error: &str, finding: Finding) -> Finding {
-    let Some((file, line)) = place(error) else {
+    let Some((file, line)) = location(error) else {
         return finding.advice("Correct the file, and restart the service.");
     };
     let quoted = |text: &str| text.split('"').nth(1).map(str::to_owned);
@@ -206,24 +206,24 @@ fn correct(seen: &Observations, service: Service, error: &str, finding: Finding)
     };
     let name = service.unit();
     let edit = quote(&edit);
-    let cure = format!("sed -i {edit} {} && systemctl restart {name}", quote(file));
-    let finding = finding.cure(seen.caller.as_root(&cure));
-    if suggestion.is_some() { finding } else { finding.advice("The command makes the line a comment.") }
+    let fix = format!("sed -i {edit} {} && systemctl restart {name}", quote(file));
+    let finding = finding.fix(seen.caller.as_root(&fix));
+    if suggestion.is_some() { finding } else { finding.advice("The command comments the line out.") }
 }
 
-/// The file and the line at the start of an error: `/etc/wakevirt/actor.toml:1: …`.
-fn place(error: &str) -> Option<(&str, u32)> {
+/// Returns the file and the line at the start of an error: `/etc/wakevirt/actor.toml:1: …`.
+fn location(error: &str) -> Option<(&str, u32)> {
     let (file, rest) = error.split_once(':')?;
     let is_path = file.starts_with('/') && !file.contains(char::is_whitespace);
     Some((file, rest.split(':').next()?.parse().ok()?)).filter(|_| is_path)
 }
 
-/// Another process has the port.
+/// Reports a different process that uses the port.
 fn socket(seen: &Observations) -> Option<Finding> {
     let unit = seen.units.as_ref().ok().and_then(|units| units.get("wakevirt-capture.socket"));
     let others = seen.port.iter().filter_map(|socket| socket.process.as_ref());
     let other = others.into_iter().find(|it| it.pid != 1 && !it.name.starts_with("wakevirt"))?;
-    let problem = format!("UDP port 9 belongs to another program: {}, process {}", other.name, other.pid);
+    let problem = format!("another program uses UDP port 9: {}, process {}", other.name, other.pid);
     let stop = match &other.unit {
         Some(unit) => format!("systemctl disable --now {}", quote(unit)),
         None => format!("kill {}", other.pid),
@@ -238,31 +238,32 @@ fn socket(seen: &Observations) -> Option<Finding> {
         Finding::error("port-taken", problem)
     } else {
         Finding::warning("port-taken", problem).advice(
-            "capture receives packets from the network with packet sockets, but not those of local programs.",
+            "capture receives packets from the network through packet sockets, but does not receive those of local programs.",
         )
     };
     let state = unit.map_or("not installed", |unit| unit.get("ActiveState"));
     let finding = finding.seen(format!("wakevirt-capture.socket is {state}"));
-    Some(finding.cure(seen.caller.as_root(&format!("{stop}{restart}"))))
+    Some(finding.fix(seen.caller.as_root(&format!("{stop}{restart}"))))
 }
 
+/// Reports services with different versions, for example after an upgrade without a restart.
 fn versions(seen: &Observations) -> Option<Finding> {
     let (capture, actor) = (seen.bus.capture.status()?, seen.bus.actor.status()?);
     let own = env!("CARGO_PKG_VERSION");
     if capture.version == actor.version && actor.version == own {
         return None;
     }
-    let finding = Finding::warning("version-skew", "the services do not run the installed version");
+    let finding = Finding::warning("version-skew", "the services and wakevirtctl have different versions");
     let finding = finding.seen(format!(
         "wakevirt-capture {}, wakevirt-actor {}, wakevirtctl {own}",
         capture.version, actor.version
     ));
     // The actor first: docs/ARCHITECTURE.md, "An upgrade restarts the actor first, then capture".
-    let cure = "systemctl restart wakevirt-actor && systemctl restart wakevirt-capture";
-    Some(finding.cure(seen.caller.as_root(cure)))
+    let fix = "systemctl restart wakevirt-actor && systemctl restart wakevirt-capture";
+    Some(finding.fix(seen.caller.as_root(fix)))
 }
 
-/// polkit before 0.106 does not read rules in JavaScript.
+/// Reports a polkit before 0.106, which does not read rules in JavaScript.
 fn polkit(seen: &Observations) -> Option<Finding> {
     let version = seen.bus.polkit.as_deref()?;
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
@@ -271,11 +272,11 @@ fn polkit(seen: &Observations) -> Option<Finding> {
     if !is_old {
         return None;
     }
-    let finding = Finding::warning("polkit-old", "polkit is too old to read the rules of wakevirt");
-    let finding = finding.seen(format!("polkit {version}; rules need version 0.106")).advice(
-        "Packets wake domains without polkit. For members of the group libvirt, the command installs the same permission.",
+    let finding = Finding::warning("polkit-old", "polkit is too old to read wakevirt's rules");
+    let finding = finding.seen(format!("polkit {version}; the rules need version 0.106 or later")).advice(
+        "Packets wake domains without polkit. The command installs the permission for members of the libvirt group in the old format.",
     );
-    Some(finding.cure(seen.caller.as_root(
+    Some(finding.fix(seen.caller.as_root(
         "install -D -m 644 /usr/share/doc/wakevirt/examples/polkit/wakevirt.pkla \
          /etc/polkit-1/localauthority/50-local.d/wakevirt.pkla",
     )))
@@ -287,19 +288,22 @@ mod tests {
     use crate::verbs::doctor::observe::units::parse;
 
     #[test]
-    fn finds_the_place_of_a_configuration_error() {
-        assert_eq!(place("/etc/wakevirt/actor.toml:3: unknown key"), Some(("/etc/wakevirt/actor.toml", 3)));
-        assert_eq!(place("cannot read /etc/x: y"), None);
+    fn finds_the_location_of_a_configuration_error() {
+        assert_eq!(
+            location("/etc/wakevirt/actor.toml:3: unknown key"),
+            Some(("/etc/wakevirt/actor.toml", 3))
+        );
+        assert_eq!(location("cannot read /etc/x: y"), None);
     }
 
-    /// The findings for a host with these units, as systemctl(1) shows them.
+    /// Returns the findings for a host with these units, as systemctl(1) shows them.
     fn with_units(text: &str) -> Vec<Finding> {
         check(&Observations { units: Ok(parse(text)), ..Observations::nothing() })
     }
 
     #[test]
-    fn knows_what_the_exit_status_of_systemd_means() {
-        for (status, check, cure) in [
+    fn interprets_the_exit_statuses_of_systemd() {
+        for (status, check, fix) in [
             (216, "group-missing", "systemd-sysusers wakevirt.conf"),
             (217, "user-missing", "systemd-sysusers wakevirt.conf"),
             (226, "directory-missing", "systemd-tmpfiles --create wakevirt.conf"),
@@ -309,23 +313,23 @@ mod tests {
                  ExecMainStatus={status}\nUnitFileState=enabled\n"
             ));
             let finding = findings.iter().find(|finding| finding.check == check).unwrap();
-            assert_eq!(finding.cure, Some(format!("{cure} && systemctl restart wakevirt-actor")));
+            assert_eq!(finding.fix, Some(format!("{fix} && systemctl restart wakevirt-actor")));
         }
     }
 
     #[test]
-    fn restarts_a_failed_unit_that_nobody_has_changed() {
+    fn restarts_a_failed_unit_without_drop_ins() {
         let findings = with_units(
             "Id=wakevirt-capture.service\nLoadState=loaded\nActiveState=failed\nSubState=failed\nResult=signal\nExecMainStatus=9\n\
              UnitFileState=enabled\n",
         );
         assert_eq!(findings[0].check, "unit-failed");
         assert_eq!(findings[0].problem, "wakevirt-capture has failed (signal, status 9)");
-        assert_eq!(findings[0].cure.as_deref(), Some("systemctl restart wakevirt-capture"));
+        assert_eq!(findings[0].fix.as_deref(), Some("systemctl restart wakevirt-capture"));
     }
 
     #[test]
-    fn knows_a_polkit_without_rules() {
+    fn finds_a_polkit_that_does_not_read_rules() {
         for (version, is_old) in [("0.105", true), ("0.106", false), ("122", false), ("0.120", false)] {
             let mut seen = Observations::nothing();
             seen.bus.polkit = Some(version.to_owned());
@@ -334,10 +338,10 @@ mod tests {
     }
 
     #[test]
-    fn recommends_to_install_a_missing_policy_file() {
+    fn installs_a_missing_policy_file() {
         let units = "Id=wakevirt-actor.service\nLoadState=loaded\nActiveState=active\nStatusText=waiting\n";
         let findings = with_units(units);
         let finding = findings.iter().find(|finding| finding.check == "bus-policy").unwrap();
-        assert_eq!(finding.cure.as_deref(), Some("apt-get install --reinstall wakevirt"));
+        assert_eq!(finding.fix.as_deref(), Some("apt-get install --reinstall wakevirt"));
     }
 }

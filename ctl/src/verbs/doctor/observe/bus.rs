@@ -1,4 +1,4 @@
-//! What the services show on the bus.
+//! What the services report on the bus.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use zbus::names::BusName;
 use crate::client::{ActorStatus, CaptureStatus, Client, Decision, Domain, Error, Packet, Service};
 use crate::verbs::doctor::finding::{Seen, not_checked};
 
-/// The number of decisions that doctor reads.
+/// The maximum number of decisions that doctor reads.
 const DECISIONS: usize = 200;
-/// The number of denied packets that doctor asks the actor about again.
+/// The maximum number of denied packets for which doctor asks whether they would wake a domain now.
 const MAX_EXPLAINED: usize = 50;
 /// The timeout of a call to the bus itself, or to polkit.
 const BUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,7 +20,7 @@ const BUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// What one of the services replied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply<T> {
-    /// This status.
+    /// Its status.
     Status(T),
     /// The service is not on the bus.
     Absent,
@@ -50,7 +50,7 @@ impl<T> Reply<T> {
     }
 }
 
-/// What both services show.
+/// What both services report.
 #[derive(Debug)]
 pub struct OnBus {
     /// The status of capture.
@@ -63,9 +63,9 @@ pub struct OnBus {
     pub actor_process: Option<u32>,
     /// The domains.
     pub domains: Seen<Vec<Domain>>,
-    /// The last decisions, newest first.
+    /// The latest decisions, newest first.
     pub decisions: Seen<Vec<Decision>>,
-    /// The numbers of denied packets that would wake their domain now.
+    /// The numbers of the decisions that denied a packet, although it would wake its domain now.
     pub settled: Vec<u64>,
     /// The packets that capture remembers, oldest first.
     pub packets: Seen<Vec<Packet>>,
@@ -82,9 +82,9 @@ impl OnBus {
             client.domains().await.map_err(|error| unseen("the domains", &error, "wakevirtctl list"));
         let decisions = client.history(DECISIONS).await;
         let decisions =
-            decisions.map_err(|error| unseen("the last decisions", &error, "wakevirtctl history"));
+            decisions.map_err(|error| unseen("the latest decisions", &error, "wakevirtctl history"));
         let packets = client.remembered().await;
-        let packets = packets.map_err(|error| unseen("the last packets", &error, "wakevirtctl monitor"));
+        let packets = packets.map_err(|error| unseen("the latest packets", &error, "wakevirtctl monitor"));
         let mut settled = Vec::new();
         for decision in decisions.iter().flatten().filter(|decision| is_denied(decision)).take(MAX_EXPLAINED)
         {
@@ -123,7 +123,7 @@ async fn process(client: &Client, service: Service) -> Option<u32> {
     timeout(BUS_TIMEOUT, bus.get_connection_unix_process_id(name)).await.ok()?.ok()
 }
 
-/// The version of polkit, if it runs.
+/// The version of polkit, if it is running.
 async fn polkit(client: &Client) -> Option<String> {
     let connection = client.connection().await.ok()?;
     let builder = Proxy::new(

@@ -60,14 +60,14 @@ pub struct Alias {
 pub struct Config<T> {
     /// The keys, or the error of the service.
     pub keys: Result<T, String>,
-    /// The file that the option `--config` names, instead of the standard files.
+    /// The file that the `--config` option names, which is read instead of the standard files.
     pub file: Option<String>,
 }
 
 /// Asks the program of a service for its configuration, with the options of the running process.
 ///
 /// # Errors
-/// If the caller may not read it.
+/// If the caller is not allowed to read it.
 pub fn read<T: DeserializeOwned + Default>(service: Service, process: Option<u32>) -> Seen<Config<T>> {
     let options = process.map(options).unwrap_or_default();
     let program = program(service);
@@ -75,23 +75,23 @@ pub fn read<T: DeserializeOwned + Default>(service: Service, process: Option<u32
     let line: Vec<String> = [service.unit()].iter().chain(&arguments).map(|word| quote(word)).collect();
     let what = format!("the configuration of {}", service.unit());
     let failed = |reason: String| not_checked(&what, reason, format!("sudo {}", line.join(" ")));
-    let ran = run(&program, &arguments).map_err(failed)?;
+    let output = run(&program, &arguments).map_err(failed)?;
     let file =
         options.iter().position(|it| it == "--config").and_then(|place| options.get(place + 1).cloned());
-    if ran.success {
-        let keys = toml::from_str(&ran.stdout).map_err(|error| failed(error.to_string()))?;
+    if output.success {
+        let keys = toml::from_str(&output.stdout).map_err(|error| failed(error.to_string()))?;
         return Ok(Config { keys: Ok(keys), file });
     }
-    // Only root can read some files. That is not an error of the configuration.
-    if ran.stderr.contains("ermission denied") {
-        return Err(failed(ran.error()));
+    // Only root can read some files. This is not an error in the configuration.
+    if output.stderr.contains("ermission denied") {
+        return Err(failed(output.error()));
     }
-    let error = ran.error();
+    let error = output.error();
     let error = error.split_once(": ").map_or(error.as_str(), |(_, error)| error).to_owned();
     Ok(Config { keys: Err(error), file })
 }
 
-/// The program of a service: beside this program, otherwise in PATH.
+/// The program of a service: in the directory of this program, or otherwise in PATH.
 fn program(service: Service) -> String {
     let own = std::env::current_exe().unwrap_or_default();
     let beside = own.parent().unwrap_or(Path::new("/usr/bin")).join(service.unit());

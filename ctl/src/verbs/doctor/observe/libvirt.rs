@@ -1,4 +1,4 @@
-//! What libvirt shows to the caller: virsh(1).
+//! What libvirt shows to the caller, read with virsh(1).
 
 use crate::verbs::doctor::finding::{Seen, not_checked};
 use crate::virsh;
@@ -12,13 +12,13 @@ pub struct Machine {
     pub name: String,
     /// Its state and the reason, such as `shut off (migrated)`.
     pub state: String,
-    /// Whether it disappears when it is shut off.
+    /// Whether it disappears when it shuts down.
     pub transient: bool,
     /// Whether it has a managed save.
     pub saved: bool,
     /// The MAC addresses of its interfaces.
     pub macs: Vec<String>,
-    /// The host's interfaces to which its macvtap interfaces are attached.
+    /// The host interfaces to which its macvtap interfaces are attached.
     pub macvtap: Vec<String>,
     /// The addresses of its passed-through PCI devices, such as `0000:03:00.0`.
     pub devices: Vec<String>,
@@ -27,12 +27,12 @@ pub struct Machine {
 /// Reads a domain.
 ///
 /// # Errors
-/// If the caller may not read it.
+/// If the caller is not allowed to read it.
 pub fn machine(uri: &str, name: &str) -> Seen<Machine> {
     let xml = query(uri, &["dumpxml", "--inactive", name])?;
     let state = query(uri, &["domstate", "--reason", name])?;
     let about = query(uri, &["dominfo", name])?;
-    let says = |key: &str, value: &str| {
+    let has = |key: &str, value: &str| {
         about.lines().any(|line| line.strip_prefix(key).is_some_and(|rest| rest.trim() == value))
     };
     let mut machine = parse(&xml)
@@ -40,26 +40,26 @@ pub fn machine(uri: &str, name: &str) -> Seen<Machine> {
     machine.uri = uri.to_owned();
     machine.name = name.to_owned();
     machine.state = state.trim().to_owned();
-    machine.transient = says("Persistent:", "no");
-    machine.saved = says("Managed save:", "yes");
+    machine.transient = has("Persistent:", "no");
+    machine.saved = has("Managed save:", "yes");
     Ok(machine)
 }
 
-/// Checks whether the caller can connect to a hypervisor.
+/// Checks that the caller can connect to a hypervisor.
 ///
 /// # Errors
-/// libvirt's reason, if not.
+/// If not. The message is libvirt's.
 pub fn connects(uri: &str) -> Result<(), String> {
-    let ran = virsh::run(uri, &["list", "--all", "--name"])?;
-    if ran.success { Ok(()) } else { Err(ran.error()) }
+    let output = virsh::run(uri, &["list", "--all", "--name"])?;
+    if output.success { Ok(()) } else { Err(output.error()) }
 }
 
 fn query(uri: &str, arguments: &[&str]) -> Seen<String> {
     let failed = |reason: String| {
         not_checked("the domain in libvirt", reason, format!("sudo {}", virsh::command(uri, arguments)))
     };
-    let ran = virsh::run(uri, arguments).map_err(failed)?;
-    if ran.success { Ok(ran.stdout) } else { Err(failed(ran.error())) }
+    let output = virsh::run(uri, arguments).map_err(failed)?;
+    if output.success { Ok(output.stdout) } else { Err(failed(output.error())) }
 }
 
 /// The network devices in the definition of a domain.
@@ -87,7 +87,7 @@ fn parse(xml: &str) -> Result<Machine, String> {
     Ok(machine)
 }
 
-/// A PCI address in the notation of sysfs.
+/// Returns a PCI address in the notation of sysfs.
 fn pci(address: &roxmltree::Node<'_, '_>) -> Option<String> {
     let part = |name: &str| u32::from_str_radix(address.attribute(name)?.trim_start_matches("0x"), 16).ok();
     let domain = part("domain").unwrap_or(0);

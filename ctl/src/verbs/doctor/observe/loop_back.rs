@@ -12,7 +12,8 @@ use crate::client::{CaptureStatus, Client};
 use crate::verbs::PORT;
 use crate::verbs::doctor::finding::{Seen, not_checked};
 
-/// The first octets of the addresses: locally administered (IEEE 802-2014 8.4), and so rarely used by a card.
+/// The first octets of the test addresses. Network cards rarely have such an address, because it is locally administered
+/// (IEEE 802-2014, 8.4).
 const PREFIX: [u8; 4] = [0x02, b'W', b'O', b'L'];
 /// How long to wait for the announcement.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -28,14 +29,14 @@ pub struct LoopBack {
     pub announced: Option<(Duration, String)>,
 }
 
-/// Whether an address is one of this test.
+/// Whether an address is one that this test uses.
 #[must_use]
 pub fn is_test(mac: &str) -> bool {
     mac.parse().is_ok_and(|mac: MacAddr| mac.octets().starts_with(&PREFIX))
 }
 
-/// Runs the test. `has_socket` is whether a socket is bound to the port: packet sockets do not receive broadcasts of this
-/// host.
+/// Runs the test. `has_socket` says whether a UDP socket is bound to the port: packet sockets do not receive the broadcasts
+/// of this host.
 ///
 /// # Errors
 /// If no packet can be sent to an interface on which capture receives.
@@ -46,16 +47,16 @@ pub async fn test(
     has_socket: bool,
 ) -> Seen<LoopBack> {
     let failed =
-        |reason: String| not_checked("the way of a packet through capture", reason, "wakevirtctl send MAC");
+        |reason: String| not_checked("the path of a packet through capture", reason, "wakevirtctl send MAC");
     let destinations = destinations(capture, links, has_socket);
     if destinations.is_empty() {
-        let reason = "capture receives no packets of this host: neither on the loopback interface, nor broadcasts with a UDP socket";
+        let reason = "capture receives packets from this host neither on the loopback interface, nor as broadcasts on a UDP socket";
         return Err(failed(reason.to_owned()));
     }
     let mut packets = client.packets().await.map_err(|error| failed(error.to_string()))?;
     let mac = unused_address();
     let start = Instant::now();
-    send(mac, &destinations).map_err(|error| failed(format!("sending failed: {error}")))?;
+    send(mac, &destinations).map_err(|error| failed(format!("cannot send a packet: {error}")))?;
     let announced = timeout(TIMEOUT, async {
         while let Some(packet) = packets.next().await {
             if packet.mac.parse() == Ok(mac) {
@@ -67,22 +68,20 @@ pub async fn test(
     let announced = announced.await.ok().flatten();
     let is_limited = |now: &CaptureStatus| now.limited > capture.limited;
     if announced.is_none() && client.capture_status().await.is_ok_and(|now| is_limited(&now)) {
-        return Err(failed(
-            "too many packets for unknown addresses arrive, and capture limits them".to_owned(),
-        ));
+        return Err(failed("packets for unknown addresses exceed capture's limit".to_owned()));
     }
     let destinations = destinations.iter().map(IpAddr::to_string).collect();
     Ok(LoopBack { mac: mac.to_string(), destinations, announced })
 }
 
-/// An address that differs on each call.
+/// Returns an address that differs on each call.
 fn unused_address() -> MacAddr {
     let [a, b, c, d] = PREFIX;
     let [e, f, ..] = RandomState::new().hash_one(0).to_ne_bytes();
     MacAddr::new([a, b, c, d, e, f])
 }
 
-/// The loopback address, or the broadcast addresses of the interfaces: the kernel loops these back.
+/// The loopback address, or the broadcast addresses of the interfaces, which the kernel loops back.
 fn destinations(capture: &CaptureStatus, links: &[Link], has_socket: bool) -> Vec<IpAddr> {
     if capture.interfaces.iter().any(|name| name == "lo") {
         return vec![Ipv4Addr::LOCALHOST.into()];

@@ -1,4 +1,5 @@
-//! What doctor sees, with the rights of its caller. Each read is bounded in time and size, and changes nothing.
+//! What doctor sees, with the privileges of its caller. Observing is limited in time and size, and does not change
+//! anything.
 
 pub mod bus;
 pub mod config;
@@ -32,15 +33,15 @@ pub struct Observations {
     pub caller: Caller,
     /// The bus of the actor.
     pub address: Address,
-    /// The name of the domain that does not wake, if the caller has named it.
+    /// The name or UUID of the domain that does not wake, if the caller gave one.
     pub wanted: Option<String>,
-    /// The units of the system.
+    /// The system units.
     pub units: Seen<Units>,
-    /// The units of the caller, for an actor on the session bus.
+    /// The caller's user units, if the actor is on the session bus.
     pub user_units: Option<Seen<Units>>,
-    /// What the services show.
+    /// What the services report.
     pub bus: OnBus,
-    /// The policy files of the services, and the rule of polkit, that exist.
+    /// The existing files among the services' bus policies and the polkit rule.
     pub policies: Vec<String>,
     /// The configuration of capture.
     pub capture_config: Seen<Config<CaptureConfig>>,
@@ -50,26 +51,26 @@ pub struct Observations {
     pub links: Seen<Vec<Link>>,
     /// The sockets on UDP port 9.
     pub port: Vec<UdpSocket>,
-    /// The connections that the actor does not have, and libvirt's reason for the caller, if it has none either.
+    /// The hypervisors to which the actor is not connected. If the caller cannot connect either, with the reason.
     pub unconnected: Vec<(String, Option<String>)>,
-    /// The named domain, or all domains if there are few.
+    /// The named domain, or the first domains if the caller named none.
     pub machines: Vec<Machine>,
-    /// The libvirt daemons of the caller, for domains of a session.
+    /// The caller's libvirt daemons, if domains of `qemu:///session` matter.
     pub daemons: Vec<Daemon>,
     /// The loop-back test.
     pub loop_back: Option<LoopBack>,
-    /// What could not be seen in libvirt or by the loop-back test.
+    /// What libvirt and the loop-back test did not show.
     pub unseen: Vec<NotChecked>,
 }
 
-/// The rule of polkit that lets the actor use libvirt.
+/// The polkit rule that allows the actor to use libvirt.
 pub const LIBVIRT_RULE: &str = "10-wakevirt-libvirt.rules";
 
-/// The maximum number of domains that doctor reads with virsh(1), if the caller names none.
+/// The maximum number of domains that doctor reads with virsh(1), if the caller named none.
 const MAX_MACHINES: usize = 16;
 
 impl Observations {
-    /// Looks at everything. `test` is whether to send a packet.
+    /// Observes everything. `test` says whether to send a packet.
     pub async fn gather(client: &Client, wanted: Option<&str>, test: bool) -> Self {
         let system = Client::new(Address::System);
         let session = *client.address() == Address::Session;
@@ -112,7 +113,7 @@ impl Observations {
         }
     }
 
-    /// A host on which nothing can be seen, for tests of the checks.
+    /// A host on which nothing is visible, for tests of the checks.
     #[cfg(test)]
     pub fn nothing() -> Self {
         let unseen = || crate::verbs::doctor::finding::not_checked("it", "a test", "true");
@@ -160,7 +161,7 @@ impl Observations {
         self.domains().iter().find(|domain| domain.name == wanted || domain.uuid == wanted)
     }
 
-    /// What the caller may not see.
+    /// What was not checked.
     #[must_use]
     pub fn not_checked(&self) -> Vec<NotChecked> {
         let units = [self.units.as_ref().err(), self.user_units.as_ref().and_then(|it| it.as_ref().err())];
@@ -175,7 +176,7 @@ impl Observations {
     }
 }
 
-/// The policy files of the services, and the rule of polkit for the actor, in the directories in which they are read.
+/// The existing files among the services' bus policies and the polkit rule, in the directories from which they are read.
 fn policies() -> Vec<String> {
     let directories = ["/usr/share", "/etc"];
     let files = directories.iter().flat_map(|directory| {
@@ -197,7 +198,7 @@ fn unconnected(bus: &OnBus) -> Vec<(String, Option<String>)> {
     unconnected.map(|(uri, _)| (uri.to_owned(), libvirt::connects(uri).err())).collect()
 }
 
-/// The named domain, or all if there are few.
+/// Reads the named domain, or the first domains if the caller named none.
 fn machines(bus: &OnBus, wanted: Option<&str>, unseen: &mut Vec<NotChecked>) -> Vec<Machine> {
     let domains = bus.domains.as_deref().unwrap_or_default();
     let is_wanted =

@@ -1,11 +1,11 @@
-//! The network interfaces: ip-address(8), as the caller.
+//! The network interfaces, as ip-address(8) shows them to the caller.
 
 use serde::Deserialize;
 
 use crate::program::run;
 use crate::verbs::doctor::finding::{Seen, not_checked};
 
-/// The command that shows what doctor reads.
+/// The command that shows the interfaces.
 const COMMAND: &str = "ip -details address";
 
 /// One interface.
@@ -23,9 +23,9 @@ pub struct Link {
     pub master: Option<String>,
     /// The interface below a VLAN or a macvtap.
     pub link: Option<String>,
-    /// How many users have requested promiscuous mode.
+    /// The number of users that have requested promiscuous mode.
     pub promiscuity: u32,
-    /// What kind of virtual interface it is.
+    /// The kind of virtual interface.
     linkinfo: Info,
     /// Its addresses.
     pub addr_info: Vec<LinkAddress>,
@@ -86,7 +86,7 @@ impl Link {
 
     /// Whether it belongs to a VM: a tap device, or a macvtap.
     #[must_use]
-    pub fn is_of_vm(&self) -> bool {
+    pub fn belongs_to_vm(&self) -> bool {
         matches!(self.linkinfo.info_kind.as_str(), "tun" | "macvtap" | "macvlan")
     }
 
@@ -103,12 +103,12 @@ impl Link {
 pub fn read() -> Seen<Vec<Link>> {
     let failed = |reason: String| not_checked("the network interfaces", reason, COMMAND);
     let arguments = ["-json", "-details", "address"];
-    // It is not in the PATH of all users.
-    let ran = run("ip", &arguments).or_else(|_| run("/usr/sbin/ip", &arguments)).map_err(failed)?;
-    if !ran.success {
-        return Err(failed(ran.error()));
+    // Its directory is not in the PATH of all users.
+    let output = run("ip", &arguments).or_else(|_| run("/usr/sbin/ip", &arguments)).map_err(failed)?;
+    if !output.success {
+        return Err(failed(output.error()));
     }
-    parse(&ran.stdout).map_err(|error| failed(error.to_string()))
+    parse(&output.stdout).map_err(|error| failed(error.to_string()))
 }
 
 /// Parses the output of `ip -json -details address`.
@@ -117,6 +117,6 @@ pub fn read() -> Seen<Vec<Link>> {
 /// If it is not JSON.
 pub fn parse(text: &str) -> serde_json::Result<Vec<Link>> {
     let links: Vec<Link> = serde_json::from_str(text)?;
-    // The program prints {} for what it does not show.
+    // The program prints {} for interfaces that it does not show.
     Ok(links.into_iter().filter(|link| !link.name.is_empty()).collect())
 }

@@ -1,4 +1,4 @@
-//! The sockets on UDP port 9, and the programs that hold them: /proc.
+//! The sockets on UDP port 9, and the processes that hold them, read from /proc.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::verbs::PORT;
 pub struct UdpSocket {
     /// The user.
     pub user: u32,
-    /// The process that holds it. `None` without the right to see it.
+    /// The process that holds it. `None` if the caller is not allowed to see it.
     pub process: Option<Holder>,
 }
 
@@ -46,8 +46,7 @@ fn parse(table: &str) -> Vec<(u32, u64)> {
     table.lines().skip(1).filter_map(row).collect()
 }
 
-/// The processes by the inodes of their sockets. A socket that several processes hold belongs to a service rather than
-/// to systemd.
+/// The processes by the inodes of their sockets. If systemd and a service hold the same socket, the service is returned.
 fn holders() -> BTreeMap<u64, Holder> {
     let mut holders = BTreeMap::new();
     let Ok(processes) = fs::read_dir("/proc") else { return holders };
@@ -87,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_port_in_the_kernels_table() {
+    fn finds_the_port_in_the_table_of_the_kernel() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
   91: 00000000:0009 00000000:0000 07 00000000:00000000 00:00000000 00000000   998        0 4711 2 0000000000000000 0
   92: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4712 2 0000000000000000 0

@@ -1,4 +1,4 @@
-//! The libvirt daemons of the caller, for domains of `qemu:///session`: /proc.
+//! The caller's libvirt daemons, which manage the domains of `qemu:///session`, read from /proc.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use nix::unistd::geteuid;
 
-/// The programs of libvirt that manage domains of QEMU.
+/// The libvirt programs that manage QEMU domains.
 const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
 
-/// A daemon of the caller.
+/// A libvirt daemon of the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
     /// Its process ID.
@@ -43,7 +43,7 @@ fn daemon(pid: u32) -> Option<Daemon> {
     Some(Daemon { pid, name, directory: runtime_directory(&environment)? })
 }
 
-/// The directory of a daemon with this environment: virGetUserRuntimeDirectory in libvirt.
+/// The runtime directory of a daemon with this environment, as in libvirt's virGetUserRuntimeDirectory.
 fn runtime_directory(environment: &[u8]) -> Option<PathBuf> {
     let variable = |name: &str| {
         let pairs = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy);
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knows_where_libvirt_puts_its_socket() {
+    fn finds_the_directory_of_the_socket() {
         let directory = |environment: &str| runtime_directory(environment.as_bytes());
         assert_eq!(
             directory("A=b\0XDG_RUNTIME_DIR=/run/user/7\0HOME=/h\0"),

@@ -1,4 +1,4 @@
-//! The units of the services, and of those that they need: systemctl(1) show, as the caller.
+//! The units of the services and of their dependencies, as `systemctl show` prints them for the caller.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::verbs::doctor::finding::{Seen, not_checked};
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,ExecMainStatus,StatusText,\
                           DropInPaths,SupplementaryGroups,AmbientCapabilities,MainPID,FragmentPath";
 
-/// The units of the system.
+/// The system units.
 const SYSTEM: [&str; 9] = [
     "wakevirt-capture.service",
     "wakevirt-capture.socket",
@@ -21,17 +21,17 @@ const SYSTEM: [&str; 9] = [
     "virtqemud.socket",
     "dbus.service",
 ];
-/// The units of a user.
+/// The user units.
 const USER: [&str; 2] = ["wakevirt-actor.service", "wakevirt-libvirtd.service"];
 
-/// The number of lines of a log that doctor shows.
+/// The maximum number of log lines that doctor shows.
 const LOG_LINES: usize = 3;
 
 /// One unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unit {
     properties: BTreeMap<String, String>,
-    /// The last warnings in its log, of the actor or if it is not active. Empty without the right to read them.
+    /// The latest warnings in its log, if it is the actor or not active. Empty if the caller is not allowed to read them.
     pub log: Vec<String>,
 }
 
@@ -70,18 +70,18 @@ impl Unit {
 /// All units, by name.
 pub type Units = BTreeMap<String, Unit>;
 
-/// Reads the units of the system.
+/// Reads the system units.
 ///
 /// # Errors
-/// If the host does not run systemd.
+/// If systemd is not running on the host.
 pub fn system() -> Seen<Units> {
     read(&[], &SYSTEM)
 }
 
-/// Reads the units of the caller's service manager.
+/// Reads the caller's user units.
 ///
 /// # Errors
-/// If there is none.
+/// If the caller has no service manager.
 pub fn user() -> Seen<Units> {
     read(&["--user"], &USER)
 }
@@ -91,14 +91,14 @@ fn read(options: &[&str], names: &[&str]) -> Seen<Units> {
     let arguments = [options, &["show", &property], names].concat();
     let command = [&["systemctl"], options, &["status", "'wakevirt-*'"]].concat().join(" ");
     let failed = |reason: String| not_checked("the units", reason, &command);
-    let ran = run("systemctl", &arguments).map_err(failed)?;
-    if !ran.success {
-        return Err(failed(ran.error()));
+    let output = run("systemctl", &arguments).map_err(failed)?;
+    if !output.success {
+        return Err(failed(output.error()));
     }
-    let mut units = parse(&ran.stdout);
+    let mut units = parse(&output.stdout);
     for (name, unit) in &mut units {
         let is_own = name.starts_with("wakevirt-") && unit.is_installed();
-        // The actor also runs without a connection to libvirt, and logs why it has none.
+        // Without a connection to libvirt, the actor keeps running, and logs the reason.
         if is_own && (!unit.is_active() || name == "wakevirt-actor.service") {
             unit.log = log(options, name);
         }
@@ -106,7 +106,7 @@ fn read(options: &[&str], names: &[&str]) -> Seen<Units> {
     Ok(units)
 }
 
-/// Parses one block for each unit, with an empty line between two blocks.
+/// Parses the output of `systemctl show`: one block for each unit, separated by empty lines.
 #[must_use]
 pub fn parse(text: &str) -> Units {
     let unit = |block: &str| {
@@ -118,13 +118,13 @@ pub fn parse(text: &str) -> Units {
     units.map(|unit| (unit.get("Id").to_owned(), unit)).collect()
 }
 
-/// The last warnings and errors of a service itself, without those of systemd.
+/// The latest warnings and errors from a service, without those that systemd logs about it.
 fn log(options: &[&str], unit: &str) -> Vec<String> {
     let field = if options.is_empty() { "_SYSTEMD_UNIT" } else { "_SYSTEMD_USER_UNIT" };
     let unit = format!("{field}={unit}");
     let arguments = ["--quiet", "--no-pager", "--output=cat", "--lines=40", "--priority=warning", &unit];
-    let Ok(ran) = run("journalctl", &arguments) else { return Vec::new() };
-    let mut lines: Vec<String> = ran.stdout.lines().map(str::to_owned).collect();
+    let Ok(output) = run("journalctl", &arguments) else { return Vec::new() };
+    let mut lines: Vec<String> = output.stdout.lines().map(str::to_owned).collect();
     lines.dedup();
     lines.split_off(lines.len().saturating_sub(LOG_LINES))
 }
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parses_the_blocks_of_systemctl() {
+    fn parses_the_output_of_systemctl() {
         let units = parse(
             "Id=a.service\nLoadState=masked\nNRestarts=7\n\nId=b.socket\nLoadState=not-found\nStatusText=a=b\n",
         );
