@@ -77,7 +77,7 @@ async fn shows_the_pending_wake_and_the_cool_down() {
     policy.timing.cool_down = Duration::from_secs(3600);
     let mut engine = start(policy);
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
-    engine.packet(1).await;
+    engine.send_packet(1).await;
     fake.wait_for_starts(1).await;
     let explain = async || engine.requests.explain_rules(mac(1), PacketDetails::default()).await.unwrap();
     let during = explain().await;

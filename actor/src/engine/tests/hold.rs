@@ -38,12 +38,16 @@ async fn retains_domains_while_the_hypervisor_is_unavailable() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
     engine.update(Update::Down(URI.into())).await;
-    engine.packet(1).await;
+    engine.send_packet(1).await;
     assert_eq!(engine.call(2).await, Err("unavailable"), "the unavailable hypervisor may have such a domain");
     let list = engine.requests.list(None).await.unwrap().unwrap();
     assert_eq!((list.len(), list[0].state), (1, State::Unknown));
     engine.update(up(&fake, vec![])).await;
-    assert_eq!(engine.decision().await, (1, Outcome::Failed), "the domain was undefined in the meantime");
+    assert_eq!(
+        engine.next_decision().await,
+        (1, Outcome::Failed),
+        "the domain was undefined in the meantime"
+    );
     assert_eq!(engine.call(1).await, Err("unknown"));
 }
 
@@ -52,8 +56,8 @@ async fn holds_a_wake_until_the_hypervisor_is_available() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
     engine.update(Update::Down(URI.into())).await;
-    engine.packet(1).await;
-    engine.packet(1).await;
+    engine.send_packet(1).await;
+    engine.send_packet(1).await;
     engine.wait_until_idle().await;
     let reconnect = async {
         // The reply shows that the previous call was received.
@@ -61,7 +65,7 @@ async fn holds_a_wake_until_the_hypervisor_is_available() {
         engine.update(up(&fake, vec![domain(1, &[1])])).await;
     };
     assert_eq!(tokio::join!(engine.call(1), reconnect).0, Ok(Outcome::Started));
-    assert_eq!(engine.decision().await, (1, Outcome::Started));
+    assert_eq!(engine.next_decision().await, (1, Outcome::Started));
     assert_eq!(fake.starts(), [uuid(1)]);
 }
 
@@ -69,15 +73,15 @@ async fn holds_a_wake_until_the_hypervisor_is_available() {
 async fn holds_a_packet_until_the_domains_are_known() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let mut engine = start(rules(&["vm*"]));
-    engine.packet(9).await;
-    engine.packet(1).await;
+    engine.send_packet(9).await;
+    engine.send_packet(1).await;
     assert_eq!(
         engine.requests.counts().await.unwrap().unknown,
         0,
         "each may be for a domain of the hypervisor"
     );
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
-    assert_eq!(engine.decision().await, (1, Outcome::Started));
+    assert_eq!(engine.next_decision().await, (1, Outcome::Started));
     assert_eq!(engine.requests.counts().await.unwrap().unknown, 1);
 }
 
@@ -89,13 +93,13 @@ async fn a_held_wake_expires() {
     let mut engine = start(policy);
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
     engine.update(Update::Down(URI.into())).await;
-    engine.packet(1).await;
-    assert_eq!(engine.decision().await, (1, Outcome::Expired));
+    engine.send_packet(1).await;
+    assert_eq!(engine.next_decision().await, (1, Outcome::Expired));
     // A packet that was announced long ago expires as well.
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
     let details = PacketDetails { boottime: Some(1), ..PacketDetails::default() };
     engine.announce(Packet { mac: mac(1), sequence: 2, details }).await;
-    assert_eq!(engine.decision().await, (2, Outcome::Expired));
+    assert_eq!(engine.next_decision().await, (2, Outcome::Expired));
     assert!(fake.starts().is_empty());
 }
 
@@ -111,13 +115,13 @@ async fn a_later_packet_extends_the_hold() {
     let early = clock::boottime().saturating_sub(59_000_000);
     let details = PacketDetails { boottime: Some(early), ..PacketDetails::default() };
     engine.announce(Packet { mac: mac(1), sequence: 1, details }).await;
-    engine.packet(1).await;
+    engine.send_packet(1).await;
     engine.wait_until_idle().await;
     while clock::boottime() < early + 60_000_000 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
-    assert_eq!(engine.decision().await, (1, Outcome::Started));
+    assert_eq!(engine.next_decision().await, (1, Outcome::Started));
 }
 
 #[tokio::test]
@@ -125,7 +129,7 @@ async fn decides_based_on_the_state_after_a_lost_connection() {
     for started in [true, false] {
         let fake = Fake::new(&[(1, State::ShutOff)], &[1]);
         let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
-        engine.packet(1).await;
+        engine.send_packet(1).await;
         fake.wait_for_starts(1).await;
         fake.disconnect();
         engine.update(Update::Down(URI.into())).await;
@@ -134,7 +138,7 @@ async fn decides_based_on_the_state_after_a_lost_connection() {
         let reconnected = Fake::new(&[(1, state)], &[]);
         engine.wait_until_idle().await;
         engine.update(up(&reconnected, vec![domain(1, &[1])])).await;
-        assert_eq!(engine.decision().await, (1, Outcome::Started));
+        assert_eq!(engine.next_decision().await, (1, Outcome::Started));
         assert_eq!(reconnected.starts().is_empty(), started, "the decision depends on the state");
     }
 }
@@ -151,7 +155,7 @@ async fn counts_dropped_packets_as_lost() {
         tokio::task::yield_now().await;
     }
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
-    assert_eq!(engine.decision().await, (45, Outcome::Started), "the newest packets are held");
+    assert_eq!(engine.next_decision().await, (45, Outcome::Started), "the newest packets are held");
     assert_eq!(engine.lost.count(), 44);
 }
 
@@ -162,7 +166,7 @@ async fn a_wake_with_a_lost_reply_does_not_expire_before_the_state_is_known() {
     policy.timing.hold = Duration::from_millis(50);
     let mut engine = start(policy);
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
-    engine.packet(1).await;
+    engine.send_packet(1).await;
     fake.wait_for_starts(1).await;
     fake.disconnect();
     engine.update(Update::Down(URI.into())).await;
@@ -171,5 +175,5 @@ async fn a_wake_with_a_lost_reply_does_not_expire_before_the_state_is_known() {
     assert!(engine.decisions.try_recv().is_err(), "the outcome is not known yet");
     let reconnected = Fake::new(&[(1, State::Running)], &[]);
     engine.update(up(&reconnected, vec![domain(1, &[1])])).await;
-    assert_eq!(engine.decision().await, (1, Outcome::Started));
+    assert_eq!(engine.next_decision().await, (1, Outcome::Started));
 }

@@ -39,8 +39,8 @@ async fn start_allowing_only_br0() -> (Log, TestEngine) {
 /// Sends this many packets on this interface. All of them are denied.
 async fn send_denied(engine: &mut TestEngine, interface: &str, packets: usize) {
     for _ in 0..packets {
-        engine.packet_on(interface, 1).await;
-        assert_eq!(engine.decision().await.1, Outcome::NotAllowed);
+        engine.send_packet_on(interface, 1).await;
+        assert_eq!(engine.next_decision().await.1, Outcome::NotAllowed);
     }
 }
 
@@ -96,7 +96,7 @@ async fn counts_suppressed_lines_on_exit() {
 /// Sends a packet for an unknown address, and waits until it is counted.
 async fn send_unknown(engine: &TestEngine, last: u8) {
     let before = engine.requests.counts().await.unwrap().unknown;
-    engine.packet(last).await;
+    engine.send_packet(last).await;
     while engine.requests.counts().await.unwrap().unknown == before {
         tokio::task::yield_now().await;
     }
@@ -148,7 +148,7 @@ async fn warns_if_no_packet_can_wake_a_domain() {
 async fn logs_which_hypervisor_a_held_packet_waits_for() {
     let log = Log::new();
     let engine = start(Policy::default());
-    engine.packet(1).await;
+    engine.send_packet(1).await;
     // The request below is sent after the packet was received.
     while engine.packets.capacity() < engine.packets.max_capacity() {
         tokio::task::yield_now().await;
@@ -162,7 +162,7 @@ async fn logs_which_hypervisor_a_held_packet_waits_for() {
 async fn does_not_check_rules_before_the_domains_are_known() {
     let log = Log::new();
     let engine = start(Policy::default());
-    engine.packet(1).await;
+    engine.send_packet(1).await;
     let _ = engine.requests.counts().await;
     assert!(log.lines_with("no rule is configured").is_empty());
 }

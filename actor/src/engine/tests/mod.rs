@@ -139,11 +139,11 @@ impl TestEngine {
         self.requests.counts().await.unwrap();
     }
 
-    async fn packet(&self, last: u8) {
-        self.packet_on("br0", last).await;
+    async fn send_packet(&self, last: u8) {
+        self.send_packet_on("br0", last).await;
     }
 
-    async fn packet_on(&self, interface: &str, last: u8) {
+    async fn send_packet_on(&self, interface: &str, last: u8) {
         let details = PacketDetails { interface: Some(interface.to_owned()), ..PacketDetails::default() };
         self.announce(Packet { mac: mac(last), sequence: last.into(), details }).await;
     }
@@ -154,7 +154,7 @@ impl TestEngine {
     }
 
     /// The sequence of the next decision's packet, and the outcome.
-    async fn decision(&mut self) -> (u64, Outcome) {
+    async fn next_decision(&mut self) -> (u64, Outcome) {
         let decision = self.decisions.recv().await.unwrap();
         (decision.subject.packet.as_ref().map_or(0, |packet| packet.sequence), decision.outcome)
     }

@@ -4,15 +4,15 @@ use super::*;
 async fn a_packet_starts_the_domain_with_its_address() {
     let fake = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[]);
     let mut engine = start_with(&fake, vec![domain(1, &[1]), domain(2, &[2, 3])]).await;
-    engine.packet(9).await;
-    engine.packet(3).await;
+    engine.send_packet(9).await;
+    engine.send_packet(3).await;
     assert_eq!(
-        engine.decision().await,
+        engine.next_decision().await,
         (3, Outcome::Started),
         "a packet for an unknown address does not cause a decision"
     );
-    engine.packet(2).await;
-    assert_eq!(engine.decision().await, (2, Outcome::AlreadyRunning));
+    engine.send_packet(2).await;
+    assert_eq!(engine.next_decision().await, (2, Outcome::AlreadyRunning));
     assert_eq!(fake.starts(), [uuid(2)]);
 }
 
@@ -22,8 +22,8 @@ async fn a_packet_needs_a_rule_but_a_call_does_not() {
     let mut engine =
         start_with(&fake, vec![domain(1, &[1]), domain(2, &[2]), domain(3, &[4]), domain(4, &[4])]).await;
     engine.requests.set_policy(rules(&["other"])).await;
-    engine.packet(1).await;
-    assert_eq!(engine.decision().await, (1, Outcome::NotAllowed));
+    engine.send_packet(1).await;
+    assert_eq!(engine.next_decision().await, (1, Outcome::NotAllowed));
     assert_eq!(engine.call(1).await, Ok(Outcome::Started));
     assert_eq!(engine.call(2).await, Ok(Outcome::Failed), "it has crashed");
     assert_eq!(engine.call(3).await, Err("unknown"));
@@ -42,8 +42,8 @@ async fn fetches_the_password_that_a_rule_requires() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let mut engine = start(policy);
     engine.update(up(&fake, vec![domain(1, &[1])])).await;
-    engine.packet(1).await;
-    assert_eq!(engine.decision().await.1, Outcome::BadPassword, "the packet has no password");
+    engine.send_packet(1).await;
+    assert_eq!(engine.next_decision().await.1, Outcome::BadPassword, "the packet has no password");
     for (answer, outcome) in [
         (Ok(Password::Four([1, 2, 3, 5])), Outcome::BadPassword),
         (Err("forgotten".to_owned()), Outcome::BadPassword),
@@ -52,7 +52,7 @@ async fn fetches_the_password_that_a_rule_requires() {
         let details = PacketDetails { secure_on: true, ..PacketDetails::default() };
         engine.announce(Packet { mac: mac(1), sequence: 5, details }).await;
         engine.fetches.recv().await.unwrap().reply(answer);
-        assert_eq!(engine.decision().await, (5, outcome));
+        assert_eq!(engine.next_decision().await, (5, outcome));
     }
 }
 
@@ -79,9 +79,9 @@ async fn a_rule_without_password_applies_if_no_password_can_be_fetched() {
         engine.announce(packet(2, sequence)).await;
     }
     engine.announce(packet(2, 257)).await;
-    assert_eq!(engine.decision().await, (257, Outcome::BadPassword));
+    assert_eq!(engine.next_decision().await, (257, Outcome::BadPassword));
     engine.announce(packet(1, 258)).await;
-    assert_eq!(engine.decision().await, (258, Outcome::Started));
+    assert_eq!(engine.next_decision().await, (258, Outcome::Started));
     assert_eq!(engine.lost.count(), 0);
 }
 
@@ -94,10 +94,10 @@ async fn measures_wakes_and_stores_unknown_addresses() {
     // Only the first packet starts the domain.
     for sequence in [1, 2] {
         engine.announce(Packet { mac: mac(1), sequence, details: details.clone() }).await;
-        let _ = engine.decision().await;
+        let _ = engine.next_decision().await;
     }
-    engine.packet_on("br1", 8).await;
-    engine.packet_on("br0", 9).await;
+    engine.send_packet_on("br1", 8).await;
+    engine.send_packet_on("br0", 9).await;
     engine.wait_until_idle().await;
     let counts = engine.requests.counts().await.unwrap();
     let (buckets, sum, count) = counts.latency.cumulative();

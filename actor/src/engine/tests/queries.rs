@@ -20,7 +20,7 @@ async fn limits_messages_about_many_domains_with_one_address() {
     };
     let engine = start_with(&fake, (0..2000).map(numbered).collect()).await;
     for _ in 0..1150 {
-        engine.packet(1).await;
+        engine.send_packet(1).await;
     }
     let counted =
         || async { engine.requests.counts().await.unwrap().outcomes.get(&Outcome::Ambiguous).copied() };
@@ -82,14 +82,14 @@ async fn forgets_the_last_wake_of_a_removed_domain() {
     let both = || vec![domain(1, &[1]), domain(2, &[2])];
     let mut engine = start_with(&fake, both()).await;
     assert_eq!(engine.call(1).await, Ok(Outcome::Started));
-    assert_eq!(engine.decision().await.1, Outcome::Started);
+    assert_eq!(engine.next_decision().await.1, Outcome::Started);
     // One domain is removed during its wake, the other one while the hypervisor is unavailable.
-    engine.packet(2).await;
+    engine.send_packet(2).await;
     fake.wait_for_starts(2).await;
     engine.update(Update::Gone(id(2))).await;
     engine.wait_until_idle().await;
     fake.release();
-    assert_eq!(engine.decision().await, (2, Outcome::Started));
+    assert_eq!(engine.next_decision().await, (2, Outcome::Started));
     let last_wakes = async || {
         engine.wait_until_idle().await;
         let list = engine.requests.list(None).await.unwrap().unwrap();

@@ -11,9 +11,9 @@ async fn continues_a_wake_after_a_restart() {
     let (file, state) = open();
     let mut first = start_with_state(rules(&["vm*"]), file, state);
     first.update(up(&fake, vec![domain(1, &[1]), domain(2, &[2])])).await;
-    first.packet(2).await;
-    assert_eq!(first.decision().await, (2, Outcome::Started));
-    first.packet(1).await;
+    first.send_packet(2).await;
+    assert_eq!(first.next_decision().await, (2, Outcome::Started));
+    first.send_packet(1).await;
     fake.wait_for_starts(2).await;
     // The process crashes here, before the domain has started.
     let (file, state) = open();
@@ -22,7 +22,7 @@ async fn continues_a_wake_after_a_restart() {
     let reconnected = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[]);
     let mut second = start_with_state(rules(&["vm*"]), file, state);
     second.update(up(&reconnected, vec![domain(1, &[1]), domain(2, &[2])])).await;
-    assert_eq!(second.decision().await, (1, Outcome::Started));
+    assert_eq!(second.next_decision().await, (1, Outcome::Started));
     let _ = second.requests.counts().await.unwrap();
     assert_eq!(reconnected.starts(), [uuid(1)], "the wake that ended is not repeated");
     assert!(open().1.wakes.is_empty());
@@ -37,7 +37,7 @@ async fn saves_the_position_of_packets_for_unknown_addresses() {
         let (file, state) = StateFile::open_in(directory.path());
         let engine = start_with_state(rules(&["vm*"]), file, state);
         engine.update(up(&Fake::new(&[], &[]), vec![domain(1, &[1])])).await;
-        engine.packet(7).await;
+        engine.send_packet(7).await;
         engine.wait_until_idle().await;
         if is_clean {
             engine.requests.save_state().await;
@@ -60,7 +60,7 @@ async fn gives_up_a_wake_that_was_pending_during_two_crashes() {
     let fake = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[]);
     first.update(up(&fake, vec![domain(1, &[1]), domain(2, &[2])])).await;
     first.update(Update::Down(URI.into())).await;
-    first.packet(1).await;
+    first.send_packet(1).await;
     // The reply comes after the packet was received and saved.
     while StateFile::read_saved(directory.path()).wakes.is_empty() {
         let _ = first.requests.counts().await;
@@ -69,12 +69,12 @@ async fn gives_up_a_wake_that_was_pending_during_two_crashes() {
     let (file, state) = StateFile::open_in(directory.path());
     assert_eq!((state.wakes.len(), state.abandoned.len()), (0, 1));
     let mut third = start_with_state(rules(&["vm*"]), file, state);
-    assert_eq!(third.decision().await, (1, Outcome::Failed));
+    assert_eq!(third.next_decision().await, (1, Outcome::Failed));
     let history = third.requests.history(u64::MAX, 10).await.unwrap();
     assert!(history[0].1.reason.contains("crashed twice"), "{history:?}");
     third.update(up(&fake, vec![domain(1, &[1]), domain(2, &[2])])).await;
-    third.packet(2).await;
-    assert_eq!(third.decision().await, (2, Outcome::Started));
+    third.send_packet(2).await;
+    assert_eq!(third.next_decision().await, (2, Outcome::Started));
     assert_eq!(fake.starts(), [uuid(2)], "the other wake is not tried again");
 }
 
@@ -83,14 +83,14 @@ async fn restores_held_packets_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let (file, state) = StateFile::open_in(directory.path());
     let first = start_with_state(rules(&["vm*"]), file, state);
-    first.packet(1).await;
+    first.send_packet(1).await;
     first.wait_until_idle().await;
     let (file, state) = StateFile::open_in(directory.path());
     assert_eq!(state.packets.len(), 1);
     let mut second = start_with_state(rules(&["vm*"]), file, state);
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     second.update(up(&fake, vec![domain(1, &[1])])).await;
-    assert_eq!(second.decision().await, (1, Outcome::Started));
+    assert_eq!(second.next_decision().await, (1, Outcome::Started));
 }
 
 /// An engine with an expired wake from an earlier process. If `called`, that process called the hypervisor for it.
@@ -120,11 +120,11 @@ async fn the_state_decides_before_a_wake_expires() {
             engine.update(Update::Changing(id(1))).await;
             fake.set(1, State::Running);
         }
-        assert_eq!(engine.decision().await, (1, outcome), "{state}");
+        assert_eq!(engine.next_decision().await, (1, outcome), "{state}");
         assert!(fake.starts().is_empty(), "the wake has expired");
     }
     // Without a call to the hypervisor, it expires at once.
     let directory = tempfile::tempdir().unwrap();
     let mut engine = start_with_saved_wake(directory.path(), false);
-    assert_eq!(engine.decision().await, (1, Outcome::Expired));
+    assert_eq!(engine.next_decision().await, (1, Outcome::Expired));
 }

@@ -105,7 +105,7 @@ impl Fixture {
     }
 
     /// The next update, in short form.
-    async fn update(&mut self) -> String {
+    async fn next_update(&mut self) -> String {
         match self.updates.recv().await.unwrap() {
             Update::Up(uri, _, domains) => format!("up {uri} {}", domains.len()),
             Update::Changing(id) => format!("changing {}", id.uuid.as_u128()),
@@ -126,16 +126,16 @@ fn domain(number: u8) -> Domain {
 async fn reports_changes_and_reconnects_after_a_loss() {
     let mut fixture = Fixture::new();
     fixture.send_result(Ok(vec![domain(1)])).await;
-    assert_eq!(fixture.update().await, "up fake:/// 1");
+    assert_eq!(fixture.next_update().await, "up fake:/// 1");
     fixture.send_event(Event::Changed(domain(2))).await;
-    assert_eq!(fixture.update().await, "changing 2");
-    assert_eq!(fixture.update().await, "domain vm2");
+    assert_eq!(fixture.next_update().await, "changing 2");
+    assert_eq!(fixture.next_update().await, "domain vm2");
     fixture.send_event(Event::Deleted(Uuid::from_u128(1))).await;
-    assert_eq!(fixture.update().await, "gone 1");
+    assert_eq!(fixture.next_update().await, "gone 1");
     fixture.send_event(Event::Lost).await;
-    assert_eq!(fixture.update().await, "down fake:///");
+    assert_eq!(fixture.next_update().await, "down fake:///");
     fixture.send_result(Ok(vec![domain(2)])).await;
-    assert_eq!(fixture.update().await, "up fake:/// 1");
+    assert_eq!(fixture.next_update().await, "up fake:/// 1");
     assert_eq!(fixture.closed.load(Ordering::SeqCst), 1, "the lost connection is closed");
 }
 
@@ -145,9 +145,9 @@ async fn reports_a_series_of_failed_attempts_once() {
     for _ in 0..3 {
         fixture.send_result(Err(HypervisorError::NotConnected)).await;
     }
-    assert_eq!(fixture.update().await, "down fake:///");
+    assert_eq!(fixture.next_update().await, "down fake:///");
     fixture.send_result(Ok(Vec::new())).await;
-    assert_eq!(fixture.update().await, "up fake:/// 0");
+    assert_eq!(fixture.next_update().await, "up fake:/// 0");
     assert_eq!(fixture.closed.load(Ordering::SeqCst), 3, "each failed attempt is closed");
 }
 
@@ -155,10 +155,10 @@ async fn reports_a_series_of_failed_attempts_once() {
 async fn reports_a_hypervisor_that_does_not_respond_and_waits_for_it() {
     let mut fixture = Fixture::new();
     let begin = tokio::time::Instant::now();
-    assert_eq!(fixture.update().await, "down fake:///");
+    assert_eq!(fixture.next_update().await, "down fake:///");
     assert_eq!(begin.elapsed(), CONNECT_WARNING);
     fixture.send_result(Ok(Vec::new())).await;
-    assert_eq!(fixture.update().await, "up fake:/// 0");
+    assert_eq!(fixture.next_update().await, "up fake:/// 0");
     assert_eq!(fixture.closed.load(Ordering::SeqCst), 0, "the first attempt succeeded");
 }
 
