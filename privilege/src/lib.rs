@@ -19,8 +19,8 @@ pub struct Error {
 /// Sets `no_new_privs`, so that the process cannot regain a capability by executing a program (prctl(2)), and clears
 /// the ambient, effective, permitted and inheritable sets.
 ///
-/// The bounding set does not change: removing capabilities from it requires `CAP_SETPCAP`, and with `no_new_privs` it
-/// does not grant any.
+/// The bounding set does not change: removing capabilities from it requires `CAP_SETPCAP`, and with `no_new_privs` the
+/// set does not grant any capability.
 ///
 /// Capabilities belong to a thread, so call this function before the process starts a second thread.
 ///

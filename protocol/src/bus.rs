@@ -141,13 +141,13 @@ pub trait Actor1 {
     fn explain_rules(&self, mac: &str, details: HashMap<&str, zbus::Variant<'_>>) -> Result<Dict, Error>;
     /// The latest decisions, newest first.
     fn history(&self, limit: u32) -> Result<Vec<Dict>, Error>;
-    /// The latest decisions with a number lower than this, newest first.
+    /// The latest decisions with a number lower than `number`, newest first.
     fn history_before(&self, number: u64, limit: u32) -> Result<Vec<Dict>, Error>;
     /// Reloads the configuration.
     fn reload(&self) -> Result<(), Error>;
     /// All known domains.
     fn list_domains(&self) -> Result<Vec<Dict>, Error>;
-    /// The page of known domains after this one; empty after the last domain. Two empty strings request the first page.
+    /// The page of known domains after this domain; empty after the last one. Two empty strings request the first page.
     fn list_domains_after(&self, connection: &str, uuid: &str) -> Result<Vec<Dict>, Error>;
     /// A decision about a domain was made.
     #[zbus(signal)]

@@ -1,11 +1,11 @@
-//! Typed reading of a dictionary `a{sv}`.
+//! Reads typed values from a body of type `a{sv}`.
 
 use zbus::OwnedVariant;
 
 use crate::bus::Dict;
 
-/// Removes the entry with this key. Returns `None` if it is absent or has a different type, because a service of another
-/// version may not send it or may have changed it.
+/// Removes and returns the entry with this key. Returns `None` if it is absent or has an unexpected type, because a
+/// service of a different version may omit or change it.
 pub fn take<T: TryFrom<OwnedVariant>>(dict: &mut Dict, key: &str) -> Option<T> {
     dict.remove(key).and_then(|value| value.try_into().ok())
 }

@@ -268,12 +268,13 @@ fn skip_extension_headers(mut rest: &[u8], mut next: u8) -> Result<&[u8], Reject
     while next != UDP {
         let [following, length, third, fourth] = *rest.first_chunk().ok_or(Rejection::BadHeader)?;
         let skipped = match next {
-            // Hop-by-hop options, routing, destination options: units of 8 octets, the first not counted.
+            // Hop-by-hop options, routing, destination options: the length counts units of 8 octets after the first
+            // unit.
             0 | 43 | 60 => (usize::from(length) + 1) * 8,
-            // Fragment: 8 octets, no length.
+            // Fragment: always 8 octets.
             44 if u16::from_be_bytes([third, fourth]) & 0xfff8 != 0 => return Err(Rejection::LaterFragment),
             44 => 8,
-            // Authentication: units of 4 octets, the first two not counted (RFC 4302 section 2.2).
+            // Authentication: the length counts units of 4 octets after the first two units (RFC 4302 section 2.2).
             51 => (usize::from(length) + 2) * 4,
             _ => return Err(Rejection::NotUdp),
         };

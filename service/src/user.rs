@@ -91,8 +91,8 @@ pub fn drop_capabilities() -> Result<(), UserError> {
     Ok(wakevirt_privilege::drop_capabilities()?)
 }
 
-/// The user that the service runs as. If the service was started as root, this is the user to which it will change, the
-/// user with this name, if that user exists.
+/// The user that the service runs as. If the service was started as root, this is the user with this name, to which the
+/// service will change, if that user exists.
 #[must_use]
 pub fn service_uid(name: &str) -> Uid {
     let running = Uid::effective();

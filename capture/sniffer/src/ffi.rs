@@ -11,7 +11,8 @@ use std::mem::{MaybeUninit, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-/// The buffer size for the ancillary data of one datagram, in bytes: a `tpacket_auxdata` or a packet info, with headers.
+/// The buffer size for the ancillary data of one datagram, in bytes: a `tpacket_auxdata` or packet information, with
+/// headers.
 const CONTROL: usize = 128;
 
 /// The metadata of a datagram.

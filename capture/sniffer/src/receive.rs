@@ -163,7 +163,7 @@ struct Report {
     udp_drops: Vec<u32>,
     /// The time of the last report.
     sent_at: Instant,
-    /// Whether a packet or a request has arrived since then.
+    /// Whether a packet or a request has arrived since the last report.
     pending: bool,
 }
 

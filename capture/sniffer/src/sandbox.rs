@@ -118,8 +118,8 @@ fn allowed(outgoing: &[OwnedFd]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, secc
         (libc::SYS_ppoll, vec![]),
         // Reads packets, datagrams and the announcer's messages.
         (libc::SYS_recvmsg, vec![]),
-        // Sends messages only to the announcer: the packet sockets could send frames with any content. The socketpair
-        // is standard input, and cannot be replaced with another descriptor.
+        // Sends messages, but only to the announcer: through the packet sockets, the process could send frames with any
+        // content. The socketpair is standard input, and cannot be replaced with another descriptor.
         (libc::SYS_sendto, vec![SeccompRule::new(vec![argument(0, 0)?, argument(4, 0)?])?]),
         // Reads the kernel's drop counts.
         (

@@ -31,7 +31,7 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Opens, filters and locks the packet sockets, and enables packet information on the UDP sockets.
+    /// Opens the packet sockets with locked filters, and enables packet information on the UDP sockets.
     pub fn open(start: &Start, udp: Vec<OwnedFd>) -> Result<Self, Error> {
         let ports = Ports::new(start.ports.clone());
         let (incoming, outgoing) = match start.request {

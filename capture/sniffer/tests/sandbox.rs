@@ -282,7 +282,7 @@ fn trace(targets: &Targets) -> io::Result<()> {
 }
 
 fn read_memory(targets: &Targets) -> io::Result<()> {
-    // The victim runs this program until it executes another one, so the address is valid there.
+    // The victim runs this program until it executes another program, so the address is valid in the victim.
     let (mut bytes, base) = ([0; 8], std::ptr::from_ref(ATTACKS).addr());
     let remote = [RemoteIoVec { base, len: bytes.len() }];
     match process_vm_readv(victim(targets), &mut [IoSliceMut::new(&mut bytes)], &remote) {

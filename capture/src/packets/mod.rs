@@ -1,4 +1,4 @@
-//! Decisions about captured packets, and the queues and rings that store them. These modules do no I/O.
+//! Decisions about captured packets, and the queues and rings that store them. These modules perform no I/O.
 
 pub mod interest;
 pub mod key;

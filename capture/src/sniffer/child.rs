@@ -37,7 +37,7 @@ pub struct Sniffer {
 }
 
 impl Sniffer {
-    /// Starts the sniffer with the UDP sockets and one end of a socketpair. It receives no environment and no
+    /// Starts the sniffer with the UDP sockets and one end of a socketpair. The sniffer receives no environment and no
     /// arguments. Its standard output and standard error are `/dev/null`; otherwise, a compromised sniffer could write
     /// forged log lines to them.
     ///

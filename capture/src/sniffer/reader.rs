@@ -257,7 +257,7 @@ impl<'a> Reader<'a> {
             let has_name = |interface: &Interface| interface.names().any(|name| name == wanted);
             let found = links.iter().find(|(_, interface)| has_name(interface));
             let Some(index) = found.map(|(index, _)| *index) else {
-                // It can reappear with the same index, from another network namespace.
+                // The interface can reappear with the same index, from another network namespace.
                 self.outgoing.remove(&slot);
                 continue;
             };

@@ -7,7 +7,7 @@ const SECOND: Micros = 1_000_000;
 
 /// A token bucket that holds one second's worth of packets.
 ///
-/// It stores the time at which the bucket will be full again instead of a level (the generic cell rate algorithm,
+/// Instead of a level, it stores the time at which the bucket will be full again (the generic cell rate algorithm,
 /// ITU-T I.371).
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Bucket {

@@ -10,8 +10,8 @@
 //! - The first packet for a known address on an interface within [`FIRST_INTERVAL`] counts against neither budget. A
 //!   flood of packets for some addresses therefore never suppresses a single packet for another address.
 //!
-//! Traffic on one interface does not affect which packets from another interface are announced. One case has no
-//! guarantee: if packets for an address arrive faster than [`ADDRESS_RATE`] on the interface on which the genuine
+//! Traffic on one interface does not affect which packets from another interface are announced. There is no guarantee
+//! in one case: if packets for an address arrive faster than [`ADDRESS_RATE`] on the interface on which the genuine
 //! packets arrive, the genuine packets are suppressed in the same proportion as the others.
 
 mod bucket;

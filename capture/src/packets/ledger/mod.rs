@@ -1,7 +1,7 @@
 //! Decides for each magic packet that the sniffer captured whether to announce it, or to drop it as a copy or because
 //! of a limit.
 //!
-//! The ledger does no I/O, and gets the time from its callers.
+//! The ledger performs no I/O, and receives the time from its callers.
 
 use std::collections::BTreeSet;
 use std::hash::RandomState;

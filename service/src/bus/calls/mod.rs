@@ -21,8 +21,8 @@ const LOOKUP_QUEUE: usize = 512;
 /// the calls that it has queued.
 const PARALLEL_LOOKUPS: usize = 64;
 
-/// How much of its user's time budget a call of each kind uses. The budget is one second per second. It limits how long
-/// it takes to read a flood that the bus has queued, and therefore how long the next callers wait.
+/// The part of its user's time budget that a call of each kind uses. The budget is one second per second. This limits
+/// how long it takes to read a flood that the bus has queued, and therefore how long the next callers wait.
 const QUICK: Duration = Duration::from_micros(500);
 const SLOW: Duration = Duration::from_millis(5);
 const LARGE: Duration = Duration::from_millis(25);

@@ -10,11 +10,11 @@ pub(super) const MAX_AGE: Duration = Duration::from_secs(600);
 /// The maximum number of senders with a known user: more than the number of connections that a bus accepts by default.
 pub(super) const MAX_SENDERS: usize = 4096;
 
-/// The limits on calls in progress of one sender, of one user, or in total.
+/// The limits on calls in progress: for one sender, for one user, or in total.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) calls: usize,
-    /// Calls with an immediate reply. A few are enough, and a packet can have to wait behind all of them.
+    /// Calls with an immediate reply. A packet may have to wait behind all of them, and a few are enough.
     pub(super) quick: usize,
     /// Calls with a large reply.
     pub(super) large: usize,
@@ -23,10 +23,11 @@ pub(super) struct Limits {
 }
 
 pub(super) const PER_SENDER: Limits = Limits { calls: 32, quick: 16, large: 2, bytes: 1 };
-/// Also limits all senders together that have not been looked up yet.
+/// These limits also apply to all senders together that have not been looked up yet.
 pub(super) const PER_USER: Limits = Limits { calls: 64, quick: 32, large: 4, bytes: 2 };
 pub(super) const TOTAL: Limits = Limits { calls: 256, quick: 64, large: 8, bytes: 4 };
-/// The only limits for a trusted user, who can have a reason for many calls at once. A trusted user has no time budget.
+/// The only limits for a trusted user, who may have a reason to make many calls at once. A trusted user has no time
+/// budget.
 pub(super) const PER_TRUSTED_USER: Limits = Limits { calls: 512, quick: 512, large: 8, bytes: 4 };
 
 /// How far a user can exceed its time budget.

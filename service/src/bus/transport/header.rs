@@ -1,5 +1,5 @@
-//! The part of a D-Bus message header that admission needs: "Message Protocol" in the D-Bus Specification.
-//! The parser checks every length before it uses it.
+//! The part of a D-Bus message header that admission needs (see "Message Protocol" in the D-Bus Specification). The
+//! parser checks every length before it uses it.
 
 /// The length of the part before the array of header fields, in bytes.
 pub(super) const FIXED_LENGTH: usize = 16;

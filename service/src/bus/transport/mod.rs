@@ -35,8 +35,8 @@ const SEND_BUFFER: usize = 2 * 1024;
 impl Address {
     /// Connects to this bus. Method calls on the connection time out after 25 s.
     ///
-    /// With `limiter`, the connection receives the calls that it admits, and only the bus's own signals. Without
-    /// it, the connection receives all signals and no calls.
+    /// With a limiter, the connection receives the calls that the limiter admits, and only the bus's own signals.
+    /// Without a limiter, it receives all signals and no calls.
     ///
     /// # Errors
     /// If the bus is unavailable.
@@ -51,7 +51,7 @@ impl Address {
         Builder::socket(socket).method_timeout(METHOD_TIMEOUT).build().await
     }
 
-    /// The path of the socket. The path of an abstract socket begins with a zero byte, as tokio expects.
+    /// The path of the socket. If the socket is abstract, the path begins with a zero byte, as tokio expects.
     fn socket(&self) -> zbus::Result<PathBuf> {
         let address = match self {
             Self::System => zbus::Address::system()?,

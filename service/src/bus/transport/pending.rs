@@ -5,7 +5,8 @@ use std::collections::HashMap;
 
 /// The maximum number of senders with waiting calls. dbus-daemon's system bus allows a user 256 connections.
 const MAX_SENDERS: usize = 512;
-/// The maximum length of all waiting calls of a sender, in bytes. A call without long strings has a few hundred bytes.
+/// The maximum length of all waiting calls of a sender, in bytes. A call without long strings is a few hundred bytes
+/// long.
 const MAX_BYTES: usize = 4 * 1024;
 
 /// The waiting messages, in order for each sender.

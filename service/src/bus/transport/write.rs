@@ -17,8 +17,8 @@ use crate::bus::calls::{CallLimiter, Permit};
 
 /// The maximum number of queued signals and calls. A task that sends more waits.
 const MAX_URGENT: usize = 8;
-/// The maximum number of queued replies and refusals: more than there can be permits and refusals at once, so none is
-/// lost.
+/// The maximum number of queued replies and refusals: more than the number of permits and refusals that can exist at
+/// once, so none is lost.
 const MAX_REPLIES: usize = 4096;
 /// The maximum length of all queued replies, in bytes. A longer reply is queued only if no other reply is queued.
 const MAX_REPLY_BYTES: usize = 256 * 1024;

@@ -12,7 +12,7 @@ use crate::bus::transport::pending::PendingCalls;
 use crate::bus::transport::refusal::Reason;
 use crate::bus::transport::write::Refusals;
 
-/// The maximum length of a signal, in bytes. The announcer's signals have a few hundred bytes.
+/// The maximum length of a signal, in bytes. The announcer's signals are a few hundred bytes long.
 const MAX_SIGNAL: usize = 16 * 1024;
 /// The maximum length of a reply to a call by this process, in bytes.
 const MAX_REPLY: usize = 1024 * 1024;
