@@ -124,7 +124,7 @@ impl Interests {
 pub enum TooMany {
     /// [`MAX_ADDRESSES`].
     #[error(
-        "at most {MAX_ADDRESSES} MAC addresses can be registered by all callers together; register only those of your own domains"
+        "all callers together can register at most {MAX_ADDRESSES} MAC addresses; register only those of your own domains"
     )]
     Addresses,
     /// [`MAX_CALLERS`].

@@ -43,7 +43,7 @@ impl PacketLog {
             WAKEVIRT_MAC = %mac,
             WAKEVIRT_INTERFACE = interface,
             WAKEVIRT_SUPPRESSED = suppressed,
-            "too many packets on {shown}: a packet for {mac} is not announced, and `Limited` counts it; to exclude the \
+            "too many packets on {shown}: a packet for {mac} is counted in `Limited`, but not announced; to exclude the \
              interface, set `interfaces` in capture.toml"
         );
     }

@@ -92,7 +92,7 @@ pub enum BusError {
     },
     /// The bus policy does not allow this user to own the name.
     #[error(
-        "the bus policy does not allow user {user} to own {name} ({reason}): the policy file {name}.conf is missing in \
+        "the bus policy does not allow user {user} to own {name} ({reason}): the policy file {name}.conf is missing from \
          /usr/share/dbus-1/system.d, or the bus has not read it yet (systemctl reload dbus), or the service \
          runs as the wrong user"
     )]

@@ -111,7 +111,10 @@ async fn the_error_for_a_refused_name_points_to_the_policy() {
         )),
         "{error}"
     );
-    assert!(error.contains("org.wakevirt.Capture1.conf is missing in /usr/share/dbus-1/system.d"), "{error}");
+    assert!(
+        error.contains("org.wakevirt.Capture1.conf is missing from /usr/share/dbus-1/system.d"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ pub enum ConfigError {
         mode: u32,
     },
     /// Not UTF-8.
-    #[error("{}:{line}: not UTF-8; save the file in that encoding", shown(path))]
+    #[error("{}:{line}: not UTF-8; save the file as UTF-8", shown(path))]
     NotUtf8 {
         /// The file.
         path: PathBuf,

@@ -255,7 +255,7 @@ fn rejects_deeply_nested_files() {
 
 #[test]
 fn rejects_binary_and_large_files() {
-    assert_eq!(error_for(b"limit = 1\n\xff\n"), "sample.toml:2: not UTF-8; save the file in that encoding");
+    assert_eq!(error_for(b"limit = 1\n\xff\n"), "sample.toml:2: not UTF-8; save the file as UTF-8");
     let max = usize::try_from(file::MAX_SIZE).unwrap();
     assert_eq!(
         error_for(" ".repeat(max + 1)),
