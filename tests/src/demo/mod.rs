@@ -265,13 +265,8 @@ fn show_denied_calls(screen: Screen, host: &Host) {
     let mac = format!("'{}'", mac_of("secret"));
     let (bus, capture, actor) = ("org.freedesktop.DBus", "org.wakevirt.Capture1", "org.wakevirt.Actor1");
     for (what, interface, method, arguments) in [
-        (
-            "requests the bus name of capture",
-            bus,
-            "RequestName",
-            &["'org.wakevirt.Capture1'", "uint32 4"][..],
-        ),
-        ("requests the password of a packet", capture, "GetSecureOn", &["''", "uint64 3"]),
+        ("requests capture's bus name", bus, "RequestName", &["'org.wakevirt.Capture1'", "uint32 4"][..]),
+        ("requests a packet's password", capture, "GetSecureOn", &["''", "uint64 3"]),
         ("requests a wake from the actor", actor, "Wake", &[&mac]),
     ] {
         match host.call(User::Unprivileged, interface, method, arguments) {

@@ -1,22 +1,22 @@
-//! QEMU domains with Linux as the guest: the kernel and initramfs that `scripts/guest` creates. The guest requests a DHCP
-//! lease, and opens the channel of the guest agent.
+//! QEMU domains with Linux as the guest, from the kernel and the initramfs that `scripts/guest` creates. The guest
+//! requests a DHCP lease, and opens the guest agent's channel.
 //!
-//! They need no KVM. Without it, Linux starts in about 5 s.
+//! They do not need KVM. Without it, Linux starts in about 5 s.
 
 use std::process::Command;
 
 use crate::host::{project, succeed};
 use crate::libvirt::{Libvirtd, QEMU};
 
-/// A NAT network like that of virt-manager.
+/// A NAT network like virt-manager's.
 const NETWORK: &str = "<network><name>nat</name><forward mode='nat'/><bridge name='virbr0'/>
   <ip address='192.168.122.1' netmask='255.255.255.0'>
     <dhcp><range start='192.168.122.2' end='192.168.122.254'/></dhcp></ip></network>";
-/// The channel of the guest agent.
+/// The guest agent's channel.
 pub const AGENT: &str =
     "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>";
 
-/// Starts the network `nat`.
+/// Defines and starts the `nat` network.
 ///
 /// # Panics
 /// If libvirt does not start it.
@@ -27,7 +27,7 @@ pub fn start_network(libvirtd: &Libvirtd<'_>) {
     libvirtd.virsh(QEMU, &["net-start", "nat"]);
 }
 
-/// Defines a domain with an interface on the network `nat` and these devices, as XML.
+/// Defines a domain with an interface on the `nat` network, and these devices as XML.
 ///
 /// # Panics
 /// If the guest cannot be created, or libvirt rejects the domain.
@@ -39,7 +39,7 @@ pub fn define(libvirtd: &Libvirtd<'_>, name: &str, mac: &str, devices: &str) {
     define_with(libvirtd, name, mac, &kernel, devices);
 }
 
-/// Defines a domain like [`define`], which has nothing to boot.
+/// Defines a domain like [`define`], but with nothing to boot.
 ///
 /// # Panics
 /// If libvirt rejects the domain.
