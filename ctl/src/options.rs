@@ -13,8 +13,8 @@ use crate::verbs::{
 /// Without a verb, wakevirtctl shows the status.
 ///
 /// The program has the privileges of its caller. The status, metrics, monitor and read verbs need no permission, and
-/// neither does send with a MAC address. Most other verbs list domains or decisions, which only root and members of the libvirt and
-/// wakevirt groups can do. If a permission is missing, the error message names it.
+/// neither does send with a MAC address. Most other verbs list domains or decisions, which only root and members of the
+/// libvirt and wakevirt groups are allowed to do. If a permission is missing, the error message names it.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "wakevirtctl", version, disable_help_subcommand = true, subcommand_value_name = "VERB")]
 pub struct Options {
@@ -39,33 +39,33 @@ pub struct Options {
 pub enum Verb {
     /// Show both services, their connections and domains, counters, and the latest decisions
     ///
-    /// This is the default verb. Each warning says how to fix the problem. The exit status is 3 if a service is not running.
-    /// If the caller has no permission to list domains, the number of allowed domains and the latest decisions are missing.
+    /// This is the default verb. Each warning says how to fix the problem. The exit status is 3 if a service is not
+    /// running. If the caller has no permission to list domains, the number of allowed domains and the latest decisions are
+    /// missing.
     Status(status::Arguments),
     /// List the domains with their state, MAC addresses and last wake, and the rules that allow them
     List(list::Arguments),
     /// Show a domain and the latest decisions about it
     ///
-    /// If domains of several hypervisors have the name, all of them are shown.
+    /// If domains of several hypervisors have this name, all of them are shown.
     Show(show::Arguments),
     /// Wake a domain: start it, resume it, or wake up its guest, depending on its state
     ///
-    /// The verb calls the actor; it does not send a packet. No rule has to allow the domain, but the caller needs permission
-    /// to wake domains. Root and members of the libvirt group have it. On a terminal, other users are asked for the password
-    /// of an administrator.
+    /// The verb calls the actor; it does not send a packet. No rule has to allow the domain, but the caller needs
+    /// permission to wake domains. Root and members of the libvirt group have this permission. On a terminal, other users
+    /// are asked for an administrator's password.
     ///
-    /// A name or UUID takes precedence: DOMAIN is read as a MAC address only if no domain has this name or UUID. DOMAIN is
-    /// read as a pattern only with --glob.
+    /// DOMAIN is read as a MAC address only if no domain has this name or UUID, and as a pattern only with --glob.
     ///
-    /// If the program stops waiting before the wake has ended or the guest answers, because of --wait or Ctrl-C, the wake
+    /// If the --wait time passes or Ctrl-C is pressed before the wake has ended and the guest has answered, the wake
     /// continues, and the exit status is 5.
     Wake(wake::Arguments),
     /// Allow packets to wake a domain
     ///
-    /// The verb writes a drop-in to /etc/wakevirt/actor.d, and makes the actor read it. The drop-in contains one rule, which
-    /// accepts all packets for the domain; wakevirt-actor.toml(5) describes rules that accept only some. Writing the file
-    /// requires root. If the actor rejects the change, the change is undone. An existing file with the same name and
-    /// different content is left as it is.
+    /// The verb writes a drop-in to /etc/wakevirt/actor.d, and makes the actor read it. The drop-in contains one rule,
+    /// which accepts all packets for the domain; wakevirt-actor.toml(5) describes rules that accept only some. Writing the
+    /// file requires root. If the actor rejects the change, the change is undone. An existing file with the same name but
+    /// different content is not changed.
     ///
     /// A name, UUID or glob that does not match a known domain is an error. An actor on the session bus does not read
     /// drop-ins.
@@ -80,7 +80,7 @@ pub enum Verb {
     /// The verb does not wake a domain. If a rule has a condition on a detail that is not given, such as the interface, the
     /// packet does not meet the condition. The exit status is 1 if the packet would not wake a domain.
     Explain(explain::Arguments),
-    /// Print packets and decisions as they happen, until Ctrl-C
+    /// Print packets and decisions as they happen, until Ctrl-C is pressed
     ///
     /// All users can run this verb. The actor does not decide on packets for addresses that no domain has.
     Monitor(monitor::Arguments),
@@ -89,9 +89,9 @@ pub enum Verb {
     /// Find out why a packet does not wake a domain
     ///
     /// The verb checks the services, interfaces, libvirt, rules, domains and recent packets. For each finding, it prints
-    /// what it has seen and, if there is one, the command that fixes the problem. The most likely cause is first: run its
-    /// command, and then run doctor again. An error prevents wakes, a warning can prevent some wakes, and a note explains
-    /// something. The exit status is 1 if there are errors or warnings.
+    /// what it has seen and, if there is one, the command that fixes the problem. The most likely cause comes first: run
+    /// its command, and then run doctor again. An error prevents wakes, a warning can prevent some wakes, and a note
+    /// explains something. The exit status is 1 if there are errors or warnings.
     ///
     /// The verb does not change anything. It runs virsh, systemctl, journalctl, ip, and the services with --check, all with
     /// the privileges of its caller. It lists what the caller is not allowed to see, with the commands that show it.
@@ -102,23 +102,23 @@ pub enum Verb {
     /// wakevirt_up is 0 for it, its other metrics are missing, and the reason is printed on standard error. The exit status
     /// is still 0. /usr/share/doc/wakevirt/METRICS.md lists the metrics.
     ///
-    /// With --http, a client has two seconds to send a request of at most 8 KiB. The only method is GET, and the only path is
-    /// /metrics. The connection is closed after the reply. The program calls the services at most once per second.
+    /// With --http, a client has two seconds to send a request of at most 8 KiB. The only method is GET, and the only path
+    /// is /metrics. The connection is closed after the reply. The program calls the services at most once per second.
     Metrics(metrics::Arguments),
     /// Print the magic packets in a packet capture file as JSON, one object per line
     ///
-    /// The parser is the one that the service uses for frames from the network. Copies of a packet are not removed. The verb
-    /// does not read the configuration of the service, and needs no bus.
+    /// The parser is the one that the service uses for frames from the network. Copies of a packet are not removed. The
+    /// verb does not read the configuration of the service, and needs no bus.
     ///
-    /// The file format is pcap or pcapng. A file can contain frames from several interfaces, with different link types.
-    /// Frames with unsupported link types are skipped and counted on standard error; the exit status is then 1.
+    /// The file format is pcap or pcapng. A file can contain frames from several interfaces, with different link types. If
+    /// frames with unsupported link types are skipped, their number is printed on standard error, and the exit status is 1.
     Read(read::Arguments),
     /// Send magic packets from this machine
     ///
-    /// With a MAC address, this verb needs neither a bus nor a service. By default, it sends datagrams on each interface that
-    /// is up: one to the broadcast address of each IPv4 network of the interface, and one over IPv6 to all nodes on its link.
-    /// Bridge ports are left out because they receive what is sent on the bridge. To wake a domain behind a router or a VPN,
-    /// send to its host with --to.
+    /// With a MAC address, this verb needs neither a bus nor a service. By default, it sends datagrams on each interface
+    /// that is up: one to the broadcast address of each IPv4 network of the interface, and one over IPv6 to all nodes on
+    /// its link. Bridge ports are left out because packets that are sent on the bridge also leave through its ports. To
+    /// wake a domain behind a router or a VPN, send to its host with --to.
     ///
     /// The exit status is 1 if nothing was sent.
     Send(send::Arguments),

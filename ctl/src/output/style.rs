@@ -88,7 +88,8 @@ impl Cell {
     }
 }
 
-/// Whether to use colours on a terminal: not if `NO_COLOR` is set (<https://no-color.org>), and not if the terminal has none.
+/// Whether to use colours on a terminal: not if `NO_COLOR` is set (<https://no-color.org>), and not if the terminal has
+/// none.
 pub(super) fn colours_wanted(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     let unwanted = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = variable("TERM").is_none_or(|value| value.is_empty() || value == "dumb");

@@ -9,8 +9,8 @@ const GAP: &str = "  ";
 /// The minimum width of a truncated column.
 const MIN: usize = 12;
 
-/// A table. On a terminal, it has a heading and aligned columns, and the last column is truncated to fit. Elsewhere, it has
-/// no heading, and each row is one line with tabs between the columns.
+/// A table. On a terminal, it has a heading and aligned columns, and the last column is truncated to fit. Elsewhere, it
+/// has no heading, and each row is one line with tabs between the columns.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     heading: Vec<Cell>,

@@ -18,8 +18,8 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// The minimum similarity of the suggested name, from 0 to 1.
 const SIMILAR: f64 = 0.7;
 
-/// The domains with this name, UUID or MAC address. There can be several, because hypervisors can have domains of the same
-/// name.
+/// The domains with this name, UUID or MAC address. There can be several, because hypervisors can have domains of the
+/// same name.
 ///
 /// # Errors
 /// If there is none. The message suggests the most similar name.
@@ -39,8 +39,8 @@ pub fn find<'a>(domains: &'a [Domain], text: &str) -> Result<Vec<&'a Domain>, Er
     Err(Error::NoSuchDomain { text: text.to_owned(), nearest: nearest(domains, text) })
 }
 
-/// The MAC addresses to which a target refers: the address itself, or those of the domains with this name or UUID. Only a
-/// domain needs the bus.
+/// The MAC addresses to which a target refers: the address itself, or those of the domains with this name or UUID. Only
+/// a domain needs the bus.
 ///
 /// # Errors
 /// If there is no such domain, it has no address, or the actor does not return it.
@@ -96,7 +96,8 @@ pub fn candidates() -> Vec<CompletionCandidate> {
     domains.into_iter().filter_map(candidate).collect()
 }
 
-/// Returns `None` for a name with a control character, which would break the protocol between the program and the shell.
+/// Returns `None` for a name with a control character, which would break the protocol between the program and the
+/// shell.
 fn candidate(domain: Domain) -> Option<CompletionCandidate> {
     let Domain { name, state, .. } = domain;
     (!name.contains(char::is_control)).then(|| CompletionCandidate::new(name).help(Some(state.into())))

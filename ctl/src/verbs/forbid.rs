@@ -120,8 +120,8 @@ async fn still_allowed(
     Ok(still)
 }
 
-/// The rules that allow a domain. With `without_metadata`, its metadata is left out, because the actor may not have noticed
-/// yet that it was removed.
+/// The rules that allow a domain. With `without_metadata`, its metadata is left out, because the actor may not have
+/// noticed yet that it was removed.
 async fn rules(
     domain: &Domain,
     without_metadata: bool,

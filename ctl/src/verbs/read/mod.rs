@@ -1,8 +1,8 @@
 //! `wakevirtctl read`: finds the magic packets in a savefile in pcap or pcapng format.
 //!
-//! The output has one line for each magic packet, including copies: a JSON object with `frame` (counted from 1),
-//! `mac` and the details of the `MagicPacket` signal. With `--all`, it also has a line with `frame` and `rejected` for each rejected
-//! frame. A pcapng file can contain frames from several interfaces with different link types.
+//! The output has one line for each magic packet, including copies: a JSON object with `frame` (counted from 1), `mac`
+//! and the details of the `MagicPacket` signal. With `--all`, it also has a line with `frame` and `rejected` for each
+//! rejected frame. A pcapng file can contain frames from several interfaces with different link types.
 
 use std::collections::BTreeMap;
 use std::fmt;

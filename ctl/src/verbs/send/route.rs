@@ -124,8 +124,8 @@ fn on_interface(name: &str, interface: &HostInterface, raw: bool, port: u16) -> 
     broadcasts.chain(group).map(|address| route(Endpoint::Datagram(address))).collect()
 }
 
-/// The destinations for a host, which is given by name or address: each of its addresses on each of these interfaces. If
-/// there are no interfaces, the routing table selects one.
+/// The destinations for a host, which is given by name or address: each of its addresses on each of these interfaces.
+/// If there are no interfaces, the routing table selects one.
 ///
 /// # Errors
 /// [`NoRoute::NoHost`].

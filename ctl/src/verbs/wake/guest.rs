@@ -1,8 +1,8 @@
-//! Whether the guest of a running domain answers: through its guest agent, or at an address that libvirt's DHCP server has
-//! leased to it.
+//! Whether the guest of a running domain answers: through its guest agent, or at an address that libvirt's DHCP server
+//! has leased to it.
 //!
-//! virsh(1) and ip(8) run with the privileges of the caller. At most one empty datagram per second is sent to each leased
-//! address.
+//! virsh(1) and ip(8) run with the privileges of the caller. At most one empty datagram per second is sent to each
+//! leased address.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -76,8 +76,8 @@ enum Check {
     Waiting { for_agent: bool, for_lease: bool },
 }
 
-/// Checks once. `dhcp` says whether a network of the domain has a DHCP server, if this is known. Only answers after `start`
-/// count.
+/// Checks once. `dhcp` says whether a network of the domain has a DHCP server, if this is known. Only answers after
+/// `start` count.
 fn check(domain: &Domain, dhcp: Option<bool>, start: Option<Instant>) -> Check {
     let devices = match virsh(domain, &["dumpxml", &domain.uuid]).and_then(|xml| devices(&xml)) {
         Ok(Some(devices)) => devices,

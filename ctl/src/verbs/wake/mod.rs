@@ -40,7 +40,7 @@ pub struct Arguments {
     /// A guest answers when its guest agent is connected, or when it responds at an address that it got from the DHCP
     /// server of a libvirt network. The program checks this with virsh(1), with the permissions of the caller. If the
     /// domain has neither an agent channel nor such a network, the program stops waiting when the domain is running.
-    /// Without this option, it waits for at most 20 s until the wake has ended, and does not wait for the guest.
+    /// Without this option, it waits at most 20 s for the wake to end, and does not wait for the guest.
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "5min",
           value_parser = humantime::parse_duration)]
     wait: Option<Duration>,

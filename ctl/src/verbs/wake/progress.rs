@@ -12,8 +12,8 @@ const MAX_NAME: usize = 60;
 /// How often the seconds are updated.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// One line on standard error, which is overwritten, and removed at the end. If standard error is not a terminal, nothing
-/// is printed.
+/// One line on standard error, which is overwritten, and removed at the end. If standard error is not a terminal,
+/// nothing is printed.
 #[derive(Debug)]
 pub(super) struct Progress {
     name: String,

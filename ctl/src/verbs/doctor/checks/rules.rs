@@ -144,8 +144,8 @@ fn names_no_interface(seen: &Observations, rule: &Rule) -> Option<Finding> {
     Some(finding.fix(commands::allow(seen, domain, &[format!("interfaces = {}", toml_list(wanted))])))
 }
 
-/// Reports a rule that names both the interface of a VLAN and its ID. On that interface, packets have no tag, because the
-/// kernel has removed it.
+/// Reports a rule that names both the interface of a VLAN and its ID. On that interface, packets have no tag, because
+/// the kernel has removed it.
 fn vlan_with_interface(seen: &Observations, rule: &Rule) -> Option<Finding> {
     let links = seen.links.as_ref().ok()?;
     let named = |link: &&Link| link.names().any(|name| rule.interfaces.iter().any(|it| it == name));

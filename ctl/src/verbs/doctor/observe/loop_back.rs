@@ -12,8 +12,8 @@ use crate::client::{CaptureStatus, Client};
 use crate::verbs::PORT;
 use crate::verbs::doctor::finding::{Seen, not_checked};
 
-/// The first octets of the test addresses. Network cards rarely have such an address, because it is locally administered
-/// (IEEE 802-2014, 8.4).
+/// The first octets of the test addresses. Network cards rarely have such an address, because it is locally
+/// administered (IEEE 802-2014, 8.4).
 const PREFIX: [u8; 4] = [0x02, b'W', b'O', b'L'];
 /// How long to wait for the announcement.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,8 +35,8 @@ pub fn is_test(mac: &str) -> bool {
     mac.parse().is_ok_and(|mac: MacAddr| mac.octets().starts_with(&PREFIX))
 }
 
-/// Runs the test. `has_socket` says whether a UDP socket is bound to the port: packet sockets do not receive the broadcasts
-/// of this host.
+/// Runs the test. `has_socket` says whether a UDP socket is bound to the port: packet sockets do not receive the
+/// broadcasts of this host.
 ///
 /// # Errors
 /// If no packet can be sent to an interface on which capture receives.

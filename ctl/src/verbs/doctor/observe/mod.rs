@@ -176,7 +176,8 @@ impl Observations {
     }
 }
 
-/// The existing files among the services' bus policies and the polkit rule, in the directories from which they are read.
+/// The existing files among the services' bus policies and the polkit rule, in the directories from which they are
+/// read.
 fn policies() -> Vec<String> {
     let directories = ["/usr/share", "/etc"];
     let files = directories.iter().flat_map(|directory| {

@@ -46,7 +46,8 @@ fn parse(table: &str) -> Vec<(u32, u64)> {
     table.lines().skip(1).filter_map(row).collect()
 }
 
-/// The processes by the inodes of their sockets. If systemd and a service hold the same socket, the service is returned.
+/// The processes by the inodes of their sockets. If systemd and a service hold the same socket, the service is
+/// returned.
 fn holders() -> BTreeMap<u64, Holder> {
     let mut holders = BTreeMap::new();
     let Ok(processes) = fs::read_dir("/proc") else { return holders };
