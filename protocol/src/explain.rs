@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_replies_of_later_versions() {
+    fn reads_replies_from_later_versions() {
         let mut dict = sent(explanation());
         dict.insert("action".to_owned(), OwnedVariant::try_from(Variant::from("teleport")).unwrap());
         dict.insert("rules".to_owned(), OwnedVariant::from(7_u32));
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn prints_the_words_and_keys_of_the_bus() {
+    fn prints_the_words_and_keys_that_the_bus_uses() {
         let json = serde_json::to_value(explanation()).unwrap();
         assert_eq!(json["rules"][0]["verdict"], "domain");
         assert_eq!(json["domains"][0]["cool-down"], 1);

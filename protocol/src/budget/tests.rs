@@ -160,7 +160,7 @@ fn a_full_table_makes_room_for_the_interface_with_the_fewest_entries() {
 }
 
 #[test]
-fn interfaces_with_equal_shares_displace_no_entries() {
+fn interfaces_with_equal_shares_do_not_displace_entries() {
     let mut budgets = Budgets::new(WAYS, 1024, BuildColliding::default());
     for interface in 0..16 {
         assert!(budgets.admit_known(interface, mac(1), SECOND));

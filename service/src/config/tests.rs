@@ -306,7 +306,7 @@ fn rejects_devices_and_fifos_without_blocking() {
 }
 
 #[test]
-fn rejects_a_file_that_others_can_write() {
+fn rejects_a_file_to_which_others_can_write() {
     let directory = Directory::new();
     let path = directory.write("sample.toml", "limit = 1\n");
     let link = directory.path("link.toml");
@@ -346,7 +346,7 @@ fn rejects_a_file_of_another_user() {
 
 /// A user who can write to a directory can create a file there, or a link to another user's file.
 #[test]
-fn rejects_a_directory_that_others_can_write() {
+fn rejects_a_directory_to_which_others_can_write() {
     for name in ["etc", "etc/sample.d"] {
         for (mode, accepted) in
             [(0o755, true), (0o700, true), (0o775, false), (0o757, false), (0o1777, false)]

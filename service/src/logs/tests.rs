@@ -80,7 +80,7 @@ fn logs_plain_lines_to_standard_error_at_the_current_level() {
 }
 
 #[test]
-fn logs_level_and_fields_to_the_journal() {
+fn logs_the_level_and_fields_to_the_journal() {
     if !guard::is_root() {
         return;
     }

@@ -185,7 +185,7 @@ fn an_unpublished_packet_is_not_displaced() {
 }
 
 #[test]
-fn a_packet_that_does_not_fit_uses_no_budget() {
+fn a_packet_that_does_not_fit_does_not_use_a_budget() {
     let (mut ledger, now) = (ledger(), Instant::now());
     ledger.set_interest(":1.1", BTreeSet::from([mac(1)]), now).unwrap();
     let send = |ledger: &mut Ledger, sources: std::ops::Range<u8>| {
@@ -197,7 +197,7 @@ fn a_packet_that_does_not_fit_uses_no_budget() {
 }
 
 #[test]
-fn a_packet_is_not_a_copy_of_one_that_was_limited() {
+fn a_packet_is_not_a_copy_of_a_limited_packet() {
     let (mut ledger, start) = (ledger(), Instant::now());
     for target in 100..106 {
         let _ = ledger.receive(frame(target, None, 9, 1), None, STAMP, start);

@@ -134,7 +134,7 @@ fn releases_calls_whose_replies_were_lost() {
 }
 
 #[test]
-fn other_senders_do_not_displace_a_trusted_one() {
+fn other_senders_do_not_displace_a_trusted_sender() {
     let limiter = limiter();
     limiter.set_user(":0.1".into(), Some(0));
     for sender in 0..2 * MAX_SENDERS {
