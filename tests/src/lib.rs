@@ -32,5 +32,6 @@ pub mod libvirt;
 pub mod network;
 pub mod process;
 pub mod project;
+pub mod prometheus;
 pub mod scene;
 pub mod wait;

@@ -6,6 +6,7 @@ mod completion;
 mod explain;
 mod json;
 mod list;
+mod metrics;
 mod monitor;
 mod site;
 mod status;
