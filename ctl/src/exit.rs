@@ -15,7 +15,7 @@ pub enum Exit {
     Unavailable = 3,
     /// The caller lacks a permission.
     Denied = 4,
-    /// The wake has not ended or the guest has not answered yet, and both continue.
+    /// The wake has not ended, or the guest has not answered yet. The wake continues.
     Pending = 5,
 }
 

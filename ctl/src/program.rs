@@ -36,7 +36,7 @@ impl ProgramOutput {
 /// Runs a program with the privileges of the caller, without input, in the C locale.
 ///
 /// # Errors
-/// If the program cannot be started or does not exit in time. The message says which.
+/// If the program cannot be started or does not exit in time. The message is the reason.
 pub fn run(program: &str, arguments: &[&str]) -> Result<ProgramOutput, String> {
     let mut command = Command::new(program);
     command.args(arguments).env("LC_ALL", "C").env("LIBVIRT_AUTOSTART", "0").env("SYSTEMD_COLORS", "0");

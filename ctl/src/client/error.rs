@@ -41,7 +41,7 @@ pub enum Error {
     /// The service denied the call. The message names the missing permission.
     #[error("{0}")]
     NotAuthorized(String),
-    /// The service refused the call for another reason.
+    /// The service refused the call for a different reason.
     #[error("{0}")]
     Refused(Box<BusError>),
     /// The service did not reply in time.
@@ -58,7 +58,7 @@ pub enum Error {
     #[error("the bus closed the connection")]
     Closed,
     /// The call did not reach the service, or the reply cannot be read.
-    #[error("cannot call {method} of {}: {reason}", .service.unit())]
+    #[error("cannot call {method} on {}: {reason}", .service.unit())]
     Failed {
         /// The service.
         service: Service,
@@ -138,7 +138,7 @@ impl fmt::Display for Denial<'_> {
             User::from_uid(geteuid()).ok().flatten().map_or_else(|| geteuid().to_string(), |user| user.name);
         write!(
             f,
-            "user {user} is not allowed to call {method} of {}: only root and members of the wakevirt and libvirt groups \
+            "user {user} is not allowed to call {method} on {}: only root and members of the wakevirt and libvirt groups \
              are; as root, run \"usermod --append --groups wakevirt {user}\", and log in again",
             service.unit(),
         )

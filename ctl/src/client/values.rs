@@ -81,9 +81,9 @@ pub struct HypervisorConnection {
 /// How long successful wakes by packets took, in microseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct WakeLatency {
-    /// Upper bounds, each with the number of wakes up to it.
+    /// Upper bounds, each with the number of wakes that took at most this long.
     pub buckets: Vec<(u64, u64)>,
-    /// All times together.
+    /// The sum of all times.
     pub sum: u64,
     /// The number of wakes.
     pub count: u64,
@@ -106,13 +106,13 @@ pub struct ActorStatus {
     pub connections: Vec<HypervisorConnection>,
     /// The number of known domains.
     pub domains: u32,
-    /// The number of wakes by outcome.
+    /// The number of decisions by outcome.
     pub outcomes: BTreeMap<String, u64>,
     /// The number of packets for addresses that no domain has.
     pub unknown_packets: u64,
     /// The number of announced packets that the actor missed.
     pub lost_packets: u64,
-    /// How long wakes took. `None` if the actor is of an earlier version.
+    /// How long successful wakes took. `None` if the actor is an earlier version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wake_latency: Option<WakeLatency>,
 }

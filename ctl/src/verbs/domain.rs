@@ -43,7 +43,7 @@ pub fn find<'a>(domains: &'a [Domain], text: &str) -> Result<Vec<&'a Domain>, Er
 /// a domain needs the bus.
 ///
 /// # Errors
-/// If there is no such domain, it has no address, or the actor does not return it.
+/// If there is no such domain, it has no address, or the actor does not list the domains.
 pub async fn addresses(target: &str, client: &Client) -> Result<Vec<MacAddr>, Error> {
     if let Ok(mac) = target.parse() {
         return Ok(vec![mac]);

@@ -53,7 +53,7 @@ impl Arguments {
     }
 }
 
-/// Explains what the packet would do. The answer is negative if a packet for none of the addresses would wake a domain.
+/// Explains what the packet would do. The answer is negative if no packet for these addresses would wake a domain.
 ///
 /// # Errors
 /// If there is no such domain, or the actor does not reply.

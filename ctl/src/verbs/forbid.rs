@@ -30,7 +30,7 @@ pub struct Arguments {
     domain: String,
 }
 
-/// What was done, for `--json`.
+/// What was done, as JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Forbidden<'a> {
@@ -88,7 +88,7 @@ pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) ->
     Ok(if is_done { Exit::Success } else { Exit::Failure })
 }
 
-/// Removes the file if `allow` has written it, and reloads. Returns whether the actor is running.
+/// Removes the file if `allow` has written it, and reloads the actor. Returns whether the actor is running.
 async fn remove(outcome: &str, drop_in: &DropIn, client: &Client) -> Result<bool, RuleError> {
     let is_written = outcome == "removed";
     if is_written {

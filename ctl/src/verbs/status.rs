@@ -96,7 +96,7 @@ impl Status {
         if let Some(actor) = &self.actor {
             for missing in actor.connections.iter().filter(|connection| !connection.connected) {
                 let fix = format!(
-                    "see \"virsh --connect {} list\" and \"journalctl -u wakevirt-actor\"",
+                    "run \"virsh --connect {} list\" and \"journalctl -u wakevirt-actor\"",
                     missing.uri
                 );
                 warnings.push(format!("wakevirt-actor is not connected to {}; {fix}", missing.uri));

@@ -86,7 +86,7 @@ impl DropIn {
     /// Checks that the actor on this bus reads the drop-in, and that the caller can write it.
     ///
     /// # Errors
-    /// If not. The message names the file to edit instead, or the command to run.
+    /// If one of them is not the case. The message names the file to edit instead, or the command to run.
     pub fn check_access(&self, address: &Address, verb: &'static str) -> Result<(), RuleError> {
         if *address == Address::Session {
             return Err(RuleError::Session { rule: self.rule().to_owned(), verb });
@@ -105,7 +105,7 @@ impl DropIn {
     /// What is at its path.
     ///
     /// # Errors
-    /// If that cannot be read.
+    /// If it cannot be read.
     pub fn found(&self) -> Result<Found, RuleError> {
         let file = match open(&self.path, Links::Reject) {
             Ok(file) => file,
@@ -128,14 +128,14 @@ impl DropIn {
     /// Writes the file, if nothing is at its path. The actor sees either nothing or the complete file.
     ///
     /// # Errors
-    /// If that fails.
+    /// If the file cannot be written.
     pub fn write(&self) -> Result<(), RuleError> {
         let folder = Path::new(FOLDER);
         // The actor ignores files whose names begin with a dot.
         let temporary = folder.join(format!(".wakevirtctl-{}.tmp", std::process::id()));
         let write = || {
             folder.parent().into_iter().chain([folder]).try_for_each(create_folder)?;
-            // A process with the same ID can have been killed before it removed this file.
+            // An earlier process with the same ID can have left this file behind.
             let _ = fs::remove_file(&temporary);
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(self.content.as_bytes())?;
@@ -154,7 +154,7 @@ impl DropIn {
     /// Removes the file.
     ///
     /// # Errors
-    /// If that fails.
+    /// If the file cannot be removed.
     pub fn remove(&self) -> Result<(), RuleError> {
         let remove = fs::remove_file(&self.path).and_then(|()| File::open(FOLDER)?.sync_all());
         remove.map_err(|error| self.failed("remove", error))

@@ -22,7 +22,7 @@ pub enum RuleError {
         /// The cause.
         reason: String,
     },
-    /// The name of the drop-in is too long.
+    /// The file name of the drop-in is too long.
     #[error(
         "the file name of the drop-in would have {length} bytes; the maximum is {max}. Use the UUID of the domain, or \
          add the rule to /etc/wakevirt/actor.toml"
@@ -62,7 +62,7 @@ pub enum RuleError {
         verb: &'static str,
     },
     /// The drop-in exists with different content.
-    #[error("{} is not as \"wakevirtctl allow\" writes it, so it was left as it is; edit or remove it", .0.display())]
+    #[error("{} does not have the content that \"wakevirtctl allow\" writes, so it was left as it is; edit or remove it", .0.display())]
     Edited(PathBuf),
     /// A file operation failed.
     #[error("cannot {action} {}: {source}", .path.display())]

@@ -43,7 +43,7 @@ pub(super) fn command(verb: &str, domain: &str) -> String {
     format!("wakevirtctl {verb} {end}{}", quote(domain))
 }
 
-/// What was done, for `--json`.
+/// What was done, as JSON.
 #[derive(Debug, Serialize)]
 struct Allowed<'a> {
     domain: &'a str,

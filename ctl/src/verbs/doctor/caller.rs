@@ -2,7 +2,7 @@
 
 use crate::quoting::quote;
 
-/// The caller of doctor, who runs the commands.
+/// The caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
     /// UID 0.
@@ -12,7 +12,7 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// Returns a command that runs this one as root. If it contains operators of the shell, a shell runs it.
+    /// Returns a command that runs this command as root. If it contains shell operators, a shell runs it.
     #[must_use]
     pub fn as_root(self, command: &str) -> String {
         let needs_shell = command.contains(['|', '>', '<', '&', ';', '$', '`']);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use wakevirt_protocol::MacAddr;
 
-/// Replaces names and addresses. The same name always gets the same replacement, so that readers can recognise it.
+/// Replaces names and addresses. The same name always gets the same replacement, so that it can be recognised.
 #[derive(Debug, Default)]
 pub struct Mask {
     /// The known names, longest first.

@@ -33,7 +33,7 @@ pub struct HostInterface {
 pub fn interfaces() -> nix::Result<BTreeMap<String, HostInterface>> {
     let mut found: BTreeMap<String, HostInterface> = BTreeMap::new();
     for entry in getifaddrs()? {
-        // The kernel adds a label, such as eth0:1, to the name.
+        // The name can include a label, as in eth0:1.
         let name = entry.interface_name.split(':').next().unwrap_or_default().to_owned();
         found.entry(name).or_default().add(&entry);
     }

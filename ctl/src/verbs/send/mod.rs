@@ -85,12 +85,12 @@ pub enum Error {
     /// The kernel does not list the interfaces.
     #[error("cannot list the interfaces: {0}")]
     Interfaces(nix::Error),
-    /// A packet cannot contain the address.
+    /// The address is not a unicast address.
     #[error("no network card can have the address {0}, because it is a multicast, broadcast or zero address")]
     NotUnicast(MacAddr),
 }
 
-/// What was sent for one MAC address, for `--json`.
+/// What was sent for one MAC address, as JSON.
 #[derive(Debug, Serialize)]
 struct Report {
     mac: String,

@@ -169,17 +169,17 @@ impl Route {
     pub fn open(&self) -> Result<PacketSocket, String> {
         match &self.endpoint {
             Endpoint::Datagram(address) => {
-                let socket =
-                    datagrams(*address, self.interface.as_deref()).map_err(|error| error.to_string())?;
+                let socket = datagram_socket(*address, self.interface.as_deref())
+                    .map_err(|error| error.to_string())?;
                 Ok(PacketSocket::Datagram(socket, *address))
             }
-            Endpoint::Frame(link) => Ok(PacketSocket::Frame(frames().map_err(no_frames)?, *link)),
+            Endpoint::Frame(link) => Ok(PacketSocket::Frame(frame_socket().map_err(frame_error)?, *link)),
         }
     }
 }
 
 /// A UDP socket that can send broadcasts, on this interface.
-fn datagrams(address: SocketAddr, interface: Option<&str>) -> io::Result<UdpSocket> {
+fn datagram_socket(address: SocketAddr, interface: Option<&str>) -> io::Result<UdpSocket> {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -198,11 +198,11 @@ fn datagrams(address: SocketAddr, interface: Option<&str>) -> io::Result<UdpSock
 }
 
 /// A packet socket that does not receive anything: protocol 0 in packet(7).
-fn frames() -> nix::Result<OwnedFd> {
+fn frame_socket() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
 }
 
-fn no_frames(error: Errno) -> String {
+fn frame_error(error: Errno) -> String {
     match error {
         Errno::EPERM => {
             "sending frames requires CAP_NET_RAW: run the command with sudo, or send without --raw".to_owned()

@@ -145,7 +145,7 @@ fn ambiguous(seen: &Observations) -> Vec<Finding> {
         let wanted = seen.wanted_domain().or_else(|| domains.first().copied())?;
         let others = domains.iter().filter(|domain| domain.uuid != wanted.uuid);
         let other = others.into_iter().next()?;
-        let finding = finding.seen(format!("{mac} of {}", names.join(" and ")));
+        let finding = finding.seen(format!("{} have {mac}", names.join(" and ")));
         // A rule that names exactly one of them selects it. If rules name several, one of them needs a different address.
         if domains.iter().filter(is_named).count() == 0 {
             return Some(finding.fix(commands::allow(seen, &wanted.name, &[])));

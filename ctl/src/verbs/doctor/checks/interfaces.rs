@@ -33,7 +33,8 @@ fn mode(seen: &Observations, status: &CaptureStatus) -> Option<Finding> {
     if status.mode != "udp" {
         return None;
     }
-    let problem = "capture receives only UDP datagrams to its own ports on this host, and no Ethernet frames";
+    let problem =
+        "capture receives only UDP datagrams that are sent to its ports on this host, not Ethernet frames";
     let finding = Finding::error("udp-mode", problem).seen("Mode is \"udp\"");
     let configured = seen.capture_config.as_ref().ok().and_then(|config| config.keys.as_ref().ok());
     if configured.is_some_and(|config| config.mode == "udp") {
@@ -145,8 +146,9 @@ fn missing(seen: &Observations, status: &CaptureStatus, links: &[Link]) -> Optio
     if absent.is_empty() {
         return None;
     }
-    let verb = if absent.len() == 1 { "does" } else { "do" };
-    let finding = Finding::warning("interface-missing", format!("{} {verb} not exist", absent.join(", ")));
+    let (noun, verb) = if absent.len() == 1 { ("interface", "does") } else { ("interfaces", "do") };
+    let finding =
+        Finding::warning("interface-missing", format!("the {noun} {} {verb} not exist", absent.join(", ")));
     let finding = finding.seen(format!("capture receives on {}", status.interfaces.join(", ")));
     Some(select(seen, finding, &patterns, links))
 }

@@ -176,7 +176,7 @@ mod tests {
     use crate::verbs::doctor::observe::config::Config;
     use crate::verbs::doctor::observe::network::parse;
 
-    /// What `ip -json -details address` of iproute2 6.1 prints for a VLAN, without what doctor does not read.
+    /// The output of `ip -json -details address` of iproute2 6.1 for a VLAN, reduced to what doctor reads.
     const LINKS: &str = r#"[{},
         {"ifname":"enp1s0","flags":["BROADCAST","UP","LOWER_UP"],"promiscuity":0,"addr_info":[]},
         {"ifname":"enp1s0.10","link":"enp1s0","flags":["UP"],"linkinfo":{"info_kind":"vlan","info_data":{"protocol":"802.1Q",

@@ -10,7 +10,7 @@ use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::bus::Reply;
 use crate::verbs::doctor::observe::units::Unit;
 
-/// The number of restarts of a unit from which on doctor reports a loop.
+/// The minimum number of restarts of a unit that doctor reports as a loop.
 const LOOP: u32 = 3;
 
 /// Finds services that are not running, and the reasons.

@@ -65,7 +65,7 @@ pub struct OnBus {
     pub domains: Seen<Vec<Domain>>,
     /// The latest decisions, newest first.
     pub decisions: Seen<Vec<Decision>>,
-    /// The numbers of the decisions that denied a packet, although it would wake its domain now.
+    /// The numbers of the decisions that denied a packet which would wake its domain now.
     pub settled: Vec<u64>,
     /// The packets that capture remembers, oldest first.
     pub packets: Seen<Vec<Packet>>,

@@ -64,7 +64,7 @@ pub struct Config<T> {
     pub file: Option<String>,
 }
 
-/// Asks the program of a service for its configuration, with the options of the running process.
+/// Reads the configuration of a service: runs its program with `--check` and with the options of the running process.
 ///
 /// # Errors
 /// If the caller is not allowed to read it.

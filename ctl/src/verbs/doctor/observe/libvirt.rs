@@ -48,7 +48,7 @@ pub fn machine(uri: &str, name: &str) -> Seen<Machine> {
 /// Checks that the caller can connect to a hypervisor.
 ///
 /// # Errors
-/// If not. The message is libvirt's.
+/// If it cannot. The message is the reason.
 pub fn connects(uri: &str) -> Result<(), String> {
     let output = virsh::run(uri, &["list", "--all", "--name"])?;
     if output.success { Ok(()) } else { Err(output.error()) }

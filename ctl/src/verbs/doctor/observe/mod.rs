@@ -51,11 +51,11 @@ pub struct Observations {
     pub links: Seen<Vec<Link>>,
     /// The sockets on UDP port 9.
     pub port: Vec<UdpSocket>,
-    /// The hypervisors to which the actor is not connected. If the caller cannot connect either, with the reason.
+    /// The hypervisors to which the actor is not connected, and the reason if the caller cannot connect either.
     pub unconnected: Vec<(String, Option<String>)>,
     /// The named domain, or the first domains if the caller named none.
     pub machines: Vec<Machine>,
-    /// The caller's libvirt daemons, if domains of `qemu:///session` matter.
+    /// The caller's libvirt daemons, if the actor uses `qemu:///session`.
     pub daemons: Vec<Daemon>,
     /// The loop-back test.
     pub loop_back: Option<LoopBack>,

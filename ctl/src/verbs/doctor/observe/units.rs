@@ -31,7 +31,8 @@ const LOG_LINES: usize = 3;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unit {
     properties: BTreeMap<String, String>,
-    /// The latest warnings in its log, if it is the actor or not active. Empty if the caller is not allowed to read them.
+    /// The latest warnings in its log, if it is the actor or is not active. Empty if the caller is not allowed to read
+    /// them.
     pub log: Vec<String>,
 }
 
