@@ -10,7 +10,7 @@ Each [[command]] table in the configuration has these keys:
   mac         the MAC address in the magic packet
   run         the absolute path of the program, and its arguments
   interfaces  the interfaces on which the packet can arrive (default: all)
-  cool-down   how many seconds after the start of the command packets are ignored (default: 10)
+  cool-down   for how many seconds packets are ignored after the command is started (default: 10)
 
 wakevirt-capture announces packets from anyone who can reach the host. Therefore, the tables are an allowlist: a command
 runs only for packets for its MAC address that arrive on its interfaces. No part of a packet becomes an argument of the
