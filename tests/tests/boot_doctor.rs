@@ -143,7 +143,8 @@ impl<'host> Fixture<'host> {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
-    /// Whether doctor finds nothing after a while. Services and connections need time to start.
+    /// Waits for a while until doctor finds nothing, and returns whether it does. Services and connections need time to
+    /// start.
     fn becomes_healthy(&self) -> bool {
         wait::within(wait::TIMEOUT / 4, || (self.diagnose()["healthy"] == true).then_some(())).is_some()
     }

@@ -182,7 +182,7 @@ impl<'host> Debian<'host> {
         self.init.expect("the system is booted")
     }
 
-    /// A command that runs a program in the system as root, outside its units and their restrictions.
+    /// A command that runs a program on the system as root, outside its units and their restrictions.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         // systemd 257 returns EUNATCH to processes outside its part of the cgroup tree.
@@ -203,7 +203,7 @@ impl<'host> Debian<'host> {
         command
     }
 
-    /// A command that runs a program in the system as this user, with the user's groups.
+    /// A command that runs a program on the system as this user, with the user's groups.
     #[must_use]
     pub fn command_as(&self, user: &str, program: &str) -> Command {
         let mut command = self.command("setpriv");
@@ -228,7 +228,7 @@ impl<'host> Debian<'host> {
         self.sh(&format!("journalctl --boot --no-pager --output=cat _SYSTEMD_USER_UNIT={unit}.service"))
     }
 
-    /// Runs a shell command in the system as root, and returns its output.
+    /// Runs a shell command on the system as root, and returns its output.
     ///
     /// # Panics
     /// If it fails, with its standard error and the end of the journal in the message.

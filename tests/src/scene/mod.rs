@@ -216,8 +216,8 @@ impl<'host> Scene<'host> {
         self.libvirtd.wait_for_state(QEMU, domain, state);
     }
 
-    /// Sends shutdown requests to the guest of a domain until libvirt reports that it is shutting down. A guest that is
-    /// still booting ignores them.
+    /// Sends shutdown requests to the guest of a domain until libvirt reports that the domain is shutting down. A guest
+    /// that is still booting ignores them.
     ///
     /// # Panics
     /// If it does not do so within the timeout.
