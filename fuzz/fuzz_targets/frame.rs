@@ -44,7 +44,10 @@ fuzz_target!(|input: &[u8]| {
         let target = packet.magic.target();
         assert!(target.is_unicast());
         let copies = target.octets().repeat(16);
-        assert!(bytes.windows(copies.len()).any(|window| window == copies), "the frame does not contain all copies");
+        assert!(
+            bytes.windows(copies.len()).any(|window| window == copies),
+            "the frame does not contain all copies"
+        );
         assert!(packet.vlan.is_none_or(|vlan| (1..=4094).contains(&vlan.get())));
     }
 });
