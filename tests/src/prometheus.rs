@@ -10,11 +10,11 @@ use crate::host::{Host, project, succeed};
 use crate::process::Process;
 use crate::wait;
 
-/// The address on which it listens.
+/// The address on which Prometheus listens.
 const ADDRESS: &str = "127.0.0.1:9090";
 const DIRECTORY: &str = "/run/prometheus";
 
-/// Returns the path of a program: `prometheus`, `promtool` or `prometheus-node-exporter`.
+/// The path of a program: `prometheus`, `promtool` or `prometheus-node-exporter`.
 ///
 /// # Panics
 /// If Debian's packages cannot be downloaded.
@@ -24,7 +24,7 @@ pub fn program(name: &str) -> PathBuf {
     PathBuf::from(directory.trim()).join(name)
 }
 
-/// Runs promtool(1) in the directory of the project, with this standard input, and returns what it prints.
+/// Runs promtool(1) in the project's directory with this standard input, and returns its output.
 ///
 /// # Panics
 /// If it fails.
@@ -47,16 +47,16 @@ pub fn promtool(arguments: &[&str], input: &str) -> String {
 /// If the server does not reply.
 #[must_use]
 pub fn http_get(host: &Host, address: &str, path: &str, header: &str) -> (String, String) {
-    let (name, port) = address.rsplit_once(':').expect("an address has a port");
+    let (name, port) = address.rsplit_once(':').expect("the address has a port");
     let name = name.trim_matches(['[', ']']);
     let request = format!("GET {path} HTTP/1.0\\r\\n{header}\\r\\n\\r\\n");
     let line = format!("exec 3<>/dev/tcp/{name}/{port}; printf '{request}' >&3; cat <&3");
     let reply = succeed(host.command("timeout").args(["10", "bash", "-c", &line]));
-    let (head, body) = reply.split_once("\r\n\r\n").unwrap_or_else(|| panic!("not a reply: {reply}"));
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap_or_else(|| panic!("not an HTTP reply: {reply}"));
     (head.to_owned(), body.to_owned())
 }
 
-/// A Prometheus on a host. Another program on the host is scraped each second.
+/// A Prometheus server on a host. It scrapes other programs on the host every second.
 #[derive(Debug)]
 pub struct Prometheus<'host> {
     host: &'host Host,
@@ -65,7 +65,7 @@ pub struct Prometheus<'host> {
 }
 
 impl<'host> Prometheus<'host> {
-    /// Starts it with the alert rules of the project. `jobs` are the names and addresses of what it scrapes.
+    /// Starts Prometheus with the project's alert rules. `jobs` are the names and addresses of what it scrapes.
     ///
     /// # Panics
     /// If it does not start.
@@ -117,7 +117,7 @@ impl<'host> Prometheus<'host> {
         wait::until(query, || Some(self.query(query)).filter(|result| !result.is_empty()))
     }
 
-    /// Returns the data of a reply of the HTTP API to a request for this path.
+    /// Requests this path from Prometheus's HTTP API, and returns the data in the reply.
     ///
     /// # Panics
     /// If the request fails.
@@ -131,7 +131,7 @@ impl<'host> Prometheus<'host> {
     }
 }
 
-/// Returns the dashboard of the project.
+/// Reads the project's dashboard.
 ///
 /// # Panics
 /// If it is not JSON.
@@ -142,8 +142,8 @@ pub fn dashboard() -> Value {
     serde_json::from_str(&text).expect("the dashboard is JSON")
 }
 
-/// Returns the queries of the dashboard, each with the title of its panel. Grafana replaces the variables in them; here,
-/// they select all hosts and the last ten seconds.
+/// The queries of the dashboard, each with the title of its panel. Grafana replaces the variables in them; here, they
+/// are replaced so that the queries select all hosts and the last ten seconds.
 ///
 /// # Panics
 /// If a panel has no query.
@@ -153,7 +153,11 @@ pub fn dashboard_queries() -> Vec<(String, String)> {
     let list =
         |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     let text = |value: &Value, key: &str| {
-        value.get(key).and_then(Value::as_str).unwrap_or_else(|| panic!("no {key} in {value}")).to_owned()
+        value
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_else(|| panic!("{key} is missing in {value}"))
+            .to_owned()
     };
     let mut queries = Vec::new();
     for panel in list(&dashboard, "panels") {

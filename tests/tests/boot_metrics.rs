@@ -1,4 +1,4 @@
-//! The units for the metrics on a booted Debian, with a real Prometheus and a real node_exporter.
+//! The units for the metrics on a booted Debian system, with a real Prometheus and a real node_exporter.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::path::Path;
@@ -18,12 +18,12 @@ const SOCKET: &str = "127.0.0.1:10842";
 const NODE: &str = "127.0.0.1:9100";
 const OPENMETRICS: &str = "Accept: application/openmetrics-text; version=1.0.0";
 
-/// Opens more connections than the server keeps, and sends nothing.
+/// Opens more connections than the server keeps open, and sends nothing.
 const FLOOD: &str = "import socket, time
 connections = [socket.create_connection(('127.0.0.1', 10842)) for _ in range(600)]
 time.sleep(3)";
 
-/// A Debian with both services, an allowed domain, and node_exporter, and another machine on its network.
+/// Boots a Debian system with both services, an allowed domain and node_exporter, and connects another machine to it.
 fn start(host: &Host) -> (Debian<'_>, Peer<'_>) {
     let mut debian = Debian::new(host, Kind::DbusDaemon);
     debian.install();
@@ -66,10 +66,10 @@ fn prometheus_scrapes_the_socket_and_node_exporter() {
     prometheus.wait_for("wakevirt_connection_up{job=\"wakevirt\",uri=\"qemu:///system\"} == 1");
     lan.etherwake(MAC, &[]);
     prometheus.wait_for("wakevirt_wake_duration_seconds_count{job=\"wakevirt\"} == 1");
-    // The next start of the timer is up to 30 s later.
+    // The timer starts the unit only every 30 s.
     debian.sh("systemctl start wakevirt-metrics-textfile");
     let started = "count(wakevirt_decisions_total{outcome=\"started\"} == 1) == 2";
-    assert_eq!(prometheus.wait_for(started).len(), 1, "both jobs have the metrics");
+    assert_eq!(prometheus.wait_for(started).len(), 1, "not both jobs have the metrics");
 
     assert_formats(&host);
     assert_queries_have_results(&prometheus);
@@ -82,14 +82,15 @@ fn prometheus_scrapes_the_socket_and_node_exporter() {
 fn assert_formats(host: &Host) {
     let (head, classic) = http_get(host, SOCKET, "/metrics", "Accept: text/plain");
     assert!(head.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{head}");
-    // It also prints warnings about names and missing texts, and fails then.
+    // promtool also prints warnings about names and missing help texts, and then fails.
     assert_eq!(promtool(&["check", "metrics"], &classic), "", "{classic}");
     let (head, openmetrics) = http_get(host, "[::1]:10842", "/metrics", OPENMETRICS);
     assert!(head.contains("\r\nContent-Type: application/openmetrics-text; version=1.0.0;"), "{head}");
     assert!(openmetrics.ends_with("\n# EOF\n"), "{openmetrics}");
 }
 
-/// Each query of the dashboard has a result from the metrics of the socket, and from those of node_exporter.
+/// Checks that each query of the dashboard has a result from the metrics of the socket, and from those of
+/// node_exporter.
 fn assert_queries_have_results(prometheus: &Prometheus<'_>) {
     let queries = dashboard_queries();
     assert!(queries.len() >= 15, "{queries:?}");
@@ -132,9 +133,9 @@ fn assert_processes_are_confined(debian: &Debian<'_>) {
     assert_eq!(
         (sockets.as_str(), bus.as_str()),
         ("", "system_bus_socket\n"),
-        "it can connect only to the bus"
+        "the process can reach sockets other than that of the bus"
     );
-    assert!(!Path::new(&root).join("etc/passwd").exists(), "it cannot read /etc");
+    assert!(!Path::new(&root).join("etc/passwd").exists(), "the process can read /etc");
     let network = |pid| std::fs::read_link(format!("/proc/{pid}/ns/net")).expect("the process exists");
     assert_ne!(network(pid), network(debian.init()));
     // The file belongs to the same user, and everyone can read it.
@@ -142,10 +143,10 @@ fn assert_processes_are_confined(debian: &Debian<'_>) {
     assert_eq!(file, "wakevirt-metrics 644\n");
     assert_eq!(debian.sh("ls -A /run/wakevirt-metrics"), "wakevirt.prom\n");
     let log = debian.journal("wakevirt-metrics-textfile.service");
-    assert_eq!(log, "", "the timer does not fill the log");
+    assert_eq!(log, "", "the unit of the timer logged a message");
 }
 
-/// A service that is stopped, and one that hangs.
+/// Checks that the metrics report a stopped service, and that the other metrics remain available.
 fn assert_scraped_without_a_service(debian: &Debian<'_>, prometheus: &Prometheus<'_>) {
     let up = |service: &str, up| format!("wakevirt_up{{job=\"wakevirt\",service=\"{service}\"}} == {up}");
     debian.sh("systemctl stop wakevirt-capture; systemctl start wakevirt-metrics-textfile");
@@ -159,10 +160,10 @@ fn assert_scraped_without_a_service(debian: &Debian<'_>, prometheus: &Prometheus
     prometheus.wait_for(&up("capture", 1));
 }
 
-/// Another user opens more connections than the server keeps, and sends nothing.
+/// Checks that Prometheus can scrape while another user opens more connections than the server keeps open.
 fn assert_scraped_during_a_flood(debian: &Debian<'_>, prometheus: &Prometheus<'_>) {
     let process = debian.main_process("wakevirt-metrics");
     debian.sh(&format!("setpriv --reuid=nobody --regid=nogroup --clear-groups python3 -c \"{FLOOD}\""));
     assert_eq!(prometheus.query("min_over_time(up{job=\"wakevirt\"}[4s]) == 1").len(), 1, "a scrape failed");
-    assert_eq!(debian.main_process("wakevirt-metrics"), process, "the process is the same");
+    assert_eq!(debian.main_process("wakevirt-metrics"), process, "the process was restarted");
 }

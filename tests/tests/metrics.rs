@@ -10,13 +10,13 @@ use wakevirt_tests::prometheus::{dashboard, dashboard_queries, promtool};
 const RULES: &str = "docs/examples/metrics/wakevirt.rules.yml";
 const TESTS: &str = "tests/prometheus/wakevirt.rules.test.yml";
 
-/// Returns what follows this start in the lines of a file.
-fn after(file: &str, start: &str) -> BTreeSet<String> {
+/// What follows this prefix in the lines of a file that start with it.
+fn after_prefix(file: &str, prefix: &str) -> BTreeSet<String> {
     let text = std::fs::read_to_string(project().join(file)).expect("the file can be read");
-    text.lines().filter_map(|line| Some(line.trim().strip_prefix(start)?.trim().to_owned())).collect()
+    text.lines().filter_map(|line| Some(line.trim().strip_prefix(prefix)?.trim().to_owned())).collect()
 }
 
-/// Returns the metrics in a text: words that begin with `wakevirt_`, without the suffix of a sample.
+/// The metrics that a text names: words that begin with `wakevirt_`, without the suffix of a sample.
 fn metrics(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| c != '_' && !c.is_ascii_alphanumeric());
     let metrics = words.filter(|word| word.starts_with("wakevirt_"));
@@ -30,9 +30,9 @@ fn promtool_accepts_the_rules() {
 }
 
 #[test]
-fn each_alert_fires_as_tested() {
+fn each_alert_has_a_passing_test() {
     promtool(&["test", "rules", TESTS], "");
-    let (alerts, tested) = (after(RULES, "- alert:"), after(TESTS, "- alertname:"));
+    let (alerts, tested) = (after_prefix(RULES, "- alert:"), after_prefix(TESTS, "- alertname:"));
     assert!(alerts.len() >= 10, "{alerts:?}");
     assert_eq!(alerts, tested);
 }
@@ -47,13 +47,13 @@ fn rules_and_dashboard_use_documented_metrics() {
         let used = metrics(text);
         assert!(used.is_subset(&documented), "{name}: {:?}", used.difference(&documented));
     }
-    // The states of the connections are shown by URI.
+    // The dashboard shows the states of the connections by URI instead.
     let missing: Vec<_> = documented.into_iter().filter(|name| !metrics(&shown).contains(name)).collect();
     assert_eq!(missing, ["wakevirt_connections"]);
 }
 
 #[test]
-fn panels_have_their_own_places() {
+fn panels_are_consistent_and_do_not_overlap() {
     let dashboard = dashboard();
     let panels = dashboard["panels"].as_array().unwrap();
     let source = json!({ "type": "prometheus", "uid": "${datasource}" });
@@ -62,8 +62,8 @@ fn panels_have_their_own_places() {
         let title = &panel["title"];
         assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}");
         let targets = panel["targets"].as_array().unwrap();
-        for place in targets.iter().chain([panel]) {
-            assert_eq!(place["datasource"], source, "{title}");
+        for part in targets.iter().chain([panel]) {
+            assert_eq!(part["datasource"], source, "{title}");
         }
         let names: BTreeSet<_> = targets.iter().map(|target| target["refId"].as_str().unwrap()).collect();
         assert_eq!(names.len(), targets.len(), "{title}");
