@@ -70,6 +70,11 @@ fn installs_and_uninstalls(bus: Kind) {
     assert!(old[0] != new[0] && old[1] != new[1], "the old version is still running");
 
     start_users_actor(&debian);
+    // The program runs from /usr/local as well.
+    debian.sh("systemctl enable --now wakevirt-metrics.socket wakevirt-metrics-textfile.timer
+         exec 3<>/dev/tcp/127.0.0.1/10842; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3
+         grep --quiet 'service=\"actor\"} 1' <&3
+         systemctl start wakevirt-metrics-textfile.service");
     debian.write("/etc/wakevirt/actor.toml", "");
     debian.sh(&format!("cd {CHECKOUT} && scripts/install uninstall"));
     assert_eq!(debian.sh("pgrep --uid bob --list-name 'wakevirt|libvirtd' || true"), "");

@@ -24,6 +24,9 @@ const NEXT: &str = "/root/wakevirt-next.deb";
 const SYSTEM_UNITS: [&str; 3] =
     ["wakevirt-capture.socket", "wakevirt-capture.service", "wakevirt-actor.service"];
 
+const METRICS_UNITS: [&str; 3] =
+    ["wakevirt-metrics.socket", "wakevirt-metrics-textfile.timer", "wakevirt-metrics.service"];
+
 /// Builds the same package with a higher version, and returns its path.
 fn next_version(scratch: &TempDir) -> PathBuf {
     let (root, next) = (scratch.path().join("root"), scratch.path().join("next.deb"));
@@ -52,6 +55,16 @@ fn enable_services(debian: &Debian<'_>) {
     assert!(enabled, "{}\n{}", debian.journal("wakevirt-capture"), debian.journal("wakevirt-actor"));
 }
 
+/// Enables both ways of exporting metrics, and uses both.
+fn start_metrics(debian: &Debian<'_>) {
+    debian.sh("systemctl enable --now wakevirt-metrics.socket wakevirt-metrics-textfile.timer
+         exec 3<>/dev/tcp/127.0.0.1/10842; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3
+         grep --quiet 'service=\"actor\"} 1' <&3
+         systemctl start wakevirt-metrics-textfile.service
+         grep --quiet 'service=\"actor\"} 1' /run/wakevirt-metrics/wakevirt.prom");
+    assert_eq!(systemctl(debian, "is-active", &METRICS_UNITS), ["active"; 3]);
+}
+
 fn installs_runs_and_purges_cleanly(bus: Kind) {
     let host = Host::new();
     let mut debian = Debian::new(&host, bus);
@@ -77,8 +90,12 @@ fn installs_runs_and_purges_cleanly(bus: Kind) {
     debian
         .sh("systemctl --global enable wakevirt-actor.service && usermod --append --groups wakevirt nobody");
 
+    start_metrics(&debian);
+
     debian.sh("apt-get remove --yes wakevirt");
     assert_eq!(systemctl(&debian, "is-active", &SYSTEM_UNITS), ["inactive"; 3]);
+    assert_eq!(systemctl(&debian, "is-active", &METRICS_UNITS), ["inactive"; 3]);
+    assert_eq!(debian.sh("ls -d /run/wakevirt-metrics || true"), "", "node_exporter would export old values");
     assert!(!debian.path("/usr/bin/wakevirt-actor").exists());
     assert!(debian.path("/etc/wakevirt/actor.d/win11.toml").exists(), "remove must leave the configuration");
 
@@ -88,6 +105,7 @@ fn installs_runs_and_purges_cleanly(bus: Kind) {
     assert_eq!(systemctl(&debian, "is-active", &SYSTEM_UNITS), ["inactive"; 3]);
     debian.reboot();
     assert_eq!(systemctl(&debian, "is-active", &SYSTEM_UNITS), ["active"; 3]);
+    assert_eq!(systemctl(&debian, "is-active", &METRICS_UNITS), ["active", "active", "inactive"]);
 
     debian.sh("systemctl mask wakevirt-capture.socket");
     debian.sh("apt-get purge --yes wakevirt");

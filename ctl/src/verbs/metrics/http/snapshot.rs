@@ -42,3 +42,17 @@ impl Snapshots {
         families
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn reads_the_services_at_most_once_per_second() {
+        let snapshots = Snapshots::new("unix:path=/nonexistent".parse().unwrap());
+        let (first, second) = tokio::join!(snapshots.latest(), snapshots.latest());
+        assert!(Arc::ptr_eq(&first, &second));
+        tokio::time::sleep(FRESH).await;
+        assert!(!Arc::ptr_eq(&first, &snapshots.latest().await));
+    }
+}
