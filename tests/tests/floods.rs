@@ -14,8 +14,8 @@ use wakevirt_tests::network::{FAR_END, Peer};
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 
-/// The number of packets in a burst. The channel between sniffer and announcer has room for several bursts, so a busy
-/// machine loses none.
+/// The number of packets in a burst. The channel between the sniffer and the announcer has room for several bursts, so
+/// a busy machine loses none.
 const BURST: u16 = 100;
 
 /// A host with capture and a subscriber.

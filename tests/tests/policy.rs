@@ -1,4 +1,4 @@
-//! What each user can do on the bus: the shipped policies and the checks of the services, on both buses.
+//! What each user can do on the bus: the shipped policies and the services' checks, on both buses.
 #![expect(clippy::panic, reason = "a test may panic")]
 
 use wakevirt_protocol::bus::{ACTOR_INTERFACE, ACTOR_NAME, CAPTURE_INTERFACE, CAPTURE_NAME};

@@ -7,7 +7,7 @@ use crate::host::{Host, User};
 use crate::process::Process;
 use crate::wait;
 
-/// The bus name of polkit.
+/// polkit's bus name.
 pub const NAME: &str = "org.freedesktop.PolicyKit1";
 /// The files of the `polkitd` package.
 const POLICY: &str = "/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf";

@@ -107,7 +107,7 @@ impl Screen {
         if self.colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// Ignores errors, because standard output may be closed.
+    /// Ignores errors, because standard output might be closed.
     fn line(self, text: &str) {
         let _ = writeln!(stdout(), "{text}");
     }

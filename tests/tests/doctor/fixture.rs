@@ -120,7 +120,7 @@ pub fn diagnose(host: &Host, arguments: &[&str]) -> Value {
     json
 }
 
-/// The output of doctor.
+/// doctor's output.
 #[derive(Debug)]
 pub struct Diagnosis {
     pub json: Value,

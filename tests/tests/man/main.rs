@@ -149,8 +149,7 @@ fn documented_ranges_match_the_code() {
     }
 }
 
-/// Compares when a change to each key takes effect: in the man pages, in the code of capture and in
-/// docs/CONFIGURATION.md.
+/// Compares when a change to each key takes effect: in the man pages, in capture's code, and in docs/CONFIGURATION.md.
 #[test]
 fn documented_reload_behaviour_matches_the_code() {
     let text = configuration_page().split_whitespace().collect::<Vec<_>>().join(" ");
