@@ -31,7 +31,7 @@ export function outcomeText(outcome) {
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const calendar = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "medium" });
 
-/** Formats a time in microseconds since 1970. Omits the date of a time today. */
+/** Formats a time in microseconds since 1970. Omits the date if it is today. */
 export function time(microseconds) {
     const date = new Date(microseconds / 1000);
     const today = date.toDateString() === new Date().toDateString();

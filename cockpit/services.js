@@ -7,10 +7,10 @@ const INTERVAL = 5000;
 
 /** Capture's counters that are shown unless they are 0, with their meaning. */
 const LOSSES = {
-    Limited: "packets not announced, because too many arrived",
-    KernelDropped: "packets dropped by the kernel",
-    ChannelDropped: "packets dropped between sniffer and announcer",
-    Malformed: "packets that were not magic packets",
+    Limited: "Packets not announced because too many arrived",
+    KernelDropped: "Packets dropped by the kernel",
+    ChannelDropped: "Packets dropped between the sniffer and the announcer",
+    Malformed: "Packets that were not magic packets",
 };
 
 function term(title, ...description) {
@@ -26,7 +26,7 @@ function actorText(service, values) {
         return [state(service, "")];
     const connections = values.Connections.map(([uri, connected]) =>
         element("li", {}, name(uri), connected ? ": connected" : element("strong", {}, ": not connected")));
-    return [`running, version ${visible(values.Version)}, ${values.Domains} domains`, element("ul", {}, connections)];
+    return [`running, version ${visible(values.Version)}, domains: ${values.Domains}`, element("ul", {}, connections)];
 }
 
 function captureText(service, values) {
@@ -39,7 +39,7 @@ function captureText(service, values) {
         element("ul", {},
                 element("li", {}, "Interfaces: ", ...(names.length ? names : ["none"])),
                 element("li", {}, `Packets received: ${values.Received}`),
-                losses.map(([key, meaning]) => element("li", {}, `${values[key]} ${meaning}`))),
+                losses.map(([key, meaning]) => element("li", {}, `${meaning}: ${values[key]}`))),
     ];
 }
 

@@ -313,7 +313,7 @@ fn asks_for_a_password_only_if_the_call_allows_interaction() {
         assert!(!output.contains("AUTHENTICATING"), "{bus:?}: {output}");
 
         let (woken, output) = call("dismiss", &[]);
-        assert!(!woken && output.contains("the authentication was dismissed"), "{bus:?}: {output}");
+        assert!(!woken && output.contains("the authentication dialog was dismissed"), "{bus:?}: {output}");
         let opened =
             "opened for org.wakevirt.wake: Authentication is required to wake the virtual machine “vm1”.";
         assert!(output.contains(opened), "{bus:?}: {output}");

@@ -120,9 +120,12 @@ fn four_slow_starts_do_not_delay_other_domains_and_further_wakes_queue() {
     wire.send(&scene.frame(MORE[0], 1));
     all_start(&MORE[..1]);
     MORE[1..].iter().for_each(|domain| wire.send(&scene.frame(domain, 1)));
-    let _ = scene.actor().log().wait_for("all connections to qemu:///system are in use: 2 wakes are queued");
+    let _ = scene.actor().log().wait_for("all connections to qemu:///system are in use; queued wakes: 2");
     let explanation = scene.explain(MORE[2]);
-    assert!(explanation.contains("after 2 other wakes that are waiting for a connection"), "{explanation}");
+    assert!(
+        explanation.contains("(other wakes queued for a connection to qemu:///system: 2)"),
+        "{explanation}"
+    );
     for domain in SLOW.iter().chain(&MORE) {
         scene.assert_outcome(domain, "started");
         assert_eq!((scene.state(domain).as_str(), scene.starts(domain)), ("running (booted)", 1));

@@ -113,7 +113,7 @@ pub(super) fn wake_reply(reply: &WakeReply, target: &WakeTarget) -> Result<Strin
 
 pub(super) fn hypervisor_unavailable(problem: &str, uris: &str) -> Error {
     Error::HypervisorUnavailable(format!(
-        "{problem}, and {uris} is unavailable; see wakevirt-actor's log, and try again"
+        "{problem}; unavailable: {uris}; see wakevirt-actor's log, and try again"
     ))
 }
 

@@ -81,14 +81,15 @@ impl Actor1 {
         self.wake_target(target, caller).await
     }
 
-    /// Returns whether such a packet would wake a domain, and the reason. Does not wake a domain.
+    /// Returns whether a packet with this address and these details would wake a domain, and the reason. Does not wake it.
     #[zbus(out_args("would_wake", "reason"))]
     async fn explain(&self, mac: &str, details: names::Dict) -> Result<(bool, String), Error> {
         let details = PacketDetails::from(&details);
         self.requests.explain(parse_mac(mac)?, details).await.ok_or_else(exiting)
     }
 
-    /// Returns how the actor would decide on such a packet, with all rules. Does not wake a domain.
+    /// Returns how the actor would decide on a packet with this address and these details, with all rules. Does not wake a
+    /// domain.
     #[zbus(out_args("explanation"))]
     async fn explain_rules(&self, mac: &str, details: names::Dict) -> Result<Dict, Error> {
         let details = PacketDetails::from(&details);

@@ -87,7 +87,7 @@ fn replies_with_the_outcome_or_an_error() {
     );
     let unavailable = name(WakeReply::HypervisorUnavailable("test:///".to_owned()));
     assert!(unavailable.starts_with(
-        "org.wakevirt.Error.HypervisorUnavailable: no such domain is known, and test:/// is unavailable"
+        "org.wakevirt.Error.HypervisorUnavailable: no such domain is known; unavailable: test:///"
     ));
 }
 

@@ -63,6 +63,8 @@ impl LineKind {
     /// Logs the number of suppressed lines.
     fn log(&self, suppressed: u64) {
         let seconds = INTERVAL.as_secs();
+        let more =
+            if suppressed == 1 { "1 more packet".to_owned() } else { format!("{suppressed} more packets") };
         match self {
             Self::Decision { domain: about, outcome, reason, interface: on } => {
                 let domain = about.as_ref().map(|(_, name)| format!("domain {}, ", quoted(name)));
@@ -76,29 +78,29 @@ impl LineKind {
                     WAKEVIRT_INTERFACE = on.as_ref(),
                     WAKEVIRT_REASON = reason,
                     WAKEVIRT_SUPPRESSED = suppressed,
-                    "{outcome}: {domain}{suppressed} more packets{interface} within {seconds} s: {reason}"
+                    "{outcome}: {domain}{more}{interface} within {seconds} s: {reason}"
                 );
             }
             Self::Others => tracing::info!(
                 MESSAGE_ID = kind::LINES_SUPPRESSED,
                 WAKEVIRT_SUPPRESSED = suppressed,
-                "{suppressed} more packets within {seconds} s did not wake a domain; there are too many domains and \
+                "{more} within {seconds} s did not wake a domain; there are too many domains and \
                  reasons to log each one; call History on org.wakevirt.Actor1 for the most recent decisions"
             ),
             Self::Unknown => tracing::info!(
                 MESSAGE_ID = kind::LINES_SUPPRESSED,
                 WAKEVIRT_SUPPRESSED = suppressed,
-                "unknown: {suppressed} more packets within {seconds} s for MAC addresses that no domain has"
+                "unknown: {more} within {seconds} s for MAC addresses that no domain has"
             ),
             Self::Held => tracing::info!(
                 MESSAGE_ID = kind::LINES_SUPPRESSED,
                 WAKEVIRT_SUPPRESSED = suppressed,
-                "held: {suppressed} more packets within {seconds} s for MAC addresses that no known domain has"
+                "held: {more} within {seconds} s for MAC addresses that no known domain has"
             ),
             Self::Lost => tracing::warn!(
                 MESSAGE_ID = kind::LINES_SUPPRESSED,
                 WAKEVIRT_SUPPRESSED = suppressed,
-                "{suppressed} more packets within {seconds} s were dropped: too many others are held"
+                "dropped {more} within {seconds} s: too many others are held"
             ),
         }
     }

@@ -110,7 +110,7 @@ impl Engine {
                 info,
                 kind::PACKET_HELD,
                 packet,
-                "held: {}: no known domain has this address, and {unavailable} is unavailable",
+                "held: {}: no known domain has this address; unavailable: {unavailable}",
                 describe(packet)
             );
         }

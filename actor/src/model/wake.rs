@@ -95,7 +95,7 @@ pub struct Subject {
     pub mac: Option<MacAddr>,
     /// The domain, and its name at the time of the decision.
     pub domain: Option<(Id, String)>,
-    /// The rule that allows the wake, as written in the configuration.
+    /// The rule that allows the wake, or whose conditions the packet does not meet, as written in the configuration.
     pub rule: Option<String>,
     /// The packet. `None` for a call.
     pub packet: Option<Packet>,

@@ -93,7 +93,7 @@ pub const PACKET_ANNOUNCED: &str = "547b46c243c540979e5d123ab7c7c9a7";
 pub const PACKET_LIMITED: &str = "d6524ea3ad6b4d6aa605bd93548dc82e";
 /// Packets were lost because they arrived too fast.
 pub const PACKETS_LOST: &str = "1b4ea639efb64273ad7026f539ab048a";
-/// A payload was too long to search.
+/// A payload was too long to be searched completely.
 pub const PAYLOAD_TRUNCATED: &str = "1b8b6853ab7940bd991814730032ed3d";
 /// wakevirt-capture receives frames with packet sockets.
 pub const RECEIVING_FRAMES: &str = "bfc884df22a849e08cbd6b24eabeb180";

@@ -113,7 +113,7 @@ async fn retries_a_replay_without_a_reply() {
 }
 
 #[tokio::test]
-async fn requests_packets_again_that_did_not_fit_into_the_queue() {
+async fn requests_packets_that_did_not_fit_into_the_queue_again() {
     let mut fixture = Fixture::new(2);
     let mut merge = Merge::default();
     let mut listener = PacketListener::new(filter_for(Some(Some(OWNER))), fixture.output(), &mut merge);

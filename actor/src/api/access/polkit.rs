@@ -38,7 +38,7 @@ pub(super) enum Denial {
     )]
     NoAgent,
     /// The user closed the dialog.
-    #[error("the authentication was dismissed; call again")]
+    #[error("the authentication dialog was dismissed; call again")]
     Dismissed,
     /// The password was wrong, or the caller has disconnected.
     #[error("the authentication failed; call again")]

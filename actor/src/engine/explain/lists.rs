@@ -34,7 +34,7 @@ enum Target<'a> {
 }
 
 impl Engine {
-    /// What the actor would do with such a packet, and how it would reach that decision.
+    /// What the actor would do with a packet with this address and these details, and how it would reach that decision.
     pub(in crate::engine) fn explain_rules(&self, mac: MacAddr, details: &PacketDetails) -> Explanation {
         let admission = self.admit_packet(mac, details, Presented::NotFetched);
         let forecast = self.forecast(mac, details, &admission);

@@ -43,14 +43,14 @@ impl Forecast {
 }
 
 impl Engine {
-    /// Whether such a packet would wake a domain, and the reason.
+    /// Whether a packet with this address and these details would wake a domain, and the reason.
     pub(super) fn explain(&self, mac: MacAddr, details: &PacketDetails) -> (bool, String) {
         let admission = self.admit_packet(mac, details, Presented::NotFetched);
         let forecast = self.forecast(mac, details, &admission);
         (forecast.would_wake, forecast.reason)
     }
 
-    /// What the actor would do with such a packet. `admission` is the decision on it with [`Presented::NotFetched`].
+    /// What the actor would do with a packet with this address and these details. `admission` is the decision on it with [`Presented::NotFetched`].
     fn forecast(&self, mac: MacAddr, details: &PacketDetails, admission: &Admission<'_>) -> Forecast {
         let (domain, allowed_by, paused) = match admission {
             Admission::Unknown => return self.forecast_unknown(mac),
@@ -105,8 +105,8 @@ impl Engine {
             ),
             Some(unavailable) => (
                 format!(
-                    "no known domain has {mac}, and {unavailable} is unavailable: a packet would be held for up to \
-                     {hold}, until the domains there are known"
+                    "no known domain has {mac}; unavailable: {unavailable}; a packet would be held for up to {hold}, until \
+                     the domains there are known"
                 ),
                 None,
                 PlannedAction::Hold,
@@ -122,7 +122,7 @@ impl Engine {
             let wake = match wake {
                 PendingWake::Running => {
                     let queued = self.hypervisors.get(uri).map_or(0, |hypervisor| hypervisor.queued());
-                    after_queued("is running".to_owned(), queued, uri)
+                    with_queued("is in progress".to_owned(), queued, uri)
                 }
                 PendingWake::Held => format!("is held until {uri} is available"),
             };
@@ -152,16 +152,16 @@ impl Engine {
             Action::Resume => (PlannedAction::Resume, "it would be resumed".to_owned()),
             Action::WakeUp => (PlannedAction::WakeUp, "it would be woken up".to_owned()),
         };
-        let reason = after_queued(reason, hypervisor.queued(), uri);
+        let reason = with_queued(reason, hypervisor.queued(), uri);
         Forecast::wakes(action, reason)
     }
 }
 
 /// Adds the number of queued wakes, if there are any.
-fn after_queued(reason: String, queued: usize, uri: &str) -> String {
+fn with_queued(reason: String, queued: usize, uri: &str) -> String {
     match queued {
         0 => reason,
-        _ => format!("{reason}, after {queued} other wakes that are waiting for a connection to {uri}"),
+        _ => format!("{reason} (other wakes queued for a connection to {uri}: {queued})"),
     }
 }
 

@@ -155,7 +155,7 @@ async fn logs_which_hypervisor_a_held_packet_waits_for() {
     }
     let _ = engine.requests.counts().await;
     let lines = log.lines_with("held: packet for 52:54:00:00:00:01");
-    assert!(lines.len() == 1 && lines[0].contains("fake:/// is unavailable"), "{lines:#?}");
+    assert!(lines.len() == 1 && lines[0].contains("unavailable: fake:///"), "{lines:#?}");
 }
 
 #[tokio::test]

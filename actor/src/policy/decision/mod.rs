@@ -216,8 +216,8 @@ pub enum Action {
 
 /// Selects the action for the state of a domain.
 pub fn select_action(state: State, paused: Paused) -> Action {
-    let failed =
-        || Action::Nothing(Outcome::Failed, format!("the domain is {state}; a wake cannot change that"));
+    let failed = |reason: String| Action::Nothing(Outcome::Failed, reason);
+    let unchangeable = || failed(format!("the domain is {state}; a wake cannot change that"));
     match state {
         State::ShutOff | State::Saved => Action::Start,
         State::MigratedAway => {
@@ -229,7 +229,8 @@ pub fn select_action(state: State, paused: Paused) -> Action {
         }
         State::Suspended => Action::WakeUp,
         State::ShuttingDown => Action::AwaitOff,
-        State::Crashed | State::Unknown => failed(),
+        State::Crashed => unchangeable(),
+        State::Unknown => failed("the hypervisor does not report the state of the domain".to_owned()),
         State::Paused(pause) => match pause {
             // libvirt loses the reason when it restarts, and then reports none: resuming is safe.
             Pause::User | Pause::FromSnapshot | Pause::Restored | Pause::Unknown => match paused {
@@ -250,7 +251,7 @@ pub fn select_action(state: State, paused: Paused) -> Action {
             | Pause::Crashed
             | Pause::ShuttingDown
             | Pause::PostCopyFailed
-            | Pause::ApiError => failed(),
+            | Pause::ApiError => unchangeable(),
         },
     }
 }

@@ -209,8 +209,8 @@ fn abandon_uncounted(state: &mut SavedState) {
     if packets + wakes > 0 {
         tracing::error!(
             MESSAGE_ID = kind::WAKE_ABANDONED,
-            "{wakes} wakes and {packets} packets are abandoned: they were pending when the service crashed, and the \
-             next crash cannot be counted"
+            "abandoned wakes: {wakes}, abandoned packets: {packets}; they were pending when the service crashed, and \
+             the next crash cannot be counted"
         );
     }
 }

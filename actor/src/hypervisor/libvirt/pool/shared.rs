@@ -144,7 +144,7 @@ impl Shared {
             tracing::info!(
                 MESSAGE_ID = kind::WAKES_QUEUED,
                 WAKEVIRT_CONNECTION = &**name,
-                "all connections to {name} are in use: {waiting} wakes are queued"
+                "all connections to {name} are in use; queued wakes: {waiting}"
             );
         } else if has_changed {
             tracing::info!(
