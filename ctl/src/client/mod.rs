@@ -23,7 +23,8 @@ use zbus::{Connection, DynamicType, Proxy};
 
 pub use error::Error;
 pub use values::{
-    ActorStatus, CaptureStatus, Decision, DecisionDetails, Domain, HypervisorConnection, Packet, WakeLatency,
+    ActorStatus, CaptureStatus, Decision, DecisionDetails, Domain, HypervisorConnection, Packet,
+    UnknownAddress, WakeLatency,
 };
 
 /// The timeout of a call, as in libdbus and GDBus.

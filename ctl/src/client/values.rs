@@ -96,6 +96,24 @@ impl WakeLatency {
     }
 }
 
+/// An address in packets that no domain has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnknownAddress {
+    /// The address.
+    pub mac: String,
+    /// The number of packets for it while the actor remembered it.
+    pub packets: u64,
+    /// The ingress interface of the most recent packet; empty if unknown.
+    pub interface: String,
+}
+
+impl UnknownAddress {
+    fn take(dict: &mut Dict) -> Vec<Self> {
+        let addresses: Vec<(String, u64, u64, String)> = take_or_default(dict, "UnknownAddresses");
+        addresses.into_iter().map(|(mac, packets, _, interface)| Self { mac, packets, interface }).collect()
+    }
+}
+
 /// The properties of the actor.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -110,6 +128,9 @@ pub struct ActorStatus {
     pub outcomes: BTreeMap<String, u64>,
     /// The number of packets for addresses that no domain has.
     pub unknown_packets: u64,
+    /// The most recent of these addresses, newest first.
+    #[serde(skip)]
+    pub unknown_addresses: Vec<UnknownAddress>,
     /// The number of announced packets that the actor missed.
     pub lost_packets: u64,
     /// How long successful wakes took. `None` if the actor is an earlier version.
@@ -129,6 +150,7 @@ impl From<Dict> for ActorStatus {
             domains: take_or_default(dict, "Domains"),
             outcomes: outcomes.into_iter().collect(),
             unknown_packets: take_or_default(dict, "UnknownPackets"),
+            unknown_addresses: UnknownAddress::take(dict),
             lost_packets: take_or_default(dict, "LostPackets"),
             wake_latency: WakeLatency::take(dict),
         }

@@ -2,6 +2,7 @@
 
 pub mod flood;
 pub mod introspection;
+pub mod old_polkitd;
 pub mod polkitd;
 
 use std::fs::Permissions;

@@ -71,6 +71,15 @@ pub fn tree_of_same_release() -> PathBuf {
     succeed(tree().env_remove("DEBIAN")).trim().into()
 }
 
+/// The tree of this Debian release, which `scripts/tree` supports.
+///
+/// # Panics
+/// If it cannot be created.
+#[must_use]
+pub fn tree_of(release: &str) -> PathBuf {
+    succeed(tree().env("DEBIAN", release)).trim().into()
+}
+
 /// The script that prints the path of the tree.
 fn tree() -> Command {
     Command::new(project().join("scripts/tree"))

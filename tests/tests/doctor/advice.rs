@@ -170,6 +170,68 @@ fn explains_counters_and_the_cool_down() {
 }
 
 #[test]
+fn names_the_condition_of_each_rule_that_denied_a_packet() {
+    privileged!();
+    let host = Host::new();
+    let rules = "[[allow]]\ndomain = \"win11\"\nvlans = [10]\n[[allow]]\ndomain = \"test\"\n\
+                 [[allow]]\nmac = \"52:54:00:*\"\ninterfaces = [\"br0\"]\n";
+    let fixture = Fixture::new(&host, Setup { actor: rules, ..HEALTHY });
+    fixture.packet(MAC, &[]);
+    let diagnosis = fixture.diagnose(&[DOMAIN]);
+    assert_eq!(diagnosis.first()["check"], "denied-vlan", "{:#}", diagnosis.json);
+    let file = Fixture::config(&fixture.actor);
+    for (rule, line, condition) in [(1, 2, "in this VLAN (0)"), (3, 7, "from this interface (\"port0\")")] {
+        let location = format!("rule {rule} ({file}:{line}): it does not match packets {condition}");
+        let evidence = diagnosis.evidence("denied-vlan");
+        assert!(evidence.contains(&location.as_str()), "{location}: {evidence:#?}");
+    }
+    // The rule for the other domain does not matter.
+    assert!(!diagnosis.has_evidence("denied-vlan", "rule 2"), "{:#}", diagnosis.json);
+}
+
+/// A rule for a MAC address does not name the domain.
+#[test]
+fn fixes_a_denying_rule_for_a_mac_address() {
+    privileged!();
+    let host = Host::new();
+    let rules = "[[allow]]\nmac = \"52:54:00:*\"\ninterfaces = [\"br0\"]\n";
+    let fixture = Fixture::new(&host, Setup { actor: rules, ..HEALTHY });
+    fixture.packet(MAC, &[]);
+    let diagnosis = fixture.diagnose(&[DOMAIN]);
+    assert_eq!(diagnosis.first()["check"], "denied-interface", "{:#}", diagnosis.json);
+    host.sh(diagnosis.command_for("denied-interface"));
+    fixture.assert_wakes(MAC, &[], &diagnosis);
+    assert_eq!(fixture.diagnose(&[DOMAIN]).json["healthy"], true);
+}
+
+#[test]
+fn lists_received_addresses_that_no_domain_has() {
+    privileged!();
+    let host = Host::new();
+    let fixture = Fixture::new(&host, Setup { capture: "deduplicate = \"0s\"\nremember = 1\n", ..HEALTHY });
+    let addresses = ["3c:54:00:12:aa:bb", "52:54:00:aa:bb:cc"];
+    for address in addresses {
+        fixture.lan.etherwake(address, &["-b"]);
+        let _ = fixture.actor.log().wait_for(&format!("packet for {address}"));
+    }
+    let diagnosis = fixture.diagnose(&["--no-test"]);
+    let finding = diagnosis.finding("unknown-address");
+    assert_eq!(finding["severity"], "note", "{:#}", diagnosis.json);
+    assert_eq!(finding["problem"], "packets arrived for 2 addresses that no domain has");
+    // capture remembers only one packet; the actor stores all addresses. The port and the bridge receive each frame.
+    for address in addresses {
+        let evidence = diagnosis.evidence("unknown-address");
+        let is_listed = |text: &&str| {
+            text.starts_with(&format!("packet for {address}"))
+                && text
+                    .ends_with("the latest of 2; the most similar address is 52:54:00:12:34:56 of \"win11\"")
+        };
+        assert!(evidence.iter().any(is_listed), "{evidence:#?}");
+    }
+    assert_eq!(diagnosis.json["healthy"], true, "{:#}", diagnosis.json);
+}
+
+#[test]
 fn reports_a_migrated_domain() {
     privileged!();
     let host = Host::new();
@@ -182,61 +244,6 @@ fn reports_a_migrated_domain() {
     assert_eq!(first["check"], "migrated-away", "{json:#}");
     assert!(first["evidence"].to_string().contains("shut off (migrated)"), "{json:#}");
     assert!(first["cure"].as_str().is_some_and(|command| command.ends_with("start win11")), "{json:#}");
-}
-
-/// An ordinary user has two daemons: one with the runtime directory of a login session, and one without it.
-#[test]
-fn fixes_two_libvirt_daemons_of_one_user() {
-    privileged!();
-    let host = Host::new();
-    let fixture = Fixture::new(&host, HEALTHY);
-    let name = User::Unprivileged.name();
-    host.sh(&format!(
-        "mkdir /run/user /run/home /run/copy; install -d -o {name} /run/user/test /run/home/test"
-    ));
-    host.sh(&format!("cp {PROGRAMS}/wakevirtctl {PROGRAMS}/wakevirt-actor /run/copy/"));
-    let as_user = |program: &str, runtime: Option<&str>| {
-        let mut command = host.command_as(User::Unprivileged, program);
-        command.env("HOME", "/run/home/test").envs(runtime.map(|runtime| ("XDG_RUNTIME_DIR", runtime)));
-        command
-    };
-    let sockets = ["/run/user/test/libvirt/libvirt-sock", "/run/home/test/.cache/libvirt/libvirt-sock"];
-    let daemons: Vec<Process> = [Some("/run/user/test"), None]
-        .into_iter()
-        .map(|runtime| Process::start("libvirtd", as_user("libvirtd", runtime).args(["--timeout", "600"])))
-        .collect();
-    for socket in sockets {
-        wait::until_true(socket, || host.path(socket).exists());
-    }
-    // The user's actor, on another bus.
-    let address = "unix:path=/run/user/test/bus";
-    let mut bus = as_user("dbus-daemon", None);
-    let bus = bus.args(["--session", "--nofork", "--nopidfile", "--nosyslog", "--address", address]);
-    let _bus = Process::start("the session bus", bus);
-    wait::until_true("the session bus", || host.path("/run/user/test/bus").exists());
-    let mut actor = as_user("/run/copy/wakevirt-actor", Some("/run/user/test"));
-    actor.args(["--bus", address, "--connect", "qemu:///session", "--log-to", "stderr"]);
-    let actor = Process::start(
-        "wakevirt-actor",
-        actor.env("LIBVIRT_AUTOSTART", "0").env("RUNTIME_DIRECTORY", "/run/user/test"),
-    );
-    let _ = actor.log().wait_for("connected to qemu:///session");
-    let mut doctor = as_user("/run/copy/wakevirtctl", Some("/run/user/test"));
-    let output = doctor.args(["--bus", address, "--json", "doctor"]).output().expect("wakevirtctl runs");
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let first = &json["findings"][0];
-    assert_eq!(first["check"], "two-runtime-directories", "{json:#}");
-    for part in ["/run/user/test/libvirt", "/run/home/test/.cache/libvirt"] {
-        assert!(first["evidence"].to_string().contains(part), "{json:#}");
-    }
-    // The command stops both daemons.
-    let command = first["cure"].as_str().expect("a command");
-    let mut shell = as_user("sh", None);
-    assert!(shell.args(["-euc", command]).status().expect("sh runs").success(), "{command}");
-    for mut daemon in daemons {
-        let _ = daemon.wait_for_exit();
-    }
-    drop(fixture);
 }
 
 #[test]

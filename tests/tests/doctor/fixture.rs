@@ -145,9 +145,14 @@ impl Diagnosis {
         command.unwrap_or_else(|| panic!("no command fixes {check} in {:#}", self.json))
     }
 
+    /// The evidence of a finding.
+    pub fn evidence(&self, check: &str) -> Vec<&str> {
+        let evidence = self.finding(check)["evidence"].as_array().expect("a list");
+        evidence.iter().filter_map(Value::as_str).collect()
+    }
+
     /// Whether the evidence of a finding contains this text.
     pub fn has_evidence(&self, check: &str, text: &str) -> bool {
-        let evidence = self.finding(check)["evidence"].as_array().expect("a list");
-        evidence.iter().any(|line| line.as_str().is_some_and(|line| line.contains(text)))
+        self.evidence(check).iter().any(|line| line.contains(text))
     }
 }

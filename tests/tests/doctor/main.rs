@@ -5,3 +5,5 @@
 mod advice;
 mod fixes;
 mod fixture;
+mod polkit;
+mod session;

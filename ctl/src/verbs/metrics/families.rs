@@ -215,6 +215,7 @@ mod tests {
             domains: 5,
             outcomes: [("failed".to_owned(), 1), ("started".to_owned(), 4)].into(),
             unknown_packets: 6,
+            unknown_addresses: Vec::new(),
             lost_packets: 0,
             wake_latency: Some(latency),
         }

@@ -14,8 +14,10 @@ use crate::verbs::doctor::observe::libvirt::Machine;
 use crate::verbs::doctor::observe::loop_back::is_test;
 use crate::virsh;
 
-/// The maximum number of unknown addresses that doctor reports.
-const MAX_UNKNOWN: usize = 3;
+/// The maximum number of misspelt addresses that doctor reports.
+const MAX_MISSPELT: usize = 3;
+/// The maximum number of other unknown addresses that doctor lists.
+const MAX_LISTED: usize = 10;
 /// The maximum number of digits in which similar addresses differ.
 const SIMILAR: usize = 2;
 
@@ -56,23 +58,61 @@ fn domain<'a>(seen: &'a Observations, machine: &Machine) -> Option<&'a Domain> {
     seen.domains().iter().find(|domain| domain.name == machine.name && domain.connection == machine.uri)
 }
 
-/// The packets for addresses that no domain has, newest first, one for each address.
-fn unknown_packets(seen: &Observations) -> Vec<&Packet> {
-    let is_known = |mac: &str| {
-        seen.domains().iter().any(|domain| domain.macs.iter().any(|it| it.eq_ignore_ascii_case(mac)))
-    };
-    let mut unknown: Vec<&Packet> = Vec::new();
-    for packet in seen.bus.packets.iter().flatten().rev() {
-        if !is_known(&packet.mac) && !is_test(&packet.mac) && !unknown.iter().any(|it| it.mac == packet.mac) {
-            unknown.push(packet);
+/// An address in packets that no domain has.
+struct Unknown<'a> {
+    mac: MacAddr,
+    /// How many packets for it the actor has received. `None` if the actor does not know.
+    packets: Option<u64>,
+    /// The sender of the latest packet, if capture remembers it.
+    sender: Option<&'a str>,
+    /// The ingress interface of that packet; empty if unknown.
+    interface: &'a str,
+}
+
+impl Unknown<'_> {
+    /// Describes the latest packet.
+    fn describe(&self) -> String {
+        let sender = self.sender.map(|sender| format!(" from {sender}")).unwrap_or_default();
+        let count = self.packets.filter(|count| *count > 1);
+        let count = count.map(|count| format!(", the latest of {count}")).unwrap_or_default();
+        format!("packet for {}{sender} on {}{count}", self.mac, self.interface)
+    }
+
+    /// The most similar address of a domain, and the number of digits in which it differs.
+    fn nearest<'d>(&self, seen: &'d Observations) -> Option<(usize, MacAddr, &'d Domain)> {
+        let known = seen.domains().iter().flat_map(|domain| {
+            domain.macs.iter().filter_map(move |text| Some((text.parse::<MacAddr>().ok()?, domain)))
+        });
+        let nearest = known.map(|(known, domain)| (nearest::digits(self.mac, known), known, domain));
+        nearest.min_by_key(|(digits, ..)| *digits)
+    }
+}
+
+/// The addresses that no domain has, the one with the latest packet first: those that the actor reports, and those in the
+/// packets that capture remembers.
+fn unknown_addresses(seen: &Observations) -> Vec<Unknown<'_>> {
+    let is_known =
+        |mac: MacAddr| seen.domains().iter().any(|domain| domain.macs.iter().any(|it| it.parse() == Ok(mac)));
+    let packets = || seen.bus.packets.iter().flatten().rev();
+    let reported = seen.bus.actor.status().into_iter().flat_map(|status| &status.unknown_addresses);
+    let reported = reported.filter_map(|address| {
+        let mac = address.mac.parse().ok()?;
+        let packet = packets().find(|packet| packet.mac.parse() == Ok(mac));
+        let sender = packet.and_then(Packet::sender);
+        Some(Unknown { mac, packets: Some(address.packets), sender, interface: &address.interface })
+    });
+    let remembered = packets().filter_map(|packet| {
+        let (mac, interface) = (packet.mac.parse().ok()?, packet.interface.as_deref().unwrap_or_default());
+        Some(Unknown { mac, packets: None, sender: packet.sender(), interface })
+    });
+    let mut unknown: Vec<Unknown<'_>> = Vec::new();
+    for address in reported.chain(remembered) {
+        let is_new = !unknown.iter().any(|it| it.mac == address.mac);
+        if is_new && !is_known(address.mac) && !is_test(address.mac) {
+            unknown.push(address);
         }
     }
     unknown
-}
-
-fn describe(packet: &Packet) -> String {
-    let sender = packet.sender().map(|sender| format!(" from {sender}")).unwrap_or_default();
-    format!("packet for {}{sender} on {}", packet.mac, packet.interface.as_deref().unwrap_or_default())
 }
 
 /// Reports packets for addresses that no domain has.
@@ -80,40 +120,54 @@ fn unknown(seen: &Observations) -> Vec<Finding> {
     if seen.bus.domains.is_err() || !seen.unconnected.is_empty() {
         return Vec::new();
     }
-    unknown_packets(seen)
-        .into_iter()
-        .take(MAX_UNKNOWN)
-        .filter_map(|packet| unknown_address(seen, packet))
-        .collect()
+    let (mut findings, mut others) = (Vec::new(), Vec::new());
+    for address in unknown_addresses(seen) {
+        match misspelt(seen, &address).filter(|_| findings.len() < MAX_MISSPELT) {
+            Some(finding) => findings.push(finding),
+            None => others.push(address),
+        }
+    }
+    findings.extend(foreign(seen, &others));
+    findings
 }
 
-fn unknown_address(seen: &Observations, packet: &Packet) -> Option<Finding> {
-    let mac: MacAddr = packet.mac.parse().ok()?;
-    let known = seen.domains().iter().flat_map(|domain| {
-        domain.macs.iter().filter_map(move |text| Some((text.parse::<MacAddr>().ok()?, domain)))
-    });
-    let nearest = known
-        .map(|(known, domain)| (nearest::digits(mac, known), known, domain))
-        .min_by_key(|(digits, ..)| *digits);
-    let finding = Finding::warning("unknown-address", format!("no domain has the address {mac}"))
-        .seen(describe(packet));
+/// Reports an address that is similar to that of a domain.
+fn misspelt(seen: &Observations, address: &Unknown<'_>) -> Option<Finding> {
+    let mac = address.mac;
     let wanted = seen.wanted_domain();
-    match nearest {
-        Some((digits, known, domain))
-            if digits <= SIMILAR && wanted.is_none_or(|wanted| wanted.uuid == domain.uuid) =>
-        {
-            let finding = finding.seen(format!("{known} of {:?} is similar", domain.name));
-            let finding = finding.fix(commands::alias(seen, &domain.name, &packet.mac));
-            Some(finding.advice(format!(
-                "The command makes packets for {mac} wake {:?}, too. Alternatively, set the address {known} in the sender.",
-                domain.name
-            )))
-        }
-        // Packets for other machines on the network are normal.
-        _ => Some(Finding::note("unknown-address", finding.problem.clone()).seen(describe(packet)).advice(
-            "If the address belongs to a passed-through network card, run doctor for its domain: wakevirtctl doctor DOMAIN",
-        )),
+    let (_, known, domain) = address.nearest(seen).filter(|(digits, _, domain)| {
+        *digits <= SIMILAR && wanted.is_none_or(|wanted| wanted.uuid == domain.uuid)
+    })?;
+    let finding = Finding::warning("unknown-address", format!("no domain has the address {mac}"))
+        .seen(address.describe())
+        .seen(format!("{known} of {:?} is similar", domain.name))
+        .fix(commands::alias(seen, &domain.name, &mac.to_string()));
+    Some(finding.advice(format!(
+        "The command makes packets for {mac} wake {:?}, too. Alternatively, set the address {known} in the sender.",
+        domain.name
+    )))
+}
+
+/// Lists the other addresses. Packets for other machines on the network are normal.
+fn foreign(seen: &Observations, addresses: &[Unknown<'_>]) -> Option<Finding> {
+    let problem = match addresses {
+        [] => return None,
+        [address] => format!("no domain has the address {}", address.mac),
+        _ => format!("packets arrived for {} addresses that no domain has", addresses.len()),
+    };
+    let mut finding = Finding::note("unknown-address", problem);
+    for address in addresses.iter().take(MAX_LISTED) {
+        let nearest = address
+            .nearest(seen)
+            .map(|(_, known, domain)| format!("; the most similar address is {known} of {:?}", domain.name));
+        finding = finding.seen(format!("{}{}", address.describe(), nearest.unwrap_or_default()));
     }
+    if addresses.len() > MAX_LISTED {
+        finding = finding.seen(format!("{} further addresses", addresses.len() - MAX_LISTED));
+    }
+    Some(finding.advice(
+        "If an address belongs to a passed-through network card, run doctor for its domain: wakevirtctl doctor DOMAIN",
+    ))
 }
 
 /// Reports domains that have the same address, unless the rules name exactly one of them.
@@ -187,13 +241,11 @@ fn no_address(seen: &Observations, machine: &Machine) -> Option<Finding> {
     );
     let mut finding = finding.seen(format!("<hostdev> {}", machine.devices.join(", ")));
     let on_host = machine.devices.iter().find_map(|device| host_address(device));
-    let packet = unknown_packets(seen)
-        .into_iter()
-        .find(|packet| packet.mac.parse().is_ok_and(|mac: MacAddr| mac.is_unicast()));
-    if let Some(packet) = packet {
-        finding = finding.seen(describe(packet));
+    let address = unknown_addresses(seen).into_iter().find(|address| address.mac.is_unicast());
+    if let Some(address) = &address {
+        finding = finding.seen(address.describe());
     }
-    let mac = on_host.or_else(|| packet.map(|packet| packet.mac.clone()));
+    let mac = on_host.or_else(|| address.map(|address| address.mac.to_string()));
     Some(match mac {
         Some(mac) => finding.fix(commands::alias(seen, name, &mac)),
         None => finding.advice("Send a packet for the card's address, and run doctor again."),

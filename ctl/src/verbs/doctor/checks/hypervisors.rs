@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::client::Service;
-use crate::verbs::doctor::checks::commands;
+use crate::verbs::doctor::checks::{commands, permissions};
 use crate::verbs::doctor::finding::Finding;
+use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::units::Unit;
-use crate::verbs::doctor::observe::{LIBVIRT_RULE, Observations};
 
 /// Finds reasons why the actor does not reach libvirt.
 #[must_use]
@@ -55,7 +55,11 @@ fn unconnected(seen: &Observations, uri: &str, reason: Option<&str>) -> Finding 
 fn denied(seen: &Observations, uri: &str, problem: String) -> Finding {
     let finding =
         Finding::error("libvirt-denied", problem).seen(format!("virsh --connect {uri} works for this user"));
+    let missing = permissions::missing(seen);
     let Some(unit) = commands::unit(seen, Service::Actor) else {
+        if !missing.is_empty() {
+            return permissions::add_grant(seen, finding, &missing);
+        }
         return finding.advice(
             "Add the actor's user to the libvirt group, or install the polkit rule in docs/RESTRICTED.md.",
         );
@@ -64,6 +68,9 @@ fn denied(seen: &Observations, uri: &str, problem: String) -> Finding {
     let finding = finding.seen(format!("SupplementaryGroups={groups}"));
     let last = unit.log.iter().rfind(|line| line.contains("no connection to"));
     let finding = last.into_iter().fold(finding, |finding, line| finding.seen(format!("log: {line}")));
+    if !missing.is_empty() {
+        return permissions::add_grant(seen, finding, &missing);
+    }
     if groups.split_whitespace().any(|group| group == "libvirt") {
         return denied_to_group(seen, finding);
     }
@@ -76,19 +83,12 @@ fn denied(seen: &Observations, uri: &str, problem: String) -> Finding {
         .advice("The group has full access to libvirt. docs/RESTRICTED.md describes how to grant fewer permissions with libvirt's access driver.")
 }
 
-/// Reports that libvirt or polkit denies access to the actor, although it is in the libvirt group.
+/// Reports that libvirt denies access to the actor, although it is in the libvirt group.
 fn denied_to_group(seen: &Observations, finding: Finding) -> Finding {
-    if seen.policies.iter().any(|path| path.ends_with(LIBVIRT_RULE)) {
-        let restart = commands::systemctl(seen, Service::Actor, "restart");
-        return finding
-            .fix(restart)
-            .advice("If this does not help, a polkit rule may deny access; see docs/RESTRICTED.md.");
-    }
-    let finding = finding.seen(format!(
-        "{LIBVIRT_RULE} is missing, and polkit does not know the SupplementaryGroups of a unit"
-    ));
-    let finding = finding.fix(seen.caller.as_root("apt-get install --reinstall wakevirt"));
-    finding.advice("If wakevirt was built from source, run make install again.")
+    let restart = commands::systemctl(seen, Service::Actor, "restart");
+    finding
+        .fix(restart)
+        .advice("If this does not help, a polkit rule may deny access; see docs/RESTRICTED.md.")
 }
 
 /// Reports that the user has several daemons, in the same directory or in different ones.

@@ -6,6 +6,7 @@ mod hypervisors;
 mod interfaces;
 mod nearest;
 mod packets;
+mod permissions;
 mod rules;
 mod services;
 
@@ -19,6 +20,7 @@ pub fn all(seen: &Observations) -> Vec<Finding> {
         services::check,
         interfaces::check,
         hypervisors::check,
+        permissions::check,
         domains::check,
         rules::check,
         packets::check,

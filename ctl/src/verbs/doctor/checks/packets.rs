@@ -1,8 +1,10 @@
 //! The latest decisions, and capture's counters.
 
+use wakevirt_protocol::explain::{ExplainedRule, Explanation, RuleKind, RuleVerdict};
 use wakevirt_service::config::InterfacePattern;
 
 use crate::client::{CaptureStatus, Decision};
+use crate::output::location;
 use crate::quoting::toml_list;
 use crate::verbs::doctor::checks::{commands, rules};
 use crate::verbs::doctor::finding::Finding;
@@ -10,6 +12,12 @@ use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::config::Rule;
 use crate::verbs::doctor::observe::network::Link;
 use crate::virsh;
+
+/// The verdicts on rules that are not for the domain.
+const FOR_OTHERS: [RuleVerdict; 4] =
+    [RuleVerdict::Domain, RuleVerdict::Mac, RuleVerdict::Connection, RuleVerdict::NoDomain];
+/// The maximum number of rules that doctor shows for a packet.
+const MAX_RULES: usize = 5;
 
 /// Finds packets that arrived, but did not wake a domain.
 #[must_use]
@@ -25,8 +33,7 @@ fn decisions(seen: &Observations) -> Vec<&Decision> {
     let mut latest: Vec<&Decision> = Vec::new();
     let packets =
         seen.bus.decisions.iter().flatten().filter(|it| it.details.trigger.as_deref() == Some("packet"));
-    let is_settled =
-        |decision: &Decision| decision.number.is_some_and(|number| seen.bus.settled.contains(&number));
+    let is_settled = |decision: &Decision| explanation(seen, decision).is_some_and(|it| it.would_wake);
     for decision in packets {
         let is_wanted =
             seen.wanted_domain().is_none_or(|wanted| decision.domain.as_ref() == Some(&wanted.name));
@@ -36,6 +43,29 @@ fn decisions(seen: &Observations) -> Vec<&Decision> {
     }
     latest.retain(|decision| !is_settled(decision));
     latest
+}
+
+/// What the actor would do now with the packet of a decision that denied it.
+fn explanation<'a>(seen: &'a Observations, decision: &Decision) -> Option<&'a Explanation> {
+    seen.bus.explanations.get(&decision.number?)
+}
+
+/// The rules for the domain that did not allow the packet, in the order of their precedence.
+fn denying_rules<'a>(seen: &'a Observations, decision: &Decision) -> impl Iterator<Item = &'a ExplainedRule> {
+    let rules = explanation(seen, decision).into_iter().flat_map(|explanation| &explanation.rules);
+    rules.filter(|rule| {
+        let is_for_others = rule.verdict.is_some_and(|verdict| FOR_OTHERS.contains(&verdict));
+        rule.kind == Some(RuleKind::Allow) && !is_for_others
+    })
+}
+
+/// Adds the reason of each rule that did not allow the packet.
+fn add_rules(seen: &Observations, decision: &Decision, finding: Finding) -> Finding {
+    denying_rules(seen, decision).take(MAX_RULES).fold(finding, |finding, rule| {
+        let location = location(rule.file.as_deref(), rule.line);
+        let location = location.map(|location| format!(" ({location})")).unwrap_or_default();
+        finding.seen(format!("rule {}{location}: {}", rule.number, rule.reason))
+    })
 }
 
 /// Describes the packet, and the reason for the decision.
@@ -77,7 +107,7 @@ fn decided(seen: &Observations, decision: &Decision) -> Option<Finding> {
         }
         _ => return None,
     };
-    Some(finding.seen(describe(decision)))
+    Some(add_rules(seen, decision, finding.seen(describe(decision))))
 }
 
 /// The condition of a rule that accepts packets from this sender.
@@ -90,15 +120,31 @@ fn condition_for_sender(decision: &Decision) -> Vec<String> {
 fn denied(seen: &Observations, decision: &Decision, name: &str) -> Option<Finding> {
     let domain = seen.domains().iter().find(|domain| domain.name == name).filter(|domain| domain.allowed)?;
     let config = seen.actor_config.as_ref().ok()?.keys.as_ref().ok()?;
-    let rule = config.allow.iter().find(|rule| rules::is_for(rule, domain))?;
+    let denying = denying_rules(seen, decision).next();
+    let number = denying.and_then(|rule| usize::try_from(rule.number).ok()?.checked_sub(1));
+    let rule = number.and_then(|number| config.allow.get(number));
+    let rule = rule.or_else(|| config.allow.iter().find(|rule| rules::is_for(rule, domain)))?;
     let details = &decision.details;
-    if let Some(interface) = details.interface.as_deref().filter(|it| !accepts_interface(seen, rule, it)) {
+    let verdict = denying.and_then(|rule| rule.verdict);
+    // An actor of an earlier version does not return the verdicts.
+    let is_interface =
+        verdict.map(|it| [RuleVerdict::Interface, RuleVerdict::InterfaceUnknown].contains(&it));
+    let is_vlan = verdict.map(|it| [RuleVerdict::Vlan, RuleVerdict::VlanUnknown].contains(&it));
+    if let Some(interface) = details.interface.as_deref()
+        && is_interface.unwrap_or_else(|| !accepts_interface(seen, rule, interface))
+    {
         return Some(denied_interface(seen, rule, name, interface));
     }
-    if !rule.vlans.is_empty() && !details.vlan.is_some_and(|vlan| rule.vlans.contains(&vlan)) {
-        let vlan = details.vlan.map_or_else(|| "an unknown VLAN".to_owned(), |vlan| format!("VLAN {vlan}"));
+    let accepts_vlan =
+        || rule.vlans.is_empty() || details.vlan.is_some_and(|vlan| rule.vlans.contains(&vlan));
+    if is_vlan.unwrap_or_else(|| !accepts_vlan()) {
+        let vlan = match details.vlan {
+            None => "in an unknown VLAN".to_owned(),
+            Some(0) => "without a VLAN tag".to_owned(),
+            Some(vlan) => format!("in VLAN {vlan}"),
+        };
         let problem =
-            format!("the rule for {name:?} accepts VLANs {:?}, but the packet arrived in {vlan}", rule.vlans);
+            format!("the rule for {name:?} accepts VLANs {:?}, but the packet arrived {vlan}", rule.vlans);
         let condition: Vec<String> =
             details.vlan.map(|vlan| format!("vlans = [{vlan}]")).into_iter().collect();
         return Some(Finding::error("denied-vlan", problem).fix(commands::allow(seen, name, &condition)));

@@ -4,11 +4,11 @@ use wakevirt_service::bus::Address;
 
 use crate::client::Service;
 use crate::quoting::quote;
-use crate::verbs::doctor::checks::commands;
+use crate::verbs::doctor::checks::{commands, permissions};
 use crate::verbs::doctor::finding::Finding;
-use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::bus::Reply;
 use crate::verbs::doctor::observe::units::Unit;
+use crate::verbs::doctor::observe::{Observations, PKLA};
 
 /// The minimum number of restarts of a unit that doctor reports as a loop.
 const LOOP: u32 = 3;
@@ -263,23 +263,17 @@ fn versions(seen: &Observations) -> Option<Finding> {
     Some(finding.fix(seen.caller.as_root(fix)))
 }
 
-/// Reports a polkit before 0.106, which does not read rules in JavaScript.
+/// Reports a polkit before 0.106, which does not read rules in JavaScript, if the old form is not installed either.
 fn polkit(seen: &Observations) -> Option<Finding> {
-    let version = seen.bus.polkit.as_deref()?;
-    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    // Later versions have one part, such as 122.
-    let is_old = parts.next() == Some(0) && parts.next().is_some_and(|minor| minor < 106);
-    if !is_old {
+    let version = seen.polkit.version.as_deref().filter(|_| seen.polkit.is_old())?;
+    if seen.policies.iter().any(|path| path == PKLA) {
         return None;
     }
     let finding = Finding::warning("polkit-old", "polkit is too old to read wakevirt's rules");
     let finding = finding.seen(format!("polkit {version}; the rules need version 0.106 or later")).advice(
         "Packets wake domains without polkit. The command installs the permission for members of the libvirt group in the old format.",
     );
-    Some(finding.fix(seen.caller.as_root(
-        "install -D -m 644 /usr/share/doc/wakevirt/examples/polkit/wakevirt.pkla \
-         /etc/polkit-1/localauthority/50-local.d/wakevirt.pkla",
-    )))
+    Some(finding.fix(permissions::install_pkla(seen)))
 }
 
 #[cfg(test)]
@@ -326,15 +320,6 @@ mod tests {
         assert_eq!(findings[0].check, "unit-failed");
         assert_eq!(findings[0].problem, "wakevirt-capture has failed (signal, status 9)");
         assert_eq!(findings[0].fix.as_deref(), Some("systemctl restart wakevirt-capture"));
-    }
-
-    #[test]
-    fn finds_a_polkit_that_does_not_read_rules() {
-        for (version, is_old) in [("0.105", true), ("0.106", false), ("122", false), ("0.120", false)] {
-            let mut seen = Observations::nothing();
-            seen.bus.polkit = Some(version.to_owned());
-            assert_eq!(polkit(&seen).is_some(), is_old, "{version}");
-        }
     }
 
     #[test]

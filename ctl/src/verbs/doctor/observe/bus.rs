@@ -1,9 +1,10 @@
 //! What the services report on the bus.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use zbus::Proxy;
+use wakevirt_protocol::explain::Explanation;
 use zbus::fdo::DBusProxy;
 use zbus::names::BusName;
 
@@ -12,9 +13,9 @@ use crate::verbs::doctor::finding::{Seen, not_checked};
 
 /// The maximum number of decisions that doctor reads.
 const DECISIONS: usize = 200;
-/// The maximum number of denied packets for which doctor asks whether they would wake a domain now.
-const MAX_EXPLAINED: usize = 50;
-/// The timeout of a call to the bus itself, or to polkit.
+/// The maximum number of denied packets that the actor explains: the latest one of each domain.
+const MAX_EXPLAINED: usize = 16;
+/// The timeout of a call to the bus itself.
 const BUS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What one of the services replied.
@@ -65,12 +66,10 @@ pub struct OnBus {
     pub domains: Seen<Vec<Domain>>,
     /// The latest decisions, newest first.
     pub decisions: Seen<Vec<Decision>>,
-    /// The numbers of the decisions that denied a packet which would wake its domain now.
-    pub settled: Vec<u64>,
+    /// What the actor would do now with the denied packets, by the numbers of their decisions.
+    pub explanations: BTreeMap<u64, Explanation>,
     /// The packets that capture remembers, oldest first.
     pub packets: Seen<Vec<Packet>>,
-    /// The version of polkit, if it is on the bus.
-    pub polkit: Option<String>,
 }
 
 impl OnBus {
@@ -85,25 +84,21 @@ impl OnBus {
             decisions.map_err(|error| unseen("the latest decisions", &error, "wakevirtctl history"));
         let packets = client.remembered().await;
         let packets = packets.map_err(|error| unseen("the latest packets", &error, "wakevirtctl monitor"));
-        let mut settled = Vec::new();
-        for decision in decisions.iter().flatten().filter(|decision| is_denied(decision)).take(MAX_EXPLAINED)
-        {
+        let mut explanations = BTreeMap::new();
+        for decision in latest_denied(decisions.as_deref().unwrap_or_default()) {
             let mac = decision.mac.as_deref().unwrap_or_default();
-            let now = client.would_wake(mac, &decision.details.packet()).await;
-            if let (Some(number), Ok((true, _))) = (decision.number, now) {
-                settled.push(number);
-            }
+            let now = client.explain(mac, &decision.details.packet()).await;
+            explanations.extend(decision.number.zip(now.ok()));
         }
         Self {
             capture,
             actor,
-            settled,
+            explanations,
             capture_process: process(client, Service::Capture).await,
             actor_process: process(client, Service::Actor).await,
             domains,
             decisions,
             packets,
-            polkit: polkit(client).await,
         }
     }
 }
@@ -112,8 +107,17 @@ fn unseen(what: &str, error: &Error, command: &str) -> crate::verbs::doctor::fin
     not_checked(what, error.to_string(), format!("sudo {command}"))
 }
 
-fn is_denied(decision: &Decision) -> bool {
-    ["not-allowed", "bad-password"].contains(&decision.outcome.as_str())
+/// The decisions that denied the latest packet for a domain.
+fn latest_denied(decisions: &[Decision]) -> Vec<&Decision> {
+    let mut latest: Vec<&Decision> = Vec::new();
+    for decision in decisions.iter().filter(|it| it.details.trigger.as_deref() == Some("packet")) {
+        if !latest.iter().any(|it| it.domain == decision.domain) {
+            latest.push(decision);
+        }
+    }
+    latest.retain(|decision| ["not-allowed", "bad-password"].contains(&decision.outcome.as_str()));
+    latest.truncate(MAX_EXPLAINED);
+    latest
 }
 
 /// The process that owns the name of a service.
@@ -121,17 +125,4 @@ async fn process(client: &Client, service: Service) -> Option<u32> {
     let bus = DBusProxy::new(client.connection().await.ok()?).await.ok()?;
     let name = BusName::try_from(service.bus_name()).ok()?;
     timeout(BUS_TIMEOUT, bus.get_connection_unix_process_id(name)).await.ok()?.ok()
-}
-
-/// The version of polkit, if it is running.
-async fn polkit(client: &Client) -> Option<String> {
-    let connection = client.connection().await.ok()?;
-    let builder = Proxy::new(
-        connection,
-        "org.freedesktop.PolicyKit1",
-        "/org/freedesktop/PolicyKit1/Authority",
-        "org.freedesktop.PolicyKit1.Authority",
-    );
-    let proxy = builder.await.ok()?;
-    timeout(BUS_TIMEOUT, proxy.get_property::<String>("BackendVersion")).await.ok()?.ok()
 }

@@ -6,6 +6,7 @@ pub mod config;
 pub mod libvirt;
 pub mod loop_back;
 pub mod network;
+pub mod polkit;
 pub mod ports;
 pub mod session;
 pub mod units;
@@ -22,6 +23,7 @@ use config::{ActorConfig, CaptureConfig, Config};
 use libvirt::Machine;
 use loop_back::LoopBack;
 use network::Link;
+use polkit::Polkit;
 use ports::UdpSocket;
 use session::Daemon;
 use units::Units;
@@ -41,7 +43,9 @@ pub struct Observations {
     pub user_units: Option<Seen<Units>>,
     /// What the services report.
     pub bus: OnBus,
-    /// The existing files among the services' bus policies and the polkit rule.
+    /// polkit, and the permissions that it gives the actor.
+    pub polkit: Polkit,
+    /// The existing files among the services' bus policies, and the polkit rule and its old form.
     pub policies: Vec<String>,
     /// The configuration of capture.
     pub capture_config: Seen<Config<CaptureConfig>>,
@@ -65,6 +69,8 @@ pub struct Observations {
 
 /// The polkit rule that allows the actor to use libvirt.
 pub const LIBVIRT_RULE: &str = "10-wakevirt-libvirt.rules";
+/// The file with the same permissions for a polkit that does not read rules: pklocalauthority(8).
+pub const PKLA: &str = "/etc/polkit-1/localauthority/50-local.d/wakevirt.pkla";
 
 /// The maximum number of domains that doctor reads with virsh(1), if the caller named none.
 const MAX_MACHINES: usize = 16;
@@ -78,8 +84,8 @@ impl Observations {
         // A user's actor is on the session bus, and receives packets from the system's capture.
         let on_system = *client.address() != Address::System && bus.capture.status().is_none();
         if on_system {
-            let OnBus { capture, capture_process, packets, polkit, .. } = OnBus::read(&system).await;
-            bus = OnBus { capture, capture_process, packets, polkit, ..bus };
+            let OnBus { capture, capture_process, packets, .. } = OnBus::read(&system).await;
+            bus = OnBus { capture, capture_process, packets, ..bus };
         }
         let (links, port) = (network::read(), ports::read());
         let mut unseen = Vec::new();
@@ -99,6 +105,7 @@ impl Observations {
             wanted: wanted.map(str::to_owned),
             units: units::system(),
             user_units: session.then(units::user),
+            polkit: Polkit::read(if on_system { &system } else { client }, wanted).await,
             policies: policies(),
             capture_config: config::read(Service::Capture, bus.capture_process),
             actor_config: config::read(Service::Actor, bus.actor_process),
@@ -124,9 +131,8 @@ impl Observations {
             actor_process: None,
             domains: Err(unseen()),
             decisions: Err(unseen()),
-            settled: Vec::new(),
+            explanations: std::collections::BTreeMap::new(),
             packets: Err(unseen()),
-            polkit: None,
         };
         Self {
             caller: Caller::Root,
@@ -135,6 +141,7 @@ impl Observations {
             units: Err(unseen()),
             user_units: None,
             bus,
+            polkit: Polkit::default(),
             policies: Vec::new(),
             capture_config: Err(unseen()),
             actor_config: Err(unseen()),
@@ -176,8 +183,8 @@ impl Observations {
     }
 }
 
-/// The existing files among the services' bus policies and the polkit rule, in the directories from which they are
-/// read.
+/// The existing files among the services' bus policies, and the polkit rule and its old form, in the directories from which
+/// they are read.
 fn policies() -> Vec<String> {
     let directories = ["/usr/share", "/etc"];
     let files = directories.iter().flat_map(|directory| {
@@ -185,7 +192,7 @@ fn policies() -> Vec<String> {
         let names = names.into_iter().chain([format!("polkit-1/rules.d/{LIBVIRT_RULE}")]);
         names.map(move |name| format!("{directory}/{name}"))
     });
-    files.filter(|path| std::fs::exists(path).unwrap_or(false)).collect()
+    files.chain([PKLA.to_owned()]).filter(|path| std::fs::exists(path).unwrap_or(false)).collect()
 }
 
 /// The actor's connections, and whether each is connected.
