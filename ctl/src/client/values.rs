@@ -96,14 +96,14 @@ impl WakeLatency {
     }
 }
 
-/// An address in packets that no domain has.
+/// An address that no domain has, and for which packets arrived.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnknownAddress {
     /// The address.
     pub mac: String,
     /// The number of packets for it while the actor remembered it.
     pub packets: u64,
-    /// The ingress interface of the most recent packet; empty if unknown.
+    /// The ingress interface of the latest packet; empty if it is unknown.
     pub interface: String,
 }
 
@@ -128,7 +128,7 @@ pub struct ActorStatus {
     pub outcomes: BTreeMap<String, u64>,
     /// The number of packets for addresses that no domain has.
     pub unknown_packets: u64,
-    /// The most recent of these addresses, newest first.
+    /// The latest of these addresses, newest first.
     #[serde(skip)]
     pub unknown_addresses: Vec<UnknownAddress>,
     /// The number of announced packets that the actor missed.

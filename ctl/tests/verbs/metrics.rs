@@ -105,7 +105,7 @@ fn exports_the_rest_if_a_service_does_not_reply() {
     host.call(User::Root, "org.freedesktop.DBus", "ReloadConfig", &[]).unwrap();
     let printed = metrics(&host);
     assert_up(&printed.out, 1, 0);
-    assert!(printed.err.contains("of wakevirt-actor"), "{printed:?}");
+    assert!(printed.err.contains("GetAll on wakevirt-actor"), "{printed:?}");
 
     site.capture = None;
     let printed = run(&host, User::Root, &["metrics"]);

@@ -58,14 +58,14 @@ fn domain<'a>(seen: &'a Observations, machine: &Machine) -> Option<&'a Domain> {
     seen.domains().iter().find(|domain| domain.name == machine.name && domain.connection == machine.uri)
 }
 
-/// An address in packets that no domain has.
+/// An address that no domain has, and for which packets arrived.
 struct Unknown<'a> {
     mac: MacAddr,
-    /// How many packets for it the actor has received. `None` if the actor does not know.
+    /// The number of packets for it that the actor has received. `None` if the actor does not report it.
     packets: Option<u64>,
     /// The sender of the latest packet, if capture remembers it.
     sender: Option<&'a str>,
-    /// The ingress interface of that packet; empty if unknown.
+    /// The ingress interface of the latest packet; empty if it is unknown.
     interface: &'a str,
 }
 
@@ -88,8 +88,8 @@ impl Unknown<'_> {
     }
 }
 
-/// The addresses that no domain has, the one with the latest packet first: those that the actor reports, and those in the
-/// packets that capture remembers.
+/// The addresses that no domain has, latest packet first: those that the actor reports, and those in the packets that
+/// capture remembers.
 fn unknown_addresses(seen: &Observations) -> Vec<Unknown<'_>> {
     let is_known =
         |mac: MacAddr| seen.domains().iter().any(|domain| domain.macs.iter().any(|it| it.parse() == Ok(mac)));
@@ -131,7 +131,7 @@ fn unknown(seen: &Observations) -> Vec<Finding> {
     findings
 }
 
-/// Reports an address that is similar to that of a domain.
+/// Reports an address that is similar to an address of a domain.
 fn misspelt(seen: &Observations, address: &Unknown<'_>) -> Option<Finding> {
     let mac = address.mac;
     let wanted = seen.wanted_domain();
@@ -163,7 +163,7 @@ fn foreign(seen: &Observations, addresses: &[Unknown<'_>]) -> Option<Finding> {
         finding = finding.seen(format!("{}{}", address.describe(), nearest.unwrap_or_default()));
     }
     if addresses.len() > MAX_LISTED {
-        finding = finding.seen(format!("{} further addresses", addresses.len() - MAX_LISTED));
+        finding = finding.seen(format!("{} more addresses", addresses.len() - MAX_LISTED));
     }
     Some(finding.advice(
         "If an address belongs to a passed-through network card, run doctor for its domain: wakevirtctl doctor DOMAIN",

@@ -50,7 +50,7 @@ fn explanation<'a>(seen: &'a Observations, decision: &Decision) -> Option<&'a Ex
     seen.bus.explanations.get(&decision.number?)
 }
 
-/// The rules for the domain that did not allow the packet, in the order of their precedence.
+/// The rules for the domain that did not allow the packet, in order of precedence.
 fn denying_rules<'a>(seen: &'a Observations, decision: &Decision) -> impl Iterator<Item = &'a ExplainedRule> {
     let rules = explanation(seen, decision).into_iter().flat_map(|explanation| &explanation.rules);
     rules.filter(|rule| {
@@ -59,7 +59,7 @@ fn denying_rules<'a>(seen: &'a Observations, decision: &Decision) -> impl Iterat
     })
 }
 
-/// Adds the reason of each rule that did not allow the packet.
+/// Adds the reasons why the rules did not allow the packet.
 fn add_rules(seen: &Observations, decision: &Decision, finding: Finding) -> Finding {
     denying_rules(seen, decision).take(MAX_RULES).fold(finding, |finding, rule| {
         let location = location(rule.file.as_deref(), rule.line);

@@ -263,7 +263,8 @@ fn versions(seen: &Observations) -> Option<Finding> {
     Some(finding.fix(seen.caller.as_root(fix)))
 }
 
-/// Reports a polkit before 0.106, which does not read rules in JavaScript, if the old form is not installed either.
+/// Reports a polkit before 0.106, which does not read JavaScript rules, unless the permissions are installed in its own
+/// format.
 fn polkit(seen: &Observations) -> Option<Finding> {
     let version = seen.polkit.version.as_deref().filter(|_| seen.polkit.is_old())?;
     if seen.policies.iter().any(|path| path == PKLA) {
