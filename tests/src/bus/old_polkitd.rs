@@ -1,4 +1,4 @@
-//! The polkitd 0.105 of Debian 11 on the system bus of a host. It does not read rules in JavaScript.
+//! Debian 11's polkitd 0.105 on the system bus of a host. It does not read JavaScript rules.
 
 use crate::debian::tree_of;
 use crate::host::{Host, project, succeed};
@@ -7,7 +7,7 @@ use crate::wait;
 
 use super::polkitd::NAME;
 
-/// The root directory of polkitd, as a path on the host.
+/// polkitd's root directory, as a path on the host.
 const ROOT: &str = "/run/bullseye/root";
 
 /// Prepares the root directory, in which polkitd shares the users, the bus, the processes and `/etc/polkit-1` with the
@@ -27,7 +27,7 @@ mount --bind /run/dbus run/dbus
 mount --bind /proc proc
 "#;
 
-/// polkit 0.105 on a host, with its own actions and those of this project.
+/// polkit 0.105 on a host, with its own actions and this project's actions.
 #[derive(Debug)]
 pub struct OldPolkitd<'host>(&'host Host);
 

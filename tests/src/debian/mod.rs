@@ -71,7 +71,7 @@ pub fn tree_of_same_release() -> PathBuf {
     succeed(tree().env_remove("DEBIAN")).trim().into()
 }
 
-/// The tree of this Debian release, which `scripts/tree` supports.
+/// The tree of this Debian release, which must be one that `scripts/tree` supports.
 ///
 /// # Panics
 /// If it cannot be created.

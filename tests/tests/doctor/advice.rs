@@ -218,7 +218,8 @@ fn lists_received_addresses_that_no_domain_has() {
     let finding = diagnosis.finding("unknown-address");
     assert_eq!(finding["severity"], "note", "{:#}", diagnosis.json);
     assert_eq!(finding["problem"], "packets arrived for 2 addresses that no domain has");
-    // capture remembers only one packet; the actor stores all addresses. The port and the bridge receive each frame.
+    // Capture remembers only one packet, but the actor stores all addresses. The port and the bridge receive each
+    // frame.
     for address in addresses {
         let evidence = diagnosis.evidence("unknown-address");
         let is_listed = |text: &&str| {

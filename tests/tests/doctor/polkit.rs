@@ -1,4 +1,4 @@
-//! polkit versions and permissions.
+//! A version of polkit that does not read the shipped rules.
 
 use wakevirt_protocol::bus::ACTOR_NAME;
 use wakevirt_tests::bus::old_polkitd::OldPolkitd;
@@ -8,7 +8,7 @@ use wakevirt_tests::{privileged, wait};
 
 use crate::fixture::{DOMAIN, Fixture, HEALTHY, MAC};
 
-/// Installs the examples as the package does. `/usr` is that of the machine that runs the tests.
+/// Installs the examples as the package does, in an overlay, because the host shares `/usr` with this machine.
 fn install_examples(host: &Host) {
     host.sh(&format!(
         "mkdir -p /run/doc/upper/wakevirt /run/doc/work
@@ -33,7 +33,7 @@ fn fixes_a_polkit_that_does_not_read_rules() {
     assert_eq!(diagnosis.first()["check"], "polkit-old", "{:#}", diagnosis.json);
     assert!(diagnosis.has_evidence("polkit-old", "polkit 0.105"), "{:#}", diagnosis.json);
     host.sh(diagnosis.command_for("polkit-old"));
-    // polkitd notices the new file after a while.
+    // polkitd notices the new file with a delay.
     wait::until_true("polkit to allow the wake", || wake().is_ok());
     assert_eq!(fixture.libvirtd.state(TEST, DOMAIN), "running");
     assert_eq!(fixture.diagnose(&[]).json["healthy"], true);

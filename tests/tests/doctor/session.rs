@@ -10,7 +10,7 @@ use wakevirt_tests::{privileged, wait};
 
 use crate::fixture::{Fixture, HEALTHY};
 
-/// `XDG_RUNTIME_DIR` and `HOME` of the user.
+/// The user's `XDG_RUNTIME_DIR` and `HOME`.
 const RUNTIME: &str = "/run/user/test";
 const HOME: &str = "/run/home/test";
 /// The address of the session bus.
