@@ -5,9 +5,14 @@
 
 const BUS = "org.freedesktop.DBus";
 const LONGEST_DELAY = 30000;
+/** The address of the system bus in the D-Bus specification. */
+const ADDRESS = "unix:path=/run/dbus/system_bus_socket";
+
+/** Why services cannot be used while the page has no connection to the bus. */
+export const BUS_LOST = "The connection to the system bus was lost.";
 
 /** Whether the user has administrative access in this session. */
-const admin = cockpit.permission({ admin: true });
+export const admin = cockpit.permission({ admin: true });
 
 /** Returns whether the error says that the caller lacks a permission. */
 export function isDenied(error) {
@@ -19,16 +24,26 @@ export function plain(dictionary) {
     return Object.fromEntries(Object.entries(dictionary).map(([key, variant]) => [key, variant.v]));
 }
 
+/**
+ * Returns whether the error says that the bridge is no longer connected to the bus. Cockpit's bridge in Python does not
+ * close its channels then, and each call fails with the traceback of an error of sd-bus(3).
+ */
+function isLost(error) {
+    return error.name === "python.error" && /\[Errno \d+\] sd_bus/.test(error.message);
+}
+
 /** Tracks which bus names have an owner. */
 class Bus {
     constructor() {
         this.services = [];
         this.delay = 500;
+        this.options = { bus: "system" };
         this.open();
     }
 
     open() {
-        const client = cockpit.dbus(BUS, { bus: "system" });
+        const client = cockpit.dbus(BUS, this.options);
+        this.client = client;
         client.subscribe({ path: "/org/freedesktop/DBus", interface: BUS, member: "NameOwnerChanged" },
                          (_path, _interface, _signal, [changed, , owner]) => {
                              for (const service of this.services) {
@@ -41,10 +56,26 @@ class Bus {
             this.services.forEach(service => service.open());
         }, () => {});
         client.addEventListener("close", () => {
-            this.services.forEach(service => service.disconnect("The system bus is unavailable."));
-            window.setTimeout(() => this.open(), this.delay);
-            this.delay = Math.min(2 * this.delay, LONGEST_DELAY);
+            if (this.client === client)
+                this.reopen();
         });
+    }
+
+    reopen() {
+        this.client = null;
+        this.services.forEach(service => service.disconnect(BUS_LOST));
+        window.setTimeout(() => this.open(), this.delay);
+        this.delay = Math.min(2 * this.delay, LONGEST_DELAY);
+    }
+
+    /** Opens new connections to the bus. The bridge in Python shares one connection for `bus`, and never replaces it. */
+    replace() {
+        this.options = { bus: "none", address: ADDRESS };
+        const { client } = this;
+        if (!client)
+            return;
+        this.reopen();
+        client.close();
     }
 }
 
@@ -79,7 +110,7 @@ export class Service extends EventTarget {
     open() {
         if (this.client)
             return;
-        const client = cockpit.dbus(this.name, { bus: "system" });
+        const client = cockpit.dbus(this.name, bus.options);
         this.client = client;
         client.addEventListener("owner", (_event, owner) => this.setOwner(owner));
         client.addEventListener("close", (_event, options) => {
@@ -115,16 +146,23 @@ export class Service extends EventTarget {
      * `type` is the signature of the arguments.
      */
     async call(method, values = [], type = "", iface = this.name) {
-        if (!this.client)
+        const { client } = this;
+        if (!client)
             throw new Error(this.problem);
         try {
-            return await this.client.call(this.path, iface, method, values, { type });
+            return await client.call(this.path, iface, method, values, { type });
         } catch (error) {
+            if (isLost(error)) {
+                bus.replace();
+                throw new Error(BUS_LOST);
+            }
+            if (!this.client)
+                throw new Error(this.problem);
             if (!isDenied(error) || !admin.allowed)
                 throw error;
         }
         if (!this.privileged) {
-            const client = cockpit.dbus(this.name, { bus: "system", superuser: "require" });
+            const client = cockpit.dbus(this.name, { ...bus.options, superuser: "require" });
             client.addEventListener("close", () => {
                 if (this.privileged === client)
                     this.privileged = null;

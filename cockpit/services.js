@@ -1,7 +1,8 @@
 // The state of both services.
 
 import { element, name, replace, visible } from "./dom.js";
-import { repeat } from "./bus.js";
+import { BUS_LOST, repeat } from "./bus.js";
+import { notice } from "./notices.js";
 
 const INTERVAL = 5000;
 
@@ -43,6 +44,8 @@ function captureText(service, values) {
     ];
 }
 
+const BUS_HINT = `${BUS_LOST} The page tries to connect again. If this message stays, reload the page or log in to Cockpit again.`;
+
 /** Shows and updates the state of the services. */
 export function showServices(actor, capture) {
     const node = document.getElementById("services");
@@ -52,6 +55,8 @@ export function showServices(actor, capture) {
         replace(node, ...term("Actor", ...actorText(actor, actorValues)), ...term("Capture", ...captureText(capture, captureValues)));
         return INTERVAL;
     });
+    for (const event of ["up", "down"])
+        actor.addEventListener(event, () => notice("bus", actor.problem === BUS_LOST ? BUS_HINT : null));
     for (const service of [actor, capture]) {
         for (const event of ["up", "down", "properties"])
             service.addEventListener(event, () => refresh());
