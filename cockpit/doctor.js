@@ -1,23 +1,8 @@
 // Shows the findings of `wakevirtctl doctor`, which does not change anything. It runs as root if the user has
 // administrative access.
 
-/* global cockpit */
-
 import { element, replace, speak, visible } from "./dom.js";
-
-const COMMAND = ["wakevirtctl", "doctor", "--json=short"];
-
-/** Runs doctor, and returns its output. Exit status 1 means that it found errors or warnings. */
-async function diagnose() {
-    let output = "";
-    try {
-        await cockpit.spawn(COMMAND, { superuser: "try", err: "message" }).stream(part => { output += part; });
-    } catch (error) {
-        if (error.exit_status !== 1 || !output)
-            throw error;
-    }
-    return JSON.parse(output);
-}
+import { failure, wakevirtctl } from "./program.js";
 
 function command(text) {
     return text && element("code", { class: "fix" }, visible(text));
@@ -37,13 +22,13 @@ function unchecked({ what, reason, command: shows }) {
 async function run(result) {
     replace(result, element("p", {}, "Checking…"));
     try {
-        const { healthy, works, findings, "not-checked": notChecked } = await diagnose();
+        const { healthy, works, findings, "not-checked": notChecked } = await wakevirtctl(["doctor"], "try");
         const text = healthy ? "No errors or warnings." : `Findings: ${findings.length}. The most likely cause is first.`;
         replace(result, element("p", {}, text),
                 element("ul", {}, findings.map(finding), works.map(text => element("li", {}, `Works: ${visible(text)}`)), notChecked.map(unchecked)));
         speak(text);
     } catch (error) {
-        const text = `${COMMAND.join(" ")} failed: ${visible(error.message || error.problem || error)}`;
+        const text = failure("doctor", error);
         replace(result, element("p", {}, element("strong", {}, text)));
         speak(text);
     }

@@ -1,11 +1,14 @@
-// The list of domains, with their state and a button that wakes them.
+// The list of domains, with their state, a switch that allows packets to wake them, and a button that wakes them.
 
+import { ACCESS_HINT, AllowSwitch } from "./allow.js";
+import { admin, plain, repeat } from "./bus.js";
 import { element, name, replace, row, speak, table, visible } from "./dom.js";
 import { describe, LIST_HINT, notice } from "./notices.js";
 import { outcomeText, time } from "./format.js";
-import { plain, repeat } from "./bus.js";
 
 const COLUMNS = ["Name", "State", "MAC addresses", "Packets can wake it", "Last wake", "Wake"];
+/** The index of the column with the switch. */
+const ALLOW = COLUMNS.indexOf("Packets can wake it");
 const CHUNK = 100;
 /** The maximum number of domains in the list. */
 const MAX_DOMAINS = 20000;
@@ -13,7 +16,7 @@ const WAKE_HINT = "Only root and members of the libvirt group can wake domains, 
 
 const keyOf = domain => `${domain.connection}\n${domain.uuid}`;
 
-/** A row of the table. Its button stays the same element, so that it keeps the focus. */
+/** A row of the table. Its buttons stay the same elements, so that they keep the focus. */
 class DomainRow {
     constructor(list, domain) {
         this.list = list;
@@ -21,7 +24,9 @@ class DomainRow {
         this.waiting = false;
         this.result = element("span", { class: "result" });
         this.button = element("button", { type: "button", onclick: () => this.wake() }, "Wake");
+        this.allow = new AllowSwitch(() => list.reload());
         this.cells = COLUMNS.map(() => element("div"));
+        this.cells[ALLOW].append(...this.allow.nodes);
         this.cells.at(-1).append(this.button, this.result);
         this.node = row(COLUMNS, this.cells);
         this.update(domain);
@@ -29,11 +34,11 @@ class DomainRow {
 
     update(domain) {
         this.domain = domain;
-        const [title, state, macs, allowed, last] = this.cells;
+        const [title, state, macs, , last] = this.cells;
         replace(title, name(domain.name), this.list.several && element("small", {}, name(domain.connection)));
         replace(state, element("span", { class: `badge state-${domain.state.replaceAll(" ", "-")}` }, visible(domain.state)));
         replace(macs, domain.macs.map(mac => element("code", {}, visible(mac))));
-        replace(allowed, domain.allowed ? "yes" : "no", domain.rule && element("small", {}, name(domain.rule)));
+        this.allow.update(domain);
         replace(last, domain["last-wake"] ? time(domain["last-wake"]) : "–");
         this.button.setAttribute("aria-label", `Wake ${visible(domain.name)}`);
     }
@@ -78,6 +83,7 @@ export class Domains {
         this.rows = new Map();
         this.byMac = new Map();
         this.known = false;
+        this.waiting = [];
         this.several = false;
         this.limit = CHUNK;
         this.node = document.getElementById("domains");
@@ -87,12 +93,14 @@ export class Domains {
         this.table.node.hidden = true;
         this.message = element("p", {}, "Loading…");
         this.more = element("button", { type: "button", class: "more", onclick: () => this.showMore() });
-        this.node.append(this.table.node, this.more, this.message);
+        this.access = element("p", { id: "domains-access" }, ACCESS_HINT);
+        this.node.append(this.access, this.table.node, this.more, this.message);
         this.filter.addEventListener("input", () => {
             this.limit = CHUNK;
             this.render();
         });
         this.refresh = repeat(() => this.load());
+        actor.addEventListener("access", () => this.rows.forEach(entry => entry.allow.render()));
         for (const event of ["up", "down", "properties", "access"])
             actor.addEventListener(event, () => this.refresh());
         actor.addEventListener("signal", event => this.signal(event.detail));
@@ -109,6 +117,7 @@ export class Domains {
 
     /** Loads the list, and returns the delay before the next load. Polls, because most state changes cause no signal. */
     async load() {
+        const waiting = this.waiting.splice(0);
         try {
             this.update(await this.list());
             notice("domains");
@@ -117,8 +126,18 @@ export class Domains {
             notice("domains", `The list of domains is unavailable: ${describe(error, LIST_HINT)}`);
             if (!this.rows.size)
                 this.message.textContent = "The list of domains is unavailable.";
+        } finally {
+            waiting.forEach(resolve => resolve());
         }
         return 5000 + 10 * this.rows.size;
+    }
+
+    /** Loads the list. Resolves when the page shows a list that was read after this call. */
+    reload() {
+        return new Promise(resolve => {
+            this.waiting.push(resolve);
+            this.refresh(0);
+        });
     }
 
     async list() {
@@ -166,6 +185,7 @@ export class Domains {
         if (nodes.length !== body.children.length || nodes.some((entry, index) => entry !== body.children[index]))
             body.replaceChildren(...nodes);
         node.hidden = !nodes.length;
+        this.access.hidden = !nodes.length || admin.allowed !== false;
         this.message.textContent = nodes.length ? "" : (this.rows.size ? "No domain matches the filter." : "There are no domains.");
         const rest = found.length - nodes.length;
         this.more.hidden = !rest;

@@ -23,6 +23,8 @@ const DENIED: &str = "archive";
 const DENIED_MAC: &str = "52:54:00:12:34:57";
 /// A name that consists of markup and a character that reorders the text around it.
 const HOSTILE: &str = "<img src=x onerror=document.body.remove()>\u{202e}gpj";
+/// Names that are an option, match all names as a glob, or mean something to a shell or in HTML.
+const NAMES: [&str; 5] = ["--help", "*", "my server", "<b>a & b", "$(reboot);'`"];
 /// The actor's rules.
 const RULES: &str = "[[allow]]\ndomain = \"win11\"\n";
 /// The actor's connections for a long list of domains.
@@ -60,7 +62,10 @@ fn install(site: &Site<'_>) {
 }
 
 fn define(site: &Site<'_>, name: &str, mac: &str) {
-    site.debian.write("/root/domain.xml", &qemu_domain(&name.replace('<', "&lt;"), mac, "br0"));
+    site.debian.write(
+        "/root/domain.xml",
+        &qemu_domain(&name.replace('&', "&amp;").replace('<', "&lt;"), mac, "br0"),
+    );
     site.virsh("define /root/domain.xml");
 }
 
@@ -264,6 +269,155 @@ fn page_lists_and_wakes_domains_and_explains_packets() {
     shows_hostile_names(&mut browser, &site);
     shows_long_list(&mut browser, &site);
     respects_permissions(&mut browser, &site);
+}
+
+/// The selector for a domain's switch in this state.
+fn switch(domain: &str, is_on: bool) -> String {
+    format!("{} >> [role=switch][aria-checked={is_on}][aria-disabled=false]", row(domain))
+}
+
+/// Presses a domain's switch, and waits until it is in this state.
+fn press_switch(browser: &mut Browser, domain: &str, is_on: bool) {
+    browser.focus(&switch(domain, !is_on));
+    browser.press(if is_on { "Space" } else { "Enter" });
+    browser.wait(&switch(domain, is_on));
+}
+
+/// The files with rules that `wakevirtctl allow` has written.
+fn drop_ins(site: &Site<'_>) -> Vec<String> {
+    let files = site.debian.sh("ls --literal /etc/wakevirt/actor.d");
+    files.lines().map(str::to_owned).collect()
+}
+
+/// Allows and forbids a domain with the keyboard, and checks what packets do.
+fn allows_and_forbids(browser: &mut Browser, site: &Site<'_>) {
+    press_switch(browser, DENIED, true);
+    assert_eq!(drop_ins(site), ["50-allow-archive.toml"]);
+    browser.wait_for_text(&row(DENIED), "domain = \"archive\"");
+    let focused = browser.evaluate("document.activeElement.getAttribute('aria-label')");
+    assert_eq!(focused, format!("Packets can wake {DENIED}"), "the switch lost the focus");
+    site.lan.etherwake(DENIED_MAC, &["-b"]);
+    browser.wait_for_text(&row(DENIED), "running");
+    press_switch(browser, DENIED, false);
+    assert_eq!(drop_ins(site), [""; 0]);
+    assert_eq!(browser.text(&result(DENIED)), "");
+    site.virsh(&format!("destroy {DENIED}"));
+    wait_for_cool_down();
+    site.lan.etherwake(DENIED_MAC, &["-b"]);
+    browser.wait_for_text(&format!("#packets tr:has(code:text-is(\"{DENIED_MAC}\"))"), "no rule");
+    assert_eq!(site.virsh(&format!("domstate {DENIED}")), "shut off");
+}
+
+/// The selector for the messages beside a domain's switch.
+fn result(domain: &str) -> String {
+    format!("{} >> td[data-label=\"Packets can wake it\"] .result", row(domain))
+}
+
+/// Checks that the page names what still allows a domain, and shows its real state.
+fn names_what_still_allows(browser: &mut Browser, site: &Site<'_>) {
+    let press = |browser: &mut Browser, domain: &str, message: &str| {
+        browser.click(&switch(domain, true));
+        browser.wait_for_text(&result(domain), message);
+        browser.wait(&switch(domain, true));
+    };
+    press(browser, DOMAIN, "/etc/wakevirt/actor.toml:1");
+    site.virsh(&format!(
+        "metadata {DENIED} https://wakevirt.org/metadata/1.0 --config --key wakevirt --set '<wake/>'"
+    ));
+    press(browser, DENIED, "Still allowed by the metadata of the domain");
+    site.virsh(&format!("metadata {DENIED} https://wakevirt.org/metadata/1.0 --config --remove"));
+    browser.wait(&switch(DENIED, false));
+    assert_eq!(browser.text(&result(DENIED)), "", "the message is outdated");
+    press_switch(browser, DENIED, true);
+    site.debian.sh("echo '# mine' >>/etc/wakevirt/actor.d/50-allow-archive.toml");
+    press(browser, DENIED, "was edited");
+    site.debian.sh("rm /etc/wakevirt/actor.d/50-allow-archive.toml && systemctl reload wakevirt-actor");
+    browser.wait(&switch(DENIED, false));
+}
+
+/// Checks that a switch changes only its own domain, whatever the name of the domain is.
+fn switches_any_name(browser: &mut Browser, site: &Site<'_>) {
+    for (index, name) in NAMES.into_iter().enumerate() {
+        define(site, name, &format!("52:54:00:12:35:{index:02x}"));
+        browser.wait(&switch(name, false));
+        let on = browser.count("#domains [role=switch][aria-checked=true]");
+        press_switch(browser, name, true);
+        assert_eq!(drop_ins(site).len(), 1, "{:?}", drop_ins(site));
+        assert_eq!(browser.count("#domains [role=switch][aria-checked=true]"), on + 1, "{name}");
+        press_switch(browser, name, false);
+        assert_eq!(drop_ins(site), [""; 0], "{name}");
+    }
+}
+
+/// Checks that the switch is disabled without administrative access, and says why.
+fn needs_access(browser: &mut Browser) {
+    let disabled = format!("{} >> [role=switch][aria-disabled=true]", row(DENIED));
+    browser.wait(&disabled);
+    browser.wait_for_text("#domains-access", "Administrative access is needed");
+    browser.focus(&disabled);
+    browser.press("Space");
+    browser.wait_for_text(&result(DENIED), "Administrative access is needed");
+    // The access can end while the page still shows the switch as enabled.
+    browser.evaluate("import('./bus.js').then(bus => { bus.admin.allowed = true; })");
+    browser.click(&switch(DENIED, false));
+    browser.wait_for_text(&result(DENIED), "Administrative access is needed");
+    browser.wait(&switch(DENIED, false));
+}
+
+#[test]
+fn switch_allows_and_forbids_domains() {
+    privileged!();
+    let host = Host::new();
+    let site = Site::new(&host, Kind::DbusDaemon);
+    install(&site);
+    site.debian.sh("install -d -m 755 /run/cockpit");
+    let _root = cockpit(&site, "root", "127.0.0.1");
+    let mut browser = Browser::start(&host);
+    browser.resize(1280, 900);
+    open(&mut browser, "127.0.0.1");
+    allows_and_forbids(&mut browser, &site);
+    names_what_still_allows(&mut browser, &site);
+    switches_any_name(&mut browser, &site);
+    let _member = cockpit(&site, MEMBER, "127.0.0.3");
+    open(&mut browser, "127.0.0.3");
+    needs_access(&mut browser);
+    assert_eq!(drop_ins(&site), [""; 0]);
+    assert_eq!(browser.problems(), [""; 0]);
+}
+
+#[test]
+fn page_handles_a_restart_of_the_bus() {
+    privileged!();
+    let host = Host::new();
+    let site = Site::new(&host, Kind::DbusDaemon);
+    install(&site);
+    site.debian.sh("install -d -m 755 /run/cockpit");
+    let _root = cockpit(&site, "root", "127.0.0.1");
+    let mut browser = Browser::start(&host);
+    browser.resize(1280, 900);
+    open(&mut browser, "127.0.0.1");
+    browser.wait_for_text(&row(DOMAIN), "shut off");
+    browser.evaluate(
+        "window.reports = [];
+         new MutationObserver(() => reports.push(document.getElementById('notices').textContent))
+             .observe(document.getElementById('notices'), { childList: true, subtree: true })",
+    );
+    let earlier = site.debian.main_process("dbus.service");
+    site.debian.sh("systemctl restart dbus.service");
+    assert_ne!(site.debian.main_process("dbus.service"), earlier);
+    wait::until_true("a report that the bus was lost", || {
+        browser.evaluate("reports.join(' ')").as_str().is_some_and(|all| all.contains("system bus was lost"))
+    });
+    browser.wait_for_text("#services dd:nth-of-type(1)", "qemu:///system: connected");
+    browser.wait_for_text("#services dd:nth-of-type(2)", "br0");
+    // Signals arrive, and calls are answered. A packet that starts a domain would have to wait for logind.
+    site.lan.etherwake(DENIED_MAC, &["-b"]);
+    browser.wait_for_text(&format!("#packets tr:has(code:text-is(\"{DENIED_MAC}\"))"), "no rule");
+    press_switch(&mut browser, DENIED, true);
+    assert_eq!(browser.count("#notices p"), 0, "{}", browser.text("#notices"));
+    site.debian.sh("systemctl restart wakevirt-capture");
+    browser.wait_for_text("#services dd:nth-of-type(2)", "Packets received: 0");
+    assert_eq!(browser.problems(), [""; 0]);
 }
 
 /// The content security policy of the page allows nothing inline. Cockpit 287 serves `.mjs` files without a content
