@@ -6,8 +6,9 @@ use serde_json::Value;
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
 use wakevirt_tests::host::Host;
-use wakevirt_tests::libvirt::qemu_domain;
+use wakevirt_tests::libvirt::{qemu_domain, qemu_domain_with};
 use wakevirt_tests::network::Peer;
+use wakevirt_tests::project::readme;
 use wakevirt_tests::{privileged, wait};
 
 const DOMAIN: &str = "win11";
@@ -179,6 +180,38 @@ impl<'host> Fixture<'host> {
         assert!(woken.is_some(), "the domain is {} after\n{context}\n{}", state(), journal());
         self.debian.sh(&format!("virsh --quiet destroy {DOMAIN}; systemctl restart wakevirt-actor"));
     }
+
+    /// Causes each fault, runs the commands that doctor prints, and checks that a packet wakes the domain afterwards.
+    fn assert_each_is_fixed(&self, faults: &[Fault]) {
+        for fault in faults {
+            assert!(self.becomes_healthy(), "before {}: {:#}", fault.check, self.diagnose());
+            self.debian.sh(fault.broken_by);
+            if fault.packet {
+                self.fail_to_wake();
+            }
+            wait::within(wait::TIMEOUT, || {
+                (self.diagnose()["findings"][0]["check"] == fault.check).then_some(())
+            });
+            let (first, commands) = self.fix();
+            let finding = &first["findings"][0];
+            assert_eq!(finding["check"], fault.check, "{first:#}");
+            assert!(finding["evidence"].to_string().replace('\\', "").contains(fault.evidence), "{first:#}");
+            assert!(self.becomes_healthy(), "after {commands:?}: {:#}", self.diagnose());
+            self.assert_wakes(&format!("{commands:?}\n{first:#}"));
+        }
+    }
+
+    /// Sends packets until a wake fails.
+    fn fail_to_wake(&self) {
+        let failures = || self.debian.journal("wakevirt-actor").matches("failed: domain").count();
+        let before = failures();
+        // A packet like the previous one counts as a copy for two seconds.
+        wait::until_true("the wake to fail", || {
+            self.lan.etherwake(MAC, &[]);
+            wait::within(std::time::Duration::from_millis(500), || (failures() > before).then_some(()))
+                .is_some()
+        });
+    }
 }
 
 #[test]
@@ -188,40 +221,77 @@ fn each_fault_is_found_and_fixed() {
     let fixture = Fixture::new(&host);
     assert!(fixture.becomes_healthy(), "{:#}", fixture.diagnose());
     fixture.assert_wakes("the installation");
-    for fault in &FAULTS {
-        assert!(fixture.becomes_healthy(), "before {}: {:#}", fault.check, fixture.diagnose());
-        fixture.debian.sh(fault.broken_by);
-        if fault.packet {
-            let failures = || fixture.debian.journal("wakevirt-actor").matches("failed: domain").count();
-            let before = failures();
-            // A packet like the previous one counts as a copy for two seconds.
-            wait::until_true("the wake to fail", || {
-                fixture.lan.etherwake(MAC, &[]);
-                wait::within(std::time::Duration::from_millis(500), || (failures() > before).then_some(()))
-                    .is_some()
-            });
-        }
-        wait::within(wait::TIMEOUT, || {
-            (fixture.diagnose()["findings"][0]["check"] == fault.check).then_some(())
-        });
-        let (first, commands) = fixture.fix();
-        let finding = &first["findings"][0];
-        assert_eq!(finding["check"], fault.check, "{first:#}");
-        assert!(finding["evidence"].to_string().replace('\\', "").contains(fault.evidence), "{first:#}");
-        assert!(fixture.becomes_healthy(), "after {commands:?}: {:#}", fixture.diagnose());
-        fixture.assert_wakes(&format!("{commands:?}\n{first:#}"));
-    }
-    // Only the package can restore this file, and it is not installed here. This part checks only the finding.
-    fixture.debian.sh(
-        "rm /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules; systemctl restart polkit wakevirt-actor",
-    );
-    let denied = || {
-        let json = fixture.diagnose();
-        (json["findings"][0]["check"] == "libvirt-denied").then_some(json)
+    fixture.assert_each_is_fixed(&FAULTS);
+}
+
+/// Removes lines from the shipped rule. `$lines` is a regular expression.
+macro_rules! without {
+    ($lines:literal) => {
+        concat!(
+            "rm -f /etc/polkit-1/rules.d/0*.rules; cp /root/rule /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules
+             sed -i '/",
+            $lines,
+            "/d' /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules; systemctl restart polkit wakevirt-actor"
+        )
     };
-    let json = wait::until("the actor to be denied", denied);
-    let evidence = json["findings"][0]["evidence"].to_string();
-    for part in ["10-wakevirt-libvirt.rules is missing", "log: no connection to qemu:///system: "] {
-        assert!(evidence.contains(part), "{json:#}");
-    }
+}
+
+/// Faults of the setup in docs/RESTRICTED.md.
+const RESTRICTED: [Fault; 7] = [
+    // libvirt does not allow the actor to connect.
+    fault("libvirt-denied", "org.libvirt.unix.manage is denied to the actor", without!("unix.manage")),
+    fault("libvirt-denied", "org.libvirt.api.connect.getattr is denied to the actor", without!("connect.getattr")),
+    // libvirt does not show the domain to the actor.
+    fault("libvirt-permission", "org.libvirt.api.domain.getattr is denied to the actor", without!("api.domain.getattr")),
+    Fault {
+        packet: true,
+        ..fault("libvirt-permission", "org.libvirt.api.domain.start is denied to the actor", without!("domain.start"))
+    },
+    // Only domains with networks need this permission.
+    Fault {
+        packet: true,
+        ..fault("libvirt-permission", "org.libvirt.api.network.getattr is denied to the actor", without!("network.getattr"))
+    },
+    fault(
+        "libvirt-permission",
+        "org.libvirt.api.domain.start is denied to the actor",
+        "rm -f /etc/polkit-1/rules.d/0*.rules; cp /root/rule /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules
+         echo 'polkit.addRule(function (action) { if (action.id == \"org.libvirt.api.domain.start\") return polkit.Result.NO; });' \
+            >/etc/polkit-1/rules.d/05-own.rules
+         systemctl restart polkit wakevirt-actor",
+    ),
+    fault(
+        "libvirt-denied",
+        "10-wakevirt-libvirt.rules is missing",
+        "rm -f /etc/polkit-1/rules.d/0*.rules /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules
+         systemctl restart polkit wakevirt-actor",
+    ),
+];
+
+const NETWORK: &str = "<network><name>own</name><forward mode='bridge'/><bridge name='br0'/></network>";
+
+#[test]
+fn missing_permissions_are_found_and_granted() {
+    privileged!();
+    let host = Host::new();
+    let fixture = Fixture::new(&host);
+    let interface = format!("<mac address='{MAC}'/><source network='own'/><model type='virtio'/>");
+    let domain = qemu_domain_with(DOMAIN, &format!("<interface type='network'>{interface}</interface>"));
+    fixture.debian.write("/root/own.xml", NETWORK);
+    fixture.debian.write("/root/win11.xml", &domain);
+    fixture.debian.sh("cp /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules /root/rule
+         virsh='virsh --quiet --connect qemu:///system'; $virsh undefine win11; $virsh define /root/win11.xml
+         $virsh net-define /root/own.xml; $virsh net-start own; $virsh net-autostart own");
+    // Without the access driver, the rule allows only the connection.
+    fixture.assert_each_is_fixed(&[fault(
+        "libvirt-denied",
+        "10-wakevirt-libvirt.rules is missing",
+        "rm /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules; systemctl restart polkit wakevirt-actor",
+    )]);
+    let enable = readme::commands_of("docs/RESTRICTED.md", "Enable");
+    fixture.debian.sh(enable.last().expect("commands"));
+    fixture.debian.sh(without!("^no such line$"));
+    assert!(fixture.becomes_healthy(), "{:#}", fixture.diagnose());
+    fixture.assert_wakes("the restrictions");
+    fixture.assert_each_is_fixed(&RESTRICTED);
 }
