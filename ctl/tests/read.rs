@@ -1,4 +1,4 @@
-//! `wakevirtctl read`: output, errors and exit codes for savefiles of each format and link type.
+//! `wakevirtctl read`: output, errors and exit statuses for savefiles of each format and link type.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fs;

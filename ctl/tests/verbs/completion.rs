@@ -12,7 +12,7 @@ use crate::site::Site;
 const DIRECTORY: &str = "/run/completions";
 const SPACE_MAC: &str = "52:54:00:01:02:0a";
 
-/// A shell on the host that finds the program.
+/// Returns a shell on the host, which finds the program in its PATH.
 fn shell(host: &Host, user: User, program: &str) -> Command {
     let mut shell = host.command_as(user, program);
     shell.env("PATH", format!("{PROGRAMS}:/usr/bin:/bin")).env("TERM", "dumb").env("HOME", "/run");

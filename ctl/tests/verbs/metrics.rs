@@ -26,7 +26,7 @@ const HIDDEN: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bu
 </busconfig>
 "#;
 
-/// The metrics as a user without permissions sees them.
+/// Prints the metrics as a user without permissions.
 fn metrics(host: &Host) -> Printed {
     let start = Instant::now();
     let printed = run(host, User::Unprivileged, &["metrics"]);

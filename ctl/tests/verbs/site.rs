@@ -9,7 +9,7 @@ use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
 pub const ALLOWED_MAC: &str = "52:54:00:01:02:03";
 pub const OTHER_MAC: &str = "52:54:00:01:02:04";
 
-/// A host without services. All of them are dropped before it.
+/// The services and the bus on a host.
 pub struct Site<'host> {
     pub host: &'host Host,
     pub actor: Option<Daemon>,
@@ -27,7 +27,7 @@ pub struct Printed {
 }
 
 impl<'host> Site<'host> {
-    /// Starts everything. A rule allows the domain `vm1`; `vm2` is not allowed.
+    /// Starts everything. A rule allows the `vm1` domain; `vm2` is not allowed.
     pub fn new(host: &'host Host) -> Self {
         let bus = Bus::start(host, Kind::DbusDaemon);
         let libvirtd = Libvirtd::start(host);
