@@ -39,7 +39,7 @@ pub enum Error {
         error: io::Error,
     },
     /// The sniffer exited without a failure report. The string describes how it exited.
-    #[error("sniffer exited ({0}); capture exits, and the service manager restarts both")]
+    #[error("sniffer exited ({0}); capture will exit, and the service manager will restart both")]
     SnifferExited(String),
     /// The sniffer reported that it cannot continue.
     #[error("sniffer failed: {0}")]
@@ -48,10 +48,10 @@ pub enum Error {
     #[error("sniffer was not ready within {0} s")]
     SnifferTimeout(u64),
     /// The sniffer sent bytes that are not a valid message.
-    #[error("sniffer sent {0}; capture exits, because the sniffer may be compromised")]
+    #[error("sniffer sent {0}; exiting, because the sniffer may be compromised")]
     BadMessage(#[from] BadMessage),
     /// The sniffer sent a message that contradicts an earlier one.
-    #[error("sniffer sent {0}; capture exits, because the sniffer may be compromised")]
+    #[error("sniffer sent {0}; exiting, because the sniffer may be compromised")]
     UnexpectedMessage(&'static str),
     /// The socketpair to the sniffer failed.
     #[error("socketpair to the sniffer failed: {0}")]

@@ -69,7 +69,7 @@ pub enum Error {
     default_path = "/org/wakevirt/Capture1"
 )]
 pub trait Capture1 {
-    /// Returns the first page of the stored packets with a sequence higher than `after`, oldest first:
+    /// Returns the first page of the stored packets with a sequence number above `after`, oldest first:
     /// `(epoch, lost, more, packets)`.
     fn replay(
         &self,
@@ -95,10 +95,10 @@ pub trait Capture1 {
     /// The interfaces on which wakevirt captures packets.
     #[zbus(property)]
     fn interfaces(&self) -> zbus::Result<Vec<String>>;
-    /// The alternative names of these interfaces, by name.
+    /// The alternative names of the interfaces in `interfaces`, by interface name.
     #[zbus(property)]
     fn alternative_names(&self) -> zbus::Result<HashMap<String, Vec<String>>>;
-    /// The sequence of the most recently announced packet.
+    /// The sequence number of the most recently announced packet.
     #[zbus(property(emits_changed_signal = "false"))]
     fn sequence(&self) -> zbus::Result<u64>;
     /// The number of captured magic packets.
@@ -119,7 +119,7 @@ pub trait Capture1 {
     /// The number of magic packets that the sniffer dropped because the announcer was too slow.
     #[zbus(property(emits_changed_signal = "false"))]
     fn channel_dropped(&self) -> zbus::Result<u64>;
-    /// The counters for each transport: received, duplicates, limited and dropped.
+    /// The counters for each transport (received, duplicates, limited), and for each kind of socket (dropped).
     #[zbus(property(emits_changed_signal = "false"))]
     fn transports(&self) -> zbus::Result<HashMap<String, HashMap<String, u64>>>;
 }
@@ -135,9 +135,9 @@ pub trait Actor1 {
     fn wake(&self, mac: &str) -> Result<String, Error>;
     /// Wakes the domain with this name or UUID, and returns the outcome.
     fn wake_domain(&self, name_or_uuid: &str) -> Result<String, Error>;
-    /// Returns whether such a packet would wake a domain, and the reason. Does not wake a domain.
+    /// Returns whether a packet for this MAC address, with these details, would wake a domain, and the reason. Does not wake a domain.
     fn explain(&self, mac: &str, details: HashMap<&str, zbus::Variant<'_>>) -> Result<(bool, String), Error>;
-    /// Explains how the actor decides on such a packet: see [`crate::explain::Explanation`]. Does not wake a domain.
+    /// Explains how the actor would decide on a packet for this MAC address, with these details: see [`crate::explain::Explanation`]. Does not wake a domain.
     fn explain_rules(&self, mac: &str, details: HashMap<&str, zbus::Variant<'_>>) -> Result<Dict, Error>;
     /// The latest decisions, newest first.
     fn history(&self, limit: u32) -> Result<Vec<Dict>, Error>;
@@ -161,13 +161,13 @@ pub trait Actor1 {
     /// The number of known domains.
     #[zbus(property)]
     fn domains(&self) -> zbus::Result<u32>;
-    /// The number of wakes for each outcome.
+    /// The number of decisions for each outcome.
     #[zbus(property(emits_changed_signal = "false"))]
     fn outcomes(&self) -> zbus::Result<HashMap<String, u64>>;
     /// The number of packets for MAC addresses that no domain has.
     #[zbus(property(emits_changed_signal = "false"))]
     fn unknown_packets(&self) -> zbus::Result<u64>;
-    /// The most recent of these addresses, newest first: the address, its number of packets, and the time and the
+    /// The most recent MAC addresses that no domain has, newest first: the address, its number of packets, and the time and the
     /// interface of its latest packet.
     #[zbus(property(emits_changed_signal = "false"))]
     fn unknown_addresses(&self) -> zbus::Result<Vec<(String, u64, u64, String)>>;

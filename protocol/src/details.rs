@@ -32,7 +32,7 @@ pub enum Detail {
 pub type Details = Vec<(&'static str, Detail)>;
 
 impl ParsedPacket {
-    /// All details except the names of the ingress interface, which only the announcer knows.
+    /// All details except the epoch and the names of the ingress interface, which only the announcer knows.
     ///
     /// `secureon` says whether the packet has a password. The password itself is not a detail.
     #[must_use]

@@ -24,8 +24,8 @@ const MIN_ETHERTYPE: u16 = 0x0600;
 pub const MAX_TAGS: usize = 2;
 /// The maximum number of extension headers before UDP in an IPv6 packet.
 pub const MAX_EXTENSION_HEADERS: usize = 4;
-/// The number of bytes of a datagram, or of a frame without its link header, that are searched. A usual frame or
-/// datagram with one magic packet is shorter; datagrams that the kernel merged can be up to 64 KiB long.
+/// The number of bytes of a datagram, or of a frame without its link header, that are searched. An ordinary frame
+/// or datagram with one magic packet is shorter; datagrams that the kernel merged can be up to 64 KiB long.
 pub const SEARCHED: usize = 2048;
 /// The protocol number of UDP (IANA "protocol-numbers").
 pub const UDP: u8 = 17;

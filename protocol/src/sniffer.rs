@@ -1,9 +1,11 @@
 //! The messages on the socketpair between the announcer and the sniffer: one enum for each direction.
 //!
-//! Each message is one datagram of a `SOCK_SEQPACKET` socketpair: the byte [`VERSION`], then the message in postcard.
+//! Each message is one datagram of a `SOCK_SEQPACKET` socketpair: the byte [`VERSION`], followed by the message in the
+//! binary format of the postcard crate.
 //! Both programs come from the same build, so a different version indicates a mixed installation, and the service
 //! exits. The announcer treats each message as hostile input: [`FromSniffer::decode`] checks the length and the
-//! version, that the message ends where the datagram ends, and every value, either by its type or in `within_limits`.
+//! version, checks that the message ends where the datagram ends, and validates every value, either through its type or
+//! in `within_limits`.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,9 +33,9 @@ pub const MAX_UDP_SOCKETS: usize = 16;
 /// The capture mode that the announcer requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// UDP sockets, and packet sockets if the sniffer has the privilege.
+    /// UDP sockets, and packet sockets if the sniffer has CAP_NET_RAW.
     Auto,
-    /// Packet sockets; without the privilege, the sniffer fails.
+    /// Packet sockets; without CAP_NET_RAW, the sniffer fails.
     Raw,
     /// Only UDP sockets.
     Udp,

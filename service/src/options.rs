@@ -16,7 +16,7 @@ pub struct Common {
     #[arg(long, value_name = "system|session|ADDRESS", default_value = "system")]
     pub bus: Address,
 
-    /// Check the configuration, print it with all defaults or the error, and exit
+    /// Check the configuration, print either the complete configuration or the error, and exit
     #[arg(long)]
     pub check: bool,
 

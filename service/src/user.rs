@@ -91,8 +91,8 @@ pub fn drop_capabilities() -> Result<(), UserError> {
     Ok(wakevirt_privilege::drop_capabilities()?)
 }
 
-/// The user that the service runs as. If the service was started as root, this is the user with this name, to which the
-/// service will change, if that user exists.
+/// The user that the service runs as. If it was started as root, this is the user called `name`, which the service will
+/// become, or root if there is no such user.
 #[must_use]
 pub fn service_uid(name: &str) -> Uid {
     let running = Uid::effective();

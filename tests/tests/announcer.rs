@@ -161,7 +161,7 @@ fn invalid_messages() -> Vec<(Vec<Vec<u8>>, &'static str)> {
             "sniffer sent counters that decrease",
         ),
         (vec![ready.clone(), vec![]], "sniffer exited ("),
-        (vec![ready], "sniffer exited (code 7); capture exits, and"),
+        (vec![ready], "sniffer exited (code 7); capture will exit, and"),
         (
             vec![encode(&FromSniffer::Failed { reason })],
             "sniffer failed: fine\\n2026-01-01 INFO all is well\\u{1b}[2J",
@@ -422,7 +422,7 @@ fn never_blocks_the_sniffer() {
     wait::until_true("lost packets to be counted", || scene.count("ChannelDropped") > 0);
     scene.wait_for_sum(&["Received", "ChannelDropped"], 2000);
     assert_eq!(scene.count("KernelDropped"), 0);
-    let _ = scene.capture.log().wait_for("packets were lost: 0 before the sniffer and");
+    let _ = scene.capture.log().wait_for("packets were lost: 0 before they reached the sniffer");
     wire.send(&frame(2001));
     scene.wait_for_sum(&["Received", "ChannelDropped"], 2001);
     scene.capture.stop();

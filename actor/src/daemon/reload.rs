@@ -40,7 +40,7 @@ impl Reloader {
                 Err(error) => {
                     tracing::error!(
                         MESSAGE_ID = kind::RELOAD_FAILED,
-                        "reload failed; the old configuration stays in use: {error}"
+                        "reload failed: {error}; the old configuration remains in use"
                     );
                     lifecycle::set_warning(Warning::Reload, &format!("the last reload failed: {error}"));
                     Err(error.to_string())

@@ -50,7 +50,7 @@ pub enum Error {
     },
     /// There is no socket from which to receive packets.
     #[error(
-        "neither a packet socket nor a UDP socket is available; enable wakevirt-capture.socket, which passes UDP sockets, or set `listen` to a free port (above 1023 if the service has no privilege)"
+        "neither a packet socket nor a UDP socket is available; enable wakevirt-capture.socket, which passes UDP sockets, or set `listen` to a free port (above 1023 if the service is not privileged)"
     )]
     NoSocket,
     /// The capabilities cannot be dropped.

@@ -75,7 +75,7 @@ fn compare() {
         passed += through.len();
     }
     println!("{seen} frames: {accepted} accepted, {passed} distinct ones passed the filter");
-    assert!(seen >= ROUNDS * BATCH * 9 / 10, "{seen} frames of {} arrived", ROUNDS * BATCH);
+    assert!(seen >= ROUNDS * BATCH * 9 / 10, "only {seen} of {} frames arrived", ROUNDS * BATCH);
     assert!(
         accepted > seen / 20,
         "only {accepted} of {seen} frames are accepted, too few for a meaningful test"

@@ -3,7 +3,7 @@
 //! For each attack, the test executes itself again, applies the stages of `sandbox`, and then attacks. Each attack runs
 //! three times:
 //!
-//! * without the sandbox: it must succeed, otherwise the other runs prove nothing;
+//! * without the sandbox: it must succeed; otherwise, the other runs prove nothing;
 //! * with all stages except seccomp, if another layer is expected to deny it: it must fail with that layer's error;
 //! * with all stages: the kernel must kill the program with SIGSYS.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
@@ -102,7 +102,7 @@ fn main() -> ExitCode {
     for failure in &failures {
         println!("FAILED: {failure}");
     }
-    println!("test result: {} attacks, {} failed", ATTACKS.len(), failures.len());
+    println!("test result: {} attacks tried, {} checks failed", ATTACKS.len(), failures.len());
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -134,7 +134,8 @@ fn check_normal_operation() -> Option<String> {
     (!status.success()).then(|| format!("the sandbox denies normal operation: {status}"))
 }
 
-/// Checks that a panic in the sandbox is reported to the announcer, and exits like any other failure.
+/// Checks that, after a panic in the sandbox, the process reports it to the announcer, and exits as after any other
+/// failure.
 fn check_panic() -> Option<String> {
     let (announcer, channel) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
@@ -221,7 +222,7 @@ fn prepare(locked: bool) -> Targets {
         udp: UdpSocket::bind("127.0.0.1:0").unwrap(),
         loopback,
         listener: TcpListener::bind("127.0.0.1:0").unwrap(),
-        // It exits with this program, which holds the only end of the pipe.
+        // It exits with this program, which holds the only write end of the pipe.
         victim: Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap(),
         _receivers: [accomplice, announcer],
     }

@@ -171,7 +171,7 @@ struct Capture1 {
 
 #[interface(name = "org.wakevirt.Capture1")]
 impl Capture1 {
-    /// Returns a page of the stored packets with a sequence above `after`, oldest first.
+    /// Returns a page of the stored packets with a sequence number above `after`, oldest first.
     #[zbus(out_args("epoch", "lost", "more", "packets"))]
     fn replay(&self, epoch: &str, after: u64) -> (String, bool, bool, Vec<(u64, String, Dict)>) {
         let ledger = self.shared.ledger();
@@ -251,7 +251,7 @@ impl Capture1 {
         self.shared.interfaces.borrow().iter().map(|interface| interface.name.clone()).collect()
     }
 
-    /// The alternative names of these interfaces, by interface name.
+    /// The alternative names of the captured interfaces, by interface name.
     #[zbus(property)]
     fn alternative_names(&self) -> HashMap<String, Vec<String>> {
         let interfaces = self.shared.interfaces.borrow();
@@ -259,13 +259,13 @@ impl Capture1 {
         known.map(|interface| (interface.name.clone(), interface.alternatives.clone())).collect()
     }
 
-    /// The sequence of the most recently announced packet, or 0.
+    /// The sequence number of the most recently announced packet, or 0.
     #[zbus(property(emits_changed_signal = "false"))]
     fn sequence(&self) -> u64 {
         self.shared.ledger().sequence()
     }
 
-    /// Magic packets that were received on these interfaces.
+    /// Magic packets that were received on the captured interfaces.
     #[zbus(property(emits_changed_signal = "false"))]
     fn received(&self) -> u64 {
         self.sum(|counters| counters.received)

@@ -83,7 +83,7 @@ impl InterfaceList {
 impl fmt::Display for InterfaceList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0[..] {
-            // An empty list includes every interface.
+            // The list is empty only if the key is absent; then every interface is included.
             [] => f.write_str("[\"*\"]"),
             entries => f.write_str(&toml_array(entries)),
         }

@@ -52,7 +52,7 @@ fn open(address: &SocketAddr) -> Result<OwnedFd, Errno> {
 const fn advice(error: Errno) -> &'static str {
     match error {
         Errno::ACCESS => {
-            "; a port below 1024 requires a privilege; enable wakevirt-capture.socket, which passes the socket, or set another port in `listen`"
+            "; a port below 1024 requires CAP_NET_BIND_SERVICE; enable wakevirt-capture.socket, which passes the socket, or set another port in `listen`"
         }
         Errno::ADDRINUSE => {
             "; another program uses the port; set another port in `listen`, and configure the senders to use it"

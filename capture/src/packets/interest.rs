@@ -16,7 +16,7 @@ pub const MAX_CALLERS: usize = 1024;
 
 /// The interests of all callers.
 ///
-/// No operation iterates over all callers: the oldest disconnected one is at the front of a queue.
+/// No operation except `disconnect_all` iterates over all callers: the oldest disconnected one is at the front of a queue.
 #[derive(Debug, Default)]
 pub struct Interests {
     /// The addresses of each connected caller, by the unique name of its connection.
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn removes_disconnected_callers_before_it_rejects_a_call() {
+    fn removes_disconnected_callers_before_it_refuses_a_call() {
         let now = Instant::now();
         let limit = u32::try_from(MAX_ADDRESSES).unwrap();
         let mut interests = Interests::default();
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(interests.set(":1.3", macs(0..1), now), Err(TooMany::Addresses));
         assert_eq!(interests.set(":1.2", macs(0..limit / 2 + 1), now), Err(TooMany::Addresses));
         interests.disconnect(":1.1", now);
-        // A call that is rejected anyway does not remove a caller.
+        // A call that is refused anyway does not remove a caller.
         assert_eq!(interests.set(":1.3", macs(0..limit / 2 + 1), now), Err(TooMany::Addresses));
         assert_eq!(interests.total, MAX_ADDRESSES);
         interests.set(":1.3", macs(0..1), now).unwrap();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_more_callers_than_the_limit() {
+    fn refuses_more_callers_than_the_limit() {
         let now = Instant::now();
         let mut interests = Interests::default();
         for n in 0..MAX_CALLERS {

@@ -10,8 +10,10 @@ use wakevirt_service::logs::{Quota, kind, quoted};
 use crate::network::links::Interface;
 use crate::packets::ring::Announcement;
 
-/// Replaces the name of an interface that no longer exists.
-const REMOVED: &str = "a removed interface";
+/// The quoted name of an interface, or words for an interface that no longer exists.
+fn shown(interface: Option<&str>) -> String {
+    interface.map_or_else(|| "a removed interface".to_owned(), |name| quoted(name).to_string())
+}
 
 /// Logs packets and losses, with a quota for each kind of line.
 pub struct PacketLog {
@@ -37,7 +39,7 @@ impl PacketLog {
     pub fn limited(&mut self, mac: MacAddr, interface: Option<&Interface>) {
         let Some(suppressed) = self.limits.take(Instant::now()) else { return };
         let interface = interface.map(|interface| interface.name.as_str());
-        let shown = quoted(interface.unwrap_or(REMOVED));
+        let shown = shown(interface);
         tracing::warn!(
             MESSAGE_ID = kind::PACKET_LIMITED,
             WAKEVIRT_MAC = %mac,
@@ -56,14 +58,14 @@ impl PacketLog {
         let Some(suppressed) = self.packets.take(Instant::now()) else { return };
         let Announcement { sequence, packet, interface, .. } = announcement;
         let interface = interface.as_ref().map(|interface| interface.name.as_str());
-        let shown = quoted(interface.unwrap_or(REMOVED));
+        let shown = shown(interface);
         let (mac, transport) = (packet.magic.target(), packet.carrier.transport().as_str());
         let sender = packet.carrier.sender();
         let from = sender.as_ref().map(|sender| format!(" from {sender}")).unwrap_or_default();
         let vlan = packet.vlan.map(VlanId::get);
         let tagged = vlan.map(|vlan| format!(" in VLAN {vlan}")).unwrap_or_default();
         let suppressed = (suppressed > 0).then_some(suppressed);
-        // The level is part of tracing's static metadata of the line, so each level needs a line of its own.
+        // tracing makes the level part of a message's static metadata, so each level needs its own macro call.
         macro_rules! line {
             ($log:ident) => {
                 tracing::$log!(
@@ -95,8 +97,8 @@ impl PacketLog {
                 MESSAGE_ID = kind::PACKETS_LOST,
                 WAKEVIRT_LOST_BY_KERNEL = kernel,
                 WAKEVIRT_LOST_BY_CAPTURE = channel,
-                "packets were lost: {kernel} before the sniffer and {channel} after it; magic packets arrive faster than \
-                 capture reads them"
+                "packets were lost: {kernel} before they reached the sniffer, {channel} between the sniffer and the \
+                 announcer; magic packets are arriving faster than capture can read them"
             );
         }
         let truncated = counters.truncated - earlier.truncated;

@@ -60,9 +60,9 @@ impl Entry {
 #[derive(Debug, Default)]
 pub struct Ring {
     entries: BTreeMap<u64, Entry>,
-    /// The sequences of each address, oldest first.
+    /// The sequence numbers of each address's packets, oldest first.
     addresses: HashMap<MacAddr, Vec<u64>>,
-    /// The sequences of each interface.
+    /// The sequence numbers of each interface's packets.
     interfaces: HashMap<u32, BTreeSet<u64>>,
     /// The highest removed sequence, or 0.
     removed: u64,

@@ -54,7 +54,8 @@ impl Sniffer {
             None,
         )
         .map_err(|error| Error::Channel(error.into()))?;
-        // The sniffer blocks until it receives the first message. It never blocks when it sends one.
+        // The sniffer blocks until it receives the first message. It does not block when it sends one, except for a failure
+        // report, which has a timeout.
         rustix::io::ioctl_fionbio(&theirs, false).map_err(|error| Error::Channel(error.into()))?;
         ffi::set_close_on_exec().map_err(Error::Descriptors)?;
         let program = find_program()?;
@@ -151,7 +152,7 @@ impl fmt::Display for Exit {
         };
         match (status.code(), status.signal()) {
             (_, Some(libc::SIGSYS)) => f.write_str(
-                "killed for a forbidden system call, which is a bug or an attack; the kernel log contains the number of \
+                "killed for a forbidden system call, which indicates a bug or an attack; the kernel log contains the number of \
                  the call (type=1326)",
             ),
             (_, Some(signal)) => write!(f, "killed by signal {signal}"),

@@ -83,7 +83,7 @@ pub struct Reader<'a> {
     settings: Settings,
     options: Options,
     logs: &'a Logs,
-    /// The interface to which each socket of the sniffer for outgoing frames is bound.
+    /// The interface to which each of the sniffer's sockets for outgoing frames is bound.
     outgoing: HashMap<u8, u32>,
     /// Whether the sniffer has sent a message since the last keep-alive message.
     sniffer_alive: bool,
@@ -206,7 +206,7 @@ impl<'a> Reader<'a> {
             Err(error) => {
                 tracing::error!(
                     MESSAGE_ID = kind::RELOAD_FAILED,
-                    "reload failed; the old configuration stays in use: {error}"
+                    "reload failed: {error}; the old configuration remains in use"
                 );
                 lifecycle::set_warning(Warning::Reload, &format!("the last reload failed: {error}"));
                 return Ok(());
@@ -283,7 +283,7 @@ impl<'a> Reader<'a> {
                 tracing::warn!(
                     MESSAGE_ID = kind::INTERFACE_MISSING,
                     WAKEVIRT_INTERFACE = name,
-                    "interface {} does not exist; its packets are captured once it appears",
+                    "interface {} does not exist; its packets will be captured once it appears",
                     quoted(name)
                 );
             }

@@ -8,11 +8,12 @@
 //! - A known address has a budget of [`ADDRESS_RATE`] on each interface, and all known addresses share
 //!   [`INTERFACE_RATE`] on each interface.
 //! - The first packet for a known address on an interface within [`FIRST_INTERVAL`] counts against neither budget. A
-//!   flood of packets for some addresses therefore never suppresses a single packet for another address.
+//!   flood of packets for some addresses therefore never suppresses an isolated packet for another address.
 //!
-//! Traffic on one interface does not affect which packets from another interface are announced. There is no guarantee
-//! in one case: if packets for an address arrive faster than [`ADDRESS_RATE`] on the interface on which the genuine
-//! packets arrive, the genuine packets are suppressed in the same proportion as the others.
+//! As long as the tables have room, traffic on one interface does not affect which packets from another interface are
+//! announced. Genuine packets are not protected in one case: if packets for an address arrive faster than
+//! [`ADDRESS_RATE`] on the interface on which the genuine packets arrive, the genuine packets are suppressed in the same
+//! proportion as the others.
 
 mod bucket;
 mod table;
@@ -56,7 +57,7 @@ pub struct Budgets<Hasher> {
 }
 
 impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
-    /// Creates budgets that suffice for any usual host and use about half a megabyte of memory.
+    /// Creates budgets that are large enough for a typical host and use about half a megabyte of memory.
     ///
     /// `hasher` must have a random seed, so that an attacker cannot know which keys share a set.
     #[must_use]

@@ -97,8 +97,8 @@ impl MagicPacket {
     /// The first magic packet anywhere in the payload, and the bytes after the copies of its address.
     ///
     /// For any payload, the time is linear in the number of bytes up to the end of that packet. Each step of 72 bytes
-    /// requires at most one comparison of 16 bytes and, if these are equal, one comparison of the step and one of the
-    /// length of a packet.
+    /// requires at most one comparison of 16 bytes and, if these are equal, one comparison as long as a step and one as
+    /// long as a packet.
     fn first(payload: &[u8]) -> Option<(Self, &[u8])> {
         let (steps, _) = payload.as_chunks::<STEP>();
         let (shifted, _) = payload.get(6..)?.as_chunks::<STEP>();

@@ -192,11 +192,15 @@ fn extension_headers(kind: u8) -> Vec<Row> {
     let mut rows = Vec::new();
     for more in [0, 3] {
         let frame = Ipv6::with(&[extension(kind, more)]).frame(&datagram);
-        rows.push(row(format!("extension header {kind}, {more} units more"), frame, accepted(v6(9))));
+        rows.push(row(
+            format!("extension header {kind}, {more} units longer than the minimum"),
+            frame,
+            accepted(v6(9)),
+        ));
     }
     let frame = Ipv6::with(&vec![extension(kind, 0); 4]).frame(&datagram);
-    rows.push(row(format!("four times extension header {kind}"), frame, accepted(v6(9))));
+    rows.push(row(format!("extension header {kind}, four times"), frame, accepted(v6(9))));
     let frame = Ipv6::with(&vec![extension(kind, 0); 5]).frame(&datagram);
-    rows.push(row(format!("five times extension header {kind}"), frame, Err(TooManyExtensionHeaders)));
+    rows.push(row(format!("extension header {kind}, five times"), frame, Err(TooManyExtensionHeaders)));
     rows
 }

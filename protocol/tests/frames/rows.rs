@@ -25,7 +25,7 @@ pub(crate) struct Row {
     pub(crate) expected: Option<Result<Vec<ParsedPacket>, Rejection>>,
 }
 
-/// The parser's result for such a frame; `None` if its link header is invalid.
+/// The parser's result for this frame; `None` if its link header is invalid.
 pub(crate) fn parsed(
     link: LinkType,
     tag: Option<u16>,

@@ -33,7 +33,7 @@ const ROOTS: [&str; 2] = ["/usr/lib/wakevirt", "/etc/wakevirt"];
 /// The maximum number of drop-ins in a directory.
 const MAX_DROP_INS: usize = 256;
 
-/// The content of one configuration file: all keys are optional, and tables are in lists.
+/// The content of one configuration file: all keys are optional, and each array of tables is a list.
 pub trait Layer: DeserializeOwned + Default {
     /// The name of the service, which names its files: `capture` for `capture.toml` and `capture.d/*.toml`.
     const SERVICE: &'static str;

@@ -66,7 +66,7 @@ where
     input.deserialize_seq(List { max, name, parts: None })
 }
 
-/// Like [`list`], but also limits the number of parts of all items together. Reading stops at the limit, so that a
+/// Like [`list`], but also limits the total number of parts of the items, such as the entries of an inner list. Reading stops at the limit, so that a
 /// longer list does not use more memory.
 ///
 /// # Errors
@@ -84,7 +84,7 @@ where
     input.deserialize_seq(List { max, name, parts: Some(parts) })
 }
 
-/// The maximum number of parts of all items of a list together.
+/// A limit on the total number of parts of a list's items.
 pub struct PartLimit<T> {
     /// Counts the parts of an item.
     pub count: fn(&T) -> usize,

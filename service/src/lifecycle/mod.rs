@@ -69,7 +69,7 @@ impl Signals {
     }
 }
 
-/// Reports to the service manager that the service is ready, and what it does.
+/// Reports to the service manager that the service is ready, and what it is doing.
 pub fn ready(status: &str) {
     READY.store(true, Ordering::Relaxed);
     notify(&[NotifyState::Ready, NotifyState::Status(&status::set_activity(status))]);

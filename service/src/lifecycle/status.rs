@@ -1,4 +1,4 @@
-//! The status text that `systemctl status` shows: what the service does, followed by its current warnings.
+//! The status text that `systemctl status` shows: what the service is doing, followed by its current warnings.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -39,12 +39,12 @@ impl Status {
     }
 }
 
-/// Reports to the service manager what the service does, as human-readable text.
+/// Reports to the service manager what the service is doing, as human-readable text.
 pub fn status(status: &str) {
     notify(&[NotifyState::Status(&set_activity(status))]);
 }
 
-/// Records what the service does, and returns the whole status text.
+/// Records what the service is doing, and returns the whole status text.
 pub(super) fn set_activity(status: &str) -> String {
     let mut current = current();
     current.activity = one_line(status);

@@ -22,7 +22,7 @@ impl Watchdog {
     /// runtime.
     #[must_use]
     pub fn from_env() -> Self {
-        // Half the time, as the manual page recommends.
+        // Half the timeout, as the manual page recommends.
         let period = sd_notify::watchdog_enabled()
             .map(|time| (time / 2).min(MAX_INTERVAL))
             .filter(|time| !time.is_zero());

@@ -86,7 +86,7 @@ pub enum FilterError {
     Level(String),
     /// Not the path of a module that can log.
     #[error(
-        "{} is not a log target; write a module in one of {}, such as \"wakevirt_actor::engine\"",
+        "{} is not a log target; specify a module of one of {}, such as \"wakevirt_actor::engine\"",
         quoted(_0),
         CRATES.join(", ")
     )]
@@ -95,7 +95,7 @@ pub enum FilterError {
     #[error("a part of the list is empty; separate levels and targets with one comma")]
     Empty,
     /// More than one level applies to the same messages.
-    #[error("the list contains {0} twice; write it once")]
+    #[error("the list contains more than one {0}; keep only one")]
     Duplicate(String),
     /// More targets than any configuration needs.
     #[error("more than {MAX_TARGETS} targets; write the parent module instead of each of its modules")]
@@ -127,13 +127,13 @@ impl FromStr for LogFilter {
                 None if part.is_empty() => return Err(FilterError::Empty),
                 None => {
                     if level.replace(part.parse()?).is_some() {
-                        return Err(FilterError::Duplicate("a level without a target".to_owned()));
+                        return Err(FilterError::Duplicate("level without a target".to_owned()));
                     }
                 }
                 Some((target, level)) => {
                     let target = valid_target(target.trim())?;
                     if targets.iter().any(|(other, _)| *other == target) {
-                        return Err(FilterError::Duplicate(format!("the target {target}")));
+                        return Err(FilterError::Duplicate(format!("level for the target {target}")));
                     }
                     if targets.len() == MAX_TARGETS {
                         return Err(FilterError::TooMany);
@@ -236,10 +236,13 @@ mod tests {
     fn an_error_names_the_invalid_part() {
         assert_eq!(error("info,"), FilterError::Empty.to_string());
         assert_eq!(error(",info"), FilterError::Empty.to_string());
-        assert_eq!(error("info,warn"), "the list contains a level without a target twice; write it once");
+        assert_eq!(
+            error("info,warn"),
+            "the list contains more than one level without a target; keep only one"
+        );
         assert_eq!(
             error("wakevirt_actor=info,wakevirt_actor=warn"),
-            "the list contains the target wakevirt_actor twice; write it once"
+            "the list contains more than one level for the target wakevirt_actor; keep only one"
         );
         assert!(
             error("info,wakevirt_actor::engine").starts_with("\"wakevirt_actor::engine\" is not a log level")
@@ -255,7 +258,7 @@ mod tests {
         ] {
             let error = error(&format!("info,{target}=debug"));
             assert!(
-                error.starts_with(&format!("{target:?} is not a log target; write a module in one of ")),
+                error.starts_with(&format!("{target:?} is not a log target; specify a module of one of ")),
                 "{error}"
             );
         }

@@ -97,7 +97,7 @@ fn auto() -> Result<Sink, LogError> {
 
 fn journal() -> Result<Sink, LogError> {
     let layer = tracing_journald::layer().map_err(LogError::Journal)?;
-    // The fields already have their names in the journal, so they need no prefix.
+    // The fields already use the names that they have in the journal, so they need no prefix.
     Ok(Box::new(layer.with_field_prefix(None).with_syslog_identifier(program())))
 }
 

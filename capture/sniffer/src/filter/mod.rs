@@ -76,7 +76,8 @@ struct IpHeader {
 fn link_headers(code: &mut Assembler, pass: Label, drop: Label) -> Option<Vec<IpHeader>> {
     code.load_ancillary(libc::SKF_AD_PROTOCOL)?;
     let mut headers = Vec::new();
-    // The kernel may have removed one tag, so this code skips one more tag than necessary.
+    // The parser counts a tag that the kernel removed, and this code cannot: it may skip one tag more than the parser
+    // allows.
     for tags in 0..=MAX_TAGS {
         let base = u32::try_from(4 * tags).ok()?;
         let (ipv4, ipv6, tag) = (code.label(), code.label(), code.label());
@@ -176,7 +177,7 @@ mod tests {
     fn fits_the_kernel_limits_with_the_maximum_number_of_ports() {
         let ports: Vec<u16> = (0..u16::try_from(MAX_PORTS).unwrap()).collect();
         let length = program(&ports, Direction::Outgoing).unwrap().len();
-        // Well below BPF_MAXINSNS, and below the limit of the option memory to which the kernel charges the program.
+        // Well below BPF_MAXINSNS, and below `net.core.optmem_max`, against which the kernel charges the program.
         assert!(length < 1000, "{length} instructions");
     }
 

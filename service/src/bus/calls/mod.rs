@@ -86,7 +86,7 @@ struct Shared {
     looked_up: Notify,
 }
 
-/// Counts an admitted call until it is dropped.
+/// Counts an admitted call until the permit goes out of scope.
 #[derive(Debug)]
 pub(super) struct Permit {
     limiter: CallLimiter,

@@ -14,7 +14,7 @@ pub(super) const MAX_SENDERS: usize = 4096;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) calls: usize,
-    /// Calls with an immediate reply. A packet may have to wait behind all of them, and a few are enough.
+    /// Calls with an immediate reply. A packet may have to wait behind all of them, so the limit is low.
     pub(super) quick: usize,
     /// Calls with a large reply.
     pub(super) large: usize,
@@ -23,7 +23,7 @@ pub(super) struct Limits {
 }
 
 pub(super) const PER_SENDER: Limits = Limits { calls: 32, quick: 16, large: 2, bytes: 1 };
-/// These limits also apply to all senders together that have not been looked up yet.
+/// These limits also apply, jointly, to all senders that have not been looked up yet.
 pub(super) const PER_USER: Limits = Limits { calls: 64, quick: 32, large: 4, bytes: 2 };
 pub(super) const TOTAL: Limits = Limits { calls: 256, quick: 64, large: 8, bytes: 4 };
 /// The only limits for a trusted user, who may have a reason to make many calls at once. A trusted user has no time
@@ -231,7 +231,7 @@ impl Table {
                 MESSAGE_ID = kind::CALLS_REFUSED,
                 WAKEVIRT_SENDER = sender,
                 WAKEVIRT_SUPPRESSED = suppressed,
-                "refused a method call: {user} ({sender}) or all callers together have too many calls in progress"
+                "refused a method call: {user} ({sender}), or all callers together, exceeded a limit on calls"
             );
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 /// The maximum number of senders with waiting calls. dbus-daemon's system bus allows a user 256 connections.
 const MAX_SENDERS: usize = 512;
-/// The maximum length of all waiting calls of a sender, in bytes. A call without long strings is a few hundred bytes
+/// The maximum total length of a sender's waiting calls, in bytes. A call without long strings is a few hundred bytes
 /// long.
 const MAX_BYTES: usize = 4 * 1024;
 

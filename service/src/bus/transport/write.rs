@@ -15,16 +15,16 @@ use zbus::message::Type;
 use super::refusal::{Reason, refusal};
 use crate::bus::calls::{CallLimiter, Permit};
 
-/// The maximum number of queued signals and calls. A task that sends more waits.
+/// The maximum number of queued signals and calls. A task that sends more has to wait.
 const MAX_URGENT: usize = 8;
 /// The maximum number of queued replies and refusals: more than the number of permits and refusals that can exist at
 /// once, so none is lost.
 const MAX_REPLIES: usize = 4096;
-/// The maximum length of all queued replies, in bytes. A longer reply is queued only if no other reply is queued.
+/// The maximum total length of the queued replies, in bytes. A longer reply is queued only if no other reply is queued.
 const MAX_REPLY_BYTES: usize = 256 * 1024;
 /// A reply of up to this many bytes is always queued: the permits limit the number of such replies.
 const SMALL_REPLY: usize = 4 * 1024;
-/// The maximum length of all queued refusals, in bytes. During a flood, some calls get no reply.
+/// The maximum total length of the queued refusals, in bytes. During a flood, some calls get no reply.
 const MAX_REFUSAL_BYTES: usize = 32 * 1024;
 
 /// A message that zbus built, or the bytes of a message.
@@ -51,7 +51,7 @@ struct Reply {
     _reservation: Reservation,
 }
 
-/// Counts the bytes of a queued reply until it is dropped.
+/// Counts the bytes of a queued reply until the reservation goes out of scope.
 #[derive(Debug)]
 struct Reservation {
     queued_bytes: Arc<AtomicUsize>,

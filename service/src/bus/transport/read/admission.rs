@@ -106,7 +106,7 @@ impl Admission {
             if !self.limiter.as_ref()?.is_known(sender) {
                 if header.flags & NO_REPLY_EXPECTED == 0 {
                     const UNKNOWN: Reason =
-                        Reason::limit("the bus did not return the user of your connection; try again");
+                        Reason::limit("the bus did not report which user owns your connection; try again");
                     self.refusals.refuse(sender, header.serial, UNKNOWN);
                 }
                 continue;
