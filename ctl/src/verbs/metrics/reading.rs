@@ -38,3 +38,20 @@ async fn within<T>(service: Service, status: impl Future<Output = Result<T, Erro
     let no_reply = || Error::NoReply { service, method: "GetAll".to_owned(), time: TIME };
     timeout(TIME, status).await.unwrap_or_else(|_| Err(no_reply()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn does_not_wait_for_a_bus_that_hangs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bus");
+        let _bus = tokio::net::UnixListener::bind(&path).unwrap();
+        let client = Client::new(format!("unix:path={}", path.display()).parse().unwrap());
+        let start = std::time::Instant::now();
+        let reading = Reading::take(&client).await;
+        assert!(start.elapsed() < 2 * TIME, "{:?}", start.elapsed());
+        assert_eq!(reading.errors().count(), 2);
+    }
+}
