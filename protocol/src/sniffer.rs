@@ -153,7 +153,7 @@ pub enum BadMessage {
     #[error("an invalid message")]
     Malformed,
     /// Bytes after the end of the message.
-    #[error("a message followed by {0} more bytes")]
+    #[error("a message followed by excess bytes ({0})")]
     Trailing(usize),
     /// A string, list or number that exceeds its limit, in an outgoing message.
     #[error("a message with a string, list or number that exceeds its limit")]

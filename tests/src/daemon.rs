@@ -240,7 +240,7 @@ impl Daemon {
         &self.file
     }
 
-    /// Its notifications to the service manager, such as `READY=1` and `STATUS=…`, one for each line.
+    /// Its notifications to the service manager, such as `READY=1` and `STATUS=…`, one per line.
     #[must_use]
     pub fn notifications(&self) -> &Lines {
         self.notifications.lines()

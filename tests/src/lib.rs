@@ -2,7 +2,7 @@
 //!
 //! A [`Host`](host::Host) is a set of namespaces with its own network, processes, `/run`, `/etc` and `/var`. It exists
 //! as long as the value does, and all its processes end with it. Tests can therefore run in parallel and use the names
-//! of a real host (`br0`, the system bus, `qemu:///system`). They leave nothing behind, even if they are killed.
+//! of a real host (`br0`, the system bus, `qemu:///system`). They leave no processes, files or interfaces behind, even if they are killed.
 //!
 //! ```no_run
 //! use wakevirt_tests::bus::{Bus, Kind};

@@ -156,7 +156,7 @@ pub fn dashboard_queries() -> Vec<(String, String)> {
         value
             .get(key)
             .and_then(Value::as_str)
-            .unwrap_or_else(|| panic!("{key} is missing in {value}"))
+            .unwrap_or_else(|| panic!("{key} is missing from {value}"))
             .to_owned()
     };
     let mut queries = Vec::new();

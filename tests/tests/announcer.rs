@@ -154,7 +154,7 @@ fn invalid_messages() -> Vec<(Vec<Vec<u8>>, &'static str)> {
         (vec![ready.clone(), vec![VERSION, 200]], "an invalid message"),
         (vec![ready.clone(), group], "an invalid message"),
         (vec![ready.clone(), packet[..packet.len() - 1].to_vec()], "an invalid message"),
-        (vec![ready.clone(), [&packet[..], &[0]].concat()], "a message followed by 1 more bytes"),
+        (vec![ready.clone(), [&packet[..], &[0]].concat()], "a message followed by excess bytes (1)"),
         (vec![ready.clone(), counters(7), counters(6)], "sniffer sent counters that decrease"),
         (
             vec![ready.clone(), counters(u64::MAX), packet.clone(), counters(6)],

@@ -20,7 +20,7 @@ const MAX_COMMANDS: usize = 3;
 struct Fault {
     /// The shell commands that cause it.
     broken_by: &'static str,
-    /// Whether a packet fails to wake the domain before doctor runs.
+    /// Whether the test sends a packet, which must fail to wake the domain, before it runs doctor.
     packet: bool,
     /// The check of the first finding.
     check: &'static str,
@@ -144,13 +144,13 @@ impl<'host> Fixture<'host> {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
-    /// Waits for a while until doctor finds nothing, and returns whether it does. Services and connections need time to
+    /// Waits a few seconds for doctor to find no problem, and returns whether that happened. Services and connections need time to
     /// start.
     fn becomes_healthy(&self) -> bool {
         wait::within(wait::TIMEOUT / 4, || (self.diagnose()["healthy"] == true).then_some(())).is_some()
     }
 
-    /// Runs the first command that doctor prints, again and again, until doctor finds nothing. Returns the first
+    /// Runs doctor and then the first command that it prints, until doctor finds nothing, at most `MAX_COMMANDS` times. Returns the first
     /// diagnosis and the commands.
     fn fix(&self) -> (Value, Vec<String>) {
         let first = self.diagnose();

@@ -47,10 +47,10 @@ fn wait_for_session(debian: &Debian<'_>) {
     wait::until_true("the user's service manager to start", || debian.sh(&bus) == "yes\n");
 }
 
-/// Waits until the log of a user's unit contains this text `nth` times.
-fn wait_for_log(debian: &Debian<'_>, unit: &str, text: &str, nth: usize) {
+/// Waits until the log of a user's unit contains this text at least `count` times.
+fn wait_for_log(debian: &Debian<'_>, unit: &str, text: &str, count: usize) {
     let journal = || debian.user_journal(unit);
-    let seen = wait::within(wait::TIMEOUT, || (journal().matches(text).count() >= nth).then_some(()));
+    let seen = wait::within(wait::TIMEOUT, || (journal().matches(text).count() >= count).then_some(()));
     assert!(seen.is_some(), "{unit} did not log {text:?}:\n{}\n{}", journal(), debian.user_journal(LIBVIRTD));
 }
 
@@ -63,10 +63,10 @@ fn virsh(debian: &Debian<'_>, command: &str) -> String {
     debian.in_session(USER, &format!("virsh --quiet --connect qemu:///session {command}")).trim().to_owned()
 }
 
-fn wake(debian: &Debian<'_>, lan: &Peer<'_>, nth: usize) {
-    wait_for_log(debian, ACTOR, "connected to qemu:///session: 1 domain", nth);
+fn wake(debian: &Debian<'_>, lan: &Peer<'_>, count: usize) {
+    wait_for_log(debian, ACTOR, "connected to qemu:///session: 1 domain", count);
     lan.etherwake(MAC, &["-b"]);
-    wait_for_log(debian, ACTOR, &format!("started: domain \"{DOMAIN}\""), nth);
+    wait_for_log(debian, ACTOR, &format!("started: domain \"{DOMAIN}\""), count);
 }
 
 #[test]

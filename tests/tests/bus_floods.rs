@@ -20,7 +20,7 @@ use wakevirt_tests::{privileged, wait};
 const BUSES: [Kind; 2] = [Kind::DbusDaemon, Kind::DbusBroker];
 /// The maximum growth of a service's memory during a flood, in KiB.
 const MAX_GROWTH: usize = 32 * 1024;
-/// Serialises the tests: concurrent floods would disturb each other.
+/// Serialises the tests: concurrent floods would interfere with each other.
 static SERIAL: Mutex<()> = Mutex::new(());
 /// The timeout for the delivery of messages that the bus has queued.
 const TIMEOUT: Duration = Duration::from_secs(120);

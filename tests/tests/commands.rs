@@ -15,10 +15,11 @@ const CONFIGURATION: &str = "docs/examples/commands/wakevirt-commands.toml";
 /// A MAC address for which the example's configuration has no entry.
 const OTHER: &str = "02:00:00:00:00:99";
 
-/// Replaces a program that Debian does not have: writes its arguments to a file.
+/// Replaces a program that cannot be used on this host: writes its arguments to a file.
 const STUB: &str = "#!/bin/sh\necho \"${0##*/} $*\" >>/run/stubs.log\n";
 
-/// Configures Podman for a host's namespaces, without a cgroup and in a tmpfs, and creates a container.
+/// Configures Podman to run in a host's namespaces, without cgroups and with its storage in a tmpfs, and creates a
+/// container.
 const PODMAN: &str = r#"
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p /etc/containers /run/image/bin

@@ -15,7 +15,7 @@ use wakevirt_tests::{privileged, wait};
 /// The MAC address of a machine on the network that sends frames.
 const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
-/// Creates a bridge with one port, and a machine on the network at that port.
+/// Creates a bridge with one port, and connects another machine to that port.
 fn bridged(host: &Host) -> Peer<'_> {
     host.bridge("br0");
     let lan = host.veth("port0");

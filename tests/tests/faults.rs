@@ -1,4 +1,4 @@
-//! Wakes while a component is down, slow, hung or killed: each wake is performed exactly once.
+//! Wakes while a component is down, slow, hung or killed: no wake is lost without a report, and none is performed twice.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ const OTHER: &str = "vm2";
 /// The value of `hold` in the test in which a wake expires.
 const HOLD: Duration = Duration::from_secs(2);
 
-/// A scene with one domain that is shut off, and that any packet for it can wake.
+/// A scene with one domain, which is shut off. Any packet for it wakes it.
 fn one_machine(host: &Host) -> Scene<'_> {
     Scene::new(host, &[Machine::new(VM)], ALL_ALLOWED)
 }
@@ -84,7 +84,7 @@ fn holds_a_wake_until_libvirt_restarts() {
 }
 
 #[test]
-fn replies_held_to_a_caller_while_libvirt_is_down() {
+fn caller_gets_the_reply_held_while_libvirt_is_down() {
     privileged!();
     let host = Host::new();
     let mut scene = one_machine(&host);

@@ -201,7 +201,7 @@ fn a_flood_while_the_bus_is_down_does_not_displace_packets_from_another_interfac
     scene.bus.start_again();
     host.wait_for_name(CAPTURE_NAME);
     scene.wait_until_captured();
-    // The flood exceeded the ring of packets, but did not displace the packets from the other interface.
+    // The flood overflowed the ring of packets, but did not displace the packets from the other interface.
     assert!(scene.count("Sequence") > 256);
     let replay = scene.replay();
     assert_eq!(replay.matches("'lan0'").count(), 2, "{replay}");

@@ -1,7 +1,7 @@
 //! libvirtd hangs, resumes, or is killed while wakes are in progress: the actor keeps running, and each wake ends
 //! exactly once.
 //!
-//! The `WAKEVIRT_ROUNDS` environment variable multiplies the number of times that each test repeats this.
+//! The `WAKEVIRT_ROUNDS` environment variable multiplies the number of rounds in each test that hangs or kills libvirtd.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;

@@ -182,7 +182,7 @@ fn receives_frames_with_vlan_tags() {
     lan.send(&with_tag(4, 0xe000));
     assert!(scene.expect(&mac(4), "lan0").contains("'vlan': <uint16 0>"));
 
-    // Headers behind two tags are parsed as well.
+    // Headers that follow two tags are parsed as well.
     let datagram = udp4(Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::BROADCAST, 9, &magic(&mac(5), &[]));
     let inner = tagged(&ethernet(BROADCAST, SOURCE, 0x0800, &datagram), 0x8100, 10);
     lan.send(&tagged(&inner, 0x88a8, 20));

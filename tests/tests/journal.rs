@@ -42,7 +42,7 @@ fn descriptions() -> BTreeMap<String, String> {
     kinds().into_iter().map(|(_, id, description)| (id, description)).collect()
 }
 
-/// The messages in this code: each `tracing::LEVEL!(…)` without the tests, with its level and arguments.
+/// The messages in this code: each `tracing::LEVEL!(…)`, with its level and arguments.
 fn messages(text: &str) -> Vec<(&str, &str)> {
     let calls = text.split("tracing::").skip(1);
     calls
@@ -92,7 +92,7 @@ fn catalog_describes_every_kind() {
         let header = "Defined-By: wakevirt\nDocumentation: man:wakevirt-journal(7)\n\n";
         let text = rest.strip_prefix(header).unwrap_or_else(|| panic!("{subject}: an unexpected header"));
         assert!(text.trim().len() > 20, "{subject}: the description is missing");
-        // journalctl does not escape values. This field is the only one whose value nobody else can choose.
+        // journalctl does not escape values. This is the only field whose value a packet's sender or a caller cannot choose.
         let fields: Vec<&str> = text.split('@').skip(1).step_by(2).collect();
         assert!(fields.iter().all(|field| *field == "WAKEVIRT_UUID"), "{subject}: {fields:?}");
         described.insert(id.to_owned(), subject.to_owned());

@@ -106,7 +106,7 @@ impl PacketLog {
             tracing::warn!(
                 MESSAGE_ID = kind::PAYLOAD_TRUNCATED,
                 WAKEVIRT_TRUNCATED = truncated,
-                "{truncated} payloads with magic packets were longer than the {SEARCHED} bytes that are searched; any \
+                "payloads with magic packets that were longer than the {SEARCHED} bytes that are searched: {truncated}; any \
                  further packets in them are lost. The kernel merges datagrams: make the sender pause between packets, \
                  or run `ethtool -K INTERFACE rx-udp-gro-forwarding off rx-gro-list off`"
             );

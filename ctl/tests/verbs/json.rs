@@ -39,7 +39,7 @@ pub fn assert_documented(value: &Value, keys: &BTreeMap<String, String>, optiona
         assert!(has_type(value, kind), "\"{key}\" is {value}; the man page says: \"{kind}\"");
     }
     let missing = keys.keys().find(|key| !object.contains_key(*key) && !optional.contains(&key.as_str()));
-    assert_eq!(missing, None, "the man page has a key that is absent in {value}");
+    assert_eq!(missing, None, "the man page has a key that is absent from {value}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn shows_a_domain_and_its_decisions() {
     host.call(User::Root, "org.wakevirt.Actor1", "WakeDomain", &["'vm1'"]).unwrap();
     // The reply can arrive before the actor receives libvirt's event.
     let running = || Some(site.ctl(&["show", "vm1"])).filter(|text| text.contains("state\trunning\n"));
-    let text = wait::until("the domain runs", running);
+    let text = wait::until("the domain to run", running);
     assert!(text.contains("allowed\tyes, domain = \"vm1\"\n"), "{text}");
     assert!(text.contains("\tstarted\tvm1\tuser 0\t"), "{text}");
     let uuid = site.json(&["show", "vm1"])["uuid"].as_str().unwrap().to_owned();

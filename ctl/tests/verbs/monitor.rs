@@ -9,7 +9,7 @@ use wakevirt_tests::process::Process;
 use crate::json::{assert_documented, documented};
 use crate::site::{ALLOWED_MAC, OTHER_MAC, Site};
 
-/// Starts the verb, and waits until it has subscribed, so that it prints a wake.
+/// Starts the verb, and wakes a domain until the verb prints that: then it has subscribed.
 fn start(host: &Host, options: &[&str]) -> Process {
     let mut command = host.command_as(User::Unprivileged, &format!("{PROGRAMS}/wakevirtctl"));
     let monitor = Process::start("wakevirtctl", command.arg("monitor").args(options));

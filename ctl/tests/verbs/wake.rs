@@ -33,7 +33,7 @@ fn wakes_by_name_address_and_glob() {
 }
 
 #[test]
-fn prefers_a_domain_with_the_name_of_an_address() {
+fn prefers_a_domain_whose_name_is_an_address() {
     privileged!();
     let host = Host::new();
     let site = Site::new(&host);
@@ -48,7 +48,7 @@ fn prefers_a_domain_with_the_name_of_an_address() {
 }
 
 #[test]
-fn denies_without_permission_and_names_it() {
+fn names_the_missing_permission() {
     privileged!();
     let host = Host::new();
     let _site = Site::new(&host);
@@ -112,7 +112,7 @@ fn waits_until_the_guest_answers() {
     assert_eq!((&result["outcome"], &result["guest"]), (&"already-running".into(), &"address".into()));
     assert!(result["address"].as_str().unwrap().starts_with("192.168.122."), "{result}");
 
-    // The lease and the neighbour of the previous guest remain. A guest that does not start does not answer.
+    // The DHCP lease and the neighbour entry of the previous guest remain. A guest that does not start does not answer.
     libvirtd.virsh(QEMU, &["destroy", "lease"]);
     libvirtd.virsh(QEMU, &["undefine", "lease"]);
     linux::define_without_kernel(&libvirtd, "lease", "52:54:00:00:00:01");

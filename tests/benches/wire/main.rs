@@ -1,6 +1,6 @@
 //! Measures the performance of wakevirt with real packets: `make bench`.
 //!
-//! Each figure has a baseline from the same run, so that their ratio can be compared between machines. A bad result
+//! Most figures have a baseline from the same run, so that their ratio can be compared between machines. A bad result
 //! does not fail the run, because a busy machine is slow. With `WAKEVIRT_BENCH_JSON=FILE`, the results are added to the
 //! JSON object in that file. docs/PERFORMANCE.md explains each figure.
 

@@ -22,7 +22,7 @@ impl Report {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let kernel = read("/proc/sys/kernel/osrelease");
         let load = read("/proc/loadavg").split(' ').next().and_then(|load| load.parse::<f64>().ok());
-        println!("Linux {kernel}, {cores} cores, load {:.1} before", load.unwrap_or_default());
+        println!("Linux {kernel}, {cores} cores, load average {:.1} at the start", load.unwrap_or_default());
         let machine = json!({ "kernel": kernel, "cores": cores, "load": load });
         Self { figures: Map::from_iter([("machine".to_owned(), machine)]), section: Map::new() }
     }
@@ -82,7 +82,7 @@ pub fn quantile(figures: &[f64], share: f64) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
     let below = sorted.len() as f64 * share;
-    // This counts up to the index, because a conversion from a float to an index can fail.
+    // This counts up to the index, because a cast from a float to an integer can silently change the value.
     let index = (0..sorted.len()).take_while(|index| (index + 1) as f64 <= below).count();
     sorted.get(index).or(sorted.last()).copied().expect("at least one figure")
 }

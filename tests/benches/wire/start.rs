@@ -193,7 +193,7 @@ fn wait_for(finished: &mut Subscriber, mac: &str) {
     }
 }
 
-/// Runs a tool that works like others: for each packet, it lists all domains, searches the XML of each for the address,
+/// Runs a tool that works like other implementations of Wake-on-LAN for libvirt: for each packet, it lists all domains, searches the XML of each for the address,
 /// and starts the domain that has it.
 fn tool(socket: PacketSocket, libvirt: Connect) -> (Reading, Receiver<Instant>) {
     let (sender, started) = channel();

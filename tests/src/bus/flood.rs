@@ -142,7 +142,7 @@ pub fn run(arguments: &[String]) -> io::Result<()> {
         started.wait();
         print("flooding")?;
         floods.into_iter().try_for_each(|flood| {
-            flood.join().unwrap_or_else(|_| Err(io::Error::other("a flood panicked")))
+            flood.join().unwrap_or_else(|_| Err(io::Error::other("a flooding thread panicked")))
         })?;
         print("flooded")
     })

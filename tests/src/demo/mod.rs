@@ -80,7 +80,9 @@ fn show(screen: Screen) {
         Demonstration { screen, events, host: &host, libvirtd: &libvirtd, services: [&capture, &actor] };
     send_packets(&demo, &lan);
 
-    screen.heading("The actor explains its decision on the same packet, and on one from the trusted sender");
+    screen.heading(
+        "The actor explains its decision on the packet for secret, and on one from the trusted sender",
+    );
     demo.explain("secret", &address_of(&lan), "false");
     demo.explain("secret", TRUSTED, "true");
 
@@ -104,7 +106,7 @@ fn set_up_network(screen: Screen, host: &Host) -> Peer<'_> {
     let lan = host.veth("port0");
     host.sh("ip link set port0 master br0; ip address add 192.0.2.1/24 dev br0");
     lan.address("192.0.2.2/24");
-    screen.item("network", "a host with a bridge, br0, and a machine at its port, port0");
+    screen.item("network", "a host with a bridge, br0, and a machine connected to its port, port0");
     lan
 }
 

@@ -37,7 +37,7 @@ impl Journal {
         }))
     }
 
-    /// The received entries, one for each line: `FIELD=value | FIELD=value |`. Values are escaped.
+    /// The received entries, one per line: `FIELD=value | FIELD=value |`. Values are escaped.
     #[must_use]
     pub fn entries(&self) -> &Lines {
         self.0.lines()

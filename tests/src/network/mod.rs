@@ -40,14 +40,14 @@ impl Host {
         Peer { host: self, namespace }
     }
 
-    /// Creates a tap device and brings it up. The host receives the injected frames on the device, as from a VM. The
+    /// Creates a tap device and brings it up. The host receives the injected frames on the device, as if they came from a VM. The
     /// device is removed when the injector is dropped.
     #[must_use]
     pub fn tap(&self, name: &str) -> Injector {
         self.device("tap", name)
     }
 
-    /// Creates a tun device and brings it up. The host receives the injected IP packets on the device, as from a VPN.
+    /// Creates a tun device and brings it up. The host receives the injected IP packets on the device, as if they came from a VPN.
     /// The device is removed when the injector is dropped.
     #[must_use]
     pub fn tun(&self, name: &str) -> Injector {

@@ -53,12 +53,12 @@ impl Lines {
         self.lock().iter().filter(|line| line.contains(text)).count()
     }
 
-    /// Waits for a line that contains this text, and returns the first one. The line can have been read before the
+    /// Waits for a line that contains this text, and returns the first one. The line might have been read before the
     /// call.
     ///
     /// # Panics
     /// After [`TIMEOUT`], with all lines in the message.
-    #[must_use = "or write `let _ =`"]
+    #[must_use = "use the line, or write `let _ =` if you only wait for it"]
     pub fn wait_for(&self, text: &str) -> String {
         self.wait_for_nth(text, 1)
     }

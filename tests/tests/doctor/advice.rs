@@ -1,4 +1,4 @@
-//! A healthy host, faults that no command on this host fixes, and reports.
+//! A healthy host, other faults, and reports.
 
 use wakevirt_tests::daemon::StartedBy;
 use wakevirt_tests::host::{Host, PROGRAMS, User};
