@@ -115,7 +115,10 @@ fn counts_merged_datagrams_beyond_the_search_limit() {
     scene.wait_for("Truncated", 1);
     // With the IP and UDP headers, 19 packets fit into the limit.
     scene.wait_for("Sequence", 19);
-    let line = scene.capture.log().wait_for("payloads with magic packets that were longer than the 2048 bytes that are searched: 1");
+    let line = scene
+        .capture
+        .log()
+        .wait_for("payloads with magic packets that were longer than the 2048 bytes that are searched: 1");
     assert!(line.contains("WARN") && line.contains("ethtool -K"), "{line}");
     scene.capture.stop();
 }
