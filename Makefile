@@ -1,4 +1,5 @@
-# make demo runs a demonstration, make check runs all tests, make bench runs the benchmarks, and make deb builds the
+# make demo runs a demonstration, make check runs all tests except those that boot a
+# virtual machine, which make check-host runs, make bench runs the benchmarks, and make deb builds the
 # Debian packages. Run these commands as root on Debian 12 or 13 with Rust 1.95 or later. Each command installs the
 # Debian packages that it needs, and can be run repeatedly.
 #
@@ -9,7 +10,7 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall deb demo check bench fmt clippy deny fuzz clean
+.PHONY: build install uninstall deb demo check check-host bench fmt clippy deny fuzz clean
 
 # Builds in release mode, as for the Debian package.
 build:
@@ -31,6 +32,9 @@ demo:
 
 check:
 	scripts/check
+
+check-host:
+	scripts/check-host
 
 bench:
 	scripts/prepare bench

@@ -34,4 +34,5 @@ pub mod process;
 pub mod project;
 pub mod prometheus;
 pub mod scene;
+pub mod vm;
 pub mod wait;

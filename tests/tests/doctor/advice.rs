@@ -8,6 +8,7 @@ use wakevirt_tests::{privileged, wait};
 
 use wakevirt_tests::libvirt::machine::Machine;
 use wakevirt_tests::libvirt::second::{SECOND_URI, SecondLibvirtd};
+use wakevirt_tests::libvirt::{QEMU, qemu_domain_with};
 use wakevirt_tests::scene::{ALL_ALLOWED, Scene};
 
 use crate::fixture::{DOMAIN, Fixture, HEALTHY, MAC, Setup, diagnose};
@@ -244,7 +245,31 @@ fn reports_a_migrated_domain() {
     let first = &json["findings"][0];
     assert_eq!(first["check"], "migrated-away", "{json:#}");
     assert!(first["evidence"].to_string().contains("shut off (migrated)"), "{json:#}");
-    assert!(first["cure"].as_str().is_some_and(|command| command.ends_with("start win11")), "{json:#}");
+    // The advice says to shut it down on the other host first.
+    host.sh(&format!("virsh --quiet --connect '{SECOND_URI}' destroy {DOMAIN}"));
+    host.sh(first["cure"].as_str().expect("a command"));
+    assert_eq!(scene.libvirtd.state(QEMU, DOMAIN), "running");
+    scene.virsh(&["destroy", DOMAIN]);
+    scene.packet(DOMAIN, 1);
+    scene.wait_for_state(DOMAIN, "running");
+}
+
+#[test]
+fn adds_an_interface_to_a_domain_without_one() {
+    privileged!();
+    let host = Host::new();
+    let scene = Scene::new(&host, &[], ALL_ALLOWED);
+    scene.libvirtd.define(QEMU, &qemu_domain_with(DOMAIN, ""));
+    let first = || diagnose(&host, &[DOMAIN])["findings"][0].clone();
+    let no_address = || Some(first()).filter(|finding| finding["check"] == "no-address");
+    let finding = wait::until("doctor to find the domain", no_address);
+    host.sh(finding["cure"].as_str().expect("a command"));
+    let mac = scene.libvirtd.mac(DOMAIN);
+    // The actor reads the new address when libvirt reports the change.
+    wait::until_true("a packet to wake the domain", || {
+        scene.lan.etherwake(&mac, &["-b"]);
+        scene.libvirtd.state(QEMU, DOMAIN) == "running"
+    });
 }
 
 #[test]

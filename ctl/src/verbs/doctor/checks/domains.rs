@@ -229,10 +229,14 @@ fn no_address(seen: &Observations, machine: &Machine) -> Option<Finding> {
             finding.seen("its definition has no <interface> with a MAC address, and it has no alias");
         let bridge = seen.links.iter().flatten().find(|link| link.is_bridge());
         let (kind, source) = bridge.map_or(("network", "default"), |bridge| ("bridge", bridge.name.as_str()));
-        let command = virsh::command(
-            &machine.uri,
-            &["attach-interface", name, kind, source, "--model", "virtio", "--config"],
+        // libvirt reports a new definition to the actor, but not a device that `attach-interface --config` adds.
+        let interface = format!(
+            "<interface type=\"{kind}\"><source {kind}=\"{source}\"/><model type=\"virtio\"/></interface>"
         );
+        let dump = virsh::command(&machine.uri, &["dumpxml", "--inactive", name]);
+        let define = virsh::command(&machine.uri, &["define", "/dev/stdin"]);
+        let edit = quote(&format!("s|</devices>|{interface}</devices>|"));
+        let command = format!("{dump} | sed {edit} | {define}");
         return Some(finding.fix(commands::virsh(seen, &command, &machine.uri)));
     }
     let finding = Finding::error(

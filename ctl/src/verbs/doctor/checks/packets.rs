@@ -173,17 +173,21 @@ fn denied_interface(seen: &Observations, rule: &Rule, name: &str, interface: &st
     let bridge = link
         .and_then(|link| link.master.as_deref())
         .filter(|bridge| rule.interfaces.iter().any(|it| it == bridge));
-    let upper = links.iter().find(|link| link.vlan().is_some_and(|(_, below)| below == interface));
-    let upper = upper.filter(|upper| upper.names().any(|name| rule.interfaces.iter().any(|it| it == name)));
+    // A frame with a tag is visible on two interfaces: on the lower one with its tag, and on that of the VLAN without it.
+    let is_named = |link: &Link| link.names().any(|name| rule.interfaces.iter().any(|it| it == name));
+    let upper =
+        links.iter().find(|link| link.vlan().is_some_and(|(_, below)| below == interface) && is_named(link));
+    let lower = link.and_then(Link::vlan).filter(|(_, below)| rule.interfaces.iter().any(|it| it == below));
     let problem = format!(
         "the rule for {name:?} accepts packets only on {list}, but the packet arrived on {interface}"
     );
     let finding = Finding::error("denied-interface", problem);
-    let finding = match (bridge, upper) {
-        (Some(bridge), _) => finding.seen(format!(
+    let finding = match (bridge, upper, lower) {
+        (Some(bridge), ..) => finding.seen(format!(
             "{interface} is a port of {bridge}: a frame to the address of a VM that is off appears only on the port"
         )),
-        (_, Some(Link { name, .. })) => finding.seen(format!("{name} is a VLAN of {interface}")),
+        (_, Some(Link { name, .. }), _) => finding.seen(format!("{name} is a VLAN of {interface}")),
+        (.., Some((id, below))) => finding.seen(format!("{interface} is VLAN {id} of {below}")),
         _ => finding,
     };
     finding.fix(commands::allow(seen, name, &[format!("interfaces = {}", toml_list([interface]))]))

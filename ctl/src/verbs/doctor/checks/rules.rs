@@ -36,6 +36,13 @@ pub fn is_for(rule: &Rule, domain: &Domain) -> bool {
     rule.domain.as_deref().is_some_and(|pattern| matches_pattern(domain, pattern))
 }
 
+/// Whether a different rule for the same domain accepts what this rule was meant to accept. A previous command of doctor
+/// can have added it.
+fn is_replaced(seen: &Observations, rule: &Rule, accepts: impl Fn(&Rule) -> bool) -> bool {
+    let rules = config(seen).map(|config| config.allow.as_slice()).unwrap_or_default();
+    rules.iter().any(|other| other.domain == rule.domain && other != rule && accepts(other))
+}
+
 /// Reports the domain that the caller named, if it is unknown or not allowed.
 fn wanted(seen: &Observations) -> Option<Finding> {
     let wanted = seen.wanted.as_deref()?;
@@ -125,7 +132,11 @@ fn names_no_interface(seen: &Observations, rule: &Rule) -> Option<Finding> {
     let patterns: Vec<InterfacePattern> = rule.interfaces.iter().filter_map(|it| it.parse().ok()).collect();
     let exists =
         |pattern: &InterfacePattern| links.iter().any(|link| link.names().any(|name| pattern.matches(name)));
-    if patterns.is_empty() || patterns.iter().any(exists) {
+    let accepts_some = |other: &Rule| {
+        let mut patterns = other.interfaces.iter().filter_map(|it| it.parse().ok());
+        other.interfaces.is_empty() || patterns.any(|pattern| exists(&pattern))
+    };
+    if patterns.is_empty() || patterns.iter().any(exists) || is_replaced(seen, rule, accepts_some) {
         return None;
     }
     let names = || links.iter().filter(|link| !link.is_loopback()).flat_map(Link::names);
@@ -152,6 +163,14 @@ fn vlan_with_interface(seen: &Observations, rule: &Rule) -> Option<Finding> {
     let (vlan, link) = links.iter().filter(named).find_map(|link| Some((link.vlan()?, link)))?;
     let (id, below) = vlan;
     if rule.vlans.is_empty() || rule.vlans.contains(&0) || rule.interfaces.iter().any(|it| it == below) {
+        return None;
+    }
+    let accepts_untagged = |other: &Rule| {
+        let is_for_link = other.interfaces.is_empty()
+            || link.names().any(|it| other.interfaces.iter().any(|name| name == it));
+        is_for_link && (other.vlans.is_empty() || other.vlans.contains(&0))
+    };
+    if is_replaced(seen, rule, accepts_untagged) {
         return None;
     }
     let domain = rule.domain.as_deref()?;
