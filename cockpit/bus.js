@@ -25,8 +25,8 @@ export function plain(dictionary) {
 }
 
 /**
- * Returns whether the error says that the bridge is no longer connected to the bus. Cockpit's bridge in Python does not
- * close its channels then, and each call fails with the traceback of an error of sd-bus(3).
+ * Returns whether the error says that the bridge is no longer connected to the bus. In this case, Cockpit's Python bridge
+ * does not close its channels, and each call fails with the traceback of an sd-bus(3) error.
  */
 function isLost(error) {
     return error.name === "python.error" && /\[Errno \d+\] sd_bus/.test(error.message);
@@ -68,7 +68,7 @@ class Bus {
         this.delay = Math.min(2 * this.delay, LONGEST_DELAY);
     }
 
-    /** Opens new connections to the bus. The bridge in Python shares one connection for `bus`, and never replaces it. */
+    /** Opens new connections to the bus. The Python bridge shares one connection for `bus`, and never replaces it. */
     replace() {
         this.options = { bus: "none", address: ADDRESS };
         const { client } = this;

@@ -115,7 +115,10 @@ export class Domains {
         this.refresh();
     }
 
-    /** Loads the list, and returns the delay before the next load. Polls, because most state changes cause no signal. */
+    /**
+     * Loads the list, and returns the delay before the next load. Polls, because most state changes do not cause a
+     * signal.
+     */
     async load() {
         const waiting = this.waiting.splice(0);
         try {

@@ -44,7 +44,7 @@ function captureText(service, values) {
     ];
 }
 
-const BUS_HINT = `${BUS_LOST} The page tries to connect again. If this message stays, reload the page or log in to Cockpit again.`;
+const BUS_HINT = `${BUS_LOST} The page is trying to reconnect. If this message does not disappear, reload the page or log in to Cockpit again.`;
 
 /** Shows and updates the state of the services. */
 export function showServices(actor, capture) {

@@ -110,7 +110,7 @@ pub trait Capture1 {
     /// The number of magic packets that were copies of an announced packet.
     #[zbus(property(emits_changed_signal = "false"))]
     fn duplicates(&self) -> zbus::Result<u64>;
-    /// The number of magic packets that were not announced because they exceeded a budget.
+    /// The number of magic packets that were not announced because there were too many.
     #[zbus(property(emits_changed_signal = "false"))]
     fn limited(&self) -> zbus::Result<u64>;
     /// The number of frames and datagrams that the kernel dropped because a buffer was full.

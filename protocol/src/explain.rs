@@ -103,7 +103,7 @@ words! {
         Domain = "domain",
         /// The rule is for other MAC addresses.
         Mac = "mac",
-        /// Several domains have the MAC address, and the rule names at least one of them.
+        /// The rule was not compared, because several domains have the MAC address.
         Ambiguous = "ambiguous",
         /// The rule was not compared, because no known domain has the MAC address.
         NoDomain = "no-domain",

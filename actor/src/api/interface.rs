@@ -143,7 +143,7 @@ impl Actor1 {
         }
     }
 
-    /// Returns the first domains after this one, as many as fit into one reply.
+    /// Returns the first domains after this one, limited to one reply.
     #[zbus(out_args("domains"))]
     async fn list_domains_after(&self, connection: &str, uuid: &str) -> Result<Vec<Dict>, Error> {
         let after = match (connection, uuid) {

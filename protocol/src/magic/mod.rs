@@ -20,7 +20,7 @@ const COPIES: usize = 16 * 6;
 /// The length of the shortest magic packet, in bytes.
 pub const SHORTEST: usize = SYNC + COPIES;
 
-/// In sixteen copies, this many consecutive bytes equal the byte six positions later.
+/// In sixteen copies, each of this many consecutive bytes equals the byte six positions later.
 const REPEATED: usize = COPIES - 6;
 /// The search compares this many bytes with those six positions later: one SIMD comparison.
 const PROBE: usize = 16;
