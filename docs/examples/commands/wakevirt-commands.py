@@ -48,7 +48,7 @@ class Command:
         self.interfaces = strings(entry, "interfaces", None)
         self.cool_down = entry.get("cool-down", 10)
         if not isinstance(self.cool_down, int) or self.cool_down < 0:
-            raise ValueError(f"cool-down = {self.cool_down!r} is not a number of seconds")
+            raise ValueError(f"cool-down = {self.cool_down!r} is not a whole number of seconds")
         self.process = None
         self.started = float("-inf")
 

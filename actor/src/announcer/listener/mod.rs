@@ -311,7 +311,7 @@ impl<'a> PacketListener<'a> {
                 MESSAGE_ID = kind::PACKETS_MISSED,
                 WAKEVIRT_LOST = lost,
                 WAKEVIRT_SUPPRESSED = suppressed,
-                "{lost} magic packets were missed, and the announcer no longer stores them"
+                "magic packets were missed, and the announcer no longer stores them: {lost}"
             );
         }
     }

@@ -50,7 +50,7 @@ fn of_capture(capture: &CaptureStatus) -> Vec<Family> {
     let mut mode = Family::new(
         Kind::Gauge,
         "wakevirt_capture_mode",
-        "The mode of capture: 1 for the current one. In mode udp, it does not receive Ethernet frames.",
+        "The mode of capture: 1 for the current one. In udp mode, it does not receive Ethernet frames.",
     );
     for name in MODES {
         mode = mode.count(label("mode", name), u64::from(capture.mode == name));
