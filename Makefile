@@ -1,7 +1,7 @@
-# make demo runs a demonstration, make check runs all tests except those that boot a
-# virtual machine, which make check-host runs, make bench runs the benchmarks, and make deb builds the
-# Debian packages. Run these commands as root on Debian 12 or 13 with Rust 1.95 or later. Each command installs the
-# Debian packages that it needs, and can be run repeatedly.
+# make demo runs a demonstration, make bench runs the benchmarks, and make deb builds the Debian packages. make check
+# runs all tests except those that boot a virtual machine; make check-host runs those. Run these commands as root on
+# Debian 12 or 13 with Rust 1.95 or later. Each command installs the Debian packages that it needs, and can be run
+# repeatedly.
 #
 # Run make install and make uninstall as root. PREFIX is /usr/local by default. If DESTDIR is set, only files are
 # installed or removed; no other steps run.
