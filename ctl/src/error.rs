@@ -26,6 +26,12 @@ pub enum Error {
         /// The most similar name.
         nearest: Option<String>,
     },
+    /// The argument is a glob that no name matches.
+    #[error(
+        "no domain has a name that matches the pattern {}; \"wakevirtctl list\" lists all domains",
+        quoted(_0)
+    )]
+    NoMatch(String),
     /// The argument is not a glob.
     #[error("{} is not a valid pattern: {reason}", quoted(.text))]
     Glob {
@@ -70,9 +76,12 @@ impl Error {
             Self::Rule(error) => error.exit(),
             Self::Metrics(error) => error.exit(),
             Self::Glob { .. } => Exit::Usage,
-            Self::Output(_) | Self::NoMac(_) | Self::Read(_) | Self::Send(_) | Self::NoSuchDomain { .. } => {
-                Exit::Failure
-            }
+            Self::Output(_)
+            | Self::NoMac(_)
+            | Self::NoMatch(_)
+            | Self::NoSuchDomain { .. }
+            | Self::Read(_)
+            | Self::Send(_) => Exit::Failure,
         }
     }
 }

@@ -11,7 +11,7 @@ pub enum Exit {
     Failure = 1,
     /// The command line is invalid. clap exits with the same status.
     Usage = 2,
-    /// The bus is unavailable, or a service is not running.
+    /// The bus or a hypervisor is unavailable, or a service is not running or does not reply.
     Unavailable = 3,
     /// The caller lacks a permission.
     Denied = 4,

@@ -13,8 +13,8 @@ use crate::verbs::{
 /// Without a verb, wakevirtctl shows the status.
 ///
 /// The program has the privileges of its caller. The status, metrics, monitor and read verbs need no permission, and
-/// neither does send with a MAC address. Most other verbs list domains or decisions, which only root and members of the
-/// libvirt and wakevirt groups are allowed to do. If a permission is missing, the error message names it.
+/// neither does the send verb with a MAC address. Most other verbs list domains or decisions, which only root and members
+/// of the libvirt and wakevirt groups are allowed to do. If a permission is missing, the error message names it.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "wakevirtctl", version, disable_help_subcommand = true, subcommand_value_name = "VERB")]
 pub struct Options {
@@ -70,10 +70,10 @@ pub enum Verb {
     /// A name, UUID or glob that does not match a known domain is an error. An actor on the session bus does not read
     /// drop-ins.
     Allow(allow::Arguments),
-    /// Remove the rule that allow has written
+    /// Remove the rule that "wakevirtctl allow" wrote
     ///
-    /// The verb removes only the file that allow writes for the same DOMAIN, and only if the file has not been edited. If
-    /// other rules or metadata still allow a matching domain, they are printed, and the exit status is 1.
+    /// The verb removes only the file that "wakevirtctl allow" writes for the same DOMAIN, and only if the file has not been
+    /// edited. If other rules or metadata still allow a matching domain, they are printed, and the exit status is 1.
     Forbid(forbid::Arguments),
     /// Explain what a packet would do, rule by rule
     ///

@@ -447,7 +447,10 @@ fn logs_why_a_domain_with_a_secret_does_not_start() {
     scene.packet("encrypted", 1);
     let line = scene.assert_outcome("encrypted", "failed");
     assert!(line.contains("access denied: 'secret' denied access"), "{line}");
-    let _ = scene.actor().log().wait_for("see \"Encrypted disks and TPMs\" in docs/RESTRICTED.md");
+    let _ = scene
+        .actor()
+        .log()
+        .wait_for("see \"Encrypted disks and TPMs\" in /usr/share/doc/wakevirt/RESTRICTED.md");
     let page = shipped("docs/RESTRICTED.md");
     assert!(page.contains("## Encrypted disks and TPMs\n"), "the page lacks the section that the log names");
 }

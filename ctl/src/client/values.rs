@@ -22,7 +22,7 @@ pub struct CaptureStatus {
     pub interfaces: Vec<String>,
     /// Their alternative names.
     pub alternative_names: BTreeMap<String, Vec<String>>,
-    /// The sequence of the latest announced packet.
+    /// The sequence number of the latest announced packet.
     pub sequence: u64,
     /// The number of received magic packets.
     pub received: u64,
@@ -249,13 +249,13 @@ pub struct DecisionDetails {
     /// The UUID of the domain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
-    /// The rule that allowed the wake.
+    /// The rule that allows the wake, or whose conditions the packet does not meet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     /// The epoch of the packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<String>,
-    /// The sequence of the packet.
+    /// The sequence number of the packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,
     /// The ingress interface.
@@ -322,11 +322,11 @@ impl DecisionDetails {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Packet {
-    /// The sequence.
+    /// The sequence number.
     pub sequence: u64,
     /// The MAC address to wake.
     pub mac: String,
-    /// The epoch of the sequence.
+    /// The epoch in which the sequence number was assigned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<String>,
     /// The ingress interface.

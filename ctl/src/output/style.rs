@@ -7,10 +7,10 @@ use anstyle::AnsiColor;
 use unicode_width::UnicodeWidthStr as _;
 use wakevirt_service::logs::plain;
 
-/// The maximum number of characters of a text.
+/// The maximum number of characters in a cell.
 const MAX: usize = 4096;
 
-/// The meaning of a text. The text alone conveys it, too, so the output does not depend on colours.
+/// The meaning of a piece of text. The words alone also convey it, so the output does not depend on colours.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Style {
     /// Ordinary text.
@@ -42,7 +42,7 @@ impl Style {
     }
 }
 
-/// A text with a style, as one cell of a table or a part of a line.
+/// Styled text: one cell of a table, or part of a line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cell {
     text: String,
@@ -50,14 +50,14 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// A text with this style. Control characters, invisible characters and marks that change the direction are escaped,
+    /// Text with this style. Control characters, invisible characters and marks that change the direction are escaped,
     /// because the text can contain names that other users chose.
     #[must_use]
     pub fn new(text: impl AsRef<str>, style: Style) -> Self {
         Self { text: plain(text.as_ref(), MAX).to_string(), style }
     }
 
-    /// A text without a style, escaped like [`Self::new`].
+    /// Text without a style, escaped like [`Self::new`].
     #[must_use]
     pub fn plain(text: impl AsRef<str>) -> Self {
         Self::new(text, Style::Plain)

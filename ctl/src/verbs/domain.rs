@@ -39,8 +39,8 @@ pub fn find<'a>(domains: &'a [Domain], text: &str) -> Result<Vec<&'a Domain>, Er
     Err(Error::NoSuchDomain { text: text.to_owned(), nearest: nearest(domains, text) })
 }
 
-/// The MAC addresses to which a target refers: the address itself, or those of the domains with this name or UUID. Only
-/// a domain needs the bus.
+/// The MAC addresses to which a target refers: the address itself, or those of the domains with this name or UUID. The
+/// bus is needed only to look up a domain.
 ///
 /// # Errors
 /// If there is no such domain, it has no address, or the actor does not list the domains.

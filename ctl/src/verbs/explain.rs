@@ -100,8 +100,10 @@ fn print(it: &Explanation, output: &mut Output) -> Result<(), Error> {
         output.line(&[])?;
         output.table(&rules(&it.rules))?;
     }
-    if it.rules_omitted > 0 {
-        output.line(&[Cell::plain(format!("{} more rules", it.rules_omitted))])?;
+    match it.rules_omitted {
+        0 => {}
+        1 => output.line(&[Cell::plain("1 more rule")])?,
+        omitted => output.line(&[Cell::plain(format!("{omitted} more rules"))])?,
     }
     Ok(())
 }

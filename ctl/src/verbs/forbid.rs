@@ -25,7 +25,7 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "in_domain")]
     force: bool,
 
-    /// The name, UUID or glob that was given to allow
+    /// The name, UUID or glob that was given to "wakevirtctl allow"
     #[arg(value_name = "DOMAIN", add = ArgValueCandidates::new(domain::candidates))]
     domain: String,
 }
@@ -170,11 +170,14 @@ fn print(forbidden: &Forbidden<'_>, output: &mut Output) -> std::io::Result<()> 
     if output.is_json() {
         return output.json(forbidden);
     }
-    let what = forbidden.file.as_deref().unwrap_or("the metadata of the domain");
-    let (text, style) = match forbidden.outcome {
-        "removed" => (format!("removed {what}"), Style::Plain),
-        "edited" => (format!("{what} was edited, so it was left as it is; edit or remove it"), Style::Bad),
-        _ => (format!("{what} does not exist"), Style::Plain),
+    let (text, style) = match (forbidden.file.as_deref(), forbidden.outcome) {
+        (Some(file), "removed") => (format!("removed {file}"), Style::Plain),
+        (Some(file), "edited") => {
+            (format!("{file} was edited, so it was left as it is; edit or remove it"), Style::Bad)
+        }
+        (Some(file), _) => (format!("{file} does not exist"), Style::Plain),
+        (None, "removed") => ("removed wakevirt's metadata from the domain".to_owned(), Style::Plain),
+        (None, _) => ("the domain has no wakevirt metadata".to_owned(), Style::Plain),
     };
     output.line(&[Cell::new(text, style)])?;
     for still in &forbidden.still_allowed {

@@ -63,6 +63,7 @@ fn print(domain: &Domain, decisions: &[&Decision], output: &mut Output) -> Resul
     let allowed = match (&domain.rule, domain.allowed) {
         (Some(rule), true) => format!("yes, {rule}"),
         (None, true) => "yes".to_owned(),
+        (_, false) if domain.macs.is_empty() => "no: it has no MAC address".to_owned(),
         (_, false) => "no: neither a rule nor the metadata of the domain allows it".to_owned(),
     };
     let last = domain.last_wake.map(|time| timestamp(time, output.is_terminal()));

@@ -169,8 +169,16 @@ impl Status {
         row(table, "domains", Cell::plain(format!("{}{allowed}", actor.domains)));
         let outcomes = actor.outcomes.iter().filter(|(_, count)| **count > 0);
         let outcomes = outcomes.map(|(outcome, count)| (outcome.as_str(), *count));
+        let outcomes: Vec<_> = outcomes.collect();
+        let decisions =
+            if outcomes.is_empty() { Cell::plain("none") } else { counters(outcomes.into_iter()) };
+        row(table, "decisions", decisions);
+        // The actor does not decide on these packets.
         let others = [("for unknown addresses", actor.unknown_packets), ("lost", actor.lost_packets)];
-        row(table, "decisions", counters(outcomes.chain(others)));
+        let others: Vec<_> = others.into_iter().filter(|(_, count)| *count > 0).collect();
+        if !others.is_empty() {
+            row(table, "other packets", counters(others.into_iter()));
+        }
     }
 
     fn print_decisions(&self, output: &mut Output) -> io::Result<()> {

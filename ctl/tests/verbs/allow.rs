@@ -232,7 +232,7 @@ fn changes_the_metadata_of_a_domain() {
     let printed = fails(&host, &["forbid", "vm2"]);
     assert!(printed.out.contains("\"wakevirtctl forbid --in-domain\" removes it"), "{printed:?}");
     let removed = site.ctl(&["forbid", "--in-domain", "vm2"]);
-    assert_eq!(removed, "removed the metadata of the domain\n");
+    assert_eq!(removed, "removed wakevirt's metadata from the domain\n");
     wait::until_true("the actor to read the metadata", || !site.ctl(&["list"]).contains(metadata));
     assert!(site.ctl(&["forbid", "--in-domain", "vm2"]).contains("does not exist"));
     // A rule allows this domain.

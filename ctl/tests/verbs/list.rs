@@ -39,7 +39,10 @@ fn shows_a_domain_and_its_decisions() {
     for name in [&uuid, ALLOWED_MAC] {
         assert_eq!(site.ctl(&["show", name]), text);
     }
-    assert!(site.ctl(&["show", "vm2"]).contains("allowed\tno: "));
+    assert!(site.ctl(&["show", "vm2"]).contains("allowed\tno: neither a rule nor "));
+    // The domain of the test driver has no interface.
+    let text = site.ctl(&["show", "test"]);
+    assert!(text.contains("allowed\tno: it has no MAC address\n"), "{text}");
 
     let printed = run(&host, User::Root, &["show", "vm3"]);
     assert_eq!(printed.status, 1, "{printed:?}");

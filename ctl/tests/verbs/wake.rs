@@ -30,6 +30,7 @@ fn wakes_by_name_address_and_glob() {
     assert_eq!(text.matches(": already-running\n").count(), 2, "{text}");
     let printed = run(&host, User::Root, &["wake", "--glob", "win*"]);
     assert_eq!((printed.status, printed.out.as_str()), (1, ""), "{printed:?}");
+    assert!(printed.err.contains("matches the pattern \"win*\""), "{printed:?}");
 }
 
 #[test]

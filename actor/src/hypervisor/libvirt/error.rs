@@ -24,8 +24,8 @@ pub(super) fn failed(action: &'static str) -> impl Fn(virt::error::Error) -> Hyp
 fn access_advice(message: &str) -> &'static str {
     if message.contains("secret") {
         "; the domain uses a libvirt secret that the actor is not allowed to read: see \"Encrypted disks and TPMs\" in \
-         docs/RESTRICTED.md"
+         /usr/share/doc/wakevirt/RESTRICTED.md"
     } else {
-        "; libvirt's access driver is enabled, and polkit does not grant this permission to the actor's user: see docs/RESTRICTED.md"
+        "; libvirt's access driver is enabled, and polkit does not grant this permission to the actor's user: see /usr/share/doc/wakevirt/RESTRICTED.md"
     }
 }

@@ -86,7 +86,7 @@ impl DropIn {
     /// Checks that the actor on this bus reads the drop-in, and that the caller can write it.
     ///
     /// # Errors
-    /// If one of them is not the case. The message names the file to edit instead, or the command to run.
+    /// If either check fails. The message names the file to edit instead, or the command to run.
     pub fn check_access(&self, address: &Address, verb: &'static str) -> Result<(), RuleError> {
         if *address == Address::Session {
             return Err(RuleError::Session { rule: self.rule().to_owned(), verb });
@@ -135,7 +135,7 @@ impl DropIn {
         let temporary = folder.join(format!(".wakevirtctl-{}.tmp", std::process::id()));
         let write = || {
             folder.parent().into_iter().chain([folder]).try_for_each(create_folder)?;
-            // An earlier process with the same ID can have left this file behind.
+            // An earlier process with the same ID may have left this file behind.
             let _ = fs::remove_file(&temporary);
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(self.content.as_bytes())?;

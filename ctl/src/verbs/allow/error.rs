@@ -52,8 +52,8 @@ pub enum RuleError {
     },
     /// The actor on the session bus does not read drop-ins.
     #[error(
-        "the actor on the session bus reads only ~/.config/wakevirt/actor.toml; {} these lines, and run \"systemctl --user \
-         reload wakevirt-actor\":\n{rule}", edit(.verb)
+        "the actor on the session bus reads only ~/.config/wakevirt/actor.toml. Run \"systemctl --user reload \
+         wakevirt-actor\" after you {} that file:\n{rule}", edit(.verb)
     )]
     Session {
         /// The rule.
@@ -74,13 +74,13 @@ pub enum RuleError {
         /// The cause.
         source: io::Error,
     },
-    /// The actor did not accept the configuration.
-    #[error("the actor did not accept the change, so it was undone: {0}")]
+    /// The actor did not reload its configuration.
+    #[error("the actor did not reload its configuration, so nothing was changed: {0}")]
     Reload(client::Error),
     /// The actor has read its configuration again, but does not use the rule.
     #[error(
-        "the actor does not read {}, so the file was removed again; if the actor was started with --config, add the \
-         rule to that file", .0.display()
+        "the actor does not read {}, so nothing was changed; if the actor was started with --config, add the rule to the \
+         file that this option names", .0.display()
     )]
     NotRead(PathBuf),
     /// virsh(1) failed.
@@ -111,5 +111,5 @@ fn suggestion(nearest: Option<&str>) -> String {
 }
 
 fn edit(verb: &str) -> &'static str {
-    if verb == "allow" { "add" } else { "remove" }
+    if verb == "allow" { "add these lines to" } else { "remove these lines from" }
 }

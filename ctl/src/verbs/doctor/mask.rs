@@ -25,7 +25,7 @@ impl Mask {
         self.names.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
     }
 
-    /// Replaces names and addresses in a text.
+    /// Replaces names and addresses in a string.
     pub fn apply(&mut self, text: &str) -> String {
         let mut masked = String::with_capacity(text.len());
         let mut word = String::new();

@@ -302,7 +302,7 @@ wakevirt_wake_duration_seconds_count 3"#;
         }
     }
 
-    /// Also checks the names, and that no help text must be escaped.
+    /// Also checks the names, and that no help text needs escaping.
     #[test]
     fn page_lists_all_families() {
         let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/METRICS.md");

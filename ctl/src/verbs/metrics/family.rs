@@ -92,7 +92,7 @@ impl Family {
         self.with(labels, Value::Count(count))
     }
 
-    /// Adds a sample with this suffix of its name.
+    /// Adds a sample whose name has this suffix.
     pub fn with_suffix(mut self, suffix: &str, labels: Labels, value: Value) -> Self {
         self.samples.push(Sample { name: format!("{}{suffix}", self.name), labels, value });
         self

@@ -57,7 +57,9 @@ pub enum Error {
     )]
     NoSocket,
     /// A socket cannot be used.
-    #[error("cannot use socket {index} of the service manager: {reason}; pass listening TCP sockets")]
+    #[error(
+        "cannot use socket {index}, which the service manager passed: {reason}; pass listening TCP sockets"
+    )]
     Socket {
         /// Its position among the passed sockets.
         index: usize,

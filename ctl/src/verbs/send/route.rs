@@ -73,11 +73,15 @@ pub enum NoRoute {
     /// `--raw` on an interface that is not Ethernet.
     #[error("interface {0:?} is not an Ethernet interface; send without --raw")]
     NotEthernet(String),
-    /// No interface is usable.
+    /// No interface has a usable address.
     #[error(
-        "no interface that is up has an address to send from; `ip -brief address` lists the addresses, and --to sends to one address"
+        "no interface that is up has an IPv4 broadcast address or an IPv6 link-local address; `ip -brief address` lists \
+         the addresses, and --to sends to one address"
     )]
     Nothing,
+    /// `--raw`, and no Ethernet interface is usable.
+    #[error("no Ethernet interface is up, bridge ports aside; `ip -brief link` lists the interfaces")]
+    NoEthernet,
     /// `--to` names an unknown host.
     #[error("cannot resolve {0:?}: {1}")]
     NoHost(String, io::Error),
@@ -111,7 +115,11 @@ pub fn on_interfaces(
         let usable = known.iter().filter(|(name, interface)| interface.is_up && !is_bridge_port(name));
         routes.extend(usable.flat_map(|(name, interface)| on_interface(name, interface, raw, port)));
     }
-    if routes.is_empty() { Err(NoRoute::Nothing) } else { Ok(routes) }
+    match routes {
+        routes if !routes.is_empty() => Ok(routes),
+        _ if raw => Err(NoRoute::NoEthernet),
+        _ => Err(NoRoute::Nothing),
+    }
 }
 
 fn on_interface(name: &str, interface: &HostInterface, raw: bool, port: u16) -> Vec<Route> {

@@ -146,7 +146,7 @@ async fn wanted(arguments: &Arguments, client: &Client) -> Result<Vec<(String, S
     let matching = domains.into_iter().filter(|domain| glob.is_match(&domain.name));
     let wanted: Vec<_> = matching.map(|domain| (domain.uuid, domain.name)).collect();
     if wanted.is_empty() {
-        return Err(Error::NoSuchDomain { text: text.clone(), nearest: None });
+        return Err(Error::NoMatch(text.clone()));
     }
     Ok(wanted)
 }
@@ -194,7 +194,8 @@ async fn wake(key: &str, name: &str, arguments: &Arguments, client: &Client) -> 
             None => WakeResult::pending(name, None, continues(&cause)),
         },
         Ok(Ok(WakeResult { outcome: Some(outcome), .. })) if outcome == HELD => {
-            let cause = "the hypervisor is unavailable, or the domain is slow or changing its state";
+            let cause =
+                "the hypervisor is unavailable, or the domain takes long to start or is changing its state";
             WakeResult::pending(name, Some(outcome), continues(cause))
         }
         Ok(Ok(result)) => result,

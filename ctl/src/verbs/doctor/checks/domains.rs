@@ -48,7 +48,7 @@ fn multicast(seen: &Observations) -> Vec<Finding> {
             alias.mac, alias.domain
         );
         Finding::warning("multicast-address", problem)
-            .seen("the lowest bit of its first octet is 1")
+            .seen("it is a multicast, broadcast or zero address")
             .advice("Correct the alias in actor.toml. capture does not announce packets for such an address.")
     };
     aliases.map(finding).collect()
@@ -162,9 +162,11 @@ fn foreign(seen: &Observations, addresses: &[Unknown<'_>]) -> Option<Finding> {
             .map(|(_, known, domain)| format!("; the most similar address is {known} of {:?}", domain.name));
         finding = finding.seen(format!("{}{}", address.describe(), nearest.unwrap_or_default()));
     }
-    if addresses.len() > MAX_LISTED {
-        finding = finding.seen(format!("{} more addresses", addresses.len() - MAX_LISTED));
-    }
+    finding = match addresses.len().saturating_sub(MAX_LISTED) {
+        0 => finding,
+        1 => finding.seen("1 more address"),
+        more => finding.seen(format!("{more} more addresses")),
+    };
     Some(finding.advice(
         "If an address belongs to a passed-through network card, run doctor for its domain: wakevirtctl doctor DOMAIN",
     ))

@@ -23,7 +23,9 @@ fn unconnected(seen: &Observations, uri: &str, reason: Option<&str>) -> Finding 
     let finding =
         Finding::error("libvirt-unreachable", problem).seen(format!("virsh --connect {uri}: {reason}"));
     if !is_system {
-        return finding.advice("Correct the connections key in actor.toml, or start libvirt on that host.");
+        return finding.advice(
+            "Correct the connections key in actor.toml, or start libvirt on the host of that hypervisor.",
+        );
     }
     let Ok(units) = &seen.units else { return finding.advice("Start libvirtd or virtqemud.") };
     let unit = |name: &str| units.get(name).filter(|unit| unit.is_installed());
@@ -61,7 +63,7 @@ fn denied(seen: &Observations, uri: &str, problem: String) -> Finding {
             return permissions::add_grant(seen, finding, &missing);
         }
         return finding.advice(
-            "Add the actor's user to the libvirt group, or install the polkit rule in docs/RESTRICTED.md.",
+            "Add the actor's user to the libvirt group, or install the polkit rule to which /usr/share/doc/wakevirt/RESTRICTED.md refers.",
         );
     };
     let groups = unit.get("SupplementaryGroups");
@@ -80,15 +82,15 @@ fn denied(seen: &Observations, uri: &str, problem: String) -> Finding {
             "mkdir -p {directory} && printf '[Service]\\nSupplementaryGroups=libvirt\\n' >{directory}/zz-libvirt.conf && systemctl \
              daemon-reload && systemctl restart wakevirt-actor"
         )))
-        .advice("The group has full access to libvirt. docs/RESTRICTED.md describes how to grant fewer permissions with libvirt's access driver.")
+        .advice("The group has full access to libvirt. /usr/share/doc/wakevirt/RESTRICTED.md describes how to grant fewer permissions with libvirt's access driver.")
 }
 
 /// Reports that libvirt denies access to the actor, although it is in the libvirt group.
 fn denied_to_group(seen: &Observations, finding: Finding) -> Finding {
     let restart = commands::systemctl(seen, Service::Actor, "restart");
-    finding
-        .fix(restart)
-        .advice("If this does not help, a polkit rule may deny access; see docs/RESTRICTED.md.")
+    finding.fix(restart).advice(
+        "If this does not help, a polkit rule may deny access; see /usr/share/doc/wakevirt/RESTRICTED.md.",
+    )
 }
 
 /// Reports that the user has several daemons, in the same directory or in different ones.
@@ -127,6 +129,6 @@ fn daemons(seen: &Observations) -> Option<Finding> {
         kill
     };
     Some(finding.fix(fix).advice(
-        "VMs keep running. The next daemon finds those in its own directory; see docs/HYPERVISORS.md.",
+        "VMs keep running. The daemon that starts next finds only the VMs whose state is in its runtime directory; see /usr/share/doc/wakevirt/HYPERVISORS.md.",
     ))
 }

@@ -206,7 +206,7 @@ fn failed(seen: &Observations, name: &str) -> Option<Finding> {
             &machine.uri,
         ));
         return Some(finding.advice(
-            "The guest then boots as after a power failure, and loses all data that it had not written to its disk.",
+            "The guest then boots as if after a power failure, and loses all data that it had not yet written to its disk.",
         ));
     }
     let domain = seen

@@ -67,7 +67,7 @@ pub fn add_grant(seen: &Observations, mut finding: Finding, missing: &[&str]) ->
     let has_rule = seen.policies.iter().any(|path| path.ends_with(LIBVIRT_RULE));
     let finding = if has_rule {
         finding.advice(
-            "A polkit rule whose file name sorts earlier overrides the shipped rule; see docs/RESTRICTED.md.",
+            "A polkit rule whose file name sorts earlier overrides the shipped rule; see /usr/share/doc/wakevirt/RESTRICTED.md.",
         )
     } else {
         finding.seen(format!("{LIBVIRT_RULE} is missing")).advice(

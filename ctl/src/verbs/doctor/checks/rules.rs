@@ -8,6 +8,7 @@ use crate::verbs::doctor::checks::{commands, nearest};
 use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::config::{ActorConfig, Rule};
+use crate::verbs::doctor::observe::libvirt::Machine;
 use crate::verbs::doctor::observe::network::Link;
 use crate::verbs::domain::matches_pattern;
 
@@ -67,6 +68,17 @@ fn wanted(seen: &Observations) -> Option<Finding> {
     if domain.allowed {
         return None;
     }
+    if domain.macs.is_empty() {
+        // If virsh(1) shows the domain, a different check reports this, with a command.
+        let is_shown = |machine: &Machine| machine.name == domain.name && machine.uri == domain.connection;
+        let finding = || {
+            let problem = format!("{:?} has no MAC address, so no packet can wake it", domain.name);
+            Finding::error("no-address", problem)
+                .seen("the actor lists the domain without an address")
+                .advice("Add a network interface to the domain, or an alias to actor.toml.")
+        };
+        return (!seen.machines.iter().any(is_shown)).then(finding);
+    }
     let rules = config(seen).map_or(0, |config| config.allow.len());
     let finding = Finding::error(
         "not-allowed",
@@ -78,7 +90,7 @@ fn wanted(seen: &Observations) -> Option<Finding> {
 
 /// Reports that no domain is allowed.
 fn nothing_allowed(seen: &Observations) -> Option<Finding> {
-    let domains = seen.domains();
+    let domains: Vec<&Domain> = seen.domains().iter().filter(|domain| !domain.macs.is_empty()).collect();
     let first = domains.first()?;
     if seen.wanted.is_some() || domains.iter().any(|domain| domain.allowed) {
         return None;

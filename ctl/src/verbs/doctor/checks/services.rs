@@ -60,13 +60,15 @@ fn service_finding(seen: &Observations, service: Service) -> Option<Finding> {
     let Some(unit) = commands::unit(seen, service) else {
         let absent = absent?;
         let finding = Finding::error("service-absent", format!("{name} is not running")).seen(absent);
-        return Some(finding.advice("Start it with the service manager of this host; see docs/INSTALL.md."));
+        return Some(finding.advice(
+            "Start it with the service manager of this host; see /usr/share/doc/wakevirt/INSTALL.md.",
+        ));
     };
     let state = format!(
         "{name}.service: {} ({}), {}",
         unit.get("ActiveState"),
         unit.get("SubState"),
-        or_if_empty(unit.get("UnitFileState"), "no install section")
+        or_if_empty(unit.get("UnitFileState"), "unit file state unknown")
     );
     let finding = match absent {
         None => return not_enabled(seen, service, unit, state),
@@ -128,7 +130,11 @@ fn stopped(seen: &Observations, service: Service, unit: &Unit) -> Finding {
     }
     let restarts = unit.number("NRestarts");
     if restarts >= LOOP || unit.get("SubState") == "auto-restart" {
-        let problem = format!("{name} keeps exiting; systemd has restarted it {restarts} times");
+        let problem = match restarts {
+            0 => format!("{name} keeps exiting"),
+            1 => format!("{name} keeps exiting; systemd has restarted it once"),
+            _ => format!("{name} keeps exiting; systemd has restarted it {restarts} times"),
+        };
         return drop_ins(seen, service, unit, Finding::error("unit-restart-loop", problem));
     }
     if unit.get("ActiveState") == "failed" {
@@ -192,7 +198,7 @@ fn configuration_error(seen: &Observations, service: Service) -> Option<String> 
     }
 }
 
-/// Adds a command that applies the service's suggestion to the wrong line, or comments the line out.
+/// Adds a command that applies the service's suggestion to the invalid line, or comments the line out.
 fn correct(seen: &Observations, service: Service, error: &str, finding: Finding) -> Finding {
     let Some((file, line)) = location(error) else {
         return finding.advice("Correct the file, and restart the service.");
@@ -272,7 +278,7 @@ fn polkit(seen: &Observations) -> Option<Finding> {
     }
     let finding = Finding::warning("polkit-old", "polkit is too old to read wakevirt's rules");
     let finding = finding.seen(format!("polkit {version}; the rules need version 0.106 or later")).advice(
-        "Packets wake domains without polkit. The command installs the permission for members of the libvirt group in the old format.",
+        "Packets can wake domains even without polkit. The command installs the equivalent of these rules in polkit's old format.",
     );
     Some(finding.fix(permissions::install_pkla(seen)))
 }

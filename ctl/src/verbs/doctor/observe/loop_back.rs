@@ -95,7 +95,7 @@ fn destinations(capture: &CaptureStatus, links: &[Link], has_socket: bool) -> Ve
 fn send(mac: MacAddr, destinations: &[IpAddr]) -> std::io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.set_broadcast(true)?;
-    // The prefix is that of a unicast address, so there is a packet.
+    // The prefix makes it a unicast address, so `new` does not return `None`.
     let packet = MagicPacket::new(mac, None).map(|packet| packet.payload()).unwrap_or_default();
     destinations.iter().try_for_each(|destination| socket.send_to(&packet, (*destination, PORT)).map(drop))
 }

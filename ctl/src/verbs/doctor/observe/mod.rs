@@ -45,7 +45,7 @@ pub struct Observations {
     pub bus: OnBus,
     /// polkit, and the permissions that it gives the actor.
     pub polkit: Polkit,
-    /// The existing files among the services' bus policies and the polkit rule in both formats.
+    /// Which of these files exist: the services' bus policies, and the polkit rule in both formats.
     pub policies: Vec<String>,
     /// The configuration of capture.
     pub capture_config: Seen<Config<CaptureConfig>>,
@@ -183,8 +183,7 @@ impl Observations {
     }
 }
 
-/// The existing files among the services' bus policies and the polkit rule in both formats, in the directories from
-/// which they are read.
+/// The paths of those files that exist: the services' bus policies, and the polkit rule in both formats.
 fn policies() -> Vec<String> {
     let directories = ["/usr/share", "/etc"];
     let files = directories.iter().flat_map(|directory| {

@@ -2,7 +2,7 @@
 
 use super::super::text::Format;
 
-/// Returns the preferred format, or the classic one if the client accepts neither: a text is more useful than an error.
+/// Returns the preferred format, or the classic one if the client accepts neither: text is more useful than an error.
 pub fn preferred<'a>(accept: impl Iterator<Item = &'a str>) -> Format {
     let ranges = accept.flat_map(|value| value.split(',')).filter_map(media_range);
     // The first of several ranges with the same weight wins.

@@ -74,7 +74,7 @@ async fn refuses_other_requests() {
         ("\u{16}\u{3}\u{1}\u{2}\0".to_owned(), "400 Bad Request\r\n"),
         (format!("GET /metrics HTTP/1.1\r\n{}\r\n", header.repeat(65)), "431 Request Header"),
         (format!("GET /metrics HTTP/1.1\r\nX: {}", "y".repeat(request::MAX_LENGTH)), "431 Request Header"),
-        // The connection is not reset because of what the client sends in addition.
+        // Extra data from the client does not reset the connection.
         (format!("GET /{} HTTP/1.1\r\n\r\n", "y".repeat(20 * 1024)), "431 Request Header"),
         (format!("{GET}{GET}"), "200 OK\r\n"),
     ] {
