@@ -26,6 +26,6 @@ export const LIST_HINT = "Only root and members of the wakevirt or libvirt group
 
 /** Returns the message of an error as a sentence. If the call was denied, the hint says which permission is missing. */
 export function describe(error, hint) {
-    const message = (error.message || error.problem || String(error)).replace(/\.?$/, ".");
+    const message = (error.message || error.problem || String(error)).replace(/([^.…])$/, "$1.");
     return isDenied(error) ? `Access denied. ${hint}` : message;
 }
