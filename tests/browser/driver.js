@@ -63,8 +63,9 @@ async function main() {
     page.setDefaultTimeout(TIMEOUT);
     page.on("console", message => {
         const { url } = message.location();
-        // Cockpit's shell around the page is not under test. In Debian, it lacks fonts, which the browser can load at any time.
-        if (message.type() === "error" && !url.includes("/shell/"))
+        // Cockpit's shell around the page, and Cockpit's own pages, are not under test. In Debian, they lack fonts, which the
+        // browser can load at any time.
+        if (message.type() === "error" && !/\/(shell|system)\//.test(url))
             problems.push(`${message.text()} (${url})`);
     });
     page.on("pageerror", error => problems.push(`${error}`));
