@@ -1,6 +1,6 @@
 //! The actor: receives announced magic packets and wakes the domains that the policy allows.
 //!
-//! The modules, each of which can use those before it: [`model`] holds the values that the others exchange, [`policy`]
+//! Each module can use those before it in this list: [`model`] holds the values that the others exchange, [`policy`]
 //! decides, [`config`] reads the configuration, [`announcer`] receives packets from capture, [`hypervisor`] connects to
 //! hypervisors, [`engine`] holds all state in one task, and [`api`] is the D-Bus interface.
 

@@ -31,8 +31,8 @@ fn make_runtime_directory() {
 }
 
 /// Drops all privileges. If the process runs as root, it switches to the service's own user, with the `libvirt` group.
-/// Otherwise, the user does not change. In both cases, the process drops all capabilities, and cannot gain any by executing a
-/// program.
+/// Otherwise, the user does not change. In both cases, the process drops all capabilities, and cannot gain any by
+/// executing a program.
 ///
 /// Call it while the process has one thread: capabilities belong to threads (capabilities(7)).
 ///

@@ -1,7 +1,7 @@
 //! The parser gives the same result as a slow reference parser for frames with any link header, without a panic.
 //!
-//! The first byte of an input selects the link type. The next two bytes are the tag that the kernel removed if the first
-//! byte's highest bit is set; otherwise, they are ignored. The frame follows.
+//! The first byte of an input selects the link type. If its highest bit is set, the next two bytes are the tag that the
+//! kernel removed; otherwise, they are ignored. The frame follows.
 
 #![no_main]
 

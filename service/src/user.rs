@@ -45,9 +45,10 @@ pub enum UserError {
     },
 }
 
-/// Changes irrevocably from root to the user with this name, its groups, and those of `groups` that exist, as systemd
-/// does for `SupplementaryGroups=`. Of the capabilities that the process had, only those in `retain` remain; programs
-/// that it starts inherit them. If the process was not started as root, this changes nothing and returns `false`.
+/// Changes irrevocably from root to the user with this name and to its groups. Adds those of `groups` that exist; in a
+/// unit, `SupplementaryGroups=` adds them. Of the capabilities that the process had, only those in `retain` remain;
+/// programs that it starts inherit them. If the process was not started as root, this changes nothing and returns
+/// `false`.
 ///
 /// Call this function before the process starts a second thread: capabilities belong to a thread.
 ///

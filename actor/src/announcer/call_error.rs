@@ -5,8 +5,8 @@ use wakevirt_service::logs::quoted;
 use zbus::fdo;
 
 /// Describes why a call to this method failed. If the bus policy denied the call, the message says what to do:
-/// `org.wakevirt.Capture1.conf` allows only root, the `wakevirt-actor` user and members of two groups to call it, and the
-/// actor can run as a different user.
+/// `org.wakevirt.Capture1.conf` allows only root, the `wakevirt-actor` user, members of the `wakevirt` group and, for
+/// `Replay`, members of the `libvirt` group to call it, and the actor can run as a different user.
 #[must_use]
 pub fn describe(method: &str, error: &Error) -> String {
     match error {

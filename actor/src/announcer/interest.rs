@@ -38,7 +38,7 @@ pub(super) async fn report(
             if let Some(failure) = failure.as_ref().filter(|_| failure != last_failure) {
                 tracing::warn!(
                     MESSAGE_ID = kind::INTEREST_FAILED,
-                    "cannot report the {} MAC addresses of the domains to the announcer: {failure}; the announcer \
+                    "cannot report the MAC addresses of the domains to the announcer: {failure}; addresses: {}; the announcer \
                      may drop packets for these domains while it receives many packets for other addresses",
                     interest.len()
                 );

@@ -202,7 +202,8 @@ impl Actor1 {
         Ok(self.requests.counts().await.ok_or_else(exiting_property)?.unknown)
     }
 
-    /// The most recent MAC addresses of such packets, newest first: address, number of packets, time and interface.
+    /// The MAC addresses that no domain has and for which packets arrived most recently, newest first: address, number
+    /// of packets, time and interface.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn unknown_addresses(&self) -> zbus::fdo::Result<Vec<(String, u64, u64, String)>> {
         let counts = self.requests.counts().await.ok_or_else(exiting_property)?;

@@ -16,7 +16,7 @@ pub(super) struct ReplyPage {
 }
 
 impl ReplyPage {
-    /// The first of these entries, as many as fit.
+    /// Returns the entries before the first one that does not fit.
     pub(super) fn fill(mut entries: impl Iterator<Item = Dict>) -> Vec<Dict> {
         let mut page = Self::default();
         let _all_fit = entries.all(|entry| page.push(entry));

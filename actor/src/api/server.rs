@@ -110,7 +110,7 @@ async fn provide(
                     tracing::warn!(
                         MESSAGE_ID = kind::SIGNALS_LOST,
                         WAKEVIRT_LOST = lost,
-                        "{lost} WakeFinished signals were not sent: the bus is too slow"
+                        "WakeFinished signals were not sent, because the bus is too slow: {lost}"
                     );
                 }
                 Err(RecvError::Closed) => return Ok(()),

@@ -63,8 +63,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Like [`Self::load`], but for `--check`. Skips the passwords that only the service can read, and returns where
-    /// they are.
+    /// Like [`Self::load`], but for `--check`. Skips the passwords that only the service can read, and returns their
+    /// locations.
     ///
     /// # Errors
     /// Like [`Self::load`].

@@ -38,7 +38,7 @@ fn an_empty_file_allows_nothing() {
 fn the_example_contains_every_key_with_its_default() {
     let example = std::fs::read_to_string(EXAMPLE).unwrap();
     assert_eq!(load(&example), load(""));
-    // The example contains every key, some behind a '#'. A new key makes this pattern incomplete.
+    // The example contains every key; some of them are commented out. A new key makes this pattern incomplete.
     let ActorFile { connections, metadata, hold, shutdown_wait, cool_down, log, allow, alias } =
         toml::from_str(&uncommented(&example)).unwrap();
     assert_eq!(connections, Some(Connections(vec![DEFAULT_URI.to_owned()])));

@@ -80,7 +80,7 @@ pub struct Counts {
     pub outcomes: HashMap<Outcome, u64>,
     /// Packets for MAC addresses that no domain has.
     pub unknown: u64,
-    /// The most recent of these addresses.
+    /// The unknown MAC addresses for which packets arrived most recently.
     pub unknown_addresses: UnknownAddresses,
     /// How long successful wakes triggered by packets took.
     pub latency: Latency,

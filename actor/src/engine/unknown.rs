@@ -1,4 +1,4 @@
-//! The most recent MAC addresses in packets that no domain has.
+//! The unknown MAC addresses for which packets arrived most recently.
 
 use std::collections::VecDeque;
 

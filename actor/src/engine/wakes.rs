@@ -220,7 +220,7 @@ impl Engine {
         }
     }
 
-    /// Runs the held wakes of a hypervisor that is available again.
+    /// Runs the held wakes of a hypervisor that has become available.
     pub(super) fn start_held_wakes(&mut self, uri: &str) {
         let held = self.wakes.held.keys().filter(|id| &*id.connection == uri);
         for id in held.cloned().collect::<Vec<_>>() {

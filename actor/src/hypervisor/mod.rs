@@ -1,8 +1,8 @@
 //! The hypervisors that run domains, as seen by the engine.
 //!
-//! A [`Driver`] connects to one kind of hypervisor; [`libvirt`] is one. A [`Keeper`] maintains one connection of a driver
-//! and sends an [`Update`] for each change. While the connection is open, the engine attempts wakes
-//! through a [`Hypervisor`].
+//! A [`Driver`] connects to one kind of hypervisor; [`libvirt`] contains one. A [`Keeper`] maintains one connection of
+//! a driver and sends an [`Update`] for each change. While the connection is open, the engine attempts wakes through a
+//! [`Hypervisor`].
 
 mod error;
 mod keeper;
@@ -37,7 +37,7 @@ pub enum Update {
 
 /// An open connection to a hypervisor.
 pub trait Hypervisor: Send + Sync + 'static {
-    /// Starts an attempt to wake a domain, and returns at once. Attempts run in the order of these calls.
+    /// Starts an attempt to wake a domain, and returns at once. Attempts begin in the order of these calls.
     ///
     /// The attempt continues even if the future is dropped.
     fn attempt(&self, request: AttemptRequest) -> AttemptFuture;

@@ -145,7 +145,8 @@ pub enum Outcome {
     Woken,
     /// The domain was already running.
     AlreadyRunning,
-    /// Neither a rule nor the domain's metadata allows the wake.
+    /// Neither a rule nor the domain's metadata allows the wake, or the domain is paused and the rule contains `paused
+    /// = "leave"`.
     NotAllowed,
     /// The cool-down after the last successful wake has not ended.
     CoolingDown,

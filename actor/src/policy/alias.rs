@@ -6,7 +6,7 @@ use wakevirt_protocol::MacAddr;
 use super::origin::Origin;
 use super::rules::DomainPattern;
 
-/// An `[[alias]]` table: a MAC address of a domain that is not in the domain's definition.
+/// An `[[alias]]` table: a MAC address that belongs to a domain but is not in its definition.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alias {
@@ -18,7 +18,7 @@ pub struct Alias {
 }
 
 impl Alias {
-    /// Whether the domain is a glob.
+    /// Whether the value of `domain` is a glob.
     #[must_use]
     pub const fn is_glob(&self) -> bool {
         self.domain.is_glob()

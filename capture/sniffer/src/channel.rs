@@ -74,8 +74,8 @@ impl Channel {
         Ok(ToSniffer::decode(datagram)?)
     }
 
-    /// Sends a message, or returns [`SendOutcome::Full`]: apart from a failure report, the sniffer never waits for the
-    /// announcer.
+    /// Sends a message, or returns [`SendOutcome::Full`]: apart from a failure report, no message waits for space in
+    /// the socketpair.
     pub(super) fn send(self, message: &FromSniffer) -> Result<SendOutcome, Error> {
         let mut buffer = [0; MAX_MESSAGE];
         let bytes = message.encode(&mut buffer)?;

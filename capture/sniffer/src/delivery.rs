@@ -52,7 +52,7 @@ pub fn frame<'a>(
     Ok(CapturedPackets { parsed: parse_frame(&frame, ports)?, interface })
 }
 
-/// Whether the payload appears to start with a tag for the protocol that the kernel reports.
+/// Whether the payload appears to start with tags that are followed by the protocol that the kernel reports.
 ///
 /// The kernel removes one tag. If a frame has two tags, a socket without link headers receives the second one at the
 /// start of the payload. Linux 6.11, the stable releases of that time and later kernels report the protocol after that

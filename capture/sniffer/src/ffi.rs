@@ -318,7 +318,8 @@ pub fn exit(code: i32) -> ! {
 
 /// Ignores the signals with which a terminal or a service manager stops a process group. The announcer also receives
 /// them, and the sniffer exits after the announcer. Restores the default action of SIGSEGV and SIGBUS: the standard
-/// library's handler makes a system call that the sandbox forbids, which would hide the cause of the crash.
+/// library's handler makes a system call that the sandbox forbids, and the resulting SIGSYS would hide the cause of the
+/// crash.
 ///
 /// # Errors
 /// Those of signal(2).

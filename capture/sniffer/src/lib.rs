@@ -1,8 +1,9 @@
 //! The sniffer: the process that parses untrusted packets.
 //!
 //! It does not link a D-Bus library, an async runtime or libpcap. It owns packet sockets, UDP sockets and one end of a
-//! socketpair. After it has sent `Ready`, it can only read the sockets and write to the socketpair. [`sandbox`] lists
-//! the stages of the sandbox; `receive` is the loop that follows.
+//! socketpair. After it has sent `Ready`, it can only read the sockets, bind those for outgoing frames to interfaces,
+//! and exchange messages with the announcer through the socketpair. [`sandbox`] lists the stages of the sandbox;
+//! `receive` is the loop that follows.
 
 pub mod channel;
 pub mod delivery;

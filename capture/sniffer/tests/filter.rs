@@ -24,7 +24,8 @@ use wakevirt_tests::privileged;
 const MAC: &str = "52:54:00:01:02:03";
 const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-/// The number of batches, and the frames in each. The sockets are read after each batch, which fits in their buffers.
+/// The number of batches, and the number of frames in each. The sockets are read after each batch, which fits in their
+/// buffers.
 const ROUNDS: usize = 2500;
 const BATCH: usize = 80;
 

@@ -26,7 +26,7 @@ use crate::shared::Shared;
 /// A body of type `a{sv}`.
 type Dict = HashMap<&'static str, Variant<'static>>;
 
-/// The maximum length of a call, in bytes: `SetInterest` with the maximum number of addresses.
+/// The maximum length of a call, in bytes: enough for `SetInterest` with the maximum number of addresses.
 const MAX_CALL: usize = 2 * 1024 * 1024;
 /// A user that is trusted like root: its calls do not share limits with the calls of other users.
 const ACTOR: &str = "wakevirt-actor";
@@ -65,7 +65,8 @@ async fn run_connection(
     connection.object_server().at(CAPTURE_PATH, service).await?;
     let emitter = SignalEmitter::new(connection, CAPTURE_PATH)?;
     let disconnects = subscribe_disconnects(connection).await?;
-    // Clients request earlier packets with Replay, because no subscriber knows this owner yet.
+    // No signals are emitted for earlier packets, because no subscriber knows this owner yet: clients request them with
+    // Replay.
     let announced = shared.ledger().sequence();
     shared.ledger().published(announced, Instant::now());
     // Always polled: a stream with a full queue blocks the connection, including the reply to `request_name`.
@@ -211,7 +212,7 @@ impl Capture1 {
             .ledger()
             .set_interest(caller.as_str(), macs, Instant::now())
             .map_err(|error| CallError::LimitExceeded(error.to_string()))?;
-        tracing::debug!("{caller} registered {count} MAC addresses");
+        tracing::debug!("{caller} registered MAC addresses: {count}");
         Ok(())
     }
 
@@ -251,7 +252,7 @@ impl Capture1 {
         self.shared.interfaces.borrow().iter().map(|interface| interface.name.clone()).collect()
     }
 
-    /// The alternative names of the captured interfaces, by interface name.
+    /// The alternative names of the interfaces on which packets are captured, by interface name.
     #[zbus(property)]
     fn alternative_names(&self) -> HashMap<String, Vec<String>> {
         let interfaces = self.shared.interfaces.borrow();
@@ -265,7 +266,7 @@ impl Capture1 {
         self.shared.ledger().sequence()
     }
 
-    /// Magic packets that were received on the captured interfaces.
+    /// Magic packets that were received on the interfaces on which packets are captured.
     #[zbus(property(emits_changed_signal = "false"))]
     fn received(&self) -> u64 {
         self.sum(|counters| counters.received)

@@ -17,7 +17,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use wakevirt_protocol::details::MAX_ALTERNATIVES;
 
 /// The size of the receive buffer, in bytes. A datagram of the reply occupies at most half of the buffer
-/// (`NLMSG_GOODSIZE`), unless a single interface needs more.
+/// (`netlink_recvmsg` in net/netlink/af_netlink.c), unless a single interface needs more.
 const BUFFER: usize = 65_536;
 /// The maximum number of requests to obtain a consistent reply.
 const ATTEMPTS: u32 = 4;

@@ -1,6 +1,7 @@
 //! Opens the UDP sockets for the sniffer, if the service manager passes none.
 //!
-//! The announcer opens them while it may still have the privilege for ports below 1024. It never reads from them.
+//! The announcer opens them before it drops its capabilities, because ports below 1024 require one. It never reads from
+//! them.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

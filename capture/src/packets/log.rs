@@ -10,7 +10,7 @@ use wakevirt_service::logs::{Quota, kind, quoted};
 use crate::network::links::Interface;
 use crate::packets::ring::Announcement;
 
-/// The quoted name of an interface, or words for an interface that no longer exists.
+/// The quoted name of an interface, or a phrase for an interface that no longer exists.
 fn shown(interface: Option<&str>) -> String {
     interface.map_or_else(|| "a removed interface".to_owned(), |name| quoted(name).to_string())
 }

@@ -48,7 +48,7 @@ impl Recent {
         self.sequences.get(&(key, carrier.into())).copied()
     }
 
-    /// Records that a packet, which is not a copy, was announced with this sequence.
+    /// Records that a packet that is not a copy was announced with this sequence.
     pub fn announced(&mut self, key: Key, carrier: &Carrier, sequence: u64, now: Instant) {
         if self.order.len() >= MAX_PACKETS {
             self.remove_oldest();

@@ -155,8 +155,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Sends a keep-alive message to the service manager if the sniffer has sent a message since the previous one, and
-    /// requests the next message from the sniffer.
+    /// Sends a keep-alive message to the service manager if the sniffer has sent a message since the previous
+    /// keep-alive message, and requests the next message from the sniffer.
     fn keep_alive(&mut self, watchdog: &Watchdog) {
         if std::mem::take(&mut self.sniffer_alive) {
             watchdog.notify();

@@ -63,7 +63,7 @@ pub enum ConfigError {
         shown(path)
     )]
     Owner {
-        /// The file.
+        /// The file or directory.
         path: PathBuf,
         /// Its owner.
         user: Uid,
@@ -75,7 +75,7 @@ pub enum ConfigError {
         shown(path)
     )]
     Writable {
-        /// The file.
+        /// The file or directory.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,

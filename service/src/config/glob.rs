@@ -1,4 +1,4 @@
-//! The globs that both services use. Their length and number of groups are limited, and therefore their cost.
+//! The globs that both services use. Limits on their length and on their number of groups also limit their cost.
 
 use globset::{Glob, GlobMatcher};
 

@@ -1,4 +1,4 @@
-//! Patterns of network interfaces.
+//! Patterns for the names of network interfaces.
 
 use core::fmt;
 use core::str::FromStr;
@@ -9,7 +9,7 @@ use wakevirt_protocol::details::MAX_INTERFACE_NAME;
 
 use super::{BadGlob, from_text, glob, is_glob};
 
-/// The name of an interface, or a glob of names. A glob uses much more memory than a name.
+/// The name of an interface, or a glob that matches names. A glob uses much more memory than a name.
 #[derive(Debug, Clone)]
 pub struct InterfacePattern {
     text: String,

@@ -66,8 +66,8 @@ where
     input.deserialize_seq(List { max, name, parts: None })
 }
 
-/// Like [`list`], but also limits the total number of parts of the items, such as the entries of an inner list. Reading stops at the limit, so that a
-/// longer list does not use more memory.
+/// Like [`list`], but also limits the total number of parts of the items, such as the entries of an inner list. Reading
+/// stops at the limit, so that a longer list does not use more memory.
 ///
 /// # Errors
 /// If the value is not a list of such items, or has more items or parts.

@@ -50,7 +50,8 @@ impl Engine {
         (forecast.would_wake, forecast.reason)
     }
 
-    /// What the actor would do with a packet with this address and these details. `admission` is the decision on it with [`Presented::NotFetched`].
+    /// What the actor would do with a packet with this address and these details. `admission` is the decision on the
+    /// packet with [`Presented::NotFetched`].
     fn forecast(&self, mac: MacAddr, details: &PacketDetails, admission: &Admission<'_>) -> Forecast {
         let (domain, allowed_by, paused) = match admission {
             Admission::Unknown => return self.forecast_unknown(mac),
@@ -105,8 +106,8 @@ impl Engine {
             ),
             Some(unavailable) => (
                 format!(
-                    "no known domain has {mac}; unavailable: {unavailable}; a packet would be held for up to {hold}, until \
-                     the domains there are known"
+                    "no known domain has {mac}; unavailable: {unavailable}; a packet would be held for up to {hold}, or until \
+                     all domains are known"
                 ),
                 None,
                 PlannedAction::Hold,

@@ -29,7 +29,7 @@ async fn continues_a_wake_after_a_restart() {
     fake.release();
 }
 
-/// Such packets change nothing but the position, and are not handled again after a restart.
+/// Packets for unknown addresses change nothing but the position, and are not handled again after a restart.
 #[tokio::test]
 async fn saves_the_position_of_packets_for_unknown_addresses() {
     for is_clean in [false, true] {

@@ -16,8 +16,8 @@ use crate::model::{Domain, Id};
 /// How long connecting to a hypervisor can take before a warning is logged. The attempt continues.
 const CONNECT_WARNING: Duration = Duration::from_secs(10);
 
-/// Connects to one kind of hypervisor, which the program selects. Each value is for one URI. The keeper calls its
-/// methods in the order connect, follow, close, and then starts over.
+/// Connects to one kind of hypervisor, which the program selects. Each value is for one URI. The keeper calls the
+/// methods of a driver in the order connect, follow, close, and then starts over. If connecting fails, it skips follow.
 pub trait Driver: Sized + Send + 'static {
     /// Prepares the process. Called once, before the process has any state to lose.
     ///

@@ -63,7 +63,7 @@ impl Driver for Libvirt {
     }
 
     async fn follow(&mut self, updates: &Updates) -> String {
-        // This call does not delay the updates.
+        // This does not wait for the result.
         self.monitor.log_permissions();
         let Self { uri, monitor, pool, changes } = self;
         let mut follower = Follower::new(uri, monitor, updates);
@@ -126,8 +126,9 @@ fn opener(uri: &Arc<str>, shareable: Option<Connect>) -> Opener {
     })
 }
 
-/// The number of connections for wakes that are opened in advance. Each connection to another host is an ssh process
-/// here and a login there, so only one is opened at first. More are opened if several wakes arrive at the same time.
+/// The number of connections for wakes that are opened in advance. A connection to another host can require an ssh
+/// process here and a login there, so only one is opened at first. More are opened if several wakes arrive at the same
+/// time.
 fn connections_in_advance(uri: &str) -> usize {
     if is_local(uri) { MAX_CONNECTIONS } else { 1 }
 }

@@ -1,4 +1,5 @@
-//! The connection that lists and reads a hypervisor's domains and receives its events, with its thread.
+//! The connection that lists and reads a hypervisor's domains and receives their events, and the thread of this
+//! connection.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use super::events::Listener;
 use crate::hypervisor::HypervisorError;
 use crate::model::Domain;
 
-/// The connection and its thread: no other thread makes calls on it. The thread exits when this value is dropped.
+/// The connection and its thread: no other thread makes calls on the connection. The thread exits when this value is
+/// dropped.
 #[derive(Debug)]
 pub(super) struct Monitor {
     uri: Arc<str>,

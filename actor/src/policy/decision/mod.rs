@@ -47,7 +47,7 @@ pub enum Found<'a> {
 pub enum Admission<'a> {
     /// No domain has this MAC address.
     Unknown,
-    /// Several domains have it, and the rules do not name exactly one of them.
+    /// Several domains have this MAC address, and the rules do not name exactly one of them.
     Ambiguous(Vec<&'a Domain>),
     /// No rule allows the domain.
     NotAllowed(&'a Domain),

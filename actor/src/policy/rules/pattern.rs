@@ -13,7 +13,7 @@ use wakevirt_service::config::{BadGlob, glob, is_glob};
 
 use crate::model::Domain;
 
-/// A domain's name, a glob of names, or a UUID.
+/// A domain's name, a glob that matches names, or a UUID.
 ///
 /// The name itself always matches. The text is a glob only until a domain with exactly this name is known: then
 /// `win[1]` matches that domain, and no longer `win1`.

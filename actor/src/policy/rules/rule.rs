@@ -129,7 +129,7 @@ impl Rule {
             interfaces.iter().any(|it| details.interface_names().any(|name| it.matches(name)))
         };
         let source = |sources: &Vec<SourcePattern>| sources.iter().any(|it| it.matches(details));
-        // A UDP socket does not report the VLAN, so such a packet does not match any VLAN.
+        // A UDP socket does not report the VLAN, so a packet from a UDP socket does not match any VLAN.
         let vlan = |vlans: &Vec<u16>| details.vlan.is_some_and(|vlan| vlans.contains(&vlan));
         if !self.interfaces.as_ref().is_none_or(interface) {
             let is_known = details.interface.is_some();

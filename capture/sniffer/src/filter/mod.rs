@@ -4,8 +4,8 @@
 //! reads the same headers as the parser in `wakevirt_protocol::frame`, in the same order, and leaves the search to the
 //! parser. A load beyond the end of the frame drops the frame (Linux, Documentation/networking/filter.rst).
 //!
-//! libpcap's compiler is not used, because its filters for such sockets support at most one tag and no IPv6 extension
-//! headers.
+//! libpcap's compiler is not used, because its filters for sockets without link headers support at most one tag and no
+//! IPv6 extension headers.
 
 mod assembler;
 
@@ -76,8 +76,8 @@ struct IpHeader {
 fn link_headers(code: &mut Assembler, pass: Label, drop: Label) -> Option<Vec<IpHeader>> {
     code.load_ancillary(libc::SKF_AD_PROTOCOL)?;
     let mut headers = Vec::new();
-    // The parser counts a tag that the kernel removed, and this code cannot: it may skip one tag more than the parser
-    // allows.
+    // The parser counts a tag that the kernel removed, but this code cannot, so it may skip one more tag than the
+    // parser allows.
     for tags in 0..=MAX_TAGS {
         let base = u32::try_from(4 * tags).ok()?;
         let (ipv4, ipv6, tag) = (code.label(), code.label(), code.label());
@@ -177,7 +177,8 @@ mod tests {
     fn fits_the_kernel_limits_with_the_maximum_number_of_ports() {
         let ports: Vec<u16> = (0..u16::try_from(MAX_PORTS).unwrap()).collect();
         let length = program(&ports, Direction::Outgoing).unwrap().len();
-        // Well below BPF_MAXINSNS, and below `net.core.optmem_max`, against which the kernel charges the program.
+        // Well below BPF_MAXINSNS. The kernel charges the program, with 8 bytes for each instruction, against
+        // `net.core.optmem_max`, which is at least 20 KiB by default.
         assert!(length < 1000, "{length} instructions");
     }
 

@@ -29,7 +29,7 @@ impl Store {
         self.queue.push(entry, now);
     }
 
-    /// Moves packets with a sequence of at most `published`, and those that timed out, to the ring, which holds
+    /// Moves packets with a sequence of at most `published`, and those that timed out, to the ring, which holds at most
     /// `remember` packets.
     pub fn move_published(&mut self, published: u64, remember: usize, now: Instant) {
         while let Some(entry) = self.queue.pop(published, now) {

@@ -29,7 +29,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let push = (0..4_u8, 0..INTERFACES, 0..3_u64);
-    // Most packets arrive on one interface.
+    // On average, half of the packets arrive on interface 0.
     let push = push.prop_map(|(target, interface, password)| Step::Push {
         target,
         interface: interface.saturating_sub(password.try_into().unwrap()),

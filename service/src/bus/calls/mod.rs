@@ -152,7 +152,7 @@ impl CallLimiter {
         admitted
     }
 
-    /// Removes all senders and calls, for a new connection to the bus. It may be a different bus, which assigns the
+    /// Removes all senders and calls, for a new connection. The connection may be to a different bus, which assigns the
     /// same names to other connections.
     pub(super) fn reset(&self) {
         self.table().reset();

@@ -7,7 +7,8 @@ use crate::logs::{Quota, kind};
 
 /// The maximum age of a call: longer than any handler runs. The reply to an older call was lost.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(600);
-/// The maximum number of senders with a known user: more than the number of connections that a bus accepts by default.
+/// The maximum number of senders with a known user: more than the number of connections that dbus-daemon's system bus
+/// accepts by default.
 pub(super) const MAX_SENDERS: usize = 4096;
 
 /// The limits on calls in progress: for one sender, for one user, or in total.
@@ -141,7 +142,8 @@ impl Table {
         self.looked_up.clear();
     }
 
-    /// Records the result of a lookup. If the table is full, removes all users except trusted ones.
+    /// Records the result of a lookup. If the table is full, removes all senders except those of trusted users; if
+    /// those alone fill half of it, removes all senders.
     pub(super) fn set_user(&mut self, sender: Box<str>, user: Option<u32>, trusted_uids: &[u32]) {
         if self.lookups.remove(&sender) {
             self.looked_up.push(sender.clone());

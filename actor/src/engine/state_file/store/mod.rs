@@ -29,7 +29,7 @@ pub struct StateFile {
     path: Option<PathBuf>,
     /// Whether the last save failed.
     failed: bool,
-    /// The packets and wakes that have not ended.
+    /// The crash records of all packets and wakes in the state.
     suspects: HashMap<Key, Suspect>,
     /// Whether the file lists suspects that are only held.
     has_held_suspects: bool,

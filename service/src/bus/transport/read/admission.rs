@@ -17,7 +17,7 @@ const MAX_SIGNAL: usize = 16 * 1024;
 /// The maximum length of a reply to a call by this process, in bytes.
 const MAX_REPLY: usize = 1024 * 1024;
 const BUS: &str = "org.freedesktop.DBus";
-/// The maximum number of file descriptors of an accepted message. The bus sends one descriptor with a caller's
+/// The maximum number of file descriptors in an accepted message. The bus sends one descriptor with a caller's
 /// credentials.
 const MAX_DESCRIPTORS: u32 = 4;
 
@@ -50,7 +50,8 @@ impl Admission {
     }
 
     /// Determines what happens to the message that begins with these bytes, which contain its header. A call that this
-    /// function accepts is admitted; a call that it drops is refused.
+    /// function accepts is admitted. A call that it drops is refused, unless it has too many file descriptors or no
+    /// sender.
     pub(super) fn decide(&self, header: &FixedHeader, bytes: &[u8]) -> Action {
         let Fields { sender, member, descriptors } = header.fields(bytes);
         let accept = match header.kind {

@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::net::unix::OwnedReadHalf;
 
-/// The maximum length of one read, in bytes: enough for a few hundred calls. Other tasks run between two reads.
+/// The maximum length of one read, in bytes: enough for dozens of calls. Other tasks run between two reads.
 const CHUNK: usize = 16 * 1024;
 
 /// The socket, and the bytes that have been read but not processed yet.

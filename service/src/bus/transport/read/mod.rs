@@ -36,7 +36,7 @@ impl Reader {
         Self { input: Input::new(stream), admission: Admission::new(limiter, refusals) }
     }
 
-    /// The next accepted message. All others are dropped without being stored.
+    /// The next accepted message. Messages that are dropped are not stored.
     async fn next(&mut self) -> io::Result<Vec<u8>> {
         loop {
             if let Some(message) = self.admission.next_admitted() {
@@ -106,7 +106,7 @@ impl ReadHalf for Reader {
         loop {
             let mut message = self.next().await?;
             request_reply(&mut message);
-            // First run the handlers of earlier calls: those that finish make room.
+            // First, lets the handlers of earlier calls run: those that finish make room.
             tokio::task::yield_now().await;
             let header = message.first_chunk().and_then(FixedHeader::parse);
             let fields = header.map(|header| header.fields(&message)).unwrap_or_default();
