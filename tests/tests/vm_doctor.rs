@@ -46,7 +46,7 @@ rm -f /etc/wakevirt/capture.d/* /etc/wakevirt/actor.d/*
 printf \"$capture\" >/etc/wakevirt/capture.d/test.toml
 printf \"[[allow]]\\ndomain = 'win11'\\n$rule\" >/etc/wakevirt/actor.d/test.toml
 systemctl restart wakevirt-actor wakevirt-capture
-timeout 60 sh -c 'until wakevirtctl list | grep -q win11; do sleep 0.2; done'
+timeout 200 sh -c 'until wakevirtctl list | grep -q win11; do sleep 0.2; done'
 ";
 
 /// A fault of the configuration.
@@ -118,7 +118,7 @@ fn diagnose(vm: &mut Vm) -> Value {
 /// Sends packets until a shell command succeeds. A packet like a previous one counts as a copy for two seconds.
 fn send_until(vm: &mut Vm, vlan: u16, condition: &str) {
     let line = format!(
-        "timeout 60 sh -c 'until {condition}; do ip netns exec lan python3 /root/send.py lan0.{vlan}; sleep 0.5; done'"
+        "timeout 200 sh -c 'until {condition}; do ip netns exec lan python3 /root/send.py lan0.{vlan}; sleep 0.5; done'"
     );
     let finished = vm.run(&line);
     assert_eq!(finished.status, 0, "timed out waiting for {condition}: {}", finished.output);
