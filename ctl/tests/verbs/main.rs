@@ -8,6 +8,7 @@ mod json;
 mod list;
 mod metrics;
 mod monitor;
+mod password;
 mod site;
 mod status;
 mod terminal;

@@ -109,6 +109,17 @@ impl WakeResult {
     }
 }
 
+/// How far a wake has come while the program waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stage {
+    /// The actor has not replied.
+    Requested,
+    /// The actor holds the wake.
+    Held,
+    /// The wake has ended with this outcome, and the guest is starting.
+    Starting(String),
+}
+
 /// Whether the domain is running after a wake with this outcome.
 fn is_success(outcome: &str) -> bool {
     matches!(outcome, "started" | "resumed" | "woken" | "already-running")
@@ -121,10 +132,10 @@ fn is_success(outcome: &str) -> bool {
 pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) -> Result<Exit, Error> {
     let interactive = !arguments.no_ask_password;
     // The agent stops when it is dropped.
-    let _agent = if interactive { PasswordAgent::start() } else { None };
+    let agent = if interactive { PasswordAgent::start() } else { None };
     let mut exit = Exit::Success;
     for (key, name) in wanted(arguments, client).await? {
-        let result = wake(&key, &name, arguments, client).await?;
+        let result = wake(&key, &name, arguments, agent.is_some(), client).await?;
         print(&result, output)?;
         if exit == Exit::Success {
             exit = result.exit;
@@ -151,18 +162,24 @@ async fn wanted(arguments: &Arguments, client: &Client) -> Result<Vec<(String, S
     Ok(wanted)
 }
 
-/// Wakes the domain with this name or UUID, or otherwise the one with this MAC address.
-async fn wake(key: &str, name: &str, arguments: &Arguments, client: &Client) -> Result<WakeResult, Error> {
-    let progress = Progress::new(name);
-    // The outcome of the wake, while the guest starts.
-    let running = RefCell::new(None);
+/// Wakes the domain with this name or UUID, or otherwise the one with this MAC address. `asks` is whether polkit can ask
+/// for a password on this terminal.
+async fn wake(
+    key: &str,
+    name: &str,
+    arguments: &Arguments,
+    asks: bool,
+    client: &Client,
+) -> Result<WakeResult, Error> {
+    let progress = Progress::new(name, asks);
+    let stage = RefCell::new(Stage::Requested);
     let wake = async {
-        let (outcome, reason) = request(key, arguments, client, &progress).await?;
+        let (outcome, reason) = request(key, arguments, client, &progress, &stage).await?;
         let result = WakeResult::ended(name, outcome, reason);
         if arguments.wait.is_none() || result.exit != Exit::Success {
             return Ok(result);
         }
-        running.replace(result.outcome.clone());
+        stage.replace(Stage::Starting(result.outcome.clone().unwrap_or_default()));
         let answer = match target(key, client).await {
             Ok(Some(domain)) => {
                 let has_started = result.outcome.as_deref() == Some("started");
@@ -187,15 +204,23 @@ async fn wake(key: &str, name: &str, arguments: &Arguments, client: &Client) -> 
         _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
     };
     Ok(match result {
-        Err(cause) => match running.take() {
-            Some(outcome) => {
+        Err(cause) => match stage.into_inner() {
+            Stage::Starting(outcome) => {
                 WakeResult::pending(name, Some(outcome), format!("{cause}; the guest has not answered yet"))
             }
-            None => WakeResult::pending(name, None, continues(&cause)),
+            // The actor cancels a wake if its caller leaves before the password is typed.
+            Stage::Requested if asks => {
+                let cause =
+                    format!("{cause}; if the password is still missing, the domain is not woken; otherwise");
+                WakeResult::pending(name, None, continues(&cause))
+            }
+            Stage::Requested | Stage::Held => {
+                WakeResult::pending(name, None, continues(&format!("{cause};")))
+            }
         },
         Ok(Ok(WakeResult { outcome: Some(outcome), .. })) if outcome == HELD => {
             let cause =
-                "the hypervisor is unavailable, or the domain takes long to start or is changing its state";
+                "the hypervisor is unavailable, or the domain takes long to start or is changing its state;";
             WakeResult::pending(name, Some(outcome), continues(cause))
         }
         Ok(Ok(result)) => result,
@@ -204,7 +229,7 @@ async fn wake(key: &str, name: &str, arguments: &Arguments, client: &Client) -> 
 }
 
 fn continues(cause: &str) -> String {
-    format!("{cause}; the wake continues, and \"wakevirtctl history\" will show its outcome")
+    format!("{cause} the wake continues, and \"wakevirtctl history\" will show its outcome")
 }
 
 /// Requests the wake. With `--wait`, waits until it has ended. Returns the outcome and the reason.
@@ -213,12 +238,14 @@ async fn request(
     arguments: &Arguments,
     client: &Client,
     progress: &Progress,
+    stage: &RefCell<Stage>,
 ) -> Result<(String, Option<String>), client::Error> {
     // Subscribe before the call, because the wake can end right after the reply.
     let mut finished = if arguments.wait.is_some() { Some(client.finished().await?) } else { None };
     let outcome = call(key, client, !arguments.no_ask_password).await?;
     match &mut finished {
         Some(finished) if outcome == HELD => {
+            stage.replace(Stage::Held);
             progress.show("held until the hypervisor is available");
             Ok(wait(key, finished).await)
         }

@@ -20,22 +20,26 @@ pub(super) struct Progress {
     phase: Cell<&'static str>,
     start: Instant,
     is_terminal: bool,
+    /// Whether the line is shown. A hidden line leaves the terminal to a password prompt.
+    is_shown: Cell<bool>,
 }
 
 impl Progress {
-    /// Creates the progress of waking this domain.
-    pub(super) fn new(name: &str) -> Self {
+    /// Creates the progress of waking this domain. If it is `hidden`, nothing is printed until the next phase.
+    pub(super) fn new(name: &str, hidden: bool) -> Self {
         Self {
             name: plain(name, MAX_NAME).to_string(),
             phase: Cell::new("waking"),
             start: Instant::now(),
             is_terminal: io::stderr().is_terminal(),
+            is_shown: Cell::new(!hidden),
         }
     }
 
     /// Shows this phase from now on.
     pub(super) fn show(&self, phase: &'static str) {
         self.phase.set(phase);
+        self.is_shown.set(true);
         self.draw();
     }
 
@@ -54,7 +58,7 @@ impl Progress {
 
     /// Overwrites the line (ECMA-48, "erase in line"). The line is truncated, because a wrapped line cannot be overwritten.
     fn overwrite(&self, line: &str) {
-        if self.is_terminal {
+        if self.is_terminal && self.is_shown.get() {
             let columns =
                 rustix::termios::tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col));
             let line: String = line.chars().take(columns.saturating_sub(1)).collect();
@@ -66,7 +70,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.overwrite("");
-        if self.is_terminal {
+        if self.is_terminal && self.is_shown.get() {
             let _ = write!(io::stderr(), "\r");
         }
     }
