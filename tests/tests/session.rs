@@ -19,6 +19,8 @@ const USER: User = User::Unprivileged;
 /// The user's `XDG_RUNTIME_DIR` and `HOME`.
 const RUNTIME: &str = "/run/user/test";
 const HOME: &str = "/run/home/test";
+/// The user's configuration of wakevirt.
+const CONFIG: &str = "/run/home/test/.config/wakevirt";
 /// The address of the session bus.
 const ADDRESS: &str = "unix:path=/run/user/test/bus";
 const MAC: &str = "52:54:00:01:02:03";
@@ -53,11 +55,20 @@ impl<'host> Session<'host> {
 
     /// Starts the user's actor as the user unit does, with a state directory.
     fn actor(&self, config: &str) -> Process {
-        let (file, directory) = (format!("{HOME}/.config/actor.toml"), format!("{RUNTIME}/wakevirt-actor"));
-        self.write(&file, config);
+        let directory = format!("{RUNTIME}/wakevirt-actor");
+        self.write(&format!("{CONFIG}/actor.toml"), config);
         self.host.sh(&format!("install -d -o {0} -g {0} {directory}", USER.name()));
         let mut actor = as_user(self.host, &format!("{PROGRAMS}/wakevirt-actor"));
-        actor.args(["--config", &file, "--log-to", "stderr", "--bus", ADDRESS, "--capture-bus", "system"]);
+        actor.args([
+            "--config-dir",
+            CONFIG,
+            "--log-to",
+            "stderr",
+            "--bus",
+            ADDRESS,
+            "--capture-bus",
+            "system",
+        ]);
         // Without this variable, libvirt starts a daemon unless the actor prevents it.
         actor.env_remove("LIBVIRT_AUTOSTART");
         let actor = Process::start("wakevirt-actor", actor.env("RUNTIME_DIRECTORY", directory));
@@ -80,6 +91,15 @@ impl<'host> Session<'host> {
         let mut gdbus = as_user(self.host, "gdbus");
         gdbus.args(["call", "--address", ADDRESS, "--dest", ACTOR_NAME, "--object-path", ACTOR_PATH]);
         succeed(gdbus.args(["--method", &format!("{ACTOR_INTERFACE}.{method}")]).args(arguments))
+    }
+
+    /// Runs `wakevirtctl --bus session`. Returns its exit status, and what it printed.
+    fn ctl(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let mut ctl = as_user(self.host, &format!("{PROGRAMS}/wakevirtctl"));
+        ctl.env("DBUS_SESSION_BUS_ADDRESS", ADDRESS).args(["--bus", "session"]);
+        let output = ctl.args(arguments).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
     }
 
     fn virsh(&self, uri: &str, arguments: &[&str]) -> String {
@@ -152,6 +172,55 @@ fn user_actor_receives_packets_from_system_capture() {
         assert_eq!(status.capabilities(set), 0, "{set}");
     }
     actor.stop();
+}
+
+#[test]
+fn user_allows_and_forbids_own_domains() {
+    privileged!();
+    let host = Host::new();
+    let (lan, _bus, _capture) = system(&host);
+    let session = Session::start(&host);
+    let node = format!("{HOME}/node.xml");
+    session.write(&node, NODE);
+    let mut actor = session.actor(&format!("connections = [\"test://{node}\"]\n"));
+    let _ = actor.log().wait_for("connected to ");
+    let decisions = session.monitor();
+    lan.etherwake(MAC, &[]);
+    let _ = decisions.log().wait_for(&format!("'{MAC}', 'own', 'not-allowed'"));
+    let (_, text) = session.ctl(&["status"]);
+    assert!(text.contains("add a rule: wakevirtctl --bus session allow DOMAIN"), "{text}");
+
+    let file = format!("{CONFIG}/actor.d/50-allow-own.toml");
+    let written = format!("wrote {file}:\n  [[allow]]\n  domain = \"own\"\nit allows own\n");
+    assert_eq!(session.ctl(&["allow", "own"]), (Some(0), written));
+    let owner = succeed(host.command("stat").args(["--format=%U %a", &file]));
+    assert_eq!(owner, format!("{} 644\n", USER.name()));
+    lan.etherwake(MAC, &[]);
+    let _ = decisions.log().wait_for(&format!("'{MAC}', 'own', 'started'"));
+    let (status, text) = session.ctl(&["allow", "own"]);
+    assert!(status == Some(0) && text.starts_with(&format!("already allowed by {file}")), "{text}");
+    assert_eq!(session.ctl(&["forbid", "own"]), (Some(0), format!("removed {file}\n")));
+    assert!(!host.path(&file).exists());
+    assert!(session.ctl(&["list"]).1.contains("\tno\t"));
+
+    // The actor rejects the change, because it rejects another drop-in.
+    session.write(&format!("{CONFIG}/actor.d/99-bad.toml"), "nonsense = true\n");
+    let (status, text) = session.ctl(&["allow", "own"]);
+    assert!(status == Some(1) && text.contains("it was undone") && text.contains("99-bad.toml"), "{text}");
+    assert!(!host.path(&file).exists());
+    // The folder is not one that the user can write to.
+    host.sh(&format!("rm {CONFIG}/actor.d/99-bad.toml; chown root {CONFIG}/actor.d"));
+    let (status, text) = session.ctl(&["allow", "own"]);
+    assert!(status == Some(1) && text.contains(&format!("cannot write {file}: Permission denied")), "{text}");
+    // Nothing in the system's configuration has changed.
+    assert!(!host.path("/etc/wakevirt/actor.d").exists());
+    actor.stop();
+
+    // Without the actor, the rule is written for its next start, with the directories that are missing.
+    host.sh(&format!("rm -r {HOME}/.config"));
+    let (status, text) = session.ctl(&["allow", "--force", "own"]);
+    assert!(status == Some(0) && text.contains("takes effect when it starts"), "{text}");
+    assert!(host.path(&file).exists());
 }
 
 /// QEMU's configuration for an unprivileged user on a host without cgroups and AppArmor.

@@ -22,7 +22,7 @@ use crate::policy::{Policy, Timing};
 use crate::privilege::USER;
 pub use options::Options;
 
-/// The administrator's configuration file, unless `--config` names a different file.
+/// The administrator's configuration file, unless `--config` or `--config-dir` names a different one.
 const FILE: &str = "/etc/wakevirt/actor.toml";
 /// The default hypervisor.
 const DEFAULT_URI: &str = "qemu:///system";
@@ -79,7 +79,11 @@ impl Config {
             check_connections(&options.connect)
                 .map_err(|problem| config::ConfigError::Option { option: "--connect", problem })?;
         }
-        let file: ActorFile = config::load(options.common.config.as_deref(), service_uid(USER))?;
+        let owner = service_uid(USER);
+        let file: ActorFile = match &options.config_dir {
+            Some(directory) => config::load_directory(directory, owner)?,
+            None => config::load(options.common.config.as_deref(), owner)?,
+        };
         Ok(Self::new(file, options))
     }
 
@@ -96,7 +100,8 @@ impl Config {
         };
         let allow = file.allow.into_iter().map(Spanned::into_inner).collect();
         let rules = Rules::new(allow, file.metadata.unwrap_or(true));
-        let path = options.common.config.clone().unwrap_or_else(|| FILE.into());
+        let in_directory = options.config_dir.as_ref().map(|directory| directory.join("actor.toml"));
+        let path = options.common.config.clone().or(in_directory).unwrap_or_else(|| FILE.into());
         let policy = Policy {
             rules,
             aliases: file.alias.into_iter().map(Spanned::into_inner).collect(),

@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use wakevirt_service::bus::Address;
 use wakevirt_service::options::Common;
 
@@ -10,6 +12,10 @@ pub struct Options {
     /// The options that both services have.
     #[command(flatten)]
     pub common: Common,
+
+    /// Read actor.toml and actor.d/*.toml in this directory, not the files in /etc/wakevirt and /usr/lib/wakevirt
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "config")]
+    pub config_dir: Option<PathBuf>,
 
     /// Connect to this hypervisor instead of the configured ones; can be repeated
     #[arg(long, value_name = "URI")]

@@ -35,6 +35,28 @@ fn an_empty_file_allows_nothing() {
 }
 
 #[test]
+fn reads_a_directory_with_drop_ins() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let load = || {
+        let config = Config::load(&options(&["--config-dir", path.to_str().unwrap()]));
+        config.map_err(|error| error.to_string())
+    };
+    let config = load().unwrap();
+    assert!(config.policy.rules.is_empty());
+    assert_eq!(config.policy.file, path.join("actor.toml"));
+    std::fs::write(path.join("actor.toml"), "hold = \"7s\"\n[[allow]]\ndomain = \"a\"\n").unwrap();
+    std::fs::create_dir(path.join("actor.d")).unwrap();
+    std::fs::write(path.join("actor.d/50-allow-b.toml"), "[[allow]]\ndomain = \"b\"\n").unwrap();
+    let config = load().unwrap();
+    assert_eq!((config.policy.rules.iter().count(), config.policy.timing.hold.as_secs()), (2, 7));
+    drop(directory);
+    let error = load().unwrap_err();
+    assert!(error.contains("cannot read") && error.contains("No such file or directory"), "{error}");
+    assert!(Options::try_parse_from(["wakevirt-actor", "--config", "/a", "--config-dir", "/b"]).is_err());
+}
+
+#[test]
 fn the_example_contains_every_key_with_its_default() {
     let example = std::fs::read_to_string(EXAMPLE).unwrap();
     assert_eq!(load(&example), load(""));

@@ -70,8 +70,8 @@ pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) ->
             }
         }
     } else {
-        let drop_in = DropIn::new(text)?;
-        drop_in.check_access(client.address(), "forbid")?;
+        let drop_in = DropIn::new(text, client.address())?;
+        drop_in.check_access("forbid")?;
         forbidden.file = Some(drop_in.path().display().to_string());
         forbidden.outcome = match drop_in.found()? {
             Found::Absent => "absent",

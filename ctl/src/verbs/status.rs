@@ -3,6 +3,7 @@
 use std::io;
 
 use serde::Serialize;
+use wakevirt_service::bus::Address;
 
 use crate::client::{self, ActorStatus, CaptureStatus, Client, Decision, Domain};
 use crate::error::Error;
@@ -54,7 +55,7 @@ pub async fn run(_: &Arguments, client: &Client, output: &mut Output) -> Result<
             exit = error.exit();
         }
     }
-    status.add_warnings();
+    status.add_warnings(client.address());
     if output.is_json() {
         output.json(&status)?;
     } else {
@@ -79,7 +80,7 @@ impl Status {
     }
 
     /// Adds warnings about the services.
-    fn add_warnings(&mut self) {
+    fn add_warnings(&mut self, address: &Address) {
         let mut warnings = Vec::new();
         if let Some(capture) = &self.capture {
             if capture.interfaces.is_empty() {
@@ -102,7 +103,10 @@ impl Status {
                 warnings.push(format!("wakevirt-actor is not connected to {}; {fix}", missing.uri));
             }
             if self.allowed == Some(0) && actor.domains > 0 {
-                let fix = "add a rule, as root: wakevirtctl allow DOMAIN";
+                let fix = match address {
+                    Address::Session => "add a rule: wakevirtctl --bus session allow DOMAIN",
+                    Address::System | Address::At(_) => "add a rule, as root: wakevirtctl allow DOMAIN",
+                };
                 warnings.push(format!("no domain is allowed, so packets do not wake any domain; {fix}"));
             }
         }

@@ -14,6 +14,7 @@ mod toml_array;
 
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::unistd::Uid;
 use serde::de::DeserializeOwned;
 
@@ -70,6 +71,18 @@ pub fn load<L: Layer>(file: Option<&Path>, owner: Uid) -> Result<L, ConfigError>
         Some(file) => merge(file, &file::read(file, owner)?, L::default()),
         None => load_from(&ROOTS.map(Path::new), owner),
     }
+}
+
+/// Reads the configuration from one directory: `NAME.toml` and `NAME.d/*.toml`, as [`load`] does in each of the standard
+/// directories. The files are optional.
+///
+/// # Errors
+/// Like [`load`]; also if there is no such directory.
+pub fn load_directory<L: Layer>(directory: &Path, owner: Uid) -> Result<L, ConfigError> {
+    if !file::check_directory(directory, owner)? {
+        return Err(ConfigError::Read { path: directory.to_owned(), source: Errno::ENOENT.into() });
+    }
+    load_from(&[directory], owner)
 }
 
 fn load_from<L: Layer>(roots: &[&Path], owner: Uid) -> Result<L, ConfigError> {

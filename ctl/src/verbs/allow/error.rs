@@ -1,7 +1,7 @@
 //! Why a rule cannot be written or removed.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use wakevirt_service::logs::quoted;
 
@@ -25,13 +25,15 @@ pub enum RuleError {
     /// The file name of the drop-in is too long.
     #[error(
         "the file name of the drop-in would have {length} bytes; the maximum is {max}. Use the UUID of the domain, or \
-         add the rule to /etc/wakevirt/actor.toml"
+         add the rule to {}", main_file(.folder).display()
     )]
     FileName {
         /// The length of the file name.
         length: usize,
         /// Its maximum.
         max: usize,
+        /// The folder of the drop-in.
+        folder: PathBuf,
     },
     /// No domain matches.
     #[error("no known domain matches {}; {}\"wakevirtctl list\" lists all domains, and --force skips this check", quoted(.text), suggestion(.nearest.as_deref()))]
@@ -50,17 +52,11 @@ pub enum RuleError {
         /// The command to run.
         command: String,
     },
-    /// The actor on the session bus does not read drop-ins.
+    /// The home directory of the user is unknown.
     #[error(
-        "the actor on the session bus reads only ~/.config/wakevirt/actor.toml. Run \"systemctl --user reload \
-         wakevirt-actor\" after you {} that file:\n{rule}", edit(.verb)
+        "cannot find the configuration of your own actor: set HOME or XDG_CONFIG_HOME to an absolute path"
     )]
-    Session {
-        /// The rule.
-        rule: String,
-        /// The verb.
-        verb: &'static str,
-    },
+    NoHome,
     /// The drop-in exists with different content.
     #[error("{} does not have the content that \"wakevirtctl allow\" writes, so it was left as it is; edit or remove it", .0.display())]
     Edited(PathBuf),
@@ -110,6 +106,7 @@ fn suggestion(nearest: Option<&str>) -> String {
     nearest.map(|name| format!("did you mean {}? ", quoted(name))).unwrap_or_default()
 }
 
-fn edit(verb: &str) -> &'static str {
-    if verb == "allow" { "add these lines to" } else { "remove these lines from" }
+/// The main file beside a folder of drop-ins.
+fn main_file(folder: &Path) -> PathBuf {
+    folder.with_extension("toml")
 }

@@ -66,7 +66,7 @@ pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) ->
     if arguments.in_domain {
         return in_domain(text, client, output).await;
     }
-    let drop_in = DropIn::new(text)?;
+    let drop_in = DropIn::new(text, client.address())?;
     let mut allowed = Allowed {
         domain: text,
         outcome: "printed",
@@ -79,7 +79,7 @@ pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) ->
         print_content(&allowed, output)?;
         return Ok(Exit::Success);
     }
-    drop_in.check_access(client.address(), "allow")?;
+    drop_in.check_access("allow")?;
     allowed.domains = names(text, arguments.force, client).await?;
     let found = drop_in.found()?;
     allowed.outcome = match found {

@@ -57,16 +57,26 @@ fn file(seen: &Observations, service: Service) -> Option<&str> {
     }
 }
 
+/// The directory that the actor's `--config-dir` option names.
+fn directory(seen: &Observations) -> Option<&str> {
+    seen.actor_config.as_ref().ok()?.directory.as_deref()
+}
+
 /// A command that adds a table to the actor's configuration. `name` becomes part of the drop-in's file name.
 #[must_use]
 pub fn add_table(seen: &Observations, name: &str, lines: &[String]) -> String {
     let words: Vec<String> = lines.iter().map(|line| quote(line)).collect();
+    let folder = directory(seen).map(|directory| format!("{directory}/actor.d"));
+    // Only the administrator's folder is part of the package.
+    let create = folder.as_ref().map(|folder| format!("mkdir -p {} && ", quote(folder))).unwrap_or_default();
+    let folder = folder.unwrap_or_else(|| "/etc/wakevirt/actor.d".to_owned());
     let target = match file(seen, Service::Actor) {
         Some(file) => format!(">>{}", quote(file)),
-        None => format!(">{}", quote(&format!("/etc/wakevirt/actor.d/50-{}.toml", escaped(name)))),
+        None => format!(">{}", quote(&format!("{folder}/50-{}.toml", escaped(name)))),
     };
     let reload = reload(seen, Service::Actor);
-    as_owner(seen, Service::Actor, &format!("printf '%s\\n' {} {target} && {reload}", words.join(" ")))
+    let command = format!("{create}printf '%s\\n' {} {target} && {reload}", words.join(" "));
+    as_owner(seen, Service::Actor, &command)
 }
 
 /// A command that sets a key in capture.toml, and overrides its current value.
@@ -95,7 +105,11 @@ pub fn set_in_capture(seen: &Observations, key: &str, value: &str) -> String {
 /// A command that allows packets that meet these conditions to wake a domain.
 #[must_use]
 pub fn allow(seen: &Observations, domain: &str, conditions: &[String]) -> String {
-    if conditions.is_empty() && seen.address == Address::System && file(seen, Service::Actor).is_none() {
+    if conditions.is_empty() && seen.address == Address::Session && directory(seen).is_some() {
+        return allow::command("--bus session allow", domain);
+    }
+    let is_standard = file(seen, Service::Actor).is_none() && directory(seen).is_none();
+    if conditions.is_empty() && seen.address == Address::System && is_standard {
         let command = allow::command("allow", domain);
         return match seen.caller {
             Caller::Root => command,

@@ -226,7 +226,7 @@ mod tests {
             let keys = ActorConfig { allow: vec![rule], ..ActorConfig::default() };
             let mut seen = Observations::nothing();
             seen.links = Ok(parse(LINKS).unwrap());
-            seen.actor_config = Ok(Config { keys: Ok(keys), file: None });
+            seen.actor_config = Ok(Config { keys: Ok(keys), file: None, directory: None });
             let findings = check(&seen);
             assert_eq!(
                 findings.iter().any(|finding| finding.check == "vlan-interface"),

@@ -62,6 +62,8 @@ pub struct Config<T> {
     pub keys: Result<T, String>,
     /// The file that the `--config` option names, which is read instead of the standard files.
     pub file: Option<String>,
+    /// The directory that the `--config-dir` option names, which is read instead of the standard directories.
+    pub directory: Option<String>,
 }
 
 /// Reads the configuration of a service: runs its program with `--check` and with the options of the running process.
@@ -76,11 +78,14 @@ pub fn read<T: DeserializeOwned + Default>(service: Service, process: Option<u32
     let what = format!("the configuration of {}", service.unit());
     let failed = |reason: String| not_checked(&what, reason, format!("sudo {}", line.join(" ")));
     let output = run(&program, &arguments).map_err(failed)?;
-    let file =
-        options.iter().position(|it| it == "--config").and_then(|place| options.get(place + 1).cloned());
+    let value = |name: &str| {
+        let index = options.iter().position(|it| it == name)?;
+        options.get(index + 1).cloned()
+    };
+    let (file, directory) = (value("--config"), value("--config-dir"));
     if output.success {
         let keys = toml::from_str(&output.stdout).map_err(|error| failed(error.to_string()))?;
-        return Ok(Config { keys: Ok(keys), file });
+        return Ok(Config { keys: Ok(keys), file, directory });
     }
     // Only root can read some files. This is not an error in the configuration.
     if output.stderr.contains("ermission denied") {
@@ -88,7 +93,7 @@ pub fn read<T: DeserializeOwned + Default>(service: Service, process: Option<u32
     }
     let error = output.error();
     let error = error.split_once(": ").map_or(error.as_str(), |(_, error)| error).to_owned();
-    Ok(Config { keys: Err(error), file })
+    Ok(Config { keys: Err(error), file, directory })
 }
 
 /// The program of a service: in the directory of this program, or otherwise in PATH.
@@ -107,7 +112,7 @@ fn options(process: u32) -> Vec<String> {
     while let Some(word) = words.next() {
         let (name, value) =
             word.split_once('=').map_or((word.as_str(), None), |(name, value)| (name, Some(value)));
-        if ["--config", "--connect", "--mode", "--interface", "--listen"].contains(&name) {
+        if ["--config", "--config-dir", "--connect", "--mode", "--interface", "--listen"].contains(&name) {
             let value = value.map(str::to_owned).or_else(|| words.next());
             options.push(name.to_owned());
             options.extend(value);
