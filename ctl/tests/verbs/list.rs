@@ -1,8 +1,11 @@
 //! `wakevirtctl list`, `show` and `history`.
 
+use serde_json::Value;
+
 use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::{privileged, wait};
 
+use crate::json::{assert_documented, documented};
 use crate::site::{ALLOWED_MAC, OTHER_MAC, Site, run};
 
 #[test]
@@ -61,4 +64,45 @@ fn prints_the_history_in_pages() {
     let outcomes: Vec<_> = text.lines().map(|line| line.split('\t').nth(1).unwrap()).collect();
     assert_eq!(outcomes, ["already-running", "started", "started"], "{text}");
     assert_eq!(site.ctl(&["history", "-n", "1"]).lines().count(), 1);
+}
+
+#[test]
+fn prints_the_packets_that_capture_stores() {
+    privileged!();
+    let host = Host::new();
+    let lan = host.veth("lan0");
+    let site = Site::new(&host);
+    let unknown_mac = "52:54:00:01:02:99";
+    let packets = || site.ctl(&["history", "--packets"]);
+    assert_eq!(packets(), "");
+    for mac in [unknown_mac, ALLOWED_MAC] {
+        host.sh(&format!("wakeonlan -i 127.0.0.1 {mac}"));
+        wait::until_true("the packet to be stored", || packets().contains(mac));
+    }
+    lan.etherwake(OTHER_MAC, &[]);
+    let text = wait::until("the frame", || Some(packets()).filter(|text| text.contains(OTHER_MAC)));
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
+    assert!(lines.len() == 3 && lines[0][0].ends_with('Z'), "{text}");
+    assert_eq!(lines[0][1..5], [OTHER_MAC, "lan0", "", "ethernet"]);
+    assert_eq!(lines[1][1..], [ALLOWED_MAC, "lo", "", "udp4", "127.0.0.1"]);
+    assert_eq!(lines[2][1], unknown_mac);
+    assert_eq!(site.ctl(&["history", "--packets", "-n", "1"]).lines().count(), 1);
+
+    let mut keys = documented("monitor");
+    keys.remove("event");
+    let json = site.ctl(&["--json", "history", "--packets"]);
+    let values: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of_datagrams = ["source", "source-port", "destination-port", "interface-alternatives"];
+    let of_frames = ["ethertype", "source-mac", "vlan", "interface-alternatives"];
+    assert_documented(&values[0], &keys, &[&of_datagrams[..], &["destination"]].concat());
+    assert_documented(&values[1], &keys, &of_frames);
+
+    for user in [User::LibvirtMember, User::WakevirtMember] {
+        assert_eq!(run(&host, user, &["history", "--packets"]).out, text);
+    }
+    let printed = run(&host, User::Unprivileged, &["history", "--packets"]);
+    assert!(printed.status == 4 && printed.out.is_empty(), "{printed:?}");
+    let advice = "not allowed to call Replay on wakevirt-capture: only root and members of the wakevirt and libvirt groups";
+    assert!(printed.err.contains(advice), "{printed:?}");
+    assert!(printed.err.contains("usermod --append --groups wakevirt "), "{printed:?}");
 }
