@@ -58,7 +58,7 @@ pub enum Verb {
     /// DOMAIN is read as a MAC address only if no domain has this name or UUID, and as a pattern only with --glob.
     ///
     /// If the --wait time passes or Ctrl-C is pressed before the wake has ended and the guest has answered, the wake
-    /// continues, and the exit status is 5.
+    /// continues, and the exit status is 5. A wake for which the password has not been typed does not continue.
     Wake(wake::Arguments),
     /// Allow packets to wake a domain
     ///
@@ -67,8 +67,10 @@ pub enum Verb {
     /// file requires root. If the actor rejects the change, the change is undone. An existing file with the same name but
     /// different content is not changed.
     ///
-    /// A name, UUID or glob that does not match a known domain is an error. An actor on the session bus does not read
-    /// drop-ins.
+    /// With --bus session, the drop-in is in ~/.config/wakevirt/actor.d, which the user's own actor reads. This does not
+    /// require root.
+    ///
+    /// A name, UUID or glob that does not match a known domain is an error.
     Allow(allow::Arguments),
     /// Remove the rule that "wakevirtctl allow" wrote
     ///
@@ -84,7 +86,11 @@ pub enum Verb {
     ///
     /// All users can run this verb. The actor does not decide on packets for addresses that no domain has.
     Monitor(monitor::Arguments),
-    /// Print the latest decisions, newest first
+    /// Print the latest decisions or packets, newest first
+    ///
+    /// The actor stores the latest 1000 decisions. With --packets, the verb prints packets that capture stores, including
+    /// those for addresses that no domain has. Capture stores the latest 256 packets, unless the remember key in
+    /// wakevirt-capture.toml(5) is set to a different number. Copies of a packet are left out.
     History(history::Arguments),
     /// Find out why a packet does not wake a domain
     ///

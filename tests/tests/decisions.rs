@@ -10,7 +10,7 @@ use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
 use wakevirt_tests::network::Peer;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic, tagged};
-use wakevirt_tests::privileged;
+use wakevirt_tests::{privileged, wait};
 
 /// The MAC address of the other machine on the network.
 const SENDER: &str = "02:00:00:00:00:07";
@@ -141,4 +141,54 @@ fn assert_calls_have_entries(host: &Host, journal: &Journal) {
     let of_call = [caller.as_slice(), &["WAKEVIRT_DOMAIN=paused"]].concat();
     let entry = assert_entry(journal, kind::WAKE_ALREADY_RUNNING, "already-running", &of_call);
     assert!(latency(&entry).is_none() && !entry.contains("WAKEVIRT_SOURCE="), "{entry}");
+}
+
+#[test]
+fn properties_measure_wakes_and_list_unknown_addresses() {
+    privileged!();
+    let host = Host::new();
+    let _bus = Bus::start(&host, Kind::DbusDaemon);
+    let lan = host.veth("port0");
+    let libvirtd = Libvirtd::start(&host);
+    libvirtd.define(TEST, &test_domain("vm", &mac(1)));
+    let _capture = Daemon::capture(&host).start_on_bus();
+    let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"vm\"\n");
+    let actor = Daemon::actor(&host).config(&config).start_connected();
+    let _ = actor.log().wait_for("receiving packets from the announcer");
+    // All users can read the properties. Only the first number of each type in an array has the type's name.
+    let property = |name: &str| {
+        let text = host.property(User::Unprivileged, ACTOR_NAME, name).expect("the property is readable");
+        text.replace("uint64 ", "").trim_start_matches("(<").trim_end_matches(">,)").to_owned()
+    };
+    let wakes = || {
+        let latency = property("WakeLatency");
+        let (buckets, totals) = latency.split_once("], ").expect("buckets, sum and count");
+        let numbers: Vec<u64> =
+            totals.trim_end_matches(')').split(", ").map_while(|it| it.parse().ok()).collect();
+        let last =
+            buckets.trim_end_matches(')').rsplit(", ").next().and_then(|count| count.parse::<u64>().ok());
+        (last, numbers)
+    };
+    assert_eq!((property("UnknownAddresses"), wakes()), ("@a(stts) []".to_owned(), (Some(0), vec![0, 0])));
+
+    let _ = send(&lan, 1);
+    libvirtd.wait_for_state(TEST, "vm", "running");
+    let frame = ethernet(BROADCAST, bytes_of(SENDER), WAKE_ON_LAN, &magic(&mac(9), &[]));
+    lan.send(&tagged(&frame, 0x8100, 42));
+    let _ = send(&lan, 8);
+    // The VLAN differs, so the packet is not a duplicate.
+    let _ = send(&lan, 9);
+    wait::until_true("the packets to be counted", || host.counter(ACTOR_NAME, "UnknownPackets") == 3);
+    wait::until_true("the wake to end", || wakes().1.get(1) == Some(&1));
+    let unknown = property("UnknownAddresses");
+    let entries: Vec<Vec<&str>> =
+        unknown.trim_matches(['[', ']', '(', ')']).split("), (").map(|it| it.split(", ").collect()).collect();
+    for (entry, address, packets) in [(0, mac(9), "2"), (1, mac(8), "1")] {
+        let entry = entries.get(entry).map(Vec::as_slice).unwrap_or_default();
+        let expected = [format!("'{address}'"), packets.to_owned(), "'port0'".to_owned()];
+        assert!(matches!(entry, [mac, count, _, name] if [*mac, *count, *name] == expected), "{unknown}");
+    }
+    assert_eq!(entries.len(), 2, "{unknown}");
+    let (in_buckets, totals) = wakes();
+    assert!(in_buckets == Some(1) && totals.first().is_some_and(|sum| *sum > 0), "{totals:?}");
 }

@@ -18,7 +18,22 @@ fn explains_a_packet_rule_by_rule() {
     let rule = text.lines().find(|line| line.starts_with("1\t")).unwrap_or_default();
     assert!(rule.starts_with("1\tallows\tyes\t") && rule.contains("domain = \"vm1\""), "{text}");
     assert_eq!(site.ctl(&[&["explain", "vm1"], &packet[..]].concat()), text);
-    assert_documented(&site.json(&["explain", "vm1"]), &documented("explain"), &["outcome"]);
+
+    host.write(
+        "/etc/wakevirt/actor.d/alias.toml",
+        &format!("[[alias]]\nmac = \"{OTHER_MAC}\"\ndomain = \"vm3\"\n"),
+    );
+    host.call(User::Root, "org.wakevirt.Actor1", "Reload", &[]).unwrap();
+    let optional = ["domains.wake", "domains.cool-down", "domains.last-wake", "rules.file", "rules.line"];
+    let keys = documented("explain");
+    assert_documented(&site.json(&["explain", "vm1"]), &keys, &[&["outcome"], &optional[..]].concat());
+    site.ctl(&["wake", "vm2"]);
+    let printed = run(&host, User::Root, &["--json", "explain", "vm2"]);
+    assert_documented(
+        &serde_json::from_str(&printed.out).unwrap(),
+        &keys,
+        &[&["action"], &optional[..]].concat(),
+    );
 
     for target in ["vm2", OTHER_MAC] {
         let printed = run(&host, User::WakevirtMember, &["explain", target]);
