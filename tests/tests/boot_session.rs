@@ -136,13 +136,25 @@ fn uses_a_libvirtd_started_by_virsh_until_it_exits() {
 }
 
 #[test]
-fn log_names_the_users_own_configuration_file() {
+fn user_changes_the_configuration_that_the_log_names() {
     privileged!();
     let host = Host::new();
-    let (debian, _lan) = site(&host);
+    let (debian, lan) = site(&host);
     debian.in_session(USER, &format!("rm ~/.config/wakevirt/actor.toml; systemctl --user start {ACTOR}"));
     wait_for_log(&debian, ACTOR, "no packet can wake a domain", 1);
     let log = debian.user_journal(ACTOR);
     assert!(log.contains(&format!("/home/{USER}/.config/wakevirt/actor.toml")), "{log}");
     assert!(!log.contains("/etc/wakevirt"), "{log}");
+
+    wait_for_log(&debian, ACTOR, "connected to qemu:///session: 1 domain", 1);
+    let allowed = debian.in_session(USER, &format!("wakevirtctl --bus session allow {DOMAIN}"));
+    let file = format!("/home/{USER}/.config/wakevirt/actor.d/50-allow-{DOMAIN}.toml");
+    assert!(allowed.starts_with(&format!("wrote {file}:\n")), "{allowed}");
+    wake(&debian, &lan, 1);
+    // The check in the unit reads the same files.
+    let reload = format!("systemctl --user reload {ACTOR}");
+    debian.in_session(USER, &reload);
+    debian.in_session(USER, &format!("echo nonsense >{file}; ! {reload}; rm {file}; {reload}"));
+    let forbidden = debian.in_session(USER, &format!("wakevirtctl --bus session forbid {DOMAIN}"));
+    assert_eq!(forbidden.trim(), format!("{file} does not exist"));
 }

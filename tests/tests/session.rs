@@ -195,7 +195,8 @@ fn user_allows_and_forbids_own_domains() {
     assert_eq!(session.ctl(&["allow", "own"]), (Some(0), written));
     let owner = succeed(host.command("stat").args(["--format=%U %a", &file]));
     assert_eq!(owner, format!("{} 644\n", USER.name()));
-    lan.etherwake(MAC, &[]);
+    // On the same interface, the packet would be a duplicate.
+    host.sh(&format!("wakeonlan -i 127.0.0.1 {MAC}"));
     let _ = decisions.log().wait_for(&format!("'{MAC}', 'own', 'started'"));
     let (status, text) = session.ctl(&["allow", "own"]);
     assert!(status == Some(0) && text.starts_with(&format!("already allowed by {file}")), "{text}");

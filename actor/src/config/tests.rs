@@ -50,7 +50,7 @@ fn reads_a_directory_with_drop_ins() {
     std::fs::write(path.join("actor.d/50-allow-b.toml"), "[[allow]]\ndomain = \"b\"\n").unwrap();
     let config = load().unwrap();
     assert_eq!((config.policy.rules.iter().count(), config.policy.timing.hold.as_secs()), (2, 7));
-    drop(directory);
+    std::fs::remove_dir_all(path).unwrap();
     let error = load().unwrap_err();
     assert!(error.contains("cannot read") && error.contains("No such file or directory"), "{error}");
     assert!(Options::try_parse_from(["wakevirt-actor", "--config", "/a", "--config-dir", "/b"]).is_err());
