@@ -2,7 +2,7 @@
 //!
 //! Three functions search each kind of payload in turn, so that the ratios are valid even on a busy machine: `find`, a
 //! byte-wise search, and memchr's search for the synchronisation stream, followed by a comparison of the bytes after
-//! it. With `WAKEVIRT_BENCH_JSON=FILE` the benchmark writes the figures to that file as a JSON object.
+//! it. With `WAKEVIRT_BENCH_JSON=FILE`, the benchmark writes the figures to that file as a JSON object.
 
 #![expect(clippy::print_stdout, reason = "the benchmark prints its results")]
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark may panic")]

@@ -1,4 +1,5 @@
-//! Compares the parser with a second one that shares no code with it, on payloads and frames that are almost valid.
+//! Compares the parser with a second one that shares only its result types, on payloads and frames that are almost
+//! valid.
 
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 

@@ -184,7 +184,7 @@ fn interfaces_without_room_share_one_budget() {
     let mut budgets = Budgets::new(WAYS, WAYS, BuildColliding::default());
     let admitted = (0..1000).filter(|interface| budgets.admit_unknown(*interface, 5, SECOND)).count();
     assert_eq!(admitted, WAYS + 5);
-    // A second later, idle interfaces make room.
+    // Two seconds later, idle interfaces make room.
     assert!(budgets.admit_unknown(2000, 5, 3 * SECOND));
 }
 
