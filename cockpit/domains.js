@@ -60,7 +60,7 @@ class DomainRow {
         try {
             const [outcome] = await this.list.actor.call("WakeDomain", [this.domain.uuid], "s");
             if (outcome === "held")
-                this.show("held until the hypervisor is ready…", true);
+                this.show("held until the hypervisor or the domain is ready…", true);
             else
                 this.show(outcomeText(outcome));
         } catch (error) {

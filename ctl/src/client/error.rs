@@ -41,7 +41,7 @@ pub enum Error {
     /// The service denied the call. The message names the missing permission.
     #[error("{0}")]
     NotAuthorized(String),
-    /// The service refused the call for a different reason.
+    /// The service replied with a different error. The message says what to do.
     #[error("{0}")]
     Refused(Box<BusError>),
     /// The service did not reply in time.

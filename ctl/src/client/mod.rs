@@ -271,7 +271,7 @@ impl Client {
     /// Checks that a service is running.
     ///
     /// # Errors
-    /// [`Error::NotRunning`].
+    /// [`Error::NotRunning`], or if the bus is unavailable or the service does not reply.
     pub async fn require(&self, service: Service) -> Result<(), Error> {
         let call = Call { interface: "org.freedesktop.DBus.Peer", ..Call::new(service, "Ping") };
         self.send(call, &()).await

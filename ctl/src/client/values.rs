@@ -28,9 +28,9 @@ pub struct CaptureStatus {
     pub received: u64,
     /// The number of frames and datagrams without a magic packet.
     pub malformed: u64,
-    /// The number of frames and datagrams that were too long to be searched completely.
+    /// The number of frames and datagrams with a magic packet that were too long to be searched completely.
     pub truncated: u64,
-    /// The number of copies of announced packets.
+    /// The number of received copies of announced packets.
     pub duplicates: u64,
     /// The number of packets that exceeded a limit.
     pub limited: u64,

@@ -137,7 +137,7 @@ impl Status {
 
     fn capture_rows(&self, table: &mut Table) {
         let Some(capture) = &self.capture else {
-            return row(table, "capture", Cell::new("not running", Style::Bad));
+            return row(table, "capture", Cell::new("unavailable", Style::Bad));
         };
         row(
             table,
@@ -158,7 +158,7 @@ impl Status {
 
     fn actor_rows(&self, table: &mut Table) {
         let Some(actor) = &self.actor else {
-            return row(table, "actor", Cell::new("not running", Style::Bad));
+            return row(table, "actor", Cell::new("unavailable", Style::Bad));
         };
         row(table, "actor", Cell::new(format!("running, version {}", actor.version), Style::Good));
         for connection in &actor.connections {

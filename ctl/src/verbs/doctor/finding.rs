@@ -79,7 +79,7 @@ impl Finding {
     }
 }
 
-/// Something that the caller is not allowed to see, or that does not exist on this host.
+/// Something that doctor could not check, for example because the caller is not allowed to see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NotChecked {
     /// What was not checked.

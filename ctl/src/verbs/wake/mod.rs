@@ -246,14 +246,14 @@ async fn request(
     match &mut finished {
         Some(finished) if outcome == HELD => {
             stage.replace(Stage::Held);
-            progress.show("held until the hypervisor is available");
+            progress.show("held, waiting until the wake ends");
             Ok(wait(key, finished).await)
         }
         _ => Ok((outcome, None)),
     }
 }
 
-/// The domain that was woken. `None` if several domains match.
+/// The domain that was woken. `None` unless exactly one domain matches.
 async fn target(key: &str, client: &Client) -> Result<Option<Domain>, client::Error> {
     let domains = client.domains().await?;
     let found = domain::find(&domains, key).unwrap_or_default();

@@ -36,7 +36,7 @@ pub fn check(seen: &Observations) -> Vec<Finding> {
     findings
 }
 
-/// Reports aliases with an address that no network card can have. capture does not announce packets for them.
+/// Reports aliases with an address that no network card can have. Capture does not announce packets for them.
 fn multicast(seen: &Observations) -> Vec<Finding> {
     let config = seen.actor_config.as_ref().ok().and_then(|config| config.keys.as_ref().ok());
     let aliases = config.into_iter().flat_map(|config| &config.alias);
@@ -49,7 +49,7 @@ fn multicast(seen: &Observations) -> Vec<Finding> {
         );
         Finding::warning("multicast-address", problem)
             .seen("it is a multicast, broadcast or zero address")
-            .advice("Correct the alias in actor.toml. capture does not announce packets for such an address.")
+            .advice("Correct the alias in actor.toml. Capture does not announce packets for such an address.")
     };
     aliases.map(finding).collect()
 }
@@ -75,7 +75,8 @@ impl Unknown<'_> {
         let sender = self.sender.map(|sender| format!(" from {sender}")).unwrap_or_default();
         let count = self.packets.filter(|count| *count > 1);
         let count = count.map(|count| format!(", the latest of {count}")).unwrap_or_default();
-        format!("packet for {}{sender} on {}{count}", self.mac, self.interface)
+        let on = if self.interface.is_empty() { String::new() } else { format!(" on {}", self.interface) };
+        format!("packet for {}{sender}{on}{count}", self.mac)
     }
 
     /// The most similar address of a domain, and the number of digits in which it differs.

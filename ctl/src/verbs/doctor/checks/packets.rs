@@ -149,7 +149,13 @@ fn denied(seen: &Observations, decision: &Decision, name: &str) -> Option<Findin
             details.vlan.map(|vlan| format!("vlans = [{vlan}]")).into_iter().collect();
         return Some(Finding::error("denied-vlan", problem).fix(commands::allow(seen, name, &condition)));
     }
-    let problem = format!("the rule for {name:?} does not accept packets from this sender");
+    // A rule that allows the packet can leave a paused domain as it is: the decision has the reason.
+    let problem = match verdict {
+        Some(RuleVerdict::Allows) => {
+            format!("the rule for {name:?} accepts the packet, but not in the state of the domain")
+        }
+        _ => format!("the rule for {name:?} does not accept packets from this sender"),
+    };
     Some(Finding::error("denied-source", problem).fix(commands::allow(
         seen,
         name,

@@ -244,7 +244,7 @@ fn socket(seen: &Observations) -> Option<Finding> {
         Finding::error("port-taken", problem)
     } else {
         Finding::warning("port-taken", problem).advice(
-            "capture receives packets from the network through packet sockets, but does not receive those of local programs.",
+            "Capture receives packets from the network through packet sockets, but does not receive those of local programs.",
         )
     };
     let state = unit.map_or("not installed", |unit| unit.get("ActiveState"));

@@ -13,7 +13,7 @@ use crate::verbs::doctor::finding::{Seen, not_checked};
 
 /// The maximum number of decisions that doctor reads.
 const DECISIONS: usize = 200;
-/// The maximum number of denied packets that the actor explains: the latest one of each domain.
+/// The maximum number of denied packets that the actor explains, at most one for each domain: the latest.
 const MAX_EXPLAINED: usize = 16;
 /// The timeout of a call to the bus itself.
 const BUS_TIMEOUT: Duration = Duration::from_secs(5);

@@ -84,7 +84,7 @@ impl Link {
         Some((self.linkinfo.info_data.id?, self.link.as_deref()?))
     }
 
-    /// Whether it belongs to a VM: a tap device, or a macvtap.
+    /// Whether it is of a kind that VMs and containers use: a TUN or tap device, a macvtap or a macvlan.
     #[must_use]
     pub fn belongs_to_vm(&self) -> bool {
         matches!(self.linkinfo.info_kind.as_str(), "tun" | "macvtap" | "macvlan")
