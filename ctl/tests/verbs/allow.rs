@@ -238,7 +238,7 @@ fn changes_the_metadata_of_a_domain() {
     let removed = site.ctl(&["forbid", "--in-domain", "vm2"]);
     assert_eq!(removed, "removed wakevirt's metadata from the domain\n");
     wait::until_true("the actor to read the metadata", || !site.ctl(&["list"]).contains(metadata));
-    assert!(site.ctl(&["forbid", "--in-domain", "vm2"]).contains("does not exist"));
+    assert!(site.ctl(&["forbid", "--in-domain", "vm2"]).contains("has no wakevirt metadata"));
     // A rule allows this domain.
     let printed = fails(&host, &["forbid", "--in-domain", "vm1"]);
     assert!(printed.out.contains("/etc/wakevirt/actor.toml:2"), "{printed:?}");

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::libvirt::TEST;
 use wakevirt_tests::{privileged, wait};
 
 use crate::json::{assert_documented, documented};
@@ -43,8 +44,12 @@ fn shows_a_domain_and_its_decisions() {
         assert_eq!(site.ctl(&["show", name]), text);
     }
     assert!(site.ctl(&["show", "vm2"]).contains("allowed\tno: neither a rule nor "));
-    // The domain of the test driver has no interface.
-    let text = site.ctl(&["show", "test"]);
+    let xml = wakevirt_tests::libvirt::test_domain("bare", OTHER_MAC).replace("interface", "unknown");
+    site.libvirtd.define(TEST, &xml);
+    let text = wait::until("the actor to know the domain", || {
+        let printed = run(&host, User::Root, &["show", "bare"]);
+        Some(printed.out).filter(|_| printed.status == 0)
+    });
     assert!(text.contains("allowed\tno: it has no MAC address\n"), "{text}");
 
     let printed = run(&host, User::Root, &["show", "vm3"]);

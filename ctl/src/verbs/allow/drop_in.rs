@@ -46,7 +46,7 @@ pub struct DropIn {
 }
 
 impl DropIn {
-    /// Creates the drop-in for a name, glob or UUID, without writing it. On the session bus, it is one of the user's own
+    /// Creates the drop-in for a name, glob or UUID, without writing it. On the session bus, it is for the user's own
     /// actor.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl DropIn {
     /// # Errors
     /// If the check fails. The message names the command to run.
     pub fn check_access(&self, verb: &'static str) -> Result<(), RuleError> {
-        // Root cannot help with a user's own file: an error from writing it says more.
+        // For a user's own file, root does not help: the error of the write says more.
         if self.folder != Path::new(FOLDER) {
             return Ok(());
         }

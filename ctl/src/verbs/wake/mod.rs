@@ -162,7 +162,7 @@ async fn wanted(arguments: &Arguments, client: &Client) -> Result<Vec<(String, S
     Ok(wanted)
 }
 
-/// Wakes the domain with this name or UUID, or otherwise the one with this MAC address. `asks` is whether polkit can ask
+/// Wakes the domain with this name or UUID, or otherwise the one with this MAC address. `asks` says whether polkit can ask
 /// for a password on this terminal.
 async fn wake(
     key: &str,
@@ -211,7 +211,7 @@ async fn wake(
             // The actor cancels a wake if its caller leaves before the password is typed.
             Stage::Requested if asks => {
                 let cause =
-                    format!("{cause}; if the password is still missing, the domain is not woken; otherwise");
+                    format!("{cause}; if the password is still missing, the domain is not woken; otherwise,");
                 WakeResult::pending(name, None, continues(&cause))
             }
             Stage::Requested | Stage::Held => {
