@@ -38,7 +38,7 @@ pub fn is_for(rule: &Rule, domain: &Domain) -> bool {
 }
 
 /// Whether a different rule for the same domain accepts what this rule was meant to accept. A previous command of doctor
-/// can have added it.
+/// may have added it.
 fn is_replaced(seen: &Observations, rule: &Rule, accepts: impl Fn(&Rule) -> bool) -> bool {
     let rules = config(seen).map(|config| config.allow.as_slice()).unwrap_or_default();
     rules.iter().any(|other| other.domain == rule.domain && other != rule && accepts(other))
