@@ -204,20 +204,7 @@ async fn wake(
         _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
     };
     Ok(match result {
-        Err(cause) => match stage.into_inner() {
-            Stage::Starting(outcome) => {
-                WakeResult::pending(name, Some(outcome), format!("{cause}; the guest has not answered yet"))
-            }
-            // The actor cancels a wake if its caller leaves before the password is typed.
-            Stage::Requested if asks => {
-                let cause =
-                    format!("{cause}; if the password is still missing, the domain is not woken; otherwise,");
-                WakeResult::pending(name, None, continues(&cause))
-            }
-            Stage::Requested | Stage::Held => {
-                WakeResult::pending(name, None, continues(&format!("{cause};")))
-            }
-        },
+        Err(cause) => unfinished(name, &cause, stage.into_inner(), asks),
         Ok(Ok(WakeResult { outcome: Some(outcome), .. })) if outcome == HELD => {
             let cause =
                 "the hypervisor is unavailable, or the domain takes long to start or is changing its state;";
@@ -226,6 +213,22 @@ async fn wake(
         Ok(Ok(result)) => result,
         Ok(Err(error)) => return Err(missing(key, error, client).await),
     })
+}
+
+/// The result if the program stops waiting in this stage.
+fn unfinished(name: &str, cause: &str, stage: Stage, asks: bool) -> WakeResult {
+    match stage {
+        Stage::Starting(outcome) => {
+            WakeResult::pending(name, Some(outcome), format!("{cause}; the guest has not answered yet"))
+        }
+        // The actor cancels a wake if its caller leaves before the password is typed.
+        Stage::Requested if asks => {
+            let cause =
+                format!("{cause}; if the password is still missing, the domain is not woken; otherwise,");
+            WakeResult::pending(name, None, continues(&cause))
+        }
+        Stage::Requested | Stage::Held => WakeResult::pending(name, None, continues(&format!("{cause};"))),
+    }
 }
 
 fn continues(cause: &str) -> String {
