@@ -40,8 +40,8 @@ pub enum Verb {
     /// Show both services, their connections and domains, counters, and the latest decisions
     ///
     /// This is the default verb. Each warning says how to fix the problem. The exit status is 3 if a service is not
-    /// running. If the caller has no permission to list domains, the number of allowed domains and the latest decisions are
-    /// missing.
+    /// running or does not reply. If the caller has no permission to list domains, the number of allowed domains and the
+    /// latest decisions are missing.
     Status(status::Arguments),
     /// List the domains with their state, MAC addresses and last wake, and the rules that allow them
     List(list::Arguments),
