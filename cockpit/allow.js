@@ -1,4 +1,4 @@
-// The switch that allows packets to wake a domain, and forbids it again.
+// The switch that allows packets to wake a domain, or forbids it.
 
 import { element, name, replace, speak, visible } from "./dom.js";
 import { failure, wakevirtctl } from "./program.js";
@@ -6,7 +6,7 @@ import { admin } from "./bus.js";
 
 /** Why the switches are disabled. */
 export const ACCESS_HINT = "Administrative access is needed to change which domains packets can wake. Turn it on in Cockpit's top bar.";
-/** The name of the rule if the metadata of a domain allows it. */
+/** The value of `rule` if the domain's own metadata allows packets to wake it. */
 const METADATA = "metadata of the domain";
 
 /** Says what still allows the domain. */
@@ -21,7 +21,7 @@ function remaining({ rule, file, line }) {
 function messages(result) {
     const { outcome, file, applied, "still-allowed": still = [] } = result;
     return [
-        outcome === "edited" && `${visible(file)} was edited, so it was left as it is. Edit or remove it.`,
+        outcome === "edited" && `${visible(file)} was edited, so it was left unchanged. Edit or remove it.`,
         ...still.map(remaining),
         applied === false && "The actor is not running. The change takes effect when it starts.",
     ].filter(text => text);
@@ -39,7 +39,7 @@ async function change(verb, title) {
 
 /** A switch that always shows what the actor reports. Its button stays the same element, so that it keeps the focus. */
 export class AllowSwitch {
-    /** `reload` resolves when `update` has been called with a new list of domains. */
+    /** `reload` resolves when `update` has been called with the domain from a new list. */
     constructor(reload) {
         this.reload = reload;
         this.domain = null;

@@ -51,7 +51,7 @@ pub enum Verb {
     Show(show::Arguments),
     /// Wake a domain: start it, resume it, or wake up its guest, depending on its state
     ///
-    /// The verb calls the actor; it does not send a packet. No rule has to allow the domain, but the caller needs
+    /// The verb calls the actor; it does not send a packet. The domain does not need a rule, but the caller needs
     /// permission to wake domains. Root and members of the libvirt group have this permission. On a terminal, other users
     /// are asked for an administrator's password.
     ///

@@ -20,7 +20,8 @@ pub const CAPTURE_INTERFACE: &str = "org.wakevirt.Capture1";
 /// The signal that announces a magic packet.
 pub const MAGIC_PACKET: &str = "MagicPacket";
 
-/// The maximum number of packets in one reply to `Replay`: about 40 KiB. A signal waits behind at most one such reply.
+/// The maximum number of packets in one reply to `Replay`. Such a reply is about 40 KiB long, and a signal waits behind
+/// at most one of them.
 pub const REPLAY_PAGE: usize = 128;
 /// The maximum length of an epoch, in bytes.
 const MAX_EPOCH: usize = 64;

@@ -23,7 +23,7 @@ use crate::model::{Caller, Id, Outcome, WakeTarget};
 
 /// How long a call waits for a wake to end. D-Bus libraries time out after 25 s.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(18);
-/// The reply if the wake has not ended by then. `WakeFinished` reports its end.
+/// The reply if the wake has not ended within `WAKE_TIMEOUT`. `WakeFinished` reports its end.
 pub const HELD: &str = "held";
 
 /// A request to reload the configuration, which receives the result.

@@ -173,7 +173,7 @@ fn print(forbidden: &Forbidden<'_>, output: &mut Output) -> std::io::Result<()> 
     let (text, style) = match (forbidden.file.as_deref(), forbidden.outcome) {
         (Some(file), "removed") => (format!("removed {file}"), Style::Plain),
         (Some(file), "edited") => {
-            (format!("{file} was edited, so it was left as it is; edit or remove it"), Style::Bad)
+            (format!("{file} was edited, so it was left unchanged; edit or remove it"), Style::Bad)
         }
         (Some(file), _) => (format!("{file} does not exist"), Style::Plain),
         (None, "removed") => ("removed wakevirt's metadata from the domain".to_owned(), Style::Plain),

@@ -82,7 +82,7 @@ fn leaves_files_of_the_administrator_as_they_are() {
     let site = Site::new(&host);
     let check = || {
         let printed = fails(&host, &["allow", "vm2"]);
-        assert!(printed.err.contains(FILE) && printed.err.contains("was left as it is"), "{printed:?}");
+        assert!(printed.err.contains(FILE) && printed.err.contains("was left unchanged"), "{printed:?}");
         let printed = fails(&host, &["forbid", "vm2"]);
         assert!(printed.out.contains("was edited"), "{printed:?}");
     };

@@ -99,7 +99,7 @@ pub fn exit_code(program: &str, error: &dyn Error, misconfigured: bool) -> ExitC
 ///
 /// The service manager restarts it at once and without limit, as it should for a service that has worked. A service
 /// that never became ready therefore waits before it exits: otherwise, a persistent error would keep the host busy and
-/// fill its log. (systemd.service(5) has `RestartSteps=` for this since version 254.)
+/// fill its log. (systemd 254 and later have `RestartSteps=` for this: systemd.service(5).)
 fn failed() -> ExitCode {
     if std::env::var_os("NOTIFY_SOCKET").is_some() && !READY.load(Ordering::Relaxed) {
         std::thread::sleep(FAILED_START);

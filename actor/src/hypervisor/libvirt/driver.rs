@@ -113,8 +113,8 @@ fn opener(uri: &Arc<str>, shareable: Option<Connect>) -> Opener {
             return Ok(PooledConnection { session, keepalive: Arc::new(|| ()) });
         }
         let session = Connection::open_to_wake(&uri, listener)?;
-        // Wakes prefer this worker. The call has no keepalive: if the daemon is on another host, the call might never
-        // return.
+        // Wakes prefer worker 0, so only its connection caches the handles. The calls that do this run without
+        // keepalive, and might never return if the daemon is on another host.
         if worker == 0 && is_local(&uri) {
             session.cache_handles()?;
         }

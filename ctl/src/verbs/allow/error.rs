@@ -58,7 +58,7 @@ pub enum RuleError {
     )]
     NoHome,
     /// The drop-in exists with different content.
-    #[error("{} does not have the content that \"wakevirtctl allow\" writes, so it was left as it is; edit or remove it", .0.display())]
+    #[error("{} does not have the content that \"wakevirtctl allow\" writes, so it was left unchanged; edit or remove it", .0.display())]
     Edited(PathBuf),
     /// A file operation failed.
     #[error("cannot {action} {}: {source}", .path.display())]

@@ -206,8 +206,7 @@ async fn wake(
     Ok(match result {
         Err(cause) => unfinished(name, &cause, stage.into_inner(), asks),
         Ok(Ok(WakeResult { outcome: Some(outcome), .. })) if outcome == HELD => {
-            let cause =
-                "the hypervisor is unavailable, or the domain takes long to start or is changing its state;";
+            let cause = "the hypervisor is unavailable, or the domain takes a long time to start or is changing its state;";
             WakeResult::pending(name, Some(outcome), continues(cause))
         }
         Ok(Ok(result)) => result,

@@ -21,7 +21,7 @@ const LOOKUP_QUEUE: usize = 512;
 /// the calls that it has queued.
 const PARALLEL_LOOKUPS: usize = 64;
 
-/// The part of its user's time budget that a call of each kind uses. The budget is one second per second. This limits
+/// How much time a call of each kind takes from its user's budget, which is one second per second. This limits
 /// how long it takes to read a flood that the bus has queued, and therefore how long the next callers wait.
 const QUICK: Duration = Duration::from_micros(500);
 const SLOW: Duration = Duration::from_millis(5);
