@@ -62,6 +62,7 @@ fn tells_an_ordinary_user_what_was_not_checked() {
     assert!(text.contains("); run sudo wakevirtctl list"), "{text}");
     let text = run(User::LibvirtMember);
     assert!(text.contains("can wake \"win11\""), "{text}");
+    assert!(text.contains("next: doctor found no problem"), "{text}");
     drop(fixture);
 }
 

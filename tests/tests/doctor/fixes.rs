@@ -78,6 +78,21 @@ fn fixes_a_rule_for_a_misspelt_domain() {
 }
 
 #[test]
+fn shows_where_a_rule_for_an_unknown_domain_is() {
+    let actor =
+        "[[allow]]\ndomain = \"win11\"\nsources = [\"192.0.2.0/24\"]\n[[allow]]\ndomain = \"backup\"\n";
+    privileged!();
+    let host = Host::new();
+    let fixture = Fixture::new(&host, Setup { actor, ..HEALTHY });
+    let diagnosis = fixture.diagnose(&[DOMAIN]);
+    let shown = host.sh(diagnosis.command_for("rule-names-no-domain"));
+    assert!(shown.contains("domain = \"backup\"") && shown.contains(".toml:"), "{shown}");
+    // The rule of the other domain has conditions.
+    let works = diagnosis.json["works"].to_string();
+    assert!(works.contains("if the packet meets the conditions of the rule"), "{works}");
+}
+
+#[test]
 fn fixes_a_rule_for_a_misspelt_interface() {
     let setup = Setup { actor: "[[allow]]\ndomain = \"win11\"\ninterfaces = [\"prot0\"]\n", ..HEALTHY };
     privileged!();

@@ -2,7 +2,7 @@
 //!
 //! On the bus, any process can send a signal with any name. A packet is accepted only if its sender is the connection
 //! that owns `org.wakevirt.Capture1` at that moment; the bus policy allows only the announcer's user to own that name.
-//! Signals, changes of the owner, and the reply to the first owner query arrive in one stream, in the order in which
+//! Signals, changes of ownership, and the reply to the first owner query arrive in one stream, in the order in which
 //! the bus sent them. A packet is therefore always compared with the owner at the time when the packet was sent. Missed
 //! packets are requested page by page, each page when the queue has room for it. Missed packets do not delay announced
 //! packets.

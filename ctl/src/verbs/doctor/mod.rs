@@ -81,8 +81,14 @@ fn works(seen: &Observations, findings: &[Finding]) -> Vec<String> {
         seen.domains().iter().filter(|it| seen.wanted_domain().is_none_or(|wanted| wanted.uuid == it.uuid));
     for domain in domains.filter(|domain| domain.allowed && !has_errors && !domain.macs.is_empty()) {
         let rule = domain.rule.as_deref().unwrap_or("its metadata");
+        // A rule is written as its keys. The first one names the domain or the address.
+        let condition = if rule.matches(" = ").count() > 1 {
+            ", if the packet meets the conditions of the rule"
+        } else {
+            ""
+        };
         works.push(format!(
-            "a packet for {} can wake {:?}, which is {} now (rule: {rule})",
+            "a packet for {} can wake {:?}, which is {} now{condition} (rule: {rule})",
             domain.macs.join(" or "),
             domain.name,
             domain.state

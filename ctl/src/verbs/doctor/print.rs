@@ -43,7 +43,19 @@ pub fn print(diagnosis: &Diagnosis, output: &mut Output) -> io::Result<()> {
             Cell::new(command, Style::Bold),
         ])?;
     }
-    Ok(())
+    output.line(&[Cell::new("next: ", Style::Dim), Cell::plain(next_step(diagnosis))])
+}
+
+/// What to do after this diagnosis.
+fn next_step(diagnosis: &Diagnosis) -> &'static str {
+    if diagnosis.healthy {
+        "doctor found no problem; if a packet still does not wake a domain, send the packet and run doctor again, which \
+         then finds out why"
+    } else if diagnosis.findings.iter().any(|finding| finding.fix.is_some()) {
+        "run the first command that fixes a problem, and then run doctor again"
+    } else {
+        "follow the advice, and then run doctor again"
+    }
 }
 
 fn print_finding(number: usize, finding: &Finding, output: &mut Output) -> io::Result<()> {
@@ -64,11 +76,12 @@ fn print_finding(number: usize, finding: &Finding, output: &mut Output) -> io::R
     for evidence in &finding.evidence {
         output.line(&[Cell::new("   seen: ", Style::Dim), Cell::plain(evidence)])?;
     }
-    if let Some(fix) = &finding.fix {
-        output.line(&[Cell::new("   run:  ", Style::Good), Cell::new(fix, Style::Bold)])?;
-    }
+    // The advice can warn of what the command does.
     if let Some(advice) = &finding.advice {
         output.line(&[Cell::plain("   "), Cell::plain(advice)])?;
+    }
+    if let Some(fix) = &finding.fix {
+        output.line(&[Cell::new("   run:  ", Style::Good), Cell::new(fix, Style::Bold)])?;
     }
     output.line(&[])
 }

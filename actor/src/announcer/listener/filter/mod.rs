@@ -1,4 +1,4 @@
-//! Selects the messages to handle: packets from the owner of the announcer's name, changes of that owner, and replies
+//! Selects the messages to handle: packets from the owner of the announcer's name, changes of ownership, and replies
 //! to the actor's own calls.
 
 use core::num::NonZeroU32;
@@ -58,7 +58,7 @@ pub(super) enum ReplayReply {
 }
 
 impl MessageFilter {
-    /// Subscribes to packets, then to changes of the owner, and then queries the owner. The replies arrive in the
+    /// Subscribes to packets, then to changes of ownership, and then queries the owner. The replies arrive in the
     /// connection's message stream.
     pub(super) async fn subscribe(connection: &Connection) -> Result<Self, BusError> {
         let packets = MatchRule::builder()

@@ -79,6 +79,16 @@ pub fn add_table(seen: &Observations, name: &str, lines: &[String]) -> String {
     as_owner(seen, Service::Actor, &command)
 }
 
+/// A command that shows where the actor's configuration contains a text.
+#[must_use]
+pub fn find_in_actor_config(seen: &Observations, text: &str) -> String {
+    let places = match (file(seen, Service::Actor), directory(seen)) {
+        (Some(file), _) => quote(file),
+        (None, directory) => quote(directory.unwrap_or("/etc/wakevirt")),
+    };
+    as_owner(seen, Service::Actor, &format!("grep -rHnF -e {} {places}", quote(text)))
+}
+
 /// A command that sets a key in capture.toml, and overrides its current value.
 #[must_use]
 pub fn set_in_capture(seen: &Observations, key: &str, value: &str) -> String {

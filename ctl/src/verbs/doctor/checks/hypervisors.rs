@@ -8,6 +8,9 @@ use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::units::Unit;
 
+/// Parts of libvirt's messages when no daemon listens on its socket: ECONNREFUSED and ENOENT.
+const NOT_LISTENING: [&str; 2] = ["Connection refused", "No such file or directory"];
+
 /// Finds reasons why the actor does not reach libvirt.
 #[must_use]
 pub fn check(seen: &Observations) -> Vec<Finding> {
@@ -69,6 +72,9 @@ fn denied(seen: &Observations, uri: &str, problem: String) -> Finding {
     let groups = unit.get("SupplementaryGroups");
     let finding = finding.seen(format!("SupplementaryGroups={groups}"));
     let last = unit.log.iter().rfind(|line| line.contains("no connection to"));
+    if let Some(line) = last.filter(|line| NOT_LISTENING.iter().any(|cause| line.contains(cause))) {
+        return reconnecting(seen, uri, line);
+    }
     let finding = last.into_iter().fold(finding, |finding, line| finding.seen(format!("log: {line}")));
     if !missing.is_empty() {
         return permissions::add_grant(seen, finding, &missing);
@@ -83,6 +89,15 @@ fn denied(seen: &Observations, uri: &str, problem: String) -> Finding {
              daemon-reload && systemctl restart wakevirt-actor"
         )))
         .advice("The group has full access to libvirt. /usr/share/doc/wakevirt/RESTRICTED.md describes how to grant fewer permissions with libvirt's access driver.")
+}
+
+/// Reports that libvirt has started, and the actor has not connected to it yet.
+fn reconnecting(seen: &Observations, uri: &str, line: &str) -> Finding {
+    let problem = format!("libvirt is running again, but the actor has not connected to {uri} yet");
+    Finding::error("libvirt-reconnecting", problem)
+        .seen(format!("log: {line}"))
+        .advice("The actor tries again every few seconds. The command makes it try now.")
+        .fix(commands::systemctl(seen, Service::Actor, "restart"))
 }
 
 /// Reports that libvirt denies access to the actor, although it is in the libvirt group.

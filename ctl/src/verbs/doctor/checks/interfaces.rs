@@ -1,4 +1,4 @@
-//! Whether capture can receive: its mode, its interfaces, and the loop-back test.
+//! Whether capture can receive: its mode, its interfaces, and the loopback test.
 
 use wakevirt_service::config::InterfacePattern;
 
@@ -153,10 +153,10 @@ fn missing(seen: &Observations, status: &CaptureStatus, links: &[Link]) -> Optio
     Some(select(seen, finding, &patterns, links))
 }
 
-/// Reports that the loop-back test failed.
+/// Reports that the loopback test failed.
 fn loop_back(seen: &Observations) -> Option<Finding> {
     let test = seen.loop_back.as_ref().filter(|test| test.announced.is_none())?;
-    let finding = Finding::error("loop-back", "capture did not announce the packet of the loop-back test");
+    let finding = Finding::error("loop-back", "capture did not announce the packet of the loopback test");
     let finding = finding.seen(format!(
         "packet for {}, sent to {}, UDP port 9",
         test.mac,

@@ -134,7 +134,9 @@ fn names_no_domain(seen: &Observations, rule: &Rule) -> Option<Finding> {
             let finding = finding.seen(format!("{name:?} is similar, and no rule allows it"));
             finding.fix(commands::allow(seen, name, &conditions))
         }
-        None => finding.advice("Correct the rule, or remove it."),
+        None => finding.fix(commands::find_in_actor_config(seen, pattern)).advice(
+            "Correct the rule, or remove it; it does not affect other domains. The command shows where it is.",
+        ),
     })
 }
 

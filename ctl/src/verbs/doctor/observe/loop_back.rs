@@ -1,4 +1,4 @@
-//! The loop-back test: sends a packet for an unused address to this host, and waits until capture announces it.
+//! The loopback test: sends a packet for an unused address to this host, and waits until capture announces it.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};

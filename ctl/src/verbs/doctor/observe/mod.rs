@@ -61,9 +61,9 @@ pub struct Observations {
     pub machines: Vec<Machine>,
     /// The caller's libvirt daemons, if the actor uses `qemu:///session`.
     pub daemons: Vec<Daemon>,
-    /// The loop-back test.
+    /// The loopback test.
     pub loop_back: Option<LoopBack>,
-    /// What libvirt and the loop-back test did not show.
+    /// What libvirt and the loopback test did not show.
     pub unseen: Vec<NotChecked>,
 }
 

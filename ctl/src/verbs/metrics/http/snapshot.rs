@@ -14,7 +14,7 @@ use crate::client::Client;
 /// How long a reading is reused, so that many requests cause few calls.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Reads the services, at most once in [`FRESH`].
+/// Queries the services, at most once per [`FRESH`].
 #[derive(Debug)]
 pub struct Snapshots {
     bus: Address,
