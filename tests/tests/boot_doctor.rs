@@ -32,7 +32,7 @@ const fn fault(check: &'static str, evidence: &'static str, broken_by: &'static 
     Fault { broken_by, packet: false, check, evidence }
 }
 
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 16] = [
     fault(
         "unit-not-enabled",
         "wakevirt-capture.service: inactive (dead), disabled",
@@ -58,6 +58,13 @@ const FAULTS: [Fault; 15] = [
          printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/false\\n' >/etc/systemd/system/wakevirt-actor.service.d/bad.conf
          systemctl daemon-reload; systemctl restart --no-block wakevirt-actor
          until [ $(systemctl show --property=NRestarts --value wakevirt-actor) -ge 3 ]; do sleep 0.1; done",
+    ),
+    fault(
+        "unit-failed",
+        "changed by /etc/systemd/system/wakevirt-actor.service.d/bad.conf",
+        "mkdir -p /etc/systemd/system/wakevirt-actor.service.d
+         printf '[Service]\\nRestart=no\\nExecStart=\\nExecStart=/usr/bin/false\\n' >/etc/systemd/system/wakevirt-actor.service.d/bad.conf
+         systemctl daemon-reload; ! systemctl restart wakevirt-actor",
     ),
     fault(
         "udp-mode",
@@ -231,7 +238,7 @@ macro_rules! without {
             "rm -f /etc/polkit-1/rules.d/0*.rules; cp /root/rule /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules
              sed -i '/",
             $lines,
-            "/d' /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules; systemctl restart polkit wakevirt-actor"
+            "/d' /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules; systemctl reset-failed polkit; systemctl restart polkit wakevirt-actor"
         )
     };
 }
@@ -258,13 +265,13 @@ const RESTRICTED: [Fault; 7] = [
         "rm -f /etc/polkit-1/rules.d/0*.rules; cp /root/rule /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules
          echo 'polkit.addRule(function (action) { if (action.id == \"org.libvirt.api.domain.start\") return polkit.Result.NO; });' \
             >/etc/polkit-1/rules.d/05-own.rules
-         systemctl restart polkit wakevirt-actor",
+         systemctl reset-failed polkit; systemctl restart polkit wakevirt-actor",
     ),
     fault(
         "libvirt-denied",
         "10-wakevirt-libvirt.rules is missing",
         "rm -f /etc/polkit-1/rules.d/0*.rules /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules
-         systemctl restart polkit wakevirt-actor",
+         systemctl reset-failed polkit; systemctl restart polkit wakevirt-actor",
     ),
 ];
 
@@ -286,7 +293,7 @@ fn missing_permissions_are_found_and_granted() {
     fixture.assert_each_is_fixed(&[fault(
         "libvirt-denied",
         "10-wakevirt-libvirt.rules is missing",
-        "rm /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules; systemctl restart polkit wakevirt-actor",
+        "rm /usr/share/polkit-1/rules.d/10-wakevirt-libvirt.rules; systemctl reset-failed polkit; systemctl restart polkit wakevirt-actor",
     )]);
     let enable = readme::commands_of("docs/RESTRICTED.md", "Enable");
     fixture.debian.sh(enable.last().expect("commands"));

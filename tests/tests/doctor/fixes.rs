@@ -53,6 +53,42 @@ fn fixes_a_configuration_that_allows_nothing() {
 }
 
 #[test]
+fn fixes_a_host_on_which_no_domain_is_allowed() {
+    privileged!();
+    let host = Host::new();
+    let fixture = Fixture::new(&host, Setup { actor: "", ..HEALTHY });
+    let diagnosis = fixture.diagnose(&[]);
+    assert_eq!(diagnosis.first()["check"], "nothing-allowed", "{:#}", diagnosis.json);
+    // The advice is to replace the name, here of the test driver's predefined domain.
+    let advice = diagnosis.first()["advice"].as_str().unwrap_or_default();
+    assert!(advice.starts_with("Replace the name"), "{:#}", diagnosis.json);
+    host.sh(&diagnosis.command_for("nothing-allowed").replace("\"test\"", "\"win11\""));
+    fixture.assert_wakes(MAC, &[], &diagnosis);
+}
+
+#[test]
+fn finds_the_domain_for_a_misspelt_argument() {
+    privileged!();
+    let host = Host::new();
+    let fixture = Fixture::new(&host, HEALTHY);
+    let diagnosis = fixture.diagnose(&["wni11"]);
+    assert_eq!(diagnosis.first()["check"], "no-such-domain", "{:#}", diagnosis.json);
+    assert_eq!(diagnosis.command_for("no-such-domain"), "wakevirtctl doctor win11");
+}
+
+#[test]
+fn shows_where_an_alias_for_a_multicast_address_is() {
+    let actor = "[[allow]]\ndomain = \"win11\"\n[[alias]]\nmac = \"01:00:5e:00:00:01\"\ndomain = \"win11\"\n";
+    privileged!();
+    let host = Host::new();
+    let fixture = Fixture::new(&host, Setup { actor, ..HEALTHY });
+    let diagnosis = fixture.diagnose(&[DOMAIN]);
+    assert_eq!(diagnosis.first()["check"], "multicast-address", "{:#}", diagnosis.json);
+    let shown = host.sh(diagnosis.command_for("multicast-address"));
+    assert!(shown.contains("mac = \"01:00:5e:00:00:01\""), "{shown}");
+}
+
+#[test]
 fn fixes_rules_that_do_not_allow_the_domain() {
     let setup = Setup { actor: "[[allow]]\ndomain = \"test\"\n", ..HEALTHY };
     assert_fixed(&Fault {

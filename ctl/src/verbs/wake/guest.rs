@@ -186,7 +186,7 @@ fn is_reachable(json: &str, mac: MacAddr, max_age: Option<Duration>) -> bool {
         let age = Duration::from_secs(entry.confirmed.unwrap_or(0));
         entry.lladdr.parse() == Ok(mac)
             && entry.state.iter().any(|state| state == "REACHABLE")
-            && max_age.is_none_or(|max_age| age <= max_age)
+            && max_age.is_none_or(|max_age| age + Duration::from_secs(1) <= max_age)
     };
     entries.iter().any(is_confirmed)
 }
@@ -243,6 +243,6 @@ mod tests {
         }
         let within =
             |seconds| is_reachable(&entry(MAC, "REACHABLE"), mac, Some(Duration::from_secs(seconds)));
-        assert!(within(5) && !within(4));
+        assert!(within(6) && !within(5));
     }
 }

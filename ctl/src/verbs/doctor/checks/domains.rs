@@ -49,7 +49,8 @@ fn multicast(seen: &Observations) -> Vec<Finding> {
         );
         Finding::warning("multicast-address", problem)
             .seen("it is a multicast, broadcast or zero address")
-            .advice("Correct the alias in actor.toml. Capture does not announce packets for such an address.")
+            .advice("Correct the alias: capture does not announce packets for such an address. The command shows where it is.")
+            .fix(commands::find_in_actor_config(seen, &alias.mac))
     };
     aliases.map(finding).collect()
 }

@@ -92,7 +92,7 @@ async fn query(client: &Client, domain: Option<&str>) -> Option<(Option<String>,
     let version = timeout(TIMEOUT, proxy.get_property::<String>("BackendVersion")).await.ok()?.ok();
     let mut denied = Vec::new();
     if version.is_some()
-        && let Some(actor) = owner(client).await
+        && let Some(actor) = actor(client).await
     {
         for permission in PERMISSIONS {
             match timeout(TIMEOUT, is_granted(&proxy, &actor, permission, domain)).await {
@@ -106,22 +106,33 @@ async fn query(client: &Client, domain: Option<&str>) -> Option<(Option<String>,
     Some((version, denied))
 }
 
-/// The actor's connection to the bus.
-async fn owner(client: &Client) -> Option<String> {
+/// The actor's process, as polkit's `unix-process` subject. libvirt passes the same subject. For a connection to the bus,
+/// later versions of polkit also count the supplementary groups, and their answer can differ.
+async fn actor(client: &Client) -> Option<HashMap<&'static str, Variant<'static>>> {
     let bus = DBusProxy::new(client.connection().await.ok()?).await.ok()?;
     let name = BusName::try_from(Service::Actor.bus_name()).ok()?;
-    let owner = timeout(TIMEOUT, bus.get_name_owner(name)).await.ok()?.ok()?;
-    Some(owner.to_string())
+    let pid = timeout(TIMEOUT, bus.get_connection_unix_process_id(name.clone())).await.ok()?.ok()?;
+    let uid = timeout(TIMEOUT, bus.get_connection_unix_user(name)).await.ok()?.ok()?;
+    let start = fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|stat| start_time(&stat))?;
+    let uid = i32::try_from(uid).ok()?;
+    Some(HashMap::from([("pid", pid.into()), ("start-time", start.into()), ("uid", uid.into())]))
+}
+
+/// The start time of a process, in clock ticks since boot: proc_pid_stat(5). The name of the process can contain spaces and
+/// parentheses.
+fn start_time(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(19)?.parse().ok()
 }
 
 /// Asks polkit whether the actor has a permission, with the details that libvirt's access driver passes.
 async fn is_granted(
     polkit: &Proxy<'_>,
-    actor: &str,
+    actor: &HashMap<&'static str, Variant<'static>>,
     permission: &str,
     domain: Option<&str>,
 ) -> zbus::Result<bool> {
-    let subject = ("system-bus-name", HashMap::from([("name", Variant::from(actor))]));
+    let subject = ("unix-process", actor);
     let mut details = HashMap::from([("connect_driver", "QEMU")]);
     details
         .extend(domain.filter(|_| permission.starts_with("api.domain.")).map(|name| ("domain_name", name)));
@@ -142,6 +153,13 @@ mod tests {
         let actions = rule.lines().filter_map(|line| line.trim().strip_prefix("case \"")?.split('"').next());
         let permissions: Vec<&str> = actions.filter_map(|action| action.strip_prefix(PREFIX)).collect();
         assert_eq!(permissions, PERMISSIONS);
+    }
+
+    #[test]
+    fn reads_the_start_time_of_a_process() {
+        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2";
+        assert_eq!(start_time(stat), Some(987_654));
+        assert_eq!(start_time("42 (a) S 1"), None);
     }
 
     #[test]
