@@ -7,7 +7,8 @@
 const readline = require("node:readline");
 const { chromium } = require("playwright-core");
 
-const TIMEOUT = 20000;
+/** The timeout of a command, in milliseconds. On a busy machine, cockpit-ws takes a while to reply. */
+const TIMEOUT = 60000;
 const FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
@@ -31,7 +32,7 @@ const commands = {
         // Until its session is open, cockpit-ws refuses connections or shows the login form.
         while (!node) {
             try {
-                await page.goto(url);
+                await page.goto(url, { timeout: TIMEOUT / 4 });
                 node = await page.waitForSelector(`iframe[name="${name}"]`, { state: "attached", timeout: TIMEOUT / 8 });
             } catch (error) {
                 if (Date.now() > deadline)
