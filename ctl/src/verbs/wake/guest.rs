@@ -79,11 +79,12 @@ enum Check {
 /// Checks once. `dhcp` says whether a network of the domain has a DHCP server, if this is known. Only answers after
 /// `start` count.
 fn check(domain: &Domain, dhcp: Option<bool>, start: Option<Instant>) -> Check {
-    let devices = match virsh(domain, &["dumpxml", &domain.uuid]).and_then(|xml| devices(&xml)) {
-        Ok(Some(devices)) => devices,
-        Ok(None) => return Check::Ended(Answer::Stopped),
-        Err(reason) => return Check::Ended(Answer::Unchecked(reason)),
-    };
+    let devices =
+        match virsh::output(&domain.connection, &["dumpxml", &domain.uuid]).and_then(|xml| devices(&xml)) {
+            Ok(Some(devices)) => devices,
+            Ok(None) => return Check::Ended(Answer::Stopped),
+            Err(reason) => return Check::Ended(Answer::Unchecked(reason)),
+        };
     let for_lease = dhcp.unwrap_or_else(|| devices.networks.iter().any(|name| has_dhcp(domain, name)));
     if devices.agent == Some(true) {
         return Check::Ended(Answer::Agent);
@@ -97,12 +98,6 @@ fn check(domain: &Domain, dhcp: Option<bool>, start: Option<Instant>) -> Check {
         (false, false) => Check::Ended(Answer::Undetectable),
         (for_agent, for_lease) => Check::Waiting { for_agent, for_lease },
     }
-}
-
-/// Runs virsh(1), and returns its output.
-fn virsh(domain: &Domain, arguments: &[&str]) -> Result<String, String> {
-    let output = virsh::run(&domain.connection, arguments)?;
-    if output.success { Ok(output.stdout) } else { Err(output.error()) }
 }
 
 /// Parses the definition of a domain. `None` if it is not running.
@@ -133,13 +128,14 @@ fn devices(xml: &str) -> Result<Option<Devices>, String> {
 
 /// Whether libvirt provides a DHCP server on this network.
 fn has_dhcp(domain: &Domain, network: &str) -> bool {
-    let xml = virsh(domain, &["net-dumpxml", network]).unwrap_or_default();
+    let xml = virsh::output(&domain.connection, &["net-dumpxml", network]).unwrap_or_default();
     Document::parse(&xml).is_ok_and(|document| document.descendants().any(|node| node.has_tag_name("dhcp")))
 }
 
 /// The leases for the interfaces of the domain. They can be from before the domain started.
 fn leases(domain: &Domain) -> Vec<(MacAddr, IpAddr)> {
-    let table = virsh(domain, &["domifaddr", &domain.uuid, "--source", "lease"]).unwrap_or_default();
+    let table = virsh::output(&domain.connection, &["domifaddr", &domain.uuid, "--source", "lease"])
+        .unwrap_or_default();
     table.lines().filter_map(lease).collect()
 }
 

@@ -208,9 +208,7 @@ fn ambiguous(seen: &Observations) -> Vec<Finding> {
         if domains.iter().filter(is_named).count() == 0 {
             return Some(finding.fix(commands::allow(seen, &wanted.name, &[])));
         }
-        let edit = virsh::command(&other.connection, &["dumpxml", "--inactive", &other.name]);
-        let define = virsh::command(&other.connection, &["define", "/dev/stdin"]);
-        let fix = format!("{edit} | sed {} | {define}", quote(&format!("/{mac}/d")));
+        let fix = virsh::redefine(&other.connection, &other.name, Some(&format!("/{mac}/d")));
         let finding = finding.fix(commands::virsh(seen, &fix, &other.connection));
         Some(finding.advice(format!(
             "The command gives {:?} a new address, which takes effect when it next starts.",
@@ -237,10 +235,8 @@ fn no_address(seen: &Observations, machine: &Machine) -> Option<Finding> {
         let interface = format!(
             "<interface type=\"{kind}\"><source {kind}=\"{source}\"/><model type=\"virtio\"/></interface>"
         );
-        let dump = virsh::command(&machine.uri, &["dumpxml", "--inactive", name]);
-        let define = virsh::command(&machine.uri, &["define", "/dev/stdin"]);
-        let edit = quote(&format!("s|</devices>|{interface}</devices>|"));
-        let command = format!("{dump} | sed {edit} | {define}");
+        let edit = format!("s|</devices>|{interface}</devices>|");
+        let command = virsh::redefine(&machine.uri, name, Some(&edit));
         return Some(finding.fix(commands::virsh(seen, &command, &machine.uri)));
     }
     let finding = Finding::error(
@@ -277,10 +273,8 @@ fn transient(seen: &Observations, machine: &Machine) -> Option<Finding> {
         "transient-domain",
         format!("{name:?} is transient: it disappears when it shuts down, and then cannot be woken"),
     );
-    let dump = virsh::command(&machine.uri, &["dumpxml", "--inactive", name]);
-    let define = virsh::command(&machine.uri, &["define", "/dev/stdin"]);
     let finding = finding.seen("virsh dominfo: Persistent: no");
-    Some(finding.fix(commands::virsh(seen, &format!("{dump} | {define}"), &machine.uri)))
+    Some(finding.fix(commands::virsh(seen, &virsh::redefine(&machine.uri, name, None), &machine.uri)))
 }
 
 /// Reports a macvtap interface on a card that is not in promiscuous mode.

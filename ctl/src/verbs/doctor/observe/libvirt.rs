@@ -50,16 +50,14 @@ pub fn machine(uri: &str, name: &str) -> Seen<Machine> {
 /// # Errors
 /// If it cannot. The message is the reason.
 pub fn connects(uri: &str) -> Result<(), String> {
-    let output = virsh::run(uri, &["list", "--all", "--name"])?;
-    if output.success { Ok(()) } else { Err(output.error()) }
+    virsh::output(uri, &["list", "--all", "--name"]).map(drop)
 }
 
 fn query(uri: &str, arguments: &[&str]) -> Seen<String> {
     let failed = |reason: String| {
         not_checked("the domain in libvirt", reason, format!("sudo {}", virsh::command(uri, arguments)))
     };
-    let output = virsh::run(uri, arguments).map_err(failed)?;
-    if output.success { Ok(output.stdout) } else { Err(failed(output.error())) }
+    virsh::output(uri, arguments).map_err(failed)
 }
 
 /// The network devices in the definition of a domain.
