@@ -63,7 +63,16 @@ fn install(site: &Site<'_>) {
     site.debian.sh(&format!("cd /root/wakevirt\n{}", commands.join("\n")));
     site.debian.write("/etc/wakevirt/actor.toml", RULES);
     define(site, DENIED, DENIED_MAC);
-    site.debian.sh("systemctl restart wakevirt-actor");
+    site.debian.sh("systemctl restart wakevirt-actor; install -d -m 755 /run/cockpit");
+}
+
+/// Starts cockpit-ws for this user, and opens the page in a browser.
+fn start(host: &Host, site: &Site<'_>, user: &str) -> (Process, Browser) {
+    let cockpit = cockpit(site, user, "127.0.0.1");
+    let mut browser = Browser::start(host);
+    browser.resize(1280, 900);
+    open(&mut browser, "127.0.0.1");
+    (cockpit, browser)
 }
 
 fn define(site: &Site<'_>, name: &str, mac: &str) {
@@ -261,11 +270,7 @@ fn page_lists_and_wakes_domains_and_explains_packets() {
     let host = Host::new();
     let site = Site::new(&host, Kind::DbusDaemon);
     install(&site);
-    site.debian.sh("install -d -m 755 /run/cockpit");
-    let _root = cockpit(&site, "root", "127.0.0.1");
-    let mut browser = Browser::start(&host);
-    browser.resize(1280, 900);
-    open(&mut browser, "127.0.0.1");
+    let (_root, mut browser) = start(&host, &site, "root");
     browser.wait_for_text(&row(DOMAIN), "shut off");
     browser.wait_for_text(&row(DOMAIN), "yes");
     browser.wait_for_text(&row(DENIED), "no");
@@ -377,11 +382,7 @@ fn switch_allows_and_forbids_domains() {
     let host = Host::new();
     let site = Site::new(&host, Kind::DbusDaemon);
     install(&site);
-    site.debian.sh("install -d -m 755 /run/cockpit");
-    let _root = cockpit(&site, "root", "127.0.0.1");
-    let mut browser = Browser::start(&host);
-    browser.resize(1280, 900);
-    open(&mut browser, "127.0.0.1");
+    let (_root, mut browser) = start(&host, &site, "root");
     allows_and_forbids(&mut browser, &site);
     names_what_still_allows(&mut browser, &site);
     switches_any_name(&mut browser, &site);
@@ -408,15 +409,11 @@ fn administrative_access_extends_permissions() {
     let host = Host::new();
     let site = Site::new(&host, Kind::DbusDaemon);
     install(&site);
-    site.debian
-        .sh(&format!("install -d -m 755 /run/cockpit; useradd --user-group --groups wakevirt {READER}"));
+    site.debian.sh(&format!("useradd --user-group --groups wakevirt {READER}"));
     // Instead of sudo, which would ask for a password: root has none.
     site.debian.sh("passwd --delete root");
     site.debian.write("/usr/share/cockpit/su/manifest.json", SU);
-    let _reader = cockpit(&site, READER, "127.0.0.1");
-    let mut browser = Browser::start(&host);
-    browser.resize(1280, 900);
-    open(&mut browser, "127.0.0.1");
+    let (_reader, mut browser) = start(&host, &site, READER);
     browser.wait_for_text("#domains-access", "Administrative access is needed");
     let wake = format!("role=button[name=\"Wake {DOMAIN}\"]");
     // Cockpit tries to turn on the access when the session starts, and can load the page again meanwhile.
@@ -464,11 +461,7 @@ fn handles_a_restart_of(bus: Kind) {
     let host = Host::new();
     let site = Site::new(&host, bus);
     install(&site);
-    site.debian.sh("install -d -m 755 /run/cockpit");
-    let _root = cockpit(&site, "root", "127.0.0.1");
-    let mut browser = Browser::start(&host);
-    browser.resize(1280, 900);
-    open(&mut browser, "127.0.0.1");
+    let (_root, mut browser) = start(&host, &site, "root");
     browser.wait_for_text(&row(DOMAIN), "shut off");
     browser.evaluate(
         "window.reports = [];

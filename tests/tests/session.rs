@@ -9,6 +9,7 @@ use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::guard::PATH;
 use wakevirt_tests::host::{Host, PROGRAMS, User, project, succeed};
+use wakevirt_tests::libvirt::{SESSION_QEMU_CONF, session_domain};
 use wakevirt_tests::network::Peer;
 use wakevirt_tests::process::Process;
 use wakevirt_tests::process::proc;
@@ -227,21 +228,6 @@ fn user_allows_and_forbids_own_domains() {
     assert!(host.path(&file).exists());
 }
 
-/// QEMU's configuration for an unprivileged user on a host without cgroups and AppArmor.
-const QEMU_CONF: &str = "security_driver = \"none\"\nseccomp_sandbox = 0\nstdio_handler = \"file\"\n";
-
-/// An emulated domain without a disk, with a user-mode network.
-const DOMAIN: &str = "<domain type='qemu'>
-  <name>vm1</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='pc'>hvm</type></os>
-  <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
-    <controller type='usb' model='none'/><memballoon model='none'/>
-    <interface type='user'><mac address='52:54:00:01:02:03'/><model type='virtio'/></interface>
-  </devices>
-</domain>
-";
-
 #[test]
 fn user_actor_wakes_a_user_domain() {
     privileged!();
@@ -255,8 +241,8 @@ fn user_actor_wakes_a_user_domain() {
     assert_eq!(proc::children(actor.pid()), []);
     assert!(!host.path(&format!("{RUNTIME}/libvirt/libvirt-sock")).exists());
 
-    session.write(&format!("{HOME}/.config/libvirt/qemu.conf"), QEMU_CONF);
-    session.write(&format!("{HOME}/vm1.xml"), DOMAIN);
+    session.write(&format!("{HOME}/.config/libvirt/qemu.conf"), SESSION_QEMU_CONF);
+    session.write(&format!("{HOME}/vm1.xml"), &session_domain("vm1", MAC));
     let mut libvirtd = Process::start("libvirtd", &mut as_user(&host, "libvirtd"));
     let _ = actor.log().wait_for(&format!("connected to {URI}"));
     let decisions = session.monitor();

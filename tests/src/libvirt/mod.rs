@@ -32,6 +32,10 @@ stdio_handler = "file"
 max_queued = 0
 "#;
 
+/// QEMU's configuration for an unprivileged user on a host without cgroups and AppArmor.
+pub const SESSION_QEMU_CONF: &str =
+    "security_driver = \"none\"\nseccomp_sandbox = 0\nstdio_handler = \"file\"\n";
+
 /// Debian's configuration without polkit: the `libvirt` group has full access.
 pub(crate) const LIBVIRTD_CONF: &str = r#"auth_unix_rw = "none"
 auth_unix_ro = "none"
@@ -62,6 +66,23 @@ pub fn install_polkit(host: &Host) -> Polkitd<'_> {
     polkitd.add_rules(&tree.join("rules.d/60-libvirt.rules"));
     polkitd.add_rules(&project().join(RULE));
     polkitd
+}
+
+/// An emulated domain of an unprivileged user, without a disk and with a user-mode network.
+#[must_use]
+pub fn session_domain(name: &str, mac: &str) -> String {
+    format!(
+        "<domain type='qemu'>
+  <name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='usb' model='none'/><memballoon model='none'/>
+    <interface type='user'><mac address='{mac}'/><model type='virtio'/></interface>
+  </devices>
+</domain>
+"
+    )
 }
 
 /// A host's libvirtd.

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use wakevirt_tests::host::{Host, PROGRAMS, User, succeed};
+use wakevirt_tests::libvirt::{SESSION_QEMU_CONF, session_domain};
 use wakevirt_tests::process::Process;
 use wakevirt_tests::{privileged, wait};
 
@@ -17,16 +18,6 @@ const HOME: &str = "/run/home/test";
 const ADDRESS: &str = "unix:path=/run/user/test/bus";
 const URI: &str = "qemu:///session";
 const MAC: &str = "52:54:00:01:02:03";
-const DOMAIN: &str = "<domain type='qemu'>
-  <name>own</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='pc'>hvm</type></os>
-  <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
-    <controller type='usb' model='none'/><memballoon model='none'/>
-    <interface type='user'><mac address='52:54:00:01:02:03'/><model type='virtio'/></interface>
-  </devices>
-</domain>
-";
 
 /// An ordinary user with a session bus.
 struct Session<'host> {
@@ -41,9 +32,8 @@ impl<'host> Session<'host> {
             "mkdir -p /run/user /run/home /run/copy; install -d -o {name} {RUNTIME} {HOME}
              cp {PROGRAMS}/wakevirtctl {PROGRAMS}/wakevirt-actor /run/copy/"
         ));
-        let qemu = "security_driver = \"none\"\nseccomp_sandbox = 0\nstdio_handler = \"file\"\n";
-        host.write(&format!("{HOME}/.config/libvirt/qemu.conf"), qemu);
-        host.write(&format!("{HOME}/own.xml"), DOMAIN);
+        host.write(&format!("{HOME}/.config/libvirt/qemu.conf"), SESSION_QEMU_CONF);
+        host.write(&format!("{HOME}/own.xml"), &session_domain("own", MAC));
         host.write(
             &format!("{HOME}/actor.toml"),
             &format!("connections = [\"{URI}\"]\n[[allow]]\ndomain = \"own\"\n"),
