@@ -1,6 +1,8 @@
 //! The units of the services and of their dependencies, as `systemctl show` prints them for the caller.
 
 use std::collections::BTreeMap;
+use std::thread::sleep;
+use std::time::Duration;
 
 use crate::program::run;
 use crate::verbs::doctor::finding::{Seen, not_checked};
@@ -26,6 +28,12 @@ const USER: [&str; 2] = ["wakevirt-actor.service", "wakevirt-libvirtd.service"];
 
 /// The maximum number of log lines that doctor shows.
 const LOG_LINES: usize = 3;
+
+/// How often doctor reads the units again while a service is starting. Until then, systemd does not report why the last
+/// start failed.
+const STARTING_READS: u32 = 20;
+/// The time between these reads.
+const STARTING_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,6 +69,14 @@ impl Unit {
         self.get("LoadState") == "masked"
     }
 
+    /// Whether it is one of wakevirt's units, and systemd is starting or stopping it right now. A unit that waits for its
+    /// next restart is not.
+    fn is_changing(&self) -> bool {
+        let state = (self.get("ActiveState"), self.get("SubState"));
+        self.get("Id").starts_with("wakevirt-")
+            && matches!(state, ("activating" | "deactivating", sub) if !sub.starts_with("auto-restart"))
+    }
+
     /// A property that is a number.
     #[must_use]
     pub fn number(&self, property: &str) -> u32 {
@@ -92,11 +108,18 @@ fn read(options: &[&str], names: &[&str]) -> Seen<Units> {
     let arguments = [options, &["show", &property], names].concat();
     let command = [&["systemctl"], options, &["status", "'wakevirt-*'"]].concat().join(" ");
     let failed = |reason: String| not_checked("the units", reason, &command);
-    let output = run("systemctl", &arguments).map_err(failed)?;
-    if !output.success {
-        return Err(failed(output.error()));
+    let read = || {
+        let output = run("systemctl", &arguments).map_err(failed)?;
+        if output.success { Ok(parse(&output.stdout)) } else { Err(failed(output.error())) }
+    };
+    let mut units = read()?;
+    for _ in 0..STARTING_READS {
+        if !units.values().any(Unit::is_changing) {
+            break;
+        }
+        sleep(STARTING_INTERVAL);
+        units = read()?;
     }
-    let mut units = parse(&output.stdout);
     for (name, unit) in &mut units {
         let is_own = name.starts_with("wakevirt-") && unit.is_installed();
         // Without a connection to libvirt, the actor keeps running, and logs the reason.
@@ -141,5 +164,18 @@ mod tests {
         );
         assert!(units["a.service"].is_masked() && units["a.service"].number("NRestarts") == 7);
         assert!(!units["b.socket"].is_installed() && units["b.socket"].get("StatusText") == "a=b");
+    }
+
+    #[test]
+    fn unit_that_waits_for_a_restart_is_not_changing() {
+        let is_changing = |id: &str, active: &str, sub: &str| {
+            let units = parse(&format!("Id={id}\nActiveState={active}\nSubState={sub}\n"));
+            units[id].is_changing()
+        };
+        assert!(is_changing("wakevirt-actor.service", "activating", "start"));
+        assert!(is_changing("wakevirt-actor.service", "deactivating", "stop-sigterm"));
+        assert!(!is_changing("wakevirt-actor.service", "activating", "auto-restart"));
+        assert!(!is_changing("wakevirt-actor.service", "active", "running"));
+        assert!(!is_changing("libvirtd.service", "activating", "start"));
     }
 }
