@@ -13,6 +13,7 @@ pub mod dict;
 #[cfg(feature = "dbus")]
 pub mod explain;
 pub mod frame;
+pub mod host;
 pub mod link;
 pub mod mac;
 pub mod magic;

@@ -1,0 +1,3 @@
+//! Puts domains to sleep with the host, and keeps the host awake for them.
+
+fn main() {}

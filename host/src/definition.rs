@@ -1,0 +1,1 @@
+//! What a domain's XML says about memory, CPUs and devices.

@@ -1,0 +1,3 @@
+//! The `wakevirt-host` program: prepares the host for its domains.
+
+fn main() {}

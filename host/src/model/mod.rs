@@ -1,0 +1,9 @@
+//! Values that the other modules exchange.
+
+mod cpu_set;
+mod host;
+mod record;
+
+pub use cpu_set::{BadCpuSet, CpuSet, MAX_CPU};
+pub use host::{HostState, NodeId, PageSize, Pool, Topology};
+pub use record::{Pages, Phase, Record};

@@ -1,0 +1,49 @@
+//! The records of active domains.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{CpuSet, NodeId, PageSize};
+
+/// How far a domain has started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Between libvirt's `prepare` and `started`, or between `stopped` and `release`.
+    Prepared,
+    /// Between libvirt's `started` and `stopped`.
+    Started,
+}
+
+/// Huge pages that a domain needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pages {
+    /// The size of a page.
+    pub size: PageSize,
+    /// The number of pages.
+    pub count: u64,
+    /// The NUMA nodes that provide them. Empty means any node.
+    pub nodes: Vec<NodeId>,
+}
+
+/// What an active domain needs: derived from its XML and the configuration when it starts. There is one record for each
+/// active domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The domain's name, which is unique among the domains of libvirt's QEMU driver.
+    pub name: String,
+    /// Its UUID, if its XML contained one.
+    pub uuid: Option<Uuid>,
+    /// How far it has started.
+    pub phase: Phase,
+    /// The huge pages that it needs, if `prepare` contains `hugepages`.
+    pub pages: Vec<Pages>,
+    /// The CPUs that only this domain is to use, if `prepare` contains `isolate`.
+    pub isolated: CpuSet,
+    /// Its weight against the host, if `weight` is set: 1 to 10000.
+    pub weight: Option<u64>,
+    /// The index of its monitor settings, as a unit instance (`wakevirt-monitor@…`), if `monitor` is set.
+    pub monitor: Option<String>,
+    /// Why the preparation failed; empty if it succeeded.
+    pub failures: Vec<String>,
+}
