@@ -7,6 +7,7 @@ use wakevirt_service::logs::quoted;
 use crate::client;
 use crate::exit::Exit;
 use crate::verbs::allow::RuleError;
+use crate::verbs::host::HostError;
 use crate::verbs::{metrics, read, send};
 
 /// Why a verb failed. The message says what to do.
@@ -58,6 +59,9 @@ pub enum Error {
     /// A rule cannot be written or removed.
     #[error(transparent)]
     Rule(#[from] RuleError),
+    /// A verb about the preparation of the host failed.
+    #[error(transparent)]
+    Host(#[from] HostError),
 }
 
 impl Error {
@@ -75,6 +79,7 @@ impl Error {
             Self::Client(error) => error.exit(),
             Self::Rule(error) => error.exit(),
             Self::Metrics(error) => error.exit(),
+            Self::Host(error) => error.exit(),
             Self::Glob { .. } => Exit::Usage,
             Self::Output(_)
             | Self::NoMac(_)

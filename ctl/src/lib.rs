@@ -58,6 +58,7 @@ fn run_verb(options: &Options, output: &mut Output) -> Result<Exit, Error> {
             Verb::Metrics(arguments) => verbs::metrics::run(arguments, &client, output).await,
             Verb::Read(arguments) => verbs::read::run(arguments, output),
             Verb::Send(arguments) => verbs::send::run(arguments, &client, output).await,
+            Verb::Host(arguments) => verbs::host::run(arguments, &client, output).await,
         }
     });
     // Do not wait for a thread that reads from a file or a socket.

@@ -5,7 +5,7 @@ use wakevirt_service::bus::Address;
 
 use crate::output::Format;
 use crate::verbs::{
-    allow, doctor, explain, forbid, history, list, metrics, monitor, read, send, show, status, wake,
+    allow, doctor, explain, forbid, history, host, list, metrics, monitor, read, send, show, status, wake,
 };
 
 /// Show what wakevirt does and why, and wake virtual machines
@@ -128,6 +128,11 @@ pub enum Verb {
     ///
     /// The exit status is 1 if nothing was sent.
     Send(send::Arguments),
+    /// Prepare the host for its domains
+    ///
+    /// wakevirt-host(8) prepares the host for the domains that wakevirt-host.toml(5) names, for example with huge pages or
+    /// with CPUs of their own.
+    Host(host::Arguments),
 }
 
 impl Default for Verb {

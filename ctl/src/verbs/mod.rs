@@ -6,6 +6,7 @@ pub mod domain;
 pub mod explain;
 pub mod forbid;
 pub mod history;
+pub mod host;
 pub mod list;
 pub mod metrics;
 pub mod monitor;

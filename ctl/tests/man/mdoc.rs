@@ -24,18 +24,20 @@ pub fn page(command: &Command) -> String {
     let _ = writeln!(page, ".Nd {}{rest}", first.to_lowercase());
     page += ".Sh SYNOPSIS\n";
     page += ".Nm\n.Op Ar OPTIONS\n";
-    for verb in verbs(command) {
-        let _ = writeln!(page, ".Nm\n.Op Ar OPTIONS\n.Cm {}", verb.get_name());
+    for (name, verb) in verbs(command, "").iter().filter(|(_, verb)| !verb.has_subcommands()) {
+        let _ = writeln!(page, ".Nm\n.Op Ar OPTIONS\n.Cm {name}");
         page += &synopsis(verb);
     }
     page += ".Sh DESCRIPTION\n";
-    page += &description(command);
+    // The first line is in the NAME section.
+    let description = description(command);
+    page += description.split_once(".Pp\n").map_or("", |(_, rest)| rest);
     page += ".Sh OPTIONS\n";
     page += &options(command, |_| true);
     page += ".Sh VERBS\n";
-    for verb in verbs(command) {
-        let _ = writeln!(page, ".Ss {}", verb.get_name());
-        page += &description(verb);
+    for (name, verb) in verbs(command, "") {
+        let _ = writeln!(page, ".Ss {name}");
+        page += &self::description(verb);
         page += &options(verb, |option| !option.is_global_set() && option.get_id() != "help");
     }
     page += ".Sh JSON OUTPUT\n";
@@ -44,8 +46,16 @@ pub fn page(command: &Command) -> String {
     page
 }
 
-fn verbs(command: &Command) -> impl Iterator<Item = &Command> {
-    command.get_subcommands().filter(|verb| !verb.is_hide_set())
+/// The verbs and their names, such as "host import". A verb that has verbs of its own precedes them.
+fn verbs<'a>(command: &'a Command, prefix: &str) -> Vec<(String, &'a Command)> {
+    let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help");
+    let named = verbs.map(|verb| (format!("{prefix}{}", verb.get_name()), verb));
+    named
+        .flat_map(|(name, verb)| {
+            let inner = self::verbs(verb, &format!("{name} "));
+            std::iter::once((name, verb)).chain(inner)
+        })
+        .collect()
 }
 
 /// The options and operands of a verb, as lines after its name.
@@ -69,8 +79,6 @@ fn synopsis(verb: &Command) -> String {
 fn description(command: &Command) -> String {
     let text = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
     match text.split_once("\n\n") {
-        // The first line about the program is in the NAME section.
-        Some((_, rest)) if command.has_subcommands() => paragraphs(rest),
         Some((first, rest)) => paragraphs(&format!("{first}.\n\n{rest}")),
         None => paragraphs(&format!("{text}.")),
     }
