@@ -12,6 +12,9 @@ pub const SOCKET: &str = "/run/wakevirt-host/socket";
 
 /// The maximum number of files in the spool. The hook does not add more.
 pub const MAX_ENTRIES: usize = 1024;
+/// The maximum size of all files in the spool, in bytes. The hook does not add a file to a spool of this size. systemd
+/// limits `/run`, which contains the spool, to a fifth of the memory.
+pub const MAX_BYTES: u64 = 64 << 20;
 /// The maximum size of a domain's XML, in bytes: twice the size of the largest definition that libvirt's own clients can
 /// send (`REMOTE_STRING_MAX` is 4 MiB). The hook drops a longer one.
 pub const MAX_XML: usize = 8 << 20;
@@ -83,7 +86,7 @@ pub fn entry_operation(file: &str) -> Option<Operation> {
 }
 
 /// Splits the content of an entry: the domain's name, a NUL byte, and the domain's XML as libvirt passed it. The XML is
-/// empty if it was too long. Returns `None` if there is no NUL byte.
+/// empty if it was too long, or not complete in time. Returns `None` if there is no NUL byte.
 #[must_use]
 pub fn entry_parts(content: &[u8]) -> Option<(&[u8], &[u8])> {
     let nul = content.iter().position(|byte| *byte == 0)?;
