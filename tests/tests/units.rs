@@ -10,6 +10,8 @@ use wakevirt_tests::host::{Host, project};
 use wakevirt_tests::privileged;
 
 const SERVICES: [&str; 2] = ["wakevirt-capture.service", "wakevirt-actor.service"];
+/// The units of the wakevirt-host package.
+const HOST: [&str; 1] = ["wakevirt-host.service"];
 const METRICS: [&str; 2] = ["wakevirt-metrics.service", "wakevirt-metrics-textfile.service"];
 
 /// A Debian system with wakevirt installed, which is not booted.
@@ -46,8 +48,9 @@ fn systemd_accepts_each_unit() {
         "wakevirt-capture-links.socket",
         "wakevirt-metrics.socket",
         "wakevirt-metrics-textfile.timer",
+        "wakevirt-host.socket",
     ];
-    for unit in SERVICES.iter().chain(&METRICS).chain(&others) {
+    for unit in SERVICES.iter().chain(&METRICS).chain(&HOST).chain(&others) {
         verify(&debian, &[], unit);
     }
     for unit in ["wakevirt-actor.service", "wakevirt-libvirtd.service"] {
@@ -98,7 +101,7 @@ fn exposure_levels_are_low() {
     let [capture, actor] = SERVICES.map(|service| exposure(&debian, service));
     assert!(capture <= 12, "capture: {capture}");
     assert!(actor <= 5, "actor: {actor}");
-    for service in METRICS {
+    for service in METRICS.iter().chain(&HOST) {
         let exposure = exposure(&debian, service);
         assert!(exposure <= 5, "{service}: {exposure}");
     }
@@ -114,9 +117,16 @@ struct Setting {
     reason: bool,
 }
 
+/// The text of a unit in `systemd/` or `systemd/host/`.
+fn unit(name: &str) -> String {
+    let of_host = project().join("systemd/host").join(name);
+    let path = if of_host.exists() { of_host } else { project().join("systemd").join(name) };
+    read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
 /// The hardening settings: `KEY=VALUE`, or `# No KEY=: reason`.
 fn hardening(service: &str) -> Vec<Setting> {
-    let text = read_to_string(project().join("systemd").join(service)).expect("the unit can be read");
+    let text = unit(service);
     let (_, part) = text.split_once("\n# Hardening\n").expect("the unit has a hardening part");
     let part = part.split("\n[Install]\n").next().unwrap_or_default();
     let mut reason = false;
@@ -142,7 +152,7 @@ fn hardening(service: &str) -> Vec<Setting> {
 fn units_have_the_same_hardening_keys_in_the_same_order() {
     let actor = hardening(SERVICES[1]);
     let keys = |settings: &[Setting]| settings.iter().map(|setting| setting.key.clone()).collect::<Vec<_>>();
-    for service in [SERVICES[0], METRICS[0], METRICS[1]] {
+    for service in [SERVICES[0], METRICS[0], METRICS[1], HOST[0]] {
         let settings = hardening(service);
         assert_eq!(keys(&settings), keys(&actor), "{service}");
         assert!(settings.len() > 30, "{settings:?}");
@@ -161,12 +171,12 @@ fn units_have_the_same_hardening_keys_in_the_same_order() {
 
 #[test]
 fn units_limit_their_resources() {
-    for unit in SERVICES.iter().chain(&METRICS).chain(&["user/wakevirt-actor.service"]) {
-        let lines = statements(&format!("systemd/{unit}"));
+    for name in SERVICES.iter().chain(&METRICS).chain(&HOST).chain(&["user/wakevirt-actor.service"]) {
+        let text = unit(name);
+        let lines = text.lines();
         for key in ["LimitCORE", "MemoryMax", "TasksMax", "LimitNOFILE"] {
-            let count =
-                lines.iter().filter(|line| line.split_once('=').is_some_and(|(name, _)| name == key)).count();
-            assert_eq!(count, 1, "{unit}: {key}=");
+            let is_key = |line: &&str| line.split_once('=').is_some_and(|(name, _)| name == key);
+            assert_eq!(lines.clone().filter(is_key).count(), 1, "{name}: {key}=");
         }
     }
 }
@@ -190,9 +200,11 @@ fn the_bus_starts_only_an_enabled_actor() {
 
 #[test]
 fn presets_disable_every_unit() {
-    for (directory, preset) in
-        [("systemd", "systemd/wakevirt.preset"), ("systemd/user", "systemd/wakevirt.user-preset")]
-    {
+    for (directory, preset) in [
+        ("systemd", "systemd/wakevirt.preset"),
+        ("systemd/user", "systemd/wakevirt.user-preset"),
+        ("systemd/host", "systemd/host/wakevirt-host.preset"),
+    ] {
         let mut preset = statements(preset);
         preset.sort();
         let files = project().join(directory).read_dir().expect("the directory can be read");
@@ -212,10 +224,10 @@ fn presets_disable_every_unit() {
 }
 
 /// The command that checks the configuration on a reload. If it fails, the reload fails.
-fn check_on_reload(unit: &str) -> Vec<String> {
-    let text = read_to_string(project().join("systemd").join(unit)).expect("the unit can be read");
+fn check_on_reload(name: &str) -> Vec<String> {
+    let text = unit(name);
     let mut reload = text.lines().filter_map(|line| line.strip_prefix("ExecReload=/"));
-    let line = reload.next().unwrap_or_else(|| panic!("{unit} does not check the configuration on a reload"));
+    let line = reload.next().unwrap_or_else(|| panic!("{name} does not check the configuration on a reload"));
     format!("/{line}").split(' ').map(str::to_owned).collect()
 }
 

@@ -113,7 +113,7 @@ impl<'host> Debian<'host> {
         let (target, profile) = PROGRAMS.rsplit_once('/').expect("a path");
         succeed(install.env("CARGO_TARGET_DIR", target).env("PROFILE", profile));
         // systemd creates the directories at boot, but the users only if /usr is newer than /etc.
-        succeed(self.chroot("systemd-sysusers").arg("wakevirt.conf"));
+        succeed(self.chroot("systemd-sysusers").args(["wakevirt.conf", "wakevirt-host.conf"]));
     }
 
     /// A command that runs a program in the root directory of the system, which is not booted. Only `/proc` is mounted
