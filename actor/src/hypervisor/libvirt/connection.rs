@@ -6,30 +6,22 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 use virt::connect::Connect;
-use virt::enumutil::Enum;
-use virt::error::ErrorNumber;
 use virt::sys;
 
 use super::error::failed;
-use super::events::{self, Listener, Subscription};
 use super::permissions::Permissions;
 use super::read::{read, read_or_log, state};
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::session::Session;
 use crate::model::{Domain, State};
+use wakevirt_libvirt::events::{self, Listener, Subscription};
+use wakevirt_libvirt::keepalive;
 use wakevirt_service::logs::kind;
 
-/// The interval of keepalive messages, in seconds.
-const KEEPALIVE_INTERVAL: i32 = 5;
-/// The number of unanswered keepalive messages after which libvirt closes the connection.
-const KEEPALIVE_COUNT: u32 = 3;
 /// The maximum number of domain handles that a connection caches. Beyond that, the cache is cleared.
 const MAX_HANDLES: usize = 65_536;
 
-/// A connection to libvirt that a single thread uses.
-///
-/// In versions before 10.4, libvirt's client uses freed memory if two threads make calls on one connection and the
-/// daemon hangs (CVE-2024-4418). libvirt's event loop can send keepalive messages during a call: that interrupts the
+/// A connection to libvirt that a single thread uses (see [`wakevirt_libvirt`]). libvirt's event loop can send keepalive messages during a call: that interrupts the
 /// call while it waits, but the call continues with the same memory.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -54,7 +46,7 @@ impl Connection {
     ) -> Result<Self, HypervisorError> {
         events::start_loop().map_err(failed("start libvirt's event loop"))?;
         let connection = Connect::open(Some(uri)).map_err(failed("connect"))?;
-        if !start_keepalive(&connection) {
+        if !keepalive::start(&connection) {
             tracing::debug!("{uri} does not support keepalive");
         }
         let subscription =
@@ -62,7 +54,7 @@ impl Connection {
         Ok(Self::new(uri, connection, Some(subscription)))
     }
 
-    /// Connects, and reports the end of the connection to the listener. Keepalive is off until [`start_keepalive`] is
+    /// Connects, and reports the end of the connection to the listener. Keepalive is off until [`keepalive::start`] is
     /// called. This can block for as long as the daemon takes.
     ///
     /// # Errors
@@ -91,7 +83,7 @@ impl Connection {
     /// corrupt, and can store its domains in the connection itself.
     pub(super) fn shareable(&self) -> Option<Connect> {
         // A connection to a daemon has keepalive, or knows that the daemon does not support it.
-        (!start_keepalive(&self.connection)).then(|| self.connection.clone())
+        (!keepalive::start(&self.connection)).then(|| self.connection.clone())
     }
 
     /// The connection, for a thread that starts its keepalive.
@@ -203,13 +195,4 @@ impl Session for Connection {
     fn is_alive(&self) -> bool {
         self.connection.is_alive().unwrap_or(false)
     }
-}
-
-/// Starts keepalive, so that a hanging daemon is detected. Returns false if the connection has no daemon. libvirt
-/// cannot start keepalive again after it was stopped (`virKeepAliveStart` in libvirt's virkeepalive.c).
-///
-/// This does not call the daemon: another thread can do it during a call.
-pub(super) fn start_keepalive(connection: &Connect) -> bool {
-    let result = connection.set_keep_alive(KEEPALIVE_INTERVAL, KEEPALIVE_COUNT);
-    !result.is_err_and(|error| error.code() == Enum::Known(ErrorNumber::NoSupport))
 }

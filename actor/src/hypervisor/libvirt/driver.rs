@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use virt::connect::Connect;
+use wakevirt_libvirt::changes::Changes;
+use wakevirt_libvirt::keepalive;
 
 use super::autostart;
-use super::changes::Changes;
-use super::connection::{Connection, start_keepalive};
+use super::connection::Connection;
 use super::follower::Follower;
 use super::monitor::{Monitor, Opened};
 use super::pool::{MAX_CONNECTIONS, Opener, Pool, PooledConnection, Shared};
@@ -120,7 +121,7 @@ fn opener(uri: &Arc<str>, shareable: Option<Connect>) -> Opener {
         }
         let connection = session.connection();
         let keepalive = Arc::new(move || {
-            start_keepalive(&connection);
+            let _has_daemon = keepalive::start(&connection);
         });
         Ok(PooledConnection { session: Box::new(session), keepalive })
     })

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::changes::{Change, Changes, MAX_CHANGES};
 use super::monitor::Monitor;
 use crate::hypervisor::{HypervisorError, Updates};
+use wakevirt_libvirt::changes::{Change, Changes, MAX_CHANGES};
 use wakevirt_service::logs::kind;
 
 /// How long changes to a domain are collected before the domain is read. A start causes several changes, and reading

@@ -1,12 +1,10 @@
 //! libvirt and its drivers for QEMU, LXC, Xen and others.
 
 mod autostart;
-mod changes;
 mod connection;
 mod domain_xml;
 mod driver;
 mod error;
-mod events;
 mod follower;
 mod monitor;
 mod permissions;

@@ -8,10 +8,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 use virt::connect::Connect;
+use wakevirt_libvirt::changes::Changes;
+use wakevirt_libvirt::events::Listener;
 
-use super::changes::Changes;
 use super::connection::Connection;
-use super::events::Listener;
 use crate::hypervisor::HypervisorError;
 use crate::model::Domain;
 

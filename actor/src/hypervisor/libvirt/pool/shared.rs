@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-use super::super::events::Listener;
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::session::{Session, Work};
+use wakevirt_libvirt::events::Listener;
 use wakevirt_service::logs::kind;
 
 /// The maximum number of connections: during four slow starts, another wake still finds a free connection.

@@ -9,9 +9,9 @@ use uuid::Uuid;
 use super::shared::SLOW;
 use super::*;
 use crate::hypervisor::HypervisorError;
-use crate::hypervisor::libvirt::events::Listener;
 use crate::hypervisor::session::Session;
 use crate::model::State;
+use wakevirt_libvirt::events::Listener;
 
 /// How long an operation may take before a test fails.
 const TIMEOUT: Duration = Duration::from_secs(20);

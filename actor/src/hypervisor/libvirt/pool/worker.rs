@@ -5,8 +5,8 @@ use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
+use wakevirt_libvirt::events::Listener;
 
-use super::super::events::Listener;
 use super::shared::{Opener, PoolState, PooledConnection, QueuedWork, RunningWork, Shared};
 
 /// The delay before a worker opens a connection again: initial and maximum.

@@ -2,7 +2,7 @@
     unsafe_code,
     reason = "libvirt delivers events only through C callbacks, which the virt crate does not wrap"
 )]
-//! libvirt's events: the only unsafe code in the actor.
+//! libvirt's events.
 //!
 //! A callback only calls a [`Listener`], which returns immediately. The callback does not call the daemon, and cannot
 //! panic into C.
@@ -26,7 +26,7 @@ use wakevirt_service::logs::kind;
 
 /// Receives the events of a connection. Both methods run on libvirt's event thread, which all connections share: they
 /// must return immediately.
-pub(super) trait Listener: Send + Sync + 'static {
+pub trait Listener: Send + Sync + 'static {
     /// This domain has changed.
     fn changed(&self, uuid: Uuid);
 
@@ -35,7 +35,7 @@ pub(super) trait Listener: Send + Sync + 'static {
 }
 
 /// Starts the thread that runs libvirt's event loop, once per process. Call this before the first connection is opened.
-pub(super) fn start_loop() -> Result<(), Error> {
+pub fn start_loop() -> Result<(), Error> {
     static STARTED: OnceLock<Result<(), Error>> = OnceLock::new();
     STARTED
         .get_or_init(|| {
@@ -64,14 +64,14 @@ fn run_loop() {
 
 /// The callbacks that are registered with one connection. Dropping this value unregisters them.
 #[derive(Debug)]
-pub(super) struct Subscription {
+pub struct Subscription {
     connection: Connect,
     domain_events: Vec<c_int>,
     has_close_callback: bool,
 }
 
 /// Reports the end of the connection to the listener.
-pub(super) fn watch(connection: &Connect, listener: &Arc<dyn Listener>) -> Result<Subscription, Error> {
+pub fn watch(connection: &Connect, listener: &Arc<dyn Listener>) -> Result<Subscription, Error> {
     let connection = connection.clone();
     let mut subscription = Subscription { connection, domain_events: Vec::new(), has_close_callback: false };
     subscription.add_close_callback(listener)?;
@@ -79,7 +79,7 @@ pub(super) fn watch(connection: &Connect, listener: &Arc<dyn Listener>) -> Resul
 }
 
 /// Reports changes to domains and the end of the connection to the listener.
-pub(super) fn subscribe(connection: &Connect, listener: &Arc<dyn Listener>) -> Result<Subscription, Error> {
+pub fn subscribe(connection: &Connect, listener: &Arc<dyn Listener>) -> Result<Subscription, Error> {
     let mut subscription = watch(connection, listener)?;
     // SAFETY: the same pointer with libvirt's generic type for callbacks; for this event, libvirt casts it back to the
     // type that it has here (libvirt-domain.h, VIR_DOMAIN_EVENT_ID_LIFECYCLE).

@@ -6,14 +6,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::events::Listener;
+use crate::events::Listener;
 
 /// The maximum number of domains that are queued for reading. Beyond that, all domains are listed.
-pub(super) const MAX_CHANGES: usize = 16_384;
+pub const MAX_CHANGES: usize = 16_384;
 
 /// The changes of one connection. Each domain is queued at most once.
 #[derive(Debug, Default)]
-pub(super) struct Changes {
+pub struct Changes {
     queue: Mutex<Queue>,
     notify: Notify,
 }
@@ -27,7 +27,7 @@ struct Queue {
 
 /// A change that a connection reports.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub enum Change {
     /// These domains have changed and must be read.
     Domains(HashSet<Uuid>),
     /// More domains have changed than fit into the queue: all must be listed.
@@ -38,7 +38,7 @@ pub(super) enum Change {
 
 impl Changes {
     /// Waits for the next change. No change is lost if the future is dropped.
-    pub(super) async fn next(&self) -> Change {
+    pub async fn next(&self) -> Change {
         loop {
             if let Some(change) = self.queue().take() {
                 return change;
@@ -48,14 +48,14 @@ impl Changes {
     }
 
     /// Waits until the connection is lost. Changes stay in the queue.
-    pub(super) async fn lost(&self) {
+    pub async fn lost(&self) {
         while !self.is_closed() {
             self.notify.notified().await;
         }
     }
 
     /// Whether the connection was lost.
-    pub(super) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.queue().closed.is_some()
     }
 
