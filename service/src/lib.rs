@@ -1,5 +1,5 @@
 //! Code that wakevirt's services share: configuration files, logs, clocks, the change of user, the bus, common options,
-//! signals, and reports to the service manager.
+//! names of units, signals, and reports to the service manager.
 
 pub mod bus;
 pub mod clock;
@@ -7,6 +7,7 @@ pub mod config;
 pub mod lifecycle;
 pub mod logs;
 pub mod options;
+pub mod unit_name;
 pub mod user;
 
 #[cfg(test)]

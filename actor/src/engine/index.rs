@@ -87,7 +87,7 @@ impl Index {
     }
 
     fn insert(&mut self, domain: Domain) -> bool {
-        let aliases = self.aliases.iter().filter(|alias| alias.domain.matches(&domain));
+        let aliases = self.aliases.iter().filter(|alias| domain.matches(&alias.domain));
         let macs: BTreeSet<MacAddr> = domain.macs.iter().copied().chain(aliases.map(|it| it.mac)).collect();
         let before = self.entries.get(&domain.id).map(|before| &before.macs);
         let changed = before != Some(&macs);

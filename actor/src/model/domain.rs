@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 use wakevirt_protocol::MacAddr;
+use wakevirt_service::config::DomainPattern;
 
 use super::State;
 
@@ -21,6 +22,14 @@ pub struct Domain {
     pub opt_in: bool,
     /// Its state when it was last read.
     pub state: State,
+}
+
+impl Domain {
+    /// Whether this pattern matches the domain's name or UUID.
+    #[must_use]
+    pub fn matches(&self, pattern: &DomainPattern) -> bool {
+        pattern.matches(&self.name, Some(self.id.uuid))
+    }
 }
 
 /// Identifies a domain. The hypervisor is part of it, because two hypervisors can have domains with the same UUID.

@@ -2,9 +2,9 @@
 
 use serde::Deserialize;
 use wakevirt_protocol::MacAddr;
+use wakevirt_service::config::DomainPattern;
 
 use super::origin::Origin;
-use super::rules::DomainPattern;
 
 /// An `[[alias]]` table: a MAC address that belongs to a domain but is not in its definition.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

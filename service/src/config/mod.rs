@@ -2,6 +2,7 @@
 //!
 //! Each file is parsed separately, so that an error names its file and line.
 
+mod domain;
 mod duration;
 mod error;
 mod file;
@@ -18,6 +19,7 @@ use nix::errno::Errno;
 use nix::unistd::Uid;
 use serde::de::DeserializeOwned;
 
+pub use domain::DomainPattern;
 pub use duration::{BadDuration, HumanDuration};
 pub use error::{ConfigError, Problem};
 pub use file::{Links, open};

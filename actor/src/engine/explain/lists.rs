@@ -189,7 +189,7 @@ fn verdict(rule: &Rule, target: &Target<'_>, mac: MacAddr, details: &PacketDetai
 }
 
 fn explained_alias(alias: &Alias, number: u32, mac: MacAddr, found: &[&Domain]) -> ExplainedAlias {
-    let owner = found.iter().find(|domain| alias.domain.matches(domain)).filter(|_| alias.mac == mac);
+    let owner = found.iter().find(|domain| domain.matches(&alias.domain)).filter(|_| alias.mac == mac);
     let reason = match owner {
         Some(domain) => format!("it gives the MAC address to {}", quoted(&truncated_name(&domain.name))),
         None if alias.mac == mac => "no known domain matches it".to_owned(),

@@ -9,7 +9,6 @@ use wakevirt_protocol::MacAddr;
 use super::secure_on::{self, SecureOn};
 use crate::model::Domain;
 
-pub(crate) use pattern::DomainPattern;
 pub(crate) use raw::MAX_URI;
 pub use rule::{Paused, Rule};
 

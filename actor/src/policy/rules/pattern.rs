@@ -1,83 +1,12 @@
-//! Patterns for domains, MAC addresses and sources.
+//! Patterns for MAC addresses and sources.
 
 use core::net::IpAddr;
 use core::str::FromStr;
 
-use globset::GlobMatcher;
 use ipnet::IpNet;
 use serde::Deserialize;
-use uuid::Uuid;
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
-use wakevirt_service::config::{BadGlob, glob, is_glob};
-
-use crate::model::Domain;
-
-/// A domain's name, a glob that matches names, or a UUID.
-///
-/// The name itself always matches. The text is a glob only until a domain with exactly this name is known: then
-/// `win[1]` matches that domain, and no longer `win1`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct DomainPattern {
-    text: String,
-    uuid: Option<Uuid>,
-    /// `None` if the text is not a glob, or is the name of a domain.
-    glob: Option<GlobMatcher>,
-}
-
-impl DomainPattern {
-    pub(crate) fn matches(&self, domain: &Domain) -> bool {
-        self.uuid == Some(domain.id.uuid)
-            || self.text == domain.name
-            || self.glob.as_ref().is_some_and(|glob| glob.is_match(&domain.name))
-    }
-
-    /// Compares the pattern with the name of a domain. Returns whether the pattern was a glob until now, and matches
-    /// only this domain from now on. The pattern does not become a glob again: the removal of a domain must not allow
-    /// other domains.
-    pub(crate) fn note_name(&mut self, name: &str) -> bool {
-        self.text == name && self.glob.take().is_some()
-    }
-
-    /// Whether the pattern is a glob.
-    pub(crate) const fn is_glob(&self) -> bool {
-        self.glob.is_some()
-    }
-
-    /// The pattern as it was written.
-    pub(crate) fn text(&self) -> &str {
-        &self.text
-    }
-}
-
-impl PartialEq for DomainPattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-impl Eq for DomainPattern {}
-
-impl TryFrom<String> for DomainPattern {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if text.is_empty() {
-            return Err(
-                "an empty string does not match any domain; write a name, a glob such as \"web-*\", or a UUID"
-                    .to_owned(),
-            );
-        }
-        let glob = match glob(&text) {
-            Ok(glob) => is_glob(&text).then_some(glob),
-            // A name can contain any characters, as in "[win11".
-            Err(BadGlob::Syntax(_)) => None,
-            Err(error) => return Err(error.to_string()),
-        };
-        Ok(Self { uuid: Uuid::parse_str(&text).ok(), glob, text })
-    }
-}
 
 /// A MAC address in which `*` matches any octet, and at the end all remaining octets.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

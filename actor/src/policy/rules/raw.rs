@@ -2,9 +2,9 @@
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use wakevirt_service::config::{self, InterfacePattern};
+use wakevirt_service::config::{self, DomainPattern, InterfacePattern};
 
-use super::pattern::{DomainPattern, MacPattern, SourcePattern};
+use super::pattern::{MacPattern, SourcePattern};
 use super::rule::{Paused, Rule, Selector};
 use crate::policy::secure_on::SecureOn;
 

@@ -6,10 +6,10 @@ use serde::Deserialize;
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
 use wakevirt_protocol::explain::RuleVerdict;
-use wakevirt_service::config::InterfacePattern;
+use wakevirt_service::config::{DomainPattern, InterfacePattern};
 use wakevirt_service::logs::quoted;
 
-use super::pattern::{DomainPattern, MacPattern, SourcePattern};
+use super::pattern::{MacPattern, SourcePattern};
 use crate::model::Domain;
 use crate::policy::origin::Origin;
 use crate::policy::secure_on::SecureOn;
@@ -60,7 +60,7 @@ impl Rule {
             return Some(RuleVerdict::Connection);
         }
         match &self.selector {
-            Selector::Domain(pattern) => (!pattern.matches(domain)).then_some(RuleVerdict::Domain),
+            Selector::Domain(pattern) => (!domain.matches(pattern)).then_some(RuleVerdict::Domain),
             Selector::Mac(pattern) => (!pattern.matches(mac)).then_some(RuleVerdict::Mac),
         }
     }
@@ -105,7 +105,7 @@ impl Rule {
     #[must_use]
     pub fn names(&self, domain: &Domain) -> bool {
         self.matches_connection(domain)
-            && matches!(&self.selector, Selector::Domain(pattern) if pattern.matches(domain))
+            && matches!(&self.selector, Selector::Domain(pattern) if domain.matches(pattern))
     }
 
     /// Compares the rule with the name of a domain. Returns whether the rule was a glob until now, and matches only this

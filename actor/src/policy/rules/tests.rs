@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use proptest::collection::{btree_set, vec};
+use proptest::collection::btree_set;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use uuid::Uuid;
@@ -89,9 +89,6 @@ fn rejects_invalid_patterns() {
     for text in ["", "52:54", "52:54:*:00", "52:54:00:12:34:5*", "52:54:00:12:34:56:*", "**", "5*:*", "x:*"] {
         assert!(octets(text).is_none(), "{text}");
     }
-    for text in [String::new(), "x".repeat(511), "{".repeat(17)] {
-        assert!(DomainPattern::try_from(text).is_err());
-    }
 }
 
 /// The domains that the pattern matches once all of them are known.
@@ -142,22 +139,6 @@ proptest! {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let pattern = *which.get(&names);
         prop_assert_eq!(matched(pattern, &names), [pattern]);
-    }
-
-    /// When another domain becomes known, no domain is allowed that was not allowed before.
-    #[test]
-    fn more_known_domains_never_allow_more(
-        pattern in r"[ab\[\]{},*?!\\-]{1,6}",
-        names in vec(r"[ab\[\]{},*?!-]{1,4}", 1..10),
-    ) {
-        let Ok(mut pattern) = DomainPattern::try_from(pattern) else { return Ok(()) };
-        for known in &names {
-            let before: Vec<bool> = names.iter().map(|name| pattern.matches(&domain(name))).collect();
-            pattern.note_name(known);
-            for (name, before) in names.iter().zip(before) {
-                prop_assert!(before || !pattern.matches(&domain(name)), "{} because of {}", name, known);
-            }
-        }
     }
 }
 

@@ -10,6 +10,7 @@ use rustix::fs::{Access, CWD, RenameFlags, access, renameat_with};
 use rustix::io::Errno;
 use wakevirt_service::bus::Address;
 use wakevirt_service::config::{BadGlob, Links, glob, open};
+use wakevirt_service::unit_name::systemd_escape;
 
 use super::command;
 use super::error::RuleError;
@@ -199,20 +200,6 @@ fn create_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Escapes a string for a file name, as systemd-escape(1) does.
-fn systemd_escape(text: &str) -> String {
-    let mut escaped = String::new();
-    for (index, byte) in text.bytes().enumerate() {
-        let is_plain = byte.is_ascii_alphanumeric() || b":_".contains(&byte) || (byte == b'.' && index > 0);
-        match byte {
-            b'/' => escaped.push('-'),
-            _ if is_plain => escaped.push(char::from(byte)),
-            _ => escaped.push_str(&format!("\\x{byte:02x}")),
-        }
-    }
-    escaped
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,15 +235,6 @@ mod tests {
         assert_eq!(folder(&[home, ("XDG_CONFIG_HOME", "/c")]).as_deref(), Some("/c/wakevirt/actor.d"));
         assert_eq!(folder(&[home, ("XDG_CONFIG_HOME", "")]), folder(&[home]));
         assert_eq!(folder(&[]), None);
-    }
-
-    #[test]
-    fn escapes_like_systemd_escape() {
-        for (name, _) in NAMES {
-            let output = std::process::Command::new("systemd-escape").arg("--").arg(name).output();
-            let Ok(output) = output else { return };
-            assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), systemd_escape(name));
-        }
     }
 
     #[test]
