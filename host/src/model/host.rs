@@ -48,8 +48,8 @@ pub struct Topology {
     pub pools: BTreeMap<Pool, u64>,
     /// The default size of huge pages, which the kernel uses if a domain does not specify a size.
     pub default_page: Option<PageSize>,
-    /// `AllowedCPUs` of each slice and scope that is narrowed, by unit name. An empty set means that the unit had no
-    /// limit.
+    /// `AllowedCPUs` of each slice and scope that is narrowed, by unit name: `system.slice`, `user.slice`, `init.scope`,
+    /// and the scopes of all running domains. An empty set means that the unit had no limit.
     pub allowed_cpus: BTreeMap<String, CpuSet>,
     /// `CPUWeight` of `machine.slice`. `None` means that it had the default.
     pub machine_weight: Option<u64>,

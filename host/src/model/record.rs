@@ -40,6 +40,11 @@ pub struct Record {
     pub pages: Vec<Pages>,
     /// The CPUs that only this domain is to use, if `prepare` contains `isolate`.
     pub isolated: CpuSet,
+    /// The systemd scope of its QEMU process, such as `machine-qemu\x2d1\x2dwin11.scope`, once it is known: it exists from
+    /// shortly before `started` on. The domain's own isolated CPUs remain available to this scope.
+    pub scope: Option<String>,
+    /// Whether the kernel compacts free memory before the domain starts, if `prepare` contains `compact`.
+    pub compact: bool,
     /// Its weight against the host, if `weight` is set: 1 to 10000.
     pub weight: Option<u64>,
     /// The index of its monitor settings, as a unit instance (`wakevirt-monitor@…`), if `monitor` is set.
