@@ -27,9 +27,14 @@ pub fn ask(entry: &str, start: Instant) -> io::Result<Option<String>> {
         match receive(&socket, deadline)? {
             Reply::Done => return Ok(None),
             Reply::Refused(reason) => return Ok(Some(reason)),
-            Reply::Wait(time) => deadline = (Instant::now() + time).min(start + MAX_WAIT),
+            Reply::Wait(time) => deadline = extended(start, Instant::now(), time),
         }
     }
+}
+
+/// The deadline after the service has asked for this much time.
+fn extended(start: Instant, now: Instant, time: Duration) -> Instant {
+    (now + time).min(start + MAX_WAIT)
 }
 
 fn receive(socket: &OwnedFd, deadline: Instant) -> io::Result<Reply> {
@@ -54,4 +59,17 @@ fn receive(socket: &OwnedFd, deadline: Instant) -> io::Result<Reply> {
 /// The time until the deadline, but not zero, which would mean no limit (socket(7), SO_RCVTIMEO).
 fn remaining(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_cannot_extend_the_deadline_beyond_the_maximum() {
+        let start = Instant::now();
+        let (now, long) = (start + MAX_WAIT - Duration::from_secs(5), Duration::from_millis(u32::MAX.into()));
+        assert_eq!(extended(start, now, Duration::from_secs(3)), now + Duration::from_secs(3));
+        assert_eq!(extended(start, now, long), start + MAX_WAIT);
+    }
 }

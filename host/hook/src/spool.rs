@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{self, AtFlags, CWD, Dir, Gid, Mode, OFlags};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use wakevirt_protocol::host::{MAX_BYTES, MAX_ENTRIES, MAX_XML, Operation, SPOOL, entry_name};
 
@@ -24,8 +24,7 @@ pub fn add(name: &[u8], operation: Operation, xml_deadline: Instant) -> io::Resu
         )));
     }
     require_space(&directory)?;
-    // Beyond this limit, a write would kill the process (SIGXFSZ).
-    setrlimit(Resource::Fsize, Rlimit { current: None, maximum: None })?;
+    require_file_size()?;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
     let file = fs::openat(&directory, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode)?;
     fs::fchown(&file, None, Some(Gid::from_raw(status.st_gid)))?;
@@ -42,6 +41,15 @@ pub fn add(name: &[u8], operation: Operation, xml_deadline: Instant) -> io::Resu
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     fs::linkat(CWD, path, &directory, entry.as_str(), AtFlags::SYMLINK_FOLLOW)?;
     Ok(entry)
+}
+
+/// Raises the limit for the size of files, because a write beyond it would kill the process (SIGXFSZ).
+fn require_file_size() -> io::Result<()> {
+    let maximum = getrlimit(Resource::Fsize).maximum;
+    if maximum.is_some_and(|maximum| maximum < MAX_BYTES) {
+        return Err(io::Error::other("the process may not write files of this size (RLIMIT_FSIZE)"));
+    }
+    Ok(setrlimit(Resource::Fsize, Rlimit { current: maximum, maximum })?)
 }
 
 /// Fails if the spool is full.
