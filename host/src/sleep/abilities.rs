@@ -1,0 +1,121 @@
+//! The part of a domain's XML that decides how it can sleep.
+
+use roxmltree::{Document, Node};
+
+/// The name of the guest agent's channel: <https://libvirt.org/formatdomain.html#channel>.
+const AGENT: &str = "org.qemu.guest_agent.0";
+
+/// How a domain can sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// Whether the domain has a channel for the guest agent. Whether an agent runs in the guest is not known.
+    pub agent: bool,
+    /// Whether `<pm>` allows S3. libvirt allows it by default.
+    pub suspend: bool,
+    /// Whether `<pm>` allows S4. libvirt allows it by default.
+    pub hibernate: bool,
+    /// Whether the guest uses a PCI device of the host.
+    pub passthrough: bool,
+}
+
+/// The definition is not well-formed XML.
+#[derive(Debug, thiserror::Error)]
+#[error("the domain's definition cannot be parsed: {0}")]
+pub struct BadDefinition(#[from] roxmltree::Error);
+
+impl Abilities {
+    /// Reads `<pm>`, the agent's channel, and the devices of the host.
+    ///
+    /// # Errors
+    /// If the text is not well-formed XML, or contains a DTD.
+    pub fn read(xml: &str) -> Result<Self, BadDefinition> {
+        let document = Document::parse(xml)?;
+        let root = document.root_element();
+        let devices = || children(root, "devices");
+        let allows = |element| {
+            let mut settings = children(root, "pm").flat_map(|pm| children(pm, element));
+            !settings.any(|setting| setting.attribute("enabled") == Some("no"))
+        };
+        let is_agent = |target: Node<'_, '_>| target.attribute("name") == Some(AGENT);
+        let channels = devices().flat_map(|it| children(it, "channel"));
+        Ok(Self {
+            agent: channels.flat_map(|it| children(it, "target")).any(is_agent),
+            suspend: allows("suspend-to-mem"),
+            hibernate: allows("suspend-to-disk"),
+            passthrough: devices().flat_map(|it| it.children()).any(is_passthrough),
+        })
+    }
+}
+
+/// Whether this device of a domain is a PCI device of the host.
+fn is_passthrough(device: Node<'_, '_>) -> bool {
+    let kind = device.attribute("type");
+    match device.tag_name().name() {
+        "hostdev" => kind == Some("pci"),
+        "interface" => kind == Some("hostdev"),
+        "disk" => kind == Some("nvme"),
+        _ => false,
+    }
+}
+
+fn children<'a, 'input: 'a>(
+    parent: Node<'a, 'input>,
+    name: &'static str,
+) -> impl Iterator<Item = Node<'a, 'input>> {
+    parent.children().filter(move |child| child.has_tag_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(content: &str) -> Abilities {
+        Abilities::read(&format!("<domain type='kvm'><name>d</name>{content}</domain>")).unwrap()
+    }
+
+    #[test]
+    fn libvirt_allows_both_states_by_default() {
+        let default = Abilities { agent: false, suspend: true, hibernate: true, passthrough: false };
+        assert_eq!(read(""), default);
+        assert_eq!(read("<pm><suspend-to-mem enabled='yes'/></pm><devices/>"), default);
+    }
+
+    #[test]
+    fn reads_the_pm_element_of_virt_install() {
+        let off = read("<pm><suspend-to-mem enabled='no'/><suspend-to-disk enabled='no'/></pm>");
+        assert!(!off.suspend && !off.hibernate);
+        let memory = read("<pm><suspend-to-mem enabled='no'/></pm>");
+        assert!(!memory.suspend && memory.hibernate);
+    }
+
+    #[test]
+    fn finds_the_channel_of_the_agent() {
+        let channel = |name| {
+            format!("<devices><channel type='unix'><target type='virtio' name='{name}'/></channel></devices>")
+        };
+        assert!(read(&channel(AGENT)).agent);
+        assert!(!read(&channel("com.redhat.spice.0")).agent);
+        assert!(!read(&format!("<channel><target name='{AGENT}'/></channel>")).agent);
+    }
+
+    #[test]
+    fn finds_pci_devices_of_the_host() {
+        for device in [
+            "<hostdev mode='subsystem' type='pci' managed='yes'/>",
+            "<interface type='hostdev'/>",
+            "<disk type='nvme' device='disk'/>",
+        ] {
+            assert!(read(&format!("<devices>{device}</devices>")).passthrough, "{device}");
+        }
+        for device in ["<hostdev mode='subsystem' type='usb'/>", "<interface type='bridge'/>", "<disk/>"] {
+            assert!(!read(&format!("<devices>{device}</devices>")).passthrough, "{device}");
+        }
+    }
+
+    #[test]
+    fn rejects_malformed_xml() {
+        for xml in ["", "<domain>", "<!DOCTYPE d [<!ENTITY a 'b'>]><domain>&a;</domain>"] {
+            assert!(Abilities::read(xml).is_err(), "{xml}");
+        }
+    }
+}
