@@ -4,6 +4,7 @@
 mod allow;
 mod completion;
 mod explain;
+mod host;
 mod json;
 mod list;
 mod metrics;
