@@ -25,7 +25,8 @@ const REBOOTED: i32 = 133;
 /// Changes Debian's defaults before the system is booted.
 ///
 /// `$1` is the tree from `scripts/tree`, `$2` the bus's unit. QEMU runs without its protections, because there is
-/// neither AppArmor nor a cgroup controller. The masked units need hardware or the network.
+/// neither AppArmor nor a cgroup controller. The masked units need hardware or the network, or are those of Samba, whose
+/// server wakevirt's own unit runs.
 const PREPARE: &str = r#"
 mkdir -p /run/debian/upper /run/debian/work /run/debian/root
 mount -t overlay -o "lowerdir=$1,upperdir=/run/debian/upper,workdir=/run/debian/work" overlay /run/debian/root
@@ -34,7 +35,8 @@ tr -d - </proc/sys/kernel/random/uuid >machine-id
 echo debian >hostname
 printf 'security_driver = "none"\nseccomp_sandbox = 0\n' >>libvirt/qemu.conf
 ln -sfn "/lib/systemd/system/$2" systemd/system/dbus.service
-for unit in apt-daily.timer apt-daily-upgrade.timer cockpit.socket console-getty.service dev-hugepages.mount getty.target modprobe@.service sys-fs-fuse-connections.mount \
+for unit in apt-daily.timer apt-daily-upgrade.timer cockpit.socket console-getty.service dev-hugepages.mount getty.target modprobe@.service \
+    nmbd.service samba-ad-dc.service smbd.service sys-fs-fuse-connections.mount \
     systemd-modules-load.service systemd-udevd.service systemd-udev-trigger.service; do
     ln -sfn /dev/null "systemd/system/$unit"
 done
