@@ -12,6 +12,8 @@ use wakevirt_tests::privileged;
 const SERVICES: [&str; 2] = ["wakevirt-capture.service", "wakevirt-actor.service"];
 /// The units of the wakevirt-host package.
 const HOST: [&str; 1] = ["wakevirt-host.service"];
+/// The template units of the wakevirt-host package.
+const TEMPLATES: [&str; 2] = ["wakevirt-monitor@.service", "wakevirt-nas@.service"];
 const METRICS: [&str; 2] = ["wakevirt-metrics.service", "wakevirt-metrics-textfile.service"];
 
 /// A Debian system with wakevirt installed, which is not booted.
@@ -52,6 +54,9 @@ fn systemd_accepts_each_unit() {
     ];
     for unit in SERVICES.iter().chain(&METRICS).chain(&HOST).chain(&others) {
         verify(&debian, &[], unit);
+    }
+    for template in TEMPLATES.iter().chain(&["wakevirt-prepare@.target", "wakevirt-domain@.target"]) {
+        verify(&debian, &[], &template.replace('@', "@win11"));
     }
     for unit in ["wakevirt-actor.service", "wakevirt-libvirtd.service"] {
         verify(&debian, &["--user"], unit);
@@ -105,6 +110,11 @@ fn exposure_levels_are_low() {
         let exposure = exposure(&debian, service);
         assert!(exposure <= 5, "{service}: {exposure}");
     }
+    // One can open the I2C buses, the other listens on the host's network.
+    for (template, limit) in TEMPLATES.into_iter().zip([12, 14]) {
+        let exposure = exposure(&debian, &template.replace('@', "@win11"));
+        assert!(exposure <= limit, "{template}: {exposure}");
+    }
 }
 
 /// A hardening setting of a unit.
@@ -152,7 +162,7 @@ fn hardening(service: &str) -> Vec<Setting> {
 fn units_have_the_same_hardening_keys_in_the_same_order() {
     let actor = hardening(SERVICES[1]);
     let keys = |settings: &[Setting]| settings.iter().map(|setting| setting.key.clone()).collect::<Vec<_>>();
-    for service in [SERVICES[0], METRICS[0], METRICS[1], HOST[0]] {
+    for service in [SERVICES[0]].iter().chain(&METRICS).chain(&HOST).chain(&TEMPLATES) {
         let settings = hardening(service);
         assert_eq!(keys(&settings), keys(&actor), "{service}");
         assert!(settings.len() > 30, "{settings:?}");
@@ -171,7 +181,9 @@ fn units_have_the_same_hardening_keys_in_the_same_order() {
 
 #[test]
 fn units_limit_their_resources() {
-    for name in SERVICES.iter().chain(&METRICS).chain(&HOST).chain(&["user/wakevirt-actor.service"]) {
+    for name in
+        SERVICES.iter().chain(&METRICS).chain(&HOST).chain(&TEMPLATES).chain(&["user/wakevirt-actor.service"])
+    {
         let text = unit(name);
         let lines = text.lines();
         for key in ["LimitCORE", "MemoryMax", "TasksMax", "LimitNOFILE"] {

@@ -1,0 +1,3 @@
+//! The `wakevirt-monitor` program: switches a monitor to a domain, and back to the host.
+
+fn main() {}
