@@ -1,11 +1,14 @@
 //! Prepares the host for its domains: huge pages, CPUs of their own, priority.
 //!
 //! Each module can use those before it in this list: [`model`] holds the values that the others exchange, [`definition`]
-//! reads a domain's XML, [`config`] reads `host.toml`, and [`desired`] is the pure function from the records of active
-//! domains to the state of the host. [`sleep`] says how domains can sleep with the host.
+//! reads a domain's XML, [`config`] reads `host.toml`, [`desired`] is the pure function from the records of active domains
+//! to the state of the host, [`system`] reads and changes the host's state, and [`state`] is the service's state file.
+//! [`sleep`] says how domains can sleep with the host.
 
 pub mod config;
 pub mod definition;
 pub mod desired;
 pub mod model;
 pub mod sleep;
+pub mod state;
+pub mod system;

@@ -24,13 +24,33 @@ impl fmt::Display for PageSize {
 /// The number of a NUMA node.
 pub type NodeId = u32;
 
-/// A pool of huge pages: `/sys/devices/system/node/node0/hugepages/hugepages-1048576kB`.
+/// A pool of huge pages: `/sys/devices/system/node/node0/hugepages/hugepages-1048576kB`. In JSON, it is a string such as
+/// `node0/1048576kB`, so that it can be a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Pool {
     /// The NUMA node.
     pub node: NodeId,
     /// The size of its pages.
     pub size: PageSize,
+}
+
+impl From<Pool> for String {
+    fn from(pool: Pool) -> Self {
+        format!("node{}/{}kB", pool.node, pool.size.0)
+    }
+}
+
+impl TryFrom<String> for Pool {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parts = || {
+            let (node, size) = text.strip_prefix("node")?.strip_suffix("kB")?.split_once('/')?;
+            Some(Self { node: node.parse().ok()?, size: PageSize(size.parse().ok()?) })
+        };
+        parts().ok_or_else(|| format!("{text:?} is not a pool such as \"node0/1048576kB\""))
+    }
 }
 
 /// What the host has, and the values that it had before the first domain was prepared. The service stores it with the

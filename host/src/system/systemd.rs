@@ -1,0 +1,374 @@
+//! Calls to systemd: org.freedesktop.systemd1(5). polkit permits them: `dbus/host/10-wakevirt-host.rules`.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep};
+use wakevirt_service::bus::{Address, Backoff};
+use wakevirt_service::logs::quoted;
+use zbus::fdo::PropertiesProxy;
+use zbus::proxy::CacheProperties;
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
+
+use crate::model::CpuSet;
+
+/// How long calls are repeated while the bus or systemd restarts.
+const RETRY: Duration = Duration::from_secs(3);
+/// How long the kernel and systemd can take until a limit has an effect. systemd changes cgroups after it has answered.
+const EFFECT: Duration = Duration::from_secs(2);
+/// The names of wakevirt's units.
+const UNITS: [&str; 3] =
+    ["wakevirt-prepare@*.target", "wakevirt-domain@*.target", "wakevirt-monitor@*.service"];
+/// The names of the scopes in which libvirt runs QEMU.
+const SCOPES: &str = "machine-qemu*.scope";
+/// The value of `CPUWeight` that means the default (`CGROUP_WEIGHT_INVALID` in systemd).
+const DEFAULT_WEIGHT: u64 = u64::MAX;
+/// The maximum number of units of an answer that are used.
+const MAX_UNITS: usize = 4096;
+
+/// The maximum number of units that a target waits for.
+const MAX_WANTED: usize = 256;
+/// How often the state of a unit that starts is read.
+const POLL: Duration = Duration::from_millis(50);
+
+type ListedUnit =
+    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+trait Manager {
+    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(name = "GetUnitByPID")]
+    fn get_unit_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
+    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
+    fn set_unit_properties(
+        &self,
+        name: &str,
+        runtime: bool,
+        properties: &[(&str, Variant<'_>)],
+    ) -> zbus::Result<()>;
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+}
+
+/// Why systemd did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum SystemdError {
+    /// A call failed.
+    #[error("systemd cannot {action}: {source}")]
+    Call {
+        /// What systemd was asked for.
+        action: String,
+        /// The cause.
+        source: zbus::Error,
+    },
+    /// A limit has no effect.
+    #[error(
+        "{property} has no effect on {unit}: {file} contains {}; the {controller} controller of cgroup v2 might be disabled or in use by cgroup v1",
+        quoted(found)
+    )]
+    NoEffect {
+        /// The property.
+        property: &'static str,
+        /// The unit.
+        unit: String,
+        /// The file that shows the effect.
+        file: String,
+        /// Its content, or the reason why it cannot be read.
+        found: String,
+        /// The cgroup controller.
+        controller: &'static str,
+    },
+    /// A unit did not start.
+    #[error("{unit} is {state}; see `systemctl status {unit}` and `journalctl --unit={unit}`")]
+    Failed {
+        /// The unit.
+        unit: String,
+        /// Its state.
+        state: String,
+    },
+    /// A unit did not start in time.
+    #[error("{unit} did not start in time; see `systemctl status {unit}`")]
+    Slow {
+        /// The unit.
+        unit: String,
+    },
+}
+
+/// systemd. Connects to the bus when it is needed, and again after the connection is lost.
+#[derive(Debug)]
+pub struct Systemd {
+    bus: Address,
+    connection: Mutex<Option<Connection>>,
+    /// The mount point of cgroup v2.
+    cgroups: PathBuf,
+}
+
+impl Systemd {
+    /// Uses the systemd on this bus.
+    #[must_use]
+    pub fn new(bus: Address) -> Self {
+        Self { bus, connection: Mutex::new(None), cgroups: PathBuf::from("/sys/fs/cgroup") }
+    }
+
+    /// Makes a call. Repeats it if the bus or systemd is not available, for a short time: each call can be repeated.
+    async fn call<T>(
+        &self,
+        action: impl Fn() -> String,
+        call: impl AsyncFn(&Connection) -> zbus::Result<T>,
+    ) -> Result<T, SystemdError> {
+        let start = Instant::now();
+        let mut backoff = Backoff::new();
+        loop {
+            let result = match self.connect().await {
+                Ok(connection) => call(&connection).await,
+                Err(error) => Err(error),
+            };
+            match result {
+                Err(error) if is_unavailable(&error) && start.elapsed() < RETRY => {
+                    *self.connection.lock().await = None;
+                    backoff.wait().await;
+                }
+                result => return result.map_err(|source| SystemdError::Call { action: action(), source }),
+            }
+        }
+    }
+
+    async fn connect(&self) -> zbus::Result<Connection> {
+        let mut connection = self.connection.lock().await;
+        if let Some(connection) = connection.as_ref().filter(|connection| !connection.is_closed()) {
+            return Ok(connection.clone());
+        }
+        Ok(connection.insert(self.bus.connect(None).await?).clone())
+    }
+
+    async fn units(&self, states: &[&str], patterns: &[&str]) -> Result<BTreeSet<String>, SystemdError> {
+        let call =
+            async |bus: &Connection| manager(bus).await?.list_units_by_patterns(states, patterns).await;
+        let units = self.call(|| "list units".to_owned(), call).await?;
+        Ok(units.into_iter().take(MAX_UNITS).map(|unit| unit.0).collect())
+    }
+
+    /// wakevirt's units that are active or starting.
+    ///
+    /// # Errors
+    /// If systemd does not answer.
+    pub async fn active_units(&self) -> Result<BTreeSet<String>, SystemdError> {
+        self.units(&["active", "activating", "reloading"], &UNITS).await
+    }
+
+    /// The scopes of all running domains.
+    ///
+    /// # Errors
+    /// If systemd does not answer.
+    pub async fn domain_scopes(&self) -> Result<BTreeSet<String>, SystemdError> {
+        self.units(&["active"], &[SCOPES]).await
+    }
+
+    /// The scope of a domain's QEMU process. `None` if libvirt runs it without a scope.
+    ///
+    /// # Errors
+    /// If systemd does not answer.
+    pub async fn scope_of(&self, pid: u32) -> Result<Option<String>, SystemdError> {
+        let call = async |bus: &Connection| {
+            let path = manager(bus).await?.get_unit_by_pid(pid).await?;
+            get::<String>(bus, path, "Unit", "Id").await
+        };
+        let unit = self.call(|| format!("find the unit of process {pid}"), call).await?;
+        Ok((unit.starts_with("machine-qemu") && unit.ends_with(".scope")).then_some(unit))
+    }
+
+    /// `AllowedCPUs` of a slice or scope. Empty if it has no limit.
+    ///
+    /// # Errors
+    /// If systemd does not answer.
+    pub async fn allowed_cpus(&self, unit: &str) -> Result<CpuSet, SystemdError> {
+        let mask: Vec<u8> = self.property(unit, "AllowedCPUs").await?;
+        let bits = (0_u32..).zip(mask.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1)));
+        Ok(bits.filter(|(_, is_set)| *is_set).map(|(cpu, _)| cpu).collect())
+    }
+
+    /// `CPUWeight` of a slice or scope. `None` if it has the default.
+    ///
+    /// # Errors
+    /// If systemd does not answer.
+    pub async fn weight(&self, unit: &str) -> Result<Option<u64>, SystemdError> {
+        let weight: u64 = self.property(unit, "CPUWeight").await?;
+        Ok((weight != DEFAULT_WEIGHT).then_some(weight))
+    }
+
+    /// A property of a slice or scope.
+    async fn property<T: TryFrom<OwnedVariant>>(
+        &self,
+        unit: &str,
+        name: &'static str,
+    ) -> Result<T, SystemdError> {
+        self.property_of(unit, if unit.ends_with(".scope") { "Scope" } else { "Slice" }, name).await
+    }
+
+    async fn property_of<T: TryFrom<OwnedVariant>>(
+        &self,
+        unit: &str,
+        interface: &str,
+        name: &str,
+    ) -> Result<T, SystemdError> {
+        let call = async |bus: &Connection| {
+            let path = manager(bus).await?.load_unit(unit).await?;
+            get(bus, path, interface, name).await
+        };
+        self.call(|| format!("read {name} of {unit}"), call).await
+    }
+
+    async fn set(&self, unit: &str, name: &'static str, value: Variant<'_>) -> Result<(), SystemdError> {
+        let call = async |bus: &Connection| {
+            manager(bus).await?.set_unit_properties(unit, true, &[(name, value.try_clone()?)]).await
+        };
+        self.call(|| format!("set {name} of {unit}"), call).await
+    }
+
+    /// Sets `AllowedCPUs` until the next boot, and waits until the processes of the unit are limited to these CPUs.
+    ///
+    /// # Errors
+    /// If systemd does not answer, or the limit has no effect.
+    pub async fn set_allowed_cpus(&self, unit: &str, cpus: &CpuSet) -> Result<(), SystemdError> {
+        self.set(unit, "AllowedCPUs", Variant::new(cpus.to_mask())).await?;
+        let above = |file: &Path| {
+            // The CPUs that the unit could have.
+            let parent = file.parent()?.parent()?.join("cpuset.cpus.effective");
+            std::fs::read_to_string(parent).ok()?.trim().parse::<CpuSet>().ok()
+        };
+        let has_effect = |file: &Path, text: &str| {
+            let expected = above(file).map_or_else(|| cpus.clone(), |above| above.intersection(cpus));
+            expected.is_empty() || text.trim().parse::<CpuSet>().is_ok_and(|found| found == expected)
+        };
+        self.wait_for_effect(unit, "AllowedCPUs", "cpuset.cpus.effective", "cpuset", has_effect).await
+    }
+
+    /// Sets `CPUWeight` until the next boot, and waits until it has an effect. `None` sets the default.
+    ///
+    /// # Errors
+    /// Like [`Self::set_allowed_cpus`].
+    pub async fn set_weight(&self, unit: &str, weight: Option<u64>) -> Result<(), SystemdError> {
+        self.set(unit, "CPUWeight", Variant::new(weight.unwrap_or(DEFAULT_WEIGHT))).await?;
+        let has_effect = |_: &Path, text: &str| weight.is_none_or(|weight| text.trim() == weight.to_string());
+        self.wait_for_effect(unit, "CPUWeight", "cpu.weight", "cpu", has_effect).await
+    }
+
+    /// Waits until a file in the unit's cgroup has the expected content. A unit without processes has no cgroup, and
+    /// systemd applies the limit when it gets one.
+    async fn wait_for_effect(
+        &self,
+        unit: &str,
+        property: &'static str,
+        file: &'static str,
+        controller: &'static str,
+        has_effect: impl Fn(&Path, &str) -> bool,
+    ) -> Result<(), SystemdError> {
+        let cgroup: String = self.property(unit, "ControlGroup").await?;
+        let directory = self.cgroups.join(cgroup.trim_start_matches('/'));
+        if cgroup.is_empty() || !directory.exists() {
+            return Ok(());
+        }
+        let path = directory.join(file);
+        let start = Instant::now();
+        loop {
+            let found = std::fs::read_to_string(&path);
+            if found.as_ref().is_ok_and(|text| has_effect(&path, text)) {
+                return Ok(());
+            }
+            if start.elapsed() >= EFFECT {
+                let found = found.unwrap_or_else(|error: io::Error| error.to_string()).trim().to_owned();
+                let (unit, file) = (unit.to_owned(), path.display().to_string());
+                return Err(SystemdError::NoEffect { property, unit, file, found, controller });
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Requests the start of a unit. [`Self::wait_for`] waits for it.
+    ///
+    /// # Errors
+    /// If systemd does not answer, or the unit does not exist.
+    pub async fn start(&self, unit: &str) -> Result<(), SystemdError> {
+        let call = async |bus: &Connection| manager(bus).await?.start_unit(unit, "replace").await.map(drop);
+        self.call(|| format!("start {unit}"), call).await
+    }
+
+    /// Waits until the unit has started, and the units that it requires or wants as well.
+    ///
+    /// # Errors
+    /// If one of them fails, or does not start before the deadline.
+    pub async fn wait_for(&self, unit: &str, deadline: Instant) -> Result<(), SystemdError> {
+        while self.has_job(unit).await? {
+            if Instant::now() >= deadline {
+                return Err(SystemdError::Slow { unit: unit.to_owned() });
+            }
+            sleep(POLL).await;
+        }
+        self.must_be(unit, |state| state == "active").await?;
+        for list in ["Requires", "Wants"] {
+            let others: Vec<String> = self.property_of(unit, "Unit", list).await?;
+            for other in others.iter().take(MAX_WANTED) {
+                self.must_be(other, |state| state != "failed").await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether systemd is about to start or stop the unit.
+    async fn has_job(&self, unit: &str) -> Result<bool, SystemdError> {
+        let (job, _): (u32, OwnedObjectPath) = self.property_of(unit, "Unit", "Job").await?;
+        Ok(job != 0)
+    }
+
+    async fn must_be(&self, unit: &str, is_expected: impl Fn(&str) -> bool) -> Result<(), SystemdError> {
+        let state: String = self.property_of(unit, "Unit", "ActiveState").await?;
+        if is_expected(&state) { Ok(()) } else { Err(SystemdError::Failed { unit: unit.to_owned(), state }) }
+    }
+
+    /// Requests the stop of a unit.
+    ///
+    /// # Errors
+    /// If systemd does not answer.
+    pub async fn stop(&self, unit: &str) -> Result<(), SystemdError> {
+        let call = async |bus: &Connection| manager(bus).await?.stop_unit(unit, "replace").await.map(drop);
+        self.call(|| format!("stop {unit}"), call).await
+    }
+}
+
+async fn manager(bus: &Connection) -> zbus::Result<ManagerProxy<'static>> {
+    ManagerProxy::builder(bus).cache_properties(CacheProperties::No).build().await
+}
+
+/// Reads a property of a unit.
+async fn get<T: TryFrom<OwnedVariant>>(
+    bus: &Connection,
+    unit: OwnedObjectPath,
+    interface: &str,
+    name: &str,
+) -> zbus::Result<T> {
+    let proxy =
+        PropertiesProxy::builder(bus).destination("org.freedesktop.systemd1").path(unit).build().await?;
+    let interface = format!("org.freedesktop.systemd1.{interface}");
+    let value = proxy.get(interface.as_str().try_into()?, name).await?;
+    T::try_from(value).map_err(|_| zbus::Error::IncorrectType)
+}
+
+/// Whether the bus or systemd is not available, for example because it restarts.
+fn is_unavailable(error: &zbus::Error) -> bool {
+    use zbus::fdo::Error::{Disconnected, NameHasNoOwner, NoReply, NoServer, ServiceUnknown, Timeout};
+    match error {
+        zbus::Error::InputOutput(_) | zbus::Error::Handshake(_) => true,
+        zbus::Error::FDO(error) => matches!(
+            **error,
+            Disconnected(_) | NameHasNoOwner(_) | NoReply(_) | NoServer(_) | ServiceUnknown(_) | Timeout(_)
+        ),
+        _ => false,
+    }
+}
