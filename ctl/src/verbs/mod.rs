@@ -1,9 +1,11 @@
 //! The verbs. Each module has the options of a verb, and the function that runs it.
 
 pub mod allow;
+mod caller;
 pub mod doctor;
 pub mod domain;
 pub mod explain;
+mod finding;
 pub mod forbid;
 pub mod history;
 pub mod host;
@@ -14,6 +16,7 @@ pub mod read;
 pub mod send;
 pub mod show;
 pub mod status;
+mod units;
 pub mod wake;
 
 use crate::output::Style;

@@ -1,24 +1,20 @@
 //! `wakevirtctl doctor`: finds out why a packet does not wake a domain. Data flows in one direction: observe, check, print.
 
-mod caller;
 mod checks;
-mod finding;
 mod mask;
 mod observe;
-mod print;
 mod report;
 
 use clap_complete::ArgValueCandidates;
 
 use super::domain;
+use super::finding::{Diagnosis, Finding, Severity, print};
 use crate::client::Client;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::Output;
 
-use finding::{Finding, Severity};
 use observe::Observations;
-use print::Diagnosis;
 
 /// The options.
 #[derive(Debug, Clone, clap::Args)]
@@ -53,15 +49,27 @@ pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) ->
     if arguments.report {
         output.writer().write_all(report::text(&seen, &diagnosis, arguments.mask).as_bytes())?;
     } else {
-        print::print(&diagnosis, output)?;
+        print(&diagnosis, next_step(&diagnosis), output)?;
     }
     Ok(exit)
 }
 
 fn diagnose(seen: &Observations) -> Diagnosis {
     let findings = checks::all(seen);
-    let healthy = findings.iter().all(|finding| finding.severity == Severity::Note);
-    Diagnosis { healthy, works: works(seen, &findings), findings, not_checked: seen.not_checked() }
+    let works = works(seen, &findings);
+    Diagnosis::new(findings, works, seen.not_checked())
+}
+
+/// What to do after this diagnosis.
+fn next_step(diagnosis: &Diagnosis) -> &'static str {
+    if diagnosis.healthy {
+        "doctor found no problem; if a packet still does not wake a domain, send the packet and run doctor again, which \
+         then finds out why"
+    } else if diagnosis.findings.iter().any(|finding| finding.fix.is_some()) {
+        "run the first command that fixes a problem, and then run doctor again"
+    } else {
+        "follow the advice, and then run doctor again"
+    }
 }
 
 /// What works.

@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use super::finding::Finding;
 use super::mask::Mask;
 use super::observe::Observations;
-use super::print::Diagnosis;
 use crate::program::run;
+use crate::verbs::finding::{Diagnosis, Finding};
 
 /// The maximum number of decisions in a report.
 const MAX_DECISIONS: usize = 20;

@@ -5,9 +5,9 @@ use wakevirt_service::bus::Address;
 use crate::client::Service;
 use crate::quoting::{quote, toml_string};
 use crate::verbs::allow;
-use crate::verbs::doctor::caller::Caller;
+use crate::verbs::caller::Caller;
 use crate::verbs::doctor::observe::Observations;
-use crate::verbs::doctor::observe::units::Unit;
+use crate::verbs::units::Unit;
 
 /// The unit of a service, in the service manager that runs it.
 #[must_use]

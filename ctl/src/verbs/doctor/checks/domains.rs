@@ -7,11 +7,11 @@ use wakevirt_protocol::MacAddr;
 use crate::client::{Domain, Packet};
 use crate::quoting::quote;
 use crate::verbs::doctor::checks::{commands, nearest, rules};
-use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::config::Alias;
 use crate::verbs::doctor::observe::libvirt::Machine;
 use crate::verbs::doctor::observe::loop_back::is_test;
+use crate::verbs::finding::Finding;
 use crate::virsh;
 
 /// The maximum number of misspelt addresses that doctor reports.

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::client::Service;
 use crate::verbs::doctor::checks::{commands, permissions};
-use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
-use crate::verbs::doctor::observe::units::Unit;
+use crate::verbs::finding::Finding;
+use crate::verbs::units::Unit;
 
 /// Parts of libvirt's messages when no daemon listens on its socket: ECONNREFUSED and ENOENT.
 const NOT_LISTENING: [&str; 2] = ["Connection refused", "No such file or directory"];

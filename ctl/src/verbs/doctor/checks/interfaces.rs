@@ -5,10 +5,10 @@ use wakevirt_service::config::InterfacePattern;
 use crate::client::{CaptureStatus, Service};
 use crate::quoting::{quote, toml_list};
 use crate::verbs::doctor::checks::{commands, nearest};
-use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::network::Link;
-use crate::verbs::doctor::observe::units::Unit;
+use crate::verbs::finding::Finding;
+use crate::verbs::units::Unit;
 
 /// Finds reasons why packets do not reach capture.
 #[must_use]

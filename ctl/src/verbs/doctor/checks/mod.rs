@@ -10,8 +10,8 @@ mod permissions;
 mod rules;
 mod services;
 
-use super::finding::Finding;
 use super::observe::Observations;
+use crate::verbs::finding::Finding;
 
 /// Returns all findings, most likely cause first: ordered by severity, and then by the path of a packet.
 #[must_use]

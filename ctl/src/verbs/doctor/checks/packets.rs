@@ -7,10 +7,10 @@ use crate::client::{CaptureStatus, Decision};
 use crate::output::location;
 use crate::quoting::toml_list;
 use crate::verbs::doctor::checks::{commands, rules};
-use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::config::Rule;
 use crate::verbs::doctor::observe::network::Link;
+use crate::verbs::finding::Finding;
 use crate::virsh;
 
 /// The verdicts on rules that are not for the domain.

@@ -1,9 +1,9 @@
 //! Whether polkit gives the actor the permissions in libvirt that a wake needs.
 
 use crate::quoting::quote;
-use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::polkit::PREFIX;
 use crate::verbs::doctor::observe::{LIBVIRT_RULE, Observations, PKLA};
+use crate::verbs::finding::Finding;
 
 /// Reports permissions that polkit denies the actor, if libvirt's access driver asks polkit about each call.
 #[must_use]

@@ -5,12 +5,12 @@ use wakevirt_service::config::InterfacePattern;
 use crate::client::Domain;
 use crate::quoting::{quote, toml_list};
 use crate::verbs::doctor::checks::{commands, nearest};
-use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::doctor::observe::config::{ActorConfig, Rule};
 use crate::verbs::doctor::observe::libvirt::Machine;
 use crate::verbs::doctor::observe::network::Link;
 use crate::verbs::domain::matches_pattern;
+use crate::verbs::finding::Finding;
 
 /// Finds domains that no rule allows, and rules that match nothing.
 #[must_use]

@@ -5,10 +5,10 @@ use wakevirt_service::bus::Address;
 use crate::client::Service;
 use crate::quoting::quote;
 use crate::verbs::doctor::checks::{commands, permissions};
-use crate::verbs::doctor::finding::Finding;
 use crate::verbs::doctor::observe::bus::Reply;
-use crate::verbs::doctor::observe::units::Unit;
 use crate::verbs::doctor::observe::{Observations, PKLA};
+use crate::verbs::finding::Finding;
+use crate::verbs::units::Unit;
 
 /// The minimum number of restarts of a unit that doctor reports as a loop.
 const LOOP: u32 = 3;
@@ -286,7 +286,7 @@ fn polkit(seen: &Observations) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verbs::doctor::observe::units::parse;
+    use crate::verbs::units::parse;
 
     #[test]
     fn finds_the_location_of_a_configuration_error() {

@@ -9,7 +9,7 @@ use zbus::fdo::DBusProxy;
 use zbus::names::BusName;
 
 use crate::client::{ActorStatus, CaptureStatus, Client, Decision, Domain, Error, Packet, Service};
-use crate::verbs::doctor::finding::{Seen, not_checked};
+use crate::verbs::finding::{Seen, not_checked};
 
 /// The maximum number of decisions that doctor reads.
 const DECISIONS: usize = 200;
@@ -103,7 +103,7 @@ impl OnBus {
     }
 }
 
-fn unseen(what: &str, error: &Error, command: &str) -> crate::verbs::doctor::finding::NotChecked {
+fn unseen(what: &str, error: &Error, command: &str) -> crate::verbs::finding::NotChecked {
     not_checked(what, error.to_string(), format!("sudo {command}"))
 }
 

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::client::Service;
 use crate::program::run;
 use crate::quoting::quote;
-use crate::verbs::doctor::finding::{Seen, not_checked};
+use crate::verbs::finding::{Seen, not_checked};
 
 /// The keys of capture.toml that doctor compares with the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -1,6 +1,6 @@
 //! What libvirt shows to the caller, read with virsh(1).
 
-use crate::verbs::doctor::finding::{Seen, not_checked};
+use crate::verbs::finding::{Seen, not_checked};
 use crate::virsh;
 
 /// A domain as virsh(1) shows it.

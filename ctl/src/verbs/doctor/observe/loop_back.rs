@@ -10,7 +10,7 @@ use wakevirt_protocol::{MacAddr, MagicPacket};
 use super::network::Link;
 use crate::client::{CaptureStatus, Client};
 use crate::verbs::PORT;
-use crate::verbs::doctor::finding::{Seen, not_checked};
+use crate::verbs::finding::{Seen, not_checked};
 
 /// The first octets of the test addresses. Network cards rarely have such an address, because it is locally
 /// administered (IEEE 802-2014, 8.4).

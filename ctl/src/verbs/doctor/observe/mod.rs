@@ -9,14 +9,14 @@ pub mod network;
 pub mod polkit;
 pub mod ports;
 pub mod session;
-pub mod units;
 
 use nix::unistd::geteuid;
 use wakevirt_service::bus::Address;
 
 use crate::client::{Client, Domain, Service};
-use crate::verbs::doctor::caller::Caller;
-use crate::verbs::doctor::finding::{NotChecked, Seen};
+use crate::verbs::caller::Caller;
+use crate::verbs::finding::{NotChecked, Seen};
+use crate::verbs::units::{self, Units};
 
 use bus::OnBus;
 use config::{ActorConfig, CaptureConfig, Config};
@@ -26,7 +26,6 @@ use network::Link;
 use polkit::Polkit;
 use ports::UdpSocket;
 use session::Daemon;
-use units::Units;
 
 /// Everything that doctor has seen.
 #[derive(Debug)]
@@ -123,7 +122,7 @@ impl Observations {
     /// A host on which nothing is visible, for tests of the checks.
     #[cfg(test)]
     pub fn nothing() -> Self {
-        let unseen = || crate::verbs::doctor::finding::not_checked("it", "a test", "true");
+        let unseen = || crate::verbs::finding::not_checked("it", "a test", "true");
         let bus = OnBus {
             capture: bus::Reply::Absent,
             actor: bus::Reply::Absent,

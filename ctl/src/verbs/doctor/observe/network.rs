@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::program::run;
-use crate::verbs::doctor::finding::{Seen, not_checked};
+use crate::verbs::finding::{Seen, not_checked};
 
 /// The command that shows the interfaces.
 const COMMAND: &str = "ip -details address";

@@ -2,30 +2,14 @@
 
 use std::io;
 
-use serde::Serialize;
-
-use super::finding::{Finding, NotChecked, Severity};
+use super::{Diagnosis, Finding, NotChecked, Severity};
 use crate::output::{Cell, Output, Style};
 
-/// The result of doctor. The man page describes the keys of its JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Diagnosis {
-    /// Whether there are neither errors nor warnings.
-    pub healthy: bool,
-    /// What works.
-    pub works: Vec<String>,
-    /// The findings, most likely cause first.
-    pub findings: Vec<Finding>,
-    /// What was not checked.
-    pub not_checked: Vec<NotChecked>,
-}
-
-/// Prints the diagnosis.
+/// Prints the diagnosis, and `next`: what to do then.
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn print(diagnosis: &Diagnosis, output: &mut Output) -> io::Result<()> {
+pub fn print(diagnosis: &Diagnosis, next: &str, output: &mut Output) -> io::Result<()> {
     if output.is_json() {
         return output.json(diagnosis);
     }
@@ -43,19 +27,7 @@ pub fn print(diagnosis: &Diagnosis, output: &mut Output) -> io::Result<()> {
             Cell::new(command, Style::Bold),
         ])?;
     }
-    output.line(&[Cell::new("next: ", Style::Dim), Cell::plain(next_step(diagnosis))])
-}
-
-/// What to do after this diagnosis.
-fn next_step(diagnosis: &Diagnosis) -> &'static str {
-    if diagnosis.healthy {
-        "doctor found no problem; if a packet still does not wake a domain, send the packet and run doctor again, which \
-         then finds out why"
-    } else if diagnosis.findings.iter().any(|finding| finding.fix.is_some()) {
-        "run the first command that fixes a problem, and then run doctor again"
-    } else {
-        "follow the advice, and then run doctor again"
-    }
+    output.line(&[Cell::new("next: ", Style::Dim), Cell::plain(next)])
 }
 
 fn print_finding(number: usize, finding: &Finding, output: &mut Output) -> io::Result<()> {

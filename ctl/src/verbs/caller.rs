@@ -1,4 +1,4 @@
-//! The caller of doctor, who runs the commands that it prints.
+//! The caller, who runs the commands that doctor and `host check` print.
 
 use crate::quoting::quote;
 

@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::program::run;
-use crate::verbs::doctor::finding::{Seen, not_checked};
+use crate::verbs::finding::{Seen, not_checked};
 
 /// The properties that doctor reads: org.freedesktop.systemd1(5).
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,ExecMainStatus,StatusText,\

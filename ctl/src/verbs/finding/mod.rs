@@ -1,14 +1,18 @@
-//! What doctor reports: findings, and what it could not check.
+//! What doctor and `host check` report: findings, and what they could not check.
+
+mod print;
 
 use serde::Serialize;
+
+pub use print::print;
 
 /// The severity of a finding, most severe first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// It prevents wakes.
+    /// It prevents wakes, or the preparation of the host.
     Error,
-    /// It can prevent some wakes.
+    /// It can prevent some wakes, or reduce the effect of the preparation.
     Warning,
     /// It explains something, and needs no fix.
     Note,
@@ -88,6 +92,29 @@ pub struct NotChecked {
     pub reason: String,
     /// The command that shows it.
     pub command: String,
+}
+
+/// The result of doctor or `host check`. The man page describes the keys of its JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Diagnosis {
+    /// Whether there are neither errors nor warnings.
+    pub healthy: bool,
+    /// What works.
+    pub works: Vec<String>,
+    /// The findings, most likely cause first.
+    pub findings: Vec<Finding>,
+    /// What was not checked.
+    pub not_checked: Vec<NotChecked>,
+}
+
+impl Diagnosis {
+    /// Creates a diagnosis with these findings.
+    #[must_use]
+    pub fn new(findings: Vec<Finding>, works: Vec<String>, not_checked: Vec<NotChecked>) -> Self {
+        let healthy = findings.iter().all(|finding| finding.severity == Severity::Note);
+        Self { healthy, works, findings, not_checked }
+    }
 }
 
 /// What was seen, or why it was not.
