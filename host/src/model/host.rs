@@ -21,6 +21,11 @@ impl fmt::Display for PageSize {
     }
 }
 
+/// The smallest size for which `nr_overcommit_hugepages` has no effect. Pages of this size and larger ones come from a
+/// pool. On the architectures that Debian supports, the kernel rejects the file for pages larger than a block of its
+/// allocator (`hstate_is_gigantic` in `mm/hugetlb.c`).
+pub const GIGANTIC: PageSize = PageSize(1024 * 1024);
+
 /// The number of a NUMA node.
 pub type NodeId = u32;
 
@@ -60,8 +65,10 @@ pub struct Topology {
     /// The CPUs that can ever exist (`/sys/devices/system/cpu/possible`). Masks are computed from these and not from the
     /// online CPUs, so that a CPU that comes online later needs no change.
     pub possible: CpuSet,
-    /// The CPUs of each NUMA node.
-    pub nodes: BTreeMap<NodeId, CpuSet>,
+    /// The CPUs that are online (`/sys/devices/system/cpu/online`). The service reads them before each change.
+    pub online: CpuSet,
+    /// The memory of each NUMA node in KiB (`MemTotal` in `/sys/devices/system/node/node0/meminfo`).
+    pub memory: BTreeMap<NodeId, u64>,
     /// `nr_overcommit_hugepages` of each page size.
     pub overcommit: BTreeMap<PageSize, u64>,
     /// `nr_hugepages` of each pool.
@@ -69,7 +76,8 @@ pub struct Topology {
     /// The default size of huge pages, which the kernel uses if a domain does not specify a size.
     pub default_page: Option<PageSize>,
     /// `AllowedCPUs` of each slice and scope that is narrowed, by unit name: `system.slice`, `user.slice`, `init.scope`,
-    /// and the scopes of all running domains. An empty set means that the unit had no limit.
+    /// and the scopes in `machine.slice`, which the service adds and removes as they come and go. An empty set means that
+    /// the unit had no limit.
     pub allowed_cpus: BTreeMap<String, CpuSet>,
     /// `CPUWeight` of `machine.slice`. `None` means that it had the default.
     pub machine_weight: Option<u64>,
@@ -84,7 +92,7 @@ pub struct HostState {
     pub overcommit: BTreeMap<PageSize, u64>,
     /// `nr_hugepages` of each pool.
     pub pools: BTreeMap<Pool, u64>,
-    /// `AllowedCPUs` of slices and scopes, by unit name.
+    /// `AllowedCPUs` of slices and scopes, by unit name. An empty set means no limit.
     pub allowed_cpus: BTreeMap<String, CpuSet>,
     /// `CPUWeight` of `machine.slice`.
     pub machine_weight: Option<u64>,

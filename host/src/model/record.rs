@@ -1,5 +1,7 @@
 //! The records of active domains.
 
+use core::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -22,12 +24,12 @@ pub struct Pages {
     pub size: PageSize,
     /// The number of pages.
     pub count: u64,
-    /// The NUMA nodes that provide them. Empty means any node.
-    pub nodes: Vec<NodeId>,
+    /// The NUMA node that provides them. `None` means any node: the kernel takes pages below 1 GiB from any node.
+    pub node: Option<NodeId>,
 }
 
 /// What an active domain needs: derived from its XML and the configuration when it starts. There is one record for each
-/// active domain.
+/// active domain that the configuration contains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The domain's name, which is unique among the domains of libvirt's QEMU driver.
@@ -36,6 +38,8 @@ pub struct Record {
     pub uuid: Option<Uuid>,
     /// How far it has started.
     pub phase: Phase,
+    /// The time of its last event (CLOCK_BOOTTIME).
+    pub changed: Duration,
     /// The huge pages that it needs, if `prepare` contains `hugepages`.
     pub pages: Vec<Pages>,
     /// The CPUs that only this domain is to use, if `prepare` contains `isolate`.
@@ -47,8 +51,10 @@ pub struct Record {
     pub compact: bool,
     /// Its weight against the host, if `weight` is set: 1 to 10000.
     pub weight: Option<u64>,
-    /// The index of its monitor settings, as a unit instance (`wakevirt-monitor@…`), if `monitor` is set.
-    pub monitor: Option<String>,
+    /// Whether the input of a monitor is switched for it, if `monitor` is set.
+    pub monitor: bool,
+    /// Whether it must not start if the host cannot be prepared: `require`.
+    pub require: bool,
     /// Why the preparation failed; empty if it succeeded.
     pub failures: Vec<String>,
 }

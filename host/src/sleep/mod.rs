@@ -71,6 +71,15 @@ pub enum OnFailure {
 }
 
 impl OnFailure {
+    /// The value in `host.toml`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::StayAwake => "stay-awake",
+            Self::Sleep => "sleep",
+        }
+    }
+
     /// The default. A host that sleeps while a guest uses one of its PCI devices can hang.
     #[must_use]
     pub const fn default_for(abilities: &Abilities) -> Self {

@@ -112,12 +112,13 @@ impl System {
         Ok(all)
     }
 
-    /// Compares `topology` with the running domains: adds the scopes that are missing in it with their current limits,
+    /// Compares `topology` with the online CPUs and the running domains: adds the scopes that are missing in it with their current limits,
     /// and removes the scopes that no longer exist. Adds nothing if `add` is false.
     ///
     /// # Errors
-    /// If systemd does not answer.
+    /// If systemd does not answer, or a file cannot be read.
     pub async fn update_scopes(&self, topology: &mut Topology, add: bool) -> Result<(), SystemError> {
+        topology.online = self.blocking(Sysfs::online).await?;
         let scopes = self.systemd.domain_scopes().await?;
         topology.allowed_cpus.retain(|unit, _| HOST_UNITS.contains(&unit.as_str()) || scopes.contains(unit));
         let missing: BTreeSet<_> =

@@ -78,15 +78,19 @@ impl Sysfs {
     /// If a file cannot be read, or has an unknown format. Files that a kernel lacks are not an error.
     pub fn topology(&self) -> io::Result<Topology> {
         let possible = self.cpus("sys/devices/system/cpu/possible")?;
-        let mut nodes = BTreeMap::new();
+        let mut memory = BTreeMap::new();
         let mut pools = BTreeMap::new();
         for node in self.numbers(NODES, "node", "")? {
             let Ok(node) = NodeId::try_from(node) else { continue };
-            nodes.insert(node, self.cpus(&format!("{NODES}/node{node}/cpulist"))?);
+            memory.insert(node, self.memory(&format!("{NODES}/node{node}/meminfo"))?);
             for size in self.numbers(&format!("{NODES}/node{node}/hugepages"), "hugepages-", "kB")? {
                 let pool = Pool { node, size: PageSize(size) };
                 pools.insert(pool, self.pool(pool)?);
             }
+        }
+        if memory.is_empty() {
+            // A kernel without NUMA has no nodes.
+            memory.insert(0, self.memory("proc/meminfo")?);
         }
         let mut overcommit = BTreeMap::new();
         for size in self.numbers(HUGE_PAGES, "hugepages-", "kB")?.into_iter().map(PageSize) {
@@ -98,7 +102,21 @@ impl Sysfs {
             Err(error) => return Err(error),
         };
         let default_page = self.default_page()?;
-        Ok(Topology { possible, nodes, overcommit, pools, default_page, workqueue, ..Topology::default() })
+        let online = self.online()?;
+        let units = Topology::default();
+        Ok(Topology { possible, online, memory, overcommit, pools, default_page, workqueue, ..units })
+    }
+
+    /// The CPUs that are online now.
+    pub(super) fn online(&self) -> io::Result<CpuSet> {
+        self.cpus("sys/devices/system/cpu/online")
+    }
+
+    /// `MemTotal` in KiB: proc_meminfo(5). In the file of a node, each line begins with `Node 0`.
+    fn memory(&self, file: &str) -> io::Result<u64> {
+        let text = self.read(file)?;
+        let total = text.lines().find_map(|line| line.split_once("MemTotal:")?.1.trim().strip_suffix(" kB"));
+        total.and_then(|total| total.parse().ok()).ok_or_else(|| self.unknown(file, &text))
     }
 
     /// The size of huge pages that the kernel uses by default: proc_meminfo(5).

@@ -1,1 +1,0 @@
-//! What a domain's XML says about memory, CPUs and devices.

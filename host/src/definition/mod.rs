@@ -1,0 +1,104 @@
+//! What a domain's XML says about memory and CPUs: <https://libvirt.org/formatdomain.html>.
+//!
+//! Users who can define a domain choose its XML, so everything in it is limited.
+
+mod cpus;
+mod memory;
+mod xml;
+
+use std::collections::BTreeMap;
+
+use roxmltree::{Document, ParsingOptions};
+use uuid::Uuid;
+use wakevirt_protocol::host::MAX_XML;
+
+pub use cpus::{Scheduler, VcpuPins};
+pub use memory::{Backing, PageChoice};
+
+use crate::model::CpuSet;
+use xml::Element;
+
+/// The maximum number of elements, attributes and texts in a definition. The parser needs about 100 bytes for each.
+const MAX_NODES: u32 = 500_000;
+
+/// Why a domain's XML cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DefinitionError {
+    /// Longer than [`MAX_XML`], or the hook could not pass it.
+    #[error("the definition is empty or longer than {MAX_XML} bytes")]
+    Length,
+    /// Not well-formed, or with a document type.
+    #[error("the definition is not well-formed XML: {0}")]
+    Syntax(String),
+    /// Not a domain.
+    #[error("the definition is not that of a domain: its root element is not <domain>")]
+    NotADomain,
+    /// A value that is not valid or beyond a limit.
+    #[error("{element} in the definition: {problem}")]
+    Value {
+        /// The element, such as `<memory>`.
+        element: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// The part of a domain's definition that matters to the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Definition {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Option<Uuid>,
+    /// Its memory in KiB, without devices.
+    pub memory: u64,
+    /// The parts of its memory that huge pages back, each in one size of pages.
+    pub huge: Vec<Backing>,
+    /// The maximum number of vCPUs.
+    pub vcpus: u32,
+    /// The CPUs of each vCPU that is pinned.
+    pub pins: VcpuPins,
+    /// The CPUs of its emulator's threads, if they are pinned.
+    pub emulator: Option<CpuSet>,
+    /// The CPUs of each I/O thread that is pinned.
+    pub io_threads: BTreeMap<u32, CpuSet>,
+    /// The schedulers of its vCPUs.
+    pub schedulers: Vec<Scheduler>,
+    /// Its weight among the domains (`<shares>`).
+    pub shares: Option<u64>,
+}
+
+impl Definition {
+    /// Reads a domain's XML.
+    ///
+    /// # Errors
+    /// [`DefinitionError`] names the element and what is wrong.
+    pub fn read(xml: &str) -> Result<Self, DefinitionError> {
+        if xml.is_empty() || xml.len() > MAX_XML {
+            return Err(DefinitionError::Length);
+        }
+        let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
+        let document = Document::parse_with_options(xml, options)
+            .map_err(|error| DefinitionError::Syntax(error.to_string()))?;
+        let root = Element(document.root_element());
+        if root.name() != "domain" {
+            return Err(DefinitionError::NotADomain);
+        }
+        let (memory, huge) = memory::read(root)?;
+        Ok(Self {
+            name: root.child_text("name").unwrap_or_default().to_owned(),
+            uuid: root.child_text("uuid").and_then(|text| Uuid::parse_str(text).ok()),
+            memory,
+            huge,
+            vcpus: cpus::count(root)?,
+            pins: cpus::vcpu_pins(root)?,
+            emulator: cpus::emulator(root)?,
+            io_threads: cpus::io_threads(root)?,
+            schedulers: cpus::schedulers(root)?,
+            shares: root.child("cputune").and_then(|it| it.child_text("shares")?.parse().ok()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
