@@ -1,12 +1,13 @@
-//! A Debian host in QEMU, with its own kernel and all of that kernel's modules: `scripts/vm`. It needs no KVM. Without it,
-//! the host boots in about 30 s.
+//! A Debian host in QEMU, with its own kernel and all of that kernel's modules: `scripts/vm`. It needs no KVM. It has been
+//! booted before, so that it is ready after a few seconds. AppArmor is in enforce mode.
 //!
-//! Tests use it for what the kernel of the machine that runs the tests might not have, such as VLANs.
+//! Tests use it for what the kernel of the machine that runs the tests might not have, such as VLANs, suspend to RAM, huge
+//! pages or cgroup controllers.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::host::{Host, PROGRAMS, project, succeed};
 use crate::process::{Process, print_on_failure};
@@ -17,17 +18,21 @@ const DIRECTORY: &str = "/run/vm";
 /// The maximum time for the boot, and for each command.
 const TIMEOUT: Duration = Duration::from_secs(240);
 
-/// QEMU. `$1` is the directory that `scripts/vm` prints. Writes to the disk go to a temporary file.
-const QEMU: &str = r#"
-cd /run/vm
+/// Starts QEMU. `$1` is the directory that `scripts/vm` prints. Writes to the disk go to a temporary file.
+const START: &str = r#"
 export TMPDIR=/run/vm
-exec qemu-system-x86_64 -machine pc,accel=tcg,smm=off -cpu max -smp 2 -m 1024 -nodefaults -no-reboot -display none \
-    -monitor none -serial stdio -kernel "$1/kernel" -initrd "$1/initramfs" \
-    -append "console=ttyS0 quiet systemd.show_status=0" \
-    -drive "file=$1/disk,format=raw,if=virtio,snapshot=on" -drive file=files.tar,format=raw,if=virtio,readonly=on \
-    -chardev socket,id=commands,path=commands,server=on,wait=off \
-    -device virtio-serial -device virtserialport,chardev=commands
+exec "$1/start" /run/vm/files.tar /run/vm/commands
 "#;
+
+/// Installs the files on the second disk. The clock of a stored host is behind.
+const UNPACK: &str = "
+blockdev --flushbufs /dev/vdb
+tar --extract --file=/dev/vdb --directory=/ --no-same-owner --keep-directory-symlink
+systemd-sysusers
+systemctl daemon-reload
+systemctl reload dbus
+systemd-tmpfiles --create
+";
 
 /// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,11 +51,11 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Boots it, with the programs of this build installed as by `make install PREFIX=/usr`. Their units are disabled.
+    /// Starts it, with the programs of this build installed as by `make install PREFIX=/usr`. Their units are disabled.
     /// QEMU runs on `host`.
     ///
     /// # Panics
-    /// If it does not boot.
+    /// If it does not start.
     #[must_use]
     pub fn boot(host: &Host) -> Self {
         let vm = succeed(&mut Command::new(project().join("scripts/vm")));
@@ -60,16 +65,36 @@ impl Vm {
         // The script finds the programs in CARGO_TARGET_DIR/PROFILE.
         let (target, profile) = PROGRAMS.rsplit_once('/').expect("a path");
         succeed(install.env("CARGO_TARGET_DIR", target).env("PROFILE", profile));
-        host.sh(&format!("tar --create --file={DIRECTORY}/files.tar --directory={files} ."));
-        let qemu = Process::start("QEMU", host.command("sh").args(["-euc", QEMU, "qemu"]).arg(vm.trim()));
+        host.sh(&format!(
+            "find {files} -type f -executable -exec strip --strip-debug {{}} + 2>/dev/null || true
+             tar --create --file={DIRECTORY}/files.tar --directory={files} ."
+        ));
+        let qemu = Process::start("QEMU", host.command("sh").args(["-euc", START, "start"]).arg(vm.trim()));
         let socket = host.path(&format!("{DIRECTORY}/commands"));
         let commands = wait::until("QEMU's socket", || UnixStream::connect(&socket).ok());
         commands.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         let mut vm = Self { commands: BufReader::new(commands), qemu };
-        let ready = vm.read_line().unwrap_or_else(|error| vm.fail(&error));
-        assert_eq!(ready, "ready\n");
-        vm.sh("systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload; systemctl reload dbus");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_secs();
+        vm.sh(&format!("date --set=@{now}; busybox hwclock --systohc --utc\n{UNPACK}"));
         vm
+    }
+
+    /// Suspends it to RAM as an administrator would. Its clock wakes it up after this time. Returns when systemd has
+    /// started the units again that sleep stops.
+    ///
+    /// # Panics
+    /// If it does not suspend.
+    pub fn suspend(&mut self, time: Duration) {
+        let seconds = time.as_secs();
+        self.sh(&format!(
+            "count=$(cat /sys/power/suspend_stats/success)
+             rtcwake --mode no --seconds {seconds}
+             systemctl suspend
+             timeout 200 sh -c '
+                 until [ $(cat /sys/power/suspend_stats/success) -gt $1 ]; do sleep 0.2; done
+                 while systemctl --quiet is-active sleep.target suspend.target; do sleep 0.2; done
+             ' sh $count"
+        ));
     }
 
     /// Runs a bash script as root, and returns its exit status and its output.
