@@ -7,7 +7,7 @@ use wakevirt_service::logs::quoted;
 use crate::client;
 use crate::exit::Exit;
 use crate::verbs::allow::RuleError;
-use crate::verbs::host::HostError;
+use crate::verbs::host::{HostError, NewError};
 use crate::verbs::{metrics, read, send};
 
 /// Why a verb failed. The message says what to do.
@@ -62,6 +62,9 @@ pub enum Error {
     /// A verb about the preparation of the host failed.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// New configuration files cannot be written.
+    #[error(transparent)]
+    New(#[from] NewError),
 }
 
 impl Error {
@@ -80,6 +83,7 @@ impl Error {
             Self::Rule(error) => error.exit(),
             Self::Metrics(error) => error.exit(),
             Self::Host(error) => error.exit(),
+            Self::New(error) => error.exit(),
             Self::Glob { .. } => Exit::Usage,
             Self::Output(_)
             | Self::NoMac(_)

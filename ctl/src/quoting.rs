@@ -31,9 +31,21 @@ pub fn toml_list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
     format!("[{}]", items.into_iter().map(toml_string).collect::<Vec<_>>().join(", "))
 }
 
+/// Returns the text as one word of a systemd unit, with quotes and without specifiers: systemd.syntax(7). The text must
+/// not contain control characters.
+#[must_use]
+pub fn unit_word(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\"").replace('%', "%%"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotes_words_for_units() {
+        assert_eq!(unit_word(r#"a "b" \ %I"#), r#""a \"b\" \\ %%I""#);
+    }
 
     #[test]
     fn quotes_words_for_the_shell() {

@@ -2,6 +2,8 @@
 
 mod error;
 pub mod import;
+pub mod nas;
+pub mod new;
 
 use crate::client::Client;
 use crate::error::Error;
@@ -9,6 +11,7 @@ use crate::exit::Exit;
 use crate::output::Output;
 
 pub use error::HostError;
+pub use new::NewError;
 
 /// The options.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,6 +31,17 @@ pub enum HostVerb {
     /// wakevirt-host.toml(5) that does the same as the hooks. Comments in it name the hooks that have no equivalent. The
     /// verb changes nothing and runs no hook.
     Import(import::Arguments),
+    /// Write a unit of your own, which runs before a domain starts and after it has stopped
+    ///
+    /// The verb writes the unit NAME@.service, with two commands to replace, in a sandbox, and a table in
+    /// /etc/wakevirt/host.d that makes wakevirt-host start the unit. It changes nothing else, and prints the commands that
+    /// put the unit to use. It never replaces a file. /usr/share/doc/wakevirt/HOOKS.md has examples.
+    New(new::Arguments),
+    /// Share a folder with domains
+    ///
+    /// wakevirt-nas@NAME.service runs Samba's server for one folder and one isolated network of libvirt. See
+    /// /usr/share/doc/wakevirt/NAS.md.
+    Nas(nas::Arguments),
 }
 
 /// Runs the verb.
@@ -37,5 +51,7 @@ pub enum HostVerb {
 pub async fn run(arguments: &Arguments, _client: &Client, output: &mut Output) -> Result<Exit, Error> {
     match &arguments.verb {
         HostVerb::Import(arguments) => import::run(arguments, output),
+        HostVerb::New(arguments) => new::run(arguments, output),
+        HostVerb::Nas(arguments) => nas::run(arguments, output),
     }
 }
