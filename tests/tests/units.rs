@@ -11,7 +11,12 @@ use wakevirt_tests::privileged;
 
 const SERVICES: [&str; 2] = ["wakevirt-capture.service", "wakevirt-actor.service"];
 /// The units of the wakevirt-host package.
-const HOST: [&str; 1] = ["wakevirt-host.service"];
+const HOST: [&str; 4] = [
+    "wakevirt-host.service",
+    "wakevirt-sleep.service",
+    "wakevirt-suspend.service",
+    "wakevirt-shutdown.service",
+];
 /// The template units of the wakevirt-host package.
 const TEMPLATES: [&str; 2] = ["wakevirt-monitor@.service", "wakevirt-nas@.service"];
 const METRICS: [&str; 2] = ["wakevirt-metrics.service", "wakevirt-metrics-textfile.service"];

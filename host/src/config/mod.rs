@@ -61,6 +61,11 @@ impl Config {
         matching.map(|domain| domain.keys.clone()).reduce(domain::Keys::or).map(Settings::from)
     }
 
+    /// Whether the settings of any table satisfy the condition.
+    pub fn any(&self, condition: impl Fn(&Settings) -> bool) -> bool {
+        self.domains.iter().any(|domain| condition(&Settings::from(domain.keys.clone())))
+    }
+
     /// The patterns of all tables as they were written, in order of precedence.
     pub fn patterns(&self) -> impl Iterator<Item = &str> {
         self.domains.iter().map(|domain| domain.pattern.text())

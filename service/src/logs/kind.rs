@@ -61,6 +61,26 @@ pub const HYPERVISOR_UNAVAILABLE: &str = "9df1075f730b44799e1b8fb79494cd80";
 pub const HYPERVISOR_LOST: &str = "3162feb2802a49d9b28516d1c270d3c8";
 /// wakevirt-actor reports its permissions in libvirt.
 pub const HYPERVISOR_PERMISSIONS: &str = "212ecfbdb80e476bbbbe3033cd584037";
+/// A domain sleeps with the host.
+pub const GUEST_ASLEEP: &str = "cbbb85e4ce134fc89c230a1271fa31d6";
+/// A domain does not sleep with the host.
+pub const GUEST_NOT_ASLEEP: &str = "414f236896ec408d8f6022f2a3c643bb";
+/// A domain is awake again.
+pub const GUEST_AWAKE: &str = "99108fee8dd249f6aaf7e0adb147cf23";
+/// A domain cannot be brought back.
+pub const GUEST_NOT_AWAKE: &str = "4ab67d7e605041ba89374ebf06bb33fc";
+/// Running domains keep the host awake.
+pub const HOST_KEPT_AWAKE: &str = "5e46bcfa2bfb452faca7b2aaac3fafb0";
+/// Running domains cannot keep the host awake.
+pub const HOST_NOT_KEPT_AWAKE: &str = "65606165f68d445d8ca0b2d95d9d8bbb";
+/// No domain keeps the host awake.
+pub const HOST_RELEASED: &str = "b810758c75d9419d8a9c7fdc8e920582";
+/// Domains are not shut down because the host keeps running.
+pub const HOST_NOT_STOPPING: &str = "eae74e343488479faee04c293c84c963";
+/// wakevirt-sleep cannot connect to libvirt.
+pub const LIBVIRT_UNAVAILABLE: &str = "b4902172bff442c0afa9aca488a4e1a7";
+/// wakevirt-sleep is connected to libvirt again.
+pub const LIBVIRT_CONNECTED: &str = "e5347f8c28504ebfb572a4c1803822e5";
 /// A domain cannot be read.
 pub const DOMAIN_UNREADABLE: &str = "dd801efc442b4d5e8e4092457f10d2c4";
 /// The domains of a hypervisor cannot be listed.
