@@ -12,11 +12,13 @@ use wakevirt_capture::config::Settings;
 pub enum Service {
     Capture,
     Actor,
+    Host,
 }
 
-use Service::{Actor, Capture};
+use Service::{Actor, Capture, Host};
 
 impl Service {
+    pub const ALL: [Self; 3] = [Capture, Actor, Host];
     pub const BOTH: [Self; 2] = [Capture, Actor];
 
     /// The name of the service's program.
@@ -24,6 +26,7 @@ impl Service {
         match self {
             Capture => "wakevirt-capture",
             Actor => "wakevirt-actor",
+            Host => "wakevirt-host",
         }
     }
 
@@ -36,6 +39,9 @@ impl Service {
                 .map(|settings| settings.to_string())
                 .map_err(|error| error.to_string()),
             Actor => Config::load(&wakevirt_actor::Options::parse_from(line))
+                .map(|config| config.to_string())
+                .map_err(|error| error.to_string()),
+            Host => wakevirt_host::config::Config::load(Some(file.path()), self.program())
                 .map(|config| config.to_string())
                 .map_err(|error| error.to_string()),
         }
@@ -64,8 +70,9 @@ impl Service {
 
     /// The values of a key that has a fixed set of values; otherwise an empty set.
     pub fn values(self, table: Option<&str>, key: &str) -> BTreeSet<String> {
-        let result = self.load(&format!("{}{key} = \"no such value\"", header(table)));
-        result.err().and_then(|error| valid(&error, "value")).unwrap_or_default()
+        let values = ["\"no such value\"", "[\"no such value\"]"];
+        let errors = values.map(|value| self.load(&format!("{}{key} = {value}", header(table))).err());
+        errors.into_iter().flatten().find_map(|error| valid(&error, "value")).unwrap_or_default()
     }
 
     /// The options, each with its value name, and the values if the option has a fixed set of them.
@@ -73,6 +80,7 @@ impl Service {
         let mut command = match self {
             Capture => wakevirt_capture::Options::command(),
             Actor => wakevirt_actor::Options::command(),
+            Host => panic!("the options of wakevirt-host are not compared"),
         };
         command.build();
         let option = |argument: &clap::Arg| {
@@ -110,6 +118,7 @@ pub fn items(table: Option<&str>, key: &str, count: usize) -> String {
     let tables = match key {
         "allow" => "[[allow]]\ndomain = \"a\"\n",
         "alias" => "[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"a\"\n",
+        "domain" => "[[domain]]\nmatch = \"a\"\n",
         _ => {
             let item = |number: usize| match key {
                 "connections" => format!("\"test:///{number}\""),
@@ -117,11 +126,11 @@ pub fn items(table: Option<&str>, key: &str, count: usize) -> String {
                 "listen" => format!("\"127.0.0.1:{}\"", number + 1),
                 "interfaces" | "outgoing" => format!("\"eth{number}\""),
                 "sources" => format!("\"10.0.{}.{}\"", number / 256, number % 256),
+                "prepare" => "\"compact\"".to_owned(),
                 other => panic!("there are no values for {other}: add them"),
             };
             let list = (0..count).map(item).collect::<Vec<_>>().join(", ");
-            let domain = if table.is_some() { "domain = \"a\"\n" } else { "" };
-            return format!("{}{domain}{key} = [{list}]\n", header(table));
+            return format!("{}{key} = [{list}]\n", start(table));
         }
     };
     tables.repeat(count)
@@ -133,6 +142,16 @@ pub fn file(text: &str) -> tempfile::NamedTempFile {
     file.as_file().set_permissions(std::fs::Permissions::from_mode(0o600)).unwrap();
     file.write_all(text.as_bytes()).unwrap();
     file
+}
+
+/// The header of a table, and the key that the table requires.
+pub fn start(table: Option<&str>) -> String {
+    let selector = match table {
+        Some("domain") => "match = \"a\"\n",
+        Some(_) => "domain = \"a\"\n",
+        None => "",
+    };
+    format!("{}{selector}", header(table))
 }
 
 fn header(table: Option<&str>) -> String {
