@@ -12,7 +12,7 @@ const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,Result
                           DropInPaths,SupplementaryGroups,AmbientCapabilities,MainPID,FragmentPath";
 
 /// The system units.
-const SYSTEM: [&str; 9] = [
+const SYSTEM: [&str; 12] = [
     "wakevirt-capture.service",
     "wakevirt-capture.socket",
     "wakevirt-capture-links.socket",
@@ -22,6 +22,9 @@ const SYSTEM: [&str; 9] = [
     "virtqemud.service",
     "virtqemud.socket",
     "dbus.service",
+    "wakevirt-host.service",
+    "wakevirt-host.socket",
+    "wakevirt-sleep.service",
 ];
 /// The user units.
 const USER: [&str; 2] = ["wakevirt-actor.service", "wakevirt-libvirtd.service"];

@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, PROGRAMS, User, succeed};
 use wakevirt_tests::libvirt::{TEST, test_domain};
+use wakevirt_tests::project::json::{assert_documented, documented};
 use wakevirt_tests::{privileged, wait};
 
-use crate::json::{assert_documented, documented};
 use crate::site::{OTHER_MAC, Printed, Site, run};
 
 const FOLDER: &str = "/etc/wakevirt/actor.d";

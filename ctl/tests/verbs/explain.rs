@@ -2,8 +2,8 @@
 
 use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::privileged;
+use wakevirt_tests::project::json::{assert_documented, documented};
 
-use crate::json::{assert_documented, documented};
 use crate::site::{ALLOWED_MAC, OTHER_MAC, Site, run};
 
 #[test]

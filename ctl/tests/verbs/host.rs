@@ -6,8 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::json;
-
-use crate::json::{assert_documented, documented};
+use wakevirt_tests::project::json::{assert_documented, documented};
 
 fn host(arguments: &[&str], directory: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wakevirtctl"));

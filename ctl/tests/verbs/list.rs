@@ -4,9 +4,9 @@ use serde_json::Value;
 
 use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirt::TEST;
+use wakevirt_tests::project::json::{assert_documented, documented};
 use wakevirt_tests::{privileged, wait};
 
-use crate::json::{assert_documented, documented};
 use crate::site::{ALLOWED_MAC, OTHER_MAC, Site, run};
 
 #[test]

@@ -6,10 +6,10 @@ use nix::sys::signal::Signal;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::host::{Host, PROGRAMS, User};
 use wakevirt_tests::process::Process;
+use wakevirt_tests::project::json::{assert_documented, documented};
 use wakevirt_tests::prometheus::{http_get, promtool};
 use wakevirt_tests::{privileged, wait};
 
-use crate::json::{assert_documented, documented};
 use crate::site::{Printed, Site, run};
 
 /// The time in which Prometheus needs a reply.

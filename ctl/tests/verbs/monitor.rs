@@ -5,8 +5,8 @@ use serde_json::Value;
 use wakevirt_tests::host::{Host, PROGRAMS, User};
 use wakevirt_tests::privileged;
 use wakevirt_tests::process::Process;
+use wakevirt_tests::project::json::{assert_documented, documented};
 
-use crate::json::{assert_documented, documented};
 use crate::site::{ALLOWED_MAC, OTHER_MAC, Site};
 
 /// Starts the verb, and wakes a domain until the verb prints that: then it has subscribed.

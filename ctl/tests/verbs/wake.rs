@@ -8,9 +8,9 @@ use wakevirt_tests::host::{Host, PROGRAMS, User};
 use wakevirt_tests::libvirt::machine::Machine;
 use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST, linux};
 use wakevirt_tests::process::Process;
+use wakevirt_tests::project::json::{assert_documented, documented};
 use wakevirt_tests::{privileged, wait};
 
-use crate::json::{assert_documented, documented};
 use crate::site::{OTHER_MAC, Site, run};
 
 #[test]

@@ -1,4 +1,5 @@
 //! The project's own files and pages.
 
 pub mod files;
+pub mod json;
 pub mod readme;

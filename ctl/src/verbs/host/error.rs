@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use wakevirt_host::state::StateError;
+use wakevirt_host::system::{SystemError, SystemdError};
+
 use crate::exit::Exit;
 
 /// Why a verb failed. The message says what to do.
@@ -22,6 +25,12 @@ pub enum HostError {
          /etc/libvirt/hooks", .0.display()
     )]
     NoHooks(PathBuf),
+    /// The state file of wakevirt-host cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The values of the host cannot be read or changed.
+    #[error(transparent)]
+    System(#[from] SystemError),
 }
 
 impl HostError {
@@ -29,7 +38,8 @@ impl HostError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Read { .. } | Self::NoHooks(_) => Exit::Failure,
+            Self::System(SystemError::Systemd(SystemdError::Call { .. })) => Exit::Unavailable,
+            Self::Read { .. } | Self::NoHooks(_) | Self::State(_) | Self::System(_) => Exit::Failure,
         }
     }
 }

@@ -4,6 +4,7 @@ mod error;
 pub mod import;
 pub mod nas;
 pub mod new;
+pub mod status;
 
 use crate::client::Client;
 use crate::error::Error;
@@ -42,16 +43,23 @@ pub enum HostVerb {
     /// wakevirt-nas@NAME.service runs Samba's server for one folder and one isolated network of libvirt. See
     /// /usr/share/doc/wakevirt/NAS.md.
     Nas(nas::Arguments),
+    /// Show for which domains the host is prepared, its values, and what failed
+    ///
+    /// For each value, the verb shows what it was before the first domain, what the active domains need, and what it is
+    /// now. It also lists the kernel threads and the interrupts that can use isolated CPUs: they remain there, because
+    /// systemd does not manage them. The exit status is 1 if a domain did not get what it needs, or a value differs.
+    Status(status::Arguments),
 }
 
 /// Runs the verb.
 ///
 /// # Errors
 /// See the verbs.
-pub async fn run(arguments: &Arguments, _client: &Client, output: &mut Output) -> Result<Exit, Error> {
+pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) -> Result<Exit, Error> {
     match &arguments.verb {
         HostVerb::Import(arguments) => import::run(arguments, output),
         HostVerb::New(arguments) => new::run(arguments, output),
         HostVerb::Nas(arguments) => nas::run(arguments, output),
+        HostVerb::Status(arguments) => status::run(arguments, client, output).await,
     }
 }
