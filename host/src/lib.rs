@@ -3,9 +3,11 @@
 //! Each module can use those before it in this list: [`model`] holds the values that the others exchange, [`sleep`] says
 //! how domains can sleep with the host, [`definition`] reads a domain's XML, [`config`] reads `host.toml`, [`records`]
 //! keeps a record of each active domain, [`desired`] is the pure function from the records to the state of the host,
-//! [`system`] reads and changes the host's state, and [`state`] is the service's state file.
+//! [`system`] reads and changes the host's state, [`state`] is the service's state file,
+//! and [`daemon`] is the service.
 
 pub mod config;
+pub mod daemon;
 pub mod definition;
 pub mod desired;
 pub mod model;

@@ -5,7 +5,8 @@ mod plan;
 mod sysfs;
 mod systemd;
 
-use std::collections::BTreeSet;
+use core::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,17 @@ pub enum Part {
     Weight,
     /// Units of systemd, such as the administrator's own.
     Units,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hugepages => "hugepages",
+            Self::Isolate => "isolate",
+            Self::Weight => "weight",
+            Self::Units => "units",
+        })
+    }
 }
 
 /// Why the host's state cannot be read or changed.
@@ -103,8 +115,8 @@ impl System {
         &self,
         units: impl Iterator<Item = &String>,
         possible: &CpuSet,
-    ) -> Result<std::collections::BTreeMap<String, CpuSet>, SystemError> {
-        let mut all = std::collections::BTreeMap::new();
+    ) -> Result<BTreeMap<String, CpuSet>, SystemError> {
+        let mut all = BTreeMap::new();
         for unit in units {
             let cpus = self.systemd.allowed_cpus(unit).await?;
             all.insert(unit.clone(), if cpus.is_empty() { possible.clone() } else { cpus });
@@ -112,12 +124,12 @@ impl System {
         Ok(all)
     }
 
-    /// Compares `topology` with the online CPUs and the running domains: adds the scopes that are missing in it with their current limits,
-    /// and removes the scopes that no longer exist. Adds nothing if `add` is false.
+    /// Updates what can change while domains are active: the online CPUs, and the scopes of domains. Removes the scopes
+    /// that no longer exist. If `add` is true, adds new scopes with their current limits.
     ///
     /// # Errors
-    /// If systemd does not answer, or a file cannot be read.
-    pub async fn update_scopes(&self, topology: &mut Topology, add: bool) -> Result<(), SystemError> {
+    /// Like [`Self::topology`].
+    pub async fn update(&self, topology: &mut Topology, add: bool) -> Result<(), SystemError> {
         topology.online = self.blocking(Sysfs::online).await?;
         let scopes = self.systemd.domain_scopes().await?;
         topology.allowed_cpus.retain(|unit, _| HOST_UNITS.contains(&unit.as_str()) || scopes.contains(unit));

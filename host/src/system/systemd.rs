@@ -5,12 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use wakevirt_service::bus::{Address, Backoff};
 use wakevirt_service::logs::quoted;
-use zbus::fdo::PropertiesProxy;
-use zbus::proxy::CacheProperties;
+use zbus::wire::Type;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
 
 use crate::model::CpuSet;
@@ -37,25 +38,10 @@ const POLL: Duration = Duration::from_millis(50);
 type ListedUnit =
     (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1"
-)]
-trait Manager {
-    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
-    #[zbus(name = "GetUnitByPID")]
-    fn get_unit_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
-    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
-    fn set_unit_properties(
-        &self,
-        name: &str,
-        runtime: bool,
-        properties: &[(&str, Variant<'_>)],
-    ) -> zbus::Result<()>;
-    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-}
+/// systemd's name on the bus.
+const NAME: &str = "org.freedesktop.systemd1";
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 
 /// Why systemd did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -118,26 +104,43 @@ impl Systemd {
     }
 
     /// Makes a call. Repeats it if the bus or systemd is not available, for a short time: each call can be repeated.
-    async fn call<T>(
-        &self,
-        action: impl Fn() -> String,
-        call: impl AsyncFn(&Connection) -> zbus::Result<T>,
-    ) -> Result<T, SystemdError> {
+    async fn call<B, R>(&self, target: (&str, &str, &str), body: &B, action: &str) -> Result<R, SystemdError>
+    where
+        B: Serialize + Type + Sync,
+        R: DeserializeOwned + Type,
+    {
         let start = Instant::now();
         let mut backoff = Backoff::new();
         loop {
-            let result = match self.connect().await {
-                Ok(connection) => call(&connection).await,
-                Err(error) => Err(error),
-            };
-            match result {
+            match self.try_call(target, body).await {
                 Err(error) if is_unavailable(&error) && start.elapsed() < RETRY => {
                     *self.connection.lock().await = None;
                     backoff.wait().await;
                 }
-                result => return result.map_err(|source| SystemdError::Call { action: action(), source }),
+                result => {
+                    return result.map_err(|source| SystemdError::Call { action: action.to_owned(), source });
+                }
             }
         }
+    }
+
+    async fn try_call<B, R>(&self, (path, interface, method): (&str, &str, &str), body: &B) -> zbus::Result<R>
+    where
+        B: Serialize + Type + Sync,
+        R: DeserializeOwned + Type,
+    {
+        let bus = self.connect().await?;
+        let reply = bus.call_method(Some(NAME), path, Some(interface), method, body).await?;
+        reply.body().deserialize()
+    }
+
+    /// Calls systemd's main object.
+    async fn manage<B, R>(&self, method: &str, body: &B, action: &str) -> Result<R, SystemdError>
+    where
+        B: Serialize + Type + Sync,
+        R: DeserializeOwned + Type,
+    {
+        self.call((MANAGER_PATH, MANAGER, method), body, action).await
     }
 
     async fn connect(&self) -> zbus::Result<Connection> {
@@ -149,9 +152,8 @@ impl Systemd {
     }
 
     async fn units(&self, states: &[&str], patterns: &[&str]) -> Result<BTreeSet<String>, SystemdError> {
-        let call =
-            async |bus: &Connection| manager(bus).await?.list_units_by_patterns(states, patterns).await;
-        let units = self.call(|| "list units".to_owned(), call).await?;
+        let units: Vec<ListedUnit> =
+            self.manage("ListUnitsByPatterns", &(states, patterns), "list units").await?;
         Ok(units.into_iter().take(MAX_UNITS).map(|unit| unit.0).collect())
     }
 
@@ -176,11 +178,9 @@ impl Systemd {
     /// # Errors
     /// If systemd does not answer.
     pub async fn scope_of(&self, pid: u32) -> Result<Option<String>, SystemdError> {
-        let call = async |bus: &Connection| {
-            let path = manager(bus).await?.get_unit_by_pid(pid).await?;
-            get::<String>(bus, path, "Unit", "Id").await
-        };
-        let unit = self.call(|| format!("find the unit of process {pid}"), call).await?;
+        let action = format!("find the unit of process {pid}");
+        let path: OwnedObjectPath = self.manage("GetUnitByPID", &(pid,), &action).await?;
+        let unit: String = self.get(&path, "Unit", "Id", &action).await?;
         Ok((unit.starts_with("machine-qemu") && unit.ends_with(".scope")).then_some(unit))
     }
 
@@ -218,18 +218,29 @@ impl Systemd {
         interface: &str,
         name: &str,
     ) -> Result<T, SystemdError> {
-        let call = async |bus: &Connection| {
-            let path = manager(bus).await?.load_unit(unit).await?;
-            get(bus, path, interface, name).await
-        };
-        self.call(|| format!("read {name} of {unit}"), call).await
+        let action = format!("read {name} of {unit}");
+        let path: OwnedObjectPath = self.manage("LoadUnit", &(unit,), &action).await?;
+        self.get(&path, interface, name, &action).await
+    }
+
+    /// Reads a property of the object of a unit.
+    async fn get<T: TryFrom<OwnedVariant>>(
+        &self,
+        path: &OwnedObjectPath,
+        interface: &str,
+        name: &str,
+        action: &str,
+    ) -> Result<T, SystemdError> {
+        let target = (path.as_str(), "org.freedesktop.DBus.Properties", "Get");
+        let value: OwnedVariant = self.call(target, &(format!("{NAME}.{interface}"), name), action).await?;
+        let unknown = || SystemdError::Call { action: action.to_owned(), source: zbus::Error::IncorrectType };
+        T::try_from(value).map_err(|_| unknown())
     }
 
     async fn set(&self, unit: &str, name: &'static str, value: Variant<'_>) -> Result<(), SystemdError> {
-        let call = async |bus: &Connection| {
-            manager(bus).await?.set_unit_properties(unit, true, &[(name, value.try_clone()?)]).await
-        };
-        self.call(|| format!("set {name} of {unit}"), call).await
+        let properties = [(name, value)];
+        self.manage("SetUnitProperties", &(unit, true, &properties[..]), &format!("set {name} of {unit}"))
+            .await
     }
 
     /// Sets `AllowedCPUs` until the next boot, and waits until the processes of the unit are limited to these CPUs.
@@ -296,8 +307,9 @@ impl Systemd {
     /// # Errors
     /// If systemd does not answer, or the unit does not exist.
     pub async fn start(&self, unit: &str) -> Result<(), SystemdError> {
-        let call = async |bus: &Connection| manager(bus).await?.start_unit(unit, "replace").await.map(drop);
-        self.call(|| format!("start {unit}"), call).await
+        let _job: OwnedObjectPath =
+            self.manage("StartUnit", &(unit, "replace"), &format!("start {unit}")).await?;
+        Ok(())
     }
 
     /// Waits until the unit has started, and the units that it requires or wants as well.
@@ -337,27 +349,10 @@ impl Systemd {
     /// # Errors
     /// If systemd does not answer.
     pub async fn stop(&self, unit: &str) -> Result<(), SystemdError> {
-        let call = async |bus: &Connection| manager(bus).await?.stop_unit(unit, "replace").await.map(drop);
-        self.call(|| format!("stop {unit}"), call).await
+        let _job: OwnedObjectPath =
+            self.manage("StopUnit", &(unit, "replace"), &format!("stop {unit}")).await?;
+        Ok(())
     }
-}
-
-async fn manager(bus: &Connection) -> zbus::Result<ManagerProxy<'static>> {
-    ManagerProxy::builder(bus).cache_properties(CacheProperties::No).build().await
-}
-
-/// Reads a property of a unit.
-async fn get<T: TryFrom<OwnedVariant>>(
-    bus: &Connection,
-    unit: OwnedObjectPath,
-    interface: &str,
-    name: &str,
-) -> zbus::Result<T> {
-    let proxy =
-        PropertiesProxy::builder(bus).destination("org.freedesktop.systemd1").path(unit).build().await?;
-    let interface = format!("org.freedesktop.systemd1.{interface}");
-    let value = proxy.get(interface.as_str().try_into()?, name).await?;
-    T::try_from(value).map_err(|_| zbus::Error::IncorrectType)
 }
 
 /// Whether the bus or systemd is not available, for example because it restarts.

@@ -147,6 +147,22 @@ pub const RESTART_NEEDED: &str = "9acd4a1e87a94d99b5af2672907a4dd8";
 pub const STATE_NOT_SAVED: &str = "c23d87348b0f440e80962dad0d498259";
 /// The state of wakevirt-actor cannot be restored.
 pub const STATE_NOT_RESTORED: &str = "913c691e6fe24defaa4328c09679cb01";
+/// The host is prepared for a domain.
+pub const HOST_PREPARED: &str = "23e73eec4f074f12a3c97ee6d285a491";
+/// The host has its previous values again.
+pub const HOST_RESTORED: &str = "2092e75137e2464284e158146292f063";
+/// The host is not completely prepared for a domain.
+pub const PREPARATION_FAILED: &str = "3163ba4c7a084c62854f69bf57c01636";
+/// The host's state cannot be changed.
+pub const RESTORE_FAILED: &str = "27a1dd8bffcd470c8aeecf594a2e1ba6";
+/// An event from libvirt cannot be read or removed.
+pub const EVENT_UNREADABLE: &str = "51805deecc1c4ec7a76243e58c2c060e";
+/// Domains ended without an event from libvirt.
+pub const DOMAIN_GONE: &str = "ea69bc5538aa48a4bb1e4d17b729ad2d";
+/// The state of wakevirt-host cannot be saved.
+pub const HOST_STATE_NOT_SAVED: &str = "852814fa341e46779ea0b6270b35848b";
+/// The state of wakevirt-host cannot be restored.
+pub const HOST_STATE_NOT_RESTORED: &str = "e37b498710b24165ac7b624e0d26d8ca";
 /// A service exited because of an error.
 pub const SERVICE_FAILED: &str = "cabb5402665e44f191e64ce7496e24ad";
 /// The log level cannot be changed.
