@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::DefinitionError;
+use super::error::DefinitionError;
 use super::xml::{Element, shorten};
 use crate::model::CpuSet;
 

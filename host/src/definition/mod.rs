@@ -3,6 +3,7 @@
 //! Users who can define a domain choose its XML, so everything in it is limited.
 
 mod cpus;
+mod error;
 mod memory;
 mod xml;
 
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use wakevirt_protocol::host::MAX_XML;
 
 pub use cpus::{Scheduler, VcpuPins};
+pub use error::DefinitionError;
 pub use memory::{Backing, PageChoice};
 
 use crate::model::CpuSet;
@@ -20,28 +22,6 @@ use xml::Element;
 
 /// The maximum number of elements, attributes and texts in a definition. The parser needs about 100 bytes for each.
 const MAX_NODES: u32 = 500_000;
-
-/// Why a domain's XML cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DefinitionError {
-    /// Longer than [`MAX_XML`], or the hook could not pass it.
-    #[error("the definition is empty or longer than {MAX_XML} bytes")]
-    Length,
-    /// Not well-formed, or with a document type.
-    #[error("the definition is not well-formed XML: {0}")]
-    Syntax(String),
-    /// Not a domain.
-    #[error("the definition is not that of a domain: its root element is not <domain>")]
-    NotADomain,
-    /// A value that is not valid or beyond a limit.
-    #[error("{element} in the definition: {problem}")]
-    Value {
-        /// The element, such as `<memory>`.
-        element: &'static str,
-        /// What is wrong.
-        problem: String,
-    },
-}
 
 /// The part of a domain's definition that matters to the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

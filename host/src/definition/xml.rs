@@ -2,7 +2,7 @@
 
 use roxmltree::Node;
 
-use super::DefinitionError;
+use super::error::DefinitionError;
 use crate::model::CpuSet;
 
 /// An element.

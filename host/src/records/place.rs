@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::PagesNeed;
+use super::needs::PagesNeed;
 use crate::model::{GIGANTIC, NodeId, PageSize, Pages, Pool, Record, Topology};
 
 /// The pages for these needs, with their nodes. A record keeps its nodes, so that the end of one domain does not move
