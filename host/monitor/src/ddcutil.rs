@@ -3,31 +3,8 @@
 use std::io;
 use std::process::{Command, ExitStatus};
 
-use serde::{Deserialize, Serialize};
+use wakevirt_host::config::{Monitor, MonitorId};
 use wakevirt_service::logs::quoted;
-
-/// How ddcutil(1) finds a monitor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Display {
-    /// By the serial number in its EDID.
-    Serial(String),
-    /// By the model name in its EDID.
-    Model(String),
-    /// By the number of its bus: 5 is `/dev/i2c-5`.
-    Bus(u32),
-}
-
-/// A monitor, and the input that it is switched to while the domain does not run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Switch {
-    /// The monitor.
-    pub display: Display,
-    /// The VCP feature that selects the input. VESA MCCS defines 0x60; some monitors use another feature.
-    pub feature: u8,
-    /// The value of the feature for the host's input.
-    pub host: u16,
-}
 
 /// Why ddcutil(1) failed.
 #[derive(Debug, thiserror::Error)]
@@ -45,34 +22,31 @@ pub enum DdcError {
     },
 }
 
-impl Switch {
-    /// The arguments of ddcutil(1) that set the feature to this value.
-    ///
-    /// `--noverify`: after the switch, many monitors do not answer on the input that is no longer selected.
-    #[must_use]
-    pub fn arguments(&self, value: u16) -> Vec<String> {
-        let (option, monitor) = match &self.display {
-            Display::Serial(serial) => ("--sn", serial.clone()),
-            Display::Model(model) => ("--model", model.clone()),
-            Display::Bus(bus) => ("--bus", bus.to_string()),
-        };
-        let feature = format!("{:02x}", self.feature);
-        let value = format!("{value:#04x}");
-        ["--noverify", option, &monitor, "setvcp", &feature, &value].map(str::to_owned).into()
+/// Sets the monitor's feature to this value. ddcutil(1) prints its own messages.
+///
+/// # Errors
+/// If ddcutil(1) fails.
+pub fn set(monitor: &Monitor, value: u16) -> Result<(), DdcError> {
+    let arguments = arguments(monitor, value);
+    let status = Command::new("ddcutil").args(&arguments).status().map_err(DdcError::Start)?;
+    if status.success() {
+        return Ok(());
     }
+    Err(DdcError::Failed { command: format!("ddcutil {}", arguments.join(" ")), status })
+}
 
-    /// Sets the feature to this value. ddcutil(1) prints its own messages.
-    ///
-    /// # Errors
-    /// If ddcutil(1) fails.
-    pub fn set(&self, value: u16) -> Result<(), DdcError> {
-        let arguments = self.arguments(value);
-        let status = Command::new("ddcutil").args(&arguments).status().map_err(DdcError::Start)?;
-        if status.success() {
-            return Ok(());
-        }
-        Err(DdcError::Failed { command: format!("ddcutil {}", arguments.join(" ")), status })
-    }
+/// The arguments of ddcutil(1) that set the feature to this value.
+///
+/// `--noverify`: after the switch, a monitor might not answer on the input that is no longer selected.
+fn arguments(monitor: &Monitor, value: u16) -> Vec<String> {
+    let (option, id) = match &monitor.id {
+        MonitorId::Serial(serial) => ("--sn", serial.clone()),
+        MonitorId::Model(model) => ("--model", model.clone()),
+        MonitorId::Bus(bus) => ("--bus", bus.to_string()),
+    };
+    let feature = format!("{:02x}", monitor.feature);
+    let value = format!("{value:#04x}");
+    ["--noverify", option, &id, "setvcp", &feature, &value].map(str::to_owned).into()
 }
 
 #[cfg(test)]
@@ -81,15 +55,14 @@ mod tests {
 
     #[test]
     fn names_the_monitor_as_configured() {
-        let line =
-            |display, feature, value| Switch { display, feature, host: 0x0f }.arguments(value).join(" ");
-        for (display, expected) in [
-            (Display::Serial("XYZ123".to_owned()), "--noverify --sn XYZ123 setvcp 60 0x11"),
-            (Display::Model("LG 4K".to_owned()), "--noverify --model LG 4K setvcp 60 0x11"),
-            (Display::Bus(5), "--noverify --bus 5 setvcp 60 0x11"),
+        let line = |id, feature, value| arguments(&Monitor { id, vm: 0, host: 0, feature }, value).join(" ");
+        for (id, expected) in [
+            (MonitorId::Serial("XYZ123".to_owned()), "--noverify --sn XYZ123 setvcp 60 0x11"),
+            (MonitorId::Model("LG 4K".to_owned()), "--noverify --model LG 4K setvcp 60 0x11"),
+            (MonitorId::Bus(5), "--noverify --bus 5 setvcp 60 0x11"),
         ] {
-            assert_eq!(line(display, 0x60, 0x11), expected);
+            assert_eq!(line(id, 0x60, 0x11), expected);
         }
-        assert_eq!(line(Display::Bus(0), 0x04, 0x1d0), "--noverify --bus 0 setvcp 04 0x1d0");
+        assert_eq!(line(MonitorId::Bus(0), 0x04, 0x1d0), "--noverify --bus 0 setvcp 04 0x1d0");
     }
 }
