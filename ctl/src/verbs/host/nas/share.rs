@@ -91,6 +91,7 @@ impl Share {
              [{name}]\n    \
              # The drop-in of wakevirt-nas@{name}.service binds the folder here. The server runs as {owner}.\n    \
              path = /srv\n    \
+             force user = {owner}\n    \
              guest ok = yes\n    \
              read only = {read_only}\n",
             network = network.name(),
