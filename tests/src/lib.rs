@@ -27,6 +27,7 @@ pub mod bus;
 pub mod daemon;
 pub mod debian;
 pub mod demo;
+pub mod hook;
 pub mod host;
 pub mod libvirt;
 pub mod network;

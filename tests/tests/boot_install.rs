@@ -20,7 +20,8 @@ fn copy_checkout(debian: &Debian<'_>) {
     let build = test.ancestors().nth(2).expect("the test is in target/PROFILE/deps");
     let list = succeed(Command::new(project().join("scripts/install")).arg("list"));
     let sources = list.lines().map(|line| line.split_once('\t').expect("source and target").0);
-    for source in sources.chain(["scripts/install"]) {
+    let files = sources.filter(|source| !source.starts_with("link:"));
+    for source in files.chain(["scripts/install"]) {
         let target = format!("{CHECKOUT}/{source}");
         let directory = Path::new(&target)
             .parent()

@@ -22,12 +22,21 @@ const BEFORE: &[&str] = &[
     "usr/share/polkit-1/actions/other.policy",
 ];
 /// Directories that exist and are empty before the installation. They must not be removed.
-const EMPTY: &[&str] = &["opt", "usr/local/bin", "usr/local/lib", "usr/local/libexec", "usr/local/share/man"];
+const EMPTY: &[&str] = &[
+    "etc/libvirt/hooks",
+    "opt",
+    "usr/local/bin",
+    "usr/local/lib",
+    "usr/local/libexec",
+    "usr/local/share/man",
+    "usr/sbin",
+];
 
 /// The prefixes to test. The first is the default.
 const PREFIXES: [&str; 3] = ["/usr/local", "/usr", "/opt/wakevirt"];
 
-/// Files and directories by path, each with mode and content. The content of a directory is empty.
+/// Files and directories by path, each with mode and content. The content of a directory is empty; the content of a
+/// symbolic link is its target.
 type Files = BTreeMap<PathBuf, (u32, Vec<u8>)>;
 
 /// All files and directories below a directory.
@@ -41,6 +50,9 @@ fn files(root: &Path) -> Files {
             let content = if metadata.is_dir() {
                 directories.push(path.clone());
                 Vec::new()
+            } else if metadata.is_symlink() {
+                let target = path.read_link().expect("the link can be read");
+                target.into_os_string().into_encoded_bytes()
             } else {
                 std::fs::read(&path).expect("the file can be read")
             };
@@ -237,7 +249,11 @@ fn packages_contain_the_files_of_make_install() {
     let licences =
         ["LICENSE-APACHE", "LICENSE-MIT"].map(|name| Path::new("usr/share/doc/wakevirt").join(name));
     let mut total = licences.len();
-    for (name, package) in [("wakevirt", package::built()), ("wakevirt-cockpit", package::cockpit())] {
+    for (name, package) in [
+        ("wakevirt", package::built()),
+        ("wakevirt-cockpit", package::cockpit()),
+        ("wakevirt-host", package::host()),
+    ] {
         let mut expected: BTreeSet<PathBuf> = list_of(name).into_iter().map(|(_, target)| target).collect();
         licences.iter().for_each(|licence| {
             expected.remove(licence);
@@ -256,7 +272,7 @@ fn assert_package_contains(name: &str, package: &Path, installed: &Files, mut ex
     let docs = Path::new("usr/share/doc").join(name);
     let debian_docs = ["changelog.Debian.gz", "copyright"].map(|name| docs.join(name));
     expected.extend(debian_docs.iter().cloned());
-    let is_file = |name: &&PathBuf| unpacked.path().join(name).is_file();
+    let is_file = |name: &&PathBuf| !unpacked.path().join(name).is_dir();
     assert_eq!(packaged.keys().filter(is_file).cloned().collect::<BTreeSet<_>>(), expected);
 
     for name in expected.iter().filter(|name| !debian_docs.contains(name)) {
@@ -274,7 +290,11 @@ fn assert_package_contains(name: &str, package: &Path, installed: &Files, mut ex
 #[test]
 fn packages_pass_lintian() {
     let mut lintian = Command::new("lintian");
-    lintian.args(["--allow-root", "--fail-on", "error"]).args([package::built(), package::cockpit()]);
+    lintian.args(["--allow-root", "--fail-on", "error"]).args([
+        package::built(),
+        package::cockpit(),
+        package::host(),
+    ]);
     succeed(&mut lintian);
 }
 
@@ -288,6 +308,11 @@ fn package_has_the_version_of_the_programs() {
     for library in ["libc6", "libvirt0"] {
         assert!(field("Depends").contains(library), "{}", field("Depends"));
     }
-    let of_cockpit = succeed(Command::new("dpkg-deb").arg("--field").arg(package::cockpit()).arg("Version"));
-    assert_eq!(version, of_cockpit);
+    for package in [package::cockpit(), package::host()] {
+        assert_eq!(version, succeed(Command::new("dpkg-deb").arg("--field").arg(package).arg("Version")));
+    }
+    let depends = succeed(Command::new("dpkg-deb").arg("--field").arg(package::host()).arg("Depends"));
+    for part in [format!("wakevirt (= {})", version.trim()), "libc6 (>= ".to_owned(), "libvirt0".to_owned()] {
+        assert!(depends.contains(&part), "{part} is not in {depends}");
+    }
 }

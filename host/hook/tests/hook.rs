@@ -12,13 +12,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
-    listen, recv, send, socket_with,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, socket_with,
 };
 use wakevirt_protocol::host::{
     MAX_BYTES, MAX_ENTRIES, MAX_NAME, MAX_XML, Operation, Reply, SOCKET, SPOOL, WAIT, entry_operation,
     entry_parts,
 };
+use wakevirt_tests::hook::{accept, listen_at, reply_to};
 use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::{privileged, wait};
 
@@ -92,17 +92,11 @@ impl Lab {
         (name.to_vec(), xml.to_vec())
     }
 
-    fn address(&self) -> SocketAddrUnix {
-        SocketAddrUnix::new(self.host.path(SOCKET)).unwrap()
-    }
-
     /// The listening socket of a service, with a queue for this many connections.
     fn listen(&self, backlog: i32) -> OwnedFd {
-        let _ = fs::remove_file(self.host.path(SOCKET));
-        let socket = seqpacket();
-        bind(&socket, &self.address()).unwrap();
-        listen(&socket, backlog).unwrap();
-        socket
+        let path = self.host.path(SOCKET);
+        let _ = fs::remove_file(&path);
+        listen_at(&path, backlog)
     }
 
     /// Runs the hook while a service answers its message with these messages and then closes the connection.
@@ -110,28 +104,16 @@ impl Lab {
         let socket = self.listen(1);
         thread::scope(|scope| {
             scope.spawn(|| {
-                let (connection, entry) = accept(&socket);
+                let (connection, entry) = accept(&socket).unwrap();
                 assert_eq!(entry_operation(&entry).unwrap().name(), operation);
                 assert!(self.host.path(SPOOL).join(&entry).exists());
                 for message in messages {
-                    send(&connection, message, SendFlags::NOSIGNAL).unwrap();
+                    reply_to(&connection, message);
                 }
             });
             self.run("a b", operation)
         })
     }
-}
-
-fn seqpacket() -> OwnedFd {
-    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
-}
-
-/// Accepts the hook's connection, and receives its message.
-fn accept(socket: &OwnedFd) -> (OwnedFd, String) {
-    let connection = accept_with(socket, SocketFlags::CLOEXEC).unwrap();
-    let mut entry = [0; 128];
-    let (length, _) = recv(&connection, &mut entry, RecvFlags::empty()).unwrap();
-    (connection, String::from_utf8(entry.get(..length).unwrap().to_vec()).unwrap())
 }
 
 /// A pipe from which these bytes can be read.
@@ -282,10 +264,11 @@ fn waits_a_limited_time_for_a_service_that_hangs() {
     };
     let socket = lab.listen(0);
     check("the service does not accept connections");
-    let (_held, _) = (accept(&socket), ());
+    let _held = accept(&socket);
     // listen(2) with 0 leaves space for one connection.
-    let waiting = seqpacket();
-    connect(&waiting, &lab.address()).unwrap();
+    let waiting =
+        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    connect(&waiting, &SocketAddrUnix::new(lab.host.path(SOCKET)).unwrap()).unwrap();
     check("the queue of connections is full");
 }
 
@@ -296,13 +279,11 @@ fn waits_as_long_as_the_service_asks() {
     let socket = lab.listen(1);
     let run = thread::scope(|scope| {
         scope.spawn(|| {
-            let (connection, _) = accept(&socket);
-            let wait = Reply::Wait(2 * WAIT).encode();
-            send(&connection, &wait, SendFlags::NOSIGNAL).unwrap();
+            let (connection, _) = accept(&socket).unwrap();
+            reply_to(&connection, &Reply::Wait(2 * WAIT).encode());
             // Longer than the hook waits on its own.
             thread::sleep(WAIT + WAIT / 2);
-            let refused = Reply::Refused("no".to_owned()).encode();
-            send(&connection, &refused, SendFlags::NOSIGNAL).unwrap();
+            reply_to(&connection, &Reply::Refused("no".to_owned()).encode());
         });
         lab.run("a", "prepare")
     });
@@ -311,8 +292,8 @@ fn waits_as_long_as_the_service_asks() {
     // The service asks for little time, and then hangs.
     let run = thread::scope(|scope| {
         let service = scope.spawn(|| {
-            let (connection, _) = accept(&socket);
-            send(&connection, &Reply::Wait(WAIT / 20).encode(), SendFlags::NOSIGNAL).unwrap();
+            let (connection, _) = accept(&socket).unwrap();
+            reply_to(&connection, &Reply::Wait(WAIT / 20).encode());
             connection
         });
         let run = lab.run("a", "prepare");
@@ -414,7 +395,7 @@ fn exits_with_0_without_descriptors_and_within_resource_limits() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut hook = lab.hook("a", "prepare").stdin(input(XML)).stderr(writer).spawn().unwrap();
-    let (connection, _) = accept(&socket);
-    send(&connection, &Reply::Refused("no".to_owned()).encode(), SendFlags::NOSIGNAL).unwrap();
+    let (connection, _) = accept(&socket).unwrap();
+    reply_to(&connection, &Reply::Refused("no".to_owned()).encode());
     assert_eq!(hook.wait().unwrap().code(), Some(1));
 }

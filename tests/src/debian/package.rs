@@ -22,6 +22,15 @@ pub fn cockpit() -> PathBuf {
     named("wakevirt-cockpit")
 }
 
+/// The path of the newest `wakevirt-host` package.
+///
+/// # Panics
+/// If there is no package.
+#[must_use]
+pub fn host() -> PathBuf {
+    named("wakevirt-host")
+}
+
 fn named(package: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project().join("target"), PathBuf::from);
     let directory = target.join("debian");
