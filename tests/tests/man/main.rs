@@ -188,7 +188,7 @@ fn documented_reload_behaviour_matches_the_code() {
 
 #[test]
 fn every_option_is_documented() {
-    for service in Service::BOTH {
+    for service in Service::ALL {
         let page = Page::read(&format!("{}.8", service.program()));
         let options = service.options();
         let names = options.keys().cloned().collect();
@@ -261,7 +261,7 @@ fn every_exit_status_is_documented() {
     if root && !privileged() {
         return;
     }
-    for service in Service::BOTH {
+    for service in Service::ALL {
         let run = |arguments: &[&str], output: Stdio| {
             let program = built_programs().join(service.program());
             let mut command = Command::new(if root { "unshare".as_ref() } else { program.as_os_str() });

@@ -19,7 +19,6 @@ use Service::{Actor, Capture, Host};
 
 impl Service {
     pub const ALL: [Self; 3] = [Capture, Actor, Host];
-    pub const BOTH: [Self; 2] = [Capture, Actor];
 
     /// The name of the service's program.
     pub const fn program(self) -> &'static str {
@@ -80,7 +79,7 @@ impl Service {
         let mut command = match self {
             Capture => wakevirt_capture::Options::command(),
             Actor => wakevirt_actor::Options::command(),
-            Host => panic!("the options of wakevirt-host are not compared"),
+            Host => wakevirt_host::daemon::Options::command(),
         };
         command.build();
         let option = |argument: &clap::Arg| {
