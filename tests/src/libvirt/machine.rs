@@ -3,8 +3,6 @@
 //! They do not need KVM, and start in 0.25 s.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::host::Host;
@@ -75,14 +73,20 @@ impl Guest {
         }
     }
 
+    /// The content of its floppy disk. `None` if there is nothing to boot.
+    #[must_use]
+    pub fn floppy(self) -> Option<Vec<u8>> {
+        let mut image = self.code()?;
+        image.resize(510, 0);
+        image.extend([0x55, 0xaa]);
+        image.resize(1440 * 1024, 0);
+        Some(image)
+    }
+
     /// Creates its floppy disk image, and returns the path on the host. `None` if there is nothing to boot.
     fn image(self, host: &Host) -> Option<String> {
-        let mut sector = self.code()?;
-        sector.resize(510, 0);
-        sector.extend([0x55, 0xaa]);
         let image = format!("{DIRECTORY}/{}.img", self.name());
-        let mut file = File::create(host.path(&image)).expect("an image in /run");
-        file.write_all(&sector).and_then(|()| file.set_len(1440 * 1024)).expect("an image in /run");
+        std::fs::write(host.path(&image), self.floppy()?).expect("an image in /run");
         Some(image)
     }
 }
