@@ -10,8 +10,8 @@ use zbus::fdo;
 
 use super::Lock;
 
-/// The timeout of a call, as in libdbus.
-const TIMEOUT: Duration = Duration::from_secs(25);
+/// The timeout of a call. The bus starts logind if it is not running.
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// logind's name on the bus.
 pub(super) const NAME: &str = "org.freedesktop.login1";
 
