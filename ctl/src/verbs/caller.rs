@@ -1,17 +1,26 @@
 //! The caller, who runs the commands that doctor and `host check` print.
 
+use nix::unistd::geteuid;
+
 use crate::quoting::quote;
 
 /// The caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Caller {
     /// UID 0.
     Root,
     /// Another user, who needs sudo(8) to manage system services.
+    #[default]
     User,
 }
 
 impl Caller {
+    /// Who runs this process.
+    #[must_use]
+    pub fn current() -> Self {
+        if geteuid().is_root() { Self::Root } else { Self::User }
+    }
+
     /// Returns a command that runs this command as root. If it contains shell operators, a shell runs it.
     #[must_use]
     pub fn as_root(self, command: &str) -> String {

@@ -12,7 +12,7 @@ const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,Result
                           DropInPaths,SupplementaryGroups,AmbientCapabilities,MainPID,FragmentPath";
 
 /// The system units.
-const SYSTEM: [&str; 12] = [
+const SYSTEM: [&str; 14] = [
     "wakevirt-capture.service",
     "wakevirt-capture.socket",
     "wakevirt-capture-links.socket",
@@ -25,6 +25,8 @@ const SYSTEM: [&str; 12] = [
     "wakevirt-host.service",
     "wakevirt-host.socket",
     "wakevirt-sleep.service",
+    "wakevirt-suspend.service",
+    "wakevirt-shutdown.service",
 ];
 /// The user units.
 const USER: [&str; 2] = ["wakevirt-actor.service", "wakevirt-libvirtd.service"];

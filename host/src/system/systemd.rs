@@ -212,7 +212,11 @@ impl Systemd {
         self.property_of(unit, if unit.ends_with(".scope") { "Scope" } else { "Slice" }, name).await
     }
 
-    async fn property_of<T: TryFrom<OwnedVariant>>(
+    /// A property of a unit. `interface` is the last part of its interface's name, such as `Service`.
+    ///
+    /// # Errors
+    /// If systemd does not answer, or the property has another type.
+    pub async fn property_of<T: TryFrom<OwnedVariant>>(
         &self,
         unit: &str,
         interface: &str,

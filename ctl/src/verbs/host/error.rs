@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use wakevirt_host::state::StateError;
 use wakevirt_host::system::{SystemError, SystemdError};
+use wakevirt_service::config::ConfigError;
+use wakevirt_service::logs::quoted;
 
 use crate::exit::Exit;
 
@@ -25,6 +27,29 @@ pub enum HostError {
          /etc/libvirt/hooks", .0.display()
     )]
     NoHooks(PathBuf),
+    /// The configuration is invalid.
+    #[error(transparent)]
+    Config(Box<ConfigError>),
+    /// The configuration does not contain the domain.
+    #[error(
+        "no [[domain]] table in host.toml matches {}, so the host is not prepared for it; see wakevirt-host.toml(5)",
+        quoted(_0)
+    )]
+    NotConfigured(String),
+    /// libvirt has no domain with this name.
+    #[error(
+        "libvirt has no domain with the name or UUID {}; \"virsh list --all\" lists all domains",
+        quoted(_0)
+    )]
+    NoSuchDomain(String),
+    /// virsh(1) failed.
+    #[error("{command} failed: {reason}")]
+    Virsh {
+        /// The command.
+        command: String,
+        /// The cause.
+        reason: String,
+    },
     /// The state file of wakevirt-host cannot be read.
     #[error(transparent)]
     State(#[from] StateError),
@@ -38,8 +63,10 @@ impl HostError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::System(SystemError::Systemd(SystemdError::Call { .. })) => Exit::Unavailable,
-            Self::Read { .. } | Self::NoHooks(_) | Self::State(_) | Self::System(_) => Exit::Failure,
+            Self::Virsh { .. } | Self::System(SystemError::Systemd(SystemdError::Call { .. })) => {
+                Exit::Unavailable
+            }
+            _ => Exit::Failure,
         }
     }
 }

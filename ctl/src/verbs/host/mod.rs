@@ -1,9 +1,13 @@
 //! `wakevirtctl host`: how the host is prepared for its domains.
 
+pub mod check;
 mod error;
+mod guests;
 pub mod import;
 pub mod nas;
 pub mod new;
+pub mod plan;
+mod preview;
 pub mod status;
 
 use crate::client::Client;
@@ -26,6 +30,12 @@ pub struct Arguments {
 /// What to do with the preparation of the host.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum HostVerb {
+    /// Find out what prevents the preparation of the host
+    ///
+    /// The verb checks host.toml, the installation, and the definition of each domain that host.toml contains. For each
+    /// finding, it prints what it has seen and, if there is one, the command that fixes the problem. The exit status is 1
+    /// if there are errors or warnings. The verb changes nothing.
+    Check(check::Arguments),
     /// Propose a configuration for the libvirt hooks of VFIO-Tools or of portellam's libvirt-hooks
     ///
     /// The verb reads the hooks in DIR, which is usually /etc/libvirt/hooks, and prints a host.toml for
@@ -43,6 +53,13 @@ pub enum HostVerb {
     /// wakevirt-nas@NAME.service runs Samba's server for one folder and one isolated network of libvirt. See
     /// /usr/share/doc/wakevirt/NAS.md.
     Nas(nas::Arguments),
+    /// Show what would be done for a domain, as commands
+    ///
+    /// The plan is computed with the functions of the service, from host.toml, the domain's definition for its next start,
+    /// and the domains that are active now. The verb changes nothing. It also proposes elements for the definition that
+    /// wakevirt does not set itself, such as priorities among domains. The exit status is 1 if the domain would not get
+    /// everything that host.toml names.
+    Plan(plan::Arguments),
     /// Show for which domains the host is prepared, its values, and what failed
     ///
     /// For each value, the verb shows what it was before the first domain, what the active domains need, and what it is
@@ -57,9 +74,11 @@ pub enum HostVerb {
 /// See the verbs.
 pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) -> Result<Exit, Error> {
     match &arguments.verb {
+        HostVerb::Check(arguments) => check::run(arguments, client, output).await,
         HostVerb::Import(arguments) => import::run(arguments, output),
         HostVerb::New(arguments) => new::run(arguments, output),
         HostVerb::Nas(arguments) => nas::run(arguments, output),
+        HostVerb::Plan(arguments) => plan::run(arguments, client, output).await,
         HostVerb::Status(arguments) => status::run(arguments, client, output).await,
     }
 }

@@ -10,7 +10,6 @@ pub mod polkit;
 pub mod ports;
 pub mod session;
 
-use nix::unistd::geteuid;
 use wakevirt_service::bus::Address;
 
 use crate::client::{Client, Domain, Service};
@@ -99,7 +98,7 @@ impl Observations {
         let machines = machines(&bus, wanted, &mut unseen);
         let uses_session = session || uris(&bus).any(|(uri, _)| uri.starts_with("qemu:///session"));
         Self {
-            caller: if geteuid().is_root() { Caller::Root } else { Caller::User },
+            caller: Caller::current(),
             address: client.address().clone(),
             wanted: wanted.map(str::to_owned),
             units: units::system(),
