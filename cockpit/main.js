@@ -6,6 +6,7 @@ import { History } from "./history.js";
 import { Packets } from "./packets.js";
 import { Service } from "./bus.js";
 import { showDoctor } from "./doctor.js";
+import { showHost } from "./host.js";
 import { showServices } from "./services.js";
 
 followTheme();
@@ -16,3 +17,4 @@ showDoctor();
 const domains = new Domains(actor);
 new Packets(actor, capture, domains);
 new History(actor);
+showHost();

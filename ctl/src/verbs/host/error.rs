@@ -50,6 +50,12 @@ pub enum HostError {
         /// The cause.
         reason: String,
     },
+    /// The caller is not root.
+    #[error("changing the host requires root; run: {command}")]
+    NeedsRoot {
+        /// The command to run.
+        command: &'static str,
+    },
     /// The state file of wakevirt-host cannot be read.
     #[error(transparent)]
     State(#[from] StateError),
@@ -63,6 +69,7 @@ impl HostError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
+            Self::NeedsRoot { .. } => Exit::Denied,
             Self::Virsh { .. } | Self::System(SystemError::Systemd(SystemdError::Call { .. })) => {
                 Exit::Unavailable
             }

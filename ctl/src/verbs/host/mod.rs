@@ -9,6 +9,7 @@ pub mod new;
 pub mod plan;
 mod preview;
 pub mod status;
+pub mod undo;
 
 use crate::client::Client;
 use crate::error::Error;
@@ -66,6 +67,13 @@ pub enum HostVerb {
     /// now. It also lists the kernel threads and the interrupts that can use isolated CPUs: they remain there, because
     /// systemd does not manage them. The exit status is 1 if a domain did not get what it needs, or a value differs.
     Status(status::Arguments),
+    /// Restore the values that the host had before the first domain
+    ///
+    /// The verb stops wakevirt-host.service and its socket, which would prepare the host again, restores the values, and
+    /// removes the runtime drop-ins that only set defaults. Running domains are not stopped: they keep their huge pages and
+    /// the units that are active for them until they stop, and the verb names both. With --force, these units are stopped
+    /// as well. A step that fails does not prevent the others. The verb requires root.
+    Undo(undo::Arguments),
 }
 
 /// Runs the verb.
@@ -80,5 +88,6 @@ pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) ->
         HostVerb::Nas(arguments) => nas::run(arguments, output),
         HostVerb::Plan(arguments) => plan::run(arguments, client, output).await,
         HostVerb::Status(arguments) => status::run(arguments, client, output).await,
+        HostVerb::Undo(arguments) => undo::run(arguments, client, output).await,
     }
 }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod domains;
+mod host;
 mod hypervisors;
 mod interfaces;
 mod nearest;
@@ -24,6 +25,7 @@ pub fn all(seen: &Observations) -> Vec<Finding> {
         domains::check,
         rules::check,
         packets::check,
+        host::check,
     ];
     let mut findings: Vec<Finding> = checks.iter().flat_map(|check| check(seen)).collect();
     findings.sort_by_key(|finding| finding.severity);

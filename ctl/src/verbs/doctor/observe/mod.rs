@@ -3,6 +3,7 @@
 
 pub mod bus;
 pub mod config;
+pub mod host;
 pub mod libvirt;
 pub mod loop_back;
 pub mod network;
@@ -19,6 +20,7 @@ use crate::verbs::units::{self, Units};
 
 use bus::OnBus;
 use config::{ActorConfig, CaptureConfig, Config};
+use host::Preparation;
 use libvirt::Machine;
 use loop_back::LoopBack;
 use network::Link;
@@ -49,6 +51,8 @@ pub struct Observations {
     pub capture_config: Seen<Config<CaptureConfig>>,
     /// The configuration of the actor.
     pub actor_config: Seen<Config<ActorConfig>>,
+    /// The preparation of the host for its domains.
+    pub host: Seen<Preparation>,
     /// The network interfaces.
     pub links: Seen<Vec<Link>>,
     /// The sockets on UDP port 9.
@@ -107,6 +111,7 @@ impl Observations {
             policies: policies(),
             capture_config: config::read(Service::Capture, bus.capture_process),
             actor_config: config::read(Service::Actor, bus.actor_process),
+            host: host::read(),
             links,
             port,
             unconnected: unconnected(&bus),
@@ -143,6 +148,7 @@ impl Observations {
             policies: Vec::new(),
             capture_config: Err(unseen()),
             actor_config: Err(unseen()),
+            host: Ok(Preparation::default()),
             links: Err(unseen()),
             port: Vec::new(),
             unconnected: Vec::new(),
@@ -174,7 +180,8 @@ impl Observations {
         let lists = [self.bus.domains.as_ref().err(), self.bus.decisions.as_ref().err()]
             .map(|it| it.filter(|_| running));
         let packets = self.bus.packets.as_ref().err().filter(|_| self.bus.capture.status().is_some());
-        let configs = [self.capture_config.as_ref().err(), self.actor_config.as_ref().err()];
+        let configs =
+            [self.capture_config.as_ref().err(), self.actor_config.as_ref().err(), self.host.as_ref().err()];
         let all =
             units.into_iter().chain(lists).chain([packets]).chain(configs).chain([self.links.as_ref().err()]);
         all.flatten().chain(&self.unseen).cloned().collect()
