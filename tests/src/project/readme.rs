@@ -34,7 +34,11 @@ pub fn commands_of(page: &str, section: &str) -> Vec<String> {
 }
 
 /// The fenced blocks with this info string in a section of a page.
-fn blocks_of(page: &str, section: &str, info: &str) -> Vec<String> {
+///
+/// # Panics
+/// If there is no such page or section.
+#[must_use]
+pub fn blocks_of(page: &str, section: &str, info: &str) -> Vec<String> {
     let text =
         std::fs::read_to_string(project().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
     let heading = format!("## {section}\n");
