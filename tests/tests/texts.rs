@@ -225,7 +225,7 @@ fn no_file_names_an_invented_contact() {
                 || (address.ends_with(".invalid") && location.starts_with(CHANGELOG))
         };
         let is_unit = |address: &&str| {
-            let suffixes = [".service", ".target", ".scope", ".socket"];
+            let suffixes = [".service", ".service.d", ".target", ".scope", ".socket"];
             suffixes.iter().any(|suffix| address.to_ascii_lowercase().ends_with(suffix))
         };
         if is_page || !mail_addresses(&line).iter().all(|it| is_reserved(it) || is_unit(it)) {

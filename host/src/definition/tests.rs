@@ -167,7 +167,7 @@ fn large_definitions_are_limited() {
     assert_eq!(Definition::read(&pins).unwrap().pins.own.len(), 1);
     let pins = many("<vcpupin vcpu='1' cpuset='0'/>", 16_385);
     assert!(Definition::read(&pins).unwrap_err().to_string().contains("more than 16384"));
-    let list = format!("<domain><vcpu cpuset='{}'>1</vcpu></domain>", "0-8191,".repeat(1_000_000));
+    let list = format!("<domain><vcpu cpuset='{}'>1</vcpu></domain>", "0-8191,".repeat(100_000));
     assert_eq!(Definition::read(&list).unwrap().pins.default.unwrap().len(), 8192);
     let error = Definition::read(&format!("<domain>{}</domain>", "<a/>".repeat(600_000))).unwrap_err();
     assert!(matches!(error, DefinitionError::Syntax(_)), "{error}");
