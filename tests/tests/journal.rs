@@ -23,6 +23,7 @@ fn code() -> Vec<(String, String)> {
         "capture/src/*.rs",
         "service/src/*.rs",
         "libvirt/src/*.rs",
+        "host/src/*.rs",
         "host/sleep/src/*.rs",
     ]);
     code.retain(|(path, _)| !path.ends_with("/tests.rs") && !path.contains("/tests/"));

@@ -38,6 +38,9 @@ const POLL: Duration = Duration::from_millis(50);
 type ListedUnit =
     (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
+/// The CPUs that a cgroup has: cgroups(7).
+const CPUSET: &str = "cpuset.cpus.effective";
+const ONLINE: &str = "/sys/devices/system/cpu/online";
 /// systemd's name on the bus.
 const NAME: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -253,16 +256,15 @@ impl Systemd {
     /// If systemd does not answer, or the limit has no effect.
     pub async fn set_allowed_cpus(&self, unit: &str, cpus: &CpuSet) -> Result<(), SystemdError> {
         self.set(unit, "AllowedCPUs", Variant::new(cpus.to_mask())).await?;
-        let above = |file: &Path| {
+        let read = |path: &Path| std::fs::read_to_string(path).ok()?.trim().parse::<CpuSet>().ok();
+        let is_no_limit = read(Path::new(ONLINE)).is_some_and(|online| cpus.includes(&online));
+        let has_effect = |file: &Path| {
             // The CPUs that the unit could have.
-            let parent = file.parent()?.parent()?.join("cpuset.cpus.effective");
-            std::fs::read_to_string(parent).ok()?.trim().parse::<CpuSet>().ok()
+            let above = file.parent().and_then(Path::parent).and_then(|parent| read(&parent.join(CPUSET)));
+            let expected = above.map_or_else(|| cpus.clone(), |above| above.intersection(cpus));
+            read(file).map_or(is_no_limit, |found| expected.is_empty() || found == expected)
         };
-        let has_effect = |file: &Path, text: &str| {
-            let expected = above(file).map_or_else(|| cpus.clone(), |above| above.intersection(cpus));
-            expected.is_empty() || text.trim().parse::<CpuSet>().is_ok_and(|found| found == expected)
-        };
-        self.wait_for_effect(unit, "AllowedCPUs", "cpuset.cpus.effective", "cpuset", has_effect).await
+        self.wait_for_effect(unit, "AllowedCPUs", CPUSET, "cpuset", has_effect).await
     }
 
     /// Sets `CPUWeight` until the next boot, and waits until it has an effect. `None` sets the default.
@@ -271,7 +273,12 @@ impl Systemd {
     /// Like [`Self::set_allowed_cpus`].
     pub async fn set_weight(&self, unit: &str, weight: Option<u64>) -> Result<(), SystemdError> {
         self.set(unit, "CPUWeight", Variant::new(weight.unwrap_or(DEFAULT_WEIGHT))).await?;
-        let has_effect = |_: &Path, text: &str| weight.is_none_or(|weight| text.trim() == weight.to_string());
+        let has_effect = |file: &Path| {
+            let is_set = |weight: u64| {
+                std::fs::read_to_string(file).is_ok_and(|found| found.trim() == weight.to_string())
+            };
+            weight.is_none_or(is_set)
+        };
         self.wait_for_effect(unit, "CPUWeight", "cpu.weight", "cpu", has_effect).await
     }
 
@@ -283,7 +290,7 @@ impl Systemd {
         property: &'static str,
         file: &'static str,
         controller: &'static str,
-        has_effect: impl Fn(&Path, &str) -> bool,
+        has_effect: impl Fn(&Path) -> bool,
     ) -> Result<(), SystemdError> {
         let cgroup: String = self.property(unit, "ControlGroup").await?;
         let directory = self.cgroups.join(cgroup.trim_start_matches('/'));
@@ -293,11 +300,11 @@ impl Systemd {
         let path = directory.join(file);
         let start = Instant::now();
         loop {
-            let found = std::fs::read_to_string(&path);
-            if found.as_ref().is_ok_and(|text| has_effect(&path, text)) {
+            if has_effect(&path) {
                 return Ok(());
             }
             if start.elapsed() >= EFFECT {
+                let found = std::fs::read_to_string(&path);
                 let found = found.unwrap_or_else(|error: io::Error| error.to_string()).trim().to_owned();
                 let (unit, file) = (unit.to_owned(), path.display().to_string());
                 return Err(SystemdError::NoEffect { property, unit, file, found, controller });

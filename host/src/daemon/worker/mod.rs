@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use wakevirt_protocol::host::{Operation, Reply};
 use wakevirt_service::clock;
 use wakevirt_service::logs::{kind, quoted};
@@ -23,6 +23,8 @@ mod settle;
 
 /// How often the QEMU processes are checked, and failed steps are repeated.
 const TICK: Duration = Duration::from_secs(5);
+/// How often the spool is read without a message from the hook.
+const IDLE: Duration = Duration::from_secs(60);
 /// The maximum number of refusals that are remembered for hooks that have not connected yet.
 const MAX_REFUSALS: usize = 64;
 /// The maximum number of domains that start at the same time, as far as the service remembers them.
@@ -97,6 +99,8 @@ impl Worker {
                 },
                 Some(UnitFailure { unit, error }) = failures.recv() => self.unit_failed(&unit, &error),
                 _ = ticks.tick(), if self.needs_ticks() => self.tick().await,
+                // The hook could not connect, or there was no room for its event.
+                () = sleep(IDLE) => {}
             }
         }
     }

@@ -274,3 +274,6 @@ impl Sysfs {
 fn failed(action: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {action} {}: {error}", shown(path)))
 }
+
+#[cfg(test)]
+mod tests;
