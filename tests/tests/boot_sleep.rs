@@ -2,9 +2,12 @@
 //! so that systemd goes through a complete suspend, but the machine stays awake.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
+use std::path::Path;
+
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
-use wakevirt_tests::host::Host;
+use wakevirt_tests::host::{Host, project, succeed};
+use wakevirt_tests::libvirt::linux;
 use wakevirt_tests::libvirt::machine::Guest;
 use wakevirt_tests::libvirt::qemu_domain_with;
 use wakevirt_tests::{privileged, wait};
@@ -339,4 +342,81 @@ fn saves_and_shuts_down_domains_before_the_host_shuts_down() {
     let position = |text: &str| log.rfind(text).unwrap_or_else(|| log.len());
     assert!(position("asleep: domain") < position("Stopped libvirt-guests.service"), "{log}");
     assert!(position("asleep: domain") < position("Stopped libvirtd.service"), "{log}");
+}
+
+/// Linux with a guest agent, as `scripts/guest-agent` creates it, and swap space.
+fn start_linux(debian: &Debian<'_>, name: &str) {
+    debian.sh(&format!("truncate -s 256M /var/lib/libvirt/images/{name}.img"));
+    let xml = format!(
+        "<domain type='qemu'><name>{name}</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type><kernel>/var/lib/libvirt/images/kernel</kernel>
+    <initrd>/var/lib/libvirt/images/initramfs</initrd><cmdline>console=ttyS0 quiet</cmdline></os>
+  <features><acpi/></features>
+  <pm><suspend-to-mem enabled='yes'/><suspend-to-disk enabled='yes'/></pm>
+  <devices>
+    <controller type='usb' model='none'/><memballoon model='none'/>
+    <disk type='file' device='disk'><driver name='qemu' type='raw'/>
+      <source file='/var/lib/libvirt/images/{name}.img'/><target dev='vda' bus='virtio'/></disk>
+    <serial type='file'><source path='/var/log/libvirt/qemu/{name}-console.log'/></serial>
+    {}
+  </devices>
+</domain>",
+        linux::AGENT
+    );
+    debian.write(&format!("/root/{name}.xml"), &xml);
+    virsh(debian, &format!("define /root/{name}.xml"));
+    virsh(debian, &format!("start {name}"));
+}
+
+/// Sends a command to the agent of a guest. `None` if it fails.
+fn agent(debian: &Debian<'_>, name: &str, command: &str) -> Option<String> {
+    let mut virsh = debian.command("virsh");
+    virsh.args(["--connect", "qemu:///system", "qemu-agent-command", "--timeout", "5", name, command]);
+    let output = virsh.output().expect("virsh runs");
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Waits until the agent answers, which it does after a start in about 5 s.
+fn wait_for_agent(debian: &Debian<'_>, name: &str) {
+    let answers = || agent(debian, name, r#"{"execute":"guest-ping"}"#).map(drop);
+    let answered = wait::within(3 * wait::TIMEOUT, answers);
+    let console = format!("cat /var/log/libvirt/qemu/{name}-console.log");
+    assert!(answered.is_some(), "the agent of {name} does not answer:\n{}", debian.sh(&console));
+}
+
+#[test]
+fn guests_suspend_and_hibernate_with_the_host() {
+    privileged!();
+    let host = Host::new();
+    let config = "[[domain]]\nmatch = \"memory\"\nsleep = \"suspend\"\n
+                  [[domain]]\nmatch = \"disk\"\nsleep = \"hibernate\"\n";
+    let debian = site(&host, config);
+    let guest = succeed(&mut std::process::Command::new(project().join("scripts/guest-agent")));
+    for file in ["kernel", "initramfs"] {
+        debian.copy(&Path::new(guest.trim()).join(file), &format!("/var/lib/libvirt/images/{file}"));
+    }
+    let both = ["memory", "disk"];
+    both.iter().for_each(|name| start_linux(&debian, name));
+    // A file in the guest's memory, which only a guest that was not booted again has.
+    let open =
+        |mode| format!(r#"{{"execute":"guest-file-open","arguments":{{"path":"/marker","mode":"{mode}"}}}}"#);
+    for name in both {
+        wait_for_agent(&debian, name);
+        assert_eq!(agent(&debian, name, &open("r")), None);
+        assert!(agent(&debian, name, &open("w")).is_some());
+    }
+    assert_eq!(suspend(&debian), "");
+    wait_until_awake(&debian);
+    let log = debian.journal(SUSPEND);
+    assert!(has_suspended(&debian), "{log}");
+    let during = debian.sh("cat /run/domains-pre");
+    for (name, state) in [("memory", "pmsuspended"), ("disk", "shut off")] {
+        let line = during.lines().find(|line| line.contains(name)).unwrap_or_default();
+        assert!(line.ends_with(state), "{name} is not {state}:\n{during}\n{log}");
+    }
+    for name in both {
+        assert_eq!(state(&debian, name), "running", "{name}: {log}");
+        wait_for_agent(&debian, name);
+        assert!(agent(&debian, name, &open("r")).is_some(), "{name} has lost its memory");
+    }
 }
