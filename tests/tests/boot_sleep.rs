@@ -146,6 +146,15 @@ fn keeps_the_host_awake_while_a_domain_runs() {
     assert_eq!(suspend(&debian), "");
     wait_until_awake(&debian);
     assert!(has_suspended(&debian));
+    // The program's user can take no other locks.
+    assert_ne!(call_suspend(debian.command_as("wakevirt-sleep", "busctl")), "");
+    for (what, allowed) in
+        [("sleep:idle:handle-lid-switch", true), ("shutdown", false), ("handle-power-key", false)]
+    {
+        let mut inhibit = debian.command_as("wakevirt-sleep", "systemd-inhibit");
+        let status = inhibit.args([&format!("--what={what}"), "--who=test", "--mode=block", "true"]).status();
+        assert_eq!(status.expect("setpriv runs").success(), allowed, "{what}");
+    }
 
     // systemd 257's logind does not return to a bus that was restarted.
     for restart in
@@ -303,6 +312,8 @@ fn a_killed_suspend_leaves_no_domain_asleep() {
     start(&debian, "paused", IDLE);
     assert_eq!(suspend(&debian), "");
     wait::until_true("the domain to sleep", || state(&debian, "paused") == "paused");
+    let list = debian.sh("stat --format='%A %U' /run/wakevirt-sleep/asleep.json");
+    assert_eq!(list, "-rw------- wakevirt-sleep\n");
     debian.sh("kill -9 $(systemctl show --property=MainPID --value wakevirt-suspend)");
     wait::until_true("the domain to be awake", || state(&debian, "paused") == "running");
     wait_until_awake(&debian);
