@@ -38,6 +38,8 @@ fn system(host: &Host) -> Debian<'_> {
     let mut debian = Debian::new(host, Kind::DbusDaemon);
     debian.install();
     debian.write(&format!("/root/{DOMAIN}.xml"), &qemu_domain_with(DOMAIN, ""));
+    // The tests restart libvirtd more often than systemd allows by default.
+    debian.write("/etc/systemd/system/libvirtd.service.d/test.conf", "[Unit]\nStartLimitIntervalSec=0\n");
     debian.boot();
     virsh(&debian, &["define", &format!("/root/{DOMAIN}.xml")]);
     debian
@@ -165,8 +167,11 @@ fn hook_passes_on_every_event_of_a_domain() {
     let host = Host::new();
     let debian = system(&host);
     let service = StandIn::start(&root(&debian), |_| Answer::done());
-    let expect =
-        |what: &str, operations: &[&str]| assert_eq!(service.take_operations(), operations, "{what}");
+    let expect = |what: &str, operations: &[&str]| {
+        // libvirtd reports some events after it has answered its client.
+        let _ = wait::within(wait::TIMEOUT, || (service.events().len() >= operations.len()).then_some(()));
+        assert_eq!(service.take_operations(), operations, "{what}");
+    };
 
     virsh(&debian, &["start", DOMAIN]);
     expect("start", &START);
