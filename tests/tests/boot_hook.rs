@@ -1,5 +1,5 @@
-//! libvirt's contract with its hooks, with the hook, a real libvirtd and QEMU on a booted Debian system. A stand-in
-//! answers instead of wakevirt-host.
+//! libvirt's contract with its hooks, with the hook, a real libvirtd and QEMU on a booted Debian system. In most tests, a
+//! stand-in answers instead of wakevirt-host.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test may panic")]
 
 use std::path::PathBuf;
@@ -388,4 +388,87 @@ fn hook_ignores_the_domains_of_a_users_own_daemon() {
     assert!(calls.iter().any(|call| call.operation == "prepare"), "{calls:?}");
     assert!(calls.iter().all(|call| call.uid != 0 && call.status == 0), "{calls:?}");
     assert_eq!((service.take_operations(), debian.sh(&format!("ls {SPOOL}"))), (Vec::new(), String::new()));
+}
+
+/// Sets the domain's table in host.toml, and starts or reloads the service. The file that compacts memory is read-only in
+/// a container, so the preparation fails.
+fn configure(debian: &Debian<'_>, require: bool) {
+    let table = format!("[[domain]]\nmatch = \"{DOMAIN}\"\nprepare = [\"compact\"]\nrequire = {require}\n");
+    debian.write("/etc/wakevirt/host.toml", &table);
+    debian.sh("systemctl reload-or-restart wakevirt-host");
+}
+
+/// Waits until wakevirt-host has handled all events, and has this many records.
+fn wait_for_records(debian: &Debian<'_>, count: usize, what: &str) {
+    let records = format!("grep -c '\"name\": *\"{DOMAIN}\"' /run/wakevirt-host/state/state.json || true");
+    let expected = format!("0\n{count}\n");
+    let state = || debian.sh(&format!("ls {SPOOL} | wc -l; {records}"));
+    let settled = wait::within(wait::TIMEOUT, || (state() == expected).then_some(()));
+    assert!(settled.is_some(), "{what}: {}\n{}", state(), debian.journal("wakevirt-host"));
+}
+
+#[test]
+fn wakevirt_host_prevents_a_start_only_if_host_toml_requires_it() {
+    privileged!();
+    let host = Host::new();
+    let debian = system(&host);
+    configure(&debian, true);
+    let output = try_virsh(&debian, &["start", DOMAIN]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("/compact"), "{stderr}");
+    assert!(state(&debian).starts_with("shut off") && qemu(&debian).is_empty());
+    wait_for_records(&debian, 0, "refused");
+
+    // The service cannot refuse what it does not see.
+    debian.sh("systemctl kill --signal=STOP wakevirt-host");
+    virsh(&debian, &["start", DOMAIN]);
+    debian.sh("systemctl kill --signal=CONT wakevirt-host");
+    wait_for_records(&debian, 1, "started while the service hung");
+    virsh(&debian, &["destroy", DOMAIN]);
+    wait_for_records(&debian, 0, "destroyed");
+
+    configure(&debian, false);
+    virsh(&debian, &["start", DOMAIN]);
+    wait_for_records(&debian, 1, "started without `require`");
+    virsh(&debian, &["destroy", DOMAIN]);
+    wait_for_records(&debian, 0, "destroyed");
+}
+
+#[test]
+fn no_record_remains_when_wakevirt_host_or_libvirtd_is_killed() {
+    privileged!();
+    let host = Host::new();
+    let debian = system(&host);
+    configure(&debian, false);
+    measure(&debian);
+    let kill = "systemctl kill --signal=KILL --kill-whom=main";
+    for between in ["true", &format!("{kill} wakevirt-host"), &format!("{kill} libvirtd")] {
+        for arguments in [["start", DOMAIN], ["destroy", DOMAIN]] {
+            virsh(&debian, &arguments);
+            debian.sh(between);
+            wait::until_true("libvirtd to start again", || try_virsh(&debian, &["list"]).status.success());
+            let running = usize::from(arguments == ["start", DOMAIN]);
+            wait_for_records(&debian, running, &format!("{arguments:?}, {between}"));
+            assert_eq!(qemu(&debian).lines().count(), running);
+        }
+    }
+    // Killed again and again while the domain starts and stops.
+    debian.sh(&format!(
+        "systemd-run --quiet --unit=killer sh -c 'while :; do {kill} wakevirt-host; sleep 0.3; done'"
+    ));
+    let _ = take_calls(&debian);
+    for _ in 0..5 {
+        measured_cycle(&debian, "the service is killed");
+    }
+    debian.sh("systemctl stop killer");
+    wait_for_records(&debian, 0, "killed many times");
+
+    // A hundred events while the service is stopped.
+    debian.sh("systemctl stop wakevirt-host.socket wakevirt-host.service");
+    for _ in 0..25 {
+        measured_cycle(&debian, "the service is stopped");
+    }
+    assert_eq!(debian.sh(&format!("ls {SPOOL} | wc -l")), "100\n");
+    debian.sh("systemctl start wakevirt-host");
+    wait_for_records(&debian, 0, "a hundred events");
 }

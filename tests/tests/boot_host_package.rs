@@ -98,7 +98,7 @@ fn upgrade_keeps_domains_and_their_records() {
     debian.sh("apt-get install --yes /root/wakevirt.deb /root/wakevirt-host.deb");
     debian.write("/etc/wakevirt/host.toml", "[[domain]]\nmatch = \"guest\"\nprepare = [\"compact\"]\n");
     debian.sh(&format!("systemctl enable --now wakevirt-host; {VIRSH} start guest"));
-    let records = || debian.sh("grep -o '\"name\":\"[^\"]*\"' /run/wakevirt-host/state/state.json || true");
+    let records = || debian.sh("grep -o '\"name\": *\"[^\"]*\"' /run/wakevirt-host/state/state.json || true");
     wait::until_true("the record", || records().contains("guest"));
     let service = debian.main_process("wakevirt-host");
     debian.sh("dpkg --install /root/wakevirt-host.deb");
