@@ -159,6 +159,8 @@ fn a_monitor_is_switched_to_a_domain_and_back() {
     systemctl(&debian, "stop", unit, AWKWARD);
     assert_eq!(log(), format!("{to_domain}{}", to_domain.replace("0x11", "0x0f")));
 
+    assert_eq!(debian.sh("ls -A /run/wakevirt-monitor"), "");
+
     for (domain, reason) in
         [("bad", "failed (exit status: 1)"), ("plain", "names no monitor"), ("none", "names no monitor")]
     {

@@ -6,7 +6,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::json;
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::privileged;
 use wakevirt_tests::project::json::{assert_documented, documented};
+
+use crate::site::run;
 
 fn host(arguments: &[&str], directory: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wakevirtctl"));
@@ -30,4 +34,24 @@ fn man_page_describes_the_json_of_import() {
     let imported = serde_json::from_slice(&output.stdout).unwrap();
     assert_documented(&imported, &documented("host import"), &[]);
     assert_eq!(imported["without-equivalent"], json!(["qemu.d/win10/prepare/begin/b"]));
+}
+
+#[test]
+fn man_page_describes_the_json_of_new_files() {
+    privileged!();
+    let site = Host::new();
+    site.sh("install -d -o wakevirt-test-libvirt /var/tmp/share");
+    let new = ["--json", "host", "new", "gpu", "--for", "win*"];
+    let share = ["--json", "host", "nas", "new", "games", "--path", "/var/tmp/share"];
+    for (line, not_printed) in [(&new[..], &["address"][..]), (&share, &[])] {
+        let denied = run(&site, User::Unprivileged, line);
+        assert!(denied.status == 4 && denied.err.contains("run: sudo wakevirtctl host n"), "{}", denied.err);
+        let printed = run(&site, User::Root, line);
+        let json = serde_json::from_str(&printed.out).unwrap_or_else(|_| panic!("{}", printed.err));
+        assert_documented(&json, &documented("host new"), not_printed);
+        let again = run(&site, User::Root, line);
+        assert!(again.status == 1 && again.err.contains("exists, and was left unchanged"), "{}", again.err);
+    }
+    let unit = site.read("/etc/systemd/system/gpu@.service");
+    assert!(unit.contains("exit 1' \"win*\" %I\n"), "{unit}");
 }

@@ -6,7 +6,7 @@ mod saved;
 use std::path::Path;
 
 use uuid::Uuid;
-use wakevirt_host::config::{Config, Monitor};
+use wakevirt_host::config::Config;
 use wakevirt_host::state::{self, StateError};
 use wakevirt_service::config::ConfigError;
 use wakevirt_service::logs::quoted;
@@ -48,17 +48,18 @@ pub fn to_domain(name: &str, directory: &Path) -> Result<(), Error> {
     let config = Config::load(None, USER)?;
     let monitor = config.settings_for(name, uuid_of(name)?).and_then(|settings| settings.monitor);
     let monitor = monitor.ok_or_else(|| Error::NoMonitor(name.to_owned()))?;
-    saved::write(directory, &monitor)?;
+    saved::write(directory, name, &monitor)?;
     Ok(ddcutil::set(&monitor, monitor.vm)?)
 }
 
-/// Switches the monitor that is stored in `directory` back to the host. Does nothing if no monitor is stored.
+/// Switches the monitor that `directory` stores for the domain back to the host. Does nothing if no monitor is stored.
 ///
 /// # Errors
 /// If the monitor cannot be switched.
-pub fn to_host(directory: &Path) -> Result<(), Error> {
-    let monitor: Option<Monitor> = saved::read(directory)?;
-    monitor.map_or(Ok(()), |monitor| Ok(ddcutil::set(&monitor, monitor.host)?))
+pub fn to_host(name: &str, directory: &Path) -> Result<(), Error> {
+    let Some(monitor) = saved::read(directory, name)? else { return Ok(()) };
+    saved::remove(directory, name)?;
+    Ok(ddcutil::set(&monitor, monitor.host)?)
 }
 
 /// The UUID of the domain in the records of wakevirt-host, because a table of the configuration can name the UUID.

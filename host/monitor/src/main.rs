@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "wakevirt-monitor", version)]
 struct Options {
-    /// The directory that stores which monitor was switched
+    /// The directory that stores which monitors were switched
     #[arg(long, env = "RUNTIME_DIRECTORY", value_name = "DIR")]
     directory: PathBuf,
 
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let switched = match options.input {
         Input::Vm => wakevirt_monitor::to_domain(&options.domain, &options.directory),
-        Input::Host => wakevirt_monitor::to_host(&options.directory),
+        Input::Host => wakevirt_monitor::to_host(&options.domain, &options.directory),
     };
     match switched {
         Ok(()) => ExitCode::SUCCESS,

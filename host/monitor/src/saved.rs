@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use wakevirt_host::config::Monitor;
+use wakevirt_service::unit_name::systemd_escape;
 
-/// The file in the unit's runtime directory. Its format is that of `host.toml`.
-const FILE: &str = "monitor.toml";
 /// The maximum length of the file, in bytes.
 const MAX_LENGTH: u64 = 64 * 1024;
 
@@ -26,22 +25,36 @@ struct Saved {
     monitor: Monitor,
 }
 
-/// Stores the monitor in this directory.
+/// The domain's file in the unit's runtime directory. Its format is that of `host.toml`.
+fn file(directory: &Path, domain: &str) -> PathBuf {
+    directory.join(format!("{}.toml", systemd_escape(domain)))
+}
+
+/// Stores the domain's monitor in this directory.
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn write(directory: &Path, monitor: &Monitor) -> Result<(), SavedError> {
-    let path = directory.join(FILE);
+pub fn write(directory: &Path, domain: &str, monitor: &Monitor) -> Result<(), SavedError> {
+    let path = file(directory, domain);
     let written = fs::write(&path, format!("monitor = {monitor}\n"));
     written.map_err(|source| SavedError { action: "write", path, source })
 }
 
-/// Reads the stored monitor. Returns `None` if no monitor was stored.
+/// Removes the domain's monitor from this directory.
+///
+/// # Errors
+/// If the file cannot be removed.
+pub fn remove(directory: &Path, domain: &str) -> Result<(), SavedError> {
+    let path = file(directory, domain);
+    fs::remove_file(&path).map_err(|source| SavedError { action: "remove", path, source })
+}
+
+/// Reads the domain's monitor. Returns `None` if no monitor was stored.
 ///
 /// # Errors
 /// If the file cannot be read or is invalid.
-pub fn read(directory: &Path) -> Result<Option<Monitor>, SavedError> {
-    let path = directory.join(FILE);
+pub fn read(directory: &Path, domain: &str) -> Result<Option<Monitor>, SavedError> {
+    let path = file(directory, domain);
     let read = || -> io::Result<Monitor> {
         let mut text = String::new();
         File::open(&path)?.take(MAX_LENGTH).read_to_string(&mut text)?;
@@ -63,17 +76,21 @@ mod tests {
     #[test]
     fn returns_what_was_stored() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(read(directory.path()).unwrap(), None);
+        let domain = "../win \"11\"";
+        assert_eq!(read(directory.path(), domain).unwrap(), None);
         for id in [
             MonitorId::Serial("A \"B\" \\ 'c'".to_owned()),
             MonitorId::Model("Ü 4K".to_owned()),
             MonitorId::Bus(7),
         ] {
             let monitor = Monitor { id, vm: 0x11, host: 0x1d0, feature: 0x60 };
-            write(directory.path(), &monitor).unwrap();
-            assert_eq!(read(directory.path()).unwrap(), Some(monitor));
+            write(directory.path(), domain, &monitor).unwrap();
+            assert_eq!(read(directory.path(), domain).unwrap(), Some(monitor));
+            assert_eq!(read(directory.path(), "other").unwrap(), None);
         }
-        fs::write(directory.path().join(FILE), "{").unwrap();
-        assert!(read(directory.path()).unwrap_err().to_string().contains("monitor.toml"));
+        fs::write(file(directory.path(), domain), "{").unwrap();
+        assert!(read(directory.path(), domain).unwrap_err().to_string().contains(".toml"));
+        remove(directory.path(), domain).unwrap();
+        assert_eq!(directory.path().read_dir().unwrap().count(), 0);
     }
 }
