@@ -120,7 +120,7 @@ fn withstands_floods_and_unknown_files() {
     let debian = site(&host, HUGEPAGES);
     let pid = debian.main_process("wakevirt-host");
     debian.write(
-        "/root/flood.py",
+        "/usr/local/share/flood.py",
         r#"
 import os, socket
 def connect():
@@ -145,10 +145,10 @@ s.send(b"00000000000000000302-1.stopped")
 s.recv(100)
 "#,
     );
-    debian.sh("python3 /root/flood.py");
+    debian.sh("python3 /usr/local/share/flood.py");
     let not_root = debian
         .command_as("wakevirt-capture", "python3")
-        .arg("/root/flood.py")
+        .arg("/usr/local/share/flood.py")
         .status()
         .expect("setpriv runs");
     assert!(!not_root.success());
