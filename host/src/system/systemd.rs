@@ -19,7 +19,7 @@ use crate::model::CpuSet;
 /// How long calls are repeated while the bus or systemd restarts.
 const RETRY: Duration = Duration::from_secs(3);
 /// How long the kernel and systemd can take until a limit has an effect. systemd changes cgroups after it has answered.
-const EFFECT: Duration = Duration::from_secs(2);
+const EFFECT: Duration = Duration::from_secs(5);
 /// The names of wakevirt's units.
 const UNITS: [&str; 3] =
     ["wakevirt-prepare@*.target", "wakevirt-domain@*.target", "wakevirt-monitor@*.service"];

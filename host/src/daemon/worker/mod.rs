@@ -179,7 +179,6 @@ impl Worker {
         records::apply(&mut self.state.records, &event, &topology);
         self.report_needs(&event);
         if self.state.before.is_some() {
-            self.find_scope(name).await;
             self.settle(Some((name, *operation)), deadline).await;
         }
         self.reply(name, *operation)
@@ -238,19 +237,16 @@ impl Worker {
         Ok(())
     }
 
-    /// Finds the scope of a domain that has started.
-    async fn find_scope(&mut self, name: &str) {
-        let Some(record) = self.state.records.iter_mut().find(|record| record.name == name) else { return };
-        if record.phase != Phase::Started || record.scope.is_some() {
-            return;
-        }
-        let Some(pid) = qemu::pid_of(name).and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok())
-        else {
-            return;
-        };
-        match self.system.systemd().scope_of(pid).await {
-            Ok(scope) => record.scope = scope,
-            Err(error) => tracing::debug!("cannot find the scope of {name:?}: {error}"),
+    /// Finds the scopes of the domains that have started.
+    async fn find_scopes(&mut self) {
+        let unknown = |record: &&mut Record| record.phase == Phase::Started && record.scope.is_none();
+        for record in self.state.records.iter_mut().filter(unknown) {
+            let pid = qemu::pid_of(&record.name).map(|pid| u32::try_from(pid.as_raw_nonzero().get()));
+            let Some(Ok(pid)) = pid else { continue };
+            match self.system.systemd().scope_of(pid).await {
+                Ok(scope) => record.scope = scope,
+                Err(error) => tracing::debug!("cannot find the scope of {}: {error}", quoted(&record.name)),
+            }
         }
     }
 

@@ -30,6 +30,7 @@ impl Worker {
             let record = self.state.records.iter().find(|record| record.name == name);
             operation == Operation::Prepare && record.is_some_and(|record| record.compact)
         });
+        self.find_scopes().await;
         for _ in 0..MAX_ATTEMPTS {
             self.drop_refused();
             let failed = match self.attempt(std::mem::take(&mut compact), deadline).await {
@@ -54,9 +55,12 @@ impl Worker {
     /// Compares the host with the desired state, and takes the steps. Returns those that failed.
     async fn attempt(&mut self, compact: bool, deadline: Instant) -> Result<Vec<Failed>, SystemError> {
         let mut before = self.state.before.clone().unwrap_or_default();
-        // A scope that is new might belong to a domain that is starting.
-        let isolates = self.state.records.iter().any(|record| !record.isolated.is_empty());
-        self.system.update(&mut before, isolates && self.starting.is_empty()).await?;
+        // A scope that is new might belong to a domain that is starting. A domain must keep its own CPUs, so its scope
+        // must be known before others are limited.
+        let isolated = self.state.records.iter().filter(|record| !record.isolated.is_empty());
+        let unknown = |record: &Record| record.phase == Phase::Started && record.scope.is_none();
+        let add = isolated.clone().count() > 0 && !isolated.clone().any(unknown) && self.starting.is_empty();
+        self.system.update(&mut before, add).await?;
         let mut wanted = desired(&self.state.records, &before);
         wanted.units.retain(|unit| !self.state.failed_units.contains(unit));
         self.state.before = Some(before.clone());
