@@ -2,7 +2,6 @@
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use wakevirt_tests::browser::Browser;
 use wakevirt_tests::bus::Kind;
@@ -11,11 +10,10 @@ use wakevirt_tests::host::{Host, project};
 use wakevirt_tests::libvirt::qemu_domain;
 use wakevirt_tests::process::Process;
 use wakevirt_tests::project::readme;
+use wakevirt_tests::scene::cockpit;
 use wakevirt_tests::scene::site::{DOMAIN, MAC, MEMBER, Site, UNPRIVILEGED, wait_for_cool_down};
 use wakevirt_tests::{privileged, wait};
 
-/// The frame of the page in Cockpit's shell.
-const FRAME: &str = "cockpit1:localhost/wakevirt";
 /// The directory of the screenshots in the documentation.
 const IMAGES: &str = "docs/images";
 /// A domain that no rule allows.
@@ -68,7 +66,7 @@ fn install(site: &Site<'_>) {
 
 /// Starts cockpit-ws for this user, and opens the page in a browser.
 fn start(host: &Host, site: &Site<'_>, user: &str) -> (Process, Browser) {
-    let cockpit = cockpit(site, user, "127.0.0.1");
+    let cockpit = cockpit::start(&site.debian, user, "127.0.0.1");
     let mut browser = Browser::start(host);
     browser.resize(1280, 900);
     open(&mut browser, "127.0.0.1");
@@ -83,28 +81,11 @@ fn define(site: &Site<'_>, name: &str, mac: &str) {
     site.virsh("define /root/domain.xml");
 }
 
-/// Starts cockpit-ws with a session of this user, without a login.
-fn cockpit(site: &Site<'_>, user: &str, address: &str) -> Process {
-    let program = "/usr/lib/cockpit/cockpit-ws";
-    let mut command: Command = match user {
-        "root" => site.debian.command(program),
-        user => site.debian.command_as(user, program),
-    };
-    // Without a session bus, Cockpit 337 exits when its pages are loaded again.
-    command.env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/run/dbus/system_bus_socket");
-    command.env("HOME", "/nonexistent").args([
-        "--no-tls",
-        "--port=9090",
-        "--local-session=/usr/bin/cockpit-bridge",
-    ]);
-    Process::start("cockpit-ws", command.args(["--address", address]))
-}
-
 /// Opens the page that cockpit-ws provides at this address, after a check that the previous page had no problems. The
 /// cookie of a session is valid only for one address.
 fn open(browser: &mut Browser, address: &str) {
     assert_eq!(browser.problems(), [""; 0]);
-    browser.open(&format!("http://{address}:9090/wakevirt"), FRAME);
+    browser.open(&format!("http://{address}:9090/wakevirt"), cockpit::FRAME);
 }
 
 /// The selector for a domain's row.
@@ -244,8 +225,8 @@ fn recovers(browser: &mut Browser, site: &Site<'_>) {
 
 /// Checks that the page shows users only what they are allowed to see, and which groups they need.
 fn respects_permissions(browser: &mut Browser, site: &Site<'_>) {
-    let _unprivileged = cockpit(site, UNPRIVILEGED, "127.0.0.2");
-    let _member = cockpit(site, MEMBER, "127.0.0.3");
+    let _unprivileged = cockpit::start(&site.debian, UNPRIVILEGED, "127.0.0.2");
+    let _member = cockpit::start(&site.debian, MEMBER, "127.0.0.3");
     open(browser, "127.0.0.2");
     browser.wait_for_text("#notices", "members of the wakevirt or libvirt group");
     browser.wait_for_text("#services dd:nth-of-type(1)", "running, version");
@@ -386,7 +367,7 @@ fn switch_allows_and_forbids_domains() {
     allows_and_forbids(&mut browser, &site);
     names_what_still_allows(&mut browser, &site);
     switches_any_name(&mut browser, &site);
-    let _member = cockpit(&site, MEMBER, "127.0.0.3");
+    let _member = cockpit::start(&site.debian, MEMBER, "127.0.0.3");
     open(&mut browser, "127.0.0.3");
     needs_access(&mut browser);
     assert_eq!(drop_ins(&site), [""; 0]);

@@ -1,5 +1,6 @@
 //! A complete system on a host: another machine on the network, a bridge, both services, and QEMU domains.
 
+pub mod cockpit;
 pub mod restricted;
 pub mod site;
 

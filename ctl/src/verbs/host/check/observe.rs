@@ -195,9 +195,6 @@ fn kibibytes(size: &str) -> Option<PageSize> {
     number.parse::<u64>().ok()?.checked_mul(factor).map(PageSize)
 }
 
-/// A command and its last run: org.freedesktop.systemd1(5).
-type Exec = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
-
 /// The running services that run libvirt's hooks.
 async fn daemons(client: &Client) -> Result<Vec<Daemon>, SystemdError> {
     let systemd = Systemd::new(client.address().clone());
@@ -206,10 +203,10 @@ async fn daemons(client: &Client) -> Result<Vec<Daemon>, SystemdError> {
         if systemd.property_of::<String>(unit, "Unit", "ActiveState").await? != "active" {
             continue;
         }
-        let start: u64 = systemd.property_of(unit, "Unit", "ActiveEnterTimestamp").await?;
-        let reloads: Vec<Exec> = systemd.property_of(unit, "Service", "ExecReload").await?;
-        let reload = reloads.iter().map(|(_, _, _, start, ..)| *start).max();
-        daemons.push(Daemon { unit, read_hooks: start.max(reload.unwrap_or(0)) });
+        // While the unit is active, its state changes only when it is reloaded. systemd forgets the times of reload
+        // commands in `systemctl daemon-reload`, but not this time.
+        let read_hooks = systemd.property_of(unit, "Unit", "StateChangeTimestamp").await?;
+        daemons.push(Daemon { unit, read_hooks });
     }
     Ok(daemons)
 }
