@@ -23,7 +23,8 @@ fn pid_in(directory: &Path, name: &str) -> Option<Pid> {
     let mut text = String::new();
     let file = config::open(&directory.join(format!("{name}.pid")), Links::Reject).ok()?;
     file.take(32).read_to_string(&mut text).ok()?;
-    let pid = Pid::from_raw(text.trim().parse().ok()?)?;
+    // Pid::from_raw panics on a negative number.
+    let pid = text.trim().parse().ok().filter(|pid: &i32| pid.is_positive()).and_then(Pid::from_raw)?;
     // The process belongs to another user, and is not visible in /proc.
     (test_kill_process(pid) != Err(Errno::SRCH)).then_some(pid)
 }
