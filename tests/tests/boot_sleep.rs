@@ -97,7 +97,7 @@ fn locks(debian: &Debian<'_>) -> Vec<(String, String)> {
     let list = debian.sh("busctl --json=short call org.freedesktop.login1 /org/freedesktop/login1 \
                           org.freedesktop.login1.Manager ListInhibitors");
     let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
-    let list = list["data"][0].as_array().expect("a list").clone();
+    let list = list.pointer("/data/0").and_then(|list| list.as_array()).expect("a list");
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     list.iter().filter(|it| it[1] == "wakevirt").map(|it| (text(&it[3]), text(&it[0]))).collect()
 }
@@ -118,6 +118,36 @@ fn wait_for_locks(debian: &Debian<'_>, expected: &[(&str, &str)]) {
 fn systemd(debian: &Debian<'_>) -> u32 {
     let version = debian.sh("systemctl --version");
     version.split([' ', '(']).nth(1).and_then(|number| number.parse().ok()).expect("a version")
+}
+
+/// The program's user can take no other locks.
+fn takes_no_other_locks(debian: &Debian<'_>) {
+    assert_ne!(call_suspend(debian.command_as("wakevirt-sleep", "busctl")), "");
+    for (what, allowed) in
+        [("sleep:idle:handle-lid-switch", true), ("shutdown", false), ("handle-power-key", false)]
+    {
+        let mut inhibit = debian.command_as("wakevirt-sleep", "systemd-inhibit");
+        let status = inhibit.args([&format!("--what={what}"), "--who=test", "--mode=block", "true"]).status();
+        assert_eq!(status.expect("setpriv runs").success(), allowed, "{what}");
+    }
+}
+
+/// The lock is taken again after a restart of logind and of the bus.
+fn keeps_its_lock_over_restarts(debian: &Debian<'_>, mode: &str) {
+    // systemd 257's logind does not return to a bus that was restarted.
+    for restart in
+        ["systemctl restart systemd-logind", "systemctl restart dbus; systemctl restart systemd-logind"]
+    {
+        debian.sh(restart);
+        wait::until_true("the bus to be available", || {
+            debian
+                .command("busctl")
+                .args(["status", "org.freedesktop.login1"])
+                .output()
+                .is_ok_and(|it| it.status.success())
+        });
+        wait_for_locks(debian, &[(mode, "sleep:idle")]);
+    }
 }
 
 const NOSLEEP: &str = "[[domain]]\nmatch = \"weak\"\nnosleep = true\n
@@ -146,30 +176,8 @@ fn keeps_the_host_awake_while_a_domain_runs() {
     assert_eq!(suspend(&debian), "");
     wait_until_awake(&debian);
     assert!(has_suspended(&debian));
-    // The program's user can take no other locks.
-    assert_ne!(call_suspend(debian.command_as("wakevirt-sleep", "busctl")), "");
-    for (what, allowed) in
-        [("sleep:idle:handle-lid-switch", true), ("shutdown", false), ("handle-power-key", false)]
-    {
-        let mut inhibit = debian.command_as("wakevirt-sleep", "systemd-inhibit");
-        let status = inhibit.args([&format!("--what={what}"), "--who=test", "--mode=block", "true"]).status();
-        assert_eq!(status.expect("setpriv runs").success(), allowed, "{what}");
-    }
-
-    // systemd 257's logind does not return to a bus that was restarted.
-    for restart in
-        ["systemctl restart systemd-logind", "systemctl restart dbus; systemctl restart systemd-logind"]
-    {
-        debian.sh(restart);
-        wait::until_true("the bus to be available", || {
-            debian
-                .command("busctl")
-                .args(["status", "org.freedesktop.login1"])
-                .output()
-                .is_ok_and(|it| it.status.success())
-        });
-        wait_for_locks(&debian, &[(weak, "sleep:idle")]);
-    }
+    takes_no_other_locks(&debian);
+    keeps_its_lock_over_restarts(&debian, weak);
 
     start(&debian, "lid", IDLE);
     wait_for_locks(&debian, &[(weak, "sleep:idle:handle-lid-switch")]);
@@ -350,7 +358,7 @@ fn saves_and_shuts_down_domains_before_the_host_shuts_down() {
     for line in ["asleep: domain \"saved\" (save)", "asleep: domain \"off\" (shutdown)"] {
         assert!(log.contains(line), "{line}:\n{log}");
     }
-    let position = |text: &str| log.rfind(text).unwrap_or_else(|| log.len());
+    let position = |text: &str| log.rfind(text).unwrap_or(log.len());
     assert!(position("asleep: domain") < position("Stopped libvirt-guests.service"), "{log}");
     assert!(position("asleep: domain") < position("Stopped libvirtd.service"), "{log}");
 }
