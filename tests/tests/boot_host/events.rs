@@ -9,6 +9,31 @@ use super::{OVERCOMMIT, STATE, hook, overcommit, site, state, wait_until_handled
 
 const HUGEPAGES: &str = "[[domain]]\nmatch = \"vm*\"\nprepare = [\"hugepages\"]\n";
 
+/// Connects and sends as much as it can, and adds files to the spool that are not events.
+const FLOOD: &str = r#"
+import os, socket
+def connect():
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.connect("/run/wakevirt-host/socket")
+    return s
+idle = [connect() for _ in range(100)]
+for number in range(2000):
+    s = connect()
+    s.send([b"x", b"\xff" * 255, b"../state/state.json", b"00000000000000000001-1.prepare"][number % 4])
+    s.close()
+spool = "/run/wakevirt-host/spool/"
+for number in range(200):
+    open(spool + f"{number:020}-1.prepare", "wb").write(os.urandom(number))
+for number in range(200):
+    open(spool + f"file{number}", "wb").close()
+os.mkfifo(spool + "00000000000000000300-1.started")
+os.symlink("/dev/zero", spool + "00000000000000000301-1.started")
+open(spool + "00000000000000000302-1.stopped", "wb").truncate(1 << 30)
+s = connect()
+s.send(b"00000000000000000302-1.stopped")
+s.recv(100)
+"#;
+
 #[test]
 fn prepares_the_host_and_restores_it() {
     privileged!();
@@ -119,32 +144,7 @@ fn withstands_floods_and_unknown_files() {
     let host = Host::new();
     let debian = site(&host, HUGEPAGES);
     let pid = debian.main_process("wakevirt-host");
-    debian.write(
-        "/usr/local/share/flood.py",
-        r#"
-import os, socket
-def connect():
-    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    s.connect("/run/wakevirt-host/socket")
-    return s
-idle = [connect() for _ in range(100)]
-for number in range(2000):
-    s = connect()
-    s.send([b"x", b"\xff" * 255, b"../state/state.json", b"00000000000000000001-1.prepare"][number % 4])
-    s.close()
-spool = "/run/wakevirt-host/spool/"
-for number in range(200):
-    open(spool + f"{number:020}-1.prepare", "wb").write(os.urandom(number))
-for number in range(200):
-    open(spool + f"file{number}", "wb").close()
-os.mkfifo(spool + "00000000000000000300-1.started")
-os.symlink("/dev/zero", spool + "00000000000000000301-1.started")
-open(spool + "00000000000000000302-1.stopped", "wb").truncate(1 << 30)
-s = connect()
-s.send(b"00000000000000000302-1.stopped")
-s.recv(100)
-"#,
-    );
+    debian.write("/usr/local/share/flood.py", FLOOD);
     debian.sh("python3 /usr/local/share/flood.py");
     let not_root = debian
         .command_as("wakevirt-capture", "python3")

@@ -1,5 +1,4 @@
 //! wakevirt-host on a booted Debian system, with files in place of the host's sysfs, which is read-only there.
-#![expect(clippy::expect_used, reason = "a test may panic")]
 
 mod events;
 mod taken_over;
