@@ -1,6 +1,6 @@
 //! Hooks of one's own on a booted Debian system, with the commands of docs/HOOKS.md; and the unit that switches a
 //! monitor.
-#![expect(clippy::expect_used, clippy::panic, reason = "a test may panic")]
+#![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::fs::read_to_string;
 use std::io::Write as _;
