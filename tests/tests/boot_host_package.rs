@@ -1,5 +1,4 @@
 //! The wakevirt-host package on a booted Debian system: installed, enabled, removed under a running domain, and purged.
-#![expect(clippy::expect_used, reason = "a test may panic")]
 
 use wakevirt_protocol::host::SPOOL;
 use wakevirt_tests::bus::Kind;
