@@ -4,6 +4,11 @@
 //! Tests use it for what the kernel of the machine that runs the tests might not have, such as VLANs, suspend to RAM, huge
 //! pages or cgroup controllers.
 
+mod domain;
+mod prepared;
+
+pub use domain::{Code, Domain};
+
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::Command;

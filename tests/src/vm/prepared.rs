@@ -1,0 +1,63 @@
+//! Host preparation in the virtual machine.
+
+use super::Vm;
+
+/// Prints the values that host preparation changes, with their names. A cgroup without a file has the values of the
+/// cgroup above it, or the default.
+const VALUES: &str = r#"
+cd /sys
+for file in kernel/mm/hugepages/*/nr_overcommit_hugepages devices/system/node/node*/hugepages/*/nr_hugepages \
+    devices/virtual/workqueue/cpumask; do
+    echo "$file=$(cat $file)"
+done
+cd /sys/fs/cgroup
+for unit in system.slice user.slice init.scope machine.slice; do
+    cpus=$unit/cpuset.cpus.effective
+    [[ -e $cpus ]] || cpus=cpuset.cpus.effective
+    echo "AllowedCPUs of $unit=$(cat $cpus)"
+done
+echo "CPUWeight of machine.slice=$(cat machine.slice/cpu.weight 2>/dev/null || echo 100)"
+echo "CPUs of systemd=$(sed -n 's/^Cpus_allowed_list:\t//p' /proc/1/status)"
+echo "units=$(systemctl list-units --no-legend --plain 'wakevirt-*@*' | cut -d ' ' -f 1 | xargs)"
+"#;
+
+impl Vm {
+    /// Starts the preparation of this host, with this configuration.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn prepare_host(&mut self, configuration: &str) {
+        self.write("/etc/wakevirt/host.toml", configuration);
+        self.sh("mkdir -p /etc/libvirt/hooks/qemu.d
+                 ln -sf /usr/sbin/wakevirt-hook /etc/libvirt/hooks/qemu.d/50-wakevirt
+                 systemctl enable --now wakevirt-host.socket wakevirt-host.service
+                 systemctl try-reload-or-restart libvirtd.service");
+    }
+
+    /// Changes the configuration of the preparation.
+    ///
+    /// # Panics
+    /// If the service does not accept it.
+    pub fn configure_host(&mut self, configuration: &str) {
+        self.write("/etc/wakevirt/host.toml", configuration);
+        self.sh("systemctl reload wakevirt-host.service");
+    }
+
+    /// The values that the preparation changes: a line for each, with its name.
+    ///
+    /// # Panics
+    /// If they cannot be read.
+    pub fn values(&mut self) -> String {
+        self.sh(VALUES)
+    }
+
+    /// One of [`Self::values`].
+    ///
+    /// # Panics
+    /// If it does not exist.
+    pub fn value(&mut self, name: &str) -> String {
+        let values = self.values();
+        let value = values.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap_or_else(|| panic!("{name} is not among the values:\n{values}")).to_owned()
+    }
+}
