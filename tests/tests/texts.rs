@@ -225,8 +225,10 @@ fn no_file_names_an_invented_contact() {
                 || (address.ends_with(".invalid") && location.starts_with(CHANGELOG))
         };
         let is_unit = |address: &&str| {
-            let suffixes = [".service", ".service.d", ".target", ".scope", ".socket"];
-            suffixes.iter().any(|suffix| address.to_ascii_lowercase().ends_with(suffix))
+            let suffixes = [".service", ".target", ".scope", ".socket"];
+            let unit = address.to_ascii_lowercase();
+            // A unit, its directory of drop-ins, or a file in that directory.
+            suffixes.iter().any(|suffix| unit.ends_with(suffix) || unit.contains(&format!("{suffix}.d")))
         };
         if is_page || !mail_addresses(&line).iter().all(|it| is_reserved(it) || is_unit(it)) {
             wrong.push(format!("{location}: {line}"));
