@@ -8,7 +8,7 @@
 //! panic into C.
 //!
 //! Ownership: each registration has its own boxed reference to the listener. Once libvirt accepts the registration,
-//! libvirt owns the box and returns it through [`free`] when no callback can use it; if libvirt rejects the
+//! libvirt owns the box and returns it through `free` when no callback can use it; if libvirt rejects the
 //! registration, the box is freed here.
 
 use std::ffi::{c_char, c_int, c_void};

@@ -65,7 +65,7 @@ impl Guest {
         })
     }
 
-    /// Asks it to sleep in this way. It may sleep later, or not at all; [`Self::sleeps`] tells.
+    /// Asks it to sleep in this way. It may sleep later, or not at all.
     pub(crate) fn ask(&self, how: SleepMode) -> Result<(), LibvirtError> {
         match how {
             SleepMode::Suspend => calls::pm_suspend(&self.domain, SleepTarget::Memory),
