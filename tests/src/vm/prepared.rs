@@ -18,7 +18,7 @@ for unit in system.slice user.slice init.scope machine.slice; do
 done
 echo "CPUWeight of machine.slice=$(cat machine.slice/cpu.weight 2>/dev/null || echo 100)"
 echo "CPUs of systemd=$(sed -n 's/^Cpus_allowed_list:\t//p' /proc/1/status)"
-echo "units=$(systemctl list-units --no-legend --plain 'wakevirt-*@*' | cut -d ' ' -f 1 | xargs)"
+echo "units=$(systemctl list-units --no-legend --plain 'wakevirt-*@*' | cut -d ' ' -f 1 | paste -sd ' ')"
 "#;
 
 impl Vm {
