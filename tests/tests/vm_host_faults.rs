@@ -12,6 +12,19 @@ weight = 900
 ";
 const PINNED: &str = "<cputune><vcpupin vcpu='0' cpuset='3'/><emulatorpin cpuset='0'/></cputune>";
 
+/// Runs the hook as libvirt does, for 25 domains that start and stop.
+const OPERATIONS: &str = r#"
+xml=$(virsh --connect qemu:///system dumpxml win11)
+for number in $(seq 25); do
+    for operation in prepare started stopped release; do
+        sub=begin
+        if [[ $operation = stopped || $operation = release ]]; then sub=end; fi
+        /usr/sbin/wakevirt-hook "other-$number" $operation $sub - <<<"${xml/win11/other-$number}" >/dev/null 2>&1
+    done
+done
+ls /run/wakevirt-host/spool | wc -l
+"#;
+
 /// Waits until the values are the expected ones. The service checks every few seconds which domains run.
 fn wait_for_values(vm: &mut Vm, expected: &str) {
     let mut values = String::new();
@@ -40,6 +53,8 @@ fn a_domain_survives_what_happens_to_the_preparation() {
     libvirt_is_confined(&mut vm);
 
     the_service_is_killed(&mut vm, &before, &during);
+    events_are_handled_later(&mut vm, &before, &during);
+    the_package_is_removed(&mut vm);
 }
 
 fn libvirt_is_confined(vm: &mut Vm) {
@@ -66,4 +81,46 @@ fn the_service_is_killed(vm: &mut Vm, before: &str, during: &str) {
             wait_for_values(vm, expected);
         }
     }
+}
+
+fn events_are_handled_later(vm: &mut Vm, before: &str, during: &str) {
+    vm.virsh("destroy win11");
+    wait_for_values(vm, before);
+    vm.sh("systemctl stop wakevirt-host.socket wakevirt-host.service");
+    let entries: u32 = vm.sh(OPERATIONS).trim().parse().expect("a number");
+    assert_eq!(entries, 100);
+    // Without its huge pages, the domain would not start.
+    vm.sh("sed -i 's/.hugepages., //' /etc/wakevirt/host.toml; virsh --connect qemu:///system dumpxml win11 >/run/win11.xml
+           sed -i '/<memoryBacking>/,/<.memoryBacking>/d' /run/win11.xml; virsh --connect qemu:///system define /run/win11.xml");
+    vm.virsh("start win11");
+    vm.sh("systemctl start wakevirt-host.socket wakevirt-host.service");
+    wait_for_values(vm, &without_pages(during));
+    assert_eq!(vm.sh("ls /run/wakevirt-host/spool"), "");
+    vm.virsh("destroy win11");
+    wait_for_values(vm, before);
+}
+
+fn without_pages(values: &str) -> String {
+    values
+        .lines()
+        .map(|line| match line.split_once("hugepages=") {
+            Some((name, _)) => format!("{name}hugepages=0\n"),
+            None => format!("{line}\n"),
+        })
+        .collect()
+}
+
+/// As after `apt remove`, which leaves the link to the hook because it is below `/etc`.
+fn the_package_is_removed(vm: &mut Vm) {
+    vm.virsh("start win11");
+    let process = vm.sh("cat /run/libvirt/qemu/win11.pid");
+    vm.sh("systemctl stop wakevirt-host.socket wakevirt-host.service
+           rm /usr/sbin/wakevirt-hook /usr/bin/wakevirt-host /usr/lib/systemd/system/wakevirt-host.*
+           systemctl daemon-reload
+           systemctl restart libvirtd.service");
+    assert_eq!(vm.virsh("domstate win11").trim(), "running");
+    assert_eq!(vm.sh("cat /run/libvirt/qemu/win11.pid"), process);
+    vm.virsh("destroy win11");
+    vm.virsh("start win11");
+    vm.virsh("destroy win11");
 }
