@@ -1,5 +1,7 @@
 //! Host preparation while its parts fail, and with AppArmor in enforce mode, in a virtual machine.
 
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
 use wakevirt_tests::host::Host;
 use wakevirt_tests::privileged;
 use wakevirt_tests::vm::{Domain, Vm};
