@@ -20,6 +20,8 @@ fn read(path: &str) -> String {
 fn code() -> Vec<(String, String)> {
     let mut code = files::of_project(&[
         "actor/src/*.rs",
+        "actor/libvirt/src/*.rs",
+        "kubevirt/src/*.rs",
         "capture/src/*.rs",
         "service/src/*.rs",
         "libvirt/src/*.rs",

@@ -6,12 +6,14 @@ use wakevirt_tests::host::project;
 use wakevirt_tests::project::files;
 
 /// The source files of the services.
-const SERVICES: [&str; 10] = [
+const SERVICES: [&str; 12] = [
     "protocol/src/*.rs",
     "service/src/*.rs",
     "capture/src/*.rs",
     "capture/sniffer/src/*.rs",
     "actor/src/*.rs",
+    "actor/libvirt/src/*.rs",
+    "kubevirt/src/*.rs",
     "libvirt/src/*.rs",
     "host/src/*.rs",
     "host/hook/src/*.rs",
@@ -79,6 +81,7 @@ fn virsh_commands_name_the_connection() {
         "docs/man",
         "dbus",
         "actor/src/*.rs",
+        "actor/libvirt/src/*.rs",
         "capture/src/*.rs",
         "capture/sniffer/src/*.rs",
     ]) {

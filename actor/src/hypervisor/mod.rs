@@ -1,12 +1,11 @@
 //! The hypervisors that run domains, as seen by the engine.
 //!
-//! A [`Driver`] connects to one kind of hypervisor; [`libvirt`] contains one. A [`Keeper`] maintains one connection of
+//! A [`Driver`] connects to one kind of hypervisor. A program supplies it. A [`Keeper`] maintains one connection of
 //! a driver and sends an [`Update`] for each change. While the connection is open, the engine attempts wakes through a
 //! [`Hypervisor`].
 
 mod error;
 mod keeper;
-pub mod libvirt;
 mod request;
 pub mod session;
 

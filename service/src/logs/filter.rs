@@ -12,7 +12,15 @@ use tracing_subscriber::filter::Targets;
 use super::quoted;
 
 /// The crates that log messages. Each target begins with one of them.
-const CRATES: [&str; 3] = ["wakevirt_actor", "wakevirt_capture", "wakevirt_service"];
+const CRATES: [&str; 7] = [
+    "wakevirt_actor",
+    "wakevirt_actor_libvirt",
+    "wakevirt_capture",
+    "wakevirt_host",
+    "wakevirt_kubevirt",
+    "wakevirt_service",
+    "wakevirt_sleep",
+];
 /// The maximum number of targets in a list. Each message is compared with all of them.
 const MAX_TARGETS: usize = 64;
 /// The maximum length of a target, in bytes.

@@ -21,8 +21,7 @@ use wakevirt_protocol::bus::PacketDetails;
 
 use super::*;
 use crate::engine::request::Requests;
-use crate::hypervisor::libvirt::Libvirt;
-use crate::hypervisor::{AttemptRequest, Hypervisor};
+use crate::hypervisor::{AttemptRequest, Commands, Hypervisor};
 use crate::model::{Authority, Caller, Domain, Id, Outcome, State, WakeTarget};
 use crate::policy::Timing;
 use crate::policy::rules::{Rule, Rules};
@@ -113,7 +112,11 @@ fn start_with_state(policy: Policy, file: StateFile, state: SavedState) -> TestE
         fetches: fetches_in,
         lost: lost.clone(),
     };
-    let endpoints = vec![Endpoint::new::<Libvirt>(URI)];
+    let commands = Commands {
+        list_domains: "fake domains".to_owned(),
+        list_addresses: "fake addresses NAME".to_owned(),
+    };
+    let endpoints = vec![Endpoint { uri: URI.into(), commands }];
     let engine = Engine::new(endpoints, policy, outputs).with_saved_state(file, state);
     let inputs = Inputs { packets: packets_out, requests: requests_out, updates: updates_out };
     let task = tokio::spawn(engine.run(inputs));

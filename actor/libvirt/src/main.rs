@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use wakevirt_actor::Options;
-use wakevirt_actor::hypervisor::libvirt::Libvirt;
+use wakevirt_actor_libvirt::Libvirt;
 
 fn main() -> ExitCode {
     match wakevirt_actor::run::<Libvirt>(&Options::parse()) {

@@ -9,15 +9,13 @@ use wakevirt_service::logs::{kind, quoted};
 
 use super::domain_xml;
 use super::error::failed;
-use crate::hypervisor::HypervisorError;
-use crate::model::{Domain, Id, Pause, State};
+use wakevirt_actor::hypervisor::HypervisorError;
+use wakevirt_actor::model::{Domain, Id, Pause, State};
 
-impl Domain {
-    /// Returns the domain, with the `Saved` state if its next start restores a saved state.
-    pub(super) fn with_saved_state(self, is_saved: bool) -> Self {
-        let state = if self.state == State::ShutOff && is_saved { State::Saved } else { self.state };
-        Self { state, ..self }
-    }
+/// Returns the domain, with the `Saved` state if its next start restores a saved state.
+pub(super) fn with_saved_state(domain: Domain, is_saved: bool) -> Domain {
+    let state = if domain.state == State::ShutOff && is_saved { State::Saved } else { domain.state };
+    Domain { state, ..domain }
 }
 
 pub(super) fn read_or_log(uri: &Arc<str>, domain: &virt::domain::Domain) -> Option<Domain> {

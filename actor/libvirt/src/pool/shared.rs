@@ -6,23 +6,23 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-use crate::hypervisor::HypervisorError;
-use crate::hypervisor::session::{Session, Work};
+use wakevirt_actor::hypervisor::HypervisorError;
+use wakevirt_actor::hypervisor::session::{Session, Work};
 use wakevirt_libvirt::events::Listener;
 use wakevirt_service::logs::kind;
 
 /// The maximum number of connections: during four slow starts, another wake still finds a free connection.
-pub(in super::super) const MAX_CONNECTIONS: usize = 5;
+pub(crate) const MAX_CONNECTIONS: usize = 5;
 /// If a call takes longer than this, keepalive is started on its connection. Work that is queued for longer is
 /// reported.
 pub(super) const SLOW: Duration = Duration::from_secs(5);
 
 /// Opens the connection of one worker, and reports its end to the listener.
-pub(in super::super) type Opener =
+pub(crate) type Opener =
     Arc<dyn Fn(usize, &Arc<dyn Listener>) -> Result<PooledConnection, HypervisorError> + Send + Sync>;
 
 /// A connection in the pool.
-pub(in super::super) struct PooledConnection {
+pub(crate) struct PooledConnection {
     /// Runs attempts.
     pub session: Box<dyn Session>,
     /// Starts keepalive on the connection, so that a call to a hanging daemon returns. This function can be called
@@ -31,10 +31,10 @@ pub(in super::super) struct PooledConnection {
 }
 
 /// See [`PooledConnection::keepalive`].
-pub(in super::super) type Keepalive = Arc<dyn Fn() + Send + Sync>;
+pub(crate) type Keepalive = Arc<dyn Fn() + Send + Sync>;
 
 /// The state that the threads share.
-pub(in super::super) struct Shared {
+pub(crate) struct Shared {
     pub name: Arc<str>,
     pub(super) state: Mutex<PoolState>,
     /// Each worker waits on its own condition variable.
@@ -90,7 +90,7 @@ impl Shared {
     }
 
     /// Runs the work as soon as a connection of this generation is free; drops it if the generation is closed.
-    pub(in super::super) fn run(&self, generation: u64, work: Work) {
+    pub(crate) fn run(&self, generation: u64, work: Work) {
         let mut state = self.state();
         if state.opener.is_none() || state.generation != generation {
             drop(state);
@@ -120,7 +120,7 @@ impl Shared {
     }
 
     /// The amount of queued work.
-    pub(in super::super) fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.state().queue.len()
     }
 

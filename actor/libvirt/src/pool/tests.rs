@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use super::shared::SLOW;
 use super::*;
-use crate::hypervisor::HypervisorError;
-use crate::hypervisor::session::Session;
-use crate::model::State;
+use wakevirt_actor::hypervisor::HypervisorError;
+use wakevirt_actor::hypervisor::session::Session;
+use wakevirt_actor::model::State;
 use wakevirt_libvirt::events::Listener;
 
 /// How long an operation may take before a test fails.

@@ -11,9 +11,9 @@ use virt::connect::Connect;
 use wakevirt_libvirt::changes::Changes;
 use wakevirt_libvirt::events::Listener;
 
-use super::connection::Connection;
-use crate::hypervisor::HypervisorError;
-use crate::model::Domain;
+use crate::connection::Connection;
+use wakevirt_actor::hypervisor::HypervisorError;
+use wakevirt_actor::model::Domain;
 
 /// The connection and its thread: no other thread makes calls on the connection. The thread exits when this value is
 /// dropped.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::monitor::Monitor;
-use crate::hypervisor::{HypervisorError, Updates};
+use crate::monitor::Monitor;
+use wakevirt_actor::hypervisor::{HypervisorError, Updates};
 use wakevirt_libvirt::changes::{Change, Changes, MAX_CHANGES};
 use wakevirt_service::logs::kind;
 

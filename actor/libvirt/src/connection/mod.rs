@@ -1,5 +1,10 @@
 //! One connection to a libvirt daemon, or to a driver inside this process.
 
+mod domain_xml;
+mod error;
+mod permissions;
+mod read;
+
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,15 +13,16 @@ use uuid::Uuid;
 use virt::connect::Connect;
 use virt::sys;
 
-use super::error::failed;
-use super::permissions::Permissions;
-use super::read::{read, read_or_log, state};
-use crate::hypervisor::HypervisorError;
-use crate::hypervisor::session::Session;
-use crate::model::{Domain, State};
+use wakevirt_actor::hypervisor::HypervisorError;
+use wakevirt_actor::hypervisor::session::Session;
+use wakevirt_actor::model::{Domain, State};
 use wakevirt_libvirt::events::{self, Listener, Subscription};
 use wakevirt_libvirt::keepalive;
 use wakevirt_service::logs::kind;
+
+use error::failed;
+use permissions::Permissions;
+use read::{read, read_or_log, state, with_saved_state};
 
 /// The maximum number of domain handles that a connection caches. Beyond that, the cache is cleared.
 const MAX_HANDLES: usize = 65_536;
@@ -113,7 +119,7 @@ impl Connection {
         let read = |domain: &virt::domain::Domain| {
             let read = read_or_log(&self.uri, domain)?;
             let is_saved = !saved.as_ref().is_ok_and(|saved| !saved.contains(&read.id.uuid));
-            Some(read.with_saved_state(is_saved))
+            Some(with_saved_state(read, is_saved))
         };
         Ok(self.all()?.iter().filter_map(read).collect())
     }
@@ -131,7 +137,7 @@ impl Connection {
                 Err(HypervisorError::NoDomain { .. }) => Ok(None),
                 result => {
                     let is_saved = domain.has_managed_save(0).unwrap_or(true);
-                    result.map(|read| Some(read.with_saved_state(is_saved)))
+                    result.map(|read| Some(with_saved_state(read, is_saved)))
                 }
             },
         }

@@ -8,12 +8,12 @@ use virt::connect::Connect;
 use wakevirt_libvirt::changes::Changes;
 use wakevirt_libvirt::keepalive;
 
-use super::autostart;
-use super::connection::Connection;
-use super::follower::Follower;
-use super::monitor::{Monitor, Opened};
-use super::pool::{MAX_CONNECTIONS, Opener, Pool, PooledConnection, Shared};
-use crate::hypervisor::{
+use crate::autostart;
+use crate::connection::Connection;
+use crate::follower::Follower;
+use crate::monitor::{Monitor, Opened};
+use crate::pool::{MAX_CONNECTIONS, Opener, Pool, PooledConnection, Shared};
+use wakevirt_actor::hypervisor::{
     AttemptFuture, AttemptRequest, Commands, Connected, Driver, Hypervisor, HypervisorError, Updates, session,
 };
 

@@ -3,7 +3,7 @@
 use virt::enumutil::Enum;
 use virt::error::ErrorNumber;
 
-use crate::hypervisor::HypervisorError;
+use wakevirt_actor::hypervisor::HypervisorError;
 
 /// Converts the libvirt error of this action.
 pub(super) fn failed(action: &'static str) -> impl Fn(virt::error::Error) -> HypervisorError {

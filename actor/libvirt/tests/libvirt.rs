@@ -11,10 +11,10 @@ use virt::connect::Connect;
 use virt::domain::DomainState;
 use virt::enumutil::Enum;
 use wakevirt_actor::engine::attempt::{WakeResult, wake};
-use wakevirt_actor::hypervisor::libvirt::Libvirt;
 use wakevirt_actor::hypervisor::{AttemptRequest, Hypervisor, Keeper, Terms, Update};
 use wakevirt_actor::model::{Domain, Outcome, Pause, State, Trigger};
 use wakevirt_actor::policy::rules::Paused;
+use wakevirt_actor_libvirt::Libvirt;
 use wakevirt_protocol::MacAddr;
 
 const URI: &str = "test:///default";

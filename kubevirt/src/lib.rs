@@ -1,0 +1,1 @@
+//! The actor's driver for KubeVirt.
