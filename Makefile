@@ -20,9 +20,10 @@ build:
 install uninstall:
 	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install $@
 
+# The packages do not contain wakevirt-kubevirt.
 deb:
 	scripts/prepare deb
-	cargo build --workspace --release --locked
+	cargo build --workspace --exclude wakevirt-kubevirt --release --locked
 	scripts/package
 
 demo:
