@@ -11,7 +11,8 @@ use wakevirt_tests::privileged;
 
 const SERVICES: [&str; 2] = ["wakevirt-capture.service", "wakevirt-actor.service"];
 /// The units of the wakevirt-host package.
-const HOST: [&str; 4] = [
+const HOST: [&str; 5] = [
+    "wakevirt-drop-ins.service",
     "wakevirt-host.service",
     "wakevirt-sleep.service",
     "wakevirt-suspend.service",

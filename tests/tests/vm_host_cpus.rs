@@ -97,6 +97,11 @@ fn other_processes_keep_off(vm: &mut Vm) {
     assert_eq!(cpus_of_domain(vm, "other"), "0-1\n");
     vm.virsh("destroy isolated");
     assert_eq!(cpus_of_domain(vm, "other"), "0-3\n");
+    // A domain still uses the cpuset controller when the drop-ins are removed.
+    vm.sh("until [ \"$(systemctl is-active wakevirt-drop-ins)\" = inactive ]; do sleep 0.2; done");
+    assert_eq!(vm.sh("find /run/systemd -name '50-AllowedCPUs.conf'"), "");
+    assert_eq!(allowed(vm), ["0-3", "0-3", "0-3", "0-3"]);
+    assert_eq!(cpus_of_domain(vm, "other"), "0-3\n");
     vm.virsh("destroy other");
 }
 

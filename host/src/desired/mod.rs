@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wakevirt_service::unit_name::{MAX_UNIT_NAME, systemd_escape};
 
-use crate::model::{CpuSet, HostState, Phase, Pool, Record, Topology};
+use crate::model::{CpuSet, DROP_INS, HostState, Phase, Pool, Record, Topology};
 
 /// Returns the state that the host should be in while these domains are active. Without records, it is the state before
 /// the first domain.
@@ -17,7 +17,7 @@ pub fn desired(records: &[Record], topology: &Topology) -> HostState {
         allowed_cpus: isolation.allowed_cpus(topology),
         machine_weight: records.iter().filter_map(|record| record.weight).max().or(topology.machine_weight),
         workqueue: isolation.workqueue(topology),
-        units: records.iter().flat_map(units).filter(|unit| unit.len() <= MAX_UNIT_NAME).collect(),
+        units: units(records),
     };
     for pages in records.iter().flat_map(|record| &record.pages) {
         let value = match pages.node {
@@ -105,8 +105,16 @@ impl<'a> Isolation<'a> {
     }
 }
 
+/// The units that should be active.
+fn units(records: &[Record]) -> BTreeSet<String> {
+    let changes_units = |record: &Record| !record.isolated.is_empty() || record.weight.is_some();
+    let drop_ins = records.iter().any(changes_units).then(|| DROP_INS.to_owned());
+    let units = records.iter().flat_map(units_of).filter(|unit| unit.len() <= MAX_UNIT_NAME);
+    units.chain(drop_ins).collect()
+}
+
 /// The units that should be active for a record.
-fn units(record: &Record) -> BTreeSet<String> {
+fn units_of(record: &Record) -> BTreeSet<String> {
     let name = systemd_escape(&record.name);
     let mut units = BTreeSet::from([format!("wakevirt-prepare@{name}.target")]);
     if record.phase == Phase::Started {

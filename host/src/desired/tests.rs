@@ -149,3 +149,12 @@ fn units_follow_the_phase() {
     assert_eq!(units(Phase::Started, true), [domain, r"wakevirt-monitor@my\x20win\x2d11.service", prepare]);
     assert!(desired(&[record(&"ü".repeat(100))], &host()).units.is_empty());
 }
+
+#[test]
+fn drop_ins_are_removed_when_no_domain_changes_slices() {
+    let changes = |records: &[Record]| desired(records, &host()).units.contains(DROP_INS);
+    let isolated = Record { isolated: cpus("3"), ..record("a") };
+    let weighing = Record { weight: Some(100), ..record("b") };
+    assert!(changes(&[record("c"), isolated]) && changes(&[weighing]));
+    assert!(!changes(&[record("c")]) && !changes(&[]));
+}

@@ -58,6 +58,10 @@ impl TryFrom<String> for Pool {
     }
 }
 
+/// The unit that removes the runtime drop-ins that systemd writes for properties of slices and scopes. It is active while
+/// these properties differ from those before the first domain.
+pub const DROP_INS: &str = "wakevirt-drop-ins.service";
+
 /// What the host has, and the values that it had before the first domain was prepared. The service stores it with the
 /// records, so that a restarted service restores the same values.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

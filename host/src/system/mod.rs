@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{CpuSet, HostState, Topology};
 
-pub use plan::{Step, plan};
+pub use plan::{Step, is_early, plan};
 pub use sysfs::{PagesError, Sysfs};
 pub use systemd::{Systemd, SystemdError};
 

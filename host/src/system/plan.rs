@@ -5,7 +5,7 @@ use core::fmt;
 use wakevirt_service::logs::plain;
 
 use super::{MACHINE_SLICE, Part, mask, sysfs};
-use crate::model::{CpuSet, HostState, PageSize, Pool};
+use crate::model::{CpuSet, DROP_INS, HostState, PageSize, Pool};
 
 /// A change to the host. Its text is the equivalent shell command, run as root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +100,8 @@ fn argument(unit: &str) -> String {
 
 /// Returns the steps from one state to another. Values that `desired` does not contain remain unchanged.
 ///
-/// The units of `wakevirt-prepare@` start before the other steps, because they can free memory, and stop after them.
+/// The units of `wakevirt-prepare@` start before the other steps, because they can free memory, and stop after them. So
+/// does [`DROP_INS`], because it compares the drop-ins before and after.
 #[must_use]
 pub fn plan(current: &HostState, desired: &HostState) -> Vec<Step> {
     let (start_early, start_late): (Vec<_>, Vec<_>) =
@@ -138,9 +139,10 @@ pub fn plan(current: &HostState, desired: &HostState) -> Vec<Step> {
     steps
 }
 
-/// Whether the unit is one that prepares a start.
-fn is_early(unit: &str) -> bool {
-    unit.starts_with("wakevirt-prepare@")
+/// Whether the unit is active before and after the other changes.
+#[must_use]
+pub fn is_early(unit: &str) -> bool {
+    unit.starts_with("wakevirt-prepare@") || unit == DROP_INS
 }
 
 #[cfg(test)]

@@ -14,15 +14,15 @@ use wakevirt_service::logs::quoted;
 use zbus::wire::Type;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
 
-use crate::model::CpuSet;
+use crate::model::{CpuSet, DROP_INS};
 
 /// How long calls are repeated while the bus or systemd restarts.
 const RETRY: Duration = Duration::from_secs(3);
 /// How long the kernel and systemd can take until a limit has an effect. systemd changes cgroups after it has answered.
 const EFFECT: Duration = Duration::from_secs(5);
 /// The names of wakevirt's units.
-const UNITS: [&str; 3] =
-    ["wakevirt-prepare@*.target", "wakevirt-domain@*.target", "wakevirt-monitor@*.service"];
+const UNITS: [&str; 4] =
+    ["wakevirt-prepare@*.target", "wakevirt-domain@*.target", "wakevirt-monitor@*.service", DROP_INS];
 /// The names of the scopes in which libvirt runs QEMU.
 const SCOPES: &str = "machine-qemu*.scope";
 /// The value of `CPUWeight` that means the default (`CGROUP_WEIGHT_INVALID` in systemd).

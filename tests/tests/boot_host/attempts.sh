@@ -25,6 +25,8 @@ for unit in wakevirt-prepare@x.target wakevirt-domain@x.target; do
     yes systemctl --no-ask-password start $unit
     yes systemctl --no-ask-password stop $unit
 done
+yes systemctl --no-ask-password start wakevirt-drop-ins.service
+yes systemctl --no-ask-password stop wakevirt-drop-ins.service
 yes sh -c 'echo 0 >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages'
 yes sh -c 'echo 3 >/sys/devices/virtual/workqueue/cpumask'
 yes sh -c 'echo 1 >/sys/devices/system/node/node0/compact'
@@ -40,6 +42,7 @@ done
 for verb in restart try-restart kill isolate freeze reset-failed clean; do
     no systemctl --no-ask-password $verb wakevirt-prepare@x.target
 done
+no systemctl --no-ask-password restart wakevirt-drop-ins.service
 for unit in libvirtd.service dbus.service -.slice system-getty.slice machine-other.scope \
     wakevirt-prepare@x.target user-0.slice; do
     no systemctl --no-ask-password set-property --runtime $unit CPUWeight=200
@@ -85,6 +88,8 @@ writes /etc/pwned x
 writes /etc/systemd/system/pwned.service x
 writes /run/systemd/system/pwned.service x
 writes /run/systemd/system.control/pwned x
+writes /run/systemd/system.control/system.slice.d/50-AllowedCPUs.conf x
+writes /run/wakevirt-drop-ins/list x
 writes /run/pwned x
 writes /run/wakevirt-host/pwned x
 writes /run/libvirt/qemu/pwned.pid x

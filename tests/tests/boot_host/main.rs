@@ -1,5 +1,6 @@
 //! wakevirt-host on a booted Debian system, with files in place of the host's sysfs, which is read-only there.
 
+mod drop_ins;
 mod events;
 mod taken_over;
 

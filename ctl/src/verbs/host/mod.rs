@@ -69,8 +69,8 @@ pub enum HostVerb {
     Status(status::Arguments),
     /// Restore the values that the host had before the first domain
     ///
-    /// The verb stops wakevirt-host.service and its socket, which would prepare the host again, restores the values, and
-    /// removes the runtime drop-ins that only set defaults. Running domains are not stopped: they keep their huge pages and
+    /// The verb stops wakevirt-host.service and its socket, which would prepare the host again, and restores the values and
+    /// systemd's drop-ins. Running domains are not stopped: they keep their huge pages and
     /// the units that are active for them until they stop, and the verb names both. With --force, these units are stopped
     /// as well. A step that fails does not prevent the others. The verb requires root.
     Undo(undo::Arguments),

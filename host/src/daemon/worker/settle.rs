@@ -10,7 +10,7 @@ use wakevirt_service::logs::{kind, quoted};
 use super::{UnitFailure, Worker};
 use crate::desired::{desired, refusals};
 use crate::model::{CpuSet, HostState, Phase, Record, Topology};
-use crate::system::{Part, Step, SystemError, plan};
+use crate::system::{Part, Step, SystemError, is_early, plan};
 
 /// Each attempt after the first one leaves out a part of a domain's preparation that has failed.
 const MAX_ATTEMPTS: usize = 5;
@@ -85,11 +85,11 @@ impl Worker {
         Ok(failed)
     }
 
-    /// Takes one step. Waits for units of `wakevirt-prepare@`, and for others in the background.
+    /// Takes one step. Waits for units that must be active before the next step, and for others in the background.
     async fn take(&self, step: &Step, deadline: Instant) -> Result<(), SystemError> {
         self.system.apply(step).await?;
         let Step::Start { unit } = step else { return Ok(()) };
-        if unit.starts_with("wakevirt-prepare@") {
+        if is_early(unit) {
             return Ok(self.system.systemd().wait_for(unit, deadline).await?);
         }
         let (system, unit, failures) = (Arc::clone(&self.system), unit.clone(), self.unit_failures.clone());

@@ -53,6 +53,7 @@ fn plans_what_the_service_does() {
     assert_eq!(
         prepare,
         [
+            "systemctl start wakevirt-drop-ins.service",
             r"systemctl start 'wakevirt-prepare@win\x2011.target'",
             "echo 263 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages",
             "systemctl set-property --runtime init.scope AllowedCPUs=0-1",
@@ -66,7 +67,8 @@ fn plans_what_the_service_does() {
     assert_eq!(run, [r"systemctl start 'wakevirt-domain@win\x2011.target'"]);
     assert_eq!(stop[0], r"systemctl stop 'wakevirt-domain@win\x2011.target'");
     assert!(stop.contains(&"systemctl set-property --runtime system.slice AllowedCPUs=0-3".to_owned()));
-    assert_eq!(stop.len(), 8, "{stop:?}");
+    assert!(stop.contains(&"systemctl stop wakevirt-drop-ins.service".to_owned()));
+    assert_eq!(stop.len(), 9, "{stop:?}");
 }
 
 #[test]

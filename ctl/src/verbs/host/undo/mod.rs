@@ -1,7 +1,5 @@
 //! `wakevirtctl host undo`: restores the values that the host had before.
 
-mod drop_ins;
-
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
@@ -9,9 +7,9 @@ use std::path::Path;
 use nix::unistd::geteuid;
 use serde::Serialize;
 use wakevirt_host::desired::desired;
-use wakevirt_host::model::{Phase, Record};
+use wakevirt_host::model::{DROP_INS, Phase, Record};
 use wakevirt_host::state;
-use wakevirt_host::system::{Sysfs, System, Systemd, plan};
+use wakevirt_host::system::{Step, Sysfs, System, Systemd, plan};
 
 use super::HostError;
 use crate::client::Client;
@@ -39,8 +37,6 @@ struct Undone {
     stopped: Vec<String>,
     /// Commands with the same effect as what was done.
     commands: Vec<String>,
-    /// The runtime drop-ins that were removed.
-    removed: Vec<String>,
     /// What running domains keep until they stop.
     kept: Vec<Kept>,
     failures: Vec<String>,
@@ -88,18 +84,19 @@ async fn undo(force: bool, client: &Client) -> Result<Undone, HostError> {
     for record in &running {
         let units = desired(std::slice::from_ref(record), &topology).units;
         let units: BTreeSet<String> =
-            units.intersection(&current.units).filter(|_| !force).cloned().collect();
+            units.intersection(&current.units).filter(|unit| !force && *unit != DROP_INS).cloned().collect();
         undone.kept.extend(kept(record, &units));
         wanted.units.extend(units);
     }
     for step in plan(&current, &wanted) {
         undone.commands.push(step.to_string());
-        if let Err(error) = system.apply(&step).await {
+        if step == (Step::Stop { unit: DROP_INS.to_owned() }) {
+            // Waits until the drop-ins are removed.
+            undone.systemctl(&["stop", DROP_INS]);
+        } else if let Err(error) = system.apply(&step).await {
             undone.failures.push(error.to_string());
         }
     }
-    let now = system.current(&topology).await?;
-    undone.remove_drop_ins(&drop_ins::paths(&now, &topology.possible));
     Ok(undone)
 }
 
@@ -118,20 +115,6 @@ impl Undone {
         let active: Vec<&str> = SERVICE.into_iter().filter(active).collect();
         if !active.is_empty() && self.systemctl(&[&["stop"], active.as_slice()].concat()) {
             self.stopped.extend(active.into_iter().map(str::to_owned));
-        }
-    }
-
-    /// Removes the drop-ins that now contain only defaults. systemd does not let the service remove them.
-    fn remove_drop_ins(&mut self, paths: &[String]) {
-        for path in paths {
-            match drop_ins::remove(Path::new(path)) {
-                Ok(true) => self.removed.push(path.clone()),
-                Ok(false) => {}
-                Err(error) => self.failures.push(format!("cannot remove {path}: {error}")),
-            }
-        }
-        if !self.removed.is_empty() {
-            self.systemctl(&["daemon-reload"]);
         }
     }
 
@@ -154,9 +137,6 @@ impl Undone {
         for command in &self.commands {
             output.line(&[Cell::plain(command)])?;
         }
-        for path in &self.removed {
-            output.line(&[Cell::plain(format!("removed {path}"))])?;
-        }
         for Kept { domain, what } in &self.kept {
             output.line(&[
                 Cell::new("kept: ", Style::Warning),
@@ -166,7 +146,7 @@ impl Undone {
         for failure in &self.failures {
             output.line(&[Cell::new("failed: ", Style::Bad), Cell::plain(failure)])?;
         }
-        if self.commands.is_empty() && self.removed.is_empty() && self.failures.is_empty() {
+        if self.commands.is_empty() && self.failures.is_empty() {
             output.line(&[Cell::plain("the host has the values that it had before")])?;
         }
         Ok(())
