@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use wakevirt_protocol::bus::{self as names, Error, PacketDetails};
+use wakevirt_service::clock;
 use wakevirt_service::logs::{kind, quoted};
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
@@ -38,6 +39,8 @@ pub struct Actor1 {
     pub reloads: mpsc::Sender<Reload>,
     /// The values of properties with change signals.
     pub status: watch::Receiver<Status>,
+    /// Whether the last reload of the configuration succeeded.
+    pub valid: watch::Receiver<bool>,
     /// Authorises calls that change something.
     pub authorizer: Authorizer,
     /// The `LostPackets` counter.
@@ -186,6 +189,18 @@ impl Actor1 {
     #[zbus(property)]
     fn domains(&self) -> u32 {
         self.status.borrow().domains
+    }
+
+    /// The last time at which the list of domains was current, for each hypervisor.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn last_sync(&self) -> Vec<(String, u64)> {
+        self.status.borrow().last_sync(clock::realtime())
+    }
+
+    /// Whether the configuration was valid when it was last read.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn configuration_valid(&self) -> bool {
+        *self.valid.borrow()
     }
 
     /// The number of wakes with each outcome.

@@ -47,6 +47,7 @@ fn matches_the_xml_reference() {
         requests: Requests::new(mpsc::channel(1).0),
         reloads: mpsc::channel(1).0,
         status: watch::channel(Status::default()).1,
+        valid: watch::channel(true).1,
         authorizer: Authorizer::new(None),
         lost: LostPackets::default(),
     };
@@ -194,6 +195,7 @@ async fn replies_that_a_slow_wake_is_held() {
         requests: Requests::new(requests),
         reloads: mpsc::channel(1).0,
         status: watch::channel(Status::default()).1,
+        valid: watch::channel(true).1,
         authorizer: Authorizer::new(None),
         lost: LostPackets::default(),
     };

@@ -56,6 +56,7 @@ fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Serve
     let (macs_in, macs) = watch::channel(Macs::default());
     let (status_in, status) = watch::channel(Status::default());
     let (named_in, named) = watch::channel(named_interfaces(&config.policy.rules));
+    let (valid_in, valid) = watch::channel(true);
     let (caught_up, is_caught_up) = watch::channel(false);
     let (lost, decisions) = (LostPackets::default(), broadcast::Sender::new(DECISION_QUEUE));
 
@@ -83,10 +84,17 @@ fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Serve
     let owner = (options.common.bus != Address::System).then(|| nix::unistd::geteuid().as_raw());
     let requests = Requests::new(requests);
     let client = Client { merge, packets, caught_up, lost: lost.clone(), macs, named, fetches: fetches_out };
-    let interface =
-        Actor1 { requests: requests.clone(), reloads, status, authorizer: Authorizer::new(owner), lost };
+    let interface = Actor1 {
+        requests: requests.clone(),
+        reloads,
+        status,
+        valid,
+        authorizer: Authorizer::new(owner),
+        lost,
+    };
     let server = Server::new(options.common.bus.clone(), interface, decisions, is_caught_up);
-    Ok((client, server, Reloader { requests, reloads: reloads_out, named: named_in }))
+    let reloader = Reloader { requests, reloads: reloads_out, named: named_in, valid: valid_in };
+    Ok((client, server, reloader))
 }
 
 /// Runs the client and the server on their buses, which can be the same, and reconnects after a lost connection.

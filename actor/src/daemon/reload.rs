@@ -18,6 +18,8 @@ pub(super) struct Reloader {
     pub reloads: mpsc::Receiver<Reload>,
     /// Receives the interfaces that rules name.
     pub named: watch::Sender<NamedInterfaces>,
+    /// Receives whether the configuration was valid.
+    pub valid: watch::Sender<bool>,
 }
 
 impl Reloader {
@@ -31,7 +33,9 @@ impl Reloader {
                 },
                 Some(caller) = self.reloads.recv() => Some(caller),
             };
-            let result = match Config::load(options) {
+            let loaded = Config::load(options);
+            self.valid.send_replace(loaded.is_ok());
+            let result = match loaded {
                 Ok(new) => {
                     config = self.apply(new, config, logs).await;
                     lifecycle::clear_warning(Warning::Reload);

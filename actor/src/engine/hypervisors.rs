@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use wakevirt_service::clock;
+
 use crate::hypervisor::{Commands, Endpoint, Hypervisor};
 
 /// The hypervisors, in the order of the configuration. The engine retains the domains of a hypervisor that becomes
@@ -13,12 +15,14 @@ struct Entry {
     connection: Option<Arc<dyn Hypervisor>>,
     /// Whether it has been connected, or the first attempt has failed.
     tried: bool,
+    /// When it became unavailable: CLOCK_REALTIME, in microseconds. 0 until it is connected for the first time.
+    lost_at: u64,
 }
 
 impl Hypervisors {
     /// These hypervisors, none of which is connected yet.
     pub(super) fn new(endpoints: Vec<Endpoint>) -> Self {
-        let entry = |endpoint| Entry { endpoint, connection: None, tried: false };
+        let entry = |endpoint| Entry { endpoint, connection: None, tried: false, lost_at: 0 };
         Self(endpoints.into_iter().map(entry).collect())
     }
 
@@ -37,6 +41,9 @@ impl Hypervisors {
 
     fn set(&mut self, uri: &str, connection: Option<Arc<dyn Hypervisor>>) {
         if let Some(entry) = self.0.iter_mut().find(|entry| *entry.endpoint.uri == *uri) {
+            if entry.connection.is_some() && connection.is_none() {
+                entry.lost_at = clock::realtime();
+            }
             entry.connection = connection;
             entry.tried = true;
         }
@@ -68,6 +75,12 @@ impl Hypervisors {
     pub(super) fn commands(&self, which: impl Fn(&Commands) -> &str) -> String {
         let commands: Vec<_> = self.0.iter().map(|entry| which(&entry.endpoint.commands)).collect();
         commands.join(" or ")
+    }
+
+    /// When each hypervisor became unavailable, 0 if it has never been connected. In the order of
+    /// [`Self::connections`].
+    pub(super) fn lost_at(&self) -> Vec<u64> {
+        self.0.iter().map(|entry| entry.lost_at).collect()
     }
 
     /// All URIs, and whether each one is connected.

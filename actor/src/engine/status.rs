@@ -17,11 +17,23 @@ pub(super) const PUBLISH_DELAY: Duration = Duration::from_millis(50);
 pub struct Status {
     /// The URIs of the hypervisors, and whether each is connected.
     pub connections: Vec<(Arc<str>, bool)>,
+    /// When each hypervisor was last lost: CLOCK_REALTIME, in microseconds; 0 if it never was.
+    pub lost_at: Vec<u64>,
     /// The number of known domains.
     pub domains: u32,
 }
 
 impl Status {
+    /// For each hypervisor, the URI and the last time at which the list of its domains was current: `now` if it is
+    /// connected, 0 if it never was. CLOCK_REALTIME, in microseconds.
+    #[must_use]
+    pub fn last_sync(&self, now: u64) -> Vec<(String, u64)> {
+        let connections = self.connections.iter().zip(&self.lost_at);
+        connections
+            .map(|((uri, connected), lost_at)| (uri.to_string(), if *connected { now } else { *lost_at }))
+            .collect()
+    }
+
     /// The status as one line of text, for the service manager.
     #[must_use]
     pub fn summary(&self) -> String {
@@ -52,7 +64,7 @@ impl Engine {
         });
         let connections = self.hypervisors.connections();
         let domains = u32::try_from(self.index.domains().len()).unwrap_or(u32::MAX);
-        let status = Status { connections, domains };
+        let status = Status { connections, lost_at: self.hypervisors.lost_at(), domains };
         lifecycle::status(&status.summary());
         self.outputs.status.send_if_modified(|published| {
             let changed = *published != status;

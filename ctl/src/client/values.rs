@@ -71,11 +71,26 @@ impl From<Dict> for CaptureStatus {
 
 /// The actor's connection to a hypervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct HypervisorConnection {
     /// The URI.
     pub uri: String,
     /// Whether it is connected.
     pub connected: bool,
+    /// The last time at which the list of its domains was current, in microseconds since 1970; 0 if it has never been
+    /// connected. `None` if the actor is an earlier version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_sync: Option<u64>,
+}
+
+impl HypervisorConnection {
+    fn take(dict: &mut Dict) -> Vec<Self> {
+        let connections: Vec<(String, bool)> = take_or_default(dict, "Connections");
+        let times: HashMap<String, u64> =
+            take_or_default::<Vec<(String, u64)>>(dict, "LastSync").into_iter().collect();
+        let connection = |(uri, connected)| Self { last_sync: times.get(&uri).copied(), uri, connected };
+        connections.into_iter().map(connection).collect()
+    }
 }
 
 /// How long successful wakes by packets took, in microseconds.
@@ -122,6 +137,8 @@ pub struct ActorStatus {
     pub version: String,
     /// The connections to hypervisors.
     pub connections: Vec<HypervisorConnection>,
+    /// Whether the configuration was valid when it was last read. True if the actor is an earlier version.
+    pub configuration_valid: bool,
     /// The number of known domains.
     pub domains: u32,
     /// The number of decisions by outcome.
@@ -141,12 +158,11 @@ pub struct ActorStatus {
 impl From<Dict> for ActorStatus {
     fn from(mut dict: Dict) -> Self {
         let dict = &mut dict;
-        let connections: Vec<(String, bool)> = take_or_default(dict, "Connections");
         let outcomes: HashMap<String, u64> = take_or_default(dict, "Outcomes");
-        let connection = |(uri, connected)| HypervisorConnection { uri, connected };
         Self {
             version: take_or_default(dict, "Version"),
-            connections: connections.into_iter().map(connection).collect(),
+            connections: HypervisorConnection::take(dict),
+            configuration_valid: take(dict, "ConfigurationValid").unwrap_or(true),
             domains: take_or_default(dict, "Domains"),
             outcomes: outcomes.into_iter().collect(),
             unknown_packets: take_or_default(dict, "UnknownPackets"),

@@ -13,6 +13,7 @@ pub mod list;
 pub mod metrics;
 pub mod monitor;
 pub mod read;
+mod reading;
 pub mod send;
 pub mod show;
 pub mod status;

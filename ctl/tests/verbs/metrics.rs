@@ -73,7 +73,13 @@ fn prints_the_counters_of_both_services() {
     families.iter().for_each(|family| assert_documented(family, &documented("metrics"), &["samples"]));
 
     site.ctl(&["metrics", "--output", "/run/wakevirt.prom"]);
-    assert_eq!(host.read("/run/wakevirt.prom"), metrics(&host).out);
+    // The time of the last synchronisation is the current time.
+    let constant = |text: &str| -> Vec<_> {
+        let changes = |line: &&str| line.starts_with("wakevirt_last_sync_seconds{");
+        text.lines().filter(|line| !changes(line)).map(str::to_owned).collect()
+    };
+    let written = constant(&host.read("/run/wakevirt.prom"));
+    assert_eq!(written, constant(&metrics(&host).out));
     let printed = run(&host, User::Unprivileged, &["metrics", "--output", "/run/missing/wakevirt.prom"]);
     assert_eq!(printed.status, 1, "{printed:?}");
     assert!(printed.err.contains("cannot write \"/run/missing/wakevirt.prom\": No such file"), "{printed:?}");
@@ -82,6 +88,26 @@ fn prints_the_counters_of_both_services() {
     }
     let printed = run(&host, User::Unprivileged, &["metrics", "--http"]);
     assert!(printed.status == 1 && printed.err.contains("start wakevirt-metrics.socket"), "{printed:?}");
+}
+
+#[test]
+fn listens_without_a_service_manager() {
+    privileged!();
+    let host = Host::new();
+    let site = Site::new(&host);
+    let mut command = host.command_as(User::Unprivileged, &format!("{PROGRAMS}/wakevirtctl"));
+    command.args(["metrics", "--listen", SOCKET]);
+    let _server = Process::start("wakevirtctl", &mut command);
+    let listens = || host.sh(&format!("ss -Hltn 'src = {SOCKET}'")).contains("LISTEN");
+    wait::until_true("the socket", listens);
+    let (head, body) = http_get(&host, SOCKET, "/metrics", "Accept: */*");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert_up(&body, 1, 1);
+    assert!(body.contains("\nwakevirt_configuration_valid 1\n"), "{body}");
+
+    let second = run(&host, User::Unprivileged, &["metrics", "--listen", SOCKET]);
+    assert!(second.status == 1 && second.err.contains("a free port"), "{second:?}");
+    drop(site);
 }
 
 #[test]

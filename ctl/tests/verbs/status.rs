@@ -81,3 +81,52 @@ fn names_a_missing_service_or_bus_and_the_fix() {
     let printed = run(&host, User::Unprivileged, &["--json"]);
     assert!(printed.out.contains("\"capture\":null,\"actor\":null"), "{printed:?}");
 }
+
+#[test]
+fn checks_what_a_probe_asks_for() {
+    privileged!();
+    let host = Host::new();
+    let check = |checks: &str| {
+        let option = format!("--check{checks}");
+        let printed = run(&host, User::Unprivileged, &["status", &option]);
+        assert_eq!(printed.out, "", "{printed:?}");
+        assert_eq!(printed.err.is_empty(), printed.status == 0, "{printed:?}");
+        printed
+    };
+    assert_eq!(check("=bus").status, 3);
+    let bus = Bus::start(&host, Kind::DbusDaemon);
+    assert_eq!(check("=bus").status, 0);
+    let printed = check("");
+    assert_eq!((printed.status, printed.err.matches(" is not running").count()), (3, 2), "{printed:?}");
+    drop(bus);
+
+    let mut site = Site::new(&host);
+    assert_eq!(check("").status, 0);
+    let uri = site.json(&[])["actor"]["connections"][0]["uri"].as_str().unwrap().to_owned();
+
+    // An invalid configuration is not used, and does not stop the actor.
+    host.write("/etc/wakevirt/actor.d/invalid.toml", "hold = 1\n");
+    host.call(User::Root, "org.wakevirt.Actor1", "Reload", &[]).unwrap_err();
+    assert_eq!(check("=bus,capture,interfaces,actor,sync").status, 0);
+    let printed = check("");
+    assert_eq!(printed.status, 1, "{printed:?}");
+    assert!(printed.err.contains("uses an earlier configuration"), "{printed:?}");
+    assert!(site.ctl(&["status"]).contains("uses an earlier configuration"));
+    assert!(site.ctl(&["metrics"]).contains("\nwakevirt_configuration_valid 0\n"));
+    host.write("/etc/wakevirt/actor.d/invalid.toml", "");
+    host.call(User::Root, "org.wakevirt.Actor1", "Reload", &[]).unwrap();
+    assert_eq!(check("").status, 0);
+
+    let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    let before = now();
+    let metrics = site.ctl(&["metrics"]);
+    let metric = format!("wakevirt_last_sync_seconds{{uri=\"{uri}\"}} ");
+    let line = metrics.lines().find_map(|line| line.strip_prefix(&metric));
+    let time: f64 = line.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap();
+    assert!(before <= time && time <= now(), "{before} {time}");
+
+    site.actor = None;
+    let printed = check("=actor");
+    assert_eq!(printed.status, 3, "{printed:?}");
+    assert_eq!(check("=capture,interfaces").status, 0);
+}

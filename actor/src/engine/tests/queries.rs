@@ -111,7 +111,7 @@ async fn publishes_many_changes_at_once() {
     assert_eq!(**engine.macs.borrow_and_update(), BTreeSet::from([mac(1)]));
     assert_eq!(
         *engine.status.borrow_and_update(),
-        Status { connections: vec![(URI.into(), true)], domains: 1 }
+        Status { connections: vec![(URI.into(), true)], lost_at: vec![0], domains: 1 }
     );
     for number in 2..10 {
         engine.updates.send(Update::Domain(domain(number, &[number]))).await.ok().unwrap();

@@ -1,8 +1,8 @@
 //! Converts a reading to metrics. docs/METRICS.md lists them.
 
 use super::family::{Family, Kind, Labels, Value};
-use super::reading::Reading;
 use crate::client::{ActorStatus, CaptureStatus, HypervisorConnection, Service, WakeLatency};
+use crate::verbs::reading::Reading;
 
 /// The maximum number of outcomes, connections and buckets.
 const MAX_NAMED: usize = 64;
@@ -107,34 +107,21 @@ fn packets(capture: &CaptureStatus) -> Family {
 }
 
 fn of_actor(actor: &ActorStatus) -> Vec<Family> {
-    let connections = actor.connections.iter().take(MAX_NAMED);
-    let mut connection = Family::new(
-        Kind::Gauge,
-        "wakevirt_connection_up",
-        "Whether the actor is connected to the hypervisor with this URI.",
-    );
-    for HypervisorConnection { uri, connected } in connections.clone() {
-        connection = connection.count(vec![("uri", limited(uri))], u64::from(*connected));
-    }
-    let number = |state| connections.clone().filter(|connection| connection.connected == state).count();
-    let [connected, disconnected] =
-        [true, false].map(|state| u64::try_from(number(state)).unwrap_or(u64::MAX));
     let mut decisions =
         Family::new(Kind::Counter, "wakevirt_decisions_total", "Decisions on packets and calls, by outcome.");
     for (outcome, count) in actor.outcomes.iter().take(MAX_NAMED) {
         decisions = decisions.count(vec![("outcome", limited(outcome))], *count);
     }
-    vec![
-        Family::new(Kind::Gauge, "wakevirt_domains", "The number of domains that the actor knows.")
-            .count(vec![], actor.domains.into()),
+    let domains = Family::new(Kind::Gauge, "wakevirt_domains", "The number of domains that the actor knows.");
+    let mut families = vec![domains.count(vec![], actor.domains.into())];
+    families.extend(of_connections(&actor.connections));
+    families.extend([
         Family::new(
             Kind::Gauge,
-            "wakevirt_connections",
-            "The number of connections to hypervisors, by state.",
+            "wakevirt_configuration_valid",
+            "Whether the actor's configuration was valid when it was last read.",
         )
-        .count(label("state", "connected"), connected)
-        .count(label("state", "disconnected"), disconnected),
-        connection,
+        .count(vec![], u64::from(actor.configuration_valid)),
         decisions,
         Family::new(
             Kind::Counter,
@@ -148,7 +135,39 @@ fn of_actor(actor: &ActorStatus) -> Vec<Family> {
             "Announced packets that were lost before the actor made a decision.",
         )
         .count(vec![], actor.lost_packets),
-    ]
+    ]);
+    families
+}
+
+fn of_connections(connections: &[HypervisorConnection]) -> [Family; 3] {
+    let connections = connections.iter().take(MAX_NAMED);
+    let number = |state| connections.clone().filter(|connection| connection.connected == state).count();
+    let [connected, disconnected] =
+        [true, false].map(|state| u64::try_from(number(state)).unwrap_or(u64::MAX));
+    let numbers = Family::new(
+        Kind::Gauge,
+        "wakevirt_connections",
+        "The number of connections to hypervisors, by state.",
+    )
+    .count(label("state", "connected"), connected)
+    .count(label("state", "disconnected"), disconnected);
+    let mut up = Family::new(
+        Kind::Gauge,
+        "wakevirt_connection_up",
+        "Whether the actor is connected to the hypervisor with this URI.",
+    );
+    let mut last_sync = Family::new(
+        Kind::Gauge,
+        "wakevirt_last_sync_seconds",
+        "The last time at which the actor knew all domains of this hypervisor, as Unix time; 0 if never.",
+    );
+    for HypervisorConnection { uri, connected, last_sync: time } in connections {
+        up = up.count(vec![("uri", limited(uri))], u64::from(*connected));
+        if let Some(time) = time {
+            last_sync = last_sync.with(vec![("uri", limited(uri))], Value::of_microseconds(*time));
+        }
+    }
+    [numbers, up, last_sync]
 }
 
 fn of_latency(latency: &WakeLatency) -> Family {
@@ -206,12 +225,18 @@ mod tests {
     }
 
     fn actor() -> ActorStatus {
-        let connection =
-            |(uri, connected): (&str, _)| HypervisorConnection { uri: uri.to_owned(), connected };
+        let connection = |(uri, connected, last_sync): (&str, _, _)| HypervisorConnection {
+            uri: uri.to_owned(),
+            connected,
+            last_sync: Some(last_sync),
+        };
         let latency = WakeLatency { buckets: vec![(1_000, 0), (60_000_000, 2)], sum: 1_250_000, count: 3 };
         ActorStatus {
             version: "1.2.3".into(),
-            connections: [("qemu:///system", true), ("lxc:///", false)].map(connection).into(),
+            connections: [("qemu:///system", true, 1_700_000_000_500_000), ("lxc:///", false, 0)]
+                .map(connection)
+                .into(),
+            configuration_valid: true,
             domains: 5,
             outcomes: [("failed".to_owned(), 1), ("started".to_owned(), 4)].into(),
             unknown_packets: 6,
@@ -258,6 +283,9 @@ wakevirt_connections{state="connected"} 1
 wakevirt_connections{state="disconnected"} 1
 wakevirt_connection_up{uri="qemu:///system"} 1
 wakevirt_connection_up{uri="lxc:///"} 0
+wakevirt_last_sync_seconds{uri="qemu:///system"} 1700000000.5
+wakevirt_last_sync_seconds{uri="lxc:///"} 0.0
+wakevirt_configuration_valid 1
 wakevirt_decisions_total{outcome="failed"} 1
 wakevirt_decisions_total{outcome="started"} 4
 wakevirt_unknown_packets_total 6
@@ -286,8 +314,11 @@ wakevirt_wake_duration_seconds_count 3"#;
 
     #[test]
     fn limits_what_the_actor_names() {
-        let connection =
-            |number| HypervisorConnection { uri: format!("{number}{}", "ü".repeat(1000)), connected: true };
+        let connection = |number| HypervisorConnection {
+            uri: format!("{number}{}", "ü".repeat(1000)),
+            connected: true,
+            last_sync: Some(0),
+        };
         let actor = ActorStatus {
             connections: (0..1000).map(connection).collect(),
             outcomes: (0..1000).map(|number| (number.to_string(), 1)).collect(),

@@ -4,21 +4,22 @@ mod families;
 mod family;
 mod file;
 mod http;
-mod reading;
 mod text;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use tokio::net::TcpListener;
 use wakevirt_service::logs::quoted;
 
 use self::families::families;
-use self::reading::Reading;
 use self::text::Format;
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::report;
+use crate::verbs::reading::Reading;
 
 /// The options.
 #[derive(Debug, Clone, clap::Args)]
@@ -34,19 +35,34 @@ pub struct Arguments {
     /// The client selects the format with its Accept header. wakevirt-metrics.service uses this option.
     #[arg(long, conflicts_with_all = ["format", "output"])]
     http: bool,
+    /// Answer HTTP requests for /metrics on this TCP socket, such as 127.0.0.1:10842
+    ///
+    /// This is for containers. On a host, wakevirt-metrics.socket listens without giving this program access to the network.
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with_all = ["format", "output", "http"])]
+    listen: Option<SocketAddr>,
 }
 
 /// Why there are no metrics. The message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The options conflict. clap does not detect this conflict if --json precedes the verb.
-    #[error("--json cannot be used with --format, --output or --http; use either --json or the others")]
+    #[error(
+        "--json cannot be used with --format, --output, --http or --listen; use either --json or the others"
+    )]
     Json,
     /// The file cannot be written.
     #[error("cannot write {}: {source}", quoted(.path))]
     File {
         /// The file.
         path: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The program cannot listen on the address.
+    #[error("cannot listen on {address}: {source}; choose an address of this host, and a free port")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
         /// The cause.
         source: io::Error,
     },
@@ -74,7 +90,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Json => Exit::Usage,
-            Self::File { .. } | Self::NoSocket | Self::Socket { .. } => Exit::Failure,
+            Self::File { .. } | Self::Listen { .. } | Self::NoSocket | Self::Socket { .. } => Exit::Failure,
         }
     }
 }
@@ -89,12 +105,17 @@ pub async fn run(
     client: &Client,
     output: &mut Output,
 ) -> Result<Exit, crate::error::Error> {
-    let Arguments { format, output: file, http } = arguments;
-    if output.is_json() && (*http || format.is_some() || file.is_some()) {
+    let Arguments { format, output: file, http, listen } = arguments;
+    if output.is_json() && (*http || listen.is_some() || format.is_some() || file.is_some()) {
         return Err(Error::Json.into());
     }
-    if *http {
-        http::serve(http::sockets::take()?, client.address().clone()).await;
+    let listeners = match listen {
+        Some(address) => Some(vec![listener(*address).await?]),
+        None if *http => Some(http::sockets::take()?),
+        None => None,
+    };
+    if let Some(listeners) = listeners {
+        http::serve(listeners, client.address().clone()).await;
         return Ok(Exit::Failure);
     }
     let reading = Reading::take(client).await;
@@ -114,4 +135,8 @@ pub async fn run(
             .map_err(|source| Error::File { path: path.to_string_lossy().into_owned(), source })?,
     }
     Ok(Exit::Success)
+}
+
+async fn listener(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
 }

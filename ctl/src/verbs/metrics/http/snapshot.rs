@@ -8,8 +8,8 @@ use wakevirt_service::bus::Address;
 
 use super::super::families::families;
 use super::super::family::Family;
-use super::super::reading::Reading;
 use crate::client::Client;
+use crate::verbs::reading::Reading;
 
 /// How long a reading is reused, so that many requests cause few calls.
 const FRESH: Duration = Duration::from_secs(1);

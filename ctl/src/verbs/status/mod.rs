@@ -1,5 +1,7 @@
 //! `wakevirtctl status`: both services on one screen.
 
+mod check;
+
 use std::io;
 
 use serde::Serialize;
@@ -9,13 +11,36 @@ use crate::client::{self, ActorStatus, CaptureStatus, Client, Decision, Domain};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Cell, Output, Style, Table, ago};
+use check::Check;
 
 /// The maximum number of decisions that are shown.
 const DECISIONS: usize = 5;
 
 /// The options.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// Only check that wakevirt works: print what fails on standard error, and nothing if nothing fails
+    ///
+    /// Without CHECK, everything is checked. The exit status is 0 if nothing fails, 3 if a service is not running or does
+    /// not reply within three seconds, and 1 if something else fails.
+    #[arg(long, value_enum, value_name = "CHECK", value_delimiter = ',', num_args = 0.., require_equals = true)]
+    check: Option<Vec<Check>>,
+}
+
+/// The warnings that `--check` reports as well.
+const NO_INTERFACE: &str = "wakevirt-capture does not receive on any interface; \
+    bring an interface up, or correct \"interfaces\" in /etc/wakevirt/capture.toml";
+const NOT_RELOADED: &str = "wakevirt-actor uses an earlier configuration, because it could not read the current one; \
+    run \"wakevirt-actor --check\", as root";
+
+fn not_connected(uri: &str) -> String {
+    let fix = if uri.starts_with("kubevirt:") {
+        "see the log of wakevirt-kubevirt".to_owned()
+    } else {
+        format!("run \"virsh --connect {uri} list\" and \"journalctl -u wakevirt-actor\"")
+    };
+    format!("wakevirt-actor is not connected to {uri}; {fix}")
+}
 
 /// What is shown.
 #[derive(Debug, Serialize)]
@@ -33,7 +58,10 @@ struct Status {
 ///
 /// # Errors
 /// If the bus is unavailable, or the output cannot be written.
-pub async fn run(_: &Arguments, client: &Client, output: &mut Output) -> Result<Exit, Error> {
+pub async fn run(arguments: &Arguments, client: &Client, output: &mut Output) -> Result<Exit, Error> {
+    if let Some(checks) = &arguments.check {
+        return Ok(check::run(checks, client).await);
+    }
     client.connection().await?;
     let mut status =
         Status { capture: None, actor: None, allowed: None, decisions: None, warnings: Vec::new() };
@@ -84,8 +112,7 @@ impl Status {
         let mut warnings = Vec::new();
         if let Some(capture) = &self.capture {
             if capture.interfaces.is_empty() {
-                let fix = "bring an interface up, or correct \"interfaces\" in /etc/wakevirt/capture.toml";
-                warnings.push(format!("wakevirt-capture does not receive on any interface; {fix}"));
+                warnings.push(NO_INTERFACE.to_owned());
             }
             if capture.mode == "udp" {
                 let fix = "if senders use etherwake, give the service CAP_NET_RAW, as the shipped unit does";
@@ -96,11 +123,10 @@ impl Status {
         }
         if let Some(actor) = &self.actor {
             for missing in actor.connections.iter().filter(|connection| !connection.connected) {
-                let fix = format!(
-                    "run \"virsh --connect {} list\" and \"journalctl -u wakevirt-actor\"",
-                    missing.uri
-                );
-                warnings.push(format!("wakevirt-actor is not connected to {}; {fix}", missing.uri));
+                warnings.push(not_connected(&missing.uri));
+            }
+            if !actor.configuration_valid {
+                warnings.push(NOT_RELOADED.to_owned());
             }
             if self.allowed == Some(0) && actor.domains > 0 {
                 let fix = match address {

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::client::{ActorStatus, CaptureStatus, Client, Error, Service};
 
 /// The time limit for the reply of a service. By default, Prometheus waits 10 s for a scrape.
-const TIME: Duration = Duration::from_secs(3);
+pub const TIME: Duration = Duration::from_secs(3);
 
 /// The properties of both services, or why they cannot be read.
 #[derive(Debug)]
