@@ -30,6 +30,7 @@ pub mod demo;
 pub mod hook;
 pub mod host;
 pub mod libvirt;
+pub mod manifests;
 pub mod network;
 pub mod process;
 pub mod project;
