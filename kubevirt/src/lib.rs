@@ -1,1 +1,3 @@
 //! The actor's driver for KubeVirt.
+
+pub mod import;
