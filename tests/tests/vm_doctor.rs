@@ -130,6 +130,7 @@ fn each_vlan_fault_is_found_and_fixed() {
     privileged!();
     let host = Host::new();
     let mut vm = Vm::boot(&host);
+    vm.without_apparmor();
     let interface =
         format!("<interface type='user'><mac address='{MAC}'/><model type='virtio'/></interface>");
     vm.write("/root/win11.xml", &qemu_domain_with(DOMAIN, &interface));

@@ -53,6 +53,7 @@ fn cpus_belong_to_a_domain_while_it_runs() {
     privileged!();
     let host = Host::new();
     let mut vm = Vm::boot(&host);
+    vm.without_apparmor();
     vm.prepare_host(CONFIGURATION);
     vm.define(&Domain::new("isolated").cpus(2).settings(PINNED));
     let one =

@@ -33,6 +33,7 @@ fn huge_pages_exist_while_a_domain_runs() {
     privileged!();
     let host = Host::new();
     let mut vm = Vm::boot(&host);
+    vm.without_apparmor();
     vm.prepare_host(CONFIGURATION);
     vm.define(&Domain::new("pages-2m").mebibytes(256).huge_pages(2, "M"));
     vm.define(&Domain::new("required").mebibytes(4300).huge_pages(2, "M"));

@@ -36,8 +36,13 @@ tar --extract --file=/dev/vdb --directory=/ --no-same-owner --keep-directory-sym
 systemd-sysusers
 systemctl daemon-reload
 systemctl reload dbus
-systemd-tmpfiles --create
+systemd-tmpfiles --create --prefix=/etc/wakevirt --prefix=/run --prefix=/sys --prefix=/var
 ";
+
+/// systemd-sleep(8) runs this program before the kernel suspends. Whatever runs earlier can take any time.
+const SET_ALARM: &str = r#"#!/bin/sh
+[ "$1" != pre ] || rtcwake --mode no --seconds "$(cat /run/alarm)"
+"#;
 
 /// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,21 +90,49 @@ impl Vm {
     }
 
     /// Suspends it to RAM as an administrator would. Its clock wakes it up after this time. Returns when systemd has
-    /// started the units again that sleep stops.
+    /// started and stopped the units that belong to sleep.
     ///
     /// # Panics
     /// If it does not suspend.
     pub fn suspend(&mut self, time: Duration) {
         let seconds = time.as_secs();
+        let before = self.suspends();
+        self.sh("mkdir -p /usr/lib/systemd/system-sleep");
+        self.write("/usr/lib/systemd/system-sleep/set-alarm", SET_ALARM);
         self.sh(&format!(
-            "count=$(cat /sys/power/suspend_stats/success)
-             rtcwake --mode no --seconds {seconds}
-             systemctl suspend
-             timeout 200 sh -c '
-                 until [ $(cat /sys/power/suspend_stats/success) -gt $1 ]; do sleep 0.2; done
-                 while systemctl --quiet is-active sleep.target suspend.target; do sleep 0.2; done
-             ' sh $count"
+            "chmod +x /usr/lib/systemd/system-sleep/set-alarm
+             echo {seconds} >/run/alarm
+             systemctl suspend"
         ));
+        self.wait_for_sleep();
+        assert_eq!(self.suspends(), before + 1, "it did not suspend");
+    }
+
+    /// How often it has suspended to RAM.
+    ///
+    /// # Panics
+    /// If the kernel does not say so.
+    pub fn suspends(&mut self) -> u32 {
+        self.sh("cat /sys/power/suspend_stats/success").trim().parse().expect("a number")
+    }
+
+    /// Waits until systemd has no job, and none of the units that belong to sleep is active.
+    ///
+    /// # Panics
+    /// If this takes too long.
+    pub fn wait_for_sleep(&mut self) {
+        self.sh("timeout 200 sh -c '
+            while systemctl list-jobs --no-legend | grep --quiet . ||
+                systemctl --quiet is-active sleep.target suspend.target wakevirt-suspend.service; do sleep 0.2; done'");
+    }
+
+    /// Starts domains without AppArmor. It compiles a profile several times for each start, which takes seconds.
+    ///
+    /// # Panics
+    /// If libvirt's configuration cannot be changed.
+    pub fn without_apparmor(&mut self) {
+        self.sh("echo 'security_driver = \"none\"' >>/etc/libvirt/qemu.conf
+                 systemctl try-restart libvirtd.service");
     }
 
     /// Runs a bash script as root, and returns its exit status and its output.

@@ -8,13 +8,13 @@ const VALUES: &str = r#"
 cd /sys
 for file in kernel/mm/hugepages/*/nr_overcommit_hugepages devices/system/node/node*/hugepages/*/nr_hugepages \
     devices/virtual/workqueue/cpumask; do
-    echo "$file=$(cat $file)"
+    echo "$file=$(<$file)"
 done
 cd /sys/fs/cgroup
 for unit in system.slice user.slice init.scope machine.slice; do
     cpus=$unit/cpuset.cpus.effective
     [[ -e $cpus ]] || cpus=cpuset.cpus.effective
-    echo "AllowedCPUs of $unit=$(cat $cpus)"
+    echo "AllowedCPUs of $unit=$(<$cpus)"
 done
 echo "CPUWeight of machine.slice=$(cat machine.slice/cpu.weight 2>/dev/null || echo 100)"
 echo "CPUs of systemd=$(sed -n 's/^Cpus_allowed_list:\t//p' /proc/1/status)"
