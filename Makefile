@@ -10,7 +10,7 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall deb demo check check-host bench fmt clippy deny fuzz clean
+.PHONY: build install uninstall deb demo check check-host check-kubevirt bench fmt clippy deny fuzz clean
 
 # Builds in release mode, as for the Debian package.
 build:
@@ -36,6 +36,9 @@ check:
 
 check-host:
 	scripts/check-host
+
+check-kubevirt:
+	scripts/check-kubevirt
 
 bench:
 	scripts/prepare bench

@@ -70,3 +70,13 @@ impl Authority {
         Identity { certificate, key: key.serialize_pem() }
     }
 }
+
+/// A key for signing tokens: the private key in PKCS#8 and the public one, both in PEM.
+///
+/// # Panics
+/// If the key cannot be generated.
+#[must_use]
+pub fn signing_key() -> (String, String) {
+    let key = KeyPair::generate().expect("a key");
+    (key.serialize_pem(), key.public_key_pem())
+}

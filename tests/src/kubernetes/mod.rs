@@ -15,6 +15,7 @@
 
 pub mod certificates;
 pub mod client;
+pub mod cluster;
 pub mod kind;
 pub mod server;
 pub mod status;

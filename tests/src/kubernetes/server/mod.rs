@@ -11,7 +11,7 @@ mod objects;
 mod request;
 mod selector;
 mod store;
-mod watch;
+pub(crate) mod watch;
 
 use std::collections::HashMap;
 use std::future::Future;

@@ -43,7 +43,7 @@ pub(super) struct Watch {
 type SendFailed = ();
 
 /// The error that ends a reply's body without its last chunk.
-pub(super) type Lost = std::io::Error;
+pub(crate) type Lost = std::io::Error;
 
 impl Watch {
     /// Sends events until the client, the server or the timeout ends the watch.

@@ -134,8 +134,11 @@ impl KubeVirt {
         }
         if instance.is_none() || is_final {
             let metadata = json!({"namespace": namespace, "name": name});
-            let status = json!({"phase": "Pending"});
-            let _ = objects.create(Kind::Instance, json!({"metadata": metadata, "status": status})).await;
+            let (kind, version) = (Kind::Instance.name(), Kind::Instance.api_version());
+            let instance = json!({
+                "apiVersion": version, "kind": kind, "metadata": metadata, "status": {"phase": "Pending"},
+            });
+            let _ = objects.create(Kind::Instance, instance).await;
             change(objects, Kind::VirtualMachine, namespace, name, |vm| {
                 set(vm, &["status", "created"], json!(true));
                 set(vm, &["status", "stateChangeRequests"], json!([]));
