@@ -33,6 +33,7 @@ fn cycle(debian: &Debian<'_>, before: u32) {
     debian.sh("systemctl is-active wakevirt-drop-ins");
     let weight = debian.sh("cat /run/systemd/system.control/machine.slice.d/50-CPUWeight.conf");
     assert!(weight.contains("CPUWeight=900\n"), "{weight}");
+    debian.sh(&format!("echo {before} >/run/machine.slice/cpu.weight"));
     debian.sh(&hook("vm1", "release"));
     wait_for_removal(debian);
 }
