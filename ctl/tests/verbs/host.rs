@@ -40,6 +40,7 @@ fn man_page_describes_the_json_of_import() {
 fn man_page_describes_the_json_of_new_files() {
     privileged!();
     let site = Host::new();
+    site.sh("mkdir -p /run/systemd/system");
     site.sh("install -d -o wakevirt-test-libvirt /var/tmp/share");
     let new = ["--json", "host", "new", "gpu", "--for", "win*"];
     let share = ["--json", "host", "nas", "new", "games", "--path", "/var/tmp/share"];
@@ -54,4 +55,17 @@ fn man_page_describes_the_json_of_new_files() {
     }
     let unit = site.read("/etc/systemd/system/gpu@.service");
     assert!(unit.contains("exit 1' \"win*\" %I\n"), "{unit}");
+}
+
+#[test]
+fn writes_an_executable_without_systemd() {
+    privileged!();
+    let site = Host::new();
+    let printed = run(&site, User::Root, &["--json", "host", "new", "gpu", "--for", "win*"]);
+    let json: serde_json::Value = serde_json::from_str(&printed.out).unwrap();
+    assert_documented(&json, &documented("host new"), &["address"]);
+    assert_eq!(json["files"].as_array().map(Vec::len), Some(1));
+    assert_eq!(site.sh("stat --format '%A %U' /etc/wakevirt/host.d/gpu"), "-rwxr-xr-x root\n");
+    let denied = run(&site, User::Root, &["--json", "host", "new", "gpu.sh", "--all"]);
+    assert!(denied.status == 2 && denied.err.contains("is not a name for an executable"), "{}", denied.err);
 }

@@ -1,15 +1,18 @@
 //! libvirt's hook for QEMU domains: passes each event to wakevirt-host. <https://libvirt.org/hooks.html>
 //!
 //! The hook runs as root, and parses neither the domain's XML nor any other file. It writes the event into the spool,
-//! sends the name of the file to the service, and waits for the answer.
+//! sends the name of the file to the service, and waits for the answer. On a host without systemd, it then runs the
+//! administrator's executables.
 //!
 //! A failure of the hook would prevent the start of a domain or, on `reconnect`, kill a running domain. The hook
 //! therefore exits with 1 only if wakevirt-host refuses the start of a domain, and with 0 in all other cases, such as a
 //! full spool or a panic. It prints nothing on standard output, because libvirt can replace the domain's XML with what
 //! a hook prints.
 
+mod executables;
 mod service;
 mod spool;
+mod syslog;
 
 use std::env;
 use std::ffi::OsString;
@@ -32,10 +35,15 @@ fn main() -> ExitCode {
     if !geteuid().is_root() {
         return ExitCode::SUCCESS;
     }
-    let mut arguments = env::args_os().skip(1);
+    let mut arguments = env::args_os();
+    let program = arguments.next();
     let (Some(name), Some(operation)) = (arguments.next(), arguments.next().and_then(operation)) else {
         return ExitCode::SUCCESS;
     };
+    if program.is_some_and(|program| program == executables::RUNNER) {
+        executables::runner(&name, operation);
+        return ExitCode::SUCCESS;
+    }
     let refusal = pass_on(&name, operation, start).unwrap_or_else(|error| {
         print(&format!("wakevirt-hook: {error}"));
         None
@@ -45,7 +53,15 @@ fn main() -> ExitCode {
             print(&reason);
             ExitCode::FAILURE
         }
-        _ => ExitCode::SUCCESS,
+        _ => {
+            if let Err(error) = executables::run(&name, operation, start) {
+                syslog::warn(&format!(
+                    "cannot run the executables for {} of {name:?}: {error}",
+                    operation.name()
+                ));
+            }
+            ExitCode::SUCCESS
+        }
     }
 }
 

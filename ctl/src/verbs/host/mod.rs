@@ -47,7 +47,8 @@ pub enum HostVerb {
     ///
     /// The verb writes the unit NAME@.service, with two commands to replace, in a sandbox, and a table in
     /// /etc/wakevirt/host.d that makes wakevirt-host start the unit. It changes nothing else, and prints the commands that
-    /// put the unit to use. It never replaces a file. /usr/share/doc/wakevirt/HOOKS.md has examples.
+    /// put the unit to use. It never replaces a file. On a host without systemd, it writes the executable
+    /// /etc/wakevirt/host.d/NAME instead. /usr/share/doc/wakevirt/HOOKS.md has examples.
     New(new::Arguments),
     /// Share a folder with domains
     ///

@@ -21,6 +21,9 @@ pub enum NewError {
         /// Its maximum length, in bytes.
         max: usize,
     },
+    /// The name of the executable is invalid.
+    #[error("{} is not a name for an executable; use letters, digits, \"-\" and \"_\"", quoted(.0))]
+    ExecutableName(String),
     /// The pattern for domains is invalid.
     #[error("{} is not a pattern for domains: {reason}; use a name, or a glob such as \"win*\"", quoted(.text))]
     Pattern {
@@ -83,7 +86,10 @@ impl NewError {
     pub const fn exit(&self) -> Exit {
         match self {
             Self::NeedsRoot(_) => Exit::Denied,
-            Self::UnitName { .. } | Self::ShareName { .. } | Self::Pattern { .. } => Exit::Usage,
+            Self::UnitName { .. }
+            | Self::ExecutableName(_)
+            | Self::ShareName { .. }
+            | Self::Pattern { .. } => Exit::Usage,
             Self::Folder { .. }
             | Self::Network { .. }
             | Self::NoSubnet(_)

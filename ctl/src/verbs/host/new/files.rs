@@ -30,6 +30,9 @@ pub struct NewFile {
     pub path: PathBuf,
     /// Its content.
     pub content: String,
+    /// Its permissions.
+    #[serde(skip)]
+    mode: u32,
 }
 
 /// A command to run.
@@ -44,7 +47,12 @@ pub struct NextCommand {
 impl NewFiles {
     /// Adds a file.
     pub fn file(&mut self, path: impl Into<PathBuf>, content: String) {
-        self.files.push(NewFile { path: path.into(), content });
+        self.files.push(NewFile { path: path.into(), content, mode: 0o644 });
+    }
+
+    /// Adds a file that can be executed.
+    pub fn executable(&mut self, path: impl Into<PathBuf>, content: String) {
+        self.files.push(NewFile { path: path.into(), content, mode: 0o755 });
     }
 
     /// Adds a command.
@@ -118,7 +126,7 @@ impl NewFile {
         let written = file
             .write_all(self.content.as_bytes())
             // The mode does not depend on the umask.
-            .and_then(|()| file.set_permissions(Permissions::from_mode(0o644)))
+            .and_then(|()| file.set_permissions(Permissions::from_mode(self.mode)))
             .and_then(|()| file.sync_all());
         if written.is_err() {
             let _ = fs::remove_file(&self.path);

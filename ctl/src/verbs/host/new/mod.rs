@@ -1,7 +1,8 @@
 //! `wakevirtctl host new`: writes a unit of the administrator's own, which runs before a domain starts and after it has
-//! stopped.
+//! stopped; without systemd, an executable.
 
 mod error;
+mod executable;
 mod files;
 
 use std::path::Path;
@@ -53,16 +54,23 @@ pub struct Arguments {
     name: String,
 }
 
-/// Writes the unit and the configuration that makes wakevirt-host start it.
+/// Writes the unit and the configuration that makes wakevirt-host start it, or the executable.
 ///
 /// # Errors
 /// If the name or the pattern is invalid, or a file exists or cannot be written.
 pub fn run(arguments: &Arguments, output: &mut Output) -> Result<Exit, Error> {
     check_name(&arguments.name)?;
+    let files = if executable::is_needed() { executable::files(arguments)? } else { unit_files(arguments)? };
+    files.write(&command(arguments))?;
+    files.print(output)?;
+    Ok(Exit::Success)
+}
+
+fn unit_files(arguments: &Arguments) -> Result<NewFiles, NewError> {
     let name = &arguments.name;
     let unit = format!("{name}@.service");
     if let Some(path) = UNITS.iter().map(|folder| Path::new(folder).join(&unit)).find(|path| path.exists()) {
-        return Err(NewError::Exists(path).into());
+        return Err(NewError::Exists(path));
     }
     let mut files = NewFiles::default();
     let path = format!("/etc/systemd/system/{unit}");
@@ -77,9 +85,7 @@ pub fn run(arguments: &Arguments, output: &mut Output) -> Result<Exit, Error> {
     files.command("replace the example's commands", format!("editor {}", quote(&path)));
     files.command("from now on, start it for each domain", format!("systemctl enable {}", quote(&unit)));
     files.command("read the new table", "systemctl reload-or-restart wakevirt-host".to_owned());
-    files.write(&command(arguments))?;
-    files.print(output)?;
-    Ok(Exit::Success)
+    Ok(files)
 }
 
 /// The command that the caller has run, quoted for a shell.
@@ -102,35 +108,42 @@ fn check_name(name: &str) -> Result<(), NewError> {
     Ok(())
 }
 
+/// When the two commands run.
+const fn time(running: bool) -> (&'static str, &'static str) {
+    if running {
+        ("When the domain runs. Nothing waits for this command.", "When the domain has stopped.")
+    } else {
+        (
+            "Before the domain starts. libvirt waits for this command, at most `prepare-wait` in wakevirt-host.toml(5).",
+            "After the domain has stopped and libvirt has released its devices.",
+        )
+    }
+}
+
+/// Checks a pattern for domains.
+fn check_pattern(pattern: &str) -> Result<(), NewError> {
+    let bad = |reason: String| NewError::Pattern { text: pattern.to_owned(), reason };
+    match glob(pattern) {
+        Ok(_) | Err(BadGlob::Syntax(_)) => {}
+        Err(error) => return Err(bad(error.to_string())),
+    }
+    if pattern.is_empty() || pattern.contains(['{', '}']) || pattern.chars().any(char::is_control) {
+        return Err(bad("it is empty, or contains braces or control characters".to_owned()));
+    }
+    Ok(())
+}
+
 /// The unit.
 fn skeleton(arguments: &Arguments) -> Result<String, NewError> {
     let (domains, condition) = match &arguments.domains {
         None => ("every domain".to_owned(), String::new()),
         Some(pattern) => {
-            let bad = |reason: String| NewError::Pattern { text: pattern.clone(), reason };
-            match glob(pattern) {
-                Ok(_) | Err(BadGlob::Syntax(_)) => {}
-                Err(error) => return Err(bad(error.to_string())),
-            }
-            if pattern.is_empty() || pattern.contains(['{', '}']) || pattern.chars().any(char::is_control) {
-                return Err(bad("it is empty, or contains braces or control characters".to_owned()));
-            }
+            check_pattern(pattern)?;
             (format!("the domains whose names match {pattern}"), condition(pattern))
         }
     };
-    let (target, before, after) = if arguments.running {
-        (
-            "wakevirt-domain@",
-            "When the domain runs. Nothing waits for this command.",
-            "When the domain has stopped.",
-        )
-    } else {
-        (
-            "wakevirt-prepare@",
-            "Before the domain starts. libvirt waits for this command, at most `prepare-wait` in wakevirt-host.toml(5).",
-            "After the domain has stopped and libvirt has released its devices.",
-        )
-    };
+    let target = if arguments.running { "wakevirt-domain@" } else { "wakevirt-prepare@" };
+    let (before, after) = time(arguments.running);
     let replacements = [
         ("@NAME@", arguments.name.as_str()),
         ("@DOMAINS@", &domains),
