@@ -50,8 +50,10 @@ pub fn patch(configs: &[WolConfig], notes: &mut Vec<String>) -> Result<Patch, Im
     patch.daemon_set.extend(strategy.map(|strategy| ("updateStrategy".to_owned(), strategy)));
     let resources = common("resources", &agents, notes, |agent| json!(agent.resources));
     // The default of both.
-    let policy = common("imagePullPolicy", &agents, notes, |agent| json!(agent.image_pull_policy))
-        .filter(|policy| policy != "IfNotPresent");
+    let policy = common("imagePullPolicy", &agents, notes, |agent| match agent.image_pull_policy.as_str() {
+        "" | "IfNotPresent" => Value::Null,
+        policy => json!(policy),
+    });
     for name in CONTAINERS {
         let mut fields = Map::new();
         fields.extend(policy.clone().map(|policy| ("imagePullPolicy".to_owned(), policy)));

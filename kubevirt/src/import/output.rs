@@ -10,61 +10,72 @@ use super::rules::Files;
 /// The kustomization, with `notes` as comments at its start. `base` is the path of wakevirt's manifests.
 #[must_use]
 pub fn kustomization(base: &str, notes: &[String], files: &Files, patch: &Patch) -> String {
-    let mut text =
-        "# Written by `wakevirt-kubevirt import` from the WolConfigs of kubevirt-wol.\n".to_owned();
-    // Writing to a string cannot fail.
+    let mut out = Yaml::default();
+    out.line(0, "# Written by `wakevirt-kubevirt import` from the WolConfigs of kubevirt-wol.");
     for note in notes {
-        let _ = writeln!(text, "# - {note}");
+        out.line(0, &format!("# - {note}"));
     }
-    let _ = write!(
-        text,
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [{}]\nconfigMapGenerator:\n  \
-         - name: wakevirt\n    behavior: merge\n    literals:\n",
-        json(&Value::from(base))
-    );
-    literal(&mut text, "actor.toml", &files.actor);
+    out.line(0, "apiVersion: kustomize.config.k8s.io/v1beta1");
+    out.line(0, "kind: Kustomization");
+    out.line(0, &format!("resources: [{}]", json(&Value::from(base))));
+    out.line(0, "configMapGenerator:");
+    out.line(2, "- name: wakevirt");
+    out.line(4, "behavior: merge");
+    out.line(4, "literals:");
+    out.file("actor.toml", &files.actor);
     if let Some(capture) = &files.capture {
-        literal(&mut text, "capture.toml", capture);
+        out.file("capture.toml", capture);
     }
     if !patch.is_empty() {
-        text.push_str("patches:\n  - target: {kind: DaemonSet, name: wakevirt}\n    patch: |-\n");
-        indented(&mut text, 6, &strategic_merge(patch));
+        out.line(0, "patches:");
+        out.line(2, "- target: {kind: DaemonSet, name: wakevirt}");
+        out.line(4, "patch: |-");
+        out.patch(6, patch);
     }
-    text
+    out.0
 }
 
-/// Writes a file of the ConfigMap, as a block scalar.
-fn literal(text: &mut String, name: &str, content: &str) {
-    text.push_str("      - |\n");
-    indented(text, 8, &format!("{name}={content}"));
-}
+/// The lines of a YAML document.
+#[derive(Default)]
+struct Yaml(String);
 
-fn indented(text: &mut String, width: usize, content: &str) {
-    for line in content.lines() {
-        let width = if line.is_empty() { 0 } else { width };
-        let _ = writeln!(text, "{:width$}{line}", "");
+impl Yaml {
+    fn line(&mut self, indent: usize, content: &str) {
+        if !content.is_empty() {
+            self.0.extend(std::iter::repeat_n(' ', indent));
+        }
+        self.0.push_str(content);
+        self.0.push('\n');
     }
-}
 
-/// Writes the patch.
-fn strategic_merge(patch: &Patch) -> String {
-    let mut text = "apiVersion: apps/v1\nkind: DaemonSet\nmetadata:\n  name: wakevirt\nspec:\n".to_owned();
-    fields(&mut text, 2, &patch.daemon_set);
-    text.push_str("  template:\n    spec:\n");
-    fields(&mut text, 6, &patch.pod);
-    if !patch.containers.is_empty() {
-        text.push_str("      containers:\n");
+    /// Writes a file of the ConfigMap, as a block scalar.
+    fn file(&mut self, name: &str, content: &str) {
+        self.line(6, "- |");
+        format!("{name}={content}").lines().for_each(|line| self.line(8, line));
     }
-    for (name, values) in &patch.containers {
-        let _ = writeln!(text, "        - name: {name}");
-        fields(&mut text, 10, values);
-    }
-    text
-}
 
-fn fields(text: &mut String, width: usize, values: &Map<String, Value>) {
-    for (name, value) in values {
-        let _ = writeln!(text, "{:width$}{name}: {}", "", json(value));
+    /// Writes a strategic merge patch: JSON values are YAML.
+    fn patch(&mut self, indent: usize, patch: &Patch) {
+        for line in ["apiVersion: apps/v1", "kind: DaemonSet", "metadata: {name: wakevirt}", "spec:"] {
+            self.line(indent, line);
+        }
+        self.fields(indent + 2, &patch.daemon_set);
+        self.line(indent + 2, "template:");
+        self.line(indent + 4, "spec:");
+        self.fields(indent + 6, &patch.pod);
+        if !patch.containers.is_empty() {
+            self.line(indent + 6, "containers:");
+        }
+        for (name, values) in &patch.containers {
+            self.line(indent + 8, &format!("- name: {name}"));
+            self.fields(indent + 10, values);
+        }
+    }
+
+    fn fields(&mut self, indent: usize, values: &Map<String, Value>) {
+        for (name, value) in values {
+            self.line(indent, &format!("{name}: {}", json(value)));
+        }
     }
 }
 
