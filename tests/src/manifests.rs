@@ -1,17 +1,13 @@
 //! The manifests in `packaging/kubernetes`, as kubectl(1) renders them.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 
 use crate::host::{project, succeed};
 
-/// Converts YAML documents to a JSON array.
-const TO_JSON: &str = "import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)";
-
-/// The path of a program: `kubectl`, `kubernetes-validate` or `python`.
+/// The path of a program: `kubectl` or `kubernetes-validate`.
 ///
 /// # Panics
 /// If the programs cannot be installed.
@@ -60,13 +56,7 @@ pub fn render_at(directory: &Path) -> String {
 /// If the text is not YAML.
 #[must_use]
 pub fn objects(yaml: &str) -> Vec<Value> {
-    let mut command = Command::new(program("python"));
-    command.args(["-c", TO_JSON]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().expect("python runs");
-    child.stdin.take().expect("it is piped").write_all(yaml.as_bytes()).expect("python reads its input");
-    let output = child.wait_with_output().expect("python exits");
-    assert!(output.status.success(), "not YAML: {yaml}");
-    serde_json::from_slice(&output.stdout).expect("the output is JSON")
+    serde_saphyr::from_multiple(yaml).unwrap_or_else(|error| panic!("not YAML: {error}\n{yaml}"))
 }
 
 /// The only object of this kind.

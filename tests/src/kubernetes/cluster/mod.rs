@@ -27,7 +27,8 @@ use crate::wait;
 /// The directory of the server's files on the host.
 const DIRECTORY: &str = "/run/kubernetes";
 const PORT: u16 = 6443;
-const ADMIN_TOKEN: &str = "token-of-the-administrator";
+/// The token of the administrator.
+pub const ADMIN_TOKEN: &str = "token-of-the-administrator";
 const ETCD: &str = "http://127.0.0.1:2379";
 /// The name in the front proxy's certificate.
 const FRONT_PROXY: &str = "front-proxy-client";
