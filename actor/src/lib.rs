@@ -24,17 +24,18 @@ pub use config::Options;
 pub use error::Error;
 
 use crate::hypervisor::Driver;
+use crate::model::Program;
 
 /// Runs the service with this kind of hypervisor until a signal asks it to exit.
 ///
 /// # Errors
 /// If the service cannot start, or another instance is running.
 pub fn run<D: Driver>(options: &Options) -> Result<(), Error> {
-    privilege::drop_all()?;
+    privilege::drop_all(&D::PROGRAM)?;
     if options.common.check {
-        return check(options);
+        return check(options, &D::PROGRAM);
     }
-    let config = config::Config::load(options)?;
+    let config = config::Config::load(options, &D::PROGRAM)?;
     D::prepare(&config.connections).map_err(Error::Start)?;
     let logs = logs::init(&config.log, options.common.log_to)?;
     // Locked until the process exits.
@@ -49,8 +50,8 @@ pub fn run<D: Driver>(options: &Options) -> Result<(), Error> {
 }
 
 /// Reads the configuration, and prints it unless `--quiet` is set.
-fn check(options: &Options) -> Result<(), Error> {
-    let (config, skipped) = config::Config::check(options)?;
+fn check(options: &Options, program: &Program) -> Result<(), Error> {
+    let (config, skipped) = config::Config::check(options, program)?;
     if options.common.quiet {
         return Ok(());
     }
@@ -65,6 +66,6 @@ fn check(options: &Options) -> Result<(), Error> {
 
 /// Reports the error that makes the service exit, and returns the exit code.
 #[must_use]
-pub fn exit_code(error: &Error) -> ExitCode {
-    lifecycle::exit_code("wakevirt-actor", error, matches!(error, Error::Config(_) | Error::SecureOn(_)))
+pub fn exit_code<D: Driver>(error: &Error) -> ExitCode {
+    lifecycle::exit_code(D::PROGRAM.name, error, matches!(error, Error::Config(_) | Error::SecureOn(_)))
 }

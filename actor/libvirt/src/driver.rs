@@ -13,9 +13,11 @@ use crate::connection::Connection;
 use crate::follower::Follower;
 use crate::monitor::{Monitor, Opened};
 use crate::pool::{MAX_CONNECTIONS, Opener, Pool, PooledConnection, Shared};
+use wakevirt_actor::config::Scope;
 use wakevirt_actor::hypervisor::{
     AttemptFuture, AttemptRequest, Commands, Connected, Driver, Hypervisor, HypervisorError, Updates, session,
 };
+use wakevirt_actor::model::{GROUP, Program};
 
 /// How long opening the first connection for wakes can take. The keeper waits longer than this before it reports that
 /// the hypervisor does not respond, because the error of this step is more specific.
@@ -30,11 +32,20 @@ pub struct Libvirt {
 }
 
 impl Driver for Libvirt {
+    const PROGRAM: Program = Program {
+        name: "wakevirt-actor",
+        uri: "qemu:///system",
+        check_uri,
+        cool_down: Duration::from_secs(5),
+        group: Some(GROUP),
+        is_cluster: false,
+    };
+
     fn prepare(uris: &[String]) -> io::Result<()> {
         autostart::forbid(uris)
     }
 
-    fn start(uri: &Arc<str>) -> io::Result<Self> {
+    fn start(uri: &Arc<str>, _scope: &Scope) -> io::Result<Self> {
         let monitor = Monitor::start(uri)?;
         let pool = Pool::start(uri)?;
         Ok(Self { uri: Arc::clone(uri), monitor, pool, changes: Arc::default() })
@@ -79,6 +90,14 @@ impl Driver for Libvirt {
     async fn close(&mut self) {
         self.pool.close();
         self.monitor.close().await;
+    }
+}
+
+/// Checks that a URI is not for the other program. libvirt parses it.
+fn check_uri(uri: &str) -> Result<(), String> {
+    match uri.starts_with("kubevirt:") {
+        true => Err(format!("wakevirt-kubevirt connects to {uri}, not wakevirt-actor")),
+        false => Ok(()),
     }
 }
 

@@ -9,6 +9,6 @@ use wakevirt_actor_libvirt::Libvirt;
 fn main() -> ExitCode {
     match wakevirt_actor::run::<Libvirt>(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => wakevirt_actor::exit_code(&error),
+        Err(error) => wakevirt_actor::exit_code::<Libvirt>(&error),
     }
 }

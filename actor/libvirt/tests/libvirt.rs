@@ -10,10 +10,11 @@ use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::DomainState;
 use virt::enumutil::Enum;
+use wakevirt_actor::config::Scope;
 use wakevirt_actor::engine::attempt::{WakeResult, wake};
 use wakevirt_actor::hypervisor::{AttemptRequest, Hypervisor, Keeper, Terms, Update};
 use wakevirt_actor::model::{Domain, Outcome, Pause, State, Trigger};
-use wakevirt_actor::policy::rules::Paused;
+use wakevirt_actor::policy::rules::{Handling, Paused};
 use wakevirt_actor_libvirt::Libvirt;
 use wakevirt_protocol::MacAddr;
 
@@ -51,7 +52,7 @@ struct Updates(mpsc::Receiver<Update>);
 impl Updates {
     async fn connect() -> (Self, Arc<dyn Hypervisor>, Vec<Domain>) {
         let (sender, updates) = mpsc::channel(64);
-        tokio::spawn(Keeper::<Libvirt>::start(URI.into(), sender).unwrap().run());
+        tokio::spawn(Keeper::<Libvirt>::start(URI.into(), &Scope::default(), sender).unwrap().run());
         let mut updates = Self(updates);
         match updates.next().await {
             Update::Up(_, hypervisor, domains) => (updates, hypervisor, domains),
@@ -123,11 +124,13 @@ async fn outcome_with(
     paused: Paused,
     known_off: bool,
 ) -> (Outcome, String) {
-    let terms = Terms { trigger: Trigger::Packet, paused, cool_down: None };
+    let handling = Handling { paused, ..Handling::default() };
+    let terms = Terms { trigger: Trigger::Packet, handling, cool_down: None };
     let request = AttemptRequest {
         uuid,
         terms,
         shutdown_wait: Duration::from_secs(1),
+        start_wait: Duration::from_secs(1),
         called: false,
         known_off,
         expired: false,
@@ -237,7 +240,8 @@ async fn reads_the_opt_in() {
 #[tokio::test]
 async fn retries_a_failed_connection_and_reports_it_once() {
     let (sender, mut updates) = mpsc::channel(1);
-    let keeper = Keeper::<Libvirt>::start("test:///no/such/file.xml".into(), sender).unwrap();
+    let keeper =
+        Keeper::<Libvirt>::start("test:///no/such/file.xml".into(), &Scope::default(), sender).unwrap();
     let keeper = tokio::spawn(keeper.run());
     let first = tokio::time::timeout(Duration::from_secs(10), updates.recv()).await.expect("no update");
     assert!(matches!(first, Some(Update::Down(_))), "the failure is reported");

@@ -48,7 +48,7 @@ fn matches_the_xml_reference() {
         reloads: mpsc::channel(1).0,
         status: watch::channel(Status::default()).1,
         valid: watch::channel(true).1,
-        authorizer: Authorizer::new(None),
+        authorizer: Authorizer::new(None, None),
         lost: LostPackets::default(),
     };
     let mut introspected = String::new();
@@ -196,7 +196,7 @@ async fn replies_that_a_slow_wake_is_held() {
         reloads: mpsc::channel(1).0,
         status: watch::channel(Status::default()).1,
         valid: watch::channel(true).1,
-        authorizer: Authorizer::new(None),
+        authorizer: Authorizer::new(None, None),
         lost: LostPackets::default(),
     };
     let start = tokio::time::Instant::now();

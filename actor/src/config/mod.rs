@@ -1,5 +1,6 @@
 //! The configuration: `actor.toml` and the command line.
 
+mod cluster;
 mod options;
 
 use core::fmt;
@@ -11,21 +12,22 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 use wakevirt_service::config::{self, HumanDuration, Lines, toml_array};
-use wakevirt_service::logs::LogFilter;
+use wakevirt_service::logs::{LogFilter, quoted};
 use wakevirt_service::user::service_uid;
 
 use crate::Error;
+use crate::model::Program;
 use crate::policy::alias::Alias;
 use crate::policy::origin::Origin;
-use crate::policy::rules::{MAX_URI, Rule, Rules};
+use crate::policy::rules::{MAX_URI, Metadata, Rule, Rules};
 use crate::policy::{Policy, Timing};
 use crate::privilege::USER;
+pub use cluster::Scope;
+use cluster::{Namespace, Selector};
 pub use options::Options;
 
 /// The administrator's configuration file, unless `--config` or `--config-dir` names a different one.
 const FILE: &str = "/etc/wakevirt/actor.toml";
-/// The default hypervisor.
-const DEFAULT_URI: &str = "qemu:///system";
 /// The maximum number of hypervisors.
 const MAX_CONNECTIONS: usize = 16;
 /// The maximum number of globs in all rules and aliases. Each glob takes about 10 to 75 KiB of memory.
@@ -46,6 +48,8 @@ const MAX_TABLES: usize = 1024;
 pub struct Config {
     /// The hypervisors' URIs (<https://libvirt.org/uri.html>).
     pub connections: Vec<String>,
+    /// Which virtual machines of a cluster the actor knows.
+    pub scope: Scope,
     /// Which messages are logged.
     pub log: LogFilter,
     /// The part that decisions depend on.
@@ -57,8 +61,8 @@ impl Config {
     ///
     /// # Errors
     /// The error names the file, and if possible the line, and says what to do.
-    pub fn load(options: &Options) -> Result<Self, Error> {
-        let mut config = Self::read(options)?;
+    pub fn load(options: &Options, program: &Program) -> Result<Self, Error> {
+        let mut config = Self::read(options, program)?;
         config.policy.rules.read_passwords()?;
         Ok(config)
     }
@@ -68,13 +72,13 @@ impl Config {
     ///
     /// # Errors
     /// Like [`Self::load`].
-    pub fn check(options: &Options) -> Result<(Self, Vec<String>), Error> {
-        let mut config = Self::read(options)?;
+    pub fn check(options: &Options, program: &Program) -> Result<(Self, Vec<String>), Error> {
+        let mut config = Self::read(options, program)?;
         let skipped = config.policy.rules.read_available_passwords()?;
         Ok((config, skipped))
     }
 
-    fn read(options: &Options) -> Result<Self, Error> {
+    fn read(options: &Options, program: &Program) -> Result<Self, Error> {
         if !options.connect.is_empty() {
             check_connections(&options.connect)
                 .map_err(|problem| config::ConfigError::Option { option: "--connect", problem })?;
@@ -84,22 +88,42 @@ impl Config {
             Some(directory) => config::load_directory(directory, owner)?,
             None => config::load(options.common.config.as_deref(), owner)?,
         };
-        Ok(Self::new(file, options))
+        if !program.is_cluster {
+            file.check_cluster_keys(program)?;
+        }
+        let config = Self::new(file, options, program);
+        check_uris(&config.connections, program).map_err(|problem| config::ConfigError::Option {
+            option: if options.connect.is_empty() { "connections" } else { "--connect" },
+            problem,
+        })?;
+        Ok(config)
     }
 
-    fn new(file: ActorFile, options: &Options) -> Self {
+    fn new(file: ActorFile, options: &Options, program: &Program) -> Self {
         let connections = match &options.connect[..] {
-            [] => file.connections.map_or_else(|| vec![DEFAULT_URI.to_owned()], |it| it.0),
+            [] => file.connections.map_or_else(|| vec![program.uri.to_owned()], |it| it.0),
             uris => uris.to_vec(),
         };
         let default = Timing::default();
         let timing = Timing {
             hold: file.hold.map_or(default.hold, Into::into),
             shutdown_wait: file.shutdown_wait.map_or(default.shutdown_wait, Into::into),
-            cool_down: file.cool_down.map_or(default.cool_down, Into::into),
+            cool_down: file.cool_down.map_or(program.cool_down, Into::into),
+            start_wait: file.start_wait.map_or(default.start_wait, Into::into),
         };
         let allow = file.allow.into_iter().map(Spanned::into_inner).collect();
-        let rules = Rules::new(allow, file.metadata.unwrap_or(true));
+        let namespaces = file.metadata_namespaces.unwrap_or_default().into_iter().map(|it| it.0).collect();
+        let metadata = match (file.metadata.unwrap_or(true), program.is_cluster) {
+            (false, _) => Metadata::Ignored,
+            (true, false) => Metadata::Counts,
+            (true, true) => Metadata::CountsIn(namespaces),
+        };
+        let rules =
+            if program.is_cluster { Rules::of_cluster(allow, metadata) } else { Rules::new(allow, metadata) };
+        let scope = Scope {
+            namespaces: file.namespace_selector.map(|it| it.0),
+            machines: file.vm_selector.map(|it| it.0),
+        };
         let in_directory = options.config_dir.as_ref().map(|directory| directory.join("actor.toml"));
         let path = options.common.config.clone().or(in_directory).unwrap_or_else(|| FILE.into());
         let policy = Policy {
@@ -108,7 +132,7 @@ impl Config {
             timing,
             file: path,
         };
-        Self { connections, log: file.log.unwrap_or_default(), policy }
+        Self { connections, scope, log: file.log.unwrap_or_default(), policy }
     }
 }
 
@@ -117,16 +141,22 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Policy { rules, aliases, timing, file: _ } = &self.policy;
         let shown = |duration| format!("\"{}\"", HumanDuration::from(duration));
-        write!(
-            f,
-            "connections = {}\nmetadata = {}\nhold = {}\nshutdown-wait = {}\ncool-down = {}\nlog = \"{}\"",
-            toml_array(&self.connections),
-            rules.metadata(),
-            shown(timing.hold),
-            shown(timing.shutdown_wait),
-            shown(timing.cool_down),
-            self.log
-        )?;
+        writeln!(f, "connections = {}", toml_array(&self.connections))?;
+        for (key, selector) in
+            [("namespace-selector", &self.scope.namespaces), ("vm-selector", &self.scope.machines)]
+        {
+            selector.iter().try_for_each(|selector| writeln!(f, "{key} = {}", quoted(selector)))?;
+        }
+        writeln!(f, "metadata = {}", *rules.metadata() != Metadata::Ignored)?;
+        if let Metadata::CountsIn(namespaces) = rules.metadata() {
+            let namespaces: Vec<_> = namespaces.iter().cloned().collect();
+            writeln!(f, "metadata-namespaces = {}", toml_array(&namespaces))?;
+        }
+        writeln!(f, "hold = {}\nshutdown-wait = {}", shown(timing.hold), shown(timing.shutdown_wait))?;
+        if rules.is_of_cluster() {
+            writeln!(f, "start-wait = {}", shown(timing.start_wait))?;
+        }
+        write!(f, "cool-down = {}\nlog = \"{}\"", shown(timing.cool_down), self.log)?;
         rules.iter().try_for_each(|rule| {
             write!(f, "\n\n[[allow]]\n{}", rule.keys().collect::<Vec<_>>().join("\n"))
         })?;
@@ -146,11 +176,49 @@ struct ActorFile {
     shutdown_wait: Option<HumanDuration>,
     #[serde(deserialize_with = "cool_down")]
     cool_down: Option<HumanDuration>,
+    namespace_selector: Option<Selector>,
+    vm_selector: Option<Selector>,
+    #[serde(deserialize_with = "cluster::namespaces")]
+    metadata_namespaces: Option<Vec<Namespace>>,
+    #[serde(deserialize_with = "cluster::start_wait")]
+    start_wait: Option<HumanDuration>,
+    /// A key that only the program for a cluster has, and its file.
+    #[serde(skip)]
+    cluster_key: Option<(Arc<Path>, &'static str)>,
     log: Option<LogFilter>,
     #[serde(deserialize_with = "allow")]
     allow: Vec<Spanned<Rule>>,
     #[serde(deserialize_with = "alias")]
     alias: Vec<Spanned<Alias>>,
+}
+
+impl ActorFile {
+    /// A key that only the program for a cluster has.
+    fn cluster_key(&self) -> Option<&'static str> {
+        let keys = [
+            ("namespace-selector", self.namespace_selector.is_some()),
+            ("vm-selector", self.vm_selector.is_some()),
+            ("metadata-namespaces", self.metadata_namespaces.is_some()),
+            ("start-wait", self.start_wait.is_some()),
+        ];
+        keys.into_iter().find_map(|(key, is_present)| is_present.then_some(key))
+    }
+
+    /// Rejects the keys that only the program for a cluster has.
+    fn check_cluster_keys(&self, program: &Program) -> Result<(), config::ConfigError> {
+        let key = self.cluster_key.clone().map(|(file, key)| (file, None, key));
+        let in_rule = self.allow.iter().find_map(|rule| {
+            let (rule, key) = (rule.get_ref(), rule.get_ref().cluster_key()?);
+            rule.origin().map(|origin| (Arc::clone(&origin.file), Some(origin.line), key))
+        });
+        let Some((file, line, key)) = key.or(in_rule) else { return Ok(()) };
+        let rule = line.map(|line| format!(" in the rule in line {line}")).unwrap_or_default();
+        let problem = format!(
+            "the key {key}{rule} is for wakevirt-kubevirt; remove it: {} does not use it",
+            program.name
+        );
+        Err(config::ConfigError::Limit { path: file.to_path_buf(), problem })
+    }
 }
 
 fn hold<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HumanDuration>, D::Error> {
@@ -188,6 +256,11 @@ impl config::Layer for ActorFile {
             hold: self.hold.or(lower.hold),
             shutdown_wait: self.shutdown_wait.or(lower.shutdown_wait),
             cool_down: self.cool_down.or(lower.cool_down),
+            namespace_selector: self.namespace_selector.or(lower.namespace_selector),
+            vm_selector: self.vm_selector.or(lower.vm_selector),
+            metadata_namespaces: self.metadata_namespaces.or(lower.metadata_namespaces),
+            start_wait: self.start_wait.or(lower.start_wait),
+            cluster_key: self.cluster_key.or(lower.cluster_key),
             log: self.log.or(lower.log),
             // The log shows the first matching rule, so the administrator's rules come first.
             allow: [self.allow, lower.allow].concat(),
@@ -201,6 +274,7 @@ impl config::Layer for ActorFile {
             file: Arc::clone(&file),
             line: lines.line_at(span.start),
         };
+        let cluster_key = self.cluster_key().map(|key| (Arc::clone(&file), key));
         let allow = self.allow.into_iter().map(|rule| {
             let span = rule.span();
             Spanned::new(span.clone(), rule.into_inner().at(origin(span)))
@@ -209,7 +283,7 @@ impl config::Layer for ActorFile {
             let span = alias.span();
             Spanned::new(span.clone(), alias.into_inner().at(origin(span)))
         });
-        Self { allow: allow.collect(), alias: alias.collect(), ..self }
+        Self { allow: allow.collect(), alias: alias.collect(), cluster_key, ..self }
     }
 
     fn check_limits(&self) -> Result<(), String> {
@@ -242,6 +316,11 @@ impl TryFrom<Vec<String>> for Connections {
     fn try_from(uris: Vec<String>) -> Result<Self, Self::Error> {
         check_connections(&uris).map(|()| Self(uris))
     }
+}
+
+/// Checks that the program can use these URIs.
+fn check_uris(uris: &[String], program: &Program) -> Result<(), String> {
+    uris.iter().try_for_each(|uri| (program.check_uri)(uri))
 }
 
 /// Checks a list of hypervisor URIs: the list must not be empty or contain a URI twice. The URIs are not parsed.

@@ -18,7 +18,7 @@ fn load(text: &str) -> Result<Config, String> {
     let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let path = file.path().to_str().unwrap();
-    let mut config = Config::load(&options(&["--config", path]))
+    let mut config = Config::load(&options(&["--config", path]), &Program::TEST)
         .map_err(|error| error.to_string().replace(path, "FILE"))?;
     assert_eq!(config.policy.file, file.path());
     config.policy.file = FILE.into();
@@ -39,7 +39,7 @@ fn reads_a_directory_with_drop_ins() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     let load = || {
-        let config = Config::load(&options(&["--config-dir", path.to_str().unwrap()]));
+        let config = Config::load(&options(&["--config-dir", path.to_str().unwrap()]), &Program::TEST);
         config.map_err(|error| error.to_string())
     };
     let config = load().unwrap();
@@ -61,9 +61,22 @@ fn the_example_contains_every_key_with_its_default() {
     let example = std::fs::read_to_string(EXAMPLE).unwrap();
     assert_eq!(load(&example), load(""));
     // The example contains every key; some of them are commented out. A new key makes this pattern incomplete.
-    let ActorFile { connections, metadata, hold, shutdown_wait, cool_down, log, allow, alias } =
-        toml::from_str(&uncommented(&example)).unwrap();
-    assert_eq!(connections, Some(Connections(vec![DEFAULT_URI.to_owned()])));
+    let ActorFile {
+        connections,
+        metadata,
+        hold,
+        shutdown_wait,
+        cool_down,
+        namespace_selector,
+        vm_selector,
+        metadata_namespaces,
+        start_wait,
+        cluster_key: _,
+        log,
+        allow,
+        alias,
+    } = toml::from_str(&uncommented(&example)).unwrap();
+    assert_eq!(connections, Some(Connections(vec![Program::TEST.uri.to_owned()])));
     assert_eq!(log, Some(LogFilter::default()));
     let defaults = Timing::default();
     assert_eq!(metadata, Some(true));
@@ -72,6 +85,8 @@ fn the_example_contains_every_key_with_its_default() {
         [defaults.hold, defaults.shutdown_wait, defaults.cool_down]
             .map(|duration| Some(HumanDuration::from(duration)))
     );
+    // The keys of a cluster are in another example.
+    assert_eq!((namespace_selector, vm_selector, metadata_namespaces, start_wait), (None, None, None, None));
     assert!(!allow.is_empty() && !alias.is_empty());
     // It also contains every key of a rule.
     let keys = allow
@@ -109,11 +124,11 @@ fn rules_and_aliases_know_their_lines() {
 fn options_override_files() {
     let file: ActorFile = toml::from_str(r#"connections = ["lxc:///system"]"#).unwrap();
     assert_eq!(
-        Config::new(file, &options(&["--connect", "test:///default"])).connections,
+        Config::new(file, &options(&["--connect", "test:///default"]), &Program::TEST).connections,
         ["test:///default"]
     );
     let file: ActorFile = toml::from_str(r#"connections = ["lxc:///system"]"#).unwrap();
-    assert_eq!(Config::new(file, &options(&[])).connections, ["lxc:///system"]);
+    assert_eq!(Config::new(file, &options(&[]), &Program::TEST).connections, ["lxc:///system"]);
 }
 
 #[test]
@@ -223,7 +238,7 @@ fn limits_the_length_of_lists() {
         assert!(error.starts_with("FILE:") && error.contains(limit), "{error}");
     }
     let options = options(&["--connect", "a:///", "--connect", "a:///"]);
-    let error = Config::load(&options).unwrap_err().to_string();
+    let error = Config::load(&options, &Program::TEST).unwrap_err().to_string();
     assert_eq!(error, "--connect: the list contains a URI twice; write it once");
 }
 
@@ -328,9 +343,9 @@ proptest! {
     #[test]
     fn does_not_panic_on_any_parts(parts in vec(select(PARTS), 0..24)) {
         if let Ok(file) = toml::from_str::<ActorFile>(&parts.concat()) {
-            let config = Config::new(file, &options(&[]));
+            let config = Config::new(file, &options(&[]), &Program::TEST);
             let again: ActorFile = toml::from_str(&config.to_string()).unwrap();
-            prop_assert_eq!(Config::new(again, &options(&[])), config);
+            prop_assert_eq!(Config::new(again, &options(&[]), &Program::TEST), config);
         }
     }
 

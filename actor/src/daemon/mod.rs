@@ -78,7 +78,7 @@ fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Serve
     let engine = Engine::new(endpoints, config.policy.clone(), outputs).with_saved_state(state_file, saved);
     tokio::spawn(engine.run(Inputs { packets: packets_out, requests: requests_out, updates: updates_out }));
     for uri in uris {
-        tokio::spawn(Keeper::<D>::start(uri, updates.clone()).map_err(Error::Start)?.run());
+        tokio::spawn(Keeper::<D>::start(uri, &config.scope, updates.clone()).map_err(Error::Start)?.run());
     }
 
     let owner = (options.common.bus != Address::System).then(|| nix::unistd::geteuid().as_raw());
@@ -89,11 +89,12 @@ fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Serve
         reloads,
         status,
         valid,
-        authorizer: Authorizer::new(owner),
+        authorizer: Authorizer::new(owner, D::PROGRAM.group),
         lost,
     };
     let server = Server::new(options.common.bus.clone(), interface, decisions, is_caught_up);
-    let reloader = Reloader { requests, reloads: reloads_out, named: named_in, valid: valid_in };
+    let reloader =
+        Reloader { program: &D::PROGRAM, requests, reloads: reloads_out, named: named_in, valid: valid_in };
     Ok((client, server, reloader))
 }
 

@@ -9,9 +9,12 @@ use crate::announcer::{NamedInterfaces, named_interfaces};
 use crate::api::Reload;
 use crate::config::Config;
 use crate::engine::request::Requests;
+use crate::model::Program;
 
 /// Reloads the configuration.
 pub(super) struct Reloader {
+    /// The program.
+    pub program: &'static Program,
     /// Sends the policy to the engine.
     pub requests: Requests,
     /// Calls to `Reload`.
@@ -33,7 +36,7 @@ impl Reloader {
                 },
                 Some(caller) = self.reloads.recv() => Some(caller),
             };
-            let loaded = Config::load(options);
+            let loaded = Config::load(options, self.program);
             self.valid.send_replace(loaded.is_ok());
             let result = match loaded {
                 Ok(new) => {
@@ -66,9 +69,15 @@ impl Reloader {
                 "connections changed; restart the service to connect to {connections}"
             );
         }
+        if new.scope != old.scope {
+            tracing::warn!(
+                MESSAGE_ID = kind::RESTART_NEEDED,
+                "namespace-selector or vm-selector changed; restart the service to use the new selectors"
+            );
+        }
         logs.set_filter(&new.log);
         self.named.send_replace(named_interfaces(&new.policy.rules));
         self.requests.set_policy(new.policy.clone()).await;
-        Config { connections: old.connections, ..new }
+        Config { connections: old.connections, scope: old.scope, ..new }
     }
 }

@@ -63,7 +63,7 @@ impl Engine {
                 let id = domain.id.clone();
                 let rule = mac.and(grant.rule.clone());
                 let subject = Subject::new(mac, Some(domain), rule, None).called_by(caller);
-                self.wake(id, subject, grant.paused, vec![reply]);
+                self.wake(id, subject, grant.handling, vec![reply]);
             }
             _ => {
                 let unavailable = self.hypervisors.unavailable();

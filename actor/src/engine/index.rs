@@ -200,6 +200,7 @@ mod tests {
             name: format!("domain {number}"),
             macs: macs.iter().copied().map(mac).collect(),
             opt_in: false,
+            labels: crate::model::Labels::default(),
             state: State::ShutOff,
         }
     }

@@ -23,9 +23,9 @@ impl Engine {
         let (subject, outcome, reason) = match self.admit_packet(mac, &packet.details, presented) {
             Admission::Unknown => return self.hold_or_count(packet),
             Admission::FetchPassword(..) => return self.fetch_password(packet),
-            Admission::Admitted(domain, Grant { rule, paused }) => {
+            Admission::Admitted(domain, Grant { rule, handling }) => {
                 let (id, subject) = (domain.id.clone(), subject(Some(domain), rule));
-                return self.wake(id, subject, paused, Vec::new());
+                return self.wake(id, subject, handling, Vec::new());
             }
             Admission::Ambiguous(domains) => (subject(None, None), Outcome::Ambiguous, ambiguous(&domains)),
             Admission::NotAllowed(domain) => {

@@ -3,6 +3,7 @@
 use wakevirt_service::logs::{kind, shown};
 
 use super::Engine;
+use crate::policy::rules::Metadata;
 
 impl Engine {
     /// Warns about each rule that does not match any domain, and warns if no packet can wake a domain. Runs once for
@@ -33,7 +34,11 @@ impl Engine {
         let rules = &self.policy.rules;
         match self.index.domains().filter(|domain| rules.allowed_by_metadata(domain)).count() {
             0 => {
-                let metadata = if rules.metadata() { ", and no domain's metadata allows it" } else { "" };
+                let metadata = if *rules.metadata() != Metadata::Ignored {
+                    ", and no domain's metadata allows it"
+                } else {
+                    ""
+                };
                 tracing::warn!(
                     MESSAGE_ID = kind::NOTHING_ALLOWED,
                     "no packet can wake a domain: no rule is configured{metadata}; to allow wakes of a domain, add the two lines \

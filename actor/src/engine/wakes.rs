@@ -16,8 +16,9 @@ use crate::engine::attempt::{WakeResult, wake as wake_domain};
 use crate::engine::state_file::SavedWake;
 use crate::hypervisor::{AttemptRequest, Terms};
 use crate::model::{Id, Outcome, Packet, State, Subject};
+use crate::policy::Timing;
 use crate::policy::decision::has_expired;
-use crate::policy::rules::Paused;
+use crate::policy::rules::Handling;
 
 /// The wakes that have not ended, at most one for each domain.
 #[derive(Default)]
@@ -53,10 +54,10 @@ impl Wakes {
         let running = self.running.iter().map(|(id, wake)| (id, wake, true, now));
         let held = self.held.iter().map(|(id, wake)| (id, wake, wake.called, wake.since));
         let all = running.chain(held).flat_map(|(id, wake, called, since)| {
-            let first = SavedWake::new(id, &wake.subject, wake.terms.paused, since, called);
+            let first = SavedWake::new(id, &wake.subject, wake.terms.handling, since, called);
             let later = iter::successors(wake.next.as_deref(), |wake| wake.next.as_deref());
             let later = later.map(move |wake| {
-                SavedWake::new(id, &wake.subject, wake.terms.paused, wake.since.max(since), false)
+                SavedWake::new(id, &wake.subject, wake.terms.handling, wake.since.max(since), false)
             });
             iter::once(first).chain(later)
         });
@@ -77,9 +78,9 @@ impl Wakes {
     /// Holds the wakes of an earlier process until their hypervisors are available.
     pub(super) fn restore(&mut self, saved: Vec<SavedWake>) {
         for saved in saved {
-            let (paused, since, called) = (saved.paused(), saved.since, saved.called);
+            let (handling, since, called) = (saved.handling(), saved.since, saved.called);
             let (id, subject) = saved.subject();
-            let terms = Terms { trigger: subject.trigger(), paused, cool_down: None };
+            let terms = Terms { trigger: subject.trigger(), handling, cool_down: None };
             let wake = Wake { subject, terms, callers: Vec::new(), since, called, next: None };
             match self.held.get_mut(&id) {
                 Some(first) => first.join(wake),
@@ -119,9 +120,9 @@ impl Wake {
 
 impl Engine {
     /// Wakes the domain, or joins its existing wake.
-    pub(super) fn wake(&mut self, id: Id, subject: Subject, paused: Paused, callers: Vec<Reply>) {
+    pub(super) fn wake(&mut self, id: Id, subject: Subject, handling: Handling, callers: Vec<Reply>) {
         let cool_down = self.history.last_success(&id).map(|at| (at, self.policy.timing.cool_down));
-        let terms = Terms { trigger: subject.trigger(), paused, cool_down };
+        let terms = Terms { trigger: subject.trigger(), handling, cool_down };
         let received = subject.packet.as_ref().and_then(received_at);
         let since = received.unwrap_or_else(clock::boottime);
         let wake = Wake { terms, callers, since, called: false, next: None, subject };
@@ -161,11 +162,11 @@ impl Engine {
     /// Runs the wake in its own task.
     fn run_wake(&mut self, id: Id, wake: Wake) {
         let Some(hypervisor) = self.hypervisors.get(&id.connection).cloned() else { return };
-        let shutdown_wait = self.policy.timing.shutdown_wait;
+        let Timing { shutdown_wait, start_wait, .. } = self.policy.timing;
         let (uuid, terms, called) = (id.uuid, wake.terms, wake.called);
         let known_off = !called && self.index.state(&id) == Some(State::ShutOff);
         let expired = called && self.is_expired(&wake);
-        let request = AttemptRequest { uuid, terms, shutdown_wait, called, known_off, expired };
+        let request = AttemptRequest { uuid, terms, shutdown_wait, start_wait, called, known_off, expired };
         // The wake changes the state before any event reports it.
         self.index.mark_changed(&id);
         self.wakes.running.insert(id.clone(), wake);
@@ -311,9 +312,11 @@ mod tests {
 
     use super::*;
     use crate::model::Trigger;
+    use crate::policy::rules::Paused;
 
     fn wake(paused: Paused, caller: Reply) -> Wake {
-        let terms = Terms { trigger: Trigger::Call, paused, cool_down: None };
+        let handling = Handling { paused, ..Handling::default() };
+        let terms = Terms { trigger: Trigger::Call, handling, cool_down: None };
         let subject = Subject::new(None, None, None, None);
         Wake { subject, terms, callers: vec![caller], since: 0, called: false, next: None }
     }

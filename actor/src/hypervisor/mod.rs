@@ -8,6 +8,7 @@ mod error;
 mod keeper;
 mod request;
 pub mod session;
+mod step;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::model::{Domain, Id, Outcome, State};
 pub use error::HypervisorError;
 pub use keeper::{Commands, Connected, Driver, Endpoint, Keeper, Updates};
 pub use request::{AttemptRequest, Terms};
+pub use step::{Call, next_call};
 
 /// A change to a connection or its domains.
 pub enum Update {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::model::Trigger;
 use crate::policy::decision::is_cooling_down;
-use crate::policy::rules::Paused;
+use crate::policy::rules::Handling;
 
 /// How long the known state of a domain stays valid while an attempt is queued.
 const STATE_LIFETIME: Duration = Duration::from_millis(100);
@@ -21,6 +21,8 @@ pub struct AttemptRequest {
     pub terms: Terms,
     /// How long to wait for a domain that is shutting down.
     pub shutdown_wait: Duration,
+    /// How long the start of a domain of a cluster can take.
+    pub start_wait: Duration,
     /// Whether the hypervisor was already called for this wake, without a known result.
     pub called: bool,
     /// Whether the domain is known to be off without a saved state, so that the attempt does not need to read its state.
@@ -44,8 +46,8 @@ impl AttemptRequest {
 pub struct Terms {
     /// What requested the wake.
     pub trigger: Trigger,
-    /// What to do with a domain that a user paused.
-    pub paused: Paused,
+    /// How paused and halted domains are handled.
+    pub handling: Handling,
     /// When a wake of the domain last succeeded, and how long packets are ignored after that.
     pub cool_down: Option<(Instant, Duration)>,
 }
@@ -55,7 +57,7 @@ impl Terms {
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         let trigger = self.trigger == Trigger::Call || other.trigger == Trigger::Packet;
-        trigger && (self.paused == Paused::Resume || other.paused == Paused::Leave)
+        trigger && self.handling.covers(other.handling)
     }
 
     /// Whether the domain is cooling down.

@@ -1,19 +1,15 @@
 //! Attempts on a hypervisor with blocking calls: read the state of the domain, make the call that the state requires,
 //! and read the state again.
 
-use std::time::Duration;
-
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::step::{Call, PAUSE_WAIT, next_call};
 use super::{AttemptFuture, AttemptRequest, AttemptResult, HypervisorError};
 use crate::model::{Outcome, State};
 use crate::policy::decision::{Action, is_restored_paused, select_action};
 use crate::policy::rules::Paused;
-
-/// How long to wait for a domain that is paused while it is saved, dumped or migrated.
-const PAUSE_WAIT: Duration = Duration::from_secs(60);
 
 /// One connection to a hypervisor that a single thread uses. Every method can block.
 pub trait Session {
@@ -70,46 +66,29 @@ fn attempt(session: &dyn Session, request: AttemptRequest) -> AttemptResult {
         Ok(state) => state,
         Err(error) => return failed(session, &error, called),
     };
-    let (outcome, call): (_, Call) = match select_action(state, request.terms.paused) {
-        Action::Nothing(Outcome::AlreadyRunning, _) if called => {
-            let reason = "it is running; the result of the call that started it was lost".to_owned();
-            return AttemptResult::Done(Outcome::Started, reason);
-        }
-        Action::Nothing(outcome, reason) => return AttemptResult::Done(outcome, reason),
-        Action::AwaitOff => return AttemptResult::Again { state, wait: request.shutdown_wait, called },
-        Action::AwaitPause => return AttemptResult::Again { state, wait: PAUSE_WAIT, called },
-        Action::Start => (Outcome::Started, |session, uuid| session.start(uuid)),
-        Action::Resume => (Outcome::Resumed, |session, uuid| session.resume(uuid)),
-        Action::WakeUp => (Outcome::Woken, |session, uuid| session.pm_wakeup(uuid)),
-    };
-    if request.expired {
-        return AttemptResult::Expired;
+    match next_call(&request, state) {
+        Ok(call) => make_call(session, request, state, call),
+        Err(result) => result,
     }
-    if request.terms.is_cooling_down() {
-        let reason = "the cool-down after the last successful wake has not ended".to_owned();
-        return AttemptResult::Done(Outcome::CoolingDown, reason);
-    }
-    make_call(session, request, state, outcome, call)
 }
 
-type Call = fn(&dyn Session, Uuid) -> Result<(), HypervisorError>;
-
-fn make_call(
-    session: &dyn Session,
-    request: AttemptRequest,
-    before: State,
-    outcome: Outcome,
-    call: Call,
-) -> AttemptResult {
+fn make_call(session: &dyn Session, request: AttemptRequest, before: State, call: Call) -> AttemptResult {
     let AttemptRequest { uuid, terms, .. } = request;
-    let result = call(session, uuid);
+    let outcome = call.outcome();
+    let result = match call {
+        Call::Start => session.start(uuid),
+        Call::Resume => session.resume(uuid),
+        Call::WakeUp => session.pm_wakeup(uuid),
+    };
     if request.known_off && result.is_ok() {
         return AttemptResult::Done(outcome, format!("it was {before}"));
     }
     let after = session.state(uuid);
     match (result, after) {
         (Ok(()), Ok(after))
-            if outcome == Outcome::Started && is_restored_paused(after) && terms.paused == Paused::Resume =>
+            if outcome == Outcome::Started
+                && is_restored_paused(after)
+                && terms.handling.paused == Paused::Resume =>
         {
             match (session.resume(uuid), session.state(uuid)) {
                 (Ok(()), _) | (Err(_), Ok(State::Running)) => {
@@ -127,7 +106,10 @@ fn make_call(
             AttemptResult::Done(Outcome::AlreadyRunning, "another client has just woken it".to_owned())
         }
         (Err(_), Ok(after))
-            if matches!(select_action(after, terms.paused), Action::AwaitOff | Action::AwaitPause) =>
+            if matches!(
+                select_action(after, terms.handling.paused),
+                Action::AwaitOff | Action::AwaitPause
+            ) =>
         {
             AttemptResult::Again { state: before, wait: PAUSE_WAIT, called: false }
         }

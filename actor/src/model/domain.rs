@@ -7,7 +7,7 @@ use uuid::Uuid;
 use wakevirt_protocol::MacAddr;
 use wakevirt_service::config::DomainPattern;
 
-use super::State;
+use super::{Labels, State};
 
 /// A domain, as last read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Domain {
     pub macs: BTreeSet<MacAddr>,
     /// Whether its metadata allows packets to wake it.
     pub opt_in: bool,
+    /// Its labels.
+    pub labels: Labels,
     /// Its state when it was last read.
     pub state: State,
 }

@@ -1,14 +1,19 @@
 //! The values that the modules of the actor exchange.
 
 mod domain;
+mod labels;
 mod packet;
+mod program;
 mod state;
 mod wake;
 
 pub use domain::{Domain, Id};
+pub use labels::Labels;
 #[cfg(test)]
 pub(crate) use packet::MAX_GAPS;
 pub use packet::{Packet, Position};
+pub use program::Program;
 pub use state::{Pause, State};
+pub use wake::GROUP;
+pub(crate) use wake::ROOT;
 pub use wake::{Authority, Caller, Outcome, Subject, Trigger, WakeTarget};
-pub(crate) use wake::{GROUP, ROOT};

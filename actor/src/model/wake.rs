@@ -8,7 +8,7 @@ use wakevirt_protocol::MacAddr;
 use super::{Domain, Id, Packet};
 
 /// The group of users with full access to libvirt. They are allowed to wake domains.
-pub(crate) const GROUP: &str = "libvirt";
+pub const GROUP: &str = "libvirt";
 /// The user ID of root. polkit(8) allows root to do everything, without evaluating a rule. The actor therefore does not
 /// query polkit about root, and root can wake domains even if polkit fails.
 pub(crate) const ROOT: u32 = 0;

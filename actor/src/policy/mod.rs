@@ -34,11 +34,18 @@ pub struct Timing {
     pub shutdown_wait: Duration,
     /// How long packets for a domain are ignored after a successful wake.
     pub cool_down: Duration,
+    /// How long the start of a domain of a cluster can take.
+    pub start_wait: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
         let minute = Duration::from_secs(60);
-        Self { hold: minute, shutdown_wait: minute, cool_down: Duration::from_secs(5) }
+        Self {
+            hold: minute,
+            shutdown_wait: minute,
+            cool_down: Duration::from_secs(5),
+            start_wait: 10 * minute,
+        }
     }
 }

@@ -10,7 +10,7 @@ use wakevirt_service::logs::{kind, quoted};
 use super::domain_xml;
 use super::error::failed;
 use wakevirt_actor::hypervisor::HypervisorError;
-use wakevirt_actor::model::{Domain, Id, Pause, State};
+use wakevirt_actor::model::{Domain, Id, Labels, Pause, State};
 
 /// Returns the domain, with the `Saved` state if its next start restores a saved state.
 pub(super) fn with_saved_state(domain: Domain, is_saved: bool) -> Domain {
@@ -44,7 +44,7 @@ pub(super) fn read(uri: &Arc<str>, domain: &virt::domain::Domain) -> Result<Doma
         macs.append(&mut definition(domain, 0)?.macs);
     }
     let id = Id { connection: Arc::clone(uri), uuid };
-    Ok(Domain { id, name, macs, opt_in, state })
+    Ok(Domain { id, name, macs, opt_in, labels: Labels::default(), state })
 }
 
 fn definition(

@@ -18,7 +18,7 @@ use zbus::Connection;
 use zbus::fdo::{ConnectionCredentials, DBusProxy};
 use zbus::message::Header;
 
-use crate::model::{Authority, Caller, GROUP, ROOT};
+use crate::model::{Authority, Caller, ROOT};
 use check_limit::CheckLimit;
 pub use operation::Operation;
 use polkit::Denial;
@@ -27,6 +27,8 @@ use polkit::Denial;
 #[derive(Debug, Clone)]
 pub struct Authorizer {
     owner: Option<u32>,
+    /// The group whose members can wake domains if polkit is not available.
+    group: Option<&'static str>,
     /// `None` while there is no bus.
     bus: Option<Connection>,
     limit: CheckLimit,
@@ -35,11 +37,12 @@ pub struct Authorizer {
 }
 
 impl Authorizer {
-    /// Authorises callers on a session bus that belongs to `owner`, or on the system bus if `owner` is `None`.
+    /// Authorises callers on a session bus that belongs to `owner`, or on the system bus if `owner` is `None`. Without
+    /// polkit, members of the group can wake domains on the system bus.
     #[must_use]
-    pub fn new(owner: Option<u32>) -> Self {
+    pub fn new(owner: Option<u32>, group: Option<&'static str>) -> Self {
         let fault_log = Arc::new(Mutex::new(Quota::per_minute(3)));
-        Self { owner, bus: None, limit: CheckLimit::default(), fault_log }
+        Self { owner, group, bus: None, limit: CheckLimit::default(), fault_log }
     }
 
     /// A copy that calls the bus and polkit on this connection. Do not use the connection that receives the callers'
@@ -56,9 +59,9 @@ impl Authorizer {
     /// [`Error::NotAuthorized`] and [`Error::LimitExceeded`] say what to do. If the caller cannot be identified, or
     /// polkit cannot be queried, the operation is denied.
     pub async fn authorize(&self, header: &Header<'_>, operation: Operation<'_>) -> Result<Caller, Error> {
-        let connection = self.bus.as_ref().ok_or_else(|| denial(operation))?;
-        let credentials = credentials(connection, header).await.ok_or_else(|| denial(operation))?;
-        let user = credentials.unix_user_id().ok_or_else(|| denial(operation))?;
+        let connection = self.bus.as_ref().ok_or_else(|| self.denial(operation))?;
+        let credentials = credentials(connection, header).await.ok_or_else(|| self.denial(operation))?;
+        let user = credentials.unix_user_id().ok_or_else(|| self.denial(operation))?;
         let authority = if user == ROOT || self.owner == Some(user) {
             Authority::User
         } else if self.owner.is_none() && polkit::is_available(connection).await? {
@@ -66,12 +69,28 @@ impl Authorizer {
             let check = polkit::check(connection, header, operation).await;
             check.inspect_err(|denial| self.log(denial, user))?;
             Authority::Polkit
-        } else if matches!(operation, Operation::Wake(_)) && is_member(&credentials, group().await) {
+        } else if matches!(operation, Operation::Wake(_))
+            && is_member(&credentials, group_id(self.group).await)
+        {
             Authority::Group
         } else {
-            return Err(denial(operation));
+            return Err(self.denial(operation));
         };
         Ok(Caller { user, authority })
+    }
+
+    /// The error for a caller that is denied without polkit.
+    fn denial(&self, operation: Operation<'_>) -> Error {
+        Error::NotAuthorized(match (operation, self.group) {
+            (Operation::Wake(_), Some(group)) => format!(
+                "not allowed: only root and members of the {group} group can wake domains; add the user to the \
+                 group (usermod --append --groups {group} USER, as root) and log in again"
+            ),
+            (Operation::Wake(_), None) => "not allowed: only root can wake domains; call as root".to_owned(),
+            (Operation::Reload, _) => {
+                "not allowed: only root can reload the configuration; call as root".to_owned()
+            }
+        })
     }
 
     fn log(&self, denial: &Denial, user: u32) {
@@ -106,27 +125,17 @@ async fn credentials(connection: &Connection, header: &Header<'_>) -> Option<Con
     call.await.inspect_err(log).ok()
 }
 
-/// The ID of the `libvirt` group, if the group exists.
-async fn group() -> Option<u32> {
+/// The ID of the group, if it exists.
+async fn group_id(name: Option<&'static str>) -> Option<u32> {
+    let name = name?;
     // A blocking task: the group database can be on the network.
-    let group = tokio::task::spawn_blocking(|| Group::from_name(GROUP)).await;
+    let group = tokio::task::spawn_blocking(|| Group::from_name(name)).await;
     group.ok().and_then(Result::ok).flatten().map(|group| group.gid.as_raw())
 }
 
 fn is_member(credentials: &ConnectionCredentials, group: Option<u32>) -> bool {
     let is_in = |group| credentials.unix_group_ids().is_some_and(|groups| groups.contains(&group));
     group.is_some_and(is_in)
-}
-
-/// The error for a caller that is denied without polkit.
-fn denial(operation: Operation<'_>) -> Error {
-    Error::NotAuthorized(match operation {
-        Operation::Wake(_) => format!(
-            "not allowed: only root and members of the {GROUP} group can wake domains; add the user to the group \
-             (usermod --append --groups {GROUP} USER, as root) and log in again"
-        ),
-        Operation::Reload => "not allowed: only root can reload the configuration; call as root".to_owned(),
-    })
 }
 
 #[cfg(test)]

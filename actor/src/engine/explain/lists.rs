@@ -17,7 +17,7 @@ use crate::model::Domain;
 use crate::policy::alias::Alias;
 use crate::policy::decision::{Admission, Found, Presented, evaluate};
 use crate::policy::origin::Origin;
-use crate::policy::rules::{METADATA, Rule};
+use crate::policy::rules::{METADATA, Metadata, Rule};
 
 /// The maximum number of domains in a reply. Each takes less than 2 KiB.
 const MAX_DOMAINS: usize = 16;
@@ -123,7 +123,7 @@ impl Engine {
             (is_important, ExplainedRule { number, kind, text, file, line, verdict, reason, decides })
         });
         let verdict = match target {
-            _ if !rules.metadata() => RuleVerdict::Disabled,
+            _ if *rules.metadata() == Metadata::Ignored => RuleVerdict::Disabled,
             Target::Nothing => RuleVerdict::NoDomain,
             Target::Several(_) => RuleVerdict::Ambiguous,
             Target::One(domain) if rules.allowed_by_metadata(domain) => RuleVerdict::Allows,

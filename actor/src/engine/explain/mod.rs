@@ -53,7 +53,7 @@ impl Engine {
     /// What the actor would do with a packet with this address and these details. `admission` is the decision on the
     /// packet with [`Presented::NotFetched`].
     fn forecast(&self, mac: MacAddr, details: &PacketDetails, admission: &Admission<'_>) -> Forecast {
-        let (domain, allowed_by, paused) = match admission {
+        let (domain, allowed_by, handling) = match admission {
             Admission::Unknown => return self.forecast_unknown(mac),
             Admission::Ambiguous(domains) => return Forecast::ends(Outcome::Ambiguous, ambiguous(domains)),
             Admission::NotAllowed(domain) => {
@@ -71,13 +71,13 @@ impl Engine {
                 return Forecast::ends(Outcome::BadPassword, reason);
             }
             Admission::FetchPassword(domain, rule) => {
-                (domain, self.explain_password(mac, details, rule), rule.paused())
+                (domain, self.explain_password(mac, details, rule), rule.handling())
             }
             Admission::Admitted(domain, grant) => {
-                (domain, describe_rule(grant.rule.as_deref().unwrap_or_default()), grant.paused)
+                (domain, describe_rule(grant.rule.as_deref().unwrap_or_default()), grant.handling)
             }
         };
-        let forecast = self.forecast_action(domain, paused);
+        let forecast = self.forecast_action(domain, handling.paused);
         let reason = format!("{} is allowed by {allowed_by}; {}", quoted(&domain.name), forecast.reason);
         Forecast { reason, ..forecast }
     }

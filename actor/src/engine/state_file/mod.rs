@@ -15,7 +15,7 @@ use uuid::Uuid;
 use wakevirt_protocol::MacAddr;
 
 use crate::model::{Caller, Id, Packet, Position, Subject};
-use crate::policy::rules::Paused;
+use crate::policy::rules::{Halted, Handling, Paused};
 
 pub use file::mark_clean_exit;
 pub use lock::lock;
@@ -46,6 +46,7 @@ pub struct SavedWake {
     packet: Option<Packet>,
     caller: Option<Caller>,
     leave_paused: bool,
+    leave_halted: bool,
     /// The start of the time that counts towards `hold`: CLOCK_BOOTTIME, in microseconds.
     pub since: u64,
     /// Whether the hypervisor may have been called for it.
@@ -55,7 +56,7 @@ pub struct SavedWake {
 impl SavedWake {
     /// A wake of this domain.
     #[must_use]
-    pub fn new(id: &Id, subject: &Subject, paused: Paused, since: u64, called: bool) -> Self {
+    pub fn new(id: &Id, subject: &Subject, handling: Handling, since: u64, called: bool) -> Self {
         Self {
             connection: id.connection.to_string(),
             uuid: id.uuid.as_u128(),
@@ -64,7 +65,8 @@ impl SavedWake {
             rule: subject.rule.clone(),
             packet: subject.packet.clone(),
             caller: subject.caller,
-            leave_paused: paused == Paused::Leave,
+            leave_paused: handling.paused == Paused::Leave,
+            leave_halted: handling.halted == Halted::Leave,
             since,
             called,
         }
@@ -78,9 +80,12 @@ impl SavedWake {
         (id, Subject { mac: self.mac, domain, rule: self.rule, packet: self.packet, caller: self.caller })
     }
 
-    /// What to do if the domain is paused.
+    /// How paused and halted domains are handled.
     #[must_use]
-    pub const fn paused(&self) -> Paused {
-        if self.leave_paused { Paused::Leave } else { Paused::Resume }
+    pub const fn handling(&self) -> Handling {
+        Handling {
+            paused: if self.leave_paused { Paused::Leave } else { Paused::Resume },
+            halted: if self.leave_halted { Halted::Leave } else { Halted::Start },
+        }
     }
 }

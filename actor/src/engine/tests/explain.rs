@@ -183,6 +183,7 @@ fn random_domains() -> impl Strategy<Value = Vec<Domain>> {
         let numbered = domains.into_iter().zip(1..);
         let domain = |((macs, opt_in, state), number): ((BTreeSet<u8>, bool, State), u8)| Domain {
             opt_in,
+            labels: crate::model::Labels::default(),
             state,
             ..domain(number, &macs.into_iter().collect::<Vec<_>>())
         };
@@ -238,7 +239,7 @@ proptest! {
         let text: String = tables.iter().map(|table| format!("[[allow]]\n{table}\n")).collect();
         let text = text.replace("SECRET", &format!("{:?}", secret.path()));
         let parsed = Rules::parse(&text.replace("OTHER", &format!("{:?}", other.path())));
-        let mut rules = Rules::new(parsed.iter().cloned().collect(), metadata);
+        let mut rules = Rules::new(parsed.iter().cloned().collect(), if metadata { Metadata::Counts } else { Metadata::Ignored });
         rules.read_passwords().unwrap();
         let timing = Timing { cool_down: Duration::ZERO, ..Timing::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -4,7 +4,7 @@ use super::*;
 use crate::engine::attempt::{WakeResult, wake};
 use crate::hypervisor::Terms;
 use crate::model::Trigger;
-use crate::policy::rules::Paused;
+use crate::policy::rules::Handling;
 
 /// While a domain shuts down, the wake waits for the domain and not for the hypervisor. That time does not count towards
 /// `hold`.
@@ -13,8 +13,9 @@ async fn reports_how_long_the_hypervisor_was_available() {
     let fake = Fake::new(&[(1, State::ShuttingDown)], &[]);
     let request = AttemptRequest {
         uuid: uuid(1),
-        terms: Terms { trigger: Trigger::Packet, paused: Paused::Resume, cool_down: None },
+        terms: Terms { trigger: Trigger::Packet, handling: Handling::default(), cool_down: None },
         shutdown_wait: Duration::from_secs(3600),
+        start_wait: Duration::from_secs(3600),
         called: false,
         known_off: false,
         expired: false,

@@ -125,7 +125,7 @@ async fn logs_the_first_packet_for_an_unknown_address_with_a_remedy() {
 async fn without_a_rule(opt_in: bool, metadata: bool) -> Vec<String> {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
     let log = Log::new();
-    let rules = Rules::new(Vec::new(), metadata);
+    let rules = Rules::new(Vec::new(), if metadata { Metadata::Counts } else { Metadata::Ignored });
     let engine = start(Policy { rules, file: "/home/u/actor.toml".into(), ..Policy::default() });
     engine.update(up(&fake, vec![Domain { opt_in, ..domain(1, &[1]) }])).await;
     send_unknown(&engine, 9).await;

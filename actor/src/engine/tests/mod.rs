@@ -24,7 +24,7 @@ use crate::engine::request::Requests;
 use crate::hypervisor::{AttemptRequest, Commands, Hypervisor};
 use crate::model::{Authority, Caller, Domain, Id, Outcome, State, WakeTarget};
 use crate::policy::Timing;
-use crate::policy::rules::{Rule, Rules};
+use crate::policy::rules::{Metadata, Rule, Rules};
 use fake::{Fake, FakeConnection};
 
 const ROOT: Caller = Caller { user: 0, authority: Authority::User };
@@ -57,7 +57,14 @@ fn id(number: u8) -> Id {
 
 fn domain(number: u8, macs: &[u8]) -> Domain {
     let macs = macs.iter().copied().map(mac).collect();
-    Domain { id: id(number), name: format!("vm{number}"), macs, opt_in: false, state: State::ShutOff }
+    Domain {
+        id: id(number),
+        name: format!("vm{number}"),
+        macs,
+        opt_in: false,
+        labels: crate::model::Labels::default(),
+        state: State::ShutOff,
+    }
 }
 
 fn rules(patterns: &[&str]) -> Policy {
@@ -71,7 +78,7 @@ fn policy(text: &str) -> Policy {
     struct AllowRules {
         allow: Vec<Rule>,
     }
-    let rules = Rules::new(toml::from_str::<AllowRules>(text).unwrap().allow, true);
+    let rules = Rules::new(toml::from_str::<AllowRules>(text).unwrap().allow, Metadata::Counts);
     let timing = Timing { cool_down: Duration::ZERO, ..Timing::default() };
     Policy { rules, timing, ..Policy::default() }
 }

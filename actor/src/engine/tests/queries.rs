@@ -15,6 +15,7 @@ async fn limits_messages_about_many_domains_with_one_address() {
             name: format!("vm{number:04}"),
             macs: [mac(1)].into(),
             opt_in: false,
+            labels: crate::model::Labels::default(),
             state: State::ShutOff,
         }
     };

@@ -1,7 +1,7 @@
 use super::*;
 use crate::engine::state_file::SavedWake;
 use crate::model::{Pause, Subject};
-use crate::policy::rules::Paused;
+use crate::policy::rules::Handling;
 
 #[tokio::test]
 async fn continues_a_wake_after_a_restart() {
@@ -98,7 +98,7 @@ fn start_with_saved_wake(directory: &std::path::Path, called: bool) -> TestEngin
     let (mut file, _) = StateFile::open_in(directory);
     let packet = Packet { mac: mac(1), sequence: 1, details: PacketDetails::default() };
     let subject = Subject::new(Some(mac(1)), Some(&domain(1, &[1])), None, Some(&packet));
-    let wakes = vec![SavedWake::new(&id(1), &subject, Paused::Resume, 1, called)];
+    let wakes = vec![SavedWake::new(&id(1), &subject, Handling::default(), 1, called)];
     file.save(&SavedState { wakes, ..SavedState::default() });
     let (file, state) = StateFile::open_in(directory);
     start_with_state(rules(&["vm*"]), file, state)

@@ -11,7 +11,8 @@ use wakevirt_service::bus::Backoff;
 use wakevirt_service::logs::kind;
 
 use super::{Hypervisor, HypervisorError, Update};
-use crate::model::{Domain, Id};
+use crate::config::Scope;
+use crate::model::{Domain, Id, Program};
 
 /// How long connecting to a hypervisor can take before a warning is logged. The attempt continues.
 const CONNECT_WARNING: Duration = Duration::from_secs(10);
@@ -19,17 +20,20 @@ const CONNECT_WARNING: Duration = Duration::from_secs(10);
 /// Connects to one kind of hypervisor, which the program selects. Each value is for one URI. The keeper calls the
 /// methods of a driver in the order connect, follow, close, and then starts over. If connecting fails, it skips follow.
 pub trait Driver: Sized + Send + 'static {
+    /// The program that contains the driver.
+    const PROGRAM: Program;
+
     /// Prepares the process. Called once, before the process has any state to lose.
     ///
     /// # Errors
     /// If the process cannot be prepared.
     fn prepare(uris: &[String]) -> io::Result<()>;
 
-    /// Creates the driver for this URI, without connecting.
+    /// Creates the driver for this URI, without connecting. In a cluster, it reports the virtual machines in this scope.
     ///
     /// # Errors
     /// If a system resource is unavailable.
-    fn start(uri: &Arc<str>) -> io::Result<Self>;
+    fn start(uri: &Arc<str>, scope: &Scope) -> io::Result<Self>;
 
     /// The shell commands for this URI.
     fn commands(uri: &str) -> Commands;
@@ -134,8 +138,8 @@ impl<D: Driver> Keeper<D> {
     ///
     /// # Errors
     /// If the driver cannot be started.
-    pub fn start(uri: Arc<str>, sender: mpsc::Sender<Update>) -> io::Result<Self> {
-        Ok(Self { driver: D::start(&uri)?, uri, sender, reported: false })
+    pub fn start(uri: Arc<str>, scope: &Scope, sender: mpsc::Sender<Update>) -> io::Result<Self> {
+        Ok(Self { driver: D::start(&uri, scope)?, uri, sender, reported: false })
     }
 
     /// Connects, and reconnects whenever the connection is lost, until the receiver of the updates is dropped.

@@ -40,11 +40,13 @@ impl Hypervisor for RunningDomain {
 }
 
 impl Driver for Scripted {
+    const PROGRAM: Program = Program::TEST;
+
     fn prepare(_: &[String]) -> io::Result<()> {
         Ok(())
     }
 
-    fn start(_: &Arc<str>) -> io::Result<Self> {
+    fn start(_: &Arc<str>, _scope: &Scope) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -119,7 +121,14 @@ impl Fixture {
 fn domain(number: u8) -> Domain {
     let id = Id { connection: URI.into(), uuid: Uuid::from_u128(number.into()) };
     let macs = BTreeSet::new();
-    Domain { id, name: format!("vm{number}"), macs, opt_in: false, state: State::ShutOff }
+    Domain {
+        id,
+        name: format!("vm{number}"),
+        macs,
+        opt_in: false,
+        labels: crate::model::Labels::default(),
+        state: State::ShutOff,
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use wakevirt_protocol::explain::RuleVerdict;
 use wakevirt_protocol::{MacAddr, Password};
 
 use crate::model::{Domain, Outcome, Pause, State, Trigger};
-use crate::policy::rules::{METADATA, Paused, Rule, Rules};
+use crate::policy::rules::{Handling, METADATA, Paused, Rule, Rules};
 
 /// What requested the wake.
 #[derive(Debug, Clone, Copy)]
@@ -66,8 +66,8 @@ pub enum Admission<'a> {
 pub struct Grant {
     /// The rule that allows it, if there is one.
     pub rule: Option<String>,
-    /// What to do with a domain that a user has paused.
-    pub paused: Paused,
+    /// How paused and halted domains are handled.
+    pub handling: Handling,
 }
 
 /// Selects the domain, and decides whether the wake is allowed.
@@ -80,17 +80,14 @@ pub fn admit<'a>(
     let domain = match found {
         Found::Nothing => return Admission::Unknown,
         Found::One(domain) => domain,
-        Found::Several(domains) => {
-            let mut named = domains.iter().filter(|domain| rules.any_names(domain));
-            match (named.next(), named.next()) {
-                (Some(domain), None) => domain,
-                _ => return Admission::Ambiguous(domains),
-            }
-        }
+        Found::Several(domains) => match rules.select(&domains) {
+            Some(domain) => domain,
+            None => return Admission::Ambiguous(domains),
+        },
     };
     match requester {
         Requester::Call => {
-            let grant = Grant { rule: rules.allowed_by(domain, mac), paused: Paused::Resume };
+            let grant = Grant { rule: rules.allowed_by(domain, mac), handling: Handling::default() };
             Admission::Admitted(domain, grant)
         }
         Requester::Packet(details, password) => admit_packet(domain, rules, mac, details, password),
@@ -111,7 +108,7 @@ fn admit_packet<'a>(
     for rule in rules.iter() {
         match evaluate(rule, domain, mac, details, password) {
             RuleVerdict::Allows => {
-                let grant = Grant { rule: Some(rule.to_string()), paused: rule.paused() };
+                let grant = Grant { rule: Some(rule.to_string()), handling: rule.handling() };
                 return Admission::Admitted(domain, grant);
             }
             RuleVerdict::PasswordUnchecked => return Admission::FetchPassword(domain, rule),
@@ -128,7 +125,7 @@ fn admit_packet<'a>(
         }
     }
     if rules.allowed_by_metadata(domain) {
-        let grant = Grant { rule: Some(METADATA.to_owned()), paused: Paused::Resume };
+        let grant = Grant { rule: Some(METADATA.to_owned()), handling: Handling::default() };
         return Admission::Admitted(domain, grant);
     }
     denial

@@ -14,6 +14,7 @@ fn domain(name: &str) -> Domain {
         name: name.to_owned(),
         macs: BTreeSet::from([MAC]),
         opt_in: false,
+        labels: crate::model::Labels::default(),
         state: State::ShutOff,
     }
 }

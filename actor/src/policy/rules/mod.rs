@@ -1,16 +1,19 @@
 //! The allowlist: which packets can wake which domains.
 
+mod labels;
 mod pattern;
 mod raw;
 mod rule;
 
+use std::collections::BTreeSet;
+
 use wakevirt_protocol::MacAddr;
 
 use super::secure_on::{self, SecureOn};
-use crate::model::Domain;
+use crate::model::{Domain, State};
 
 pub(crate) use raw::MAX_URI;
-pub use rule::{Paused, Rule};
+pub use rule::{Halted, Handling, Paused, Rule};
 
 /// Displayed instead of a rule if the domain's metadata allows the wake.
 pub const METADATA: &str = "metadata of the domain";
@@ -19,20 +22,46 @@ pub const METADATA: &str = "metadata of the domain";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
     rules: Vec<Rule>,
-    metadata: bool,
+    metadata: Metadata,
+    is_of_cluster: bool,
+}
+
+/// Whether a domain's own metadata can allow it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Metadata {
+    /// No.
+    #[default]
+    Ignored,
+    /// Yes.
+    Counts,
+    /// Only in these namespaces of a cluster.
+    CountsIn(BTreeSet<String>),
 }
 
 impl Rules {
-    /// These rules. If `metadata` is true, a domain's own metadata can also allow it.
+    /// These rules.
     #[must_use]
-    pub const fn new(rules: Vec<Rule>, metadata: bool) -> Self {
-        Self { rules, metadata }
+    pub const fn new(rules: Vec<Rule>, metadata: Metadata) -> Self {
+        Self { rules, metadata, is_of_cluster: false }
+    }
+
+    /// These rules for the domains of a cluster. The users of its namespaces choose MAC addresses, so of several domains
+    /// with one address, only a rule without a glob selects one.
+    #[must_use]
+    pub const fn of_cluster(rules: Vec<Rule>, metadata: Metadata) -> Self {
+        Self { rules, metadata, is_of_cluster: true }
     }
 
     /// Whether a domain's own metadata can allow it.
     #[must_use]
-    pub const fn metadata(&self) -> bool {
-        self.metadata
+    pub const fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Whether the rules are for the domains of a cluster.
+    #[must_use]
+    pub const fn is_of_cluster(&self) -> bool {
+        self.is_of_cluster
     }
 
     /// Whether there are no rules.
@@ -53,8 +82,15 @@ impl Rules {
 
     /// Whether the domain's own metadata allows it.
     #[must_use]
-    pub const fn allowed_by_metadata(&self, domain: &Domain) -> bool {
-        self.metadata && domain.opt_in
+    pub fn allowed_by_metadata(&self, domain: &Domain) -> bool {
+        domain.opt_in
+            && match &self.metadata {
+                Metadata::Ignored => false,
+                Metadata::Counts => true,
+                Metadata::CountsIn(namespaces) => {
+                    domain.name.split_once('/').is_some_and(|(namespace, _)| namespaces.contains(namespace))
+                }
+            }
     }
 
     /// What allows packets for this MAC address to wake the domain: a rule, or `METADATA`. Conditions for the packet
@@ -65,10 +101,21 @@ impl Rules {
         rule.or_else(|| self.allowed_by_metadata(domain).then(|| METADATA.to_owned()))
     }
 
-    /// Whether a rule names this domain, by name, glob or UUID.
+    /// The one of several domains with the same MAC address that the rules select: the only one that a rule names. In a
+    /// cluster, a glob does not name a domain, and domains that have migrated away do not count.
     #[must_use]
-    pub fn any_names(&self, domain: &Domain) -> bool {
-        self.rules.iter().any(|rule| rule.names(domain))
+    pub fn select<'a>(&self, domains: &[&'a Domain]) -> Option<&'a Domain> {
+        let here = |domain: &&&Domain| !self.is_of_cluster || domain.state != State::MigratedAway;
+        let candidates: Vec<&Domain> = domains.iter().filter(here).copied().collect();
+        if let (true, [domain]) = (self.is_of_cluster, candidates.as_slice()) {
+            return Some(domain);
+        }
+        let names = |rule: &Rule, domain| rule.names(domain) && !(self.is_of_cluster && rule.is_glob());
+        let mut named = candidates.iter().filter(|domain| self.rules.iter().any(|rule| names(rule, domain)));
+        match (named.next(), named.next()) {
+            (Some(domain), None) => Some(domain),
+            _ => None,
+        }
     }
 
     /// Compares the rules with the name of a domain: see `DomainPattern`. Returns the rules that were globs until now, and
@@ -123,7 +170,7 @@ impl Rules {
             #[serde(default)]
             allow: Vec<Rule>,
         }
-        Self::new(toml::from_str::<RuleFile>(text).unwrap().allow, true)
+        Self::new(toml::from_str::<RuleFile>(text).unwrap().allow, Metadata::Counts)
     }
 }
 

@@ -4,8 +4,9 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use wakevirt_service::config::{self, DomainPattern, InterfacePattern};
 
+use super::labels::LabelPatterns;
 use super::pattern::{MacPattern, SourcePattern};
-use super::rule::{Paused, Rule, Selector};
+use super::rule::{Halted, Paused, Rule, Selector};
 use crate::policy::secure_on::SecureOn;
 
 /// The maximum length of a hypervisor URI, in bytes.
@@ -25,6 +26,7 @@ const MAX_VLAN: u32 = 4094;
 struct RawRule {
     domain: Option<DomainPattern>,
     mac: Option<MacPattern>,
+    labels: Option<LabelPatterns>,
     #[serde(default, deserialize_with = "connection")]
     connection: Option<String>,
     #[serde(default, deserialize_with = "interfaces")]
@@ -35,6 +37,7 @@ struct RawRule {
     sources: Option<Vec<SourcePattern>>,
     secure_on: Option<SecureOn>,
     paused: Option<Paused>,
+    halted: Option<Halted>,
 }
 
 fn connection<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
@@ -76,10 +79,22 @@ impl TryFrom<RawRule> for Rule {
     type Error = &'static str;
 
     fn try_from(raw: RawRule) -> Result<Self, Self::Error> {
-        let RawRule { domain, mac, connection, interfaces, vlans, sources, secure_on, paused } = raw;
+        let RawRule {
+            domain,
+            mac,
+            labels,
+            connection,
+            interfaces,
+            vlans,
+            sources,
+            secure_on,
+            paused,
+            halted,
+        } = raw;
         let selector = match (domain, mac) {
             (Some(domain), None) => Selector::Domain(domain),
             (None, Some(mac)) => Selector::Mac(mac),
+            (None, None) if labels.is_some() => Selector::All,
             (None, None) => {
                 return Err("a rule needs a domain or a MAC address; add domain = \"…\" or mac = \"…\"");
             }
@@ -97,6 +112,17 @@ impl TryFrom<RawRule> for Rule {
                 "an empty list matches nothing; to match all interfaces, VLANs or sources, remove the key",
             );
         }
-        Ok(Self { selector, connection, interfaces, vlans, sources, secure_on, paused, origin: None })
+        Ok(Self {
+            selector,
+            labels,
+            connection,
+            interfaces,
+            vlans,
+            sources,
+            secure_on,
+            paused,
+            halted,
+            origin: None,
+        })
     }
 }

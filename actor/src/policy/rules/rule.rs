@@ -9,6 +9,7 @@ use wakevirt_protocol::explain::RuleVerdict;
 use wakevirt_service::config::{DomainPattern, InterfacePattern};
 use wakevirt_service::logs::quoted;
 
+use super::labels::LabelPatterns;
 use super::pattern::{MacPattern, SourcePattern};
 use crate::model::Domain;
 use crate::policy::origin::Origin;
@@ -28,16 +29,47 @@ pub enum Paused {
     Leave,
 }
 
+/// What to do with a virtual machine of a cluster whose run strategy is Halted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Halted {
+    /// Start it. KubeVirt changes the run strategy to Always.
+    #[default]
+    Start,
+    /// Leave it halted.
+    Leave,
+}
+
+/// How a rule handles paused and halted domains.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Handling {
+    /// What to do with a domain that a user has paused.
+    pub paused: Paused,
+    /// What to do with a halted virtual machine.
+    pub halted: Halted,
+}
+
+impl Handling {
+    /// Whether this handling wakes every domain that the other one wakes.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        (self.paused == Paused::Resume || other.paused == Paused::Leave)
+            && (self.halted == Halted::Start || other.halted == Halted::Leave)
+    }
+}
+
 /// An `[[allow]]` table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     pub(super) selector: Selector,
+    pub(super) labels: Option<LabelPatterns>,
     pub(super) connection: Option<String>,
     pub(super) interfaces: Option<Vec<InterfacePattern>>,
     pub(super) vlans: Option<Vec<u16>>,
     pub(super) sources: Option<Vec<SourcePattern>>,
     pub(super) secure_on: Option<SecureOn>,
     pub(super) paused: Option<Paused>,
+    pub(super) halted: Option<Halted>,
     pub(super) origin: Option<Origin>,
 }
 
@@ -46,6 +78,8 @@ pub struct Rule {
 pub(super) enum Selector {
     Domain(DomainPattern),
     Mac(MacPattern),
+    /// All domains. The rule has a condition for their labels.
+    All,
 }
 
 impl Rule {
@@ -62,7 +96,9 @@ impl Rule {
         match &self.selector {
             Selector::Domain(pattern) => (!domain.matches(pattern)).then_some(RuleVerdict::Domain),
             Selector::Mac(pattern) => (!pattern.matches(mac)).then_some(RuleVerdict::Mac),
+            Selector::All => None,
         }
+        .or_else(|| (!self.matches_labels(domain)).then_some(RuleVerdict::Domain))
     }
 
     /// Whether the rule is for MAC addresses, but not for this one.
@@ -95,17 +131,37 @@ impl Rule {
         usize::from(domain) + interfaces.count()
     }
 
-    /// Whether the rule selects domains by name or UUID, not by MAC address.
+    /// Whether the rule selects domains by name, UUID or labels, not by MAC address.
     #[must_use]
     pub const fn is_for_domains(&self) -> bool {
-        matches!(self.selector, Selector::Domain(_))
+        matches!(self.selector, Selector::Domain(_) | Selector::All)
     }
 
-    /// Whether the rule names this domain, by name, glob or UUID.
+    /// Whether the rule selects domains by something other than a single name or UUID.
+    #[must_use]
+    pub const fn is_glob(&self) -> bool {
+        !matches!(&self.selector, Selector::Domain(pattern) if !pattern.is_glob())
+    }
+
+    /// A key that only the program for a cluster has, if the rule contains one.
+    #[must_use]
+    pub const fn cluster_key(&self) -> Option<&'static str> {
+        match (&self.labels, self.halted) {
+            (Some(_), _) => Some("labels"),
+            (None, Some(_)) => Some("halted"),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether the rule names this domain, by name, glob, UUID or labels.
     #[must_use]
     pub fn names(&self, domain: &Domain) -> bool {
-        self.matches_connection(domain)
-            && matches!(&self.selector, Selector::Domain(pattern) if domain.matches(pattern))
+        let is_named = match &self.selector {
+            Selector::Domain(pattern) => domain.matches(pattern),
+            Selector::Mac(_) => false,
+            Selector::All => true,
+        };
+        is_named && self.matches_connection(domain) && self.matches_labels(domain)
     }
 
     /// Compares the rule with the name of a domain. Returns whether the rule was a glob until now, and matches only this
@@ -115,6 +171,10 @@ impl Rule {
             (true, Selector::Domain(pattern)) => pattern.note_name(&domain.name),
             _ => false,
         }
+    }
+
+    fn matches_labels(&self, domain: &Domain) -> bool {
+        self.labels.as_ref().is_none_or(|labels| labels.matches(domain))
     }
 
     fn matches_connection(&self, domain: &Domain) -> bool {
@@ -156,10 +216,10 @@ impl Rule {
         self.secure_on.as_mut()
     }
 
-    /// What to do with a domain that a user has paused.
+    /// How the rule handles paused and halted domains.
     #[must_use]
-    pub fn paused(&self) -> Paused {
-        self.paused.unwrap_or_default()
+    pub fn handling(&self) -> Handling {
+        Handling { paused: self.paused.unwrap_or_default(), halted: self.halted.unwrap_or_default() }
     }
 
     /// The keys with their values, in the format of `actor.toml`.
@@ -170,8 +230,9 @@ impl Rule {
     /// The keys with at most this many items of each list.
     fn keys_with(&self, limit: usize) -> impl Iterator<Item = String> {
         let selector = match &self.selector {
-            Selector::Domain(pattern) => format!("domain = {}", quoted(pattern.text())),
-            Selector::Mac(pattern) => format!("mac = {}", quoted(pattern.text())),
+            Selector::Domain(pattern) => Some(format!("domain = {}", quoted(pattern.text()))),
+            Selector::Mac(pattern) => Some(format!("mac = {}", quoted(pattern.text()))),
+            Selector::All => None,
         };
         let interfaces =
             self.interfaces.as_ref().map(|it| list("interfaces", it, limit, |it| quoted(it.text())));
@@ -181,14 +242,20 @@ impl Rule {
             Paused::Resume => "paused = \"resume\"".to_owned(),
             Paused::Leave => "paused = \"leave\"".to_owned(),
         });
+        let halted = self.halted.map(|halted| match halted {
+            Halted::Start => "halted = \"start\"".to_owned(),
+            Halted::Leave => "halted = \"leave\"".to_owned(),
+        });
         [
-            Some(selector),
+            selector,
+            self.labels.as_ref().map(|labels| format!("labels = {}", labels.text())),
             self.connection.as_ref().map(|uri| format!("connection = {}", quoted(uri))),
             interfaces,
             vlans,
             sources,
             self.secure_on.as_ref().map(|it| format!("secure-on = {}", quoted(it.text()))),
             paused,
+            halted,
         ]
         .into_iter()
         .flatten()

@@ -22,6 +22,7 @@ fn domain(name: &str) -> Domain {
         name: name.to_owned(),
         macs: BTreeSet::new(),
         opt_in: false,
+        labels: crate::model::Labels::default(),
         state: State::ShutOff,
     }
 }
@@ -47,7 +48,7 @@ fn allows_domains_by_name_glob_and_uuid() {
     ] {
         let rules = Rules::parse(&format!("[[allow]]\ndomain = {pattern:?}"));
         assert_eq!(rules.allowed_by(&domain(name), mac()).is_some(), allowed, "{pattern} {name}");
-        assert_eq!(rules.any_names(&domain(name)), allowed);
+        assert_eq!(rules.select(&[&domain(name)]).is_some(), allowed);
     }
 }
 
@@ -66,7 +67,10 @@ fn allows_by_mac_address() {
     ] {
         let rules = Rules::parse(&format!("[[allow]]\nmac = {pattern:?}"));
         assert_eq!(rules.allowed_by(&domain("any"), mac()).is_some(), allowed, "{pattern}");
-        assert!(!rules.any_names(&domain("any")), "a rule with a MAC address does not name a domain");
+        assert!(
+            rules.select(&[&domain("any")]).is_none(),
+            "a rule with a MAC address does not name a domain"
+        );
     }
 }
 
@@ -97,7 +101,7 @@ fn matched<'a>(pattern: &str, names: &[&'a str]) -> Vec<&'a str> {
     for name in names {
         let _ = rules.note_name(&domain(name));
     }
-    names.iter().filter(|name| rules.any_names(&domain(name))).copied().collect()
+    names.iter().filter(|name| rules.select(&[&domain(name)]).is_some()).copied().collect()
 }
 
 #[test]
@@ -125,11 +129,11 @@ fn the_removal_of_a_domain_does_not_allow_another_domain() {
     let mut other = domain("win[1]");
     other.id.connection = "lxc:///".into();
     assert!(rules.note_name(&other).is_empty(), "the rule is for another connection");
-    assert!(rules.any_names(&domain("win1")));
+    assert!(rules.select(&[&domain("win1")]).is_some());
     assert_eq!(rules.note_name(&domain("win[1]")), ["domain = \"win[1]\", connection = \"test:///\""]);
     assert!(rules.note_name(&domain("win[1]")).is_empty(), "returned only once");
-    assert!(!rules.any_names(&domain("win1")));
-    assert!(rules.any_names(&domain("win[1]")));
+    assert!(!rules.select(&[&domain("win1")]).is_some());
+    assert!(rules.select(&[&domain("win[1]")]).is_some());
 }
 
 proptest! {
@@ -244,17 +248,20 @@ fn restricts_vlans() {
 #[test]
 fn a_rule_can_be_limited_to_one_connection() {
     let rules = Rules::parse("[[allow]]\ndomain = \"*\"\nconnection = \"lxc:///\"");
-    assert!(!rules.any_names(&domain("a")));
+    assert!(!rules.select(&[&domain("a")]).is_some());
     let mut other = domain("a");
     other.id.connection = "lxc:///".into();
-    assert!(rules.any_names(&other));
+    assert!(rules.select(&[&other]).is_some());
     assert!(rules.allowed_by(&other, mac()).is_some());
 }
 
 #[test]
 fn metadata_can_allow_a_domain() {
     let opted_in = Domain { opt_in: true, ..domain("a") };
-    assert_eq!(Rules::new(Vec::new(), true).allowed_by(&opted_in, mac()).as_deref(), Some(METADATA));
-    assert_eq!(Rules::new(Vec::new(), false).allowed_by(&opted_in, mac()), None);
-    assert_eq!(Rules::new(Vec::new(), true).allowed_by(&domain("a"), mac()), None);
+    assert_eq!(
+        Rules::new(Vec::new(), Metadata::Counts).allowed_by(&opted_in, mac()).as_deref(),
+        Some(METADATA)
+    );
+    assert_eq!(Rules::new(Vec::new(), Metadata::Ignored).allowed_by(&opted_in, mac()), None);
+    assert_eq!(Rules::new(Vec::new(), Metadata::Counts).allowed_by(&domain("a"), mac()), None);
 }

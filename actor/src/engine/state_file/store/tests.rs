@@ -7,7 +7,7 @@ use wakevirt_protocol::{MacAddr, Transport};
 use super::*;
 use crate::engine::state_file::file::mark_clean_exit_in;
 use crate::model::{Authority, Caller, Id, Packet, Subject};
-use crate::policy::rules::Paused;
+use crate::policy::rules::{Halted, Handling, Paused};
 
 fn packet(sequence: u64) -> Packet {
     let details = PacketDetails {
@@ -35,8 +35,9 @@ fn wake(number: u128, packet: Option<&Packet>) -> SavedWake {
         packet: packet.cloned(),
         caller,
     };
-    let wake = SavedWake::new(&id, &subject, Paused::Leave, 5, true);
-    assert_eq!(wake.paused(), Paused::Leave);
+    let handling = Handling { paused: Paused::Leave, halted: Halted::Leave };
+    let wake = SavedWake::new(&id, &subject, handling, 5, true);
+    assert_eq!(wake.handling(), handling);
     assert_eq!(wake.clone().subject(), (id, subject));
     wake
 }
