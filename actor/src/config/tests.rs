@@ -15,10 +15,15 @@ fn options(arguments: &[&str]) -> Options {
 
 /// The configuration from a file with this text.
 fn load(text: &str) -> Result<Config, String> {
+    load_for(&Program::TEST, text)
+}
+
+/// The configuration of this program from a file with this text.
+fn load_for(program: &Program, text: &str) -> Result<Config, String> {
     let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let path = file.path().to_str().unwrap();
-    let mut config = Config::load(&options(&["--config", path]), &Program::TEST)
+    let mut config = Config::load(&options(&["--config", path]), program)
         .map_err(|error| error.to_string().replace(path, "FILE"))?;
     assert_eq!(config.policy.file, file.path());
     config.policy.file = FILE.into();
@@ -352,5 +357,30 @@ proptest! {
     #[test]
     fn does_not_panic_on_any_text(text in "\\PC{0,200}") {
         let _ = toml::from_str::<ActorFile>(&text);
+    }
+}
+
+#[test]
+fn only_the_program_for_a_cluster_accepts_its_keys() {
+    for (text, key) in [
+        ("namespace-selector = \"wake=true\"", "namespace-selector"),
+        ("vm-selector = \"wake=true\"", "vm-selector"),
+        ("metadata-namespaces = [\"web\"]", "metadata-namespaces"),
+        ("start-wait = \"2min\"", "start-wait"),
+        ("[[allow]]\ndomain = \"web/vm1\"\nlabels = { app = \"web\" }", "labels in the rule in line 1"),
+        ("[[allow]]\ndomain = \"web/vm1\"\nhalted = \"leave\"", "halted in the rule in line 1"),
+    ] {
+        let error = load(text).unwrap_err();
+        let expected = format!(
+            "FILE: the key {key} is for wakevirt-kubevirt; remove it: wakevirt-actor does not use it"
+        );
+        assert_eq!(error, expected);
+        let config = load_for(&Program::CLUSTER, text).unwrap();
+        let again = load_for(&Program::CLUSTER, &config.to_string()).unwrap();
+        assert_eq!(again.to_string(), config.to_string(), "{text}");
+    }
+    assert_eq!(load("connections = [\"kubevirt://\"]").unwrap_err(), "connections: another program");
+    for text in ["metadata-namespaces = [\"web-*\"]", "vm-selector = \"\"", "start-wait = \"0s\""] {
+        load_for(&Program::CLUSTER, text).unwrap_err();
     }
 }

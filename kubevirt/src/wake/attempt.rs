@@ -163,7 +163,7 @@ impl Attempt<'_> {
     fn end(&self, answer: Answer) -> AttemptResult {
         match answer {
             Answer::Failed(error) => AttemptResult::Done(Outcome::Failed, error.to_string()),
-            Answer::NoAnswer(reason) => {
+            Answer::Silence(reason) => {
                 self.cluster.lose(&reason);
                 AttemptResult::Lost { called: self.called.load(Ordering::Relaxed) }
             }

@@ -32,7 +32,7 @@ pub(super) enum Answer {
     /// The call failed.
     Failed(HypervisorError),
     /// There was no answer.
-    NoAnswer(String),
+    Silence(String),
 }
 
 /// Starts a virtual machine.
@@ -66,11 +66,11 @@ async fn update(
         let error = match timeout(TIMEOUT, cluster.clients.call.request_text(request)).await {
             Ok(Ok(_empty)) => return Answer::Accepted,
             Ok(Err(error)) => error,
-            Err(_) => return Answer::NoAnswer(format!("it does not answer within {} s", TIMEOUT.as_secs())),
+            Err(_) => return Answer::Silence(format!("it does not answer within {} s", TIMEOUT.as_secs())),
         };
         match code(&error) {
-            None => return Answer::NoAnswer(message(&error)),
-            Some(401) => return Answer::NoAnswer(message(&error)),
+            None => return Answer::Silence(message(&error)),
+            Some(401) => return Answer::Silence(message(&error)),
             Some(409 | 500) => return Answer::Conflict(message(&error)),
             Some(404) if is_about(&error, name) => return Answer::Missing,
             Some(429 | 502..=504) if begin.elapsed() < RETRY => tokio::time::sleep(delay(&error)).await,
@@ -126,11 +126,11 @@ where
             Ok(Ok(object)) => return Ok(object),
             Ok(Err(error)) => error,
             Err(_) => {
-                return Err(Answer::NoAnswer(format!("it does not answer within {} s", TIMEOUT.as_secs())));
+                return Err(Answer::Silence(format!("it does not answer within {} s", TIMEOUT.as_secs())));
             }
         };
         match code(&error) {
-            None | Some(401) => return Err(Answer::NoAnswer(message(&error))),
+            None | Some(401) => return Err(Answer::Silence(message(&error))),
             Some(404) if is_about(&error, &machine.name) => return Err(Answer::Missing),
             Some(429 | 502..=504) if begin.elapsed() < RETRY => tokio::time::sleep(delay(&error)).await,
             Some(_) => return Err(Answer::Failed(failed(action)(error))),

@@ -78,5 +78,5 @@ async fn instance_runs(cluster: &Cluster, machine: &Machine) {
         }
     }
     // The status of the virtual machine decides.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -1,6 +1,6 @@
 //! The globs that both services use. Limits on their length and on their number of groups also limit their cost.
 
-use globset::{Glob, GlobMatcher};
+use globset::{GlobBuilder, GlobMatcher};
 
 /// The maximum length of a pattern, in bytes: a name of 255 bytes (NAME_MAX, limits.h(0p)) with every byte escaped.
 pub const MAX_PATTERN: usize = 510;
@@ -28,7 +28,8 @@ pub fn is_glob(text: &str) -> bool {
     text.contains(['*', '?', '[', '{', '}', '\\'])
 }
 
-/// Parses a glob: `*`, `?`, `[…]`, `{…,…}`, and `\` before a literal character.
+/// Parses a glob: `*`, `?`, `[…]`, `{…,…}`, and `\` before a literal character. `*` and `?` do not match `/`, but `**`
+/// does: a virtual machine in a cluster has the name `NAMESPACE/NAME`.
 ///
 /// # Errors
 /// [`BadGlob`] describes the problem.
@@ -41,7 +42,10 @@ pub fn glob(text: &str) -> Result<GlobMatcher, BadGlob> {
     if groups > MAX_GROUPS {
         return Err(BadGlob::TooManyGroups(groups));
     }
-    let glob = Glob::new(text).map_err(|error| BadGlob::Syntax(error.kind().to_string()))?;
+    let glob = GlobBuilder::new(text)
+        .literal_separator(true)
+        .build()
+        .map_err(|error| BadGlob::Syntax(error.kind().to_string()))?;
     Ok(glob.compile_matcher())
 }
 

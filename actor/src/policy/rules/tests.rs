@@ -132,7 +132,7 @@ fn the_removal_of_a_domain_does_not_allow_another_domain() {
     assert!(rules.select(&[&domain("win1")]).is_some());
     assert_eq!(rules.note_name(&domain("win[1]")), ["domain = \"win[1]\", connection = \"test:///\""]);
     assert!(rules.note_name(&domain("win[1]")).is_empty(), "returned only once");
-    assert!(!rules.select(&[&domain("win1")]).is_some());
+    assert!(rules.select(&[&domain("win1")]).is_none());
     assert!(rules.select(&[&domain("win[1]")]).is_some());
 }
 
@@ -248,7 +248,7 @@ fn restricts_vlans() {
 #[test]
 fn a_rule_can_be_limited_to_one_connection() {
     let rules = Rules::parse("[[allow]]\ndomain = \"*\"\nconnection = \"lxc:///\"");
-    assert!(!rules.select(&[&domain("a")]).is_some());
+    assert!(rules.select(&[&domain("a")]).is_none());
     let mut other = domain("a");
     other.id.connection = "lxc:///".into();
     assert!(rules.select(&[&other]).is_some());
@@ -264,4 +264,102 @@ fn metadata_can_allow_a_domain() {
     );
     assert_eq!(Rules::new(Vec::new(), Metadata::Ignored).allowed_by(&opted_in, mac()), None);
     assert_eq!(Rules::new(Vec::new(), Metadata::Counts).allowed_by(&domain("a"), mac()), None);
+}
+
+/// A domain of a cluster with these labels.
+fn machine(name: &str, labels: &[(&str, &str)]) -> Domain {
+    Domain { labels: crate::model::Labels::new(labels.iter().copied()), ..domain(name) }
+}
+
+#[test]
+fn a_label_must_have_one_of_the_values() {
+    let rules = Rules::parse(
+        "[[allow]]\ndomain = \"web/*\"\nlabels = { app = \"nginx\", \"example.org/tier\" = [\"a\", \"b\"] }",
+    );
+    let tier = |value| [("app", "nginx"), ("example.org/tier", value)];
+    assert!(rules.allowed_by(&machine("web/vm", &tier("b")), mac()).is_some());
+    for (name, labels) in [
+        ("web/vm", tier("c").as_slice()),
+        ("lab/vm", &tier("b")),
+        ("web/vm", &tier("b")[..1]),
+        ("web/vm", &tier("b")[1..]),
+    ] {
+        assert_eq!(rules.allowed_by(&machine(name, labels), mac()), None, "{name} {labels:?}");
+    }
+    let text = rules.iter().next().unwrap().to_string();
+    assert_eq!(
+        text,
+        "domain = \"web/*\", labels = { \"app\" = \"nginx\", \"example.org/tier\" = [\"a\", \"b\"] }"
+    );
+    let shown = Rules::parse(&format!("[[allow]]\n{}", text.replace(", labels", "\nlabels")));
+    assert_eq!(shown.iter().next(), rules.iter().next());
+    let alone = Rules::parse("[[allow]]\nlabels = { app = \"nginx\" }\nhalted = \"leave\"");
+    assert!(alone.select(&[&machine("a/b", &tier("x"))]).is_some());
+    assert_eq!(alone.allowed_by(&machine("a/b", &[]), mac()), None);
+    assert_eq!(alone.iter().next().unwrap().handling().halted, Halted::Leave);
+}
+
+#[test]
+fn a_star_does_not_match_a_slash() {
+    for (pattern, allowed) in [
+        ("*", false),
+        ("web*", false),
+        ("web/*", true),
+        ("*/vm1", true),
+        ("web/vm?", true),
+        ("web?vm1", false),
+        ("**", true),
+        ("{web,lab}/*", true),
+    ] {
+        let rules = Rules::parse(&format!("[[allow]]\ndomain = {pattern:?}"));
+        assert_eq!(rules.allowed_by(&domain("web/vm1"), mac()).is_some(), allowed, "{pattern}");
+    }
+}
+
+/// A tenant who copies the address of another tenant's domain neither receives nor blocks its wakes.
+#[test]
+fn in_a_cluster_only_a_rule_without_a_glob_selects_a_domain() {
+    let parse = |text: &str| {
+        let rules = Rules::parse(text);
+        Rules::of_cluster(rules.iter().cloned().collect(), Metadata::Ignored)
+    };
+    let (victim, copy) = (domain("web/vm1"), domain("dev/copy"));
+    let receiver = Domain { state: State::MigratedAway, ..domain("dev/receiver") };
+    let both = [&victim, &copy];
+    for (rules, domains, selected) in [
+        ("[[allow]]\ndomain = \"web/vm1\"", &both, Some(&victim)),
+        ("[[allow]]\ndomain = \"web/vm1\"\n[[allow]]\ndomain = \"dev/*\"", &both, Some(&victim)),
+        ("[[allow]]\ndomain = \"dev/*\"", &both, None),
+        ("[[allow]]\ndomain = \"web/vm1\"\n[[allow]]\ndomain = \"dev/copy\"", &both, None),
+        ("[[allow]]\nmac = \"*\"", &[&victim, &receiver], Some(&victim)),
+        ("", &[&receiver, &receiver], None),
+    ] {
+        assert_eq!(parse(rules).select(domains), selected, "{rules}");
+    }
+}
+
+#[test]
+fn metadata_counts_only_in_the_listed_namespaces() {
+    let rules = |namespaces: &[&str]| {
+        let namespaces = namespaces.iter().map(|name| (*name).to_owned()).collect();
+        Rules::of_cluster(Vec::new(), Metadata::CountsIn(namespaces))
+    };
+    let opted_in = Domain { opt_in: true, ..domain("web/vm1") };
+    assert!(rules(&["lab", "web"]).allowed_by_metadata(&opted_in));
+    assert!(!rules(&["web"]).allowed_by_metadata(&domain("web/vm1")));
+    assert!(!rules(&["lab"]).allowed_by_metadata(&opted_in));
+    assert!(!rules(&[]).allowed_by_metadata(&opted_in));
+}
+
+#[test]
+fn rejects_invalid_labels() {
+    for (labels, problem) in [
+        ("{}", "an empty table matches everything"),
+        ("{ app = [] }", "has 0 values"),
+        ("{ app = 1 }", "a string, or a list of strings"),
+        ("\"app=web\"", "invalid type"),
+    ] {
+        let error = toml::from_str::<Rule>(&format!("labels = {labels}")).unwrap_err().to_string();
+        assert!(error.contains(problem), "{labels}: {error}");
+    }
 }
