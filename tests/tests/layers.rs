@@ -27,7 +27,7 @@ fn order(directory: &str) -> Vec<String> {
     let rows = section.split("\n## ").next().unwrap_or_default().lines();
     let start = format!("| `{directory}/");
     let paths = rows.filter_map(|row| Some(row.strip_prefix(&start)?.split_once('`')?.0));
-    paths.map(|path| module(path).concat()).collect()
+    paths.map(module).filter(|module| module.len() == 1).map(|module| module.concat()).collect()
 }
 
 /// The source files of a crate: their paths below its directory, and their code without comments.
@@ -130,7 +130,9 @@ fn cycles(sources: &[(String, String)]) -> BTreeSet<Vec<String>> {
 
 #[test]
 fn modules_import_only_those_above_them() {
-    for (directory, modules, imports) in [("actor/src", 9, 80), ("capture/src", 7, 40), ("host/src", 9, 20)] {
+    for (directory, modules, imports) in
+        [("actor/src", 9, 80), ("capture/src", 7, 40), ("host/src", 9, 20), ("kubevirt/src", 7, 10)]
+    {
         assert_eq!(
             order(directory).len(),
             modules,

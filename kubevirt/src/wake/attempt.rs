@@ -13,8 +13,9 @@ use wakevirt_actor::policy::rules::Halted;
 use wakevirt_service::logs::quoted;
 
 use super::call::{self, Answer};
+use super::cluster::Cluster;
+use super::rate;
 use super::run::{self, Run};
-use super::{Cluster, rate};
 use crate::machines::Machine;
 
 /// Attempts a wake; returns how long it was queued, and its result. Sets `called` when the API server may have started

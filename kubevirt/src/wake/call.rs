@@ -7,7 +7,7 @@ use kube::{Api, Client};
 use tokio::time::{Instant, timeout};
 use wakevirt_actor::hypervisor::HypervisorError;
 
-use super::Cluster;
+use super::cluster::Cluster;
 use crate::client::{code, failed, message};
 use crate::machines::Machine;
 use crate::machines::object::{Instance, VirtualMachine};

@@ -8,7 +8,7 @@ use kube::runtime::watcher;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::StreamExt as _;
 
-use super::Cluster;
+use super::cluster::Cluster;
 use crate::machines::Machine;
 use crate::machines::object::Instance;
 

@@ -11,7 +11,7 @@ use wakevirt_actor::model::Outcome;
 use wakevirt_actor::model::Packet;
 use wakevirt_actor::model::Subject;
 use wakevirt_actor::model::{Authority, Caller};
-use wakevirt_actor::model::{Domain, Id, State};
+use wakevirt_actor::model::{Domain, Id, Labels, State};
 use wakevirt_capture::bus as capture;
 use wakevirt_capture::network::links::Interface;
 use wakevirt_capture::packets::ring::{Announcement, StoredPacket};
@@ -162,7 +162,14 @@ pub fn members_of(interface: &str, kind: &str) -> BTreeSet<String> {
 
 fn domain() -> Domain {
     let id = Id { connection: "test:///default".into(), uuid: Uuid::nil() };
-    Domain { id, name: "win11".to_owned(), macs: [MAC].into(), opt_in: false, state: State::Running }
+    Domain {
+        id,
+        name: "win11".to_owned(),
+        macs: [MAC].into(),
+        opt_in: false,
+        labels: Labels::default(),
+        state: State::Running,
+    }
 }
 
 fn keys(dict: &Dict) -> BTreeSet<String> {

@@ -16,7 +16,7 @@ use std::fs::File;
 use std::process::{Command, Stdio};
 
 use page::{Page, directory};
-use service::{Service, capture_needs_restart, file};
+use service::{CLUSTER_KEYS, Service, capture_needs_restart, file};
 use wakevirt_tests::host::guard::{has, privileged};
 use wakevirt_tests::host::{built_programs, project};
 
@@ -56,6 +56,28 @@ fn every_key_is_documented() {
                 page.assert_values(entry, &service.values(table, entry.name()), &service.all_keys());
             }
         }
+    }
+}
+
+#[test]
+fn keys_of_a_cluster_are_documented_in_their_own_section() {
+    let page = keys_page(Service::Actor);
+    let names: Vec<&str> = page.entries("KubeVirt").iter().map(|entry| entry.name()).collect();
+    assert_eq!(names, CLUSTER_KEYS.map(|(_, key)| key));
+    for (table, key) in CLUSTER_KEYS {
+        let value = match key {
+            "start-wait" => "\"1min\"",
+            "metadata-namespaces" => "[]",
+            "labels" => "{ app = \"web\" }",
+            "halted" => "\"leave\"",
+            _ => "\"wake=true\"",
+        };
+        let domain = if key == "halted" { "domain = \"a\"\n" } else { "" };
+        let error = Service::Actor.load(&format!("{table}{domain}{key} = {value}\n")).unwrap_err();
+        assert!(
+            error.contains(&format!("the key {key} ")) && error.contains("is for wakevirt-kubevirt"),
+            "{error}"
+        );
     }
 }
 

@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use clap::{CommandFactory as _, Parser as _};
 use wakevirt_actor::config::Config;
+use wakevirt_actor::hypervisor::Driver as _;
+use wakevirt_actor_libvirt::Libvirt;
 use wakevirt_capture::config::Settings;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +18,16 @@ pub enum Service {
 }
 
 use Service::{Actor, Capture, Host};
+
+/// The keys that `wakevirt-actor` knows, but that only `wakevirt-kubevirt` accepts, with the header of their table.
+pub const CLUSTER_KEYS: [(&str, &str); 6] = [
+    ("", "start-wait"),
+    ("", "namespace-selector"),
+    ("", "vm-selector"),
+    ("", "metadata-namespaces"),
+    ("[[allow]]\n", "labels"),
+    ("[[allow]]\n", "halted"),
+];
 
 impl Service {
     pub const ALL: [Self; 3] = [Capture, Actor, Host];
@@ -37,7 +49,7 @@ impl Service {
             Capture => Settings::load(&wakevirt_capture::Options::parse_from(line))
                 .map(|settings| settings.to_string())
                 .map_err(|error| error.to_string()),
-            Actor => Config::load(&wakevirt_actor::Options::parse_from(line))
+            Actor => Config::load(&wakevirt_actor::Options::parse_from(line), &Libvirt::PROGRAM)
                 .map(|config| config.to_string())
                 .map_err(|error| error.to_string()),
             Host => wakevirt_host::config::Config::load(Some(file.path()), self.program())
@@ -49,7 +61,11 @@ impl Service {
     /// The keys of the file, or of a table in it, from the error about an unknown key.
     pub fn keys(self, table: Option<&str>) -> BTreeSet<String> {
         let error = self.load(&format!("{}no-such-key = 0", header(table))).unwrap_err();
-        valid(&error, "key").unwrap_or_else(|| panic!("{error}"))
+        let mut keys = valid(&error, "key").unwrap_or_else(|| panic!("{error}"));
+        if self == Actor {
+            keys.retain(|key| !CLUSTER_KEYS.iter().any(|(_, other)| key == other));
+        }
+        keys
     }
 
     /// The keys of the file and of every table in it.
