@@ -5,8 +5,8 @@
 mod events;
 mod privileges;
 mod screen;
+pub mod vm;
 
-use std::panic;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -51,14 +51,7 @@ pub fn run() -> ExitCode {
         screen.failure(&format!("The demonstration cannot run here: {reason}"));
         return ExitCode::FAILURE;
     }
-    // The test bench panics if a step fails. All processes that it started end with this one.
-    panic::set_hook(Box::new(move |panic| {
-        let reason = panic.payload_as_str().unwrap_or("unknown reason");
-        let (reason, more) = reason.split_once('\n').unwrap_or((reason, ""));
-        more.lines().for_each(|line| screen.note(line));
-        screen.failure(&format!("The demonstration failed: {reason}"));
-        std::process::exit(1);
-    }));
+    screen.fail_on_panic();
     show(screen);
     ExitCode::SUCCESS
 }

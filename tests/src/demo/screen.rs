@@ -1,6 +1,7 @@
 //! The output of the demonstration. Only terminals get colours.
 
 use std::io::{IsTerminal, Write, stdout};
+use std::panic;
 
 use crate::demo::events::Event;
 
@@ -20,6 +21,17 @@ impl Screen {
     /// Uses colours if standard output is a terminal and `NO_COLOR` is not set (<https://no-color.org>).
     pub(super) fn new() -> Self {
         Self { colours: stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() }
+    }
+
+    /// Ends the demonstration if a step fails: the test bench panics. All processes that it started end with this one.
+    pub(super) fn fail_on_panic(self) {
+        panic::set_hook(Box::new(move |panic| {
+            let reason = panic.payload_as_str().unwrap_or("unknown reason");
+            let (reason, more) = reason.split_once('\n').unwrap_or((reason, ""));
+            more.lines().for_each(|line| self.note(line));
+            self.failure(&format!("The demonstration failed: {reason}"));
+            std::process::exit(1);
+        }));
     }
 
     pub(super) fn title(self, text: &str) {
