@@ -73,7 +73,8 @@ async fn update(
             Some(401) => return Answer::Silence(message(&error)),
             Some(409 | 500) => return Answer::Conflict(message(&error)),
             Some(404) if is_about(&error, name) => return Answer::Missing,
-            Some(429 | 502..=504) if begin.elapsed() < RETRY => tokio::time::sleep(delay(&error)).await,
+            // A server that has just started answers 404 for the subresources until it has found virt-api.
+            Some(404 | 429 | 502..=504) if begin.elapsed() < RETRY => tokio::time::sleep(delay(&error)).await,
             Some(_) => return Answer::Failed(failed(action)(error)),
         }
     }
