@@ -198,6 +198,12 @@ impl Daemon {
         Self::service(host, "wakevirt-actor", ACTOR_NAME, User::Actor)
     }
 
+    /// The actor for KubeVirt, `wakevirt-kubevirt`.
+    #[must_use]
+    pub fn kubevirt(host: &Host) -> Starter<'_> {
+        Self::service(host, "wakevirt-kubevirt", ACTOR_NAME, User::Actor)
+    }
+
     fn service<'host>(
         host: &'host Host,
         name: &'static str,

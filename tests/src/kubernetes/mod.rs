@@ -17,6 +17,7 @@ pub mod certificates;
 pub mod client;
 pub mod cluster;
 pub mod kind;
+pub mod node;
 pub mod server;
 pub mod status;
 pub mod virt;

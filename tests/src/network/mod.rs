@@ -40,6 +40,21 @@ impl Host {
         Peer { host: self, namespace }
     }
 
+    /// Connects this host and another one with a cable, and brings up both ends. They exist until one host ends.
+    ///
+    /// # Panics
+    /// If a name is in use.
+    pub fn cable(&self, name: &str, other: &Self, other_name: &str) {
+        let (near, far) = (self.network(), other.network());
+        let mut command = Command::new("nsenter");
+        // Not in a host's mount namespace, in which this process's paths in /proc do not exist.
+        command.arg(format!("--net={}", near.display())).args(["ip", "link", "add", name, "type", "veth"]);
+        command.args(["peer", "name", other_name, "netns"]).arg(&far);
+        succeed(&mut command);
+        self.sh(&format!("ip link set {name} up"));
+        other.sh(&format!("ip link set {other_name} up"));
+    }
+
     /// Creates a tap device and brings it up. The host receives the injected frames on the device, as if they came from a VM. The
     /// device is removed when the injector is dropped.
     #[must_use]

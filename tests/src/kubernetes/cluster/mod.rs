@@ -17,6 +17,7 @@ use self::virt_api::{ADDRESS, Forwarded, VirtApi};
 use super::certificates::{Authority, Identity, Use, signing_key};
 use super::client::{Client, Reply};
 use super::kind::Kind;
+use super::server::ACCOUNT;
 use super::virt::machine::VirtualMachine;
 use super::virt::{KubeVirt, Objects as _, Stage};
 use super::write_kubeconfig;
@@ -251,6 +252,23 @@ impl<'host> Cluster<'host> {
         assert_eq!(reply.status, 200, "{}", reply.text);
     }
 
+    /// Waits until the shipped service account does not have a permission. The server learns of a changed role with a
+    /// delay.
+    ///
+    /// # Panics
+    /// If it still has the permission after the timeout.
+    pub fn wait_until_denied(&self, verb: &str, group: &str, resource: &str, subresource: &str) {
+        let attributes = json!({"verb": verb, "group": group, "resource": resource, "subresource": subresource, "namespace": "n"});
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+            "spec": {"user": ACCOUNT, "resourceAttributes": attributes},
+        });
+        wait::until_true(&format!("{verb} of {resource} to be denied"), || {
+            let reply = self.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", &review);
+            reply.json().pointer("/status/allowed") == Some(&Value::Bool(false))
+        });
+    }
+
     /// Discards the history in etcd, so that watches from earlier revisions are no longer possible.
     ///
     /// # Panics
@@ -287,6 +305,8 @@ fn start_etcd(host: &Host, programs: &std::path::Path) -> Process {
         &format!("--listen-client-urls={ETCD}"),
         &format!("--advertise-client-urls={ETCD}"),
         "--listen-peer-urls=http://127.0.0.1:2380",
+        "--logger=zap",
+        "--log-level=error",
     ]);
     Process::start("etcd", &mut command)
 }
