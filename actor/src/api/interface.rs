@@ -185,6 +185,13 @@ impl Actor1 {
         status.connections.iter().map(|(uri, connected)| (uri.to_string(), *connected)).collect()
     }
 
+    /// The URI of each hypervisor to which the connection failed, and the reason.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn connection_errors(&self) -> Vec<(String, String)> {
+        let status = self.status.borrow();
+        status.errors.iter().map(|(uri, reason)| (uri.to_string(), reason.to_string())).collect()
+    }
+
     /// The number of known domains.
     #[zbus(property)]
     fn domains(&self) -> u32 {

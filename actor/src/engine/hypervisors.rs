@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use wakevirt_service::clock;
+use wakevirt_service::logs::plain;
 
 use crate::hypervisor::{Commands, Endpoint, Hypervisor};
+
+/// The maximum length of the reason why a hypervisor is unavailable, in characters.
+const MAX_ERROR: usize = 1024;
 
 /// The hypervisors, in the order of the configuration. The engine retains the domains of a hypervisor that becomes
 /// unavailable.
@@ -17,12 +21,15 @@ struct Entry {
     tried: bool,
     /// When it became unavailable: CLOCK_REALTIME, in microseconds. 0 until it is connected for the first time.
     lost_at: u64,
+    /// Why it is unavailable; empty if it is available, or the reason is unknown.
+    error: Arc<str>,
 }
 
 impl Hypervisors {
     /// These hypervisors, none of which is connected yet.
     pub(super) fn new(endpoints: Vec<Endpoint>) -> Self {
-        let entry = |endpoint| Entry { endpoint, connection: None, tried: false, lost_at: 0 };
+        let entry =
+            |endpoint| Entry { endpoint, connection: None, tried: false, lost_at: 0, error: "".into() };
         Self(endpoints.into_iter().map(entry).collect())
     }
 
@@ -44,9 +51,26 @@ impl Hypervisors {
             if entry.connection.is_some() && connection.is_none() {
                 entry.lost_at = clock::realtime();
             }
+            if connection.is_some() {
+                entry.error = "".into();
+            }
             entry.connection = connection;
             entry.tried = true;
         }
+    }
+
+    /// Sets why a hypervisor is unavailable. Ignored if it is available.
+    pub(super) fn set_error(&mut self, uri: &str, reason: &str) {
+        let entry = self.0.iter_mut().find(|entry| *entry.endpoint.uri == *uri && entry.connection.is_none());
+        if let Some(entry) = entry {
+            entry.error = plain(reason, MAX_ERROR).to_string().into();
+        }
+    }
+
+    /// Why each unavailable hypervisor is unavailable, if the reason is known.
+    pub(super) fn errors(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        let failed = self.0.iter().filter(|entry| !entry.error.is_empty());
+        failed.map(|entry| (Arc::clone(&entry.endpoint.uri), Arc::clone(&entry.error))).collect()
     }
 
     /// Whether any hypervisor is unavailable: it may have domains that are not known.

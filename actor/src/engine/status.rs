@@ -19,6 +19,8 @@ pub struct Status {
     pub connections: Vec<(Arc<str>, bool)>,
     /// When each hypervisor was last lost: CLOCK_REALTIME, in microseconds; 0 if it never was.
     pub lost_at: Vec<u64>,
+    /// The URI of each unavailable hypervisor, and why it is unavailable, if the reason is known.
+    pub errors: Vec<(Arc<str>, Arc<str>)>,
     /// The number of known domains.
     pub domains: u32,
 }
@@ -64,7 +66,12 @@ impl Engine {
         });
         let connections = self.hypervisors.connections();
         let domains = u32::try_from(self.index.domains().len()).unwrap_or(u32::MAX);
-        let status = Status { connections, lost_at: self.hypervisors.lost_at(), domains };
+        let status = Status {
+            connections,
+            lost_at: self.hypervisors.lost_at(),
+            errors: self.hypervisors.errors(),
+            domains,
+        };
         lifecycle::status(&status.summary());
         self.outputs.status.send_if_modified(|published| {
             let changed = *published != status;

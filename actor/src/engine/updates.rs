@@ -39,6 +39,10 @@ impl Engine {
                 self.publish();
                 self.handle_early_requests_if_settled();
             }
+            Update::Failed(uri, reason) => {
+                self.hypervisors.set_error(&uri, &reason);
+                self.publish_soon();
+            }
         }
     }
 }

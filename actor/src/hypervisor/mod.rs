@@ -34,6 +34,8 @@ pub enum Update {
     /// The hypervisor with this URI is unavailable: the connection was lost, or the first attempt
     /// failed or is taking a long time.
     Down(Arc<str>),
+    /// The connection to this URI failed or was lost, for this reason.
+    Failed(Arc<str>, String),
 }
 
 /// An open connection to a hypervisor.

@@ -105,6 +105,23 @@ async fn forgets_the_last_wake_of_a_removed_domain() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn publishes_why_a_hypervisor_is_unavailable() {
+    let fake = Fake::new(&[], &[]);
+    let engine = start_with(&fake, vec![]).await;
+    let mut status = engine.status.clone();
+    let failed = || Update::Failed(URI.into(), "no\nanswer".to_owned());
+    engine.update(failed()).await;
+    engine.update(Update::Down(URI.into())).await;
+    assert!(status.borrow_and_update().errors.is_empty(), "it was available");
+    engine.update(failed()).await;
+    let published = status.wait_for(|status| !status.errors.is_empty()).await.unwrap();
+    assert_eq!(published.errors, [(URI.into(), "no\\nanswer".into())]);
+    drop(published);
+    engine.update(up(&fake, vec![])).await;
+    assert!(status.wait_for(|status| status.connections[0].1).await.unwrap().errors.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn publishes_many_changes_at_once() {
     let fake = Fake::new(&[], &[]);
     let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
@@ -112,7 +129,7 @@ async fn publishes_many_changes_at_once() {
     assert_eq!(**engine.macs.borrow_and_update(), BTreeSet::from([mac(1)]));
     assert_eq!(
         *engine.status.borrow_and_update(),
-        Status { connections: vec![(URI.into(), true)], lost_at: vec![0], domains: 1 }
+        Status { connections: vec![(URI.into(), true)], lost_at: vec![0], errors: Vec::new(), domains: 1 }
     );
     for number in 2..10 {
         engine.updates.send(Update::Domain(domain(number, &[number]))).await.ok().unwrap();

@@ -197,20 +197,23 @@ impl<D: Driver> Keeper<D> {
             "connection to {uri} lost: {reason}; reconnecting"
         );
         updates.send(Update::Down(Arc::clone(uri))).await;
+        updates.send(Update::Failed(Arc::clone(uri), reason)).await;
     }
 
-    /// Reports the first of a series of failed attempts.
+    /// Reports a failed attempt. Only the first of a series is logged as a warning.
     async fn report_failure(&mut self, error: &HypervisorError) {
         let uri = &self.uri;
         if std::mem::replace(&mut self.reported, true) {
-            return tracing::debug!("no connection to {uri}: {error}");
+            tracing::debug!("no connection to {uri}: {error}");
+        } else {
+            tracing::warn!(
+                MESSAGE_ID = kind::HYPERVISOR_UNAVAILABLE,
+                WAKEVIRT_CONNECTION = &**uri,
+                "no connection to {uri}: {error}; retrying"
+            );
+            let _ = self.sender.send(Update::Down(Arc::clone(uri))).await;
         }
-        tracing::warn!(
-            MESSAGE_ID = kind::HYPERVISOR_UNAVAILABLE,
-            WAKEVIRT_CONNECTION = &**uri,
-            "no connection to {uri}: {error}; retrying"
-        );
-        let _ = self.sender.send(Update::Down(Arc::clone(uri))).await;
+        let _ = self.sender.send(Update::Failed(Arc::clone(uri), error.to_string())).await;
     }
 }
 

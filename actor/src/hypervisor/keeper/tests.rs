@@ -114,6 +114,7 @@ impl Fixture {
             Update::Domain(domain) => format!("domain {}", domain.name),
             Update::Gone(id) => format!("gone {}", id.uuid.as_u128()),
             Update::Down(uri) => format!("down {uri}"),
+            Update::Failed(uri, reason) => format!("failed {uri}: {reason}"),
         }
     }
 }
@@ -143,18 +144,23 @@ async fn reports_changes_and_reconnects_after_a_loss() {
     assert_eq!(fixture.next_update().await, "gone 1");
     fixture.send_event(Event::Lost).await;
     assert_eq!(fixture.next_update().await, "down fake:///");
+    assert_eq!(fixture.next_update().await, "failed fake:///: the test closed the connection");
     fixture.send_result(Ok(vec![domain(2)])).await;
     assert_eq!(fixture.next_update().await, "up fake:/// 1");
     assert_eq!(fixture.closed.load(Ordering::SeqCst), 1, "the lost connection is closed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn reports_a_series_of_failed_attempts_once() {
+async fn reports_the_reason_of_each_failed_attempt_but_the_loss_once() {
     let mut fixture = Fixture::new();
     for _ in 0..3 {
         fixture.send_result(Err(HypervisorError::NotConnected)).await;
     }
     assert_eq!(fixture.next_update().await, "down fake:///");
+    for _ in 0..3 {
+        let expected = format!("failed fake:///: {}", HypervisorError::NotConnected);
+        assert_eq!(fixture.next_update().await, expected);
+    }
     fixture.send_result(Ok(Vec::new())).await;
     assert_eq!(fixture.next_update().await, "up fake:/// 0");
     assert_eq!(fixture.closed.load(Ordering::SeqCst), 3, "each failed attempt is closed");
