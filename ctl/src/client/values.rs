@@ -81,6 +81,9 @@ pub struct HypervisorConnection {
     /// connected. `None` if the actor is an earlier version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_sync: Option<u64>,
+    /// Why it is not connected. `None` if it is connected, or the reason is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 impl HypervisorConnection {
@@ -88,7 +91,12 @@ impl HypervisorConnection {
         let connections: Vec<(String, bool)> = take_or_default(dict, "Connections");
         let times: HashMap<String, u64> =
             take_or_default::<Vec<(String, u64)>>(dict, "LastSync").into_iter().collect();
-        let connection = |(uri, connected)| Self { last_sync: times.get(&uri).copied(), uri, connected };
+        let mut errors: HashMap<String, String> =
+            take_or_default::<Vec<(String, String)>>(dict, "ConnectionErrors").into_iter().collect();
+        let connection = |(uri, connected)| {
+            let (last_sync, error) = (times.get(&uri).copied(), errors.remove(&uri));
+            Self { uri, connected, last_sync, error }
+        };
         connections.into_iter().map(connection).collect()
     }
 }

@@ -161,7 +161,7 @@ fn of_connections(connections: &[HypervisorConnection]) -> [Family; 3] {
         "wakevirt_last_sync_seconds",
         "The last time at which the actor knew all domains of this hypervisor, as Unix time; 0 if never.",
     );
-    for HypervisorConnection { uri, connected, last_sync: time } in connections {
+    for HypervisorConnection { uri, connected, last_sync: time, .. } in connections {
         up = up.count(vec![("uri", limited(uri))], u64::from(*connected));
         if let Some(time) = time {
             last_sync = last_sync.with(vec![("uri", limited(uri))], Value::of_microseconds(*time));
@@ -229,6 +229,7 @@ mod tests {
             uri: uri.to_owned(),
             connected,
             last_sync: Some(last_sync),
+            error: None,
         };
         let latency = WakeLatency { buckets: vec![(1_000, 0), (60_000_000, 2)], sum: 1_250_000, count: 3 };
         ActorStatus {
@@ -318,6 +319,7 @@ wakevirt_wake_duration_seconds_count 3"#;
             uri: format!("{number}{}", "ü".repeat(1000)),
             connected: true,
             last_sync: Some(0),
+            error: None,
         };
         let actor = ActorStatus {
             connections: (0..1000).map(connection).collect(),

@@ -79,7 +79,7 @@ fn problems(reading: &Reading) -> Vec<(Check, String)> {
     }
     if let Ok(actor) = &reading.actor {
         let missing = actor.connections.iter().filter(|connection| !connection.connected);
-        problems.extend(missing.map(|it| (Check::Sync, super::not_connected(&it.uri))));
+        problems.extend(missing.map(|it| (Check::Sync, super::not_connected(it))));
         if !actor.configuration_valid {
             problems.push((Check::Configuration, super::NOT_RELOADED.to_owned()));
         }
@@ -99,8 +99,12 @@ mod tests {
 
     #[test]
     fn finds_what_does_not_work() {
-        let connection =
-            |connected| HypervisorConnection { uri: "test:///".into(), connected, last_sync: None };
+        let connection = |connected| HypervisorConnection {
+            uri: "test:///".into(),
+            connected,
+            last_sync: None,
+            error: None,
+        };
         let capture = CaptureStatus { interfaces: vec!["lo".into()], ..CaptureStatus::default() };
         let actor = ActorStatus {
             connections: vec![connection(true)],

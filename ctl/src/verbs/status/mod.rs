@@ -7,7 +7,7 @@ use std::io;
 use serde::Serialize;
 use wakevirt_service::bus::Address;
 
-use crate::client::{self, ActorStatus, CaptureStatus, Client, Decision, Domain};
+use crate::client::{self, ActorStatus, CaptureStatus, Client, Decision, Domain, HypervisorConnection};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Cell, Output, Style, Table, ago};
@@ -33,13 +33,15 @@ const NO_INTERFACE: &str = "wakevirt-capture does not receive on any interface; 
 const NOT_RELOADED: &str = "wakevirt-actor uses an earlier configuration, because it could not read the current one; \
     run \"wakevirt-actor --check\", as root";
 
-fn not_connected(uri: &str) -> String {
+fn not_connected(connection: &HypervisorConnection) -> String {
+    let HypervisorConnection { uri, error, .. } = connection;
+    let reason = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
     let fix = if uri.starts_with("kubevirt:") {
         "see the log of wakevirt-kubevirt".to_owned()
     } else {
         format!("run \"virsh --connect {uri} list\" and \"journalctl -u wakevirt-actor\"")
     };
-    format!("wakevirt-actor is not connected to {uri}; {fix}")
+    format!("wakevirt-actor is not connected to {uri}{reason}; {fix}")
 }
 
 /// What is shown.
@@ -123,7 +125,7 @@ impl Status {
         }
         if let Some(actor) = &self.actor {
             for missing in actor.connections.iter().filter(|connection| !connection.connected) {
-                warnings.push(not_connected(&missing.uri));
+                warnings.push(not_connected(missing));
             }
             if !actor.configuration_valid {
                 warnings.push(NOT_RELOADED.to_owned());

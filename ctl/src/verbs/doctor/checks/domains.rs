@@ -31,7 +31,14 @@ pub fn check(seen: &Observations) -> Vec<Finding> {
     });
     let mut findings: Vec<Finding> = machines.collect();
     findings.extend(ambiguous(seen));
-    findings.extend(unknown(seen));
+    findings.extend(addresses(seen));
+    findings
+}
+
+/// Finds addresses that no domain has, in packets and in aliases.
+#[must_use]
+pub fn addresses(seen: &Observations) -> Vec<Finding> {
+    let mut findings = unknown(seen);
     findings.extend(multicast(seen));
     findings
 }

@@ -1,5 +1,6 @@
 //! The checks: pure functions from observations to findings.
 
+mod cluster;
 mod commands;
 mod domains;
 mod host;
@@ -17,6 +18,24 @@ use crate::verbs::finding::Finding;
 /// Returns all findings, most likely cause first: ordered by severity, and then by the path of a packet.
 #[must_use]
 pub fn all(seen: &Observations) -> Vec<Finding> {
+    let mut findings = if seen.in_cluster { in_cluster(seen) } else { on_host(seen) };
+    findings.sort_by_key(|finding| finding.severity);
+    findings
+}
+
+fn in_cluster(seen: &Observations) -> Vec<Finding> {
+    let checks = [
+        services::check,
+        cluster::check,
+        interfaces::check,
+        domains::addresses,
+        rules::check,
+        packets::check,
+    ];
+    checks.iter().flat_map(|check| check(seen)).map(cluster::adapt).collect()
+}
+
+fn on_host(seen: &Observations) -> Vec<Finding> {
     let checks = [
         services::check,
         interfaces::check,
@@ -27,7 +46,5 @@ pub fn all(seen: &Observations) -> Vec<Finding> {
         packets::check,
         host::check,
     ];
-    let mut findings: Vec<Finding> = checks.iter().flat_map(|check| check(seen)).collect();
-    findings.sort_by_key(|finding| finding.severity);
-    findings
+    checks.iter().flat_map(|check| check(seen)).collect()
 }

@@ -69,6 +69,9 @@ fn wanted(seen: &Observations) -> Option<Finding> {
         return None;
     }
     if domain.macs.is_empty() {
+        if seen.in_cluster {
+            return None;
+        }
         // If virsh(1) shows the domain, a different check reports this, with a command.
         let is_shown = |machine: &Machine| machine.name == domain.name && machine.uri == domain.connection;
         let finding = || {

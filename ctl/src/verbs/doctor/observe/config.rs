@@ -66,15 +66,19 @@ pub struct Config<T> {
     pub directory: Option<String>,
 }
 
-/// Reads the configuration of a service: runs its program with `--check` and with the options of the running process.
+/// Reads the configuration of a service: runs this program with `--check` and with the options of the running process.
 ///
 /// # Errors
 /// If the caller is not allowed to read it.
-pub fn read<T: DeserializeOwned + Default>(service: Service, process: Option<u32>) -> Seen<Config<T>> {
+pub fn read<T: DeserializeOwned + Default>(
+    service: Service,
+    name: &str,
+    process: Option<u32>,
+) -> Seen<Config<T>> {
     let options = process.map(options).unwrap_or_default();
-    let program = program(service);
+    let program = program(name);
     let arguments: Vec<&str> = options.iter().map(String::as_str).chain(["--check"]).collect();
-    let line: Vec<String> = [service.unit()].iter().chain(&arguments).map(|word| quote(word)).collect();
+    let line: Vec<String> = [name].iter().chain(&arguments).map(|word| quote(word)).collect();
     let what = format!("the configuration of {}", service.unit());
     let failed = |reason: String| not_checked(&what, reason, format!("sudo {}", line.join(" ")));
     let output = run(&program, &arguments).map_err(failed)?;
@@ -97,10 +101,10 @@ pub fn read<T: DeserializeOwned + Default>(service: Service, process: Option<u32
 }
 
 /// The program of a service: in the directory of this program, or otherwise in PATH.
-fn program(service: Service) -> String {
+fn program(name: &str) -> String {
     let own = std::env::current_exe().unwrap_or_default();
-    let beside = own.parent().unwrap_or(Path::new("/usr/bin")).join(service.unit());
-    if beside.exists() { beside.to_string_lossy().into_owned() } else { service.unit().to_owned() }
+    let beside = own.parent().unwrap_or(Path::new("/usr/bin")).join(name);
+    if beside.exists() { beside.to_string_lossy().into_owned() } else { name.to_owned() }
 }
 
 /// The options of a running service that select its configuration.

@@ -15,7 +15,7 @@ use wakevirt_service::bus::Address;
 
 use crate::client::{Client, Domain, Service};
 use crate::verbs::caller::Caller;
-use crate::verbs::finding::{NotChecked, Seen};
+use crate::verbs::finding::{NotChecked, Seen, not_checked};
 use crate::verbs::units::{self, Units};
 
 use bus::OnBus;
@@ -35,6 +35,8 @@ pub struct Observations {
     pub caller: Caller,
     /// The bus of the actor.
     pub address: Address,
+    /// Whether the actor wakes virtual machines of KubeVirt, or doctor runs in a pod.
+    pub in_cluster: bool,
     /// The name or UUID of the domain that does not wake, if the caller gave one.
     pub wanted: Option<String>,
     /// The system units.
@@ -99,22 +101,28 @@ impl Observations {
                 Err(reason) => unseen.push(reason),
             }
         }
-        let machines = machines(&bus, wanted, &mut unseen);
+        let in_cluster = in_cluster(&bus);
+        // libvirt and polkit are not involved there.
+        let machines = if in_cluster { Vec::new() } else { machines(&bus, wanted, &mut unseen) };
+        let (capture_config, actor_config) = configs(&bus, in_cluster);
+        let polkit_bus = if on_system { &system } else { client };
+        let polkit = if in_cluster { Polkit::default() } else { Polkit::read(polkit_bus, wanted).await };
         let uses_session = session || uris(&bus).any(|(uri, _)| uri.starts_with("qemu:///session"));
         Self {
             caller: Caller::current(),
             address: client.address().clone(),
             wanted: wanted.map(str::to_owned),
-            units: units::system(),
+            in_cluster,
+            units: if in_cluster { Err(in_containers("the units of the services")) } else { units::system() },
             user_units: session.then(units::user),
-            polkit: Polkit::read(if on_system { &system } else { client }, wanted).await,
+            polkit,
             policies: policies(),
-            capture_config: config::read(Service::Capture, bus.capture_process),
-            actor_config: config::read(Service::Actor, bus.actor_process),
-            host: host::read(),
+            capture_config,
+            actor_config,
+            host: if in_cluster { Ok(Preparation::default()) } else { host::read() },
             links,
             port,
-            unconnected: unconnected(&bus),
+            unconnected: unconnected(&bus, in_cluster),
             machines,
             daemons: if uses_session { session::daemons() } else { Vec::new() },
             loop_back,
@@ -140,6 +148,7 @@ impl Observations {
         Self {
             caller: Caller::Root,
             address: Address::System,
+            in_cluster: false,
             wanted: None,
             units: Err(unseen()),
             user_units: None,
@@ -205,9 +214,41 @@ fn uris(bus: &OnBus) -> impl Iterator<Item = (&str, bool)> {
     connections.map(|connection| (connection.uri.as_str(), connection.connected))
 }
 
-fn unconnected(bus: &OnBus) -> Vec<(String, Option<String>)> {
+/// Whether the actor wakes virtual machines of KubeVirt. If its connections are unknown, whether this process runs in a
+/// pod: <https://kubernetes.io/docs/concepts/containers/container-environment/>.
+fn in_cluster(bus: &OnBus) -> bool {
+    match bus.actor.status() {
+        Some(_) => uris(bus).any(|(uri, _)| uri.starts_with("kubevirt:")),
+        None => std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
+    }
+}
+
+/// Reads the configurations of capture and of the actor. In a cluster, that of capture is in another container.
+fn configs(bus: &OnBus, in_cluster: bool) -> (Seen<Config<CaptureConfig>>, Seen<Config<ActorConfig>>) {
+    if in_cluster {
+        let capture = Err(in_containers("the configuration of wakevirt-capture"));
+        return (capture, config::read(Service::Actor, "wakevirt-kubevirt", None));
+    }
+    let [capture, actor] = Service::BOTH.map(Service::unit);
+    (
+        config::read(Service::Capture, capture, bus.capture_process),
+        config::read(Service::Actor, actor, bus.actor_process),
+    )
+}
+
+/// Says that something of another container is not visible.
+fn in_containers(what: &str) -> NotChecked {
+    not_checked(
+        what,
+        "Kubernetes runs the services, in containers",
+        "kubectl --namespace wakevirt get pods,configmaps",
+    )
+}
+
+fn unconnected(bus: &OnBus, in_cluster: bool) -> Vec<(String, Option<String>)> {
     let unconnected = uris(bus).filter(|(_, connected)| !connected);
-    unconnected.map(|(uri, _)| (uri.to_owned(), libvirt::connects(uri).err())).collect()
+    let problem = |uri: &str| if in_cluster { None } else { libvirt::connects(uri).err() };
+    unconnected.map(|(uri, _)| (uri.to_owned(), problem(uri))).collect()
 }
 
 /// Reads the named domain, or the first domains if the caller named none.
