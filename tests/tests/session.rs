@@ -188,7 +188,9 @@ fn user_allows_and_forbids_own_domains() {
     let decisions = session.monitor();
     lan.etherwake(MAC, &[]);
     let _ = decisions.log().wait_for(&format!("'{MAC}', 'own', 'not-allowed'"));
-    let (_, text) = session.ctl(&["status"]);
+    // Capture is on the system bus.
+    let (status, text) = session.ctl(&["status"]);
+    assert!(status == Some(0) && text.contains("lan0"), "{status:?} {text}");
     assert!(text.contains("add a rule: wakevirtctl --bus session allow DOMAIN"), "{text}");
 
     let file = format!("{CONFIG}/actor.d/50-allow-own.toml");

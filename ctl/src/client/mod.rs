@@ -87,13 +87,15 @@ pub enum Target<'a> {
 pub struct Client {
     address: Address,
     connection: OnceCell<Connection>,
+    /// The connection to the system bus, if a user's own actor is on the session bus.
+    system: OnceCell<Connection>,
 }
 
 impl Client {
     /// Creates a client for this bus.
     #[must_use]
     pub fn new(address: Address) -> Self {
-        Self { address, connection: OnceCell::new() }
+        Self { address, connection: OnceCell::new(), system: OnceCell::new() }
     }
 
     /// The bus.
@@ -107,19 +109,21 @@ impl Client {
     /// # Errors
     /// [`Error::NoBus`].
     pub async fn connection(&self) -> Result<&Connection, Error> {
-        let connect = async {
-            let builder = match &self.address {
-                Address::System => connection::Builder::system(),
-                Address::Session => connection::Builder::session(),
-                Address::At(address) => connection::Builder::address(address.clone()),
-            };
-            let connection = timeout(CALL_TIMEOUT, builder.build()).await;
-            let no_bus = |reason| Error::NoBus { address: Box::new(self.address.clone()), reason };
-            connection
-                .map_err(|_| no_bus("it does not reply".to_owned()))?
-                .map_err(|error| no_bus(error.to_string()))
-        };
-        self.connection.get_or_try_init(|| connect).await
+        self.connection.get_or_try_init(|| connect(&self.address)).await
+    }
+
+    /// The bus of a service. A user's own actor is on the session bus, and receives packets from the system's capture.
+    fn address_of(&self, service: Service) -> &Address {
+        match (service, &self.address) {
+            (Service::Capture, Address::Session) => &Address::System,
+            (_, address) => address,
+        }
+    }
+
+    async fn connection_to(&self, service: Service) -> Result<&Connection, Error> {
+        let address = self.address_of(service);
+        let connection = if *address == self.address { &self.connection } else { &self.system };
+        connection.get_or_try_init(|| connect(address)).await
     }
 
     /// The status of capture.
@@ -215,8 +219,10 @@ impl Client {
     /// # Errors
     /// If the bus is unavailable.
     pub async fn packets(&self) -> Result<Packets, Error> {
-        let failed = |error| Error::of_call(&self.address, Service::Capture, "AddMatch", error);
-        let capture = Capture1Proxy::builder(self.connection().await?).cache_properties(CacheProperties::No);
+        let service = Service::Capture;
+        let failed = |error| Error::of_call(self.address_of(service), service, "AddMatch", error);
+        let connection = self.connection_to(service).await?;
+        let capture = Capture1Proxy::builder(connection).cache_properties(CacheProperties::No);
         let capture = capture.build().await.map_err(failed)?;
         Ok(Packets(capture.receive_magic_packet().await.map_err(failed)?))
     }
@@ -299,8 +305,8 @@ impl Client {
         R: for<'d> DynamicDeserialize<'d>,
     {
         let Call { service, interface, method, flags, timeout: time } = call;
-        let connection = self.connection().await?;
-        let failed = |error| Error::of_call(&self.address, service, method, error);
+        let connection = self.connection_to(service).await?;
+        let failed = |error| Error::of_call(self.address_of(service), service, method, error);
         let proxy: Proxy<'_> = Builder::new(connection)
             .destination(service.bus_name())
             .path(service.path())
@@ -313,6 +319,18 @@ impl Client {
         let reply = reply.map_err(|_| Error::NoReply { service, method: method.to_owned(), time })?;
         reply.map_err(failed)?.ok_or_else(|| failed(zbus::Error::InvalidReply))
     }
+}
+
+/// Connects to a bus.
+async fn connect(address: &Address) -> Result<Connection, Error> {
+    let builder = match address {
+        Address::System => connection::Builder::system(),
+        Address::Session => connection::Builder::session(),
+        Address::At(address) => connection::Builder::address(address.clone()),
+    };
+    let connection = timeout(CALL_TIMEOUT, builder.build()).await;
+    let no_bus = |reason| Error::NoBus { address: Box::new(address.clone()), reason };
+    connection.map_err(|_| no_bus("it does not reply".to_owned()))?.map_err(|error| no_bus(error.to_string()))
 }
 
 /// The actor's decisions, received as signals.
