@@ -1,5 +1,4 @@
 //! Hooks of one's own on a host without systemd, with a real libvirtd and the commands of docs/HOOKS.md.
-#![expect(clippy::panic, reason = "a test may panic")]
 
 use wakevirt_tests::host::{Host, PROGRAMS, User, succeed};
 use wakevirt_tests::libvirt::{Libvirtd, QEMU, qemu_domain_with};
