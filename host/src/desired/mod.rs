@@ -38,6 +38,20 @@ pub fn refusals(records: &[Record], topology: &Topology) -> BTreeMap<String, Str
     Isolation::new(records, topology).refusals
 }
 
+/// Updates the refusals of the records. Returns the names of those whose refusal has changed, and the refusal.
+pub fn update_refusals(records: &mut [Record], topology: &Topology) -> Vec<(String, Option<String>)> {
+    let mut refusals = refusals(records, topology);
+    let mut changes = Vec::new();
+    for record in records {
+        let refusal = refusals.remove(&record.name);
+        if refusal != record.refusal {
+            record.refusal.clone_from(&refusal);
+            changes.push((record.name.clone(), refusal));
+        }
+    }
+    changes
+}
+
 /// The records, in the order of their starts, whose CPUs can be isolated. If CPUs do not suffice, the domain that
 /// started last does not get any.
 struct Isolation<'a> {
@@ -107,7 +121,7 @@ impl<'a> Isolation<'a> {
 
 /// The units that should be active.
 fn units(records: &[Record]) -> BTreeSet<String> {
-    let changes_units = |record: &Record| !record.isolated.is_empty() || record.weight.is_some();
+    let changes_units = |record: &Record| !record.own_cpus().is_empty() || record.weight.is_some();
     let drop_ins = records.iter().any(changes_units).then(|| DROP_INS.to_owned());
     let units = records.iter().flat_map(units_of).filter(|unit| unit.len() <= MAX_UNIT_NAME);
     units.chain(drop_ins).collect()

@@ -27,20 +27,8 @@ fn host() -> Topology {
 }
 
 fn record(name: &str) -> Record {
-    Record {
-        name: name.to_owned(),
-        uuid: None,
-        phase: Phase::Started,
-        changed: Duration::ZERO,
-        scope: Some(format!("machine-{name}.scope")),
-        pages: Vec::new(),
-        compact: false,
-        isolated: CpuSet::default(),
-        weight: None,
-        monitor: false,
-        require: false,
-        failures: Vec::new(),
-    }
+    let scope = Some(format!("machine-{name}.scope"));
+    Record { scope, ..Record::new(name, Phase::Started, Duration::ZERO) }
 }
 
 fn isolating(name: &str, set: &str) -> Record {
@@ -157,4 +145,17 @@ fn drop_ins_are_removed_when_no_domain_changes_slices() {
     let weighing = Record { weight: Some(100), ..record("b") };
     assert!(changes(&[record("c"), isolated]) && changes(&[weighing]));
     assert!(!changes(&[record("c")]) && !changes(&[]));
+}
+
+#[test]
+fn a_refused_domain_gets_its_cpus_when_another_stops() {
+    let mut records = vec![isolating("a", "2-7"), isolating("b", "0-1")];
+    let news = update_refusals(&mut records, &host());
+    assert!(matches!(&news[..], [(name, Some(_))] if name == "b"), "{news:?}");
+    assert_eq!((records[0].own_cpus(), records[1].own_cpus()), (cpus("2-7"), CpuSet::default()));
+    assert_eq!(update_refusals(&mut records, &host()), []);
+    records.remove(0);
+    assert_eq!(update_refusals(&mut records, &host()), [("b".to_owned(), None)]);
+    assert_eq!(records[0].own_cpus(), cpus("0-1"));
+    assert_eq!(desired(&records, &host()).allowed_cpus["system.slice"], cpus("2-7"));
 }

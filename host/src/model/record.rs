@@ -55,6 +55,41 @@ pub struct Record {
     pub monitor: bool,
     /// Whether it must not start if the host cannot be prepared: `require`.
     pub require: bool,
+    /// Why its CPUs cannot be isolated while the other domains are active.
+    pub refusal: Option<String>,
     /// Why the preparation failed; empty if it succeeded.
     pub failures: Vec<String>,
+}
+
+impl Record {
+    /// A record of a domain that needs nothing.
+    #[must_use]
+    pub fn new(name: &str, phase: Phase, changed: Duration) -> Self {
+        Self {
+            name: name.to_owned(),
+            uuid: None,
+            phase,
+            changed,
+            pages: Vec::new(),
+            isolated: CpuSet::default(),
+            scope: None,
+            compact: false,
+            weight: None,
+            monitor: false,
+            require: false,
+            refusal: None,
+            failures: Vec::new(),
+        }
+    }
+
+    /// The CPUs that only this domain uses now.
+    #[must_use]
+    pub fn own_cpus(&self) -> CpuSet {
+        if self.refusal.is_none() { self.isolated.clone() } else { CpuSet::default() }
+    }
+
+    /// What the domain does not get, and why.
+    pub fn problems(&self) -> impl Iterator<Item = &str> {
+        self.failures.iter().chain(&self.refusal).map(String::as_str)
+    }
 }

@@ -82,12 +82,12 @@ impl Event {
     }
 }
 
-/// Changes the records by an event.
-pub fn apply(records: &mut Vec<Record>, event: &Event, topology: &Topology) {
+/// Changes the records by an event. Returns whether the event added a record.
+pub fn apply(records: &mut Vec<Record>, event: &Event, topology: &Topology) -> bool {
     let position = records.iter().position(|record| record.name == event.name);
     let old = position.and_then(|position| records.get_mut(position));
     if old.as_ref().is_some_and(|record| event.time <= record.changed) {
-        return;
+        return false;
     }
     match (&event.change, old) {
         (Change::Running(_), Some(record)) => record.enter(Phase::Started, event.time),
@@ -95,12 +95,15 @@ pub fn apply(records: &mut Vec<Record>, event: &Event, topology: &Topology) {
         (Change::Gone, Some(record)) if is_starting(record, event.time) => {}
         (Change::Prepare(needs), _) => {
             remove(records, &event.name);
-            add(records, needs.as_ref(), Phase::Prepared, event, topology);
+            return add(records, needs.as_ref(), Phase::Prepared, event, topology);
         }
-        (Change::Running(needs), None) => add(records, needs.as_ref(), Phase::Started, event, topology),
+        (Change::Running(needs), None) => {
+            return add(records, needs.as_ref(), Phase::Started, event, topology);
+        }
         (Change::Release | Change::Gone, _) => remove(records, &event.name),
         (Change::Stopped, None) => {}
     }
+    false
 }
 
 /// Whether the record is that of a domain that may not have a QEMU process yet.
@@ -112,19 +115,21 @@ fn remove(records: &mut Vec<Record>, name: &str) {
     records.retain(|record| record.name != name);
 }
 
-fn add(records: &mut Vec<Record>, needs: Option<&Needs>, phase: Phase, event: &Event, topology: &Topology) {
-    let Some(needs) = needs.filter(|_| records.len() < MAX_RECORDS) else { return };
+fn add(
+    records: &mut Vec<Record>,
+    needs: Option<&Needs>,
+    phase: Phase,
+    event: &Event,
+    topology: &Topology,
+) -> bool {
+    let Some(needs) = needs.filter(|_| records.len() < MAX_RECORDS) else { return false };
     let mut failures = needs.failures.clone();
     let pages = place::pages(&needs.pages, records, topology).unwrap_or_else(|failure| {
         failures.push(failure);
         Vec::new()
     });
     records.push(Record {
-        name: event.name.clone(),
         uuid: event.uuid,
-        phase,
-        changed: event.time,
-        scope: None,
         pages,
         compact: needs.compact,
         isolated: needs.isolated.clone(),
@@ -132,7 +137,9 @@ fn add(records: &mut Vec<Record>, needs: Option<&Needs>, phase: Phase, event: &E
         monitor: needs.monitor,
         require: needs.require,
         failures,
+        ..Record::new(&event.name, phase, event.time)
     });
+    true
 }
 
 impl Record {

@@ -42,7 +42,9 @@ fn gigantic(count: u64, nodes: &str) -> Needs {
 
 fn play(events: &[Event]) -> Vec<Record> {
     let mut records = Vec::new();
-    events.iter().for_each(|event| apply(&mut records, event, &host()));
+    events.iter().for_each(|event| {
+        apply(&mut records, event, &host());
+    });
     records
 }
 

@@ -24,6 +24,7 @@ pub const MAX_FAILURES: usize = 64;
 ///   "records": [{"name": "win11", "phase": "started", "isolated": "2-7", …}],
 ///   "before": {"possible": "0-7", …},
 ///   "applied": {"overcommit": …, "units": ["wakevirt-domain@win11.target"]},
+///   "is_changing": false,
 ///   "failed_units": [],
 ///   "failures": [{"domain": "win11", "part": "hugepages", "time": 1764324000, "message": "the host has only …"}]
 /// }
@@ -38,6 +39,8 @@ pub struct State {
     pub before: Option<Topology>,
     /// The state that the service last tried to establish.
     pub applied: HostState,
+    /// Whether the service is changing the host to this state.
+    pub is_changing: bool,
     /// The units that did not start. The service does not start them again while their domain is active.
     pub failed_units: BTreeSet<String>,
     /// What has failed, oldest first. At most [`MAX_FAILURES`].
@@ -64,6 +67,7 @@ impl Default for State {
             records: Vec::new(),
             before: None,
             applied: HostState::default(),
+            is_changing: false,
             failed_units: BTreeSet::new(),
             failures: Vec::new(),
         }

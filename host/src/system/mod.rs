@@ -29,6 +29,8 @@ pub const MACHINE_SLICE: &str = "machine.slice";
 pub enum Part {
     /// Huge pages.
     Hugepages,
+    /// Compacting memory.
+    Compact,
     /// CPUs of a domain's own.
     Isolate,
     /// The weight of `machine.slice`.
@@ -41,6 +43,7 @@ impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Hugepages => "hugepages",
+            Self::Compact => "compact",
             Self::Isolate => "isolate",
             Self::Weight => "weight",
             Self::Units => "units",

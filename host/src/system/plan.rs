@@ -64,7 +64,8 @@ impl Step {
     #[must_use]
     pub const fn part(&self) -> Part {
         match self {
-            Self::Compact | Self::Overcommit { .. } | Self::Pool { .. } => Part::Hugepages,
+            Self::Compact => Part::Compact,
+            Self::Overcommit { .. } | Self::Pool { .. } => Part::Hugepages,
             Self::Cpus { .. } | Self::Workqueue { .. } => Part::Isolate,
             Self::Weight { .. } => Part::Weight,
             Self::Start { .. } | Self::Stop { .. } => Part::Units,
@@ -208,6 +209,6 @@ mod tests {
     #[test]
     fn compaction_is_a_command_too() {
         assert_eq!(Step::Compact.to_string(), "echo 1 | tee /sys/devices/system/node/node*/compact");
-        assert_eq!(Step::Compact.part(), Part::Hugepages);
+        assert_eq!(Step::Compact.part(), Part::Compact);
     }
 }

@@ -198,7 +198,10 @@ fn reloads_its_configuration_and_survives_a_restart_of_the_bus() {
 fn starts_units_and_reports_those_that_fail() {
     privileged!();
     let host = Host::new();
-    let debian = site(&host, "prepare-wait = \"2s\"\n[[domain]]\nmatch = \"vm*\"\nrequire = true\n");
+    let debian = site(
+        &host,
+        "prepare-wait = \"2s\"\n[[domain]]\nmatch = \"vm*\"\nprepare = [\"hugepages\"]\nrequire = true\n",
+    );
     let unit = |name: &str, command: &str| {
         debian.write(
             &format!("/etc/systemd/system/{name}.service"),
@@ -219,6 +222,14 @@ fn starts_units_and_reports_those_that_fail() {
     wait::until_true("the target to stop", || {
         debian.sh("systemctl is-active wakevirt-prepare@vmgood.target || true") == "inactive\n"
     });
+    let slow = debian.command("bash").args(["-c", &hook("vmslow", "prepare")]).spawn();
+    // The preparation has not failed as long as it continues.
+    wait::until_true("the preparation to begin", || state(&debian).contains("\"is_changing\": true"));
+    let status = debian.sh("wakevirtctl --json host status");
+    assert!(status.contains("\"changing\": true") || status.contains("\"changing\":true"), "{status}");
+    assert!(!slow.and_then(|mut slow| slow.wait()).is_ok_and(|status| status.success()));
+    assert!(state(&debian).contains("\"is_changing\": false"), "{}", state(&debian));
+    debian.sh(&hook("vmslow", "release"));
     for (name, reason) in [
         ("vmbad", "bad.service is failed"),
         ("vmslow", "wakevirt-prepare@vmslow.target did not start in time"),

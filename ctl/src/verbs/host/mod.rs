@@ -66,7 +66,8 @@ pub enum HostVerb {
     ///
     /// For each value, the verb shows what it was before the first domain, what the active domains need, and what it is
     /// now. It also lists the kernel threads and the interrupts that can use isolated CPUs: they remain there, because
-    /// systemd does not manage them. The exit status is 1 if a domain did not get what it needs, or a value differs.
+    /// systemd does not manage them. The exit status is 1 if a domain did not get what it needs, or if a value
+    /// differs and the service is not changing it at this moment.
     Status(status::Arguments),
     /// Restore the values that the host had before the first domain
     ///

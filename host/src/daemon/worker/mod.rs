@@ -176,8 +176,8 @@ impl Worker {
             return Reply::Done;
         }
         let topology = self.state.before.clone().unwrap_or(topology);
-        records::apply(&mut self.state.records, &event, &topology);
-        self.report_needs(&event);
+        let is_new = records::apply(&mut self.state.records, &event, &topology);
+        self.report_needs(&event, is_new);
         if self.state.before.is_some() {
             self.settle(Some((name, *operation)), deadline).await;
         }
@@ -185,12 +185,11 @@ impl Worker {
     }
 
     /// Reports what a new record cannot get because of the definition or the configuration.
-    fn report_needs(&mut self, event: &Event) {
+    fn report_needs(&mut self, event: &Event, is_new: bool) {
         if matches!(event.change, Change::Prepare(_)) {
             self.state.failures.retain(|failure| failure.domain.as_ref() != Some(&event.name));
         }
-        let is_new = |record: &&Record| record.name == event.name && record.changed == event.time;
-        let record = self.state.records.iter().find(is_new).filter(|_| needs_host(&event.change));
+        let record = self.state.records.iter().find(|record| is_new && record.name == event.name);
         for failure in record.map(|record| record.failures.clone()).unwrap_or_default() {
             self.report(Some(&event.name), None, &failure);
         }
@@ -203,9 +202,10 @@ impl Worker {
     /// The answer to the hook.
     fn reply(&self, name: &str, operation: Operation) -> Reply {
         let record = self.state.records.iter().find(|record| record.name == name);
-        match record.filter(|record| operation == Operation::Prepare && !record.failures.is_empty()) {
+        let reasons: Vec<&str> = record.iter().flat_map(|record| record.problems()).collect();
+        match record.filter(|_| operation == Operation::Prepare && !reasons.is_empty()) {
             Some(record) if record.require => {
-                let reasons = record.failures.join("; ");
+                let reasons = reasons.join("; ");
                 Reply::Refused(format!(
                     "wakevirt: the host cannot be prepared for {}: {reasons}",
                     quoted(name)

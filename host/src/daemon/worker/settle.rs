@@ -8,8 +8,8 @@ use wakevirt_protocol::host::Operation;
 use wakevirt_service::logs::{kind, quoted};
 
 use super::{UnitFailure, Worker};
-use crate::desired::{desired, refusals};
-use crate::model::{CpuSet, HostState, Phase, Record, Topology};
+use crate::desired::{desired, update_refusals};
+use crate::model::{HostState, Phase, Record, Topology};
 use crate::system::{Part, Step, SystemError, is_early, plan};
 
 /// Each attempt after the first one leaves out a part of a domain's preparation that has failed.
@@ -32,10 +32,10 @@ impl Worker {
         });
         self.find_scopes().await;
         for _ in 0..MAX_ATTEMPTS {
-            self.drop_refused();
             let failed = match self.attempt(std::mem::take(&mut compact), deadline).await {
                 Ok(failed) => failed,
                 Err(error) => {
+                    self.state.is_changing = false;
                     self.fail(name, None, &error.to_string());
                     self.is_pending = true;
                     return;
@@ -61,10 +61,12 @@ impl Worker {
         let unknown = |record: &Record| record.phase == Phase::Started && record.scope.is_none();
         let add = isolated.clone().count() > 0 && !isolated.clone().any(unknown) && self.starting.is_empty();
         self.system.update(&mut before, add).await?;
+        self.note_refusals(&before);
         let mut wanted = desired(&self.state.records, &before);
         wanted.units.retain(|unit| !self.state.failed_units.contains(unit));
         self.state.before = Some(before.clone());
         self.state.applied = wanted.clone();
+        self.state.is_changing = true;
         // Before the first step, so that a restarted service can undo it.
         self.save();
         let current = self.system.current(&before).await?;
@@ -122,20 +124,25 @@ impl Worker {
         changed
     }
 
-    /// Removes the isolation of domains whose CPUs cannot be isolated.
-    fn drop_refused(&mut self) {
-        let before = self.state.before.clone().unwrap_or_default();
-        for (name, problem) in refusals(&self.state.records, &before) {
-            let record = self.state.records.iter_mut().find(|record| record.name == name);
-            if let Some(record) = record {
-                record.isolated = CpuSet::default();
+    /// Reports the domains whose CPUs cannot be isolated while other domains are active. If another domain stops, they
+    /// can get their CPUs.
+    fn note_refusals(&mut self, before: &Topology) {
+        for (name, refusal) in update_refusals(&mut self.state.records, before) {
+            match refusal {
+                Some(problem) => self.report(Some(&name), Some(Part::Isolate), &problem),
+                None => tracing::info!(
+                    MESSAGE_ID = kind::HOST_PREPARED,
+                    WAKEVIRT_DOMAIN = name,
+                    "the CPUs of {} are isolated now",
+                    quoted(&name)
+                ),
             }
-            self.fail(Some(&name), Some(Part::Isolate), &problem);
         }
     }
 
     /// Reports the result, and forgets the host's previous values if they are restored.
     fn finish(&mut self, event: Option<(&str, Operation)>) {
+        self.state.is_changing = false;
         let units: BTreeSet<_> = desired(&self.state.records, &Topology::default()).units;
         self.state.failed_units.retain(|unit| units.contains(unit));
         if !self.is_pending {
@@ -148,7 +155,7 @@ impl Worker {
         self.save();
         let Some((name, operation)) = event else { return };
         let record = self.state.records.iter().find(|record| record.name == name);
-        if let Some(record) = record.filter(|record| record.failures.is_empty()) {
+        if let Some(record) = record.filter(|record| record.problems().next().is_none()) {
             let is_new = matches!(operation, Operation::Prepare | Operation::Reconnect);
             if is_new && (operation == Operation::Prepare || record.phase == Phase::Started) {
                 tracing::info!(
@@ -165,12 +172,8 @@ impl Worker {
 /// Removes what failed from a record. Returns whether the record contained it.
 fn remove_part(record: &mut Record, part: Part) -> bool {
     match part {
-        Part::Hugepages => {
-            let had = !record.pages.is_empty() || record.compact;
-            record.pages.clear();
-            record.compact = false;
-            had
-        }
+        Part::Hugepages => !std::mem::take(&mut record.pages).is_empty(),
+        Part::Compact => std::mem::take(&mut record.compact),
         Part::Isolate => !std::mem::take(&mut record.isolated).is_empty(),
         Part::Weight => record.weight.take().is_some(),
         // `failed_units` contains them.

@@ -23,12 +23,12 @@ pub fn check(seen: &Observations) -> Vec<Finding> {
     let is_wanted = |name: &str| seen.wanted_domain().is_none_or(|wanted| wanted.name == name);
     let records = &host.state.records;
     for record in records.iter().filter(|record| is_wanted(&record.name)) {
-        if record.failures.is_empty() {
+        if record.problems().next().is_none() {
             continue;
         }
         let problem = format!("the host is not fully prepared for {}", record.name);
         let finding = Finding::warning("host-not-prepared", problem).advice(advice(&record.name));
-        findings.push(record.failures.iter().fold(finding, |finding, failure| finding.seen(failure)));
+        findings.push(record.problems().fold(finding, |finding, problem| finding.seen(problem)));
     }
     // The latest failure of each domain that is not active, for example because it must not start without its CPUs.
     let mut known: Vec<&str> = records.iter().map(|record| record.name.as_str()).collect();
@@ -65,7 +65,7 @@ fn service(seen: &Observations) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use wakevirt_host::model::{CpuSet, Phase, Record};
+    use wakevirt_host::model::{Phase, Record};
     use wakevirt_host::state::{Failure, State};
 
     use super::*;
@@ -73,20 +73,8 @@ mod tests {
     use crate::verbs::units::parse;
 
     fn record(name: &str, failures: &[&str]) -> Record {
-        Record {
-            name: name.to_owned(),
-            uuid: None,
-            phase: Phase::Started,
-            changed: core::time::Duration::ZERO,
-            pages: Vec::new(),
-            isolated: CpuSet::default(),
-            scope: None,
-            compact: false,
-            weight: None,
-            monitor: false,
-            require: false,
-            failures: failures.iter().map(|failure| (*failure).to_owned()).collect(),
-        }
+        let failures = failures.iter().map(|failure| (*failure).to_owned()).collect();
+        Record { failures, ..Record::new(name, Phase::Started, core::time::Duration::ZERO) }
     }
 
     fn found(host: Preparation, units: &str) -> Vec<&'static str> {

@@ -34,6 +34,8 @@ struct HostStatus {
     /// The state of the service's unit; absent without systemd.
     #[serde(skip_serializing_if = "Option::is_none")]
     service: Option<String>,
+    /// Whether the service is changing the host, so that values can differ from those that the domains need.
+    changing: bool,
     domains: Vec<ShownDomain>,
     values: Vec<HostValue>,
     units: Vec<String>,
@@ -81,9 +83,9 @@ impl From<&Record> for ShownDomain {
             uuid: record.uuid.map(|uuid| uuid.to_string()),
             phase: record.phase,
             pages: pages.collect(),
-            isolated: record.isolated.clone(),
+            isolated: record.own_cpus(),
             weight: record.weight,
-            failures: record.failures.clone(),
+            failures: record.problems().map(str::to_owned).collect(),
         }
     }
 }
@@ -124,13 +126,14 @@ impl HostStatus {
             state.applied
         };
         let isolated =
-            state.records.iter().fold(CpuSet::default(), |all, record| all.union(&record.isolated));
+            state.records.iter().fold(CpuSet::default(), |all, record| all.union(&record.own_cpus()));
         let service = units::system().ok().and_then(|units| {
             let unit = units.get(UNIT)?;
             Some(unit.get(if unit.is_installed() { "ActiveState" } else { "LoadState" }).to_owned())
         });
         let proc = Path::new("/proc");
         Ok(Self {
+            changing: state.is_changing && service.as_deref() == Some("active"),
             service,
             domains: state.records.iter().map(ShownDomain::from).collect(),
             values: values(&before, &wanted, &now),
@@ -143,7 +146,7 @@ impl HostStatus {
 
     fn is_good(&self) -> bool {
         let works = self.domains.iter().all(|domain| domain.failures.is_empty());
-        works && !self.values.iter().any(HostValue::is_wrong)
+        works && (self.changing || !self.values.iter().any(HostValue::is_wrong))
     }
 
     fn print(&self, output: &mut Output) -> io::Result<()> {
@@ -151,6 +154,9 @@ impl HostStatus {
         let service = self.service.as_deref().unwrap_or("unknown");
         let style = if service == "active" { Style::Good } else { Style::Warning };
         table.push(vec![Cell::new("wakevirt-host", Style::Bold), Cell::new(service, style)]);
+        if self.changing {
+            table.push(vec![Cell::new("host", Style::Bold), Cell::plain("being changed")]);
+        }
         for (name, values) in [
             (
                 "kernel threads on isolated CPUs",

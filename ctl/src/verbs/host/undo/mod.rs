@@ -155,26 +155,14 @@ impl Undone {
 
 #[cfg(test)]
 mod tests {
-    use wakevirt_host::model::{CpuSet, PageSize, Pages};
+    use wakevirt_host::model::{PageSize, Pages};
 
     use super::*;
 
     #[test]
     fn names_what_a_running_domain_keeps() {
-        let record = Record {
-            name: "win11".to_owned(),
-            uuid: None,
-            phase: Phase::Started,
-            changed: core::time::Duration::ZERO,
-            pages: vec![Pages { size: PageSize(2048), count: 4, node: None }],
-            isolated: CpuSet::default(),
-            scope: None,
-            compact: false,
-            weight: None,
-            monitor: false,
-            require: false,
-            failures: Vec::new(),
-        };
+        let pages = vec![Pages { size: PageSize(2048), count: 4, node: None }];
+        let record = Record { pages, ..Record::new("win11", Phase::Started, core::time::Duration::ZERO) };
         let kept = kept(&record, &["wakevirt-domain@win11.target".to_owned()].into());
         let kept: Vec<_> = kept.iter().map(|it| (it.domain.as_str(), it.what.as_str())).collect();
         assert_eq!(kept, [("win11", "4 huge pages of 2 MiB"), ("win11", "wakevirt-domain@win11.target")]);
