@@ -17,7 +17,7 @@ use crate::machines::object::VirtualMachine;
 use crate::machines::{MAX_MACHINES, Machine, Machines, Names, domain};
 use crate::uri::ClusterUri;
 use crate::wake::{Cluster, Waker};
-use crate::watch::Watches;
+use crate::watch::{Selected, Watches};
 
 /// KubeVirt in one cluster.
 pub struct KubeVirt {
@@ -32,6 +32,8 @@ struct Connection {
     watches: Watches,
     cluster: Arc<Cluster>,
     names: Names,
+    /// The namespaces that count; `None` if all do.
+    selected: Option<Selected>,
     /// The virtual machines in the list that a watch is receiving, for each watch.
     listed: Vec<HashSet<Uuid>>,
     /// Whether the log says that there are too many.
@@ -85,10 +87,15 @@ impl Driver for KubeVirt {
     async fn connect(&mut self) -> Result<Connected, HypervisorError> {
         let clients = clients(&self.parsed).await?;
         let selector = self.scope.machines.as_deref();
-        let watches = Watches::start(&clients.watch, &self.parsed.namespaces, selector);
+        let mut watches = Watches::start(&clients.watch, &self.parsed.namespaces, selector);
+        let selected = match &self.scope.namespaces {
+            Some(selector) => Some(watches.select(&clients.watch, selector).await?),
+            None => None,
+        };
         let cluster = Arc::new(Cluster::new(clients, Machines::new()));
         let listed = vec![HashSet::new(); watches.count()];
-        let mut connection = Connection { watches, cluster, names: Names::default(), listed, is_full: false };
+        let mut connection =
+            Connection { watches, cluster, names: Names::default(), selected, listed, is_full: false };
         let domains = connection.list(&self.uri).await?;
         let hypervisor = Arc::new(Waker(Arc::clone(&connection.cluster)));
         self.connection = Some(connection);
@@ -197,6 +204,9 @@ impl Connection {
                 return None;
             }
         };
+        if self.selected.as_ref().is_some_and(|selected| !selected.contains(&machine.namespace)) {
+            return None;
+        }
         machine.namespace = self.names.intern(&machine.namespace);
         let (uuid, domain) = (machine.uuid, domain(uri, &machine, object));
         if self.cluster.machines.put(watch, machine) {

@@ -26,6 +26,9 @@ pub enum HypervisorError {
     /// The definition of a domain cannot be parsed.
     #[error("cannot read the domain's definition: {0}")]
     Definition(String),
+    /// The selected namespaces of a cluster have changed, so that the domains must be listed again.
+    #[error("the namespaces that namespace-selector selects have changed")]
+    Scope,
     /// There is no open connection.
     #[error("not connected")]
     NotConnected,

@@ -1,17 +1,20 @@
 //! Watches VirtualMachines: <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>.
 
+mod namespaces;
+
 use std::pin::pin;
 use std::time::Duration;
 
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use wakevirt_actor::hypervisor::HypervisorError;
 
 use crate::client::{code, failed};
 use crate::machines::object::VirtualMachine;
+pub(crate) use namespaces::Selected;
 
 /// The number of VirtualMachines in a page of a list. A page is in memory as a whole.
 const PAGE: u32 = 100;
@@ -32,7 +35,8 @@ pub(crate) type WatchEvent = (usize, Result<Event<VirtualMachine>, HypervisorErr
 pub(crate) struct Watches {
     events: mpsc::Receiver<WatchEvent>,
     count: usize,
-    _tasks: JoinSet<()>,
+    sender: mpsc::Sender<WatchEvent>,
+    tasks: JoinSet<()>,
 }
 
 impl Watches {
@@ -50,7 +54,31 @@ impl Watches {
         for (number, api) in apis.into_iter().enumerate() {
             tasks.spawn(follow(number, api, config.clone(), sender.clone()));
         }
-        Self { events, count, _tasks: tasks }
+        Self { events, count, sender, tasks }
+    }
+
+    /// Returns the namespaces that this label selector selects. When they change, the next event is an error.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub async fn select(&mut self, client: &Client, selector: &str) -> Result<Selected, HypervisorError> {
+        let (listed, selected) = oneshot::channel();
+        let (client, selector, sender) = (client.clone(), selector.to_owned(), self.sender.clone());
+        self.tasks.spawn(async move {
+            // The receiver waits for the list.
+            let result = namespaces::follow(client, selector, |names| drop(listed.send(names))).await;
+            let error = result.err().unwrap_or(HypervisorError::Scope);
+            let _ = sender.send((0, Err(error))).await;
+        });
+        match selected.await {
+            Ok(selected) => Ok(selected),
+            // The task has sent its error, perhaps after events of virtual machines.
+            Err(_) => loop {
+                if let (_, Err(error)) = self.next().await {
+                    return Err(error);
+                }
+            },
+        }
     }
 
     /// The number of watches.
