@@ -1,7 +1,7 @@
-# make demo and make demo-host run demonstrations, make bench runs the benchmarks, and make deb builds the Debian
-# packages. make check runs all tests except those that boot a virtual machine; make check-host runs those. Run these
-# commands as root on Debian 12 or 13 with Rust 1.95 or later. Each command installs the Debian packages that it needs,
-# and can be run repeatedly.
+# make demo and make demo-host run demonstrations, make bench runs the benchmarks, make deb builds the Debian packages, and
+# make image the container image for Kubernetes. make check runs all tests except those that boot a virtual machine; make
+# check-host runs those. Run these commands as root on Debian 12 or 13 with Rust 1.95 or later. Each command installs the
+# Debian packages that it needs, and can be run repeatedly.
 #
 # Run make install and make uninstall as root. PREFIX is /usr/local by default. If DESTDIR is set, only files are
 # installed or removed; no other steps run.
@@ -10,7 +10,7 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall deb demo demo-host check check-host check-kubevirt bench fmt clippy deny fuzz clean
+.PHONY: build install uninstall deb image demo demo-host check check-host check-kubevirt bench fmt clippy deny fuzz clean
 
 # Builds in release mode, as for the Debian package.
 build:
@@ -25,6 +25,11 @@ deb:
 	scripts/prepare deb
 	cargo build --workspace --exclude wakevirt-kubevirt --release --locked
 	scripts/package
+
+image:
+	scripts/prepare image
+	cargo build -p wakevirt-capture -p wakevirt-sniffer -p wakevirt-kubevirt -p wakevirt-ctl --release --locked
+	scripts/image
 
 demo:
 	scripts/prepare demo

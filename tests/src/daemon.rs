@@ -268,7 +268,7 @@ impl DerefMut for Daemon {
 }
 
 /// Returns a different number on each call.
-fn unique_number() -> usize {
+pub(crate) fn unique_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }

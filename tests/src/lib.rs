@@ -33,6 +33,7 @@ pub mod kubernetes;
 pub mod libvirt;
 pub mod manifests;
 pub mod network;
+pub mod pod;
 pub mod process;
 pub mod project;
 pub mod prometheus;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use wakevirt_tests::host::project;
+use wakevirt_tests::host::{built_programs, project, succeed};
 use wakevirt_tests::manifests::{directories, objects, only, program, render, render_at};
 
 /// The capabilities of capture. The overlay `udp-only` leaves out the first one.
@@ -217,7 +217,7 @@ fn probes_and_clients_use_the_bus_of_the_pod() {
 
 /// The name of the ConfigMap changes with its content, so that a change replaces the pods.
 #[test]
-fn configuration_is_valid_and_changes_roll_out() {
+fn configuration_of_capture_is_valid_and_changes_roll_out() {
     let mut names = std::collections::BTreeMap::new();
     for directory in directories() {
         let objects = rendered(&directory);
@@ -229,10 +229,8 @@ fn configuration_is_valid_and_changes_roll_out() {
 
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        let programs = wakevirt_tests::host::built_programs();
-        let mut check = Command::new(programs.join("wakevirt-capture"));
-        check.arg("--check").arg("--config").arg(file.path());
-        let output = wakevirt_tests::host::succeed(&mut check);
+        let mut check = Command::new(built_programs().join("wakevirt-capture"));
+        let output = succeed(check.arg("--check").arg("--config").arg(file.path()));
         assert_eq!(
             output.contains("mode = \"udp\""),
             directory == "overlays/udp-only",
