@@ -97,7 +97,7 @@ fn listens_without_a_service_manager() {
     let site = Site::new(&host);
     let mut command = host.command_as(User::Unprivileged, &format!("{PROGRAMS}/wakevirtctl"));
     command.args(["metrics", "--listen", SOCKET]);
-    let _server = Process::start("wakevirtctl", &mut command);
+    let mut server = Process::start("wakevirtctl", &mut command);
     let listens = || host.sh(&format!("ss -Hltn 'src = {SOCKET}'")).contains("LISTEN");
     wait::until_true("the socket", listens);
     let (head, body) = http_get(&host, SOCKET, "/metrics", "Accept: */*");
@@ -107,6 +107,8 @@ fn listens_without_a_service_manager() {
 
     let second = run(&host, User::Unprivileged, &["metrics", "--listen", SOCKET]);
     assert!(second.status == 1 && second.err.contains("a free port"), "{second:?}");
+    server.signal(Signal::SIGTERM);
+    assert!(server.wait_for_exit().success());
     drop(site);
 }
 

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use wakevirt_service::logs::quoted;
 
 use self::families::families;
@@ -115,8 +116,12 @@ pub async fn run(
         None => None,
     };
     if let Some(listeners) = listeners {
-        http::serve(listeners, client.address().clone()).await;
-        return Ok(Exit::Failure);
+        // The kernel ignores a signal to the first process of a container unless the process handles it.
+        let mut terminated = signal(SignalKind::terminate())?;
+        return tokio::select! {
+            () = http::serve(listeners, client.address().clone()) => Ok(Exit::Failure),
+            _ = terminated.recv() => Ok(Exit::Success),
+        };
     }
     let reading = Reading::take(client).await;
     let mut errors: Vec<_> = reading.errors().collect();
