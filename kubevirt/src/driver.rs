@@ -8,11 +8,12 @@ use std::time::Duration;
 use kube::runtime::watcher::Event;
 use uuid::Uuid;
 use wakevirt_actor::config::Scope;
-use wakevirt_actor::hypervisor::{Commands, Connected, Driver, HypervisorError, Updates};
+use wakevirt_actor::hypervisor::{Commands, Connected, Decisions, Driver, HypervisorError, Updates};
 use wakevirt_actor::model::{Domain, Program};
 use wakevirt_service::logs::{kind, quoted};
 
 use crate::client::clients;
+use crate::events::Events;
 use crate::machines::object::VirtualMachine;
 use crate::machines::{MAX_MACHINES, Machine, Machines, Names, domain};
 use crate::uri::ClusterUri;
@@ -24,6 +25,7 @@ pub struct KubeVirt {
     uri: Arc<str>,
     parsed: ClusterUri,
     scope: Scope,
+    events: Events,
     connection: Option<Connection>,
 }
 
@@ -60,9 +62,10 @@ impl Driver for KubeVirt {
         Ok(())
     }
 
-    fn start(uri: &Arc<str>, scope: &Scope) -> io::Result<Self> {
+    fn start(uri: &Arc<str>, scope: &Scope, decisions: &Decisions) -> io::Result<Self> {
         let parsed = uri.parse().map_err(io::Error::other)?;
-        Ok(Self { uri: Arc::clone(uri), parsed, scope: scope.clone(), connection: None })
+        let events = Events::new(uri, decisions.subscribe());
+        Ok(Self { uri: Arc::clone(uri), parsed, scope: scope.clone(), events, connection: None })
     }
 
     fn commands(uri: &str) -> Commands {
@@ -108,6 +111,7 @@ impl Driver for KubeVirt {
         tokio::select! {
             error = connection.follow(&self.uri, updates) => error.to_string(),
             reason = cluster.lost() => reason,
+            () = self.events.run(&cluster.clients.call) => String::new(),
         }
     }
 

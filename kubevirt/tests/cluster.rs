@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 use wakevirt_actor::config::Scope;
 use wakevirt_actor::engine::attempt::{WakeResult, wake};
-use wakevirt_actor::hypervisor::{AttemptRequest, Hypervisor, Keeper, Terms, Update};
-use wakevirt_actor::model::{Domain, Outcome, Pause, State, Trigger};
+use wakevirt_actor::hypervisor::{AttemptRequest, Decisions, Hypervisor, Keeper, Terms, Update};
+use wakevirt_actor::model::{Decision, Domain, Outcome, Pause, State, Subject, Trigger};
 use wakevirt_actor::policy::rules::{Halted, Handling, Paused};
 use wakevirt_kubevirt::KubeVirt;
 use wakevirt_tests::kubernetes::kind::Kind;
@@ -65,6 +65,7 @@ struct Node {
     updates: mpsc::Receiver<Update>,
     hypervisor: Option<Arc<dyn Hypervisor>>,
     domains: Vec<Domain>,
+    decisions: Decisions,
 }
 
 impl Node {
@@ -72,9 +73,10 @@ impl Node {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (sender, updates) = mpsc::channel(64);
-        let keeper = Keeper::<KubeVirt>::start(uri.into(), scope, sender).unwrap();
+        let decisions = Decisions::new(64);
+        let keeper = Keeper::<KubeVirt>::start(uri.into(), scope, &decisions, sender).unwrap();
         runtime.spawn(keeper.run());
-        Self { runtime, updates, hypervisor: None, domains: Vec::new() }
+        Self { runtime, updates, hypervisor: None, domains: Vec::new(), decisions }
     }
 
     fn next(&mut self) -> Update {
@@ -384,4 +386,40 @@ fn a_flood_starts_at_most_ten_virtual_machines_in_a_second() {
         assert_eq!(node.end(wake).0, Outcome::Started);
     }
     assert!(begin.elapsed() >= Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn decisions_about_the_virtual_machines_of_rules_become_events() {
+    let server = Server::start(&[("a", "Manual")]);
+    let node = server.connect();
+    let domain = node.domains.first().unwrap();
+    let decide = |rule: Option<&str>, outcome, reason: &str| {
+        let subject = Subject::new(None, Some(domain), rule.map(str::to_owned), None);
+        let decision = Decision { subject, outcome, reason: reason.to_owned(), time: 7, latency: None };
+        node.decisions.send(Arc::new(decision)).unwrap();
+    };
+    decide(None, Outcome::NotAllowed, "no rule allows it");
+    for _ in 0..3 {
+        decide(Some("domain = \"n/a\""), Outcome::CoolingDown, "it is cooling down");
+    }
+    decide(Some("domain = \"n/a\""), Outcome::Failed, &"x".repeat(5000));
+    server.api.wait_for("patch", "events", 1);
+    let events = server.api.list(Kind::Event);
+    let texts: std::collections::BTreeSet<_> = events
+        .iter()
+        .map(|event| {
+            (
+                event["reason"].as_str().unwrap(),
+                event["type"].as_str().unwrap(),
+                event["series"]["count"].as_i64(),
+            )
+        })
+        .collect();
+    assert_eq!(texts, [("CoolingDown", "Normal", Some(3)), ("Failed", "Warning", None)].into());
+    for event in events {
+        assert_eq!(event["regarding"]["name"], "a");
+        assert_eq!(event["regarding"]["uid"], domain.id.uuid.to_string());
+        assert!(event["note"].as_str().unwrap().len() <= 1024);
+    }
+    assert_eq!(server.api.count("create", "events"), 2);
 }

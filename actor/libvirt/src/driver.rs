@@ -15,7 +15,8 @@ use crate::monitor::{Monitor, Opened};
 use crate::pool::{MAX_CONNECTIONS, Opener, Pool, PooledConnection, Shared};
 use wakevirt_actor::config::Scope;
 use wakevirt_actor::hypervisor::{
-    AttemptFuture, AttemptRequest, Commands, Connected, Driver, Hypervisor, HypervisorError, Updates, session,
+    AttemptFuture, AttemptRequest, Commands, Connected, Decisions, Driver, Hypervisor, HypervisorError,
+    Updates, session,
 };
 use wakevirt_actor::model::{GROUP, Program};
 
@@ -45,7 +46,7 @@ impl Driver for Libvirt {
         autostart::forbid(uris)
     }
 
-    fn start(uri: &Arc<str>, _scope: &Scope) -> io::Result<Self> {
+    fn start(uri: &Arc<str>, _scope: &Scope, _decisions: &Decisions) -> io::Result<Self> {
         let monitor = Monitor::start(uri)?;
         let pool = Pool::start(uri)?;
         Ok(Self { uri: Arc::clone(uri), monitor, pool, changes: Arc::default() })

@@ -12,7 +12,7 @@ use virt::domain::DomainState;
 use virt::enumutil::Enum;
 use wakevirt_actor::config::Scope;
 use wakevirt_actor::engine::attempt::{WakeResult, wake};
-use wakevirt_actor::hypervisor::{AttemptRequest, Hypervisor, Keeper, Terms, Update};
+use wakevirt_actor::hypervisor::{AttemptRequest, Decisions, Hypervisor, Keeper, Terms, Update};
 use wakevirt_actor::model::{Domain, Outcome, Pause, State, Trigger};
 use wakevirt_actor::policy::rules::{Handling, Paused};
 use wakevirt_actor_libvirt::Libvirt;
@@ -52,7 +52,11 @@ struct Updates(mpsc::Receiver<Update>);
 impl Updates {
     async fn connect() -> (Self, Arc<dyn Hypervisor>, Vec<Domain>) {
         let (sender, updates) = mpsc::channel(64);
-        tokio::spawn(Keeper::<Libvirt>::start(URI.into(), &Scope::default(), sender).unwrap().run());
+        tokio::spawn(
+            Keeper::<Libvirt>::start(URI.into(), &Scope::default(), &Decisions::new(1), sender)
+                .unwrap()
+                .run(),
+        );
         let mut updates = Self(updates);
         match updates.next().await {
             Update::Up(_, hypervisor, domains) => (updates, hypervisor, domains),
@@ -240,8 +244,13 @@ async fn reads_the_opt_in() {
 #[tokio::test]
 async fn retries_a_failed_connection_and_reports_it_once() {
     let (sender, mut updates) = mpsc::channel(1);
-    let keeper =
-        Keeper::<Libvirt>::start("test:///no/such/file.xml".into(), &Scope::default(), sender).unwrap();
+    let keeper = Keeper::<Libvirt>::start(
+        "test:///no/such/file.xml".into(),
+        &Scope::default(),
+        &Decisions::new(1),
+        sender,
+    )
+    .unwrap();
     let keeper = tokio::spawn(keeper.run());
     let first = tokio::time::timeout(Duration::from_secs(10), updates.recv()).await.expect("no update");
     assert!(matches!(first, Some(Update::Down(_))), "the failure is reported");

@@ -78,7 +78,9 @@ fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Serve
     let engine = Engine::new(endpoints, config.policy.clone(), outputs).with_saved_state(state_file, saved);
     tokio::spawn(engine.run(Inputs { packets: packets_out, requests: requests_out, updates: updates_out }));
     for uri in uris {
-        tokio::spawn(Keeper::<D>::start(uri, &config.scope, updates.clone()).map_err(Error::Start)?.run());
+        tokio::spawn(
+            Keeper::<D>::start(uri, &config.scope, &decisions, updates.clone()).map_err(Error::Start)?.run(),
+        );
     }
 
     let owner = (options.common.bus != Address::System).then(|| nix::unistd::geteuid().as_raw());

@@ -12,6 +12,7 @@ use super::log_limiter::{LineKind, Permit};
 use super::wakes::received_at;
 use super::{Engine, Reply};
 use crate::engine::request::WakeReply;
+pub use crate::model::Decision;
 use crate::model::{Outcome, Packet, Subject, Trigger};
 use crate::policy::rules::METADATA;
 
@@ -22,22 +23,6 @@ const MAX_NAME: usize = 255;
 pub(super) const MAX_RULE: usize = 2000;
 /// The maximum length of a reason, in bytes.
 const MAX_REASON: usize = 1000;
-
-/// A decision about a wake, with its outcome.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
-    /// What the decision is about.
-    pub subject: Subject,
-    /// How the wake ended.
-    pub outcome: Outcome,
-    /// The reason for the outcome.
-    pub reason: String,
-    /// When the decision was made: CLOCK_REALTIME, in microseconds.
-    pub time: u64,
-    /// The time from the announcer's timestamp of the packet to the end of the wake, in microseconds. `None` for a
-    /// call.
-    pub latency: Option<u64>,
-}
 
 impl Engine {
     /// Logs the decision, adds it to the history, and sends it to the callers and the D-Bus interface.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::model::{Domain, Id, Outcome, State};
 
 pub use error::HypervisorError;
-pub use keeper::{Commands, Connected, Driver, Endpoint, Keeper, Updates};
+pub use keeper::{Commands, Connected, Decisions, Driver, Endpoint, Keeper, Updates};
 pub use request::{AttemptRequest, Terms};
 pub use step::{Call, next_call};
 

@@ -1,5 +1,6 @@
 //! The values that the modules of the actor exchange.
 
+mod decision;
 mod domain;
 mod labels;
 mod packet;
@@ -7,6 +8,7 @@ mod program;
 mod state;
 mod wake;
 
+pub use decision::Decision;
 pub use domain::{Domain, Id};
 pub use labels::Labels;
 #[cfg(test)]

@@ -93,7 +93,7 @@ impl Attempt<'_> {
         let refusal = refusal.map(|message| format!("; its reply to the start: {}", quoted(&message)));
         let refusal = refusal.unwrap_or_default();
         match run::wait(self.cluster, before, self.request.start_wait).await {
-            Run::Running if accepted => AttemptResult::Done(Outcome::Started, self.started(before)),
+            Run::Running if accepted => AttemptResult::Done(Outcome::Started, self.started(before).await),
             Run::Running => {
                 AttemptResult::Done(Outcome::AlreadyRunning, "another client has just started it".to_owned())
             }
@@ -112,8 +112,9 @@ impl Attempt<'_> {
     }
 
     /// The reason for the outcome `started`.
-    fn started(&self, before: &Machine) -> String {
-        let after = self.cluster.machines.get(before.uuid).map(|machine| machine.strategy);
+    async fn started(&self, before: &Machine) -> String {
+        let after = if before.strategy.is_halted() { self.read(before).await.ok() } else { None };
+        let after = after.map(|machine| machine.strategy);
         match after {
             Some(after) if before.strategy.is_halted() && after != before.strategy => format!(
                 "it was {}; KubeVirt has changed {} to {}, so that it also starts it again when it shuts down",

@@ -8,13 +8,14 @@ use kube::runtime::watcher;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::StreamExt as _;
 
+use super::call;
 use super::cluster::Cluster;
 use crate::machines::Machine;
 use crate::machines::object::Instance;
 
 /// How long an error in the status can be older than the start.
 const STALE: Duration = Duration::from_secs(10);
-/// The delay before the VirtualMachineInstance is watched again after an error.
+/// The delay before a virtual machine is read again, or its VirtualMachineInstance is watched again after an error.
 const DELAY: Duration = Duration::from_secs(1);
 
 /// How a start ended.
@@ -40,16 +41,18 @@ pub(super) async fn wait(cluster: &Cluster, before: &Machine, limit: Duration) -
     loop {
         changes.mark_unchanged();
         let Some(machine) = cluster.machines.get(before.uuid) else { return Run::Gone };
-        if matches!(&*machine.status, "Running" | "Migrating" | "Paused") {
-            return Run::Running;
+        let mut check_at = begin + limit;
+        if machine.error().is_some() && is_stale(&machine, before, begin) {
+            check_at = check_at.min(begin + STALE);
+        } else if end(&machine, before, begin).is_some() {
+            // The watch can be older than the start.
+            let current =
+                call::read(cluster, before).await.ok().and_then(|object| Machine::read(&object).ok());
+            if let Some(end) = current.and_then(|current| end(&current, before, begin)) {
+                return end;
+            }
+            check_at = check_at.min(Instant::now() + DELAY);
         }
-        // Until KubeVirt has handled the start, the status is that from before it.
-        let is_stale = machine.status == before.status && begin.elapsed() < STALE;
-        if let (Some(error), false) = (machine.error(), is_stale) {
-            return Run::Error(error.to_owned());
-        }
-        let limit_at = begin + limit;
-        let check_at = if is_stale { limit_at.min(begin + STALE) } else { limit_at };
         tokio::select! {
             biased;
             () = &mut instance => return Run::Running,
@@ -57,10 +60,27 @@ pub(super) async fn wait(cluster: &Cluster, before: &Machine, limit: Duration) -
             _changed = changes.changed() => {}
             () = sleep_until(check_at) => {}
         }
-        if Instant::now() >= limit_at {
+        if begin.elapsed() >= limit {
             return Run::TooLong(machine.status.into());
         }
     }
+}
+
+/// How the start ended, according to the status of the virtual machine.
+fn end(machine: &Machine, before: &Machine, begin: Instant) -> Option<Run> {
+    if machine.uuid != before.uuid {
+        return Some(Run::Gone);
+    }
+    if matches!(&*machine.status, "Running" | "Migrating" | "Paused") {
+        return Some(Run::Running);
+    }
+    let error = machine.error().filter(|_| !is_stale(machine, before, begin))?;
+    Some(Run::Error(error.to_owned()))
+}
+
+/// Whether the status may be that from before the start: until KubeVirt has handled the start, it does not change.
+fn is_stale(machine: &Machine, before: &Machine, begin: Instant) -> bool {
+    machine.status == before.status && begin.elapsed() < STALE
 }
 
 /// Watches the VirtualMachineInstance by name until it runs. It can be missing at first.

@@ -15,15 +15,12 @@ use wakevirt_actor::hypervisor::HypervisorError;
 use crate::client::{code, failed};
 use crate::machines::object::VirtualMachine;
 pub(crate) use namespaces::Selected;
+use namespaces::{MAX_ERRORS, TIMEOUT};
 
 /// The number of VirtualMachines in a page of a list. A page is in memory as a whole.
 const PAGE: u32 = 100;
-/// How long one watch request lasts, in seconds. If the server does not end the watch by then, the connection is dead.
-const TIMEOUT: u32 = 60;
 /// The maximum number of changes that are queued.
 const QUEUE: usize = 64;
-/// The maximum number of errors in a row, after which the connection counts as lost.
-const MAX_ERRORS: u32 = 5;
 /// The delay after an error. It grows with each error in a row.
 const DELAY: Duration = Duration::from_millis(100);
 

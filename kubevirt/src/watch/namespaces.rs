@@ -11,9 +11,12 @@ use kube::{Api, Client};
 use tokio_stream::StreamExt as _;
 use wakevirt_actor::hypervisor::HypervisorError;
 
-use super::{MAX_ERRORS, TIMEOUT};
 use crate::client::failed;
 
+/// How long one watch request lasts, in seconds. If the server does not end the watch by then, the connection is dead.
+pub(super) const TIMEOUT: u32 = 60;
+/// The maximum number of errors in a row, after which the connection counts as lost.
+pub(super) const MAX_ERRORS: u32 = 5;
 /// The number of namespaces in a page of a list.
 const PAGE: u32 = 500;
 /// The maximum number of selected namespaces.

@@ -89,6 +89,8 @@ pub const DOMAINS_UNREADABLE: &str = "543506c3463d4bd7bfb2fbf436b8345d";
 pub const WAKES_QUEUED: &str = "bb7f40f3d7e748498573adb8ab12e8cf";
 /// Wakes are no longer queued.
 pub const WAKES_NOT_QUEUED: &str = "a13e727f14704403a8250984538ef542";
+/// Decisions do not become Events of Kubernetes.
+pub const EVENT_NOT_WRITTEN: &str = "685954f1c612471e960a5ff3476328ed";
 /// wakevirt-actor receives packets from wakevirt-capture.
 pub const ANNOUNCER_FOUND: &str = "c057dd93d6364a3397bc33bc94360a0f";
 /// wakevirt-capture is not running.

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::timeout;
 use uuid::Uuid;
 use wakevirt_service::bus::Backoff;
@@ -12,7 +12,7 @@ use wakevirt_service::logs::kind;
 
 use super::{Hypervisor, HypervisorError, Update};
 use crate::config::Scope;
-use crate::model::{Domain, Id, Program};
+use crate::model::{Decision, Domain, Id, Program};
 
 /// How long connecting to a hypervisor can take before a warning is logged. The attempt continues.
 const CONNECT_WARNING: Duration = Duration::from_secs(10);
@@ -29,11 +29,12 @@ pub trait Driver: Sized + Send + 'static {
     /// If the process cannot be prepared.
     fn prepare(uris: &[String]) -> io::Result<()>;
 
-    /// Creates the driver for this URI, without connecting. In a cluster, it reports the virtual machines in this scope.
+    /// Creates the driver for this URI, without connecting. In a cluster, it reports the virtual machines in this scope,
+    /// and can report the decisions in the cluster.
     ///
     /// # Errors
     /// If a system resource is unavailable.
-    fn start(uri: &Arc<str>, scope: &Scope) -> io::Result<Self>;
+    fn start(uri: &Arc<str>, scope: &Scope, decisions: &Decisions) -> io::Result<Self>;
 
     /// The shell commands for this URI.
     fn commands(uri: &str) -> Commands;
@@ -50,6 +51,9 @@ pub trait Driver: Sized + Send + 'static {
     /// Closes the connection, even if it is only partially open.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 }
+
+/// All decisions of the actor.
+pub type Decisions = broadcast::Sender<Arc<Decision>>;
 
 /// A configured connection.
 #[derive(Debug, Clone)]
@@ -138,8 +142,13 @@ impl<D: Driver> Keeper<D> {
     ///
     /// # Errors
     /// If the driver cannot be started.
-    pub fn start(uri: Arc<str>, scope: &Scope, sender: mpsc::Sender<Update>) -> io::Result<Self> {
-        Ok(Self { driver: D::start(&uri, scope)?, uri, sender, reported: false })
+    pub fn start(
+        uri: Arc<str>,
+        scope: &Scope,
+        decisions: &Decisions,
+        sender: mpsc::Sender<Update>,
+    ) -> io::Result<Self> {
+        Ok(Self { driver: D::start(&uri, scope, decisions)?, uri, sender, reported: false })
     }
 
     /// Connects, and reconnects whenever the connection is lost, until the receiver of the updates is dropped.

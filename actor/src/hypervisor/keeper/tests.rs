@@ -46,7 +46,7 @@ impl Driver for Scripted {
         Ok(())
     }
 
-    fn start(_: &Arc<str>, _scope: &Scope) -> io::Result<Self> {
+    fn start(_: &Arc<str>, _scope: &Scope, _decisions: &Decisions) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
