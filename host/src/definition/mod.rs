@@ -18,7 +18,7 @@ pub use error::DefinitionError;
 pub use memory::{Backing, PageChoice};
 
 use crate::model::CpuSet;
-use xml::Element;
+pub(crate) use xml::Element;
 
 /// The maximum number of elements, attributes and texts in a definition. The parser needs about 100 bytes for each.
 const MAX_NODES: u32 = 500_000;
@@ -54,16 +54,10 @@ impl Definition {
     /// # Errors
     /// [`DefinitionError`] names the element and what is wrong.
     pub fn read(xml: &str) -> Result<Self, DefinitionError> {
-        if xml.is_empty() || xml.len() > MAX_XML {
-            return Err(DefinitionError::Length);
-        }
-        let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
-        let document = Document::parse_with_options(xml, options)
-            .map_err(|error| DefinitionError::Syntax(error.to_string()))?;
-        let root = Element(document.root_element());
-        if root.name() != "domain" {
-            return Err(DefinitionError::NotADomain);
-        }
+        parse(xml, Self::of)
+    }
+
+    fn of(root: Element<'_, '_>) -> Result<Self, DefinitionError> {
         let (memory, huge) = memory::read(root)?;
         Ok(Self {
             name: root.child_text("name").unwrap_or_default().to_owned(),
@@ -78,6 +72,24 @@ impl Definition {
             shares: root.child("cputune").and_then(|it| it.child_text("shares")?.parse().ok()),
         })
     }
+}
+
+/// Parses a domain's XML, and reads its root element.
+pub(crate) fn parse<T>(
+    xml: &str,
+    read: impl FnOnce(Element<'_, '_>) -> Result<T, DefinitionError>,
+) -> Result<T, DefinitionError> {
+    if xml.is_empty() || xml.len() > MAX_XML {
+        return Err(DefinitionError::Length);
+    }
+    let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
+    let document = Document::parse_with_options(xml, options)
+        .map_err(|error| DefinitionError::Syntax(error.to_string()))?;
+    let root = Element::root(&document);
+    if root.name() != "domain" {
+        return Err(DefinitionError::NotADomain);
+    }
+    read(root)
 }
 
 #[cfg(test)]

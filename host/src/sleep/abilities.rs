@@ -1,6 +1,6 @@
 //! The part of a domain's XML that decides how it can sleep.
 
-use roxmltree::{Document, Node};
+use crate::definition::{DefinitionError, Element, parse};
 
 /// The name of the guest agent's channel: <https://libvirt.org/formatdomain.html#channel>.
 const AGENT: &str = "org.qemu.guest_agent.0";
@@ -18,51 +18,41 @@ pub struct Abilities {
     pub passthrough: bool,
 }
 
-/// The definition is not well-formed XML.
-#[derive(Debug, thiserror::Error)]
-#[error("the domain's definition cannot be parsed: {0}")]
-pub struct BadDefinition(#[from] roxmltree::Error);
-
 impl Abilities {
     /// Reads `<pm>`, the agent's channel, and the devices of the host.
     ///
     /// # Errors
-    /// If the text is not well-formed XML, or contains a DTD.
-    pub fn read(xml: &str) -> Result<Self, BadDefinition> {
-        let document = Document::parse(xml)?;
-        let root = document.root_element();
-        let devices = || children(root, "devices");
+    /// [`DefinitionError`] says what is wrong.
+    pub fn read(xml: &str) -> Result<Self, DefinitionError> {
+        parse(xml, |root| Ok(Self::of(root)))
+    }
+
+    fn of(root: Element<'_, '_>) -> Self {
+        let devices = || root.children("devices");
         let allows = |element| {
-            let mut settings = children(root, "pm").flat_map(|pm| children(pm, element));
+            let mut settings = root.children("pm").flat_map(|pm| pm.children(element));
             !settings.any(|setting| setting.attribute("enabled") == Some("no"))
         };
-        let is_agent = |target: Node<'_, '_>| target.attribute("name") == Some(AGENT);
-        let channels = devices().flat_map(|it| children(it, "channel"));
-        Ok(Self {
-            agent: channels.flat_map(|it| children(it, "target")).any(is_agent),
+        let channels = devices().flat_map(|it| it.children("channel"));
+        let mut targets = channels.flat_map(|it| it.children("target"));
+        Self {
+            agent: targets.any(|target| target.attribute("name") == Some(AGENT)),
             suspend: allows("suspend-to-mem"),
             hibernate: allows("suspend-to-disk"),
-            passthrough: devices().flat_map(|it| it.children()).any(is_passthrough),
-        })
+            passthrough: devices().flat_map(Element::elements).any(is_passthrough),
+        }
     }
 }
 
 /// Whether this device of a domain is a PCI device of the host.
-fn is_passthrough(device: Node<'_, '_>) -> bool {
+fn is_passthrough(device: Element<'_, '_>) -> bool {
     let kind = device.attribute("type");
-    match device.tag_name().name() {
+    match device.name() {
         "hostdev" => kind == Some("pci"),
         "interface" => kind == Some("hostdev"),
         "disk" => kind == Some("nvme"),
         _ => false,
     }
-}
-
-fn children<'a, 'input: 'a>(
-    parent: Node<'a, 'input>,
-    name: &'static str,
-) -> impl Iterator<Item = Node<'a, 'input>> {
-    parent.children().filter(move |child| child.has_tag_name(name))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ mod findings;
 
 use serde::{Deserialize, Serialize};
 
-pub use abilities::{Abilities, BadDefinition};
+pub use abilities::Abilities;
 pub use findings::{findings, refusal};
 
 /// What happens to a domain before the host sleeps.

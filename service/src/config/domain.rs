@@ -41,7 +41,7 @@ impl DomainPattern {
         self.glob.is_some()
     }
 
-    /// The pattern as it was written.
+    /// The value of the key.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
