@@ -1,33 +1,12 @@
 //! The sniffer links only the crates that `dependencies.txt` lists.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeSet;
-use std::process::Command;
-
-/// The names of all crates that the sniffer links on Linux, including indirect dependencies.
-fn dependencies() -> BTreeSet<String> {
-    let output = Command::new(env!("CARGO"))
-        .args(["tree", "--package", "wakevirt-sniffer", "--edges", "normal", "--offline", "--locked"])
-        .args(["--target", "x86_64-unknown-linux-gnu", "--prefix", "none", "--format", "{p}"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let tree = String::from_utf8(output.stdout).unwrap();
-    let names = tree.lines().filter_map(|line| line.split_whitespace().next());
-    names.filter(|name| *name != "wakevirt-sniffer").map(str::to_owned).collect()
-}
+use wakevirt_tests::project::dependencies;
 
 #[test]
 fn dependencies_match_the_committed_list() {
-    let listed: BTreeSet<_> = include_str!("../dependencies.txt").lines().map(str::to_owned).collect();
-    let linked = dependencies();
-    let new: Vec<_> = linked.difference(&listed).collect();
-    let removed: Vec<_> = listed.difference(&linked).collect();
-    assert!(
-        new.is_empty() && removed.is_empty(),
-        "the sniffer's dependencies differ from capture/sniffer/dependencies.txt: new {new:?}, removed {removed:?}. \
-         Each new crate runs in the process that parses untrusted packets: give the reason in the commit \
-         message (CONTRIBUTING.md, Rules) and update the list"
+    dependencies::assert_listed(
+        "wakevirt-sniffer",
+        "capture/sniffer",
+        "Each new crate runs in the process that parses untrusted packets",
     );
 }
