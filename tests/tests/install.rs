@@ -221,6 +221,10 @@ fn install_list_names_every_file() {
     for directory in ["systemd", "dbus", "docs", "cockpit", "ctl/completions"] {
         for (name, _) in files(&project().join(directory)) {
             let source = Path::new(directory).join(name);
+            // The page of a program that only the container image contains.
+            if source.ends_with("man/wakevirt-kubevirt.8") {
+                continue;
+            }
             let is_listed = listed.contains(source.to_str().expect("the path is UTF-8"));
             assert!(
                 is_listed || project().join(&source).is_dir(),
