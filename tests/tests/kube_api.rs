@@ -26,7 +26,7 @@ fn the_shipped_role_grants_what_the_actor_needs() {
     wakevirt_tests::privileged!();
     let host = Host::new();
     let cluster = Cluster::start(&host, &[]);
-    cluster.install_kubeconfig(&host, "127.0.0.1");
+    cluster.install_kubeconfig(&host, "127.0.0.1:6443");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let client = account(&host, &host.read("/run/wakevirt-cluster/token"));
     let send = |method: &str, path: &str, body: &Value| {

@@ -1,5 +1,4 @@
 //! The memory of the actor for KubeVirt in a large cluster.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use wakevirt_tests::host::Host;
 use wakevirt_tests::kubernetes::node::Node;

@@ -5,6 +5,7 @@ use wakevirt_tests::host::Host;
 use wakevirt_tests::kubernetes::cluster::Cluster;
 use wakevirt_tests::kubernetes::kind::Kind;
 use wakevirt_tests::kubernetes::node::Node;
+use wakevirt_tests::kubernetes::proxy::Proxy;
 use wakevirt_tests::kubernetes::virt::machine::VirtualMachine;
 use wakevirt_tests::network::Peer;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
@@ -26,7 +27,7 @@ fn connect(switch: &Host, cluster: &Cluster<'_>, node: &Host, number: usize) {
     switch.cable(&format!("node{number}"), node, "eth0");
     switch.sh(&format!("ip link set node{number} master br0"));
     node.sh(&format!("ip address add 10.77.0.{}/24 dev eth0", 10 + number));
-    cluster.install_kubeconfig(node, "10.77.0.1");
+    cluster.install_kubeconfig(node, "10.77.0.1:6443");
 }
 
 fn mac(number: usize) -> String {
@@ -112,6 +113,32 @@ fn a_node_survives_faults_of_the_api_server() {
     });
     assert_eq!(cluster.starts("late"), 1);
     assert_eq!(node.outcomes("n/first", "failed") + node.outcomes("n/held", "failed"), 0);
+}
+
+#[test]
+#[ignore = "it needs a Kubernetes API server: make check-kubevirt"]
+fn a_node_survives_a_watch_that_breaks_in_the_middle_of_an_event() {
+    wakevirt_tests::privileged!();
+    let (switch, host) = (Host::new(), Host::new());
+    let (cluster, lan) = cluster(&switch);
+    connect(&switch, &cluster, &host, 0);
+    let proxy = Proxy::start(&switch, "10.77.0.1:6444".parse().unwrap(), "127.0.0.1:6443".parse().unwrap());
+    cluster.install_kubeconfig(&host, "10.77.0.1:6444");
+    let node = Node::start(&host, ALLOW);
+    // An event is longer. The events after it arrive on another connection.
+    proxy.cut_after(300);
+    for number in 0..3 {
+        cluster.add(&VirtualMachine::new("n", &format!("vm{number}"), &mac(number)));
+    }
+    proxy.wait_for_cut();
+    for number in 0..3 {
+        let name = format!("vm{number}");
+        wait::until_true("the actor to know the machine", || {
+            send(&lan, number);
+            node.outcomes(&format!("n/{name}"), "started") > 0
+        });
+        assert_eq!(cluster.starts(&name), 1);
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ pub mod client;
 pub mod cluster;
 pub mod kind;
 pub mod node;
+pub mod proxy;
 pub mod server;
 pub mod status;
 pub mod virt;

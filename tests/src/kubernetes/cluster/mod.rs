@@ -135,7 +135,7 @@ impl<'host> Cluster<'host> {
     }
 
     /// Writes `kubeconfig`, `ca.crt` and `token` for the shipped service account to `/run/wakevirt-cluster` on a host.
-    /// The token comes from a TokenRequest.
+    /// The token comes from a TokenRequest. `address` is that of the server or a proxy, with the port.
     ///
     /// # Panics
     /// If the server does not issue a token.
@@ -145,7 +145,7 @@ impl<'host> Cluster<'host> {
         let reply = self.request("POST", path, &body).json();
         let token = reply.pointer("/status/token").and_then(Value::as_str);
         let token = token.unwrap_or_else(|| panic!("there is no token in {reply}"));
-        let (url, directory) = (format!("https://{address}:{PORT}"), "/run/wakevirt-cluster");
+        let (url, directory) = (format!("https://{address}"), "/run/wakevirt-cluster");
         write_kubeconfig(&url, self.authority.certificate(), token, &node.path(directory), directory);
     }
 
@@ -161,6 +161,15 @@ impl<'host> Cluster<'host> {
         let (admin, body) = (self.admin.clone(), body.clone());
         let (method, path) = (method.to_owned(), path.to_owned());
         self.block(async move { admin.request(&method, &path, &body).await.ok() })
+    }
+
+    /// Creates a namespace.
+    ///
+    /// # Panics
+    /// If it exists.
+    pub fn add_namespace(&self, name: &str) {
+        let reply = self.request("POST", "/api/v1/namespaces", &json!({"metadata": {"name": name}}));
+        assert_eq!(reply.status, 201, "{}", reply.text);
     }
 
     /// Creates a VirtualMachine. It starts if its run strategy demands it.
