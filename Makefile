@@ -1,7 +1,8 @@
-# make demo and make demo-host run demonstrations, make bench runs the benchmarks, make deb builds the Debian packages, and
-# make image the container image for Kubernetes. make check runs all tests except those that boot a virtual machine; make
-# check-host runs those. Run these commands as root on Debian 12 or 13 with Rust 1.95 or later. Each command installs the
-# Debian packages that it needs, and can be run repeatedly.
+# make demo, make demo-host and make demo-kubevirt run demonstrations, make bench runs the benchmarks, make deb builds the
+# Debian packages, and make image the container image for Kubernetes. make check runs all tests except those that boot a
+# virtual machine, which make check-host runs, and those with a Kubernetes API server, which make check-kubevirt runs. Run
+# these commands as root on Debian 12 or 13 with Rust 1.95 or later. Each command installs the Debian packages that it
+# needs, and can be run repeatedly.
 #
 # Run make install and make uninstall as root. PREFIX is /usr/local by default. If DESTDIR is set, only files are
 # installed or removed; no other steps run.
@@ -10,7 +11,8 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall deb image demo demo-host check check-host check-kubevirt bench fmt clippy deny fuzz clean
+.PHONY: build install uninstall deb image demo demo-host demo-kubevirt check check-host check-kubevirt bench fmt clippy deny
+.PHONY: fuzz clean
 
 # Builds in release mode, as for the Debian package.
 build:
@@ -40,6 +42,12 @@ demo-host:
 	scripts/prepare check
 	cargo build --workspace --release --locked
 	scripts/demo-host
+
+demo-kubevirt:
+	scripts/prepare demo-kubevirt
+	scripts/kube-apiserver >/dev/null
+	cargo build --workspace --release --locked
+	scripts/demo-kubevirt
 
 check:
 	scripts/check

@@ -3,6 +3,7 @@
 //! It uses the test bench. Only the VMs are simulated, because libvirt's test driver boots nothing.
 
 mod events;
+pub mod kubevirt;
 mod privileges;
 mod screen;
 pub mod vm;
@@ -46,8 +47,13 @@ const COPIES: Duration = Duration::from_millis(50);
 /// Runs the demonstration. Its last line says whether the VMs are running.
 #[must_use]
 pub fn run() -> ExitCode {
+    run_with(&[guard::FOR_DEMO, &["busctl"]].concat(), show)
+}
+
+/// Runs a demonstration that needs these programs.
+fn run_with(programs: &[&str], show: fn(Screen)) -> ExitCode {
     let screen = Screen::new();
-    if let Some(reason) = guard::missing_requirement(&[guard::FOR_DEMO, &["busctl"]].concat()) {
+    if let Some(reason) = guard::missing_requirement(programs) {
         screen.failure(&format!("The demonstration cannot run here: {reason}"));
         return ExitCode::FAILURE;
     }
