@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use wakevirt_tests::host::{Host, PROGRAMS};
 use wakevirt_tests::kubernetes::server::ApiServer;
 use wakevirt_tests::kubernetes::virt::machine::VirtualMachine;
@@ -210,6 +210,31 @@ fn containers_can_restart() {
             cell.lan.etherwake(&mac, &[]);
         }
         cell.api.wait_for("update", "virtualmachines/start", count);
+    }
+}
+
+/// Without one of the capabilities, capture reports an error, or does not receive all packets.
+#[test]
+fn capture_needs_all_its_capabilities() {
+    privileged!();
+    let host = Host::new();
+    let cell = Cell::new(&host);
+    let mut pod = cell.start("base");
+    for (capability, message) in [
+        ("NET_RAW", "capture receives UDP only: the service does not have CAP_NET_RAW"),
+        ("NET_BIND_SERVICE", "cannot listen on UDP 0.0.0.0:9: Permission denied"),
+        ("SETUID", "cannot set the user: EPERM"),
+        ("SETGID", "cannot set the groups: EPERM"),
+        ("SETPCAP", "cannot narrow the bounding set"),
+    ] {
+        let all = pod.spec("capture")["securityContext"]["capabilities"]["add"].clone();
+        let all: Vec<_> = all.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let others: Vec<_> = all.iter().copied().filter(|name| *name != capability).collect();
+        assert_eq!(others.len() + 1, all.len(), "{capability}");
+        pod.restart_with("capture", &others);
+        let _ = pod.log("capture").wait_for(message);
+        pod.restart_with("capture", &all);
+        wait_until_ready(&pod);
     }
 }
 

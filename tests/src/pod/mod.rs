@@ -18,6 +18,7 @@ use crate::host::mounts::{self, Mount};
 use crate::host::{Host, built_programs, project, succeed};
 use crate::manifests::only;
 use crate::process::Process;
+use crate::process::lines::Lines;
 use crate::process::proc::{self, Status};
 use volumes::Volumes;
 
@@ -160,6 +161,35 @@ impl<'host> Pod<'host> {
         for (_, mut process) in self.containers.extract_if(.., |(own, _)| own == name) {
             let _ = process.wait_for_exit();
         }
+    }
+
+    /// The output of a container.
+    ///
+    /// # Panics
+    /// If there is no such container.
+    #[must_use]
+    pub fn log(&self, name: &str) -> &Lines {
+        let found = self.containers.iter().find(|(own, _)| own == name);
+        found.unwrap_or_else(|| panic!("there is no container {name}")).1.log()
+    }
+
+    /// Starts a container again, with these capabilities instead of those in the manifest. It can have exited.
+    ///
+    /// # Panics
+    /// If there is no such container.
+    pub fn restart_with(&mut self, name: &str, capabilities: &[&str]) {
+        for (_, mut process) in self.containers.extract_if(.., |(own, _)| own == name) {
+            if let Some(init) = proc::children(process.pid()).first() {
+                // It can exit at this moment.
+                let _ = kill(*init, Signal::SIGKILL);
+            }
+            let _ = process.wait_for_exit();
+        }
+        let containers = self.spec["containers"].as_array_mut().into_iter().flatten();
+        for container in containers.filter(|it| it["name"] == name) {
+            container["securityContext"]["capabilities"]["add"] = capabilities.into();
+        }
+        self.start_container(name);
     }
 
     /// The part of the manifest about a container.
