@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use wakevirt_tests::host::{Host, PROGRAMS};
 use wakevirt_tests::kubernetes::server::ApiServer;
+use wakevirt_tests::kubernetes::server::fault::{Break, Gone};
 use wakevirt_tests::kubernetes::virt::machine::VirtualMachine;
 use wakevirt_tests::manifests::{directories, objects, only, render};
 use wakevirt_tests::network::Peer;
@@ -249,4 +250,37 @@ fn configuration_of_the_actor_is_valid() {
         let printed = host.sh(&format!("{PROGRAMS}/wakevirt-kubevirt --check"));
         assert!(printed.contains("connections = [\"kubevirt://"), "{directory}: {printed}");
     }
+}
+
+#[test]
+fn doctor_names_missing_addresses_and_permissions() {
+    privileged!();
+    let host = Host::new();
+    let cell = Cell::new(&host);
+    let pod = cell.start("base");
+    let doctor = || {
+        let output = pod.exec("actor", &["/usr/bin/wakevirtctl", "--json", "doctor", "--no-test"]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    cell.api.add(&VirtualMachine::new("restarted", "roaming", ""));
+    for name in ["twin1", "twin2"] {
+        cell.api.add(&VirtualMachine::new("restarted", name, "52:54:00:01:02:05"));
+    }
+    let is_known = || ctl(&pod, "actor", &["list"]).is_ok_and(|list| list.contains("twin2"));
+    wait::until_true("the virtual machines", is_known);
+    let found = doctor();
+    for part in [
+        "\\\"restarted/roaming\\\" has no fixed MAC address",
+        "\\\"restarted/twin1\\\", \\\"restarted/twin2\\\" have the same address",
+        "Kubernetes runs the services, in containers",
+    ] {
+        assert!(found.contains(part), "{part}: {found}");
+    }
+    for command in ["virsh", "systemctl"] {
+        assert!(!found.contains(command), "{command}: {found}");
+    }
+    cell.api.rbac(|rbac| rbac.remove("list", "virtualmachines"));
+    cell.api.expire(Gone::Status);
+    cell.api.break_watches(Break::Between);
+    wait::until_true("the missing permission", || doctor().contains("the verb list for virtualmachines"));
 }
