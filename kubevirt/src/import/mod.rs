@@ -69,7 +69,7 @@ pub fn import(input: &[u8], base: &str) -> Result<(String, Vec<String>), ImportE
     Ok((output::kustomization(base, &notes, &files, &patch), notes))
 }
 
-/// Explains where the rules differ from what kubevirt-wol does with these WolConfigs. Its documentation states that a VM
+/// Explains where the rules differ from what kubevirt-wol does with these WolConfigs. Comments in its source say that a VM
 /// is allowed if any WolConfig selects it. Source: `refreshAllConfigs` in `internal/controller/wolconfig_controller.go`
 /// of commit 7325b48, which discards what a label selector selects, and everything else if there is an explicit mapping.
 fn merged_by_kubevirt_wol(configs: &[WolConfig]) -> Option<String> {
@@ -85,7 +85,7 @@ fn merged_by_kubevirt_wol(configs: &[WolConfig]) -> Option<String> {
         return None;
     };
     Some(format!(
-        "kubevirt-wol (commit 7325b48) {what}. These rules allow a VM if any WolConfig selects it, as its documentation states."
+        "kubevirt-wol (commit 7325b48) {what}. These rules allow a VM if any WolConfig selects it, as the comments in its source say."
     ))
 }
 
