@@ -27,19 +27,6 @@ done
 ls /run/wakevirt-host/spool | wc -l
 "#;
 
-/// Waits until the values are the expected ones. The service checks every few seconds which domains run.
-fn wait_for_values(vm: &mut Vm, expected: &str) {
-    let mut values = String::new();
-    for _ in 0..60 {
-        values = vm.values();
-        if values == expected {
-            return;
-        }
-        vm.sh("sleep 0.5");
-    }
-    assert_eq!(values, expected);
-}
-
 #[test]
 #[ignore = "it boots a virtual machine: make check-host"]
 fn a_domain_survives_what_happens_to_the_preparation() {
@@ -71,7 +58,7 @@ fn libvirt_is_confined(vm: &mut Vm) {
 fn the_service_is_killed(vm: &mut Vm, before: &str, during: &str) {
     // While the domain runs.
     vm.sh("systemctl kill --signal=KILL wakevirt-host.service");
-    wait_for_values(vm, during);
+    vm.wait_for_values(during);
     // While the domain stops and starts, at different steps.
     for delay in ["0", "0.6"] {
         for (verb, expected) in [("destroy", before), ("start", during)] {
@@ -80,14 +67,14 @@ fn the_service_is_killed(vm: &mut Vm, before: &str, during: &str) {
                  virsh --quiet --connect qemu:///system {verb} win11
                  wait"
             ));
-            wait_for_values(vm, expected);
+            vm.wait_for_values(expected);
         }
     }
 }
 
 fn events_are_handled_later(vm: &mut Vm, before: &str, during: &str) {
     vm.virsh("destroy win11");
-    wait_for_values(vm, before);
+    vm.wait_for_values(before);
     vm.sh("systemctl stop wakevirt-host.socket wakevirt-host.service");
     let entries: u32 = vm.sh(OPERATIONS).trim().parse().expect("a number");
     assert_eq!(entries, 100);
@@ -96,10 +83,10 @@ fn events_are_handled_later(vm: &mut Vm, before: &str, during: &str) {
            sed -i '/<memoryBacking>/,/<.memoryBacking>/d' /run/win11.xml; virsh --connect qemu:///system define /run/win11.xml");
     vm.virsh("start win11");
     vm.sh("systemctl start wakevirt-host.socket wakevirt-host.service");
-    wait_for_values(vm, &without_pages(during));
+    vm.wait_for_values(&without_pages(during));
     assert_eq!(vm.sh("ls /run/wakevirt-host/spool"), "");
     vm.virsh("destroy win11");
-    wait_for_values(vm, before);
+    vm.wait_for_values(before);
 }
 
 fn without_pages(values: &str) -> String {

@@ -18,6 +18,8 @@ for unit in system.slice user.slice init.scope machine.slice; do
 done
 echo "CPUWeight of machine.slice=$(cat machine.slice/cpu.weight 2>/dev/null || echo 100)"
 echo "CPUs of systemd=$(sed -n 's/^Cpus_allowed_list:\t//p' /proc/1/status)"
+echo "drop-ins=$(find /run/systemd/system.control /run/systemd/transient /etc/systemd/system.control -path '*.d/*' \
+    ! -path '*/machine-qemu*' 2>/dev/null | sort | paste -sd ' ')"
 echo "units=$(systemctl list-units --no-legend --plain 'wakevirt-*@*' | cut -d ' ' -f 1 | paste -sd ' ')"
 "#;
 
@@ -49,6 +51,22 @@ impl Vm {
     /// If they cannot be read.
     pub fn values(&mut self) -> String {
         self.sh(VALUES)
+    }
+
+    /// Waits until the values are these. The service checks every few seconds which domains run.
+    ///
+    /// # Panics
+    /// If they are different after 30 seconds.
+    pub fn wait_for_values(&mut self, expected: &str) {
+        let mut values = String::new();
+        for _ in 0..60 {
+            values = self.values();
+            if values == expected {
+                return;
+            }
+            self.sh("sleep 0.5");
+        }
+        assert_eq!(values, expected);
     }
 
     /// One of [`Self::values`].
