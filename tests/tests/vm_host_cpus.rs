@@ -67,6 +67,7 @@ fn cpus_belong_to_a_domain_while_it_runs() {
     vm.define(&Domain::new("other"));
     vm.sh(PROCESSES);
     let before = vm.values();
+    let drop_ins = vm.drop_ins();
 
     other_processes_keep_off(&mut vm);
     vm.wait_for_values(&before);
@@ -78,6 +79,10 @@ fn cpus_belong_to_a_domain_while_it_runs() {
     vm.wait_for_values(&before);
     a_domain_gets_more_time_than_the_host(&mut vm);
     vm.wait_for_values(&before);
+    vm.sh(
+        "timeout 100 sh -c 'while systemctl --quiet is-active wakevirt-drop-ins.service; do sleep 0.2; done'",
+    );
+    assert_eq!(vm.drop_ins(), drop_ins);
 }
 
 fn other_processes_keep_off(vm: &mut Vm) {
@@ -86,6 +91,7 @@ fn other_processes_keep_off(vm: &mut Vm) {
     vm.virsh("start isolated");
     assert_eq!(allowed(vm), ["0-1", "0-1", "0-1", "0-3"]);
     assert_eq!(vm.value("devices/virtual/workqueue/cpumask"), "3");
+    assert_ne!(vm.drop_ins(), "");
     assert_eq!(vm.value("CPUs of systemd"), "0-1");
     for unit in ["system.slice/process.service", "user.slice/user-process.service"] {
         assert_eq!(cpus_of_unit(vm, unit), "0-1\n", "{unit}");

@@ -18,10 +18,14 @@ for unit in system.slice user.slice init.scope machine.slice; do
 done
 echo "CPUWeight of machine.slice=$(cat machine.slice/cpu.weight 2>/dev/null || echo 100)"
 echo "CPUs of systemd=$(sed -n 's/^Cpus_allowed_list:\t//p' /proc/1/status)"
-echo "drop-ins=$(find /run/systemd/system.control /run/systemd/transient /etc/systemd/system.control -path '*.d/*' \
-    ! -path '*/machine-qemu*' 2>/dev/null | sort | paste -sd ' ')"
 echo "units=$(systemctl list-units --no-legend --plain 'wakevirt-*@*' | cut -d ' ' -f 1 | paste -sd ' ')"
 "#;
+
+/// Prints the drop-ins that systemd has written, except those for the scopes of domains.
+const DROP_INS: &str = "
+find /run/systemd/system.control /run/systemd/transient /etc/systemd/system.control -path '*.d/*' \
+    ! -path '*/machine-qemu*' 2>/dev/null | sort
+";
 
 impl Vm {
     /// Starts the preparation of this host, with this configuration.
@@ -67,6 +71,11 @@ impl Vm {
             self.sh("sleep 0.5");
         }
         assert_eq!(values, expected);
+    }
+
+    /// The drop-ins that systemd has written, except those for the scopes of domains: a line with the path of each.
+    pub fn drop_ins(&mut self) -> String {
+        self.run(DROP_INS).output
     }
 
     /// One of [`Self::values`].
