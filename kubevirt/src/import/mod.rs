@@ -1,6 +1,6 @@
 //! `wakevirt-kubevirt import`: translates the configuration of kubevirt-wol.
 //!
-//! Data flows in one direction: [`wolconfig`] reads JSON, [`rules`] and [`agent`] translate it, and [`output`] writes a
+//! Data flows in one direction: `wolconfig` reads JSON, `rules` and `agent` translate it, and `output` writes a
 //! kustomization. Names are checked before they are written, so that no text from the input can add a key.
 
 mod agent;

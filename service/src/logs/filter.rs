@@ -190,7 +190,10 @@ impl<'de> Deserialize<'de> for LogFilter {
 impl From<&LogFilter> for Targets {
     fn from(filter: &LogFilter) -> Self {
         let levels = filter.targets.iter().map(|(target, level)| (target, LevelFilter::from(*level)));
-        Self::new().with_targets(levels).with_default(LevelFilter::from(filter.level))
+        let default = LevelFilter::from(filter.level);
+        // The kube crates also log the errors that they return, many times while the API server is unavailable.
+        let kube = if filter.level >= Level::Debug { default } else { LevelFilter::OFF };
+        Self::new().with_target("kube", kube).with_targets(levels).with_default(default)
     }
 }
 
@@ -238,6 +241,18 @@ mod tests {
     fn other_messages_have_the_default_level() {
         let filter: LogFilter = "wakevirt_capture::packets=trace".parse().unwrap();
         assert_eq!(filter.to_string(), "info,wakevirt_capture::packets=trace");
+    }
+
+    #[test]
+    fn messages_of_the_kube_crates_are_details() {
+        let enables = |filter: &str, target: &str| {
+            Targets::from(&filter.parse::<LogFilter>().unwrap()).would_enable(target, &tracing::Level::ERROR)
+        };
+        assert!(
+            !enables("info", "kube_client::client::builder")
+                && enables("debug", "kube_client::client::builder")
+        );
+        assert!(enables("info", "wakevirt_kubevirt::watch") && enables("info", "zbus::connection"));
     }
 
     #[test]
