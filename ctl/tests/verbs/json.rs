@@ -24,7 +24,8 @@ fn man_page_describes_the_json() {
     host.call(User::Root, "org.wakevirt.Actor1", "WakeDomain", &["'vm1'"]).unwrap();
     let optional = packet_keys();
     let optional: Vec<&str> = optional.iter().map(String::as_str).collect();
-    assert_documented(&site.json(&["status"]), &documented("status"), &optional);
+    let with_error: Vec<&str> = [&*optional, &["actor.connections.error"]].concat();
+    assert_documented(&site.json(&["status"]), &documented("status"), &with_error);
     let listed = documented("list");
     let list = site.json(&["list"]);
     let domain = |name: &str| list.as_array().unwrap().iter().find(|domain| domain["name"] == name).unwrap();

@@ -147,12 +147,12 @@ mod tests {
 
     const MANIFEST: &str = "
 kind: Role
-metadata: {name: r, namespace: n}
+metadata: {name: r, namespace: ns}
 rules:
   - {apiGroups: [g], resources: [things], verbs: [get], resourceNames: [a]}
 ---
 kind: RoleBinding
-metadata: {name: b, namespace: n}
+metadata: {name: b, namespace: ns}
 roleRef: {kind: Role, name: r}
 subjects: [{kind: ServiceAccount, name: s, namespace: m}]
 ";
@@ -168,23 +168,23 @@ subjects: [{kind: ServiceAccount, name: s, namespace: m}]
             name: name.map(str::to_owned),
         };
         let user = "system:serviceaccount:m:s";
-        assert!(rbac.allows(user, &access("get", Some("n"), Some("a"))));
+        assert!(rbac.allows(user, &access("get", Some("ns"), Some("a"))));
         for denied in [
-            access("get", Some("n"), Some("b")),
-            access("get", Some("n"), None),
+            access("get", Some("ns"), Some("b")),
+            access("get", Some("ns"), None),
             access("get", None, Some("a")),
-            access("list", Some("n"), Some("a")),
+            access("list", Some("ns"), Some("a")),
         ] {
             assert!(!rbac.allows(user, &denied), "{denied:?}");
         }
-        assert!(!rbac.allows("system:serviceaccount:m:t", &access("get", Some("n"), Some("a"))));
+        assert!(!rbac.allows("system:serviceaccount:m:t", &access("get", Some("ns"), Some("a"))));
         rbac.remove("get", "things");
-        assert!(!rbac.allows(user, &access("get", Some("n"), Some("a"))));
-        let denied = access("get", Some("n"), Some("a")).forbidden(user);
+        assert!(!rbac.allows(user, &access("get", Some("ns"), Some("a"))));
+        let denied = access("get", Some("ns"), Some("a")).forbidden(user);
         assert_eq!(
             denied.message,
             "things.g \"a\" is forbidden: User \"system:serviceaccount:m:s\" cannot get resource \"things\" in API \
-             group \"g\" in the namespace \"n\""
+             group \"g\" in the namespace \"ns\""
         );
     }
 }
