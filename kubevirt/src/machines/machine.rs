@@ -145,10 +145,13 @@ impl Machine {
             ("Stopping" | "Terminating", _) => State::ShuttingDown,
             ("Running" | "Paused", Some(pause)) => State::Paused(pause),
             ("Running" | "Migrating", _) => State::Running,
-            ("Stopped" | "", _) if !self.created => State::ShutOff,
+            // If the guest has powered itself off, the VirtualMachineInstance can remain.
+            ("Stopped", _) => State::ShutOff,
+            ("", _) if !self.created => State::ShutOff,
             ("CrashLoopBackOff", _) => State::Crashed,
             ("Unknown", _) => State::Unknown,
-            // It is off, and would not start.
+            // It is off, and would not start. A status such as Provisioning or an error does not depend on the strategy.
+            (_, _) if !self.created && self.strategy.is_halted() => State::ShutOff,
             (_, _) if !self.created && self.error().is_some() && !self.strategy.starts_by_itself() => {
                 State::ShutOff
             }
@@ -229,6 +232,12 @@ mod tests {
                 starting,
             ),
             (json!({"runStrategy": "Always"}), json!({"printableStatus": "Provisioning"}), starting),
+            (json!({"runStrategy": "Halted"}), json!({"printableStatus": "Provisioning"}), ShutOff),
+            (
+                json!({"runStrategy": "Manual"}),
+                json!({"printableStatus": "Stopped", "created": true}),
+                ShutOff,
+            ),
             (
                 json!({"runStrategy": "Always"}),
                 json!({"printableStatus": "Running", "created": true}),

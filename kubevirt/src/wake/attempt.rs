@@ -18,6 +18,9 @@ use super::rate;
 use super::run::{self, Run};
 use crate::machines::Machine;
 
+/// How long to wait until a virtual machine whose VirtualMachineInstance has ended is reported as off.
+const END_WAIT: Duration = Duration::from_secs(10);
+
 /// Attempts a wake; returns how long it was queued, and its result. Sets `called` when the API server may have started
 /// the virtual machine.
 pub(super) async fn attempt(
@@ -42,7 +45,10 @@ impl Attempt<'_> {
     /// The result, if the attempt ends early.
     async fn run(&self, queued: &mut Duration) -> Result<AttemptResult, AttemptResult> {
         let known = self.cluster.machines.get(self.request.uuid).ok_or_else(gone)?;
-        let mut machine = if self.request.known_off { known } else { self.read(&known).await? };
+        let leaves_halted = self.request.terms.handling.halted == Halted::Leave;
+        // The strategy decides whether a halted virtual machine is left alone, and the watch can be late.
+        let is_known = self.request.known_off && !leaves_halted;
+        let mut machine = if is_known { known } else { self.read(&known).await? };
         let call = loop {
             if machine.state() == State::Paused(Pause::StartingUp) {
                 let accepted = self.request.called;
@@ -52,13 +58,7 @@ impl Attempt<'_> {
             if call != Call::Start {
                 break call;
             }
-            if machine.strategy.is_halted() && self.request.terms.handling.halted == Halted::Leave {
-                let reason = format!(
-                    "the virtual machine has {}, and the rule contains halted = \"leave\"",
-                    machine.strategy
-                );
-                return Err(AttemptResult::Done(Outcome::NotAllowed, reason));
-            }
+            self.check_halted(&machine)?;
             let waited = rate::wait().await;
             *queued += waited;
             if !self.request.after(waited).known_off && self.request.known_off
@@ -69,6 +69,7 @@ impl Attempt<'_> {
                 if machine.state() != State::ShutOff {
                     continue;
                 }
+                self.check_halted(&machine)?;
             }
             break call;
         };
@@ -76,6 +77,17 @@ impl Attempt<'_> {
             Call::Start => self.start(&machine).await,
             Call::Resume | Call::WakeUp => self.resume(&machine).await,
         })
+    }
+
+    /// # Errors
+    /// The result, if the rule leaves a virtual machine with this strategy alone.
+    fn check_halted(&self, machine: &Machine) -> Result<(), AttemptResult> {
+        if !machine.strategy.is_halted() || self.request.terms.handling.halted != Halted::Leave {
+            return Ok(());
+        }
+        let reason =
+            format!("the virtual machine has {}, and the rule contains halted = \"leave\"", machine.strategy);
+        Err(AttemptResult::Done(Outcome::NotAllowed, reason))
     }
 
     async fn start(&self, machine: &Machine) -> AttemptResult {
@@ -133,6 +145,10 @@ impl Attempt<'_> {
                 return AttemptResult::Done(Outcome::Resumed, format!("it was {}", machine.state()));
             }
             Answer::Conflict(message) => message,
+            // The VirtualMachineInstance has just ended; the virtual machine can be started.
+            Answer::Missing => {
+                return AttemptResult::Again { state: machine.state(), wait: END_WAIT, called: false };
+            }
             answer => return self.end(answer),
         };
         match call::read_instance(self.cluster, machine).await {

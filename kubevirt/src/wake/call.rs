@@ -57,6 +57,8 @@ async fn update(
     let path =
         format!("/apis/subresources.kubevirt.io/v1/namespaces/{namespace}/{resource}/{name}/{subresource}");
     let begin = Instant::now();
+    // Whether an earlier request may have been accepted although a gateway reported an error.
+    let mut is_unclear = false;
     loop {
         let request = Request::put(&path).header("content-type", "application/json").body(b"{}".to_vec());
         let request = match request {
@@ -71,10 +73,14 @@ async fn update(
         match code(&error) {
             None => return Answer::Silence(message(&error)),
             Some(401) => return Answer::Silence(message(&error)),
+            Some(409 | 500) if is_unclear => return Answer::Accepted,
             Some(409 | 500) => return Answer::Conflict(message(&error)),
             Some(404) if is_about(&error, name) => return Answer::Missing,
             // A server that has just started answers 404 for the subresources until it has found virt-api.
-            Some(404 | 429 | 502..=504) if begin.elapsed() < RETRY => tokio::time::sleep(delay(&error)).await,
+            Some(status @ (404 | 429 | 502..=504)) if begin.elapsed() < RETRY => {
+                is_unclear |= matches!(status, 502 | 504);
+                tokio::time::sleep(delay(&error)).await;
+            }
             Some(_) => return Answer::Failed(failed(action)(error)),
         }
     }
@@ -82,7 +88,7 @@ async fn update(
 
 /// Whether the error is about the object with this name, not about a missing API.
 fn is_about(error: &kube::Error, name: &str) -> bool {
-    message(error).contains(name)
+    message(error).contains(&format!("\"{name}\""))
 }
 
 /// The delay that the server demands.

@@ -22,8 +22,9 @@ pub(super) async fn wait() -> Duration {
     let now = Instant::now();
     let at = next(&mut STARTS.lock().unwrap_or_else(PoisonError::into_inner), now);
     if at > now {
-        let _waiting = Waiting::new();
+        let mut waiting = Waiting::new(at);
         tokio::time::sleep_until(at).await;
+        waiting.is_over = true;
     }
     now.elapsed()
 }
@@ -46,19 +47,27 @@ fn next(starts: &mut VecDeque<Instant>, now: Instant) -> Instant {
     at
 }
 
-/// Counts a wake as waiting until it is dropped.
-struct Waiting;
+/// Counts a wake as waiting until it is dropped. If the wake ends before its start, others can use its time.
+struct Waiting {
+    at: Instant,
+    is_over: bool,
+}
 
 impl Waiting {
-    fn new() -> Self {
+    fn new(at: Instant) -> Self {
         QUEUED.fetch_add(1, Ordering::Relaxed);
-        Self
+        Self { at, is_over: false }
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         QUEUED.fetch_sub(1, Ordering::Relaxed);
+        let mut starts = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = starts.iter().position(|at| *at == self.at);
+        if let Some(position) = position.filter(|_| !self.is_over) {
+            starts.remove(position);
+        }
     }
 }
 
