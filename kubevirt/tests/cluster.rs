@@ -20,6 +20,7 @@ use wakevirt_tests::kubernetes::server::fault::{Break, Fault, Gone, Matching};
 use wakevirt_tests::kubernetes::status::Failure;
 use wakevirt_tests::kubernetes::virt::Stage;
 use wakevirt_tests::kubernetes::virt::machine::VirtualMachine;
+use wakevirt_tests::wait;
 
 const MAC: &str = "52:54:00:00:00:01";
 const START: &str = "virtualmachines/start";
@@ -315,7 +316,11 @@ fn a_status_that_is_an_error_or_too_much_time_ends_the_wake() {
     let node = server.connect();
     server.api.hold("n", "a", Stage::Scheduling);
     let wake = node.begin(node.request("n/a"));
-    server.api.wait_for("update", START, 1);
+    // KubeVirt sets the status after it has accepted the start.
+    wait::until_true("the virtual machine to start", || {
+        let machine = server.api.read(Kind::VirtualMachine, "n", "a");
+        machine.is_some_and(|machine| machine["status"]["printableStatus"] == "Starting")
+    });
     server.api.report("n", "a", "ErrorUnschedulable");
     let (outcome, reason) = node.end(wake);
     assert_eq!(

@@ -375,7 +375,7 @@ impl ApiServer {
         });
     }
 
-    /// Shuts a VirtualMachine down, as its guest would.
+    /// Shuts a VirtualMachine down.
     pub fn shut_down(&self, namespace: &str, name: &str) {
         self.virt(namespace, name, |shared, namespace, name| async move {
             shared.virt.shut_down(&shared.objects(), &namespace, &name).await;

@@ -181,14 +181,24 @@ impl KubeVirt {
         self.report(objects, namespace, name, status).await;
     }
 
-    /// Shuts a VirtualMachine down, as its guest would.
+    /// Shuts a VirtualMachine down: if its strategy is Always, as a client would, which also makes it Halted, otherwise as
+    /// its guest would. Then, the VirtualMachineInstance remains.
     pub async fn shut_down(&self, objects: &impl Objects, namespace: &str, name: &str) {
-        let _ = objects.delete(Kind::Instance, namespace, name).await;
+        let Ok(vm) = objects.read(Kind::VirtualMachine, namespace, name).await else { return };
+        let remains = strategy::of(&vm) != "Always";
+        if remains {
+            change(objects, Kind::Instance, namespace, name, |instance| {
+                set(instance, &["status", "phase"], json!("Succeeded"));
+            })
+            .await;
+        } else {
+            let _ = objects.delete(Kind::Instance, namespace, name).await;
+        }
         change(objects, Kind::VirtualMachine, namespace, name, |vm| {
-            if vm.pointer("/spec/runStrategy").is_some_and(|strategy| strategy == "Always") {
+            if !remains {
                 set(vm, &["spec", "runStrategy"], json!("Halted"));
             }
-            set(vm, &["status"], json!({"created": false, "ready": false, "printableStatus": "Stopped"}));
+            set(vm, &["status"], json!({"created": remains, "ready": false, "printableStatus": "Stopped"}));
         })
         .await;
     }
@@ -201,7 +211,9 @@ impl KubeVirt {
 /// Sets the phase of a VirtualMachineInstance, unless it has passed that phase.
 fn advance(instance: &mut Value, to: &str) {
     let position = |phase: &str| Stage::WITH_INSTANCE.iter().position(|(_, name)| *name == phase);
-    if position(phase(instance)) < position(to) {
+    // A VirtualMachineInstance without a phase is new; one with another phase has ended.
+    let is_new = phase(instance).is_empty();
+    if is_new || position(phase(instance)).is_some_and(|from| Some(from) < position(to)) {
         set(instance, &["status", "phase"], json!(to));
     }
 }
