@@ -232,12 +232,6 @@ mod tests {
                 starting,
             ),
             (json!({"runStrategy": "Always"}), json!({"printableStatus": "Provisioning"}), starting),
-            (json!({"runStrategy": "Halted"}), json!({"printableStatus": "Provisioning"}), ShutOff),
-            (
-                json!({"runStrategy": "Manual"}),
-                json!({"printableStatus": "Stopped", "created": true}),
-                ShutOff,
-            ),
             (
                 json!({"runStrategy": "Always"}),
                 json!({"printableStatus": "Running", "created": true}),
@@ -268,6 +262,18 @@ mod tests {
             ),
         ] {
             assert_eq!(Machine::read(&object(&spec, &status)).unwrap().state(), state, "{spec} {status}");
+        }
+    }
+
+    #[test]
+    fn a_machine_without_a_running_guest_is_off() {
+        let ended = object(
+            &json!({"runStrategy": "Manual"}),
+            &json!({"printableStatus": "Stopped", "created": true}),
+        );
+        let halted = object(&json!({"runStrategy": "Halted"}), &json!({"printableStatus": "Provisioning"}));
+        for object in [ended, halted] {
+            assert_eq!(Machine::read(&object).unwrap().state(), State::ShutOff);
         }
     }
 }
