@@ -1,6 +1,6 @@
 //! The driver: watches the virtual machines of one cluster, and starts them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,17 +125,21 @@ impl Driver for KubeVirt {
 impl Connection {
     /// Waits for the first list of each watch, and returns all virtual machines.
     async fn list(&mut self, uri: &Arc<str>) -> Result<Vec<Domain>, HypervisorError> {
-        let (mut domains, mut missing) = (Vec::new(), self.watches.count());
-        while missing > 0 {
+        // A watch that is interrupted lists its virtual machines again, perhaps before another one has done so once.
+        let mut missing: HashSet<usize> = (0..self.watches.count()).collect();
+        let mut domains = HashMap::new();
+        while !missing.is_empty() {
             let (watch, event) = self.watches.next().await;
             let event = event?;
-            missing -= usize::from(matches!(event, Event::InitDone));
+            if matches!(event, Event::InitDone) {
+                missing.remove(&watch);
+            }
             self.apply(uri, watch, event, &mut |change| match change {
-                Change::Domain(domain) => domains.push(domain),
-                Change::Gone(uuid) => domains.retain(|domain| domain.id.uuid != uuid),
+                Change::Domain(domain) => drop(domains.insert(domain.id.uuid, domain)),
+                Change::Gone(uuid) => drop(domains.remove(&uuid)),
             });
         }
-        Ok(domains)
+        Ok(domains.into_values().collect())
     }
 
     /// Reports changes until a watch ends; returns its error.
