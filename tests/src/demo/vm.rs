@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::demo::run_with;
 use crate::demo::screen::Screen;
 use crate::host::Host;
 use crate::host::guard;
@@ -64,15 +65,8 @@ const SLEEP: Duration = Duration::from_secs(5);
 /// Runs the demonstration. Its last line says whether it succeeded.
 #[must_use]
 pub fn run() -> ExitCode {
-    let screen = Screen::new();
     let programs = ["qemu-system-x86_64", "qemu-img", "debootstrap", "mke2fs", "busybox", "strip"];
-    if let Some(reason) = guard::missing_requirement(&[guard::FOR_DEMO, &programs].concat()) {
-        screen.failure(&format!("The demonstration cannot run here: {reason}"));
-        return ExitCode::FAILURE;
-    }
-    screen.fail_on_panic();
-    show(screen);
-    ExitCode::SUCCESS
+    run_with(&[guard::FOR_DEMO, &programs].concat(), show)
 }
 
 fn show(screen: Screen) {
