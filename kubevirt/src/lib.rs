@@ -1,8 +1,8 @@
 //! The actor's driver for KubeVirt: it finds virtual machines with the Kubernetes API and starts them.
 //!
-//! Each module can use those before it in this list: `uri` parses connection URIs, `client` connects to an API
-//! server, `machines` holds the virtual machines, `watch` follows them, `wake` starts them, `events` reports the decisions, and the driver connects
-//! these modules to the actor. `import` translates the configuration of kubevirt-wol.
+//! Each module can use those before it in this list: `uri` parses connection URIs, `client` connects to an API server,
+//! `machines` holds the virtual machines, `watch` follows them, `wake` starts them, `events` reports the decisions, and
+//! the driver connects these modules to the actor. `import` translates the configuration of kubevirt-wol.
 
 mod client;
 mod driver;
