@@ -1,8 +1,9 @@
 # make demo, make demo-host and make demo-kubevirt run demonstrations, make bench runs the benchmarks, make deb builds the
 # Debian packages, and make image the container image for Kubernetes. make check runs all tests except those that boot a
-# virtual machine, which make check-host runs, and those with a Kubernetes API server, which make check-kubevirt runs. Run
-# these commands as root on Debian 12 or 13 with Rust 1.95 or later. Each command installs the Debian packages that it
-# needs, and can be run repeatedly.
+# virtual machine, which make check-host runs, those with a Kubernetes API server, which make check-kubevirt runs, and
+# most of those with other init systems and distributions, which make check-anywhere runs. Run these commands as root on
+# Debian 12 or 13 with Rust 1.95 or later. Each command installs the Debian packages that it needs, and can be run
+# repeatedly.
 #
 # Run make install and make uninstall as root. PREFIX is /usr/local by default. If DESTDIR is set, only files are
 # installed or removed; no other steps run.
@@ -11,8 +12,8 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall deb image demo demo-host demo-kubevirt check check-host check-kubevirt bench fmt clippy deny
-.PHONY: fuzz clean
+.PHONY: build install uninstall deb image demo demo-host demo-kubevirt check check-host check-kubevirt check-anywhere
+.PHONY: bench fmt clippy deny fuzz clean
 
 # Builds in release mode, as for the Debian package.
 build:
@@ -57,6 +58,9 @@ check-host:
 
 check-kubevirt:
 	scripts/check-kubevirt
+
+check-anywhere:
+	scripts/check-anywhere
 
 bench:
 	scripts/prepare bench
