@@ -51,6 +51,8 @@ export function origin(details) {
 
 /** Describes what caused a decision. */
 export function requester(decision) {
+    if (decision.trigger === "autostart")
+        return "autostart";
     if (decision.trigger !== "call")
         return origin(decision) || "packet";
     return decision.caller === undefined ? "call" : `call by user ID ${decision.caller}`;

@@ -116,7 +116,7 @@ export class Packets {
             replace(at, time(details.timestamp ?? Date.now() * 1000));
         replace(address, mac && element("code", {}, visible(mac)), found && element("small", {}, name(found)));
         if (!sender.textContent)
-            replace(sender, details.trigger === "call" ? "call" : origin(details),
+            replace(sender, ["call", "autostart"].includes(details.trigger) ? details.trigger : origin(details),
                     details.transport && element("small", {}, details.transport));
         if (outcome)
             decided.replaceChildren(...decision(this.actor, mac, outcome, details).flat());

@@ -1,5 +1,6 @@
 //! The configuration: `actor.toml` and the command line.
 
+mod autostart;
 mod cluster;
 mod options;
 
@@ -88,8 +89,9 @@ impl Config {
             Some(directory) => config::load_directory(directory, owner)?,
             None => config::load(options.common.config.as_deref(), owner)?,
         };
-        if !program.is_cluster {
-            file.check_cluster_keys(program)?;
+        match program.is_cluster {
+            true => file.check_libvirt_keys(program)?,
+            false => file.check_cluster_keys(program)?,
         }
         let config = Self::new(file, options, program);
         check_uris(&config.connections, program).map_err(|problem| config::ConfigError::Option {
@@ -129,6 +131,7 @@ impl Config {
         let policy = Policy {
             rules,
             aliases: file.alias.into_iter().map(Spanned::into_inner).collect(),
+            autostart: file.autostart.unwrap_or_default().into_iter().map(|it| it.0).collect(),
             timing,
             file: path,
         };
@@ -139,7 +142,7 @@ impl Config {
 impl fmt::Display for Config {
     /// Writes the configuration in the format of `actor.toml`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Policy { rules, aliases, timing, file: _ } = &self.policy;
+        let Policy { rules, aliases, autostart, timing, file: _ } = &self.policy;
         let shown = |duration| format!("\"{}\"", HumanDuration::from(duration));
         writeln!(f, "connections = {}", toml_array(&self.connections))?;
         for (key, selector) in
@@ -151,6 +154,9 @@ impl fmt::Display for Config {
         if let Metadata::CountsIn(namespaces) = rules.metadata() {
             let namespaces: Vec<_> = namespaces.iter().cloned().collect();
             writeln!(f, "metadata-namespaces = {}", toml_array(&namespaces))?;
+        }
+        if !rules.is_of_cluster() {
+            writeln!(f, "autostart = {}", toml_array(autostart))?;
         }
         writeln!(f, "hold = {}\nshutdown-wait = {}", shown(timing.hold), shown(timing.shutdown_wait))?;
         if rules.is_of_cluster() {
@@ -170,6 +176,11 @@ impl fmt::Display for Config {
 struct ActorFile {
     connections: Option<Connections>,
     metadata: Option<bool>,
+    #[serde(deserialize_with = "autostart::names")]
+    autostart: Option<Vec<autostart::Name>>,
+    /// The file with the key `autostart`.
+    #[serde(skip)]
+    autostart_file: Option<Arc<Path>>,
     #[serde(deserialize_with = "hold")]
     hold: Option<HumanDuration>,
     #[serde(deserialize_with = "shutdown_wait")]
@@ -202,6 +213,17 @@ impl ActorFile {
             ("start-wait", self.start_wait.is_some()),
         ];
         keys.into_iter().find_map(|(key, is_present)| is_present.then_some(key))
+    }
+
+    /// Rejects the key that only the program for libvirt has.
+    fn check_libvirt_keys(&self, program: &Program) -> Result<(), config::ConfigError> {
+        let Some(file) = &self.autostart_file else { return Ok(()) };
+        let problem = format!(
+            "the key autostart is for wakevirt-actor; remove it: {} does not use it, because KubeVirt starts virtual \
+             machines according to their run strategy",
+            program.name
+        );
+        Err(config::ConfigError::Limit { path: file.to_path_buf(), problem })
     }
 
     /// Rejects the keys that only the program for a cluster has.
@@ -253,6 +275,8 @@ impl config::Layer for ActorFile {
         Self {
             connections: self.connections.or(lower.connections),
             metadata: self.metadata.or(lower.metadata),
+            autostart: self.autostart.or(lower.autostart),
+            autostart_file: self.autostart_file.or(lower.autostart_file),
             hold: self.hold.or(lower.hold),
             shutdown_wait: self.shutdown_wait.or(lower.shutdown_wait),
             cool_down: self.cool_down.or(lower.cool_down),
@@ -275,6 +299,7 @@ impl config::Layer for ActorFile {
             line: lines.line_at(span.start),
         };
         let cluster_key = self.cluster_key().map(|key| (Arc::clone(&file), key));
+        let autostart_file = self.autostart.is_some().then(|| Arc::clone(&file));
         let allow = self.allow.into_iter().map(|rule| {
             let span = rule.span();
             Spanned::new(span.clone(), rule.into_inner().at(origin(span)))
@@ -283,7 +308,7 @@ impl config::Layer for ActorFile {
             let span = alias.span();
             Spanned::new(span.clone(), alias.into_inner().at(origin(span)))
         });
-        Self { allow: allow.collect(), alias: alias.collect(), cluster_key, ..self }
+        Self { allow: allow.collect(), alias: alias.collect(), cluster_key, autostart_file, ..self }
     }
 
     fn check_limits(&self) -> Result<(), String> {

@@ -77,6 +77,8 @@ fn the_example_contains_every_key_with_its_default() {
         metadata_namespaces,
         start_wait,
         cluster_key: _,
+        autostart,
+        autostart_file: _,
         log,
         allow,
         alias,
@@ -84,7 +86,7 @@ fn the_example_contains_every_key_with_its_default() {
     assert_eq!(connections, Some(Connections(vec![Program::TEST.uri.to_owned()])));
     assert_eq!(log, Some(LogFilter::default()));
     let defaults = Timing::default();
-    assert_eq!(metadata, Some(true));
+    assert_eq!((metadata, autostart), (Some(true), Some(Vec::new())));
     assert_eq!(
         [hold, shutdown_wait, cool_down],
         [defaults.hold, defaults.shutdown_wait, defaults.cool_down]
@@ -175,6 +177,8 @@ fn errors_name_the_file_the_line_and_the_solution() {
         ("hold = \"300000000000years\"", 1, "the duration must be at most \"7days\""),
         ("shutdown-wait = \"2days\"", 1, "the duration must be at most \"1day\""),
         ("cool-down = \"25h\"", 1, "the duration must be at most \"1day\""),
+        ("autostart = [\"a\", \"\"]", 1, "a name is empty"),
+        ("autostart = [\"a\\nb\"]", 1, "control character"),
         ("[[allow]]\ndomain = \"\"", 2, "empty"),
         ("[[allow]]\nmac = \"52:54\"", 2, "not a MAC address"),
         ("[[allow]]\ndomian = \"a\"", 2, "did you mean \"domain\""),
@@ -202,6 +206,7 @@ fn errors_name_the_file_the_line_and_the_solution() {
 fn shows_a_valid_configuration_file() {
     let text = r#"connections = ["a:///", "b:///"]
 metadata = false
+autostart = ["win[1]", "6695eb01-f6a4-8304-79aa-97f2502e193f"]
 hold = "2m"
 shutdown-wait = "1s"
 cool-down = "0s"
@@ -338,6 +343,7 @@ const PARTS: &[&str] = &[
     "#",
     "\u{202e}",
     "\n[[allow]]\ndomain = \"a\"\n",
+    "autostart = [\"a\"]\n",
     "\n[[alias]]\nmac = \"52:54:00:00:00:01\"\ndomain = \"a\"\n",
 ];
 
@@ -358,6 +364,12 @@ proptest! {
     fn does_not_panic_on_any_text(text in "\\PC{0,200}") {
         let _ = toml::from_str::<ActorFile>(&text);
     }
+}
+
+#[test]
+fn the_program_for_a_cluster_rejects_autostart() {
+    let error = load_for(&Program::CLUSTER, "autostart = [\"web/vm1\"]").unwrap_err();
+    assert!(error.starts_with("FILE: the key autostart is for wakevirt-actor; remove it: "), "{error}");
 }
 
 #[test]

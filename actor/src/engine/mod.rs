@@ -4,6 +4,7 @@
 //! task does not take a lock and never waits for a hypervisor: each wake runs in its own task.
 
 pub mod attempt;
+mod autostart;
 mod calls;
 mod early_requests;
 mod explain;
@@ -91,6 +92,8 @@ pub struct Engine {
     fetched: JoinSet<(Packet, Result<Password, String>)>,
     history: History,
     state_file: StateFile,
+    /// The hypervisors whose domains were started by `autostart` since boot.
+    autostarted: Vec<String>,
     position: Position,
     /// Whether the state has changed since it was last saved.
     unsaved: bool,
@@ -120,6 +123,7 @@ impl Engine {
             fetched: JoinSet::new(),
             history: History::default(),
             state_file: StateFile::default(),
+            autostarted: Vec::new(),
             position: Position::default(),
             unsaved: false,
             saved_at: Instant::now(),
@@ -135,6 +139,7 @@ impl Engine {
     pub fn with_saved_state(mut self, state_file: StateFile, saved: SavedState) -> Self {
         self.state_file = state_file;
         self.position = saved.position;
+        self.autostarted = saved.autostarted;
         self.pending.restore(saved.packets);
         self.wakes.restore(saved.wakes);
         saved.abandoned.into_iter().for_each(|wake| self.report_abandoned(wake));
@@ -230,9 +235,13 @@ impl Engine {
         if !self.state_file.is_available() {
             return;
         }
-        let position = self.position.clone();
-        let (packets, wakes) = (self.pending.packets(), self.wakes.saved());
-        self.state_file.save(&SavedState { position, packets, wakes, abandoned: Vec::new() });
+        self.state_file.save(&SavedState {
+            position: self.position.clone(),
+            packets: self.pending.packets(),
+            wakes: self.wakes.saved(),
+            autostarted: self.autostarted.clone(),
+            abandoned: Vec::new(),
+        });
     }
 }
 

@@ -51,7 +51,7 @@ impl Engine {
     /// Whether to log the decision. Decisions about packets that did not wake a domain are limited: anyone can cause
     /// them.
     fn log_permit(&mut self, decision: &Decision) -> Permit {
-        if decision.subject.trigger() == Trigger::Call || decision.outcome.is_success() {
+        if decision.subject.trigger() != Trigger::Packet || decision.outcome.is_success() {
             return Permit::Log;
         }
         self.log_limiter.check(LineKind::of(decision), Instant::now())
@@ -132,8 +132,10 @@ impl fmt::Display for Decision {
         }
         match packet {
             None => {
-                write!(f, "called")?;
-                self.subject.caller.map_or(Ok(()), |caller| write!(f, " by {caller}"))?;
+                match self.subject.caller {
+                    Some(caller) => write!(f, "called by {caller}")?,
+                    None => write!(f, "{}", Trigger::Autostart.as_str())?,
+                }
                 mac.map_or(Ok(()), |mac| write!(f, " for {mac}"))?;
             }
             Some(packet) => write!(f, "{}", describe(packet))?,
@@ -208,7 +210,7 @@ mod tests {
     use wakevirt_protocol::MacAddr;
 
     use super::*;
-    use crate::model::Id;
+    use crate::model::{Authority, Caller, Id};
 
     /// The log lines of this decision.
     fn logged(decision: &Decision, last: bool) -> String {
@@ -293,9 +295,13 @@ mod tests {
             decision.to_string(),
             r#"started: domain "win\u{1b}[2J", packet for 52:54:00:00:00:01 from 192.168.1.5 on "br0\n" in VLAN 20, rule domain = "win*": it was shut off"#
         );
-        decision.subject = Subject::new(Some(mac), None, None, None);
+        let caller = Caller { user: 0, authority: Authority::User };
+        decision.subject = Subject::new(Some(mac), None, None, None).called_by(caller);
         decision.outcome = Outcome::Ambiguous;
         decision.reason = "two domains have it".to_owned();
-        assert_eq!(decision.to_string(), "ambiguous: called for 52:54:00:00:00:01: two domains have it");
+        assert_eq!(
+            decision.to_string(),
+            "ambiguous: called by root for 52:54:00:00:00:01: two domains have it"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Warns about rules that do not match any domain, once all domains are known.
+//! Warns about rules and names that do not match any domain, once all domains are known.
 
 use wakevirt_service::logs::{kind, shown};
 
@@ -6,8 +6,8 @@ use super::Engine;
 use crate::policy::rules::Metadata;
 
 impl Engine {
-    /// Warns about each rule that does not match any domain, and warns if no packet can wake a domain. Runs once for
-    /// each configuration, as soon as all domains are known.
+    /// Warns about each rule that does not match any domain, about each name in `autostart` that no domain has, and
+    /// if no packet can wake a domain. Runs once for each configuration, as soon as all domains are known.
     pub(super) fn check_rules(&mut self) {
         if self.rules_checked || self.hypervisors.is_any_unavailable() {
             return;
@@ -24,6 +24,7 @@ impl Engine {
                 );
             }
         }
+        self.check_autostart();
         if rules.is_empty() {
             self.log_metadata_permissions();
         }

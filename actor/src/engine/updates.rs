@@ -18,6 +18,7 @@ impl Engine {
                 self.publish();
                 self.check_rules();
                 self.start_held_wakes(&uri);
+                self.autostart(&uri);
                 self.decide_held_packets();
                 self.handle_early_requests_if_settled();
             }

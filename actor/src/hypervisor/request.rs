@@ -56,7 +56,7 @@ impl Terms {
     /// Whether a wake with these terms does everything that a wake with the other terms would do.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        let trigger = self.trigger == Trigger::Call || other.trigger == Trigger::Packet;
+        let trigger = self.trigger != Trigger::Packet || other.trigger == Trigger::Packet;
         trigger && self.handling.covers(other.handling)
     }
 

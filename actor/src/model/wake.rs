@@ -20,6 +20,8 @@ pub enum Trigger {
     Packet,
     /// An authorised caller on the bus. The rules do not apply.
     Call,
+    /// The `autostart` key of the configuration. The rules do not apply.
+    Autostart,
 }
 
 impl Trigger {
@@ -29,6 +31,7 @@ impl Trigger {
         match self {
             Self::Packet => "packet",
             Self::Call => "call",
+            Self::Autostart => "autostart",
         }
     }
 }
@@ -91,15 +94,15 @@ impl fmt::Display for Caller {
 /// What a decision is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
-    /// The requested MAC address. `None` if a caller named the domain.
+    /// The requested MAC address. `None` if a caller or the configuration named the domain.
     pub mac: Option<MacAddr>,
     /// The domain, and its name at the time of the decision.
     pub domain: Option<(Id, String)>,
     /// The rule that allows the wake, or whose conditions the packet does not meet, as written in the configuration.
     pub rule: Option<String>,
-    /// The packet. `None` for a call.
+    /// The packet, if one requested the wake.
     pub packet: Option<Packet>,
-    /// The caller. `None` for a packet.
+    /// The caller, if one requested the wake.
     pub caller: Option<Caller>,
 }
 
@@ -127,10 +130,14 @@ impl Subject {
         Self { caller: Some(caller), ..self }
     }
 
-    /// Whether a packet or a call requested it.
+    /// What requested it.
     #[must_use]
     pub const fn trigger(&self) -> Trigger {
-        if self.packet.is_some() { Trigger::Packet } else { Trigger::Call }
+        match (&self.packet, &self.caller) {
+            (Some(_), _) => Trigger::Packet,
+            (None, Some(_)) => Trigger::Call,
+            (None, None) => Trigger::Autostart,
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Policy {
     pub rules: Rules,
     /// Additional MAC addresses of domains.
     pub aliases: Vec<Alias>,
+    /// The names or UUIDs of the domains that are started once after each boot.
+    pub autostart: Vec<String>,
     /// How long wakes wait, and how long packets are ignored.
     pub timing: Timing,
     /// The administrator's configuration file, for log messages.

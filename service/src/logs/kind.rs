@@ -53,6 +53,10 @@ pub const RULE_INTERFACE_MISSING: &str = "9a9ff6a489c14fb5a8fe88185cdaf0d4";
 pub const NOTHING_ALLOWED: &str = "3489ff05951748099594c1227c1cdec4";
 /// Only domain metadata allows wakes.
 pub const METADATA_ALLOWS: &str = "3128f6b951dc4240b57ec878217d8635";
+/// A domain in the autostart list does not exist.
+pub const AUTOSTART_UNKNOWN: &str = "63ea3ba51b5447d4a030e5524dbcb35f";
+/// The domains in the autostart list are not started.
+pub const AUTOSTART_SKIPPED: &str = "587b473ccc35459fa8032bb4abd84f3f";
 /// wakevirt-actor is connected to a hypervisor.
 pub const HYPERVISOR_CONNECTED: &str = "5f1cc64f2c594753ae3b2eb4b0edb61c";
 /// wakevirt-actor cannot connect to a hypervisor.

@@ -137,6 +137,7 @@ pub fn items(table: Option<&str>, key: &str, count: usize) -> String {
         _ => {
             let item = |number: usize| match key {
                 "connections" => format!("\"test:///{number}\""),
+                "autostart" => format!("\"vm{number}\""),
                 "ports" | "vlans" => number.to_string(),
                 "listen" => format!("\"127.0.0.1:{}\"", number + 1),
                 "interfaces" | "outgoing" => format!("\"eth{number}\""),

@@ -30,6 +30,8 @@ pub struct SavedState {
     pub packets: Vec<Packet>,
     /// Wakes that are running or held.
     pub wakes: Vec<SavedWake>,
+    /// The hypervisors whose domains were started by `autostart` since boot.
+    pub autostarted: Vec<String>,
     /// Wakes that were pending during two crashes. They are not tried again.
     #[serde(skip)]
     pub abandoned: Vec<SavedWake>,

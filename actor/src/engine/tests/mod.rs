@@ -1,5 +1,6 @@
 //! Tests of the engine with a simulated hypervisor.
 
+mod autostart;
 mod early;
 mod explain;
 mod fake;

@@ -36,7 +36,7 @@ fn short(names: &[&str], allow: &[&str], trigger: Trigger) -> String {
     let details = PacketDetails::default();
     let requester = match trigger {
         Trigger::Packet => Requester::Packet(&details, Presented::NotFetched),
-        Trigger::Call => Requester::Call,
+        Trigger::Call | Trigger::Autostart => Requester::Call,
     };
     shown(admit(found, &rules, MAC, requester))
 }

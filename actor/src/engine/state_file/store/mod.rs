@@ -16,7 +16,7 @@ use crate::model::Position;
 
 const FILE: &str = "state";
 /// The version of the format, which is the first byte of the file.
-const VERSION: u8 = 8;
+const VERSION: u8 = 9;
 /// The number of consecutive crashes after which a packet or wake is abandoned.
 const MAX_CRASHES: u8 = 2;
 /// After this time in one process, a packet or wake that is only held is no longer a suspect if the process crashes.

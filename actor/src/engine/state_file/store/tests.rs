@@ -44,7 +44,13 @@ fn wake(number: u128, packet: Option<&Packet>) -> SavedWake {
 
 fn state(packets: &[Packet], wakes: &[SavedWake]) -> SavedState {
     let position = Position::of(&packet(9));
-    SavedState { position, packets: packets.to_vec(), wakes: wakes.to_vec(), abandoned: Vec::new() }
+    SavedState {
+        position,
+        packets: packets.to_vec(),
+        wakes: wakes.to_vec(),
+        autostarted: vec!["test:///default".to_owned()],
+        abandoned: Vec::new(),
+    }
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -156,7 +162,8 @@ fn abandons_packets_and_wakes_that_were_pending_during_two_crashes() {
     let (_, state) = StateFile::open_in(directory.path());
     assert_eq!((state.wakes, state.abandoned), (vec![], vec![later]));
     let (_, state) = StateFile::open_in(directory.path());
-    assert_eq!(state, SavedState { position: all.position, ..SavedState::default() });
+    let (position, autostarted) = (all.position, all.autostarted);
+    assert_eq!(state, SavedState { position, autostarted, ..SavedState::default() });
 }
 
 #[test]
