@@ -29,6 +29,7 @@ pub mod debian;
 pub mod demo;
 pub mod hook;
 pub mod host;
+pub mod init;
 pub mod kubernetes;
 pub mod libvirt;
 pub mod manifests;
