@@ -1,5 +1,5 @@
 # make demo, make demo-host and make demo-kubevirt run demonstrations, make bench runs the benchmarks, make deb builds the
-# Debian packages, and make image the container image for Kubernetes. make check runs all tests except those that boot a
+# Debian packages, make image the container image for Kubernetes, and make dist the source archive. make check runs all tests except those that boot a
 # virtual machine, which make check-host runs, those with a Kubernetes API server, which make check-kubevirt runs, and
 # most of those with other init systems and distributions, which make check-anywhere runs. Run these commands as root on
 # Debian 12 or 13 with Rust 1.95 or later. Each command installs the Debian packages that it needs, and can be run
@@ -12,12 +12,12 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall deb image demo demo-host demo-kubevirt check check-host check-kubevirt check-anywhere
+.PHONY: build install uninstall deb image dist demo demo-host demo-kubevirt check check-host check-kubevirt check-anywhere
 .PHONY: bench fmt clippy deny fuzz clean
 
 # Builds in release mode, as for the Debian package.
 build:
-	cargo build --workspace --release --locked
+	scripts/build --workspace
 
 # Installs the files that are already built, so that root need not run cargo.
 install uninstall:
@@ -26,28 +26,31 @@ install uninstall:
 # The packages do not contain wakevirt-kubevirt.
 deb:
 	scripts/prepare deb
-	cargo build --workspace --exclude wakevirt-kubevirt --release --locked
+	scripts/build --workspace --exclude wakevirt-kubevirt
 	scripts/package
 
 image:
 	scripts/prepare image
-	cargo build -p wakevirt-capture -p wakevirt-sniffer -p wakevirt-kubevirt -p wakevirt-ctl --release --locked
+	scripts/build -p wakevirt-capture -p wakevirt-sniffer -p wakevirt-kubevirt -p wakevirt-ctl
 	scripts/image
+
+dist:
+	scripts/dist
 
 demo:
 	scripts/prepare demo
-	cargo build --workspace --release --locked
+	scripts/build --workspace
 	scripts/demo
 
 demo-host:
 	scripts/prepare check
-	cargo build --workspace --release --locked
+	scripts/build --workspace
 	scripts/demo-host
 
 demo-kubevirt:
 	scripts/prepare demo-kubevirt
 	scripts/kube-apiserver >/dev/null
-	cargo build --workspace --release --locked
+	scripts/build --workspace
 	scripts/demo-kubevirt
 
 check:
