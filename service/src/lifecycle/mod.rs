@@ -23,6 +23,10 @@ const EX_CONFIG: u8 = 78;
 /// How long a service that failed to start waits before it exits, under a service manager.
 const FAILED_START: Duration = Duration::from_secs(3);
 
+/// The environment variable that requests a newline on standard output when the service is ready: the protocol of s6
+/// (`notification-fd` in its documentation of service directories), dinit and OpenRC (`notify=fd:1`).
+const NOTIFY_STDOUT: &str = "WAKEVIRT_NOTIFY_STDOUT";
+
 /// Whether the service has reported that it is ready.
 static READY: AtomicBool = AtomicBool::new(false);
 
@@ -71,7 +75,13 @@ impl Signals {
 
 /// Reports to the service manager that the service is ready, and what it is doing.
 pub fn ready(status: &str) {
-    READY.store(true, Ordering::Relaxed);
+    let was_ready = READY.swap(true, Ordering::Relaxed);
+    if !was_ready && std::env::var_os(NOTIFY_STDOUT).is_some() {
+        let mut out = io::stdout().lock();
+        if let Err(error) = out.write_all(b"\n").and_then(|()| out.flush()) {
+            tracing::debug!("cannot notify the service manager on standard output: {error}");
+        }
+    }
     notify(&[NotifyState::Ready, NotifyState::Status(&status::set_activity(status))]);
 }
 
@@ -101,13 +111,14 @@ pub fn exit_code(program: &str, error: &dyn Error, misconfigured: bool) -> ExitC
 /// that never became ready therefore waits before it exits: otherwise, a persistent error would keep the host busy and
 /// fill its log. (systemd 254 and later have `RestartSteps=` for this: systemd.service(5).)
 fn failed() -> ExitCode {
-    if std::env::var_os("NOTIFY_SOCKET").is_some() && !READY.load(Ordering::Relaxed) {
+    let has_manager = ["NOTIFY_SOCKET", NOTIFY_STDOUT].iter().any(|name| std::env::var_os(name).is_some());
+    if has_manager && !READY.load(Ordering::Relaxed) {
         std::thread::sleep(FAILED_START);
     }
     ExitCode::FAILURE
 }
 
-/// Sends a notification. Does nothing without a service manager (`NOTIFY_SOCKET` is not set).
+/// Sends a notification. Does nothing if `NOTIFY_SOCKET` is not set.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!("cannot notify the service manager of {state:?}: {error}");

@@ -65,6 +65,28 @@ fn notifies_the_service_manager() {
 
 #[test]
 #[ignore = "the second process of another test"]
+fn second_is_ready() {
+    if testing::is_second() {
+        print!("<");
+        ready("");
+        print!("-");
+        ready("");
+        print!(">");
+    }
+}
+
+#[test]
+fn writes_one_newline_to_standard_output_on_request() {
+    for (name, output) in [(NOTIFY_STDOUT, "<\n->"), ("OTHER", "<->")] {
+        let mut command = testing::second_process(&[], "lifecycle::tests::second_is_ready");
+        command.env_remove("NOTIFY_SOCKET").env(name, "1");
+        let (stdout, _) = testing::run(command);
+        assert!(stdout.contains(output), "{stdout:?}");
+    }
+}
+
+#[test]
+#[ignore = "the second process of another test"]
 fn second_sends_keep_alive_messages() {
     if testing::is_second() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -120,6 +142,7 @@ fn a_failed_start_waits_under_a_service_manager() {
     };
     fails(&[]);
     fails(&[("NOTIFY_SOCKET", "/nonexistent/notify"), ("WAITS", "")]);
+    fails(&[(NOTIFY_STDOUT, "1"), ("WAITS", "")]);
     fails(&[("NOTIFY_SOCKET", "/nonexistent/notify"), ("WAS_READY", "")]);
 }
 
