@@ -6,7 +6,8 @@
 # repeatedly.
 #
 # Run make install and make uninstall as root. PREFIX is /usr/local by default. If DESTDIR is set, only files are
-# installed or removed; no other steps run.
+# installed or removed; no other steps run. INIT is systemd by default; openrc, runit, s6 and shepherd install the files
+# of these init systems instead of units.
 
 # If rustup was just installed, its directory is not yet in PATH.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -21,7 +22,7 @@ build:
 
 # Installs the files that are already built, so that root need not run cargo.
 install uninstall:
-	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' scripts/install $@
+	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' INIT='$(INIT)' scripts/install $@
 
 # The packages do not contain wakevirt-kubevirt.
 deb:

@@ -23,6 +23,8 @@ const BEFORE: &[&str] = &[
 ];
 /// Directories that exist and are empty before the installation. They must not be removed.
 const EMPTY: &[&str] = &[
+    "etc/conf.d",
+    "etc/init.d",
     "etc/libvirt/hooks",
     "opt",
     "usr/local/bin",
@@ -34,6 +36,9 @@ const EMPTY: &[&str] = &[
 
 /// The prefixes to test. The first is the default.
 const PREFIXES: [&str; 3] = ["/usr/local", "/usr", "/opt/wakevirt"];
+
+/// The values of INIT. The first is the default.
+const INITS: [&str; 3] = ["systemd", "s6", "shepherd"];
 
 /// Files and directories by path, each with mode and content. The content of a directory is empty; the content of a
 /// symbolic link is its target.
@@ -102,34 +107,73 @@ fn list() -> Vec<(String, PathBuf)> {
 
 /// The source and the target of each file in a package.
 fn list_of(package: &str) -> Vec<(String, PathBuf)> {
+    list_with(package, INITS[0])
+}
+
+/// The source and the target of each file in a package, or of all files, for an init system.
+fn list_with(package: &str, init: &str) -> Vec<(String, PathBuf)> {
     let mut install = Command::new(project().join("scripts/install"));
-    let list = succeed(install.arg("list").env("PREFIX", "/usr").env("PACKAGE", package));
+    let install = install.arg("list").env("PREFIX", "/usr").env("PACKAGE", package).env("INIT", init);
+    let list = succeed(install);
     let lines = list.lines().map(|line| line.split_once('\t').expect("a line has a source and a target"));
     lines.map(|(source, target)| (source.to_owned(), target.trim_start_matches('/').into())).collect()
 }
 
 #[test]
 fn uninstall_removes_all_installed_files() {
-    for prefix in PREFIXES {
+    let prefixes = PREFIXES.map(|prefix| (prefix, INITS[0])).into_iter();
+    for (prefix, init) in prefixes.chain(INITS[1..].iter().map(|init| ("/usr", *init))) {
+        let case = format!("PREFIX={prefix} INIT={init}");
         let root = root();
         let before = files(root.path());
-        succeed(&mut make("install", root.path(), prefix));
+        let make = |target: &str| {
+            let mut make = make(target, root.path(), prefix);
+            if init != INITS[0] {
+                make.arg(format!("INIT={init}"));
+            }
+            succeed(&mut make);
+        };
+        make("install");
         let installed = files(root.path());
-        assert!(before.iter().all(|(name, file)| installed.get(name) == Some(file)), "{prefix}");
+        assert!(before.iter().all(|(name, file)| installed.get(name) == Some(file)), "{case}");
         let new = installed.keys().filter(|name| !before.contains_key(*name));
         let new = new.filter(|name| !root.path().join(name).is_dir()).count();
-        assert_eq!(new, list().len(), "{prefix}: not every file in the list has its own target");
+        assert_eq!(new, list_with("", init).len(), "{case}: not every file in the list has its own target");
 
         // Install a second time, as an upgrade does.
-        succeed(&mut make("install", root.path(), prefix));
-        assert!(files(root.path()) == installed, "{prefix}");
+        make("install");
+        assert!(files(root.path()) == installed, "{case}");
 
-        succeed(&mut make("uninstall", root.path(), prefix));
+        make("uninstall");
         let after = files(root.path());
         let names = |files: &Files| files.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(&after), names(&before), "{prefix}");
-        assert!(after == before, "{prefix}: a file that existed before was changed");
+        assert_eq!(names(&after), names(&before), "{case}");
+        assert!(after == before, "{case}: a file that existed before was changed");
     }
+}
+
+#[test]
+fn other_init_systems_get_their_own_files_instead_of_units() {
+    let units = list_of("").iter().filter(|(source, _)| source.starts_with("systemd/")).count();
+    for init in &INITS[1..] {
+        let list = list_with("", init);
+        let sources: Vec<&str> = list.iter().map(|(source, _)| source.as_str()).collect();
+        // Users, groups, directories and permissions have one list for all init systems.
+        let kept: Vec<_> = sources.iter().filter(|source| source.starts_with("systemd/")).collect();
+        let is_list = |source: &str| source.ends_with(".sysusers.conf") || source.ends_with(".tmpfiles.conf");
+        let is_kept = |source: &str| is_list(source) || source == "systemd/host/restore-host";
+        assert!(kept.iter().all(|source| is_kept(source)), "{init}: {kept:?}");
+        assert!((1..units).contains(&kept.len()), "{init}");
+        assert!(sources.iter().any(|source| source.starts_with(&format!("init/{init}/"))), "{init}");
+        for source in sources {
+            let other = source.strip_prefix("init/").and_then(|rest| rest.split_once('/'));
+            assert!(other.is_none_or(|(directory, _)| directory == *init), "{init}: {source}");
+        }
+    }
+    let unknown = Command::new(project().join("scripts/install")).arg("list").env("INIT", "sysv").output();
+    let unknown = unknown.expect("the script runs");
+    let error = String::from_utf8_lossy(&unknown.stderr);
+    assert!(!unknown.status.success() && error.contains("INIT=sysv is not supported"), "{error}");
 }
 
 #[test]
@@ -217,8 +261,9 @@ fn links_in_installed_pages_lead_to_installed_files() {
 
 #[test]
 fn install_list_names_every_file() {
-    let listed: BTreeSet<String> = list().into_iter().map(|(source, _)| source).collect();
-    for directory in ["systemd", "dbus", "docs", "cockpit", "ctl/completions"] {
+    let all = INITS.iter().flat_map(|init| list_with("", init));
+    let listed: BTreeSet<String> = all.map(|(source, _)| source).collect();
+    for directory in ["systemd", "init", "dbus", "docs", "cockpit", "ctl/completions"] {
         for (name, _) in files(&project().join(directory)) {
             let source = Path::new(directory).join(name);
             // The page of a program that only the container image contains.
