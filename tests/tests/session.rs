@@ -288,14 +288,25 @@ fn user_unit_prefers_virtqemud() {
     let _ = session_daemon(&host, &["virtqemud"]).log().wait_for("this is virtqemud");
 }
 
+/// A daemon in another runtime directory, which does not show the same virtual machines as running, is also a reason to
+/// wait. Daemons of other users are not.
 #[test]
-fn user_unit_ignores_a_stale_pid_file() {
+fn user_unit_waits_for_other_daemons_of_the_user() {
     privileged!();
     let host = Host::new();
     let _session = Session::start(&host);
-    // The PID file of a killed daemon: another process now has the ID, the file is empty, or no process has the ID.
-    for pid in ["1\n", "", "99999999"] {
-        host.write(&format!("{RUNTIME}/libvirt/libvirtd.pid"), pid);
-        let _ = session_daemon(&host, &["libvirtd"]).log().wait_for("this is libvirtd");
-    }
+    host.sh("mkdir /run/daemons; cp /bin/sleep /run/daemons/libvirtd; cp /bin/sleep /run/daemons/virtqemud");
+    let mut of_root = Process::start("of root", host.command("/run/daemons/libvirtd").arg("infinity"));
+    let mut elsewhere = as_user(&host, "/run/daemons/libvirtd");
+    let mut elsewhere = Process::start("elsewhere", elsewhere.arg("infinity").env_remove("XDG_RUNTIME_DIR"));
+    let mut script = session_daemon(&host, &["virtqemud"]);
+    let _ = script.log().wait_for("with a different runtime directory");
+    let mut here = Process::start("here", as_user(&host, "/run/daemons/virtqemud").arg("infinity"));
+    elsewhere.kill();
+    let log = script.log().wait_for("virtqemud is already running");
+    assert!(!log.contains("different"), "{log}");
+    here.kill();
+    let _ = script.log().wait_for("this is virtqemud");
+    assert_eq!(script.wait_for_exit().code(), Some(0));
+    of_root.kill();
 }

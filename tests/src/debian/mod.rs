@@ -3,6 +3,7 @@
 
 pub mod inventory;
 pub mod package;
+pub mod ssh;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

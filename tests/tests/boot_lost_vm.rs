@@ -1,0 +1,182 @@
+//! A user's virtual machine that is running and is shown as shut off: its causes, and that it does not happen with the
+//! user units. The user logs in over SSH, as a member of the `kvm` group only.
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+use wakevirt_tests::bus::Kind;
+use wakevirt_tests::debian::{Debian, ssh};
+use wakevirt_tests::host::{Host, succeed};
+use wakevirt_tests::libvirt::qemu_domain_with;
+use wakevirt_tests::process::Process;
+use wakevirt_tests::{privileged, wait};
+
+const USER: &str = "alice";
+const DOMAIN: &str = "own";
+const MAC: &str = "52:54:00:12:34:56";
+/// The pgrep(1) patterns for QEMU processes and libvirt daemons.
+const GUEST: &str = "qemu-system";
+const DAEMON: &str = "(libvirtd|virtqemud)";
+/// sshd starts no session for a login.
+const WITHOUT_PAM: (&str, &str) = ("no-pam.conf", "UsePAM no\n");
+/// The shipped drop-in for sshd.
+const DROP_IN: &str = "docs/examples/ssh/10-wakevirt-session.conf";
+
+/// Boots a Debian system on which wakevirt is installed, and capture and an SSH server are running. The user has a
+/// domain.
+fn site(host: &Host) -> Debian<'_> {
+    let mut debian = Debian::new(host, Kind::DbusDaemon);
+    debian.install();
+    let interface =
+        format!("<interface type='user'><mac address='{MAC}'/><model type='virtio'/></interface>");
+    debian.write(&format!("/root/{DOMAIN}.xml"), &qemu_domain_with(DOMAIN, &interface));
+    debian.boot();
+    ssh::install(&debian);
+    debian.sh(&format!(
+        "systemctl start wakevirt-capture
+         useradd --create-home --user-group --groups kvm --shell /bin/bash {USER}
+         install -m 644 /root/{DOMAIN}.xml /home/{USER}/
+         install -d -o {USER} -g {USER} /home/{USER}/.config /home/{USER}/.config/libvirt
+         cp /etc/libvirt/qemu.conf /home/{USER}/.config/libvirt/qemu.conf"
+    ));
+    ssh::authorize(&debian, USER);
+    debian
+}
+
+/// The process IDs of a program that the user runs.
+fn processes(debian: &Debian<'_>, program: &str) -> Vec<String> {
+    let pids = debian.sh(&format!("pgrep --uid {USER} --full '(^|/){program}' || true"));
+    pids.lines().map(str::to_owned).collect()
+}
+
+/// The state of the domain that the user's programs show, in a new SSH session.
+fn state(debian: &Debian<'_>) -> String {
+    virsh(debian, &format!("domstate {DOMAIN}"))
+}
+
+/// Runs virsh(1) as the user, in a new SSH session.
+fn virsh(debian: &Debian<'_>, command: &str) -> String {
+    ssh::run(debian, USER, &format!("virsh --quiet --connect qemu:///session {command}")).trim().to_owned()
+}
+
+/// The state of the domain that another host shows, which connects over SSH with a URI without parameters.
+fn state_over_ssh(debian: &Debian<'_>) -> String {
+    let uri = format!("qemu+ssh://{USER}@127.0.0.1/session");
+    succeed(debian.command("virsh").args(["--quiet", "--connect", &uri, "domstate", DOMAIN]))
+        .trim()
+        .to_owned()
+}
+
+/// Logs in over SSH until [`log_out`].
+fn log_in(debian: &Debian<'_>) -> Process {
+    let line = "echo hello; until test -e /tmp/log-out; do sleep 0.1; done";
+    let session = Process::start("a login", &mut ssh::command(debian, USER, line));
+    let _ = session.log().wait_for("hello");
+    session
+}
+
+fn log_out(debian: &Debian<'_>, mut session: Process) {
+    debian.sh("touch /tmp/log-out");
+    let _ = session.wait_for_exit();
+    debian.sh("rm /tmp/log-out");
+}
+
+/// Waits until logind(8) has removed the user's runtime directory, and has forgotten the user.
+fn wait_for_logout(debian: &Debian<'_>) {
+    let exists =
+        format!("{{ ls /run/user; loginctl --no-legend list-users; }} | grep -cw $(id -u {USER}) || true");
+    let gone = wait::within(wait::TIMEOUT * 3, || (debian.sh(&exists) == "0\n").then_some(()));
+    assert!(gone.is_some(), "the runtime directory still exists");
+}
+
+/// Kills all processes of the user.
+fn end_everything(debian: &Debian<'_>) {
+    debian.sh(&format!("pkill --signal KILL --uid {USER}"));
+    wait_for_logout(debian);
+}
+
+/// Starts the user's libvirt daemon with the user units, without a login.
+fn enable_units(debian: &Debian<'_>) {
+    debian.sh(&format!("loginctl enable-linger {USER}"));
+    let bus = format!("test -S /run/user/$(id -u {USER})/bus && echo yes || true");
+    wait::until_true("the user's service manager", || debian.sh(&bus) == "yes\n");
+    debian.in_session(USER, "systemctl --user enable --now wakevirt-actor");
+    let connected = || debian.user_journal("wakevirt-actor").contains("connected to qemu:///session");
+    wait::until_true("the user's actor to connect to the daemon", connected);
+}
+
+/// A system service starts the daemon in the runtime directory of a login, as the user. logind(8) removes that directory
+/// after the last logout, and QEMU keeps running.
+#[test]
+#[ignore = "make check-anywhere"]
+fn vm_is_lost_when_its_runtime_directory_goes() {
+    privileged!();
+    let host = Host::new();
+    let debian = site(&host);
+    let session = log_in(&debian);
+    virsh(&debian, &format!("define {DOMAIN}.xml"));
+    let daemon = processes(&debian, DAEMON).join(" ");
+    debian.sh(&format!(
+        "kill {daemon}; while kill -0 {daemon} 2>/dev/null; do sleep 0.1; done
+         uid=$(id -u {USER})
+         systemd-run --unit=own-vms --property=User={USER} --property=KillMode=process \
+             --setenv=XDG_RUNTIME_DIR=/run/user/$uid --setenv=HOME=/home/{USER} libvirtd
+         until test -S /run/user/$uid/libvirt/libvirt-sock; do sleep 0.1; done"
+    ));
+    virsh(&debian, &format!("start {DOMAIN}"));
+    assert_eq!(state(&debian), "running");
+    log_out(&debian, session);
+    wait_for_logout(&debian);
+
+    // The VM is running, and is shown as shut off.
+    let guest = processes(&debian, GUEST);
+    assert_eq!(guest.len(), 1, "{guest:?}");
+    assert_eq!(state(&debian), "shut off");
+    assert_eq!(state_over_ssh(&debian), "shut off");
+    assert_eq!(processes(&debian, GUEST), guest);
+    end_everything(&debian);
+
+    // With the units, the directory stays.
+    enable_units(&debian);
+    let session = log_in(&debian);
+    virsh(&debian, &format!("start {DOMAIN}"));
+    log_out(&debian, session);
+    let is_lingering = format!("loginctl show-user --property=State --value {USER}");
+    wait::until_true("the session to end", || debian.sh(&is_lingering) == "lingering\n");
+    assert_eq!(state(&debian), "running");
+    assert_eq!(state_over_ssh(&debian), "running");
+    assert_eq!(processes(&debian, DAEMON).len(), 1);
+}
+
+/// A login without a session has no `XDG_RUNTIME_DIR`. libvirt then uses a directory in `~/.cache`.
+#[test]
+fn vm_is_lost_over_ssh_without_a_session() {
+    privileged!();
+    let host = Host::new();
+    let debian = site(&host);
+    let session = log_in(&debian);
+    virsh(&debian, &format!("define {DOMAIN}.xml"));
+    virsh(&debian, &format!("start {DOMAIN}"));
+    assert_eq!(state_over_ssh(&debian), "running");
+    assert_eq!(processes(&debian, DAEMON).len(), 1);
+    ssh::configure(&debian, WITHOUT_PAM.0, WITHOUT_PAM.1);
+    assert_eq!(state_over_ssh(&debian), "shut off");
+    assert_eq!(processes(&debian, GUEST).len(), 1);
+    assert_eq!(processes(&debian, DAEMON).len(), 2);
+    log_out(&debian, session);
+    end_everything(&debian);
+
+    // With the units and the drop-in, there is one daemon.
+    enable_units(&debian);
+    configure_drop_in(&debian);
+    virsh(&debian, &format!("start {DOMAIN}"));
+    assert_eq!(state_over_ssh(&debian), "running");
+    assert_eq!(processes(&debian, DAEMON).len(), 1);
+}
+
+/// Installs the shipped drop-in for sshd, for the user.
+fn configure_drop_in(debian: &Debian<'_>) {
+    let path = wakevirt_tests::host::project().join(DROP_IN);
+    let text = std::fs::read_to_string(path).expect("the example");
+    let uid = debian.sh(&format!("id -u {USER}"));
+    let text = text.replace("Match User alice", &format!("Match User {USER}")).replace("1000", uid.trim());
+    ssh::configure(debian, "10-wakevirt-session.conf", &text);
+}
