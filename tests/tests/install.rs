@@ -25,6 +25,7 @@ const BEFORE: &[&str] = &[
 const EMPTY: &[&str] = &[
     "etc/conf.d",
     "etc/init.d",
+    "etc/logrotate.d",
     "etc/libvirt/hooks",
     "opt",
     "usr/local/bin",
@@ -38,7 +39,7 @@ const EMPTY: &[&str] = &[
 const PREFIXES: [&str; 3] = ["/usr/local", "/usr", "/opt/wakevirt"];
 
 /// The values of INIT. The first is the default.
-const INITS: [&str; 3] = ["systemd", "s6", "shepherd"];
+const INITS: [&str; 5] = ["systemd", "openrc", "runit", "s6", "shepherd"];
 
 /// Files and directories by path, each with mode and content. The content of a directory is empty; the content of a
 /// symbolic link is its target.
