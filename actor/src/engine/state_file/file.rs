@@ -2,8 +2,8 @@
 //! size, and files that are not regular are neither read nor written.
 
 use std::ffi::OsString;
-use std::fs::{OpenOptions, remove_file, rename};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{OpenOptions, remove_file};
+use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -53,15 +53,4 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let limit = u64::try_from(MAX_SIZE).unwrap_or(u64::MAX);
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok((bytes.len() <= MAX_SIZE).then_some(bytes))
-}
-
-/// Writes a new file, and renames it to `path`. The old file can be of any type.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    match remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?.write_all(bytes)?;
-    rename(&new, path)
 }

@@ -2,12 +2,13 @@
 //! packets without a decision, and the wakes that have not ended.
 //!
 //! The file is in the runtime directory. The service manager preserves that directory across restarts and empties it at
-//! boot, when the times in the file become meaningless. Each save writes a new file and renames it, so the file is
-//! always complete. It is not synchronised to disk: a crash of the process loses nothing that was written, and a crash
-//! of the host also ends the domains.
+//! boot, when the times in the file become meaningless. Each save is one system call, because it delays a wake. It is not
+//! synchronised to disk: a crash of the process loses nothing that was written, and a crash of the host also ends the
+//! domains.
 
 mod file;
 mod lock;
+mod slots;
 mod store;
 
 use serde::{Deserialize, Serialize};

@@ -7,16 +7,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wakevirt_service::logs::{kind, shown};
 
-use super::file::{MAX_SIZE, directory, read, replace, take_clean_exit};
+use super::file::{directory, read, take_clean_exit};
+use super::slots::{self, Slots};
 use super::{SavedState, SavedWake};
-use crate::model::Position;
+use crate::model::{Packet, Position};
 
 const FILE: &str = "state";
-/// The version of the format, which is the first byte of the file.
-const VERSION: u8 = 9;
+/// The first byte of a file in the earlier format, which has no slots: the content follows this byte.
+const WITHOUT_SLOTS: u8 = 8;
 /// The number of consecutive crashes after which a packet or wake is abandoned.
 const MAX_CRASHES: u8 = 2;
 /// After this time in one process, a packet or wake that is only held is no longer a suspect if the process crashes.
@@ -27,6 +29,8 @@ const HELD_SUSPECT_TIME: Duration = Duration::from_secs(60);
 pub struct StateFile {
     /// `None` if the file cannot be written.
     path: Option<PathBuf>,
+    /// `None` before the first save.
+    slots: Option<Slots>,
     /// Whether the last save failed.
     failed: bool,
     /// The crash records of all packets and wakes in the state.
@@ -44,13 +48,29 @@ struct Suspect {
     since: Instant,
 }
 
-/// The content of the file after the version.
+/// The content of a record.
 #[derive(Debug, Serialize, Deserialize)]
 struct Content {
     state: SavedState,
     /// The packets and wakes that are suspects if the process crashes, each with the number of consecutive earlier
     /// crashes in which it was a suspect.
     suspects: Vec<(Key, u8)>,
+}
+
+/// The content of a file without slots.
+#[derive(Debug, Serialize, Deserialize)]
+struct Earlier {
+    position: Position,
+    packets: Vec<Packet>,
+    wakes: Vec<SavedWake>,
+    suspects: Vec<(Key, u8)>,
+}
+
+impl Earlier {
+    fn into_content(self) -> Content {
+        let Self { position, packets, wakes, suspects } = self;
+        Content { state: SavedState { position, packets, wakes, ..SavedState::default() }, suspects }
+    }
 }
 
 /// Identifies a packet or wake, in this process and the next.
@@ -90,7 +110,8 @@ impl StateFile {
         let Content { mut state, suspects } = content;
         let since = Instant::now();
         let suspects = suspects.into_iter().map(|(key, crashes)| (key, Suspect { crashes, since })).collect();
-        let mut file = Self { path: Some(path), failed: false, suspects, has_held_suspects: false };
+        let mut file =
+            Self { path: Some(path), slots: None, failed: false, suspects, has_held_suspects: false };
         // Saves the counts before anything is tried again.
         if let Err(error) = file.write(&state, since) {
             if !is_clean {
@@ -149,11 +170,12 @@ impl StateFile {
             known.insert(key, suspect);
         }
         self.suspects = known;
-        let bytes = postcard::to_extend(&(state, &listed), vec![VERSION]).map_err(io::Error::other)?;
-        if bytes.len() > MAX_SIZE {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the state is too large"));
+        let content = postcard::to_allocvec(&(state, &listed)).map_err(io::Error::other)?;
+        match &mut self.slots {
+            Some(slots) => slots.write(path, &content)?,
+            None => self.slots = Some(Slots::create(path, &content)?),
         }
-        replace(path, &bytes)
+        Ok(())
     }
 }
 
@@ -196,9 +218,23 @@ fn recover(path: &Path) -> Content {
 /// Reads the file. Returns `None` if it is damaged, too large or has a different version.
 fn read_content(path: &Path) -> io::Result<Option<Content>> {
     let Some(bytes) = read(path)? else { return Ok(None) };
-    let Some((&VERSION, rest)) = bytes.split_first() else { return Ok(None) };
-    let content = postcard::take_from_bytes::<Content>(rest).ok();
-    Ok(content.and_then(|(content, rest)| rest.is_empty().then_some(content)))
+    if let Some((&WITHOUT_SLOTS, content)) = bytes.split_first() {
+        return Ok(decode(content).map(Earlier::into_content));
+    }
+    let Some(newest) = slots::newest(&bytes) else { return Ok(None) };
+    if newest.other_is_damaged {
+        tracing::warn!(
+            MESSAGE_ID = kind::STATE_NOT_RESTORED,
+            "one of the two records in {} is damaged; if it was the newer one, the last change is lost",
+            shown(path)
+        );
+    }
+    Ok(decode(newest.content))
+}
+
+fn decode<T: DeserializeOwned>(content: &[u8]) -> Option<T> {
+    let (content, rest) = postcard::take_from_bytes(content).ok()?;
+    rest.is_empty().then_some(content)
 }
 
 /// Removes the packets and wakes that were pending during the last crash. Called if the next crash cannot be counted:

@@ -5,6 +5,7 @@ use wakevirt_protocol::bus::PacketDetails;
 use wakevirt_protocol::{MacAddr, Transport};
 
 use super::*;
+use crate::engine::state_file::file::MAX_SIZE;
 use crate::engine::state_file::file::mark_clean_exit_in;
 use crate::model::{Authority, Caller, Id, Packet, Subject};
 use crate::policy::rules::{Halted, Handling, Paused};
@@ -74,14 +75,40 @@ fn reads_back_the_saved_state() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+/// A file that the version before the slots has written.
+#[test]
+fn reads_the_earlier_format() {
+    let directory = tempfile::tempdir().unwrap();
+    let SavedState { position, packets, wakes, .. } = state(&[packet(7)], &[wake(1, Some(&packet(8)))]);
+    let expected = SavedState { position, packets, wakes, ..SavedState::default() };
+    let SavedState { position, packets, wakes, .. } = expected.clone();
+    let earlier = Earlier { position, packets, wakes, suspects: Vec::new() };
+    let bytes = postcard::to_extend(&earlier, vec![WITHOUT_SLOTS]).unwrap();
+    std::fs::write(directory.path().join(FILE), bytes).unwrap();
+    for _ in 0..2 {
+        assert_eq!(StateFile::open_in(directory.path()).1, expected);
+        mark_clean_exit_in(directory.path());
+    }
+    assert_eq!(names(directory.path()), ["ended", FILE]);
+}
+
 #[test]
 fn continues_without_a_file_and_with_a_damaged_one() {
     let (file, state) = StateFile::open_in(Path::new("/no/such/directory"));
     assert!(!file.is_available() && state == SavedState::default());
     let directory = tempfile::tempdir().unwrap();
-    let huge = [&[VERSION], vec![0; MAX_SIZE].as_slice()].concat();
-    let lists = [VERSION, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
-    for bytes in [&b""[..], &[VERSION], b"\x02\x00\x00\x00\x00", b"\x01\xff\xff\xff\xff\xff", &lists, &huge] {
+    let huge = [&[WITHOUT_SLOTS], vec![0; MAX_SIZE].as_slice()].concat();
+    let lists = [WITHOUT_SLOTS, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+    let newer = [&[slots::VERSION + 1], &b"wakevrt"[..]].concat();
+    for bytes in [
+        &b""[..],
+        &[WITHOUT_SLOTS],
+        &newer,
+        b"\x02\x00\x00\x00\x00",
+        b"\x01\xff\xff\xff\xff\xff",
+        &lists,
+        &huge,
+    ] {
         std::fs::write(directory.path().join(FILE), bytes).unwrap();
         let (file, state) = StateFile::open_in(directory.path());
         assert!(file.is_available() && state == SavedState::default());
@@ -120,7 +147,7 @@ proptest::proptest! {
     fn never_panics_on_arbitrary_content(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
-        std::fs::write(&path, [&[VERSION], bytes.as_slice()].concat()).unwrap();
+        std::fs::write(&path, [&[WITHOUT_SLOTS], bytes.as_slice()].concat()).unwrap();
         if let Some(content) = read_content(&path).unwrap() {
             let (file, state) = StateFile::open_in(directory.path());
             proptest::prop_assert!(file.is_available());
@@ -135,7 +162,8 @@ proptest::proptest! {
         StateFile::open_in(directory.path()).0.save(&state);
         let path = directory.path().join(FILE);
         let mut bytes = std::fs::read(&path).unwrap();
-        let index = index.index(bytes.len());
+        // The rest of the first slot is empty.
+        let index = index.index(400);
         bytes[index] ^= 1 << bit;
         std::fs::write(&path, bytes).unwrap();
         proptest::prop_assert!(StateFile::open_in(directory.path()).0.is_available());
