@@ -73,8 +73,10 @@ async fn announce(
     let mut reader = Reader::new(channel, interfaces, Arc::clone(&shared), settings, options.clone(), logs)?;
     let mut reloads = Signals::new().map_err(Error::Runtime)?;
     tokio::select! {
-        result = reader.run(&mut reloads) => result,
+        // The bus comes first, so that a packet's signal is emitted when the reader yields.
+        biased;
         result = bus::run(&options.common.bus, &shared) => result,
+        result = reader.run(&mut reloads) => result,
     }
 }
 

@@ -37,7 +37,7 @@ use wakevirt_service::logs::kind;
 
 use crate::announcer::{LostPackets, Macs, NewPacket, PasswordRequest};
 use crate::engine::index::Index;
-use crate::engine::report::Decision;
+use crate::engine::report::{Decision, Unlogged};
 use crate::engine::request::{Request, WakeReply};
 use crate::engine::state_file::{SavedState, StateFile};
 use crate::hypervisor::{Endpoint, Update};
@@ -91,6 +91,7 @@ pub struct Engine {
     pending: Pending,
     fetched: JoinSet<(Packet, Result<Password, String>)>,
     history: History,
+    unlogged: Unlogged,
     state_file: StateFile,
     /// The hypervisors whose domains were started by `autostart` since boot.
     autostarted: Vec<String>,
@@ -122,6 +123,7 @@ impl Engine {
             pending: Pending::default(),
             fetched: JoinSet::new(),
             history: History::default(),
+            unlogged: Unlogged::default(),
             state_file: StateFile::default(),
             autostarted: Vec::new(),
             position: Position::default(),
@@ -151,10 +153,11 @@ impl Engine {
         self.publish();
         let mut watchdog = Watchdog::from_env();
         loop {
-            if self.unsaved {
+            if self.unsaved || !self.unlogged.is_empty() {
                 // The receivers of the last decision run first. That is safe: each wake is saved before it starts, and
                 // if this process exits now, the next one decides based on the domain's state.
                 tokio::task::yield_now().await;
+                self.unlogged.log();
                 self.save();
             }
             let timer = self.next_timer();

@@ -24,16 +24,45 @@ pub(super) const MAX_RULE: usize = 2000;
 /// The maximum length of a reason, in bytes.
 const MAX_REASON: usize = 1000;
 
+/// The decisions that must still be logged, including when the service exits.
+#[derive(Default)]
+pub(super) struct Unlogged {
+    /// `true`: the line says that further lines like it are suppressed.
+    decisions: Vec<(Arc<Decision>, bool)>,
+}
+
+impl Unlogged {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.decisions.is_empty()
+    }
+
+    pub(super) fn log(&mut self) {
+        self.decisions.drain(..).for_each(|(decision, last)| decision.log(last));
+    }
+
+    fn push(&mut self, decision: &Arc<Decision>, permit: Permit) {
+        match permit {
+            Permit::Log => self.decisions.push((Arc::clone(decision), false)),
+            Permit::LogLast => self.decisions.push((Arc::clone(decision), true)),
+            Permit::Suppress => {}
+        }
+    }
+}
+
+impl Drop for Unlogged {
+    fn drop(&mut self) {
+        self.log();
+    }
+}
+
 impl Engine {
-    /// Logs the decision, adds it to the history, and sends it to the callers and the D-Bus interface.
+    /// Sends the decision to the callers and the D-Bus interface, adds it to the history, and queues its log line: the
+    /// callers and the interface need not wait until the log is written.
     pub(super) fn report(&mut self, subject: Subject, outcome: Outcome, reason: String, callers: Vec<Reply>) {
         self.unsaved = true;
         let decision = Arc::new(Decision::new(subject, outcome, reason, clock::realtime()));
-        match self.log_permit(&decision) {
-            Permit::Log => decision.log(false),
-            Permit::LogLast => decision.log(true),
-            Permit::Suppress => {}
-        }
+        let permit = self.log_permit(&decision);
+        self.unlogged.push(&decision, permit);
         self.history.add(&decision);
         // The domain may have been removed during its wake.
         let domain = decision.subject.domain.as_ref();

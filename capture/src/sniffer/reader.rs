@@ -138,16 +138,16 @@ impl<'a> Reader<'a> {
                     self.update_interfaces()?;
                 }
                 message = self.channel.receive() => {
-                    self.handle_message(message?.ok_or_else(|| Error::SnifferExited(String::new()))?)?;
+                    self.handle_message(message?.ok_or_else(|| Error::SnifferExited(String::new()))?).await?;
                 }
             }
         }
     }
 
-    fn handle_message(&mut self, message: FromSniffer) -> Result<(), Error> {
+    async fn handle_message(&mut self, message: FromSniffer) -> Result<(), Error> {
         self.sniffer_alive = true;
         match message {
-            FromSniffer::Packet(captured) => self.handle_packet(captured),
+            FromSniffer::Packet(captured) => self.handle_packet(captured).await,
             FromSniffer::Counters(counters) => self.update_counters(counters)?,
             FromSniffer::Failed { reason } => return Err(sniffer_failed(&reason)),
             FromSniffer::Ready { .. } => return Err(Error::UnexpectedMessage("Ready twice")),
@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn handle_packet(&mut self, mut captured: CapturedPacket) {
+    async fn handle_packet(&mut self, mut captured: CapturedPacket) {
         let interface = self.interfaces.links().get(&captured.interface).map(Arc::clone);
         if interface.is_none() {
             // The interface was removed, or a compromised sniffer invented it.
@@ -184,6 +184,8 @@ impl<'a> Reader<'a> {
         match verdict {
             Verdict::Announce { announcement, of_interest } => {
                 self.shared.announced.send_replace(announcement.sequence);
+                // The signal is emitted before the line is logged: writing to the journal would delay each wake.
+                tokio::task::yield_now().await;
                 self.log.announced(&announcement, of_interest);
             }
             Verdict::Limited => self.log.limited(mac, interface.as_deref()),

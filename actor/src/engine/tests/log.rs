@@ -42,6 +42,8 @@ async fn send_denied(engine: &mut TestEngine, interface: &str, packets: usize) {
         engine.send_packet_on(interface, 1).await;
         assert_eq!(engine.next_decision().await.1, Outcome::NotAllowed);
     }
+    // The engine logs a decision before it handles the next input.
+    engine.requests.counts().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
