@@ -2,22 +2,29 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use wakevirt_protocol::frame::{Rejection, SEARCHED};
+use wakevirt_protocol::frame::{Ports, Rejection, SEARCHED};
 use wakevirt_protocol::sniffer::{Counters, FromSniffer, ToSniffer};
 
 use crate::channel::{Channel, SendOutcome};
 use crate::delivery::{self, CapturedPackets};
 use crate::error::Error;
-use crate::ffi::{self, Envelope};
+use crate::ffi::{self, Envelope, Ring};
 use crate::sockets::Sockets;
 
 /// The maximum number of packets that the sniffer reads from one socket before it reads from the next one.
 const BATCH: usize = 64;
+/// The same for the ring, from which reading a frame takes no system call.
+const RING_BATCH: usize = 1024;
+/// If the ring contained at least this many frames, more are arriving fast. Then the sniffer pauses, so that it handles
+/// many frames each time that it runs. A single frame is handled at once.
+const PAUSE_AFTER: usize = 4;
+/// How long it pauses: the ring must hold the frames that arrive meanwhile.
+const PAUSE: Duration = Duration::from_micros(500);
 
 /// The minimum interval between two reports of the counters.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -26,24 +33,40 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// Packet sockets are read before UDP sockets: if both receive a datagram, the frame is reported first, because only
 /// the frame contains the sender's MAC address.
-pub(super) fn run(channel: Channel, sockets: &Sockets) -> Result<Infallible, Error> {
-    let mut sniffer = Sniffer { channel, sockets, report: Report::new(sockets)? };
+pub(super) fn run(channel: Channel, sockets: &mut Sockets) -> Result<Infallible, Error> {
+    let Sockets { incoming, outgoing, udp, ports } = sockets;
+    let (incoming, mut ring) = incoming.as_mut().map(|it| (&it.socket, &mut it.ring)).unzip();
+    let sockets = Readable { incoming, outgoing, udp };
+    let mut sniffer = Sniffer { channel, ports, sockets, report: Report::new(udp)? };
     let mut fds = vec![PollFd::new(&channel, PollFlags::IN)];
-    let read = sockets.incoming.iter().chain(&sockets.outgoing).chain(sockets.udp.iter().map(|(fd, _)| fd));
+    let read = incoming.into_iter().chain(&*outgoing).chain(udp.iter().map(|(fd, _)| fd));
     fds.extend(read.map(|fd| PollFd::new(fd, PollFlags::IN)));
+    let mut frames = 0;
     loop {
-        wait(&mut fds, sniffer.report.due())?;
-        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-        if ready.next() == Some(true) {
+        if (PAUSE_AFTER..RING_BATCH).contains(&frames) {
+            // The announcer's messages are not delayed.
+            wait(fds.get_mut(..1).unwrap_or_default(), Some(PAUSE))?;
+        }
+        let limit = if frames == 0 { sniffer.report.due() } else { Some(Duration::ZERO) };
+        wait(&mut fds, limit)?;
+        let mut ready = fds.iter().map(PollFd::revents);
+        if ready.next().is_some_and(|events| !events.is_empty()) {
             sniffer.handle_messages()?;
         }
-        for packets in sockets.incoming.iter().chain(&sockets.outgoing) {
-            if ready.next() == Some(true) {
-                sniffer.receive_frames(packets)?;
+        if let (Some(ring), Some(socket)) = (&mut ring, incoming) {
+            if ready.next().is_some_and(|events| events.contains(PollFlags::ERR)) {
+                // Otherwise, poll(2) would return at once until the error is read.
+                receive(socket, &mut [])?;
+            }
+            frames = sniffer.receive_from_ring(ring)?;
+        }
+        for socket in &*outgoing {
+            if ready.next().is_some_and(|events| !events.is_empty()) {
+                sniffer.receive_frames(socket)?;
             }
         }
-        for (socket, port) in &sockets.udp {
-            if ready.next() == Some(true) {
+        for (socket, port) in &*udp {
+            if ready.next().is_some_and(|events| !events.is_empty()) {
                 sniffer.receive_datagrams(socket, *port)?;
             }
         }
@@ -60,9 +83,18 @@ fn wait(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> Result<(), Error> {
     }
 }
 
+/// The sockets that deliver packets.
+#[derive(Clone, Copy)]
+struct Readable<'a> {
+    incoming: Option<&'a OwnedFd>,
+    outgoing: &'a [OwnedFd],
+    udp: &'a [(OwnedFd, u16)],
+}
+
 struct Sniffer<'a> {
     channel: Channel,
-    sockets: &'a Sockets,
+    ports: &'a Ports,
+    sockets: Readable<'a>,
     report: Report,
 }
 
@@ -89,12 +121,27 @@ impl Sniffer<'_> {
         Ok(())
     }
 
+    /// Handles the frames in the ring, at most [`RING_BATCH`], and returns their number.
+    fn receive_from_ring(&mut self, ring: &mut Ring) -> Result<usize, Error> {
+        for received in 0..RING_BATCH {
+            let handled = ring.receive(|envelope, payload| {
+                let parsed = delivery::frame(envelope, payload, self.ports);
+                self.record(parsed, envelope.truncated)
+            });
+            match handled {
+                Some(result) => result?,
+                None => return Ok(received),
+            }
+        }
+        Ok(RING_BATCH)
+    }
+
     fn receive_frames(&mut self, socket: impl AsFd) -> Result<(), Error> {
         let mut buffer = [0; SEARCHED];
         for _ in 0..BATCH {
             let Some(envelope) = receive(&socket, &mut buffer)? else { break };
             let payload = buffer.get(..envelope.length).unwrap_or_default();
-            let parsed = delivery::frame(&envelope, payload, &self.sockets.ports);
+            let parsed = delivery::frame(&envelope, payload, self.ports);
             self.record(parsed, envelope.truncated)?;
         }
         Ok(())
@@ -105,7 +152,7 @@ impl Sniffer<'_> {
         for _ in 0..BATCH {
             let Some(envelope) = receive(&socket, &mut buffer)? else { break };
             let payload = buffer.get(..envelope.length).unwrap_or_default();
-            let parsed = delivery::datagram(&envelope, payload, port, &self.sockets.ports);
+            let parsed = delivery::datagram(&envelope, payload, port, self.ports);
             self.record(parsed, envelope.truncated)?;
         }
         Ok(())
@@ -133,7 +180,7 @@ impl Sniffer<'_> {
 
     fn send_report(&mut self) -> Result<(), Error> {
         if self.report.due() == Some(Duration::ZERO) {
-            self.report.count_drops(self.sockets)?;
+            self.report.count_drops(&self.sockets)?;
             let outcome = self.channel.send(&FromSniffer::Counters(self.report.counters))?;
             self.report.sent(outcome);
         }
@@ -170,8 +217,8 @@ struct Report {
 impl Report {
     /// Starts counting at zero. The drop count of a socket from the service manager may be higher, because the socket
     /// can be older than the service.
-    fn new(sockets: &Sockets) -> Result<Self, Error> {
-        let udp_drops = sockets.udp.iter().map(|(socket, _)| ffi::drops(socket)).collect::<Result<_, _>>();
+    fn new(udp: &[(OwnedFd, u16)]) -> Result<Self, Error> {
+        let udp_drops = udp.iter().map(|(socket, _)| ffi::drops(socket)).collect::<Result<_, _>>();
         let udp_drops = udp_drops.map_err(Error::Receive)?;
         Ok(Self { counters: Counters::default(), udp_drops, sent_at: Instant::now(), pending: false })
     }
@@ -191,8 +238,8 @@ impl Report {
         self.pending = outcome == SendOutcome::Full;
     }
 
-    fn count_drops(&mut self, sockets: &Sockets) -> Result<(), Error> {
-        for socket in sockets.incoming.iter().chain(&sockets.outgoing) {
+    fn count_drops(&mut self, sockets: &Readable<'_>) -> Result<(), Error> {
+        for socket in sockets.incoming.into_iter().chain(sockets.outgoing) {
             let drops = ffi::take_packet_drops(socket).map_err(Error::Receive)?;
             self.counters.dropped_raw += u64::from(drops);
         }

@@ -9,10 +9,10 @@ use wakevirt_protocol::frame::Ports;
 use wakevirt_protocol::sniffer::{Mode, Request, Start};
 
 use crate::error::Error;
-use crate::ffi;
+use crate::ffi::{self, Ring};
 use crate::filter::{self, Direction};
 
-/// The size of a socket's receive buffer, in bytes, limited by `net.core.rmem_max` (socket(7)).
+/// The size of the receive buffer of a socket for outgoing frames, in bytes, limited by `net.core.rmem_max` (socket(7)).
 ///
 /// A magic packet occupies about 800 bytes. The usual limit of 212,992 bytes, which the kernel doubles, is enough for
 /// about 500 magic packets.
@@ -20,8 +20,8 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// The sockets that the sniffer reads.
 pub struct Sockets {
-    /// Receives incoming frames on all present and future interfaces; `None` in UDP mode.
-    pub incoming: Option<OwnedFd>,
+    /// `None` in UDP mode.
+    pub incoming: Option<Incoming>,
     /// These sockets receive outgoing frames. Each is later bound to one interface.
     pub outgoing: Vec<OwnedFd>,
     /// UDP sockets, each with its port.
@@ -30,13 +30,21 @@ pub struct Sockets {
     pub ports: Ports,
 }
 
+/// Receives incoming frames on all present and future interfaces.
+pub struct Incoming {
+    /// The packet socket.
+    pub socket: OwnedFd,
+    /// The memory through which it delivers frames.
+    pub ring: Ring,
+}
+
 impl Sockets {
     /// Opens the packet sockets with locked filters, and enables packet information on the UDP sockets.
     pub fn open(start: &Start, udp: Vec<OwnedFd>) -> Result<Self, Error> {
         let ports = Ports::new(start.ports.clone());
         let (incoming, outgoing) = match start.request {
             Request::Udp => (None, Vec::new()),
-            Request::Auto | Request::Raw => match packet_socket(&ports, Direction::Any) {
+            Request::Auto | Request::Raw => match incoming(&ports) {
                 Ok(incoming) => (Some(incoming), outgoing_sockets(&ports, start.outgoing)?),
                 Err(Error::NotPrivileged) if start.request == Request::Auto => (None, Vec::new()),
                 Err(error) => return Err(error),
@@ -55,16 +63,33 @@ impl Sockets {
     }
 }
 
-fn outgoing_sockets(ports: &Ports, count: u8) -> Result<Vec<OwnedFd>, Error> {
-    (0..count).map(|_| packet_socket(ports, Direction::Outgoing)).collect()
+fn failed(action: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |error| Error::PacketSocket { action, error }
 }
 
-/// Opens a packet socket with a locked filter.
-///
-/// It is opened without a protocol, so it receives nothing before its filter is attached. A socket for outgoing frames
-/// is bound to its interface later, which needs no privilege.
+fn incoming(ports: &Ports) -> Result<Incoming, Error> {
+    let socket = packet_socket(ports, Direction::Any)?;
+    let ring = Ring::new(&socket).map_err(failed("map the ring of"))?;
+    ffi::bind_packet_socket(&socket, 0).map_err(failed("bind"))?;
+    Ok(Incoming { socket, ring })
+}
+
+/// Each of these sockets is bound to its interface later, which needs no privilege.
+fn outgoing_sockets(ports: &Ports, count: u8) -> Result<Vec<OwnedFd>, Error> {
+    let open = |_| {
+        let socket = packet_socket(ports, Direction::Outgoing)?;
+        // Delivers the VLAN tag that the kernel removes.
+        ffi::set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)
+            .map_err(failed("get VLAN tags from"))?;
+        set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER)
+            .map_err(|error| failed("set the buffer size of")(error.into()))?;
+        Ok(socket)
+    };
+    (0..count).map(open).collect()
+}
+
+/// Opens a packet socket with a locked filter. It is not bound, so it receives nothing before its filter is attached.
 fn packet_socket(ports: &Ports, direction: Direction) -> Result<OwnedFd, Error> {
-    let failed = |action| move |error| Error::PacketSocket { action, error };
     let socket = ffi::packet_socket().map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => Error::NotPrivileged,
         _ => Error::PacketSocket { action: "open", error },
@@ -77,16 +102,8 @@ fn packet_socket(ports: &Ports, direction: Direction) -> Result<OwnedFd, Error> 
     let ignore = i32::from(direction == Direction::Any);
     ffi::set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, ignore)
         .map_err(failed("exclude outgoing packets from"))?;
-    // Delivers the VLAN tag that the kernel removes.
-    ffi::set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)
-        .map_err(failed("get VLAN tags from"))?;
-    set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER)
-        .map_err(|error| failed("set the buffer size of")(error.into()))?;
     ffi::set_int_option(&socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
         .map_err(failed("lock the filter of"))?;
-    if direction == Direction::Any {
-        ffi::bind_packet_socket(&socket, 0).map_err(failed("bind"))?;
-    }
     Ok(socket)
 }
 

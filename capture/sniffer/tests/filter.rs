@@ -1,5 +1,5 @@
-//! The kernel's filter passes all frames that the parser accepts, and few others. Both receive the same frames on a
-//! real interface: valid frames, and mutations of them.
+//! The kernel's filter passes all frames that the parser accepts, and few others; and the ring delivers the same frames
+//! as recvmsg(2). All receive the same frames on a real interface: valid frames, and mutations of them.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "the test prints statistics, which --nocapture shows")]
@@ -16,10 +16,10 @@ use nix::sys::socket::{
 };
 use wakevirt_protocol::frame::{Ports, SEARCHED};
 use wakevirt_sniffer::delivery;
-use wakevirt_sniffer::ffi::{self, Envelope};
+use wakevirt_sniffer::ffi::{self, Envelope, Ring};
 use wakevirt_sniffer::filter::{Direction, program};
 use wakevirt_tests::network::frames::{ethernet, magic, tagged, udp4, udp6};
-use wakevirt_tests::privileged;
+use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";
 const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -36,16 +36,63 @@ type Delivered = (String, Vec<u8>);
 fn passes_all_accepted_frames_and_few_others() {
     privileged!();
     // The network namespace belongs to the thread, and is removed with it.
-    thread::spawn(compare).join().unwrap();
+    thread::spawn(compare_with_the_parser).join().unwrap();
 }
 
-fn compare() {
+#[test]
+fn the_ring_delivers_the_same_as_recvmsg() {
+    privileged!();
+    thread::spawn(compare_with_the_ring).join().unwrap();
+}
+
+fn create_interfaces() {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
-    for line in
-        ["link add name sender type veth peer name receiver", "link set sender up", "link set receiver up"]
-    {
+    for line in [
+        "link add name sender mtu 9000 type veth peer name receiver mtu 9000",
+        "link set sender up",
+        "link set receiver up",
+    ] {
         assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "ip {line}");
     }
+}
+
+fn compare_with_the_ring() {
+    create_interfaces();
+    let (wire, address) = sending_socket("sender");
+    let socket = receiving_socket(None);
+    let (_ring_socket, mut ring) = receiving_ring();
+    let mut random = fastrand::Rng::with_seed(0x0842);
+    let mut frames = frames();
+    let long = frames.iter().map(|frame| [frame.as_slice(), &[0; 2000]].concat()).collect::<Vec<_>>();
+    frames.extend(long);
+    let (mut received, mut from_the_ring): (Vec<Delivered>, Vec<_>) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS / 10 {
+        for _ in 0..BATCH {
+            let frame = mutated(random.choice(&frames).unwrap(), &mut random);
+            sendto(wire.as_raw_fd(), &frame, &address, MsgFlags::empty()).unwrap();
+        }
+        received.extend(deliveries(&socket).into_iter().map(comparable));
+        from_the_ring.extend(from_ring(&mut ring));
+    }
+    // Frames arrive while the sockets are read, so one can be ahead; and two CPUs can deliver them in different orders.
+    wait::until_true("all frames", || {
+        received.extend(deliveries(&socket).into_iter().map(comparable));
+        from_the_ring.extend(from_ring(&mut ring));
+        received.len() == from_the_ring.len() && received.len() >= ROUNDS / 10 * BATCH * 9 / 10
+    });
+    received.sort();
+    from_the_ring.sort();
+    for (one, other) in received.iter().zip(&from_the_ring) {
+        assert!(one == other, "by recvmsg: {one:02x?}\nthrough the ring: {other:02x?}");
+    }
+    let count = |text: &str| received.iter().filter(|(envelope, _)| envelope.contains(text)).count();
+    let counts =
+        [count("truncated: true"), count("truncated: false"), count("tag: None"), count("tag: Some")];
+    assert!(counts.iter().all(|count| *count > 1000), "{counts:?}");
+}
+
+fn compare_with_the_parser() {
+    create_interfaces();
     let ports = Ports::default();
     let (wire, address) = sending_socket("sender");
     let unfiltered = receiving_socket(None);
@@ -116,6 +163,21 @@ fn deliveries(socket: &OwnedFd) -> Vec<(Envelope, Vec<u8>)> {
         all.push((envelope, payload));
     }
     all
+}
+
+/// A packet socket with a ring, like the sniffer's, but without a filter.
+fn receiving_ring() -> (OwnedFd, Ring) {
+    let socket = ffi::packet_socket().unwrap();
+    ffi::set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1).unwrap();
+    let ring = Ring::new(&socket).unwrap();
+    ffi::bind_packet_socket(&socket, 0).unwrap();
+    (socket, ring)
+}
+
+/// Receives all frames that are in the ring.
+fn from_ring(ring: &mut Ring) -> Vec<Delivered> {
+    let receive = || ring.receive(|envelope, payload| (format!("{envelope:?}"), payload.to_vec()));
+    std::iter::from_fn(receive).collect()
 }
 
 fn comparable((envelope, payload): (Envelope, Vec<u8>)) -> Delivered {

@@ -76,6 +76,7 @@ const ATTACKS: &[(&str, Attack, Option<i32>)] = &[
     ("detach the filter", detach_filter, Some(libc::EPERM)),
     ("unlock the filter", unlock_filter, Some(libc::EPERM)),
     ("receive outgoing packets", receive_outgoing, None),
+    ("add a ring for sending frames", add_send_ring, None),
     ("bind the socket for incoming frames", bind_incoming, None),
     ("send a frame", send_frame, None),
     ("send a datagram", send_datagram, None),
@@ -200,7 +201,7 @@ fn prepare(locked: bool) -> Targets {
     let start = Start { request: Request::Raw, ports: vec![9], outgoing: 1, require_landlock: true };
     let sockets = Sockets::open(&start, Vec::new()).unwrap();
     let incoming = if locked {
-        sockets.incoming.unwrap()
+        sockets.incoming.unwrap().socket
     } else {
         let unlocked = ffi::packet_socket().unwrap();
         ffi::attach_filter(&unlocked, &program(&[9], Direction::Any).unwrap()).unwrap();
@@ -325,6 +326,18 @@ fn unlock_filter(targets: &Targets) -> io::Result<()> {
 
 fn receive_outgoing(targets: &Targets) -> io::Result<()> {
     ffi::set_int_option(&targets.incoming, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 0)
+}
+
+fn add_send_ring(targets: &Targets) -> io::Result<()> {
+    let ring =
+        libc::tpacket_req { tp_block_size: 65_536, tp_block_nr: 1, tp_frame_size: 2048, tp_frame_nr: 32 };
+    let fd = targets.outgoing.first().unwrap().as_raw_fd();
+    let length = size_of_val(&ring).try_into().unwrap();
+    // SAFETY: the value outlives the call, and its length is correct.
+    let result = unsafe {
+        libc::setsockopt(fd, libc::SOL_PACKET, libc::PACKET_TX_RING, (&raw const ring).cast(), length)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn bind_incoming(targets: &Targets) -> io::Result<()> {

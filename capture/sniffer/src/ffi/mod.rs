@@ -1,15 +1,19 @@
 //! The system calls on packet sockets that no crate wraps: packet(7), socket(7), ip(7), ipv6(7).
 //!
-//! This is the only module of the crate with unsafe code. It contains thin, safe wrappers, and makes no decisions.
+//! This module is the only one of the crate with unsafe code. It contains thin, safe wrappers, and makes no decisions.
 #![expect(
     unsafe_code,
     reason = "packet sockets, their filters and their ancillary data have no safe wrapper"
 )]
 
+mod ring;
+
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+pub use ring::Ring;
 
 /// The buffer size for the ancillary data of one datagram, in bytes: a `tpacket_auxdata` or packet information, with
 /// headers.
