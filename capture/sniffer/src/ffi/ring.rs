@@ -8,6 +8,7 @@
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::num::NonZero;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -86,9 +87,13 @@ impl Ring {
             return None;
         }
         // SAFETY: the slot stays mapped, and the kernel does not change it until its status changes below.
-        let slot = unsafe { std::slice::from_raw_parts(self.in_next_slot(STATUS).as_ptr(), SLOT - STATUS) };
+        let slot =
+            unsafe { std::slice::from_raw_parts_mut(self.in_next_slot(STATUS).as_ptr(), SLOT - STATUS) };
         let (envelope, payload) = contents(slot, flags).unwrap_or_default();
+        let payload = slot.get_mut(payload).unwrap_or_default();
         let result = handle(&envelope, payload);
+        // It can contain a password, and the kernel might not overwrite it for years.
+        payload.fill(0);
         status.store(libc::TP_STATUS_KERNEL, Ordering::Release);
         let slots = self.blocks.get().saturating_mul(SLOTS_IN_BLOCK);
         self.next = self.next.wrapping_add(1).checked_rem(slots).unwrap_or(0);
@@ -103,13 +108,15 @@ impl Ring {
     }
 }
 
-/// The frame in a slot, of which the status was removed. Returns `None` only if the kernel's header contradicts itself.
-fn contents(slot: &[u8], flags: u32) -> Option<(Envelope, &[u8])> {
+/// The frame in a slot, of which the status was removed: its metadata, and where its payload is. Returns `None` only if
+/// the kernel's header contradicts itself.
+fn contents(slot: &[u8], flags: u32) -> Option<(Envelope, Range<usize>)> {
     let number = |offset| field(slot, offset).map(u32::from_ne_bytes);
     let short = |offset| field(slot, offset).map(u16::from_ne_bytes);
     let captured = number(offset_of!(tpacket2_hdr, tp_snaplen))?;
     let start = usize::from(short(offset_of!(tpacket2_hdr, tp_net))?).checked_sub(STATUS)?;
-    let payload = slot.get(start..)?.get(..usize::try_from(captured).ok()?)?;
+    let payload = start..start.checked_add(usize::try_from(captured).ok()?)?;
+    slot.get(payload.clone())?;
     let tag = (flags & libc::TP_STATUS_VLAN_VALID != 0).then(|| short(offset_of!(tpacket2_hdr, tp_vlan_tci)));
     let sender = Sender::Link {
         protocol: field(slot, ADDRESS + offset_of!(sockaddr_ll, sll_protocol)).map(u16::from_be_bytes)?,
