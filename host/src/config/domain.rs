@@ -59,6 +59,19 @@ pub struct Settings {
     pub monitor: Option<Monitor>,
 }
 
+impl Settings {
+    /// The settings for the host's preparation that need systemd, by the names of their keys or values.
+    #[must_use]
+    pub fn systemd_keys(&self) -> Vec<&'static str> {
+        let keys = [
+            ("isolate", self.prepare.contains(&Preparation::Isolate)),
+            ("weight", self.weight.is_some()),
+            ("monitor", self.monitor.is_some()),
+        ];
+        keys.into_iter().filter(|(_, is_set)| *is_set).map(|(key, _)| key).collect()
+    }
+}
+
 impl From<Keys> for Settings {
     fn from(keys: Keys) -> Self {
         Self {

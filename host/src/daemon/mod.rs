@@ -17,7 +17,7 @@ use wakevirt_service::lifecycle::{self, Signal, Signals, Warning, Watchdog};
 use wakevirt_service::logs::{self, Logs, kind};
 use wakevirt_service::{config, user};
 
-use crate::config::Config;
+use crate::config::{Config, Settings};
 use crate::state;
 use crate::system::{Sysfs, System, Systemd};
 pub use options::Options;
@@ -95,6 +95,7 @@ async fn serve(options: &Options, config: Config, socket: UnixListener, logs: &L
         );
         None
     });
+    warn_without_systemd(&config.borrow());
     let system = System::new(Sysfs::default(), Systemd::new(options.common.bus.clone()));
     let spool = Spool::new(Path::new(SPOOL));
     let (worker, failures) = Worker::new(system, spool, config.clone(), state.unwrap_or_default());
@@ -120,6 +121,20 @@ async fn serve(options: &Options, config: Config, socket: UnixListener, logs: &L
     }
 }
 
+/// Reports settings that have no effect on a host with another init system.
+fn warn_without_systemd(config: &Config) {
+    let has_sleep = |settings: &Settings| {
+        settings.sleep.is_some() || settings.shutdown.is_some() || settings.nosleep.is_some()
+    };
+    let needs_systemd = |settings: &Settings| !settings.systemd_keys().is_empty() || has_sleep(settings);
+    if !Sysfs::default().has_systemd() && config.any(needs_systemd) {
+        tracing::warn!(
+            MESSAGE_ID = kind::SYSTEMD_NEEDED,
+            "isolate, weight, monitor, sleep, shutdown and nosleep have no effect: they need systemd, which this host does not run"
+        );
+    }
+}
+
 /// Reads the configuration again. It applies to events from now on.
 fn reload(options: &Options, logs: &Logs, current: &watch::Sender<Config>) {
     match Config::load(options.common.config.as_deref(), USER) {
@@ -127,6 +142,7 @@ fn reload(options: &Options, logs: &Logs, current: &watch::Sender<Config>) {
             tracing::info!(MESSAGE_ID = kind::CONFIGURATION_RELOADED, "configuration reloaded");
             lifecycle::clear_warning(Warning::Reload);
             logs.set_filter(&config.log);
+            warn_without_systemd(&config);
             current.send_replace(config);
         }
         Err(error) => {

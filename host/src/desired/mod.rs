@@ -17,7 +17,7 @@ pub fn desired(records: &[Record], topology: &Topology) -> HostState {
         allowed_cpus: isolation.allowed_cpus(topology),
         machine_weight: records.iter().filter_map(|record| record.weight).max().or(topology.machine_weight),
         workqueue: isolation.workqueue(topology),
-        units: units(records),
+        units: if topology.without_systemd { BTreeSet::new() } else { units(records) },
     };
     for pages in records.iter().flat_map(|record| &record.pages) {
         let value = match pages.node {

@@ -23,6 +23,7 @@ fn host() -> Topology {
         allowed_cpus: units.map(|(unit, set)| (unit.to_owned(), cpus(set))).into(),
         machine_weight: None,
         workqueue: cpus("0-7"),
+        without_systemd: false,
     }
 }
 
@@ -145,6 +146,13 @@ fn drop_ins_are_removed_when_no_domain_changes_slices() {
     let weighing = Record { weight: Some(100), ..record("b") };
     assert!(changes(&[record("c"), isolated]) && changes(&[weighing]));
     assert!(!changes(&[record("c")]) && !changes(&[]));
+}
+
+#[test]
+fn a_host_without_systemd_has_no_units() {
+    let topology = Topology { without_systemd: true, ..host() };
+    assert_eq!(desired(&[record("a")], &topology).units, BTreeSet::new());
+    assert_ne!(desired(&[record("a")], &host()).units, BTreeSet::new());
 }
 
 #[test]

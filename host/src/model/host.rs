@@ -87,6 +87,9 @@ pub struct Topology {
     pub machine_weight: Option<u64>,
     /// The mask of unbound kernel work (`/sys/devices/virtual/workqueue/cpumask`).
     pub workqueue: CpuSet,
+    /// Whether the host runs another init system than systemd. It then has no slices and no units.
+    #[serde(default)]
+    pub without_systemd: bool,
 }
 
 /// The state that the host should be in.

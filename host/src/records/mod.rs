@@ -69,7 +69,7 @@ impl Event {
             let settings = config.settings_for(name, uuid)?;
             Some(match definition {
                 Ok(definition) => Needs::new(name, &definition, &settings, topology),
-                Err(error) => Needs::without_definition(name, &settings, &error),
+                Err(error) => Needs::without_definition(name, &settings, &error, topology),
             })
         };
         let change = match operation {

@@ -45,14 +45,14 @@ impl Needs {
     /// The needs of the domain with this name, definition and settings.
     #[must_use]
     pub fn new(name: &str, definition: &Definition, settings: &Settings, topology: &Topology) -> Self {
-        let mut needs = Self::of_settings(name, settings);
+        let mut needs = Self::of_settings(name, settings, topology);
         if settings.prepare.contains(&Preparation::Hugepages) {
             match pages(definition, topology) {
                 Ok(pages) => needs.pages = pages,
                 Err(failure) => needs.failures.push(failure),
             }
         }
-        if settings.prepare.contains(&Preparation::Isolate) {
+        if settings.prepare.contains(&Preparation::Isolate) && !topology.without_systemd {
             needs.isolated = isolated(definition, topology);
             if needs.isolated.is_empty() {
                 needs.failures.push(
@@ -66,13 +66,28 @@ impl Needs {
 
     /// The needs of a domain whose definition cannot be used.
     #[must_use]
-    pub fn without_definition(name: &str, settings: &Settings, error: &DefinitionError) -> Self {
-        let mut needs = Self::of_settings(name, settings);
+    pub fn without_definition(
+        name: &str,
+        settings: &Settings,
+        error: &DefinitionError,
+        topology: &Topology,
+    ) -> Self {
+        let mut needs = Self::of_settings(name, settings, topology);
         needs.failures.push(error.to_string());
         needs
     }
 
-    fn of_settings(name: &str, settings: &Settings) -> Self {
+    fn of_settings(name: &str, settings: &Settings, topology: &Topology) -> Self {
+        let needs = Self {
+            compact: settings.prepare.contains(&Preparation::Compact),
+            require: settings.require,
+            ..Self::default()
+        };
+        if topology.without_systemd {
+            let missing = settings.systemd_keys().into_iter();
+            let failures = missing.map(|key| format!("{key}: needs systemd, which this host does not run"));
+            return Self { failures: failures.collect(), ..needs };
+        }
         let length = systemd_escape(name).len() + UNIT;
         let failures = if length > MAX_UNIT_NAME {
             vec![format!(
@@ -81,14 +96,7 @@ impl Needs {
         } else {
             Vec::new()
         };
-        Self {
-            compact: settings.prepare.contains(&Preparation::Compact),
-            weight: settings.weight,
-            monitor: settings.monitor.is_some(),
-            require: settings.require,
-            failures,
-            ..Self::default()
-        }
+        Self { weight: settings.weight, monitor: settings.monitor.is_some(), failures, ..needs }
     }
 }
 

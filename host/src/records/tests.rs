@@ -24,6 +24,7 @@ fn host() -> Topology {
         allowed_cpus: units.map(|unit| (unit.to_owned(), CpuSet::default())).into(),
         machine_weight: Some(50),
         workqueue: cpus("0-7"),
+        without_systemd: false,
     }
 }
 
@@ -214,6 +215,20 @@ mod needs {
         assert!(size("4").is_empty(), "ordinary pages need no preparation");
         let long = needs(&format!("win{}", "ü".repeat(100)), "").unwrap().failures;
         assert!(long[0].contains("the name is too long for units"), "{long:?}");
+    }
+
+    #[test]
+    fn contain_only_what_works_without_systemd() {
+        let topology = Topology { without_systemd: true, ..host() };
+        let name = format!("win{}", "ü".repeat(100));
+        let xml = "<domain><memory unit='MiB'>5</memory><memoryBacking><hugepages/></memoryBacking>
+            <vcpu>1</vcpu><cputune><vcpupin vcpu='0' cpuset='2'/></cputune></domain>";
+        let event = Event::read(Operation::Prepare, seconds(1), &name, xml, &config(), &topology);
+        let Change::Prepare(Some(needs)) = event.change else { panic!("{event:?}") };
+        let missing =
+            ["isolate", "weight"].map(|key| format!("{key}: needs systemd, which this host does not run"));
+        let pages = vec![PagesNeed { size: MIB2, count: 3, nodes: None }];
+        assert_eq!(needs, Needs { pages, failures: missing.into(), ..Needs::default() });
     }
 
     #[test]

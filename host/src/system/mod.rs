@@ -1,4 +1,5 @@
-//! The host that is prepared: reads its state from sysfs and systemd, compares it with the desired state, and changes it.
+//! The host that is prepared: reads its state from sysfs and, if it runs systemd, from systemd; compares it with the
+//! desired state, and changes it.
 
 mod mask;
 mod plan;
@@ -91,6 +92,9 @@ impl System {
     /// If a file cannot be read or has an unknown format, or systemd does not answer.
     pub async fn topology(&self) -> Result<Topology, SystemError> {
         let mut topology = self.blocking(|sysfs| sysfs.topology()).await?;
+        if topology.without_systemd {
+            return Ok(topology);
+        }
         let units = HOST_UNITS.map(str::to_owned);
         topology.allowed_cpus = self.allowed_cpus(units.iter(), &topology.possible).await?;
         topology.machine_weight = self.systemd.weight(MACHINE_SLICE).await?;
@@ -103,6 +107,10 @@ impl System {
     /// Like [`Self::topology`].
     pub async fn current(&self, topology: &Topology) -> Result<HostState, SystemError> {
         let now = self.blocking(|sysfs| sysfs.topology()).await?;
+        if topology.without_systemd {
+            let Topology { overcommit, pools, workqueue, .. } = now;
+            return Ok(HostState { overcommit, pools, workqueue, ..HostState::default() });
+        }
         Ok(HostState {
             overcommit: now.overcommit,
             pools: now.pools,
@@ -134,6 +142,9 @@ impl System {
     /// Like [`Self::topology`].
     pub async fn update(&self, topology: &mut Topology, add: bool) -> Result<(), SystemError> {
         topology.online = self.blocking(Sysfs::online).await?;
+        if topology.without_systemd {
+            return Ok(());
+        }
         let scopes = self.systemd.domain_scopes().await?;
         topology.allowed_cpus.retain(|unit, _| HOST_UNITS.contains(&unit.as_str()) || scopes.contains(unit));
         let missing: BTreeSet<_> =

@@ -86,7 +86,7 @@ impl Preview {
         let settings = config.settings_for(&guest.name, guest.uuid)?;
         Some(match Definition::read(xml) {
             Ok(definition) => Needs::new(&guest.name, &definition, &settings, &self.topology),
-            Err(error) => Needs::without_definition(&guest.name, &settings, &error),
+            Err(error) => Needs::without_definition(&guest.name, &settings, &error, &self.topology),
         })
     }
 

@@ -239,6 +239,9 @@ impl Worker {
 
     /// Finds the scopes of the domains that have started.
     async fn find_scopes(&mut self) {
+        if self.state.before.as_ref().is_none_or(|before| before.without_systemd) {
+            return;
+        }
         let unknown = |record: &&mut Record| record.phase == Phase::Started && record.scope.is_none();
         for record in self.state.records.iter_mut().filter(unknown) {
             let pid = qemu::pid_of(&record.name).map(|pid| u32::try_from(pid.as_raw_nonzero().get()));

@@ -14,6 +14,8 @@ use crate::model::{CpuSet, NodeId, PageSize, Pool, Topology};
 pub(super) const NODES: &str = "sys/devices/system/node";
 /// The mask of unbound kernel work.
 pub(super) const WORKQUEUE: &str = "sys/devices/virtual/workqueue/cpumask";
+/// Exists if systemd is the first process: sd_booted(3).
+const SYSTEMD: &str = "run/systemd/system";
 const HUGE_PAGES: &str = "sys/kernel/mm/hugepages";
 /// The maximum size of a file, in bytes. sysfs(5): at most one page, which is 64 KiB on some machines.
 const MAX_SIZE: u64 = 64 * 1024;
@@ -55,7 +57,7 @@ fn on_node(node: Option<NodeId>) -> String {
     node.map(|node| format!(" on NUMA node {node}")).unwrap_or_default()
 }
 
-/// The host's sysfs.
+/// The host's sysfs, and whether it runs systemd.
 #[derive(Debug, Clone)]
 pub struct Sysfs(PathBuf);
 
@@ -103,8 +105,25 @@ impl Sysfs {
         };
         let default_page = self.default_page()?;
         let online = self.online()?;
+        let without_systemd = !self.has_systemd();
         let units = Topology::default();
-        Ok(Topology { possible, online, memory, overcommit, pools, default_page, workqueue, ..units })
+        Ok(Topology {
+            possible,
+            online,
+            memory,
+            overcommit,
+            pools,
+            default_page,
+            workqueue,
+            without_systemd,
+            ..units
+        })
+    }
+
+    /// Whether systemd is the first process.
+    #[must_use]
+    pub fn has_systemd(&self) -> bool {
+        self.0.join(SYSTEMD).exists()
     }
 
     /// The CPUs that are online now.

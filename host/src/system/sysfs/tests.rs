@@ -41,6 +41,9 @@ fn reads_what_the_host_has() {
     assert_eq!(topology.overcommit, [(SIZE, 3)].into());
     assert_eq!(topology.pools, [(POOL, 6)].into(), "the surplus is not a part of the pool");
     assert_eq!((topology.default_page, topology.workqueue.to_string()), (Some(SIZE), "0-7".to_owned()));
+    assert!(topology.without_systemd);
+    create_dir_all(directory.path().join(SYSTEMD)).unwrap();
+    assert!(!sysfs.topology().unwrap().without_systemd);
     write(directory.path().join(WORKQUEUE), "x").unwrap();
     let error = sysfs.topology().unwrap_err().to_string();
     assert!(error.contains("cpumask: its content \"x\" is unknown"), "{error}");
