@@ -165,7 +165,7 @@ pub const RESTORE_FAILED: &str = "27a1dd8bffcd470c8aeecf594a2e1ba6";
 pub const EVENT_UNREADABLE: &str = "51805deecc1c4ec7a76243e58c2c060e";
 /// Domains ended without an event from libvirt.
 pub const DOMAIN_GONE: &str = "ea69bc5538aa48a4bb1e4d17b729ad2d";
-/// The configuration of wakevirt-host needs systemd, and the host runs another init system.
+/// The configuration of wakevirt-host needs systemd.
 pub const SYSTEMD_NEEDED: &str = "91c043c7da4a4cb491c9df5a1ea0d8bc";
 /// The state of wakevirt-host cannot be saved.
 pub const HOST_STATE_NOT_SAVED: &str = "852814fa341e46779ea0b6270b35848b";
