@@ -1,6 +1,9 @@
 //! A Debian system on a host, without systemd: another init system is its first process. The system consists of the
 //! files from `scripts/inits`. The `DEBIAN` environment variable selects the release.
 
+pub mod scenario;
+pub mod services;
+
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -24,7 +27,7 @@ mount -t overlay -o "lowerdir=$1,upperdir=/run/init/upper,workdir=/run/init/work
 cd /run/init/root/etc
 tr -d - </proc/sys/kernel/random/uuid >machine-id
 echo debian >hostname
-printf 'security_driver = "none"\nseccomp_sandbox = 0\ncgroup_controllers = [ ]\nnamespaces = [ ]\n' >>libvirt/qemu.conf
+printf 'security_driver = "none"\nseccomp_sandbox = 0\ncgroup_controllers = [ ]\nnamespaces = [ ]\nstdio_handler = "file"\n' >>libvirt/qemu.conf
 rm -rf rc?.d/S* rc?.d/K* runlevels/*/* runit/runsvdir/default/*
 mkdir -p runit/boot-run runit/shutdown-run
 touch runit/native.boot.run runit/no.emulate.sysv
@@ -80,6 +83,17 @@ pub enum Init {
 }
 
 impl Init {
+    /// The value of INIT for `make install`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OpenRc => "openrc",
+            Self::Runit => "runit",
+            Self::S6 => "s6",
+            Self::Shepherd => "shepherd",
+        }
+    }
+
     /// The command that runs as the first process.
     fn command(self) -> &'static [&'static str] {
         match self {
@@ -139,14 +153,14 @@ impl<'host> System<'host> {
         self.init
     }
 
-    /// Installs the programs of this build before the system is booted, like `make install PREFIX=/usr`, and creates
-    /// the users.
+    /// Installs the programs of this build before the system is booted, like `make install PREFIX=/usr` with the
+    /// init system, and creates the users.
     ///
     /// # Panics
     /// If a step fails.
     pub fn install(&self) {
         let mut install = self.host.command(&project().join("scripts/install").to_string_lossy());
-        install.arg("install").env("DESTDIR", ROOT).env("PREFIX", "/usr");
+        install.arg("install").env("DESTDIR", ROOT).env("PREFIX", "/usr").env("INIT", self.init.name());
         // The script finds the programs in CARGO_TARGET_DIR/PROFILE.
         let (target, profile) = PROGRAMS.rsplit_once('/').expect("a path");
         succeed(install.env("CARGO_TARGET_DIR", target).env("PROFILE", profile));
@@ -338,13 +352,19 @@ impl<'host> System<'host> {
     /// the program counts, as in [`proc::program`].
     #[must_use]
     pub fn processes(&self, program: &str) -> Vec<Pid> {
-        let mut all = vec![self.first_process()];
+        let mut all = self.all_processes();
+        all.retain(|pid| proc::program(*pid).as_deref() == Some(program));
+        all
+    }
+
+    /// The first process and all its descendants, in the PID namespace of this process.
+    #[must_use]
+    pub fn all_processes(&self) -> Vec<Pid> {
+        let mut left = vec![self.first_process()];
         let mut found = Vec::new();
-        while let Some(pid) = all.pop() {
-            if proc::program(pid).as_deref() == Some(program) {
-                found.push(pid);
-            }
-            all.extend(proc::children(pid));
+        while let Some(pid) = left.pop() {
+            left.extend(proc::children(pid));
+            found.push(pid);
         }
         found
     }
