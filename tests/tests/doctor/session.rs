@@ -1,5 +1,5 @@
-//! A user with two libvirt daemons, each of which sees only its own VMs. The test runs the printed command, starts one
-//! daemon again, and wakes the user's domain.
+//! A user with two libvirt daemons, each of which sees only its own VMs. The tests run the printed commands, start one
+//! daemon again, and wake the user's domain, or see it running.
 
 use std::process::Command;
 
@@ -46,18 +46,21 @@ impl<'host> Session<'host> {
         Self { host, _bus: bus }
     }
 
+    /// A command that runs as the user, with the runtime directory of the session or without one.
+    fn command(&self, in_session: bool, program: &str) -> Command {
+        let mut command = as_user(self.host, program);
+        if !in_session {
+            command.env_remove("XDG_RUNTIME_DIR");
+        }
+        command
+    }
+
     /// Starts a daemon, with the runtime directory of the session or without one, and waits until it replies.
     fn daemon(&self, in_session: bool) -> Process {
-        let command = |program: &str| {
-            let mut command = as_user(self.host, program);
-            if !in_session {
-                command.env_remove("XDG_RUNTIME_DIR");
-            }
-            command
-        };
-        let libvirtd = Process::start("libvirtd", command("libvirtd").args(["--timeout", "600"]));
+        let mut libvirtd = self.command(in_session, "libvirtd");
+        let libvirtd = Process::start("libvirtd", libvirtd.args(["--timeout", "600"]));
         wait::until_true("libvirtd to reply", || {
-            let mut virsh = command("virsh");
+            let mut virsh = self.command(in_session, "virsh");
             virsh.env("LIBVIRT_AUTOSTART", "0").args(["-q", "-c", URI, "list"]);
             virsh.output().is_ok_and(|output| output.status.success())
         });
@@ -84,6 +87,17 @@ impl<'host> Session<'host> {
         let mut virsh = as_user(self.host, "virsh");
         succeed(virsh.args(["-q", "-c", URI]).args(arguments)).trim().to_owned()
     }
+
+    /// Defines and starts the user's domain.
+    fn start_domain(&self, in_session: bool) {
+        let line = format!("define {HOME}/own.xml; start own");
+        succeed(self.command(in_session, "virsh").args(["-q", "-c", URI, &line]));
+    }
+
+    /// The processes of the user's domain.
+    fn guests(&self) -> String {
+        self.host.sh("pgrep qemu-system || true")
+    }
 }
 
 /// A command that runs as the user, in the user's session.
@@ -91,6 +105,12 @@ fn as_user(host: &Host, program: &str) -> Command {
     let mut command = host.command_as(User::Unprivileged, program);
     command.env("XDG_RUNTIME_DIR", RUNTIME).env("HOME", HOME);
     command
+}
+
+/// Runs the command of a finding as the user.
+fn run_fix(host: &Host, finding: &Value) {
+    let command = finding["cure"].as_str().unwrap_or_else(|| panic!("no command: {finding:#}"));
+    succeed(as_user(host, "sh").args(["-euc", command]));
 }
 
 /// Starts two daemons with `start`, and checks that doctor reports them and that its command stops both. Afterwards, a
@@ -105,12 +125,10 @@ fn assert_fixed(check: &str, evidence: &[&str], start: impl Fn(&Session<'_>) -> 
     let first = &json["findings"][0];
     assert_eq!(first["check"], check, "{json:#}");
     let lines = first["evidence"].as_array().expect("a list");
-    assert_eq!(lines.len(), 2, "{json:#}");
     for part in evidence {
         assert!(lines.iter().any(|line| line.as_str().is_some_and(|it| it.contains(part))), "{json:#}");
     }
-    let command = first["cure"].as_str().expect("a command");
-    succeed(as_user(&host, "sh").args(["-euc", command]));
+    run_fix(&host, first);
     for mut daemon in daemons {
         let _ = daemon.wait_for_exit();
     }
@@ -147,4 +165,57 @@ fn fixes_two_libvirt_daemons_in_one_runtime_directory() {
         session.host.sh(&format!("rm -r {RUNTIME}/libvirt"));
         [first, session.daemon(true)]
     });
+}
+
+/// The domain was started by a program without a runtime directory, and programs of the session show it as shut off.
+/// After the command, they show it as running. It keeps running meanwhile.
+#[test]
+fn shows_a_vm_that_was_started_without_a_session() {
+    privileged!();
+    let host = Host::new();
+    let _fixture = Fixture::new(&host, HEALTHY);
+    let session = Session::start(&host);
+    let _elsewhere = session.daemon(false);
+    session.start_domain(false);
+    let guest = session.guests();
+    let _daemon = session.daemon(true);
+    assert_eq!(session.virsh(&["domstate", "own"]), "shut off");
+    let _actor = session.actor();
+    let json = session.diagnose();
+    let first = &json["findings"][0];
+    assert_eq!(first["check"], "two-runtime-directories", "{json:#}");
+    assert!(first["evidence"].to_string().contains("VM own"), "{json:#}");
+    run_fix(&host, first);
+
+    let _daemon = session.daemon(true);
+    assert_eq!(session.virsh(&["domstate", "own"]), "running");
+    assert_eq!(session.guests(), guest);
+    let json = session.diagnose();
+    assert!(!json.to_string().contains("two-runtime-directories"), "{json:#}");
+    session.virsh(&["destroy", "own"]);
+    assert_eq!(session.guests(), "");
+}
+
+/// The runtime directory of the domain's daemon was removed at logout, so that no daemon can find the domain.
+#[test]
+fn ends_a_vm_whose_runtime_directory_was_removed() {
+    privileged!();
+    let host = Host::new();
+    let _fixture = Fixture::new(&host, HEALTHY);
+    let session = Session::start(&host);
+    let _first = session.daemon(true);
+    session.start_domain(true);
+    host.sh(&format!("rm -r {RUNTIME}/libvirt"));
+    let _second = session.daemon(true);
+    assert_eq!(session.virsh(&["domstate", "own"]), "shut off");
+    assert_eq!(session.guests().lines().count(), 1);
+    let _actor = session.actor();
+    for check in ["two-daemons", "lost-vm"] {
+        let json = session.diagnose();
+        let first = &json["findings"][0];
+        assert_eq!(first["check"], check, "{json:#}");
+        run_fix(&host, first);
+    }
+    wait::until_true("QEMU to exit", || session.guests().is_empty());
+    assert!(!session.diagnose().to_string().contains("lost-vm"));
 }

@@ -1,6 +1,4 @@
-//! Whether the actor reaches libvirt, and whether a user has several libvirt daemons.
-
-use std::collections::BTreeSet;
+//! Whether the actor reaches libvirt.
 
 use crate::client::Service;
 use crate::verbs::doctor::checks::{commands, permissions};
@@ -14,8 +12,7 @@ const NOT_LISTENING: [&str; 2] = ["Connection refused", "No such file or directo
 /// Finds reasons why the actor does not reach libvirt.
 #[must_use]
 pub fn check(seen: &Observations) -> Vec<Finding> {
-    let connections = seen.unconnected.iter().map(|(uri, reason)| unconnected(seen, uri, reason.as_deref()));
-    daemons(seen).into_iter().chain(connections).collect()
+    seen.unconnected.iter().map(|(uri, reason)| unconnected(seen, uri, reason.as_deref())).collect()
 }
 
 /// Reports a hypervisor to which the actor is not connected.
@@ -106,44 +103,4 @@ fn denied_to_group(seen: &Observations, finding: Finding) -> Finding {
     finding.fix(restart).advice(
         "If this does not help, a polkit rule may deny access; see /usr/share/doc/wakevirt/RESTRICTED.md.",
     )
-}
-
-/// Reports that the user has several daemons, in the same directory or in different ones.
-fn daemons(seen: &Observations) -> Option<Finding> {
-    let daemons = &seen.daemons;
-    let directories: BTreeSet<_> = daemons.iter().map(|daemon| &daemon.directory).collect();
-    let kinds: BTreeSet<_> = daemons.iter().map(|daemon| &daemon.name).collect();
-    // libvirtd and virtqemud in one directory have different sockets.
-    if daemons.len() < 2 {
-        return None;
-    }
-    let (check, problem) = if directories.len() > 1 {
-        (
-            "two-runtime-directories",
-            "this user's libvirt daemons use different runtime directories, and each sees only its own VMs",
-        )
-    } else if kinds.len() > 1 {
-        ("two-daemons", "this user has both libvirtd and virtqemud running, and each sees only its own VMs")
-    } else {
-        (
-            "two-daemons",
-            "this user has several libvirt daemons running; the runtime directory of the first was removed, for example at logout",
-        )
-    };
-    let mut finding = Finding::error(check, problem);
-    for daemon in daemons {
-        finding =
-            finding.seen(format!("{}, process {}: {}", daemon.name, daemon.pid, daemon.directory.display()));
-    }
-    let pids: Vec<String> = daemons.iter().map(|daemon| daemon.pid.to_string()).collect();
-    let kill = format!("kill {}", pids.join(" "));
-    let has_units = seen.user_units.as_ref().is_some_and(Result::is_ok);
-    let fix = if has_units {
-        format!("{kill} && systemctl --user restart wakevirt-libvirtd wakevirt-actor")
-    } else {
-        kill
-    };
-    Some(finding.fix(fix).advice(
-        "VMs keep running. The daemon that starts next finds only the VMs whose state is in its runtime directory; see /usr/share/doc/wakevirt/HYPERVISORS.md.",
-    ))
 }

@@ -11,6 +11,7 @@ mod packets;
 mod permissions;
 mod rules;
 mod services;
+mod session;
 
 use super::observe::Observations;
 use crate::verbs::finding::Finding;
@@ -39,6 +40,7 @@ fn on_host(seen: &Observations) -> Vec<Finding> {
     let checks = [
         services::check,
         interfaces::check,
+        session::check,
         hypervisors::check,
         permissions::check,
         domains::check,

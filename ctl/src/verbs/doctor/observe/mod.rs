@@ -26,7 +26,7 @@ use loop_back::LoopBack;
 use network::Link;
 use polkit::Polkit;
 use ports::UdpSocket;
-use session::Daemon;
+use session::Session;
 
 /// Everything that doctor has seen.
 #[derive(Debug)]
@@ -63,8 +63,8 @@ pub struct Observations {
     pub unconnected: Vec<(String, Option<String>)>,
     /// The named domain, or the first domains if the caller named none.
     pub machines: Vec<Machine>,
-    /// The caller's libvirt daemons, if the actor uses `qemu:///session`.
-    pub daemons: Vec<Daemon>,
+    /// The caller's libvirt daemons and their guests, if the actor uses `qemu:///session`.
+    pub session: Session,
     /// The loopback test.
     pub loop_back: Option<LoopBack>,
     /// What libvirt and the loopback test did not show.
@@ -124,7 +124,7 @@ impl Observations {
             port,
             unconnected: unconnected(&bus, in_cluster),
             machines,
-            daemons: if uses_session { session::daemons() } else { Vec::new() },
+            session: if uses_session { Session::read() } else { Session::default() },
             loop_back,
             unseen,
             bus,
@@ -162,7 +162,7 @@ impl Observations {
             port: Vec::new(),
             unconnected: Vec::new(),
             machines: Vec::new(),
-            daemons: Vec::new(),
+            session: Session::default(),
             loop_back: None,
             unseen: Vec::new(),
         }
