@@ -30,6 +30,33 @@ for service in dbus libvirtd wakevirt-actor wakevirt-capture; do
 done
 "#;
 
+/// A scan directory for s6-svscan. It contains copies of the service directories that `make install` installs.
+const S6: &str = r#"
+mkdir -p /etc/s6/service
+cp -a /etc/s6/sv/wakevirt-* /etc/s6/service/
+cd /etc/s6/service
+mkdir dbus libvirtd
+printf '#!/bin/sh\nmkdir -p /run/dbus\nexec dbus-daemon --system --nofork --nopidfile\n' >dbus/run
+printf '#!/bin/sh\nexec libvirtd\n' >libvirtd/run
+chmod 755 dbus/run libvirtd/run
+for service in *; do
+    touch $service/down
+done
+"#;
+
+/// Shepherd's configuration. Shepherd loads wakevirt's file.
+const SHEPHERD: &str = r#"(use-modules (shepherd service))
+(define (daemon name . command)
+  (service (list name)
+           #:start (make-forkexec-constructor command)
+           #:stop (make-kill-destructor)
+           #:respawn? #t))
+(register-services
+ (list (daemon 'dbus "/bin/sh" "-c" "mkdir -p /run/dbus; exec dbus-daemon --system --nofork --nopidfile")
+       (daemon 'libvirtd "/usr/sbin/libvirtd")))
+(load "/usr/share/wakevirt/wakevirt.scm")
+"#;
+
 /// Shell commands. `$1` is the name of the service.
 struct Commands {
     /// Starts the service at every boot from now on.
@@ -109,7 +136,10 @@ impl System<'_> {
             Init::Runit => {
                 succeed(self.chroot("sh").args(["-euc", RUNIT]));
             }
-            Init::S6 | Init::Shepherd => {}
+            Init::S6 => {
+                succeed(self.chroot("sh").args(["-euc", S6]));
+            }
+            Init::Shepherd => self.write("/etc/shepherd.scm", SHEPHERD),
         }
     }
 

@@ -1,0 +1,11 @@
+//! wakevirt with the GNU Shepherd as the init system.
+
+use wakevirt_tests::init::{Init, scenario};
+use wakevirt_tests::privileged;
+
+#[test]
+#[ignore = "make check-anywhere"]
+fn boots_wakes_reloads_and_stops() {
+    privileged!();
+    scenario::run(Init::Shepherd);
+}
