@@ -12,7 +12,7 @@ const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,Result
                           DropInPaths,SupplementaryGroups,AmbientCapabilities,MainPID,FragmentPath";
 
 /// The system units.
-const SYSTEM: [&str; 14] = [
+const SYSTEM: [&str; 16] = [
     "wakevirt-capture.service",
     "wakevirt-capture.socket",
     "wakevirt-capture-links.socket",
@@ -21,6 +21,8 @@ const SYSTEM: [&str; 14] = [
     "libvirtd.socket",
     "virtqemud.service",
     "virtqemud.socket",
+    "virtproxyd.service",
+    "virtproxyd.socket",
     "dbus.service",
     "wakevirt-host.service",
     "wakevirt-host.socket",

@@ -4,10 +4,13 @@ use crate::client::Service;
 use crate::verbs::doctor::checks::{commands, permissions};
 use crate::verbs::doctor::observe::Observations;
 use crate::verbs::finding::Finding;
-use crate::verbs::units::Unit;
+use crate::verbs::units::{Unit, Units};
 
 /// Parts of libvirt's messages when no daemon listens on its socket: ECONNREFUSED and ENOENT.
 const NOT_LISTENING: [&str; 2] = ["Connection refused", "No such file or directory"];
+
+/// The daemons whose sockets clients of the system's QEMU driver use.
+const DAEMONS: [&str; 3] = ["virtqemud", "libvirtd", "virtproxyd"];
 
 /// Finds reasons why the actor does not reach libvirt.
 #[must_use]
@@ -29,9 +32,15 @@ fn unconnected(seen: &Observations, uri: &str, reason: Option<&str>) -> Finding 
     }
     let Ok(units) = &seen.units else { return finding.advice("Start libvirtd or virtqemud.") };
     let unit = |name: &str| units.get(name).filter(|unit| unit.is_installed());
-    let daemon = if unit("virtqemud.service").is_some() { "virtqemud" } else { "libvirtd" };
+    let daemon = daemon(units, uri);
     let (service, socket) = (format!("{daemon}.service"), format!("{daemon}.socket"));
     let Some(state) = unit(&service) else {
+        if DAEMONS.iter().any(|daemon| unit(&format!("{daemon}.service")).is_some()) {
+            let finding = finding.seen(format!("{service} is not installed"));
+            return finding.advice(
+                "Remove the mode parameter from the URI in the connections key of actor.toml: libvirt then uses the daemon that is installed.",
+            );
+        }
         let finding = finding.seen("neither libvirtd.service nor virtqemud.service is installed");
         return finding.fix(seen.caller.as_root("apt-get install libvirt-daemon-system"));
     };
@@ -51,6 +60,29 @@ fn unconnected(seen: &Observations, uri: &str, reason: Option<&str>) -> Finding 
         format!("systemctl enable --now {socket} {service}")
     };
     finding.fix(seen.caller.as_root(&format!("{unmask}{start}")))
+}
+
+/// The daemon that serves a URI of the system's QEMU driver. If several are installed, it is the one whose units are active
+/// or enabled.
+fn daemon(units: &Units, uri: &str) -> &'static str {
+    let unit = |name: String| units.get(&name).filter(|unit| unit.is_installed());
+    let is_installed = |daemon: &&str| unit(format!("{daemon}.service")).is_some();
+    let is_used = |daemon: &&str| {
+        let units = ["service", "socket"].into_iter().filter_map(|kind| unit(format!("{daemon}.{kind}")));
+        units.into_iter().any(|unit| unit.is_active() || unit.get("UnitFileState") == "enabled")
+    };
+    let parameters = uri.split_once('?').map_or("", |(_, parameters)| parameters);
+    // libvirt's parameter selects the socket of virtqemud, or that of libvirtd, which is also virtproxyd's.
+    let choices: &[&'static str] = match parameters.split('&').find_map(|it| it.strip_prefix("mode=")) {
+        Some("direct") => &["virtqemud"],
+        Some("legacy") => &["libvirtd", "virtproxyd"],
+        _ => &["virtqemud", "libvirtd"],
+    };
+    let all = || choices.iter().copied();
+    all()
+        .find(is_used)
+        .or_else(|| all().find(is_installed))
+        .unwrap_or(choices.last().copied().unwrap_or("libvirtd"))
 }
 
 /// Reports a hypervisor to which the caller can connect, but not the actor.
@@ -103,4 +135,38 @@ fn denied_to_group(seen: &Observations, finding: Finding) -> Finding {
     finding.fix(restart).advice(
         "If this does not help, a polkit rule may deny access; see /usr/share/doc/wakevirt/RESTRICTED.md.",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::verbs::units::parse;
+
+    #[test]
+    fn names_the_daemon_that_serves_a_connection() {
+        let daemon = |units: &[(&str, &str)], uri: &str| {
+            let block = |(name, state): &(&str, &str)| {
+                format!("Id={name}\nLoadState=loaded\nActiveState=inactive\nUnitFileState={state}\n\n")
+            };
+            super::daemon(&parse(&units.iter().map(block).collect::<String>()), uri)
+        };
+        let libvirtd = [("libvirtd.service", "enabled")];
+        let modular = [("virtqemud.service", "enabled"), ("virtproxyd.service", "disabled")];
+        let both = [
+            ("libvirtd.socket", "enabled"),
+            ("libvirtd.service", "enabled"),
+            ("virtqemud.service", "disabled"),
+        ];
+        for (units, uri, expected) in [
+            (&[][..], "qemu:///system", "libvirtd"),
+            (&libvirtd, "qemu:///system", "libvirtd"),
+            (&libvirtd, "qemu:///system?mode=direct", "virtqemud"),
+            (&modular, "qemu:///system", "virtqemud"),
+            (&modular, "qemu:///system?mode=auto", "virtqemud"),
+            (&modular, "qemu:///system?no_tty=1&mode=legacy", "virtproxyd"),
+            (&both, "qemu:///system", "libvirtd"),
+            (&both, "qemu:///system?mode=direct", "virtqemud"),
+        ] {
+            assert_eq!(daemon(units, uri), expected, "{units:?} {uri}");
+        }
+    }
 }
