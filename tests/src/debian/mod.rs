@@ -2,6 +2,7 @@
 //! creates. The `DEBIAN` environment variable selects the release.
 
 pub mod inventory;
+pub mod modular;
 pub mod package;
 pub mod ssh;
 

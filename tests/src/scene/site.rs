@@ -80,11 +80,21 @@ impl<'host> Site<'host> {
     /// If the system does not boot.
     #[must_use]
     pub fn new(host: &'host Host, bus: Kind) -> Self {
+        Self::prepared(host, bus, |_| {})
+    }
+
+    /// Boots a system like [`Self::new`]. `prepare` changes the system before it is booted.
+    ///
+    /// # Panics
+    /// If the system does not boot.
+    #[must_use]
+    pub fn prepared(host: &'host Host, bus: Kind, prepare: impl FnOnce(&Debian<'_>)) -> Self {
         host.bridge("br0");
         let lan = host.veth("enp1s0");
         host.sh("ip link set enp1s0 master br0 && ip address add 192.168.1.10/24 brd + dev br0");
         lan.address("192.168.1.7/24");
         let mut debian = Debian::new(host, bus);
+        prepare(&debian);
         debian.boot();
         debian.sh(&format!(
             "useradd --user-group --groups libvirt {MEMBER}
