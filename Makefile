@@ -1,9 +1,9 @@
 # make demo, make demo-host and make demo-kubevirt run demonstrations, make bench runs the benchmarks, make deb builds the
-# Debian packages, make image the container image for Kubernetes, and make dist the source archive. make check runs all tests except those that boot a
-# virtual machine, which make check-host runs, those with a Kubernetes API server, which make check-kubevirt runs, and
-# most of those with other init systems and distributions, which make check-anywhere runs. Run these commands as root on
-# Debian 12 or 13 with Rust 1.95 or later. Each command installs the Debian packages that it needs, and can be run
-# repeatedly.
+# Debian packages, make image the container image for Kubernetes, and make dist the source archive. make check runs all
+# tests except those that boot a virtual machine, which make check-host runs, those with a Kubernetes API server, which
+# make check-kubevirt runs, and most of those with other init systems and distributions, which make check-anywhere runs.
+# Run these commands as root on Debian 12 or 13 with Rust 1.95 or later. Each command installs the Debian packages that it
+# needs, and can be run repeatedly.
 #
 # Run make install and make uninstall as root. PREFIX is /usr/local by default. If DESTDIR is set, only files are
 # installed or removed; no other steps run. INIT is systemd by default; openrc, runit, s6 and shepherd install the files

@@ -57,7 +57,9 @@ pub enum Error {
     #[error("socketpair to the sniffer failed: {0}")]
     Channel(#[source] io::Error),
     /// Inherited descriptors cannot be hidden from the sniffer.
-    #[error("cannot set close-on-exec on inherited descriptors: {0}; Linux 5.11 or later is required")]
+    #[error(
+        "cannot set close-on-exec on inherited descriptors: {0}; mount /proc, or use Linux 5.11 or later"
+    )]
     Descriptors(#[source] io::Error),
     /// The network interfaces cannot be listed or monitored.
     #[error("cannot monitor the network interfaces: {0}")]

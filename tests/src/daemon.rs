@@ -136,7 +136,11 @@ impl<'host> Starter<'host> {
 
     /// The command that starts the service, without a socket for its notifications.
     fn command(&self) -> Command {
-        self.host.write(&self.file, &self.config);
+        let mut config = self.config.clone();
+        if self.user == User::Capture && !kernel_has_landlock() && !config.contains("require-landlock") {
+            config.insert_str(0, "require-landlock = false\n");
+        }
+        self.host.write(&self.file, &config);
         let mut runtime_directory = None;
         if (self.user, self.started_by) == (User::Actor, StartedBy::Manager) {
             // RuntimeDirectory= in systemd.exec(5). Here, the directory remains when the service stops.
@@ -174,6 +178,18 @@ impl<'host> Starter<'host> {
         command.args(rest).envs(runtime_directory);
         command
     }
+}
+
+/// Whether the kernel is new enough for Landlock: Linux 5.13 (landlock(7)). On older kernels, [`Starter`] makes capture
+/// run without Landlock unless the configuration contains `require-landlock`.
+///
+/// # Panics
+/// If the kernel's version cannot be read.
+#[must_use]
+pub fn kernel_has_landlock() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel has a version");
+    let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(5), Some(13))
 }
 
 /// A running service. It dereferences to its [`Process`].
