@@ -63,7 +63,7 @@ const CREATE_USERS: &str = r#"
 for group in libvirt wakevirt; do
     getent group $group >/dev/null || groupadd --system $group
 done
-for user in wakevirt-capture wakevirt-actor wakevirt-metrics; do
+for user in wakevirt-capture wakevirt-actor wakevirt-metrics wakevirt-host; do
     getent passwd $user >/dev/null ||
         useradd --system --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin $user
 done
@@ -165,6 +165,14 @@ impl<'host> System<'host> {
         let (target, profile) = PROGRAMS.rsplit_once('/').expect("a path");
         succeed(install.env("CARGO_TARGET_DIR", target).env("PROFILE", profile));
         succeed(self.chroot("sh").args(["-euc", CREATE_USERS]));
+    }
+
+    /// Makes a directory of the host visible on the system, which is not booted.
+    ///
+    /// # Panics
+    /// If it cannot be mounted.
+    pub fn bind(&self, directory: &str, inside: &str) {
+        self.host.sh(&format!("mkdir -p {ROOT}{inside} && mount --bind '{directory}' {ROOT}{inside}"));
     }
 
     /// A command that runs a program in the root directory of the system, which is not booted. Only `/proc` is mounted

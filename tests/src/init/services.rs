@@ -24,7 +24,7 @@ mkdir -p dbus libvirtd
 printf '#!/bin/sh\nmkdir -p /run/dbus\nexec dbus-daemon --system --nofork --nopidfile\n' >dbus/run
 printf '#!/bin/sh\nexec libvirtd\n' >libvirtd/run
 chmod 755 dbus/run libvirtd/run
-for service in dbus libvirtd wakevirt-actor wakevirt-capture; do
+for service in dbus libvirtd wakevirt-actor wakevirt-capture wakevirt-host; do
     touch $service/down
     ln -s /etc/sv/$service /etc/runit/runsvdir/default/
 done
