@@ -6,5 +6,5 @@ use wakevirt_tests::privileged;
 #[test]
 fn boots_wakes_reloads_and_stops() {
     privileged!();
-    scenario::run(Init::OpenRc);
+    println!("tried: {}", scenario::run(Init::OpenRc));
 }

@@ -75,7 +75,10 @@ impl Error {
         let method = method.to_owned();
         match BusError::from(error) {
             BusError::ZBus(zbus::Error::FDO(error)) => match *error {
-                fdo::Error::ServiceUnknown(_) | fdo::Error::NameHasNoOwner(_) => {
+                fdo::Error::ServiceUnknown(_)
+                | fdo::Error::NameHasNoOwner(_)
+                // Without systemd, the bus cannot start the actor (dbus/org.wakevirt.Actor1.service).
+                | fdo::Error::SpawnChildExited(_) => {
                     Self::NotRunning { service, address: Box::new(address.clone()) }
                 }
                 fdo::Error::AccessDenied(_) => Self::Denied { service, method },

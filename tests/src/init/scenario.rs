@@ -32,11 +32,11 @@ fn config(domains: &[&str]) -> String {
     format!("connections = [\"{TEST}\", \"{QEMU}\"]\ncool-down = \"0s\"\n{rules}")
 }
 
-/// Runs the scenario.
+/// Runs the scenario, and returns the version of the init system.
 ///
 /// # Panics
 /// If a step fails.
-pub fn run(init: Init) {
+pub fn run(init: Init) -> String {
     let host = Host::new();
     let system = System::new(&host, init);
     system.install();
@@ -52,7 +52,11 @@ pub fn run(init: Init) {
     scenario.gives_up_with_an_invalid_configuration(&lan);
     scenario.stops(&lan);
     scenario.boots_with_all_services(&host, &lan);
+    let version = scenario
+        .system
+        .sh(&format!("dpkg-query --show --showformat '${{Package}} ${{Version}}' {}", init.name()));
     scenario.system.shut_down();
+    version
 }
 
 struct Scenario<'host> {
@@ -219,9 +223,22 @@ impl Scenario<'_> {
         }
         // The actor creates this file only if SIGTERM ended it.
         assert!(self.system.path("/run/wakevirt-actor/ended").exists());
+        self.reports_a_stopped_actor();
         self.system.start(CAPTURE);
         self.system.start(ACTOR);
         self.wake(lan, FIRST);
+    }
+
+    /// The file that makes systemd start the actor has no effect without systemd, and does not hide the cause.
+    fn reports_a_stopped_actor(&self) {
+        let installed = "/usr/share/dbus-1/system-services/org.wakevirt.Actor1.service";
+        assert!(!self.system.path(installed).exists());
+        self.system.copy("dbus/org.wakevirt.Actor1.service", installed);
+        self.system.sh("dbus-send --system --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.ReloadConfig");
+        let output = self.system.command("wakevirtctl").args(["wake", FIRST.0]).output().expect("it runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("wakevirt-actor is not running"), "{stderr}");
+        std::fs::remove_file(self.system.path(installed)).expect("it was installed");
     }
 
     /// All services start at the next boot. A packet then also wakes a domain of QEMU.
