@@ -7,5 +7,5 @@ use wakevirt_tests::privileged;
 #[ignore = "make check-anywhere"]
 fn boots_wakes_reloads_and_stops() {
     privileged!();
-    scenario::run(Init::Shepherd);
+    println!("tried: {}", scenario::run(Init::Shepherd));
 }

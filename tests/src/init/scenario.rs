@@ -224,6 +224,9 @@ impl Scenario<'_> {
         // The actor creates this file only if SIGTERM ended it.
         assert!(self.system.path("/run/wakevirt-actor/ended").exists());
         self.reports_a_stopped_actor();
+        if self.system.init() == Init::OpenRc {
+            self.starts_without_the_libvirt_group();
+        }
         self.system.start(CAPTURE);
         self.system.start(ACTOR);
         self.wake(lan, FIRST);
@@ -239,6 +242,23 @@ impl Scenario<'_> {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(stderr.contains("wakevirt-actor is not running"), "{stderr}");
         std::fs::remove_file(self.system.path(installed)).expect("it was installed");
+    }
+
+    /// With this setting of OpenRC, the actor has only the groups of its user.
+    fn starts_without_the_libvirt_group(&self) {
+        // For command_user, OpenRC opens a PAM session, which would wait for elogind. It does not run on this system.
+        self.system.sh("sed -i /pam_elogind/d /etc/pam.d/common-session");
+        let settings = "/etc/conf.d/wakevirt-actor";
+        let before = self.system.read(settings);
+        self.system.write(settings, &format!("{before}command_user=wakevirt-actor:wakevirt-actor\n"));
+        self.system.start(ACTOR);
+        let actor = self.system.process(ACTOR);
+        wait::until_true("the actor to drop its privileges", || Status::of(actor).field("NoNewPrivs") == "1");
+        self.user_without_privileges(ACTOR, u64::MAX);
+        let own = self.system.sh("id --groups wakevirt-actor");
+        assert_eq!(Status::of(actor).field("Groups"), own.trim());
+        self.system.stop(ACTOR);
+        self.system.write(settings, &before);
     }
 
     /// All services start at the next boot. A packet then also wakes a domain of QEMU.
