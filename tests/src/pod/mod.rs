@@ -236,6 +236,6 @@ fn build_image(host: &Host) {
     let built = built_programs();
     let (target, profile) = (built.parent().expect("a directory"), built.file_name().expect("a name"));
     let mut image = Command::new(project().join("scripts/image"));
-    image.arg("rootfs").env("CARGO_TARGET_DIR", target).env("PROFILE", profile);
+    image.args(["kubernetes", "rootfs"]).env("CARGO_TARGET_DIR", target).env("PROFILE", profile);
     succeed(image.env("IMAGE", host.path(&format!("{DIRECTORY}/image"))));
 }
