@@ -1,9 +1,10 @@
 # make demo, make demo-host and make demo-kubevirt run demonstrations, make bench runs the benchmarks, make deb builds the
-# Debian packages, make image the container image for Kubernetes, and make dist the source archive. make check runs all
-# tests except those that boot a virtual machine, which make check-host runs, those with a Kubernetes API server, which
-# make check-kubevirt runs, and most of those with other init systems and distributions, which make check-anywhere runs.
-# Run these commands as root on Debian 12 or 13 with Rust 1.95 or later. Each command installs the Debian packages that it
-# needs, and can be run repeatedly.
+# Debian packages, make rpm and make arch those for Fedora and Arch Linux, make oci the images of both services, make image
+# the container image for Kubernetes, and make dist the source archive. make check runs all tests except those that boot a
+# virtual machine, which make check-host runs, those with a Kubernetes API server, which make check-kubevirt runs, and
+# most of those with other init systems and distributions, which make check-anywhere runs. Run these commands as root on
+# Debian 12 or 13 with Rust 1.95 or later. Each command installs the Debian packages that it needs, and can be run
+# repeatedly.
 #
 # Run make install and make uninstall as root. PREFIX is /usr/local by default. If DESTDIR is set, only files are
 # installed or removed; no other steps run. INIT is systemd by default; openrc, runit, s6 and shepherd install the files
@@ -13,8 +14,8 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall deb image dist demo demo-host demo-kubevirt check check-host check-kubevirt check-anywhere
-.PHONY: bench fmt clippy deny fuzz clean
+.PHONY: build programs install uninstall deb rpm arch oci image dist demo demo-host demo-kubevirt
+.PHONY: check check-host check-kubevirt check-anywhere bench fmt clippy deny fuzz clean
 
 # Builds in release mode, as for the Debian package.
 build:
@@ -24,11 +25,26 @@ build:
 install uninstall:
 	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' INIT='$(INIT)' scripts/install $@
 
-# The packages do not contain wakevirt-kubevirt.
+# Builds the programs of the packages, which do not contain wakevirt-kubevirt.
+programs:
+	scripts/build --workspace --exclude wakevirt-kubevirt --exclude wakevirt-tests $(CARGOFLAGS)
+
 deb:
 	scripts/prepare deb
-	scripts/build --workspace --exclude wakevirt-kubevirt
+	$(MAKE) --no-print-directory programs
 	scripts/package
+
+# Both build from the archive of make dist.
+rpm arch:
+	scripts/prepare $@
+	scripts/dist
+	scripts/$@
+
+oci:
+	scripts/prepare image
+	$(MAKE) --no-print-directory programs
+	scripts/image capture
+	scripts/image actor
 
 image:
 	scripts/prepare image
