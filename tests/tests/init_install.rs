@@ -5,7 +5,7 @@ use nix::unistd::Pid;
 use wakevirt_tests::host::{Host, PROGRAMS, project};
 use wakevirt_tests::init::{Init, System};
 use wakevirt_tests::privileged;
-use wakevirt_tests::project::readme::commands_of;
+use wakevirt_tests::project::readme::{blocks_of, commands_of};
 use wakevirt_tests::wait;
 
 const ACTOR: &str = "wakevirt-actor";
@@ -28,8 +28,12 @@ fn bare(host: &Host, init: Init) -> System<'_> {
     }
     system.write("/etc/wakevirt/actor.toml", "connections = [\"test:///default\"]\n");
     system.boot();
-    system.sh("mkdir -p /run/dbus && dbus-daemon --system --fork --nopidfile");
+    start_bus(&system);
     system
+}
+
+fn start_bus(system: &System<'_>) {
+    system.sh("mkdir -p /run/dbus && dbus-daemon --system --fork --nopidfile");
 }
 
 /// The page's commands for this init system, for a system without make(1).
@@ -55,12 +59,23 @@ fn pids(system: &System<'_>) -> [Pid; 2] {
 
 fn check(init: Init) {
     let host = Host::new();
-    let system = bare(&host, init);
+    let mut system = bare(&host, init);
     let users = system.sh("getent passwd; getent group");
     assert!(!users.contains(ACTOR), "{users}");
     system.sh(&commands(init));
-    let first = pids(&system);
     system.wait_until("both services on the bus", "wakevirtctl list");
+    let _ = pids(&system);
+    if init == Init::Shepherd {
+        let lines = blocks_of("docs/INSTALL.md", "Without systemd", "scheme").concat();
+        system.write("/etc/shepherd.scm", &lines);
+    }
+    system.reboot();
+    start_bus(&system);
+    system.wait_until("both services on the bus after a reboot", "wakevirtctl list");
+    if init == Init::Shepherd {
+        system.wait_until("the rotation of logs", "herd status log-rotation | grep running");
+    }
+    let first = pids(&system);
 
     // The users are those of systemd's list. An upgrade creates no further ones.
     let users = system.sh("getent passwd; getent group");
@@ -90,6 +105,11 @@ fn check(init: Init) {
         system.sh("find / -xdev -name '*wakevirt*' ! -path '/mnt/*' ! -path '/proc/*' ! -path '/var/log/*'");
     let left: Vec<_> = left.lines().filter(|path| !path.starts_with("/run/")).collect();
     assert_eq!(left, ["/etc/wakevirt"]);
+
+    if init == Init::OpenRc {
+        let output = system.sh(&make("install", init).replace("INIT=openrc", ""));
+        assert!(output.contains("run `make uninstall`, and then `make install INIT=openrc`"), "{output}");
+    }
 }
 
 /// The types and names in the sysusers.d(5) file of this directory.
