@@ -2,7 +2,7 @@
 
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
-use wakevirt_tests::daemon::{Daemon, StartedBy};
+use wakevirt_tests::daemon::{Daemon, StartedBy, kernel_has_landlock};
 use wakevirt_tests::host::{Host, PROGRAMS, User};
 use wakevirt_tests::network::Peer;
 use wakevirt_tests::process::Process;
@@ -100,6 +100,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 /// Starts capture with the sockets of [`ACTIVATE`], and without capabilities.
 fn start_activated(host: &Host) -> Process {
+    host.write("/etc/wakevirt/capture.toml", &format!("require-landlock = {}\n", kernel_has_landlock()));
     let mut activate = host.command("python3");
     let user = User::Capture.name();
     activate.args(["-c", ACTIVATE]);
