@@ -134,7 +134,9 @@ impl<'host> Site<'host> {
         let format = "tried: ${Package} ${source:Upstream-Version}\\n";
         let packages = [package, "libvirt0", "qemu-system-x86"];
         let mut query = self.system.chroot("dpkg-query");
-        print!("{}", succeed(query.args(["--show", "--showformat", format]).args(packages)));
+        let versions = succeed(query.args(["--show", "--showformat", format]).args(packages));
+        // The name of the test is on the same line as its first output.
+        print!("\n{}", versions.replace("libvirt0", "libvirt").replace("qemu-system-x86", "QEMU"));
     }
 
     /// Starts the system's bus and capture. The user's services are already running, or start at the same time.
