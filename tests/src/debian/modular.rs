@@ -9,7 +9,7 @@ use crate::host::{project, succeed};
 /// `$2` is the root directory of the system.
 const REPLACE: &str = r#"
 systemctl --quiet --root="$2" disable libvirtd.service libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket
-rm -f "$2"/usr/sbin/libvirtd "$2"/usr/lib/systemd/system/libvirtd* "$2"/etc/libvirt/libvirtd.conf
+rm -f "$2"/usr/sbin/libvirtd "$2"/usr/lib/systemd/system/libvirtd* "$2"/etc/init.d/libvirtd "$2"/etc/libvirt/libvirtd.conf
 cp -r "$1"/. "$2"
 for driver in qemu interface network nodedev nwfilter secret storage; do
     systemctl --quiet --root="$2" enable virt${driver}d.service virt${driver}d.socket virt${driver}d-ro.socket virt${driver}d-admin.socket
