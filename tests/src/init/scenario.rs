@@ -208,6 +208,11 @@ impl Scenario<'_> {
         kill(killed, Signal::SIGKILL).expect("it is running");
         wait::until_true("the actor to be down", || self.system.is_down(ACTOR));
         assert_eq!(self.system.processes(ACTOR), []);
+        if self.system.init() == Init::OpenRc {
+            // The program reports this error before it opens syslog.
+            let errors = self.system.read("/var/log/wakevirt-actor.log");
+            assert!(errors.contains("/etc/wakevirt/actor.toml"), "{errors}");
+        }
         self.system.write("/etc/wakevirt/actor.toml", &config(&[FIRST.0, SECOND.0, REAL.0]));
         self.system.start(ACTOR);
         self.wake(lan, FIRST);
