@@ -24,7 +24,7 @@ fn read(path: &str) -> String {
 fn all_packages_have_the_version_of_the_programs() {
     for (file, line) in [
         ("packaging/rpm/wakevirt.spec", format!("\nVersion:        {VERSION}\n")),
-        ("packaging/rpm/wakevirt.spec", format!("> - {VERSION}-1\n")),
+        ("packaging/rpm/wakevirt.spec", format!(" The wakevirt authors - {VERSION}-1\n")),
         ("packaging/arch/PKGBUILD", format!("\npkgver={VERSION}\n")),
         ("packaging/guix/wakevirt.scm", format!("\n    (version \"{VERSION}\")\n")),
         ("packaging/nix/package.nix", "\n  inherit (workspace) version;\n".to_owned()),
