@@ -24,7 +24,7 @@ const EX_CONFIG: u8 = 78;
 const FAILED_START: Duration = Duration::from_secs(3);
 
 /// The environment variable that requests a newline on standard output when the service is ready: the protocol of s6
-/// (`notification-fd` in its documentation of service directories), dinit and OpenRC (`notify=fd:1`).
+/// (`notification-fd` in <https://skarnet.org/software/s6/servicedir.html>).
 const NOTIFY_STDOUT: &str = "WAKEVIRT_NOTIFY_STDOUT";
 
 /// Whether the service has reported that it is ready.
