@@ -16,7 +16,8 @@ const OPTIONAL: &str = "require-landlock = false";
 /// Prints the version for the table.
 fn print_version() {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel has a version");
-    println!("tried: Linux {}", release.trim());
+    // libtest does not end the line with the name of the test.
+    println!("\ntried: Linux {}", release.trim());
 }
 
 #[test]
