@@ -25,7 +25,8 @@ fn idle_daemons_are_started_for_a_wake() {
     wake_domain(&site, 1);
 
     define_other(&site);
-    for unit in ["virtnetworkd", "virtstoraged", "virtnwfilterd"] {
+    // Later versions of virtnetworkd run while a network is active.
+    for unit in ["virtstoraged", "virtnwfilterd"] {
         wait_for_unit(&site, unit, "inactive");
     }
     // The actor's connection keeps this daemon running.
@@ -43,7 +44,7 @@ fn idle_daemons_are_started_for_a_wake() {
     // shares the network of the host.
     site.virsh("net-destroy default");
     let disable = "for driver in qemu interface network nodedev nwfilter secret storage; do
-            systemctl disable virt${driver}d.service virt${driver}d.socket virt${driver}d-ro.socket virt${driver}d-admin.socket
+            test ! -e /usr/sbin/virt${driver}d || systemctl disable virt${driver}d.service virt${driver}d.socket virt${driver}d-ro.socket virt${driver}d-admin.socket
         done";
     site.debian.sh(disable);
     site.debian.sh(&commands_of("docs/HYPERVISORS.md", "Modular daemons").concat());
