@@ -1,5 +1,6 @@
 //! Capture and its sandbox on the kernel that runs this test: scripts/on-kernel. Some tests of
 //! `interfaces` and `udp` run there as well.
+#![expect(clippy::expect_used, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "the output becomes part of the tables in docs/PLATFORMS.md")]
 
 use nix::errno::Errno;
