@@ -7,6 +7,7 @@
 //! version, checks that the message ends where the datagram ends, and validates every value, either through its type or
 //! in `within_limits`.
 
+use serde::ser::{SerializeStructVariant, Serializer};
 use serde::{Deserialize, Serialize};
 
 use crate::CapturedPacket;
@@ -214,6 +215,36 @@ macro_rules! message {
 
 message!(ToSniffer);
 message!(FromSniffer);
+
+/// Encodes a [`FromSniffer::Failed`] with this reason, without allocating memory.
+///
+/// # Errors
+/// [`BadMessage::OverLimit`] if the reason is longer than [`MAX_REASON`].
+pub fn encode_failure<'buffer>(
+    reason: &str,
+    buffer: &'buffer mut [u8; MAX_MESSAGE],
+) -> Result<&'buffer [u8], BadMessage> {
+    encode(&Failure { reason }, buffer)
+}
+
+/// [`FromSniffer::Failed`] with a borrowed reason.
+struct Failure<'a> {
+    reason: &'a str,
+}
+
+impl Limits for Failure<'_> {
+    fn within_limits(&self) -> bool {
+        self.reason.len() <= MAX_REASON
+    }
+}
+
+impl Serialize for Failure<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut message = serializer.serialize_struct_variant("FromSniffer", 1, "Failed", 1)?;
+        message.serialize_field("reason", self.reason)?;
+        message.end()
+    }
+}
 
 fn encode<'buffer, Message: Serialize + Limits>(
     message: &Message,

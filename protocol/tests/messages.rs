@@ -11,7 +11,7 @@ use proptest::option;
 use proptest::prelude::*;
 use wakevirt_protocol::sniffer::{
     BadMessage, Counters, FromSniffer, MAX_MESSAGE, MAX_OUTGOING, MAX_PORTS, MAX_REASON, Mode, Request,
-    Start, ToSniffer, VERSION,
+    Start, ToSniffer, VERSION, encode_failure,
 };
 use wakevirt_protocol::{
     CapturedPacket, Carrier, MacAddr, MagicPacket, ParsedPacket, Password, UdpPath, VlanId,
@@ -202,6 +202,13 @@ fn enforces_limits_when_encoding_and_decoding() {
         Ok(Ok(failed(MAX_REASON)))
     );
     assert_eq!(failed(MAX_REASON + 1).encoded(), Err(BadMessage::OverLimit));
+    let encoded_failure = |length: usize| {
+        let mut buffer = [0; MAX_MESSAGE];
+        encode_failure(&"x".repeat(length), &mut buffer).map(<[u8]>::to_vec)
+    };
+    for length in [0, MAX_REASON, MAX_REASON + 1] {
+        assert_eq!(encoded_failure(length), failed(length).encoded());
+    }
     // Postcard: the number of the variant, the length as a varint, the string.
     let reason = [&[VERSION, 1, 0xad, 0x02][..], &[b'x'; MAX_REASON + 1]].concat();
     assert_eq!(FromSniffer::decoded(&reason), Err(BadMessage::Malformed));

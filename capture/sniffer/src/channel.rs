@@ -1,5 +1,6 @@
 //! The sniffer's end of the socketpair.
 
+use std::fmt::{self, Write};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,7 +11,9 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_type};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType, recvmsg, send,
 };
-use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, MAX_REASON, MAX_UDP_SOCKETS, Start, ToSniffer};
+use wakevirt_protocol::sniffer::{
+    FromSniffer, MAX_MESSAGE, MAX_REASON, MAX_UDP_SOCKETS, Start, ToSniffer, encode_failure,
+};
 
 use crate::error::Error;
 
@@ -94,10 +97,12 @@ impl Channel {
     }
 
     /// Reports why the sniffer exits. If the socketpair is full, waits for a limited time.
-    pub(super) fn send_failure(self, reason: &str) {
+    pub(super) fn send_failure(self, reason: fmt::Arguments<'_>) {
+        let mut text = Reason { bytes: [0; MAX_REASON], length: 0 };
+        // An error means that the reason was truncated.
+        let _result = text.write_fmt(reason);
         let mut buffer = [0; MAX_MESSAGE];
-        let message = FromSniffer::Failed { reason: truncate(reason).to_owned() };
-        if let Ok(bytes) = message.encode(&mut buffer) {
+        if let Ok(bytes) = encode_failure(text.as_str(), &mut buffer) {
             // If sending fails, there is no other way to report the reason.
             let _result = send(self.0, bytes, SendFlags::NOSIGNAL);
         }
@@ -118,9 +123,28 @@ fn channel_error(error: io::Error) -> Error {
     }
 }
 
-/// Truncates a reason to its maximum length.
-fn truncate(reason: &str) -> &str {
-    reason.get(..reason.floor_char_boundary(MAX_REASON)).unwrap_or_default()
+/// A reason, truncated to its maximum length. It is not a `String`, because an allocation can need a system call that
+/// the sandbox forbids.
+struct Reason {
+    bytes: [u8; MAX_REASON],
+    length: usize,
+}
+
+impl Reason {
+    fn as_str(&self) -> &str {
+        str::from_utf8(self.bytes.get(..self.length).unwrap_or_default()).unwrap_or_default()
+    }
+}
+
+impl Write for Reason {
+    /// Fails after it has written as much of the text as fits.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let free = self.bytes.get_mut(self.length..).unwrap_or_default();
+        let written = text.get(..text.floor_char_boundary(free.len())).unwrap_or_default();
+        free.get_mut(..written.len()).unwrap_or_default().copy_from_slice(written.as_bytes());
+        self.length += written.len();
+        if written.len() == text.len() { Ok(()) } else { Err(fmt::Error) }
+    }
 }
 
 /// The outcome of sending a message.
@@ -131,4 +155,17 @@ pub(super) enum SendOutcome {
     Sent,
     /// The socketpair is full.
     Full,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truncates_a_reason_at_a_character_and_adds_nothing_after_it() {
+        let mut reason = Reason { bytes: [0; MAX_REASON], length: 0 };
+        let fits = "x".repeat(MAX_REASON - 1);
+        reason.write_fmt(format_args!("{fits}{}{}", "é", "y")).unwrap_err();
+        assert_eq!(reason.as_str(), fits);
+    }
 }

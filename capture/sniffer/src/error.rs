@@ -1,8 +1,11 @@
 //! The errors of the sniffer.
 
+use std::fmt::{self, Display, Formatter};
 use std::io;
 
 use wakevirt_protocol::sniffer::BadMessage;
+
+use crate::ffi;
 
 /// The sniffer cannot start or cannot continue.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +28,7 @@ pub enum Error {
     #[error("cannot set the signal dispositions: {0}")]
     Signals(#[source] io::Error),
     /// The socketpair failed.
-    #[error("the socketpair to the announcer failed: {0}")]
+    #[error("the socketpair to the announcer failed: {}", Plain(.0))]
     Channel(#[source] io::Error),
     /// The mode requires a packet socket, but the process does not have `CAP_NET_RAW`.
     #[error(
@@ -33,7 +36,7 @@ pub enum Error {
     )]
     NotPrivileged,
     /// A packet socket cannot be set up.
-    #[error("cannot {action} a packet socket: {error}")]
+    #[error("cannot {action} a packet socket: {}", Plain(.error))]
     PacketSocket {
         /// The step that failed.
         action: &'static str,
@@ -65,9 +68,25 @@ pub enum Error {
         reason: String,
     },
     /// A socket can no longer be read.
-    #[error("cannot read a socket: {0}")]
+    #[error("cannot read a socket: {}", Plain(.0))]
     Receive(#[source] io::Error),
     /// poll(2) failed.
-    #[error("cannot wait for packets: {0}")]
+    #[error("cannot wait for packets: {}", Plain(.0))]
     Wait(#[source] io::Error),
+}
+
+/// Displays an error of the kernel like the standard library, which allocates memory for it.
+struct Plain<'a>(&'a io::Error);
+
+impl Display for Plain<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        match self.0.raw_os_error() {
+            Some(code) => {
+                let mut buffer = [0; ffi::MAX_DESCRIPTION];
+                let text = ffi::describe(code, &mut buffer);
+                write!(formatter, "{text} (os error {code})")
+            }
+            None => self.0.fmt(formatter),
+        }
+    }
 }

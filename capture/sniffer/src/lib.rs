@@ -49,7 +49,7 @@ pub fn run() -> ! {
     match sniff(channel) {
         Err(Error::AnnouncerExited) => ffi::exit(DONE),
         Err(error) => {
-            channel.send_failure(&error.to_string());
+            channel.send_failure(format_args!("{error}"));
             ffi::exit(FAILED)
         }
     }
@@ -62,8 +62,11 @@ fn sniff(channel: Channel) -> Result<Infallible, Error> {
     let (start, udp) = channel.start()?;
     // Never dropped: see `run`.
     let sockets = Box::leak(Box::new(Sockets::open(&start, udp)?));
+    let require_landlock = start.require_landlock;
+    // Nothing is freed in the sandbox: the C library can return memory with a system call.
+    drop(start);
     sandbox::drop_capabilities()?;
-    let landlock = sandbox::forbid_files(start.require_landlock)?;
+    let landlock = sandbox::forbid_files(require_landlock)?;
     sandbox::forbid_system_calls(&sockets.outgoing)?;
     let _outcome = channel.send(&FromSniffer::Ready { mode: sockets.mode(), landlock })?;
     receive::run(channel, sockets)
@@ -73,7 +76,7 @@ fn sniff(channel: Channel) -> Result<Infallible, Error> {
 /// abort(3) makes system calls that the sandbox forbids.
 pub fn exit_on_panic(channel: Channel) {
     std::panic::set_hook(Box::new(move |panic| {
-        channel.send_failure(&format!("bug: {panic}"));
+        channel.send_failure(format_args!("bug: {panic}"));
         ffi::exit(FAILED)
     }));
 }

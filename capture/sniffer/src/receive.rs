@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use wakevirt_protocol::frame::{Ports, Rejection, SEARCHED};
-use wakevirt_protocol::sniffer::{Counters, FromSniffer, ToSniffer};
+use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_OUTGOING, MAX_UDP_SOCKETS, ToSniffer};
 
 use crate::channel::{Channel, SendOutcome};
 use crate::delivery::{self, CapturedPackets};
@@ -26,10 +26,16 @@ const PAUSE_AFTER: usize = 4;
 /// How long it pauses: the ring must hold the frames that arrive meanwhile.
 const PAUSE: Duration = Duration::from_micros(500);
 
+/// The socketpair, the socket for incoming frames, those for outgoing frames and the UDP sockets.
+const MAX_SOCKETS: usize = 2 + MAX_OUTGOING + MAX_UDP_SOCKETS;
+
 /// The minimum interval between two reports of the counters.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Receives packets until the announcer exits or a socket fails.
+///
+/// Neither this function nor a failure report allocates memory: the sandbox forbids the system calls with which the C
+/// library gets more from the kernel.
 ///
 /// Packet sockets are read before UDP sockets: if both receive a datagram, the frame is reported first, because only
 /// the frame contains the sender's MAC address.
@@ -38,9 +44,14 @@ pub(super) fn run(channel: Channel, sockets: &mut Sockets) -> Result<Infallible,
     let (incoming, mut ring) = incoming.as_mut().map(|it| (&it.socket, &mut it.ring)).unzip();
     let sockets = Readable { incoming, outgoing, udp };
     let mut sniffer = Sniffer { channel, ports, sockets, report: Report::new(udp)? };
-    let mut fds = vec![PollFd::new(&channel, PollFlags::IN)];
     let read = incoming.into_iter().chain(&*outgoing).chain(udp.iter().map(|(fd, _)| fd));
-    fds.extend(read.map(|fd| PollFd::new(fd, PollFlags::IN)));
+    let mut space: [_; MAX_SOCKETS] = std::array::from_fn(|_| PollFd::new(&channel, PollFlags::IN));
+    let mut count = 1;
+    for (place, fd) in space.iter_mut().skip(1).zip(read) {
+        *place = PollFd::new(fd, PollFlags::IN);
+        count += 1;
+    }
+    let fds = space.get_mut(..count).unwrap_or_default();
     let mut frames = 0;
     loop {
         if (PAUSE_AFTER..RING_BATCH).contains(&frames) {
@@ -48,7 +59,7 @@ pub(super) fn run(channel: Channel, sockets: &mut Sockets) -> Result<Infallible,
             wait(fds.get_mut(..1).unwrap_or_default(), Some(PAUSE))?;
         }
         let limit = if frames == 0 { sniffer.report.due() } else { Some(Duration::ZERO) };
-        wait(&mut fds, limit)?;
+        wait(fds, limit)?;
         let mut ready = fds.iter().map(PollFd::revents);
         if ready.next().is_some_and(|events| !events.is_empty()) {
             sniffer.handle_messages()?;
@@ -207,7 +218,7 @@ fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Envelope>, Err
 struct Report {
     counters: Counters,
     /// The kernel's drop count for each UDP socket at the time of the last report. It wraps around.
-    udp_drops: Vec<u32>,
+    udp_drops: [u32; MAX_UDP_SOCKETS],
     /// The time of the last report.
     sent_at: Instant,
     /// Whether a packet or a request has arrived since the last report.
@@ -218,8 +229,10 @@ impl Report {
     /// Starts counting at zero. The drop count of a socket from the service manager may be higher, because the socket
     /// can be older than the service.
     fn new(udp: &[(OwnedFd, u16)]) -> Result<Self, Error> {
-        let udp_drops = udp.iter().map(|(socket, _)| ffi::drops(socket)).collect::<Result<_, _>>();
-        let udp_drops = udp_drops.map_err(Error::Receive)?;
+        let mut udp_drops = [0; MAX_UDP_SOCKETS];
+        for (drops, (socket, _)) in udp_drops.iter_mut().zip(udp) {
+            *drops = ffi::drops(socket).map_err(Error::Receive)?;
+        }
         Ok(Self { counters: Counters::default(), udp_drops, sent_at: Instant::now(), pending: false })
     }
 

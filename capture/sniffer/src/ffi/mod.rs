@@ -8,6 +8,7 @@
 
 mod ring;
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -311,6 +312,17 @@ unsafe fn control_data<Data: Copy>(header: *const libc::cmsghdr) -> Option<Data>
     let data = unsafe { libc::CMSG_DATA(header) };
     // SAFETY: the length shows that the buffer contains a complete value of plain numbers, with any alignment.
     Some(unsafe { data.cast::<Data>().read_unaligned() })
+}
+
+/// The buffer size for the description of an error, in bytes.
+pub const MAX_DESCRIPTION: usize = 128;
+
+/// Describes an error number: strerror(3). The result is empty if the C library fails.
+pub fn describe(code: i32, buffer: &mut [u8; MAX_DESCRIPTION]) -> &str {
+    // SAFETY: the function writes at most as many bytes as the length, which is that of the buffer.
+    let failed = unsafe { libc::strerror_r(code, buffer.as_mut_ptr().cast(), buffer.len()) } != 0;
+    let text = CStr::from_bytes_until_nul(buffer).ok().filter(|_| !failed);
+    text.and_then(|text| text.to_str().ok()).unwrap_or_default()
 }
 
 /// Exits the process at once with exit_group(2). `std::process::exit` would first run handlers that

@@ -1,0 +1,125 @@
+//! The sniffer in its sandbox neither allocates nor frees memory.
+//!
+//! The test executes itself again as a sniffer whose allocator makes a system call that the sandbox forbids. The kernel
+//! kills that sniffer with SIGSYS if it allocates or frees memory after the sandbox is complete. The same applies to the
+//! system call with which a hash map is seeded.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
+#![expect(unsafe_code, reason = "an allocator is unsafe code")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the test reports like libtest, which it cannot use because the sandbox applies to a single thread"
+)]
+
+mod announcer;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+use nix::sched::{CloneFlags, unshare};
+use wakevirt_protocol::sniffer::{FromSniffer, Mode, ToSniffer};
+use wakevirt_sniffer::{ffi, sandbox};
+use wakevirt_tests::host::guard;
+
+use announcer::{Exit, Sniffer, encoded};
+
+/// The allocator of the standard library, with a system call that the sandbox forbids.
+struct Forbidden;
+
+#[global_allocator]
+static ALLOCATOR: Forbidden = Forbidden;
+
+// SAFETY: the system's allocator does everything.
+unsafe impl GlobalAlloc for Forbidden {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        make_forbidden_call();
+        // SAFETY: guaranteed by the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        make_forbidden_call();
+        // SAFETY: guaranteed by the caller.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+fn make_forbidden_call() {
+    // SAFETY: getppid() takes no pointer.
+    unsafe { libc::getppid() };
+}
+
+fn main() {
+    match std::env::args().nth(1).as_deref() {
+        Some("--sniffer") => wakevirt_sniffer::run(),
+        Some("--allocate") => allocate_in_the_sandbox(),
+        _ => {}
+    }
+    let status = this_program("--allocate").status().unwrap();
+    assert_eq!(status.signal(), Some(libc::SIGSYS), "an allocation in the sandbox has no effect: {status}");
+    check_mode(Mode::Udp);
+    if guard::is_root() {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        check_mode(Mode::Raw);
+    }
+    println!("test result: ok. the sniffer does not allocate memory in its sandbox");
+}
+
+fn this_program(argument: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.arg(argument);
+    command
+}
+
+fn allocate_in_the_sandbox() -> ! {
+    sandbox::forbid_system_calls(&[]).unwrap();
+    drop(black_box(Box::new(1)));
+    ffi::exit(0)
+}
+
+/// Checks each way in which a sniffer in this mode can exit.
+fn check_mode(mode: Mode) {
+    check(mode, "the announcer closes its end", receive_packets(mode).close_and_wait(), 0, None);
+
+    let sniffer = receive_packets(mode);
+    sniffer.send(&[0xee; 40]);
+    check(mode, "a bad message", sniffer.wait(), 1, Some("the announcer sent a message of version 238"));
+
+    let sniffer = receive_packets(mode);
+    sniffer.cause_socket_error();
+    check(mode, "a socket fails", sniffer.wait(), 1, Some("cannot read a socket: Connection refused"));
+}
+
+/// Starts a sniffer that receives packets, and reports its counters.
+fn receive_packets(mode: Mode) -> Sniffer {
+    let mut sniffer = Sniffer::start(this_program("--sniffer"), mode);
+    if mode == Mode::Raw {
+        // The loopback interface.
+        sniffer.send(&encoded(&ToSniffer::Outgoing { slot: 0, interface: 1 }));
+    }
+    sniffer.send(&encoded(&ToSniffer::Report));
+    let mut counted = false;
+    let mut packets = 0;
+    while !counted || packets < 2 {
+        sniffer.send_magic_packet();
+        match sniffer.receive() {
+            Some(FromSniffer::Counters(_)) => counted = true,
+            Some(FromSniffer::Packet(_)) => packets += 1,
+            other => panic!("{mode:?}: {other:?}; {:?}", sniffer.process.wait()),
+        }
+    }
+    sniffer
+}
+
+fn check(mode: Mode, how: &str, exit: Exit, code: i32, report: Option<&str>) {
+    let Exit { pid, status, reports } = exit;
+    assert_eq!(status.code(), Some(code), "{mode:?}, {how}: sniffer {pid}: {status}, with {reports:?}");
+    let expected = match (report, reports.as_slice()) {
+        (None, []) => true,
+        (Some(report), [found]) => found.starts_with(report),
+        _ => false,
+    };
+    assert!(expected, "{mode:?}, {how}: {reports:?} instead of {report:?}");
+}
