@@ -1,10 +1,10 @@
 # make demo, make demo-host and make demo-kubevirt run demonstrations, make bench runs the benchmarks, make deb builds the
 # Debian packages, make rpm and make arch those for Fedora and Arch Linux, make oci the images of both services, make image
-# the container image for Kubernetes, and make dist the source archive. make check runs all tests except those that boot a
-# virtual machine, which make check-host runs, those with a Kubernetes API server, which make check-kubevirt runs, and
-# most of those with other init systems and distributions, which make check-anywhere runs. Run these commands as root on
-# Debian 12 or 13 with Rust 1.95 or later. Each command installs the Debian packages that it needs, and can be run
-# repeatedly.
+# the container image for Kubernetes, and make dist the source archive and the list of the programs' components (make
+# sbom). make check runs all tests except those that boot a virtual machine, which make check-host runs, those with a
+# Kubernetes API server, which make check-kubevirt runs, and most of those with other init systems and distributions,
+# which make check-anywhere runs. Run these commands as root on Debian 12 or 13 with Rust 1.95 or later. Each command
+# installs the Debian packages that it needs, and can be run repeatedly.
 #
 # Run make install and make uninstall as root. PREFIX is /usr/local by default. If DESTDIR is set, only files are
 # installed or removed; no other steps run. INIT is systemd by default; openrc, runit, s6 and shepherd install the files
@@ -14,7 +14,7 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := build
-.PHONY: build programs install uninstall deb rpm arch oci image dist demo demo-host demo-kubevirt
+.PHONY: build programs install uninstall deb rpm arch oci image dist sbom demo demo-host demo-kubevirt
 .PHONY: check check-host check-kubevirt check-anywhere bench fmt clippy deny fuzz clean
 
 # Builds in release mode, as for the Debian package.
@@ -52,7 +52,13 @@ image:
 	scripts/image
 
 dist:
+	scripts/prepare dist
 	scripts/dist
+	scripts/sbom
+
+sbom:
+	scripts/prepare dist
+	scripts/sbom
 
 demo:
 	scripts/prepare demo
