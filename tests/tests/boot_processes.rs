@@ -67,6 +67,7 @@ fn processes(site: &Site<'_>) -> [Expected; 3] {
             descriptors: &[
                 "/dev/null",
                 "/run/wakevirt-actor",
+                "/run/wakevirt-actor/state",
                 "Unix socket*",
                 "[eventfd]*",
                 "[eventpoll]*",
