@@ -137,7 +137,7 @@ fn arch_packages_install_and_run() {
     privileged!();
     let packages = package("arch", &["--repackage"]);
     assert_eq!(packages.len(), 3, "{packages:?}");
-    println!("tried: pacman {}", succeed(Command::new("pacman-conf").arg("--version")).trim());
+    println!("tried: {}", succeed(Command::new("pacman-conf").arg("--version")).trim());
 
     let host = Host::new();
     let debian = Debian::new(&host, Kind::DbusBroker);
