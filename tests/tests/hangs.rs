@@ -17,7 +17,7 @@ use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::network::inject::Injector;
 use wakevirt_tests::process::Process;
-use wakevirt_tests::scene::ALL_ALLOWED;
+use wakevirt_tests::scene::{ALL_ALLOWED, saved_state};
 use wakevirt_tests::{privileged, wait};
 
 /// libvirt closes the connection to a daemon that does not answer pings for 20 s. The additional time is for busy
@@ -117,7 +117,7 @@ impl<'host> Scene<'host> {
         wait::until_true("all wakes to be in progress", || {
             let missing = |scene: &Self| {
                 // The actor writes its state file before it calls libvirt.
-                let state = std::fs::read(scene.host.path("/run/wakevirt-actor/state")).unwrap_or_default();
+                let state = saved_state(scene.host);
                 let state = String::from_utf8_lossy(&state);
                 (0..scene.domains).filter(|number| !state.contains(&name(*number))).collect::<Vec<_>>()
             };

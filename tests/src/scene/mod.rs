@@ -259,10 +259,9 @@ impl<'host> Scene<'host> {
         self.state_file_has(domain.as_bytes())
     }
 
-    /// Whether the actor's state file contains these bytes.
+    /// Whether the newest record in the actor's state file contains these bytes.
     fn state_file_has(&self, bytes: &[u8]) -> bool {
-        let file = std::fs::read(self.host.path("/run/wakevirt-actor/state")).unwrap_or_default();
-        file.windows(bytes.len()).any(|part| part == bytes)
+        saved_state(self.host).windows(bytes.len()).any(|part| part == bytes)
     }
 
     /// Kills a domain's QEMU process, and waits until libvirt has noticed.
@@ -323,6 +322,23 @@ impl<'host> Scene<'host> {
     pub fn decisions(&self, domain: &str) -> usize {
         self.finished.log().count(&before_outcome(domain))
     }
+}
+
+/// The content of the newest complete record in the actor's state file. Empty without a file.
+///
+/// A record is in one of two slots: eight bytes, the size of its content, its checksum, its sequence number, its content.
+#[must_use]
+pub fn saved_state(host: &Host) -> Vec<u8> {
+    let file = std::fs::read(host.path("/run/wakevirt-actor/state")).unwrap_or_default();
+    let record = |slot: &[u8]| {
+        let number = |offset: usize| slot.get(offset..)?.first_chunk().copied().map(u32::from_le_bytes);
+        let sequence: &[u8; 8] = slot.get(16..)?.first_chunk()?;
+        let content = slot.get(24..)?.get(..usize::try_from(number(8)?).ok()?)?;
+        let checksum = crc32fast::hash(&[sequence, content].concat());
+        (checksum == number(12)?).then(|| (u64::from_le_bytes(*sequence), content.to_vec()))
+    };
+    let (first, second) = file.split_at(file.len() / 2);
+    record(first).into_iter().chain(record(second)).max().unwrap_or_default().1
 }
 
 /// The part of a `WakeFinished`, as gdbus(1) prints it, between the MAC address and the outcome.
