@@ -4,7 +4,6 @@
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::Host;
-use wakevirt_tests::libvirt::qemu_domain_with;
 use wakevirt_tests::process::proc::Status;
 use wakevirt_tests::project::readme;
 use wakevirt_tests::scene::site::{DOMAIN, MAC, MEMBER, Site, UNPRIVILEGED, wait_for_cool_down};
@@ -53,32 +52,14 @@ const SERIAL: &str = "<serial type='unix'><source mode='connect' path='/run/miss
 
 /// Defines these domains and their devices, and allows packets to wake them.
 fn define_others(site: &Site<'_>) {
-    for (name, mac, more) in [(OTHER, OTHER_MAC, ""), (BROKEN, BROKEN_MAC, SERIAL)] {
-        let devices = format!(
-            "<interface type='network'><mac address='{mac}'/><source network='own'/><model type='virtio'/>
-               <filterref filter='no-mac-spoofing'/></interface>
-             <disk type='volume' device='disk'><driver name='qemu' type='raw'/><source pool='own' volume='disk'/>
-               <target dev='hda' bus='ide'/></disk>{more}"
-        );
-        site.debian.write(&format!("/root/{name}.xml"), &qemu_domain_with(name, &devices));
-    }
     site.debian.write(
         "/root/network.xml",
         "<network><name>own</name><forward mode='bridge'/><bridge name='br0'/></network>",
     );
-    for line in [
-        "net-define /root/network.xml",
-        "net-start own",
-        "net-autostart own",
-        "pool-define-as own dir --target /var/lib/libvirt/own",
-        "pool-build own",
-        "pool-start own",
-        "pool-autostart own",
-        "vol-create-as own disk 1M",
-        "define /root/other.xml",
-        "define /root/broken.xml",
-    ] {
-        site.virsh(line);
+    site.virsh("net-define /root/network.xml");
+    site.start_network_and_pool("own");
+    for (name, mac, more) in [(OTHER, OTHER_MAC, ""), (BROKEN, BROKEN_MAC, SERIAL)] {
+        site.define_with_volume(name, mac, "own", more);
     }
     let rule = format!("[[allow]]\ndomain = \"{OTHER}\"\n[[allow]]\ndomain = \"{BROKEN}\"\n");
     site.debian.write("/etc/wakevirt/actor.d/other.toml", &rule);

@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use wakevirt_tests::host::Host;
+use wakevirt_tests::host::sysfs::{self, OVERCOMMIT};
 use wakevirt_tests::init::{Init, System};
 use wakevirt_tests::process::proc::Status;
 use wakevirt_tests::{privileged, wait};
@@ -9,29 +10,10 @@ use wakevirt_tests::{privileged, wait};
 const CONFIG: &str = "[[domain]]\nmatch = \"vm*\"\nprepare = [\"hugepages\"]\n\
     [[domain]]\nmatch = \"pinned\"\nprepare = [\"hugepages\", \"isolate\"]\nweight = 900\nrequire = true\n";
 
-/// Replaces the parts of sysfs that the service writes.
-const SYSFS: &str = r#"
-fake=/run/fake-sysfs node=/run/fake-sysfs/node/node0
-mkdir -p $fake/hugepages/hugepages-2048kB $node/hugepages/hugepages-2048kB $fake/workqueue
-echo 0 >$fake/hugepages/hugepages-2048kB/nr_overcommit_hugepages
-echo 0 | tee $node/hugepages/hugepages-2048kB/nr_hugepages >$node/hugepages/hugepages-2048kB/surplus_hugepages
-echo 'Node 0 MemTotal: 4194304 kB' >$node/meminfo
-touch $node/compact
-echo 3 >$fake/workqueue/cpumask
-mount --bind $fake/hugepages /sys/kernel/mm/hugepages
-mount --bind $fake/node /sys/devices/system/node
-mount --bind $fake/workqueue /sys/devices/virtual/workqueue
-"#;
-const OVERCOMMIT: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages";
-
-/// Calls libvirt's hook, as libvirt does, for a guest with 64 MiB in 32 huge pages. Returns its error if it fails.
+/// Runs [`sysfs::hook`]. Returns its error if it fails.
 fn hook(system: &System<'_>, name: &str, operation: &str) -> Result<(), String> {
-    let xml = format!(
-        "<domain type='kvm'><name>{name}</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>\
-         <memoryBacking><hugepages/></memoryBacking></domain>"
-    );
-    let line = format!("printf %s \"{xml}\" | /usr/sbin/wakevirt-hook '{name}' {operation} begin -");
-    let output = system.command("bash").args(["-euc", &line]).output().expect("nsenter runs");
+    let output =
+        system.command("bash").args(["-euc", &sysfs::hook(name, operation)]).output().expect("nsenter runs");
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
@@ -43,7 +25,7 @@ fn check(init: Init) {
     system.define_services();
     system.write("/etc/wakevirt/host.toml", CONFIG);
     system.boot();
-    system.sh(SYSFS);
+    system.sh(sysfs::REPLACE);
     let is_up = match init {
         // OpenRC stops services that are started before it has reached the runlevel. Without syslog, the log would be in
         // a file that it opens.

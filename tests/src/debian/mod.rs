@@ -12,8 +12,7 @@ use std::process::Command;
 use nix::unistd::Pid;
 
 use crate::bus::Kind;
-use crate::host::guard::PATH;
-use crate::host::{Host, PROGRAMS, project, succeed};
+use crate::host::{Host, as_user, on_system, project, succeed};
 use crate::process::proc;
 use crate::process::{Process, print_on_failure};
 use crate::wait;
@@ -111,11 +110,7 @@ impl<'host> Debian<'host> {
     /// # Panics
     /// If a step fails.
     pub fn install(&self) {
-        let mut install = self.host.command(&project().join("scripts/install").to_string_lossy());
-        install.arg("install").env("DESTDIR", ROOT).env("PREFIX", "/usr");
-        // The script finds the programs in CARGO_TARGET_DIR/PROFILE.
-        let (target, profile) = PROGRAMS.rsplit_once('/').expect("a path");
-        succeed(install.env("CARGO_TARGET_DIR", target).env("PROFILE", profile));
+        self.host.install(ROOT, "systemd");
         // systemd creates the directories at boot, but the users only if /usr is newer than /etc.
         succeed(self.chroot("systemd-sysusers").args(["wakevirt.conf", "wakevirt-host.conf"]));
     }
@@ -124,9 +119,7 @@ impl<'host> Debian<'host> {
     /// there.
     #[must_use]
     pub fn chroot(&self, program: &str) -> Command {
-        let mut command = self.host.command("unshare");
-        command.args([&format!("--mount-proc={ROOT}/proc"), "chroot", ROOT, program]);
-        command
+        self.host.chroot(ROOT, program)
     }
 
     /// The path of one of the system's files, for this process. The system does not have to be booted. The files in its
@@ -201,27 +194,14 @@ impl<'host> Debian<'host> {
         // systemd 257 returns EUNATCH to processes outside its part of the cgroup tree.
         let procs = self.host.path(&format!("{}/payload/cgroup.procs", self.cgroup));
         let mut command = Command::new("sh");
-        command
-            .args(["-c", r#"echo 0 >"$0" && exec nsenter "$@""#])
-            .arg(procs)
-            .args(["--target", &self.init().to_string()])
-            .args([
-                "--mount", "--uts", "--net", "--ipc", "--pid", "--cgroup", "--root", "--wd", "--", program,
-            ])
-            .env_clear()
-            .env("PATH", PATH)
-            .env("LC_ALL", "C.UTF-8")
-            .env("HOME", "/root")
-            .stdin(std::process::Stdio::null());
-        command
+        command.args(["-c", r#"echo 0 >"$0" && exec nsenter "$@""#]).arg(procs);
+        on_system(command, self.init(), program)
     }
 
     /// A command that runs a program on the system as this user, with the user's groups.
     #[must_use]
     pub fn command_as(&self, user: &str, program: &str) -> Command {
-        let mut command = self.command("setpriv");
-        command.args(["--reuid", user, "--regid", user, "--init-groups", "--", program]);
-        command
+        as_user(self.command("setpriv"), user, program)
     }
 
     /// Runs a shell command as this user, whose service manager must be running, and returns its output.
@@ -272,15 +252,10 @@ impl<'host> Debian<'host> {
         let inside = self.sh(&format!("systemctl show --property=MainPID --value {unit}"));
         let inside = inside.trim();
         assert_ne!(inside, "0", "{unit} is not running:\n{}", self.journal(unit));
-        // All processes are descendants of the first one.
-        let mut all = vec![self.init()];
-        while let Some(pid) = all.pop() {
-            if proc::Status::of(pid).field("NSpid").split(' ').next_back() == Some(inside) {
-                return pid;
-            }
-            all.extend(proc::children(pid));
-        }
-        panic!("process {inside} of {unit} is not in the Debian system");
+        let is_main =
+            |pid: &Pid| proc::Status::of(*pid).field("NSpid").split(' ').next_back() == Some(inside);
+        let main = proc::tree(self.init()).into_iter().find(is_main);
+        main.unwrap_or_else(|| panic!("process {inside} of {unit} is not in the Debian system"))
     }
 }
 

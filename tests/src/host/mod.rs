@@ -3,6 +3,7 @@
 pub mod guard;
 pub mod journal;
 pub mod mounts;
+pub mod sysfs;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -170,8 +171,27 @@ impl Host {
         if user == User::Root {
             return self.command(program);
         }
-        let mut command = self.command("setpriv");
-        command.args(["--reuid", user.name(), "--regid", user.name(), "--init-groups", "--", program]);
+        as_user(self.command("setpriv"), user.name(), program)
+    }
+
+    /// Installs the programs of this build into a root directory on the host, like `make install PREFIX=/usr INIT=…`. It
+    /// creates no users.
+    ///
+    /// # Panics
+    /// If a step fails.
+    pub fn install(&self, root: &str, init: &str) {
+        let mut install = self.command(&project().join("scripts/install").to_string_lossy());
+        install.arg("install").env("DESTDIR", root).env("PREFIX", "/usr").env("INIT", init);
+        // The script finds the programs in CARGO_TARGET_DIR/PROFILE.
+        let (target, profile) = PROGRAMS.rsplit_once('/').expect("a path");
+        succeed(install.env("CARGO_TARGET_DIR", target).env("PROFILE", profile));
+    }
+
+    /// A command that runs a program in a root directory on the host. Only `/proc` is mounted there.
+    #[must_use]
+    pub fn chroot(&self, root: &str, program: &str) -> Command {
+        let mut command = self.command("unshare");
+        command.args([&format!("--mount-proc={root}/proc"), "chroot", root, program]);
         command
     }
 
@@ -196,6 +216,27 @@ impl Drop for Host {
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }
+}
+
+/// Completes a command for setpriv(1), so that it runs a program as this user, with the user's groups.
+#[must_use]
+pub fn as_user(mut setpriv: Command, user: &str, program: &str) -> Command {
+    setpriv.args(["--reuid", user, "--regid", user, "--init-groups", "--", program]);
+    setpriv
+}
+
+/// Completes a command for nsenter(1), so that it runs a program as root on the system with this first process.
+#[must_use]
+pub fn on_system(mut nsenter: Command, first_process: Pid, program: &str) -> Command {
+    nsenter
+        .args(["--target", &first_process.to_string()])
+        .args(["--mount", "--uts", "--net", "--ipc", "--pid", "--cgroup", "--root", "--wd", "--", program])
+        .env_clear()
+        .env("PATH", PATH)
+        .env("LC_ALL", "C.UTF-8")
+        .env("HOME", "/root")
+        .stdin(Stdio::null());
+    nsenter
 }
 
 /// Runs a command, and returns its standard output.

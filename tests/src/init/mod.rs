@@ -9,8 +9,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::Pid;
 
-use crate::host::guard::PATH;
-use crate::host::{Host, PROGRAMS, project, succeed};
+use crate::host::{Host, as_user, on_system, project, succeed};
 use crate::process::{Process, print_on_failure, proc};
 use crate::wait;
 
@@ -159,11 +158,7 @@ impl<'host> System<'host> {
     /// # Panics
     /// If a step fails.
     pub fn install(&self) {
-        let mut install = self.host.command(&project().join("scripts/install").to_string_lossy());
-        install.arg("install").env("DESTDIR", ROOT).env("PREFIX", "/usr").env("INIT", self.init.name());
-        // The script finds the programs in CARGO_TARGET_DIR/PROFILE.
-        let (target, profile) = PROGRAMS.rsplit_once('/').expect("a path");
-        succeed(install.env("CARGO_TARGET_DIR", target).env("PROFILE", profile));
+        self.host.install(ROOT, self.init.name());
         succeed(self.chroot("sh").args(["-euc", CREATE_USERS]));
     }
 
@@ -179,9 +174,7 @@ impl<'host> System<'host> {
     /// there.
     #[must_use]
     pub fn chroot(&self, program: &str) -> Command {
-        let mut command = self.host.command("unshare");
-        command.args([&format!("--mount-proc={ROOT}/proc"), "chroot", ROOT, program]);
-        command
+        self.host.chroot(ROOT, program)
     }
 
     /// The path of one of the system's files, for this process. If the system is not booted, its `/run` is empty.
@@ -304,26 +297,13 @@ impl<'host> System<'host> {
     /// A command that runs a program on the system as root.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .args(["--target", &self.first_process().to_string()])
-            .args([
-                "--mount", "--uts", "--net", "--ipc", "--pid", "--cgroup", "--root", "--wd", "--", program,
-            ])
-            .env_clear()
-            .env("PATH", PATH)
-            .env("LC_ALL", "C.UTF-8")
-            .env("HOME", "/root")
-            .stdin(Stdio::null());
-        command
+        on_system(Command::new("nsenter"), self.first_process(), program)
     }
 
     /// A command that runs a program on the system as this user, with the user's groups.
     #[must_use]
     pub fn command_as(&self, user: &str, program: &str) -> Command {
-        let mut command = self.command("setpriv");
-        command.args(["--reuid", user, "--regid", user, "--init-groups", "--", program]);
-        command
+        as_user(self.command("setpriv"), user, program)
     }
 
     /// Runs a shell command on the system as root, and returns its output.
@@ -368,13 +348,7 @@ impl<'host> System<'host> {
     /// The first process and all its descendants, in the PID namespace of this process.
     #[must_use]
     pub fn all_processes(&self) -> Vec<Pid> {
-        let mut left = vec![self.first_process()];
-        let mut found = Vec::new();
-        while let Some(pid) = left.pop() {
-            left.extend(proc::children(pid));
-            found.push(pid);
-        }
-        found
+        proc::tree(self.first_process())
     }
 
     /// Waits until the system has exactly one process that runs this program, and returns it.

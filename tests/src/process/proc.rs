@@ -24,6 +24,18 @@ pub fn children(pid: Pid) -> Vec<Pid> {
         .collect()
 }
 
+/// A process and all its descendants, in no particular order.
+#[must_use]
+pub fn tree(pid: Pid) -> Vec<Pid> {
+    let mut left = vec![pid];
+    let mut found = Vec::new();
+    while let Some(pid) = left.pop() {
+        left.extend(children(pid));
+        found.push(pid);
+    }
+    found
+}
+
 /// The file name of the program that a process runs, without its directory.
 #[must_use]
 pub fn program(pid: Pid) -> Option<String> {

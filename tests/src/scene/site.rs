@@ -8,7 +8,7 @@ use crate::bus::Kind;
 use crate::debian::Debian;
 use crate::debian::package;
 use crate::host::Host;
-use crate::libvirt::{QEMU, qemu_domain};
+use crate::libvirt::{QEMU, qemu_domain, qemu_domain_with};
 use crate::network::Peer;
 use crate::project::readme;
 use crate::wait;
@@ -137,6 +137,40 @@ impl<'host> Site<'host> {
     /// If it fails.
     pub fn virsh(&self, command: &str) -> String {
         self.debian.sh(&format!("virsh --quiet --connect {QEMU} {command}")).trim().to_owned()
+    }
+
+    /// Starts a network of libvirt, and creates a volume in a storage pool, also for the next boot.
+    ///
+    /// # Panics
+    /// If a command fails.
+    pub fn start_network_and_pool(&self, network: &str) {
+        for line in [
+            &format!("net-start {network}"),
+            &format!("net-autostart {network}"),
+            "pool-define-as own dir --target /var/lib/libvirt/own",
+            "pool-build own",
+            "pool-start own",
+            "pool-autostart own",
+            "vol-create-as own disk 1M",
+        ] {
+            self.virsh(line);
+        }
+    }
+
+    /// Defines a domain like those that virt-manager defines: with a network of libvirt, a network filter, the volume
+    /// that [`Self::start_network_and_pool`] creates, and more devices (XML).
+    ///
+    /// # Panics
+    /// If it cannot be defined.
+    pub fn define_with_volume(&self, name: &str, mac: &str, network: &str, more: &str) {
+        let devices = format!(
+            "<interface type='network'><mac address='{mac}'/><source network='{network}'/><model type='virtio'/>
+               <filterref filter='no-mac-spoofing'/></interface>
+             <disk type='volume' device='disk'><driver name='qemu' type='raw'/><source pool='own' volume='disk'/>
+               <target dev='hda' bus='ide'/></disk>{more}"
+        );
+        self.debian.write(&format!("/root/{name}.xml"), &qemu_domain_with(name, &devices));
+        self.virsh(&format!("define /root/{name}.xml"));
     }
 
     /// The state of the domain, as virsh(1) prints it.

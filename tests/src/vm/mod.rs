@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::host::{Host, PROGRAMS, project, succeed};
+use crate::host::{Host, project, succeed};
 use crate::process::{Process, print_on_failure};
 use crate::wait;
 
@@ -70,11 +70,7 @@ impl Vm {
     pub fn boot(host: &Host) -> Self {
         let vm = succeed(&mut Command::new(project().join("scripts/vm")));
         let files = format!("{DIRECTORY}/files");
-        let mut install = host.command(&project().join("scripts/install").to_string_lossy());
-        install.arg("install").env("DESTDIR", &files).env("PREFIX", "/usr");
-        // The script finds the programs in CARGO_TARGET_DIR/PROFILE.
-        let (target, profile) = PROGRAMS.rsplit_once('/').expect("a path");
-        succeed(install.env("CARGO_TARGET_DIR", target).env("PROFILE", profile));
+        host.install(&files, "systemd");
         host.sh(&format!(
             "find {files} -type f -executable -exec strip --strip-debug {{}} + 2>/dev/null || true
              tar --create --file={DIRECTORY}/files.tar --directory={files} ."

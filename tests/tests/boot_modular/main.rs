@@ -8,7 +8,6 @@ mod wakes;
 
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::Host;
-use wakevirt_tests::libvirt::qemu_domain_with;
 use wakevirt_tests::scene::site::{MAC, Site};
 use wakevirt_tests::wait;
 
@@ -64,25 +63,8 @@ fn site<'host>(host: &'host Host, config: &str) -> Site<'host> {
 
 /// Defines [`OTHER`] and its volume, and starts its network.
 fn define_other(site: &Site<'_>) {
-    let devices = format!(
-        "<interface type='network'><mac address='{OTHER_MAC}'/><source network='default'/><model type='virtio'/>
-           <filterref filter='no-mac-spoofing'/></interface>
-         <disk type='volume' device='disk'><driver name='qemu' type='raw'/><source pool='own' volume='disk'/>
-           <target dev='hda' bus='ide'/></disk>"
-    );
-    site.debian.write("/root/other.xml", &qemu_domain_with(OTHER, &devices));
-    for line in [
-        "net-start default",
-        "net-autostart default",
-        "pool-define-as own dir --target /var/lib/libvirt/own",
-        "pool-build own",
-        "pool-start own",
-        "pool-autostart own",
-        "vol-create-as own disk 1M",
-        "define /root/other.xml",
-    ] {
-        site.virsh(line);
-    }
+    site.start_network_and_pool("default");
+    site.define_with_volume(OTHER, OTHER_MAC, "default", "");
 }
 
 /// Sends a packet for a MAC address from the other machine.
