@@ -3,8 +3,9 @@
 # the container image for Kubernetes, and make dist the source archive and the list of the programs' components (make
 # sbom). make check runs all tests except those that boot a virtual machine, which make check-host runs, those with a
 # Kubernetes API server, which make check-kubevirt runs, and most of those with other init systems and distributions,
-# which make check-anywhere runs. Run these commands as root on Debian 12 or 13 with Rust 1.95 or later. Each command
-# installs the Debian packages that it needs, and can be run repeatedly.
+# which make check-anywhere runs. make soak runs many rounds of faults and floods, for hours. Run these commands as root
+# on Debian 12 or 13 with Rust 1.95 or later. Each command installs the Debian packages that it needs, and can be run
+# repeatedly.
 #
 # Run make install and make uninstall as root. PREFIX is /usr/local by default. If DESTDIR is set, only files are
 # installed or removed; no other steps run. INIT is systemd by default; openrc, runit, s6 and shepherd install the files
@@ -15,7 +16,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := build
 .PHONY: build programs install uninstall deb rpm arch oci image dist sbom demo demo-host demo-kubevirt
-.PHONY: check check-host check-kubevirt check-anywhere bench fmt clippy deny fuzz clean
+.PHONY: check check-host check-kubevirt check-anywhere bench soak fmt clippy deny fuzz clean
 
 # Builds in release mode, as for the Debian package.
 build:
@@ -91,6 +92,9 @@ check-anywhere:
 bench:
 	scripts/prepare bench
 	scripts/bench
+
+soak:
+	scripts/soak
 
 fmt:
 	cargo fmt --all
