@@ -1,5 +1,5 @@
 # make demo, make demo-host and make demo-kubevirt run demonstrations, make bench runs the benchmarks, make deb builds the
-# Debian packages, make rpm and make arch those for Fedora and Arch Linux, make oci the images of both services, make image
+# Debian packages (make deb-arm64 those for arm64, on another architecture), make rpm and make arch those for Fedora and Arch Linux, make oci the images of both services, make image
 # the container image for Kubernetes, and make dist the source archive and the list of the programs' components (make
 # sbom). make check runs all tests except those that boot a virtual machine, which make check-host runs, those with a
 # Kubernetes API server, which make check-kubevirt runs, and most of those with other init systems and distributions,
@@ -15,7 +15,7 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .DEFAULT_GOAL := build
-.PHONY: build programs install uninstall deb rpm arch oci image dist sbom demo demo-host demo-kubevirt
+.PHONY: build programs install uninstall deb deb-arm64 rpm arch oci image dist sbom demo demo-host demo-kubevirt
 .PHONY: check check-host check-kubevirt check-anywhere bench soak fmt clippy deny fuzz clean
 
 # Builds in release mode, as for the Debian package.
@@ -34,6 +34,12 @@ deb:
 	scripts/prepare deb
 	$(MAKE) --no-print-directory programs
 	scripts/package
+
+# In a Debian 13 tree.
+deb-arm64:
+	scripts/prepare deb
+	scripts/prepare image
+	scripts/arm64
 
 # Both build from the archive of make dist.
 rpm arch:

@@ -53,6 +53,7 @@ fn compare_status(output: &str) {
         "running, version",
         "qemu:///system connected",
         "1 allowed",
+        "TIME ",
         "OUTCOME  DOMAIN",
         "win11   it was shut off",
     ] {

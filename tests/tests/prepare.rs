@@ -55,3 +55,30 @@ fn accepts_a_supported_rust() {
         assert!(installed || stderr.contains("cannot build without"), "{version}: {stderr}");
     }
 }
+
+/// `make rpm` runs on Fedora, `make arch` on Arch Linux, and `make dist` on Gentoo and Guix.
+#[test]
+fn names_the_dependencies_on_other_distributions() {
+    let programs = tempfile::tempdir().unwrap();
+    program(programs.path(), "cargo", "echo 'cargo 1.95.0 (d73d2caf9 2024-12-31)'");
+    program(programs.path(), "rustc", "echo 'rustc 1.95.0 (4eb161250 2025-03-15)'");
+    for name in ["sed", "sort"] {
+        std::os::unix::fs::symlink(format!("/usr/bin/{name}"), programs.path().join(name)).unwrap();
+    }
+    for (target, package) in
+        [("rpm", Some("libvirt-dev")), ("arch", Some("makepkg")), ("dist", Some("git")), ("deb", None)]
+    {
+        let mut prepare = Command::new(project().join("scripts/prepare"));
+        let output = prepare.arg(target).env("PATH", programs.path()).output().unwrap();
+        let [stdout, stderr] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+        match package {
+            Some(package) => {
+                assert!(output.status.success() && stdout.contains(package), "{target}: {stdout}{stderr}")
+            }
+            None => assert!(
+                !output.status.success() && stderr.contains("does not have apt-get"),
+                "{target}: {stderr}"
+            ),
+        }
+    }
+}
