@@ -2,13 +2,16 @@
 
 use core::future::poll_fn;
 use core::pin::Pin;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use futures_core::Stream as _;
 use tokio::runtime::{Builder, Runtime};
 use wakevirt_protocol::MacAddr;
-use wakevirt_protocol::bus::{Capture1Proxy, Dict};
+use wakevirt_protocol::bus::{Actor1Proxy, Capture1Proxy, Dict};
 use wakevirt_tests::bus::Bus;
+use wakevirt_tests::network::frames::WAKE_ON_LAN;
+use zbus::Variant;
 use zbus::message::Type;
 use zbus::{Connection, MatchRule, Message, MessageStream};
 
@@ -37,22 +40,75 @@ impl Subscriber {
 
     /// Waits for the next signal.
     pub fn next(&mut self) -> Message {
+        self.next_within(TIMEOUT).expect("a signal before the timeout")
+    }
+
+    /// Waits for the next signal for at most this time.
+    pub fn next_within(&mut self, timeout: Duration) -> Option<Message> {
         let stream = &mut self.stream;
         let next = poll_fn(|context| Pin::new(&mut *stream).poll_next(context));
-        let next = self.runtime.block_on(async { tokio::time::timeout(TIMEOUT, next).await });
-        next.expect("a signal before the timeout").expect("a connection").expect("a message")
+        let next = self.runtime.block_on(async { tokio::time::timeout(timeout, next).await });
+        Some(next.ok()?.expect("a connection").expect("a message"))
     }
 
-    /// Emits a signal from another connection, with the body of a `MagicPacket`.
-    pub fn send(&self, from: &Connection, interface: &str, signal: &str, body: &(u64, String, Dict)) {
-        let path = "/org/wakevirt/Bench";
-        let sent = self.runtime.block_on(from.emit_signal(None::<&str>, path, interface, signal, body));
-        sent.expect("the bus accepts the signal");
+    /// Waits for the `WakeFinished` for a MAC address, and returns its outcome and its details.
+    pub fn wait_for_wake(&mut self, mac: &str) -> (String, Dict) {
+        loop {
+            let (woken, outcome, details) = finished(&self.next());
+            if woken == mac {
+                return (outcome, details);
+            }
+        }
+    }
+}
+
+/// The MAC address, the outcome and the details of a `WakeFinished`.
+pub fn finished(message: &Message) -> (String, String, Dict) {
+    let body = message.body().deserialize::<(String, String, String, Dict)>();
+    let (mac, _, outcome, details) = body.expect("the body of a WakeFinished");
+    (mac, outcome, details)
+}
+
+/// A signal between two connections that no service receives: a baseline for each time that includes the bus. It is as
+/// long as a `MagicPacket`.
+pub struct LoneSignal {
+    subscriber: Subscriber,
+    sender: Connection,
+}
+
+impl LoneSignal {
+    const INTERFACE: &'static str = "org.wakevirt.Bench1";
+    const SIGNAL: &'static str = "Lone";
+
+    pub fn new(bus: &Bus<'_>) -> Self {
+        let subscriber = Subscriber::new(bus, Self::INTERFACE, Self::SIGNAL);
+        let sender = subscriber.runtime.block_on(bus.connect());
+        Self { subscriber, sender }
     }
 
-    /// Opens another connection to the bus.
-    pub fn connect(&self, bus: &Bus<'_>) -> Connection {
-        self.runtime.block_on(bus.connect())
+    /// Sends the signal, and returns the time until it arrives.
+    pub fn measure(&mut self) -> Duration {
+        let text = |text: &'static str| Variant::from(text);
+        let details = HashMap::from([
+            ("epoch", text("0123456789abcdef0123456789abcdef")),
+            ("interface", text("lan0")),
+            ("transport", text("ethernet")),
+            ("source-mac", text("02:00:00:00:00:07")),
+            ("ethertype", Variant::from(WAKE_ON_LAN)),
+            ("boottime", Variant::from(1_u64)),
+        ]);
+        let body = (1_u64, "52:54:00:00:00:01", details);
+        let start = Instant::now();
+        let send = self.sender.emit_signal(
+            None::<&str>,
+            "/org/wakevirt/Bench1",
+            Self::INTERFACE,
+            Self::SIGNAL,
+            &body,
+        );
+        self.subscriber.runtime.block_on(send).expect("the bus accepts the signal");
+        let _ = self.subscriber.next();
+        start.elapsed()
     }
 }
 
@@ -68,6 +124,26 @@ pub struct Counters {
 /// Waits until the sniffer has reported its counters, which it does every second.
 pub fn wait_for_report() {
     std::thread::sleep(Duration::from_millis(1200));
+}
+
+/// Calls the actor's methods.
+pub struct ActorClient {
+    runtime: Runtime,
+    actor: Actor1Proxy<'static>,
+}
+
+impl ActorClient {
+    /// Connects to the bus.
+    pub fn open(bus: &Bus<'_>) -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let actor = runtime.block_on(async { Actor1Proxy::new(&bus.connect().await).await });
+        Self { runtime, actor: actor.expect("the actor is on the bus") }
+    }
+
+    /// Whether a packet for this MAC address would wake a domain.
+    pub fn would_wake(&self, mac: &str) -> bool {
+        self.runtime.block_on(self.actor.explain(mac, HashMap::new())).expect("the actor replies").0
+    }
 }
 
 /// Calls capture's methods.

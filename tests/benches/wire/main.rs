@@ -9,13 +9,18 @@
 
 mod bridge;
 mod bus;
+mod domains;
 mod flood;
+mod floods;
+mod idle;
+mod idleness;
 mod packets;
 mod process;
 mod report;
 mod signal;
 mod singles;
 mod start;
+mod tool;
 
 use std::process::ExitCode;
 
@@ -30,12 +35,20 @@ const PROGRAMS: [&str; 4] =
 /// A section of the report: name, title, and the function that measures.
 type Section = (&'static str, &'static str, fn(&mut Report));
 
-const SECTIONS: [Section; 5] = [
+const SECTIONS: [Section; 7] = [
     ("signal", "From sendto() to the signal, one packet at a time", signal::measure),
     ("start", "From sendto() to the start of a domain", start::measure),
-    ("flood", "CPU seconds for a million frames, and lost frames", flood::measure),
+    ("floods", "Single packets during a flood", floods::measure),
     ("singles", "Single packets during a flood for other domains on the same interface", singles::measure),
+    ("flood", "CPU seconds for a million frames, and lost frames", flood::measure),
     ("bridge", "Forwarding by a bridge with two ports, UDP in 64-byte frames", bridge::measure),
+    ("idle", "Without packets, and at the start", idle::measure),
+];
+
+/// Sections that take long, and run only if they are named.
+const LONG: [Section; 2] = [
+    ("soak-latency", "From sendto() to the start of a domain, after idleness", idleness::measure),
+    ("soak-floods", "Single packets during a flood", floods::soak),
 ];
 
 fn main() -> ExitCode {
@@ -46,10 +59,14 @@ fn main() -> ExitCode {
     // The arguments are names of sections. cargo bench adds an option.
     let chosen: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let mut report = Report::new();
+    let is_chosen = |name: &str| chosen.iter().any(|chosen| chosen == name);
     for (name, title, measure) in SECTIONS {
-        if chosen.is_empty() || chosen.iter().any(|chosen| chosen == name) {
+        if chosen.is_empty() || is_chosen(name) {
             report.section(name, title, measure);
         }
+    }
+    for (name, title, measure) in LONG.into_iter().filter(|(name, _, _)| is_chosen(name)) {
+        report.section(name, title, measure);
     }
     report.write();
     ExitCode::SUCCESS

@@ -1,97 +1,113 @@
 //! The time from the packet to the start of the domain.
 
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use virt::connect::Connect;
-use virt::domain::Domain;
-use wakevirt_protocol::MacAddr;
-use wakevirt_protocol::bus::{ACTOR_INTERFACE, Dict};
+use wakevirt_protocol::bus::ACTOR_INTERFACE;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::Host;
-use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
+use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST};
 use wakevirt_tests::network::FAR_END;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 
-use crate::bus::Subscriber;
-use crate::packets::{PacketSocket, Reading};
-use crate::process::report_memory;
-use crate::report::{Report, median};
+use crate::bus::{ActorClient, LoneSignal, Subscriber};
+use crate::domains::{BRIDGE, Client, mac};
+use crate::packets::PacketSocket;
+use crate::process::{report_memory, ring_memory};
+use crate::report::{Aim, Report, median, quantile, spread};
+use crate::tool::Tool;
 
-/// The maximum number of timed wakes of each kind. The kinds alternate.
-const WAKES: u8 = 50;
+/// The maximum number of timed wakes. The kinds alternate.
+const WAKES: u16 = 300;
+/// The number of wakes for each wake by the tool, which is slow.
+const TOOL: u16 = 20;
 /// The time after which no more wakes are measured.
-const TIME_LIMIT: Duration = Duration::from_secs(15);
+const TIME_LIMIT: Duration = Duration::from_secs(45);
 /// The time after which no more domains are defined.
 const DEFINITION_TIME_LIMIT: Duration = Duration::from_secs(30);
 /// The pause before each measurement, during which all processes become idle and libvirt's events are handled.
-const PAUSE: Duration = Duration::from_millis(50);
-/// The bridge of the QEMU domains.
-const BRIDGE: &str = "br0";
+const PAUSE: Duration = Duration::from_millis(25);
+/// The number of definitions whose detection is timed.
+const DEFINITIONS: usize = 10;
+/// The time after which a definition counts as not detected.
+const DETECTION_TIME_LIMIT: Duration = Duration::from_secs(10);
+/// The aim for the 99th percentile divided by the median: that of a lone signal, times this.
+const SPREAD: f64 = 1.5;
 
 /// Measures with few and many domains of libvirt's test driver, which boots nothing, and with a few QEMU domains.
 pub fn measure(report: &mut Report) {
-    for domains in [10, 1000, 10_000] {
-        measure_among(report, TEST, domains);
-    }
-    measure_among(report, QEMU, 10);
+    let few = measure_among(report, TEST, 10);
+    let _ = measure_among(report, TEST, 1000);
+    let many = measure_among(report, TEST, 10_000);
+    let baselines = [("with 10 domains", few)];
+    report.aim("added with 10,000 domains", "ms", many, &baselines, Aim::RatioAtMost(1.2));
+    let _ = measure_among(report, QEMU, 10);
 }
 
-fn measure_among(report: &mut Report, connection: &str, domains: usize) {
+/// Measures with this number of domains, and returns the time in ms that wakevirt adds to libvirt's start.
+fn measure_among(report: &mut Report, connection: &'static str, domains: usize) -> f64 {
     let host = Host::new();
     host.bridge(BRIDGE);
     let _libvirtd = Libvirtd::start(&host);
     let bus = Bus::start(&host, Kind::DbusDaemon);
     let (lan, other) = (host.veth("lan0"), host.veth("tool0"));
-    let libvirt = Connect::open(Some(&local_uri(&host, connection))).expect("a connection to libvirt");
-    let domains = define(&libvirt, connection, domains);
+    let client = Client::open(&host, connection);
+    let domains = define(&client, domains);
     let mut capture = Daemon::capture(&host).config("limit = 100000\ninterfaces = [\"lan0\"]").start_on_bus();
     let mut config = format!("connections = [\"{connection}\"]\ncool-down = \"0s\"\n");
     config += "[[allow]]\ndomain = \"wakevirt-*\"\n";
     let mut actor = Daemon::actor(&host).config(&config).start_connected();
 
-    let (tool, tool_started) = tool(PacketSocket::reader(&host.network(), "tool0"), libvirt.clone());
+    let tool_wire = PacketSocket::sender(&other.network(), FAR_END);
+    let tool = Tool::start(PacketSocket::reader(&host.network(), "tool0"), tool_wire, client.connection());
+    let wire = PacketSocket::sender(&lan.network(), FAR_END);
     let mut bench = Bench {
-        libvirt,
+        client,
+        signal: LoneSignal::new(&bus),
         finished: Subscriber::new(&bus, ACTOR_INTERFACE, "WakeFinished"),
-        wire: PacketSocket::sender(&lan.network(), FAR_END),
-        tool_wire: PacketSocket::sender(&other.network(), FAR_END),
-        tool_started,
+        wire,
+        tool,
     };
     let times = bench.measure(domains / 2);
-    let _ = tool.stop();
 
     let what = format!("{domains} {}", if connection == QEMU { "QEMU domains" } else { "domains" });
-    report_times(report, &what, times);
+    let added = report_times(report, &what, connection, times);
+    let sniffer = capture.child("wakevirt-sniffer");
     let processes = [
-        ("sniffer", capture.child("wakevirt-sniffer")),
-        ("announcer", capture.pid()),
-        ("actor", actor.pid()),
+        ("sniffer", sniffer, Some(2.0)),
+        ("announcer", capture.pid(), None),
+        ("actor", actor.pid(), Some(16.0)),
     ];
     report_memory(report, &what, &processes);
+    report.add(&format!("ring of the sniffer, {what}"), "MiB", ring_memory(sniffer), &[]);
+    if connection == TEST {
+        report_detection(report, &what, &bench.client, &ActorClient::open(&bus), domains);
+    }
+    bench.tool.stop();
     actor.stop();
     capture.stop();
+    added
 }
 
-/// The times of each kind of wake.
+/// The times of each kind of wake, and of a lone signal, in seconds.
 #[derive(Default)]
 struct WakeTimes {
     /// The time from the packet to the signal that wakevirt started the domain.
-    wakevirt: Vec<Duration>,
+    wakevirt: Vec<f64>,
     /// The time from the packet to the end of the other tool's call.
-    tool: Vec<Duration>,
+    tool: Vec<f64>,
     /// The time of libvirt's call alone.
-    libvirt: Vec<Duration>,
+    libvirt: Vec<f64>,
+    signal: Vec<f64>,
 }
 
 /// The connections and interfaces of a measurement.
 struct Bench {
-    libvirt: Connect,
+    client: Client,
+    signal: LoneSignal,
     finished: Subscriber,
     wire: PacketSocket,
-    tool_wire: PacketSocket,
-    tool_started: Receiver<Instant>,
+    tool: Tool,
 }
 
 impl Bench {
@@ -102,125 +118,92 @@ impl Bench {
         let start = Instant::now();
         for wake in (0..WAKES).take_while(|_| start.elapsed() < TIME_LIMIT) {
             // Each packet has a different sender, so that it is not a copy of the previous one.
-            let sender = [2, 0, 0, 0, 1, wake];
+            let [high, low] = wake.to_be_bytes();
+            let sender = [2, 0, 0, 0, high, low];
             let frame = |mac: &str| ethernet(BROADCAST, sender, WAKE_ON_LAN, &magic(mac, &[]));
             let number = 2 * (usize::from(wake) % half);
-            times.wakevirt.push(self.wake_by_wakevirt(&frame(&mac(number)), number));
-            times.tool.push(self.wake_by_tool(&frame(&mac(number + 1)), number + 1));
-            times.libvirt.push(self.start_by_libvirt(number));
+            let pause = || std::thread::sleep(PAUSE);
+
+            pause();
+            times.wakevirt.push(self.wake(&frame(&mac(number)), number).as_secs_f64());
+            self.client.destroy(&name(number));
+            pause();
+            times.libvirt.push(self.client.start(&name(number)).as_secs_f64());
+            self.client.destroy(&name(number));
+            pause();
+            times.signal.push(self.signal.measure().as_secs_f64());
+            if wake % TOOL == 0 {
+                pause();
+                times.tool.push(self.tool.wake(&frame(&mac(number + 1))).as_secs_f64());
+                self.client.destroy(&name(number + 1));
+            }
         }
         times
     }
 
-    fn wake_by_wakevirt(&mut self, frame: &[u8], number: usize) -> Duration {
-        std::thread::sleep(PAUSE);
+    fn wake(&mut self, frame: &[u8], number: usize) -> Duration {
         let start = Instant::now();
         self.wire.send(frame);
-        wait_for(&mut self.finished, &mac(number));
+        let (outcome, details) = self.finished.wait_for_wake(&mac(number));
         let time = start.elapsed();
-        self.destroy(number);
+        assert_eq!(outcome, "started", "{details:?}");
         time
-    }
-
-    fn wake_by_tool(&self, frame: &[u8], number: usize) -> Duration {
-        std::thread::sleep(PAUSE);
-        let start = Instant::now();
-        self.tool_wire.send(frame);
-        let time = self.tool_started.recv().expect("the tool is running") - start;
-        self.destroy(number);
-        time
-    }
-
-    fn start_by_libvirt(&self, number: usize) -> Duration {
-        let domain = find(&self.libvirt, number);
-        std::thread::sleep(PAUSE);
-        let start = Instant::now();
-        // One call, like the actor's. virDomainCreate would make two.
-        domain.create_with_flags(0).expect("a domain that starts");
-        let time = start.elapsed();
-        self.destroy(number);
-        time
-    }
-
-    fn destroy(&self, number: usize) {
-        find(&self.libvirt, number).destroy().expect("a running domain");
     }
 }
 
-fn report_times(report: &mut Report, what: &str, times: WakeTimes) {
-    let [wakevirt, tool, libvirt] = [times.wakevirt, times.tool, times.libvirt].map(in_milliseconds);
+/// Reports the times, and returns the time in ms that wakevirt adds to libvirt's start.
+fn report_times(report: &mut Report, what: &str, connection: &str, times: WakeTimes) -> f64 {
+    let added: Vec<f64> =
+        times.wakevirt.iter().zip(&times.libvirt).map(|(all, libvirt)| all - libvirt).collect();
+    let [wakevirt, tool, libvirt, signal, added] =
+        [times.wakevirt, times.tool, times.libvirt, times.signal, added].map(in_milliseconds);
     let baselines =
         [("a tool that reads all domains", median(&tool)), ("libvirt's start alone", median(&libvirt))];
-    report.add(&format!("{what}, median"), "ms", median(&wakevirt), &baselines);
-    let added: Vec<f64> =
-        wakevirt.iter().zip(&libvirt).map(|(wakevirt, libvirt)| wakevirt - libvirt).collect();
-    report.add(&format!("{what}, added to libvirt's start"), "ms", median(&added), &[]);
+    report.add(&format!("{what}, median of {}", wakevirt.len()), "ms", median(&wakevirt), &baselines);
+    let baselines =
+        [("a lone signal", quantile(&signal, 0.99)), ("libvirt's start alone", quantile(&libvirt, 0.99))];
+    report.add(&format!("{what}, 99th percentile"), "ms", quantile(&wakevirt, 0.99), &baselines);
+    let name = format!("{what}, added to libvirt's start");
+    let baselines = [("a lone signal", median(&signal))];
+    if connection == QEMU {
+        // Two starts of QEMU differ by more than this.
+        report.add(&name, "ms", median(&added), &baselines);
+    } else {
+        report.aim(&name, "ms", median(&added), &baselines, Aim::RatioAtMost(3.0));
+        let baselines = [("a lone signal", spread(&signal)), ("libvirt's start alone", spread(&libvirt))];
+        let name = format!("{what}, 99th percentile / median");
+        report.aim(&name, "", spread(&wakevirt), &baselines, Aim::RatioAtMost(SPREAD));
+    }
+    median(&added)
 }
 
-/// The URI with which this process reaches the host's libvirtd.
-fn local_uri(host: &Host, connection: &str) -> String {
-    let path = if connection == QEMU { "qemu+unix:///system" } else { "test+unix:///default" };
-    format!("{path}?socket={}", host.path("/run/libvirt/libvirt-sock").display())
+/// Reports how long the actor takes to detect a new definition among the domains.
+fn report_detection(report: &mut Report, what: &str, client: &Client, actor: &ActorClient, domains: usize) {
+    let detect = |number: usize| {
+        client.define(&name(number), &mac(number));
+        let start = Instant::now();
+        while !actor.would_wake(&mac(number)) && start.elapsed() < DETECTION_TIME_LIMIT {}
+        start.elapsed().as_secs_f64()
+    };
+    // Even numbers: see `name`.
+    let times = in_milliseconds((0..DEFINITIONS).map(|number| detect(domains + 2 * number)).collect());
+    let slowest = quantile(&times, 1.0);
+    report.add(&format!("{what}: one more is detected, median"), "ms", median(&times), &[]);
+    report.aim(&format!("{what}: one more is detected, slowest"), "ms", slowest, &[], Aim::AtMost(50.0));
 }
 
 /// Defines `domains` domains, or fewer if that takes too long: half of them for wakevirt, half for the tool. Returns
 /// their number.
-fn define(libvirt: &Connect, connection: &str, domains: usize) -> usize {
+fn define(client: &Client, domains: usize) -> usize {
     let start = Instant::now();
     let mut defined = 0;
     while defined < domains && start.elapsed() < DEFINITION_TIME_LIMIT {
         for number in [defined, defined + 1] {
-            let (name, mac) = (name(number), mac(number));
-            let xml =
-                if connection == QEMU { qemu_domain(&name, &mac, BRIDGE) } else { test_domain(&name, &mac) };
-            let _ = libvirt.define_domain_xml(&xml).expect("a domain");
+            client.define(&name(number), &mac(number));
         }
         defined += 2;
     }
     defined
-}
-
-/// Waits until the actor has started the domain.
-fn wait_for(finished: &mut Subscriber, mac: &str) {
-    loop {
-        let message = finished.next();
-        let body = message.body().deserialize::<(String, String, String, Dict)>();
-        let (woken, domain, outcome, details) = body.expect("the body of a WakeFinished");
-        if woken == mac {
-            assert_eq!(outcome, "started", "{domain}: {details:?}");
-            return;
-        }
-    }
-}
-
-/// Runs a tool that works like other implementations of Wake-on-LAN for libvirt: for each packet, it lists all domains, searches the XML of each for the address,
-/// and starts the domain that has it.
-fn tool(socket: PacketSocket, libvirt: Connect) -> (Reading, Receiver<Instant>) {
-    let (sender, started) = channel();
-    let reading = socket.read(move |frame, _| {
-        let Some(mac) = address_in(frame) else { return };
-        let wanted = format!("<mac address='{mac}'/>");
-        for domain in libvirt.list_all_domains(0).expect("a list of domains") {
-            let xml = domain.xml_desc(0).expect("a domain's XML");
-            if xml.contains(&wanted) {
-                domain.create().expect("a domain that starts");
-                let _ = sender.send(Instant::now());
-            }
-        }
-    });
-    (reading, started)
-}
-
-/// The target address in a Wake-on-LAN frame.
-fn address_in(frame: &[u8]) -> Option<MacAddr> {
-    if frame.get(12..14)? != WAKE_ON_LAN.to_be_bytes() {
-        return None;
-    }
-    Some(MacAddr::new(frame.get(20..26)?.try_into().ok()?))
-}
-
-fn find(libvirt: &Connect, number: usize) -> Domain {
-    libvirt.lookup_domain_by_name(&name(number)).expect("a domain with this name")
 }
 
 fn name(number: usize) -> String {
@@ -228,10 +211,6 @@ fn name(number: usize) -> String {
     format!("{prefix}-{number}")
 }
 
-fn mac(number: usize) -> String {
-    format!("52:54:00:00:{:02x}:{:02x}", number >> 8, number & 0xff)
-}
-
-fn in_milliseconds(times: Vec<Duration>) -> Vec<f64> {
-    times.iter().map(|time| time.as_secs_f64() * 1e3).collect()
+fn in_milliseconds(times: Vec<f64>) -> Vec<f64> {
+    times.iter().map(|time| time * 1e3).collect()
 }

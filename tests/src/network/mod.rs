@@ -1,6 +1,7 @@
 //! The interfaces of a host, and the machines connected to them.
 
 mod ffi;
+pub mod flood;
 pub mod frames;
 pub mod inject;
 
