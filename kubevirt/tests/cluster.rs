@@ -11,7 +11,7 @@ use uuid::Uuid;
 use wakevirt_actor::config::Scope;
 use wakevirt_actor::engine::attempt::{WakeResult, wake};
 use wakevirt_actor::hypervisor::{AttemptRequest, Decisions, Hypervisor, Keeper, Terms, Update};
-use wakevirt_actor::model::{Decision, Domain, Outcome, Pause, State, Subject, Trigger};
+use wakevirt_actor::model::{Called, Decision, Domain, Outcome, Pause, State, Subject, Trigger};
 use wakevirt_actor::policy::rules::{Halted, Handling, Paused};
 use wakevirt_kubevirt::KubeVirt;
 use wakevirt_tests::kubernetes::kind::Kind;
@@ -120,7 +120,7 @@ impl Node {
             terms: Terms { trigger: Trigger::Packet, handling: Handling::default(), cool_down: None },
             shutdown_wait: Duration::from_secs(5),
             start_wait: Duration::from_secs(30),
-            called: false,
+            called: Called::No,
             known_off: false,
             expired: false,
         }
@@ -365,7 +365,7 @@ fn continues_a_wake_whose_reply_was_lost() {
     let lost = node.runtime.block_on(node.begin(request)).unwrap();
     assert!(matches!(lost, WakeResult::Lost { called: true, .. }), "{lost:?}");
     node.wait_until_up();
-    let (outcome, reason) = node.wake_with(AttemptRequest { called: true, ..node.request("n/a") });
+    let (outcome, reason) = node.wake_with(AttemptRequest { called: Called::Maybe, ..node.request("n/a") });
     assert_eq!(outcome, Outcome::Started, "{reason}");
     assert_eq!(server.api.count("update", START), 1);
 }

@@ -1,6 +1,6 @@
 //! A bounded queue of the changes that libvirt's events report.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -20,7 +20,7 @@ pub struct Changes {
 
 #[derive(Debug, Default)]
 struct Queue {
-    domains: HashSet<Uuid>,
+    domains: HashMap<Uuid, Report>,
     too_many: bool,
     closed: Option<&'static str>,
 }
@@ -29,11 +29,20 @@ struct Queue {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change {
     /// These domains have changed and must be read.
-    Domains(HashSet<Uuid>),
+    Domains(HashMap<Uuid, Report>),
     /// More domains have changed than fit into the queue: all must be listed.
     TooMany,
     /// The connection was lost, for this reason.
     Closed(&'static str),
+}
+
+/// What the events about a domain report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// It has changed.
+    Changed,
+    /// It has changed, and has started or was resumed.
+    Running,
 }
 
 impl Changes {
@@ -65,12 +74,24 @@ impl Changes {
 }
 
 impl Queue {
+    fn add(&mut self, uuid: Uuid, report: Report) {
+        if let Some(earlier) = self.domains.get_mut(&uuid) {
+            if report == Report::Running {
+                *earlier = report;
+            }
+        } else if self.domains.len() < MAX_CHANGES {
+            self.domains.insert(uuid, report);
+        } else {
+            self.too_many = true;
+        }
+    }
+
     fn take(&mut self) -> Option<Change> {
         if let Some(reason) = self.closed {
             return Some(Change::Closed(reason));
         }
         if std::mem::take(&mut self.too_many) {
-            self.domains = HashSet::new();
+            self.domains = HashMap::new();
             return Some(Change::TooMany);
         }
         (!self.domains.is_empty()).then(|| Change::Domains(std::mem::take(&mut self.domains)))
@@ -79,13 +100,12 @@ impl Queue {
 
 impl Listener for Changes {
     fn changed(&self, uuid: Uuid) {
-        let mut queue = self.queue();
-        if queue.domains.len() < MAX_CHANGES {
-            queue.domains.insert(uuid);
-        } else {
-            queue.too_many |= !queue.domains.contains(&uuid);
-        }
-        drop(queue);
+        self.queue().add(uuid, Report::Changed);
+        self.notify.notify_one();
+    }
+
+    fn running(&self, uuid: Uuid) {
+        self.queue().add(uuid, Report::Running);
         self.notify.notify_one();
     }
 
@@ -103,15 +123,28 @@ mod tests {
         Uuid::from_u128(number.try_into().unwrap())
     }
 
+    fn changed(numbers: &[usize]) -> Change {
+        Change::Domains(numbers.iter().map(|number| (uuid(*number), Report::Changed)).collect())
+    }
+
+    #[tokio::test]
+    async fn a_domain_that_started_is_reported_as_running() {
+        let changes = Changes::default();
+        changes.changed(uuid(1));
+        changes.running(uuid(1));
+        changes.changed(uuid(1));
+        assert_eq!(changes.next().await, Change::Domains(HashMap::from([(uuid(1), Report::Running)])));
+    }
+
     #[tokio::test]
     async fn returns_each_domain_once() {
         let changes = Changes::default();
         for number in [1, 2, 1, 1] {
             changes.changed(uuid(number));
         }
-        assert_eq!(changes.next().await, Change::Domains(HashSet::from([uuid(1), uuid(2)])));
+        assert_eq!(changes.next().await, changed(&[1, 2]));
         changes.changed(uuid(1));
-        assert_eq!(changes.next().await, Change::Domains(HashSet::from([uuid(1)])));
+        assert_eq!(changes.next().await, changed(&[1]));
     }
 
     #[tokio::test]
@@ -123,7 +156,7 @@ mod tests {
         assert_eq!(changes.queue().domains.len(), MAX_CHANGES);
         assert_eq!(changes.next().await, Change::TooMany);
         changes.changed(uuid(1));
-        assert_eq!(changes.next().await, Change::Domains(HashSet::from([uuid(1)])));
+        assert_eq!(changes.next().await, changed(&[1]));
     }
 
     #[tokio::test]

@@ -30,6 +30,11 @@ pub trait Listener: Send + Sync + 'static {
     /// This domain has changed.
     fn changed(&self, uuid: Uuid);
 
+    /// This domain has started, or was resumed.
+    fn running(&self, uuid: Uuid) {
+        self.changed(uuid);
+    }
+
     /// The connection was lost, for this reason.
     fn closed(&self, reason: &'static str);
 }
@@ -204,26 +209,31 @@ unsafe fn from_pointer<'a>(listener: *mut c_void) -> &'a dyn Listener {
 
 /// # Safety
 /// `domain` is valid during the call; `listener` as for [`from_pointer`].
-unsafe fn changed(domain: sys::virDomainPtr, listener: *mut c_void) {
+unsafe fn report(domain: sys::virDomainPtr, listener: *mut c_void, method: fn(&dyn Listener, Uuid)) {
     let mut uuid = [0; sys::VIR_UUID_BUFLEN as usize];
     // SAFETY: the domain is valid during the callback, and the buffer has the required length. The function reads the
     // copy in the domain, and does not call the daemon.
     let result = unsafe { sys::virDomainGetUUID(domain, uuid.as_mut_ptr()) };
     if result == 0 {
         // SAFETY: guaranteed by the caller.
-        unsafe { from_pointer(listener) }.changed(Uuid::from_bytes(uuid));
+        method(unsafe { from_pointer(listener) }, Uuid::from_bytes(uuid));
     }
 }
 
 unsafe extern "C" fn lifecycle(
     _: sys::virConnectPtr,
     domain: sys::virDomainPtr,
-    _event: c_int,
+    event: c_int,
     _detail: c_int,
     listener: *mut c_void,
 ) -> c_int {
+    let runs = matches!(
+        sys::virDomainEventType::try_from(event),
+        Ok(sys::VIR_DOMAIN_EVENT_STARTED | sys::VIR_DOMAIN_EVENT_RESUMED)
+    );
+    let method = if runs { <dyn Listener>::running } else { <dyn Listener>::changed };
     // SAFETY: libvirt passes a valid domain and the registered pointer.
-    unsafe { changed(domain, listener) };
+    unsafe { report(domain, listener, method) };
     0
 }
 
@@ -234,7 +244,7 @@ unsafe extern "C" fn device(
     listener: *mut c_void,
 ) {
     // SAFETY: as above.
-    unsafe { changed(domain, listener) };
+    unsafe { report(domain, listener, <dyn Listener>::changed) };
 }
 
 unsafe extern "C" fn metadata(
@@ -245,7 +255,7 @@ unsafe extern "C" fn metadata(
     listener: *mut c_void,
 ) {
     // SAFETY: as above.
-    unsafe { changed(domain, listener) };
+    unsafe { report(domain, listener, <dyn Listener>::changed) };
 }
 
 unsafe extern "C" fn closed(_: sys::virConnectPtr, reason: c_int, listener: *mut c_void) {

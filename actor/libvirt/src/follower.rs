@@ -1,6 +1,6 @@
 //! Reads each domain that a connection reports as changed, and passes it on.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::monitor::Monitor;
 use wakevirt_actor::hypervisor::{HypervisorError, Updates};
-use wakevirt_libvirt::changes::{Change, Changes, MAX_CHANGES};
+use wakevirt_libvirt::changes::{Change, Changes, MAX_CHANGES, Report};
 use wakevirt_service::logs::kind;
 
 /// How long changes to a domain are collected before the domain is read. A start causes several changes, and reading
@@ -64,8 +64,11 @@ impl<'driver> Follower<'driver> {
         }
     }
 
-    async fn schedule(&mut self, domains: HashSet<Uuid>) {
-        for uuid in domains {
+    async fn schedule(&mut self, domains: HashMap<Uuid, Report>) {
+        for (uuid, report) in domains {
+            if report == Report::Running {
+                self.updates.running(uuid).await;
+            }
             if self.changing.insert(uuid) {
                 self.due.push_back((Instant::now() + COLLECT_TIME, uuid));
                 self.updates.changing(uuid).await;

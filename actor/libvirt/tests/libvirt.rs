@@ -13,7 +13,7 @@ use virt::enumutil::Enum;
 use wakevirt_actor::config::Scope;
 use wakevirt_actor::engine::attempt::{WakeResult, wake};
 use wakevirt_actor::hypervisor::{AttemptRequest, Decisions, Hypervisor, Keeper, Terms, Update};
-use wakevirt_actor::model::{Domain, Outcome, Pause, State, Trigger};
+use wakevirt_actor::model::{Called, Domain, Outcome, Pause, State, Trigger};
 use wakevirt_actor::policy::rules::{Handling, Paused};
 use wakevirt_actor_libvirt::Libvirt;
 use wakevirt_protocol::MacAddr;
@@ -135,7 +135,7 @@ async fn outcome_with(
         terms,
         shutdown_wait: Duration::from_secs(1),
         start_wait: Duration::from_secs(1),
-        called: false,
+        called: Called::No,
         known_off,
         expired: false,
     };

@@ -37,7 +37,7 @@ pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut request: AttemptRequest) 
     loop {
         let before = begin.elapsed();
         let Some((waited, attempt)) = hypervisor.attempt(request).await else {
-            return WakeResult::Lost { called: request.called, available: begin.elapsed() };
+            return WakeResult::Lost { called: request.called.is_possible(), available: begin.elapsed() };
         };
         queued += waited;
         let (state, wait) = match attempt {
@@ -47,6 +47,7 @@ pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut request: AttemptRequest) 
             }
             AttemptResult::Expired => return WakeResult::Expired,
             AttemptResult::Again { state, wait, called } => {
+                let called = request.called.after(called);
                 request = AttemptRequest { called, known_off: false, ..request };
                 (state, wait)
             }

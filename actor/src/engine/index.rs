@@ -186,6 +186,8 @@ fn found(mut domains: Vec<&Domain>) -> Found<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Stop;
+
     fn mac(last: u8) -> MacAddr {
         MacAddr::new([0x52, 0x54, 0, 0, 0, last])
     }
@@ -202,6 +204,7 @@ mod tests {
             opt_in: false,
             labels: crate::model::Labels::default(),
             state: State::ShutOff,
+            stop: Stop::Unknown,
         }
     }
 

@@ -23,6 +23,8 @@ impl Engine {
                 self.handle_early_requests_if_settled();
             }
             Update::Changing(id) => self.index.mark_changed(&id),
+            // Saved at once: if this process exits now, the next one does not start the domain again.
+            Update::Running(id) => self.unsaved |= self.wakes.set_running(&id),
             Update::Domain(domain) => {
                 note_name(&mut self.policy.rules, &domain);
                 if self.index.put(domain) {

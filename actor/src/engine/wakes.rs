@@ -15,7 +15,7 @@ use super::{Engine, Reply};
 use crate::engine::attempt::{WakeResult, wake as wake_domain};
 use crate::engine::state_file::SavedWake;
 use crate::hypervisor::{AttemptRequest, Terms};
-use crate::model::{Id, Outcome, Packet, State, Subject};
+use crate::model::{Called, Id, Outcome, Packet, State, Subject};
 use crate::policy::Timing;
 use crate::policy::decision::has_expired;
 use crate::policy::rules::Handling;
@@ -35,8 +35,8 @@ struct Wake {
     callers: Vec<Reply>,
     /// The start of the time that counts towards `hold`: CLOCK_BOOTTIME, in microseconds.
     since: u64,
-    /// Whether the hypervisor was called for it, and the reply was lost.
-    called: bool,
+    /// Whether the hypervisor was called for it.
+    called: Called,
     /// A wake that joined and has more permissions. It runs after this one, if this one was not allowed to act.
     next: Option<Box<Wake>>,
 }
@@ -51,13 +51,13 @@ impl Wakes {
     pub(super) fn saved(&self) -> Vec<SavedWake> {
         // The hypervisor of a running wake is available, so the time until now does not count towards `hold`.
         let now = clock::boottime();
-        let running = self.running.iter().map(|(id, wake)| (id, wake, true, now));
-        let held = self.held.iter().map(|(id, wake)| (id, wake, wake.called, wake.since));
-        let all = running.chain(held).flat_map(|(id, wake, called, since)| {
-            let first = SavedWake::new(id, &wake.subject, wake.terms.handling, since, called);
+        let running = self.running.iter().map(|(id, wake)| (id, wake, now));
+        let held = self.held.iter().map(|(id, wake)| (id, wake, wake.since));
+        let all = running.chain(held).flat_map(|(id, wake, since)| {
+            let first = SavedWake::new(id, &wake.subject, wake.terms.handling, since, wake.called);
             let later = iter::successors(wake.next.as_deref(), |wake| wake.next.as_deref());
             let later = later.map(move |wake| {
-                SavedWake::new(id, &wake.subject, wake.terms.handling, wake.since.max(since), false)
+                SavedWake::new(id, &wake.subject, wake.terms.handling, wake.since.max(since), Called::No)
             });
             iter::once(first).chain(later)
         });
@@ -68,6 +68,12 @@ impl Wakes {
     pub(super) fn pending(&self, id: &Id) -> Option<PendingWake> {
         let running = self.running.contains_key(id).then_some(PendingWake::Running);
         running.or_else(|| self.held.contains_key(id).then_some(PendingWake::Held))
+    }
+
+    /// Notes that a domain is running. Returns whether there is a wake for which that is news.
+    pub(super) fn set_running(&mut self, id: &Id) -> bool {
+        let wake = self.running.get_mut(id);
+        wake.is_some_and(|wake| std::mem::replace(&mut wake.called, Called::Running) != Called::Running)
     }
 
     /// Whether any wake is running.
@@ -125,7 +131,7 @@ impl Engine {
         let terms = Terms { trigger: subject.trigger(), handling, cool_down };
         let received = subject.packet.as_ref().and_then(received_at);
         let since = received.unwrap_or_else(clock::boottime);
-        let wake = Wake { terms, callers, since, called: false, next: None, subject };
+        let wake = Wake { terms, callers, since, called: Called::No, next: None, subject };
         if self.is_expired(&wake) {
             return self.end_expired(id, wake);
         }
@@ -160,13 +166,17 @@ impl Engine {
     }
 
     /// Runs the wake in its own task.
-    fn run_wake(&mut self, id: Id, wake: Wake) {
+    fn run_wake(&mut self, id: Id, mut wake: Wake) {
         let Some(hypervisor) = self.hypervisors.get(&id.connection).cloned() else { return };
         let Timing { shutdown_wait, start_wait, .. } = self.policy.timing;
         let (uuid, terms, called) = (id.uuid, wake.terms, wake.called);
-        let known_off = !called && self.index.state(&id) == Some(State::ShutOff);
-        let expired = called && self.is_expired(&wake);
+        let known_off = !called.is_possible() && self.index.state(&id) == Some(State::ShutOff);
+        let expired = called.is_possible() && self.is_expired(&wake);
         let request = AttemptRequest { uuid, terms, shutdown_wait, start_wait, called, known_off, expired };
+        if !called.is_possible() {
+            let stop = self.index.get(&id).filter(|_| known_off).map(|domain| domain.stop);
+            wake.called = stop.map_or(Called::Maybe, Called::WhileOff);
+        }
         // The wake changes the state before any event reports it.
         self.index.mark_changed(&id);
         self.wakes.running.insert(id.clone(), wake);
@@ -187,7 +197,7 @@ impl Engine {
         let Some(mut wake) = self.wakes.running.remove(&id) else { return };
         match end {
             WakeResult::Lost { called, available } => {
-                wake.called = called;
+                wake.called = wake.called.after(called);
                 // Only the time without the hypervisor counts towards `hold`.
                 let available = u64::try_from(available.as_micros()).unwrap_or(u64::MAX);
                 wake.since = wake.since.saturating_add(available).min(clock::boottime());
@@ -260,7 +270,7 @@ impl Engine {
     /// Whether the wake has expired without a call to the hypervisor. After a call, the domain's state determines the
     /// outcome once it is known.
     fn can_expire(&self, wake: &Wake) -> bool {
-        !wake.called && self.is_expired(wake)
+        !wake.called.is_possible() && self.is_expired(wake)
     }
 
     fn end_expired(&mut self, id: Id, mut wake: Wake) {
@@ -276,7 +286,7 @@ impl Engine {
 
     /// When the first held wake or packet expires.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        let held = self.wakes.held.values().filter(|wake| !wake.called).map(|wake| wake.since);
+        let held = self.wakes.held.values().filter(|wake| !wake.called.is_possible()).map(|wake| wake.since);
         let oldest = held.chain(self.pending.oldest()).min()?;
         // Slightly later, so that it has expired by then.
         let remaining = self.policy.timing.hold.saturating_sub(age(oldest)) + Duration::from_millis(10);
@@ -318,7 +328,7 @@ mod tests {
         let handling = Handling { paused, ..Handling::default() };
         let terms = Terms { trigger: Trigger::Call, handling, cool_down: None };
         let subject = Subject::new(None, None, None, None);
-        Wake { subject, terms, callers: vec![caller], since: 0, called: false, next: None }
+        Wake { subject, terms, callers: vec![caller], since: 0, called: Called::No, next: None }
     }
 
     #[test]

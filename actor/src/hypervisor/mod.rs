@@ -27,6 +27,8 @@ pub enum Update {
     Up(Arc<str>, Arc<dyn Hypervisor>, Vec<Domain>),
     /// This domain is changing: its known state is unreliable until the next update about it.
     Changing(Id),
+    /// This domain has started or was resumed.
+    Running(Id),
     /// This domain is new or has changed.
     Domain(Domain),
     /// This domain no longer exists.

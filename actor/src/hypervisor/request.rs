@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::model::Trigger;
+use crate::model::{Called, Trigger};
 use crate::policy::decision::is_cooling_down;
 use crate::policy::rules::Handling;
 
@@ -24,7 +24,7 @@ pub struct AttemptRequest {
     /// How long the start of a domain of a cluster can take.
     pub start_wait: Duration,
     /// Whether the hypervisor was already called for this wake, without a known result.
-    pub called: bool,
+    pub called: Called,
     /// Whether the domain is known to be off without a saved state, so that the attempt does not need to read its state.
     /// If that is wrong, the start fails, and the attempt reads the state. A domain without a saved state is not paused
     /// after its start.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::step::{Call, PAUSE_WAIT, next_call};
 use super::{AttemptFuture, AttemptRequest, AttemptResult, HypervisorError};
-use crate::model::{Outcome, State};
+use crate::model::{Outcome, State, Stop};
 use crate::policy::decision::{Action, is_restored_paused, select_action};
 use crate::policy::rules::Paused;
 
@@ -18,6 +18,12 @@ pub trait Session {
     /// # Errors
     /// If the state cannot be read.
     fn state(&self, uuid: Uuid) -> Result<State, HypervisorError>;
+
+    /// Why the domain, which is off, was switched off.
+    ///
+    /// # Errors
+    /// If the reason cannot be read.
+    fn last_stop(&self, uuid: Uuid) -> Result<Stop, HypervisorError>;
 
     /// Starts a domain that is off, and returns when it is running.
     ///
@@ -60,16 +66,34 @@ pub fn queue(request: AttemptRequest) -> (Work, AttemptFuture) {
 }
 
 fn attempt(session: &dyn Session, request: AttemptRequest) -> AttemptResult {
-    let called = request.called;
+    let called = request.called.is_possible();
     let state = if request.known_off { Ok(State::ShutOff) } else { session.state(request.uuid) };
     let state = match state {
         Ok(state) => state,
         Err(error) => return failed(session, &error, called),
     };
+    if matches!(state, State::ShutOff | State::Saved)
+        && let Some(result) = lost_result(session, &request)
+    {
+        return result;
+    }
     match next_call(&request, state) {
         Ok(call) => make_call(session, request, state, call),
         Err(result) => result,
     }
+}
+
+/// The result of the call that an earlier attempt made, if it can be recognised although the domain is off.
+fn lost_result(session: &dyn Session, request: &AttemptRequest) -> Option<AttemptResult> {
+    if !request.called.is_possible() {
+        return None;
+    }
+    let stop = session.last_stop(request.uuid).unwrap_or(Stop::Unknown);
+    let (outcome, reason) = match request.called.result(stop)? {
+        Ok(()) => (Outcome::Started, "it was started, and is off again; the result of the call was lost"),
+        Err(()) => (Outcome::Failed, "its start failed, and the reason was lost; wake it again"),
+    };
+    Some(AttemptResult::Done(outcome, reason.to_owned()))
 }
 
 fn make_call(session: &dyn Session, request: AttemptRequest, before: State, call: Call) -> AttemptResult {

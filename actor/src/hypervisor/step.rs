@@ -38,7 +38,7 @@ impl Call {
 /// The result of the attempt, if the state does not require a call, or if the wake has expired or the domain is cooling
 /// down.
 pub fn next_call(request: &AttemptRequest, state: State) -> Result<Call, AttemptResult> {
-    let called = request.called;
+    let called = request.called.is_possible();
     let call = match select_action(state, request.terms.handling.paused) {
         Action::Nothing(Outcome::AlreadyRunning, _) if called => {
             let reason = "it is running; the result of the call that started it was lost".to_owned();

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use wakevirt_protocol::MacAddr;
 use wakevirt_service::config::DomainPattern;
 
-use super::{Labels, State};
+use super::{Labels, State, Stop};
 
 /// A domain, as last read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Domain {
     pub labels: Labels,
     /// Its state when it was last read.
     pub state: State,
+    /// If it was off then, why.
+    pub stop: Stop,
 }
 
 impl Domain {

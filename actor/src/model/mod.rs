@@ -1,5 +1,6 @@
 //! The values that the modules of the actor exchange.
 
+mod called;
 mod decision;
 mod domain;
 mod labels;
@@ -8,6 +9,7 @@ mod program;
 mod state;
 mod wake;
 
+pub use called::{Called, Stop};
 pub use decision::Decision;
 pub use domain::{Domain, Id};
 pub use labels::Labels;

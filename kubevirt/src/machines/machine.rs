@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
-use wakevirt_actor::model::{Domain, Id, Labels, Pause, State};
+use wakevirt_actor::model::{Domain, Id, Labels, Pause, State, Stop};
 
 use super::object::VirtualMachine;
 use crate::uri::is_name;
@@ -182,6 +182,7 @@ pub(crate) fn domain(connection: &Arc<str>, machine: &Machine, object: &VirtualM
         opt_in: object.wake.as_deref() == Some("true"),
         labels: Labels::new(labels.map(|(key, value)| (key.as_str(), value.as_str()))),
         state: machine.state(),
+        stop: Stop::Unknown,
     }
 }
 

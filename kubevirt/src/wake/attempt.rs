@@ -51,7 +51,7 @@ impl Attempt<'_> {
         let mut machine = if is_known { known } else { self.read(&known).await? };
         let call = loop {
             if machine.state() == State::Paused(Pause::StartingUp) {
-                let accepted = self.request.called;
+                let accepted = self.request.called.is_possible();
                 return Ok(self.await_run(&machine, accepted, None).await);
             }
             let call = next_call(&self.request, machine.state())?;
@@ -94,7 +94,9 @@ impl Attempt<'_> {
         self.called.store(true, Ordering::Relaxed);
         match call::start(self.cluster, machine).await {
             Answer::Accepted => self.await_run(machine, true, None).await,
-            Answer::Conflict(message) => self.await_run(machine, self.request.called, Some(message)).await,
+            Answer::Conflict(message) => {
+                self.await_run(machine, self.request.called.is_possible(), Some(message)).await
+            }
             answer => self.end(answer),
         }
     }

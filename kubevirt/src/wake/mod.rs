@@ -23,7 +23,7 @@ impl Hypervisor for Waker {
         let (sender, result) = oneshot::channel();
         let cluster = Arc::clone(&self.0);
         tokio::spawn(async move {
-            let called = AtomicBool::new(request.called);
+            let called = AtomicBool::new(request.called.is_possible());
             let attempt = tokio::select! {
                 attempt = attempt::attempt(&cluster, request, &called) => attempt,
                 _reason = cluster.lost() => {

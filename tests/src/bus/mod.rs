@@ -10,6 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
+
 use crate::host::journal::Journal;
 use crate::host::{Host, User, project};
 use crate::process::Process;
@@ -126,6 +128,11 @@ impl<'host> Bus<'host> {
         self.process = None;
         // dbus-broker consists of two processes. The second one exits after the first.
         wait::until_true("the bus to exit", || !self.listens());
+    }
+
+    /// Sends a signal to dbus-daemon.
+    pub fn signal(&self, signal: Signal) {
+        self.process.iter().for_each(|process| process.signal(signal));
     }
 
     /// The bus's log since its start.

@@ -90,6 +90,8 @@ pub fn session_domain(name: &str, mac: &str) -> String {
 pub struct Libvirtd<'host> {
     host: &'host Host,
     process: Option<Process>,
+    /// Whether it connects to the system bus.
+    uses_bus: bool,
     /// A client that remains connected. The test driver deletes all domains when its last client disconnects.
     client: Option<Process>,
 }
@@ -104,13 +106,23 @@ impl<'host> Libvirtd<'host> {
         Self::start_with(host, "")
     }
 
+    /// Starts libvirtd like [`Self::start`], without a connection to the system bus: libvirtd exits when it loses that
+    /// connection.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_without_bus(host: &'host Host) -> Self {
+        Self::start_configured(host, "", LIBVIRTD_CONF, false)
+    }
+
     /// Starts libvirtd like [`Self::start`], with additional lines in qemu.conf.
     ///
     /// # Panics
     /// If it does not start.
     #[must_use]
     pub fn start_with(host: &'host Host, qemu_conf: &str) -> Self {
-        Self::start_configured(host, qemu_conf, LIBVIRTD_CONF)
+        Self::start_configured(host, qemu_conf, LIBVIRTD_CONF, true)
     }
 
     /// Starts libvirtd with its access driver, which asks polkit about each call: docs/RESTRICTED.md. polkitd must be
@@ -122,14 +134,14 @@ impl<'host> Libvirtd<'host> {
     pub fn start_restricted(host: &'host Host) -> Self {
         let example = project().join("docs/examples/restricted/libvirtd.conf");
         let example = std::fs::read_to_string(example).expect("the example of libvirtd.conf");
-        Self::start_configured(host, "", &format!("{OPEN_CONF}{example}"))
+        Self::start_configured(host, "", &format!("{OPEN_CONF}{example}"), true)
     }
 
-    fn start_configured(host: &'host Host, qemu_conf: &str, libvirtd_conf: &str) -> Self {
+    fn start_configured(host: &'host Host, qemu_conf: &str, libvirtd_conf: &str, uses_bus: bool) -> Self {
         host.sh("rm -rf /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt");
         host.write("/etc/libvirt/qemu.conf", &format!("{QEMU_CONF}{qemu_conf}"));
         host.write("/etc/libvirt/libvirtd.conf", libvirtd_conf);
-        let mut libvirtd = Self { host, process: None, client: None };
+        let mut libvirtd = Self { host, process: None, uses_bus, client: None };
         libvirtd.start_again();
         libvirtd
     }
@@ -140,7 +152,11 @@ impl<'host> Libvirtd<'host> {
     /// # Panics
     /// If it does not start.
     pub fn start_again(&mut self) {
-        let mut process = Process::start("libvirtd", &mut self.host.command("libvirtd"));
+        let mut command = self.host.command("libvirtd");
+        if !self.uses_bus {
+            command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/no-bus");
+        }
+        let mut process = Process::start("libvirtd", &mut command);
         let replies = wait::within(TIMEOUT, || {
             let mut virsh = self.host.command("virsh");
             virsh.args(["-q", "-c", TEST, "uri"]).stdout(Stdio::null()).stderr(Stdio::null());

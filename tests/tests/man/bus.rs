@@ -11,7 +11,7 @@ use wakevirt_actor::model::Outcome;
 use wakevirt_actor::model::Packet;
 use wakevirt_actor::model::Subject;
 use wakevirt_actor::model::{Authority, Caller};
-use wakevirt_actor::model::{Domain, Id, Labels, State};
+use wakevirt_actor::model::{Domain, Id, Labels, State, Stop};
 use wakevirt_capture::bus as capture;
 use wakevirt_capture::network::links::Interface;
 use wakevirt_capture::packets::ring::{Announcement, StoredPacket};
@@ -169,6 +169,7 @@ fn domain() -> Domain {
         opt_in: false,
         labels: Labels::default(),
         state: State::Running,
+        stop: Stop::Unknown,
     }
 }
 

@@ -15,14 +15,14 @@ use virt::sys;
 
 use wakevirt_actor::hypervisor::HypervisorError;
 use wakevirt_actor::hypervisor::session::Session;
-use wakevirt_actor::model::{Domain, State};
+use wakevirt_actor::model::{Domain, State, Stop};
 use wakevirt_libvirt::events::{self, Listener, Subscription};
 use wakevirt_libvirt::keepalive;
 use wakevirt_service::logs::kind;
 
 use error::failed;
 use permissions::Permissions;
-use read::{read, read_or_log, state, with_saved_state};
+use read::{last_stop, read, read_or_log, state, with_saved_state};
 
 /// The maximum number of domain handles that a connection caches. Beyond that, the cache is cleared.
 const MAX_HANDLES: usize = 65_536;
@@ -183,6 +183,10 @@ impl Session for Connection {
         // libvirt reports a saved domain as shut off. If this call fails, only the log is less precise.
         let is_saved = || domain.has_managed_save(0).unwrap_or(false);
         Ok(if state == State::ShutOff && is_saved() { State::Saved } else { state })
+    }
+
+    fn last_stop(&self, uuid: Uuid) -> Result<Stop, HypervisorError> {
+        last_stop(&self.handle(uuid)?)
     }
 
     fn start(&self, uuid: Uuid) -> Result<(), HypervisorError> {

@@ -10,7 +10,7 @@ use wakevirt_service::logs::{kind, quoted};
 use super::domain_xml;
 use super::error::failed;
 use wakevirt_actor::hypervisor::HypervisorError;
-use wakevirt_actor::model::{Domain, Id, Labels, Pause, State};
+use wakevirt_actor::model::{Domain, Id, Labels, Pause, State, Stop};
 
 /// Returns the domain, with the `Saved` state if its next start restores a saved state.
 pub(super) fn with_saved_state(domain: Domain, is_saved: bool) -> Domain {
@@ -36,7 +36,7 @@ pub(super) fn read_or_log(uri: &Arc<str>, domain: &virt::domain::Domain) -> Opti
 pub(super) fn read(uri: &Arc<str>, domain: &virt::domain::Domain) -> Result<Domain, HypervisorError> {
     let uuid = domain.uuid().map_err(failed("read a domain's UUID"))?;
     let name = domain.name().map_err(failed("read a domain's name"))?;
-    let state = state(domain)?;
+    let (state, stop) = state_and_stop(domain)?;
     // The opt-in of the inactive definition applies: a start uses that definition.
     let domain_xml::Definition { mut macs, opt_in } = definition(domain, sys::VIR_DOMAIN_XML_INACTIVE)?;
     // While the domain is off, both definitions are the same.
@@ -44,7 +44,7 @@ pub(super) fn read(uri: &Arc<str>, domain: &virt::domain::Domain) -> Result<Doma
         macs.append(&mut definition(domain, 0)?.macs);
     }
     let id = Id { connection: Arc::clone(uri), uuid };
-    Ok(Domain { id, name, macs, opt_in, labels: Labels::default(), state })
+    Ok(Domain { id, name, macs, opt_in, labels: Labels::default(), state, stop })
 }
 
 fn definition(
@@ -56,17 +56,28 @@ fn definition(
 }
 
 pub(super) fn state(domain: &virt::domain::Domain) -> Result<State, HypervisorError> {
+    state_and_stop(domain).map(|(state, _)| state)
+}
+
+/// Why the domain was switched off; [`Stop::Unknown`] if it is not off.
+pub(super) fn last_stop(domain: &virt::domain::Domain) -> Result<Stop, HypervisorError> {
+    state_and_stop(domain).map(|(_, stop)| stop)
+}
+
+fn state_and_stop(domain: &virt::domain::Domain) -> Result<(State, Stop), HypervisorError> {
     let (state, reason) = domain.state().map_err(failed("read the domain's state"))?;
     match state {
         Enum::Known(state) => Ok(match translate(state, reason) {
-            State::Paused(Pause::Migration) if has_no_job(domain) => State::Paused(Pause::Restored),
-            state => state,
+            State::Paused(Pause::Migration) if has_no_job(domain) => {
+                (State::Paused(Pause::Restored), Stop::Unknown)
+            }
+            state => (state, stop(reason)),
         }),
         // The virt crate hides the error of the call, and returns its initial value, -1.
         Enum::Unknown(sys::virDomainState::MAX) => {
             Err(failed("read the domain's state")(virt::error::Error::last_error()))
         }
-        Enum::Unknown(_) => Ok(State::Unknown),
+        Enum::Unknown(_) => Ok((State::Unknown, Stop::Unknown)),
     }
 }
 
@@ -91,6 +102,22 @@ fn translate(state: DomainState, reason: Enum<DomainStateReason, i32>) -> State 
         (DomainState::Crashed, _) => State::Crashed,
         (DomainState::PMSuspended, _) => State::Suspended,
         (DomainState::NoState, _) => State::Unknown,
+    }
+}
+
+const fn stop(reason: Enum<DomainStateReason, i32>) -> Stop {
+    let Enum::Known(DomainStateReason::Shutoff(Enum::Known(reason))) = reason else { return Stop::Unknown };
+    match reason {
+        DomainShutoffReason::Shutdown => Stop::Shutdown,
+        DomainShutoffReason::Destroyed => Stop::Destroyed,
+        DomainShutoffReason::Crashed => Stop::Crashed,
+        DomainShutoffReason::Saved => Stop::Saved,
+        DomainShutoffReason::Daemon => Stop::Lost,
+        DomainShutoffReason::Failed => Stop::Failed,
+        // After these, the domain need not have run.
+        DomainShutoffReason::Unknown | DomainShutoffReason::Migrated | DomainShutoffReason::FromSnapshot => {
+            Stop::Unknown
+        }
     }
 }
 

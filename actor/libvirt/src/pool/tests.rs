@@ -10,7 +10,7 @@ use super::shared::SLOW;
 use super::*;
 use wakevirt_actor::hypervisor::HypervisorError;
 use wakevirt_actor::hypervisor::session::Session;
-use wakevirt_actor::model::State;
+use wakevirt_actor::model::{State, Stop};
 use wakevirt_libvirt::events::Listener;
 
 /// How long an operation may take before a test fails.
@@ -29,6 +29,10 @@ struct FailingSession(Arc<Daemon>);
 
 impl Session for FailingSession {
     fn state(&self, _: Uuid) -> Result<State, HypervisorError> {
+        Err(HypervisorError::NotConnected)
+    }
+
+    fn last_stop(&self, _: Uuid) -> Result<Stop, HypervisorError> {
         Err(HypervisorError::NotConnected)
     }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use wakevirt_protocol::MacAddr;
 
-use crate::model::{Caller, Id, Packet, Position, Subject};
+use crate::model::{Called, Caller, Id, Packet, Position, Subject};
 use crate::policy::rules::{Halted, Handling, Paused};
 
 pub use file::mark_clean_exit;
@@ -53,13 +53,13 @@ pub struct SavedWake {
     /// The start of the time that counts towards `hold`: CLOCK_BOOTTIME, in microseconds.
     pub since: u64,
     /// Whether the hypervisor may have been called for it.
-    pub called: bool,
+    pub called: Called,
 }
 
 impl SavedWake {
     /// A wake of this domain.
     #[must_use]
-    pub fn new(id: &Id, subject: &Subject, handling: Handling, since: u64, called: bool) -> Self {
+    pub fn new(id: &Id, subject: &Subject, handling: Handling, since: u64, called: Called) -> Self {
         Self {
             connection: id.connection.to_string(),
             uuid: id.uuid.as_u128(),

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::uuid;
 use crate::hypervisor::session::{self, Session};
 use crate::hypervisor::{AttemptFuture, AttemptRequest, Hypervisor, HypervisorError};
-use crate::model::State;
+use crate::model::{State, Stop};
 
 /// The state of a hypervisor that can block the start of domains. Domains are numbered.
 pub(super) struct Fake {
@@ -18,6 +18,8 @@ pub(super) struct Fake {
     starts: Mutex<Vec<Uuid>>,
     calls: Mutex<Vec<&'static str>>,
     state_after_start: Mutex<State>,
+    /// Why domains that are off were switched off.
+    stop: Mutex<Stop>,
     disconnected: AtomicBool,
     /// Domains that do not start until [`Fake::release`].
     blocked: Mutex<BTreeSet<Uuid>>,
@@ -33,6 +35,7 @@ impl Fake {
             starts: Mutex::default(),
             calls: Mutex::default(),
             state_after_start: Mutex::new(State::Running),
+            stop: Mutex::new(Stop::Unknown),
             disconnected: AtomicBool::new(false),
             blocked: Mutex::new(blocked.iter().map(|number| uuid(*number)).collect()),
             released: Condvar::new(),
@@ -73,6 +76,10 @@ impl Fake {
         *self.state_after_start.lock().unwrap() = state;
     }
 
+    pub(super) fn set_stop(&self, stop: Stop) {
+        *self.stop.lock().unwrap() = stop;
+    }
+
     pub(super) fn state_of(&self, uuid: Uuid) -> State {
         self.states.lock().unwrap().get(&uuid).copied().unwrap_or(State::ShutOff)
     }
@@ -105,6 +112,11 @@ impl Session for Fake {
         let state = self.state_of(uuid);
         self.queries.fetch_add(1, Ordering::SeqCst);
         Ok(state)
+    }
+
+    fn last_stop(&self, _: Uuid) -> Result<Stop, HypervisorError> {
+        self.check_connection()?;
+        Ok(*self.stop.lock().unwrap())
     }
 
     fn start(&self, uuid: Uuid) -> Result<(), HypervisorError> {

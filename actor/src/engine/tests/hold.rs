@@ -3,7 +3,7 @@ use wakevirt_service::clock;
 use super::*;
 use crate::engine::attempt::{WakeResult, wake};
 use crate::hypervisor::Terms;
-use crate::model::Trigger;
+use crate::model::{Called, Trigger};
 use crate::policy::rules::Handling;
 
 /// While a domain shuts down, the wake waits for the domain and not for the hypervisor. That time does not count towards
@@ -16,7 +16,7 @@ async fn reports_how_long_the_hypervisor_was_available() {
         terms: Terms { trigger: Trigger::Packet, handling: Handling::default(), cool_down: None },
         shutdown_wait: Duration::from_secs(3600),
         start_wait: Duration::from_secs(3600),
-        called: false,
+        called: Called::No,
         known_off: false,
         expired: false,
     };

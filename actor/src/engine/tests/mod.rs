@@ -23,7 +23,7 @@ use wakevirt_protocol::bus::PacketDetails;
 use super::*;
 use crate::engine::request::Requests;
 use crate::hypervisor::{AttemptRequest, Commands, Hypervisor};
-use crate::model::{Authority, Caller, Domain, Id, Outcome, State, WakeTarget};
+use crate::model::{Authority, Caller, Domain, Id, Outcome, State, Stop, WakeTarget};
 use crate::policy::Timing;
 use crate::policy::rules::{Metadata, Rule, Rules};
 use fake::{Fake, FakeConnection};
@@ -65,6 +65,7 @@ fn domain(number: u8, macs: &[u8]) -> Domain {
         opt_in: false,
         labels: crate::model::Labels::default(),
         state: State::ShutOff,
+        stop: Stop::Unknown,
     }
 }
 

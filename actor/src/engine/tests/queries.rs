@@ -17,6 +17,7 @@ async fn limits_messages_about_many_domains_with_one_address() {
             opt_in: false,
             labels: crate::model::Labels::default(),
             state: State::ShutOff,
+            stop: Stop::Unknown,
         }
     };
     let engine = start_with(&fake, (0..2000).map(numbered).collect()).await;

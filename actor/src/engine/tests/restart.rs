@@ -1,6 +1,6 @@
 use super::*;
 use crate::engine::state_file::SavedWake;
-use crate::model::{Pause, Subject};
+use crate::model::{Called, Pause, Subject};
 use crate::policy::rules::Handling;
 
 #[tokio::test]
@@ -93,12 +93,21 @@ async fn restores_held_packets_after_a_restart() {
     assert_eq!(second.next_decision().await, (1, Outcome::Started));
 }
 
-/// An engine with an expired wake from an earlier process. If `called`, that process called the hypervisor for it.
-fn start_with_saved_wake(directory: &std::path::Path, called: bool) -> TestEngine {
+/// An engine with an expired wake from an earlier process, which called the hypervisor for it or did not.
+fn start_with_saved_wake(directory: &std::path::Path, called: Called) -> TestEngine {
+    start_with_wake_since(directory, 1, called)
+}
+
+/// The same with a wake that has not expired.
+fn start_with_recent_wake(directory: &std::path::Path, called: Called) -> TestEngine {
+    start_with_wake_since(directory, wakevirt_service::clock::boottime(), called)
+}
+
+fn start_with_wake_since(directory: &std::path::Path, since: u64, called: Called) -> TestEngine {
     let (mut file, _) = StateFile::open_in(directory);
     let packet = Packet { mac: mac(1), sequence: 1, details: PacketDetails::default() };
     let subject = Subject::new(Some(mac(1)), Some(&domain(1, &[1])), None, Some(&packet));
-    let wakes = vec![SavedWake::new(&id(1), &subject, Handling::default(), 1, called)];
+    let wakes = vec![SavedWake::new(&id(1), &subject, Handling::default(), since, called)];
     file.save(&SavedState { wakes, ..SavedState::default() });
     let (file, state) = StateFile::open_in(directory);
     start_with_state(rules(&["vm*"]), file, state)
@@ -112,7 +121,7 @@ async fn the_state_decides_before_a_wake_expires() {
     {
         let fake = Fake::new(&[(1, state)], &[]);
         let directory = tempfile::tempdir().unwrap();
-        let mut engine = start_with_saved_wake(directory.path(), true);
+        let mut engine = start_with_saved_wake(directory.path(), Called::Maybe);
         engine.requests.counts().await.unwrap();
         assert!(engine.decisions.try_recv().is_err(), "the outcome is not known yet");
         engine.update(up(&fake, vec![domain(1, &[1])])).await;
@@ -125,6 +134,52 @@ async fn the_state_decides_before_a_wake_expires() {
     }
     // Without a call to the hypervisor, it expires at once.
     let directory = tempfile::tempdir().unwrap();
-    let mut engine = start_with_saved_wake(directory.path(), false);
+    let mut engine = start_with_saved_wake(directory.path(), Called::No);
     assert_eq!(engine.next_decision().await, (1, Outcome::Expired));
+}
+
+/// The domain was started, and has been switched off since: it is not started again.
+#[tokio::test]
+async fn the_reason_for_which_a_domain_is_off_shows_the_result_of_the_call() {
+    let cases = [
+        (Called::WhileOff(Stop::Shutdown), Stop::Destroyed, Outcome::Started, false),
+        (Called::WhileOff(Stop::Unknown), Stop::Shutdown, Outcome::Started, false),
+        (Called::Running, Stop::Shutdown, Outcome::Started, false),
+        (Called::WhileOff(Stop::Destroyed), Stop::Failed, Outcome::Failed, false),
+        // It is off for the same reason, or the hypervisor has forgotten the reason: it is started.
+        (Called::WhileOff(Stop::Destroyed), Stop::Destroyed, Outcome::Started, true),
+        (Called::WhileOff(Stop::Destroyed), Stop::Unknown, Outcome::Started, true),
+        (Called::Maybe, Stop::Destroyed, Outcome::Started, true),
+    ];
+    for (called, stop, outcome, starts) in cases {
+        let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+        fake.set_stop(stop);
+        let directory = tempfile::tempdir().unwrap();
+        let mut engine = start_with_recent_wake(directory.path(), called);
+        engine.update(up(&fake, vec![domain(1, &[1])])).await;
+        assert_eq!(engine.next_decision().await, (1, outcome), "{called:?}, {stop:?}");
+        assert_eq!(!fake.starts().is_empty(), starts, "{called:?}, {stop:?}");
+    }
+}
+
+/// Before the hypervisor is called, the state file contains why the domain is off.
+#[tokio::test]
+async fn saves_why_the_domain_is_off() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, state) = StateFile::open_in(directory.path());
+    let fake = Fake::new(&[(1, State::ShutOff)], &[1]);
+    let engine = start_with_state(rules(&["vm*"]), file, state);
+    engine.update(up(&fake, vec![Domain { stop: Stop::Destroyed, ..domain(1, &[1]) }])).await;
+    engine.send_packet(1).await;
+    fake.wait_for_starts(1).await;
+    let saved = StateFile::read_saved(directory.path());
+    let called = |saved: SavedState| saved.wakes.iter().map(|wake| wake.called).collect::<Vec<_>>();
+    assert_eq!(called(saved), [Called::WhileOff(Stop::Destroyed)]);
+    // An event that arrives before the reply is saved as well.
+    engine.update(Update::Running(id(1))).await;
+    engine.wait_until_idle().await;
+    while called(StateFile::read_saved(directory.path())) != [Called::Running] {
+        tokio::task::yield_now().await;
+    }
+    fake.release();
 }

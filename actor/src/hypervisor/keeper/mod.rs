@@ -108,6 +108,11 @@ impl Updates {
         self.send(Update::Changing(self.id(uuid))).await;
     }
 
+    /// Reports that this domain has started or was resumed.
+    pub async fn running(&self, uuid: Uuid) {
+        self.send(Update::Running(self.id(uuid))).await;
+    }
+
     /// Reports a domain that is new or has changed.
     pub async fn domain(&self, domain: Domain) {
         self.send(Update::Domain(domain)).await;

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::hypervisor::{AttemptFuture, AttemptRequest, AttemptResult};
-use crate::model::{Outcome, State};
+use crate::model::{Outcome, State, Stop};
 
 const URI: &str = "fake:///";
 
@@ -111,6 +111,7 @@ impl Fixture {
         match self.updates.recv().await.unwrap() {
             Update::Up(uri, _, domains) => format!("up {uri} {}", domains.len()),
             Update::Changing(id) => format!("changing {}", id.uuid.as_u128()),
+            Update::Running(id) => format!("running {}", id.uuid.as_u128()),
             Update::Domain(domain) => format!("domain {}", domain.name),
             Update::Gone(id) => format!("gone {}", id.uuid.as_u128()),
             Update::Down(uri) => format!("down {uri}"),
@@ -129,6 +130,7 @@ fn domain(number: u8) -> Domain {
         opt_in: false,
         labels: crate::model::Labels::default(),
         state: State::ShutOff,
+        stop: Stop::Unknown,
     }
 }
 

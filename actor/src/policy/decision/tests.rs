@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::*;
-use crate::model::{Id, Pause};
+use crate::model::{Id, Pause, Stop};
 
 const MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
 
@@ -16,6 +16,7 @@ fn domain(name: &str) -> Domain {
         opt_in: false,
         labels: crate::model::Labels::default(),
         state: State::ShutOff,
+        stop: Stop::Unknown,
     }
 }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::pattern::octets;
 use super::*;
-use crate::model::{Id, State};
+use crate::model::{Id, State, Stop};
 use wakevirt_protocol::bus::PacketDetails;
 
 impl Rule {
@@ -24,6 +24,7 @@ fn domain(name: &str) -> Domain {
         opt_in: false,
         labels: crate::model::Labels::default(),
         state: State::ShutOff,
+        stop: Stop::Unknown,
     }
 }
 

@@ -182,7 +182,7 @@ impl StateFile {
 /// The keys of all packets and wakes, and whether the hypervisor may have been called for each.
 fn keys(state: &SavedState) -> impl Iterator<Item = (Key, bool)> {
     let packets = state.packets.iter().map(|packet| (Key::Packet(Position::of(packet)), false));
-    packets.chain(state.wakes.iter().map(|wake| (Key::of(wake), wake.called)))
+    packets.chain(state.wakes.iter().map(|wake| (Key::of(wake), wake.called.is_possible())))
 }
 
 /// The content of the file. It is empty if there is no file, or if the file cannot be read.

@@ -7,7 +7,7 @@ use wakevirt_protocol::{MacAddr, Transport};
 use super::*;
 use crate::engine::state_file::file::MAX_SIZE;
 use crate::engine::state_file::file::mark_clean_exit_in;
-use crate::model::{Authority, Caller, Id, Packet, Subject};
+use crate::model::{Authority, Called, Caller, Id, Packet, Subject};
 use crate::policy::rules::{Halted, Handling, Paused};
 
 fn packet(sequence: u64) -> Packet {
@@ -37,7 +37,7 @@ fn wake(number: u128, packet: Option<&Packet>) -> SavedWake {
         caller,
     };
     let handling = Handling { paused: Paused::Leave, halted: Halted::Leave };
-    let wake = SavedWake::new(&id, &subject, handling, 5, true);
+    let wake = SavedWake::new(&id, &subject, handling, 5, Called::Maybe);
     assert_eq!(wake.handling(), handling);
     assert_eq!(wake.clone().subject(), (id, subject));
     wake
@@ -240,7 +240,7 @@ fn a_clean_exit_resets_the_crash_count() {
 #[test]
 fn held_wakes_and_packets_are_suspects_only_for_a_minute() {
     let directory = tempfile::tempdir().unwrap();
-    let held = SavedWake { called: false, ..wake(1, None) };
+    let held = SavedWake { called: Called::No, ..wake(1, None) };
     let called = wake(2, None);
     let all = state(&[packet(7)], &[held.clone(), called.clone()]);
     StateFile::open_in(directory.path()).0.save(&all);

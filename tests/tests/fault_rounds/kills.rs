@@ -1,0 +1,62 @@
+//! Components are killed (SIGKILL), alone and in pairs.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use wakevirt_tests::host::Host;
+
+use crate::round::{self, Count, DOMAINS, Fault};
+use crate::seed::{Random, in_rounds};
+use crate::system::{Part, RESTART, System};
+
+/// The maximum time between the kills of a pair.
+const GAP: Duration = Duration::from_millis(50);
+
+/// Kills the parts that `choose` returns, in each round at another moment.
+fn kill_in_rounds(what: &str, rounds: usize, mut choose: impl FnMut(usize, &mut Random) -> Vec<Part>) {
+    let mut random = Random::new();
+    let host = Host::new();
+    let mut system = System::new(&host, DOMAINS);
+    let mut count = Count::default();
+    for number in 0..rounds {
+        let parts = choose(number, &mut random);
+        let fault = Fault {
+            description: format!("killed {parts:?}"),
+            forgets: round::forgets(&parts),
+            interrupts: parts.contains(&Part::Libvirtd),
+            begin: &mut |system, random| {
+                for part in &parts {
+                    system.kill(*part);
+                    sleep(random.time_below(GAP));
+                }
+            },
+            end: &mut |system, random| {
+                sleep(RESTART);
+                let mut order = parts.clone();
+                if random.below(2) == 0 {
+                    order.reverse();
+                }
+                order.into_iter().for_each(|part| system.start(part));
+            },
+        };
+        round::run(&mut system, &mut random, fault, &mut count);
+    }
+    count.print(what);
+}
+
+/// Two different parts.
+fn pair(_round: usize, random: &mut Random) -> Vec<Part> {
+    let first = random.choose(&Part::ALL);
+    let others: Vec<Part> = Part::ALL.into_iter().filter(|part| *part != first).collect();
+    vec![first, random.choose(&others)]
+}
+
+/// All parts, one after the other.
+fn single(round: usize, _: &mut Random) -> Vec<Part> {
+    Part::ALL.into_iter().cycle().skip(round % Part::ALL.len()).take(1).collect()
+}
+
+in_rounds! {
+    fn each_part(5, 500) { |rounds| kill_in_rounds("one component is killed", rounds, single) }
+    fn pairs(2, 500) { |rounds| kill_in_rounds("two components are killed", rounds, pair) }
+}

@@ -1,0 +1,14 @@
+//! Rounds of faults: in each round, a component fails at a random moment. A packet arrives before, during and after the
+//! fault. Each announced packet wakes its domain exactly once, or the actor refuses the wake with a reason.
+//!
+//! `WAKEVIRT_SEED` sets the seed of the random numbers, which each test prints. `WAKEVIRT_ROUNDS` multiplies the number of
+//! rounds. The `long` tests are part of `make soak`.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test may panic")]
+#![expect(clippy::print_stdout, reason = "--nocapture shows the measured times")]
+
+mod double_start;
+mod kills;
+mod round;
+mod seed;
+mod stops;
+mod system;

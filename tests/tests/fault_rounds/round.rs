@@ -1,0 +1,103 @@
+//! One round: a packet arrives before, during and after a fault.
+
+use std::collections::BTreeMap;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::seed::Random;
+use crate::system::{Part, System};
+
+/// The domains that the packets before, during and after the fault wake.
+const BEFORE: usize = 0;
+pub const DURING: usize = 1;
+const AFTER: usize = 2;
+/// The number of domains that a round needs.
+pub const DOMAINS: usize = 3;
+
+/// The maximum time between the packet and the fault. A wake takes less than half of it on an idle machine.
+const WINDOW: Duration = Duration::from_millis(400);
+
+/// What happened to the packets that arrived during faults, and how often.
+#[derive(Debug, Default)]
+pub struct Count(BTreeMap<String, usize>);
+
+impl Count {
+    pub fn add(&mut self, what: &str) {
+        *self.0.entry(what.to_owned()).or_default() += 1;
+    }
+
+    /// Prints a row for the table of `make soak`.
+    pub fn print(&self, what: &str) {
+        let rounds: usize = self.0.values().sum();
+        let counts: Vec<_> = self.0.iter().map(|(what, number)| format!("{what}: {number}")).collect();
+        println!("soak: {what} | {rounds} rounds | {}", counts.join(", "));
+    }
+}
+
+/// A fault, and what ends it.
+pub struct Fault<'fault> {
+    pub description: String,
+    pub begin: &'fault mut dyn FnMut(&mut System<'_>, &mut Random),
+    /// Afterwards, all components run, but need not be ready.
+    pub end: &'fault mut dyn FnMut(&mut System<'_>, &mut Random),
+    /// Whether nobody remembers an announced packet after the fault, such as when capture and the actor are killed.
+    pub forgets: bool,
+    /// Whether libvirt can be killed while it starts a domain. The actor then starts the domain again.
+    pub interrupts: bool,
+}
+
+/// Runs a round, in which all domains are off at the beginning and at the end.
+///
+/// # Panics
+/// If a packet before or after the fault does not start its domain exactly once, or an announced packet during the fault
+/// does not and was not refused.
+pub fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &mut Count) {
+    let starts: Vec<usize> = (0..DOMAINS).map(|domain| system.starts(domain)).collect();
+    let (announced, outcomes) = (system.announced(DURING), system.outcomes(DURING).len());
+
+    system.wake(BEFORE);
+    // If the actor repeats the wake, libvirt starts the domain again.
+    system.destroy(BEFORE);
+    let is_first = random.below(4) > 0;
+    if is_first {
+        system.send(DURING);
+        sleep(random.time_below(WINDOW));
+    }
+    (fault.begin)(system, random);
+    if !is_first {
+        system.send(DURING);
+    }
+    (fault.end)(system, random);
+    system.wait_until_ready();
+    system.wake(AFTER);
+    (0..DOMAINS).for_each(|domain| system.wait_until_idle(domain));
+
+    let context = || format!("{}:\n{}", fault.description, system.logs());
+    let new: Vec<usize> =
+        starts.iter().enumerate().map(|(domain, earlier)| system.starts(domain) - earlier).collect();
+    let outcome = system.outcomes(DURING).split_off(outcomes);
+    match (new.as_slice(), system.announced(DURING) > announced) {
+        ([1, 1, 1], _) => count.add("done"),
+        ([1, 2, 1], _) if fault.interrupts && outcome == ["started"] => {
+            count.add("done after an interrupted start");
+        }
+        ([1, 0, 1], true) => match outcome.iter().find(|it| *it == "expired" || *it == "failed") {
+            Some(outcome) => count.add(outcome),
+            None if fault.forgets => count.add("forgotten"),
+            None => panic!("an announced packet was lost: {}", context()),
+        },
+        ([1, 0, 1], false) => count.add("not announced"),
+        _ => panic!("starts before, during and after the fault: {new:?}: {}", context()),
+    }
+    for domain in [DURING, AFTER] {
+        if !system.is_off(domain) {
+            system.destroy(domain);
+        }
+    }
+}
+
+/// Whether nobody remembers an announced packet after these parts were killed: the announcer, which remembers packets,
+/// and a part that has not passed the packet on yet.
+pub fn forgets(killed: &[Part]) -> bool {
+    killed.len() > 1 && killed.iter().any(|part| matches!(part, Part::Announcer | Part::Sniffer))
+}

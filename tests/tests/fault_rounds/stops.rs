@@ -1,0 +1,140 @@
+//! Components hang (SIGSTOP) or are absent for some time, and connections to libvirt never work.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use wakevirt_tests::host::Host;
+use wakevirt_tests::libvirt::QEMU;
+use wakevirt_tests::scene::ALL_ALLOWED;
+
+use crate::round::{self, Count, DOMAINS, Fault};
+use crate::seed::{Random, in_rounds, rounds};
+use crate::system::{HOLD, Part, System};
+
+/// The longest hang in `make check`.
+const BRIEF: Duration = Duration::from_secs(1);
+/// The longest hang in `make soak`. libvirt's keepalive ends a connection to a daemon that hangs for more than 20 s.
+const LONG: Duration = Duration::from_secs(30);
+
+/// A component that hangs for this time.
+fn hang(part: Part, time: Duration, system: &mut System<'_>, random: &mut Random, count: &mut Count) {
+    let fault = Fault {
+        description: format!("{part:?} hung for {time:?}"),
+        forgets: false,
+        interrupts: false,
+        begin: &mut |system, _| system.signal(part, Signal::SIGSTOP),
+        end: &mut |system, _| {
+            sleep(time);
+            system.signal(part, Signal::SIGCONT);
+        },
+    };
+    round::run(system, random, fault, count);
+}
+
+fn hang_in_rounds(rounds: usize, longest: Duration) {
+    let mut random = Random::new();
+    let host = Host::new();
+    let mut system = System::new(&host, DOMAINS);
+    let mut count = Count::default();
+    for round in 0..rounds {
+        for part in Part::ALL {
+            // One round in each part is as long as possible.
+            let time = if round == 0 { longest } else { random.time_below(longest) };
+            hang(part, time, &mut system, &mut random, &mut count);
+        }
+    }
+    count.print(&format!("a component hangs for up to {} s", longest.as_secs()));
+}
+
+fn hangs(rounds: usize) {
+    hang_in_rounds(rounds, BRIEF);
+}
+
+#[test]
+#[ignore = "make soak"]
+fn long_hangs() {
+    wakevirt_tests::privileged!();
+    hang_in_rounds(rounds(10), LONG);
+}
+
+/// The actor is down when a packet arrives, and starts before or after `hold` has elapsed. libvirtd may start later.
+fn actor_is_down(rounds: usize) {
+    let mut random = Random::new();
+    let host = Host::new();
+    let mut system = System::new(&host, DOMAINS);
+    let mut count = Count::default();
+    for round in 0..rounds {
+        let times = [Duration::from_secs(1), Duration::from_secs(5), HOLD + Duration::from_secs(1)];
+        let time = times.into_iter().cycle().nth(round).unwrap_or_default();
+        let libvirtd_too = random.below(2) == 0;
+        let fault = Fault {
+            description: format!(
+                "the actor was down for {time:?}, libvirtd absent at its start: {libvirtd_too}"
+            ),
+            forgets: false,
+            interrupts: libvirtd_too,
+            begin: &mut |system, _| {
+                system.kill(Part::Actor);
+                if libvirtd_too {
+                    system.kill(Part::Libvirtd);
+                }
+            },
+            end: &mut |system, random| {
+                sleep(time);
+                system.start(Part::Actor);
+                if libvirtd_too {
+                    sleep(random.time_below(HOLD));
+                    system.start(Part::Libvirtd);
+                }
+            },
+        };
+        round::run(&mut system, &mut random, fault, &mut count);
+    }
+    count.print("the actor is down for 1 s, 5 s, or longer than `hold`");
+}
+
+/// Restarts libvirtd while another connection never works.
+fn other_connection(rounds: usize, socket: &str, host: &Host) {
+    let mut random = Random::new();
+    let config = format!(
+        "connections = [\"{QEMU}\", \"qemu+unix:///system?socket={socket}\"]\ncool-down = \"0s\"\nhold = \"{}s\"\n\
+         {ALL_ALLOWED}",
+        HOLD.as_secs()
+    );
+    let mut system = System::configured(host, DOMAINS, config);
+    let mut count = Count::default();
+    for _ in 0..rounds {
+        let fault = Fault {
+            description: format!("libvirtd was killed, and {socket} does not answer"),
+            forgets: false,
+            interrupts: true,
+            begin: &mut |system, _| system.kill(Part::Libvirtd),
+            end: &mut |system, _| system.start(Part::Libvirtd),
+        };
+        round::run(&mut system, &mut random, fault, &mut count);
+    }
+    count.print(&format!("libvirtd is killed, and a second connection ({socket}) never works"));
+}
+
+fn dead_connection(rounds: usize) {
+    other_connection(rounds, "/run/nobody-listens", &Host::new());
+}
+
+fn silent_connection(rounds: usize) {
+    let host = Host::new();
+    let path = host.path("/run/silent");
+    // The kernel accepts connections, but nobody reads from them.
+    let _listener = UnixListener::bind(&path).expect("a socket");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).expect("the mode of the socket");
+    other_connection(rounds, "/run/silent", &host);
+}
+
+in_rounds! {
+    fn brief(1, 20) { hangs }
+    fn actor_down(2, 30) { actor_is_down }
+    fn dead(1, 10) { dead_connection }
+    fn silent(1, 10) { silent_connection }
+}

@@ -1,0 +1,245 @@
+//! A system whose components fail and start again.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
+use wakevirt_tests::bus::{Bus, Kind};
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::host::{Host, User};
+use wakevirt_tests::libvirt::{Libvirtd, QEMU, qemu_domain};
+use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
+use wakevirt_tests::network::inject::Injector;
+use wakevirt_tests::scene::{ALL_ALLOWED, saved_state};
+use wakevirt_tests::wait;
+
+/// `RestartSec=` of both units.
+pub const RESTART: Duration = Duration::from_millis(200);
+/// `hold` of the actor.
+pub const HOLD: Duration = Duration::from_secs(3);
+/// The time in which a component or a wake must recover, on a busy machine.
+pub const RECOVERY: Duration = Duration::from_secs(60);
+
+/// A component that can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    Actor,
+    Announcer,
+    Sniffer,
+    Libvirtd,
+    Bus,
+}
+
+impl Part {
+    pub const ALL: [Self; 5] = [Self::Actor, Self::Announcer, Self::Sniffer, Self::Libvirtd, Self::Bus];
+}
+
+/// A bridge with one port, domains that are shut off, and everything that wakes them.
+pub struct System<'host> {
+    pub host: &'host Host,
+    wire: Injector,
+    pub libvirtd: Libvirtd<'host>,
+    pub bus: Bus<'host>,
+    pub actor: Option<Daemon>,
+    pub capture: Option<Daemon>,
+    /// The actor's configuration.
+    pub config: String,
+    /// The logs of processes that were killed.
+    earlier: HashMap<Part, Vec<String>>,
+    sender: u32,
+}
+
+/// The name of a domain. None is contained in another one.
+pub fn name(number: usize) -> String {
+    format!("vm-{number}-")
+}
+
+pub fn mac(number: usize) -> String {
+    format!("52:54:00:00:{:02x}:{:02x}", number / 256, number % 256)
+}
+
+impl<'host> System<'host> {
+    /// Starts a system with this number of domains, in which any packet wakes its domain.
+    pub fn new(host: &'host Host, domains: usize) -> Self {
+        let config = format!(
+            "connections = [\"{QEMU}\"]\ncool-down = \"0s\"\nhold = \"{}s\"\n{ALL_ALLOWED}",
+            HOLD.as_secs()
+        );
+        Self::configured(host, domains, config)
+    }
+
+    /// The same, with this configuration of the actor.
+    pub fn configured(host: &'host Host, domains: usize, config: String) -> Self {
+        let libvirtd = Libvirtd::start_without_bus(host);
+        let bus = Bus::start(host, Kind::DbusDaemon);
+        host.bridge("br0");
+        let lan = host.veth("port0");
+        host.sh("ip link set port0 master br0");
+        for number in 0..domains {
+            libvirtd.define(QEMU, &qemu_domain(&name(number), &mac(number), "br0"));
+        }
+        let wire = lan.injector();
+        let (actor, capture, earlier) = (None, None, HashMap::new());
+        let mut system = Self { host, wire, libvirtd, bus, actor, capture, config, earlier, sender: 0 };
+        system.start(Part::Announcer);
+        system.start(Part::Actor);
+        system.wait_until_ready();
+        system
+    }
+
+    /// Sends one packet for the domain, each from another sender: capture does not treat any as a copy.
+    pub fn send(&mut self, domain: usize) {
+        self.sender += 1;
+        let [_, a, b, c] = self.sender.to_be_bytes();
+        self.wire.send(&ethernet(BROADCAST, [2, 0, 0, a, b, c], WAKE_ON_LAN, &magic(&mac(domain), &[])));
+    }
+
+    /// Kills a component (SIGKILL). Returns at once, or when a process that the test reaps has exited.
+    pub fn kill(&mut self, part: Part) {
+        match part {
+            Part::Actor | Part::Announcer => self.end(part),
+            Part::Sniffer => self.signal(part, Signal::SIGKILL),
+            Part::Libvirtd => self.libvirtd.kill(),
+            Part::Bus => self.bus.kill(),
+        }
+    }
+
+    /// Sends a signal to a component.
+    pub fn signal(&self, part: Part, signal: Signal) {
+        match part {
+            Part::Actor => self.actor.iter().for_each(|actor| actor.signal(signal)),
+            Part::Announcer => self.capture.iter().for_each(|capture| capture.signal(signal)),
+            Part::Sniffer => {
+                if let Some(sniffer) = self.sniffer() {
+                    let _ = kill(sniffer, signal);
+                }
+            }
+            Part::Libvirtd => self.libvirtd.process().signal(signal),
+            Part::Bus => self.bus.signal(signal),
+        }
+    }
+
+    /// Starts a component again after [`Self::kill`], as systemd does. Does not wait until it is ready.
+    pub fn start(&mut self, part: Part) {
+        match part {
+            Part::Actor => self.actor = Some(Daemon::actor(self.host).config(&self.config).start()),
+            // The announcer exits when its sniffer has exited.
+            Part::Announcer | Part::Sniffer => {
+                self.end(Part::Announcer);
+                let capture = Daemon::capture(self.host).config("interfaces = [\"port0\"]");
+                self.capture = Some(capture.start());
+            }
+            Part::Libvirtd => self.libvirtd.start_again(),
+            Part::Bus => self.bus.start_again(),
+        }
+    }
+
+    fn sniffer(&self) -> Option<Pid> {
+        let capture = self.capture.as_ref()?;
+        wakevirt_tests::process::proc::children(capture.pid()).first().copied()
+    }
+
+    /// Kills a service, and keeps its log.
+    fn end(&mut self, part: Part) {
+        let service = if part == Part::Actor { &mut self.actor } else { &mut self.capture };
+        if let Some(mut daemon) = service.take() {
+            daemon.kill();
+            self.earlier.entry(part).or_default().extend(daemon.log().all());
+        }
+    }
+
+    /// Waits until both services are ready, and the actor is connected to libvirt.
+    pub fn wait_until_ready(&mut self) {
+        for daemon in [&mut self.capture, &mut self.actor].into_iter().flatten() {
+            daemon.wait_until_ready();
+        }
+        self.host.wait_for_name(CAPTURE_NAME);
+        self.host.wait_for_name(ACTOR_NAME);
+        let connected = || {
+            let log = self.actor.as_ref().expect("it was started").log();
+            (log.count("connected to qemu") > log.count(" lost: ")).then_some(())
+        };
+        assert!(wait::within(RECOVERY, connected).is_some(), "the actor is not connected:\n{}", self.logs());
+    }
+
+    /// All log lines of this service so far.
+    pub fn log(&self, part: Part) -> Vec<String> {
+        let current = if part == Part::Actor { &self.actor } else { &self.capture };
+        let mut lines = self.earlier.get(&part).cloned().unwrap_or_default();
+        lines.extend(current.iter().flat_map(|daemon| daemon.log().all()));
+        lines
+    }
+
+    pub fn logs(&self) -> String {
+        [self.log(Part::Announcer), self.log(Part::Actor)].concat().join("\n")
+    }
+
+    /// The outcomes of the domain's wakes so far.
+    pub fn outcomes(&self, domain: usize) -> Vec<String> {
+        let about = format!(": domain \"{}\", ", name(domain));
+        let lines = self.log(Part::Actor);
+        let outcome = |line: &String| {
+            let before = line.split(&about).next().filter(|before| before.len() < line.len())?;
+            before.rsplit(' ').next().map(str::to_owned)
+        };
+        lines.iter().filter_map(outcome).collect()
+    }
+
+    /// How many packets for the domain capture has announced so far, according to its log. Capture writes the line after
+    /// the announcement, and can be killed between both.
+    pub fn announced(&self, domain: usize) -> usize {
+        let line = format!("magic packet for {} ", mac(domain));
+        self.log(Part::Announcer).iter().filter(|it| it.contains(&line)).count()
+    }
+
+    /// Sends one packet for the domain, which is off, and waits until the packet has started it.
+    pub fn wake(&mut self, domain: usize) {
+        let earlier = self.outcomes(domain).len();
+        self.send(domain);
+        let outcome = self.wait_for_outcome(domain, earlier);
+        assert_eq!(outcome, "started", "{}:\n{}", name(domain), self.logs());
+        self.wait_until_idle(domain);
+    }
+
+    /// Waits for another outcome of the domain's wakes after this number of earlier ones, and returns it.
+    pub fn wait_for_outcome(&self, domain: usize, earlier: usize) -> String {
+        let outcome = wait::within(RECOVERY, || self.outcomes(domain).get(earlier).cloned());
+        outcome.unwrap_or_else(|| panic!("{}: no outcome:\n{}", name(domain), self.logs()))
+    }
+
+    /// Waits until no wake of the domain is active or held.
+    pub fn wait_until_idle(&self, domain: usize) {
+        let name = name(domain);
+        let idle = || {
+            let state = saved_state(self.host);
+            (!state.windows(name.len()).any(|part| part == name.as_bytes())).then_some(())
+        };
+        assert!(wait::within(RECOVERY, idle).is_some(), "{name} is not idle:\n{}", self.logs());
+    }
+
+    /// Waits until the actor knows the domain and would wake it.
+    pub fn wait_until_known(&self, domain: usize) {
+        let (mac, name) = (format!("'{}'", mac(domain)), name(domain));
+        let known = || {
+            let reply = self.host.call(User::Root, ACTOR_NAME, "Explain", &[&mac, "@a{sv} {}"]);
+            reply.is_ok_and(|reply| reply.contains(&name)).then_some(())
+        };
+        assert!(wait::within(RECOVERY, known).is_some(), "{name} is not known:\n{}", self.logs());
+    }
+
+    /// How many times libvirt has started the domain.
+    pub fn starts(&self, domain: usize) -> usize {
+        self.libvirtd.starts(&name(domain))
+    }
+
+    pub fn is_off(&self, domain: usize) -> bool {
+        self.libvirtd.state(QEMU, &name(domain)) == "shut off"
+    }
+
+    /// Switches the domain off.
+    pub fn destroy(&self, domain: usize) {
+        self.libvirtd.virsh(QEMU, &["destroy", &name(domain)]);
+    }
+}
