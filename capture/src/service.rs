@@ -67,7 +67,7 @@ async fn announce(
     channel: Channel,
     links: OwnedFd,
 ) -> Result<(), Error> {
-    let mode = reader::wait_ready(&channel, settings.start.request).await?;
+    let mode = reader::wait_ready(&channel, &settings.start).await?;
     let shared = Arc::new(Shared::new(&settings, mode)?);
     let interfaces = Interfaces::watch(links).map_err(Error::Interfaces)?;
     let mut reader = Reader::new(channel, interfaces, Arc::clone(&shared), settings, options.clone(), logs)?;

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::rand::{GetRandomFlags, getrandom};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use wakevirt_protocol::sniffer::{Counters, Mode};
 
 use crate::config::Settings;
@@ -22,6 +22,8 @@ pub struct Shared {
     pub mode: Mode,
     /// The sequence of the most recently announced packet.
     pub announced: watch::Sender<u64>,
+    /// Notified when the interest of a caller has changed.
+    pub interest: Notify,
     /// The interfaces on which packets are captured, sorted by name.
     pub interfaces: watch::Sender<Vec<Arc<Interface>>>,
 }
@@ -37,6 +39,7 @@ impl Shared {
             counters: Mutex::default(),
             mode,
             announced: watch::Sender::new(0),
+            interest: Notify::new(),
             interfaces: watch::Sender::new(Vec::new()),
         })
     }

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::hash::RandomState;
 
 use wakevirt_protocol::MacAddr;
-use wakevirt_protocol::budget::Budgets;
+use wakevirt_protocol::budget::{Budgets, Copies, CopyCheck, Rates};
 
 thread_local! {
     /// The number of allocations by this thread.
@@ -37,7 +37,8 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn allocates_nothing_after_creation() {
     let before = ALLOCATIONS.get();
-    let mut budgets = Budgets::default_size(RandomState::new());
+    let mut budgets = Budgets::default_size(Rates::announced(100), RandomState::new());
+    let mut copies = Copies::new(RandomState::new());
     assert!(ALLOCATIONS.get() > before, "the counter does not count");
 
     let before = ALLOCATIONS.get();
@@ -47,7 +48,10 @@ fn allocates_nothing_after_creation() {
         let [_, a, b, c] = n.wrapping_mul(7919).to_be_bytes();
         let (interface, now) = (n % 3000, u64::from(n) * 500);
         admitted += u32::from(budgets.admit_known(interface, MacAddr::new([2, 0, 0, a, b, c]), now));
-        admitted += u32::from(budgets.admit_unknown(interface, 100, now));
+        admitted += u32::from(budgets.admit_unknown(interface, now));
+        if copies.check(&(n % 7000), 10, now) == CopyCheck::NotACopy {
+            copies.admitted(&(n % 7000), now);
+        }
     }
     assert_eq!(ALLOCATIONS.get(), before);
     assert!(admitted > 0);

@@ -5,13 +5,14 @@
 
 use core::fmt::Debug;
 use core::net::{Ipv4Addr, Ipv6Addr};
+use core::num::NonZeroU32;
 
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use wakevirt_protocol::sniffer::{
-    BadMessage, Counters, FromSniffer, MAX_MESSAGE, MAX_OUTGOING, MAX_PORTS, MAX_REASON, Mode, Request,
-    Start, ToSniffer, VERSION, encode_failure,
+    BATCH, BadMessage, Change, Counters, FromSniffer, MAX_BOUND, MAX_MESSAGE, MAX_OUTGOING, MAX_PORTS,
+    MAX_REASON, Mode, Request, Source, Start, Suppressed, ToSniffer, VERSION, encode_failure,
 };
 use wakevirt_protocol::{
     CapturedPacket, Carrier, MacAddr, MagicPacket, ParsedPacket, Password, UdpPath, VlanId,
@@ -52,13 +53,13 @@ fn carrier() -> impl Strategy<Value = Carrier> {
 }
 
 fn counters() -> impl Strategy<Value = Counters> {
-    any::<[u64; 5]>().prop_map(|[malformed, truncated, dropped_raw, dropped_udp, dropped_channel]| Counters {
-        malformed,
-        truncated,
-        dropped_raw,
-        dropped_udp,
-        dropped_channel,
-    })
+    let suppressed =
+        || any::<(u64, u64)>().prop_map(|(duplicates, limited)| Suppressed { duplicates, limited });
+    (any::<[u64; 5]>(), suppressed(), suppressed(), suppressed()).prop_map(
+        |([malformed, truncated, dropped_raw, dropped_udp, dropped_channel], ethernet, udp4, udp6)| {
+            Counters { malformed, truncated, dropped_raw, dropped_udp, dropped_channel, ethernet, udp4, udp6 }
+        },
+    )
 }
 
 fn from_sniffer() -> impl Strategy<Value = FromSniffer> {
@@ -72,20 +73,36 @@ fn from_sniffer() -> impl Strategy<Value = FromSniffer> {
         1 => "\\PC{0,75}".prop_map(|reason| FromSniffer::Failed { reason }),
         4 => captured.prop_map(FromSniffer::Packet),
         1 => counters().prop_map(FromSniffer::Counters),
+        1 => Just(FromSniffer::Applied),
     ]
 }
 
 fn to_sniffer() -> impl Strategy<Value = ToSniffer> {
     let request = prop_oneof![Just(Request::Auto), Just(Request::Raw), Just(Request::Udp)];
     let max = u8::try_from(MAX_OUTGOING).unwrap();
-    let start = (request, vec(any::<u16>(), 0..=MAX_PORTS), 0..=max, any::<bool>());
+    let bound = 0..=u8::try_from(MAX_BOUND).unwrap();
+    let start = (request, vec(any::<u16>(), 0..=MAX_PORTS), bound, 0..=max, any::<u32>(), any::<bool>());
+    let source = prop_oneof![
+        Just(Source::All),
+        any::<NonZeroU32>().prop_map(Source::Interface),
+        any::<NonZeroU32>().prop_map(Source::None),
+    ];
+    let slot = 0..u8::try_from(MAX_BOUND).unwrap();
+    let change = prop_oneof![
+        any::<u32>().prop_map(Change::Limit),
+        (any::<bool>(), any::<[[u8; 6]; BATCH]>()).prop_map(|(added, addresses)| Change::Interest {
+            added,
+            addresses: addresses.map(MacAddr::new)
+        }),
+        (any::<bool>(), any::<[u32; BATCH]>())
+            .prop_map(|(added, interfaces)| Change::Excluded { added, interfaces }),
+    ];
     prop_oneof![
-        start.prop_map(|(request, ports, outgoing, require_landlock)| ToSniffer::Start(Start {
-            request,
-            ports,
-            outgoing,
-            require_landlock,
-        })),
+        start.prop_map(|(request, ports, bound, outgoing, limit, require_landlock)| ToSniffer::Start(
+            Start { request, ports, bound, outgoing, limit, require_landlock }
+        )),
+        (slot, source).prop_map(|(slot, source)| ToSniffer::Incoming { slot, source }),
+        change.prop_map(ToSniffer::Change),
         (0..max, 1..=u32::MAX).prop_map(|(slot, interface)| ToSniffer::Outgoing { slot, interface }),
         Just(ToSniffer::Report),
     ]
@@ -213,22 +230,32 @@ fn enforces_limits_when_encoding_and_decoding() {
     let reason = [&[VERSION, 1, 0xad, 0x02][..], &[b'x'; MAX_REASON + 1]].concat();
     assert_eq!(FromSniffer::decoded(&reason), Err(BadMessage::Malformed));
 
-    let start = |ports, outgoing| {
-        ToSniffer::Start(Start { request: Request::Auto, ports, outgoing, require_landlock: true })
+    let start = |ports, bound, outgoing| {
+        let request = Request::Auto;
+        ToSniffer::Start(Start { request, ports, bound, outgoing, limit: 0, require_landlock: true })
     };
-    let max = u8::try_from(MAX_OUTGOING).unwrap();
-    assert!(start(vec![9; MAX_PORTS], max).encoded().is_ok());
-    assert_eq!(start(vec![9; MAX_PORTS + 1], max).encoded(), Err(BadMessage::OverLimit));
-    assert_eq!(start(vec![9], max + 1).encoded(), Err(BadMessage::OverLimit));
-    let ports = [&[VERSION, 0, 0, 65][..], &[9; 65], &[0, 1]].concat();
+    let (bound, max) = (u8::try_from(MAX_BOUND).unwrap(), u8::try_from(MAX_OUTGOING).unwrap());
+    assert!(start(vec![9; MAX_PORTS], bound, max).encoded().is_ok());
+    assert_eq!(start(vec![9; MAX_PORTS + 1], bound, max).encoded(), Err(BadMessage::OverLimit));
+    assert_eq!(start(vec![9], bound + 1, max).encoded(), Err(BadMessage::OverLimit));
+    assert_eq!(start(vec![9], bound, max + 1).encoded(), Err(BadMessage::OverLimit));
+    let ports = [&[VERSION, 0, 0, 65][..], &[9; 65], &[0, 0, 0, 1]].concat();
     assert_eq!(ToSniffer::decoded(&ports), Err(BadMessage::Malformed));
+
+    let incoming = |slot| ToSniffer::Incoming { slot, source: Source::All };
+    assert!(incoming(bound - 1).encoded().is_ok());
+    assert_eq!(incoming(bound).encoded(), Err(BadMessage::OverLimit));
+    assert_eq!(ToSniffer::decoded(&[VERSION, 1, bound, 0]), Err(BadMessage::Malformed));
+    // Interface 0 means all interfaces in bind(2).
+    assert_eq!(ToSniffer::decoded(&[VERSION, 1, 0, 1, 0]), Err(BadMessage::Malformed));
+    assert_eq!(ToSniffer::decoded(&[VERSION, 1, 0, 2, 0]), Err(BadMessage::Malformed));
 
     let outgoing = |slot, interface| ToSniffer::Outgoing { slot, interface };
     assert!(outgoing(max - 1, 2).encoded().is_ok());
     assert_eq!(outgoing(max, 2).encoded(), Err(BadMessage::OverLimit));
     assert_eq!(outgoing(0, 0).encoded(), Err(BadMessage::OverLimit));
-    assert_eq!(ToSniffer::decoded(&[VERSION, 1, 0, 0]), Err(BadMessage::Malformed));
-    assert_eq!(ToSniffer::decoded(&[VERSION, 1, max, 2]), Err(BadMessage::Malformed));
+    assert_eq!(ToSniffer::decoded(&[VERSION, 2, 0, 0]), Err(BadMessage::Malformed));
+    assert_eq!(ToSniffer::decoded(&[VERSION, 2, max, 2]), Err(BadMessage::Malformed));
 }
 
 #[test]
@@ -247,7 +274,7 @@ fn rejects_invalid_values() {
         ("a fourth kind of carrier", 9, &[3]),
         ("VLAN 0", 13, &[0]),
         ("VLAN 4101", 13, &[0x85, 0x20]),
-        ("a fifth kind of message", 1, &[4]),
+        ("a sixth kind of message", 1, &[5]),
     ] {
         let mut bad = good.clone();
         bad.splice(offset..=offset, value.iter().copied());

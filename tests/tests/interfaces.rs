@@ -92,6 +92,7 @@ fn follows_interfaces_that_appear_disappear_and_are_renamed() {
     // The interface flaps.
     for round in 0..5 {
         host.sh("ip link set lan0 down && ip link set lan0 up");
+        lan.wait_for_link();
         lan.send(&wake_on_lan(&mac(10 + round)));
         scene.expect(&mac(10 + round), "lan0");
     }
@@ -99,6 +100,7 @@ fn follows_interfaces_that_appear_disappear_and_are_renamed() {
     // The interface is renamed.
     host.sh("ip link set lan0 down && ip link set lan0 name uplink && ip link set uplink up");
     scene.wait_for_interfaces("(<['lo', 'uplink']>,)");
+    lan.wait_for_link();
     lan.send(&wake_on_lan(&mac(2)));
     scene.expect(&mac(2), "uplink");
 
@@ -240,6 +242,79 @@ fn selects_interfaces_by_name_and_glob_and_reloads_the_selection() {
             .last()
             .is_some_and(|status| !status.contains("the last reload failed"))
     });
+    scene.finish();
+}
+
+/// The interfaces of the bound packet sockets, sorted; `all` for a socket that receives on all interfaces.
+fn bound(host: &Host) -> Vec<String> {
+    let script = "awk 'NR > 1 && $4 != \"0000\" { print $5 }' /proc/net/packet |
+        while read -r index; do
+            [ $index = 0 ] && echo all || ip -o link | sed -n \"s/^$index: \\([^:@]*\\).*/\\1/p\"
+        done | sort";
+    host.sh(script).split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn binds_a_socket_to_each_interface_that_is_named() {
+    privileged!();
+    let host = Host::new();
+    let (lan, guest, other) = (host.veth("lan0"), host.veth("guest0"), host.veth("other0"));
+    host.sh("ip link property add dev lan0 altname uplink");
+    let mut scene = Scene::new(&host, "interfaces = [\"lan0\", \"guest0\", \"uplink\", \"!lo\"]");
+    scene.wait_for_interfaces("(<['guest0', 'lan0']>,)");
+    let wait = |names: &[&str]| {
+        wakevirt_tests::wait::until_true(&format!("sockets on {names:?}"), || bound(&host) == names);
+    };
+    // The kernel does not show a socket that is not bound.
+    wait(&["guest0", "lan0"]);
+    other.send(&wake_on_lan(&mac(1)));
+    lan.send(&wake_on_lan(&mac(2)));
+    scene.expect(&mac(2), "lan0");
+    guest.send(&wake_on_lan(&mac(3)));
+    scene.expect(&mac(3), "guest0");
+
+    let config = host.sh("ls /etc/wakevirt/wakevirt-capture-test-*.toml");
+    let reload = |capture: &Daemon, interfaces: &str| {
+        host.write(config.trim(), interfaces);
+        capture.signal(nix::sys::signal::Signal::SIGHUP);
+    };
+    // One socket for all interfaces. Another is on lo, because a bound socket cannot be unbound.
+    reload(&scene.capture, "interfaces = [\"guest*\", \"lan*\"]");
+    wait(&["all", "lo"]);
+    lan.send(&wake_on_lan(&mac(4)));
+    scene.expect(&mac(4), "lan0");
+    other.send(&wake_on_lan(&mac(5)));
+    guest.send(&wake_on_lan(&mac(6)));
+    scene.expect(&mac(6), "guest0");
+
+    reload(&scene.capture, "interfaces = [\"other0\"]");
+    wait(&["lo", "other0"]);
+    lan.send(&wake_on_lan(&mac(7)));
+    other.send(&wake_on_lan(&mac(8)));
+    scene.expect(&mac(8), "other0");
+
+    // The interface goes down, is renamed, disappears and appears again.
+    host.sh("ip link set other0 down && ip link set other0 name gone0 && ip link set gone0 up");
+    scene.wait_for_interfaces("(<@as []>,)");
+    wait(&["lo", "lo"]);
+    other.send(&wake_on_lan(&mac(9)));
+    host.sh("ip link set gone0 down && ip link set gone0 name other0 && ip link set other0 up");
+    wait(&["lo", "other0"]);
+    other.wait_for_link();
+    other.send(&wake_on_lan(&mac(10)));
+    scene.expect(&mac(10), "other0");
+    host.sh("ip link del other0 && ip netns del peer-other0");
+    scene.wait_for_interfaces("(<@as []>,)");
+    let other = host.veth("other0");
+    wait(&["lo", "other0"]);
+    other.send(&wake_on_lan(&mac(11)));
+    scene.expect(&mac(11), "other0");
+
+    let property = |name| host.property(User::Unprivileged, CAPTURE_NAME, name).unwrap();
+    assert_eq!(
+        (property("Duplicates"), property("Malformed")),
+        ("(<uint64 0>,)".into(), "(<uint64 0>,)".into())
+    );
     scene.finish();
 }
 

@@ -55,7 +55,7 @@ impl Channel {
             .collect();
         match Self::decode(buffer.get(..received.bytes).unwrap_or_default())? {
             ToSniffer::Start(start) => Ok((start, sockets)),
-            ToSniffer::Outgoing { .. } | ToSniffer::Report => Err(Error::UnexpectedMessage),
+            _ => Err(Error::UnexpectedMessage),
         }
     }
 

@@ -1,8 +1,8 @@
 //! The sniffer: the process that parses untrusted packets.
 //!
 //! It does not link a D-Bus library, an async runtime or libpcap. It owns packet sockets, UDP sockets and one end of a
-//! socketpair. After it has sent `Ready`, it can only read the sockets, bind those for outgoing frames to interfaces,
-//! and exchange messages with the announcer through the socketpair. [`sandbox`] lists the stages of the sandbox;
+//! socketpair. After it has sent `Ready`, it can only read the sockets, bind packet sockets to interfaces, and exchange
+//! messages with the announcer through the socketpair. [`sandbox`] lists the stages of the sandbox;
 //! `receive` is the loop that follows.
 
 pub mod channel;
@@ -10,7 +10,9 @@ pub mod delivery;
 mod error;
 pub mod ffi;
 pub mod filter;
+mod limits;
 mod receive;
+mod report;
 pub mod sandbox;
 pub mod sockets;
 
@@ -20,6 +22,7 @@ use wakevirt_protocol::sniffer::FromSniffer;
 
 use channel::Channel;
 use error::Error;
+use limits::Limits;
 use sockets::Sockets;
 
 /// The exit code after the announcer has exited.
@@ -62,14 +65,15 @@ fn sniff(channel: Channel) -> Result<Infallible, Error> {
     let (start, udp) = channel.start()?;
     // Never dropped: see `run`.
     let sockets = Box::leak(Box::new(Sockets::open(&start, udp)?));
+    let limits = Box::leak(Box::new(Limits::new(start.limit)));
     let require_landlock = start.require_landlock;
     // Nothing is freed in the sandbox: the C library can return memory with a system call.
     drop(start);
     sandbox::drop_capabilities()?;
     let landlock = sandbox::forbid_files(require_landlock)?;
-    sandbox::forbid_system_calls(&sockets.outgoing)?;
+    sandbox::forbid_system_calls(sockets.packet_sockets())?;
     let _outcome = channel.send(&FromSniffer::Ready { mode: sockets.mode(), landlock })?;
-    receive::run(channel, sockets)
+    receive::run(channel, sockets, limits)
 }
 
 /// On a panic, reports its location to the announcer and exits: unwinding would close the sockets, and

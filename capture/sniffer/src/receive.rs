@@ -2,19 +2,22 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use wakevirt_protocol::frame::{Ports, Rejection, SEARCHED};
-use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_OUTGOING, MAX_UDP_SOCKETS, ToSniffer};
+use wakevirt_protocol::sniffer::{FromSniffer, MAX_BOUND, MAX_OUTGOING, MAX_UDP_SOCKETS, Source, ToSniffer};
 
 use crate::channel::{Channel, SendOutcome};
 use crate::delivery::{self, CapturedPackets};
 use crate::error::Error;
-use crate::ffi::{self, Envelope, Ring};
-use crate::sockets::Sockets;
+use crate::ffi::{self, Envelope};
+use crate::limits::{Decision, Limits};
+use crate::report::Report;
+use crate::sockets::{IncomingRing, Readable, Sockets};
 
 /// The maximum number of packets that the sniffer reads from one socket before it reads from the next one.
 const BATCH: usize = 64;
@@ -26,11 +29,8 @@ const PAUSE_AFTER: usize = 4;
 /// How long it pauses: the ring must hold the frames that arrive meanwhile.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// The socketpair, the socket for incoming frames, those for outgoing frames and the UDP sockets.
-const MAX_SOCKETS: usize = 2 + MAX_OUTGOING + MAX_UDP_SOCKETS;
-
-/// The minimum interval between two reports of the counters.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// The socketpair, the packet sockets and the UDP sockets.
+const MAX_SOCKETS: usize = 1 + MAX_BOUND + MAX_OUTGOING + MAX_UDP_SOCKETS;
 
 /// Receives packets until the announcer exits or a socket fails.
 ///
@@ -39,12 +39,12 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// Packet sockets are read before UDP sockets: if both receive a datagram, the frame is reported first, because only
 /// the frame contains the sender's MAC address.
-pub(super) fn run(channel: Channel, sockets: &mut Sockets) -> Result<Infallible, Error> {
-    let Sockets { incoming, outgoing, udp, ports } = sockets;
-    let (incoming, mut ring) = incoming.as_mut().map(|it| (&it.socket, &mut it.ring)).unzip();
+pub(super) fn run(channel: Channel, sockets: &mut Sockets, limits: &mut Limits) -> Result<Infallible, Error> {
+    let Sockets { incoming, rings, outgoing, udp, ports } = sockets;
     let sockets = Readable { incoming, outgoing, udp };
-    let mut sniffer = Sniffer { channel, ports, sockets, report: Report::new(udp)? };
-    let read = incoming.into_iter().chain(&*outgoing).chain(udp.iter().map(|(fd, _)| fd));
+    let report = Report::new(udp)?;
+    let mut sniffer = Sniffer { channel, ports, sockets, limits, report, applied: false };
+    let read = sockets.incoming.iter().chain(sockets.outgoing).chain(udp.iter().map(|(fd, _)| fd));
     let mut space: [_; MAX_SOCKETS] = std::array::from_fn(|_| PollFd::new(&channel, PollFlags::IN));
     let mut count = 1;
     for (place, fd) in space.iter_mut().skip(1).zip(read) {
@@ -62,21 +62,22 @@ pub(super) fn run(channel: Channel, sockets: &mut Sockets) -> Result<Infallible,
         wait(fds, limit)?;
         let mut ready = fds.iter().map(PollFd::revents);
         if ready.next().is_some_and(|events| !events.is_empty()) {
-            sniffer.handle_messages()?;
+            sniffer.handle_messages(rings)?;
         }
-        if let (Some(ring), Some(socket)) = (&mut ring, incoming) {
+        frames = 0;
+        for (ring, socket) in rings.iter_mut().zip(sockets.incoming) {
             if ready.next().is_some_and(|events| events.contains(PollFlags::ERR)) {
                 // Otherwise, poll(2) would return at once until the error is read.
                 receive(socket, &mut [])?;
             }
-            frames = sniffer.receive_from_ring(ring)?;
+            frames = frames.max(sniffer.receive_from_ring(ring)?);
         }
-        for socket in &*outgoing {
+        for socket in sockets.outgoing {
             if ready.next().is_some_and(|events| !events.is_empty()) {
                 sniffer.receive_frames(socket)?;
             }
         }
-        for (socket, port) in &*udp {
+        for (socket, port) in sockets.udp {
             if ready.next().is_some_and(|events| !events.is_empty()) {
                 sniffer.receive_datagrams(socket, *port)?;
             }
@@ -94,50 +95,56 @@ fn wait(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> Result<(), Error> {
     }
 }
 
-/// The sockets that deliver packets.
-#[derive(Clone, Copy)]
-struct Readable<'a> {
-    incoming: Option<&'a OwnedFd>,
-    outgoing: &'a [OwnedFd],
-    udp: &'a [(OwnedFd, u16)],
-}
-
 struct Sniffer<'a> {
     channel: Channel,
     ports: &'a Ports,
     sockets: Readable<'a>,
+    limits: &'a mut Limits,
     report: Report,
+    /// Whether a change has been made that is not acknowledged yet.
+    applied: bool,
 }
 
 impl Sniffer<'_> {
     /// Handles the announcer's pending messages.
-    fn handle_messages(&mut self) -> Result<(), Error> {
+    fn handle_messages(&mut self, rings: &mut [IncomingRing]) -> Result<(), Error> {
         while let Some(message) = self.channel.receive()? {
-            let (slot, interface) = match message {
-                ToSniffer::Outgoing { slot, interface } => (slot, interface),
-                ToSniffer::Report => {
-                    self.report.request();
-                    continue;
+            match message {
+                ToSniffer::Incoming { slot, source } => {
+                    let slot = usize::from(slot);
+                    let ring = rings.get_mut(slot).ok_or(Error::UnexpectedMessage)?;
+                    let socket = self.sockets.incoming.get(slot).ok_or(Error::UnexpectedMessage)?;
+                    ring.source = Some(source);
+                    bind(socket, source)?;
+                }
+                ToSniffer::Outgoing { slot, interface } => {
+                    let socket =
+                        self.sockets.outgoing.get(usize::from(slot)).ok_or(Error::UnexpectedMessage)?;
+                    let interface = NonZeroU32::new(interface).ok_or(Error::UnexpectedMessage)?;
+                    bind(socket, Source::Interface(interface))?;
+                }
+                ToSniffer::Report => self.report.request(),
+                ToSniffer::Change(change) => {
+                    self.limits.apply(&change)?;
+                    self.applied = true;
                 }
                 ToSniffer::Start(_) => return Err(Error::UnexpectedMessage),
-            };
-            let socket = self.sockets.outgoing.get(usize::from(slot)).ok_or(Error::UnexpectedMessage)?;
-            match ffi::bind_packet_socket(socket, interface) {
-                Ok(()) => {}
-                // The interface was removed. The announcer sends another message when it reappears.
-                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-                Err(error) => return Err(Error::PacketSocket { action: "bind", error }),
             }
         }
         Ok(())
     }
 
     /// Handles the frames in the ring, at most [`RING_BATCH`], and returns their number.
-    fn receive_from_ring(&mut self, ring: &mut Ring) -> Result<usize, Error> {
+    fn receive_from_ring(&mut self, ring: &mut IncomingRing) -> Result<usize, Error> {
+        let now = Instant::now();
+        let IncomingRing { ring, source } = ring;
         for received in 0..RING_BATCH {
             let handled = ring.receive(|envelope, payload| {
-                let parsed = delivery::frame(envelope, payload, self.ports);
-                self.record(parsed, envelope.truncated)
+                if includes(*source, envelope.interface()) {
+                    self.handle_frame(envelope, payload, now)
+                } else {
+                    Ok(())
+                }
             });
             match handled {
                 Some(result) => result?,
@@ -152,50 +159,100 @@ impl Sniffer<'_> {
         for _ in 0..BATCH {
             let Some(envelope) = receive(&socket, &mut buffer)? else { break };
             let payload = buffer.get(..envelope.length).unwrap_or_default();
-            let parsed = delivery::frame(&envelope, payload, self.ports);
-            self.record(parsed, envelope.truncated)?;
+            self.handle_frame(&envelope, payload, Instant::now())?;
         }
         Ok(())
+    }
+
+    fn handle_frame(&mut self, envelope: &Envelope, payload: &[u8], now: Instant) -> Result<(), Error> {
+        if self.limits.excludes(envelope.interface()) {
+            return Ok(());
+        }
+        let parsed = delivery::frame(envelope, payload, self.ports);
+        self.record(parsed, envelope.truncated, now)
     }
 
     fn receive_datagrams(&mut self, socket: impl AsFd, port: u16) -> Result<(), Error> {
         let mut buffer = [0; SEARCHED];
         for _ in 0..BATCH {
             let Some(envelope) = receive(&socket, &mut buffer)? else { break };
+            if self.limits.excludes(envelope.interface()) {
+                continue;
+            }
             let payload = buffer.get(..envelope.length).unwrap_or_default();
             let parsed = delivery::datagram(&envelope, payload, port, self.ports);
-            self.record(parsed, envelope.truncated)?;
+            self.record(parsed, envelope.truncated, Instant::now())?;
         }
         Ok(())
     }
 
-    /// Reports accepted packets, and counts rejected and truncated ones.
+    /// Passes accepted packets to the announcer, and counts all others.
     fn record(
         &mut self,
         parsed: Result<CapturedPackets<'_>, Rejection>,
         truncated: bool,
+        now: Instant,
     ) -> Result<(), Error> {
         self.report.request();
+        let counters = &mut self.report.counters;
         let Ok(packets) = parsed else {
-            self.report.counters.malformed += 1;
+            counters.malformed += 1;
             return Ok(());
         };
-        self.report.counters.truncated += u64::from(truncated);
-        for packet in packets {
-            if self.channel.send(&FromSniffer::Packet(packet))? == SendOutcome::Full {
-                self.report.counters.dropped_channel += 1;
+        counters.truncated += u64::from(truncated);
+        for captured in packets {
+            let suppressed = counters.suppressed_mut(captured.packet.carrier.transport());
+            match self.limits.decide(&captured, now) {
+                Decision::Pass => {
+                    if self.channel.send(&FromSniffer::Packet(captured))? == SendOutcome::Full {
+                        counters.dropped_channel += 1;
+                    }
+                }
+                Decision::Duplicate => suppressed.duplicates += 1,
+                Decision::Limited => suppressed.limited += 1,
             }
         }
         Ok(())
     }
 
     fn send_report(&mut self) -> Result<(), Error> {
+        if self.applied {
+            match self.channel.send(&FromSniffer::Applied)? {
+                SendOutcome::Sent => self.applied = false,
+                // Makes the loop try again within a second.
+                SendOutcome::Full => self.report.request(),
+            }
+        }
         if self.report.due() == Some(Duration::ZERO) {
             self.report.count_drops(&self.sockets)?;
             let outcome = self.channel.send(&FromSniffer::Counters(self.report.counters))?;
             self.report.sent(outcome);
         }
         Ok(())
+    }
+}
+
+/// Binds a packet socket to its source.
+fn bind(socket: &OwnedFd, source: Source) -> Result<(), Error> {
+    let interface = match source {
+        Source::All => 0,
+        Source::Interface(interface) | Source::None(interface) => interface.get(),
+    };
+    match ffi::bind_packet_socket(socket, interface) {
+        Ok(()) => Ok(()),
+        // The interface was removed. The announcer sends another message when it reappears.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        Err(error) => Err(Error::PacketSocket { action: "bind", error }),
+    }
+}
+
+/// Whether a socket with this source receives from the interface. After a change of the source, the ring can contain
+/// frames from other interfaces.
+fn includes(source: Option<Source>, interface: u32) -> bool {
+    match source {
+        Some(Source::All) => true,
+        Some(Source::Interface(only)) => only.get() == interface,
+        Some(Source::None(_)) | None => false,
     }
 }
 
@@ -211,56 +268,5 @@ fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Envelope>, Err
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
             Err(error) => return Err(Error::Receive(error)),
         }
-    }
-}
-
-/// The counters, and the state of their reports.
-struct Report {
-    counters: Counters,
-    /// The kernel's drop count for each UDP socket at the time of the last report. It wraps around.
-    udp_drops: [u32; MAX_UDP_SOCKETS],
-    /// The time of the last report.
-    sent_at: Instant,
-    /// Whether a packet or a request has arrived since the last report.
-    pending: bool,
-}
-
-impl Report {
-    /// Starts counting at zero. The drop count of a socket from the service manager may be higher, because the socket
-    /// can be older than the service.
-    fn new(udp: &[(OwnedFd, u16)]) -> Result<Self, Error> {
-        let mut udp_drops = [0; MAX_UDP_SOCKETS];
-        for (drops, (socket, _)) in udp_drops.iter_mut().zip(udp) {
-            *drops = ffi::drops(socket).map_err(Error::Receive)?;
-        }
-        Ok(Self { counters: Counters::default(), udp_drops, sent_at: Instant::now(), pending: false })
-    }
-
-    /// Requests a report.
-    const fn request(&mut self) {
-        self.pending = true;
-    }
-
-    /// The time until the next report; `None` if none is pending.
-    fn due(&self) -> Option<Duration> {
-        self.pending.then(|| REPORT_INTERVAL.saturating_sub(self.sent_at.elapsed()))
-    }
-
-    fn sent(&mut self, outcome: SendOutcome) {
-        self.sent_at = Instant::now();
-        self.pending = outcome == SendOutcome::Full;
-    }
-
-    fn count_drops(&mut self, sockets: &Readable<'_>) -> Result<(), Error> {
-        for socket in sockets.incoming.into_iter().chain(sockets.outgoing) {
-            let drops = ffi::take_packet_drops(socket).map_err(Error::Receive)?;
-            self.counters.dropped_raw += u64::from(drops);
-        }
-        for ((socket, _), seen) in sockets.udp.iter().zip(&mut self.udp_drops) {
-            let drops = ffi::drops(socket).map_err(Error::Receive)?;
-            self.counters.dropped_udp += u64::from(drops.wrapping_sub(*seen));
-            *seen = drops;
-        }
-        Ok(())
     }
 }

@@ -96,14 +96,14 @@ fn explain_missing_landlock(probe: io::Result<()>) -> String {
 
 /// Makes the kernel kill the process on any system call that is not allowed (seccomp(2)).
 ///
-/// Allows bind(2) only for the `outgoing` sockets.
+/// Allows bind(2) only for the `bindable` sockets.
 ///
 /// # Errors
 /// `Error::Sandbox`.
-pub fn forbid_system_calls(outgoing: &[OwnedFd]) -> Result<(), Error> {
+pub fn forbid_system_calls<'a>(bindable: impl Iterator<Item = &'a OwnedFd>) -> Result<(), Error> {
     let stage = "enable the seccomp sandbox";
     let arch = std::env::consts::ARCH.try_into().map_err(failed(stage))?;
-    let rules = allowed(outgoing).map_err(failed(stage))?;
+    let rules = allowed(bindable).map_err(failed(stage))?;
     let program: BpfProgram =
         SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)
             .and_then(TryInto::try_into)
@@ -113,7 +113,9 @@ pub fn forbid_system_calls(outgoing: &[OwnedFd]) -> Result<(), Error> {
 }
 
 /// The allowed system calls, each with its reason. An empty list of rules allows a call with any arguments.
-fn allowed(outgoing: &[OwnedFd]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+fn allowed<'a>(
+    bindable: impl Iterator<Item = &'a OwnedFd>,
+) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut calls = BTreeMap::from([
         // Waits for packets, and for the announcer to exit.
         (libc::SYS_ppoll, vec![]),
@@ -137,10 +139,12 @@ fn allowed(outgoing: &[OwnedFd]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, secc
         // Exits.
         (libc::SYS_exit_group, vec![]),
     ]);
-    // Binds the sockets for outgoing frames to interfaces.
-    if !outgoing.is_empty() {
-        let sockets = outgoing.iter().map(|socket| SeccompRule::new(vec![number(0, socket.as_raw_fd())?]));
-        calls.insert(libc::SYS_bind, sockets.collect::<Result<_, _>>()?);
+    // Binds packet sockets to interfaces.
+    let bound = bindable.map(|socket| SeccompRule::new(vec![number(0, socket.as_raw_fd())?]));
+    let bound = bound.collect::<Result<Vec<_>, _>>()?;
+    // An empty list would allow every bind.
+    if !bound.is_empty() {
+        calls.insert(libc::SYS_bind, bound);
     }
     Ok(calls)
 }

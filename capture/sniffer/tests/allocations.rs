@@ -16,11 +16,15 @@ mod announcer;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hash::RandomState;
 use std::hint::black_box;
+use std::num::NonZeroU32;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
-use wakevirt_protocol::sniffer::{FromSniffer, Mode, ToSniffer};
+use wakevirt_protocol::MacAddr;
+use wakevirt_protocol::sniffer::{
+    BATCH, Change, FromSniffer, MAX_ADDRESSES, MAX_EXCLUDED, Mode, Source, ToSniffer,
+};
 use wakevirt_sniffer::{ffi, sandbox};
 use wakevirt_tests::host::guard;
 
@@ -92,7 +96,7 @@ fn this_program(argument: &str) -> Command {
 }
 
 fn in_the_sandbox(act: fn()) -> ! {
-    sandbox::forbid_system_calls(&[]).unwrap();
+    sandbox::forbid_system_calls(std::iter::empty()).unwrap();
     act();
     ffi::exit(0)
 }
@@ -115,8 +119,11 @@ fn receive_packets(mode: Mode) -> Sniffer {
     let mut sniffer = Sniffer::start(this_program("--sniffer"), mode);
     if mode == Mode::Raw {
         // The loopback interface.
+        let source = Source::Interface(NonZeroU32::MIN);
+        sniffer.send(&encoded(&ToSniffer::Incoming { slot: 1, source }));
         sniffer.send(&encoded(&ToSniffer::Outgoing { slot: 0, interface: 1 }));
     }
+    change_everything(&mut sniffer);
     sniffer.send(&encoded(&ToSniffer::Report));
     let mut counted = false;
     let mut packets = 0;
@@ -129,6 +136,34 @@ fn receive_packets(mode: Mode) -> Sniffer {
         }
     }
     sniffer
+}
+
+/// Fills the sniffer's sets twice, with different items each time.
+fn change_everything(sniffer: &mut Sniffer) {
+    change(sniffer, Change::Limit(1000));
+    for round in 0..2 {
+        for added in [true, false] {
+            for first in (0..u32::try_from(MAX_ADDRESSES).unwrap()).step_by(BATCH) {
+                let address = |n: usize| {
+                    let [a, b, c, d] = (first + u32::try_from(n).unwrap()).to_be_bytes();
+                    MacAddr::new([2, round, a, b, c, d])
+                };
+                change(sniffer, Change::Interest { added, addresses: std::array::from_fn(address) });
+            }
+            for first in (0..u32::try_from(MAX_EXCLUDED).unwrap()).step_by(BATCH) {
+                // No interface has such an index.
+                let first = (u32::from(round) + 1) << 24 | first;
+                let interfaces = std::array::from_fn(|n| first + u32::try_from(n).unwrap());
+                change(sniffer, Change::Excluded { added, interfaces });
+            }
+        }
+    }
+}
+
+/// Sends a change, and waits until the sniffer has made it.
+fn change(sniffer: &mut Sniffer, change: Change) {
+    sniffer.send(&encoded(&ToSniffer::Change(change)));
+    while !matches!(sniffer.receive(), Some(FromSniffer::Applied)) {}
 }
 
 fn check(mode: Mode, how: &str, exit: Exit, code: i32, report: Option<&str>) {

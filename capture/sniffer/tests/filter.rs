@@ -169,7 +169,7 @@ fn deliveries(socket: &OwnedFd) -> Vec<(Envelope, Vec<u8>)> {
 fn receiving_ring() -> (OwnedFd, Ring) {
     let socket = ffi::packet_socket().unwrap();
     ffi::set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1).unwrap();
-    let ring = Ring::new(&socket).unwrap();
+    let ring = Ring::new(&socket, 1 << 20).unwrap();
     ffi::bind_packet_socket(&socket, 0).unwrap();
     (socket, ring)
 }

@@ -42,6 +42,8 @@ const ACCOMPLICE: &[u8] = b"wakevirt-test-accomplice";
 struct Targets {
     incoming: OwnedFd,
     outgoing: Vec<OwnedFd>,
+    /// A packet socket that the sniffer does not have.
+    other: OwnedFd,
     udp: UdpSocket,
     loopback: LinkAddr,
     listener: TcpListener,
@@ -77,7 +79,7 @@ const ATTACKS: &[(&str, Attack, Option<i32>)] = &[
     ("unlock the filter", unlock_filter, Some(libc::EPERM)),
     ("receive outgoing packets", receive_outgoing, None),
     ("add a ring for sending frames", add_send_ring, None),
-    ("bind the socket for incoming frames", bind_incoming, None),
+    ("bind a socket that is not a packet socket of the sniffer", bind_other, None),
     ("send a frame", send_frame, None),
     ("send a datagram", send_datagram, None),
     ("send to another address through the channel", send_elsewhere, None),
@@ -193,7 +195,7 @@ fn run_attack(stages: &str, name: &str) -> ExitCode {
         exit_on_panic(channel);
     }
     if stages == "all" {
-        sandbox::forbid_system_calls(&targets.outgoing).unwrap();
+        sandbox::forbid_system_calls(targets.outgoing.iter().chain([&targets.incoming])).unwrap();
     }
     let code = exit_code(attack(&targets));
     if stages == "none" {
@@ -209,10 +211,11 @@ fn exit_code(result: io::Result<()>) -> i32 {
 
 /// Opens the sniffer's sockets, with or without locked filters, and creates the targets.
 fn prepare(locked: bool) -> Targets {
-    let start = Start { request: Request::Raw, ports: vec![9], outgoing: 1, require_landlock: true };
-    let sockets = Sockets::open(&start, Vec::new()).unwrap();
+    let (request, ports) = (Request::Raw, vec![9]);
+    let start = Start { request, ports, bound: 0, outgoing: 1, limit: 100, require_landlock: true };
+    let mut sockets = Sockets::open(&start, Vec::new()).unwrap();
     let incoming = if locked {
-        sockets.incoming.unwrap().socket
+        sockets.incoming.pop().unwrap()
     } else {
         let unlocked = ffi::packet_socket().unwrap();
         ffi::attach_filter(&unlocked, &program(&[9], Direction::Any).unwrap()).unwrap();
@@ -231,6 +234,7 @@ fn prepare(locked: bool) -> Targets {
     Targets {
         incoming,
         outgoing: sockets.outgoing,
+        other: ffi::packet_socket().unwrap(),
         udp: UdpSocket::bind("127.0.0.1:0").unwrap(),
         loopback,
         listener: TcpListener::bind("127.0.0.1:0").unwrap(),
@@ -351,8 +355,8 @@ fn add_send_ring(targets: &Targets) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn bind_incoming(targets: &Targets) -> io::Result<()> {
-    ffi::bind_packet_socket(&targets.incoming, 0)
+fn bind_other(targets: &Targets) -> io::Result<()> {
+    ffi::bind_packet_socket(&targets.other, 0)
 }
 
 fn send_frame(targets: &Targets) -> io::Result<()> {
@@ -403,7 +407,7 @@ fn operate_normally(targets: &Targets) -> io::Result<()> {
     }
     ffi::take_packet_drops(&targets.incoming)?;
     ffi::drops(&targets.udp)?;
-    for socket in &targets.outgoing {
+    for socket in targets.outgoing.iter().chain([&targets.incoming]) {
         ffi::bind_packet_socket(socket, 1)?;
     }
     rustix::net::send(rustix::stdio::stdin(), b"a message", rustix::net::SendFlags::DONTWAIT)?;

@@ -212,6 +212,7 @@ impl Capture1 {
             .ledger()
             .set_interest(caller.as_str(), macs, Instant::now())
             .map_err(|error| CallError::LimitExceeded(error.to_string()))?;
+        self.shared.interest.notify_one();
         tracing::debug!("{caller} registered MAC addresses: {count}");
         Ok(())
     }
@@ -314,7 +315,8 @@ impl Capture1 {
         let ledger = self.shared.ledger();
         let counters = *self.shared.counters();
         let counts = |transport| {
-            let TransportCounters { received, duplicates, limited } = ledger.counters(transport);
+            let TransportCounters { received, duplicates, limited } =
+                ledger.counters(transport).with(counters.suppressed(transport));
             HashMap::from([("received", received), ("duplicates", duplicates), ("limited", limited)])
         };
         HashMap::from([
@@ -330,10 +332,11 @@ impl Capture1 {
 impl Capture1 {
     fn sum(&self, count: impl Fn(TransportCounters) -> u64) -> u64 {
         let ledger = self.shared.ledger();
+        let counters = *self.shared.counters();
         [Transport::Ethernet, Transport::Udp4, Transport::Udp6]
             .into_iter()
-            .map(|transport| count(ledger.counters(transport)))
-            .sum()
+            .map(|transport| count(ledger.counters(transport).with(counters.suppressed(transport))))
+            .fold(0, u64::saturating_add)
     }
 }
 

@@ -4,6 +4,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
+use wakevirt_protocol::sniffer::MAX_BOUND;
 use wakevirt_service::config::{BadInterfacePattern, InterfacePattern, from_text, toml_array};
 
 use crate::network::links::Interface;
@@ -72,6 +73,14 @@ impl InterfaceList {
     pub fn includes_all(&self) -> bool {
         let is_all = |entry: &InterfaceEntry| entry.pattern.text() == "*";
         self.0.iter().all(|entry| !entry.excludes) && (self.0.is_empty() || self.0.iter().any(is_all))
+    }
+
+    /// The names in the list, if it includes only a few interfaces, and each by its name: at most [`MAX_BOUND`].
+    #[must_use]
+    pub fn few_names(&self) -> Option<Vec<&str>> {
+        let included = self.0.iter().filter(|entry| !entry.excludes);
+        let names: Vec<&str> = included.map(InterfaceEntry::name).collect::<Option<_>>()?;
+        (1..=MAX_BOUND).contains(&names.len()).then_some(names)
     }
 
     /// The names in the list, without globs and exclusions. The interfaces need not exist.

@@ -131,23 +131,27 @@ impl From<CaptureFile> for Settings {
     fn from(file: CaptureFile) -> Self {
         let outgoing = file.outgoing.unwrap_or_default();
         let discard = |ip: IpAddr| SocketAddr::new(ip, 9);
+        let interfaces = InterfaceList::new(file.interfaces.unwrap_or_default());
+        let limit = file.limit.unwrap_or(100);
         Self {
             start: Start {
                 request: file.mode.unwrap_or(ModeKey::Auto).into(),
                 ports: file.ports.unwrap_or_else(|| Ports::default().as_slice().to_vec()),
                 // The deserializer limits them to MAX_OUTGOING.
                 outgoing: u8::try_from(outgoing.len()).unwrap_or(u8::MAX),
+                bound: u8::try_from(interfaces.few_names().map_or(0, |names| names.len())).unwrap_or(0),
+                limit,
                 require_landlock: file.require_landlock.unwrap_or(true),
             },
             outgoing,
             listen: file.listen.unwrap_or_else(|| {
                 vec![discard(Ipv4Addr::UNSPECIFIED.into()), discard(Ipv6Addr::UNSPECIFIED.into())]
             }),
-            interfaces: InterfaceList::new(file.interfaces.unwrap_or_default()),
+            interfaces,
             ledger: LedgerSettings {
                 deduplicate: file.deduplicate.map_or(Duration::from_secs(2), Into::into),
                 remember: file.remember.and_then(|packets| usize::try_from(packets).ok()).unwrap_or(256),
-                limit: file.limit.unwrap_or(100),
+                limit,
             },
             log: file.log.unwrap_or_default(),
         }

@@ -4,17 +4,17 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use wakevirt_protocol::MacAddr;
+use wakevirt_protocol::sniffer::{BATCH, MAX_ADDRESSES};
+
+use crate::packets::difference::Difference;
 
 /// How long a caller's interest is retained after its connection has closed.
 pub const RETENTION: Duration = Duration::from_secs(600);
 
-/// The maximum number of addresses that all callers together can register.
-pub const MAX_ADDRESSES: usize = 100_000;
-
 /// The maximum number of callers, including disconnected ones.
 pub const MAX_CALLERS: usize = 1024;
 
-/// The interests of all callers.
+/// The interests of all callers: at most [`MAX_ADDRESSES`] addresses.
 ///
 /// No operation except `disconnect_all` iterates over all callers: the oldest disconnected one is at the front of a queue.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub struct Interests {
     disconnected: VecDeque<(Instant, BTreeSet<MacAddr>)>,
     /// The number of callers that are interested in each address.
     addresses: HashMap<MacAddr, usize>,
+    /// What the sniffer does not know yet of `addresses`.
+    unsent: Difference<MacAddr>,
     /// The total number of addresses that callers have registered. An address counts once for each caller.
     total: usize,
     /// The same total for disconnected callers.
@@ -59,6 +61,7 @@ impl Interests {
         }
         for address in &addresses {
             *self.addresses.entry(*address).or_default() += 1;
+            self.unsent.set(*address, true);
         }
         self.total += addresses.len();
         let previous = self.connected.remove(caller);
@@ -89,6 +92,13 @@ impl Interests {
         self.addresses.contains_key(&address)
     }
 
+    /// Takes addresses of which the sniffer does not know yet that callers are interested in them, or no longer are. See
+    /// [`Difference::next_batch`].
+    pub fn next_batch(&mut self, now: Instant) -> Option<(bool, [MacAddr; BATCH])> {
+        self.expire(now);
+        self.unsent.next_batch()
+    }
+
     /// Removes the callers whose retention has expired.
     fn expire(&mut self, now: Instant) {
         while self
@@ -113,7 +123,10 @@ impl Interests {
         for address in addresses {
             match self.addresses.get_mut(address) {
                 Some(callers) if *callers > 1 => *callers -= 1,
-                _ => drop(self.addresses.remove(address)),
+                _ => {
+                    self.addresses.remove(address);
+                    self.unsent.set(*address, false);
+                }
             }
         }
     }

@@ -17,7 +17,9 @@ use rustix::net::{
 };
 use tokio::io::unix::AsyncFd;
 use tokio::task::coop::consume_budget;
-use wakevirt_protocol::sniffer::{FromSniffer, MAX_MESSAGE, MAX_UDP_SOCKETS, Start, ToSniffer};
+use wakevirt_protocol::sniffer::{
+    Change, FromSniffer, MAX_MESSAGE, MAX_UDP_SOCKETS, Source, Start, ToSniffer,
+};
 use zeroize::Zeroize;
 
 use crate::error::Error;
@@ -200,6 +202,14 @@ impl Channel {
         }
     }
 
+    /// Makes the sniffer capture incoming frames from this source, with its socket in `slot`.
+    ///
+    /// # Errors
+    /// [`Error::Channel`], including if the socketpair is full because the sniffer does not read its messages.
+    pub fn capture_incoming(&self, slot: u8, source: Source) -> Result<(), Error> {
+        self.send(&ToSniffer::Incoming { slot, source })
+    }
+
     /// Makes the sniffer capture outgoing frames on an interface, with its socket in `slot`.
     ///
     /// # Errors
@@ -216,14 +226,30 @@ impl Channel {
         self.send(&ToSniffer::Report)
     }
 
-    fn send(&self, message: &ToSniffer) -> Result<(), Error> {
-        let mut buffer = [0; MAX_MESSAGE];
-        let bytes = message.encode(&mut buffer).map_err(|error| Error::Channel(io::Error::other(error)))?;
-        match send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            // The sniffer has exited. Its failure report can still be read.
-            Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+    /// Sends a change of what the sniffer drops. Returns `false` if the socketpair is full.
+    ///
+    /// # Errors
+    /// [`Error::Channel`].
+    pub fn change(&self, change: &Change) -> Result<bool, Error> {
+        match self.try_send(&ToSniffer::Change(*change))? {
+            Ok(()) => Ok(true),
+            Err(Errno::AGAIN) => Ok(false),
             Err(error) => Err(Error::Channel(error.into())),
         }
+    }
+
+    fn send(&self, message: &ToSniffer) -> Result<(), Error> {
+        self.try_send(message)?.map_err(|error| Error::Channel(error.into()))
+    }
+
+    fn try_send(&self, message: &ToSniffer) -> Result<Result<(), Errno>, Error> {
+        let mut buffer = [0; MAX_MESSAGE];
+        let bytes = message.encode(&mut buffer).map_err(|error| Error::Channel(io::Error::other(error)))?;
+        Ok(match send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            // The sniffer has exited. Its failure report can still be read.
+            Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(error) => Err(error),
+        })
     }
 }
 

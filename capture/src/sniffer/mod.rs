@@ -1,4 +1,5 @@
-//! The sniffer's process, and the reader of its messages.
+//! The sniffer's process, what it is sent, and the reader of its messages.
 
 pub mod child;
+pub mod control;
 pub mod reader;

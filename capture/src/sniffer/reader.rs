@@ -1,11 +1,10 @@
 //! Reads the sniffer's messages, passes packets to the ledger, and monitors the network interfaces.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
-use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_REASON, Mode, Request};
+use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_REASON, Mode, Request, Start};
 use wakevirt_protocol::{CapturedPacket, Stamp};
 use wakevirt_service::clock;
 use wakevirt_service::lifecycle::{self, Signal, Signals, Warning, Watchdog};
@@ -20,6 +19,7 @@ use crate::packets::ledger::Verdict;
 use crate::packets::log::PacketLog;
 use crate::shared::Shared;
 use crate::sniffer::child::Channel;
+use crate::sniffer::control::Control;
 
 /// How long the announcer waits for `Ready`, in seconds.
 const READY_TIMEOUT: u64 = 10;
@@ -28,23 +28,28 @@ const READY_TIMEOUT: u64 = 10;
 ///
 /// # Errors
 /// [`Error`] if the sniffer exits, fails, takes too long or sends a different message.
-pub async fn wait_ready(channel: &Channel, request: Request) -> Result<Mode, Error> {
+pub async fn wait_ready(channel: &Channel, start: &Start) -> Result<Mode, Error> {
     let first = timeout(Duration::from_secs(READY_TIMEOUT), channel.receive()).await;
     match first.map_err(|_| Error::SnifferTimeout(READY_TIMEOUT))?? {
         Some(FromSniffer::Ready { mode, landlock }) => {
-            log_mode(request, mode, landlock);
+            log_mode(start, mode, landlock);
             Ok(mode)
         }
         Some(FromSniffer::Failed { reason }) => Err(sniffer_failed(&reason)),
-        Some(FromSniffer::Packet(_) | FromSniffer::Counters(_)) => {
+        Some(FromSniffer::Packet(_) | FromSniffer::Counters(_) | FromSniffer::Applied) => {
             Err(Error::UnexpectedMessage("a message before Ready"))
         }
         None => Err(Error::SnifferExited(String::new())),
     }
 }
 
-fn log_mode(request: Request, mode: Mode, landlock: bool) {
-    match (mode, request) {
+fn log_mode(start: &Start, mode: Mode, landlock: bool) {
+    match (mode, start.request) {
+        (Mode::Raw, _) if start.bound > 0 => tracing::info!(
+            MESSAGE_ID = kind::RECEIVING_FRAMES,
+            "receiving on the interfaces named in `interfaces`, each with a packet socket: {}",
+            start.bound
+        ),
         (Mode::Raw, _) => tracing::info!(
             MESSAGE_ID = kind::RECEIVING_FRAMES,
             "receiving on all interfaces with packet sockets"
@@ -83,8 +88,7 @@ pub struct Reader<'a> {
     settings: Settings,
     options: Options,
     logs: &'a Logs,
-    /// The interface to which each of the sniffer's sockets for outgoing frames is bound.
-    outgoing: HashMap<u8, u32>,
+    control: Control,
     /// Whether the sniffer has sent a message since the last keep-alive message.
     sniffer_alive: bool,
     log: PacketLog,
@@ -103,6 +107,7 @@ impl<'a> Reader<'a> {
         options: Options,
         logs: &'a Logs,
     ) -> Result<Self, Error> {
+        let control = Control::new(&settings.start, shared.mode);
         let mut reader = Self {
             channel,
             interfaces,
@@ -110,7 +115,7 @@ impl<'a> Reader<'a> {
             settings,
             options,
             logs,
-            outgoing: HashMap::new(),
+            control,
             // It has just sent `Ready`.
             sniffer_alive: true,
             log: PacketLog::default(),
@@ -137,6 +142,7 @@ impl<'a> Reader<'a> {
                     changed.map_err(Error::Interfaces)?;
                     self.update_interfaces()?;
                 }
+                () = self.shared.interest.notified() => self.send_change()?,
                 message = self.channel.receive() => {
                     self.handle_message(message?.ok_or_else(|| Error::SnifferExited(String::new()))?).await?;
                 }
@@ -148,7 +154,15 @@ impl<'a> Reader<'a> {
         self.sniffer_alive = true;
         match message {
             FromSniffer::Packet(captured) => self.handle_packet(captured).await,
-            FromSniffer::Counters(counters) => self.update_counters(counters)?,
+            FromSniffer::Counters(counters) => {
+                self.update_counters(counters)?;
+                // A retention may have expired, or the socketpair may have been full.
+                self.send_change()?;
+            }
+            FromSniffer::Applied => {
+                self.control.applied()?;
+                self.send_change()?;
+            }
             FromSniffer::Failed { reason } => return Err(sniffer_failed(&reason)),
             FromSniffer::Ready { .. } => return Err(Error::UnexpectedMessage("Ready twice")),
         }
@@ -202,6 +216,10 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    fn send_change(&mut self) -> Result<(), Error> {
+        self.control.send_change(&self.channel, &self.shared)
+    }
+
     fn reload(&mut self) -> Result<(), Error> {
         let settings = match Settings::load(&self.options) {
             Ok(settings) => settings,
@@ -224,6 +242,7 @@ impl<'a> Reader<'a> {
         }
         self.logs.set_filter(&settings.log);
         self.shared.ledger().reconfigure(settings.ledger);
+        self.control.limit(settings.ledger.limit);
         // Retains the values that require a restart, for comparison at the next reload.
         self.settings = Settings {
             start: self.settings.start.clone(),
@@ -237,43 +256,24 @@ impl<'a> Reader<'a> {
         self.update_interfaces()
     }
 
-    /// Publishes the interfaces on which packets are captured, and makes the sniffer capture outgoing frames on new
-    /// interfaces.
+    /// Makes the sniffer capture on new interfaces, and publishes the interfaces on which packets are captured.
     fn update_interfaces(&mut self) -> Result<(), Error> {
         let links = self.interfaces.links();
-        let mut captured: Vec<Arc<Interface>> = links
-            .values()
-            .filter(|interface| self.settings.interfaces.includes(interface))
-            .cloned()
-            .collect();
+        let Self { channel, control, settings, .. } = self;
+        control.exclude(&settings.interfaces, links);
+        if self.shared.mode == Mode::Raw {
+            control.capture_incoming(channel, &settings.interfaces, links)?;
+            control.capture_outgoing(channel, &settings.outgoing, links)?;
+        }
+        let mut captured: Vec<Arc<Interface>> =
+            links.values().filter(|interface| settings.interfaces.includes(interface)).cloned().collect();
         captured.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         self.shared.interfaces.send_if_modified(|current| {
             let modified = *current != captured;
             *current = captured;
             modified
         });
-        if self.shared.mode == Mode::Udp {
-            return Ok(());
-        }
-        for (slot, wanted) in (0_u8..).zip(&self.settings.outgoing) {
-            let has_name = |interface: &Interface| interface.names().any(|name| name == wanted);
-            let found = links.iter().find(|(_, interface)| has_name(interface));
-            let Some(index) = found.map(|(index, _)| *index) else {
-                // The interface can reappear with the same index, from another network namespace.
-                self.outgoing.remove(&slot);
-                continue;
-            };
-            if self.outgoing.insert(slot, index) != Some(index) {
-                self.channel.capture_outgoing(slot, index)?;
-                tracing::info!(
-                    MESSAGE_ID = kind::OUTGOING_CAPTURED,
-                    WAKEVIRT_INTERFACE = wanted,
-                    "also capturing outgoing packets on {}",
-                    quoted(wanted)
-                );
-            }
-        }
-        Ok(())
+        self.send_change()
     }
 
     fn warn_missing_interfaces(&self) {

@@ -4,38 +4,34 @@
 //! the process that reads the packets or in the process that announces them.
 //!
 //! - An address is known if it is in a caller's interest. On each interface, the packets for all unknown addresses
-//!   share one budget.
-//! - A known address has a budget of [`ADDRESS_RATE`] on each interface, and all known addresses share
-//!   [`INTERFACE_RATE`] on each interface.
+//!   share one budget, [`Rates::unknown`].
+//! - A known address has a budget of [`Rates::address`] on each interface, and all known addresses share
+//!   [`Rates::interface`] on each interface.
 //! - The first packet for a known address on an interface within [`FIRST_INTERVAL`] counts against neither budget. A
 //!   flood of packets for some addresses therefore never suppresses an isolated packet for another address.
 //!
 //! As long as the tables have room, traffic on one interface does not affect which packets from another interface are
 //! announced. Genuine packets are not protected in one case: if packets for an address arrive faster than
-//! [`ADDRESS_RATE`] on the interface on which the genuine packets arrive, the genuine packets are suppressed in the same
-//! proportion as the others.
+//! [`Rates::address`] on the interface on which the genuine packets arrive, the genuine packets are suppressed in the
+//! same proportion as the others.
+//!
+//! Copies of a packet do not count against a budget: [`Copies`] detects them.
 
 mod bucket;
+mod copies;
+mod rates;
 mod table;
 
 use core::hash::BuildHasher;
 
 use crate::MacAddr;
 use bucket::Bucket;
+pub use copies::{Copies, CopyCheck};
+pub use rates::Rates;
 use table::{Replaceable, Table, WAYS};
 
 /// A time in microseconds since an arbitrary start, from a monotonic clock.
 pub type Micros = u64;
-
-/// The number of packets per second for each known MAC address on each interface, in addition to the first packet.
-///
-/// This is several times the rate at which a person repeats an attempt. Packets that a sender repeats automatically are
-/// duplicates, which do not count against a budget.
-pub const ADDRESS_RATE: u32 = 10;
-
-/// The number of packets per second for all known MAC addresses together on each interface, in addition to the first
-/// packet for each address.
-pub const INTERFACE_RATE: u32 = 100;
 
 /// The time after a first packet for a known MAC address on an interface during which no other packet counts as a first
 /// packet, in microseconds.
@@ -50,6 +46,7 @@ const INTERFACES: usize = 1024;
 /// All budgets. See the [module](self).
 #[derive(Debug)]
 pub struct Budgets<Hasher> {
+    rates: Rates,
     pairs: Table<Pair, AddressBudget, Hasher>,
     interfaces: Table<u32, InterfaceBudget, Hasher>,
     /// Shared by the interfaces for which the table has no room.
@@ -61,28 +58,34 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
     ///
     /// `hasher` must have a random seed, so that an attacker cannot know which keys share a set.
     #[must_use]
-    pub fn default_size(hasher: Hasher) -> Self {
-        Self::new(PAIRS, INTERFACES, hasher)
+    pub fn default_size(rates: Rates, hasher: Hasher) -> Self {
+        Self::new(PAIRS, INTERFACES, rates, hasher)
     }
 
     /// Creates budgets for about this many pairs of interface and known address, and this many interfaces.
     #[must_use]
-    pub fn new(pairs: usize, interfaces: usize, hasher: Hasher) -> Self {
+    pub fn new(pairs: usize, interfaces: usize, rates: Rates, hasher: Hasher) -> Self {
         Self {
+            rates,
             pairs: Table::new(pairs, hasher.clone()),
             interfaces: Table::new(interfaces, hasher),
             other_interfaces: InterfaceBudget::default(),
         }
     }
 
+    /// Replaces the rates.
+    pub const fn set_rates(&mut self, rates: Rates) {
+        self.rates = rates;
+    }
+
     /// Returns whether to announce a packet for a known address, and counts an announced packet against its budgets.
     ///
     /// `interface` is the kernel's index of the ingress interface, or 0 if unknown.
     pub fn admit_known(&mut self, interface: u32, address: MacAddr, now: Micros) -> bool {
-        let Self { pairs, interfaces, other_interfaces } = self;
+        let Self { rates, pairs, interfaces, other_interfaces } = self;
         let mut within_interface = || {
             let shared = interfaces.entry(interface, now).unwrap_or(other_interfaces);
-            shared.known.take(INTERFACE_RATE, now)
+            shared.known.take(rates.interface, now)
         };
         let Some(own) = pairs.entry(Pair { interface, address }, now) else {
             // Entries of other interfaces fill the set, so only the interface's budget applies.
@@ -92,7 +95,7 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
             own.not_first_until = now.saturating_add(FIRST_INTERVAL);
             return true;
         }
-        let Some(remaining) = own.bucket.after_one(ADDRESS_RATE, now) else { return false };
+        let Some(remaining) = own.bucket.after_one(rates.address, now) else { return false };
         // A packet that the interface's budget suppresses does not count against the address's budget.
         let admitted = within_interface();
         if admitted {
@@ -101,11 +104,10 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
         admitted
     }
 
-    /// Returns whether to announce a packet for an unknown address: at most `rate` packets per second on each
-    /// interface.
-    pub fn admit_unknown(&mut self, interface: u32, rate: u32, now: Micros) -> bool {
+    /// Returns whether to announce a packet for an unknown address, and counts an announced packet against the budget.
+    pub fn admit_unknown(&mut self, interface: u32, now: Micros) -> bool {
         let shared = self.interfaces.entry(interface, now).unwrap_or(&mut self.other_interfaces);
-        shared.unknown.take(rate, now)
+        shared.unknown.take(self.rates.unknown, now)
     }
 }
 

@@ -8,6 +8,8 @@ use super::*;
 
 const SECOND: Micros = 1_000_000;
 
+const RATES: Rates = Rates { address: 10, interface: 100, unknown: 5 };
+
 /// Puts all keys into one set, as an attacker who can choose colliding keys would.
 #[derive(Default)]
 struct CollidingHasher;
@@ -28,7 +30,7 @@ fn mac(n: u16) -> MacAddr {
 }
 
 fn budgets() -> Budgets<BuildHasherDefault<DefaultHasher>> {
-    Budgets::default_size(BuildHasherDefault::default())
+    Budgets::default_size(RATES, BuildHasherDefault::default())
 }
 
 /// A packet of a flood: the time since the previous packet, its interface and its address.
@@ -58,7 +60,7 @@ proptest! {
     #[test]
     fn admits_the_first_packet_in_ten_seconds(steps in steps(8, 2)) {
         // All sixteen pairs collide, but the set has room for them.
-        let mut budgets = Budgets::new(WAYS, 1, BuildColliding::default());
+        let mut budgets = Budgets::new(WAYS, 1, RATES, BuildColliding::default());
         let mut last: BTreeMap<(u32, u16), Micros> = BTreeMap::new();
         for (now, Step { interface, address, .. }) in timed(&steps) {
             let admitted = budgets.admit_known(interface, mac(address), now);
@@ -75,7 +77,7 @@ proptest! {
         let (mut alone, mut together) = (budgets(), budgets());
         for (now, Step { interface, address, .. }) in timed(&steps) {
             let admit = |budgets: &mut Budgets<_>| match address % 4 {
-                0 => budgets.admit_unknown(interface, 5, now),
+                0 => budgets.admit_unknown(interface, now),
                 _ => budgets.admit_known(interface, mac(address), now),
             };
             let admitted = admit(&mut together);
@@ -102,11 +104,11 @@ proptest! {
         let firsts = 1 + elapsed / FIRST_INTERVAL;
         let worth = |rate: u32| u64::from(rate) + elapsed * u64::from(rate) / SECOND;
         for (pair, admitted) in &by_pair {
-            prop_assert!(*admitted <= firsts + worth(ADDRESS_RATE), "{pair:?}: {admitted}");
+            prop_assert!(*admitted <= firsts + worth(RATES.address), "{pair:?}: {admitted}");
         }
         for (interface, addresses) in (0..).zip(&addresses) {
             let admitted: u64 = by_pair.iter().filter(|((on, _), _)| *on == interface).map(|(_, n)| n).sum();
-            prop_assert!(admitted <= addresses.len() as u64 * firsts + worth(INTERFACE_RATE));
+            prop_assert!(admitted <= addresses.len() as u64 * firsts + worth(RATES.interface));
         }
     }
 }
@@ -114,7 +116,7 @@ proptest! {
 #[test]
 fn limits_a_flood_for_known_addresses() {
     // 7,000 packets per second for 1,000 addresses, for twenty seconds.
-    let mut budgets = Budgets::default_size(RandomState::new());
+    let mut budgets = Budgets::default_size(RATES, RandomState::new());
     let packets = 140_000_u64;
     let admitted = (0..packets)
         .filter(|n| budgets.admit_known(2, mac(u16::try_from(n % 1000).unwrap()), SECOND + n * SECOND / 7000))
@@ -140,12 +142,12 @@ fn a_flood_does_not_affect_the_same_address_on_another_interface() {
 
 #[test]
 fn a_full_table_makes_room_for_the_interface_with_the_fewest_entries() {
-    let mut budgets = Budgets::new(WAYS, 64, BuildColliding::default());
+    let mut budgets = Budgets::new(WAYS, 64, RATES, BuildColliding::default());
     let flood = |budgets: &mut Budgets<_>, interface| {
         (0..5000).filter(|n| budgets.admit_known(interface, mac(*n), SECOND)).count()
     };
     // Addresses without an entry share the interface's budget.
-    assert_eq!(flood(&mut budgets, 2), WAYS + INTERFACE_RATE as usize);
+    assert_eq!(flood(&mut budgets, 2), WAYS + RATES.interface as usize);
     // Another interface's packets are admitted, and its flood gets half of the slots.
     assert!(budgets.admit_known(3, mac(77), SECOND));
     let _ = flood(&mut budgets, 3);
@@ -161,7 +163,7 @@ fn a_full_table_makes_room_for_the_interface_with_the_fewest_entries() {
 
 #[test]
 fn interfaces_with_equal_shares_do_not_displace_entries() {
-    let mut budgets = Budgets::new(WAYS, 1024, BuildColliding::default());
+    let mut budgets = Budgets::new(WAYS, 1024, RATES, BuildColliding::default());
     for interface in 0..16 {
         assert!(budgets.admit_known(interface, mac(1), SECOND));
     }
@@ -181,19 +183,20 @@ fn interfaces_with_equal_shares_do_not_displace_entries() {
 
 #[test]
 fn interfaces_without_room_share_one_budget() {
-    let mut budgets = Budgets::new(WAYS, WAYS, BuildColliding::default());
-    let admitted = (0..1000).filter(|interface| budgets.admit_unknown(*interface, 5, SECOND)).count();
+    let mut budgets = Budgets::new(WAYS, WAYS, RATES, BuildColliding::default());
+    let admitted = (0..1000).filter(|interface| budgets.admit_unknown(*interface, SECOND)).count();
     assert_eq!(admitted, WAYS + 5);
     // Two seconds later, idle interfaces make room.
-    assert!(budgets.admit_unknown(2000, 5, 3 * SECOND));
+    assert!(budgets.admit_unknown(2000, 3 * SECOND));
 }
 
 #[test]
 fn unknown_addresses_share_one_budget_on_each_interface() {
     let mut budgets = budgets();
     for interface in [1, 2] {
-        assert_eq!((0..100).filter(|_| budgets.admit_unknown(interface, 5, SECOND)).count(), 5);
+        assert_eq!((0..100).filter(|_| budgets.admit_unknown(interface, SECOND)).count(), 5);
         assert_eq!((0..100).filter(|_| budgets.admit_known(interface, mac(1), SECOND)).count(), 11);
     }
-    assert!(!budgets.admit_unknown(1, 0, 100 * SECOND));
+    budgets.set_rates(Rates { unknown: 0, ..RATES });
+    assert!(!budgets.admit_unknown(1, 100 * SECOND));
 }

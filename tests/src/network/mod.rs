@@ -38,7 +38,9 @@ impl Host {
              ip -n {namespace} link set {FAR_END} up
              ip link set {name} up"
         ));
-        Peer { host: self, namespace }
+        let peer = Peer { host: self, namespace };
+        peer.wait_for_link();
+        peer
     }
 
     /// Connects this host and another one with a cable, and brings up both ends. They exist until one host ends.
@@ -111,6 +113,16 @@ impl Peer<'_> {
     /// If it fails, with its standard error in the message.
     pub fn sh(&self, line: &str) -> String {
         succeed(self.command("sh").args(["-euc", line]))
+    }
+
+    /// Waits until the cable is usable: the kernel drops frames until it has noticed the carrier.
+    ///
+    /// # Panics
+    /// If the cable does not become usable.
+    pub fn wait_for_link(&self) {
+        self.sh(&format!(
+            "timeout 60 sh -c 'until ip -o link show {FAR_END} | grep -q \"state UP\"; do sleep 0.01; done'"
+        ));
     }
 
     /// Adds an address, such as `192.0.2.2/24`. IPv6 addresses skip duplicate address detection.

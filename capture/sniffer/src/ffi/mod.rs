@@ -35,6 +35,17 @@ pub struct Envelope {
     pub arrival: Option<Arrival>,
 }
 
+impl Envelope {
+    /// The kernel's index of the ingress interface, or 0 if it is unknown.
+    pub const fn interface(&self) -> u32 {
+        match (&self.sender, self.arrival) {
+            (Some(Sender::Link { interface, .. }), _) => *interface,
+            (_, Some(Arrival::V4 { interface, .. } | Arrival::V6 { interface, .. })) => interface,
+            _ => 0,
+        }
+    }
+}
+
 /// The sender of a frame or datagram, depending on the kind of socket.
 #[derive(Debug)]
 pub enum Sender {

@@ -30,10 +30,10 @@ const SLOT: usize = PAYLOAD + SEARCHED;
 /// The size of a block, in bytes: a contiguous piece of the kernel's memory, and a multiple of every page size.
 const BLOCK: usize = 64 * 1024;
 const SLOTS_IN_BLOCK: usize = BLOCK / SLOT;
-/// The size of the ring, in bytes, if the kernel has enough memory; otherwise half of it, and so on.
+/// The maximum size of a ring, in bytes.
 ///
 /// It holds 7680 frames: as many as arrive in 15 ms if a flood contains 500,000 a second.
-const RING: usize = 16 << 20;
+const MAX_RING: usize = 16 << 20;
 
 /// The ring of one packet socket.
 #[derive(Debug)]
@@ -48,14 +48,15 @@ const _: () = assert!(SLOT.is_multiple_of(libc::TPACKET_ALIGNMENT) && SLOTS_IN_B
 
 impl Ring {
     /// Adds a ring to a packet socket that is not bound yet. From then on, the socket delivers frames only through the
-    /// ring. The memory is never released, because the sandbox forbids munmap(2).
+    /// ring. Its size is at most `size` bytes and less if the kernel does not have enough memory. The memory is never
+    /// released, because the sandbox forbids munmap(2).
     ///
     /// # Errors
     /// `ENOMEM` if the kernel has no memory for the smallest ring.
-    pub fn new(socket: impl AsFd) -> io::Result<Self> {
+    pub fn new(socket: impl AsFd, size: usize) -> io::Result<Self> {
         let version = i32::try_from(libc::tpacket_versions::TPACKET_V2 as u32).map_err(io::Error::other)?;
         set_int_option(&socket, libc::SOL_PACKET, libc::PACKET_VERSION, version)?;
-        let mut blocks = NonZero::new(RING / BLOCK).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut blocks = NonZero::new(size.min(MAX_RING) / BLOCK).ok_or(io::ErrorKind::InvalidInput)?;
         loop {
             let error = match request(&socket, blocks) {
                 Ok(()) => break,

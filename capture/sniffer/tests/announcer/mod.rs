@@ -24,8 +24,8 @@ pub struct Sniffer {
 }
 
 impl Sniffer {
-    /// Starts the program as the announcer does, and waits until it is ready. In raw mode, it has a socket for outgoing
-    /// frames.
+    /// Starts the program as the announcer does, and waits until it is ready. In raw mode, it has two
+    /// sockets for incoming frames and one for outgoing frames.
     pub fn start(mut program: Command, mode: Mode) -> Self {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
@@ -41,12 +41,14 @@ impl Sniffer {
         let mut control = SendAncillaryBuffer::new(&mut space);
         let sockets = [socket.as_fd()];
         assert!(control.push(SendAncillaryMessage::ScmRights(&sockets)));
-        let (request, outgoing) = match mode {
-            Mode::Raw => (Request::Raw, 1),
-            Mode::Udp => (Request::Udp, 0),
+        let (request, bound, outgoing) = match mode {
+            Mode::Raw => (Request::Raw, 2, 1),
+            Mode::Udp => (Request::Udp, 0, 0),
         };
         let ports = vec![socket.local_addr().unwrap().port()];
-        let start = encoded(&ToSniffer::Start(Start { request, ports, outgoing, require_landlock: false }));
+        let (limit, require_landlock) = (100, false);
+        let start = Start { request, ports, bound, outgoing, limit, require_landlock };
+        let start = encoded(&ToSniffer::Start(start));
         sendmsg(&ours, &[IoSlice::new(&start)], &mut control, SendFlags::empty()).unwrap();
         let mut sniffer = Self { process, channel: ours, socket };
         assert!(matches!(sniffer.receive(), Some(FromSniffer::Ready { mode: found, .. }) if found == mode));

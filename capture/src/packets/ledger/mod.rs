@@ -8,7 +8,8 @@ use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wakevirt_protocol::budget::{Budgets, Micros};
+use wakevirt_protocol::budget::{Budgets, Micros, Rates};
+use wakevirt_protocol::sniffer::{Change, Suppressed};
 use wakevirt_protocol::{CapturedPacket, Carrier, MacAddr, ParsedPacket, Password, Stamp, Transport};
 
 use crate::network::links::Interface;
@@ -55,7 +56,7 @@ pub enum Verdict {
     Limited,
 }
 
-/// The counters of one transport.
+/// The counters of one transport, without the packets that the sniffer did not pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TransportCounters {
     /// All magic packets.
@@ -64,6 +65,20 @@ pub struct TransportCounters {
     pub duplicates: u64,
     /// Packets with [`Verdict::Limited`].
     pub limited: u64,
+}
+
+impl TransportCounters {
+    /// These counters and the packets that the sniffer did not pass. The sums saturate, because a compromised sniffer can
+    /// send any numbers.
+    #[must_use]
+    pub const fn with(self, suppressed: Suppressed) -> Self {
+        let Suppressed { duplicates, limited } = suppressed;
+        Self {
+            received: self.received.saturating_add(duplicates).saturating_add(limited),
+            duplicates: self.duplicates.saturating_add(duplicates),
+            limited: self.limited.saturating_add(limited),
+        }
+    }
 }
 
 /// Numbers, limits and stores magic packets.
@@ -101,7 +116,7 @@ impl Ledger {
             hasher: RandomState::new(),
             recent: Recent::default(),
             interests: Interests::default(),
-            budgets: Budgets::default_size(RandomState::new()),
+            budgets: Budgets::default_size(Rates::announced(settings.limit), RandomState::new()),
             start: None,
             interesting: Store::new(MAX_UNPUBLISHED_INTERESTING),
             others: Store::new(MAX_UNPUBLISHED_OTHERS),
@@ -114,6 +129,7 @@ impl Ledger {
     /// Replaces the settings.
     pub fn reconfigure(&mut self, settings: LedgerSettings) {
         self.settings = settings;
+        self.budgets.set_rates(Rates::announced(settings.limit));
         for store in [&mut self.interesting, &mut self.others] {
             store.shrink(settings.remember);
         }
@@ -164,7 +180,7 @@ impl Ledger {
             && if of_interest {
                 self.budgets.admit_known(key.interface, key.target, at)
             } else {
-                self.budgets.admit_unknown(key.interface, self.settings.limit, at)
+                self.budgets.admit_unknown(key.interface, at)
             }
     }
 
@@ -217,6 +233,12 @@ impl Ledger {
         now: Instant,
     ) -> Result<(), TooMany> {
         self.interests.set(caller, macs, now)
+    }
+
+    /// Takes the next change of the interest that the sniffer does not know yet.
+    pub fn next_change(&mut self, now: Instant) -> Option<Change> {
+        let (added, addresses) = self.interests.next_batch(now)?;
+        Some(Change::Interest { added, addresses })
     }
 
     /// Records that a caller's connection has closed.

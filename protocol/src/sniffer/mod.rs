@@ -7,13 +7,19 @@
 //! version, checks that the message ends where the datagram ends, and validates every value, either through its type or
 //! in `within_limits`.
 
+use core::num::NonZeroU32;
+
 use serde::ser::{SerializeStructVariant, Serializer};
 use serde::{Deserialize, Serialize};
 
-use crate::CapturedPacket;
+mod counters;
+
+use crate::{CapturedPacket, MacAddr};
+
+pub use counters::{Counters, Suppressed};
 
 /// The version of the messages. Every change to a message increases it.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 /// The maximum length of a message, in bytes. A [`CapturedPacket`] is shorter than 120 bytes; the longest message is a
 /// failure report.
@@ -24,6 +30,18 @@ pub const MAX_REASON: usize = 300;
 
 /// The maximum number of UDP ports for which the payload is searched in full.
 pub const MAX_PORTS: usize = 64;
+
+/// The maximum number of packet sockets for incoming frames, if each is bound to one interface.
+pub const MAX_BOUND: usize = 8;
+
+/// The number of items in one [`Change`].
+pub const BATCH: usize = 32;
+
+/// The maximum number of addresses of interest.
+pub const MAX_ADDRESSES: usize = 100_000;
+
+/// The maximum number of excluded interfaces. On further interfaces, only the announcer drops packets.
+pub const MAX_EXCLUDED: usize = 4096;
 
 /// The maximum number of interfaces on which outgoing frames are captured.
 pub const MAX_OUTGOING: usize = 16;
@@ -58,8 +76,13 @@ pub struct Start {
     pub request: Request,
     /// The UDP ports for which the payload is searched in full: at most [`MAX_PORTS`].
     pub ports: Vec<u16>,
+    /// The number of packet sockets that are each bound to one interface, at most [`MAX_BOUND`]. With 0, there is one
+    /// socket for incoming frames, which begins with all interfaces.
+    pub bound: u8,
     /// The number of interfaces on which outgoing frames are captured: at most [`MAX_OUTGOING`].
     pub outgoing: u8,
+    /// The limit of packets per second for addresses that are not of interest, on each interface.
+    pub limit: u32,
     /// Whether to exit if Landlock cannot be enforced.
     pub require_landlock: bool,
 }
@@ -69,6 +92,13 @@ pub struct Start {
 pub enum ToSniffer {
     /// The parameters; sent once, as the first message.
     Start(Start),
+    /// Capture incoming frames with one of the sockets.
+    Incoming {
+        /// The index of the sniffer's socket for incoming frames: less than [`Start::bound`], or 0.
+        slot: u8,
+        /// Where it captures.
+        source: Source,
+    },
     /// Capture outgoing frames on this interface.
     Outgoing {
         /// The index of the sniffer's socket for outgoing frames: less than [`Start::outgoing`].
@@ -78,6 +108,42 @@ pub enum ToSniffer {
     },
     /// Send the counters soon. A sniffer that hangs does not reply.
     Report,
+    /// Change what is dropped. The sniffer replies with [`FromSniffer::Applied`], and the announcer sends the next change
+    /// only then. Until all changes have arrived, the sniffer passes more or fewer packets for addresses that changed.
+    Change(Change),
+}
+
+/// The interfaces from which a socket for incoming frames receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// All interfaces.
+    All,
+    /// The interface with this index of the kernel.
+    Interface(NonZeroU32),
+    /// None. The socket is bound to the interface with this index, because a bound socket cannot be unbound, and its
+    /// frames are dropped.
+    None(NonZeroU32),
+}
+
+/// A change of what the sniffer drops. If it concerns fewer than [`BATCH`] items, one of them is repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The limit of packets per second for addresses that are not of interest, on each interface.
+    Limit(u32),
+    /// The addresses of interest, at most [`MAX_ADDRESSES`] in all.
+    Interest {
+        /// Whether these addresses become addresses of interest or cease to be.
+        added: bool,
+        /// The addresses.
+        addresses: [MacAddr; BATCH],
+    },
+    /// The interfaces whose packets are dropped, at most [`MAX_EXCLUDED`] in all.
+    Excluded {
+        /// Whether these interfaces become excluded or cease to be.
+        added: bool,
+        /// The kernel's indexes.
+        interfaces: [u32; BATCH],
+    },
 }
 
 /// A message from the sniffer.
@@ -99,41 +165,8 @@ pub enum FromSniffer {
     Packet(CapturedPacket),
     /// The current counters; sent at most once a second, after a change or a [`ToSniffer::Report`].
     Counters(Counters),
-}
-
-/// The sniffer's counters since it started. They never decrease.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counters {
-    /// Frames and datagrams that passed the kernel's filter and contained no magic packet.
-    pub malformed: u64,
-    /// Frames and datagrams with a magic packet that were longer than the part that is searched
-    /// ([`crate::frame::SEARCHED`]): the rest may have contained more magic packets.
-    pub truncated: u64,
-    /// Frames that the kernel dropped because the packet sockets' buffers were full.
-    pub dropped_raw: u64,
-    /// Datagrams that the kernel dropped because the UDP sockets' buffers were full.
-    pub dropped_udp: u64,
-    /// Magic packets that were dropped because the announcer was too slow to receive them.
-    pub dropped_channel: u64,
-}
-
-impl Counters {
-    /// The number of frames and datagrams that the kernel dropped. The sum saturates, because a compromised sniffer can
-    /// send any numbers.
-    #[must_use]
-    pub const fn dropped_by_kernel(&self) -> u64 {
-        self.dropped_raw.saturating_add(self.dropped_udp)
-    }
-
-    /// Whether these counters can follow the earlier ones: no counter has decreased.
-    #[must_use]
-    pub const fn can_follow(&self, earlier: &Self) -> bool {
-        self.malformed >= earlier.malformed
-            && self.truncated >= earlier.truncated
-            && self.dropped_raw >= earlier.dropped_raw
-            && self.dropped_udp >= earlier.dropped_udp
-            && self.dropped_channel >= earlier.dropped_channel
-    }
+    /// The last [`ToSniffer::Change`] is in effect.
+    Applied,
 }
 
 /// Why a datagram is not a valid message.
@@ -171,10 +204,13 @@ impl Limits for ToSniffer {
     fn within_limits(&self) -> bool {
         match self {
             Self::Start(start) => {
-                start.ports.len() <= MAX_PORTS && usize::from(start.outgoing) <= MAX_OUTGOING
+                start.ports.len() <= MAX_PORTS
+                    && usize::from(start.bound) <= MAX_BOUND
+                    && usize::from(start.outgoing) <= MAX_OUTGOING
             }
+            Self::Incoming { slot, .. } => usize::from(*slot) < MAX_BOUND,
             Self::Outgoing { slot, interface } => usize::from(*slot) < MAX_OUTGOING && *interface != 0,
-            Self::Report => true,
+            Self::Report | Self::Change(_) => true,
         }
     }
 }
@@ -183,7 +219,7 @@ impl Limits for FromSniffer {
     fn within_limits(&self) -> bool {
         match self {
             Self::Failed { reason } => reason.len() <= MAX_REASON,
-            Self::Ready { .. } | Self::Packet(_) | Self::Counters(_) => true,
+            Self::Ready { .. } | Self::Packet(_) | Self::Counters(_) | Self::Applied => true,
         }
     }
 }
