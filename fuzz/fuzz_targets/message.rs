@@ -10,7 +10,7 @@ fuzz_target!(|datagram: &[u8]| {
     match &message {
         FromSniffer::Failed { reason } => assert!(reason.len() <= MAX_REASON),
         FromSniffer::Packet(captured) => assert!(captured.packet.magic.target().is_unicast()),
-        FromSniffer::Ready { .. } | FromSniffer::Counters(_) => {}
+        FromSniffer::Ready { .. } | FromSniffer::Counters(_) | FromSniffer::Applied => {}
     }
     let mut buffer = [0; MAX_MESSAGE];
     let encoded = message.encode(&mut buffer).expect("a decoded message can be encoded");
