@@ -73,7 +73,7 @@ fn names_the_dependencies_on_other_distributions() {
         let [stdout, stderr] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
         match package {
             Some(package) => {
-                assert!(output.status.success() && stdout.contains(package), "{target}: {stdout}{stderr}")
+                assert!(output.status.success() && stdout.contains(package), "{target}: {stdout}{stderr}");
             }
             None => assert!(
                 !output.status.success() && stderr.contains("does not have apt-get"),
