@@ -1,7 +1,7 @@
 # make demo, make demo-host and make demo-kubevirt run demonstrations, make bench runs the benchmarks, make deb builds the
-# Debian packages (make deb-arm64 those for arm64, on another architecture), make rpm and make arch those for Fedora and Arch Linux, make oci the images of both services, make image
-# the container image for Kubernetes, and make dist the source archive and the list of the programs' components (make
-# sbom). make check runs all tests except those that boot a virtual machine, which make check-host runs, those with a
+# Debian packages (make deb-arm64 those for arm64, on another architecture), make rpm and make arch those for Fedora and
+# Arch Linux, make oci the images of both services, make image the container image for Kubernetes, and make dist the
+# source archive and the list of the programs' components (make sbom). make check runs all tests except those that boot a virtual machine, which make check-host runs, those with a
 # Kubernetes API server, which make check-kubevirt runs, and most of those with other init systems and distributions,
 # which make check-anywhere runs. make soak runs many rounds of faults and floods, for hours. Run these commands as root
 # on Debian 12 or 13 with Rust 1.95 or later. Each command installs the Debian packages that it needs, and can be run

@@ -6,9 +6,10 @@ use std::time::Duration;
 use nix::unistd::{User, geteuid};
 use wakevirt_protocol::bus::Error as BusError;
 use wakevirt_service::bus::Address;
+use wakevirt_service::init::Init;
 use zbus::fdo;
 
-use super::Service;
+use super::{Managed, Service};
 use crate::exit::Exit;
 
 /// Why a call failed. The message says what to do.
@@ -45,10 +46,12 @@ pub enum Error {
     #[error("{0}")]
     Refused(Box<BusError>),
     /// The service did not reply in time.
-    #[error("{} did not reply to {method} within {}; see its log: journalctl -u {}", .service.unit(), humantime::format_duration(*.time), .service.unit())]
+    #[error("{} did not reply to {method} within {}; see its log{}", .service.unit(), humantime::format_duration(*.time), log(.address, *.service))]
     NoReply {
         /// The service.
         service: Service,
+        /// The bus.
+        address: Box<Address>,
         /// The method.
         method: String,
         /// The timeout.
@@ -113,21 +116,36 @@ fn description(address: &Address) -> String {
     }
 }
 
-const fn bus_advice(address: &Address) -> &'static str {
+fn bus_advice(address: &Address) -> String {
+    let init = Init::running();
     match address {
-        Address::System => "start it: systemctl start dbus",
-        Address::Session => "log in to a session, or select a different bus with --bus",
-        Address::At(_) => "check the address",
+        Address::System => match init.start("dbus") {
+            Some(command) if init.is_systemd() || init.defines("dbus") => format!("start it: {command}"),
+            _ => "start it".to_owned(),
+        },
+        Address::Session => "log in to a session, or select a different bus with --bus".to_owned(),
+        Address::At(_) => "check the address".to_owned(),
     }
 }
 
+/// Where the service logs, as the end of a sentence. Empty if this is unknown.
+fn log(address: &Address, service: Service) -> String {
+    let init = Init::running();
+    let log = Managed::new(&init, address, service).log().filter(|_| !matches!(address, Address::At(_)));
+    log.map(|log| format!(": {log}")).unwrap_or_default()
+}
+
 /// The command that starts the service, as the end of a sentence. Empty for a bus without a service manager.
-#[must_use]
-pub fn start_command(address: &Address, service: Service) -> String {
-    match address {
-        Address::System => format!(", as root: systemctl enable --now {}", service.unit()),
-        Address::Session => format!(": systemctl --user enable --now {}", service.unit()),
-        Address::At(_) => String::new(),
+fn start_command(address: &Address, service: Service) -> String {
+    if matches!(address, Address::At(_)) {
+        return String::new();
+    }
+    let init = Init::running();
+    let managed = Managed::new(&init, address, service);
+    match managed.enable() {
+        Some(command) if managed.needs_root() => format!(", as root: {command}"),
+        Some(command) => format!(": {command}"),
+        None => " with the service manager of this host".to_owned(),
     }
 }
 

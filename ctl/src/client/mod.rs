@@ -3,6 +3,7 @@
 //! A wake starts the actor. No other call starts a service.
 
 mod error;
+mod managed;
 mod values;
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ use zbus::wire::DynamicDeserialize;
 use zbus::{Connection, DynamicType, Proxy};
 
 pub use error::Error;
+pub use managed::Managed;
 pub use values::{
     ActorStatus, CaptureStatus, Decision, DecisionDetails, Domain, HypervisorConnection, Packet,
     UnknownAddress, WakeLatency,
@@ -113,7 +115,9 @@ impl Client {
     }
 
     /// The bus of a service. A user's own actor is on the session bus, and receives packets from the system's capture.
-    fn address_of(&self, service: Service) -> &Address {
+    /// The bus on which the service is.
+    #[must_use]
+    pub fn address_of(&self, service: Service) -> &Address {
         match (service, &self.address) {
             (Service::Capture, Address::Session) => &Address::System,
             (_, address) => address,
@@ -316,7 +320,13 @@ impl Client {
             .await
             .map_err(failed)?;
         let reply = timeout(time, proxy.call_with_flags(method, flags, body)).await;
-        let reply = reply.map_err(|_| Error::NoReply { service, method: method.to_owned(), time })?;
+        let address = || Box::new(self.address_of(service).clone());
+        let reply = reply.map_err(|_| Error::NoReply {
+            service,
+            address: address(),
+            method: method.to_owned(),
+            time,
+        })?;
         reply.map_err(failed)?.ok_or_else(|| failed(zbus::Error::InvalidReply))
     }
 }

@@ -22,8 +22,8 @@ pub struct Reading {
 impl Reading {
     /// Reads both at the same time, so that one service that hangs does not delay the other.
     pub async fn take(client: &Client) -> Self {
-        let capture = within(Service::Capture, client.capture_status());
-        let actor = within(Service::Actor, client.actor_status());
+        let capture = within(client, Service::Capture, client.capture_status());
+        let actor = within(client, Service::Actor, client.actor_status());
         let (capture, actor) = tokio::join!(capture, actor);
         Self { capture, actor }
     }
@@ -34,8 +34,13 @@ impl Reading {
     }
 }
 
-async fn within<T>(service: Service, status: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let no_reply = || Error::NoReply { service, method: "GetAll".to_owned(), time: TIME };
+async fn within<T>(
+    client: &Client,
+    service: Service,
+    status: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let address = || Box::new(client.address_of(service).clone());
+    let no_reply = || Error::NoReply { service, address: address(), method: "GetAll".to_owned(), time: TIME };
     timeout(TIME, status).await.unwrap_or_else(|_| Err(no_reply()))
 }
 

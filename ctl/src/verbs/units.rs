@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::Duration;
 
+use wakevirt_service::init::Init;
+
 use crate::program::run;
 use crate::verbs::finding::{Seen, not_checked};
 
@@ -12,7 +14,7 @@ const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,UnitFileState,Result
                           DropInPaths,SupplementaryGroups,AmbientCapabilities,MainPID,FragmentPath";
 
 /// The system units.
-const SYSTEM: [&str; 16] = [
+const SYSTEM: [&str; 24] = [
     "wakevirt-capture.service",
     "wakevirt-capture.socket",
     "wakevirt-capture-links.socket",
@@ -23,6 +25,14 @@ const SYSTEM: [&str; 16] = [
     "virtqemud.socket",
     "virtproxyd.service",
     "virtproxyd.socket",
+    "virtnetworkd.service",
+    "virtnetworkd.socket",
+    "virtstoraged.service",
+    "virtstoraged.socket",
+    "virtnwfilterd.service",
+    "virtnwfilterd.socket",
+    "virtsecretd.service",
+    "virtsecretd.socket",
     "dbus.service",
     "wakevirt-host.service",
     "wakevirt-host.socket",
@@ -111,6 +121,13 @@ pub fn user() -> Seen<Units> {
 }
 
 fn read(options: &[&str], names: &[&str]) -> Seen<Units> {
+    let init = Init::running();
+    // systemctl can be installed although another init system is running.
+    if let Some((name, status)) =
+        init.name().zip(init.status("wakevirt-actor")).filter(|_| !init.is_systemd())
+    {
+        return Err(not_checked("the units of systemd", format!("{name} runs this host"), status));
+    }
     let property = format!("--property={PROPERTIES}");
     let arguments = [options, &["show", &property], names].concat();
     let command = [&["systemctl"], options, &["status", "'wakevirt-*'"]].concat().join(" ");

@@ -31,7 +31,7 @@ pub const PACKET_UNKNOWN: &str = "0c99612b794d47ce86f473e87017c455";
 pub const PACKET_HELD: &str = "550e9c08a8ab46dcb8152e7fa7c0c21d";
 /// A held packet was dropped.
 pub const PACKET_DROPPED: &str = "05112897a5d64488abe54b048f569cd3";
-/// A wake is held until a hypervisor is available.
+/// A wake is held until libvirt can start the domain.
 pub const WAKE_HELD: &str = "31cc49e77bc74cf18143ceac3922f13b";
 /// A wake or packet was abandoned after a crash.
 pub const WAKE_ABANDONED: &str = "9c2726b46334472b90eba6aeddb02ad4";

@@ -238,6 +238,7 @@ impl Scenario<'_> {
     }
 
     /// The file that makes systemd start the actor has no effect without systemd, and does not hide the cause.
+    /// wakevirtctl prints the command of the init system.
     fn reports_a_stopped_actor(&self) {
         let installed = "/usr/share/dbus-1/system-services/org.wakevirt.Actor1.service";
         assert!(!self.system.path(installed).exists());
@@ -245,7 +246,18 @@ impl Scenario<'_> {
         self.system.sh("dbus-send --system --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.ReloadConfig");
         let output = self.system.command("wakevirtctl").args(["wake", FIRST.0]).output().expect("it runs");
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(stderr.contains("wakevirt-actor is not running"), "{stderr}");
+        let command = "wakevirt-actor is not running; start it, as root: ";
+        let command = stderr.split_once(command).unwrap_or_else(|| panic!("{stderr}")).1.trim();
+        let expected = match self.system.init() {
+            Init::OpenRc => "rc-update add wakevirt-actor default && rc-service wakevirt-actor start",
+            Init::Runit => "sv start wakevirt-actor",
+            Init::S6 => "s6-svc -u /etc/s6/service/wakevirt-actor",
+            Init::Shepherd => "herd start wakevirt-actor",
+        };
+        assert_eq!(command, expected);
+        self.system.sh(command);
+        wait::until_true("the actor to run", || self.system.processes(ACTOR).len() == 1);
+        self.system.stop(ACTOR);
         std::fs::remove_file(self.system.path(installed)).expect("it was installed");
     }
 

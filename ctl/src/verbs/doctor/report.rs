@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::fs;
 
+use wakevirt_service::init::Init;
+
 use super::mask::Mask;
 use super::observe::Observations;
 use crate::program::run;
@@ -16,7 +18,7 @@ const MAX_DECISIONS: usize = 20;
 pub fn text(seen: &Observations, diagnosis: &Diagnosis, masked: bool) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "wakevirt {}\n\n## Host\n\n{}", env!("CARGO_PKG_VERSION"), host());
+    let _ = writeln!(text, "wakevirt {}\n\n## Host\n\n{}", env!("CARGO_PKG_VERSION"), host(&seen.init));
     let _ = writeln!(text, "\n## Findings\n");
     for finding in &diagnosis.findings {
         describe(&mut text, finding);
@@ -51,7 +53,7 @@ fn lines(items: impl Iterator<Item = String>) -> String {
 }
 
 /// Describes the host, without its name.
-fn host() -> String {
+fn host(init: &Init) -> String {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = release
         .lines()
@@ -66,8 +68,9 @@ fn host() -> String {
             .unwrap_or_else(|| "not installed".to_owned())
     };
     format!(
-        "- system: {name}\n- kernel: {}\n- systemd: {}\n- virsh: {}\n",
+        "- system: {name}\n- kernel: {}\n- init system: {}\n- systemd: {}\n- virsh: {}\n",
         kernel.trim(),
+        init.name().unwrap_or("unknown"),
         first("systemctl", "--version"),
         first("virsh", "--version")
     )

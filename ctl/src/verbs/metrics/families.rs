@@ -248,7 +248,8 @@ mod tests {
     }
 
     fn not_running<T>(service: Service) -> Result<T, Error> {
-        Err(Error::NoReply { service, method: "GetAll".to_owned(), time: std::time::Duration::ZERO })
+        let address = Box::new(wakevirt_service::bus::Address::System);
+        Err(Error::NoReply { service, address, method: "GetAll".to_owned(), time: std::time::Duration::ZERO })
     }
 
     /// Returns the samples of a reading as text, without the comments.

@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use tokio::time::timeout;
+use wakevirt_service::bus::Address;
 
 use crate::client::{Client, Error};
 use crate::exit::Exit;
@@ -53,7 +54,7 @@ pub(super) async fn run(checks: &[Check], client: &Client) -> Exit {
             exit = error.exit();
         }
     }
-    let problems = problems(&reading);
+    let problems = problems(&reading, client.address());
     for (_, problem) in problems.into_iter().filter(|(check, _)| checks.contains(check)) {
         report(&Failed(problem));
         exit = if exit == Exit::Success { Exit::Failure } else { exit };
@@ -70,7 +71,7 @@ async fn connect(client: &Client) -> Result<(), Error> {
 }
 
 /// What is wrong with the services that reply.
-fn problems(reading: &Reading) -> Vec<(Check, String)> {
+fn problems(reading: &Reading, address: &Address) -> Vec<(Check, String)> {
     let mut problems = Vec::new();
     if let Ok(capture) = &reading.capture
         && capture.interfaces.is_empty()
@@ -79,7 +80,7 @@ fn problems(reading: &Reading) -> Vec<(Check, String)> {
     }
     if let Ok(actor) = &reading.actor {
         let missing = actor.connections.iter().filter(|connection| !connection.connected);
-        problems.extend(missing.map(|it| (Check::Sync, super::not_connected(it))));
+        problems.extend(missing.map(|it| (Check::Sync, super::not_connected(it, address))));
         if !actor.configuration_valid {
             problems.push((Check::Configuration, super::NOT_RELOADED.to_owned()));
         }
@@ -93,7 +94,7 @@ mod tests {
     use crate::client::{ActorStatus, CaptureStatus, HypervisorConnection};
 
     fn checks(capture: CaptureStatus, actor: ActorStatus) -> Vec<Check> {
-        let problems = problems(&Reading { capture: Ok(capture), actor: Ok(actor) });
+        let problems = problems(&Reading { capture: Ok(capture), actor: Ok(actor) }, &Address::System);
         problems.into_iter().map(|(check, _)| check).collect()
     }
 

@@ -6,8 +6,11 @@ use std::io;
 
 use serde::Serialize;
 use wakevirt_service::bus::Address;
+use wakevirt_service::init::Init;
 
-use crate::client::{self, ActorStatus, CaptureStatus, Client, Decision, Domain, HypervisorConnection};
+use crate::client::{
+    self, ActorStatus, CaptureStatus, Client, Decision, Domain, HypervisorConnection, Managed, Service,
+};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::output::{Cell, Output, Style, Table, ago};
@@ -33,13 +36,16 @@ const NO_INTERFACE: &str = "wakevirt-capture does not receive on any interface; 
 const NOT_RELOADED: &str = "wakevirt-actor uses an earlier configuration, because it could not read the current one; \
     run \"wakevirt-actor --check\", as root";
 
-fn not_connected(connection: &HypervisorConnection) -> String {
+fn not_connected(connection: &HypervisorConnection, address: &Address) -> String {
     let HypervisorConnection { uri, error, .. } = connection;
     let reason = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
     let fix = if uri.starts_with("kubevirt:") {
         "see the log of wakevirt-kubevirt".to_owned()
     } else {
-        format!("run \"virsh --connect {uri} list\" and \"journalctl -u wakevirt-actor\"")
+        let init = Init::running();
+        let log = Managed::new(&init, address, Service::Actor).log();
+        let log = log.map_or_else(|| "the log of wakevirt-actor".to_owned(), |log| format!("its log: {log}"));
+        format!("run \"virsh --connect {uri} list\", and see {log}")
     };
     format!("wakevirt-actor is not connected to {uri}{reason}; {fix}")
 }
@@ -125,7 +131,7 @@ impl Status {
         }
         if let Some(actor) = &self.actor {
             for missing in actor.connections.iter().filter(|connection| !connection.connected) {
-                warnings.push(not_connected(missing));
+                warnings.push(not_connected(missing, address));
             }
             if !actor.configuration_valid {
                 warnings.push(NOT_RELOADED.to_owned());
@@ -141,9 +147,13 @@ impl Status {
         if let (Some(capture), Some(actor)) = (&self.capture, &self.actor)
             && capture.version != actor.version
         {
-            let fix = "restart both, as root: systemctl restart wakevirt-actor wakevirt-capture";
+            let init = Init::running();
+            let restart = |service| Managed::new(&init, address, service).restart();
+            // The actor first: docs/ARCHITECTURE.md, "An upgrade restarts the actor first, then capture".
+            let commands = restart(Service::Actor).zip(restart(Service::Capture));
+            let fix = commands.map(|(actor, capture)| format!(": {actor} && {capture}")).unwrap_or_default();
             warnings.push(format!(
-                "the services have different versions ({}, {}); {fix}",
+                "the services have different versions ({}, {}); restart both, as root{fix}",
                 capture.version, actor.version
             ));
         }

@@ -2,7 +2,7 @@
 
 use wakevirt_service::bus::Address;
 
-use crate::client::Service;
+use crate::client::{Managed, Service};
 use crate::quoting::{quote, toml_string};
 use crate::verbs::allow;
 use crate::verbs::caller::Caller;
@@ -33,6 +33,30 @@ fn as_owner(seen: &Observations, service: Service, command: &str) -> String {
     if is_user_service(seen, service) { command.to_owned() } else { seen.caller.as_root(command) }
 }
 
+/// How to control a service.
+#[must_use]
+pub fn managed(seen: &Observations, service: Service) -> Managed<'_> {
+    Managed::new(&seen.init, &seen.address, service)
+}
+
+/// A command that starts a service now and at each boot. `None` if the init system is unknown.
+#[must_use]
+pub fn enable(seen: &Observations, service: Service) -> Option<String> {
+    Some(as_manager(seen, service, &managed(seen, service).enable()?))
+}
+
+/// A command that restarts a service, for [`as_manager`]. `None` if the init system is unknown.
+#[must_use]
+pub fn restart(seen: &Observations, service: Service) -> Option<String> {
+    managed(seen, service).restart()
+}
+
+/// Adds sudo(8) to a command of the init system, if it needs root.
+#[must_use]
+pub fn as_manager(seen: &Observations, service: Service, command: &str) -> String {
+    if managed(seen, service).needs_root() { seen.caller.as_root(command) } else { command.to_owned() }
+}
+
 /// A systemctl command for a service.
 #[must_use]
 pub fn systemctl(seen: &Observations, service: Service, action: &str) -> String {
@@ -40,13 +64,18 @@ pub fn systemctl(seen: &Observations, service: Service, action: &str) -> String 
     as_owner(seen, service, &format!("systemctl {user}{action} {}", service.unit()))
 }
 
-/// A command that makes a running service read its configuration again.
-fn reload(seen: &Observations, service: Service) -> String {
-    let user = if is_user_service(seen, service) { "--user " } else { "" };
+/// A command that makes a running service read its configuration again. `None` if there is none.
+fn reload(seen: &Observations, service: Service) -> Option<String> {
     match (unit(seen, service).is_some_and(Unit::is_active), process(seen, service)) {
-        (false, Some(pid)) => format!("kill -HUP {pid}"),
-        _ => format!("systemctl {user}reload-or-restart {}", service.unit()),
+        (false, Some(pid)) => Some(format!("kill -HUP {pid}")),
+        _ => managed(seen, service).reload(),
     }
+}
+
+/// Adds the next command, if there is one.
+#[must_use]
+pub fn then(first: String, second: Option<String>) -> String {
+    second.into_iter().fold(first, |first, second| format!("{first} && {second}"))
 }
 
 /// The file that the service's `--config` option names.
@@ -74,9 +103,8 @@ pub fn add_table(seen: &Observations, name: &str, lines: &[String]) -> String {
         Some(file) => format!(">>{}", quote(file)),
         None => format!(">{}", quote(&format!("{folder}/50-{}.toml", escaped(name)))),
     };
-    let reload = reload(seen, Service::Actor);
-    let command = format!("{create}printf '%s\\n' {} {target} && {reload}", words.join(" "));
-    as_owner(seen, Service::Actor, &command)
+    let write = format!("{create}printf '%s\\n' {} {target}", words.join(" "));
+    as_owner(seen, Service::Actor, &then(write, reload(seen, Service::Actor)))
 }
 
 /// A command that shows where the actor's configuration contains a text.
@@ -104,12 +132,8 @@ pub fn set_in_capture(seen: &Observations, key: &str, value: &str) -> String {
         }
         None => format!("printf '%s\\n' {} >/etc/wakevirt/capture.d/zz-{key}.toml", quote(&line)),
     };
-    let reload = if key == "mode" {
-        "systemctl restart wakevirt-capture".to_owned()
-    } else {
-        reload(seen, Service::Capture)
-    };
-    seen.caller.as_root(&format!("{write} && {reload}"))
+    let apply = if key == "mode" { restart(seen, Service::Capture) } else { reload(seen, Service::Capture) };
+    seen.caller.as_root(&then(write, apply))
 }
 
 /// A command that allows packets that meet these conditions to wake a domain.

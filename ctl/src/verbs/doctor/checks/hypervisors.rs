@@ -30,7 +30,7 @@ fn unconnected(seen: &Observations, uri: &str, reason: Option<&str>) -> Finding 
             "Correct the connections key in actor.toml, or start libvirt on the host of that hypervisor.",
         );
     }
-    let Ok(units) = &seen.units else { return finding.advice("Start libvirtd or virtqemud.") };
+    let Ok(units) = &seen.units else { return without_units(seen, uri, finding) };
     let unit = |name: &str| units.get(name).filter(|unit| unit.is_installed());
     let daemon = daemon(units, uri);
     let (service, socket) = (format!("{daemon}.service"), format!("{daemon}.socket"));
@@ -64,25 +64,41 @@ fn unconnected(seen: &Observations, uri: &str, reason: Option<&str>) -> Finding 
 
 /// The daemon that serves a URI of the system's QEMU driver. If several are installed, it is the one whose units are active
 /// or enabled.
-fn daemon(units: &Units, uri: &str) -> &'static str {
+#[must_use]
+pub fn daemon(units: &Units, uri: &str) -> &'static str {
     let unit = |name: String| units.get(&name).filter(|unit| unit.is_installed());
     let is_installed = |daemon: &&str| unit(format!("{daemon}.service")).is_some();
     let is_used = |daemon: &&str| {
         let units = ["service", "socket"].into_iter().filter_map(|kind| unit(format!("{daemon}.{kind}")));
         units.into_iter().any(|unit| unit.is_active() || unit.get("UnitFileState") == "enabled")
     };
-    let parameters = uri.split_once('?').map_or("", |(_, parameters)| parameters);
-    // libvirt's parameter selects the socket of virtqemud, or that of libvirtd, which is also virtproxyd's.
-    let choices: &[&'static str] = match parameters.split('&').find_map(|it| it.strip_prefix("mode=")) {
-        Some("direct") => &["virtqemud"],
-        Some("legacy") => &["libvirtd", "virtproxyd"],
-        _ => &["virtqemud", "libvirtd"],
-    };
+    let choices = choices(uri);
     let all = || choices.iter().copied();
     all()
         .find(is_used)
         .or_else(|| all().find(is_installed))
         .unwrap_or(choices.last().copied().unwrap_or("libvirtd"))
+}
+
+/// The daemons that can serve a URI of the system's QEMU driver.
+fn choices(uri: &str) -> &'static [&'static str] {
+    let parameters = uri.split_once('?').map_or("", |(_, parameters)| parameters);
+    // libvirt's parameter selects the socket of virtqemud, or that of libvirtd, which is also virtproxyd's.
+    match parameters.split('&').find_map(|it| it.strip_prefix("mode=")) {
+        Some("direct") => &["virtqemud"],
+        Some("legacy") => &["libvirtd", "virtproxyd"],
+        _ => &["virtqemud", "libvirtd"],
+    }
+}
+
+/// Adds the command that starts the daemon on a host without systemd.
+fn without_units(seen: &Observations, uri: &str, finding: Finding) -> Finding {
+    let choices = choices(uri);
+    let defined = choices.iter().find(|daemon| seen.init.defines(daemon));
+    match defined.and_then(|daemon| seen.init.enable(daemon)) {
+        Some(command) => finding.fix(seen.caller.as_root(&command)),
+        None => finding.advice(format!("Start {}.", choices.join(" or "))),
+    }
 }
 
 /// Reports a hypervisor to which the caller can connect, but not the actor.
@@ -139,7 +155,26 @@ fn denied_to_group(seen: &Observations, finding: Finding) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use wakevirt_service::init::Init;
+
+    use super::*;
     use crate::verbs::units::parse;
+
+    /// OpenRC starts the daemon that has a definition.
+    #[test]
+    fn starts_the_daemon_without_systemd() {
+        let root = tempfile::tempdir().unwrap();
+        for directory in ["run/openrc", "etc/init.d"] {
+            std::fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        let mut seen = Observations { init: Init::below(root.path()), ..Observations::nothing() };
+        seen.unconnected = vec![("qemu:///system".to_owned(), Some("Connection refused".to_owned()))];
+        let finding = check(&seen).remove(0);
+        assert_eq!((finding.fix, finding.advice.as_deref()), (None, Some("Start virtqemud or libvirtd.")));
+        std::fs::write(root.path().join("etc/init.d/libvirtd"), "").unwrap();
+        let fix = "rc-update add libvirtd default && rc-service libvirtd start";
+        assert_eq!(check(&seen).remove(0).fix.as_deref(), Some(fix));
+    }
 
     #[test]
     fn names_the_daemon_that_serves_a_connection() {

@@ -162,8 +162,8 @@ fn loop_back(seen: &Observations) -> Option<Finding> {
         test.mac,
         test.destinations.join(", ")
     ));
-    Some(match commands::unit(seen, Service::Capture) {
-        Some(_) => finding.fix(commands::systemctl(seen, Service::Capture, "restart")),
+    Some(match commands::restart(seen, Service::Capture) {
+        Some(restart) => finding.fix(commands::as_manager(seen, Service::Capture, &restart)),
         None => finding.advice("Restart capture, and read its log."),
     })
 }

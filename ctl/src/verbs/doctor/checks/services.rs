@@ -30,6 +30,10 @@ pub fn check(seen: &Observations) -> Vec<Finding> {
 /// Reports that the bus is unavailable. Without it, doctor cannot check anything else.
 fn no_bus(seen: &Observations, reason: &str) -> Finding {
     let finding = Finding::error("bus-unreachable", "the message bus is unavailable").seen(reason);
+    let is_defined = seen.address == Address::System && seen.init.defines("dbus");
+    if let Some(start) = seen.init.start("dbus").filter(|_| is_defined) {
+        return finding.fix(seen.caller.as_root(&start));
+    }
     match seen.units.as_ref().ok().and_then(|units| units.get("dbus.service")) {
         Some(unit) if seen.address == Address::System => {
             let finding = finding.seen(format!("dbus.service: {}", unit.get("ActiveState")));
@@ -58,11 +62,7 @@ fn service_finding(seen: &Observations, service: Service) -> Option<Finding> {
     let absent = absence(seen, service);
     let name = service.unit();
     let Some(unit) = commands::unit(seen, service) else {
-        let absent = absent?;
-        let finding = Finding::error("service-absent", format!("{name} is not running")).seen(absent);
-        return Some(finding.advice(
-            "Start it with the service manager of this host; see /usr/share/doc/wakevirt/INSTALL.md.",
-        ));
+        return Some(without_unit(seen, service, absent?));
     };
     let state = format!(
         "{name}.service: {} ({}), {}",
@@ -77,6 +77,24 @@ fn service_finding(seen: &Observations, service: Service) -> Option<Finding> {
     };
     let finding = finding.seen(state);
     Some(unit.log.iter().fold(finding, |finding, line| finding.seen(format!("log: {line}"))))
+}
+
+/// Reports a service that is not running, and that no unit of systemd starts.
+fn without_unit(seen: &Observations, service: Service, absent: String) -> Finding {
+    let name = service.unit();
+    if let Some(finding) = invalid(seen, service) {
+        return finding.seen(absent);
+    }
+    let finding = Finding::error("service-absent", format!("{name} is not running")).seen(absent);
+    let log = commands::managed(seen, service).log();
+    let finding = log.into_iter().fold(finding, |finding, log| finding.advice(format!("Its log: {log}")));
+    // With systemd, the unit is not installed.
+    match commands::enable(seen, service).filter(|_| !seen.init.is_systemd()) {
+        Some(command) => finding.fix(command),
+        None => finding.advice(
+            "Start it with the service manager of this host; see /usr/share/doc/wakevirt/INSTALL.md.",
+        ),
+    }
 }
 
 fn or_if_empty<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
@@ -163,10 +181,8 @@ fn drop_ins(seen: &Observations, service: Service, unit: &Unit, finding: Finding
 /// Finds a problem that must be fixed before the unit can start.
 fn broken(seen: &Observations, service: Service, unit: &Unit) -> Option<Finding> {
     let name = service.unit();
-    if let Some(error) = configuration_error(seen, service) {
-        let finding =
-            Finding::error("configuration", format!("the configuration of {name} is invalid")).seen(&error);
-        return Some(correct(seen, service, &error, finding));
+    if let Some(finding) = invalid(seen, service) {
+        return Some(finding);
     }
     let restart = format!("systemctl restart {name}");
     let links = "wakevirt-capture-links.socket";
@@ -191,6 +207,13 @@ fn broken(seen: &Observations, service: Service, unit: &Unit) -> Option<Finding>
     Some(Finding::error(what, problem).fix(seen.caller.as_root(&format!("{fix} && {restart}"))))
 }
 
+/// Reports an invalid configuration.
+fn invalid(seen: &Observations, service: Service) -> Option<Finding> {
+    let error = configuration_error(seen, service)?;
+    let problem = format!("the configuration of {} is invalid", service.unit());
+    Some(correct(seen, service, &error, Finding::error("configuration", problem).seen(&error)))
+}
+
 fn configuration_error(seen: &Observations, service: Service) -> Option<String> {
     match service {
         Service::Capture => seen.capture_config.as_ref().ok()?.keys.as_ref().err().cloned(),
@@ -210,10 +233,9 @@ fn correct(seen: &Observations, service: Service, error: &str, finding: Finding)
         Some((wrong, right)) => format!("{line}s/{wrong}/{right}/"),
         None => format!("{line}s/^/# /"),
     };
-    let name = service.unit();
-    let edit = quote(&edit);
-    let fix = format!("sed -i {edit} {} && systemctl restart {name}", quote(file));
-    let finding = finding.fix(seen.caller.as_root(&fix));
+    let edit = format!("sed -i {} {}", quote(&edit), quote(file));
+    let fix = commands::then(edit, commands::restart(seen, service));
+    let finding = finding.fix(commands::as_manager(seen, service, &fix));
     if suggestion.is_some() { finding } else { finding.advice("The command comments the line out.") }
 }
 
@@ -265,8 +287,12 @@ fn versions(seen: &Observations) -> Option<Finding> {
         capture.version, actor.version
     ));
     // The actor first: docs/ARCHITECTURE.md, "An upgrade restarts the actor first, then capture".
-    let fix = "systemctl restart wakevirt-actor && systemctl restart wakevirt-capture";
-    Some(finding.fix(seen.caller.as_root(fix)))
+    let restart = |service| commands::restart(seen, service);
+    let fix = restart(Service::Actor).map(|actor| commands::then(actor, restart(Service::Capture)));
+    Some(match fix {
+        Some(fix) => finding.fix(seen.caller.as_root(&fix)),
+        None => finding.advice("Restart wakevirt-actor, and then wakevirt-capture."),
+    })
 }
 
 /// Reports a polkit before 0.106, which does not read JavaScript rules, unless the permissions are installed in its own
@@ -285,7 +311,10 @@ fn polkit(seen: &Observations) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use wakevirt_service::init::Init;
+
     use super::*;
+    use crate::verbs::doctor::observe::config::Config;
     use crate::verbs::units::parse;
 
     #[test]
@@ -327,6 +356,53 @@ mod tests {
         assert_eq!(findings[0].check, "unit-failed");
         assert_eq!(findings[0].problem, "wakevirt-capture has failed (signal, status 9)");
         assert_eq!(findings[0].fix.as_deref(), Some("systemctl restart wakevirt-capture"));
+    }
+
+    /// A host on which OpenRC runs, with these services.
+    fn with_openrc(services: &[&str]) -> (tempfile::TempDir, Observations) {
+        let root = tempfile::tempdir().unwrap();
+        for directory in ["run/openrc", "etc/init.d"] {
+            std::fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        for service in services {
+            std::fs::write(root.path().join("etc/init.d").join(service), "").unwrap();
+        }
+        let init = Init::below(root.path());
+        (root, Observations { init, ..Observations::nothing() })
+    }
+
+    fn commands_of(seen: &Observations) -> Vec<(&'static str, String)> {
+        check(seen).into_iter().map(|it| (it.check, it.fix.unwrap_or_default())).collect()
+    }
+
+    #[test]
+    fn names_the_commands_of_openrc() {
+        let (_root, mut seen) = with_openrc(&["dbus"]);
+        let enable = |name: &str| format!("rc-update add {name} default && rc-service {name} start");
+        let expected = [enable("wakevirt-capture"), enable("wakevirt-actor")];
+        assert_eq!(commands_of(&seen), expected.map(|command| ("service-absent", command)));
+
+        let error = "/etc/wakevirt/actor.toml:3: unknown key".to_owned();
+        seen.actor_config = Ok(Config { keys: Err(error), file: None, directory: None });
+        let fix = "sed -i '3s/^/# /' /etc/wakevirt/actor.toml && rc-service wakevirt-actor restart";
+        assert_eq!(commands_of(&seen)[1], ("configuration", fix.to_owned()));
+
+        seen.bus.actor = Reply::NoBus("no bus".to_owned());
+        assert_eq!(commands_of(&seen), [("bus-unreachable", "rc-service dbus start".to_owned())]);
+    }
+
+    /// A service of the user that does not exist yet cannot be started.
+    #[test]
+    fn names_only_existing_services_of_the_user() {
+        let (root, mut seen) = with_openrc(&[]);
+        seen.address = Address::Session;
+        let (_, command) = commands_of(&seen).remove(1);
+        assert_eq!(command, "");
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+        let name = format!("wakevirt-session.{user}.actor");
+        std::fs::write(root.path().join("etc/init.d").join(&name), "").unwrap();
+        let (_, command) = commands_of(&seen).remove(1);
+        assert_eq!(command, format!("rc-update add {name} default && rc-service {name} start"));
     }
 
     #[test]

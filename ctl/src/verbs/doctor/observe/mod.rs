@@ -12,6 +12,7 @@ pub mod ports;
 pub mod session;
 
 use wakevirt_service::bus::Address;
+use wakevirt_service::init::Init;
 
 use crate::client::{Client, Domain, Service};
 use crate::verbs::caller::Caller;
@@ -39,6 +40,8 @@ pub struct Observations {
     pub in_cluster: bool,
     /// The name or UUID of the domain that does not wake, if the caller gave one.
     pub wanted: Option<String>,
+    /// The init system of this host.
+    pub init: Init,
     /// The system units.
     pub units: Seen<Units>,
     /// The caller's user units, if the actor is on the session bus.
@@ -115,6 +118,7 @@ impl Observations {
             in_cluster,
             units: if in_cluster { Err(in_containers("the units of the services")) } else { units::system() },
             user_units: session.then(units::user),
+            init: Init::running(),
             polkit,
             policies: policies(),
             capture_config,
@@ -150,6 +154,7 @@ impl Observations {
             address: Address::System,
             in_cluster: false,
             wanted: None,
+            init: Init::systemd(),
             units: Err(unseen()),
             user_units: None,
             bus,

@@ -1,19 +1,17 @@
 //! An executable in `/etc/wakevirt/host.d`, which libvirt's hook runs on a host without systemd.
 
-use std::path::Path;
+use wakevirt_service::init::Init;
 
 use super::files::NewFiles;
 use super::{Arguments, NewError, check_pattern, time};
 use crate::quoting::quote;
 
-/// The directory of systemd that exists only if it is the first process: sd_booted(3).
-const SYSTEMD: &str = "/run/systemd/system";
 /// The executable, with NAME, DOMAINS, CONDITION, BEFORE, START, AFTER and STOP to replace.
 const SKELETON: &str = include_str!("hook.sh");
 
 /// Whether this host runs executables instead of units.
 pub(super) fn is_needed() -> bool {
-    !Path::new(SYSTEMD).exists()
+    !Init::running().is_systemd()
 }
 
 /// The executable, and what to do next.
