@@ -230,6 +230,29 @@ fn configure_drop_in(debian: &Debian<'_>) {
     ssh::configure(debian, "10-wakevirt-session.conf", &text);
 }
 
+/// When logind announces that the host shuts down, the daemon saves the VM. Newer versions of libvirt restore it at boot.
+#[test]
+#[ignore = "make check-anywhere"]
+fn vm_is_saved_when_the_host_shuts_down() {
+    privileged!();
+    let host = Host::new();
+    let mut debian = site(&host, LIBVIRTD);
+    enable_units(&debian);
+    virsh(&debian, &format!("'define {DOMAIN}.xml; start {DOMAIN}'"));
+    debian.reboot();
+    wait_for_actor(&debian, 0);
+    let log = debian.sh(&format!("cat /home/{USER}/.cache/libvirt/qemu/log/{DOMAIN}.log"));
+    assert!(log.contains("shutting down, reason=saved"), "{log}");
+    let reason = || virsh(&debian, &format!("domstate --reason {DOMAIN}"));
+    if debian.sh("libvirtd --version").contains(" 9.") {
+        assert_eq!(virsh(&debian, "list --all --with-managed-save --name"), DOMAIN);
+        let saved = debian.sh(&format!("ls /home/{USER}/.config/libvirt/qemu/save"));
+        assert_eq!(saved.trim(), format!("{DOMAIN}.save"));
+        virsh(&debian, &format!("start {DOMAIN}"));
+    }
+    wait::until_true("the VM to be restored", || reason() == "running (restored)");
+}
+
 /// Boots without a login: libvirt starts the domain with its autostart flag, and a packet wakes the other one. Then both
 /// run until the user connects after three idle minutes.
 fn runs_from_boot(program: &str) {
