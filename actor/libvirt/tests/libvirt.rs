@@ -141,7 +141,9 @@ async fn outcome_with(
     };
     match wake(Arc::clone(hypervisor), request).await {
         WakeResult::Done(outcome, reason) => (outcome, reason),
-        WakeResult::Lost { .. } | WakeResult::Expired => panic!("the connection cannot be lost"),
+        WakeResult::Lost { .. } | WakeResult::Expired | WakeResult::Unready(_) => {
+            panic!("libvirt runs in this process")
+        }
     }
 }
 

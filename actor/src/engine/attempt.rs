@@ -20,6 +20,8 @@ pub enum WakeResult {
     Done(Outcome, String),
     /// The wake has expired, and the domain was not woken.
     Expired,
+    /// A daemon that the domain needs is not running, for this reason.
+    Unready(String),
     /// The connection was lost.
     Lost {
         /// Whether the hypervisor was called: the domain may have been woken.
@@ -45,6 +47,7 @@ pub async fn wake(hypervisor: Arc<dyn Hypervisor>, mut request: AttemptRequest) 
             AttemptResult::Done(outcome, reason) => {
                 return WakeResult::Done(outcome, with_queue_time(reason, queued));
             }
+            AttemptResult::Unready(reason) => return WakeResult::Unready(reason),
             AttemptResult::Expired => return WakeResult::Expired,
             AttemptResult::Again { state, wait, called } => {
                 let called = request.called.after(called);

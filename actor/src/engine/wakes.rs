@@ -20,6 +20,9 @@ use crate::policy::Timing;
 use crate::policy::decision::has_expired;
 use crate::policy::rules::Handling;
 
+/// The time between two attempts while a daemon that the domain needs is not running.
+const UNREADY_INTERVAL: Duration = Duration::from_secs(2);
+
 /// The wakes that have not ended, at most one for each domain.
 #[derive(Default)]
 pub(super) struct Wakes {
@@ -37,6 +40,8 @@ struct Wake {
     since: u64,
     /// Whether the hypervisor was called for it.
     called: Called,
+    /// Whether the log names the daemon for which the wake waits.
+    is_logged: bool,
     /// A wake that joined and has more permissions. It runs after this one, if this one was not allowed to act.
     next: Option<Box<Wake>>,
 }
@@ -87,7 +92,8 @@ impl Wakes {
             let (handling, since, called) = (saved.handling(), saved.since, saved.called);
             let (id, subject) = saved.subject();
             let terms = Terms { trigger: subject.trigger(), handling, cool_down: None };
-            let wake = Wake { subject, terms, callers: Vec::new(), since, called, next: None };
+            let wake =
+                Wake { subject, terms, callers: Vec::new(), since, called, is_logged: false, next: None };
             match self.held.get_mut(&id) {
                 Some(first) => first.join(wake),
                 None => drop(self.held.insert(id, wake)),
@@ -131,7 +137,7 @@ impl Engine {
         let terms = Terms { trigger: subject.trigger(), handling, cool_down };
         let received = subject.packet.as_ref().and_then(received_at);
         let since = received.unwrap_or_else(clock::boottime);
-        let wake = Wake { terms, callers, since, called: Called::No, next: None, subject };
+        let wake = Wake { terms, callers, since, called: Called::No, is_logged: false, next: None, subject };
         if self.is_expired(&wake) {
             return self.end_expired(id, wake);
         }
@@ -149,7 +155,7 @@ impl Engine {
             }
         }
         if self.hypervisors.get(&id.connection).is_some() {
-            return self.run_wake(id, wake);
+            return self.run_wake(id, wake, Duration::ZERO);
         }
         tracing::info!(
             MESSAGE_ID = kind::WAKE_HELD,
@@ -165,12 +171,13 @@ impl Engine {
         self.wakes.held.insert(id, wake);
     }
 
-    /// Runs the wake in its own task.
-    fn run_wake(&mut self, id: Id, mut wake: Wake) {
+    /// Runs the wake in its own task, after this delay.
+    fn run_wake(&mut self, id: Id, mut wake: Wake, delay: Duration) {
         let Some(hypervisor) = self.hypervisors.get(&id.connection).cloned() else { return };
         let Timing { shutdown_wait, start_wait, .. } = self.policy.timing;
         let (uuid, terms, called) = (id.uuid, wake.terms, wake.called);
-        let known_off = !called.is_possible() && self.index.state(&id) == Some(State::ShutOff);
+        let known_off =
+            !called.is_possible() && delay.is_zero() && self.index.state(&id) == Some(State::ShutOff);
         let expired = called.is_possible() && self.is_expired(&wake);
         let request = AttemptRequest { uuid, terms, shutdown_wait, start_wait, called, known_off, expired };
         if !called.is_possible() {
@@ -183,7 +190,38 @@ impl Engine {
         // Saved before the hypervisor is called: if this process exits, the next one continues the wake.
         self.unsaved = true;
         self.save();
-        self.wakes.tasks.spawn(async move { (id, wake_domain(hypervisor, request).await) });
+        self.wakes.tasks.spawn(async move {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            (id, wake_domain(hypervisor, request).await)
+        });
+    }
+
+    /// Tries the wake again later, until it has expired.
+    fn retry(&mut self, id: Id, mut wake: Wake, reason: &str) {
+        // The result of the call is known.
+        wake.called = Called::No;
+        if self.is_expired(&wake) {
+            let reason = format!("{reason}; the request is {} s old", age(wake.since).as_secs());
+            return self.end_wake(id, wake, Outcome::Expired, reason);
+        }
+        if !wake.is_logged {
+            wake.is_logged = true;
+            tracing::warn!(
+                MESSAGE_ID = kind::WAKE_HELD,
+                WAKEVIRT_DOMAIN = wake.domain_name(),
+                WAKEVIRT_UUID = %id.uuid,
+                WAKEVIRT_CONNECTION = &*id.connection,
+                WAKEVIRT_MAC = wake.subject.mac.map(display),
+                "wake of {} is held: {reason}",
+                quoted(wake.domain_name())
+            );
+        }
+        match self.hypervisors.get(&id.connection) {
+            Some(_) => self.run_wake(id, wake, UNREADY_INTERVAL),
+            None => self.run_or_hold(id, wake),
+        }
     }
 
     /// Handles the end of a wake's task.
@@ -209,6 +247,7 @@ impl Engine {
                     false => drop(self.wakes.held.insert(id, wake)),
                 }
             }
+            WakeResult::Unready(reason) => self.retry(id, wake, &reason),
             WakeResult::Done(outcome, reason) => self.end_wake(id, wake, outcome, reason),
             WakeResult::Expired => self.end_expired(id, wake),
         }
@@ -328,7 +367,15 @@ mod tests {
         let handling = Handling { paused, ..Handling::default() };
         let terms = Terms { trigger: Trigger::Call, handling, cool_down: None };
         let subject = Subject::new(None, None, None, None);
-        Wake { subject, terms, callers: vec![caller], since: 0, called: Called::No, next: None }
+        Wake {
+            subject,
+            terms,
+            callers: vec![caller],
+            since: 0,
+            called: Called::No,
+            is_logged: false,
+            next: None,
+        }
     }
 
     #[test]

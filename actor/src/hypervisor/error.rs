@@ -15,6 +15,16 @@ pub enum HypervisorError {
         /// What to do about it, appended to the message. Empty if unknown.
         advice: &'static str,
     },
+    /// The hypervisor needs another daemon for this action, which is not running.
+    #[error("cannot {action}, because {daemon} is not running: {}", quoted(message))]
+    Daemon {
+        /// The action that failed: a verb and its object.
+        action: &'static str,
+        /// The name of the daemon.
+        daemon: String,
+        /// The hypervisor's message.
+        message: String,
+    },
     /// The domain does not exist.
     #[error("cannot {action}: {}", quoted(message))]
     NoDomain {

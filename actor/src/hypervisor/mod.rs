@@ -70,6 +70,9 @@ pub enum AttemptResult {
         /// Whether the hypervisor was called: the domain may have been woken.
         called: bool,
     },
+    /// A daemon that the domain needs is not running, for this reason. Another attempt can wake the domain when the daemon
+    /// runs.
+    Unready(String),
     /// The domain is in a transient state; another attempt may be able to wake it.
     Again {
         /// The state of the domain.

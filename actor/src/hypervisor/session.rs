@@ -146,9 +146,9 @@ fn make_call(session: &dyn Session, request: AttemptRequest, before: State, call
 }
 
 fn failed(session: &dyn Session, error: &HypervisorError, called: bool) -> AttemptResult {
-    if session.is_alive() {
-        AttemptResult::Done(Outcome::Failed, error.to_string())
-    } else {
-        AttemptResult::Lost { called }
+    match error {
+        _ if !session.is_alive() => AttemptResult::Lost { called },
+        HypervisorError::Daemon { .. } => AttemptResult::Unready(error.to_string()),
+        _ => AttemptResult::Done(Outcome::Failed, error.to_string()),
     }
 }

@@ -7,7 +7,8 @@ use wakevirt_tests::{privileged, wait};
 
 use super::{site, wait_for_log, wake_domain};
 
-fn diagnose(site: &Site<'_>) -> Value {
+/// The JSON output of `wakevirtctl doctor`.
+pub(super) fn diagnose(site: &Site<'_>) -> Value {
     let output =
         site.debian.command("wakevirtctl").args(["--json", "doctor"]).output().expect("wakevirtctl runs");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))

@@ -5,8 +5,10 @@ use wakevirt_tests::project::readme::commands_of;
 use wakevirt_tests::scene::site::{MAC, Site};
 use wakevirt_tests::{privileged, wait};
 
+use super::doctor::diagnose;
 use super::{
-    define_other, send, site, state_of, switch_off, wait_for_log, wait_for_unit, wake_domain, wake_other,
+    ACTOR, OTHER_MAC, define_other, send, site, state_of, switch_off, wait_for_log, wait_for_unit,
+    wake_domain, wake_other,
 };
 
 /// Kills a daemon (SIGKILL), but not the domains in its unit.
@@ -54,6 +56,39 @@ fn idle_daemons_are_started_for_a_wake() {
         !site.debian.journal(super::ACTOR).contains("no connection to"),
         "the sockets exist before the actor starts"
     );
+}
+
+/// A domain with a virtual network needs virtnetworkd, which systemd starts only if its socket is open.
+#[test]
+#[ignore = "make check-anywhere"]
+fn a_wake_waits_for_the_daemon_of_its_network() {
+    privileged!();
+    let host = Host::new();
+    let site = site(&host, "hold = \"8s\"\n");
+    define_other(&site);
+    wait_for_log(&site, "connected to qemu:///system", 1);
+    site.debian.sh("systemctl stop virtnetworkd.socket virtnetworkd-ro.socket virtnetworkd-admin.socket virtnetworkd.service");
+    let held = "wake of \"other\" is held: cannot start the domain, because virtnetworkd is not running: ";
+    send(&site, OTHER_MAC);
+    wait_for_log(&site, held, 1);
+    wait_for_log(&site, "expired: domain \"other\"", 1);
+    let log = site.debian.journal(ACTOR);
+    let expired = log.lines().find(|line| line.contains("expired: ")).expect("the line");
+    assert!(expired.contains("because virtnetworkd is not running"), "{expired}");
+
+    let found = diagnose(&site);
+    let finding = &found["findings"][0];
+    assert_eq!(finding["check"], "libvirt-daemon-stopped", "{found:#}");
+    assert!(
+        finding["problem"].as_str().is_some_and(|it| it.starts_with("virtnetworkd is not running")),
+        "{finding:#}"
+    );
+    send(&site, OTHER_MAC);
+    wait_for_log(&site, held, 2);
+    site.debian.sh(finding["cure"].as_str().expect("a command"));
+    wait_for_log(&site, "started: domain \"other\"", 1);
+    assert_ne!(diagnose(&site)["findings"][0]["check"], "libvirt-daemon-stopped");
+    site.virsh("destroy other");
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub(super) struct Fake {
     /// Why domains that are off were switched off.
     stop: Mutex<Stop>,
     disconnected: AtomicBool,
+    /// Whether a daemon that the domains need is missing.
+    unready: AtomicBool,
     /// Domains that do not start until [`Fake::release`].
     blocked: Mutex<BTreeSet<Uuid>>,
     released: Condvar,
@@ -37,6 +39,7 @@ impl Fake {
             state_after_start: Mutex::new(State::Running),
             stop: Mutex::new(Stop::Unknown),
             disconnected: AtomicBool::new(false),
+            unready: AtomicBool::new(false),
             blocked: Mutex::new(blocked.iter().map(|number| uuid(*number)).collect()),
             released: Condvar::new(),
             queries: AtomicUsize::new(0),
@@ -52,6 +55,11 @@ impl Fake {
     /// Makes all further calls fail.
     pub(super) fn disconnect(&self) {
         self.disconnected.store(true, Ordering::SeqCst);
+    }
+
+    /// Makes starts fail because a daemon is missing, or stops this.
+    pub(super) fn set_unready(&self, unready: bool) {
+        self.unready.store(unready, Ordering::SeqCst);
     }
 
     /// Waits until this many starts have been requested.
@@ -121,6 +129,13 @@ impl Session for Fake {
 
     fn start(&self, uuid: Uuid) -> Result<(), HypervisorError> {
         self.starts.lock().unwrap().push(uuid);
+        if self.unready.load(Ordering::SeqCst) {
+            return Err(HypervisorError::Daemon {
+                action: "start the domain",
+                daemon: "virtnetworkd".to_owned(),
+                message: "No such file or directory".to_owned(),
+            });
+        }
         let blocked = self.blocked.lock().unwrap();
         drop(self.released.wait_while(blocked, |blocked| blocked.contains(&uuid)).unwrap());
         let before = self.state_of(uuid);

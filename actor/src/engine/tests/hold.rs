@@ -70,6 +70,47 @@ async fn holds_a_wake_until_the_hypervisor_is_available() {
     assert_eq!(fake.starts(), [uuid(1)]);
 }
 
+/// Without virtnetworkd, libvirt does not start a domain with a virtual network. The caller and later packets join the
+/// wake.
+#[tokio::test]
+async fn tries_again_until_a_daemon_runs() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
+    fake.set_unready(true);
+    engine.send_packet(1).await;
+    fake.wait_for_starts(2).await;
+    engine.send_packet(1).await;
+    fake.set_unready(false);
+    assert_eq!(engine.call(1).await, Ok(Outcome::Started));
+    assert_eq!(engine.next_decision().await, (1, Outcome::Started));
+    assert_eq!(fake.starts(), [uuid(1); 3]);
+}
+
+/// The connection can be lost, or the actor can lose its hypervisor, while the wake waits for the daemon.
+#[tokio::test]
+async fn a_wake_that_waits_for_a_daemon_expires_or_is_held() {
+    let fake = Fake::new(&[(1, State::ShutOff), (2, State::ShutOff)], &[]);
+    fake.set_unready(true);
+    let mut policy = rules(&["vm*"]);
+    policy.timing.hold = Duration::from_millis(50);
+    let mut engine = start(policy);
+    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    engine.send_packet(1).await;
+    assert_eq!(engine.next_decision().await, (1, Outcome::Expired));
+    let starts = fake.starts().len();
+    assert!(starts > 0);
+
+    let mut engine = start_with(&fake, vec![domain(2, &[2])]).await;
+    engine.send_packet(2).await;
+    fake.wait_for_starts(starts + 1).await;
+    fake.disconnect();
+    engine.update(Update::Down(URI.into())).await;
+    let later = Fake::new(&[(2, State::ShutOff)], &[]);
+    engine.update(up(&later, vec![domain(2, &[2])])).await;
+    assert_eq!(engine.next_decision().await, (2, Outcome::Started));
+    assert_eq!(later.starts(), [uuid(2)]);
+}
+
 #[tokio::test]
 async fn holds_a_packet_until_the_domains_are_known() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod commands;
+mod daemons;
 mod domains;
 mod host;
 mod hypervisors;
@@ -42,6 +43,7 @@ fn on_host(seen: &Observations) -> Vec<Finding> {
         interfaces::check,
         session::check,
         hypervisors::check,
+        daemons::check,
         permissions::check,
         domains::check,
         rules::check,

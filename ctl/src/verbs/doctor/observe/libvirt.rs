@@ -1,5 +1,7 @@
 //! What libvirt shows to the caller, read with virsh(1).
 
+use std::collections::BTreeSet;
+
 use crate::verbs::finding::{Seen, not_checked};
 use crate::virsh;
 
@@ -22,6 +24,8 @@ pub struct Machine {
     pub macvtap: Vec<String>,
     /// The addresses of its passed-through PCI devices, such as `0000:03:00.0`.
     pub devices: Vec<String>,
+    /// The daemons that it needs in addition to virtqemud, if libvirt's daemons are modular.
+    pub daemons: BTreeSet<&'static str>,
 }
 
 /// Reads a domain.
@@ -60,13 +64,14 @@ fn query(uri: &str, arguments: &[&str]) -> Seen<String> {
     virsh::output(uri, arguments).map_err(failed)
 }
 
-/// The network devices in the definition of a domain.
+/// The network devices in the definition of a domain, and the daemons that its devices need.
 fn parse(xml: &str) -> Result<Machine, String> {
     let document = roxmltree::Document::parse(xml).map_err(|error| error.to_string())?;
     let mut machine = Machine::default();
     let devices = document.root_element().children().find(|node| node.has_tag_name("devices"));
     for device in devices.iter().flat_map(|devices| devices.children()) {
         let child = |name: &str| device.children().find(|node| node.has_tag_name(name));
+        machine.daemons.extend(daemons(&device));
         match (device.tag_name().name(), device.attribute("type")) {
             ("interface", kind) => {
                 let mac = child("mac").and_then(|mac| mac.attribute("address"));
@@ -83,6 +88,19 @@ fn parse(xml: &str) -> Result<Machine, String> {
         }
     }
     Ok(machine)
+}
+
+/// The daemons that serve the network, the volume, the filter and the secret of a device.
+fn daemons<'a>(device: &'a roxmltree::Node<'_, '_>) -> impl Iterator<Item = &'static str> + 'a {
+    let has = |name: &str| device.descendants().any(|node| node.has_tag_name(name));
+    let (name, kind) = (device.tag_name().name(), device.attribute("type"));
+    let needs = [
+        ("virtnetworkd", name == "interface" && kind == Some("network")),
+        ("virtstoraged", name == "disk" && kind == Some("volume")),
+        ("virtnwfilterd", name == "interface" && has("filterref")),
+        ("virtsecretd", has("secret")),
+    ];
+    needs.into_iter().filter(|(_, is_needed)| *is_needed).map(|(daemon, _)| daemon)
 }
 
 /// Returns a PCI address in the notation of sysfs.
@@ -102,10 +120,25 @@ mod tests {
   <interface type='direct'><mac address='52:54:00:00:00:01'/><source dev='enp1s0' mode='bridge'/></interface>
   <hostdev mode='subsystem' type='pci'><source><address domain='0x0000' bus='0x03' slot='0x00' function='0x1'/></source></hostdev>
   <hostdev mode='subsystem' type='usb'><source/></hostdev>
+  <disk type='file'><source file='/a'/></disk>
 </devices></domain>";
         let machine = parse(xml).unwrap();
         assert_eq!(machine.macs, ["52:54:00:00:00:01"]);
         assert_eq!(machine.macvtap, ["enp1s0"]);
         assert_eq!(machine.devices, ["0000:03:00.1"]);
+        assert!(machine.daemons.is_empty());
+    }
+
+    #[test]
+    fn finds_the_daemons_that_a_domain_needs() {
+        for (device, daemon) in [
+            ("<interface type='network'><source network='default'/></interface>", "virtnetworkd"),
+            ("<interface type='bridge'><filterref filter='clean-traffic'/></interface>", "virtnwfilterd"),
+            ("<disk type='volume'><source pool='default' volume='a'/></disk>", "virtstoraged"),
+            ("<disk type='file'><source><encryption><secret/></encryption></source></disk>", "virtsecretd"),
+        ] {
+            let machine = parse(&format!("<domain><devices>{device}</devices></domain>")).unwrap();
+            assert_eq!(machine.daemons, BTreeSet::from([daemon]));
+        }
     }
 }
