@@ -115,7 +115,6 @@ impl Client {
     }
 
     /// The bus of a service. A user's own actor is on the session bus, and receives packets from the system's capture.
-    /// The bus on which the service is.
     #[must_use]
     pub fn address_of(&self, service: Service) -> &Address {
         match (service, &self.address) {

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 #![expect(clippy::expect_used, clippy::panic, reason = "a failure stops the benchmark")]
 
+mod appear;
 mod bridge;
 mod bus;
 mod domains;
@@ -35,12 +36,13 @@ const PROGRAMS: [&str; 4] =
 /// A section of the report: name, title, and the function that measures.
 type Section = (&'static str, &'static str, fn(&mut Report));
 
-const SECTIONS: [Section; 7] = [
+const SECTIONS: [Section; 8] = [
     ("signal", "From sendto() to the signal, one packet at a time", signal::measure),
     ("start", "From sendto() to the start of a domain", start::measure),
     ("floods", "Single packets during a flood", floods::measure),
     ("singles", "Single packets during a flood for other domains on the same interface", singles::measure),
     ("flood", "CPU seconds for a million frames, and lost frames", flood::measure),
+    ("appear", "Lost packets after an interface has appeared", appear::measure),
     ("bridge", "Forwarding by a bridge with two ports, UDP in 64-byte frames", bridge::measure),
     ("idle", "Without packets, and at the start", idle::measure),
 ];
