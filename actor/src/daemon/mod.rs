@@ -61,7 +61,7 @@ fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Serve
     let (lost, decisions) = (LostPackets::default(), broadcast::Sender::new(DECISION_QUEUE));
 
     let (state_file, saved) = StateFile::open();
-    let merge = if state_file.is_available() {
+    let merge = if state_file.is_position_known() {
         Merge::new(saved.position.clone())
     } else {
         Merge::starting_at(clock::boottime())

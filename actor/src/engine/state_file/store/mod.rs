@@ -2,11 +2,13 @@
 //! in a row.
 
 use std::collections::HashMap;
-use std::fs::rename;
+use std::fs::{OpenOptions, rename};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wakevirt_service::logs::{kind, shown};
@@ -31,6 +33,8 @@ pub struct StateFile {
     path: Option<PathBuf>,
     /// `None` before the first save.
     slots: Option<Slots>,
+    /// Whether there was a file that could not be read.
+    unread: bool,
     /// Whether the last save failed.
     failed: bool,
     /// The crash records of all packets and wakes in the state.
@@ -49,7 +53,7 @@ struct Suspect {
 }
 
 /// The content of a record.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Content {
     state: SavedState,
     /// The packets and wakes that are suspects if the process crashes, each with the number of consecutive earlier
@@ -97,10 +101,12 @@ impl StateFile {
     }
 
     pub(crate) fn open_in(directory: &Path) -> (Self, SavedState) {
-        let path = directory.join(FILE);
+        let path = path_of(directory);
         // Done before the file is read, so that a crash during the read counts as well.
         let is_clean = take_clean_exit(directory);
-        let mut content = recover(&path);
+        let recovered = recover(&path);
+        let unread = recovered.is_none();
+        let mut content = recovered.unwrap_or_default();
         if is_clean {
             content.suspects.clear();
         } else {
@@ -111,12 +117,13 @@ impl StateFile {
         let since = Instant::now();
         let suspects = suspects.into_iter().map(|(key, crashes)| (key, Suspect { crashes, since })).collect();
         let mut file =
-            Self { path: Some(path), slots: None, failed: false, suspects, has_held_suspects: false };
+            Self { path: Some(path), slots: None, unread, failed: false, suspects, has_held_suspects: false };
         // Saves the counts before anything is tried again.
         if let Err(error) = file.write(&state, since) {
             if !is_clean {
                 abandon_uncounted(&mut state);
             }
+            empty(&path_of(directory));
             tracing::warn!(
                 MESSAGE_ID = kind::STATE_NOT_SAVED,
                 "cannot write to {}: {error}; a restart loses pending wakes, and the packets that arrive during \
@@ -135,6 +142,12 @@ impl StateFile {
         self.path.is_some()
     }
 
+    /// Whether the position in the state is that of the previous process, or no process has handled a packet since boot.
+    #[must_use]
+    pub const fn is_position_known(&self) -> bool {
+        self.is_available() && !self.unread
+    }
+
     /// Saves the state. Only the first of several errors in a row is logged.
     pub fn save(&mut self, state: &SavedState) {
         let Some(path) = self.path.clone() else { return };
@@ -145,6 +158,9 @@ impl StateFile {
                 "cannot write {}: {error}; a restart may lose wakes",
                 shown(&path)
             );
+        }
+        if result.is_err() {
+            empty(&path);
         }
         self.failed = result.is_err();
     }
@@ -179,17 +195,28 @@ impl StateFile {
     }
 }
 
+fn path_of(directory: &Path) -> PathBuf {
+    directory.join(FILE)
+}
+
+/// Empties a file that cannot be updated. Otherwise, the next process would repeat the wakes since the file was written.
+/// A missing file would mean that no process has handled a packet since boot.
+fn empty(path: &Path) {
+    // On a read-only filesystem, the next process cannot write the file either, and does not use its position.
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let _ = OpenOptions::new().write(true).custom_flags(flags).open(path).and_then(|file| file.set_len(0));
+}
+
 /// The keys of all packets and wakes, and whether the hypervisor may have been called for each.
 fn keys(state: &SavedState) -> impl Iterator<Item = (Key, bool)> {
     let packets = state.packets.iter().map(|packet| (Key::Packet(Position::of(packet)), false));
     packets.chain(state.wakes.iter().map(|wake| (Key::of(wake), wake.called.is_possible())))
 }
 
-/// The content of the file. It is empty if there is no file, or if the file cannot be read.
-fn recover(path: &Path) -> Content {
-    let empty = Content { state: SavedState::default(), suspects: Vec::new() };
+/// The content of the file, which is empty if there is no file. Returns `None` if the file cannot be read.
+fn recover(path: &Path) -> Option<Content> {
     match read_content(path) {
-        Ok(Some(content)) => content,
+        Ok(Some(content)) => Some(content),
         Ok(None) => {
             let aside = path.with_extension("unread");
             let renamed = match rename(path, &aside) {
@@ -201,16 +228,16 @@ fn recover(path: &Path) -> Content {
                 "{} is damaged or has a different version; pending wakes are lost, and {renamed}",
                 shown(path)
             );
-            empty
+            None
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => empty,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Content::default()),
         Err(error) => {
             tracing::warn!(
                 MESSAGE_ID = kind::STATE_NOT_RESTORED,
                 "cannot read {}: {error}; pending wakes are lost",
                 shown(path)
             );
-            empty
+            None
         }
     }
 }

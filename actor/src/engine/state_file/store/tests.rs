@@ -111,7 +111,7 @@ fn continues_without_a_file_and_with_a_damaged_one() {
     ] {
         std::fs::write(directory.path().join(FILE), bytes).unwrap();
         let (file, state) = StateFile::open_in(directory.path());
-        assert!(file.is_available() && state == SavedState::default());
+        assert!(file.is_available() && !file.is_position_known() && state == SavedState::default());
         assert_eq!(std::fs::read(directory.path().join("state.unread")).unwrap(), bytes, "it is set aside");
     }
 }
@@ -270,5 +270,10 @@ fn gives_up_if_a_crash_cannot_be_counted() {
         assert!(!file.is_available());
         let expected = if is_clean { (all.packets, all.wakes) } else { (vec![], vec![]) };
         assert_eq!((state.packets, state.wakes), expected, "clean exit: {is_clean}");
+        // The file no longer describes the state. When it can be written again, earlier packets are ignored.
+        assert_eq!(std::fs::read(directory.path().join(FILE)).unwrap(), b"");
+        std::fs::remove_dir_all(directory.path().join("state.new")).unwrap();
+        assert!(!StateFile::open_in(directory.path()).0.is_position_known());
+        assert!(StateFile::open_in(directory.path()).0.is_position_known());
     }
 }
