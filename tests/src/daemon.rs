@@ -33,6 +33,7 @@ pub struct Starter<'host> {
     started_by: StartedBy,
     restricted: bool,
     drop_ins: bool,
+    boottime_offset: usize,
     log_to: &'static str,
     config: String,
     file: String,
@@ -73,6 +74,14 @@ impl<'host> Starter<'host> {
     #[must_use]
     pub fn log_to_journal(mut self) -> Self {
         self.log_to = "journal";
+        self
+    }
+
+    /// Adds this to the service's CLOCK_BOOTTIME, in seconds: time_namespaces(7). The [`Process`] is then unshare(1),
+    /// with which the service exits.
+    #[must_use]
+    pub fn boottime_offset(mut self, seconds: usize) -> Self {
+        self.boottime_offset = seconds;
         self
     }
 
@@ -145,7 +154,9 @@ impl<'host> Starter<'host> {
         if (self.user, self.started_by) == (User::Actor, StartedBy::Manager) {
             // RuntimeDirectory= in systemd.exec(5). Here, the directory remains when the service stops.
             let (user, directory) = (self.user.name(), format!("/run/{}", self.name));
-            self.host.sh(&format!("install -d -o {user} -g {user} {directory}"));
+            // It can be on a read-only filesystem.
+            let is_fixed = format!("[ -d {directory} ] && [ ! -w {directory} ]");
+            self.host.sh(&format!("{is_fixed} || install -d -o {user} -g {user} {directory}"));
             runtime_directory = Some(("RUNTIME_DIRECTORY", directory));
         }
         let mut line = vec![];
@@ -172,6 +183,11 @@ impl<'host> Starter<'host> {
             line.extend(["--config", &self.file]);
         }
         line.extend(self.options.iter().map(String::as_str));
+        let offset = self.boottime_offset.to_string();
+        if self.boottime_offset > 0 {
+            let unshare = ["unshare", "--time", "--boottime", &offset, "--fork", "--kill-child"];
+            line.splice(0..0, unshare);
+        }
         // The line contains at least the program.
         let (first, rest) = line.split_first().unwrap_or((&"false", &[]));
         let mut command = self.host.command(first);
@@ -234,6 +250,7 @@ impl Daemon {
             started_by: StartedBy::Manager,
             restricted: false,
             drop_ins: false,
+            boottime_offset: 0,
             log_to: "stderr",
             config: String::new(),
             file: format!("/etc/wakevirt/{name}-test-{}.toml", unique_number()),

@@ -243,6 +243,47 @@ fn new_connections_neither_exhaust_memory_nor_block_wakes() {
     run_floods(&[(User::Unprivileged, FloodKind::FreshConnections, 20, 4_000)]);
 }
 
+/// Measures by how much a hundred clients delay wakes. The design's limit is 50 ms on an idle machine.
+#[test]
+#[ignore = "make soak"]
+fn a_hundred_clients_delay_wakes() {
+    privileged!();
+    const CLIENTS: usize = 100;
+    let floods = [
+        (User::Unprivileged, FloodKind::Replay),
+        (User::Unprivileged, FloodKind::SetInterest),
+        (User::Unprivileged, FloodKind::WakeReply),
+        (User::Unprivileged, FloodKind::ActorProperties),
+        (User::Unprivileged, FloodKind::CaptureProperties),
+        (User::WakevirtMember, FloodKind::Replay),
+        (User::WakevirtMember, FloodKind::SetInterest),
+    ];
+    for bus in BUSES {
+        for (user, flood) in floods {
+            let host = Host::new();
+            let mut scene = Scene::new(&host, bus);
+            let median = |scene: &mut Scene<'_>| {
+                let mut took: Vec<_> = (0..20).map(|_| scene.wake_next()).collect();
+                took.sort();
+                (took[took.len() / 2], took[took.len() - 1])
+            };
+            let (before, _) = median(&mut scene);
+            // It lasts until it is dropped.
+            let flooding = host.flood(user, flood, CLIENTS, u32::MAX, None);
+            let (during, longest) = median(&mut scene);
+            assert!(is_running(&flooding), "{}", flooding.log().last(1));
+            drop(flooding);
+            println!(
+                "soak: {flood:?} by {CLIENTS} clients of {user:?}, {bus:?} | 20 wakes | median {} ms later, the latest \
+                 {} ms later",
+                during.saturating_sub(before).as_millis(),
+                longest.saturating_sub(before).as_millis(),
+            );
+            assert!(longest < Duration::from_secs(10), "{flood:?} by {user:?} delayed a wake by {longest:?}");
+        }
+    }
+}
+
 #[test]
 fn signals_do_not_reach_the_actor() {
     privileged!();

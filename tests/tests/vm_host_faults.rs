@@ -1,6 +1,9 @@
 //! Host preparation while its parts fail, and with AppArmor in enforce mode, in a virtual machine.
+//!
+//! The `WAKEVIRT_ROUNDS` environment variable multiplies the number of rounds in which the service is killed.
 
 #![expect(clippy::expect_used, reason = "a test may panic")]
+#![expect(clippy::print_stdout, reason = "make soak shows the result")]
 
 use wakevirt_tests::host::Host;
 use wakevirt_tests::privileged;
@@ -59,8 +62,10 @@ fn the_service_is_killed(vm: &mut Vm, before: &str, during: &str) {
     // While the domain runs.
     vm.sh("systemctl kill --signal=KILL wakevirt-host.service");
     vm.wait_for_values(during);
-    // While the domain stops and starts, at different steps.
-    for delay in ["0", "0.6"] {
+    // While the domain stops and starts, at different steps: further rounds kill it at further times.
+    let rounds = std::env::var("WAKEVIRT_ROUNDS").map_or(1, |rounds| rounds.parse().expect("a number"));
+    let more = (1..rounds).map(|round| format!("{}.{:02}", round % 2, round * 37 % 100));
+    for delay in ["0".to_owned(), "0.6".to_owned()].into_iter().chain(more) {
         for (verb, expected) in [("destroy", before), ("start", during)] {
             vm.sh(&format!(
                 "(sleep {delay}; systemctl kill --signal=KILL wakevirt-host.service) &
@@ -70,6 +75,9 @@ fn the_service_is_killed(vm: &mut Vm, before: &str, during: &str) {
             vm.wait_for_values(expected);
         }
     }
+    println!(
+        "soak: wakevirt-host is killed while a domain starts and stops | {rounds} rounds | the host ends as it was"
+    );
 }
 
 fn events_are_handled_later(vm: &mut Vm, before: &str, during: &str) {

@@ -49,6 +49,8 @@ pub enum FloodKind {
     CaptureProperties,
     /// `Replay` of all packets.
     Replay,
+    /// `SetInterest` in 100 addresses.
+    SetInterest,
     /// `Ping` to the actor.
     Ping,
     /// `Introspect` to the announcer.
@@ -62,7 +64,7 @@ pub enum FloodKind {
 }
 
 impl FloodKind {
-    const ALL: [(&str, Self); 13] = [
+    const ALL: [(&str, Self); 14] = [
         ("wake", Self::Wake),
         ("wake-reply", Self::WakeReply),
         ("long", Self::Long),
@@ -71,6 +73,7 @@ impl FloodKind {
         ("actor-properties", Self::ActorProperties),
         ("capture-properties", Self::CaptureProperties),
         ("replay", Self::Replay),
+        ("set-interest", Self::SetInterest),
         ("ping", Self::Ping),
         ("introspect", Self::Introspect),
         ("unknown-field", Self::UnknownField),
@@ -106,6 +109,11 @@ impl FloodKind {
             Self::ActorProperties => actor(PROPERTIES, "GetAll").build(&ACTOR_INTERFACE),
             Self::CaptureProperties => capture(PROPERTIES, "GetAll").build(&CAPTURE_INTERFACE),
             Self::Replay => capture(CAPTURE_INTERFACE, "Replay").build(&("", 0_u64)),
+            Self::SetInterest => {
+                let macs: Vec<[u8; 6]> = (0..100).map(|number| [2, 0, 0, 0, 0, number]).collect();
+                let macs: Vec<&[u8]> = macs.iter().map(<[u8; 6]>::as_slice).collect();
+                capture(CAPTURE_INTERFACE, "SetInterest").build(&macs)
+            }
             Self::Ping | Self::UnknownField | Self::FreshConnections => actor(PEER, "Ping").build(&()),
             Self::Introspect => capture(INTROSPECTABLE, "Introspect").build(&()),
             Self::Signal => Message::signal(CAPTURE_PATH, CAPTURE_INTERFACE, MAGIC_PACKET)

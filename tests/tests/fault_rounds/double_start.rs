@@ -74,7 +74,8 @@ fn double_starts(rounds: usize, prepare: impl Fn(&System<'_>)) -> usize {
     twice
 }
 
-/// The reason for which the domain was off before differs from the reason afterwards.
+/// The reason for which the domain was off before differs from the reason afterwards. If the actor did not compare them,
+/// two thirds would be started twice.
 fn first_start(rounds: usize) {
     let twice = double_starts(rounds, |system| {
         // A new definition has no reason.
@@ -82,16 +83,20 @@ fn first_start(rounds: usize) {
         system.libvirtd.define(QEMU, &qemu_domain(&name(DOMAIN), &mac(DOMAIN), "br0"));
         system.wait_until_known(DOMAIN);
     });
+    assert!(10 * twice <= rounds, "{twice} of {rounds} started twice");
     println!(
-        "soak: the actor is killed during a start, the domain is switched off at once, and was off for another reason before | {rounds} rounds | started twice: {twice}"
+        "soak: the actor is killed during a start, the domain is switched off at once, and was off for another reason \
+         before | {rounds} rounds | started twice: {twice}"
     );
 }
 
-/// The domain was already off for the same reason before.
+/// The domain was already off for the same reason before: only an event shows that it has run.
 fn later_start(rounds: usize) {
     let twice = double_starts(rounds, |_| {});
+    assert!(3 * twice <= rounds, "{twice} of {rounds} started twice");
     println!(
-        "soak: the same, and the domain was off for the same reason before | {rounds} rounds | started twice: {twice}"
+        "soak: the same, and the domain was off for the same reason before | {rounds} rounds | started twice: \
+         {twice}"
     );
 }
 

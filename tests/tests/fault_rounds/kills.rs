@@ -51,12 +51,16 @@ fn pair(_round: usize, random: &mut Random) -> Vec<Part> {
     vec![first, random.choose(&others)]
 }
 
-/// All parts, one after the other.
-fn single(round: usize, _: &mut Random) -> Vec<Part> {
-    Part::ALL.into_iter().cycle().skip(round % Part::ALL.len()).take(1).collect()
+/// All parts, one after the other, beginning with a random one.
+fn kill_each(rounds: usize) {
+    let mut first = None;
+    kill_in_rounds("one component is killed", rounds, |round, random| {
+        let first = *first.get_or_insert_with(|| random.below(Part::ALL.len()));
+        Part::ALL.into_iter().cycle().skip((first + round) % Part::ALL.len()).take(1).collect()
+    });
 }
 
 in_rounds! {
-    fn each_part(5, 500) { |rounds| kill_in_rounds("one component is killed", rounds, single) }
-    fn pairs(2, 500) { |rounds| kill_in_rounds("two components are killed", rounds, pair) }
+    fn each_part(2, 500) { kill_each }
+    fn pairs(1, 1000) { |rounds| kill_in_rounds("two components are killed", rounds, pair) }
 }

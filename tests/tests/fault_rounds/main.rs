@@ -6,9 +6,14 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "--nocapture shows the measured times")]
 
+mod clocks;
+mod domains;
 mod double_start;
+mod interfaces;
 mod kills;
+mod resources;
 mod round;
 mod seed;
+mod state_files;
 mod stops;
 mod system;

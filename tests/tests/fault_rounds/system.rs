@@ -44,11 +44,15 @@ pub struct System<'host> {
     pub bus: Bus<'host>,
     pub actor: Option<Daemon>,
     pub capture: Option<Daemon>,
+    /// A service that runs a second time.
+    pub second: Option<Daemon>,
     /// The actor's configuration.
     pub config: String,
     /// The logs of processes that were killed.
     earlier: HashMap<Part, Vec<String>>,
     sender: u32,
+    /// What is added to CLOCK_BOOTTIME of both services, in seconds.
+    pub boottime_offset: usize,
 }
 
 /// The name of a domain. None is contained in another one.
@@ -58,6 +62,13 @@ pub fn name(number: usize) -> String {
 
 pub fn mac(number: usize) -> String {
     format!("52:54:00:00:{:02x}:{:02x}", number / 256, number % 256)
+}
+
+/// Connects another machine to a port of the bridge.
+fn lan(host: &Host) -> Injector {
+    let lan = host.veth("port0");
+    host.sh("ip link set port0 master br0");
+    lan.injector()
 }
 
 impl<'host> System<'host> {
@@ -75,18 +86,33 @@ impl<'host> System<'host> {
         let libvirtd = Libvirtd::start_without_bus(host);
         let bus = Bus::start(host, Kind::DbusDaemon);
         host.bridge("br0");
-        let lan = host.veth("port0");
-        host.sh("ip link set port0 master br0");
+        let wire = lan(host);
         for number in 0..domains {
             libvirtd.define(QEMU, &qemu_domain(&name(number), &mac(number), "br0"));
         }
-        let wire = lan.injector();
-        let (actor, capture, earlier) = (None, None, HashMap::new());
-        let mut system = Self { host, wire, libvirtd, bus, actor, capture, config, earlier, sender: 0 };
+        let (actor, capture, second, earlier) = (None, None, None, HashMap::new());
+        let mut system = Self {
+            host,
+            wire,
+            libvirtd,
+            bus,
+            actor,
+            capture,
+            second,
+            config,
+            earlier,
+            sender: 0,
+            boottime_offset: 0,
+        };
         system.start(Part::Announcer);
         system.start(Part::Actor);
         system.wait_until_ready();
         system
+    }
+
+    /// Connects another machine, after the port was deleted.
+    pub fn connect_lan(&mut self) {
+        self.wire = lan(self.host);
     }
 
     /// Sends one packet for the domain, each from another sender: capture does not treat any as a copy.
@@ -124,12 +150,15 @@ impl<'host> System<'host> {
     /// Starts a component again after [`Self::kill`], as systemd does. Does not wait until it is ready.
     pub fn start(&mut self, part: Part) {
         match part {
-            Part::Actor => self.actor = Some(Daemon::actor(self.host).config(&self.config).start()),
+            Part::Actor => {
+                let actor = Daemon::actor(self.host).config(&self.config);
+                self.actor = Some(actor.boottime_offset(self.boottime_offset).start());
+            }
             // The announcer exits when its sniffer has exited.
             Part::Announcer | Part::Sniffer => {
                 self.end(Part::Announcer);
                 let capture = Daemon::capture(self.host).config("interfaces = [\"port0\"]");
-                self.capture = Some(capture.start());
+                self.capture = Some(capture.boottime_offset(self.boottime_offset).start());
             }
             Part::Libvirtd => self.libvirtd.start_again(),
             Part::Bus => self.bus.start_again(),
@@ -139,6 +168,12 @@ impl<'host> System<'host> {
     fn sniffer(&self) -> Option<Pid> {
         let capture = self.capture.as_ref()?;
         wakevirt_tests::process::proc::children(capture.pid()).first().copied()
+    }
+
+    /// Whether this service has exited.
+    pub fn has_exited(&mut self, part: Part) -> bool {
+        let service = if part == Part::Actor { &mut self.actor } else { &mut self.capture };
+        service.as_mut().is_some_and(|daemon| daemon.exit_status().is_some())
     }
 
     /// Kills a service, and keeps its log.
@@ -178,10 +213,18 @@ impl<'host> System<'host> {
 
     /// The outcomes of the domain's wakes so far.
     pub fn outcomes(&self, domain: usize) -> Vec<String> {
-        let about = format!(": domain \"{}\", ", name(domain));
+        self.outcomes_about(&format!(": domain \"{}\", ", name(domain)))
+    }
+
+    /// The outcomes of all wakes so far.
+    pub fn all_outcomes(&self) -> Vec<String> {
+        self.outcomes_about(": domain \"")
+    }
+
+    fn outcomes_about(&self, domain: &str) -> Vec<String> {
         let lines = self.log(Part::Actor);
         let outcome = |line: &String| {
-            let before = line.split(&about).next().filter(|before| before.len() < line.len())?;
+            let (before, _) = line.split_once(domain)?;
             before.rsplit(' ').next().map(str::to_owned)
         };
         lines.iter().filter_map(outcome).collect()

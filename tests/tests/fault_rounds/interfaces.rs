@@ -1,0 +1,77 @@
+//! Interfaces and bridges are deleted, created again, renamed and moved while packets arrive.
+
+use wakevirt_tests::host::Host;
+
+use crate::round::{self, Count, DOMAINS, Fault};
+use crate::seed::{Random, in_rounds};
+use crate::system::System;
+
+/// What happens to the interface through which the packets arrive, and what restores it.
+const CHANGES: [(&str, &str, &str); 6] = [
+    (
+        "renamed",
+        "ip link set port0 down; ip link set port0 name other0; ip link set other0 up",
+        "ip link set other0 down; ip link set other0 name port0; ip link set port0 up",
+    ),
+    ("down", "ip link set port0 down", "ip link set port0 up"),
+    (
+        "moved to another bridge",
+        "ip link add br1 type bridge; ip link set br1 up; ip link set port0 master br1",
+        "ip link set port0 master br0; ip link delete br1",
+    ),
+    ("without a bridge", "ip link set port0 nomaster", "ip link set port0 master br0"),
+    (
+        "with more names",
+        "ip link property add dev port0 altname port0-in-the-cellar altname enp99s0",
+        "ip link property del dev port0 altname port0-in-the-cellar altname enp99s0",
+    ),
+    (
+        "with a new bridge",
+        "ip link delete br0; ip link add br0 type bridge; ip link set br0 up",
+        "ip link set port0 master br0",
+    ),
+];
+
+fn change(rounds: usize) {
+    let mut random = Random::new();
+    let host = Host::new();
+    let mut system = System::new(&host, DOMAINS);
+    let mut count = Count::default();
+    for _ in 0..rounds {
+        let (description, begin, end) = random.choose(&CHANGES);
+        let fault = Fault {
+            description: description.to_owned(),
+            forgets: false,
+            // The start of a domain fails if its bridge is deleted.
+            interrupts: description == "with a new bridge",
+            begin: &mut |_, _| drop(host.sh(begin)),
+            end: &mut |_, _| drop(host.sh(end)),
+        };
+        round::run(&mut system, &mut random, fault, &mut count);
+    }
+    count.print("the interface is renamed, set down, moved, or gets other names or a new bridge");
+}
+
+/// The interface is deleted, and another one with the same name is created.
+fn replace(rounds: usize) {
+    let mut random = Random::new();
+    let host = Host::new();
+    let mut system = System::new(&host, DOMAINS);
+    let mut count = Count::default();
+    for _ in 0..rounds {
+        let fault = Fault {
+            description: "the interface was replaced".to_owned(),
+            forgets: false,
+            interrupts: false,
+            begin: &mut |_, _| drop(host.sh("ip link delete port0; ip netns delete peer-port0")),
+            end: &mut |system, _| system.connect_lan(),
+        };
+        round::run(&mut system, &mut random, fault, &mut count);
+    }
+    count.print("the interface is deleted and created again");
+}
+
+in_rounds! {
+    fn changed(1, 120) { change }
+    fn replaced(1, 50) { replace }
+}

@@ -1,0 +1,155 @@
+//! The services run out of file descriptors or memory, a client of the bus does not read, or a service runs twice.
+
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use wakevirt_tests::daemon::Daemon;
+use wakevirt_tests::host::{Host, User, succeed};
+use wakevirt_tests::process::Process;
+
+use crate::round::{self, Count, DOMAINS, Fault};
+use crate::seed::{Random, in_rounds};
+use crate::system::{Part, RESTART, System};
+
+/// The longest time for which a resource is exhausted.
+const TIME: Duration = Duration::from_secs(1);
+const SERVICES: [Part; 2] = [Part::Actor, Part::Announcer];
+
+/// Sets a soft limit of a running service: prlimit(1). Runs as the service's user, which needs no capability.
+fn limit(system: &System<'_>, part: Part, limit: &str) {
+    let daemon = if part == Part::Actor { &system.actor } else { &system.capture };
+    let daemon = daemon.as_ref().expect("it is running");
+    let status = daemon.status();
+    let id = |field: &str| status.field(field).split(' ').next().expect("an ID").to_owned();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &id("Uid"), "--regid", &id("Gid"), "--clear-groups"]);
+    succeed(command.args(["prlimit", "--pid", &daemon.pid().to_string(), limit]));
+}
+
+/// A service cannot open descriptors, while the connections to libvirt or the bus are lost.
+fn descriptors(rounds: usize) {
+    let mut random = Random::new();
+    let host = Host::new();
+    let mut system = System::new(&host, DOMAINS);
+    let mut count = Count::default();
+    for _ in 0..rounds {
+        let part = random.choose(&SERVICES);
+        let lost = random.choose(&[None, Some(Part::Libvirtd), Some(Part::Bus)]);
+        let fault = Fault {
+            description: format!("{part:?} had no descriptors, and lost {lost:?}"),
+            forgets: false,
+            interrupts: lost == Some(Part::Libvirtd),
+            begin: &mut |system, _| {
+                limit(system, part, "--nofile=3:");
+                lost.iter().for_each(|lost| system.kill(*lost));
+            },
+            end: &mut |system, random| {
+                lost.iter().for_each(|lost| system.start(*lost));
+                sleep(random.time_below(TIME));
+                // A service can exit for lack of descriptors.
+                if system.has_exited(part) {
+                    system.start(part);
+                } else {
+                    limit(system, part, "--nofile=1024:");
+                }
+            },
+        };
+        round::run(&mut system, &mut random, fault, &mut count);
+    }
+    count.print("a service has no file descriptors, with or without a lost connection");
+}
+
+/// A service cannot allocate memory: `RLIMIT_AS`, because not every machine has the cgroup controller.
+fn memory(rounds: usize) {
+    let mut random = Random::new();
+    let host = Host::new();
+    let mut system = System::new(&host, DOMAINS);
+    let mut count = Count::default();
+    for _ in 0..rounds {
+        let part = random.choose(&SERVICES);
+        let fault = Fault {
+            description: format!("{part:?} had no memory"),
+            forgets: part == Part::Announcer,
+            interrupts: false,
+            begin: &mut |system, _| limit(system, part, "--as=1048576:"),
+            end: &mut |system, random| {
+                sleep(random.time_below(TIME));
+                if system.has_exited(part) {
+                    sleep(RESTART);
+                    system.start(part);
+                } else {
+                    limit(system, part, "--as=unlimited:");
+                }
+            },
+        };
+        round::run(&mut system, &mut random, fault, &mut count);
+    }
+    count.print("a service cannot allocate memory");
+}
+
+/// Clients of the bus that subscribe to all signals, and do not read them.
+fn silent_readers(rounds: usize) {
+    const READERS: usize = 20;
+    let mut random = Random::new();
+    let host = Host::new();
+    let mut system = System::new(&host, DOMAINS);
+    let mut count = Count::default();
+    for _ in 0..rounds {
+        let mut readers = Vec::new();
+        let fault = Fault {
+            description: "clients of the bus did not read".to_owned(),
+            forgets: false,
+            interrupts: false,
+            begin: &mut |system, _| {
+                let start = |_| {
+                    let mut command = system.host.command_as(User::Unprivileged, "dbus-monitor");
+                    let reader = Process::start("dbus-monitor", command.args(["--system", "type='signal'"]));
+                    let _ = reader.log().wait_for("NameAcquired");
+                    reader.signal(nix::sys::signal::Signal::SIGSTOP);
+                    reader
+                };
+                readers.extend((0..READERS).map(start));
+            },
+            end: &mut |_, _| {},
+        };
+        round::run(&mut system, &mut random, fault, &mut count);
+    }
+    count.print("20 clients of the bus subscribe to all signals, and do not read them");
+}
+
+/// A service is started a second time. Then the first one is killed, and the second one takes over or is restarted.
+fn second_instance(rounds: usize) {
+    let mut random = Random::new();
+    let host = Host::new();
+    let mut system = System::new(&host, DOMAINS);
+    let mut count = Count::default();
+    for _ in 0..rounds {
+        let part = random.choose(&SERVICES);
+        let config = system.config.clone();
+        let fault = Fault {
+            description: format!("a second {part:?}"),
+            forgets: false,
+            interrupts: false,
+            begin: &mut |system, _| {
+                system.second = Some(match part {
+                    Part::Actor => Daemon::actor(&host).config(&config).start(),
+                    _ => Daemon::capture(&host).config("interfaces = [\"port0\"]").start(),
+                });
+            },
+            end: &mut |system, random| {
+                sleep(random.time_below(TIME));
+                system.second = None;
+            },
+        };
+        round::run(&mut system, &mut random, fault, &mut count);
+    }
+    count.print("a service is started a second time, and the second one is killed");
+}
+
+in_rounds! {
+    fn no_descriptors(1, 100) { descriptors }
+    fn no_memory(1, 100) { memory }
+    fn no_reader(1, 10) { silent_readers }
+    fn two_instances(1, 50) { second_instance }
+}

@@ -1,0 +1,160 @@
+//! The actor's state file is damaged, replaced, or cannot be written.
+
+use std::fs;
+use std::thread::sleep;
+
+use wakevirt_tests::host::Host;
+
+use crate::round::{self, Count, DOMAINS, Fault};
+use crate::seed::{Random, in_rounds};
+use crate::system::{Part, RESTART, System};
+
+const DIRECTORY: &str = "/run/wakevirt-actor";
+const FILE: &str = "/run/wakevirt-actor/state";
+
+/// What happens to the file while the actor is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Damage {
+    /// Some bytes of each record change.
+    Bytes,
+    /// Its end is missing.
+    Truncated,
+    /// A newer version has written it.
+    Newer,
+    /// It contains random bytes.
+    Foreign,
+    /// Another user owns it.
+    Unreadable,
+    Directory,
+    Link,
+    Pipe,
+    Missing,
+}
+
+const ALL: [Damage; 9] = [
+    Damage::Bytes,
+    Damage::Truncated,
+    Damage::Newer,
+    Damage::Foreign,
+    Damage::Unreadable,
+    Damage::Directory,
+    Damage::Link,
+    Damage::Pipe,
+    Damage::Missing,
+];
+
+impl Damage {
+    fn apply(self, host: &Host, random: &mut Random) {
+        let path = host.path(FILE);
+        let mut bytes = fs::read(&path).unwrap_or_default();
+        let half = bytes.len() / 2;
+        let replace = |command: &str| drop(host.sh(&format!("rm -rf {FILE}; {command}")));
+        match self {
+            Self::Bytes => {
+                for slot in bytes.chunks_mut(half.max(1)) {
+                    // In the header or the content of a record.
+                    if let Some(byte) = slot.get_mut(random.below(100)) {
+                        *byte ^= 1 << random.below(8);
+                    }
+                }
+            }
+            Self::Truncated => bytes.truncate(random.below(half.max(1))),
+            Self::Newer => {
+                for slot in bytes.chunks_mut(half.max(1)) {
+                    *slot.first_mut().expect("a chunk is not empty") += 1;
+                }
+            }
+            Self::Foreign => {
+                for byte in &mut bytes {
+                    *byte = u8::try_from(random.below(256)).expect("below 256");
+                }
+            }
+            Self::Unreadable => return replace(&format!("touch {FILE}; chmod 600 {FILE}")),
+            Self::Directory => return replace(&format!("mkdir -p {FILE}/full")),
+            Self::Link => return replace(&format!("ln -s /etc/passwd {FILE}")),
+            Self::Pipe => return replace(&format!("mkfifo --mode=666 {FILE}")),
+            Self::Missing => return replace(""),
+        }
+        fs::write(&path, bytes).expect("the file of a killed actor");
+    }
+}
+
+fn damage(rounds: usize) {
+    let mut random = Random::new();
+    let host = Host::new();
+    let mut system = System::new(&host, DOMAINS);
+    let mut count = Count::default();
+    for round in 0..rounds {
+        // In `make check`, each run tests other kinds.
+        let damage = if rounds < ALL.len() {
+            random.choose(&ALL)
+        } else {
+            *ALL.iter().cycle().nth(round).expect("one")
+        };
+        let fault = Fault {
+            description: format!("{damage:?}"),
+            forgets: true,
+            interrupts: false,
+            begin: &mut |system, random| {
+                system.kill(Part::Actor);
+                damage.apply(&host, random);
+            },
+            end: &mut |system, _| {
+                sleep(RESTART);
+                system.start(Part::Actor);
+            },
+        };
+        round::run(&mut system, &mut random, fault, &mut count);
+        host.sh(&format!("rm -rf {FILE}.unread"));
+    }
+    count.print("the state file is damaged or replaced while the actor is down");
+}
+
+/// The actor cannot write the file, and is killed. The next one must not repeat the wakes of the previous one, which are
+/// not in the file.
+fn unwritable(rounds: usize) {
+    let mut random = Random::new();
+    let host = Host::new();
+    let mut system = System::new(&host, 2);
+    let mut count = Count::default();
+    for _ in 0..rounds {
+        let is_full = random.below(2) == 0;
+        system.kill(Part::Actor);
+        let mount = if is_full {
+            // A record needs a page, the file at least one more.
+            "mount -t tmpfs -o size=72k tmpfs /mnt; cp -a D/. /mnt; chown wakevirt-actor: /mnt; mount --move /mnt D
+             dd if=/dev/zero of=D/full bs=4k 2>/dev/null || true"
+        } else {
+            "mount --bind D D; mount -o remount,bind,ro D"
+        };
+        host.sh(&mount.replace('D', DIRECTORY));
+        system.start(Part::Actor);
+        system.wait_until_ready();
+        let starts = system.starts(0);
+        system.wake(0);
+        system.destroy(0);
+        system.kill(Part::Actor);
+        let is_writable_again = random.below(2) == 0 && is_full;
+        if is_writable_again {
+            host.sh(&format!("rm {DIRECTORY}/full"));
+        }
+        system.start(Part::Actor);
+        system.wait_until_ready();
+        system.wake(1);
+        let repeated = system.starts(0) - starts - 1;
+        assert_eq!(repeated, 0, "full: {is_full}, writable again: {is_writable_again}:\n{}", system.logs());
+        count.add(if is_full { "full" } else { "read-only" });
+        system.destroy(1);
+        system.kill(Part::Actor);
+        // The file below the mount is from before the wakes. An empty one is like one that could be emptied.
+        host.sh(&format!("umount {DIRECTORY}; : >{FILE}"));
+        system.start(Part::Actor);
+        system.wait_until_ready();
+    }
+    count.print("the actor cannot write its state file, and is killed");
+}
+
+in_rounds! {
+    fn damaged(1, 90) { damage }
+    fn not_writable(1, 20) { unwritable }
+}
