@@ -56,6 +56,9 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 /// The delay before the state is saved after a packet that changed only the position.
 const POSITION_DELAY: Duration = Duration::from_secs(1);
 
+/// How many times the engine lets other tasks run before it logs a decision. A receiver might be blocked by the bus.
+const MAX_YIELDS: usize = 8;
+
 /// What the engine receives.
 pub struct Inputs {
     /// Packets from the announcer.
@@ -154,9 +157,9 @@ impl Engine {
         let mut watchdog = Watchdog::from_env();
         loop {
             if self.unsaved || !self.unlogged.is_empty() {
-                // The receivers of the last decision run first. That is safe: each wake is saved before it starts, and
-                // if this process exits now, the next one decides based on the domain's state.
-                tokio::task::yield_now().await;
+                // That is safe: each wake is saved before it starts, and if this process exits now, the next one decides
+                // based on the domain's state.
+                self.let_receivers_run().await;
                 self.unlogged.log();
                 self.save();
             }
@@ -178,6 +181,17 @@ impl Engine {
                     self.handle_packet(packet, None);
                 }
                 else => return,
+            }
+        }
+    }
+
+    /// Lets the receivers of the last decisions run: a caller and the bus must not wait until the log is written.
+    async fn let_receivers_run(&self) {
+        for _ in 0..MAX_YIELDS {
+            tokio::task::yield_now().await;
+            // If another input arrives, this task continues before the receivers have run.
+            if self.outputs.decisions.is_empty() {
+                return;
             }
         }
     }

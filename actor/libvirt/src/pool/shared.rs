@@ -97,22 +97,33 @@ impl Shared {
             return drop(work);
         }
         state.queue.push_back(QueuedWork { work, since: Instant::now() });
-        self.notify_one(&mut state);
-        if !std::mem::replace(&mut state.watched, true) {
+        let worker = self.next_free(&mut state);
+        let was_watched = std::mem::replace(&mut state.watched, true);
+        // Otherwise, the worker would wait again, for the lock.
+        drop(state);
+        if let Some(condition) = worker {
+            condition.notify_one();
+        }
+        if !was_watched {
             self.busy.notify_one();
         }
     }
 
     /// Notifies a worker of queued work, if one is free.
     pub(super) fn notify_one(&self, state: &mut PoolState) {
+        if let Some(condition) = self.next_free(state) {
+            condition.notify_one();
+        }
+    }
+
+    /// The condition of a free worker, which must be notified, if there is queued work.
+    fn next_free(&self, state: &mut PoolState) -> Option<&Arc<Condvar>> {
         if state.queue.is_empty() {
-            return;
+            return None;
         }
         // Prefers the first worker: its connection has cached the domains.
         let worker = state.idle.pop_first().or_else(|| state.next_worker());
-        if let Some(condition) = worker.and_then(|worker| self.conditions.get(worker)) {
-            condition.notify_one();
-        }
+        worker.and_then(|worker| self.conditions.get(worker))
     }
 
     pub(super) fn notify_all(&self) {

@@ -1,5 +1,6 @@
 //! Log lines about packets and rules.
 
+use core::task::Poll;
 use std::io::Read as _;
 
 use super::*;
@@ -167,4 +168,41 @@ async fn does_not_check_rules_before_the_domains_are_known() {
     engine.send_packet(1).await;
     let _ = engine.requests.counts().await;
     assert!(log.lines_with("no rule is configured").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn receivers_get_a_decision_before_it_is_logged() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+    let logger = tracing_subscriber::fmt().with_writer(Mutex::new(writer)).with_ansi(false).finish();
+    let _subscriber = tracing::subscriber::set_default(logger);
+    let mut logged = move || {
+        let mut log = vec![0; 64 * 1024];
+        let length = reader.read(&mut log).unwrap_or(0);
+        String::from_utf8_lossy(&log[..length]).contains("packet for 52:54:00:00:00:01")
+    };
+    let mut engine = start(policy("[[allow]]\ndomain = \"vm1\"\ninterfaces = [\"br0\"]"));
+    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    engine.wait_until_idle().await;
+    engine.send_packet_on("vnet0", 1).await;
+    // Other inputs must not make the engine log earlier.
+    let updates = engine.updates.clone();
+    let other_inputs = tokio::spawn(async move {
+        for _ in 0..3 {
+            // Unlike yield_now, this does not let the receiver of the decision run first.
+            let mut is_first = true;
+            core::future::poll_fn(|context| {
+                context.waker().wake_by_ref();
+                if std::mem::take(&mut is_first) { Poll::Pending } else { Poll::Ready(()) }
+            })
+            .await;
+            assert!(updates.send(up(&fake, vec![domain(1, &[1])])).await.is_ok());
+        }
+    });
+    assert_eq!(engine.next_decision().await.1, Outcome::NotAllowed);
+    assert!(!logged(), "it was logged first");
+    other_inputs.await.unwrap();
+    engine.requests.counts().await.unwrap();
+    assert!(logged());
 }

@@ -1,4 +1,7 @@
 //! Writes messages to the bus: signals and calls before replies. The total length of queued replies is limited.
+//!
+//! A signal or call is written at once if nothing else is queued or being written. Each task that a signal passes
+//! through would delay a wake.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -6,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use zbus::Message;
 use zbus::connection::socket::WriteHalf;
 use zbus::export::async_trait::async_trait;
@@ -117,17 +120,71 @@ impl Refusals {
 #[derive(Debug)]
 pub(super) struct Writer {
     limiter: Option<CallLimiter>,
-    urgent: mpsc::Sender<Message>,
+    urgent: mpsc::Sender<Bytes>,
     replies: ReplyQueue,
-    /// Present until the first message: during the handshake, the writer uses the socket itself.
+    /// `None` after [`WriteHalf::close`].
+    socket: Option<Arc<Socket>>,
+    /// Present until the first message: during the handshake, the writer uses the socket alone.
     task: Option<WriteTask>,
+}
+
+/// The socket, which the writer and its task share.
+#[derive(Debug)]
+struct Socket {
+    half: Mutex<SocketHalf>,
+    /// The number of signals and calls that are queued or being written.
+    urgent: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct SocketHalf {
+    stream: OwnedWriteHalf,
+    /// The rest of a message whose beginning was written. It comes before any other message.
+    rest: Vec<u8>,
+}
+
+impl Socket {
+    /// Writes the message unless something else is queued or being written, or there is no room for any of it. If there
+    /// is room only for its beginning, the task must write the rest.
+    fn try_write(&self, bytes: &[u8]) -> Written {
+        let Ok(mut half) = self.half.try_lock() else { return Written::Nothing };
+        if !half.rest.is_empty() || self.urgent.load(Ordering::Acquire) > 0 {
+            return Written::Nothing;
+        }
+        // If the connection is lost, the task notices it too.
+        let written = half.stream.try_write(bytes).unwrap_or(0);
+        match bytes.get(written..) {
+            _ if written == 0 => Written::Nothing,
+            None | Some([]) => Written::All,
+            Some(rest) => {
+                half.rest.extend_from_slice(rest);
+                Written::Beginning
+            }
+        }
+    }
+
+    /// Writes the message, after the rest of an earlier one.
+    async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut half = self.half.lock().await;
+        let SocketHalf { stream, rest } = &mut *half;
+        write_all(stream, rest).await?;
+        *rest = Vec::new();
+        write_all(stream, bytes).await
+    }
+}
+
+/// How much of a message was written.
+enum Written {
+    All,
+    Beginning,
+    Nothing,
 }
 
 /// The task that writes messages after the handshake.
 #[derive(Debug)]
 struct WriteTask {
-    stream: OwnedWriteHalf,
-    urgent: mpsc::Receiver<Message>,
+    socket: Arc<Socket>,
+    urgent: mpsc::Receiver<Bytes>,
     replies: mpsc::Receiver<Reply>,
 }
 
@@ -136,8 +193,26 @@ impl Writer {
         let (urgent, urgent_receiver) = mpsc::channel(MAX_URGENT);
         let (queue, reply_receiver) = mpsc::channel(MAX_REPLIES);
         let replies = ReplyQueue { queue, queued_bytes: Arc::default() };
-        let task = WriteTask { stream, urgent: urgent_receiver, replies: reply_receiver };
-        Self { limiter, urgent, replies, task: Some(task) }
+        let half = Mutex::new(SocketHalf { stream, rest: Vec::new() });
+        let socket = Arc::new(Socket { half, urgent: AtomicUsize::new(0) });
+        let task =
+            WriteTask { socket: Arc::clone(&socket), urgent: urgent_receiver, replies: reply_receiver };
+        Self { limiter, urgent, replies, socket: Some(socket), task: Some(task) }
+    }
+
+    /// Writes or queues a signal or a call.
+    async fn send_urgent(&self, message: &Message) -> zbus::Result<()> {
+        let Some(socket) = &self.socket else { return Err(closed()) };
+        let bytes = match socket.try_write(message.data()) {
+            Written::All => return Ok(()),
+            // An empty message makes the task write the rest.
+            Written::Beginning => Bytes::Raw(Vec::new()),
+            Written::Nothing => Bytes::Message(message.clone()),
+        };
+        let permit = self.urgent.reserve().await.map_err(|_| closed())?;
+        socket.urgent.fetch_add(1, Ordering::AcqRel);
+        permit.send(bytes);
+        Ok(())
     }
 
     pub(super) fn refusals(&self) -> Refusals {
@@ -180,21 +255,22 @@ impl WriteHalf for Writer {
         }
         match message.message_type() {
             Type::MethodReturn | Type::Error => self.reply(message),
-            Type::MethodCall | Type::Signal => self.urgent.send(message.clone()).await.map_err(|_| closed()),
+            Type::MethodCall | Type::Signal => self.send_urgent(message).await,
         }
     }
 
     /// Writes bytes of the handshake.
     async fn sendmsg(&mut self, bytes: &[u8], _descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
-        match &mut self.task {
-            Some(task) => write(&task.stream, bytes).await,
+        match &self.task {
+            Some(task) => write(&task.socket.half.lock().await.stream, bytes).await,
             None => Err(io::Error::other("the handshake is complete")),
         }
     }
 
     async fn close(&mut self) -> io::Result<()> {
-        // Without senders, the task ends and closes its half.
+        // Without senders, the task ends. The last owner of the socket closes its half.
         (self.urgent, _) = mpsc::channel(1);
+        self.socket = None;
         Ok(())
     }
 }
@@ -205,11 +281,13 @@ impl WriteTask {
         loop {
             let written = tokio::select! {
                 biased;
-                urgent = self.urgent.recv() => match urgent {
-                    Some(message) => write_all(&self.stream, message.data()).await,
-                    None => return,
-                },
-                Some(reply) = self.replies.recv() => write_all(&self.stream, reply.bytes.as_slice()).await,
+                urgent = self.urgent.recv() => {
+                    let Some(bytes) = urgent else { return };
+                    let written = self.socket.write(bytes.as_slice()).await;
+                    self.socket.urgent.fetch_sub(1, Ordering::AcqRel);
+                    written
+                }
+                Some(reply) = self.replies.recv() => self.socket.write(reply.bytes.as_slice()).await,
             };
             if let Err(error) = written {
                 tracing::debug!("cannot write to the bus: {error}");
@@ -239,6 +317,7 @@ async fn write(stream: &OwnedWriteHalf, bytes: &[u8]) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
     use std::time::Instant;
 
     use tokio::net::UnixStream;
@@ -254,6 +333,62 @@ mod tests {
         let call = Call { sender: ":1.1", serial, member, bytes, wants_reply: true };
         assert!(limiter.admit(&call, Instant::now()));
         Message::method_return(&message.header()).build(&"x".repeat(length)).unwrap()
+    }
+
+    /// A signal with a body of this length, and a number.
+    fn signal(number: u32, length: usize) -> Message {
+        Message::signal("/", "a.b", "C").build(&(number, "x".repeat(length))).unwrap()
+    }
+
+    #[tokio::test]
+    async fn writes_a_signal_without_another_task() {
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let (_read, half) = UnixStream::from_std(ours).unwrap().into_split();
+        half.writable().await.unwrap();
+        let mut writer = Writer::new(half, None);
+        for number in 0..3 {
+            let signal = signal(number, 10);
+            // Ready at the first poll: no other task has run.
+            let sent = core::pin::pin!(writer.send_message(&signal));
+            let mut context = core::task::Context::from_waker(core::task::Waker::noop());
+            assert!(sent.poll(&mut context).is_ready());
+            let mut bytes = vec![0; signal.data().len()];
+            theirs.set_nonblocking(true).unwrap();
+            theirs.read_exact(&mut bytes).unwrap();
+            assert_eq!(bytes, &**signal.data());
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_stay_complete_and_in_order_if_the_socket_is_full() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (_read, half) = ours.into_split();
+        half.writable().await.unwrap();
+        let mut writer = Writer::new(half, None);
+        // More than the socket has room for, in messages of which at least one is written in parts.
+        let signals: Vec<_> = (0..20).map(|number| signal(number, 100_000 + 7 * number as usize)).collect();
+        let expected: Vec<u8> = signals.iter().flat_map(|signal| signal.data().to_vec()).collect();
+        let send = async {
+            for signal in &signals {
+                writer.send_message(signal).await.unwrap();
+            }
+        };
+        let read = async {
+            let mut bytes = Vec::new();
+            while bytes.len() < expected.len() {
+                theirs.readable().await.unwrap();
+                let mut chunk = [0; 4096];
+                match theirs.try_read(&mut chunk) {
+                    Ok(0) => panic!("the connection is closed"),
+                    Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+            }
+            bytes
+        };
+        let ((), bytes) = tokio::join!(send, read);
+        assert!(bytes == expected, "the messages are mixed up");
     }
 
     #[tokio::test]
