@@ -204,8 +204,14 @@ impl Scenario<'_> {
 
     /// If its configuration is invalid, the init system does not start the actor again and again.
     fn gives_up_with_an_invalid_configuration(&mut self, lan: &Peer<'_>) {
+        let errors = |system: &System<'_>| system.log_of(ACTOR).matches("/etc/wakevirt/actor.toml").count();
+        let before = errors(&self.system);
         let killed = self.system.process(ACTOR);
         kill(killed, Signal::SIGKILL).expect("it is running");
+        // Shepherd reports the service as stopped before it starts it once more. OpenRC does not run the program.
+        if self.system.init() != Init::OpenRc {
+            wait::until_true("the actor to reject its configuration", || errors(&self.system) > before);
+        }
         wait::until_true("the actor to be down", || self.system.is_down(ACTOR));
         assert_eq!(self.system.processes(ACTOR), []);
         if self.system.init() == Init::OpenRc {
