@@ -167,7 +167,12 @@ impl<'host> Starter<'host> {
                 (User::Actor, false) => "--groups=wakevirt-actor,libvirt",
                 _ => "--init-groups",
             };
-            line.extend(["setpriv", "--reuid", user, "--regid", user, groups, "--no-new-privs"]);
+            line.push("setpriv");
+            if self.boottime_offset > 0 {
+                // A change of the user clears the signal that unshare(1) sets: PR_SET_PDEATHSIG(2const).
+                line.extend(["--pdeathsig", "SIGKILL"]);
+            }
+            line.extend(["--reuid", user, "--regid", user, groups, "--no-new-privs"]);
             line.extend(match (self.user, self.started_by) {
                 (User::Capture, StartedBy::Manager) => {
                     ["--inh-caps=+net_raw", "--ambient-caps=+net_raw", "--bounding-set=-all,+net_raw"]

@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use wakevirt_tests::host::Host;
+use wakevirt_tests::libvirt::second::{SECOND_URI, SecondLibvirtd};
 use wakevirt_tests::libvirt::{QEMU, qemu_domain};
 
 use crate::round::Count;
@@ -17,7 +18,8 @@ const DOMAIN: usize = 0;
 const WINDOW: Duration = Duration::from_millis(400);
 
 /// What happens to the domain.
-const CHANGES: [&str; 5] = ["undefined", "with another address", "renamed", "without its bridge", "saved"];
+const CHANGES: [&str; 6] =
+    ["migrated", "undefined", "with another address", "renamed", "without its bridge", "saved"];
 
 /// Runs a virsh(1) command that may fail, because the domain is in another state by then.
 fn try_virsh(system: &System<'_>, arguments: &[&str]) {
@@ -35,6 +37,12 @@ fn apply(system: &System<'_>, change: &str) {
             let with_uuid = xml.replace("<name>", &format!("<uuid>{}</uuid><name>", uuid.trim()));
             system.libvirtd.define(QEMU, &with_uuid);
         }
+        "migrated" => {
+            try_virsh(
+                system,
+                &["migrate", "--live", &domain, SECOND_URI, "--migrateuri", "unix:///run/migration"],
+            );
+        }
         "renamed" => try_virsh(system, &["domrename", &domain, "renamed"]),
         "without its bridge" => drop(system.host.sh("ip link delete br0")),
         _ => try_virsh(system, &["managedsave", &domain]),
@@ -45,6 +53,9 @@ fn apply(system: &System<'_>, change: &str) {
 fn restore(system: &System<'_>) {
     system.host.sh("ip link show br0 >/dev/null 2>&1 || { ip link add br0 type bridge; ip link set br0 up; }
                     ip link set port0 master br0");
+    let mut destroy = system.host.command("virsh");
+    let _ = destroy.args(["-q", "-c", SECOND_URI, "destroy", &name(DOMAIN)]).output();
+    system.host.sh("rm -f /run/migration");
     for name in [&*name(DOMAIN), "renamed"] {
         try_virsh(system, &["destroy", name]);
         try_virsh(system, &["undefine", "--managed-save", name]);
@@ -58,6 +69,7 @@ fn change(rounds: usize) {
     let mut random = Random::new();
     let host = Host::new();
     let mut system = System::new(&host, 1);
+    let _destination = SecondLibvirtd::start(&host);
     let mut count = Count::default();
     for _ in 0..rounds {
         let change = random.choose(&CHANGES);
@@ -79,7 +91,7 @@ fn change(rounds: usize) {
         let outcome = new.first().map_or("unknown address", String::as_str);
         assert!(system.starts(DOMAIN) - starts <= 1, "{change}:\n{}", system.logs());
         assert!(
-            ["started", "failed", "already-running", "unknown address"].contains(&outcome),
+            ["started", "failed", "already-running", "migrated-away", "unknown address"].contains(&outcome),
             "{change}: {outcome}\n{}",
             system.logs()
         );
@@ -88,7 +100,7 @@ fn change(rounds: usize) {
         system.destroy(DOMAIN);
     }
     count.print(
-        "a domain is undefined, redefined, renamed or saved, or its bridge is deleted, during its wake",
+        "a domain is undefined, redefined, renamed, saved or migrated, or its bridge is deleted, during its wake",
     );
 }
 

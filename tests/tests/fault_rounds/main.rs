@@ -9,6 +9,7 @@
 mod clocks;
 mod domains;
 mod double_start;
+mod gap;
 mod interfaces;
 mod kills;
 mod resources;

@@ -10,6 +10,7 @@ use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirt::{Libvirtd, QEMU, qemu_domain};
+use wakevirt_tests::network::Peer;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::network::inject::Injector;
 use wakevirt_tests::scene::{ALL_ALLOWED, saved_state};
@@ -39,6 +40,8 @@ impl Part {
 /// A bridge with one port, domains that are shut off, and everything that wakes them.
 pub struct System<'host> {
     pub host: &'host Host,
+    /// The machine that sends the packets.
+    pub lan: Peer<'host>,
     wire: Injector,
     pub libvirtd: Libvirtd<'host>,
     pub bus: Bus<'host>,
@@ -65,10 +68,16 @@ pub fn mac(number: usize) -> String {
 }
 
 /// Connects another machine to a port of the bridge.
-fn lan(host: &Host) -> Injector {
+fn connect_lan(host: &Host) -> Peer<'_> {
     let lan = host.veth("port0");
     host.sh("ip link set port0 master br0");
-    lan.injector()
+    lan
+}
+
+/// The frame of a magic packet, with the number of its sender.
+pub fn frame(mac: &str, sender: u32) -> Vec<u8> {
+    let [_, a, b, c] = sender.to_be_bytes();
+    ethernet(BROADCAST, [2, 0, 0, a, b, c], WAKE_ON_LAN, &magic(mac, &[]))
 }
 
 impl<'host> System<'host> {
@@ -86,13 +95,15 @@ impl<'host> System<'host> {
         let libvirtd = Libvirtd::start_without_bus(host);
         let bus = Bus::start(host, Kind::DbusDaemon);
         host.bridge("br0");
-        let wire = lan(host);
+        let lan = connect_lan(host);
+        let wire = lan.injector();
         for number in 0..domains {
             libvirtd.define(QEMU, &qemu_domain(&name(number), &mac(number), "br0"));
         }
         let (actor, capture, second, earlier) = (None, None, None, HashMap::new());
         let mut system = Self {
             host,
+            lan,
             wire,
             libvirtd,
             bus,
@@ -112,14 +123,14 @@ impl<'host> System<'host> {
 
     /// Connects another machine, after the port was deleted.
     pub fn connect_lan(&mut self) {
-        self.wire = lan(self.host);
+        self.lan = connect_lan(self.host);
+        self.wire = self.lan.injector();
     }
 
     /// Sends one packet for the domain, each from another sender: capture does not treat any as a copy.
     pub fn send(&mut self, domain: usize) {
         self.sender += 1;
-        let [_, a, b, c] = self.sender.to_be_bytes();
-        self.wire.send(&ethernet(BROADCAST, [2, 0, 0, a, b, c], WAKE_ON_LAN, &magic(&mac(domain), &[])));
+        self.wire.send(&frame(&mac(domain), self.sender));
     }
 
     /// Kills a component (SIGKILL). Returns at once, or when a process that the test reaps has exited.
