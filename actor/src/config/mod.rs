@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
-use wakevirt_service::config::{self, HumanDuration, Lines, toml_array};
-use wakevirt_service::logs::{LogFilter, quoted};
+use wakevirt_service::config::{self, HumanDuration, Lines, toml_array, toml_string};
+use wakevirt_service::logs::LogFilter;
 use wakevirt_service::user::service_uid;
 
 use crate::Error;
@@ -148,7 +148,7 @@ impl fmt::Display for Config {
         for (key, selector) in
             [("namespace-selector", &self.scope.namespaces), ("vm-selector", &self.scope.machines)]
         {
-            selector.iter().try_for_each(|selector| writeln!(f, "{key} = {}", quoted(selector)))?;
+            selector.iter().try_for_each(|selector| writeln!(f, "{key} = {}", toml_string(selector)))?;
         }
         writeln!(f, "metadata = {}", *rules.metadata() != Metadata::Ignored)?;
         if let Metadata::CountsIn(namespaces) = rules.metadata() {

@@ -366,6 +366,20 @@ proptest! {
     }
 }
 
+/// Also long strings, and characters that a terminal does not show.
+#[test]
+fn displays_any_string_as_toml() {
+    for text in [&"x".repeat(1000), "e\u{301}", "a\u{200b}b", "\\\"'", "\u{e0041}"] {
+        let text = toml_string(text);
+        let file = format!(
+            "connections = [{text}]\nvm-selector = {text}\n\n[[allow]]\nmac = \"*\"\nconnection = {text}"
+        );
+        let shown = load_for(&Program::CLUSTER, &file).unwrap().to_string();
+        assert_eq!(load_for(&Program::CLUSTER, &shown).unwrap().to_string(), shown);
+        assert_eq!(shown.matches(&text.to_string()).count(), 3, "{shown}");
+    }
+}
+
 #[test]
 fn the_program_for_a_cluster_rejects_autostart() {
     let error = load_for(&Program::CLUSTER, "autostart = [\"web/vm1\"]").unwrap_err();

@@ -44,7 +44,7 @@ fn mac<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<MacAddr, D::
 impl core::fmt::Display for Alias {
     /// Writes the keys in the format of `actor.toml`.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let domain = wakevirt_service::logs::quoted(self.domain.text());
+        let domain = wakevirt_service::config::toml_string(self.domain.text());
         write!(f, "mac = \"{}\"\ndomain = {domain}", self.mac)
     }
 }

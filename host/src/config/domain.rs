@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use wakevirt_service::config::{self, DomainPattern};
-use wakevirt_service::logs::quoted;
 
 use super::monitor::Monitor;
 use crate::sleep::{OnFailure, ShutdownMode, SleepMode};
@@ -218,7 +217,7 @@ impl fmt::Display for NoSleep {
 impl fmt::Display for Domain {
     /// Writes the keys in the format of `host.toml`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "match = {}", quoted(self.pattern.text()))?;
+        write!(f, "match = {}", config::toml_string(self.pattern.text()))?;
         if let Some(prepare) = &self.keys.prepare {
             let list: Vec<Preparation> = prepare.iter().copied().collect();
             write!(f, "\nprepare = {}", config::toml_array(&list))?;

@@ -4,7 +4,7 @@ use core::fmt;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use wakevirt_service::config;
+use wakevirt_service::config::{self, toml_string};
 use wakevirt_service::logs::quoted;
 
 /// The default VCP feature: the input source (VESA MCCS 2.2, feature 60).
@@ -112,8 +112,8 @@ impl fmt::Display for MonitorId {
     /// Writes the key in the format of `host.toml`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Serial(serial) => write!(f, "serial = {}", quoted(serial)),
-            Self::Model(model) => write!(f, "model = {}", quoted(model)),
+            Self::Serial(serial) => write!(f, "serial = {}", toml_string(serial)),
+            Self::Model(model) => write!(f, "model = {}", toml_string(model)),
             Self::Bus(bus) => write!(f, "bus = {bus}"),
         }
     }

@@ -11,7 +11,7 @@ mod interface;
 mod lines;
 mod range;
 mod text;
-mod toml_array;
+mod toml_text;
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ pub use interface::{BadInterfacePattern, InterfacePattern, is_interface_name};
 pub use lines::Lines;
 pub use range::{PartLimit, check_text, duration, list, list_with_parts, number};
 pub use text::from_text;
-pub use toml_array::toml_array;
+pub use toml_text::{toml_array, toml_string};
 
 /// The directories of configuration files, in order of increasing precedence: the package's, then the administrator's.
 const ROOTS: [&str; 2] = ["/usr/lib/wakevirt", "/etc/wakevirt"];

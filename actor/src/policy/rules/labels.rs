@@ -39,15 +39,15 @@ impl LabelPatterns {
         self.0.iter().all(has)
     }
 
-    /// The labels in the format of `actor.toml`.
-    pub(super) fn text(&self) -> String {
+    /// The labels in the format of `actor.toml`, with strings in this format.
+    pub(super) fn text(&self, string: fn(&str) -> String) -> String {
         let label = |(key, values): (&String, &Vec<String>)| {
-            let texts: Vec<String> = values.iter().map(|value| quoted(value).to_string()).collect();
+            let texts: Vec<String> = values.iter().map(|value| string(value)).collect();
             let value = match texts.as_slice() {
                 [value] => value.clone(),
                 values => format!("[{}]", values.join(", ")),
             };
-            format!("{} = {value}", quoted(key))
+            format!("{} = {value}", string(key))
         };
         format!("{{ {} }}", self.0.iter().map(label).collect::<Vec<_>>().join(", "))
     }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use wakevirt_protocol::MacAddr;
 use wakevirt_protocol::bus::PacketDetails;
 use wakevirt_protocol::explain::RuleVerdict;
-use wakevirt_service::config::{DomainPattern, InterfacePattern};
+use wakevirt_service::config::{DomainPattern, InterfacePattern, toml_string};
 use wakevirt_service::logs::quoted;
 
 use super::labels::LabelPatterns;
@@ -224,20 +224,20 @@ impl Rule {
 
     /// The keys with their values, in the format of `actor.toml`.
     pub fn keys(&self) -> impl Iterator<Item = String> {
-        self.keys_with(usize::MAX)
+        self.keys_with(usize::MAX, |text| toml_string(text).to_string())
     }
 
-    /// The keys with at most this many items of each list.
-    fn keys_with(&self, limit: usize) -> impl Iterator<Item = String> {
+    /// The keys with at most this many items of each list, and strings in this format.
+    fn keys_with(&self, limit: usize, string: fn(&str) -> String) -> impl Iterator<Item = String> {
         let selector = match &self.selector {
-            Selector::Domain(pattern) => Some(format!("domain = {}", quoted(pattern.text()))),
-            Selector::Mac(pattern) => Some(format!("mac = {}", quoted(pattern.text()))),
+            Selector::Domain(pattern) => Some(format!("domain = {}", string(pattern.text()))),
+            Selector::Mac(pattern) => Some(format!("mac = {}", string(pattern.text()))),
             Selector::All => None,
         };
         let interfaces =
-            self.interfaces.as_ref().map(|it| list("interfaces", it, limit, |it| quoted(it.text())));
-        let vlans = self.vlans.as_ref().map(|it| list("vlans", it, limit, |vlan| vlan));
-        let sources = self.sources.as_ref().map(|it| list("sources", it, limit, |it| quoted(it.text())));
+            self.interfaces.as_ref().map(|it| list("interfaces", it, limit, |it| string(it.text())));
+        let vlans = self.vlans.as_ref().map(|it| list("vlans", it, limit, u16::to_string));
+        let sources = self.sources.as_ref().map(|it| list("sources", it, limit, |it| string(it.text())));
         let paused = self.paused.map(|paused| match paused {
             Paused::Resume => "paused = \"resume\"".to_owned(),
             Paused::Leave => "paused = \"leave\"".to_owned(),
@@ -248,12 +248,12 @@ impl Rule {
         });
         [
             selector,
-            self.labels.as_ref().map(|labels| format!("labels = {}", labels.text())),
-            self.connection.as_ref().map(|uri| format!("connection = {}", quoted(uri))),
+            self.labels.as_ref().map(|labels| format!("labels = {}", labels.text(string))),
+            self.connection.as_ref().map(|uri| format!("connection = {}", string(uri))),
             interfaces,
             vlans,
             sources,
-            self.secure_on.as_ref().map(|it| format!("secure-on = {}", quoted(it.text()))),
+            self.secure_on.as_ref().map(|it| format!("secure-on = {}", string(it.text()))),
             paused,
             halted,
         ]
@@ -262,8 +262,8 @@ impl Rule {
     }
 }
 
-fn list<'a, T, D: fmt::Display>(key: &str, values: &'a [T], limit: usize, shown: fn(&'a T) -> D) -> String {
-    let texts: Vec<String> = values.iter().take(limit).map(|value| shown(value).to_string()).collect();
+fn list<T>(key: &str, values: &[T], limit: usize, shown: impl Fn(&T) -> String) -> String {
+    let texts: Vec<String> = values.iter().take(limit).map(shown).collect();
     let more = match values.len().saturating_sub(limit) {
         0 => String::new(),
         more => format!(" and {more} more"),
@@ -274,6 +274,7 @@ fn list<'a, T, D: fmt::Display>(key: &str, values: &'a [T], limit: usize, shown:
 impl fmt::Display for Rule {
     /// The rule in one line, with the first items of long lists.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.keys_with(MAX_SHOWN).collect::<Vec<_>>().join(", "))
+        let keys = self.keys_with(MAX_SHOWN, |text| quoted(text).to_string());
+        f.write_str(&keys.collect::<Vec<_>>().join(", "))
     }
 }
