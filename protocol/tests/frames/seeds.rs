@@ -1,9 +1,12 @@
 //! Writes the initial inputs of the fuzz targets from the tables.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 
-use wakevirt_protocol::CapturedPacket;
-use wakevirt_protocol::sniffer::{Counters, FromSniffer, MAX_MESSAGE, Mode};
+use wakevirt_protocol::sniffer::{
+    BATCH, Change, Counters, FromSniffer, MAX_MESSAGE, Mode, Request, Source, Start, ToSniffer,
+};
+use wakevirt_protocol::{CapturedPacket, MacAddr};
 
 use crate::links::link_types;
 use crate::rows::*;
@@ -34,6 +37,7 @@ fn writes_the_seeds_of_the_fuzz_targets() {
     let mut buffer = [0; MAX_MESSAGE];
     for (name, message) in [
         ("ready", FromSniffer::Ready { mode: Mode::Raw, landlock: true }),
+        ("applied", FromSniffer::Applied),
         ("failed", FromSniffer::Failed { reason: "why, and what to do".to_owned() }),
         (
             "counters",
@@ -59,5 +63,27 @@ fn writes_the_seeds_of_the_fuzz_targets() {
         ),
     ] {
         seed("message", name, message.encode(&mut buffer).unwrap());
+    }
+    let start = Start {
+        request: Request::Auto,
+        ports: vec![0, 7, 9],
+        bound: 2,
+        outgoing: 1,
+        limit: 100,
+        require_landlock: true,
+    };
+    let interface = NonZeroU32::new(300).unwrap();
+    let addresses =
+        core::array::from_fn(|number| MacAddr::new([2, 0, 0, 0, 0, u8::try_from(number).unwrap()]));
+    for (name, message) in [
+        ("start", ToSniffer::Start(start)),
+        ("incoming", ToSniffer::Incoming { slot: 1, source: Source::Interface(interface) }),
+        ("outgoing", ToSniffer::Outgoing { slot: 0, interface: interface.get() }),
+        ("report", ToSniffer::Report),
+        ("limit", ToSniffer::Change(Change::Limit(100))),
+        ("interest", ToSniffer::Change(Change::Interest { added: true, addresses })),
+        ("excluded", ToSniffer::Change(Change::Excluded { added: false, interfaces: [300; BATCH] })),
+    ] {
+        seed("to_sniffer", name, message.encode(&mut buffer).unwrap());
     }
 }
