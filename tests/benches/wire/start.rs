@@ -20,9 +20,10 @@ use crate::tool::Tool;
 /// The maximum number of timed wakes. The kinds alternate.
 const WAKES: u16 = 300;
 /// The number of wakes for each wake by the tool, which is slow.
-const TOOL: u16 = 20;
-/// The time after which no more wakes are measured.
-const TIME_LIMIT: Duration = Duration::from_secs(45);
+const TOOL: u16 = 30;
+/// The time after which no more wakes are measured. QEMU takes long for each.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+const QEMU_TIME_LIMIT: Duration = Duration::from_secs(20);
 /// The time after which no more domains are defined.
 const DEFINITION_TIME_LIMIT: Duration = Duration::from_secs(30);
 /// The pause before each measurement, during which all processes become idle and libvirt's events are handled.
@@ -68,7 +69,8 @@ fn measure_among(report: &mut Report, connection: &'static str, domains: usize) 
         wire,
         tool,
     };
-    let times = bench.measure(domains / 2);
+    let limit = if connection == QEMU { QEMU_TIME_LIMIT } else { TIME_LIMIT };
+    let times = bench.measure(domains / 2, limit);
 
     let what = format!("{domains} {}", if connection == QEMU { "QEMU domains" } else { "domains" });
     let added = report_times(report, &what, connection, times);
@@ -112,11 +114,11 @@ struct Bench {
 
 impl Bench {
     /// Measures wakes: wakevirt wakes one half of the domains, and the tool the other half. `half` is the size of each
-    /// half.
-    fn measure(&mut self, half: usize) -> WakeTimes {
+    /// half. No wake begins after `limit`.
+    fn measure(&mut self, half: usize, limit: Duration) -> WakeTimes {
         let mut times = WakeTimes::default();
         let start = Instant::now();
-        for wake in (0..WAKES).take_while(|_| start.elapsed() < TIME_LIMIT) {
+        for wake in (0..WAKES).take_while(|_| start.elapsed() < limit) {
             // Each packet has a different sender, so that it is not a copy of the previous one.
             let [high, low] = wake.to_be_bytes();
             let sender = [2, 0, 0, 0, high, low];
