@@ -53,6 +53,7 @@ pub struct Fault<'fault> {
 /// does not and was not refused.
 pub fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &mut Count) {
     let starts: Vec<usize> = (0..DOMAINS).map(|domain| system.starts(domain)).collect();
+    let unknown = system.unknown(DURING);
     let (announced, outcomes) = (system.announced(DURING), system.outcomes(DURING).len());
 
     system.wake(BEFORE);
@@ -83,6 +84,8 @@ pub fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count
         }
         ([1, 0, 1], true) => match outcome.iter().find(|it| *it == "expired" || *it == "failed") {
             Some(outcome) => count.add(outcome),
+            // The packet was held until it expired, because libvirt was not connected yet.
+            None if system.unknown(DURING) > unknown => count.add("expired"),
             None if fault.forgets => count.add("forgotten"),
             None => panic!("an announced packet was lost: {}", context()),
         },

@@ -12,7 +12,7 @@ use crate::system::{Part, RESTART, System};
 const DIRECTORY: &str = "/run/wakevirt-actor";
 const FILE: &str = "/run/wakevirt-actor/state";
 
-/// What happens to the file while the actor is down.
+/// What happens to the file while the actor is down. It is never missing: the actor would assume that the host has booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Damage {
     /// Some bytes of each record change.
@@ -28,10 +28,9 @@ enum Damage {
     Directory,
     Link,
     Pipe,
-    Missing,
 }
 
-const ALL: [Damage; 9] = [
+const ALL: [Damage; 8] = [
     Damage::Bytes,
     Damage::Truncated,
     Damage::Newer,
@@ -40,7 +39,6 @@ const ALL: [Damage; 9] = [
     Damage::Directory,
     Damage::Link,
     Damage::Pipe,
-    Damage::Missing,
 ];
 
 impl Damage {
@@ -73,7 +71,6 @@ impl Damage {
             Self::Directory => return replace(&format!("mkdir -p {FILE}/full")),
             Self::Link => return replace(&format!("ln -s /etc/passwd {FILE}")),
             Self::Pipe => return replace(&format!("mkfifo --mode=666 {FILE}")),
-            Self::Missing => return replace(""),
         }
         fs::write(&path, bytes).expect("the file of a killed actor");
     }
@@ -155,6 +152,6 @@ fn unwritable(rounds: usize) {
 }
 
 in_rounds! {
-    fn damaged(1, 90) { damage }
+    fn damaged(1, 80) { damage }
     fn not_writable(1, 20) { unwritable }
 }

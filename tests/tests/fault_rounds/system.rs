@@ -257,6 +257,12 @@ impl<'host> System<'host> {
         self.wait_until_idle(domain);
     }
 
+    /// How many times the actor has logged that the domain's address is unknown.
+    pub fn unknown(&self, domain: usize) -> usize {
+        let line = format!("unknown: packet for {} ", mac(domain));
+        self.log(Part::Actor).iter().filter(|it| it.contains(&line)).count()
+    }
+
     /// Waits for another outcome of the domain's wakes after this number of earlier ones, and returns it.
     pub fn wait_for_outcome(&self, domain: usize, earlier: usize) -> String {
         let outcome = wait::within(RECOVERY, || self.outcomes(domain).get(earlier).cloned());
