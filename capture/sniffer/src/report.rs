@@ -13,6 +13,10 @@ use crate::sockets::Readable;
 /// The minimum interval between two reports of the counters.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// The minimum time from a packet to the report that counts it. While the packet causes a wake, the announcer does not
+/// run a second time.
+const DELAY: Duration = Duration::from_millis(20);
+
 /// The counters, and the state of their reports.
 pub struct Report {
     /// The counters.
@@ -21,8 +25,8 @@ pub struct Report {
     udp_drops: [u32; MAX_UDP_SOCKETS],
     /// The time of the last report.
     sent_at: Instant,
-    /// Whether a packet or a request has arrived since the last report.
-    pending: bool,
+    /// When the first packet or request since the last report arrived.
+    pending: Option<Instant>,
 }
 
 impl Report {
@@ -33,23 +37,24 @@ impl Report {
         for (drops, (socket, _)) in udp_drops.iter_mut().zip(udp) {
             *drops = ffi::drops(socket).map_err(Error::Receive)?;
         }
-        Ok(Self { counters: Counters::default(), udp_drops, sent_at: Instant::now(), pending: false })
+        Ok(Self { counters: Counters::default(), udp_drops, sent_at: Instant::now(), pending: None })
     }
 
     /// Requests a report.
-    pub const fn request(&mut self) {
-        self.pending = true;
+    pub fn request(&mut self) {
+        self.pending.get_or_insert_with(Instant::now);
     }
 
     /// The time until the next report; `None` if none is pending.
     pub fn due(&self) -> Option<Duration> {
-        self.pending.then(|| INTERVAL.saturating_sub(self.sent_at.elapsed()))
+        let since = self.pending?;
+        Some(INTERVAL.saturating_sub(self.sent_at.elapsed()).max(DELAY.saturating_sub(since.elapsed())))
     }
 
     /// Records the outcome of sending the counters.
     pub fn sent(&mut self, outcome: SendOutcome) {
         self.sent_at = Instant::now();
-        self.pending = outcome == SendOutcome::Full;
+        self.pending = (outcome == SendOutcome::Full).then_some(self.sent_at);
     }
 
     /// Adds the packets that the kernel dropped since the last call.
