@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use wakevirt_tests::host::Host;
 
-use crate::round::{self, Count, DOMAINS, Fault};
-use crate::seed::{Random, in_rounds};
-use crate::system::{Part, RESTART, System};
+use crate::round::{Fault, Series};
+use crate::seed::in_rounds;
+use crate::system::{Part, RESTART};
 
 /// The longest jump.
 const DAY: usize = 24 * 60 * 60;
@@ -18,15 +18,16 @@ fn jump(rounds: usize) {
     if !Path::new("/proc/self/ns/time").exists() {
         return println!("SKIPPED: the kernel has no time namespaces");
     }
-    let mut random = Random::new();
     let host = Host::new();
-    let mut system = System::new(&host, DOMAINS);
-    let mut count = Count::default();
+    let mut series = Series::new(&host);
     for _ in 0..rounds {
         // Backwards in some rounds, as after a boot for which the state file was not deleted.
-        let offset = random.below(DAY);
+        let offset = series.random.below(DAY);
         let fault = Fault {
-            description: format!("CLOCK_BOOTTIME jumped from {} to {offset} s", system.boottime_offset),
+            description: format!(
+                "CLOCK_BOOTTIME jumped from {} to {offset} s",
+                series.system.boottime_offset
+            ),
             forgets: true,
             interrupts: false,
             begin: &mut |system, _| {
@@ -41,9 +42,9 @@ fn jump(rounds: usize) {
                 system.start(Part::Actor);
             },
         };
-        round::run(&mut system, &mut random, fault, &mut count);
+        series.run(fault);
     }
-    count.print("CLOCK_BOOTTIME jumps by up to a day");
+    series.print("CLOCK_BOOTTIME jumps by up to a day");
 }
 
 in_rounds! {

@@ -2,9 +2,8 @@
 
 use wakevirt_tests::host::Host;
 
-use crate::round::{self, Count, DOMAINS, Fault};
-use crate::seed::{Random, in_rounds};
-use crate::system::System;
+use crate::round::{Fault, Series};
+use crate::seed::in_rounds;
 
 /// What happens to the interface through which the packets arrive, and what restores it.
 const CHANGES: [(&str, &str, &str); 6] = [
@@ -33,12 +32,10 @@ const CHANGES: [(&str, &str, &str); 6] = [
 ];
 
 fn change(rounds: usize) {
-    let mut random = Random::new();
     let host = Host::new();
-    let mut system = System::new(&host, DOMAINS);
-    let mut count = Count::default();
+    let mut series = Series::new(&host);
     for _ in 0..rounds {
-        let (description, begin, end) = random.choose(&CHANGES);
+        let (description, begin, end) = series.random.choose(&CHANGES);
         let fault = Fault {
             description: description.to_owned(),
             forgets: false,
@@ -47,17 +44,15 @@ fn change(rounds: usize) {
             begin: &mut |_, _| drop(host.sh(begin)),
             end: &mut |_, _| drop(host.sh(end)),
         };
-        round::run(&mut system, &mut random, fault, &mut count);
+        series.run(fault);
     }
-    count.print("the interface is renamed, set down, moved, or gets other names or a new bridge");
+    series.print("the interface is renamed, set down, moved, or gets other names or a new bridge");
 }
 
 /// The interface is deleted, and another one with the same name is created.
 fn replace(rounds: usize) {
-    let mut random = Random::new();
     let host = Host::new();
-    let mut system = System::new(&host, DOMAINS);
-    let mut count = Count::default();
+    let mut series = Series::new(&host);
     for _ in 0..rounds {
         let fault = Fault {
             description: "the interface was replaced".to_owned(),
@@ -70,9 +65,9 @@ fn replace(rounds: usize) {
             // The interface may exist for less time than capture needs to notice it.
             end: &mut |_, _| (),
         };
-        round::run(&mut system, &mut random, fault, &mut count);
+        series.run(fault);
     }
-    count.print("the interface is deleted and created again");
+    series.print("the interface is deleted and created again");
 }
 
 in_rounds! {

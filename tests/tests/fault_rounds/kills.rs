@@ -5,21 +5,19 @@ use std::time::Duration;
 
 use wakevirt_tests::host::Host;
 
-use crate::round::{self, Count, DOMAINS, Fault};
+use crate::round::{self, Fault, Series};
 use crate::seed::{Random, in_rounds};
-use crate::system::{Part, RESTART, System};
+use crate::system::{Part, RESTART};
 
 /// The maximum time between the kills of a pair.
 const GAP: Duration = Duration::from_millis(50);
 
 /// Kills the parts that `choose` returns, in each round at another moment.
 fn kill_in_rounds(what: &str, rounds: usize, mut choose: impl FnMut(usize, &mut Random) -> Vec<Part>) {
-    let mut random = Random::new();
     let host = Host::new();
-    let mut system = System::new(&host, DOMAINS);
-    let mut count = Count::default();
+    let mut series = Series::new(&host);
     for number in 0..rounds {
-        let parts = choose(number, &mut random);
+        let parts = choose(number, &mut series.random);
         let fault = Fault {
             description: format!("killed {parts:?}"),
             forgets: round::forgets(&parts),
@@ -39,9 +37,9 @@ fn kill_in_rounds(what: &str, rounds: usize, mut choose: impl FnMut(usize, &mut 
                 order.into_iter().for_each(|part| system.start(part));
             },
         };
-        round::run(&mut system, &mut random, fault, &mut count);
+        series.run(fault);
     }
-    count.print(what);
+    series.print(what);
 }
 
 /// Two different parts.

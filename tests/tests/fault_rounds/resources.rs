@@ -8,8 +8,8 @@ use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User, succeed};
 use wakevirt_tests::process::Process;
 
-use crate::round::{self, Count, DOMAINS, Fault};
-use crate::seed::{Random, in_rounds};
+use crate::round::{Fault, Series};
+use crate::seed::in_rounds;
 use crate::system::{Part, RESTART, System};
 
 /// The longest time for which a resource is exhausted.
@@ -29,13 +29,11 @@ fn limit(system: &System<'_>, part: Part, limit: &str) {
 
 /// A service cannot open descriptors, while the connections to libvirt or the bus are lost.
 fn descriptors(rounds: usize) {
-    let mut random = Random::new();
     let host = Host::new();
-    let mut system = System::new(&host, DOMAINS);
-    let mut count = Count::default();
+    let mut series = Series::new(&host);
     for _ in 0..rounds {
-        let part = random.choose(&SERVICES);
-        let lost = random.choose(&[None, Some(Part::Libvirtd), Some(Part::Bus)]);
+        let part = series.random.choose(&SERVICES);
+        let lost = series.random.choose(&[None, Some(Part::Libvirtd), Some(Part::Bus)]);
         let fault = Fault {
             description: format!("{part:?} had no descriptors, and lost {lost:?}"),
             forgets: false,
@@ -55,19 +53,17 @@ fn descriptors(rounds: usize) {
                 }
             },
         };
-        round::run(&mut system, &mut random, fault, &mut count);
+        series.run(fault);
     }
-    count.print("a service has no file descriptors, with or without a lost connection");
+    series.print("a service has no file descriptors, with or without a lost connection");
 }
 
 /// A service cannot allocate memory: `RLIMIT_AS`, because not every machine has the cgroup controller.
 fn memory(rounds: usize) {
-    let mut random = Random::new();
     let host = Host::new();
-    let mut system = System::new(&host, DOMAINS);
-    let mut count = Count::default();
+    let mut series = Series::new(&host);
     for _ in 0..rounds {
-        let part = random.choose(&SERVICES);
+        let part = series.random.choose(&SERVICES);
         let fault = Fault {
             description: format!("{part:?} had no memory"),
             forgets: part == Part::Announcer,
@@ -83,18 +79,16 @@ fn memory(rounds: usize) {
                 }
             },
         };
-        round::run(&mut system, &mut random, fault, &mut count);
+        series.run(fault);
     }
-    count.print("a service cannot allocate memory");
+    series.print("a service cannot allocate memory");
 }
 
 /// Clients of the bus that subscribe to all signals, and do not read them.
 fn silent_readers(rounds: usize) {
     const READERS: usize = 20;
-    let mut random = Random::new();
     let host = Host::new();
-    let mut system = System::new(&host, DOMAINS);
-    let mut count = Count::default();
+    let mut series = Series::new(&host);
     for _ in 0..rounds {
         let mut readers = Vec::new();
         let fault = Fault {
@@ -113,20 +107,18 @@ fn silent_readers(rounds: usize) {
             },
             end: &mut |_, _| {},
         };
-        round::run(&mut system, &mut random, fault, &mut count);
+        series.run(fault);
     }
-    count.print("20 clients of the bus subscribe to all signals, and do not read them");
+    series.print("20 clients of the bus subscribe to all signals, and do not read them");
 }
 
 /// A service is started a second time. Then the first one is killed, and the second one takes over or is restarted.
 fn second_instance(rounds: usize) {
-    let mut random = Random::new();
     let host = Host::new();
-    let mut system = System::new(&host, DOMAINS);
-    let mut count = Count::default();
+    let mut series = Series::new(&host);
     for _ in 0..rounds {
-        let part = random.choose(&SERVICES);
-        let config = system.config.clone();
+        let part = series.random.choose(&SERVICES);
+        let config = series.system.config.clone();
         let fault = Fault {
             description: format!("a second {part:?}"),
             forgets: false,
@@ -142,9 +134,9 @@ fn second_instance(rounds: usize) {
                 system.second = None;
             },
         };
-        round::run(&mut system, &mut random, fault, &mut count);
+        series.run(fault);
     }
-    count.print("a service is started a second time, and the second one is killed");
+    series.print("a service is started a second time, and the second one is killed");
 }
 
 in_rounds! {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::Duration;
 
+use wakevirt_tests::host::Host;
+
 use crate::seed::Random;
 use crate::system::{Part, System};
 
@@ -46,12 +48,39 @@ pub struct Fault<'fault> {
     pub interrupts: bool,
 }
 
+/// Rounds on one system.
+pub struct Series<'host> {
+    pub random: Random,
+    pub system: System<'host>,
+    count: Count,
+}
+
+impl<'host> Series<'host> {
+    pub fn new(host: &'host Host) -> Self {
+        Self::on(System::new(host, DOMAINS))
+    }
+
+    /// Rounds on a system with [`DOMAINS`] domains.
+    pub fn on(system: System<'host>) -> Self {
+        Self { random: Random::new(), system, count: Count::default() }
+    }
+
+    /// Runs a round with this fault: see [`run`].
+    pub fn run(&mut self, fault: Fault<'_>) {
+        run(&mut self.system, &mut self.random, fault, &mut self.count);
+    }
+
+    pub fn print(&self, what: &str) {
+        self.count.print(what);
+    }
+}
+
 /// Runs a round, in which all domains are off at the beginning and at the end.
 ///
 /// # Panics
 /// If a packet before or after the fault does not start its domain exactly once, or an announced packet during the fault
 /// does not and was not refused.
-pub fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &mut Count) {
+fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &mut Count) {
     let starts: Vec<usize> = (0..DOMAINS).map(|domain| system.starts(domain)).collect();
     let unknown = system.unknown(DURING);
     let (announced, outcomes) = (system.announced(DURING), system.outcomes(DURING).len());

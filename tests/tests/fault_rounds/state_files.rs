@@ -5,7 +5,7 @@ use std::thread::sleep;
 
 use wakevirt_tests::host::Host;
 
-use crate::round::{self, Count, DOMAINS, Fault};
+use crate::round::{Count, Fault, Series};
 use crate::seed::{Random, in_rounds};
 use crate::system::{Part, RESTART, System};
 
@@ -77,14 +77,12 @@ impl Damage {
 }
 
 fn damage(rounds: usize) {
-    let mut random = Random::new();
     let host = Host::new();
-    let mut system = System::new(&host, DOMAINS);
-    let mut count = Count::default();
+    let mut series = Series::new(&host);
     for round in 0..rounds {
         // In `make check`, each run tests other kinds.
         let damage = if rounds < ALL.len() {
-            random.choose(&ALL)
+            series.random.choose(&ALL)
         } else {
             *ALL.iter().cycle().nth(round).expect("one")
         };
@@ -101,10 +99,10 @@ fn damage(rounds: usize) {
                 system.start(Part::Actor);
             },
         };
-        round::run(&mut system, &mut random, fault, &mut count);
+        series.run(fault);
         host.sh(&format!("rm -rf {FILE}.unread"));
     }
-    count.print("the state file is damaged or replaced while the actor is down");
+    series.print("the state file is damaged or replaced while the actor is down");
 }
 
 /// The actor cannot write the file, and is killed. The next one must not repeat the wakes of the previous one, which are

@@ -10,8 +10,8 @@ use wakevirt_tests::host::Host;
 use wakevirt_tests::libvirt::QEMU;
 use wakevirt_tests::scene::ALL_ALLOWED;
 
-use crate::round::{self, Count, DOMAINS, Fault};
-use crate::seed::{Random, in_rounds, rounds};
+use crate::round::{DOMAINS, Fault, Series};
+use crate::seed::{in_rounds, rounds};
 use crate::system::{HOLD, Part, System};
 
 /// The longest hang in `make check`.
@@ -20,7 +20,7 @@ const BRIEF: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(30);
 
 /// A component that hangs for this time.
-fn hang(part: Part, time: Duration, system: &mut System<'_>, random: &mut Random, count: &mut Count) {
+fn hang(part: Part, time: Duration, series: &mut Series<'_>) {
     let fault = Fault {
         description: format!("{part:?} hung for {time:?}"),
         forgets: false,
@@ -31,21 +31,19 @@ fn hang(part: Part, time: Duration, system: &mut System<'_>, random: &mut Random
             system.signal(part, Signal::SIGCONT);
         },
     };
-    round::run(system, random, fault, count);
+    series.run(fault);
 }
 
 fn hang_in_rounds(rounds: usize, longest: Duration) {
-    let mut random = Random::new();
     let host = Host::new();
-    let mut system = System::new(&host, DOMAINS);
-    let mut count = Count::default();
+    let mut series = Series::new(&host);
     for round in 0..rounds {
-        let part = random.choose(&Part::ALL);
+        let part = series.random.choose(&Part::ALL);
         // Some rounds are as long as possible.
-        let time = if round % 5 == 0 { longest } else { random.time_below(longest) };
-        hang(part, time, &mut system, &mut random, &mut count);
+        let time = if round % 5 == 0 { longest } else { series.random.time_below(longest) };
+        hang(part, time, &mut series);
     }
-    count.print(&format!("a component hangs for up to {} s", longest.as_secs()));
+    series.print(&format!("a component hangs for up to {} s", longest.as_secs()));
 }
 
 fn hangs(rounds: usize) {
@@ -61,14 +59,12 @@ fn hangs_of_thirty_seconds() {
 
 /// The actor is down when a packet arrives, and starts before or after `hold` has elapsed. libvirtd may start later.
 fn actor_is_down(rounds: usize) {
-    let mut random = Random::new();
     let host = Host::new();
-    let mut system = System::new(&host, DOMAINS);
-    let mut count = Count::default();
+    let mut series = Series::new(&host);
     for round in 0..rounds {
         let times = [Duration::from_secs(1), Duration::from_secs(5), HOLD + Duration::from_secs(1)];
         let time = times.into_iter().cycle().nth(round).unwrap_or_default();
-        let libvirtd_too = random.below(2) == 0;
+        let libvirtd_too = series.random.below(2) == 0;
         let fault = Fault {
             description: format!(
                 "the actor was down for {time:?}, libvirtd absent at its start: {libvirtd_too}"
@@ -90,21 +86,19 @@ fn actor_is_down(rounds: usize) {
                 }
             },
         };
-        round::run(&mut system, &mut random, fault, &mut count);
+        series.run(fault);
     }
-    count.print("the actor is down for 1 s, 5 s, or longer than `hold`");
+    series.print("the actor is down for 1 s, 5 s, or longer than `hold`");
 }
 
 /// Restarts libvirtd while another connection never works.
 fn other_connection(rounds: usize, socket: &str, host: &Host) {
-    let mut random = Random::new();
     let config = format!(
         "connections = [\"{QEMU}\", \"qemu+unix:///system?socket={socket}\"]\ncool-down = \"0s\"\nhold = \"{}s\"\n\
          {ALL_ALLOWED}",
         HOLD.as_secs()
     );
-    let mut system = System::configured(host, DOMAINS, config);
-    let mut count = Count::default();
+    let mut series = Series::on(System::configured(host, DOMAINS, config));
     for _ in 0..rounds {
         let fault = Fault {
             description: format!("libvirtd was killed, and {socket} does not answer"),
@@ -113,9 +107,9 @@ fn other_connection(rounds: usize, socket: &str, host: &Host) {
             begin: &mut |system, _| system.kill(Part::Libvirtd),
             end: &mut |system, _| system.start(Part::Libvirtd),
         };
-        round::run(&mut system, &mut random, fault, &mut count);
+        series.run(fault);
     }
-    count.print(&format!("libvirtd is killed, and a second connection ({socket}) never works"));
+    series.print(&format!("libvirtd is killed, and a second connection ({socket}) never works"));
 }
 
 fn dead_connection(rounds: usize) {

@@ -340,6 +340,17 @@ mod tests {
         Message::signal("/", "a.b", "C").build(&(number, "x".repeat(length))).unwrap()
     }
 
+    /// Adds what can be read.
+    async fn read_chunk(stream: &UnixStream, bytes: &mut Vec<u8>) {
+        stream.readable().await.unwrap();
+        let mut chunk = [0; 4096];
+        match stream.try_read(&mut chunk) {
+            Ok(0) => panic!("the connection is closed"),
+            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+    }
+
     #[tokio::test]
     async fn writes_a_signal_without_another_task() {
         let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -377,13 +388,7 @@ mod tests {
         let read = async {
             let mut bytes = Vec::new();
             while bytes.len() < expected.len() {
-                theirs.readable().await.unwrap();
-                let mut chunk = [0; 4096];
-                match theirs.try_read(&mut chunk) {
-                    Ok(0) => panic!("the connection is closed"),
-                    Ok(count) => bytes.extend_from_slice(&chunk[..count]),
-                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
-                }
+                read_chunk(&theirs, &mut bytes).await;
             }
             bytes
         };
@@ -417,13 +422,7 @@ mod tests {
         refusals.refuse(":1.1", 1, LAST);
         let mut bytes = Vec::new();
         while !bytes.ends_with(&refusal(":1.1", 1, LAST)) {
-            theirs.readable().await.unwrap();
-            let mut chunk = [0; 4096];
-            match theirs.try_read(&mut chunk) {
-                Ok(0) => panic!("the connection is closed"),
-                Ok(count) => bytes.extend_from_slice(&chunk[..count]),
-                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
-            }
+            read_chunk(&theirs, &mut bytes).await;
         }
         let has = |message: &Message| bytes.windows(message.data().len()).any(|it| it == &**message.data());
         assert_eq!(replies.each_ref().map(has), [true, true, false, true]);
