@@ -24,5 +24,5 @@ pub mod sniffer;
 pub use details::Transport;
 pub use mac::MacAddr;
 pub use magic::MagicPacket;
-pub use packet::{CapturedPacket, Carrier, ParsedPacket, Stamp, UdpPath, VlanId};
+pub use packet::{CapturedPacket, Carrier, Origin, ParsedPacket, Stamp, UdpPath, VlanId};
 pub use password::Password;

@@ -1,6 +1,6 @@
 //! A captured magic packet: its content, carrier, ingress interface and time of capture.
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,27 @@ pub enum Carrier {
     Udp4(UdpPath<Ipv4Addr>),
     /// A UDP datagram over IPv6.
     Udp6(UdpPath<Ipv6Addr>),
+}
+
+/// The sender of a magic packet. A packet from another sender is not a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The sender of a frame, if its link has MAC addresses.
+    Mac(Option<MacAddr>),
+    /// The sender of a datagram.
+    Ip(IpAddr),
+}
+
+impl Carrier {
+    /// The sender.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Ethernet { source, .. } => Origin::Mac(*source),
+            Self::Udp4(path) => Origin::Ip(path.source.into()),
+            Self::Udp6(path) => Origin::Ip(path.source.into()),
+        }
+    }
 }
 
 /// The addresses and ports of a UDP datagram. Ports are in host byte order.

@@ -1,32 +1,14 @@
 //! Detects copies of packets that were announced recently.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use wakevirt_protocol::{Carrier, MacAddr};
+use wakevirt_protocol::{Carrier, Origin};
 
 use crate::packets::key::Key;
 
 /// The maximum number of packets. If a packet was removed because of this limit, a copy of it is announced.
 const MAX_PACKETS: usize = 16_384;
-
-/// The sender of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Source {
-    Mac(Option<MacAddr>),
-    Ip(IpAddr),
-}
-
-impl From<&Carrier> for Source {
-    fn from(carrier: &Carrier) -> Self {
-        match carrier {
-            Carrier::Ethernet { source, .. } => Self::Mac(*source),
-            Carrier::Udp4(path) => Self::Ip(path.source.into()),
-            Carrier::Udp6(path) => Self::Ip(path.source.into()),
-        }
-    }
-}
 
 /// The packets that were announced within the deduplication window.
 ///
@@ -34,9 +16,9 @@ impl From<&Carrier> for Source {
 /// once per window.
 #[derive(Debug, Default)]
 pub struct Recent {
-    sequences: HashMap<(Key, Source), u64>,
+    sequences: HashMap<(Key, Origin), u64>,
     /// The keys of `sequences`, in the order of announcement.
-    order: VecDeque<(Instant, (Key, Source))>,
+    order: VecDeque<(Instant, (Key, Origin))>,
 }
 
 impl Recent {
@@ -45,7 +27,7 @@ impl Recent {
         while self.order.front().is_some_and(|(announced, _)| now.duration_since(*announced) >= window) {
             self.remove_oldest();
         }
-        self.sequences.get(&(key, carrier.into())).copied()
+        self.sequences.get(&(key, carrier.origin())).copied()
     }
 
     /// Records that a packet that is not a copy was announced with this sequence.
@@ -53,7 +35,7 @@ impl Recent {
         if self.order.len() >= MAX_PACKETS {
             self.remove_oldest();
         }
-        let key = (key, carrier.into());
+        let key = (key, carrier.origin());
         self.sequences.insert(key, sequence);
         self.order.push_back((now, key));
     }
@@ -67,6 +49,8 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
+    use wakevirt_protocol::MacAddr;
+
     use super::*;
 
     #[test]

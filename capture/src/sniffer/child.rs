@@ -231,25 +231,23 @@ impl Channel {
     /// # Errors
     /// [`Error::Channel`].
     pub fn change(&self, change: &Change) -> Result<bool, Error> {
-        match self.try_send(&ToSniffer::Change(*change))? {
-            Ok(()) => Ok(true),
-            Err(Errno::AGAIN) => Ok(false),
-            Err(error) => Err(Error::Channel(error.into())),
-        }
+        self.try_send(&ToSniffer::Change(*change))
     }
 
     fn send(&self, message: &ToSniffer) -> Result<(), Error> {
-        self.try_send(message)?.map_err(|error| Error::Channel(error.into()))
+        if self.try_send(message)? { Ok(()) } else { Err(Error::Channel(Errno::AGAIN.into())) }
     }
 
-    fn try_send(&self, message: &ToSniffer) -> Result<Result<(), Errno>, Error> {
+    /// Returns `false` if the socketpair is full.
+    fn try_send(&self, message: &ToSniffer) -> Result<bool, Error> {
         let mut buffer = [0; MAX_MESSAGE];
         let bytes = message.encode(&mut buffer).map_err(|error| Error::Channel(io::Error::other(error)))?;
-        Ok(match send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        match send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             // The sniffer has exited. Its failure report can still be read.
-            Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
-            Err(error) => Err(error),
-        })
+            Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(true),
+            Err(Errno::AGAIN) => Ok(false),
+            Err(error) => Err(Error::Channel(error.into())),
+        }
     }
 }
 

@@ -175,7 +175,8 @@ fn sources(list: &InterfaceList, links: &Links, sockets: usize) -> Vec<Option<So
 }
 
 /// The index of the interface with this name, which can be an alternative name.
-fn index_of(name: &str, links: &Links) -> Option<u32> {
+#[must_use]
+pub fn index_of(name: &str, links: &Links) -> Option<u32> {
     let has_name = |interface: &Interface| interface.names().any(|other| other == name);
     links.iter().find(|(_, interface)| has_name(interface)).map(|(index, _)| *index)
 }

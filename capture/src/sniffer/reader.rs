@@ -19,7 +19,7 @@ use crate::packets::ledger::Verdict;
 use crate::packets::log::PacketLog;
 use crate::shared::Shared;
 use crate::sniffer::child::Channel;
-use crate::sniffer::control::Control;
+use crate::sniffer::control::{Control, index_of};
 
 /// How long the announcer waits for `Ready`, in seconds.
 const READY_TIMEOUT: u64 = 10;
@@ -280,8 +280,7 @@ impl<'a> Reader<'a> {
         let wanted =
             self.settings.interfaces.names().chain(self.settings.outgoing.iter().map(String::as_str));
         for name in wanted {
-            let has_name = |interface: &Arc<Interface>| interface.names().any(|other| other == name);
-            if !self.interfaces.links().values().any(has_name) {
+            if index_of(name, self.interfaces.links()).is_none() {
                 tracing::warn!(
                     MESSAGE_ID = kind::INTERFACE_MISSING,
                     WAKEVIRT_INTERFACE = name,

@@ -73,6 +73,12 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
         }
     }
 
+    /// The rates.
+    #[must_use]
+    pub const fn rates(&self) -> Rates {
+        self.rates
+    }
+
     /// Replaces the rates.
     pub const fn set_rates(&mut self, rates: Rates) {
         self.rates = rates;

@@ -5,12 +5,11 @@
 
 use std::collections::HashSet;
 use std::hash::{Hash, RandomState};
-use std::net::IpAddr;
 use std::time::Instant;
 
 use wakevirt_protocol::budget::{Budgets, Copies, CopyCheck, Micros, Rates};
 use wakevirt_protocol::sniffer::{Change, MAX_ADDRESSES, MAX_EXCLUDED};
-use wakevirt_protocol::{CapturedPacket, Carrier, MacAddr};
+use wakevirt_protocol::{CapturedPacket, MacAddr};
 
 use crate::error::Error;
 
@@ -32,7 +31,6 @@ pub struct Limits {
     interest: HashSet<MacAddr>,
     /// The interfaces from which no packets are passed.
     excluded: HashSet<u32>,
-    rates: Rates,
     budgets: Budgets<RandomState>,
     copies: Copies<RandomState>,
     /// Time zero of the budgets.
@@ -47,7 +45,6 @@ impl Limits {
         Self {
             interest: HashSet::with_capacity(2 * MAX_ADDRESSES),
             excluded: HashSet::with_capacity(2 * MAX_EXCLUDED),
-            rates: Rates::passed(limit),
             budgets: Budgets::default_size(Rates::passed(limit), RandomState::new()),
             copies: Copies::new(RandomState::new()),
             start: Instant::now(),
@@ -61,8 +58,7 @@ impl Limits {
     pub fn apply(&mut self, change: &Change) -> Result<(), Error> {
         match change {
             Change::Limit(limit) => {
-                self.rates = Rates::passed(*limit);
-                self.budgets.set_rates(self.rates);
+                self.budgets.set_rates(Rates::passed(*limit));
                 Ok(())
             }
             Change::Interest { added, addresses } => {
@@ -85,8 +81,8 @@ impl Limits {
             Micros::try_from(now.saturating_duration_since(self.start).as_micros()).unwrap_or(Micros::MAX);
         let CapturedPacket { packet, interface } = captured;
         let target = packet.magic.target();
-        let properties = (target, *interface, packet.vlan, packet.magic.password(), source(&packet.carrier));
-        match self.copies.check(&properties, self.rates.address, now) {
+        let properties = (target, *interface, packet.vlan, packet.magic.password(), packet.carrier.origin());
+        match self.copies.check(&properties, self.budgets.rates().address, now) {
             CopyCheck::Admitted => return Decision::Pass,
             CopyCheck::Suppressed => return Decision::Duplicate,
             CopyCheck::NotACopy => {}
@@ -101,15 +97,6 @@ impl Limits {
         }
         self.copies.admitted(&properties, now);
         Decision::Pass
-    }
-}
-
-/// The sender, by which the announcer also distinguishes packets from copies.
-fn source(carrier: &Carrier) -> (Option<MacAddr>, Option<IpAddr>) {
-    match carrier {
-        Carrier::Ethernet { source, .. } => (*source, None),
-        Carrier::Udp4(path) => (None, Some(path.source.into())),
-        Carrier::Udp6(path) => (None, Some(path.source.into())),
     }
 }
 

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use wakevirt_protocol::sniffer::BATCH;
-use wakevirt_protocol::{MagicPacket, ParsedPacket};
+use wakevirt_protocol::{Carrier, MagicPacket, ParsedPacket};
 
 use super::*;
 
