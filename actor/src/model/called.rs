@@ -16,7 +16,7 @@ pub enum Stop {
     Crashed,
     /// Its state was saved.
     Saved,
-    /// The hypervisor lost it while restarting.
+    /// The hypervisor lost it while restarting, for example because it had been interrupted while it started the domain.
     Lost,
     /// Its last start failed, or was interrupted.
     Failed,
@@ -55,7 +55,7 @@ impl Called {
     }
 
     /// The result of the call if the domain is off for this reason: whether the domain was started. `None` if the call
-    /// may not have been made. If the domain was off for the same reason before, only a report by the hypervisor shows
+    /// may not have been made, or was interrupted. If the domain was off for the same reason before, only a report by the hypervisor shows
     /// that it has run.
     #[must_use]
     pub fn result(self, stop: Stop) -> Option<Result<(), ()>> {
@@ -63,9 +63,10 @@ impl Called {
             Self::No | Self::Maybe => None,
             Self::WhileOff(before) if stop == before => None,
             Self::WhileOff(_) => match stop {
-                Stop::Unknown => None,
+                // A hypervisor that exits during a start can report the interrupted start as lost or crashed.
+                Stop::Unknown | Stop::Crashed | Stop::Lost => None,
                 Stop::Failed => Some(Err(())),
-                Stop::Shutdown | Stop::Destroyed | Stop::Crashed | Stop::Saved | Stop::Lost => Some(Ok(())),
+                Stop::Shutdown | Stop::Destroyed | Stop::Saved => Some(Ok(())),
             },
             Self::Running => Some(Ok(())),
         }
@@ -99,7 +100,7 @@ mod tests {
         for before in all {
             for now in all {
                 let expected = match now {
-                    Stop::Unknown => None,
+                    Stop::Unknown | Stop::Crashed | Stop::Lost => None,
                     _ if now == before => None,
                     _ => Some(if now == Stop::Failed { Err(()) } else { Ok(()) }),
                 };
