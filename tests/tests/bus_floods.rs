@@ -14,7 +14,7 @@ use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
 use wakevirt_tests::network::Peer;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
-use wakevirt_tests::process::Process;
+use wakevirt_tests::process::{Process, proc};
 use wakevirt_tests::{privileged, wait};
 
 const BUSES: [Kind; 2] = [Kind::DbusDaemon, Kind::DbusBroker];
@@ -36,7 +36,7 @@ struct Scene<'host> {
     actor: Daemon,
     capture: Daemon,
     woken: usize,
-    _bus: Bus<'host>,
+    bus: Bus<'host>,
 }
 
 impl<'host> Scene<'host> {
@@ -50,7 +50,13 @@ impl<'host> Scene<'host> {
         let capture = Daemon::capture(host).start_on_bus();
         let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"*\"\n");
         let actor = Daemon::actor(host).config(&config).start_connected();
-        Self { host, kind, lan, _libvirtd: libvirtd, actor, capture, woken: 0, _bus: bus }
+        Self { host, kind, lan, _libvirtd: libvirtd, actor, capture, woken: 0, bus }
+    }
+
+    /// The CPU time of the bus and of both services.
+    fn cpu_times(&self) -> [(&'static str, Duration); 3] {
+        let of = |daemon: &Daemon| proc::tree(daemon.pid()).into_iter().map(proc::cpu_time).sum();
+        [("bus", self.bus.cpu_time()), ("capture", of(&self.capture)), ("actor", of(&self.actor))]
     }
 
     /// Wakes the next domain with a packet, and returns the time until the actor logs its start.
@@ -270,14 +276,21 @@ fn a_hundred_clients_delay_wakes() {
             let (before, _) = median(&mut scene);
             // It lasts until it is dropped.
             let flooding = host.flood(user, flood, CLIENTS, u32::MAX, None);
+            let (start, times) = (Instant::now(), scene.cpu_times());
             let (during, longest) = median(&mut scene);
+            let elapsed = start.elapsed();
+            let cpu = scene.cpu_times().map(|(part, time)| {
+                let earlier = times.iter().find(|it| it.0 == part).map_or(Duration::ZERO, |it| it.1);
+                format!("{part} {:.0}%", (time - earlier).as_secs_f64() / elapsed.as_secs_f64() * 100.0)
+            });
             assert!(is_running(&flooding), "{}", flooding.log().last(1));
             drop(flooding);
             println!(
                 "soak: {flood:?} by {CLIENTS} clients of {user:?}, {bus:?} | 20 wakes | median {} ms later, the latest \
-                 {} ms later",
+                 {} ms later; of a core: {}",
                 during.saturating_sub(before).as_millis(),
                 longest.saturating_sub(before).as_millis(),
+                cpu.join(", "),
             );
             assert!(longest < Duration::from_secs(10), "{flood:?} by {user:?} delayed a wake by {longest:?}");
         }

@@ -8,10 +8,10 @@ use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::Host;
 use wakevirt_tests::network::FAR_END;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, udp4};
+use wakevirt_tests::process::proc::cpu_time;
 
 use crate::bus::{CaptureClient, Counters, wait_for_report};
 use crate::packets::PacketSocket;
-use crate::process::cpu_time;
 use crate::report::Report;
 
 /// The number of frames per second that the sniffer can receive without loss.

@@ -7,9 +7,10 @@ use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, Starter};
 use wakevirt_tests::host::Host;
 use wakevirt_tests::libvirt::{Libvirtd, TEST};
+use wakevirt_tests::process::proc::cpu_time;
 
 use crate::domains::{Client, mac};
-use crate::process::{context_switches, cpu_time};
+use crate::process::context_switches;
 use crate::report::{Aim, Report, median};
 
 /// How long the processes are watched.

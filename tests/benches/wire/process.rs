@@ -1,23 +1,12 @@
-//! The CPU time and memory of a process: proc(5).
+//! The context switches and memory of a process: proc(5).
 
 use std::fs;
-use std::time::Duration;
 
 use nix::unistd::Pid;
 
 use crate::report::{Aim, Report};
 
 const MIB: f64 = 1024.0 * 1024.0;
-
-/// The CPU time of all threads of a process, with nanosecond resolution.
-///
-/// `utime` and `stime` in `/proc/PID/stat` have a resolution of only 10 ms.
-pub fn cpu_time(pid: Pid) -> Duration {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process is running");
-    let time = |path| -> Option<u64> { fs::read_to_string(path).ok()?.split(' ').next()?.parse().ok() };
-    let times = threads.flatten().filter_map(|thread| time(thread.path().join("schedstat")));
-    Duration::from_nanos(times.sum())
-}
 
 /// The number of times that the threads of a process stopped running, so that another one could run.
 pub fn context_switches(pid: Pid) -> u64 {

@@ -9,12 +9,13 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::host::journal::Journal;
 use crate::host::{Host, User, project};
-use crate::process::Process;
+use crate::process::{Process, proc};
 use crate::wait;
 
 /// The socket of the system bus: "Well-known Message Bus Instances" in the D-Bus specification.
@@ -133,6 +134,16 @@ impl<'host> Bus<'host> {
     /// Sends a signal to dbus-daemon.
     pub fn signal(&self, signal: Signal) {
         self.process.iter().for_each(|process| process.signal(signal));
+    }
+
+    /// The CPU time of the bus since its start.
+    ///
+    /// # Panics
+    /// If it is not running.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        let pid = self.process.as_ref().expect("the bus is running").pid();
+        proc::tree(pid).into_iter().map(proc::cpu_time).sum()
     }
 
     /// The bus's log since its start.

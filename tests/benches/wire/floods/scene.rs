@@ -10,13 +10,13 @@ use wakevirt_tests::libvirt::{Libvirtd, TEST};
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic, udp4};
 use wakevirt_tests::network::{FAR_END, Peer};
 use wakevirt_tests::process::Process;
+use wakevirt_tests::process::proc::cpu_time;
 
 use crate::bus::{CaptureClient, wait_for_report};
 use crate::domains::{Client, mac};
 use crate::floods::rows::{Capture, DENIED, Row, SECRET, Target, UDP_PORT};
 use crate::floods::wakes::{Packet, Results};
 use crate::packets::PacketSocket;
-use crate::process::cpu_time;
 
 /// The interfaces.
 const INTERFACES: [&str; 3] = ["lan0", "lan1", "guest0"];
