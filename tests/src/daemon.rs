@@ -3,6 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
 
@@ -34,6 +35,7 @@ pub struct Starter<'host> {
     restricted: bool,
     drop_ins: bool,
     boottime_offset: usize,
+    watchdog: Option<Duration>,
     log_to: &'static str,
     config: String,
     file: String,
@@ -82,6 +84,14 @@ impl<'host> Starter<'host> {
     #[must_use]
     pub fn boottime_offset(mut self, seconds: usize) -> Self {
         self.boottime_offset = seconds;
+        self
+    }
+
+    /// Enables the service manager's watchdog with this timeout: `WatchdogSec=` in systemd.service(5). Nothing reacts if
+    /// the service does not send its messages.
+    #[must_use]
+    pub fn watchdog(mut self, timeout: Duration) -> Self {
+        self.watchdog = Some(timeout);
         self
     }
 
@@ -197,6 +207,7 @@ impl<'host> Starter<'host> {
         let (first, rest) = line.split_first().unwrap_or((&"false", &[]));
         let mut command = self.host.command(first);
         command.args(rest).envs(runtime_directory);
+        command.envs(self.watchdog.map(|timeout| ("WATCHDOG_USEC", timeout.as_micros().to_string())));
         command
     }
 }
@@ -256,6 +267,7 @@ impl Daemon {
             restricted: false,
             drop_ins: false,
             boottime_offset: 0,
+            watchdog: None,
             log_to: "stderr",
             config: String::new(),
             file: format!("/etc/wakevirt/{name}-test-{}.toml", unique_number()),

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, watch};
 use wakevirt_service::bus::{Address, run_connected};
-use wakevirt_service::clock;
 use wakevirt_service::lifecycle::{self, Signals};
 use wakevirt_service::logs::Logs;
 use zbus::Connection;
@@ -61,11 +60,7 @@ fn start<D: Driver>(options: &Options, config: &Config) -> Result<(Client, Serve
     let (lost, decisions) = (LostPackets::default(), broadcast::Sender::new(DECISION_QUEUE));
 
     let (state_file, saved) = StateFile::open();
-    let merge = if state_file.is_position_known() {
-        Merge::new(saved.position.clone())
-    } else {
-        Merge::starting_at(clock::boottime())
-    };
+    let merge = Merge::new(saved.position.clone(), saved.not_before);
     let outputs = Outputs {
         decisions: decisions.clone(),
         macs: macs_in,

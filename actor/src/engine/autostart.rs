@@ -9,8 +9,8 @@ use crate::policy::rules::Handling;
 impl Engine {
     /// Wakes the domains of this hypervisor that `autostart` names, if it is connected for the first time since boot.
     ///
-    /// The state file is empty after a boot. Without one, nothing is started: a domain that a user has shut down must
-    /// not start again because the service was restarted.
+    /// There is no state file after a boot. If it cannot be written, or its content was lost, nothing is started: a
+    /// domain that a user has shut down must not start again because the service was restarted.
     pub(super) fn autostart(&mut self, uri: &str) {
         if self.autostarted.iter().any(|done| done == uri) {
             return;
@@ -18,12 +18,13 @@ impl Engine {
         let is_named = |domain: &&Domain| self.policy.autostart.iter().any(|name| has_name(domain, name));
         let of_hypervisor = self.index.domains().filter(|domain| *domain.id.connection == *uri);
         let mut named: Vec<Domain> = of_hypervisor.filter(is_named).cloned().collect();
-        if !named.is_empty() && !self.state_file.is_available() {
+        let is_known = self.state_file.is_available() && self.not_before == 0;
+        if !named.is_empty() && !is_known {
             named.clear();
             tracing::warn!(
                 MESSAGE_ID = kind::AUTOSTART_SKIPPED,
-                "autostart is skipped: without a state file, the service does not know whether it has already started \
-                 the domains since boot"
+                "autostart is skipped: the state file cannot be read or written, so the service does not know whether \
+                 it has already started the domains since boot"
             );
         }
         for domain in named {

@@ -55,6 +55,8 @@ use wakes::Wakes;
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 /// The delay before the state is saved after a packet that changed only the position.
 const POSITION_DELAY: Duration = Duration::from_secs(1);
+/// How often a save that failed is repeated.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many times the engine lets other tasks run before it logs a decision. A receiver might be blocked by the bus.
 const MAX_YIELDS: usize = 8;
@@ -99,6 +101,8 @@ pub struct Engine {
     /// The hypervisors whose domains were started by `autostart` since boot.
     autostarted: Vec<String>,
     position: Position,
+    /// As in [`SavedState`].
+    not_before: u64,
     /// Whether the state has changed since it was last saved.
     unsaved: bool,
     saved_at: Instant,
@@ -130,6 +134,7 @@ impl Engine {
             state_file: StateFile::default(),
             autostarted: Vec::new(),
             position: Position::default(),
+            not_before: 0,
             unsaved: false,
             saved_at: Instant::now(),
             position_changed_at: None,
@@ -144,6 +149,7 @@ impl Engine {
     pub fn with_saved_state(mut self, state_file: StateFile, saved: SavedState) -> Self {
         self.state_file = state_file;
         self.position = saved.position;
+        self.not_before = saved.not_before;
         self.autostarted = saved.autostarted;
         self.pending.restore(saved.packets);
         self.wakes.restore(saved.wakes);
@@ -169,7 +175,11 @@ impl Engine {
                 // Packets come last: anyone can send any number of them.
                 biased;
                 // Without the condition, the watchdog alone would prevent the exit below.
-                () = watchdog.due(), if watchdog.is_enabled() => watchdog.notify(),
+                () = watchdog.due(), if watchdog.is_enabled() => {
+                    watchdog.notify();
+                    // An idle process has no other timer.
+                    self.unsaved |= self.state_file.is_removed();
+                }
                 Some(update) = inputs.updates.recv() => self.handle_update(update),
                 Some(end) = self.wakes.join_next() => self.handle_wake_end(end),
                 Some(fetched) = self.fetched.join_next() => self.handle_password(fetched),
@@ -239,7 +249,9 @@ impl Engine {
     fn save_at(&self) -> Option<Instant> {
         let is_periodic = self.wakes.is_any_running() || self.state_file.needs_rewrite();
         let periodic = is_periodic.then(|| self.saved_at + SAVE_INTERVAL);
-        periodic.into_iter().chain(self.position_changed_at.map(|at| at + POSITION_DELAY)).min()
+        let retry = self.state_file.has_failed().then(|| self.saved_at + RETRY_INTERVAL);
+        let position = self.position_changed_at.map(|at| at + POSITION_DELAY);
+        [periodic, retry, position].into_iter().flatten().min()
     }
 
     /// Saves the state if it has changed.
@@ -249,11 +261,9 @@ impl Engine {
         }
         self.saved_at = Instant::now();
         self.position_changed_at = None;
-        if !self.state_file.is_available() {
-            return;
-        }
         self.state_file.save(&SavedState {
             position: self.position.clone(),
+            not_before: self.not_before,
             packets: self.pending.packets(),
             wakes: self.wakes.saved(),
             autostarted: self.autostarted.clone(),

@@ -2,17 +2,24 @@
 
 use std::fs;
 use std::thread::sleep;
+use std::time::Duration;
 
+use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::Host;
+use wakevirt_tests::scene::saved_state;
+use wakevirt_tests::wait;
 
 use crate::round::{Count, Fault, Series};
 use crate::seed::{Random, in_rounds};
-use crate::system::{Part, RESTART, System};
+use crate::system::{Part, RECOVERY, RESTART, System};
 
 const DIRECTORY: &str = "/run/wakevirt-actor";
 const FILE: &str = "/run/wakevirt-actor/state";
+/// The timeout of the actor's watchdog. The actor looks for its file whenever it sends a message to the watchdog.
+const WATCHDOG: Duration = Duration::from_secs(1);
 
-/// What happens to the file while the actor is down. It is never missing: the actor would assume that the host has booted.
+/// What happens to the file while the actor is not running. It is never missing: the actor would assume that the host has
+/// booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Damage {
     /// Some bytes of each record change.
@@ -86,8 +93,10 @@ fn damage(rounds: usize) {
         } else {
             *ALL.iter().cycle().nth(round).expect("one")
         };
+        // The second process is killed before it receives a packet.
+        let twice = series.random.below(2) == 0;
         let fault = Fault {
-            description: format!("{damage:?}"),
+            description: format!("{damage:?}, then killed again: {twice}"),
             forgets: true,
             interrupts: false,
             begin: &mut |system, random| {
@@ -97,12 +106,33 @@ fn damage(rounds: usize) {
             end: &mut |system, _| {
                 sleep(RESTART);
                 system.start(Part::Actor);
+                if twice {
+                    system.wait_until_ready();
+                    system.kill(Part::Actor);
+                    system.start(Part::Actor);
+                }
             },
         };
         series.run(fault);
         host.sh(&format!("rm -rf {FILE}.unread"));
     }
     series.print("the state file is damaged or replaced while the actor is down");
+}
+
+/// Mounts a full filesystem on D. A record needs a page, the file at least one more.
+const FULL: &str =
+    "mount -t tmpfs -o size=72k tmpfs /mnt; cp -a D/. /mnt; chown wakevirt-actor: /mnt; mount --move /mnt D
+    dd if=/dev/zero of=D/full bs=4k 2>/dev/null || true";
+/// Makes D read-only.
+const READ_ONLY: &str = "mount --bind D D; mount -o remount,bind,ro D";
+
+/// Waits until the file contains another state than this one.
+fn wait_until_saved(system: &System<'_>, old: &[u8]) {
+    let is_saved = || {
+        let state = saved_state(system.host);
+        (!state.is_empty() && state != old).then_some(())
+    };
+    assert!(wait::within(RECOVERY, is_saved).is_some(), "the state is not saved:\n{}", system.logs());
 }
 
 /// The actor cannot write the file, and is killed. The next one must not repeat the wakes of the previous one, which are
@@ -114,30 +144,42 @@ fn unwritable(rounds: usize) {
     let mut count = Count::default();
     for _ in 0..rounds {
         let is_full = random.below(2) == 0;
+        // The actor that could not write is killed before or after it can.
+        let (is_writable, killed_first) = (random.below(2) == 0, random.below(2) == 0);
         system.kill(Part::Actor);
-        let mount = if is_full {
-            // A record needs a page, the file at least one more.
-            "mount -t tmpfs -o size=72k tmpfs /mnt; cp -a D/. /mnt; chown wakevirt-actor: /mnt; mount --move /mnt D
-             dd if=/dev/zero of=D/full bs=4k 2>/dev/null || true"
-        } else {
-            "mount --bind D D; mount -o remount,bind,ro D"
-        };
-        host.sh(&mount.replace('D', DIRECTORY));
+        host.sh(&if is_full { FULL } else { READ_ONLY }.replace('D', DIRECTORY));
+        let old = saved_state(&host);
         system.start(Part::Actor);
         system.wait_until_ready();
         let starts = system.starts(0);
         system.wake(0);
         system.destroy(0);
-        system.kill(Part::Actor);
-        let is_writable_again = random.below(2) == 0 && is_full;
-        if is_writable_again {
+        if killed_first {
+            system.kill(Part::Actor);
+        }
+        // If a file system is read-only until the actor is killed, the next one reads the old file.
+        if is_writable && is_full {
             host.sh(&format!("rm {DIRECTORY}/full"));
+        } else if is_writable && !killed_first {
+            host.sh(&format!("mount -o remount,bind,rw {DIRECTORY}"));
+        }
+        if !killed_first {
+            if is_writable {
+                wait_until_saved(&system, &old);
+            }
+            system.kill(Part::Actor);
         }
         system.start(Part::Actor);
         system.wait_until_ready();
         system.wake(1);
         let repeated = system.starts(0) - starts - 1;
-        assert_eq!(repeated, 0, "full: {is_full}, writable again: {is_writable_again}:\n{}", system.logs());
+        let context = || {
+            format!(
+                "full: {is_full}, writable: {is_writable}, killed first: {killed_first}:\n{}",
+                system.logs()
+            )
+        };
+        assert_eq!(repeated, 0, "{}", context());
         count.add(if is_full { "full" } else { "read-only" });
         system.destroy(1);
         system.kill(Part::Actor);
@@ -149,7 +191,34 @@ fn unwritable(rounds: usize) {
     count.print("the actor cannot write its state file, and is killed");
 }
 
+/// Someone removes the file while the actor is idle.
+fn remove(rounds: usize) {
+    let host = Host::new();
+    let mut system = System::new(&host, 2);
+    for _ in 0..rounds {
+        system.kill(Part::Actor);
+        let actor = Daemon::actor(&host).config(&system.config).watchdog(WATCHDOG);
+        system.actor = Some(actor.start());
+        system.wait_until_ready();
+        let starts = system.starts(0);
+        system.wake(0);
+        system.destroy(0);
+        fs::remove_file(host.path(FILE)).expect("the file of the actor");
+        wait_until_saved(&system, &[]);
+        system.kill(Part::Actor);
+        system.start(Part::Actor);
+        system.wait_until_ready();
+        system.wake(1);
+        assert_eq!(system.starts(0) - starts, 1, "{}", system.logs());
+        system.destroy(1);
+    }
+    println!(
+        "soak: the state file is removed while the actor is idle, and the actor is killed | {rounds} rounds"
+    );
+}
+
 in_rounds! {
     fn damaged(1, 80) { damage }
     fn not_writable(1, 20) { unwritable }
+    fn removed(1, 10) { remove }
 }

@@ -38,20 +38,15 @@ pub struct Merge {
 }
 
 impl Merge {
-    /// Continues from this position.
+    /// Continues from this position, and ignores packets captured before `not_before` (CLOCK_BOOTTIME, in microseconds).
+    /// An actor that has lost its state may already have handled those packets, and waking a domain twice is worse than
+    /// not waking it. 0 if no state was lost.
     #[must_use]
-    pub fn new(mut position: Position) -> Self {
+    pub fn new(mut position: Position, not_before: u64) -> Self {
         if !position.is_valid() {
             position.runs.clear();
         }
-        Self { position, ..Self::default() }
-    }
-
-    /// Ignores packets captured before `now` (CLOCK_BOOTTIME, in microseconds). Used if the actor has no saved
-    /// position: it may already have handled those packets, and waking a domain twice is worse than not waking it.
-    #[must_use]
-    pub fn starting_at(now: u64) -> Self {
-        Self { not_before: now, ..Self::default() }
+        Self { position, not_before, ..Self::default() }
     }
 
     /// Whether packets were missed, or deferred to a replay.

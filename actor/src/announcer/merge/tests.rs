@@ -20,7 +20,7 @@ fn page(epoch: &str, more: bool, sequences: &[u64]) -> Page {
 }
 
 fn merge(epoch: &str, sequence: u64) -> Merge {
-    Merge::new(Position { epoch: epoch.to_owned(), sequence, runs: Vec::new() })
+    Merge::new(Position { epoch: epoch.to_owned(), sequence, runs: Vec::new() }, 0)
 }
 
 fn sequences(new: &[NewPacket]) -> Vec<u64> {
@@ -115,7 +115,7 @@ fn bounds_the_gaps() {
 fn ignores_invalid_runs() {
     let at = |runs: &[(u64, u64)]| {
         let position = Position { epoch: "a".to_owned(), sequence: 4, runs: runs.to_vec() };
-        Merge::new(position).position.runs
+        Merge::new(position, 0).position.runs
     };
     assert_eq!(at(&[(6, 7), (9, u64::MAX)]), [(6, 7), (9, u64::MAX)]);
     let many: Vec<_> = (0..100).map(|number| (6 + 2 * number, 6 + 2 * number)).collect();
@@ -131,7 +131,7 @@ fn ignores_older_packets_without_a_saved_position() {
         packet.details.boottime = Some(boottime);
         packet
     };
-    let mut merge = Merge::starting_at(100);
+    let mut merge = Merge::new(Position::default(), 100);
     merge.start_replay();
     let packets = vec![captured(1, 98), captured(2, 99), captured(3, 100)];
     let page = Page { epoch: "a".to_owned(), packets, ..Page::default() };

@@ -33,6 +33,9 @@ pub struct SavedState {
     pub wakes: Vec<SavedWake>,
     /// The hypervisors whose domains were started by `autostart` since boot.
     pub autostarted: Vec<String>,
+    /// Packets captured before this time are ignored: an earlier process, whose state is lost, may have handled them.
+    /// CLOCK_BOOTTIME, in microseconds; 0 if no state was lost since boot.
+    pub not_before: u64,
     /// Wakes that were pending during two crashes. They are not tried again.
     #[serde(skip)]
     pub abandoned: Vec<SavedWake>,

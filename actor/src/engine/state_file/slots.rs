@@ -21,7 +21,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::file::MAX_SIZE;
 
 /// The version of the format, which is the first byte of the file.
-pub(super) const VERSION: u8 = 9;
+pub(super) const VERSION: u8 = 10;
 const MAGIC: [u8; 8] = [VERSION, b'w', b'a', b'k', b'e', b'v', b'r', b't'];
 const HEADER: usize = 24;
 /// The size of a slot, in bytes, unless a record needs more: a wake needs about 200.
@@ -71,12 +71,16 @@ impl Slots {
     /// # Errors
     /// As for [`Slots::create`].
     pub(super) fn write(&mut self, path: &Path, content: &[u8]) -> io::Result<()> {
-        let is_linked = self.file.metadata().is_ok_and(|metadata| metadata.nlink() > 0);
-        if is_linked && self.write_slot(content).is_ok() {
+        if self.is_linked() && self.write_slot(content).is_ok() {
             return Ok(());
         }
         *self = Self::create(path, content)?;
         Ok(())
+    }
+
+    /// Whether the file is in the directory. It may have been removed, or replaced by another file.
+    pub(super) fn is_linked(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
     }
 
     fn write_slot(&mut self, content: &[u8]) -> io::Result<()> {

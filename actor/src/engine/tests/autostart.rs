@@ -82,11 +82,15 @@ async fn continues_an_autostart_after_a_crash() {
 }
 
 #[tokio::test]
-async fn starts_nothing_without_a_state_file() {
-    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
-    let mut engine = start(autostart(&["vm1"]));
-    engine.update(up(&fake, domains())).await;
-    engine.send_packet(2).await;
-    assert_eq!(engine.next_decision().await, (2, Outcome::Started));
-    assert_eq!(fake.starts(), [uuid(2)]);
+async fn starts_nothing_without_a_state_file_or_after_its_content_was_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("state"), "damaged").unwrap();
+    for (file, state) in [Default::default(), StateFile::open_in(directory.path())] {
+        let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+        let mut engine = start_with_state(autostart(&["vm1"]), file, state);
+        engine.update(up(&fake, domains())).await;
+        engine.send_packet(2).await;
+        assert_eq!(engine.next_decision().await, (2, Outcome::Started));
+        assert_eq!(fake.starts(), [uuid(2)]);
+    }
 }

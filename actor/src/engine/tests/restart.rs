@@ -52,6 +52,40 @@ async fn saves_the_position_of_packets_for_unknown_addresses() {
     }
 }
 
+/// Otherwise the file would contain an old state until the next packet.
+#[tokio::test]
+async fn repeats_a_save_that_failed() {
+    for fails_at_start in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, new) = (directory.path().join("state"), directory.path().join("state.new"));
+        // A directory in place of the new file: not even root can replace it.
+        let block = || std::fs::create_dir_all(new.join("in-the-way")).unwrap();
+        if fails_at_start {
+            block();
+        }
+        let (file, state) = StateFile::open_in(directory.path());
+        let engine = start_with_state(rules(&["vm*"]), file, state);
+        if !fails_at_start {
+            std::fs::remove_file(&path).unwrap();
+            block();
+        }
+        engine.update(up(&Fake::new(&[], &[]), vec![domain(1, &[1])])).await;
+        engine.send_packet(7).await;
+        engine.wait_until_idle().await;
+        engine.requests.save_state().await;
+        assert!(!path.exists(), "it cannot be saved");
+        std::fs::remove_dir_all(&new).unwrap();
+        let saved = async {
+            while !path.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), saved).await.expect("the state is saved");
+        let saved = StateFile::read_saved(directory.path());
+        assert_eq!((saved.position.sequence, saved.not_before > 0), (7, fails_at_start));
+    }
+}
+
 #[tokio::test]
 async fn gives_up_a_wake_that_was_pending_during_two_crashes() {
     let directory = tempfile::tempdir().unwrap();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use wakevirt_service::clock;
 use wakevirt_service::logs::{kind, shown};
 
 use super::file::{directory, read, take_clean_exit};
@@ -29,12 +30,10 @@ const HELD_SUSPECT_TIME: Duration = Duration::from_secs(60);
 /// The state file.
 #[derive(Debug, Default)]
 pub struct StateFile {
-    /// `None` if the file cannot be written.
+    /// `None` if nothing is saved.
     path: Option<PathBuf>,
-    /// `None` before the first save.
+    /// `None` before the first save, and after a failed one.
     slots: Option<Slots>,
-    /// Whether there was a file that could not be read.
-    unread: bool,
     /// Whether the last save failed.
     failed: bool,
     /// The crash records of all packets and wakes in the state.
@@ -59,6 +58,14 @@ struct Content {
     /// The packets and wakes that are suspects if the process crashes, each with the number of consecutive earlier
     /// crashes in which it was a suspect.
     suspects: Vec<(Key, u8)>,
+}
+
+impl Content {
+    /// The content if that of the file is lost. An earlier process may have handled all packets captured before `now`
+    /// (CLOCK_BOOTTIME, in microseconds).
+    fn lost(now: u64) -> Self {
+        Self { state: SavedState { not_before: now, ..SavedState::default() }, suspects: Vec::new() }
+    }
 }
 
 /// The content of a file without slots.
@@ -93,8 +100,7 @@ impl Key {
 }
 
 impl StateFile {
-    /// Opens the file in the runtime directory, and returns its content. If the file cannot be written, nothing is
-    /// saved.
+    /// Opens the file in the runtime directory, and returns its content.
     #[must_use]
     pub fn open() -> (Self, SavedState) {
         Self::open_in(&directory())
@@ -104,9 +110,10 @@ impl StateFile {
         let path = path_of(directory);
         // Done before the file is read, so that a crash during the read counts as well.
         let is_clean = take_clean_exit(directory);
-        let recovered = recover(&path);
-        let unread = recovered.is_none();
-        let mut content = recovered.unwrap_or_default();
+        let now = clock::boottime();
+        let mut content = recover(&path).unwrap_or_else(|| Content::lost(now));
+        // A file from before a boot can contain a time in the future.
+        content.state.not_before = content.state.not_before.min(now);
         if is_clean {
             content.suspects.clear();
         } else {
@@ -117,12 +124,15 @@ impl StateFile {
         let since = Instant::now();
         let suspects = suspects.into_iter().map(|(key, crashes)| (key, Suspect { crashes, since })).collect();
         let mut file =
-            Self { path: Some(path), slots: None, unread, failed: false, suspects, has_held_suspects: false };
-        // Saves the counts before anything is tried again.
+            Self { path: Some(path), slots: None, failed: false, suspects, has_held_suspects: false };
+        // Saves the counts and `not_before` before anything is tried again.
         if let Err(error) = file.write(&state, since) {
             if !is_clean {
                 abandon_uncounted(&mut state);
             }
+            // The previous process may have been unable to update the file as well.
+            state.not_before = now;
+            file.failed = true;
             empty(&path_of(directory));
             tracing::warn!(
                 MESSAGE_ID = kind::STATE_NOT_SAVED,
@@ -131,21 +141,26 @@ impl StateFile {
                  (RuntimeDirectory=)",
                 shown(directory)
             );
-            return (Self::default(), state);
         }
         (file, state)
     }
 
-    /// Whether the state can be saved.
+    /// Whether the state was saved the last time.
     #[must_use]
     pub const fn is_available(&self) -> bool {
-        self.path.is_some()
+        self.path.is_some() && !self.failed
     }
 
-    /// Whether the position in the state is that of the previous process, or no process has handled a packet since boot.
+    /// Whether the last save failed. The file can be older than the state, so the save must be repeated.
     #[must_use]
-    pub const fn is_position_known(&self) -> bool {
-        self.is_available() && !self.unread
+    pub const fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Whether the file was removed or replaced since the last save.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.slots.as_ref().is_some_and(|slots| !slots.is_linked())
     }
 
     /// Saves the state. Only the first of several errors in a row is logged.
@@ -161,6 +176,8 @@ impl StateFile {
         }
         if result.is_err() {
             empty(&path);
+            // The emptied file has no slots any more.
+            self.slots = None;
         }
         self.failed = result.is_err();
     }
@@ -202,7 +219,8 @@ fn path_of(directory: &Path) -> PathBuf {
 /// Empties a file that cannot be updated. Otherwise, the next process would repeat the wakes since the file was written.
 /// A missing file would mean that no process has handled a packet since boot.
 fn empty(path: &Path) {
-    // On a read-only filesystem, the next process cannot write the file either, and does not use its position.
+    // This fails on a read-only filesystem. While the next process cannot write the file either, it does not use its
+    // position.
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let _ = OpenOptions::new().write(true).custom_flags(flags).open(path).and_then(|file| file.set_len(0));
 }

@@ -50,8 +50,16 @@ fn state(packets: &[Packet], wakes: &[SavedWake]) -> SavedState {
         packets: packets.to_vec(),
         wakes: wakes.to_vec(),
         autostarted: vec!["test:///default".to_owned()],
+        not_before: 5,
         abandoned: Vec::new(),
     }
+}
+
+/// Whether the state is that of a process which ignores earlier packets because it has lost its state.
+fn is_lost(state: &SavedState) -> bool {
+    let SavedState { not_before, .. } = *state;
+    (1..=clock::boottime()).contains(&not_before)
+        && *state == SavedState { not_before, ..SavedState::default() }
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -95,7 +103,7 @@ fn reads_the_earlier_format() {
 #[test]
 fn continues_without_a_file_and_with_a_damaged_one() {
     let (file, state) = StateFile::open_in(Path::new("/no/such/directory"));
-    assert!(!file.is_available() && state == SavedState::default());
+    assert!(!file.is_available() && is_lost(&state));
     let directory = tempfile::tempdir().unwrap();
     let huge = [&[WITHOUT_SLOTS], vec![0; MAX_SIZE].as_slice()].concat();
     let lists = [WITHOUT_SLOTS, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
@@ -111,7 +119,7 @@ fn continues_without_a_file_and_with_a_damaged_one() {
     ] {
         std::fs::write(directory.path().join(FILE), bytes).unwrap();
         let (file, state) = StateFile::open_in(directory.path());
-        assert!(file.is_available() && !file.is_position_known() && state == SavedState::default());
+        assert!(file.is_available() && is_lost(&state));
         assert_eq!(std::fs::read(directory.path().join("state.unread")).unwrap(), bytes, "it is set aside");
     }
 }
@@ -128,7 +136,8 @@ fn does_not_block_on_special_files() {
             let directory = tempfile::tempdir().unwrap();
             create(&directory.path().join(name));
             let (mut file, empty) = StateFile::open_in(directory.path());
-            assert!(file.is_available() && empty == SavedState::default());
+            // Only a file that could not be read leads to a lost state.
+            assert!(file.is_available() && (is_lost(&empty) || name != FILE));
             let state = state(&[], &[wake(1, None)]);
             file.save(&state);
             assert_eq!(StateFile::open_in(directory.path()).1, state);
@@ -190,8 +199,7 @@ fn abandons_packets_and_wakes_that_were_pending_during_two_crashes() {
     let (_, state) = StateFile::open_in(directory.path());
     assert_eq!((state.wakes, state.abandoned), (vec![], vec![later]));
     let (_, state) = StateFile::open_in(directory.path());
-    let (position, autostarted) = (all.position, all.autostarted);
-    assert_eq!(state, SavedState { position, autostarted, ..SavedState::default() });
+    assert_eq!(state, SavedState { packets: vec![], wakes: vec![], ..all });
 }
 
 #[test]
@@ -273,7 +281,55 @@ fn gives_up_if_a_crash_cannot_be_counted() {
         // The file no longer describes the state. When it can be written again, earlier packets are ignored.
         assert_eq!(std::fs::read(directory.path().join(FILE)).unwrap(), b"");
         std::fs::remove_dir_all(directory.path().join("state.new")).unwrap();
-        assert!(!StateFile::open_in(directory.path()).0.is_position_known());
-        assert!(StateFile::open_in(directory.path()).0.is_position_known());
+        assert!(is_lost(&StateFile::open_in(directory.path()).1));
     }
+}
+
+/// The process that sets the file aside can be killed before it receives a packet.
+#[test]
+fn later_processes_ignore_the_packets_from_before_a_loss() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join(FILE), "damaged").unwrap();
+    let (_, lost) = StateFile::open_in(directory.path());
+    assert!(is_lost(&lost));
+    let (mut file, state) = StateFile::open_in(directory.path());
+    assert_eq!(state, lost);
+    let position = Position::of(&packet(9));
+    file.save(&SavedState { position: position.clone(), ..state });
+    assert_eq!(StateFile::open_in(directory.path()).1, SavedState { position, ..lost.clone() });
+    // In a file from before a boot, the time can be in the future.
+    file.save(&SavedState { not_before: u64::MAX, ..SavedState::default() });
+    let (_, state) = StateFile::open_in(directory.path());
+    assert!(is_lost(&state) && state.not_before > lost.not_before);
+}
+
+#[test]
+fn writes_a_new_file_after_a_failed_save() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut file, _) = StateFile::open_in(directory.path());
+    let state = state(&[packet(7)], &[wake(1, None)]);
+    file.save(&state);
+    assert!(file.is_available() && !file.has_failed());
+    file.save(&SavedState { autostarted: vec!["x".repeat(MAX_SIZE)], ..state.clone() });
+    assert!(!file.is_available() && file.has_failed());
+    assert_eq!(
+        std::fs::read(directory.path().join(FILE)).unwrap(),
+        b"",
+        "the next process ignores earlier packets"
+    );
+    file.save(&state);
+    assert!(file.is_available() && !file.has_failed());
+    assert_eq!(StateFile::read_saved(directory.path()), state);
+}
+
+#[test]
+fn detects_a_removed_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut file, state) = StateFile::open_in(directory.path());
+    assert!(!file.is_removed());
+    std::fs::remove_file(directory.path().join(FILE)).unwrap();
+    assert!(file.is_removed());
+    file.save(&state);
+    assert!(!file.is_removed());
+    assert_eq!(StateFile::read_saved(directory.path()), state);
 }
