@@ -58,7 +58,8 @@ fn kill_each(rounds: usize) {
     });
 }
 
+// In the long tests, each component is killed a hundred times alone, and about a hundred times with another one.
 in_rounds! {
     fn each_part(2, 500) { kill_each }
-    fn pairs(1, 1000) { |rounds| kill_in_rounds("two components are killed", rounds, pair) }
+    fn pairs(1, 250) { |rounds| kill_in_rounds("two components are killed", rounds, pair) }
 }
