@@ -80,7 +80,7 @@ pub trait Capture1 {
     /// The password of a packet.
     fn get_secure_on(&self, epoch: &str, sequence: u64) -> Result<Vec<u8>, Error>;
     /// Sets the MAC addresses of the caller's domains.
-    fn set_interest(&self, macs: &[Vec<u8>]) -> Result<(), Error>;
+    fn set_interest(&self, macs: &[&[u8]]) -> Result<(), Error>;
     /// A magic packet was captured.
     #[zbus(signal)]
     fn magic_packet(&self, sequence: u64, mac: &str, details: Dict) -> zbus::Result<()>;

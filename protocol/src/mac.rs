@@ -30,6 +30,12 @@ impl MacAddr {
         self.0
     }
 
+    /// The octets in transmission order, as a slice.
+    #[must_use]
+    pub const fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Whether a single network card can own this address.
     ///
     /// Group addresses, including the broadcast address, do not belong to a single card: the lowest bit of their first

@@ -60,6 +60,6 @@ async fn set_interest(
     macs: &BTreeSet<MacAddr>,
 ) -> Result<(), wakevirt_protocol::bus::Error> {
     let announcer = proxy(connection, name).await?;
-    let macs: Vec<Vec<u8>> = macs.iter().map(|mac| mac.octets().to_vec()).collect();
+    let macs: Vec<&[u8]> = macs.iter().map(MacAddr::as_slice).collect();
     announcer.set_interest(&macs).await
 }

@@ -163,7 +163,8 @@ impl CaptureClient {
 
     /// Sets the interest, as the actor does with the addresses of its domains.
     pub fn set_interest(&self, addresses: impl Iterator<Item = MacAddr>) {
-        let addresses: Vec<Vec<u8>> = addresses.map(|address| address.octets().to_vec()).collect();
+        let addresses: Vec<MacAddr> = addresses.collect();
+        let addresses: Vec<&[u8]> = addresses.iter().map(MacAddr::as_slice).collect();
         self.runtime.block_on(self.capture.set_interest(&addresses)).expect("capture accepts the addresses");
     }
 
