@@ -1,7 +1,6 @@
 //! The libvirt driver with libvirt's test driver, which runs inside this process: connection, events and wakes.
 #![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,22 +89,20 @@ async fn reports_all_domains_and_their_changes() {
     let (mut updates, _hypervisor, domains) = Updates::connect().await;
     let listed = domains.iter().find(|domain| domain.id.uuid == old).expect("the domain is listed");
     assert_eq!(listed.name, format!("vm-{old}"));
-    assert_eq!(listed.macs, BTreeSet::from([mac(1), mac(2)]));
+    assert_eq!(*listed.macs, [mac(1), mac(2)]);
     assert_eq!(listed.state, State::ShutOff);
 
     let domain = administrator.define(new, &[3]);
-    updates.until(new, |domain| domain.macs == BTreeSet::from([mac(3)])).await;
+    updates.until(new, |domain| *domain.macs == [mac(3)]).await;
     domain.create().unwrap();
     updates.until(new, |domain| domain.state == State::Running).await;
     // The next start uses a different address; the running domain has the old one.
     administrator.define(new, &[4]);
-    updates.until(new, |domain| domain.macs == BTreeSet::from([mac(3), mac(4)])).await;
+    updates.until(new, |domain| *domain.macs == [mac(3), mac(4)]).await;
     domain.suspend().unwrap();
     updates.until(new, |domain| domain.state == State::Paused(Pause::User)).await;
     domain.destroy().unwrap();
-    updates
-        .until(new, |domain| domain.state == State::ShutOff && domain.macs == BTreeSet::from([mac(4)]))
-        .await;
+    updates.until(new, |domain| domain.state == State::ShutOff && *domain.macs == [mac(4)]).await;
     domain.undefine().unwrap();
     while !matches!(updates.next().await, Update::Gone(id) if id.uuid == new) {}
     old_domain.undefine().unwrap();

@@ -2,12 +2,12 @@
 //! are.
 
 use core::ops::Bound;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 use wakevirt_protocol::MacAddr;
 
-use crate::model::{Domain, Id, State};
+use crate::model::{Domain, Id, MacSet, State};
 use crate::policy::alias::Alias;
 use crate::policy::decision::Found;
 
@@ -15,7 +15,8 @@ use crate::policy::decision::Found;
 #[derive(Debug, Default)]
 pub struct Index {
     entries: BTreeMap<Id, IndexedDomain>,
-    owners: HashMap<MacAddr, BTreeSet<Id>>,
+    /// The domains with each MAC address. Nearly all addresses have one, so a set for each would mostly be empty space.
+    owners: BTreeSet<(MacAddr, Id)>,
     aliases: Vec<Alias>,
 }
 
@@ -25,7 +26,7 @@ pub struct IndexedDomain {
     /// The domain.
     pub domain: Domain,
     /// Its MAC addresses, including aliases.
-    pub macs: BTreeSet<MacAddr>,
+    pub macs: MacSet,
     /// Whether the domain has changed since it was read.
     changed: bool,
 }
@@ -39,16 +40,17 @@ impl Index {
 
     /// Replaces all domains of this connection.
     pub fn replace(&mut self, connection: &str, domains: Vec<Domain>) {
-        let old: Vec<Id> = self.entries.keys().filter(|id| &*id.connection == connection).cloned().collect();
-        for id in old {
-            self.remove(&id);
-        }
+        self.entries.retain(|id, _| &*id.connection != connection);
+        self.owners.retain(|(_, id)| &*id.connection != connection);
         if domains.iter().filter(|domain| self.note_name(domain)).count() > 0 {
             self.assign_aliases();
         }
-        for domain in domains {
-            self.put(domain);
-        }
+        // Maps that are built at once have full nodes; inserting one domain after the other leaves a third of them empty.
+        let domains = domains.into_iter().map(|domain| (domain.id.clone(), self.entry(domain)));
+        let mut entries: BTreeMap<_, _> = domains.collect();
+        let owners = entries.iter().flat_map(|(id, entry)| entry.macs.iter().map(|mac| (*mac, id.clone())));
+        self.owners.append(&mut owners.collect());
+        self.entries.append(&mut entries);
     }
 
     /// Replaces the aliases.
@@ -87,28 +89,32 @@ impl Index {
     }
 
     fn insert(&mut self, domain: Domain) -> bool {
-        let aliases = self.aliases.iter().filter(|alias| domain.matches(&alias.domain));
-        let macs: BTreeSet<MacAddr> = domain.macs.iter().copied().chain(aliases.map(|it| it.mac)).collect();
-        let before = self.entries.get(&domain.id).map(|before| &before.macs);
-        let changed = before != Some(&macs);
-        self.remove(&domain.id);
-        for mac in &macs {
-            self.owners.entry(*mac).or_default().insert(domain.id.clone());
+        let entry = self.entry(domain);
+        let id = &entry.domain.id;
+        let changed = self.entries.get(id).map(|before| &before.macs) != Some(&entry.macs);
+        if changed {
+            self.remove(&entry.domain.id);
+            self.owners.extend(entry.macs.iter().map(|mac| (*mac, id.clone())));
         }
-        self.entries.insert(domain.id.clone(), IndexedDomain { domain, macs, changed: false });
+        self.entries.insert(id.clone(), entry);
         changed
+    }
+
+    /// The domain with its addresses, including those of aliases.
+    fn entry(&self, domain: Domain) -> IndexedDomain {
+        let mut aliases = self.aliases.iter().filter(|alias| domain.matches(&alias.domain)).peekable();
+        let macs = match aliases.peek() {
+            Some(_) => domain.macs.iter().copied().chain(aliases.map(|it| it.mac)).collect(),
+            None => domain.macs.clone(),
+        };
+        IndexedDomain { domain, macs, changed: false }
     }
 
     /// Removes a domain. Returns whether it was known.
     pub fn remove(&mut self, id: &Id) -> bool {
         let Some(entry) = self.entries.remove(id) else { return false };
-        for mac in entry.macs {
-            if let Some(owners) = self.owners.get_mut(&mac) {
-                owners.remove(id);
-                if owners.is_empty() {
-                    self.owners.remove(&mac);
-                }
-            }
+        for mac in entry.macs.iter() {
+            self.owners.remove(&(*mac, id.clone()));
         }
         true
     }
@@ -116,8 +122,8 @@ impl Index {
     /// The domains with this MAC address.
     #[must_use]
     pub fn find(&self, mac: MacAddr) -> Found<'_> {
-        let owners = self.owners.get(&mac).into_iter().flatten();
-        found(owners.filter_map(|id| self.get(id)).collect())
+        let owners = self.owners.range((mac, Id::default())..).take_while(|(it, _)| *it == mac);
+        found(owners.filter_map(|(_, id)| self.get(id)).collect())
     }
 
     /// The domains with this UUID; if there are none, those with this name.
@@ -161,9 +167,10 @@ impl Index {
         self.entries.values().map(|entry| &entry.domain)
     }
 
-    /// All MAC addresses, in any order.
-    pub fn macs(&self) -> impl ExactSizeIterator<Item = MacAddr> {
-        self.owners.keys().copied()
+    /// All MAC addresses.
+    #[must_use]
+    pub fn macs(&self) -> BTreeSet<MacAddr> {
+        self.owners.iter().map(|(mac, _)| *mac).collect()
     }
 }
 
@@ -215,9 +222,7 @@ mod tests {
     }
 
     fn macs(index: &Index) -> Vec<MacAddr> {
-        let mut macs: Vec<_> = index.macs().collect();
-        macs.sort();
-        macs
+        index.macs().into_iter().collect()
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Engine {
     /// Publishes the status and the MAC addresses, each only if it has changed.
     pub(super) fn publish(&mut self) {
         self.publish_at = None;
-        let macs: Macs = Arc::new(self.index.macs().collect());
+        let macs: Macs = Arc::new(self.index.macs());
         self.outputs.macs.send_if_modified(|published| {
             let changed = **published != *macs;
             *published = macs;

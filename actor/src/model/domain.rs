@@ -1,13 +1,11 @@
 //! Domains, as their hypervisor last reported them.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
-use wakevirt_protocol::MacAddr;
 use wakevirt_service::config::DomainPattern;
 
-use super::{Labels, State, Stop};
+use super::{Labels, MacSet, State, Stop};
 
 /// A domain, as last read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +15,7 @@ pub struct Domain {
     /// Its name. Another domain may have had the name before.
     pub name: String,
     /// The MAC addresses of its network interfaces, in its persistent and in its live definition.
-    pub macs: BTreeSet<MacAddr>,
+    pub macs: MacSet,
     /// Whether its metadata allows packets to wake it.
     pub opt_in: bool,
     /// Its labels.
@@ -36,8 +34,9 @@ impl Domain {
     }
 }
 
-/// Identifies a domain. The hypervisor is part of it, because two hypervisors can have domains with the same UUID.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Identifies a domain. The hypervisor is part of it, because two hypervisors can have domains with the same UUID. The
+/// default is the first of all IDs, and identifies no domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id {
     /// The hypervisor's URI.
     pub connection: Arc<str>,

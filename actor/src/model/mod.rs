@@ -4,6 +4,7 @@ mod called;
 mod decision;
 mod domain;
 mod labels;
+mod mac_set;
 mod packet;
 mod program;
 mod state;
@@ -13,6 +14,7 @@ pub use called::{Called, Stop};
 pub use decision::Decision;
 pub use domain::{Domain, Id};
 pub use labels::Labels;
+pub use mac_set::MacSet;
 #[cfg(test)]
 pub(crate) use packet::MAX_GAPS;
 pub use packet::{Packet, Position};

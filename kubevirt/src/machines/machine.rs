@@ -1,7 +1,6 @@
 //! What the driver remembers of a virtual machine.
 
 use core::fmt;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -172,8 +171,7 @@ impl Machine {
 
 /// The virtual machine as a domain.
 pub(crate) fn domain(connection: &Arc<str>, machine: &Machine, object: &VirtualMachine) -> Domain {
-    let macs: BTreeSet<_> =
-        object.spec.macs().take(MAX_INTERFACES).filter_map(|mac| mac.parse().ok()).collect();
+    let macs = object.spec.macs().take(MAX_INTERFACES).filter_map(|mac| mac.parse().ok()).collect();
     let labels = object.labels.iter().take(MAX_LABELS);
     Domain {
         id: Id { connection: Arc::clone(connection), uuid: machine.uuid },

@@ -165,7 +165,7 @@ fn domain() -> Domain {
     Domain {
         id,
         name: "win11".to_owned(),
-        macs: [MAC].into(),
+        macs: [MAC].into_iter().collect(),
         opt_in: false,
         labels: Labels::default(),
         state: State::Running,

@@ -44,6 +44,7 @@ pub(super) fn read(uri: &Arc<str>, domain: &virt::domain::Domain) -> Result<Doma
         macs.append(&mut definition(domain, 0)?.macs);
     }
     let id = Id { connection: Arc::clone(uri), uuid };
+    let macs = macs.into_iter().collect();
     Ok(Domain { id, name, macs, opt_in, labels: Labels::default(), state, stop })
 }
 

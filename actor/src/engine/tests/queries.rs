@@ -13,7 +13,7 @@ async fn limits_messages_about_many_domains_with_one_address() {
         Domain {
             id,
             name: format!("vm{number:04}"),
-            macs: [mac(1)].into(),
+            macs: [mac(1)].into_iter().collect(),
             opt_in: false,
             labels: crate::model::Labels::default(),
             state: State::ShutOff,

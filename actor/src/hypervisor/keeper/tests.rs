@@ -1,9 +1,8 @@
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::hypervisor::{AttemptFuture, AttemptRequest, AttemptResult};
-use crate::model::{Outcome, State, Stop};
+use crate::model::{MacSet, Outcome, State, Stop};
 
 const URI: &str = "fake:///";
 
@@ -122,11 +121,10 @@ impl Fixture {
 
 fn domain(number: u8) -> Domain {
     let id = Id { connection: URI.into(), uuid: Uuid::from_u128(number.into()) };
-    let macs = BTreeSet::new();
     Domain {
         id,
         name: format!("vm{number}"),
-        macs,
+        macs: MacSet::default(),
         opt_in: false,
         labels: crate::model::Labels::default(),
         state: State::ShutOff,

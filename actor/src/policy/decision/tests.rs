@@ -12,7 +12,7 @@ fn domain(name: &str) -> Domain {
     Domain {
         id: Id { connection: "test:///".into(), uuid },
         name: name.to_owned(),
-        macs: BTreeSet::from([MAC]),
+        macs: [MAC].into_iter().collect(),
         opt_in: false,
         labels: crate::model::Labels::default(),
         state: State::ShutOff,

@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use proptest::collection::btree_set;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -7,7 +5,7 @@ use uuid::Uuid;
 
 use super::pattern::octets;
 use super::*;
-use crate::model::{Id, State, Stop};
+use crate::model::{Id, MacSet, State, Stop};
 use wakevirt_protocol::bus::PacketDetails;
 
 impl Rule {
@@ -20,7 +18,7 @@ fn domain(name: &str) -> Domain {
     Domain {
         id: Id { connection: "test:///".into(), uuid: Uuid::from_u128(7) },
         name: name.to_owned(),
-        macs: BTreeSet::new(),
+        macs: MacSet::default(),
         opt_in: false,
         labels: crate::model::Labels::default(),
         state: State::ShutOff,
