@@ -6,7 +6,7 @@ mod permissions;
 mod read;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -35,7 +35,7 @@ pub(super) struct Connection {
     _subscription: Option<Subscription>,
     /// Cached domain handles, so that a wake does not need to look up its domain. A handle contains the domain's UUID
     /// and uses no resources of the daemon.
-    handles: RefCell<HashMap<Uuid, virt::domain::Domain>>,
+    handles: RefCell<BTreeMap<Uuid, virt::domain::Domain>>,
     connection: Connect,
     uri: Arc<str>,
 }
@@ -116,12 +116,16 @@ impl Connection {
         // The saved domains are listed first: a domain that is saved between the two calls is then reported as changed.
         let saved = self.connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE);
         let saved = saved.map(|saved| saved.iter().filter_map(|it| it.uuid().ok()).collect::<HashSet<_>>());
-        let read = |domain: &virt::domain::Domain| {
-            let read = read_or_log(&self.uri, domain)?;
+        let read = |domain: virt::domain::Domain| {
+            let read = read_or_log(&self.uri, &domain)?;
             let is_saved = !saved.as_ref().is_ok_and(|saved| !saved.contains(&read.id.uuid));
             Some(with_saved_state(read, is_saved))
         };
-        Ok(self.all()?.iter().filter_map(read).collect())
+        let handles = self.all()?;
+        let mut domains = Vec::with_capacity(handles.len());
+        // Frees each handle once its domain is read, so that the next domain can use the memory.
+        domains.extend(handles.into_iter().filter_map(read));
+        Ok(domains)
     }
 
     /// One domain; `None` if it no longer exists.
