@@ -82,8 +82,8 @@ impl System {
     }
 
     /// Waits until a wake of this domain has ended with this outcome, and no other wake has. Then the domain is switched
-    /// off: if the actor repeats the wake, libvirt starts it again.
-    fn expect(&mut self, domain: &str, outcome: &str) {
+    /// off: if the actor repeats the wake, libvirt starts it again. Returns the reason for the outcome.
+    fn expect(&mut self, domain: &str, outcome: &str) -> String {
         self.ended.push((domain.to_owned(), outcome.to_owned()));
         let count = self.ended.len();
         let history = self.vm.run(&format!(
@@ -103,6 +103,7 @@ impl System {
         if outcome == "started" {
             self.vm.virsh(&format!("destroy {domain}"));
         }
+        decisions.last().map(|decision| text(&decision["reason"])).unwrap_or_default()
     }
 
     /// How often libvirt has started the domain, according to the log of its QEMU.
@@ -146,6 +147,11 @@ impl System {
         ));
     }
 
+    /// CLOCK_BOOTTIME, in seconds.
+    fn boottime(&mut self) -> u64 {
+        self.vm.sh("cut --delimiter=. --fields=1 /proc/uptime").trim().parse().expect("a number")
+    }
+
     fn start_libvirtd(&mut self) {
         self.vm.sh(&format!("systemctl start {LIBVIRTD}"));
     }
@@ -184,9 +190,16 @@ fn the_clock_jumps_while_a_packet_is_held(system: &mut System, jump: &str) {
 /// The time in which the host is suspended counts towards `hold`.
 fn a_packet_is_held_during_a_long_suspend(system: &mut System) {
     system.hold_a_packet();
-    system.configure(SHORT_HOLD);
+    let held = system.boottime();
     system.vm.suspend(LONG);
+    // The packet expires only after this.
+    let age = system.boottime() - held;
+    system.configure(SHORT_HOLD);
     system.start_libvirtd();
-    system.expect(DURING, "expired");
+    let reason = system.expect(DURING, "expired");
+    let words: Vec<_> = reason.split(' ').collect();
+    let reported = words.iter().find_map(|word| word.parse::<u64>().ok()).expect("the age of the packet");
+    // Both times are rounded.
+    assert!(reported + 1 >= age, "held for {age} s: {reason}");
     system.configure(LONG_HOLD);
 }
