@@ -13,7 +13,7 @@ use super::log_limiter::{LineKind, Permit};
 use super::wakes::{age, received_at};
 use crate::announcer::fetch_password;
 use crate::engine::report::{describe, sender};
-use crate::model::Packet;
+use crate::model::{Outcome, Packet, Subject};
 use crate::policy::decision::has_expired;
 
 /// The maximum number of held packets, and of packets that are waiting for their password.
@@ -85,27 +85,34 @@ impl Engine {
         });
     }
 
-    /// Holds the packet if an unavailable hypervisor may have its domain; otherwise counts it as unknown.
+    /// Holds the packet until it expires if an unavailable hypervisor may have its domain; otherwise counts it as unknown.
     pub(super) fn hold_or_count(&mut self, packet: Packet) {
-        if self.hypervisors.is_any_unavailable() {
-            let since = received_at(&packet).unwrap_or_else(clock::boottime);
-            if !has_expired(age(since), self.policy.timing.hold) {
-                if self.pending.unknown.len() >= MAX_PENDING {
-                    let oldest = self.pending.unknown.pop_front();
-                    oldest.iter().for_each(|(_, oldest)| self.drop_packet(oldest));
-                }
-                self.unsaved = true;
-                self.log_held(&packet);
-                self.pending.unknown.push_back((since, packet));
-                return;
-            }
+        let Some(unavailable) = self.hypervisors.unavailable() else { return self.report_unknown(&packet) };
+        let since = received_at(&packet).unwrap_or_else(clock::boottime);
+        if has_expired(age(since), self.policy.timing.hold) {
+            return self.report_expired(&packet, &unavailable);
         }
-        self.report_unknown(&packet);
+        if self.pending.unknown.len() >= MAX_PENDING {
+            let oldest = self.pending.unknown.pop_front();
+            oldest.iter().for_each(|(_, oldest)| self.drop_packet(oldest));
+        }
+        self.unsaved = true;
+        self.log_held(&packet, &unavailable);
+        self.pending.unknown.push_back((since, packet));
     }
 
-    fn log_held(&mut self, packet: &Packet) {
+    /// Reports a packet that may be for a domain of an unavailable hypervisor. The reason is the same for all such packets,
+    /// so that few of them are logged.
+    fn report_expired(&mut self, packet: &Packet, unavailable: &str) {
+        let subject = Subject::new(Some(packet.mac), None, None, Some(packet));
+        let reason = format!(
+            "the packet is older than `hold`, and no known domain has this address; unavailable: {unavailable}"
+        );
+        self.report(subject, Outcome::Expired, reason, Vec::new());
+    }
+
+    fn log_held(&mut self, packet: &Packet, unavailable: &str) {
         if self.log_limiter.check(LineKind::Held, Instant::now()) != Permit::Suppress {
-            let unavailable = self.hypervisors.unavailable().unwrap_or_default();
             log_packet!(
                 info,
                 kind::PACKET_HELD,
@@ -154,7 +161,7 @@ impl Engine {
         }
     }
 
-    /// Removes expired packets, and counts them as unknown.
+    /// Removes and reports expired packets.
     pub(super) fn expire_held_packets(&mut self) {
         let hold = self.policy.timing.hold;
         let held = std::mem::take(&mut self.pending.unknown).into_iter();
@@ -163,7 +170,10 @@ impl Engine {
         self.pending.unknown = remaining;
         self.unsaved |= !expired.is_empty();
         for (_, packet) in expired {
-            self.report_unknown(&packet);
+            match self.hypervisors.unavailable() {
+                Some(unavailable) => self.report_expired(&packet, &unavailable),
+                None => self.report_unknown(&packet),
+            }
         }
     }
 }

@@ -125,8 +125,17 @@ impl Wake {
         }
     }
 
-    fn domain_name(&self) -> &str {
-        self.subject.domain.as_ref().map(|(_, name)| name.as_str()).unwrap_or_default()
+    fn log_held(&self, id: &Id, reason: &str) {
+        let name = self.subject.domain.as_ref().map(|(_, name)| name.as_str()).unwrap_or_default();
+        tracing::warn!(
+            MESSAGE_ID = kind::WAKE_HELD,
+            WAKEVIRT_DOMAIN = name,
+            WAKEVIRT_UUID = %id.uuid,
+            WAKEVIRT_CONNECTION = &*id.connection,
+            WAKEVIRT_MAC = self.subject.mac.map(display),
+            "wake of {} is held: {reason}",
+            quoted(name)
+        );
     }
 }
 
@@ -157,16 +166,7 @@ impl Engine {
         if self.hypervisors.get(&id.connection).is_some() {
             return self.run_wake(id, wake, Duration::ZERO);
         }
-        tracing::info!(
-            MESSAGE_ID = kind::WAKE_HELD,
-            WAKEVIRT_DOMAIN = wake.domain_name(),
-            WAKEVIRT_UUID = %id.uuid,
-            WAKEVIRT_CONNECTION = &*id.connection,
-            WAKEVIRT_MAC = wake.subject.mac.map(display),
-            "wake of {} is held: {} is unavailable",
-            quoted(wake.domain_name()),
-            id.connection
-        );
+        wake.log_held(&id, &format!("{} is unavailable", id.connection));
         self.unsaved = true;
         self.wakes.held.insert(id, wake);
     }
@@ -208,15 +208,7 @@ impl Engine {
         }
         if !wake.is_logged {
             wake.is_logged = true;
-            tracing::warn!(
-                MESSAGE_ID = kind::WAKE_HELD,
-                WAKEVIRT_DOMAIN = wake.domain_name(),
-                WAKEVIRT_UUID = %id.uuid,
-                WAKEVIRT_CONNECTION = &*id.connection,
-                WAKEVIRT_MAC = wake.subject.mac.map(display),
-                "wake of {} is held: {reason}",
-                quoted(wake.domain_name())
-            );
+            wake.log_held(&id, reason);
         }
         match self.hypervisors.get(&id.connection) {
             Some(_) => self.run_wake(id, wake, UNREADY_INTERVAL),

@@ -127,6 +127,29 @@ async fn holds_a_packet_until_the_domains_are_known() {
     assert_eq!(engine.requests.counts().await.unwrap().unknown, 1);
 }
 
+/// The address may be that of a domain: it is not reported as unknown.
+#[tokio::test]
+async fn a_held_packet_expires() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    let mut policy = rules(&["vm*"]);
+    policy.timing.hold = Duration::from_millis(50);
+    let mut engine = start(policy);
+    engine.send_packet(1).await;
+    assert_eq!(engine.next_decision().await, (1, Outcome::Expired));
+    let details = PacketDetails { boottime: Some(1), ..PacketDetails::default() };
+    engine.announce(Packet { mac: mac(1), sequence: 2, details: details.clone() }).await;
+    let decision = engine.decisions.recv().await.unwrap();
+    assert_eq!((decision.outcome, decision.domain()), (Outcome::Expired, None));
+    assert!(decision.reason.ends_with("unavailable: fake:///"), "{}", decision.reason);
+    assert_eq!(engine.requests.counts().await.unwrap().unknown, 0);
+    // When all domains are known, the address is unknown.
+    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    engine.announce(Packet { mac: mac(3), sequence: 3, details }).await;
+    engine.wait_until_idle().await;
+    assert_eq!(engine.requests.counts().await.unwrap().unknown, 1);
+    assert!(fake.starts().is_empty());
+}
+
 #[tokio::test]
 async fn a_held_wake_expires() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
