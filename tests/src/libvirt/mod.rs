@@ -232,6 +232,25 @@ impl<'host> Libvirtd<'host> {
         log.lines().filter(|line| line.contains(": starting up libvirt version")).count()
     }
 
+    /// The names of the QEMU domains that libvirtd had begun to start when it was killed, and that were not running yet.
+    #[must_use]
+    pub fn starting(&self) -> Vec<String> {
+        let logs = std::fs::read_dir(self.host.path("/var/log/libvirt/qemu")).into_iter().flatten().flatten();
+        let starting = |log: std::fs::DirEntry| {
+            let text = std::fs::read_to_string(log.path()).unwrap_or_default();
+            let is_change = |line: &&str| {
+                line.contains(": starting up libvirt version") || line.contains(": shutting down, reason=")
+            };
+            text.lines().rfind(is_change).filter(|line| line.contains(": starting up"))?;
+            let name = log.path().file_stem()?.to_str()?.to_owned();
+            // libvirtd writes this file when the state changes, so that it finds the domain after a restart.
+            let status = self.host.path(&format!("/run/libvirt/qemu/{name}.xml"));
+            let status = std::fs::read_to_string(status).unwrap_or_default();
+            (!status.contains("<domstatus state='running'")).then_some(name)
+        };
+        logs.filter_map(starting).collect()
+    }
+
     /// The MAC address of a QEMU domain that has one interface.
     ///
     /// # Panics

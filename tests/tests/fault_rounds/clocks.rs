@@ -29,6 +29,7 @@ fn jump(rounds: usize) {
                 series.system.boottime_offset
             ),
             forgets: true,
+            misses: true,
             interrupts: false,
             begin: &mut |system, _| {
                 system.kill(Part::Actor);

@@ -39,6 +39,7 @@ fn change(rounds: usize) {
         let fault = Fault {
             description: description.to_owned(),
             forgets: false,
+            misses: true,
             // The start of a domain fails if its bridge is deleted.
             interrupts: description == "with a new bridge",
             begin: &mut |_, _| drop(host.sh(begin)),
@@ -57,6 +58,7 @@ fn replace(rounds: usize) {
         let fault = Fault {
             description: "the interface was replaced".to_owned(),
             forgets: false,
+            misses: true,
             interrupts: false,
             begin: &mut |system, _| {
                 host.sh("ip link delete port0; ip netns delete peer-port0");

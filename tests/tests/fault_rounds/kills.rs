@@ -3,25 +3,32 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use wakevirt_tests::bus::Kind;
 use wakevirt_tests::host::Host;
 
-use crate::round::{self, Fault, Series};
+use crate::round::{self, DOMAINS, Fault, Series};
 use crate::seed::{Random, in_rounds};
-use crate::system::{Part, RESTART};
+use crate::system::{Part, RESTART, System, config};
 
 /// The maximum time between the kills of a pair.
 const GAP: Duration = Duration::from_millis(50);
 
 /// Kills the parts that `choose` returns, in each round at another moment.
-fn kill_in_rounds(what: &str, rounds: usize, mut choose: impl FnMut(usize, &mut Random) -> Vec<Part>) {
+fn kill_in_rounds(
+    what: &str,
+    bus: Kind,
+    rounds: usize,
+    mut choose: impl FnMut(usize, &mut Random) -> Vec<Part>,
+) {
     let host = Host::new();
-    let mut series = Series::new(&host);
+    let mut series = Series::on(System::with_bus(&host, DOMAINS, config(), bus));
     for number in 0..rounds {
         let parts = choose(number, &mut series.random);
         let fault = Fault {
             description: format!("killed {parts:?}"),
             forgets: round::forgets(&parts),
-            interrupts: parts.contains(&Part::Libvirtd),
+            misses: round::misses(&parts),
+            interrupts: false,
             begin: &mut |system, random| {
                 for part in &parts {
                     system.kill(*part);
@@ -50,16 +57,20 @@ fn pair(_round: usize, random: &mut Random) -> Vec<Part> {
 }
 
 /// All parts, one after the other, beginning with a random one.
-fn kill_each(rounds: usize) {
+fn kill_each(what: &str, bus: Kind, rounds: usize) {
     let mut first = None;
-    kill_in_rounds("one component is killed", rounds, |round, random| {
+    kill_in_rounds(what, bus, rounds, |round, random| {
         let first = *first.get_or_insert_with(|| random.below(Part::ALL.len()));
         Part::ALL.into_iter().cycle().skip((first + round) % Part::ALL.len()).take(1).collect()
     });
 }
 
-// In the long tests, each component is killed a hundred times alone, and about a hundred times with another one.
+// In the long tests, each component is killed a hundred times alone, twenty times with dbus-broker, and about a hundred
+// times with another component.
 in_rounds! {
-    fn each_part(2, 500) { kill_each }
-    fn pairs(1, 250) { |rounds| kill_in_rounds("two components are killed", rounds, pair) }
+    fn each_part(2, 500) { |rounds| kill_each("one component is killed", Kind::DbusDaemon, rounds) }
+    fn each_part_with_dbus_broker(1, 100) {
+        |rounds| kill_each("one component is killed, with dbus-broker", Kind::DbusBroker, rounds)
+    }
+    fn pairs(1, 250) { |rounds| kill_in_rounds("two components are killed", Kind::DbusDaemon, rounds, pair) }
 }

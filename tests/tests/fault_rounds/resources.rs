@@ -37,7 +37,8 @@ fn descriptors(rounds: usize) {
         let fault = Fault {
             description: format!("{part:?} had no descriptors, and lost {lost:?}"),
             forgets: false,
-            interrupts: lost == Some(Part::Libvirtd),
+            misses: part == Part::Announcer,
+            interrupts: false,
             begin: &mut |system, _| {
                 limit(system, part, "--nofile=3:");
                 lost.iter().for_each(|lost| system.kill(*lost));
@@ -67,6 +68,7 @@ fn memory(rounds: usize) {
         let fault = Fault {
             description: format!("{part:?} had no memory"),
             forgets: part == Part::Announcer,
+            misses: part == Part::Announcer,
             interrupts: false,
             begin: &mut |system, _| limit(system, part, "--as=1048576:"),
             end: &mut |system, random| {
@@ -94,6 +96,7 @@ fn silent_readers(rounds: usize) {
         let fault = Fault {
             description: "clients of the bus did not read".to_owned(),
             forgets: false,
+            misses: false,
             interrupts: false,
             begin: &mut |system, _| {
                 let start = |_| {
@@ -122,6 +125,7 @@ fn second_instance(rounds: usize) {
         let fault = Fault {
             description: format!("a second {part:?}"),
             forgets: false,
+            misses: false,
             interrupts: false,
             begin: &mut |system, _| {
                 system.second = Some(match part {

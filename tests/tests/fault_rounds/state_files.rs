@@ -98,6 +98,7 @@ fn damage(rounds: usize) {
         let fault = Fault {
             description: format!("{damage:?}, then killed again: {twice}"),
             forgets: true,
+            misses: false,
             interrupts: false,
             begin: &mut |system, random| {
                 system.kill(Part::Actor);

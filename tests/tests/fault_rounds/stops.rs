@@ -24,6 +24,7 @@ fn hang(part: Part, time: Duration, series: &mut Series<'_>) {
     let fault = Fault {
         description: format!("{part:?} hung for {time:?}"),
         forgets: false,
+        misses: false,
         interrupts: false,
         begin: &mut |system, _| system.signal(part, Signal::SIGSTOP),
         end: &mut |system, _| {
@@ -70,7 +71,8 @@ fn actor_is_down(rounds: usize) {
                 "the actor was down for {time:?}, libvirtd absent at its start: {libvirtd_too}"
             ),
             forgets: false,
-            interrupts: libvirtd_too,
+            misses: false,
+            interrupts: false,
             begin: &mut |system, _| {
                 system.kill(Part::Actor);
                 if libvirtd_too {
@@ -103,7 +105,8 @@ fn other_connection(rounds: usize, socket: &str, host: &Host) {
         let fault = Fault {
             description: format!("libvirtd was killed, and {socket} does not answer"),
             forgets: false,
-            interrupts: true,
+            misses: false,
+            interrupts: false,
             begin: &mut |system, _| system.kill(Part::Libvirtd),
             end: &mut |system, _| system.start(Part::Libvirtd),
         };

@@ -56,6 +56,13 @@ pub struct System<'host> {
     sender: u32,
     /// What is added to CLOCK_BOOTTIME of both services, in seconds.
     pub boottime_offset: usize,
+    /// The domains that libvirtd was starting when it was last killed.
+    pub killed_during: Option<Vec<String>>,
+}
+
+/// The configuration of an actor for which any packet wakes its domain.
+pub fn config() -> String {
+    format!("connections = [\"{QEMU}\"]\ncool-down = \"0s\"\nhold = \"{}s\"\n{ALL_ALLOWED}", HOLD.as_secs())
 }
 
 /// The name of a domain. None is contained in another one.
@@ -83,17 +90,18 @@ pub fn frame(mac: &str, sender: u32) -> Vec<u8> {
 impl<'host> System<'host> {
     /// Starts a system with this number of domains, in which any packet wakes its domain.
     pub fn new(host: &'host Host, domains: usize) -> Self {
-        let config = format!(
-            "connections = [\"{QEMU}\"]\ncool-down = \"0s\"\nhold = \"{}s\"\n{ALL_ALLOWED}",
-            HOLD.as_secs()
-        );
-        Self::configured(host, domains, config)
+        Self::configured(host, domains, config())
     }
 
     /// The same, with this configuration of the actor.
     pub fn configured(host: &'host Host, domains: usize, config: String) -> Self {
+        Self::with_bus(host, domains, config, Kind::DbusDaemon)
+    }
+
+    /// The same, with this implementation of the bus.
+    pub fn with_bus(host: &'host Host, domains: usize, config: String, bus: Kind) -> Self {
         let libvirtd = Libvirtd::start_without_bus(host);
-        let bus = Bus::start(host, Kind::DbusDaemon);
+        let bus = Bus::start(host, bus);
         host.bridge("br0");
         let lan = connect_lan(host);
         let wire = lan.injector();
@@ -114,6 +122,7 @@ impl<'host> System<'host> {
             earlier,
             sender: 0,
             boottime_offset: 0,
+            killed_during: None,
         };
         system.start(Part::Announcer);
         system.start(Part::Actor);
@@ -138,7 +147,10 @@ impl<'host> System<'host> {
         match part {
             Part::Actor | Part::Announcer => self.end(part),
             Part::Sniffer => self.signal(part, Signal::SIGKILL),
-            Part::Libvirtd => self.libvirtd.kill(),
+            Part::Libvirtd => {
+                self.libvirtd.kill();
+                self.killed_during = Some(self.libvirtd.starting());
+            }
             Part::Bus => self.bus.kill(),
         }
     }
@@ -257,9 +269,9 @@ impl<'host> System<'host> {
         self.wait_until_idle(domain);
     }
 
-    /// How many times the actor has logged that the domain's address is unknown.
-    pub fn unknown(&self, domain: usize) -> usize {
-        let line = format!("unknown: packet for {} ", mac(domain));
+    /// How many packets for the domain have expired before the actor knew the domain, according to its log.
+    pub fn expired_packets(&self, domain: usize) -> usize {
+        let line = format!("expired: packet for {} ", mac(domain));
         self.log(Part::Actor).iter().filter(|it| it.contains(&line)).count()
     }
 
