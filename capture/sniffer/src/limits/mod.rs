@@ -3,14 +3,16 @@
 //!
 //! The announcer decides again, with lower rates, and does not rely on this decision.
 
-use std::collections::HashSet;
-use std::hash::{Hash, RandomState};
+mod sorted_set;
+
+use std::hash::RandomState;
 use std::time::Instant;
 
 use wakevirt_protocol::budget::{Budgets, Copies, CopyCheck, Micros, Rates};
 use wakevirt_protocol::sniffer::{Change, MAX_ADDRESSES, MAX_EXCLUDED};
 use wakevirt_protocol::{CapturedPacket, MacAddr};
 
+use self::sorted_set::SortedSet;
 use crate::error::Error;
 
 /// The decision about a magic packet.
@@ -28,9 +30,9 @@ pub enum Decision {
 /// The limits, and what they depend on. Allocates memory only when it is created.
 pub struct Limits {
     /// The addresses in which callers are interested.
-    interest: HashSet<MacAddr>,
+    interest: SortedSet<MacAddr>,
     /// The interfaces from which no packets are passed.
-    excluded: HashSet<u32>,
+    excluded: SortedSet<u32>,
     budgets: Budgets<RandomState>,
     copies: Copies<RandomState>,
     /// Time zero of the budgets.
@@ -41,10 +43,9 @@ impl Limits {
     /// Limits without an interest. `limit` is the announcer's limit of packets per second for addresses that are not of
     /// interest.
     pub fn new(limit: u32) -> Self {
-        // A hash set reuses its memory if it is at most half full.
         Self {
-            interest: HashSet::with_capacity(2 * MAX_ADDRESSES),
-            excluded: HashSet::with_capacity(2 * MAX_EXCLUDED),
+            interest: SortedSet::new(MAX_ADDRESSES),
+            excluded: SortedSet::new(MAX_EXCLUDED),
             budgets: Budgets::default_size(Rates::passed(limit), RandomState::new()),
             copies: Copies::new(RandomState::new()),
             start: Instant::now(),
@@ -61,18 +62,14 @@ impl Limits {
                 self.budgets.set_rates(Rates::passed(*limit));
                 Ok(())
             }
-            Change::Interest { added, addresses } => {
-                update(&mut self.interest, *added, addresses, MAX_ADDRESSES)
-            }
-            Change::Excluded { added, interfaces } => {
-                update(&mut self.excluded, *added, interfaces, MAX_EXCLUDED)
-            }
+            Change::Interest { added, addresses } => update(&mut self.interest, *added, addresses),
+            Change::Excluded { added, interfaces } => update(&mut self.excluded, *added, interfaces),
         }
     }
 
     /// Whether packets from the interface are dropped without being counted.
     pub fn excludes(&self, interface: u32) -> bool {
-        self.excluded.contains(&interface)
+        self.excluded.contains(interface)
     }
 
     /// Decides about a magic packet that arrived at this time.
@@ -87,7 +84,7 @@ impl Limits {
             CopyCheck::Suppressed => return Decision::Duplicate,
             CopyCheck::NotACopy => {}
         }
-        let admitted = if self.interest.contains(&target) {
+        let admitted = if self.interest.contains(target) {
             self.budgets.admit_known(*interface, target, now)
         } else {
             self.budgets.admit_unknown(*interface, now)
@@ -100,18 +97,11 @@ impl Limits {
     }
 }
 
-fn update<Item: Copy + Eq + Hash>(
-    set: &mut HashSet<Item>,
-    added: bool,
-    items: &[Item],
-    max: usize,
-) -> Result<(), Error> {
+fn update<Item: Copy + Ord>(set: &mut SortedSet<Item>, added: bool, items: &[Item]) -> Result<(), Error> {
     for item in items {
         if !added {
-            set.remove(item);
-        } else if set.len() < max || set.contains(item) {
-            set.insert(*item);
-        } else {
+            set.remove(*item);
+        } else if !set.insert(*item) {
             return Err(Error::UnexpectedMessage);
         }
     }

@@ -90,7 +90,7 @@ fn sets_change_in_batches_up_to_their_maximum() {
         for first in all() {
             limits.apply(&interest(false, first)).unwrap();
         }
-        assert!(limits.interest.is_empty());
+        assert_eq!(limits.interest.len(), 0);
     }
 
     limits.apply(&Change::Excluded { added: true, interfaces: [7; BATCH] }).unwrap();
