@@ -1,6 +1,8 @@
 //! How long packets are lost after an interface has got a name by which it is captured.
 
 use std::collections::VecDeque;
+use std::io::Write as _;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -36,8 +38,7 @@ fn percentile(sorted: &[f64], percent: usize) -> f64 {
     sorted.get((sorted.len() - 1) * percent / 100).copied().unwrap_or_default()
 }
 
-/// The times in ms, sorted, from the start of the command that adds the name until the first packet that is announced
-/// is sent.
+/// The times in ms, sorted, from the request for the name until the first packet that is announced is sent.
 fn losses(interfaces: &str) -> Vec<f64> {
     let host = Host::new();
     let bus = Bus::start(&host, Kind::DbusDaemon);
@@ -46,10 +47,11 @@ fn losses(interfaces: &str) -> Vec<f64> {
     let mut capture = Daemon::capture(&host).config(&config).start_on_bus();
     let mut subscriber = Subscriber::new(&bus, CAPTURE_INTERFACE, MAGIC_PACKET);
     let sender = Sender::start(PacketSocket::sender(&lan.network(), FAR_END));
+    let mut ip = Ip::start(&host);
     let mut losses = Vec::new();
     for _ in 0..ROUNDS {
         let named = Instant::now();
-        host.sh("ip link property add dev other0 altname lan0");
+        ip.run("link property add dev other0 altname lan0");
         let first = loop {
             let message = subscriber.next();
             let (_, mac, _): (u64, String, Dict) =
@@ -60,14 +62,37 @@ fn losses(interfaces: &str) -> Vec<f64> {
             }
         };
         losses.push((first - named).as_secs_f64() * 1e3);
-        host.sh("ip link property del dev other0 altname lan0");
+        ip.run("link property del dev other0 altname lan0");
         // Until then, the packets of this round would count in the next one.
         while subscriber.next_within(20 * INTERVAL).is_some() {}
     }
+    ip.stop();
     sender.stop();
     capture.stop();
     losses.sort_unstable_by(f64::total_cmp);
     losses
+}
+
+/// A running ip(8), because its start would take longer than what is measured.
+struct Ip(Child);
+
+impl Ip {
+    fn start(host: &Host) -> Self {
+        let mut command = host.command("ip");
+        Self(command.args(["-batch", "-"]).stdin(Stdio::piped()).spawn().expect("ip(8) starts"))
+    }
+
+    /// Runs a command. Does not wait for its result.
+    fn run(&mut self, command: &str) {
+        let input = self.0.stdin.as_mut().expect("a pipe");
+        writeln!(input, "{command}").expect("ip(8) reads it");
+    }
+
+    fn stop(mut self) {
+        drop(self.0.stdin.take());
+        let status = self.0.wait().expect("a child");
+        assert!(status.success(), "ip(8) failed: {status}");
+    }
 }
 
 /// Sends a packet for a different address every [`INTERVAL`], in a thread.

@@ -66,7 +66,9 @@ impl Report {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let kernel = read("/proc/sys/kernel/osrelease");
         let load = load_average();
-        let machine = format!("Linux {kernel}, {cores} cores, load average {load:.1} at the start");
+        let version: Vec<&str> = kernel.split('.').take(2).collect();
+        let version = version.join(".");
+        let machine = format!("Linux {version}, {cores} cores, load average {load:.1} at the start");
         println!("{machine}");
         let figures = json!({ "kernel": kernel, "cores": cores, "load": load });
         let figures = Map::from_iter([("machine".to_owned(), figures)]);

@@ -42,7 +42,7 @@ fn measure_through(report: &mut Report, name: &str, kind: Kind) {
     let mut subscriber = Subscriber::new(&bus, CAPTURE_INTERFACE, MAGIC_PACKET);
     let mut signal = LoneSignal::new(&bus);
 
-    let (mut total, mut signal_alone, mut packet_alone) = (vec![], vec![], vec![]);
+    let (mut total, mut signal_alone, mut packet_alone, mut hops) = (vec![], vec![], vec![], vec![]);
     for number in 0..WARM_UP + PACKETS {
         let frame = frame(number);
         std::thread::sleep(PAUSE);
@@ -58,15 +58,28 @@ fn measure_through(report: &mut Report, name: &str, kind: Kind) {
         let start = Instant::now();
         plain_wire.send(&frame);
         packet_alone.push(arrivals.recv().expect("the reader is running") - start);
+
+        // A thread reads the packet and wakes this one, which sends the signal.
+        std::thread::sleep(PAUSE);
+        let start = Instant::now();
+        plain_wire.send(&frame);
+        let _ = arrivals.recv().expect("the reader is running");
+        let _ = signal.measure();
+        hops.push(start.elapsed());
     }
     let _ = reading.stop();
     capture.stop();
 
-    let [total, signal, packet] = [total, signal_alone, packet_alone].map(in_microseconds);
+    add(report, name, [total, signal_alone, packet_alone, hops].map(in_microseconds));
+}
+
+/// Adds the times of packets through capture, of lone signals, of packets alone, and of the same hops without work.
+fn add(report: &mut Report, name: &str, [total, signal, packet, hops]: [Vec<f64>; 4]) {
     let baselines = [
         ("a lone signal", median(&signal)),
         ("a packet to a plain socket alone", median(&packet)),
         ("both medians added", median(&signal) + median(&packet)),
+        ("the same hops without work", median(&hops)),
     ];
     report.aim(&format!("{name}, median"), "µs", median(&total), &baselines, Aim::RatioAtMost(1.7));
     let baselines = [
