@@ -118,6 +118,11 @@ fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &m
     let was_interrupted = killed_libvirtd.is_some_and(|starting| starting.contains(&name(DURING)));
     let can_fail = fault.interrupts || killed_libvirtd.is_some();
     match (new.as_slice(), system.announced(DURING) > announced) {
+        // libvirtd can leave a start that its end interrupted as it was, and lock the domain for ever.
+        ([1, 1, 1], _) if was_interrupted && outcome == ["failed"] => {
+            count.add("failed after an interrupted start");
+            system.kill_qemu(DURING);
+        }
         ([1, 1, 1], _) => count.add("done"),
         ([1, 2, 1], _) if (fault.interrupts || was_interrupted) && outcome == ["started"] => {
             count.add("done after an interrupted start");
@@ -131,6 +136,10 @@ fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &m
         ([1, 0, 1], false) if fault.misses && outcome.is_empty() => count.add("not announced"),
         _ => panic!("starts before, during and after the fault: {new:?}: {}", context()),
     }
+    switch_off(system);
+}
+
+fn switch_off(system: &System<'_>) {
     for domain in [DURING, AFTER] {
         if !system.is_off(domain) {
             system.destroy(domain);

@@ -314,4 +314,14 @@ impl<'host> System<'host> {
     pub fn destroy(&self, domain: usize) {
         self.libvirtd.virsh(QEMU, &["destroy", &name(domain)]);
     }
+
+    /// Kills the domain's QEMU, and waits until the domain is off.
+    pub fn kill_qemu(&self, domain: usize) {
+        self.host.sh(&format!("kill -KILL \"$(cat /run/libvirt/qemu/{}.pid)\"", name(domain)));
+        assert!(
+            wait::within(RECOVERY, || self.is_off(domain).then_some(())).is_some(),
+            "{} is not off",
+            name(domain)
+        );
+    }
 }
