@@ -140,7 +140,9 @@ fn connections(debian: &Debian<'_>) -> usize {
 
 /// Waits until the user's actor has connected to a daemon more often than this.
 fn wait_for_actor(debian: &Debian<'_>, before: usize) {
-    wait::until_true("the user's actor to connect to the daemon", || connections(debian) > before);
+    // A daemon that ends waits up to 30 s for its own threads.
+    let connected = wait::within(wait::TIMEOUT * 3, || (connections(debian) > before).then_some(()));
+    assert!(connected.is_some(), "the user's actor does not connect to the daemon");
 }
 
 /// A system service starts the daemon in the runtime directory of a login, as the user. logind(8) removes that directory

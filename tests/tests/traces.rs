@@ -115,7 +115,8 @@ fn counts_a_flood_of_denied_packets_and_limits_its_log_lines() {
         let unknown = host.counter(ACTOR_NAME, "UnknownPackets");
         not_allowed() + unknown + host.counter(CAPTURE_NAME, "Limited") == 1500
     });
-    assert!(not_allowed() > 100, "only {} of 1000 reached the actor", not_allowed());
+    // More than the log limiter passes. On a busy machine, capture limits most of them.
+    assert!(not_allowed() > 20, "only {} of 1000 reached the actor", not_allowed());
     for (kind, text, lines) in [
         // The actor logs three lines a minute, and one with the number of suppressed lines. The test takes less than two
         // minutes.
