@@ -8,6 +8,7 @@ use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::Host;
 use wakevirt_tests::network::FAR_END;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
+use wakevirt_tests::process::proc::cpu_time;
 
 use crate::bus::{LoneSignal, Subscriber};
 use crate::packets::PacketSocket;
@@ -41,6 +42,8 @@ fn measure_through(report: &mut Report, name: &str, kind: Kind) {
     let (reading, arrivals) = PacketSocket::reader(&host.network(), "plain0").arrivals(vec![0xff; 6]);
     let mut subscriber = Subscriber::new(&bus, CAPTURE_INTERFACE, MAGIC_PACKET);
     let mut signal = LoneSignal::new(&bus);
+    let services = [("sniffer", capture.child("wakevirt-sniffer")), ("announcer", capture.pid())];
+    let before = services.map(|(_, pid)| cpu_time(pid));
 
     let (mut total, mut signal_alone, mut packet_alone, mut hops) = (vec![], vec![], vec![], vec![]);
     for number in 0..WARM_UP + PACKETS {
@@ -68,9 +71,14 @@ fn measure_through(report: &mut Report, name: &str, kind: Kind) {
         hops.push(start.elapsed());
     }
     let _ = reading.stop();
+    let after = services.map(|(_, pid)| cpu_time(pid));
     capture.stop();
 
     add(report, name, [total, signal_alone, packet_alone, hops].map(in_microseconds));
+    for (((service, _), before), after) in services.into_iter().zip(before).zip(after) {
+        let time = (after - before).as_secs_f64() * 1e6 / (WARM_UP + PACKETS) as f64;
+        report.add(&format!("{name}, CPU time of the {service} for each packet"), "µs", time, &[]);
+    }
 }
 
 /// Adds the times of packets through capture, of lone signals, of packets alone, and of the same hops without work.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
 use wakevirt_protocol::bus::ACTOR_INTERFACE;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
@@ -9,6 +10,7 @@ use wakevirt_tests::host::Host;
 use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST};
 use wakevirt_tests::network::FAR_END;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
+use wakevirt_tests::process::proc::cpu_time;
 
 use crate::bus::{ActorClient, LoneSignal, Subscriber};
 use crate::domains::{BRIDGE, Client, mac};
@@ -34,6 +36,9 @@ const DEFINITIONS: usize = 10;
 const DETECTION_TIME_LIMIT: Duration = Duration::from_secs(10);
 /// The aim for the 99th percentile divided by the median: that of a lone signal, times this.
 const SPREAD: f64 = 1.5;
+
+/// The services, in the order of [`WakeTimes::cpu`].
+const SERVICES: [&str; 3] = ["sniffer", "announcer", "actor"];
 
 /// Measures with few and many domains of libvirt's test driver, which boots nothing, and with a few QEMU domains.
 pub fn measure(report: &mut Report) {
@@ -62,8 +67,10 @@ fn measure_among(report: &mut Report, connection: &'static str, domains: usize) 
     let tool_wire = PacketSocket::sender(&other.network(), FAR_END);
     let tool = Tool::start(PacketSocket::reader(&host.network(), "tool0"), tool_wire, client.connection());
     let wire = PacketSocket::sender(&lan.network(), FAR_END);
+    let sniffer = capture.child("wakevirt-sniffer");
     let mut bench = Bench {
         client,
+        services: [sniffer, capture.pid(), actor.pid()],
         signal: LoneSignal::new(&bus),
         finished: Subscriber::new(&bus, ACTOR_INTERFACE, "WakeFinished"),
         wire,
@@ -74,7 +81,6 @@ fn measure_among(report: &mut Report, connection: &'static str, domains: usize) 
 
     let what = format!("{domains} {}", if connection == QEMU { "QEMU domains" } else { "domains" });
     let added = report_times(report, &what, connection, times);
-    let sniffer = capture.child("wakevirt-sniffer");
     let processes = [
         ("sniffer", sniffer, Some(2.0)),
         ("announcer", capture.pid(), None),
@@ -101,11 +107,14 @@ struct WakeTimes {
     /// The time of libvirt's call alone.
     libvirt: Vec<f64>,
     signal: Vec<f64>,
+    /// The CPU time of each service for a wake by wakevirt.
+    cpu: [Vec<f64>; 3],
 }
 
 /// The connections and interfaces of a measurement.
 struct Bench {
     client: Client,
+    services: [Pid; 3],
     signal: LoneSignal,
     finished: Subscriber,
     wire: PacketSocket,
@@ -127,7 +136,13 @@ impl Bench {
             let pause = || std::thread::sleep(PAUSE);
 
             pause();
+            let before = self.services.map(cpu_time);
+            pause();
             times.wakevirt.push(self.wake(&frame(&mac(number)), number).as_secs_f64());
+            pause();
+            for ((times, before), pid) in times.cpu.iter_mut().zip(before).zip(self.services) {
+                times.push((cpu_time(pid) - before).as_secs_f64());
+            }
             self.client.destroy(&name(number));
             pause();
             times.libvirt.push(self.client.start(&name(number)).as_secs_f64());
@@ -155,6 +170,7 @@ impl Bench {
 
 /// Reports the times, and returns the time in ms that wakevirt adds to libvirt's start.
 fn report_times(report: &mut Report, what: &str, connection: &str, times: WakeTimes) -> f64 {
+    let cpu = times.cpu.map(in_milliseconds);
     let added: Vec<f64> =
         times.wakevirt.iter().zip(&times.libvirt).map(|(all, libvirt)| all - libvirt).collect();
     let [wakevirt, tool, libvirt, signal, added] =
@@ -175,6 +191,9 @@ fn report_times(report: &mut Report, what: &str, connection: &str, times: WakeTi
         let baselines = [("a lone signal", spread(&signal)), ("libvirt's start alone", spread(&libvirt))];
         let name = format!("{what}, 99th percentile / median");
         report.aim(&name, "", spread(&wakevirt), &baselines, Aim::RatioAtMost(SPREAD));
+    }
+    for (service, times) in SERVICES.into_iter().zip(cpu) {
+        report.add(&format!("CPU time of the {service} for a wake, {what}"), "ms", median(&times), &[]);
     }
     median(&added)
 }
