@@ -107,7 +107,7 @@ struct WakeTimes {
     /// The time of libvirt's call alone.
     libvirt: Vec<f64>,
     signal: Vec<f64>,
-    /// The CPU time of each service for a wake by wakevirt.
+    /// The CPU time of each service for a wake by wakevirt, until that signal.
     cpu: [Vec<f64>; 3],
 }
 
@@ -139,7 +139,6 @@ impl Bench {
             let before = self.services.map(cpu_time);
             pause();
             times.wakevirt.push(self.wake(&frame(&mac(number)), number).as_secs_f64());
-            pause();
             for ((times, before), pid) in times.cpu.iter_mut().zip(before).zip(self.services) {
                 times.push((cpu_time(pid) - before).as_secs_f64());
             }
