@@ -3,7 +3,7 @@
 mod families;
 mod family;
 mod file;
-mod http;
+pub mod http;
 mod text;
 
 use std::io;

@@ -4,7 +4,7 @@
 //! number of connections, and the time that a client can take.
 
 mod accept;
-mod request;
+pub mod request;
 mod snapshot;
 pub mod sockets;
 #[cfg(test)]

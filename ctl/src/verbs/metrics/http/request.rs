@@ -3,8 +3,8 @@
 use httparse::{EMPTY_HEADER, Error, Request, Status};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::super::text::Format;
 use super::accept;
+use crate::verbs::metrics::text::Format;
 
 /// The maximum length of a request, in bytes.
 pub const MAX_LENGTH: usize = 8 * 1024;
