@@ -21,7 +21,7 @@ ip link add eth0 type veth peer name lan0 netns lan
 ip link set eth0 up
 ip -n lan link set lan0 up
 ";
-/// All packets for a domain have the same sender, and none is a copy.
+/// All packets for a domain have the same sender. By default, later ones would count as copies.
 const CAPTURE: &str = "deduplicate = '0s'";
 /// Longer than the test, and shorter than the jumps of the clock.
 const LONG_HOLD: &str = "1h";
@@ -122,7 +122,8 @@ impl System {
     /// Runs a fault with a packet for [`DURING`], and sends a packet afterwards.
     ///
     /// # Panics
-    /// If libvirt has started a domain for another number of times than wakes have succeeded, or if a service was restarted.
+    /// If the number of times that libvirt has started a domain differs from that of its successful wakes, or if a service
+    /// was restarted.
     fn survives(&mut self, fault: impl FnOnce(&mut Self)) {
         let processes = self.processes();
         fault(self);

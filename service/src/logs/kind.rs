@@ -21,7 +21,7 @@ pub const WAKE_BAD_PASSWORD: &str = "b53226acec28435b8d65f79e5d37c6e1";
 pub const WAKE_AMBIGUOUS: &str = "3f3957b3aca54f9a91cda48e1e9a9321";
 /// A domain was not woken because it has migrated to another host.
 pub const WAKE_MIGRATED_AWAY: &str = "ba0936c6891b4e10a31b332bf5ce3d10";
-/// A wake expired because the hypervisor was unavailable for too long.
+/// A wake or a held packet expired because a hypervisor was unavailable for too long.
 pub const WAKE_EXPIRED: &str = "704031dd9acb456b8bd289cca8eb42ac";
 /// A wake failed.
 pub const WAKE_FAILED: &str = "aa395db66df548fd8af57e27d3ca73a0";

@@ -24,12 +24,12 @@ const ROUNDS: usize = 20;
 /// The time between two packets.
 const INTERVAL: Duration = Duration::from_micros(500);
 
-/// What had the name before.
+/// What happened to the interface that had the name.
 #[derive(Clone, Copy, PartialEq)]
 enum Earlier {
-    /// An interface that was deleted. The kernel has unbound the socket.
+    /// It was deleted. The kernel has unbound the socket.
     Deleted,
-    /// An interface that still exists. The socket is bound to another interface.
+    /// It lost the name, and still exists. The socket is bound to the loopback interface.
     Existing,
 }
 
@@ -38,7 +38,7 @@ enum Earlier {
 pub fn measure(report: &mut Report) {
     for (earlier, what) in [
         (Earlier::Deleted, "after an interface with the same name was deleted"),
-        (Earlier::Existing, "after another interface lost the name"),
+        (Earlier::Existing, "after the interface lost the name"),
     ] {
         let bound = losses("lan0", earlier);
         let all = losses("lan0*", earlier);

@@ -14,7 +14,7 @@ use crate::bus::{CaptureClient, Counters, wait_for_report};
 use crate::packets::PacketSocket;
 use crate::report::Report;
 
-/// The number of frames per second that the sniffer can receive without loss.
+/// The rate of a limited flood, in frames per second.
 const PACE: f64 = 100_000.0;
 
 /// One kind of flood.

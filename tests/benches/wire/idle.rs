@@ -1,4 +1,4 @@
-//! What the services do while there is nothing to do, and how fast they start.
+//! The activity of the services without packets, and how fast they start.
 
 use std::time::{Duration, Instant};
 
@@ -24,10 +24,11 @@ const DOMAINS: usize = 10;
 /// The aim for the time from the start of the process until the service is ready, in ms.
 const READY: f64 = 100.0;
 
-/// The aim for the context switches of the actor: three for each message of libvirt's keepalive, every five seconds.
+/// The aim for the context switches of the actor: three each time libvirtd sends its keepalive
+/// messages, every five seconds.
 const KEEPALIVE: f64 = 36.0;
 
-/// Measures both services, with one connection to libvirt.
+/// Measures both services, with one hypervisor.
 pub fn measure(report: &mut Report) {
     let host = Host::new();
     let _libvirtd = Libvirtd::start(&host);

@@ -175,7 +175,7 @@ fn report_times(report: &mut Report, what: &str, connection: &str, times: WakeTi
     let [wakevirt, tool, libvirt, signal, added] =
         [times.wakevirt, times.tool, times.libvirt, times.signal, added].map(in_milliseconds);
     let baselines =
-        [("a tool that reads all domains", median(&tool)), ("libvirt's start alone", median(&libvirt))];
+        [("a tool that searches all domains", median(&tool)), ("libvirt's start alone", median(&libvirt))];
     report.add(&format!("{what}, median of {}", wakevirt.len()), "ms", median(&wakevirt), &baselines);
     let baselines =
         [("a lone signal", quantile(&signal, 0.99)), ("libvirt's start alone", quantile(&libvirt, 0.99))];

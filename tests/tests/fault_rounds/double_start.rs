@@ -74,8 +74,7 @@ fn double_starts(rounds: usize, prepare: impl Fn(&System<'_>)) -> usize {
     twice
 }
 
-/// The reason for which the domain was off before differs from the reason afterwards. If the actor did not compare them,
-/// two thirds would be started twice.
+/// The reason for which the domain was off before differs from the reason afterwards. The actor compares them.
 fn first_start(rounds: usize) {
     let twice = double_starts(rounds, |system| {
         // A new definition has no reason.

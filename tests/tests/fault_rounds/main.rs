@@ -1,5 +1,6 @@
 //! Rounds of faults: in each round, a component fails at a random moment. A packet arrives before, during and after the
-//! fault. Each announced packet wakes its domain exactly once, or the actor refuses the wake with a reason.
+//! fault. Each announced packet wakes its domain exactly once, unless the actor reports that the wake failed or expired,
+//! or the fault erased the packet.
 //!
 //! `WAKEVIRT_SEED` sets the seed of the random numbers, which each test prints. `WAKEVIRT_ROUNDS` multiplies the number of
 //! rounds. The `long` tests are part of `make soak`.

@@ -115,7 +115,7 @@ fn silent_readers(rounds: usize) {
     series.print("20 clients of the bus subscribe to all signals, and do not read them");
 }
 
-/// A service is started a second time. Then the first one is killed, and the second one takes over or is restarted.
+/// A service is started a second time, while the first one runs. Then the second one is killed.
 fn second_instance(rounds: usize) {
     let host = Host::new();
     let mut series = Series::new(&host);

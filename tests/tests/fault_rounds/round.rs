@@ -81,7 +81,7 @@ impl<'host> Series<'host> {
 ///
 /// # Panics
 /// If a packet before or after the fault does not start its domain exactly once, or an announced packet during the fault
-/// does not and was not refused. If libvirtd is killed while it starts the domain, the actor starts it again.
+/// does not, without an outcome that the fault allows. If libvirtd is killed while it starts the domain, the actor starts it again.
 fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &mut Count) {
     let starts: Vec<usize> = (0..DOMAINS).map(|domain| system.starts(domain)).collect();
     let expired = system.expired_packets(DURING);
@@ -118,7 +118,7 @@ fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &m
     let was_interrupted = killed_libvirtd.is_some_and(|starting| starting.contains(&name(DURING)));
     let can_fail = fault.interrupts || killed_libvirtd.is_some();
     match (new.as_slice(), system.announced(DURING) > announced) {
-        // libvirtd can leave a start that its end interrupted as it was, and lock the domain for ever.
+        // A libvirtd that is killed during a start can leave the domain locked.
         ([1, 1, 1], _) if was_interrupted && outcome == ["failed"] => {
             count.add("failed after an interrupted start");
             system.kill_qemu(DURING);

@@ -214,7 +214,8 @@ fn remove(rounds: usize) {
         system.destroy(1);
     }
     println!(
-        "soak: the state file is removed while the actor is idle, and the actor is killed | {rounds} rounds"
+        "soak: the state file is removed while the actor is idle, and the actor is killed | {rounds} rounds | each \
+         domain started once"
     );
 }
 

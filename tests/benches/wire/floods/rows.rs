@@ -91,9 +91,9 @@ pub fn all() -> Vec<Row> {
         aims: Aims::Done,
     };
     let rates = [
-        ("packets for strangers, 100,000/s", Some(100_000)),
-        ("packets for strangers, 500,000/s", Some(500_000)),
-        ("packets for strangers, unlimited", None),
+        ("packets for unknown addresses, 100,000/s", Some(100_000)),
+        ("packets for unknown addresses, 500,000/s", Some(500_000)),
+        ("packets for unknown addresses, unlimited", None),
     ];
     let mut rows = vec![];
     for hogs in [false, true] {
@@ -107,10 +107,10 @@ pub fn all() -> Vec<Row> {
     rows.extend(of_one_address(base));
     // Packets that would be announced and denied if the interface were not excluded.
     let excluded = Row { kind: PacketKind::Passwords(SECRET), rate: None, flooded: "guest0", ..base };
-    let name = "unlimited, on an interface that is excluded by name";
+    let name = "unlimited, on an interface that `interfaces` does not name";
     rows.push(Row { name, capture: Capture::Names, aims: Aims::Bound, ..excluded });
     rows.push(Row {
-        name: "unlimited, on an interface that is excluded by a glob",
+        name: "unlimited, on an interface that the glob in `interfaces` does not match",
         capture: Capture::Glob,
         ..excluded
     });

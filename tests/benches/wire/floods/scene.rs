@@ -60,7 +60,7 @@ pub struct Measured {
     pub sent: f64,
     /// The number of frames per second in the flood while packets were sent.
     pub rate: f64,
-    /// The number of frames that capture did not receive or drop itself.
+    /// The number of packets that were lost before the announcer received them.
     pub lost: f64,
 }
 

@@ -13,7 +13,7 @@ use wakevirt_tests::bus::Bus;
 use crate::bus::{Subscriber, finished};
 use crate::packets::PacketSocket;
 
-/// The time after which a wake counts as not done.
+/// The time after the last packet until which a wake counts as done.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A packet for a domain.
