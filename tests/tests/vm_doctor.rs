@@ -11,12 +11,8 @@ use wakevirt_tests::vm::Vm;
 const DOMAIN: &str = "win11";
 const MAC: &str = "52:54:00:12:34:56";
 
-/// Creates `eth0` with the VLAN 5, the port `eth0.6` of the bridge `br6`, and the other machine.
+/// Creates the VLAN 5 on `eth0`, and the port `eth0.6` of the bridge `br6`, also on the other machine.
 const NETWORK: &str = "
-ip netns add lan
-ip link add eth0 type veth peer name lan0 netns lan
-ip link set eth0 up
-ip -n lan link set lan0 up
 ip link add br6 type bridge
 ip link set br6 up
 for id in 5 6; do
@@ -135,6 +131,7 @@ fn each_vlan_fault_is_found_and_fixed() {
         format!("<interface type='user'><mac address='{MAC}'/><model type='virtio'/></interface>");
     vm.write("/root/win11.xml", &qemu_domain_with(DOMAIN, &interface));
     vm.write("/root/send.py", SEND);
+    vm.connect_lan();
     vm.sh(NETWORK);
     for Fault { capture, rule, vlan, denied, check, evidence } in FAULTS {
         vm.sh(&format!("capture=\"{capture}\" rule=\"{rule}\"\n{CONFIGURE}"));

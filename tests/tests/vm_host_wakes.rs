@@ -15,12 +15,6 @@ const DURING: &str = "during";
 /// The packets before the first fault and after each fault wake this domain.
 const BETWEEN: &str = "between";
 
-const NETWORK: &str = "
-ip netns add lan
-ip link add eth0 type veth peer name lan0 netns lan
-ip link set eth0 up
-ip -n lan link set lan0 up
-";
 /// All packets for a domain have the same sender. By default, later ones would count as copies.
 const CAPTURE: &str = "deduplicate = '0s'";
 /// Longer than the test, and shorter than the jumps of the clock.
@@ -55,7 +49,7 @@ impl System {
     fn boot(host: &Host) -> Self {
         let mut vm = Vm::boot(host);
         vm.without_apparmor();
-        vm.sh(NETWORK);
+        vm.connect_lan();
         for name in [DURING, BETWEEN] {
             let interface = format!("<interface type='user'><mac address='{}'/></interface>", mac(name));
             vm.define(&Domain::new(name).devices(&interface));

@@ -22,14 +22,6 @@ sleep   = 'pause'";
 const PINNED: &str = "<cputune>
   <vcpupin vcpu='0' cpuset='2'/><vcpupin vcpu='1' cpuset='3'/><emulatorpin cpuset='0-1'/></cputune>";
 
-/// Creates another machine, which is a network namespace.
-const NETWORK: &str = "
-ip netns add lan
-ip link add eth0 type veth peer name lan0 netns lan
-ip link set eth0 up
-ip -n lan link set lan0 up
-";
-
 /// Sends a packet as etherwake does with `-b`.
 const SEND: &str = "
 import socket
@@ -131,7 +123,7 @@ fn set_up(screen: Screen, vm: &mut Vm) {
     vm.sh("mkdir -p /usr/lib/systemd/system-sleep");
     vm.write("/usr/lib/systemd/system-sleep/record", RECORD);
     vm.sh("chmod +x /usr/lib/systemd/system-sleep/record");
-    vm.sh(NETWORK);
+    vm.connect_lan();
     vm.write("/etc/wakevirt/actor.toml", &format!("[[allow]]\ndomain = '{DOMAIN}'"));
     vm.prepare_host(HOST_TOML);
     vm.sh("systemctl enable wakevirt-suspend.service; systemctl enable --now wakevirt-capture.service wakevirt-actor.service

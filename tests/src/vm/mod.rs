@@ -39,6 +39,13 @@ systemctl reload dbus
 systemd-tmpfiles --create --prefix=/etc/wakevirt --prefix=/run --prefix=/sys --prefix=/var
 ";
 
+const CONNECT_LAN: &str = "
+ip netns add lan
+ip link add eth0 type veth peer name lan0 netns lan
+ip link set eth0 up
+ip -n lan link set lan0 up
+";
+
 /// systemd-sleep(8) runs this program before the kernel suspends. Whatever runs earlier can take any time.
 const SET_ALARM: &str = r#"#!/bin/sh
 [ "$1" != pre ] || rtcwake --mode no --seconds "$(cat /run/alarm)"
@@ -129,6 +136,14 @@ impl Vm {
     pub fn without_apparmor(&mut self) {
         self.sh("echo 'security_driver = \"none\"' >>/etc/libvirt/qemu.conf
                  systemctl try-restart libvirtd.service");
+    }
+
+    /// Connects another machine, the network namespace `lan`, with its interface `lan0`, to a new interface `eth0`.
+    ///
+    /// # Panics
+    /// If the interfaces cannot be created.
+    pub fn connect_lan(&mut self) {
+        self.sh(CONNECT_LAN);
     }
 
     /// Runs a bash script as root, and returns its exit status and its output.
