@@ -2,8 +2,8 @@
 //! in a row.
 
 use std::collections::HashMap;
-use std::fs::{OpenOptions, rename};
-use std::io;
+use std::fs::{OpenOptions, remove_file};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use wakevirt_service::clock;
 use wakevirt_service::logs::{kind, shown};
 
-use super::file::{directory, read, take_clean_exit};
+use super::file::{MAX_SIZE, directory, read, take_clean_exit};
 use super::slots::{self, Slots};
 use super::{SavedState, SavedWake};
 use crate::model::{Packet, Position};
@@ -111,7 +111,10 @@ impl StateFile {
         // Done before the file is read, so that a crash during the read counts as well.
         let is_clean = take_clean_exit(directory);
         let now = clock::boottime();
-        let mut content = recover(&path).unwrap_or_else(|| Content::lost(now));
+        let (mut content, loss) = match recover(&path) {
+            Ok(content) => (content, None),
+            Err(loss) => (Content::lost(now), Some(loss)),
+        };
         // A file from before a boot can contain a time in the future.
         content.state.not_before = content.state.not_before.min(now);
         if is_clean {
@@ -141,6 +144,9 @@ impl StateFile {
                  (RuntimeDirectory=)",
                 shown(directory)
             );
+        }
+        if let Some(loss) = loss {
+            report_loss(&path_of(directory), loss);
         }
         (file, state)
     }
@@ -231,42 +237,68 @@ fn keys(state: &SavedState) -> impl Iterator<Item = (Key, bool)> {
     packets.chain(state.wakes.iter().map(|wake| (Key::of(wake), wake.called.is_possible())))
 }
 
-/// The content of the file, which is empty if there is no file. Returns `None` if the file cannot be read.
-fn recover(path: &Path) -> Option<Content> {
-    match read_content(path) {
-        Ok(Some(content)) => Some(content),
-        Ok(None) => {
-            let aside = path.with_extension("unread");
-            let renamed = match rename(path, &aside) {
-                Ok(()) => format!("the file was renamed to {}", shown(&aside)),
-                Err(error) => format!("the file cannot be renamed: {error}"),
-            };
-            tracing::warn!(
-                MESSAGE_ID = kind::STATE_NOT_RESTORED,
-                "{} is damaged or has a different version; pending wakes are lost, and {renamed}",
-                shown(path)
-            );
-            None
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Content::default()),
-        Err(error) => {
-            tracing::warn!(
-                MESSAGE_ID = kind::STATE_NOT_RESTORED,
-                "cannot read {}: {error}; pending wakes are lost",
-                shown(path)
-            );
-            None
-        }
-    }
+/// Why the content of the file is lost.
+#[derive(Debug)]
+struct Loss {
+    reason: String,
+    /// The bytes of a damaged file.
+    damaged: Option<Vec<u8>>,
 }
 
-/// Reads the file. Returns `None` if it is damaged, too large or has a different version.
-fn read_content(path: &Path) -> io::Result<Option<Content>> {
-    let Some(bytes) = read(path)? else { return Ok(None) };
-    if let Some((&WITHOUT_SLOTS, content)) = bytes.split_first() {
-        return Ok(decode(content).map(Earlier::into_content));
+/// The content of the file, which is empty if there is no file.
+///
+/// A file that cannot be used is not removed: if this process is killed before a new file replaces it, the next one would
+/// take that for a boot.
+fn recover(path: &Path) -> Result<Content, Loss> {
+    let shown = shown(path);
+    let (reason, damaged) = match read(path) {
+        Ok(Some(bytes)) => match parse(path, &bytes) {
+            Some(content) => return Ok(content),
+            // Not set aside: that would replace the file that was damaged.
+            None if bytes.is_empty() => (format!("{shown} is empty: it could not be updated earlier"), None),
+            None => (format!("{shown} is damaged or has a different version"), Some(bytes)),
+        },
+        Ok(None) => (format!("{shown} is larger than {MAX_SIZE} bytes"), None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::default()),
+        Err(error) => (format!("cannot read {shown}: {error}"), None),
+    };
+    Err(Loss { reason, damaged })
+}
+
+/// Logs the loss, and sets a damaged file aside.
+///
+/// Called after the new file was written, which needs the space more. The file is copied because [`empty`] would also empty
+/// a link to it.
+fn report_loss(path: &Path, loss: Loss) {
+    let aside = path.with_extension("unread");
+    let copied = loss.damaged.map(|bytes| match write_new(&aside, &bytes) {
+        Ok(()) => format!(", and the file was copied to {}", shown(&aside)),
+        Err(error) => format!(", and the file cannot be copied to {}: {error}", shown(&aside)),
+    });
+    tracing::warn!(
+        MESSAGE_ID = kind::STATE_NOT_RESTORED,
+        "{}; pending wakes are lost{}",
+        loss.reason,
+        copied.unwrap_or_default()
+    );
+}
+
+/// Replaces the file with a new one, which is removed if it cannot be written completely.
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
-    let Some(newest) = slots::newest(&bytes) else { return Ok(None) };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes).inspect_err(|_| drop(remove_file(path)))
+}
+
+/// Returns `None` if the content is damaged or has a different version.
+fn parse(path: &Path, bytes: &[u8]) -> Option<Content> {
+    if let Some((&WITHOUT_SLOTS, content)) = bytes.split_first() {
+        return decode(content).map(Earlier::into_content);
+    }
+    let newest = slots::newest(bytes)?;
     if newest.other_is_damaged {
         tracing::warn!(
             MESSAGE_ID = kind::STATE_NOT_RESTORED,
@@ -274,7 +306,7 @@ fn read_content(path: &Path) -> io::Result<Option<Content>> {
             shown(path)
         );
     }
-    Ok(decode(newest.content))
+    decode(newest.content)
 }
 
 fn decode<T: DeserializeOwned>(content: &[u8]) -> Option<T> {
@@ -320,7 +352,8 @@ fn abandon_suspects(content: &mut Content) {
 impl StateFile {
     /// The state in the file, without counting a crash.
     pub(crate) fn read_saved(directory: &Path) -> SavedState {
-        read_content(&directory.join(FILE)).unwrap().unwrap().state
+        let path = directory.join(FILE);
+        parse(&path, &read(&path).unwrap().unwrap()).unwrap().state
     }
 }
 

@@ -5,7 +5,6 @@ use wakevirt_protocol::bus::PacketDetails;
 use wakevirt_protocol::{MacAddr, Transport};
 
 use super::*;
-use crate::engine::state_file::file::MAX_SIZE;
 use crate::engine::state_file::file::mark_clean_exit_in;
 use crate::model::{Authority, Called, Caller, Id, Packet, Subject};
 use crate::policy::rules::{Halted, Handling, Paused};
@@ -105,23 +104,53 @@ fn continues_without_a_file_and_with_a_damaged_one() {
     let (file, state) = StateFile::open_in(Path::new("/no/such/directory"));
     assert!(!file.is_available() && is_lost(&state));
     let directory = tempfile::tempdir().unwrap();
-    let huge = [&[WITHOUT_SLOTS], vec![0; MAX_SIZE].as_slice()].concat();
     let lists = [WITHOUT_SLOTS, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
     let newer = [&[slots::VERSION + 1], &b"wakevrt"[..]].concat();
-    for bytes in [
-        &b""[..],
-        &[WITHOUT_SLOTS],
-        &newer,
-        b"\x02\x00\x00\x00\x00",
-        b"\x01\xff\xff\xff\xff\xff",
-        &lists,
-        &huge,
-    ] {
+    for bytes in [&[WITHOUT_SLOTS][..], &newer, b"\x02\x00\x00\x00\x00", b"\x01\xff\xff\xff\xff\xff", &lists]
+    {
         std::fs::write(directory.path().join(FILE), bytes).unwrap();
         let (file, state) = StateFile::open_in(directory.path());
         assert!(file.is_available() && is_lost(&state));
         assert_eq!(std::fs::read(directory.path().join("state.unread")).unwrap(), bytes, "it is set aside");
     }
+    // Neither is set aside: the actor itself empties a file, and never writes a larger one.
+    let huge = [&[WITHOUT_SLOTS], vec![0; MAX_SIZE].as_slice()].concat();
+    for bytes in [&b""[..], &huge] {
+        std::fs::write(directory.path().join(FILE), bytes).unwrap();
+        let (file, state) = StateFile::open_in(directory.path());
+        assert!(file.is_available() && is_lost(&state));
+        assert_eq!(std::fs::read(directory.path().join("state.unread")).unwrap(), lists);
+    }
+}
+
+/// Otherwise the next process would take this for a boot, and repeat wakes and `autostart`.
+#[test]
+fn a_damaged_file_remains_until_a_new_one_replaces_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(FILE);
+    std::fs::write(&path, "damaged").unwrap();
+    // The process is killed before it creates the new file.
+    assert!(recover(&path).is_err());
+    assert_eq!(std::fs::read(&path).unwrap(), b"damaged");
+    // A directory in place of the new file: not even root can replace it.
+    let new = directory.path().join("state.new");
+    std::fs::create_dir_all(new.join("in-the-way")).unwrap();
+    for _ in 0..2 {
+        let (file, state) = StateFile::open_in(directory.path());
+        assert!(!file.is_available() && is_lost(&state));
+        assert_eq!(std::fs::read(&path).unwrap(), b"", "another version does not use it either");
+    }
+    std::fs::remove_dir_all(&new).unwrap();
+    let (file, state) = StateFile::open_in(directory.path());
+    assert!(file.is_available() && is_lost(&state));
+    let aside = directory.path().join("state.unread");
+    assert_eq!(std::fs::read(&aside).unwrap(), b"damaged", "it is still set aside");
+    // It cannot be set aside.
+    std::fs::remove_file(&aside).unwrap();
+    std::fs::create_dir(&aside).unwrap();
+    std::fs::write(&path, "damaged").unwrap();
+    assert!(recover(&path).is_err() && path.exists());
+    assert!(is_lost(&StateFile::open_in(directory.path()).1));
 }
 
 /// A FIFO, a link or a device in place of the file or the new file is neither read nor written.
@@ -157,7 +186,7 @@ proptest::proptest! {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
         std::fs::write(&path, [&[WITHOUT_SLOTS], bytes.as_slice()].concat()).unwrap();
-        if let Some(content) = read_content(&path).unwrap() {
+        if let Some(content) = parse(&path, &read(&path).unwrap().unwrap()) {
             let (file, state) = StateFile::open_in(directory.path());
             proptest::prop_assert!(file.is_available());
             proptest::prop_assert_eq!(state.position, content.state.position);
