@@ -31,7 +31,7 @@ impl Engine {
             let subject = Subject::new(None, Some(&domain), None, None);
             self.wake(domain.id, subject, Handling::default(), Vec::new());
         }
-        // Marked last: if the service crashes before this is saved, the next process looks at the state of each domain.
+        // Saved together with the wakes, before the first domain is started: the next process continues them after a crash.
         self.autostarted.push(uri.to_owned());
         self.unsaved = true;
     }

@@ -162,6 +162,7 @@ impl Engine {
         self.publish();
         let mut watchdog = Watchdog::from_env();
         loop {
+            self.spawn_wakes();
             if self.unsaved || !self.unlogged.is_empty() {
                 // That is safe: each wake is saved before it starts, and if this process exits now, the next one decides
                 // based on the domain's state.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::iter;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::{JoinError, JoinSet};
@@ -14,7 +15,7 @@ use wakevirt_service::logs::{kind, quoted};
 use super::{Engine, Reply};
 use crate::engine::attempt::{WakeResult, wake as wake_domain};
 use crate::engine::state_file::SavedWake;
-use crate::hypervisor::{AttemptRequest, Terms};
+use crate::hypervisor::{AttemptRequest, Hypervisor, Terms};
 use crate::model::{Called, Id, Outcome, Packet, State, Subject};
 use crate::policy::Timing;
 use crate::policy::decision::has_expired;
@@ -28,7 +29,27 @@ const UNREADY_INTERVAL: Duration = Duration::from_secs(2);
 pub(super) struct Wakes {
     running: HashMap<Id, Wake>,
     held: HashMap<Id, Wake>,
+    /// The tasks of running wakes that have not been spawned yet.
+    unspawned: Vec<WakeTask>,
     tasks: JoinSet<(Id, WakeResult)>,
+}
+
+/// The task of a running wake.
+struct WakeTask {
+    id: Id,
+    hypervisor: Arc<dyn Hypervisor>,
+    request: AttemptRequest,
+    /// The delay before the first attempt.
+    delay: Duration,
+}
+
+impl WakeTask {
+    async fn run(self) -> (Id, WakeResult) {
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
+        }
+        (self.id, wake_domain(self.hypervisor, self.request).await)
+    }
 }
 
 /// A wake. Later packets and callers for the same domain join it.
@@ -171,7 +192,7 @@ impl Engine {
         self.wakes.held.insert(id, wake);
     }
 
-    /// Runs the wake in its own task, after this delay.
+    /// Runs the wake after this delay. Its task begins with [`Self::spawn_wakes`].
     fn run_wake(&mut self, id: Id, mut wake: Wake, delay: Duration) {
         let Some(hypervisor) = self.hypervisors.get(&id.connection).cloned() else { return };
         let Timing { shutdown_wait, start_wait, .. } = self.policy.timing;
@@ -187,15 +208,23 @@ impl Engine {
         // The wake changes the state before any event reports it.
         self.index.mark_changed(&id);
         self.wakes.running.insert(id.clone(), wake);
-        // Saved before the hypervisor is called: if this process exits, the next one continues the wake.
         self.unsaved = true;
+        self.wakes.unspawned.push(WakeTask { id, hypervisor, request, delay });
+    }
+
+    /// Spawns the tasks of the wakes that run since the last call.
+    ///
+    /// The wakes are saved before any of the tasks can call the hypervisor: if this process exits, the next one continues
+    /// them. They are saved together, because each save contains all wakes: when a hypervisor becomes available, there can
+    /// be thousands.
+    pub(super) fn spawn_wakes(&mut self) {
+        if self.wakes.unspawned.is_empty() {
+            return;
+        }
         self.save();
-        self.wakes.tasks.spawn(async move {
-            if !delay.is_zero() {
-                tokio::time::sleep(delay).await;
-            }
-            (id, wake_domain(hypervisor, request).await)
-        });
+        for task in std::mem::take(&mut self.wakes.unspawned) {
+            self.wakes.tasks.spawn(task.run());
+        }
     }
 
     /// Tries the wake again later, until it has expired.

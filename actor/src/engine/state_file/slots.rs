@@ -115,7 +115,7 @@ fn checksum(sequence: &[u8], content: &[u8]) -> u32 {
 /// The newest complete record in a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Newest<'bytes> {
-    sequence: u64,
+    pub(super) sequence: u64,
     pub(super) content: &'bytes [u8],
     /// Whether the other slot contains a damaged record, which may have been newer.
     pub(super) other_is_damaged: bool,

@@ -1,6 +1,7 @@
 //! Tests of the engine with a simulated hypervisor.
 
 mod autostart;
+mod batch;
 mod early;
 mod explain;
 mod fake;

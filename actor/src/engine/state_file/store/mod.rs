@@ -355,6 +355,11 @@ impl StateFile {
         let path = directory.join(FILE);
         parse(&path, &read(&path).unwrap().unwrap()).unwrap().state
     }
+
+    /// How often the state was saved since the file was created.
+    pub(crate) fn saves(directory: &Path) -> u64 {
+        slots::newest(&read(&directory.join(FILE)).unwrap().unwrap()).unwrap().sequence
+    }
 }
 
 #[cfg(test)]
