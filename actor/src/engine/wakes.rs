@@ -232,8 +232,7 @@ impl Engine {
         // The result of the call is known.
         wake.called = Called::No;
         if self.is_expired(&wake) {
-            let reason = format!("{reason}; the request is {} s old", age(wake.since).as_secs());
-            return self.end_wake(id, wake, Outcome::Expired, reason);
+            return self.expire(id, wake, |age| format!("{reason}; the request is {age} s old"));
         }
         if !wake.is_logged {
             wake.is_logged = true;
@@ -333,14 +332,21 @@ impl Engine {
         !wake.called.is_possible() && self.is_expired(wake)
     }
 
-    fn end_expired(&mut self, id: Id, mut wake: Wake) {
-        let reason = format!("the request is {} s old; wake the domain again", age(wake.since).as_secs());
-        let next = wake.next.take();
-        self.report(wake.subject, Outcome::Expired, reason, wake.callers);
-        match next {
-            Some(next) if self.is_expired(&next) => self.end_expired(id, *next),
-            Some(next) => self.run_or_hold(id, *next),
-            None => {}
+    fn end_expired(&mut self, id: Id, wake: Wake) {
+        self.expire(id, wake, |age| format!("the request is {age} s old; wake the domain again"));
+    }
+
+    /// Ends an expired wake with this reason, which contains the wake's age in seconds. A wake that joined it runs, or is
+    /// held, unless it has expired as well.
+    fn expire(&mut self, id: Id, mut wake: Wake, reason: impl Fn(u64) -> String) {
+        loop {
+            let next = wake.next.take();
+            self.report(wake.subject, Outcome::Expired, reason(age(wake.since).as_secs()), wake.callers);
+            match next {
+                Some(next) if self.is_expired(&next) => wake = *next,
+                Some(next) => return self.run_or_hold(id, *next),
+                None => return,
+            }
         }
     }
 

@@ -111,6 +111,31 @@ async fn a_wake_that_waits_for_a_daemon_expires_or_is_held() {
     assert_eq!(later.starts(), [uuid(2)]);
 }
 
+/// A later packet with more permissions waits for the same daemon for longer.
+#[tokio::test]
+async fn an_expired_wake_does_not_end_the_one_that_joined_it() {
+    let fake = Fake::new(&[(1, State::ShutOff)], &[]);
+    fake.set_unready(true);
+    let narrow = "[[allow]]\ndomain = \"*\"\ninterfaces = [\"eth0\"]\npaused = \"leave\"\n";
+    let mut policy = policy(&format!("{narrow}[[allow]]\ndomain = \"*\""));
+    policy.timing.hold = Duration::from_secs(60);
+    let mut engine = start(policy);
+    engine.update(up(&fake, vec![domain(1, &[1])])).await;
+    // It expires in a second. The next attempt is later.
+    let boottime = clock::boottime().checked_sub(59_000_000);
+    let details = PacketDetails { interface: Some("eth0".to_owned()), boottime, ..PacketDetails::default() };
+    engine.announce(Packet { mac: mac(1), sequence: 1, details }).await;
+    fake.wait_for_starts(1).await;
+    engine.send_packet_on("br0", 1).await;
+    engine.wait_until_idle().await;
+    let expired = engine.decisions.recv().await.unwrap();
+    assert_eq!(expired.outcome, Outcome::Expired);
+    assert!(expired.reason.contains("virtnetworkd"), "{}", expired.reason);
+    fake.set_unready(false);
+    let later = tokio::time::timeout(Duration::from_secs(60), engine.next_decision()).await;
+    assert_eq!(later.expect("the later wake continues").1, Outcome::Started);
+}
+
 #[tokio::test]
 async fn holds_a_packet_until_the_domains_are_known() {
     let fake = Fake::new(&[(1, State::ShutOff)], &[]);
