@@ -140,6 +140,7 @@ impl Wake {
             if other.terms.covers(&next.terms) {
                 std::mem::swap(&mut **next, &mut other);
             }
+            next.since = next.since.max(other.since);
             next.callers.append(&mut other.callers);
         } else {
             self.next = Some(Box::new(other));
@@ -417,6 +418,29 @@ mod tests {
             let later = held.next.iter().map(|next| next.callers.len()).sum::<usize>();
             assert!(held.callers.len() + later <= 2, "{} and {later}", held.callers.len());
             assert!(!held.callers[0].is_closed(), "the caller that is still waiting is retained");
+        }
+    }
+
+    /// Each wake is held for as long as the latest of those that it replaces.
+    #[test]
+    fn joined_wakes_have_the_latest_time() {
+        let wake_of = |trigger, paused, since| {
+            let mut wake = wake(paused, oneshot::channel().0);
+            wake.terms.trigger = trigger;
+            wake.since = since;
+            wake
+        };
+        let packet = |paused, since| wake_of(Trigger::Packet, paused, since);
+        let call = |since| wake_of(Trigger::Call, Paused::Resume, since);
+        // The next wake covers the last one, or the other way around.
+        for (second, third) in [(call(5), packet(Paused::Resume, 9)), (packet(Paused::Resume, 9), call(5))] {
+            let mut first = packet(Paused::Leave, 1);
+            first.join(second);
+            first.join(third);
+            let next = first.next.as_ref().unwrap();
+            assert_eq!((first.since, next.since, next.terms), (1, 9, call(0).terms));
+            first.join(packet(Paused::Leave, 20));
+            assert_eq!((first.since, first.next.unwrap().since), (20, 9));
         }
     }
 }
