@@ -11,7 +11,7 @@
 //! | 16 | 8 | sequence number of the record: the higher one is newer |
 //! | 24 | | the content |
 
-use std::fs::{File, OpenOptions, remove_file, rename};
+use std::fs::{File, Metadata, OpenOptions, remove_file, rename};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -31,6 +31,8 @@ const SLOT_SIZE: usize = 32 * 1024;
 #[derive(Debug)]
 pub(super) struct Slots {
     file: File,
+    /// The device and the inode of the file. No other file has the same ones while it is open.
+    inode: (u64, u64),
     slot_size: usize,
     /// The sequence number of the next record. Even numbers are in the first slot.
     next: u64,
@@ -60,7 +62,8 @@ impl Slots {
         if fallocate(&file, FallocateFlags::empty(), 0, i64::try_from(size).unwrap_or(i64::MAX)).is_err() {
             file.set_len(u64::try_from(size).unwrap_or(u64::MAX))?;
         }
-        let mut slots = Self { file, slot_size, next: 0 };
+        let inode = inode(&file.metadata()?);
+        let mut slots = Self { file, inode, slot_size, next: 0 };
         slots.write_slot(content)?;
         rename(&new, path)?;
         Ok(slots)
@@ -71,16 +74,16 @@ impl Slots {
     /// # Errors
     /// As for [`Slots::create`].
     pub(super) fn write(&mut self, path: &Path, content: &[u8]) -> io::Result<()> {
-        if self.is_linked() && self.write_slot(content).is_ok() {
+        if self.is_at(path) && self.write_slot(content).is_ok() {
             return Ok(());
         }
         *self = Self::create(path, content)?;
         Ok(())
     }
 
-    /// Whether the file is in the directory. It may have been removed, or replaced by another file.
-    pub(super) fn is_linked(&self) -> bool {
-        self.file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+    /// Whether the file is at this path. It may have been removed, renamed, or replaced by another file.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        path.symlink_metadata().is_ok_and(|metadata| inode(&metadata) == self.inode)
     }
 
     fn write_slot(&mut self, content: &[u8]) -> io::Result<()> {
@@ -91,6 +94,10 @@ impl Slots {
         self.next = self.next.saturating_add(1);
         Ok(())
     }
+}
+
+fn inode(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 /// A record with this content. Returns `None` if its size does not fit into the header.
@@ -227,5 +234,17 @@ mod tests {
         rename(directory.path().join("other"), &path).unwrap();
         slots.write(&path, b"3").unwrap();
         assert_eq!(content(&read(&path)), Some((&b"3"[..], false)));
+        // The file is still in the directory, under another name.
+        let renamed = directory.path().join("renamed");
+        rename(&path, &renamed).unwrap();
+        slots.write(&path, b"4").unwrap();
+        assert_eq!(content(&read(&path)), Some((&b"4"[..], false)));
+        assert_eq!(content(&read(&renamed)), Some((&b"3"[..], false)));
+        // A link to the file, which anything could replace, is replaced as well.
+        rename(&path, &renamed).unwrap();
+        std::os::unix::fs::symlink(&renamed, &path).unwrap();
+        slots.write(&path, b"5").unwrap();
+        assert!(path.symlink_metadata().unwrap().is_file());
+        assert_eq!(content(&read(&path)), Some((&b"5"[..], false)));
     }
 }

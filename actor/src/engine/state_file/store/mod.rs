@@ -163,10 +163,10 @@ impl StateFile {
         self.failed
     }
 
-    /// Whether the file was removed or replaced since the last save.
+    /// Whether the file was removed, renamed or replaced since the last save.
     #[must_use]
     pub fn is_removed(&self) -> bool {
-        self.slots.as_ref().is_some_and(|slots| !slots.is_linked())
+        self.slots.as_ref().zip(self.path.as_ref()).is_some_and(|(slots, path)| !slots.is_at(path))
     }
 
     /// Saves the state. Only the first of several errors in a row is logged.

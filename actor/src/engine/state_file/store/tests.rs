@@ -356,9 +356,13 @@ fn detects_a_removed_file() {
     let directory = tempfile::tempdir().unwrap();
     let (mut file, state) = StateFile::open_in(directory.path());
     assert!(!file.is_removed());
-    std::fs::remove_file(directory.path().join(FILE)).unwrap();
-    assert!(file.is_removed());
-    file.save(&state);
-    assert!(!file.is_removed());
-    assert_eq!(StateFile::read_saved(directory.path()), state);
+    let path = directory.path().join(FILE);
+    let renamed = directory.path().join("renamed");
+    for is_renamed in [false, true] {
+        if is_renamed { std::fs::rename(&path, &renamed) } else { std::fs::remove_file(&path) }.unwrap();
+        assert!(file.is_removed());
+        file.save(&state);
+        assert!(!file.is_removed());
+        assert_eq!(StateFile::read_saved(directory.path()), state);
+    }
 }
