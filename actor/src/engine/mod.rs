@@ -151,7 +151,7 @@ impl Engine {
         self.position = saved.position;
         self.not_before = saved.not_before;
         self.autostarted = saved.autostarted;
-        self.pending.restore(saved.packets);
+        self.restore_packets(saved.packets);
         self.wakes.restore(saved.wakes);
         saved.abandoned.into_iter().for_each(|wake| self.report_abandoned(wake));
         self

@@ -59,16 +59,24 @@ impl Pending {
         self.unknown.iter().map(|(_, packet)| packet).chain(&self.fetching).cloned().collect()
     }
 
-    /// Holds the saved packets, because no domain is known yet.
-    pub(super) fn restore(&mut self, packets: Vec<Packet>) {
+    /// Holds the saved packets, because no domain is known yet. Returns those for which there is no room: the packets that
+    /// were waiting for their passwords are saved as well.
+    fn restore(&mut self, mut packets: Vec<Packet>) -> Vec<Packet> {
         let since = |packet: &Packet| received_at(packet).unwrap_or_else(clock::boottime);
-        // The state file can contain more packets than this maximum.
-        let newest = packets.len().saturating_sub(MAX_PENDING);
-        self.unknown.extend(packets.into_iter().skip(newest).map(|packet| (since(&packet), packet)));
+        let newest = packets.split_off(packets.len().saturating_sub(MAX_PENDING));
+        self.unknown.extend(newest.into_iter().map(|packet| (since(&packet), packet)));
+        packets
     }
 }
 
 impl Engine {
+    /// Holds the packets that an earlier process saved. Drops those for which there is no room.
+    pub(super) fn restore_packets(&mut self, packets: Vec<Packet>) {
+        let dropped = self.pending.restore(packets);
+        self.unsaved |= !dropped.is_empty();
+        dropped.iter().for_each(|packet| self.drop_packet(packet));
+    }
+
     /// Fetches the password of the packet. The decision follows when the fetch ends.
     pub(super) fn fetch_password(&mut self, packet: Packet) {
         if self.fetched.len() >= MAX_PENDING {

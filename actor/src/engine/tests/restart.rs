@@ -127,6 +127,23 @@ async fn restores_held_packets_after_a_restart() {
     assert_eq!(second.next_decision().await, (1, Outcome::Started));
 }
 
+/// The packets that were waiting for their passwords are saved as well, so there can be more than the maximum.
+#[tokio::test]
+async fn counts_saved_packets_for_which_there_is_no_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let packet = |sequence| Packet { mac: mac(1), sequence, details: PacketDetails::default() };
+    let (mut file, _) = StateFile::open_in(directory.path());
+    file.save(&SavedState { packets: (1..=300).map(packet).collect(), ..SavedState::default() });
+    let (file, state) = StateFile::open_in(directory.path());
+    let mut engine = start_with_state(rules(&["vm*"]), file, state);
+    assert_eq!(engine.lost.count(), 44);
+    engine.wait_until_idle().await;
+    let saved = StateFile::read_saved(directory.path()).packets;
+    assert_eq!((saved.len(), saved[0].sequence), (256, 45), "another process does not count them again");
+    engine.update(up(&Fake::new(&[(1, State::ShutOff)], &[]), vec![domain(1, &[1])])).await;
+    assert_eq!(engine.next_decision().await, (45, Outcome::Started), "the newest packets are held");
+}
+
 /// An engine with an expired wake from an earlier process, which called the hypervisor for it or did not.
 fn start_with_saved_wake(directory: &std::path::Path, called: Called) -> TestEngine {
     start_with_wake_since(directory, 1, called)
