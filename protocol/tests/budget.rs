@@ -49,7 +49,8 @@ fn allocates_nothing_after_creation() {
         let (interface, now) = (n % 3000, u64::from(n) * 500);
         admitted += u32::from(budgets.admit_known(interface, MacAddr::new([2, 0, 0, a, b, c]), now));
         admitted += u32::from(budgets.admit_unknown(interface, now));
-        if copies.check(&(n % 7000), 10, now) == CopyCheck::NotACopy {
+        let within_interface = || budgets.admit_copy(interface, now);
+        if copies.check(&(n % 7000), 10, now, within_interface) == CopyCheck::NotACopy {
             copies.admitted(&(n % 7000), now);
         }
     }

@@ -15,7 +15,9 @@
 //! [`Rates::address`] on the interface on which the genuine packets arrive, the genuine packets are suppressed in the
 //! same proportion as the others.
 //!
-//! Copies of a packet do not count against a budget: [`Copies`] detects them.
+//! [`Copies`] detects copies of admitted packets, which do not count against these budgets. Instead, the copies of each
+//! packet have a budget of [`Rates::address`], and on each interface, all copies share another one of
+//! [`Rates::interface`].
 
 mod bucket;
 mod copies;
@@ -115,6 +117,13 @@ impl<Hasher: BuildHasher + Clone> Budgets<Hasher> {
         let shared = self.interfaces.entry(interface, now).unwrap_or(&mut self.other_interfaces);
         shared.unknown.take(self.rates.unknown, now)
     }
+
+    /// Returns whether to announce a copy of an admitted packet, and counts an announced copy against the budget that
+    /// all copies on the interface share.
+    pub fn admit_copy(&mut self, interface: u32, now: Micros) -> bool {
+        let shared = self.interfaces.entry(interface, now).unwrap_or(&mut self.other_interfaces);
+        shared.copies.take(self.rates.interface, now)
+    }
 }
 
 /// The key of an address budget.
@@ -165,16 +174,17 @@ impl Replaceable<Pair> for AddressBudget {
     }
 }
 
-/// The budgets that the addresses on an interface share.
+/// The budgets that the packets on an interface share.
 #[derive(Debug, Default)]
 struct InterfaceBudget {
     known: Bucket,
     unknown: Bucket,
+    copies: Bucket,
 }
 
 impl Replaceable<u32> for InterfaceBudget {
     fn is_idle(&self, now: Micros) -> bool {
-        self.known.is_full(now) && self.unknown.is_full(now)
+        [self.known, self.unknown, self.copies].iter().all(|bucket| bucket.is_full(now))
     }
 
     fn displaced(_: &[(u32, Self); WAYS], _: &u32) -> Option<usize> {

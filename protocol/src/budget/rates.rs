@@ -3,9 +3,11 @@
 /// How many packets are announced on each interface, in packets per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rates {
-    /// For each known MAC address, in addition to the first packet.
+    /// For each known MAC address, in addition to the first packet; also for the copies of each packet
+    /// ([`super::Copies`]).
     pub address: u32,
-    /// For all known MAC addresses together, in addition to the first packet for each address.
+    /// For all known MAC addresses together, in addition to the first packet for each address; also, separately, for
+    /// all copies of packets together.
     pub interface: u32,
     /// For all unknown MAC addresses together.
     pub unknown: u32,

@@ -78,6 +78,7 @@ proptest! {
         for (now, Step { interface, address, .. }) in timed(&steps) {
             let admit = |budgets: &mut Budgets<_>| match address % 4 {
                 0 => budgets.admit_unknown(interface, now),
+                1 => budgets.admit_copy(interface, now),
                 _ => budgets.admit_known(interface, mac(address), now),
             };
             let admitted = admit(&mut together);
@@ -191,11 +192,12 @@ fn interfaces_without_room_share_one_budget() {
 }
 
 #[test]
-fn unknown_addresses_share_one_budget_on_each_interface() {
+fn unknown_addresses_and_copies_share_one_budget_each_on_each_interface() {
     let mut budgets = budgets();
     for interface in [1, 2] {
         assert_eq!((0..100).filter(|_| budgets.admit_unknown(interface, SECOND)).count(), 5);
         assert_eq!((0..100).filter(|_| budgets.admit_known(interface, mac(1), SECOND)).count(), 11);
+        assert_eq!((0..1000).filter(|_| budgets.admit_copy(interface, SECOND)).count(), 100);
     }
     budgets.set_rates(Rates { unknown: 0, ..RATES });
     assert!(!budgets.admit_unknown(1, 100 * SECOND));

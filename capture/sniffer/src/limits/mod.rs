@@ -79,7 +79,9 @@ impl Limits {
         let CapturedPacket { packet, interface } = captured;
         let target = packet.magic.target();
         let properties = (target, *interface, packet.vlan, packet.magic.password(), packet.carrier.origin());
-        match self.copies.check(&properties, self.budgets.rates().address, now) {
+        let rate = self.budgets.rates().address;
+        let within_interface = || self.budgets.admit_copy(*interface, now);
+        match self.copies.check(&properties, rate, now, within_interface) {
             CopyCheck::Admitted => return Decision::Pass,
             CopyCheck::Suppressed => return Decision::Duplicate,
             CopyCheck::NotACopy => {}

@@ -75,6 +75,43 @@ fn a_sender_that_repeats_a_packet_suppresses_no_other_sender() {
 }
 
 #[test]
+fn a_sender_that_repeats_many_packets_is_limited_on_its_interface() {
+    let mut limits = Limits::new(100);
+    limits.apply(&interest(true, 0)).unwrap();
+    let start = Instant::now();
+    let rates = Rates::passed(100);
+    // 4,000 packets, each of them five times in a second.
+    let second = |limits: &mut Limits, n: u32| {
+        let repeated = (0..20_000).map(|n| packet(1000 + n % 4000, 2, 1)).collect::<Vec<_>>();
+        passed(limits, start + Duration::from_secs(n.into()), repeated.into_iter())
+    };
+    for n in 0..5 {
+        let _passed = second(&mut limits, n);
+    }
+    let most = usize::try_from(rates.unknown + rates.interface).unwrap();
+    let passed = second(&mut limits, 5);
+    // More than the packets that are not copies.
+    let least = usize::try_from(rates.unknown).unwrap() + 2;
+    assert!((least..=most + 2).contains(&passed), "{passed}");
+
+    let end = start + Duration::from_secs(6);
+    for _ in 0..3 {
+        assert_eq!(limits.decide(&packet(5, 3, 1), end), Decision::Pass);
+        assert_eq!(limits.decide(&packet(1_000_000, 3, 1), end), Decision::Pass);
+    }
+    // On the same interface, the first packet is passed, and then at least one in a second.
+    let sender = |limits: &mut Limits, n: u32| {
+        let now = end + Duration::from_millis(100) * n;
+        for repeated in 0..2000 {
+            let _decision = limits.decide(&packet(1000 + (2000 * n + repeated) % 4000, 2, 1), now);
+        }
+        limits.decide(&packet(5, 2, 1), now) == Decision::Pass
+    };
+    let passed = (0..31).map(|n| sender(&mut limits, n)).collect::<Vec<_>>();
+    assert!(passed[0] && passed.chunks_exact(10).all(|second| second.contains(&true)), "{passed:?}");
+}
+
+#[test]
 fn sets_change_in_batches_up_to_their_maximum() {
     let mut limits = Limits::new(0);
     let max = u32::try_from(MAX_ADDRESSES).unwrap();
