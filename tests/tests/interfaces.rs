@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
@@ -217,7 +218,7 @@ fn selects_interfaces_by_name_and_glob_and_reloads_the_selection() {
 
     let config = host.sh("ls /etc/wakevirt/wakevirt-capture-test-*.toml");
     host.write(config.trim(), "interfaces = [\"vnet0\", \"not-yet\"]");
-    scene.capture.signal(nix::sys::signal::Signal::SIGHUP);
+    scene.capture.signal(Signal::SIGHUP);
     scene.wait_for_interfaces("(<['vnet0']>,)");
     let _ = scene.capture.log().wait_for("interface \"not-yet\" does not exist");
     lan.send(&wake_on_lan(&mac(3)));
@@ -226,14 +227,14 @@ fn selects_interfaces_by_name_and_glob_and_reloads_the_selection() {
 
     // An invalid configuration changes nothing.
     host.write(config.trim(), "intefaces = [\"*\"]");
-    scene.capture.signal(nix::sys::signal::Signal::SIGHUP);
+    scene.capture.signal(Signal::SIGHUP);
     let line = scene.capture.log().wait_for("the old configuration remains in use");
     assert!(line.contains("did you mean \"interfaces\""), "{line}");
     let _ = scene.capture.notifications().wait_for("the last reload failed: ");
     guest.send(&wake_on_lan(&mac(5)));
     scene.expect(&mac(5), "vnet0");
     host.write(config.trim(), "");
-    scene.capture.signal(nix::sys::signal::Signal::SIGHUP);
+    scene.capture.signal(Signal::SIGHUP);
     wakevirt_tests::wait::until_true("a status without the failed reload", || {
         scene
             .capture
@@ -278,7 +279,7 @@ fn binds_a_socket_to_each_interface_that_is_named() {
     let config = host.sh("ls /etc/wakevirt/wakevirt-capture-test-*.toml");
     let reload = |capture: &Daemon, interfaces: &str| {
         host.write(config.trim(), interfaces);
-        capture.signal(nix::sys::signal::Signal::SIGHUP);
+        capture.signal(Signal::SIGHUP);
     };
     // One socket for all interfaces. Another is on lo, because a bound socket cannot be unbound.
     reload(&scene.capture, "interfaces = [\"guest*\", \"lan*\"]");
@@ -328,6 +329,42 @@ fn a_socket_follows_the_interface_to_which_it_is_bound() {
     other.send(&wake_on_lan(&mac(11)));
     scene.expect(&mac(11), "other0");
 
+    scene.finish();
+}
+
+#[test]
+fn a_socket_follows_an_interface_that_returns_from_another_network_namespace() {
+    privileged!();
+    let host = Host::new();
+    let other = host.veth("other0");
+    host.sh("ip netns add away");
+    let mut scene = Scene::new(&host, "interfaces = [\"other0\"]\noutgoing = [\"other0\"]");
+    wait_until_bound(&host, &["other0", "other0"]);
+    let index = || host.sh("ip -o link show other0").split(':').next().map(str::to_owned);
+    let before = index();
+    for round in 0..10 {
+        // In every other round, the announcer lists the interfaces only after the interface has returned.
+        let late = round % 2 == 0;
+        if late {
+            scene.capture.signal(Signal::SIGSTOP);
+            wakevirt_tests::wait::until_true("the announcer to stop", || {
+                Status::of(scene.capture.pid()).field("State").starts_with('T')
+            });
+        }
+        host.sh(
+            "ip link set other0 netns away && ip -n away link set other0 netns $$ && ip link set other0 up",
+        );
+        assert_eq!(index(), before);
+        if late {
+            scene.capture.signal(Signal::SIGCONT);
+        }
+        wait_until_bound(&host, &["other0", "other0"]);
+        other.wait_for_link();
+        other.send(&wake_on_lan(&mac(20 + round)));
+        scene.expect(&mac(20 + round), "other0");
+        host.sh(&format!("etherwake -i other0 {}", mac(40 + round)));
+        scene.expect(&mac(40 + round), "other0");
+    }
     scene.finish();
 }
 

@@ -1,7 +1,9 @@
 //! Monitors the names of the network interfaces (rtnetlink(7)).
 //!
 //! When the kernel notifies the service of a change, all interfaces are listed again ([`crate::network::links`]). The
-//! content of the notifications is not used, so losing one does no harm.
+//! notifications are used only to detect removals: if an interface is removed and returns with the same index, the list
+//! can be the same as before, but the kernel has unbound the packet sockets. If notifications are lost, any interface
+//! may have been removed.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::network::ffi;
 use crate::network::links::{self, Links};
+use crate::network::removed::Removed;
 
 /// The delay before interfaces that changed while they were listed are listed again.
 const RELIST_DELAY: Duration = Duration::from_millis(100);
@@ -26,6 +29,8 @@ pub struct Interfaces {
     links: Links,
     /// The sequence number of the most recent request.
     sequence: u32,
+    /// The removed interfaces that the caller has not taken yet, or has taken with an inconsistent list.
+    removed: Removed,
     /// When to list the interfaces again without a notification, because they changed during the last listing.
     relist_at: Option<Instant>,
 }
@@ -36,19 +41,23 @@ impl Interfaces {
     /// # Errors
     /// If the runtime does not support the socket, or the interfaces cannot be listed.
     pub fn watch(socket: OwnedFd) -> io::Result<Self> {
-        // The socket is already subscribed, so no change between subscription and listing is missed.
-        drain(&socket)?;
+        // The socket is already subscribed, so no change between subscription and listing is missed. Earlier removals
+        // do not matter, because no packet socket is bound to an interface yet.
+        drain(&socket, &mut Removed::default())?;
         let socket = ffi::watch_readable(socket)?;
-        let mut interfaces = Self { socket, links: Links::new(), sequence: 0, relist_at: None };
+        let removed = Removed::default();
+        let mut interfaces = Self { socket, links: Links::new(), sequence: 0, removed, relist_at: None };
         interfaces.refresh()?;
         Ok(interfaces)
     }
 
-    /// Lists the interfaces again, and returns whether they changed.
+    /// Lists the interfaces again, and returns whether they changed or one was removed.
     fn refresh(&mut self) -> io::Result<bool> {
-        let (links, consistent) = links::list(self.socket.get_ref(), &mut self.sequence)?;
+        let (links, consistent) = links::list(self.socket.get_ref(), &mut self.sequence, &mut self.removed)?;
         self.relist_at = (!consistent).then(|| Instant::now() + RELIST_DELAY);
-        let Some(links) = links.filter(|links| *links != self.links) else { return Ok(false) };
+        let Some(links) = links.filter(|links| *links != self.links) else {
+            return Ok(!self.removed.is_empty());
+        };
         self.links = links;
         Ok(true)
     }
@@ -59,7 +68,16 @@ impl Interfaces {
         &self.links
     }
 
-    /// Waits until the interfaces have changed.
+    /// Takes the interfaces that were removed since the last call. The list can contain them again.
+    ///
+    /// If the list is inconsistent, a socket cannot always be bound to an interface in it. Therefore, the next call
+    /// returns the same interfaces again, after they have been listed again.
+    #[must_use]
+    pub fn take_removed(&mut self) -> Removed {
+        if self.relist_at.is_some() { self.removed.clone() } else { std::mem::take(&mut self.removed) }
+    }
+
+    /// Waits until the interfaces have changed, or one was removed, even if it has returned.
     ///
     /// # Errors
     /// If the netlink socket fails.
@@ -70,7 +88,7 @@ impl Interfaces {
                 sleep_until(relist_at).await;
             } else {
                 let mut ready = self.socket.readable().await?;
-                let notified = drain(self.socket.get_ref())?;
+                let notified = drain(self.socket.get_ref(), &mut self.removed)?;
                 ready.clear_ready();
                 if !notified {
                     continue;
@@ -103,14 +121,21 @@ pub fn subscribe() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Discards all pending messages, and returns whether there were any.
-fn drain(socket: &OwnedFd) -> io::Result<bool> {
+/// Reads all pending messages, and returns whether there were any. Records the removed interfaces.
+fn drain(socket: &OwnedFd, removed: &mut Removed) -> io::Result<bool> {
     let mut buffer = [0; 8192];
     let mut notified = false;
     loop {
         match recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
-            // With NOBUFS the kernel reports that it dropped notifications.
-            Ok(_) | Err(Errno::NOBUFS) => notified = true,
+            Ok((length, _)) => {
+                notified = true;
+                links::record_removal(buffer.get(..length).unwrap_or_default(), removed);
+            }
+            // The kernel dropped notifications.
+            Err(Errno::NOBUFS) => {
+                notified = true;
+                removed.add_all();
+            }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return Ok(notified),
             Err(error) => return Err(error.into()),

@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use libc::{
     EBUSY, IFLA_ALT_IFNAME, IFLA_EXT_MASK, IFLA_IFNAME, IFLA_PROP_LIST, NLM_F_DUMP, NLM_F_REQUEST,
-    NLMSG_DONE, NLMSG_ERROR, RTEXT_FILTER_SKIP_STATS, RTM_GETLINK, RTM_NEWLINK,
+    NLMSG_DONE, NLMSG_ERROR, RTEXT_FILTER_SKIP_STATS, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK,
 };
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use wakevirt_protocol::details::MAX_ALTERNATIVES;
+
+use crate::network::removed::Removed;
 
 /// The size of the receive buffer, in bytes. A datagram of the reply occupies at most half of the buffer
 /// (`netlink_recvmsg` in net/netlink/af_netlink.c), unless a single interface needs more.
@@ -27,6 +29,8 @@ const HEADER: usize = 16;
 const INFO: usize = 16;
 /// `NLM_F_DUMP_INTR` (linux/netlink.h): the interfaces changed while the kernel listed them.
 const INTERRUPTED: u16 = 0x10;
+/// `AF_UNSPEC` (socket.h). Notifications with `AF_BRIDGE` only report that an interface has left a bridge.
+const AF_UNSPEC: u8 = 0;
 /// `NLA_TYPE_MASK` (linux/netlink.h): the other bits of an attribute's type are flags.
 const TYPE_MASK: u16 = 0x3fff;
 
@@ -52,15 +56,20 @@ pub type Links = HashMap<u32, Arc<Interface>>;
 /// Lists the interfaces. Repeats the request if they change while the kernel lists them.
 ///
 /// Returns the interfaces of the last complete reply, if any, and whether they are consistent. If they are not, the
-/// caller must list them again later. `sequence` is the sequence number of the most recent request on this socket.
+/// caller must list them again later. `sequence` is the sequence number of the most recent request on this socket. The
+/// interfaces that the kernel has removed in the meantime are added to `removed`.
 ///
 /// # Errors
 /// Those of send(2) and recv(2), and the error in the kernel's reply.
-pub fn list(socket: &OwnedFd, sequence: &mut u32) -> io::Result<(Option<Links>, bool)> {
+pub fn list(
+    socket: &OwnedFd,
+    sequence: &mut u32,
+    removed: &mut Removed,
+) -> io::Result<(Option<Links>, bool)> {
     let mut complete = None;
     for _ in 0..ATTEMPTS {
         *sequence = sequence.wrapping_add(1);
-        let reply = request(socket, *sequence)?;
+        let reply = request(socket, *sequence, removed)?;
         if reply.done {
             complete = Some(reply.links);
         }
@@ -81,16 +90,23 @@ struct Reply {
     done: bool,
 }
 
-fn request(socket: &OwnedFd, sequence: u32) -> io::Result<Reply> {
+fn request(socket: &OwnedFd, sequence: u32, removed: &mut Removed) -> io::Result<Reply> {
     send(socket, &encode_request(sequence)?, SendFlags::DONTWAIT)?;
     let mut reply = Reply::default();
     let mut buffer = vec![0; BUFFER];
     while !reply.done {
         match recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
-            Ok((length, _)) => reply.read(buffer.get(..length).unwrap_or_default(), sequence)?,
+            Ok((length, _)) => {
+                let datagram = buffer.get(..length).unwrap_or_default();
+                record_removal(datagram, removed);
+                reply.read(datagram, sequence)?;
+            }
             Err(Errno::INTR) => {}
             // The kernel dropped a notification or a part of the reply.
-            Err(Errno::NOBUFS) => reply.consistent = false,
+            Err(Errno::NOBUFS) => {
+                reply.consistent = false;
+                removed.add_all();
+            }
             // The kernel writes each part when the previous part is read, so a part is always pending until the end.
             Err(Errno::AGAIN) => {
                 reply.consistent = false;
@@ -100,6 +116,18 @@ fn request(socket: &OwnedFd, sequence: u32) -> io::Result<Reply> {
         }
     }
     Ok(reply)
+}
+
+/// Adds the interface to `removed` if the datagram is a notification that it was removed. The datagram can be truncated
+/// after its headers.
+pub fn record_removal(datagram: &[u8], removed: &mut Removed) {
+    let Some(([_, _, _, _, k0, k1, ..], body)) = datagram.split_first_chunk::<HEADER>() else { return };
+    // Each notification is a datagram of its own (`rtmsg_ifinfo_send` in net/core/rtnetlink.c).
+    if u16::from_ne_bytes([*k0, *k1]) == RTM_DELLINK
+        && let Some((AF_UNSPEC, index)) = family_and_index(body)
+    {
+        removed.add(index);
+    }
 }
 
 /// Encodes `struct nlmsghdr`, a `struct ifinfomsg` of zeros, and an attribute that omits the statistics.
@@ -184,11 +212,16 @@ fn error_number(body: &[u8]) -> Option<i32> {
     (error != 0).then(|| error.wrapping_neg())
 }
 
+/// Reads the address family and the index from `struct ifinfomsg`.
+fn family_and_index(body: &[u8]) -> Option<(u8, u32)> {
+    let [family, _, _, _, i0, i1, i2, i3, ..] = *body.first_chunk::<INFO>()?;
+    Some((family, u32::try_from(i32::from_ne_bytes([i0, i1, i2, i3])).ok()?))
+}
+
 /// Reads the index and the names from `struct ifinfomsg` and its attributes.
 fn link(body: &[u8]) -> Option<(u32, Arc<Interface>)> {
-    let (info, rest) = body.split_first_chunk::<INFO>()?;
-    let [_, _, _, _, i0, i1, i2, i3, ..] = *info;
-    let index = u32::try_from(i32::from_ne_bytes([i0, i1, i2, i3])).ok()?;
+    let (_, index) = family_and_index(body)?;
+    let rest = body.get(INFO..)?;
     let mut interface = Interface::default();
     for (kind, value) in attributes(rest) {
         match kind {
@@ -282,6 +315,27 @@ mod tests {
             reply.read(&message(kind, flags, sequence, port, &eth0()), 3).unwrap();
             assert!(!reply.consistent, "{kind} {flags} {sequence} {port}");
         }
+    }
+
+    #[test]
+    fn finds_removed_interfaces() {
+        let find = |datagram: &[u8]| {
+            let mut removed = Removed::default();
+            record_removal(datagram, &mut removed);
+            removed
+        };
+        let mut expected = Removed::default();
+        expected.add(7);
+        let removal = message(RTM_DELLINK, 0, 0, 0, &eth0());
+        for length in 0..removal.len() {
+            let truncated = find(&removal[..length]);
+            assert_eq!(truncated, if length < HEADER + INFO { Removed::default() } else { expected.clone() });
+        }
+        assert_eq!(find(&removal), expected);
+        assert!(find(&message(RTM_NEWLINK, 0, 0, 0, &eth0())).is_empty());
+        let mut left_a_bridge = removal;
+        left_a_bridge[HEADER] = u8::try_from(libc::AF_BRIDGE).unwrap();
+        assert!(find(&left_a_bridge).is_empty());
     }
 
     #[test]

@@ -4,4 +4,5 @@ pub mod activation;
 pub mod ffi;
 pub mod interfaces;
 pub mod links;
+pub mod removed;
 pub mod udp;

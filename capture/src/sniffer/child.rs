@@ -234,6 +234,14 @@ impl Channel {
         self.try_send(&ToSniffer::Change(*change))
     }
 
+    /// A channel, and the sniffer's end of it.
+    #[cfg(test)]
+    pub fn pair() -> (Self, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        (Self(ffi::watch_readable(ours).unwrap()), theirs)
+    }
+
     fn send(&self, message: &ToSniffer) -> Result<(), Error> {
         if self.try_send(message)? { Ok(()) } else { Err(Error::Channel(Errno::AGAIN.into())) }
     }
@@ -269,9 +277,7 @@ mod tests {
 
     #[tokio::test]
     async fn other_tasks_run_while_the_channel_is_never_empty() {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-        let channel = Channel(ffi::watch_readable(ours).unwrap());
+        let (channel, theirs) = Channel::pair();
         let mut buffer = [0; MAX_MESSAGE];
         let message = FromSniffer::Failed { reason: String::new() };
         let bytes = message.encode(&mut buffer).unwrap();

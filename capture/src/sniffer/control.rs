@@ -10,6 +10,7 @@ use wakevirt_service::logs::{kind, quoted};
 use crate::config::interfaces::InterfaceList;
 use crate::error::Error;
 use crate::network::links::{Interface, Links};
+use crate::network::removed::Removed;
 use crate::packets::difference::Difference;
 use crate::shared::Shared;
 use crate::sniffer::child::Channel;
@@ -55,6 +56,9 @@ impl Control {
     /// If the list includes no more interfaces than there are sockets, and each by its name, each socket is bound to
     /// one of them. Otherwise, one socket captures on all interfaces, and the sniffer drops the frames of others.
     ///
+    /// The kernel has unbound the sockets on the `removed` interfaces, so they are bound again to those that have
+    /// returned.
+    ///
     /// # Errors
     /// [`Error::Channel`].
     pub fn capture_incoming(
@@ -62,6 +66,7 @@ impl Control {
         channel: &Channel,
         list: &InterfaceList,
         links: &Links,
+        removed: &Removed,
     ) -> Result<(), Error> {
         let mut wanted = sources(list, links, self.incoming.len()).into_iter();
         for (slot, current) in (0_u8..).zip(&mut self.incoming) {
@@ -74,7 +79,8 @@ impl Control {
                 (None, Some(_)) => Some(Source::None(LOOPBACK)),
                 (None, None) => None,
             };
-            if source != *current {
+            let unbound = matches!(source, Some(Source::Interface(index)) if removed.contains(index.get()));
+            if unbound || source != *current {
                 if let Some(source) = source {
                     channel.capture_incoming(slot, source)?;
                 }
@@ -84,7 +90,8 @@ impl Control {
         Ok(())
     }
 
-    /// Makes the sniffer capture outgoing frames on the interfaces with these names, as soon as they exist.
+    /// Makes the sniffer capture outgoing frames on the interfaces with these names, as soon as they exist, and again
+    /// after they were removed and have returned.
     ///
     /// # Errors
     /// [`Error::Channel`].
@@ -93,6 +100,7 @@ impl Control {
         channel: &Channel,
         names: &[String],
         links: &Links,
+        removed: &Removed,
     ) -> Result<(), Error> {
         for (slot, wanted) in (0_u8..).zip(names) {
             let Some(index) = index_of(wanted, links) else {
@@ -100,8 +108,11 @@ impl Control {
                 self.outgoing.remove(&slot);
                 continue;
             };
-            if self.outgoing.insert(slot, index) != Some(index) {
+            let bound = self.outgoing.insert(slot, index) == Some(index);
+            if !bound || removed.contains(index) {
                 channel.capture_outgoing(slot, index)?;
+            }
+            if !bound {
                 tracing::info!(
                     MESSAGE_ID = kind::OUTGOING_CAPTURED,
                     WAKEVIRT_INTERFACE = wanted,
@@ -185,6 +196,9 @@ pub fn index_of(name: &str, links: &Links) -> Option<u32> {
 mod tests {
     use std::sync::Arc;
 
+    use rustix::net::{RecvFlags, recv};
+    use wakevirt_protocol::sniffer::{MAX_MESSAGE, Request, ToSniffer};
+
     use super::*;
 
     fn links(all: &[(u32, &[&str])]) -> Links {
@@ -201,6 +215,41 @@ mod tests {
 
     fn interface(index: u32) -> Option<Source> {
         NonZeroU32::new(index).map(Source::Interface)
+    }
+
+    #[tokio::test]
+    async fn binds_a_socket_again_only_if_its_interface_was_removed() {
+        let (channel, sniffer) = Channel::pair();
+        let sent = || {
+            let mut buffer = [0; MAX_MESSAGE];
+            let (length, _) = recv(&sniffer, &mut buffer, RecvFlags::DONTWAIT).ok()?;
+            Some(ToSniffer::decode(&buffer[..length]).unwrap())
+        };
+        let start = Start {
+            request: Request::Raw,
+            ports: Vec::new(),
+            bound: 2,
+            outgoing: 1,
+            limit: 0,
+            require_landlock: false,
+        };
+        let mut control = Control::new(&start, Mode::Raw);
+        let links = links(&[(1, &["lo"]), (2, &["eth0"]), (3, &["br0"])]);
+        let mut update = |removed: &[u32]| {
+            let mut all = Removed::default();
+            removed.iter().for_each(|index| all.add(*index));
+            control.capture_incoming(&channel, &list(&["eth0", "br0"]), &links, &all).unwrap();
+            control.capture_outgoing(&channel, &["br0".to_owned()], &links, &all).unwrap();
+            std::iter::from_fn(sent).collect::<Vec<_>>()
+        };
+        let incoming = |slot, index| ToSniffer::Incoming { slot, source: interface(index).unwrap() };
+        let outgoing = ToSniffer::Outgoing { slot: 0, interface: 3 };
+        assert_eq!(update(&[]), [incoming(0, 2), incoming(1, 3), outgoing.clone()]);
+        assert_eq!(update(&[]), []);
+        assert_eq!(update(&[7]), []);
+        assert_eq!(update(&[2]), [incoming(0, 2)]);
+        assert_eq!(update(&[3, 7]), [incoming(1, 3), outgoing]);
+        assert_eq!(update(&[]), []);
     }
 
     #[test]

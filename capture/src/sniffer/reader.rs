@@ -258,12 +258,13 @@ impl<'a> Reader<'a> {
 
     /// Makes the sniffer capture on new interfaces, and publishes the interfaces on which packets are captured.
     fn update_interfaces(&mut self) -> Result<(), Error> {
+        let removed = self.interfaces.take_removed();
         let links = self.interfaces.links();
         let Self { channel, control, settings, .. } = self;
         control.exclude(&settings.interfaces, links);
         if self.shared.mode == Mode::Raw {
-            control.capture_incoming(channel, &settings.interfaces, links)?;
-            control.capture_outgoing(channel, &settings.outgoing, links)?;
+            control.capture_incoming(channel, &settings.interfaces, links, &removed)?;
+            control.capture_outgoing(channel, &settings.outgoing, links, &removed)?;
         }
         let mut captured: Vec<Arc<Interface>> =
             links.values().filter(|interface| settings.interfaces.includes(interface)).cloned().collect();
