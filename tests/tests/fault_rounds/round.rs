@@ -134,7 +134,7 @@ fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &m
             _ => panic!("an announced packet did not start its domain, {outcome:?}: {}", context()),
         },
         ([1, 0, 1], false) if fault.misses && outcome.is_empty() => count.add("not announced"),
-        _ => panic!("starts before, during and after the fault: {new:?}: {}", context()),
+        _ => panic!("starts before, during and after the fault: {new:?}, {outcome:?}: {}", context()),
     }
     switch_off(system);
 }
