@@ -121,7 +121,7 @@ fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &m
         // A libvirtd that is killed during a start can leave the domain locked.
         ([1, 1, 1], _) if was_interrupted && outcome == ["failed"] => {
             count.add("failed after an interrupted start");
-            system.kill_qemu(DURING);
+            system.release(DURING);
         }
         ([1, 1, 1], _) => count.add("done"),
         ([1, 2, 1], _) if (fault.interrupts || was_interrupted) && outcome == ["started"] => {

@@ -315,13 +315,18 @@ impl<'host> System<'host> {
         self.libvirtd.virsh(QEMU, &["destroy", &name(domain)]);
     }
 
-    /// Kills the domain's QEMU, and waits until the domain is off.
-    pub fn kill_qemu(&self, domain: usize) {
-        self.host.sh(&format!("kill -KILL \"$(cat /run/libvirt/qemu/{}.pid)\"", name(domain)));
-        assert!(
-            wait::within(RECOVERY, || self.is_off(domain).then_some(())).is_some(),
-            "{} is not off",
-            name(domain)
-        );
+    /// Switches off a domain that libvirtd has left locked: kills its QEMU, and restarts libvirtd if that is not enough, for
+    /// example because QEMU was not running yet.
+    pub fn release(&mut self, domain: usize) {
+        let pid_file = format!("/run/libvirt/qemu/{}.pid", name(domain));
+        self.host.sh(&format!("if [ -e {pid_file} ]; then kill -KILL \"$(cat {pid_file})\"; fi"));
+        let is_released =
+            |system: &Self| wait::within(RECOVERY, || system.is_off(domain).then_some(())).is_some();
+        if !is_released(self) {
+            self.libvirtd.kill();
+            self.libvirtd.start_again();
+            assert!(is_released(self), "{} is not off", name(domain));
+            self.wait_until_ready();
+        }
     }
 }
