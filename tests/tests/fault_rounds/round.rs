@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use wakevirt_tests::host::Host;
+use wakevirt_tests::wait;
 
 use crate::seed::Random;
 use crate::system::{HOLD, Part, System, name};
@@ -18,6 +19,8 @@ pub const DOMAINS: usize = 3;
 
 /// The maximum time between the packet and the fault. A wake takes less than half of it on an idle machine.
 const WINDOW: Duration = Duration::from_millis(400);
+/// The time in which the actor's log contains the outcome of a wake that has ended, on a busy machine.
+const LOG_TIME: Duration = Duration::from_secs(2);
 
 /// What happened to the packets that arrived during faults, and how often.
 #[derive(Debug, Default)]
@@ -109,7 +112,9 @@ fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &m
     let context = || format!("{}:\n{}", fault.description, system.logs());
     let new: Vec<usize> =
         starts.iter().enumerate().map(|(domain, earlier)| system.starts(domain) - earlier).collect();
-    let mut outcome = system.outcomes(DURING).split_off(outcomes);
+    // The actor logs the outcome after it has published it.
+    let logged = || Some(system.outcomes(DURING).split_off(outcomes)).filter(|outcome| !outcome.is_empty());
+    let mut outcome = wait::within(LOG_TIME, logged).unwrap_or_default();
     if system.expired_packets(DURING) > expired {
         // The packet was held because libvirt was not connected yet. The line does not name the domain.
         outcome.push("expired".to_owned());
