@@ -318,8 +318,12 @@ impl<'host> System<'host> {
     /// Switches off a domain that libvirtd has left locked: kills its QEMU, and restarts libvirtd if that is not enough, for
     /// example because QEMU was not running yet.
     pub fn release(&mut self, domain: usize) {
-        let pid_file = format!("/run/libvirt/qemu/{}.pid", name(domain));
-        self.host.sh(&format!("if [ -e {pid_file} ]; then kill -KILL \"$(cat {pid_file})\"; fi"));
+        // QEMU may have exited already.
+        self.host.sh(&format!(
+            "pid=$(cat /run/libvirt/qemu/{0}.pid || true)
+             if grep -qs 'guest={0},' \"/proc/$pid/cmdline\"; then kill -KILL \"$pid\" || true; fi",
+            name(domain)
+        ));
         let is_released =
             |system: &Self| wait::within(RECOVERY, || system.is_off(domain).then_some(())).is_some();
         if !is_released(self) {
