@@ -315,22 +315,19 @@ impl<'host> System<'host> {
         self.libvirtd.virsh(QEMU, &["destroy", &name(domain)]);
     }
 
-    /// Switches off a domain that libvirtd has left locked: kills its QEMU, and restarts libvirtd if that is not enough, for
-    /// example because QEMU was not running yet.
+    /// Switches off a domain that libvirtd has left locked: kills its QEMU, if that is still running, and restarts libvirtd
+    /// without its file about the domain.
     pub fn release(&mut self, domain: usize) {
-        // QEMU may have exited already.
         self.host.sh(&format!(
             "pid=$(cat /run/libvirt/qemu/{0}.pid || true)
              if grep -qs 'guest={0},' \"/proc/$pid/cmdline\"; then kill -KILL \"$pid\" || true; fi",
             name(domain)
         ));
-        let is_released =
-            |system: &Self| wait::within(RECOVERY, || system.is_off(domain).then_some(())).is_some();
-        if !is_released(self) {
-            self.libvirtd.kill();
-            self.libvirtd.start_again();
-            assert!(is_released(self), "{} is not off", name(domain));
-            self.wait_until_ready();
-        }
+        self.libvirtd.kill();
+        self.host.sh(&format!("rm -f /run/libvirt/qemu/{}.*", name(domain)));
+        self.libvirtd.start_again();
+        let is_off = || self.is_off(domain).then_some(());
+        assert!(wait::within(RECOVERY, is_off).is_some(), "{} is not off", name(domain));
+        self.wait_until_ready();
     }
 }
