@@ -84,7 +84,8 @@ impl<'host> Series<'host> {
 ///
 /// # Panics
 /// If a packet before or after the fault does not start its domain exactly once, or an announced packet during the fault
-/// does not, without an outcome that the fault allows. If libvirtd is killed while it starts the domain, the actor starts it again.
+/// does not, without an outcome that the fault allows. If libvirtd is killed while it starts the domain, the actor starts
+/// it again.
 fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &mut Count) {
     let starts: Vec<usize> = (0..DOMAINS).map(|domain| system.starts(domain)).collect();
     let expired = system.expired_packets(DURING);
