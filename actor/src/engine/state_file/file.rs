@@ -2,7 +2,7 @@
 //! size, and files that are not regular are neither read nor written.
 
 use std::ffi::OsString;
-use std::fs::{OpenOptions, remove_file};
+use std::fs::{File, OpenOptions, remove_file};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -53,4 +53,15 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let limit = u64::try_from(MAX_SIZE).unwrap_or(u64::MAX);
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok((bytes.len() <= MAX_SIZE).then_some(bytes))
+}
+/// Removes the file, if there is one, and creates it for writing.
+///
+/// # Errors
+/// Those of unlink(2) and open(2).
+pub(super) fn create_anew(path: &Path) -> io::Result<File> {
+    match remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }

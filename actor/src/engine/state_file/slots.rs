@@ -11,14 +11,14 @@
 //! | 16 | 8 | sequence number of the record: the higher one is newer |
 //! | 24 | | the content |
 
-use std::fs::{File, Metadata, OpenOptions, remove_file, rename};
+use std::fs::{File, Metadata, rename};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use super::file::MAX_SIZE;
+use super::file::{MAX_SIZE, create_anew};
 
 /// The version of the format, which is the first byte of the file.
 pub(super) const VERSION: u8 = 10;
@@ -52,11 +52,7 @@ impl Slots {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the state is too large"));
         }
         let new = path.with_extension("new");
-        match remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        let file = create_anew(&new)?;
         let size = slot_size.saturating_mul(2);
         // Without space for both slots, the file has holes. If one cannot be filled later, the record goes into a new file.
         if fallocate(&file, FallocateFlags::empty(), 0, i64::try_from(size).unwrap_or(i64::MAX)).is_err() {

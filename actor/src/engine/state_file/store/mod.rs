@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use wakevirt_service::clock;
 use wakevirt_service::logs::{kind, shown};
 
-use super::file::{MAX_SIZE, directory, read, take_clean_exit};
+use super::file::{MAX_SIZE, create_anew, directory, read, take_clean_exit};
 use super::slots::{self, Slots};
 use super::{SavedState, SavedWake};
 use crate::model::{Packet, Position};
@@ -285,11 +285,7 @@ fn report_loss(path: &Path, loss: Loss) {
 
 /// Replaces the file with a new one, which is removed if it cannot be written completely.
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    match remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = create_anew(path)?;
     file.write_all(bytes).inspect_err(|_| drop(remove_file(path)))
 }
 
