@@ -268,6 +268,7 @@ fn only_a_refused_prepare_prevents_a_start() {
         virsh(&debian, &["start", DOMAIN]);
         debian.sh("systemctl restart libvirtd");
         wait::until_true("libvirt to report the domain", || service.events().len() == 3);
+        wait_for_reconnection(&debian);
         assert_eq!(state(&debian), "running", "{operation}");
         virsh(&debian, &["destroy", DOMAIN]);
         let operations = service.take_operations();
@@ -324,8 +325,8 @@ fn a_restart_of_libvirtd_never_ends_a_domain() {
     assert_eq!((state(&debian).as_str(), qemu(&debian).as_str()), ("shut off", ""));
 }
 
-/// Waits until libvirtd has called the hook for the running domain, and has handled its exit status: until then, it does
-/// not suspend the domain.
+/// Waits until libvirtd has called the hook for a running domain, and has handled its exit status: until then, it does
+/// not suspend the domain, and a `destroy` reports that the domain is not running although it ends it.
 fn wait_for_reconnection(debian: &Debian<'_>) {
     try_virsh(debian, &["suspend", DOMAIN]);
     try_virsh(debian, &["resume", DOMAIN]);
@@ -359,6 +360,7 @@ fn libvirtd_is_killed_during_each_operation() {
         wait::until_true("the hook to exit", || debian.sh("pgrep --exact 50-wakevirt || true") != hook);
         let service = StandIn::start(&root(&debian), |_| Answer::done());
         if running {
+            wait_for_reconnection(&debian);
             virsh(&debian, &["destroy", DOMAIN]);
         }
         let _ = service.take_events();
@@ -448,6 +450,7 @@ fn no_record_remains_when_wakevirt_host_or_libvirtd_is_killed() {
             debian.sh(between);
             wait::until_true("libvirtd to start again", || try_virsh(&debian, &["list"]).status.success());
             let running = usize::from(arguments == ["start", DOMAIN]);
+            wait_for_reconnection(&debian);
             wait_for_records(&debian, running, &format!("{arguments:?}, {between}"));
             assert_eq!(qemu(&debian).lines().count(), running);
         }
