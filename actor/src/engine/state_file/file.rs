@@ -54,6 +54,7 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok((bytes.len() <= MAX_SIZE).then_some(bytes))
 }
+
 /// Removes the file, if there is one, and creates it for writing.
 ///
 /// # Errors
