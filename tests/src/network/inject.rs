@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 
@@ -50,8 +51,12 @@ impl Output {
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         match self {
             Self::Interface(socket, address) => {
-                sendto(socket.as_raw_fd(), frame, address, MsgFlags::empty()).map(drop)?;
-                Ok(())
+                match sendto(socket.as_raw_fd(), frame, address, MsgFlags::empty()) {
+                    // The other end of a veth pair dropped the frame, for example because it is down (`veth_xmit` in
+                    // drivers/net/veth.c). As on a cable, the frame is lost.
+                    Ok(_) | Err(Errno::ENOBUFS) => Ok(()),
+                    Err(error) => Err(error.into()),
+                }
             }
             Self::Device(device) => device.write_all(frame),
         }
@@ -123,7 +128,7 @@ impl Injector {
         injector
     }
 
-    /// Sends one frame, and returns when the kernel has accepted it.
+    /// Sends one frame, and returns when the kernel has accepted or dropped it.
     ///
     /// # Panics
     /// If the kernel rejects it.
