@@ -173,7 +173,9 @@ impl<'host> System<'host> {
     /// Starts a component again after [`Self::kill`], as systemd does. Does not wait until it is ready.
     pub fn start(&mut self, part: Part) {
         match part {
+            // It can have exited without having been killed.
             Part::Actor => {
+                self.end(Part::Actor);
                 let actor = Daemon::actor(self.host).config(&self.config);
                 self.actor = Some(actor.boottime_offset(self.boottime_offset).start());
             }
@@ -199,7 +201,7 @@ impl<'host> System<'host> {
         service.as_mut().is_some_and(|daemon| daemon.exit_status().is_some())
     }
 
-    /// Kills a service, and keeps its log.
+    /// Kills a service, unless it has exited, and keeps its log.
     fn end(&mut self, part: Part) {
         let service = if part == Part::Actor { &mut self.actor } else { &mut self.capture };
         if let Some(mut daemon) = service.take() {
