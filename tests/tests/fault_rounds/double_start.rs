@@ -94,8 +94,8 @@ fn later_start(rounds: usize) {
     let twice = double_starts(rounds, |_| {});
     assert!(3 * twice <= rounds, "{twice} of {rounds} started twice");
     println!(
-        "soak: the same, and the domain was off for the same reason before | {rounds} rounds | started twice: \
-         {twice}"
+        "soak: the actor is killed during a start, the domain is switched off at once, and was off for the same reason \
+         before | {rounds} rounds | started twice: {twice}"
     );
 }
 

@@ -90,7 +90,7 @@ fn actor_is_down(rounds: usize) {
         };
         series.run(fault);
     }
-    series.print("the actor is down for 1 s, 5 s, or longer than `hold`");
+    series.print("the actor is down for 1 s, 5 s, or longer than `hold`, with or without libvirtd");
 }
 
 /// Restarts libvirtd while another connection never works.
