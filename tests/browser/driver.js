@@ -27,13 +27,15 @@ let problems = [];
 
 const commands = {
     async open({ url, name }) {
-        const deadline = Date.now() + TIMEOUT;
+        const deadline = Date.now() + 3 * TIMEOUT;
         let node = null;
-        // Until its session is open, cockpit-ws refuses connections or shows the login form.
-        while (!node) {
+        frame = null;
+        // Until its session is open, cockpit-ws refuses connections or shows the login form. Each attempt waits longer than
+        // the one before, because it interrupts a page that loads slowly.
+        for (let timeout = TIMEOUT / 12; !node; timeout += TIMEOUT / 12) {
             try {
-                await page.goto(url, { timeout: TIMEOUT / 4 });
-                node = await page.waitForSelector(`iframe[name="${name}"]`, { state: "attached", timeout: TIMEOUT / 8 });
+                await page.goto(url, { timeout: 2 * timeout });
+                node = await page.waitForSelector(`iframe[name="${name}"]`, { state: "attached", timeout });
             } catch (error) {
                 if (Date.now() > deadline)
                     throw error;
@@ -76,7 +78,7 @@ async function main() {
         try {
             reply = { value: await commands[command.do](command) ?? null };
         } catch (error) {
-            const shown = frame && await frame.locator("body").innerText().catch(() => "");
+            const shown = await (frame || page).locator("body").innerText().catch(() => "");
             reply = { error: `${error}\nthe page:\n${shown}` };
         }
         process.stdout.write(JSON.stringify(reply) + "\n");
