@@ -295,3 +295,37 @@ fn actor_reports_its_interest_again_when_there_is_room() {
     actor.stop();
     scene.capture.stop();
 }
+
+/// A new announcer refuses a long call that follows another one while it looks up the actor's user.
+#[test]
+fn actor_reports_hundreds_of_addresses_to_a_new_announcer() {
+    const DOMAINS: u16 = 600;
+    privileged!();
+    let host = Host::new();
+    let lan = host.veth("lan0");
+    let libvirtd = Libvirtd::start(&host);
+    let define = |n| {
+        let file = format!("/run/vm{n}.xml");
+        host.write(&file, &test_domain(&format!("vm{n}"), &address(n)));
+        format!("define {file}; ")
+    };
+    libvirtd.virsh(TEST, &[&(0..DOMAINS).map(define).collect::<String>()]);
+    let mut scene = Scene::new(&host, "", &[]);
+    let mut actor = actor(&host, "domain = \"vm*\"");
+    let mut wire = lan.injector();
+    let mut senders = 1..;
+    for restart in 0..=5 {
+        if restart > 0 {
+            scene.capture.stop();
+            scene.capture = Daemon::capture(&host).started_by(StartedBy::Manager).start_on_bus();
+        }
+        // Capture logs only packets of interest.
+        wait::until_true("capture to have the actor's interest", || {
+            wire.send(&frame(&address(DOMAINS - 1), &[], senders.next().unwrap()));
+            scene.capture.log().count("magic packet for") > 0
+        });
+    }
+    assert_eq!(actor.log().count("cannot report the"), 0);
+    actor.stop();
+    scene.capture.stop();
+}

@@ -59,6 +59,9 @@ async fn set_interest(
     name: OwnedUniqueName,
     macs: &BTreeSet<MacAddr>,
 ) -> Result<(), wakevirt_protocol::bus::Error> {
+    // A new announcer defers short calls until the bus has reported this process's user. Until then, it refuses a long call
+    // that would overtake them. This call is short, so its reply means that the user is known.
+    connection.call_method(Some(&name), "/", Some("org.freedesktop.DBus.Peer"), "Ping", &()).await?;
     let announcer = proxy(connection, name).await?;
     let macs: Vec<&[u8]> = macs.iter().map(MacAddr::as_slice).collect();
     announcer.set_interest(&macs).await
