@@ -263,6 +263,16 @@ fn a_flood_for_denied_domains_does_not_prevent_wakes() {
     scene.capture.stop();
 }
 
+/// Sends packets for the address until capture logs one: it logs only packets of interest.
+fn wait_for_interest(capture: &Daemon, lan: &Peer<'_>, mac: &str) {
+    let mut wire = lan.injector();
+    let mut senders = 1..;
+    wait::until_true("capture to have the actor's interest", || {
+        wire.send(&frame(mac, &[], senders.next().unwrap()));
+        capture.log().count("magic packet for") > 0
+    });
+}
+
 #[test]
 fn actor_reports_its_interest_again_when_there_is_room() {
     privileged!();
@@ -285,13 +295,7 @@ fn actor_reports_its_interest_again_when_there_is_room() {
     let mut actor = actor(&host, "domain = \"vm\"");
     let _ = actor.log().wait_for("cannot report the");
     runtime.block_on(client.close()).unwrap();
-    let mut wire = lan.injector();
-    let mut senders = 1..;
-    // Capture logs only packets of interest.
-    wait::until_true("capture to have the actor's interest", || {
-        wire.send(&frame(&address(1), &[], senders.next().unwrap()));
-        scene.capture.log().count("magic packet for") > 0
-    });
+    wait_for_interest(&scene.capture, &lan, &address(1));
     actor.stop();
     scene.capture.stop();
 }
@@ -312,18 +316,12 @@ fn actor_reports_hundreds_of_addresses_to_a_new_announcer() {
     libvirtd.virsh(TEST, &[&(0..DOMAINS).map(define).collect::<String>()]);
     let mut scene = Scene::new(&host, "", &[]);
     let mut actor = actor(&host, "domain = \"vm*\"");
-    let mut wire = lan.injector();
-    let mut senders = 1..;
     for restart in 0..=5 {
         if restart > 0 {
             scene.capture.stop();
             scene.capture = Daemon::capture(&host).started_by(StartedBy::Manager).start_on_bus();
         }
-        // Capture logs only packets of interest.
-        wait::until_true("capture to have the actor's interest", || {
-            wire.send(&frame(&address(DOMAINS - 1), &[], senders.next().unwrap()));
-            scene.capture.log().count("magic packet for") > 0
-        });
+        wait_for_interest(&scene.capture, &lan, &address(DOMAINS - 1));
     }
     assert_eq!(actor.log().count("cannot report the"), 0);
     actor.stop();
