@@ -16,7 +16,6 @@ pub mod policy;
 pub mod privilege;
 
 use std::io::Write as _;
-use std::process::ExitCode;
 
 use wakevirt_service::{lifecycle, logs};
 
@@ -44,7 +43,7 @@ pub fn run<D: Driver>(options: &Options) -> Result<(), Error> {
     let result = runtime.block_on(daemon::run::<D>(options, config, &logs));
     engine::state_file::mark_clean_exit();
     lifecycle::stopping();
-    // Do not wait for calls in progress: the hypervisor completes them.
+    // Do not wait for calls in progress: the hypervisor completes them. Their threads still run after this function.
     runtime.shutdown_background();
     result
 }
@@ -66,6 +65,6 @@ fn check(options: &Options, program: &Program) -> Result<(), Error> {
 
 /// Reports the error that makes the service exit, and returns the exit code.
 #[must_use]
-pub fn exit_code<D: Driver>(error: &Error) -> ExitCode {
+pub fn exit_code<D: Driver>(error: &Error) -> u8 {
     lifecycle::exit_code(D::PROGRAM.name, error, matches!(error, Error::Config(_) | Error::SecureOn(_)))
 }

@@ -27,7 +27,7 @@ pub fn run(options: &Options) -> ExitCode {
         if options.common.check { check(options) } else { service::run(options).map_err(Into::into) };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => lifecycle::exit_code("wakevirt-capture", &*error, is_misconfigured(&*error)),
+        Err(error) => lifecycle::exit_code("wakevirt-capture", &*error, is_misconfigured(&*error)).into(),
     }
 }
 

@@ -8,6 +8,6 @@ use wakevirt_host::daemon::{self, Options};
 fn main() -> ExitCode {
     match daemon::run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => daemon::exit_code(&error),
+        Err(error) => daemon::exit_code(&error).into(),
     }
 }

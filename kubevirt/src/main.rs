@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     match command {
         None => match wakevirt_actor::run::<KubeVirt>(&options) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => wakevirt_actor::exit_code::<KubeVirt>(&error),
+            Err(error) => wakevirt_actor::exit_code::<KubeVirt>(&error).into(),
         },
         Some(Command::Import(arguments)) => {
             match import::run(&arguments, stdin().lock(), stdout().lock(), stderr()) {

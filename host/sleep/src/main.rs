@@ -9,12 +9,12 @@ mod libvirt;
 mod nosleep;
 mod options;
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
 use tokio::runtime::Runtime;
 use wakevirt_host::config::Config;
+use wakevirt_libvirt::exit;
 use wakevirt_service::{lifecycle, logs, user};
 
 use error::Error;
@@ -25,11 +25,11 @@ const USER: &str = "wakevirt-sleep";
 /// The group with access to libvirt. The units add it, and a drop-in can remove it.
 const GROUP: &str = "libvirt";
 
-fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+fn main() -> ! {
+    exit::immediately(match run(&Options::parse()) {
+        Ok(()) => 0,
         Err(error) => lifecycle::exit_code("wakevirt-sleep", &error, matches!(error, Error::Config(_))),
-    }
+    })
 }
 
 fn run(options: &Options) -> Result<(), Error> {

@@ -9,7 +9,6 @@ mod worker;
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::ExitCode;
 
 use tokio::sync::{mpsc, watch};
 use wakevirt_protocol::host::{SOCKET, SPOOL};
@@ -157,6 +156,6 @@ fn reload(options: &Options, logs: &Logs, current: &watch::Sender<Config>) {
 
 /// Reports the error that makes the service exit, and returns the exit code.
 #[must_use]
-pub fn exit_code(error: &Error) -> ExitCode {
+pub fn exit_code(error: &Error) -> u8 {
     lifecycle::exit_code("wakevirt-host", error, matches!(error, Error::Config(_)))
 }

@@ -5,7 +5,6 @@ mod watchdog;
 
 use std::error::Error;
 use std::io::{self, Write as _};
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -19,6 +18,8 @@ pub use watchdog::Watchdog;
 /// The exit code of a service that cannot run with its configuration, from sysexits.h(3head). A restart does not help
 /// until the administrator corrects the configuration, so the units list this code in `RestartPreventExitStatus=`.
 const EX_CONFIG: u8 = 78;
+/// The exit code of a service that failed for another reason.
+const EX_FAILURE: u8 = 1;
 
 /// How long a service that failed to start waits before it exits, under a service manager.
 const FAILED_START: Duration = Duration::from_secs(3);
@@ -95,14 +96,14 @@ pub fn stopping() {
 /// The error goes to the log, or to standard error if the log is not open yet. `misconfigured` means that only a change
 /// to the configuration can fix the error.
 #[must_use]
-pub fn exit_code(program: &str, error: &dyn Error, misconfigured: bool) -> ExitCode {
+pub fn exit_code(program: &str, error: &dyn Error, misconfigured: bool) -> u8 {
     if tracing::dispatcher::has_been_set() {
         tracing::error!(MESSAGE_ID = kind::SERVICE_FAILED, "{error}");
     } else {
         // Without standard error, the exit code is the only report.
         let _ = writeln!(io::stderr(), "{program}: {error}");
     }
-    if misconfigured { ExitCode::from(EX_CONFIG) } else { failed() }
+    if misconfigured { EX_CONFIG } else { failed() }
 }
 
 /// The exit code of a service that failed for a reason other than its configuration.
@@ -110,12 +111,12 @@ pub fn exit_code(program: &str, error: &dyn Error, misconfigured: bool) -> ExitC
 /// The service manager restarts it at once and without limit, as it should for a service that has worked. A service
 /// that never became ready therefore waits before it exits: otherwise, a persistent error would keep the host busy and
 /// fill its log. (systemd 254 and later have `RestartSteps=` for this: systemd.service(5).)
-fn failed() -> ExitCode {
+fn failed() -> u8 {
     let has_manager = ["NOTIFY_SOCKET", NOTIFY_STDOUT].iter().any(|name| std::env::var_os(name).is_some());
     if has_manager && !READY.load(Ordering::Relaxed) {
         std::thread::sleep(FAILED_START);
     }
-    ExitCode::FAILURE
+    EX_FAILURE
 }
 
 /// Sends a notification. Does nothing if `NOTIFY_SOCKET` is not set.
