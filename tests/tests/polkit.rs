@@ -179,7 +179,7 @@ fn denies_calls_if_polkit_cannot_start() {
         host.sh("sed -i 's,^Exec=.*,Exec=/bin/false,' /run/bus/services/org.freedesktop.PolicyKit1.service");
         let scene = Scene::new(&host, bus, polkitd);
         assert_denied(scene.wake(User::LibvirtMember), "polkit");
-        assert_denied(scene.call(User::Unprivileged, "Reload", &[]), "systemctl status polkit");
+        assert_denied(scene.call(User::Unprivileged, "Reload", &[]), "check that polkitd is running");
         assert_eq!(scene.state(), "shut off");
         assert_eq!(scene.wake(User::Root).unwrap(), "('started',)");
     }

@@ -44,14 +44,14 @@ pub(super) enum Denial {
     #[error("the authentication failed; call again")]
     NotAuthenticated,
     /// polkit did not reply in time.
-    #[error("polkit does not respond; see `systemctl status polkit`, and try again")]
+    #[error("polkit does not respond; check that polkitd is running, and try again")]
     NoReply,
     /// The dialog took too long.
     #[error("the authentication took more than {} minutes; call again", DIALOG_TIMEOUT.as_secs() / 60)]
     DialogTimeout,
     /// The call to polkit failed.
     #[error(
-        "cannot query polkit: {0}; check `systemctl status polkit`, and that org.wakevirt.policy is in \
+        "cannot query polkit: {0}; check that polkitd is running, and that org.wakevirt.policy is in \
          /usr/share/polkit-1/actions"
     )]
     Call(#[from] zbus::Error),
