@@ -11,7 +11,7 @@ use wakevirt_tests::bus::flood::FloodKind;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::libvirt::{Libvirtd, TEST, define_all, test_domain};
 use wakevirt_tests::network::Peer;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::process::{Process, proc};
@@ -44,9 +44,7 @@ impl<'host> Scene<'host> {
         let bus = Bus::start(host, kind);
         let lan = host.veth("lan0");
         let libvirtd = Libvirtd::start(host);
-        for number in 0..100 {
-            libvirtd.define(TEST, &test_domain(&name(number), &mac(number)));
-        }
+        define_all(host, TEST, (0..100).map(|number| test_domain(&name(number), &mac(number))));
         let capture = Daemon::capture(host).start_on_bus();
         let config = format!("connections = [\"{TEST}\"]\n[[allow]]\ndomain = \"*\"\n");
         let actor = Daemon::actor(host).config(&config).start_connected();

@@ -4,7 +4,7 @@ use wakevirt_protocol::bus::ACTOR_INTERFACE;
 use wakevirt_tests::bus::{Bus, CallError, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::libvirt::{Libvirtd, TEST, define_all, test_domain};
 use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";
@@ -123,11 +123,8 @@ fn pages_long_domain_lists_and_truncates_long_errors() {
     privileged!();
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
-    let libvirtd = Libvirtd::start(&host);
-    host.write("/run/domain.xml", &test_domain("vm@", MAC));
-    host.sh("mkdir /run/crowd; for i in $(seq 2000); do sed s/@/$i/ /run/domain.xml >/run/crowd/$i; done");
-    let define: String = (1..=2000).map(|number| format!("define /run/crowd/{number};")).collect();
-    let _ = libvirtd.virsh(TEST, &[&define]);
+    let _libvirtd = Libvirtd::start(&host);
+    define_all(&host, TEST, (0..2000).map(|number| test_domain(&format!("vm{number}"), MAC)));
     let _actor = actor(&host, "[[allow]]\ndomain = \"*\"\n");
 
     let error = call(&host, "ListDomains", &[]).unwrap_err();

@@ -6,7 +6,7 @@ use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
+use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST, define_all, qemu_domain, test_domain};
 use wakevirt_tests::network::Peer;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic, tagged, udp6};
 use wakevirt_tests::wait::TIMEOUT;
@@ -71,9 +71,8 @@ fn each_kind_of_packet_wakes_its_domain() {
         let _bus = Bus::start(&host, bus);
         let lan = bridged(&host);
         let libvirtd = Libvirtd::start(&host);
-        for number in 0..PACKET_KINDS.len() {
-            libvirtd.define(TEST, &test_domain(&format!("vm{number}"), &mac(number)));
-        }
+        let domain = |number| test_domain(&format!("vm{number}"), &mac(number));
+        define_all(&host, TEST, (0..PACKET_KINDS.len()).map(domain));
         let (mut capture, mut actor) = services(&host, started_by, TEST, "[[allow]]\ndomain = \"vm*\"\n");
         let finished = host.monitor(User::Unprivileged, ACTOR_NAME);
         for (number, (name, send)) in PACKET_KINDS.iter().enumerate() {

@@ -8,7 +8,7 @@ use wakevirt_protocol::bus::CAPTURE_NAME;
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::{Daemon, StartedBy};
 use wakevirt_tests::host::{Host, User, succeed};
-use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
+use wakevirt_tests::libvirt::{Libvirtd, TEST, define_all, test_domain};
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, bytes_of, ethernet, magic};
 use wakevirt_tests::network::{FAR_END, Peer};
 use wakevirt_tests::process::Process;
@@ -240,12 +240,9 @@ fn a_flood_for_denied_domains_does_not_prevent_wakes() {
     let host = Host::new();
     let lan = host.veth("lan0");
     let libvirtd = Libvirtd::start(&host);
-    for n in 0..30 {
-        libvirtd.define(TEST, &test_domain(&format!("denied{n}"), &address(n)));
-    }
-    for n in 0..10 {
-        libvirtd.define(TEST, &test_domain(&format!("good{n}"), &address(1000 + n)));
-    }
+    let denied = (0..30).map(|n| test_domain(&format!("denied{n}"), &address(n)));
+    let good = (0..10).map(|n| test_domain(&format!("good{n}"), &address(1000 + n)));
+    define_all(&host, TEST, denied.chain(good));
     let mut scene = Scene::new(&host, "", &[]);
     let mut actor = actor(&host, "domain = \"good*\"");
     for n in 0..10_u16 {
@@ -307,13 +304,8 @@ fn actor_reports_hundreds_of_addresses_to_a_new_announcer() {
     privileged!();
     let host = Host::new();
     let lan = host.veth("lan0");
-    let libvirtd = Libvirtd::start(&host);
-    let define = |n| {
-        let file = format!("/run/vm{n}.xml");
-        host.write(&file, &test_domain(&format!("vm{n}"), &address(n)));
-        format!("define {file}; ")
-    };
-    libvirtd.virsh(TEST, &[&(0..DOMAINS).map(define).collect::<String>()]);
+    let _libvirtd = Libvirtd::start(&host);
+    define_all(&host, TEST, (0..DOMAINS).map(|n| test_domain(&format!("vm{n}"), &address(n))));
     let mut scene = Scene::new(&host, "", &[]);
     let mut actor = actor(&host, "domain = \"vm*\"");
     for restart in 0..=5 {

@@ -5,7 +5,6 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -13,7 +12,7 @@ use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST, qemu_domain, test_domain};
+use wakevirt_tests::libvirt::{Libvirtd, QEMU, TEST, define_all, qemu_domain, test_domain};
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::network::inject::Injector;
 use wakevirt_tests::process::Process;
@@ -46,31 +45,6 @@ fn mac(number: usize) -> String {
     format!("52:54:00:00:01:{number:02x}")
 }
 
-/// Runs this virsh(1) command for each domain, in a single process.
-fn virsh_each(
-    libvirtd: &Libvirtd<'_>,
-    uri: &str,
-    domains: usize,
-    command: &str,
-    argument: impl Fn(usize) -> String,
-) {
-    let mut commands = String::new();
-    (0..domains).for_each(|number| write!(commands, "{command} {};", argument(number)).unwrap());
-    libvirtd.virsh(uri, &[&commands]);
-}
-
-fn define(libvirtd: &Libvirtd<'_>, uri: &str, domains: usize) {
-    let file = |number: usize| format!("/run/domains/{number}");
-    for number in 0..domains {
-        let xml = match uri {
-            QEMU => qemu_domain(&name(number), &mac(number), "br0"),
-            _ => test_domain(&name(number), &mac(number)),
-        };
-        libvirtd.host().write(&file(number), &xml);
-    }
-    virsh_each(libvirtd, uri, domains, "define", file);
-}
-
 impl<'host> Scene<'host> {
     /// Defines `domains` domains at the URI, and starts both services.
     fn new(host: &'host Host, uri: &'static str, domains: usize) -> Self {
@@ -78,7 +52,11 @@ impl<'host> Scene<'host> {
         let wire = host.veth("lan0").injector();
         let libvirtd = Libvirtd::start(host);
         let bus = Bus::start(host, Kind::DbusDaemon);
-        define(&libvirtd, uri, domains);
+        let domain = |number| match uri {
+            QEMU => qemu_domain(&name(number), &mac(number), "br0"),
+            _ => test_domain(&name(number), &mac(number)),
+        };
+        define_all(host, uri, (0..domains).map(domain));
         let capture = ready(Daemon::capture(host).config("interfaces = [\"lan0\"]").start());
         host.wait_for_name(CAPTURE_NAME);
         let config = format!("connections = [\"{uri}\"]\ncool-down = \"0s\"\n{ALL_ALLOWED}");
@@ -90,7 +68,8 @@ impl<'host> Scene<'host> {
     }
 
     fn destroy_all(&self) {
-        virsh_each(&self.libvirtd, self.uri, self.domains, "destroy", name);
+        let commands = (0..self.domains).map(|number| format!("destroy {};", name(number)));
+        self.libvirtd.virsh(self.uri, &[&commands.collect::<String>()]);
     }
 
     fn stop_libvirtd(&self) {

@@ -5,6 +5,7 @@ pub mod machine;
 pub mod second;
 pub mod ssh;
 
+use std::fmt::Write as _;
 use std::process::Stdio;
 
 use crate::bus::polkitd::Polkitd;
@@ -94,6 +95,24 @@ pub struct Libvirtd<'host> {
     uses_bus: bool,
     /// A client that remains connected. The test driver deletes all domains when its last client disconnects.
     client: Option<Process>,
+}
+
+/// Defines domains, with a single virsh(1) process.
+///
+/// # Panics
+/// If libvirt rejects the XML of one of them.
+pub fn define_all(host: &Host, uri: &str, domains: impl IntoIterator<Item = String>) {
+    let mut commands = String::new();
+    for (number, xml) in domains.into_iter().enumerate() {
+        let file = format!("/run/domains/{number}");
+        host.write(&file, &xml);
+        let _ = write!(commands, "define {file};");
+    }
+    let output = host.command_as(User::Root, "virsh").args(["-q", "-c", uri, &commands]).output();
+    let output = output.expect("virsh runs");
+    // The exit status is that of the last command.
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !errors.contains("error:"), "{commands} failed:\n{errors}");
 }
 
 impl<'host> Libvirtd<'host> {
@@ -210,9 +229,7 @@ impl<'host> Libvirtd<'host> {
     /// # Panics
     /// If libvirt rejects the XML.
     pub fn define(&self, uri: &str, xml: &str) {
-        let file = "/run/domain.xml";
-        self.host.write(file, xml);
-        self.virsh(uri, &["define", file]);
+        define_all(self.host, uri, [xml.to_owned()]);
     }
 
     /// The state of a domain as virsh(1) prints it: `running`, `shut off`, `paused`, …

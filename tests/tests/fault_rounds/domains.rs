@@ -1,12 +1,11 @@
 //! Domains change while their wakes are in progress.
 
-use std::fmt::Write as _;
 use std::thread::sleep;
 use std::time::Duration;
 
 use wakevirt_tests::host::Host;
 use wakevirt_tests::libvirt::second::{SECOND_URI, SecondLibvirtd};
-use wakevirt_tests::libvirt::{QEMU, qemu_domain};
+use wakevirt_tests::libvirt::{QEMU, define_all, qemu_domain};
 
 use crate::round::Count;
 use crate::seed::{Random, in_rounds};
@@ -109,19 +108,10 @@ fn define_many(rounds: usize) {
     let host = Host::new();
     let mut system = System::new(&host, 2);
     let mut count = Count::default();
-    let first = 10;
-    let mut commands = String::new();
-    for number in first..first + 100 * rounds {
-        let file = format!("/run/domains/{number}");
-        system.host.write(&file, &qemu_domain(&name(number), &mac(number), "br0"));
-        let _ = write!(commands, "define {file};");
-    }
-    let libvirtd = system.libvirtd.host();
+    let numbers = 10..10 + 100 * rounds;
+    let domain = |number| qemu_domain(&name(number), &mac(number), "br0");
     std::thread::scope(|scope| {
-        let definitions = scope.spawn(move || {
-            let mut virsh = libvirtd.command("virsh");
-            wakevirt_tests::host::succeed(virsh.args(["-q", "-c", QEMU, &commands]))
-        });
+        let definitions = scope.spawn(|| define_all(&host, QEMU, numbers.clone().map(domain)));
         let mut wakes = 0;
         while !definitions.is_finished() || wakes == 0 {
             for domain in 0..2 {
@@ -134,7 +124,7 @@ fn define_many(rounds: usize) {
         definitions.join().expect("all domains are defined");
     });
     // The actor knows the domain that was defined last.
-    system.wait_until_known(first + 100 * rounds - 1);
+    system.wait_until_known(numbers.end - 1);
     count.print(&format!("{} domains are defined while packets arrive", 100 * rounds));
 }
 

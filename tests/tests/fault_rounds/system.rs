@@ -9,7 +9,7 @@ use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
 use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::libvirt::{Libvirtd, QEMU, qemu_domain};
+use wakevirt_tests::libvirt::{Libvirtd, QEMU, define_all, qemu_domain};
 use wakevirt_tests::network::Peer;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::network::inject::Injector;
@@ -105,9 +105,7 @@ impl<'host> System<'host> {
         host.bridge("br0");
         let lan = connect_lan(host);
         let wire = lan.injector();
-        for number in 0..domains {
-            libvirtd.define(QEMU, &qemu_domain(&name(number), &mac(number), "br0"));
-        }
+        define_all(host, QEMU, (0..domains).map(|number| qemu_domain(&name(number), &mac(number), "br0")));
         let (actor, capture, second, earlier) = (None, None, None, HashMap::new());
         let mut system = Self {
             host,
