@@ -14,6 +14,7 @@ mod gap;
 mod interfaces;
 mod kills;
 mod resources;
+mod restarts;
 mod round;
 mod seed;
 mod state_files;

@@ -13,6 +13,7 @@ use wakevirt_tests::libvirt::{Libvirtd, QEMU, define_all, qemu_domain};
 use wakevirt_tests::network::Peer;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::network::inject::Injector;
+use wakevirt_tests::process::Process;
 use wakevirt_tests::scene::{ALL_ALLOWED, saved_state};
 use wakevirt_tests::wait;
 
@@ -51,7 +52,7 @@ pub struct System<'host> {
     pub second: Option<Daemon>,
     /// The actor's configuration.
     pub config: String,
-    /// The logs of processes that were killed.
+    /// The logs of processes that have exited.
     earlier: HashMap<Part, Vec<String>>,
     sender: u32,
     /// What is added to CLOCK_BOOTTIME of both services, in seconds.
@@ -143,7 +144,7 @@ impl<'host> System<'host> {
     /// Kills a component (SIGKILL). Returns at once, or when a process that the test reaps has exited.
     pub fn kill(&mut self, part: Part) {
         match part {
-            Part::Actor | Part::Announcer => self.end(part),
+            Part::Actor | Part::Announcer => self.end(part, Process::kill),
             Part::Sniffer => self.signal(part, Signal::SIGKILL),
             Part::Libvirtd => {
                 self.libvirtd.kill();
@@ -151,6 +152,14 @@ impl<'host> System<'host> {
             }
             Part::Bus => self.bus.kill(),
         }
+    }
+
+    /// Stops a service (SIGTERM). Returns when it has exited.
+    ///
+    /// # Panics
+    /// If its exit status is not 0.
+    pub fn stop(&mut self, service: Part) {
+        self.end(service, Process::stop);
     }
 
     /// Sends a signal to a component.
@@ -173,13 +182,13 @@ impl<'host> System<'host> {
         match part {
             // It can have exited without having been killed.
             Part::Actor => {
-                self.end(Part::Actor);
+                self.end(Part::Actor, Process::kill);
                 let actor = Daemon::actor(self.host).config(&self.config);
                 self.actor = Some(actor.boottime_offset(self.boottime_offset).start());
             }
             // The announcer exits when its sniffer has exited.
             Part::Announcer | Part::Sniffer => {
-                self.end(Part::Announcer);
+                self.end(Part::Announcer, Process::kill);
                 let capture = Daemon::capture(self.host).config("interfaces = [\"port0\"]");
                 self.capture = Some(capture.boottime_offset(self.boottime_offset).start());
             }
@@ -199,11 +208,11 @@ impl<'host> System<'host> {
         service.as_mut().is_some_and(|daemon| daemon.exit_status().is_some())
     }
 
-    /// Kills a service, unless it has exited, and keeps its log.
-    fn end(&mut self, part: Part) {
+    /// Ends a service, unless it has exited, and keeps its log.
+    fn end(&mut self, part: Part, how: fn(&mut Process)) {
         let service = if part == Part::Actor { &mut self.actor } else { &mut self.capture };
         if let Some(mut daemon) = service.take() {
-            daemon.kill();
+            how(&mut daemon);
             self.earlier.entry(part).or_default().extend(daemon.log().all());
         }
     }
