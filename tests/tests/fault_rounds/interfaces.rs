@@ -43,7 +43,11 @@ fn change(rounds: usize) {
             // The start of a domain fails if its bridge is deleted.
             interrupts: description == "with a new bridge",
             begin: &mut |_, _| drop(host.sh(begin)),
-            end: &mut |_, _| drop(host.sh(end)),
+            // Capture needs some time to notice the change, more on a busy machine.
+            end: &mut |system, _| {
+                host.sh(end);
+                system.wait_until_received();
+            },
         };
         series.run(fault);
     }
@@ -64,8 +68,7 @@ fn replace(rounds: usize) {
                 host.sh("ip link delete port0; ip netns delete peer-port0");
                 system.connect_lan();
             },
-            // The interface may exist for less time than capture needs to notice it.
-            end: &mut |_, _| (),
+            end: &mut |system, _| system.wait_until_received(),
         };
         series.run(fault);
     }

@@ -24,6 +24,9 @@ pub const HOLD: Duration = Duration::from_secs(3);
 /// The time in which a component or a wake must recover, on a busy machine.
 pub const RECOVERY: Duration = Duration::from_secs(60);
 
+/// The number of a domain that does not exist.
+const STRANGER: usize = 200;
+
 /// A component that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
@@ -229,6 +232,19 @@ impl<'host> System<'host> {
             (log.count("connected to qemu") > log.count(" lost: ")).then_some(())
         };
         assert!(wait::within(RECOVERY, connected).is_some(), "the actor is not connected:\n{}", self.logs());
+    }
+
+    /// Waits until capture receives packets again, after the interface has changed. Sends packets for an address that no
+    /// domain has.
+    pub fn wait_until_received(&mut self) {
+        let before = self.host.counter(CAPTURE_NAME, "Received");
+        let received = || {
+            self.send(STRANGER);
+            // A packet that was sent earlier can be among them.
+            (self.host.counter(CAPTURE_NAME, "Received") >= before + 2).then_some(())
+        };
+        let is_received = wait::within(RECOVERY, received).is_some();
+        assert!(is_received, "capture receives nothing:\n{}", self.logs());
     }
 
     /// All log lines of this service so far.
