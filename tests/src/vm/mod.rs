@@ -117,7 +117,8 @@ impl Vm {
              before=$(suspends)
              systemctl suspend
              while (( $(suspends) == before )); do (( SECONDS < 200 )); sleep 0.2; done
-             {WAIT_FOR_SLEEP}"
+             {WAIT_FOR_SLEEP}
+             (( $(suspends) == before + 1 ))"
         ));
     }
 
