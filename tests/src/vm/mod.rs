@@ -5,6 +5,7 @@
 //! pages or cgroup controllers.
 
 mod domain;
+mod monitor;
 mod prepared;
 
 pub use domain::{Code, Domain};
@@ -12,10 +13,12 @@ pub use domain::{Code, Domain};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::host::{Host, project, succeed};
 use crate::process::{Process, print_on_failure};
+use crate::vm::monitor::Monitor;
 use crate::wait;
 
 /// The directory of its files, as a path on the [`Host`].
@@ -26,7 +29,7 @@ const TIMEOUT: Duration = Duration::from_secs(240);
 /// Starts QEMU. `$1` is the directory that `scripts/vm` prints. Writes to the disk go to a temporary file.
 const START: &str = r#"
 export TMPDIR=/run/vm
-exec "$1/start" /run/vm/files.tar /run/vm/commands
+exec "$1/start" /run/vm/files.tar /run/vm/commands /run/vm/monitor
 "#;
 
 /// Installs the files on the second disk. The clock of a stored host is behind.
@@ -46,14 +49,19 @@ ip link set eth0 up
 ip -n lan link set lan0 up
 ";
 
-/// systemd-sleep(8) runs this program before the kernel suspends. Whatever runs earlier can take any time.
-const SET_ALARM: &str = r#"#!/bin/sh
-[ "$1" != pre ] || rtcwake --mode no --seconds "$(cat /run/alarm)"
-"#;
-
-const WAIT_FOR_SLEEP: &str = "timeout 200 sh -c '
-while systemctl list-jobs --no-legend | grep --quiet . ||
-    systemctl --quiet is-active sleep.target suspend.target wakevirt-suspend.service; do sleep 0.2; done'
+/// Both timeouts of a suspend, this one and that of the suspend itself, are shorter than [`TIMEOUT`] together.
+const WAIT_FOR_SLEEP: &str = "
+sleeps() { systemctl --quiet is-active sleep.target suspend.target wakevirt-suspend.service; }
+deadline=$(( SECONDS + 90 ))
+while systemctl list-jobs --no-legend | grep --quiet . || sleeps; do
+    if (( SECONDS > deadline )); then
+        echo 'these units still start, stop or sleep:'
+        systemctl list-jobs
+        systemctl list-units sleep.target suspend.target wakevirt-suspend.service
+        exit 1
+    fi
+    sleep 0.2
+done
 ";
 
 /// How often the kernel has suspended.
@@ -72,6 +80,7 @@ pub struct Finished {
 #[derive(Debug)]
 pub struct Vm {
     commands: BufReader<UnixStream>,
+    monitor: Monitor,
     qemu: Process,
 }
 
@@ -94,32 +103,42 @@ impl Vm {
         let socket = host.path(&format!("{DIRECTORY}/commands"));
         let commands = wait::until("QEMU's socket", || UnixStream::connect(&socket).ok());
         commands.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
-        let mut vm = Self { commands: BufReader::new(commands), qemu };
+        let monitor = Monitor::connect(&host.path(&format!("{DIRECTORY}/monitor")), TIMEOUT);
+        let mut vm = Self { commands: BufReader::new(commands), monitor, qemu };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_secs();
         vm.sh(&format!("date --set=@{now}; busybox hwclock --systohc --utc\n{UNPACK}"));
         vm
     }
 
-    /// Suspends it to RAM as an administrator would. Its clock wakes it up after this time. Returns when systemd has
-    /// started and stopped the units that belong to sleep.
+    /// Suspends it to RAM as an administrator would, and wakes it up after this time. Returns when systemd has started and
+    /// stopped the units that belong to sleep.
     ///
     /// # Panics
-    /// If it does not suspend.
+    /// If it does not suspend, or does not wake up.
     pub fn suspend(&mut self, time: Duration) {
-        let seconds = time.as_secs();
-        self.sh("mkdir -p /usr/lib/systemd/system-sleep");
-        self.write("/usr/lib/systemd/system-sleep/set-alarm", SET_ALARM);
         // A single script: when the kernel suspends, it discards what nobody has read from the port.
-        self.sh(&format!(
-            "chmod +x /usr/lib/systemd/system-sleep/set-alarm
-             echo {seconds} >/run/alarm
-             suspends() {{ cat {SUSPENDS}; }}
+        let script = format!(
+            "suspends() {{ cat {SUSPENDS}; }}
              before=$(suspends)
              systemctl suspend
-             while (( $(suspends) == before )); do (( SECONDS < 200 )); sleep 0.2; done
+             while (( $(suspends) == before )); do
+                 (( SECONDS < {} )) || {{ journalctl --no-pager --lines=50; exit 1; }}
+                 sleep 0.2
+             done
              {WAIT_FOR_SLEEP}
-             (( $(suspends) == before + 1 ))"
-        ));
+             (( $(suspends) == before + 1 ))",
+            time.as_secs() + 90
+        );
+        let woken = self.send(&script).and_then(|()| self.monitor.wait_for("SUSPEND")).and_then(|()| {
+            thread::sleep(time);
+            self.monitor.execute("system_wakeup")
+        });
+        // If it does not suspend, the script ends with an error.
+        let Finished { status, output } = self.receive().unwrap_or_else(|error| self.fail(&error));
+        assert!(
+            woken.is_ok() && status == 0,
+            "the virtual machine did not suspend and wake up: {woken:?}\n{output}"
+        );
     }
 
     /// How often it has suspended to RAM.
@@ -182,8 +201,15 @@ impl Vm {
     }
 
     fn exchange(&mut self, script: &str) -> io::Result<Finished> {
-        let command = format!("{}\n{script}", script.len());
-        self.commands.get_mut().write_all(command.as_bytes())?;
+        self.send(script)?;
+        self.receive()
+    }
+
+    fn send(&mut self, script: &str) -> io::Result<()> {
+        self.commands.get_mut().write_all(format!("{}\n{script}", script.len()).as_bytes())
+    }
+
+    fn receive(&mut self) -> io::Result<Finished> {
         let line = self.read_line()?;
         let mut numbers = line.split_whitespace().map(str::parse);
         let (Some(Ok(status)), Some(Ok(length))) = (numbers.next(), numbers.next()) else {
@@ -202,8 +228,12 @@ impl Vm {
         }
     }
 
-    fn fail(&self, error: &io::Error) -> ! {
-        panic!("no reply from the virtual machine: {error}\n{}", self.qemu.log().all().join("\n"))
+    fn fail(&mut self, error: &io::Error) -> ! {
+        let status = self.monitor.execute("query-status");
+        panic!(
+            "no reply from the virtual machine: {error}\nQEMU: {status:?}\n{}",
+            self.qemu.log().all().join("\n")
+        )
     }
 }
 
