@@ -90,7 +90,7 @@ fn show(screen: Screen) {
     let status = "wakevirtctl host status | grep -v 'on isolated CPUs'";
     vm.run(status).output.lines().for_each(|line| screen.note(line));
 
-    screen.heading("The host suspends to RAM, and its clock wakes it up");
+    screen.heading("The host suspends to RAM, and wakes up");
     vm.suspend(SLEEP);
     vm.run(SLEEP_LOG).output.lines().for_each(|line| screen.note(line));
     let state = vm.virsh(&format!("domstate --reason {DOMAIN}"));
