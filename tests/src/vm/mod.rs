@@ -4,27 +4,26 @@
 //! Tests use it for what the kernel of the machine that runs the tests might not have, such as VLANs, suspend to RAM, huge
 //! pages or cgroup controllers.
 
+mod channel;
 mod domain;
 mod monitor;
 mod prepared;
 
 pub use domain::{Code, Domain};
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::host::{Host, project, succeed};
 use crate::process::{Process, print_on_failure};
+use crate::vm::channel::Channel;
 use crate::vm::monitor::Monitor;
 use crate::wait;
 
 /// The directory of its files, as a path on the [`Host`].
 const DIRECTORY: &str = "/run/vm";
-/// The maximum time for the boot, and for each command.
-const TIMEOUT: Duration = Duration::from_secs(240);
 
 /// Starts QEMU. `$1` is the directory that `scripts/vm` prints. Writes to the disk go to a temporary file.
 const START: &str = r#"
@@ -49,15 +48,15 @@ ip link set eth0 up
 ip -n lan link set lan0 up
 ";
 
-/// Both timeouts of a suspend, this one and that of the suspend itself, are shorter than [`TIMEOUT`] together.
+/// Both timeouts of a suspend, this one and that of the suspend itself, are shorter than that of a reply together.
 const WAIT_FOR_SLEEP: &str = "
-sleeps() { systemctl --quiet is-active sleep.target suspend.target wakevirt-suspend.service; }
+units='sleep.target suspend.target wakevirt-suspend.service'
 deadline=$(( SECONDS + 90 ))
-while systemctl list-jobs --no-legend | grep --quiet . || sleeps; do
+while systemctl list-jobs --no-legend | grep --quiet . || systemctl --quiet is-active $units; do
     if (( SECONDS > deadline )); then
         echo 'these units still start, stop or sleep:'
         systemctl list-jobs
-        systemctl list-units sleep.target suspend.target wakevirt-suspend.service
+        systemctl list-units $units
         exit 1
     fi
     sleep 0.2
@@ -79,7 +78,7 @@ pub struct Finished {
 /// A Debian host in QEMU, which ends with the value.
 #[derive(Debug)]
 pub struct Vm {
-    commands: BufReader<UnixStream>,
+    commands: Channel,
     monitor: Monitor,
     qemu: Process,
 }
@@ -100,11 +99,9 @@ impl Vm {
              tar --create --file={DIRECTORY}/files.tar --directory={files} ."
         ));
         let qemu = Process::start("QEMU", host.command("sh").args(["-euc", START, "start"]).arg(vm.trim()));
-        let socket = host.path(&format!("{DIRECTORY}/commands"));
-        let commands = wait::until("QEMU's socket", || UnixStream::connect(&socket).ok());
-        commands.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
-        let monitor = Monitor::connect(&host.path(&format!("{DIRECTORY}/monitor")), TIMEOUT);
-        let mut vm = Self { commands: BufReader::new(commands), monitor, qemu };
+        let commands = Channel::connect(&host.path(&format!("{DIRECTORY}/commands")));
+        let monitor = Monitor::connect(&host.path(&format!("{DIRECTORY}/monitor")));
+        let mut vm = Self { commands, monitor, qemu };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_secs();
         vm.sh(&format!("date --set=@{now}; busybox hwclock --systohc --utc\n{UNPACK}"));
         vm
@@ -206,26 +203,17 @@ impl Vm {
     }
 
     fn send(&mut self, script: &str) -> io::Result<()> {
-        self.commands.get_mut().write_all(format!("{}\n{script}", script.len()).as_bytes())
+        self.commands.send(&format!("{}\n{script}", script.len()))
     }
 
     fn receive(&mut self) -> io::Result<Finished> {
-        let line = self.read_line()?;
+        let line = self.commands.read_line()?;
         let mut numbers = line.split_whitespace().map(str::parse);
         let (Some(Ok(status)), Some(Ok(length))) = (numbers.next(), numbers.next()) else {
             return Err(io::Error::other(format!("unexpected reply {line:?}")));
         };
-        let mut output = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-        self.commands.read_exact(&mut output)?;
+        let output = self.commands.read(usize::try_from(length).map_err(io::Error::other)?)?;
         Ok(Finished { status, output: String::from_utf8_lossy(&output).into_owned() })
-    }
-
-    fn read_line(&mut self) -> io::Result<String> {
-        let mut line = String::new();
-        match self.commands.read_line(&mut line)? {
-            0 => Err(io::Error::other("QEMU has exited")),
-            _ => Ok(line),
-        }
     }
 
     fn fail(&mut self, error: &io::Error) -> ! {
@@ -240,7 +228,7 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         print_on_failure("the virtual machine's journal", || {
-            let _ = self.commands.get_ref().set_read_timeout(Some(wait::TIMEOUT));
+            self.commands.set_timeout(wait::TIMEOUT);
             let journal = self.exchange("journalctl --no-pager --lines=200");
             journal.map_or_else(|error| error.to_string(), |journal| journal.output)
         });
