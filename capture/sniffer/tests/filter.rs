@@ -10,10 +10,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 use std::thread;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_getcpu, sched_setaffinity, unshare};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, setsockopt, socket, sockopt,
 };
+use nix::unistd::Pid;
 use wakevirt_protocol::frame::{Ports, SEARCHED};
 use wakevirt_sniffer::delivery;
 use wakevirt_sniffer::ffi::{self, Envelope, Ring};
@@ -23,11 +24,16 @@ use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";
 const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The address in the last frame of each batch.
+const LAST_MAC: &str = "52:54:00:ff:ff:ff";
 
-/// The number of batches, and the number of frames in each. The sockets are read after each batch, which fits in their
-/// buffers.
+/// The number of batches, and the number of frames in each. A batch fits in the kernel's queue (net.core.netdev_max_backlog)
+/// and in the buffers of the sockets, which are read after each batch.
 const ROUNDS: usize = 2500;
 const BATCH: usize = 80;
+
+/// Frames with their metadata and their payloads.
+type Frames<Metadata> = Vec<(Metadata, Vec<u8>)>;
 
 /// A delivered frame: its metadata, formatted for comparison, and its payload.
 type Delivered = (String, Vec<u8>);
@@ -45,69 +51,39 @@ fn the_ring_delivers_the_same_as_recvmsg() {
     thread::spawn(compare_with_the_ring).join().unwrap();
 }
 
-fn create_interfaces() {
-    unshare(CloneFlags::CLONE_NEWNET).unwrap();
-    for line in [
-        "link add name sender mtu 9000 type veth peer name receiver mtu 9000",
-        "link set sender up",
-        "link set receiver up",
-    ] {
-        assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "ip {line}");
-    }
-}
-
 fn compare_with_the_ring() {
-    create_interfaces();
-    let (wire, address) = sending_socket("sender");
+    let mut wire = Wire::new();
     let socket = receiving_socket(None);
     let (_ring_socket, mut ring) = receiving_ring();
-    let mut random = fastrand::Rng::with_seed(0x0842);
-    let mut frames = frames();
-    let long = frames.iter().map(|frame| [frame.as_slice(), &[0; 2000]].concat()).collect::<Vec<_>>();
-    frames.extend(long);
-    let (mut received, mut from_the_ring): (Vec<Delivered>, Vec<_>) = (Vec::new(), Vec::new());
+    let long = wire.frames.iter().map(|frame| [frame.as_slice(), &[0; 2000]].concat()).collect::<Vec<_>>();
+    wire.frames.extend(long);
+    let mut frames: Vec<Delivered> = Vec::new();
     for _ in 0..ROUNDS / 10 {
-        for _ in 0..BATCH {
-            let frame = mutated(random.choice(&frames).unwrap(), &mut random);
-            sendto(wire.as_raw_fd(), &frame, &address, MsgFlags::empty()).unwrap();
+        let by_recvmsg =
+            || deliveries(&socket).into_iter().map(comparable).filter(is_from_the_test).collect();
+        let (received, from_the_ring) = wire.exchange(by_recvmsg, || from_ring(&mut ring));
+        assert_eq!(received.len(), from_the_ring.len());
+        for (one, other) in received.iter().zip(&from_the_ring) {
+            assert!(one == other, "by recvmsg: {one:02x?}\nthrough the ring: {other:02x?}");
         }
-        received.extend(deliveries(&socket).into_iter().map(comparable).filter(is_from_the_test));
-        from_the_ring.extend(from_ring(&mut ring));
+        frames.extend(received);
     }
-    // Frames arrive while the sockets are read, so one can be ahead; and two CPUs can deliver them in different orders.
-    wait::until_true("all frames", || {
-        received.extend(deliveries(&socket).into_iter().map(comparable).filter(is_from_the_test));
-        from_the_ring.extend(from_ring(&mut ring));
-        received.len() == from_the_ring.len() && received.len() >= ROUNDS / 10 * BATCH * 9 / 10
-    });
-    received.sort();
-    from_the_ring.sort();
-    for (one, other) in received.iter().zip(&from_the_ring) {
-        assert!(one == other, "by recvmsg: {one:02x?}\nthrough the ring: {other:02x?}");
-    }
-    let count = |text: &str| received.iter().filter(|(envelope, _)| envelope.contains(text)).count();
+    let count = |text: &str| frames.iter().filter(|(envelope, _)| envelope.contains(text)).count();
     let counts =
         [count("truncated: true"), count("truncated: false"), count("tag: None"), count("tag: Some")];
     assert!(counts.iter().all(|count| *count > 1000), "{counts:?}");
 }
 
 fn compare_with_the_parser() {
-    create_interfaces();
+    let mut wire = Wire::new();
     let ports = Ports::default();
-    let (wire, address) = sending_socket("sender");
     let unfiltered = receiving_socket(None);
     let filtered = receiving_socket(Some(ports.as_slice()));
 
-    let mut random = fastrand::Rng::with_seed(0x0842);
-    let frames = frames();
     let (mut seen, mut accepted, mut passed) = (0, 0, 0);
     for _ in 0..ROUNDS {
-        for _ in 0..BATCH {
-            let frame = mutated(random.choice(&frames).unwrap(), &mut random);
-            sendto(wire.as_raw_fd(), &frame, &address, MsgFlags::empty()).unwrap();
-        }
-        let all_frames = deliveries(&unfiltered);
-        let through: HashSet<Delivered> = deliveries(&filtered).into_iter().map(comparable).collect();
+        let (all_frames, through) = wire.exchange(|| deliveries(&unfiltered), || deliveries(&filtered));
+        let through: HashSet<Delivered> = through.into_iter().map(comparable).collect();
         for (envelope, payload) in all_frames {
             seen += 1;
             let parsed = delivery::frame(&envelope, &payload, &ports).map(Iterator::collect::<Vec<_>>);
@@ -123,12 +99,78 @@ fn compare_with_the_parser() {
         passed += through.len();
     }
     println!("{seen} frames: {accepted} accepted, {passed} distinct ones passed the filter");
-    assert!(seen >= ROUNDS * BATCH * 9 / 10, "only {seen} of {} frames arrived", ROUNDS * BATCH);
+    // Packets of other tests can fill the kernel's queue, which all network namespaces share.
+    assert!(seen >= ROUNDS * BATCH / 2, "only {seen} of {} frames arrived", ROUNDS * BATCH);
     assert!(
         accepted > seen / 20,
         "only {accepted} of {seen} frames are accepted, too few for a meaningful test"
     );
     assert!(passed < seen * 3 / 4, "the filter drops too few frames: {passed} of {seen} passed");
+}
+
+/// The sending end of a pair of interfaces, in a network namespace that belongs to the thread.
+struct Wire {
+    socket: OwnedFd,
+    address: LinkAddr,
+    frames: Vec<Vec<u8>>,
+    random: fastrand::Rng,
+    /// The number of the current batch.
+    batch: u32,
+}
+
+impl Wire {
+    /// Creates the interfaces. Binds the thread to a CPU, because the kernel delivers the frames of one CPU in the order in
+    /// which they were sent.
+    fn new() -> Self {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        for line in [
+            "link add name sender mtu 9000 type veth peer name receiver mtu 9000",
+            "link set sender up",
+            "link set receiver up",
+        ] {
+            assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "ip {line}");
+        }
+        let mut cpu = CpuSet::new();
+        cpu.set(sched_getcpu().unwrap()).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &cpu).unwrap();
+        let (socket, address) = sending_socket("sender");
+        Self { socket, address, frames: frames(), random: fastrand::Rng::with_seed(0x0842), batch: 0 }
+    }
+
+    fn send(&self, frame: &[u8]) {
+        sendto(self.socket.as_raw_fd(), frame, &self.address, MsgFlags::empty()).unwrap();
+    }
+
+    /// Sends a batch of frames, and returns the frames that both receivers return until they have received the whole batch.
+    ///
+    /// A busy kernel delivers frames later. Therefore, each batch ends with a frame that both must receive, and that is not
+    /// part of the result.
+    fn exchange<A, B>(
+        &mut self,
+        mut first: impl FnMut() -> Frames<A>,
+        mut second: impl FnMut() -> Frames<B>,
+    ) -> (Frames<A>, Frames<B>) {
+        for _ in 0..BATCH {
+            let frame = mutated(self.random.choice(&self.frames).unwrap(), &mut self.random);
+            self.send(&frame);
+        }
+        self.batch += 1;
+        let last = magic(LAST_MAC, &self.batch.to_be_bytes());
+        let (mut from_first, mut from_second) = (Vec::new(), Vec::new());
+        wait::until_true("the last frame of the batch", || {
+            // It can be lost too.
+            self.send(&ethernet([0xff; 6], SOURCE, 0x0842, &last));
+            from_first.extend(first());
+            from_second.extend(second());
+            from_first.iter().any(|(_, payload)| *payload == last)
+                && from_second.iter().any(|(_, payload)| *payload == last)
+        });
+        // Copies of an earlier one can arrive late.
+        let end = magic(LAST_MAC, &[]);
+        from_first.retain(|(_, payload)| !payload.starts_with(&end));
+        from_second.retain(|(_, payload)| !payload.starts_with(&end));
+        (from_first, from_second)
+    }
 }
 
 /// A packet socket for sending frames, and the address of the interface.
@@ -154,8 +196,8 @@ fn receiving_socket(ports: Option<&[u16]>) -> OwnedFd {
     socket
 }
 
-/// Receives all frames that are pending on a socket. A veth interface delivers frames before sendto(2) returns.
-fn deliveries(socket: &OwnedFd) -> Vec<(Envelope, Vec<u8>)> {
+/// Receives all frames that are pending on a socket.
+fn deliveries(socket: &OwnedFd) -> Frames<Envelope> {
     let mut buffer = [0; SEARCHED];
     let mut all = Vec::new();
     while let Ok(envelope) = ffi::receive(socket, &mut buffer) {
