@@ -102,7 +102,9 @@ fn a_hook_receives_the_name_of_its_domain_as_it_is() {
     }
     // journalctl fails if the unit has logged nothing.
     let log = |unit: &str| {
-        debian.sh(&format!("journalctl --boot --output=cat --identifier=echo --unit='{unit}@*' || true"))
+        debian.sh(&format!(
+            "journalctl --sync; journalctl --boot --output=cat --identifier=echo --unit='{unit}@*' || true"
+        ))
     };
     let (before, after) = (format!("before {AWKWARD}\n"), format!("after {AWKWARD}\n"));
     systemctl(&debian, "start", "wakevirt-prepare@.target", AWKWARD);
@@ -149,7 +151,7 @@ fn a_monitor_is_switched_to_a_domain_and_back() {
     debian.sh("chmod +x /usr/bin/ddcutil");
     let unit = "wakevirt-monitor@.service";
     let log = || {
-        debian.sh("journalctl --boot --output=cat --identifier=wakevirt-monitor --unit='wakevirt-monitor@*'")
+        debian.sh("journalctl --sync; journalctl --boot --output=cat --identifier=wakevirt-monitor --unit='wakevirt-monitor@*'")
     };
     systemctl(&debian, "start", unit, AWKWARD);
     let to_domain = "ddcutil <--noverify> <--model> <LG 4K> <setvcp> <60> <0x11>\n";

@@ -218,7 +218,7 @@ impl<'host> Debian<'host> {
     /// The log of this user unit, for all users, since the last boot.
     #[must_use]
     pub fn user_journal(&self, unit: &str) -> String {
-        self.sh(&format!("journalctl --boot --no-pager --output=cat _SYSTEMD_USER_UNIT={unit}.service"))
+        self.logged(&format!("_SYSTEMD_USER_UNIT={unit}.service"))
     }
 
     /// Runs a shell command on the system as root, and returns its output.
@@ -240,7 +240,12 @@ impl<'host> Debian<'host> {
     /// The log of this unit since the last boot.
     #[must_use]
     pub fn journal(&self, unit: &str) -> String {
-        self.sh(&format!("journalctl --boot --no-pager --output=cat --unit={unit}"))
+        self.logged(&format!("--unit={unit}"))
+    }
+
+    /// Everything that was logged before the call. Without `--sync`, a busy journald can return less.
+    fn logged(&self, selection: &str) -> String {
+        self.sh(&format!("journalctl --sync; journalctl --boot --no-pager --output=cat {selection}"))
     }
 
     /// The main process of a unit, in the PID namespace of this process.

@@ -263,8 +263,9 @@ fn watchdog_restarts_hung_services_but_not_for_a_hung_libvirtd() {
     define_domain(&debian);
     wait::until_true("the actor to connect to libvirt", || debian.journal(ACTOR).contains("connected to"));
     assert!(wake(&debian, DOMAIN).status.success());
-    let entry =
-        debian.sh(&format!("journalctl --output=json WAKEVIRT_DOMAIN={DOMAIN} WAKEVIRT_OUTCOME=started"));
+    let entry = debian.sh(&format!(
+        "journalctl --sync; journalctl --output=json WAKEVIRT_DOMAIN={DOMAIN} WAKEVIRT_OUTCOME=started"
+    ));
     for field in ["\"MESSAGE_ID\":\"", "\"WAKEVIRT_TRIGGER\":\"call\"", "\"WAKEVIRT_CALLER\":\"0\""] {
         assert!(entry.contains(field), "{entry}");
     }
