@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use wakevirt_protocol::bus::ACTOR_INTERFACE;
 use wakevirt_tests::host::{Host, User};
-use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine};
+use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine, close_gate, open_gate};
 use wakevirt_tests::scene::{ALL_ALLOWED, Scene};
 use wakevirt_tests::{privileged, wait};
 
@@ -15,6 +15,10 @@ const OTHER: &str = "vm2";
 
 /// The value of `hold` in the test in which a wake expires.
 const HOLD: Duration = Duration::from_secs(2);
+/// The `cool-down` setting. A busy machine needs seconds for the packet that must arrive during it.
+const COOL_DOWN: Duration = Duration::from_secs(12);
+/// The usual timeout of a D-Bus call. The reply must arrive before it.
+const DBUS_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// A scene with one domain, which is shut off. Any packet for it wakes it.
 fn one_machine(host: &Host) -> Scene<'_> {
@@ -26,9 +30,9 @@ fn two_machines(host: &Host) -> Scene<'_> {
     Scene::new(host, &[Machine::new(VM), Machine::new(OTHER)], ALL_ALLOWED)
 }
 
-/// A scene with one domain that takes four seconds to start.
-fn slow_machine(host: &Host) -> Scene<'_> {
-    Scene::new(host, &[Machine::new(VM).emulator(Emulator::Slow(4))], ALL_ALLOWED)
+/// A scene with one domain that starts when the gate is open.
+fn gated_machine(host: &Host) -> Scene<'_> {
+    Scene::new(host, &[Machine::new(VM).emulator(Emulator::Gated)], ALL_ALLOWED)
 }
 
 /// Waits until a wake of the domain is pending, and checks that the actor has reported no outcome.
@@ -48,13 +52,14 @@ fn check_running(scene: &Scene<'_>, domain: &str, starts: usize) {
 fn waits_for_a_start_by_another_client() {
     privileged!();
     let host = Host::new();
-    let scene = slow_machine(&host);
+    let scene = gated_machine(&host);
     thread::scope(|scope| {
         scope.spawn(|| scene.virsh(&["start", VM]));
         scene.wait_for_state(VM, "paused");
         scene.packet(VM, 1);
         scene.wait_until_active(VM);
         assert_eq!((scene.decisions(VM), scene.state(VM).as_str()), (0, "paused (starting up)"));
+        open_gate(&host);
     });
     scene.assert_outcome(VM, "already-running");
     check_running(&scene, VM, 1);
@@ -97,10 +102,7 @@ fn caller_gets_the_reply_held_while_libvirt_is_down() {
     );
     let called = Instant::now();
     assert_eq!(scene.call_wake(VM).unwrap(), "('held',)");
-    assert!(
-        called.elapsed() < Duration::from_secs(20),
-        "the reply must arrive before the usual D-Bus timeout of 25 s"
-    );
+    assert!(called.elapsed() < DBUS_TIMEOUT, "{:?}", called.elapsed());
     scene.libvirtd.start_again();
     scene.assert_outcome(VM, "started");
     check_running(&scene, VM, 1);
@@ -131,11 +133,12 @@ fn a_held_wake_expires() {
 fn starts_a_domain_once_if_the_actor_is_killed() {
     privileged!();
     let host = Host::new();
-    let mut scene = slow_machine(&host);
+    let mut scene = gated_machine(&host);
     scene.packet(VM, 1);
     scene.wait_for_state(VM, "paused");
     // The actor has called libvirt, and is killed before the reply.
     scene.kill_actor();
+    open_gate(&host);
     scene.start_actor_again();
     check_running(&scene, VM, 1);
     assert!(scene.outcomes(VM, "started") <= 1);
@@ -147,11 +150,13 @@ fn starts_a_domain_once_if_the_actor_is_killed() {
 fn a_slow_start_does_not_expire_if_the_actor_is_killed() {
     privileged!();
     let host = Host::new();
-    let config = format!("hold = \"1s\"\n{ALL_ALLOWED}");
-    let mut scene = Scene::new(&host, &[Machine::new(VM).emulator(Emulator::Slow(4))], &config);
+    let config = format!("hold = \"{}s\"\n{ALL_ALLOWED}", HOLD.as_secs());
+    let mut scene = Scene::new(&host, &[Machine::new(VM).emulator(Emulator::Gated)], &config);
     scene.packet(VM, 1);
     scene.wait_for_state(VM, "paused");
     scene.kill_actor();
+    thread::sleep(HOLD);
+    open_gate(&host);
     scene.wait_for_state(VM, "running");
     scene.start_actor_again();
     let decision = scene.actor().log().wait_for(&format!(": domain \"{VM}\", "));
@@ -180,11 +185,12 @@ fn a_finished_wake_is_not_repeated_after_a_restart() {
 fn repeats_a_start_if_libvirt_is_killed_during_it() {
     privileged!();
     let host = Host::new();
-    let mut scene = slow_machine(&host);
+    let mut scene = gated_machine(&host);
     scene.packet(VM, 1);
     scene.wait_for_state(VM, "paused");
     scene.libvirtd.kill();
     scene.libvirtd.start_again();
+    open_gate(&host);
     scene.assert_outcome(VM, "started");
     scene.wait_for_state(VM, "running");
     scene.wait_until_idle(VM);
@@ -195,7 +201,7 @@ fn repeats_a_start_if_libvirt_is_killed_during_it() {
 fn a_woken_domain_cools_down() {
     privileged!();
     let host = Host::new();
-    let config = format!("cool-down = \"4s\"\n{ALL_ALLOWED}");
+    let config = format!("cool-down = \"{}s\"\n{ALL_ALLOWED}", COOL_DOWN.as_secs());
     let scene = Scene::new(&host, &[Machine::new(VM)], &config);
     scene.packet(VM, 1);
     scene.assert_outcome(VM, "started");
@@ -205,7 +211,7 @@ fn a_woken_domain_cools_down() {
     scene.wait_for_outcome(VM, "cooling-down", 1);
     assert_eq!(scene.state(VM), "shut off (destroyed)");
     // The ignored packet does not extend the cool-down.
-    thread::sleep(Duration::from_secs(4).saturating_sub(woken.elapsed()));
+    thread::sleep(COOL_DOWN.saturating_sub(woken.elapsed()));
     scene.packet(VM, 3);
     scene.wait_for_outcome(VM, "started", 2);
     // The cool-down does not apply to callers.
@@ -344,13 +350,16 @@ fn resumes_a_domain_that_another_client_restored_paused() {
 fn resumes_a_restored_domain_after_the_actor_is_killed() {
     privileged!();
     let host = Host::new();
-    let mut scene = slow_machine(&host);
+    let mut scene = gated_machine(&host);
+    open_gate(&host);
     scene.virsh(&["start", VM]);
     scene.virsh(&["suspend", VM]);
     scene.virsh(&["managedsave", VM]);
+    close_gate(&host);
     scene.packet(VM, 1);
     scene.wait_for_state(VM, "paused");
     scene.kill_actor();
+    open_gate(&host);
     wait::until_true("libvirt to restore the domain", || scene.state(VM) == "paused (migrating)");
     scene.start_actor_again();
     scene.wait_for_state(VM, "running");

@@ -7,7 +7,7 @@ use wakevirt_tests::bus::{Bus, Kind};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirt::QEMU;
-use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine};
+use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine, open_gate};
 use wakevirt_tests::privileged;
 use wakevirt_tests::scene::restricted::{Restricted, shipped};
 use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtAccess, Scene};
@@ -206,7 +206,7 @@ fn group_rule_restores_the_permissions_of_the_group() {
 fn a_wake_waits_while_the_domain_starts() {
     privileged!();
     let host = Host::new();
-    let machines = [Machine::new("slow").emulator(Emulator::Slow(5))];
+    let machines = [Machine::new("slow").emulator(Emulator::Gated)];
     let scene = Scene::with_access(LibvirtAccess::Restricted, &host, &machines, ALL_ALLOWED);
     thread::scope(|scope| {
         scope.spawn(|| scene.virsh(&["start", "slow"]));
@@ -215,6 +215,7 @@ fn a_wake_waits_while_the_domain_starts() {
         scene.packet("slow", 1);
         scene.wait_until_active("slow");
         assert_eq!((scene.decisions("slow"), scene.state("slow").as_str()), (0, "paused (starting up)"));
+        open_gate(&host);
     });
     let (outcome, line) = scene.outcome("slow");
     assert_eq!(outcome, "already-running", "{line}");

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use wakevirt_tests::host::Host;
-use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine};
+use wakevirt_tests::libvirt::machine::{Emulator, Guest, Machine, open_gate};
 use wakevirt_tests::libvirt::second::{SECOND_URI, SecondLibvirtd};
 use wakevirt_tests::privileged;
 use wakevirt_tests::scene::{ALL_ALLOWED, LibvirtAccess, Scene};
@@ -277,7 +277,7 @@ fn a_slow_start_does_not_delay_other_domains() {
     privileged!();
     let host = Host::new();
     let machines =
-        [Machine::new(BY_PACKET).emulator(Emulator::Slow(10)), Machine::new(BY_CALL), Machine::new("third")];
+        [Machine::new(BY_PACKET).emulator(Emulator::Gated), Machine::new(BY_CALL), Machine::new("third")];
     let scene = Scene::new(&host, &machines, ALL_ALLOWED);
     scene.lan.etherwake(scene.mac(BY_PACKET), &[]);
     scene.wait_for_state(BY_PACKET, "paused");
@@ -291,6 +291,7 @@ fn a_slow_start_does_not_delay_other_domains() {
     // Later packets for the slow domain join its wake.
     scene.packet(BY_PACKET, 1);
     scene.packet(BY_PACKET, 2);
+    open_gate(&host);
     scene.assert_outcome(BY_PACKET, "started");
     assert_eq!(scene.state(BY_PACKET), "running (booted)");
     scene.wait_until_idle(BY_PACKET);

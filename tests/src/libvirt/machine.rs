@@ -10,6 +10,8 @@ use crate::libvirt::{Libvirtd, QEMU};
 
 /// The directory of images and emulators on the host.
 const DIRECTORY: &str = "/run/machines";
+/// The file that opens the gate.
+const GATE: &str = "/run/machines/gate";
 
 /// What the guest does. The machine type is `pc`, whose power management registers start at port 0x600 (Intel, "82371AB
 /// PCI-to-ISA / IDE Xcelerator (PIIX4)", section 7.2).
@@ -96,8 +98,8 @@ impl Guest {
 pub enum Emulator {
     /// The installed QEMU.
     Plain,
-    /// Starts after this delay in seconds.
-    Slow(u32),
+    /// Starts when the gate is open: [`open_gate`]. Until then, the domain is "paused (starting up)".
+    Gated,
     /// Ignores SIGTERM, like a QEMU process that is flushing its disks.
     IgnoresSigterm,
 }
@@ -109,7 +111,9 @@ impl Emulator {
         let qemu = "/usr/bin/qemu-system-x86_64";
         let (name, first) = match self {
             Self::Plain => return qemu.to_owned(),
-            Self::Slow(seconds) => (format!("slow-{seconds}"), format!("time.sleep({seconds})")),
+            Self::Gated => {
+                ("gated".to_owned(), format!("while not os.path.exists('{GATE}'): time.sleep(0.02)"))
+            }
             Self::IgnoresSigterm => {
                 let block = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])";
                 ("ignores-sigterm".to_owned(), block.to_owned())
@@ -131,6 +135,19 @@ os.execv('{qemu}', ['{qemu}'] + sys.argv[1:])
             .expect("the mode of the program");
         program
     }
+}
+
+/// Opens the gate for machines with [`Emulator::Gated`].
+pub fn open_gate(host: &Host) {
+    host.write(GATE, "");
+}
+
+/// Closes the gate for machines that start later.
+///
+/// # Panics
+/// If the gate is not open.
+pub fn close_gate(host: &Host) {
+    std::fs::remove_file(host.path(GATE)).expect("an open gate");
 }
 
 /// A QEMU domain with one interface on `br0`. libvirt chooses the MAC address.
