@@ -139,7 +139,7 @@ fn reports_the_reason_and_does_not_cause_a_sigsys() {
         }
         assert_ne!(exit.status.signal(), Some(libc::SIGSYS), "{how}");
     }
-    let Some(killed) = kernel_log::killed_by_seccomp() else {
+    let Some(killed) = kernel_log::sniffers_killed_by_seccomp() else {
         eprintln!("the kernel log was not checked: it cannot be read, or contains no seccomp records");
         return;
     };

@@ -248,6 +248,16 @@ impl<'host> Debian<'host> {
         self.sh(&format!("journalctl --sync; journalctl --boot --no-pager --output=cat {selection}"))
     }
 
+    /// Waits until the actor knows the only domain.
+    ///
+    /// # Panics
+    /// If it does not know exactly one domain.
+    pub fn wait_until_domain_is_known(&self) {
+        let count =
+            "busctl get-property org.wakevirt.Actor1 /org/wakevirt/Actor1 org.wakevirt.Actor1 Domains";
+        wait::until_true("the actor to know the domain", || self.sh(count) == "u 1\n");
+    }
+
     /// The main process of a unit, in the PID namespace of this process.
     ///
     /// # Panics
@@ -257,8 +267,10 @@ impl<'host> Debian<'host> {
         let inside = self.sh(&format!("systemctl show --property=MainPID --value {unit}"));
         let inside = inside.trim();
         assert_ne!(inside, "0", "{unit} is not running:\n{}", self.journal(unit));
-        let is_main =
-            |pid: &Pid| proc::Status::of(*pid).field("NSpid").split(' ').next_back() == Some(inside);
+        let is_main = |pid: &Pid| {
+            let status = proc::Status::if_exists(*pid);
+            status.is_ok_and(|status| status.field("NSpid").split(' ').next_back() == Some(inside))
+        };
         let main = proc::tree(self.init()).into_iter().find(is_main);
         main.unwrap_or_else(|| panic!("process {inside} of {unit} is not in the Debian system"))
     }

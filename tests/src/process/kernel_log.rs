@@ -18,8 +18,9 @@ libc.prctl(22, 2, ctypes.byref(Program(4, ctypes.addressof(code))))
 libc.syscall(39)
 "#;
 
-/// The IDs of the processes that seccomp killed, according to the kernel log (audit records of type 1326). `None` if
-/// this machine does not write such records, or its log cannot be read.
+/// The IDs of the sniffers that seccomp killed, according to the kernel log (audit records of type 1326). `None` if
+/// this machine does not write such records, or its log cannot be read. Records of other programs do not count, because
+/// the kernel reuses IDs.
 ///
 /// The kernel writes these records in order, but with a delay. Therefore, this function causes another record, and
 /// waits until the log contains it.
@@ -27,7 +28,7 @@ libc.syscall(39)
 /// # Panics
 /// If the process for that record cannot be started, or is not killed.
 #[must_use]
-pub fn killed_by_seccomp() -> Option<Vec<u32>> {
+pub fn sniffers_killed_by_seccomp() -> Option<Vec<u32>> {
     if !cfg!(target_arch = "x86_64") {
         return None;
     }
@@ -38,13 +39,23 @@ pub fn killed_by_seccomp() -> Option<Vec<u32>> {
         let pid = probe.id();
         let status = probe.wait().expect("it is a child process");
         assert!(!status.success(), "the filter did not work: {status}");
-        wait::within(wait::TIMEOUT / 10, || records().filter(|pids| pids.contains(&pid)))
+        wait::within(wait::TIMEOUT / 10, || records().filter(|all| all.iter().any(|it| it.pid == pid)))
     })
+    .map(|all| all.into_iter().filter(|it| it.is_sniffer).map(|it| it.pid).collect())
 }
 
-fn records() -> Option<Vec<u32>> {
+struct Record {
+    pid: u32,
+    is_sniffer: bool,
+}
+
+fn records() -> Option<Vec<Record>> {
     let output = Command::new("dmesg").output().ok().filter(|output| output.status.success())?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let pid = |line: &str| line.split(" pid=").nth(1)?.split(' ').next()?.parse().ok();
-    Some(text.lines().filter(|line| line.contains("type=1326")).filter_map(pid).collect())
+    let record = |line: &str| {
+        let pid = line.split(" pid=").nth(1)?.split(' ').next()?.parse().ok()?;
+        // The kernel limits the name to 15 bytes: PR_SET_NAME in prctl(2).
+        Some(Record { pid, is_sniffer: line.contains(" comm=\"wakevirt-sniffe\"") })
+    };
+    Some(text.lines().filter(|line| line.contains("type=1326")).filter_map(record).collect())
 }

@@ -106,13 +106,13 @@ impl Process {
         self.child.try_wait().expect("it is a child process")
     }
 
-    /// Waits until the program exits, and returns its exit status.
+    /// Waits until the program exits, and returns its exit status. libvirt's daemons can take 30 s.
     ///
     /// # Panics
     /// If it does not exit.
     pub fn wait_for_exit(&mut self) -> ExitStatus {
-        let name = format!("{} to exit", self.name);
-        wait::until(&name, || self.exit_status())
+        let status = wait::within(3 * wait::TIMEOUT, || self.exit_status());
+        status.unwrap_or_else(|| panic!("{} does not exit", self.name))
     }
 
     /// Sends SIGTERM, and waits until the program exits.

@@ -1,9 +1,9 @@
 //! Reads `/proc/PID`: proc(5).
 
 use std::collections::HashMap;
-use std::fs;
 use std::process::Child;
 use std::time::Duration;
+use std::{fs, io};
 
 use nix::unistd::Pid;
 
@@ -69,13 +69,20 @@ impl Status {
     /// If there is no such process.
     #[must_use]
     pub fn of(pid: Pid) -> Self {
-        let text = fs::read_to_string(format!("/proc/{pid}/status"))
-            .unwrap_or_else(|error| panic!("no process {pid}: {error}"));
+        Self::if_exists(pid).unwrap_or_else(|error| panic!("no process {pid}: {error}"))
+    }
+
+    /// Reads the status of a process that might exit meanwhile.
+    ///
+    /// # Errors
+    /// If there is no such process.
+    pub fn if_exists(pid: Pid) -> io::Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let field = |line: &str| {
             let (name, value) = line.split_once(':')?;
             Some((name.to_owned(), value.trim().replace('\t', " ")))
         };
-        Self(text.lines().filter_map(field).collect())
+        Ok(Self(text.lines().filter_map(field).collect()))
     }
 
     /// The value of a field. Its parts are separated by single spaces.

@@ -39,7 +39,7 @@ impl Channel {
     /// Waits for a line, and returns it with its end.
     pub fn read_line(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        match self.0.read_line(&mut line)? {
+        match self.0.read_line(&mut line).map_err(explained)? {
             0 => Err(io::Error::other("QEMU has exited")),
             _ => Ok(line),
         }
@@ -48,7 +48,15 @@ impl Channel {
     /// Waits for this number of bytes.
     pub fn read(&mut self, length: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; length];
-        self.0.read_exact(&mut bytes)?;
+        self.0.read_exact(&mut bytes).map_err(explained)?;
         Ok(bytes)
+    }
+}
+
+/// Replaces the error of a timeout, which socket(7) calls "Resource temporarily unavailable".
+fn explained(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "timeout"),
+        _ => error,
     }
 }
