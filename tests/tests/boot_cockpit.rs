@@ -155,6 +155,7 @@ fn shows_packets(browser: &mut Browser, site: &Site<'_>) {
     browser.wait_for_text(&row(DOMAIN), "running");
     site.lan.etherwake("52:54:00:99:99:99", &["-b"]);
     browser.wait_for_text("#packets tr", "no domain has this address");
+    browser.wait("#chart svg[aria-label*=\"2 woken\"]");
     let label = browser.evaluate("document.querySelector('#chart svg').getAttribute('aria-label')");
     let label = label.as_str().unwrap_or_default();
     assert!(label.contains("2 woken") && label.contains("denied or ignored"), "{label}");

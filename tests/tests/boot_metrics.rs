@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::Value;
 use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
 use wakevirt_tests::host::{Host, succeed};
@@ -104,15 +105,14 @@ fn assert_queries_have_results(prometheus: &Prometheus<'_>) {
 }
 
 fn assert_rules_are_evaluated(prometheus: &Prometheus<'_>) {
-    let evaluated = || {
-        let rules = prometheus.api("rules");
-        let rules = rules["groups"][0]["rules"].as_array().expect("the rules are loaded").clone();
-        Some(rules).filter(|rules| rules.iter().all(|rule| rule["health"] != "unknown"))
-    };
-    for rule in wait::until("all rules to be evaluated", evaluated) {
-        assert_eq!(rule["health"], "ok", "{rule:#}");
-        assert_eq!(rule["state"], "inactive", "{rule:#}");
-    }
+    let mut rules = Value::Null;
+    // On a busy machine, a scrape can exceed its timeout. Then an alert is pending until the next one.
+    let inactive = wait::within(wait::TIMEOUT, || {
+        rules = prometheus.api("rules")["groups"][0]["rules"].take();
+        let rules = rules.as_array().expect("the rules are loaded");
+        rules.iter().all(|rule| rule["health"] == "ok" && rule["state"] == "inactive").then_some(())
+    });
+    assert!(inactive.is_some(), "{rules:#}");
 }
 
 fn assert_processes_are_confined(debian: &Debian<'_>) {
@@ -164,6 +164,7 @@ fn assert_scraped_without_a_service(debian: &Debian<'_>, prometheus: &Prometheus
 fn assert_scraped_during_a_flood(debian: &Debian<'_>, prometheus: &Prometheus<'_>) {
     let process = debian.main_process("wakevirt-metrics");
     debian.sh(&format!("setpriv --reuid=nobody --regid=nogroup --clear-groups python3 -c \"{FLOOD}\""));
-    assert_eq!(prometheus.query("min_over_time(up{job=\"wakevirt\"}[4s]) == 1").len(), 1, "a scrape failed");
+    // The server can abort a scrape while the connections are opened, but not while they are open.
+    assert_eq!(prometheus.query("min_over_time(up{job=\"wakevirt\"}[3s]) == 1").len(), 1, "a scrape failed");
     assert_eq!(debian.main_process("wakevirt-metrics"), process, "the process was restarted");
 }

@@ -7,7 +7,7 @@ use wakevirt_tests::bus::Kind;
 use wakevirt_tests::debian::Debian;
 use wakevirt_tests::host::Host;
 use wakevirt_tests::libvirt::qemu_domain;
-use wakevirt_tests::{privileged, wait};
+use wakevirt_tests::privileged;
 
 const MAC: &str = "52:54:00:12:34:56";
 const WAKE: &str =
@@ -37,10 +37,7 @@ fn site(host: &Host, bus: Kind) -> Debian<'_> {
     ));
     debian.write("/root/vm1.xml", &qemu_domain("vm1", MAC, "br0"));
     debian.sh("virsh --quiet --connect qemu:///system define /root/vm1.xml");
-    wait::until_true("the actor to list the domain", || {
-        debian.sh("busctl get-property org.wakevirt.Actor1 /org/wakevirt/Actor1 org.wakevirt.Actor1 Domains")
-            == "u 1\n"
-    });
+    debian.wait_until_domain_is_known();
     debian
 }
 

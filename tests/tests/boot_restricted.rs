@@ -69,8 +69,12 @@ fn define_others(site: &Site<'_>) {
 /// Sends a packet for [`OTHER`], waits until the domain is running, and destroys it.
 fn wake_other(site: &Site<'_>, send: &str) {
     assert_eq!(send.matches(MAC).count(), 1, "{send}");
+    // libvirt reports "running" before the start is complete, so wait for the actor's log.
+    let started =
+        || site.debian.journal("wakevirt-actor").matches(&format!("started: domain \"{OTHER}\"")).count();
+    let earlier = started();
     site.lan.sh(&send.replace(MAC, OTHER_MAC));
-    wait::until_true("the other domain to start", || site.virsh(&format!("domstate {OTHER}")) == "running");
+    wait::until_true("the other domain to start", || started() > earlier);
     site.virsh(&format!("destroy {OTHER}"));
 }
 

@@ -6,6 +6,7 @@ use wakevirt_tests::debian::package;
 use wakevirt_tests::host::Host;
 use wakevirt_tests::libvirt::qemu_domain_with;
 use wakevirt_tests::network::Peer;
+use wakevirt_tests::scene::site::wait_for_cool_down;
 use wakevirt_tests::{privileged, wait};
 
 const USER: &str = "alice";
@@ -127,6 +128,7 @@ fn uses_a_libvirtd_started_by_virsh_until_it_exits() {
     assert_eq!(processes(&debian, DAEMON), virsh_daemon);
 
     virsh(&debian, &format!("destroy {DOMAIN}"));
+    wait_for_cool_down();
     debian.sh(&format!("kill {}", virsh_daemon.trim()));
     wake(&debian, &lan, 2);
     let unit_daemon = processes(&debian, DAEMON);

@@ -49,11 +49,16 @@ fn start(debian: &Debian<'_>, name: &str, devices: &str) {
     virsh(debian, &format!("start '{name}'"));
 }
 
-/// A guest that powers off when it is asked to.
+/// Starts a guest that powers off when it is asked to, and waits until it accepts such a request.
 fn start_obedient(debian: &Debian<'_>, name: &str) {
     let floppy = "<disk type='file' device='floppy'><driver name='qemu' type='raw'/>
         <source file='/var/lib/libvirt/images/powers-off.img'/><target dev='fda' bus='fdc'/><readonly/></disk>";
     start(debian, name, floppy);
+    // The guest has enabled the power button in the register for this.
+    wait::until_true("the guest to enable the power button", || {
+        let command = format!("qemu-monitor-command '{name}' --hmp 'i/h 0x602'");
+        virsh(debian, &command).ends_with("0100")
+    });
 }
 
 fn virsh(debian: &Debian<'_>, command: &str) -> String {
@@ -85,11 +90,15 @@ fn has_suspended(debian: &Debian<'_>) -> bool {
 /// Waits until the suspend has ended, and its unit as well.
 fn wait_until_awake(debian: &Debian<'_>) {
     let done = "systemctl list-jobs --no-legend | grep -c . || true; systemctl is-active sleep.target wakevirt-suspend || true";
-    wait::until_true("the host to be awake", || {
-        let output = debian.sh(done);
-        output.starts_with("0\n")
-            && !output.lines().any(|line| ["active", "activating", "deactivating"].contains(&line))
+    let mut output = String::new();
+    // Guests can take long to sleep and to be awake again.
+    let awake = wait::within(4 * wait::TIMEOUT, || {
+        output = debian.sh(done);
+        let ended = output.starts_with("0\n")
+            && !output.lines().any(|line| ["active", "activating", "deactivating"].contains(&line));
+        ended.then_some(())
     });
+    assert!(awake.is_some(), "the host is not awake:\n{output}\n{}", debian.journal(SUSPEND));
 }
 
 /// The modes of wakevirt's locks in logind, each with what it locks.
@@ -269,7 +278,7 @@ fn restricted_permissions_in_libvirt_are_enough() {
     suspends_with_domains(&debian);
 }
 
-const STUCK: &str = "sleep-wait = \"3s\"\n
+const STUCK: &str = "sleep-wait = \"10s\"\n
 [[domain]]\nmatch = \"stuck\"\nsleep = \"shutdown\"\non-failure = \"stay-awake\"\n
 [[domain]]\nmatch = \"paused\"\nsleep = \"pause\"\n";
 
@@ -315,7 +324,7 @@ fn a_domain_that_does_not_sleep_in_time_keeps_the_host_awake_if_configured() {
 fn a_killed_suspend_leaves_no_domain_asleep() {
     privileged!();
     let host = Host::new();
-    let debian = site(&host, &STUCK.replace("3s", "1h"));
+    let debian = site(&host, &STUCK.replace("10s", "1h"));
     start(&debian, "stuck", IDLE);
     start(&debian, "paused", IDLE);
     assert_eq!(suspend(&debian), "");

@@ -106,7 +106,7 @@ impl<'host> Site<'host> {
         site
     }
 
-    /// Installs and enables wakevirt with the README's commands.
+    /// Installs and enables wakevirt with the README's commands, and waits until the actor knows the domain.
     ///
     /// # Panics
     /// If they fail.
@@ -117,6 +117,7 @@ impl<'host> Site<'host> {
         self.debian.copy(&package, &format!("{CHECKOUT}/target/debian/{name}"));
         let FirstWake { install, enable, .. } = FirstWake::documented();
         self.debian.sh(&format!("cd {CHECKOUT}\n{install}\n{enable}"));
+        self.debian.wait_until_domain_is_known();
     }
 
     /// Allows the domain with the README's command. Returns the commands that send a packet from the other machine.

@@ -45,10 +45,13 @@ fn prepares_the_host_and_restores_it() {
     assert_eq!(overcommit(&debian), "64");
     debian.sh(&hook("other", "prepare"));
     assert_eq!(overcommit(&debian), "64", "the configuration does not contain this domain");
+    // The hook waits only for a limited time for the end of such an event.
+    let wait_for_overcommit = |pages| wait::until_true(pages, || overcommit(&debian) == pages);
     debian.sh(&hook("vm1", "release"));
-    assert_eq!(overcommit(&debian), "32");
+    wait_for_overcommit("32");
     debian.sh(&(hook("vm2", "stopped") + &hook("vm2", "release") + &hook("vm2", "release")));
-    assert_eq!(overcommit(&debian), "0");
+    wait_for_overcommit("0");
+    wait_until_handled(&debian);
     assert!(state(&debian).contains("\"records\": []"), "{}", state(&debian));
     let journal = debian.journal("wakevirt-host");
     assert!(journal.contains("the host is prepared for \"vm1\""), "{journal}");
@@ -77,6 +80,7 @@ fn reports_a_limit_without_effect_and_undoes_it() {
     assert_eq!(mask.split_whitespace().nth(2), Some("3"), "both CPUs are available again: {mask}");
     assert!(state(&debian).contains("AllowedCPUs has no effect on"), "{}", state(&debian));
     debian.sh(&hook("vm1", "release"));
+    wait_until_handled(&debian);
     assert!(state(&debian).contains("\"before\": null"), "{}", state(&debian));
 }
 
@@ -200,7 +204,7 @@ fn starts_units_and_reports_those_that_fail() {
     let host = Host::new();
     let debian = site(
         &host,
-        "prepare-wait = \"2s\"\n[[domain]]\nmatch = \"vm*\"\nprepare = [\"hugepages\"]\nrequire = true\n",
+        "prepare-wait = \"10s\"\n[[domain]]\nmatch = \"vm*\"\nprepare = [\"hugepages\"]\nrequire = true\n",
     );
     let unit = |name: &str, command: &str| {
         debian.write(
@@ -241,5 +245,6 @@ fn starts_units_and_reports_those_that_fail() {
         assert!(state(&debian).contains(reason), "{}", state(&debian));
         debian.sh(&hook(name, "release"));
     }
+    wait_until_handled(&debian);
     debian.sh(&format!("test -e {OVERCOMMIT} && grep -q '\"before\": null' {STATE}"));
 }

@@ -204,6 +204,7 @@ fn capture_follows_interfaces_only_through_the_passed_socket() {
     wait_until_interfaces_are(&debian, "as 4 \"br0\" \"lo\" \"port0\" \"port1\"");
     host.sh("ip link set port1 down && ip link set port1 name port2 && ip link set port2 up");
     wait_until_interfaces_are(&debian, "as 4 \"br0\" \"lo\" \"port0\" \"port2\"");
+    second.wait_for_link();
     second.etherwake(MAC, &[]);
     wait_until_captured(&debian, MAC, "ethernet");
     assert!(replay(&debian).contains("\"interface\" s \"port2\""), "{}", replay(&debian));
