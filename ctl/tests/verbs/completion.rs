@@ -34,6 +34,17 @@ fn typed(host: &Host, program: &[&str], start: &str, line: &str) -> String {
     succeed(&mut python)
 }
 
+/// Types this line, until the terminal shows the text. Completion is quick: it offers nothing if the actor takes longer
+/// than a second to reply.
+fn assert_typed(host: &Host, program: &[&str], start: &str, line: &str, text: &str) {
+    let mut screen = String::new();
+    let shown = wait::within(wait::TIMEOUT, || {
+        screen = typed(host, program, start, line);
+        screen.contains(text).then_some(())
+    });
+    assert!(shown.is_some(), "{screen}");
+}
+
 /// A site with a domain that has a space in its name.
 fn site(host: &Host) -> Site<'_> {
     copy_scripts(host);
@@ -50,8 +61,7 @@ fn bash_completes_verbs_and_domains() {
     let _site = site(&host);
     let bash = ["bash", "--norc", "--noprofile", "-i"];
     let start = format!("PS1=; source {DIRECTORY}/wakevirtctl.bash");
-    let screen = typed(&host, &bash, &start, "wakevirtctl sho\tmy\t");
-    assert!(screen.contains(SPACE_MAC), "{screen}");
+    assert_typed(&host, &bash, &start, "wakevirtctl sho\tmy\t", SPACE_MAC);
 }
 
 #[test]
@@ -62,8 +72,7 @@ fn zsh_completes_verbs_and_domains() {
     let zsh = ["zsh", "-f", "-i"];
     let start =
         format!("PS1=; fpath=({DIRECTORY} $fpath); autoload -U compinit; compinit -u -d /run/zcompdump");
-    let screen = typed(&host, &zsh, &start, "wakevirtctl sho\tmy\t");
-    assert!(screen.contains(SPACE_MAC), "{screen}");
+    assert_typed(&host, &zsh, &start, "wakevirtctl sho\tmy\t", SPACE_MAC);
 }
 
 #[test]
@@ -77,9 +86,11 @@ fn fish_completes_verbs_and_domains() {
     };
     let verbs = complete(User::Root, "wakevirtctl s");
     assert!(verbs.contains("status\t") && verbs.contains("show\t"), "{verbs}");
-    let domains = complete(User::Root, "wakevirtctl show ");
-    assert!(domains.contains("vm1\tshut off\n") && domains.contains("my web server\t"), "{domains}");
-    assert!(complete(User::Root, "wakevirtctl wake --glob vm").contains("vm2\t"));
+    wait::until_true("the domains", || {
+        let domains = complete(User::Root, "wakevirtctl show ");
+        domains.contains("vm1\tshut off\n") && domains.contains("my web server\t")
+    });
+    wait::until_true("the domain", || complete(User::Root, "wakevirtctl wake --glob vm").contains("vm2\t"));
     // A user who is not allowed to list domains gets no candidates, and no error.
     assert!(!complete(User::Unprivileged, "wakevirtctl show ").contains("vm1"));
 }

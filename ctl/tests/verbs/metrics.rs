@@ -30,7 +30,7 @@ const HIDDEN: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bu
 fn metrics(host: &Host) -> Printed {
     let start = Instant::now();
     let printed = run(host, User::Unprivileged, &["metrics"]);
-    assert!(start.elapsed() < SCRAPE / 2, "{:?}: {printed:?}", start.elapsed());
+    assert!(start.elapsed() < SCRAPE, "{:?}: {printed:?}", start.elapsed());
     assert_eq!(printed.status, 0, "{printed:?}");
     printed
 }
@@ -154,7 +154,7 @@ fn answers_requests_across_restarts_of_the_bus() {
         let start = Instant::now();
         let (head, body) = http_get(&host, SOCKET, "/metrics", "Accept: */*");
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-        assert!(start.elapsed() < SCRAPE / 2, "{:?}", start.elapsed());
+        assert!(start.elapsed() < SCRAPE, "{:?}", start.elapsed());
         body
     };
     assert_up(&get(), 0, 0);

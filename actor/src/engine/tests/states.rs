@@ -84,7 +84,7 @@ async fn the_cool_down_follows_a_success_and_applies_to_packets() {
     let fake = Fake::new(&[(1, State::Crashed)], &[]);
     let mut engine = start_with(&fake, vec![domain(1, &[1])]).await;
     let mut policy = rules(&["vm*"]);
-    policy.timing.cool_down = Duration::from_millis(300);
+    policy.timing.cool_down = Duration::from_secs(1);
     engine.requests.set_policy(policy).await;
     engine.send_packet(1).await;
     assert_eq!(engine.next_decision().await, (1, Outcome::Failed));
@@ -95,7 +95,7 @@ async fn the_cool_down_follows_a_success_and_applies_to_packets() {
     fake.set(1, State::ShutOff);
     engine.send_packet(1).await;
     assert_eq!(engine.next_decision().await, (1, Outcome::CoolingDown));
-    tokio::time::sleep_until(start + Duration::from_millis(310)).await;
+    tokio::time::sleep_until(start + Duration::from_millis(1010)).await;
     engine.send_packet(1).await;
     assert_eq!(engine.next_decision().await, (1, Outcome::Started), "packets do not extend the cool-down");
     fake.set(1, State::ShutOff);
