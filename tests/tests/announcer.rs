@@ -4,6 +4,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -122,6 +123,9 @@ fn start_with_fake_sniffer(host: &Host, config: &str, messages: &[Vec<u8>], scri
     Process::start("capture", command.args(["--log-to", "stderr", "--config", "/run/fake/capture.toml"]))
 }
 
+/// A script that exits at once. Python otherwise closes the channel earlier, and can be killed 500 ms later.
+const EXIT: &str = "import os; os._exit(7)";
+
 /// Invalid sequences of messages from a compromised sniffer, each with the error that the service logs when it exits.
 fn invalid_messages() -> Vec<(Vec<Vec<u8>>, &'static str)> {
     let ready = ready();
@@ -175,7 +179,7 @@ fn exits_on_an_invalid_sniffer_message() {
     let host = Host::new();
     let _bus = Bus::start(&host, Kind::DbusDaemon);
     for (messages, error) in invalid_messages() {
-        let mut capture = start_with_fake_sniffer(&host, "", &messages, "exit(7)");
+        let mut capture = start_with_fake_sniffer(&host, "", &messages, EXIT);
         assert_eq!(capture.wait_for_exit().code(), Some(1), "{error}");
         let line = capture.log().wait_for(error);
         assert!(line.contains("ERROR"), "{line}");
@@ -353,7 +357,7 @@ fn announcer_and_sniffer_exit_together() {
     assert!(fourth.wait_for_exit().success());
     assert_no_warnings(&fourth);
 
-    let Some(seccomp) = kernel_log::killed_by_seccomp() else { return };
+    let Some(seccomp) = kernel_log::sniffers_killed_by_seccomp() else { return };
     for sniffer in [killed, orphan, stopped, interrupted] {
         let pid = u32::try_from(sniffer.as_raw()).unwrap();
         assert!(!seccomp.contains(&pid), "the kernel logged that seccomp killed {sniffer}");
@@ -489,11 +493,13 @@ fn limits_log_lines_about_packets() {
     let host = Host::new();
     let mut scene = Scene::new(&host, "limit = 100000\nlog = \"debug\"");
     let mut wire = scene.lan.injector();
+    let start = Instant::now();
     (0..3000).for_each(|number| wire.send(&frame(number)));
     scene.wait_for_sum(&["Received"], 3000);
     let lines = scene.capture.log().count("magic packet for");
-    // Capture logs at most 20 lines in 10 s. The test takes less than 30 s.
-    assert!((1..=60).contains(&lines), "{lines} lines");
+    // Capture logs at most 20 lines in 10 s.
+    let limit = 20 * (start.elapsed().as_secs() / 10 + 2);
+    assert!(lines >= 1 && lines as u64 <= limit, "{lines} lines, expected at most {limit}");
     scene.capture.stop();
 }
 

@@ -18,6 +18,10 @@ use wakevirt_tests::{privileged, wait};
 /// a busy machine loses none.
 const BURST: u16 = 100;
 
+/// The number of packets in a burst that exceeds all limits, even if a busy machine takes seconds for each burst: 100
+/// packets, and the first one for each of 100 addresses.
+const FLOOD: u16 = 250;
+
 /// A host with capture and a subscriber.
 struct Scene<'host> {
     host: &'host Host,
@@ -161,9 +165,9 @@ fn a_flood_for_other_domains_does_not_suppress_single_packets() {
     let start = Instant::now();
     for round in 0..20_u16 {
         // The flood is for a tenth of the addresses. Each valid packet is sent once, in the middle.
-        let flood = |n: u16| frame(&address((round * BURST + n) % 100), &[], u32::from(round * BURST + n));
-        let mut frames: Vec<_> = (0..BURST).map(flood).collect();
-        frames.insert(usize::from(BURST / 2), frame(&address(900 + round), &[], 1));
+        let flood = |n: u16| frame(&address((round * FLOOD + n) % 100), &[], u32::from(round * FLOOD + n));
+        let mut frames: Vec<_> = (0..FLOOD).map(flood).collect();
+        frames.insert(usize::from(FLOOD / 2), frame(&address(900 + round), &[], 1));
         scene.burst(&lan, &frames);
         scene.wait_until_captured();
     }
@@ -246,9 +250,9 @@ fn a_flood_for_denied_domains_does_not_prevent_wakes() {
     let mut scene = Scene::new(&host, "", &[]);
     let mut actor = actor(&host, "domain = \"good*\"");
     for n in 0..10_u16 {
-        let flood = |i: u16| frame(&address(i % 30), &[], u32::from(n * BURST + i));
-        let mut frames: Vec<_> = (0..BURST).map(flood).collect();
-        frames.insert(usize::from(BURST / 2), frame(&address(1000 + n), &[], 1));
+        let flood = |i: u16| frame(&address(i % 30), &[], u32::from(n * FLOOD + i));
+        let mut frames: Vec<_> = (0..FLOOD).map(flood).collect();
+        frames.insert(usize::from(FLOOD / 2), frame(&address(1000 + n), &[], 1));
         scene.burst(&lan, &frames);
         libvirtd.wait_for_state(TEST, &format!("good{n}"), "running");
     }

@@ -121,6 +121,7 @@ fn a_packet_from_a_udp_socket_does_not_match_a_vlan_rule() {
     libvirtd.define(TEST, &test_domain(VM, "52:54:00:01:02:03"));
     let capture =
         Daemon::capture(&host).config("mode = \"udp\"\nlisten = [\"127.0.0.1:4000\"]\n").start_ready();
+    let _ = capture.log().wait_for("receiving only UDP, because of mode");
     // The configuration selects this mode, so capture does not warn.
     assert_eq!(capture.log().count("receiving only UDP, because of mode"), 1, "{:#?}", capture.log().all());
     assert_eq!(capture.log().count("capture receives UDP only"), 0, "{:#?}", capture.log().all());

@@ -41,6 +41,7 @@ fn receives_udp_without_cap_net_raw() {
         .started_by(StartedBy::Unprivileged)
         .config("listen = [\"0.0.0.0:4009\", \"[::]:4009\"]")
         .start_ready();
+    let _ = capture.log().wait_for("capture receives UDP only");
     assert_eq!(capture.log().count("capture receives UDP only"), 1);
     host.wait_for_name(CAPTURE_NAME);
     assert_eq!(host.property(User::Unprivileged, CAPTURE_NAME, "Mode").unwrap(), "(<'udp'>,)");

@@ -145,7 +145,10 @@ fn reports_an_unreachable_libvirt() {
 fn explains_counters_and_the_cool_down() {
     privileged!();
     let host = Host::new();
-    let fixture = Fixture::new(&host, Setup { capture: "limit = 1\ndeduplicate = \"0s\"\n", ..HEALTHY });
+    // The last packet must arrive during the cool-down.
+    let actor = concat!("cool-down = \"1h\"\n", "[[allow]]\ndomain = \"win11\"\n");
+    let fixture =
+        Fixture::new(&host, Setup { capture: "limit = 1\ndeduplicate = \"0s\"\n", actor, ..HEALTHY });
     // The last copy of the address differs. The port and the bridge receive both frames.
     let mut almost = magic(MAC, &[]);
     almost[101] ^= 1;
@@ -216,12 +219,13 @@ fn lists_received_addresses_that_no_domain_has() {
         fixture.lan.etherwake(address, &["-b"]);
         let _ = fixture.actor.log().wait_for(&format!("packet for {address}"));
     }
+    // The port and the bridge receive each frame.
+    wait::until_true("both copies", || host.counter("org.wakevirt.Actor1", "UnknownPackets") == 4);
     let diagnosis = fixture.diagnose(&["--no-test"]);
     let finding = diagnosis.finding("unknown-address");
     assert_eq!(finding["severity"], "note", "{:#}", diagnosis.json);
     assert_eq!(finding["problem"], "packets arrived for 2 addresses that no domain has");
-    // Capture remembers only one packet, but the actor stores all addresses. The port and the bridge receive each
-    // frame.
+    // Capture remembers only one packet, but the actor stores all addresses.
     for address in addresses {
         let evidence = diagnosis.evidence("unknown-address");
         let is_listed = |text: &&str| {

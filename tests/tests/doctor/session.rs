@@ -203,19 +203,24 @@ fn ends_a_vm_whose_runtime_directory_was_removed() {
     let host = Host::new();
     let _fixture = Fixture::new(&host, HEALTHY);
     let session = Session::start(&host);
-    let _first = session.daemon(true);
+    let first = session.daemon(true);
     session.start_domain(true);
     host.sh(&format!("rm -r {RUNTIME}/libvirt"));
-    let _second = session.daemon(true);
+    let second = session.daemon(true);
     assert_eq!(session.virsh(&["domstate", "own"]), "shut off");
     assert_eq!(session.guests().lines().count(), 1);
     let _actor = session.actor();
-    for check in ["two-daemons", "lost-vm"] {
+    let fix = |check: &str| {
         let json = session.diagnose();
         let first = &json["findings"][0];
         assert_eq!(first["check"], check, "{json:#}");
         run_fix(&host, first);
+    };
+    fix("two-daemons");
+    for mut daemon in [first, second] {
+        let _ = daemon.wait_for_exit();
     }
+    fix("lost-vm");
     wait::until_true("QEMU to exit", || session.guests().is_empty());
     assert!(!session.diagnose().to_string().contains("lost-vm"));
 }

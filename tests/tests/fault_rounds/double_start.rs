@@ -92,7 +92,8 @@ fn first_start(rounds: usize) {
 /// The domain was already off for the same reason before: only an event shows that it has run.
 fn later_start(rounds: usize) {
     let twice = double_starts(rounds, |_| {});
-    assert!(3 * twice <= rounds, "{twice} of {rounds} started twice");
+    // A few rounds show no rate.
+    assert!(rounds < 10 || 3 * twice <= rounds, "{twice} of {rounds} started twice");
     println!(
         "soak: the actor is killed during a start, the domain is switched off at once, and was off for the same reason \
          before | {rounds} rounds | started twice: {twice}"
