@@ -11,7 +11,7 @@ use wakevirt_tests::process::Process;
 use wakevirt_tests::project::json::{assert_documented, documented};
 use wakevirt_tests::{privileged, wait};
 
-use crate::site::{OTHER_MAC, Site, run};
+use crate::site::{OTHER_MAC, Printed, Site, run};
 
 #[test]
 fn wakes_by_name_address_and_glob() {
@@ -116,10 +116,14 @@ fn waits_until_the_guest_answers() {
     // The DHCP lease and the neighbour entry of the previous guest remain. A guest that does not start does not answer.
     libvirtd.virsh(QEMU, &["destroy", "lease"]);
     libvirtd.virsh(QEMU, &["undefine", "lease"]);
+    let explain = |domain: &str| run(&host, User::Root, &["explain", domain]);
+    let is_unknown = |explained: &Printed| explained.err.contains("no domain has the name");
+    wait::until_true("the actor to forget the domain", || is_unknown(&explain("lease")));
     linux::define_without_kernel(&libvirtd, "lease", "52:54:00:00:00:01");
     for domain in ["lease", "silent"] {
-        wait::until_true("the cool-down to end", || {
-            !run(&host, User::Root, &["explain", domain]).out.contains("cool-down")
+        wait::until_true("the actor to know the domain, and the cool-down to end", || {
+            let explained = explain(domain);
+            !is_unknown(&explained) && !explained.out.contains("cool-down")
         });
         let (status, out, err) = wake("--wait=3s", domain);
         assert_eq!(status, 5, "{out}{err}");
