@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wakevirt_tests::host::Host;
 use wakevirt_tests::libvirt::Libvirtd;
-use wakevirt_tests::libvirt::machine::{Emulator, Machine, open_gate};
+use wakevirt_tests::libvirt::machine::{Emulator, GATE, Machine, open_gate};
 use wakevirt_tests::scene::{ALL_ALLOWED, Scene};
 use wakevirt_tests::{privileged, wait};
 
@@ -13,20 +13,16 @@ const VM: &str = "vm1";
 /// The `hold` setting.
 const HOLD: Duration = Duration::from_secs(3);
 
-/// The program with which libvirt compresses a guest's memory. It waits until the `open` file exists. Until then, the
-/// domain remains in its state.
-const GATE: &str = "#!/bin/sh
-until [ -e /run/gate/open ]; do sleep 0.05; done
-exec /run/gate/gzip \"$@\"
-";
-
 /// Makes libvirt compress memory with the gate.
 const THROUGH_GATE: &str =
     "save_image_format = \"gzip\"\ndump_image_format = \"gzip\"\nsnapshot_image_format = \"gzip\"\n";
 
 /// A scene with a running domain and the gate: a save, dump or snapshot waits until the gate opens.
 fn with_gate(host: &Host) -> Scene<'_> {
-    host.write("/run/gate/gate", GATE);
+    // The program with which libvirt compresses a guest's memory. Until the gate is open, the domain remains in its
+    // state.
+    let script = format!("#!/bin/sh\nuntil [ -e {GATE} ]; do sleep 0.05; done\nexec /run/gate/gzip \"$@\"\n");
+    host.write("/run/gate/gate", &script);
     host.sh("cp /usr/bin/gzip /run/gate/gzip; chmod 755 /run/gate/gate; mount --bind /run/gate/gate /usr/bin/gzip");
     let scene = Scene::on(Libvirtd::start_with(host, THROUGH_GATE), &[Machine::new(VM)], ALL_ALLOWED);
     scene.virsh(&["start", VM]);
@@ -42,7 +38,7 @@ fn assert_wake_waits(scene: &Scene<'_>, host: &Host, command: &[&str], state: &s
         scene.packet(VM, 1);
         scene.wait_until_active(VM);
         assert_eq!((scene.decisions(VM), scene.state(VM).as_str()), (0, state));
-        host.write("/run/gate/open", "");
+        open_gate(host);
     });
     scene.assert_outcome(VM, outcome)
 }

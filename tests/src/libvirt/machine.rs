@@ -10,8 +10,8 @@ use crate::libvirt::{Libvirtd, QEMU};
 
 /// The directory of images and emulators on the host.
 const DIRECTORY: &str = "/run/machines";
-/// The file that opens the gate.
-const GATE: &str = "/run/machines/gate";
+/// The file that opens the gate, on the host.
+pub const GATE: &str = "/run/machines/gate";
 
 /// What the guest does. The machine type is `pc`, whose power management registers start at port 0x600 (Intel, "82371AB
 /// PCI-to-ISA / IDE Xcelerator (PIIX4)", section 7.2).
