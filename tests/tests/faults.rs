@@ -13,7 +13,7 @@ use wakevirt_tests::{privileged, wait};
 const VM: &str = "vm1";
 const OTHER: &str = "vm2";
 
-/// The value of `hold` in the test in which a wake expires.
+/// The `hold` setting in the tests in which this time passes.
 const HOLD: Duration = Duration::from_secs(2);
 /// The `cool-down` setting. A busy machine needs seconds for the packet that must arrive during it.
 const COOL_DOWN: Duration = Duration::from_secs(12);

@@ -126,8 +126,8 @@ fn input(bytes: &[u8]) -> Stdio {
     reader.into()
 }
 
-/// These bytes in a file, which the hook can read at once. Through a pipe, a busy machine needs longer for many bytes than
-/// the hook waits for them.
+/// These bytes in a file, which the hook can read at once. Through a pipe, a busy machine needs longer for many bytes
+/// than the hook waits for them.
 fn file(bytes: &[u8]) -> Stdio {
     let mut file = fs::File::from(memfd_create("xml", MemfdFlags::CLOEXEC).unwrap());
     file.write_all(bytes).unwrap();

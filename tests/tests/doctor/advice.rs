@@ -146,7 +146,7 @@ fn explains_counters_and_the_cool_down() {
     privileged!();
     let host = Host::new();
     // The last packet must arrive during the cool-down.
-    let actor = concat!("cool-down = \"1h\"\n", "[[allow]]\ndomain = \"win11\"\n");
+    let actor = "cool-down = \"1h\"\n[[allow]]\ndomain = \"win11\"\n";
     let fixture =
         Fixture::new(&host, Setup { capture: "limit = 1\ndeduplicate = \"0s\"\n", actor, ..HEALTHY });
     // The last copy of the address differs. The port and the bridge receive both frames.
