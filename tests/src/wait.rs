@@ -17,14 +17,19 @@ pub fn until<T>(what: &str, check: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Calls `check` until it returns a value, for at most this time.
-pub fn within<T>(time: Duration, mut check: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn within<T>(time: Duration, check: impl FnMut() -> Option<T>) -> Option<T> {
+    observe(time, check, Option::is_some).0
+}
+
+/// Calls `look` until `accepts` returns true for its value, for at most this time. Returns the last value, and whether
+/// it was accepted.
+pub fn observe<T>(time: Duration, mut look: impl FnMut() -> T, accepts: impl Fn(&T) -> bool) -> (T, bool) {
     let deadline = Instant::now() + time;
     loop {
-        if let Some(value) = check() {
-            return Some(value);
-        }
-        if Instant::now() >= deadline {
-            return None;
+        let value = look();
+        let accepted = accepts(&value);
+        if accepted || Instant::now() >= deadline {
+            return (value, accepted);
         }
         std::thread::sleep(INTERVAL);
     }

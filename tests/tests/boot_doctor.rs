@@ -157,24 +157,20 @@ impl<'host> Fixture<'host> {
 
     /// Waits until doctor finds no problem, because services and connections need time to start.
     fn assert_healthy(&self, context: &str) {
-        let mut diagnosis = Value::Null;
-        let healthy = wait::within(wait::TIMEOUT, || {
-            diagnosis = self.diagnose();
-            (diagnosis["healthy"] == true).then_some(())
-        });
-        assert!(healthy.is_some(), "{context}: {diagnosis:#}\n{}", self.debian.journal("wakevirt-actor"));
+        let (diagnosis, is_healthy) =
+            wait::observe(wait::TIMEOUT, || self.diagnose(), |diagnosis| diagnosis["healthy"] == true);
+        assert!(is_healthy, "{context}: {diagnosis:#}\n{}", self.debian.journal("wakevirt-actor"));
     }
 
     /// Waits until the first finding is that of the fault, and returns the diagnosis.
     fn assert_found(&self, fault: &Fault) -> Value {
-        let mut diagnosis = Value::Null;
-        let found = wait::within(wait::TIMEOUT, || {
-            diagnosis = self.diagnose();
+        let is_expected = |diagnosis: &Value| {
             let finding = &diagnosis["findings"][0];
             let evidence = finding["evidence"].to_string().replace('\\', "");
-            (finding["check"] == fault.check && evidence.contains(fault.evidence)).then_some(())
-        });
-        assert!(found.is_some(), "{}, {:?}: {diagnosis:#}", fault.check, fault.evidence);
+            finding["check"] == fault.check && evidence.contains(fault.evidence)
+        };
+        let (diagnosis, is_found) = wait::observe(wait::TIMEOUT, || self.diagnose(), is_expected);
+        assert!(is_found, "{}, {:?}: {diagnosis:#}", fault.check, fault.evidence);
         diagnosis
     }
 
@@ -189,12 +185,12 @@ impl<'host> Fixture<'host> {
             commands.push(command.to_owned());
             // Services and connections need time to start, and doctor can find other problems until then.
             let fixed_at = Instant::now();
-            wait::within(wait::TIMEOUT, || {
-                diagnosis = self.diagnose();
+            let is_settled = |diagnosis: &Value| {
                 let another =
                     fixed_at.elapsed() > SETTLE_TIME && diagnosis["findings"][0]["cure"].is_string();
-                (diagnosis["healthy"] == true || another).then_some(())
-            });
+                diagnosis["healthy"] == true || another
+            };
+            (diagnosis, _) = wait::observe(wait::TIMEOUT, || self.diagnose(), is_settled);
         }
         commands
     }

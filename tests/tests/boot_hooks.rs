@@ -150,9 +150,7 @@ fn a_monitor_is_switched_to_a_domain_and_back() {
     });
     debian.sh("chmod +x /usr/bin/ddcutil");
     let unit = "wakevirt-monitor@.service";
-    let log = || {
-        debian.sh("journalctl --sync; journalctl --boot --output=cat --identifier=wakevirt-monitor --unit='wakevirt-monitor@*'")
-    };
+    let log = || debian.logged("--identifier=wakevirt-monitor --unit='wakevirt-monitor@*'");
     systemctl(&debian, "start", unit, AWKWARD);
     let to_domain = "ddcutil <--noverify> <--model> <LG 4K> <setvcp> <60> <0x11>\n";
     assert_eq!(log(), to_domain);

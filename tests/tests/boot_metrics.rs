@@ -105,14 +105,13 @@ fn assert_queries_have_results(prometheus: &Prometheus<'_>) {
 }
 
 fn assert_rules_are_evaluated(prometheus: &Prometheus<'_>) {
-    let mut rules = Value::Null;
     // On a busy machine, a scrape can exceed its timeout. Then an alert is pending until the next one.
-    let inactive = wait::within(wait::TIMEOUT, || {
-        rules = prometheus.api("rules")["groups"][0]["rules"].take();
+    let look = || prometheus.api("rules")["groups"][0]["rules"].take();
+    let (rules, are_inactive) = wait::observe(wait::TIMEOUT, look, |rules: &Value| {
         let rules = rules.as_array().expect("the rules are loaded");
-        rules.iter().all(|rule| rule["health"] == "ok" && rule["state"] == "inactive").then_some(())
+        rules.iter().all(|rule| rule["health"] == "ok" && rule["state"] == "inactive")
     });
-    assert!(inactive.is_some(), "{rules:#}");
+    assert!(are_inactive, "{rules:#}");
 }
 
 fn assert_processes_are_confined(debian: &Debian<'_>) {

@@ -90,15 +90,16 @@ fn has_suspended(debian: &Debian<'_>) -> bool {
 /// Waits until the suspend has ended, and its unit as well.
 fn wait_until_awake(debian: &Debian<'_>) {
     let done = "systemctl list-jobs --no-legend | grep -c . || true; systemctl is-active sleep.target wakevirt-suspend || true";
-    let mut output = String::new();
     // Guests can take long to sleep and to be awake again.
-    let awake = wait::within(4 * wait::TIMEOUT, || {
-        output = debian.sh(done);
-        let ended = output.starts_with("0\n")
-            && !output.lines().any(|line| ["active", "activating", "deactivating"].contains(&line));
-        ended.then_some(())
-    });
-    assert!(awake.is_some(), "the host is not awake:\n{output}\n{}", debian.journal(SUSPEND));
+    let (output, is_awake) = wait::observe(
+        4 * wait::TIMEOUT,
+        || debian.sh(done),
+        |output| {
+            output.starts_with("0\n")
+                && !output.lines().any(|line| ["active", "activating", "deactivating"].contains(&line))
+        },
+    );
+    assert!(is_awake, "the host is not awake:\n{output}\n{}", debian.journal(SUSPEND));
 }
 
 /// The modes of wakevirt's locks in logind, each with what it locks.

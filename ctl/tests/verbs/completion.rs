@@ -37,12 +37,9 @@ fn typed(host: &Host, program: &[&str], start: &str, line: &str) -> String {
 /// Types this line, until the terminal shows the text. Completion is quick: it offers nothing if the actor takes longer
 /// than a second to reply.
 fn assert_typed(host: &Host, program: &[&str], start: &str, line: &str, text: &str) {
-    let mut screen = String::new();
-    let shown = wait::within(wait::TIMEOUT, || {
-        screen = typed(host, program, start, line);
-        screen.contains(text).then_some(())
-    });
-    assert!(shown.is_some(), "{screen}");
+    let look = || typed(host, program, start, line);
+    let (screen, is_shown) = wait::observe(wait::TIMEOUT, look, |screen| screen.contains(text));
+    assert!(is_shown, "{screen}");
 }
 
 /// A site with a domain that has a space in its name.

@@ -243,8 +243,10 @@ impl<'host> Debian<'host> {
         self.logged(&format!("--unit={unit}"))
     }
 
-    /// Everything that was logged before the call. Without `--sync`, a busy journald can return less.
-    fn logged(&self, selection: &str) -> String {
+    /// Everything that was logged before the call, selected by these arguments of journalctl(1). Without `--sync`, a
+    /// busy journald can return less.
+    #[must_use]
+    pub fn logged(&self, selection: &str) -> String {
         self.sh(&format!("journalctl --sync; journalctl --boot --no-pager --output=cat {selection}"))
     }
 
