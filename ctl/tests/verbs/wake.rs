@@ -93,7 +93,10 @@ fn waits_until_the_guest_answers() {
     let libvirtd = Libvirtd::start(&host);
     linux::start_network(&libvirtd);
     linux::define(&libvirtd, "lease", "52:54:00:00:00:01", "");
-    linux::define(&libvirtd, "agent", "52:54:00:00:00:02", linux::AGENT);
+    // Its link is down, so that it cannot answer at an address before its agent is connected.
+    let mac = "52:54:00:00:00:02";
+    linux::define(&libvirtd, "agent", mac, linux::AGENT);
+    libvirtd.virsh(QEMU, &["domif-setlink", "agent", mac, "down", "--config"]);
     Machine::new("silent").device(linux::AGENT).define(&libvirtd);
     Machine::new("plain").define(&libvirtd);
     let _actor = Daemon::actor(&host).config(&format!("connections = [\"{QEMU}\"]\n")).start_connected();
