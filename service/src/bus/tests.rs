@@ -63,6 +63,15 @@ async fn owns_a_free_name() {
     assert_eq!(Some(owner.as_str()), connection.unique_name().map(|name| name.as_str()));
 }
 
+/// Waits until nobody owns a name.
+async fn wait_until_free(connection: &zbus::Connection, name: &'static str) {
+    let proxy = DBusProxy::new(connection).await.unwrap();
+    let mut backoff = Backoff::new();
+    while proxy.name_has_owner(name.try_into().unwrap()).await.unwrap() {
+        backoff.wait().await;
+    }
+}
+
 #[tokio::test]
 async fn does_not_wait_for_a_taken_name() {
     let Some(bus) = Bus::start() else { return };
@@ -78,11 +87,7 @@ async fn does_not_wait_for_a_taken_name() {
         )
     );
     first.close().await.unwrap();
-    let proxy = DBusProxy::new(&second).await.unwrap();
-    let mut backoff = Backoff::new();
-    while proxy.name_has_owner("org.wakevirt.Open1".try_into().unwrap()).await.unwrap() {
-        backoff.wait().await;
-    }
+    wait_until_free(&second, "org.wakevirt.Open1").await;
     request_name(&second, "org.wakevirt.Open1").await.unwrap();
 }
 
@@ -94,6 +99,8 @@ async fn disconnecting_releases_the_name() {
     // A handler that is still running has a clone.
     let clone = first.clone();
     disconnect(first, "org.wakevirt.Open1").await;
+    // It waits only for a limited time.
+    wait_until_free(&second, "org.wakevirt.Open1").await;
     request_name(&second, "org.wakevirt.Open1").await.unwrap();
     assert!(clone.is_closed());
 }

@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::logs::kind;
+use crate::logs::{self, kind};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{self, SignalKind};
 
@@ -99,6 +99,7 @@ pub fn stopping() {
 pub fn exit_code(program: &str, error: &dyn Error, misconfigured: bool) -> u8 {
     if tracing::dispatcher::has_been_set() {
         tracing::error!(MESSAGE_ID = kind::SERVICE_FAILED, "{error}");
+        logs::wait_until_read();
     } else {
         // Without standard error, the exit code is the only report.
         let _ = writeln!(io::stderr(), "{program}: {error}");

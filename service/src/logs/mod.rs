@@ -1,7 +1,9 @@
 //! Logs to the journal, syslog or standard error, at levels that a reload can change.
 
+mod ffi;
 mod fields;
 mod filter;
+mod journal;
 pub mod kind;
 mod quota;
 mod text;
@@ -9,6 +11,7 @@ mod text;
 use std::ffi::CString;
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, Layered, SubscriberExt as _};
@@ -19,6 +22,9 @@ use fields::ReadableFields;
 pub use filter::{FilterError, Level, LogFilter};
 pub use quota::Quota;
 pub use text::{plain, quoted, shown};
+
+/// Whether this process logs to the journal.
+static USES_JOURNAL: AtomicBool = AtomicBool::new(false);
 
 /// The socket of syslog: syslog(3).
 const SYSLOG: &str = "/dev/log";
@@ -56,7 +62,7 @@ pub enum LogError {
 type Filtered = Layered<reload::Layer<Targets, Registry>, Registry>;
 type Sink = Box<dyn Layer<Filtered> + Send + Sync>;
 
-/// The log of this process.
+/// The log of this process. At its end, the process waits until the journal has read the messages.
 #[derive(Debug)]
 pub struct Logs(reload::Handle<Targets, Registry>);
 
@@ -66,6 +72,21 @@ impl Logs {
         if let Err(error) = self.0.reload(Targets::from(filter)) {
             tracing::warn!(MESSAGE_ID = kind::LOG_LEVEL_UNCHANGED, "cannot change the log level: {error}");
         }
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        wait_until_read();
+    }
+}
+
+/// Waits until the journal has read all messages of this process, at most a second. Without it, `journalctl --unit` can
+/// lack the last messages before an exit. Does nothing if the process does not log to the journal.
+pub fn wait_until_read() {
+    if USES_JOURNAL.load(Ordering::Relaxed) {
+        // If the journal is not running, there is nothing to wait for.
+        let _ = journal::wait_until_read();
     }
 }
 
@@ -97,6 +118,7 @@ fn auto() -> Result<Sink, LogError> {
 
 fn journal() -> Result<Sink, LogError> {
     let layer = tracing_journald::layer().map_err(LogError::Journal)?;
+    USES_JOURNAL.store(true, Ordering::Relaxed);
     // The fields already use the names that they have in the journal, so they need no prefix.
     Ok(Box::new(layer.with_field_prefix(None).with_syslog_identifier(program())))
 }

@@ -1,5 +1,8 @@
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use wakevirt_tests::host::guard;
 
@@ -50,11 +53,41 @@ fn second_logs() {
     }
 }
 
-/// Runs a second process with only the sockets of this test in /run and /dev, and returns its output.
-fn log_in_namespace(to: &str, socket: Option<&str>) -> (String, String) {
+/// Logs to a journal that needs time for each message, in the second process.
+#[test]
+#[ignore = "the second process of other tests"]
+fn second_logs_to_a_slow_journal() {
+    if !testing::is_second() {
+        return;
+    }
+    fs::create_dir_all("/run/systemd/journal").unwrap();
+    let socket = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
+    let handled = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&handled);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok(length) = socket.recv(&mut buffer) {
+            std::thread::sleep(Duration::from_millis(20));
+            log.lock().unwrap().push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+    });
+    let logs = init(&Level::Warn.into(), LogTo::Journal).unwrap();
+    tracing::warn!("first");
+    tracing::warn!("last");
+    drop(logs);
+    println!();
+    handled.lock().unwrap().iter().for_each(|message| println!("HANDLED {message:?}"));
+}
+
+/// A command for a second process with only the sockets of this test in /run and /dev, which runs this test.
+fn command_in_namespace(test: &str) -> Command {
     let hide = "mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /dev && exec \"$0\" \"$@\"";
-    let mut command =
-        testing::second_process(&["unshare", "--mount", "sh", "-c", hide], "logs::tests::second_logs");
+    testing::second_process(&["unshare", "--mount", "sh", "-c", hide], test)
+}
+
+/// Runs such a process, and returns its output.
+fn log_in_namespace(to: &str, socket: Option<&str>) -> (String, String) {
+    let mut command = command_in_namespace("logs::tests::second_logs");
     command.env("LOG_TO", to);
     if let Some(socket) = socket {
         command.env("SOCKET", socket);
@@ -103,6 +136,21 @@ fn logs_the_level_and_fields_to_the_journal() {
         }
         assert!(second.contains("second"), "{second}");
     }
+}
+
+#[test]
+fn waits_until_the_journal_has_handled_the_messages() {
+    if !guard::is_root() {
+        return;
+    }
+    let command = command_in_namespace("logs::tests::second_logs_to_a_slow_journal");
+    let (stdout, stderr) = testing::run(command);
+    assert_eq!(stderr, "");
+    let handled: Vec<_> = stdout.lines().filter(|line| line.starts_with("HANDLED")).collect();
+    assert!(
+        matches!(handled[..], [_, first, last, ..] if first.contains("first") && last.contains("last")),
+        "{stdout}"
+    );
 }
 
 #[test]
