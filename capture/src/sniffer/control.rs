@@ -143,13 +143,12 @@ impl Control {
     /// [`Error::Channel`].
     pub fn send_change(&mut self, channel: &Channel, shared: &Shared) -> Result<(), Error> {
         if self.change.is_none() {
-            let limit = self.limit.take().map(Change::Limit);
-            let excluded = || {
-                let (added, interfaces) = self.excluded.next_batch()?;
-                Some(Change::Excluded { added, interfaces })
-            };
+            // Exclusions first: until then, the sniffer drops the packets of interfaces that are now selected.
+            let excluded = self.excluded.next_batch();
+            let excluded = excluded.map(|(added, interfaces)| Change::Excluded { added, interfaces });
+            let limit = || self.limit.take().map(Change::Limit);
             let interest = || shared.ledger().next_change(Instant::now());
-            self.change = limit.or_else(excluded).or_else(interest).map(|change| (change, false));
+            self.change = excluded.or_else(limit).or_else(interest).map(|change| (change, false));
         }
         if let Some((change, sent @ false)) = &mut self.change {
             *sent = channel.change(change)?;
