@@ -212,8 +212,11 @@ impl Demonstration<'_> {
                 received = received.or(*boottime);
             }
             self.screen.event(&event, received);
-            if let Event::Decision { domain: decided, outcome, .. } = &event {
-                assert_eq!((decided.as_str(), outcome.as_str()), (domain, expected), "the decision");
+            // A decision on an earlier packet's copy can still arrive.
+            if let Event::Decision { domain: decided, outcome, .. } = &event
+                && decided == domain
+            {
+                assert_eq!(outcome, expected, "the decision on {domain}");
                 break;
             }
         }
