@@ -82,6 +82,7 @@ fn change(rounds: usize) {
         if !is_first {
             system.send(DOMAIN);
         }
+        system.wait_until_handled();
         system.wait_until_idle(DOMAIN);
         restore(&system);
         let new = system.all_outcomes().split_off(outcomes);

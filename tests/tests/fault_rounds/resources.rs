@@ -1,30 +1,59 @@
 //! The services run out of file descriptors or memory, a client of the bus does not read, or a service runs twice.
 
+use std::io;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
+use wakevirt_protocol::bus::{ACTOR_NAME, CAPTURE_NAME};
 use wakevirt_tests::daemon::Daemon;
 use wakevirt_tests::host::{Host, User, succeed};
 use wakevirt_tests::process::Process;
+use wakevirt_tests::process::proc::Status;
+use wakevirt_tests::wait;
 
 use crate::round::{Fault, Series};
 use crate::seed::in_rounds;
-use crate::system::{Part, RESTART, System};
+use crate::system::{Part, RECOVERY, RESTART, System};
 
 /// The longest time for which a resource is exhausted.
 const TIME: Duration = Duration::from_secs(1);
 const SERVICES: [Part; 2] = [Part::Actor, Part::Announcer];
 
-/// Sets a soft limit of a running service: prlimit(1). Runs as the service's user, which needs no capability.
-fn limit(system: &System<'_>, part: Part, limit: &str) {
+/// The command that sets a soft limit of a running service: prlimit(1). Runs as the service's user, which needs no
+/// capability. An error if the service has exited.
+fn limit(system: &System<'_>, part: Part, limit: &str) -> io::Result<Command> {
     let daemon = if part == Part::Actor { &system.actor } else { &system.capture };
-    let daemon = daemon.as_ref().expect("it is running");
-    let status = daemon.status();
+    let pid = daemon.as_ref().expect("it was started").pid();
+    let status = Status::if_exists(pid)?;
     let id = |field: &str| status.field(field).split(' ').next().expect("an ID").to_owned();
     let mut command = Command::new("setpriv");
     command.args(["--reuid", &id("Uid"), "--regid", &id("Gid"), "--clear-groups"]);
-    succeed(command.args(["prlimit", "--pid", &daemon.pid().to_string(), limit]));
+    command.args(["prlimit", "--pid", &pid.to_string(), limit]);
+    Ok(command)
+}
+
+/// Sets a soft limit of a service.
+fn set_limit(system: &System<'_>, part: Part, value: &str) {
+    succeed(&mut limit(system, part, value).expect("it is running"));
+}
+
+/// Lifts a soft limit of a service, or starts the service again if it has exited because of the limit.
+fn lift_limit(system: &mut System<'_>, part: Part, value: &str) {
+    let lift = limit(system, part, value).and_then(|mut command| command.output());
+    // It can exit until it answers again.
+    let (name, property) =
+        if part == Part::Actor { (ACTOR_NAME, "Domains") } else { (CAPTURE_NAME, "Received") };
+    let answers = |system: &System<'_>| {
+        lift.as_ref().is_ok_and(|lift| lift.status.success())
+            && system.host.property(User::Root, name, property).is_ok()
+    };
+    let is_decided = wait::within(RECOVERY, || (system.has_exited(part) || answers(system)).then_some(()));
+    assert!(is_decided.is_some(), "{part:?} neither answers nor exits, {lift:?}:\n{}", system.logs());
+    if system.has_exited(part) {
+        sleep(RESTART);
+        system.start(part);
+    }
 }
 
 /// A service cannot open descriptors, while the connections to libvirt or the bus are lost.
@@ -40,18 +69,13 @@ fn descriptors(rounds: usize) {
             misses: part == Part::Announcer,
             interrupts: false,
             begin: &mut |system, _| {
-                limit(system, part, "--nofile=3:");
+                set_limit(system, part, "--nofile=3:");
                 lost.iter().for_each(|lost| system.kill(*lost));
             },
             end: &mut |system, random| {
                 lost.iter().for_each(|lost| system.start(*lost));
                 sleep(random.time_below(TIME));
-                // A service can exit for lack of descriptors.
-                if system.has_exited(part) {
-                    system.start(part);
-                } else {
-                    limit(system, part, "--nofile=1024:");
-                }
+                lift_limit(system, part, "--nofile=1024:");
             },
         };
         series.run(fault);
@@ -70,15 +94,10 @@ fn memory(rounds: usize) {
             forgets: part == Part::Announcer,
             misses: part == Part::Announcer,
             interrupts: false,
-            begin: &mut |system, _| limit(system, part, "--as=1048576:"),
+            begin: &mut |system, _| set_limit(system, part, "--as=1048576:"),
             end: &mut |system, random| {
                 sleep(random.time_below(TIME));
-                if system.has_exited(part) {
-                    sleep(RESTART);
-                    system.start(part);
-                } else {
-                    limit(system, part, "--as=unlimited:");
-                }
+                lift_limit(system, part, "--as=unlimited:");
             },
         };
         series.run(fault);

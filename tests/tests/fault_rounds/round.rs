@@ -96,7 +96,7 @@ fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &m
     // If the actor repeats the wake, libvirt starts the domain again.
     system.destroy(BEFORE);
     let is_first = random.below(4) > 0;
-    let sent = Instant::now();
+    let (sent, offset) = (Instant::now(), system.boottime_offset);
     if is_first {
         system.send(DURING);
         sleep(random.time_below(WINDOW));
@@ -111,8 +111,6 @@ fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &m
     (0..DOMAINS).for_each(|domain| system.wait_until_idle(domain));
 
     let context = || format!("{}:\n{}", fault.description, system.logs());
-    let new: Vec<usize> =
-        starts.iter().enumerate().map(|(domain, earlier)| system.starts(domain) - earlier).collect();
     // The actor logs the outcome after it has published it.
     let logged = || Some(system.outcomes(DURING).split_off(outcomes)).filter(|outcome| !outcome.is_empty());
     let mut outcome = wait::within(LOG_TIME, logged).unwrap_or_default();
@@ -120,9 +118,12 @@ fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &m
         // The packet was held because libvirt was not connected yet. The line does not name the domain.
         outcome.push("expired".to_owned());
     }
-    let killed_libvirtd = system.killed_during.as_ref();
-    let was_interrupted = killed_libvirtd.is_some_and(|starting| starting.contains(&name(DURING)));
-    let can_fail = fault.interrupts || killed_libvirtd.is_some();
+    // The age of the packet for the services.
+    let age = sent.elapsed() + Duration::from_secs(system.boottime_offset.saturating_sub(offset) as u64);
+    let new: Vec<usize> =
+        starts.iter().enumerate().map(|(domain, earlier)| system.starts(domain) - earlier).collect();
+    let was_interrupted = system.killed_during.iter().flatten().any(|starting| *starting == name(DURING));
+    let can_fail = fault.interrupts || system.killed_during.is_some();
     match (new.as_slice(), system.announced(DURING) > announced) {
         // A libvirtd that is killed during a start can leave the domain locked.
         ([1, 1, 1], _) if was_interrupted && outcome == ["failed"] => {
@@ -134,7 +135,7 @@ fn run(system: &mut System<'_>, random: &mut Random, fault: Fault<'_>, count: &m
             count.add("done after an interrupted start");
         }
         ([1, 0, 1], true) => match outcome.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-            ["expired"] if sent.elapsed() >= HOLD => count.add("expired"),
+            ["expired"] if age >= HOLD => count.add("expired"),
             ["failed"] if can_fail => count.add("failed"),
             [] if fault.forgets => count.add("forgotten"),
             _ => panic!("an announced packet did not start its domain, {outcome:?}: {}", context()),

@@ -247,6 +247,16 @@ impl<'host> System<'host> {
         assert!(is_received, "capture receives nothing:\n{}", self.logs());
     }
 
+    /// Waits until the actor has handled all packets so far: it handles them in order, and this sends one for an address
+    /// that no domain has.
+    pub fn wait_until_handled(&mut self) {
+        let unknown = || self.host.counter(ACTOR_NAME, "UnknownPackets");
+        let before = unknown();
+        self.send(STRANGER);
+        let handled = || (unknown() > before).then_some(());
+        assert!(wait::within(RECOVERY, handled).is_some(), "packets are not handled:\n{}", self.logs());
+    }
+
     /// All log lines of this service so far.
     pub fn log(&self, part: Part) -> Vec<String> {
         let current = if part == Part::Actor { &self.actor } else { &self.capture };
@@ -316,12 +326,13 @@ impl<'host> System<'host> {
         assert!(wait::within(RECOVERY, idle).is_some(), "{name} is not idle:\n{}", self.logs());
     }
 
-    /// Waits until the actor knows the domain and would wake it.
+    /// Waits until the actor knows this definition of the domain, and no earlier one.
     pub fn wait_until_known(&self, domain: usize) {
         let (mac, name) = (format!("'{}'", mac(domain)), name(domain));
+        let uuid = format!("'{}'", self.libvirtd.virsh(QEMU, &["domuuid", &name]).trim());
         let known = || {
-            let reply = self.host.call(User::Root, ACTOR_NAME, "Explain", &[&mac, "@a{sv} {}"]);
-            reply.is_ok_and(|reply| reply.contains(&name)).then_some(())
+            let list = self.host.call(User::Root, ACTOR_NAME, "ListDomains", &[]);
+            list.is_ok_and(|list| list.contains(&uuid) && list.matches(&mac).count() == 1).then_some(())
         };
         assert!(wait::within(RECOVERY, known).is_some(), "{name} is not known:\n{}", self.logs());
     }
