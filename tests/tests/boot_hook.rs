@@ -113,16 +113,26 @@ fn measured_cycle(debian: &Debian<'_>, what: &str) -> Vec<Call> {
     calls
 }
 
-/// Checks that the hook does not wait.
-fn assert_answers_at_once(debian: &Debian<'_>, what: &str) {
-    let calls: Vec<_> = (0..3).flat_map(|_| measured_cycle(debian, what)).collect();
+/// Checks that the hook does not wait, and returns the number of its calls. On a busy machine, some calls are slow.
+fn assert_answers_at_once(debian: &Debian<'_>, what: &str) -> usize {
+    let mut calls = Vec::new();
+    let fastest = |calls: &[Call], operation: &str| {
+        calls.iter().filter(|call| call.operation == operation).map(|call| call.duration).min()
+    };
+    for _ in 0..20 {
+        calls.append(&mut measured_cycle(debian, what));
+        let is_fast = |operation: &&str| fastest(&calls, operation).is_some_and(|time| time < AT_ONCE);
+        if calls.len() > 8 && [START, END].concat().iter().all(is_fast) {
+            break;
+        }
+    }
     for operation in [START, END].concat() {
-        let of_operation = calls.iter().filter(|call| call.operation == operation);
-        let fastest = of_operation.map(|call| call.duration).min().expect("there are calls");
+        let fastest = fastest(&calls, operation).expect("there are calls");
         assert!(fastest < AT_ONCE, "{what}: {operation} took {fastest:?}");
     }
     let slowest = calls.iter().map(|call| call.duration).max().expect("there are calls");
     assert!(slowest < WAIT + SLACK, "{what}: {slowest:?}");
+    calls.len()
 }
 
 #[test]
@@ -133,11 +143,11 @@ fn hook_answers_within_its_limits() {
     measure(&debian);
     let spooled = || debian.sh(&format!("ls {SPOOL} | wc -l; rm -f {SPOOL}/*")).trim().to_owned();
 
-    assert_answers_at_once(&debian, "the service was never started");
-    assert_eq!(spooled(), "12");
+    let calls = assert_answers_at_once(&debian, "the service was never started");
+    assert_eq!(spooled(), calls.to_string());
     let service = StandIn::start(&root(&debian), |_| Answer::done());
-    assert_answers_at_once(&debian, "the service answers");
-    assert_eq!(service.take_events().len(), 12);
+    let calls = assert_answers_at_once(&debian, "the service answers");
+    assert_eq!(service.take_events().len(), calls);
     drop(service);
     let service = StandIn::start(&root(&debian), |_| Answer::Close);
     assert_answers_at_once(&debian, "the service exits");
@@ -223,7 +233,8 @@ fn name_in(xml: &str) -> String {
 }
 
 fn large_and_hostile_xml_arrives_unchanged(debian: &Debian<'_>, service: &StandIn) {
-    let large = "x".repeat(1 << 20);
+    // Larger than a pipe and a message. libvirt needs many writes, and the hook reads for a second at most.
+    let large = "x".repeat(1 << 18);
     let hostile = "&lt;/description&gt;&lt;vcpu&gt;9&lt;/vcpu&gt;&#x202e;]]&gt;";
     for text in [large.as_str(), hostile] {
         let xml = qemu_domain_with("other", "");
@@ -431,6 +442,7 @@ fn wakevirt_host_prevents_a_start_only_if_host_toml_requires_it() {
     wait_for_records(&debian, 0, "destroyed");
 
     configure(&debian, false);
+    wait::until_true("the reload", || debian.journal("wakevirt-host").contains("configuration reloaded"));
     virsh(&debian, &["start", DOMAIN]);
     wait_for_records(&debian, 1, "started without `require`");
     virsh(&debian, &["destroy", DOMAIN]);

@@ -19,10 +19,13 @@ const SOCKET: &str = "127.0.0.1:10842";
 const NODE: &str = "127.0.0.1:9100";
 const OPENMETRICS: &str = "Accept: application/openmetrics-text; version=1.0.0";
 
-/// Opens more connections than the server keeps open, and sends nothing.
+/// Opens more connections than the server keeps open, and sends nothing. It replaces them before the server closes the
+/// last ones.
 const FLOOD: &str = "import socket, time
-connections = [socket.create_connection(('127.0.0.1', 10842)) for _ in range(600)]
-time.sleep(3)";
+while True:
+    connections = [socket.create_connection(('127.0.0.1', 10842)) for _ in range(400)]
+    print('open', flush=True)
+    time.sleep(1.5)";
 
 /// Boots a Debian system with both services, an allowed domain and node_exporter, and connects another machine to it.
 fn start(host: &Host) -> (Debian<'_>, Peer<'_>) {
@@ -162,8 +165,12 @@ fn assert_scraped_without_a_service(debian: &Debian<'_>, prometheus: &Prometheus
 /// Checks that Prometheus can scrape while another user opens more connections than the server keeps open.
 fn assert_scraped_during_a_flood(debian: &Debian<'_>, prometheus: &Prometheus<'_>) {
     let process = debian.main_process("wakevirt-metrics");
-    debian.sh(&format!("setpriv --reuid=nobody --regid=nogroup --clear-groups python3 -c \"{FLOOD}\""));
+    debian.sh(&format!("systemd-run --quiet --unit=flood --uid=nobody python3 -c \"{FLOOD}\""));
+    wait::until_true("open connections", || debian.journal("flood").contains("open"));
     // The server can abort a scrape while the connections are opened, but not while they are open.
-    assert_eq!(prometheus.query("min_over_time(up{job=\"wakevirt\"}[3s]) == 1").len(), 1, "a scrape failed");
+    let opened = debian.sh("date +%s.%N");
+    let up = "up{job=\"wakevirt\"}";
+    prometheus.wait_for(&format!("{up} == 1 and timestamp({up}) > {}", opened.trim()));
+    debian.sh("systemctl is-active --quiet flood && systemctl stop flood");
     assert_eq!(debian.main_process("wakevirt-metrics"), process, "the process was restarted");
 }

@@ -418,6 +418,8 @@ fn captures_sent_packets_on_outgoing_interfaces() {
             .capture
             .log()
             .wait_for_nth("also capturing outgoing packets on \"br0\"", usize::from(round) + 1);
+        // The line is logged before the sniffer binds the socket.
+        wait_until_bound(&host, &["br0", "br0", "port0"]);
         // Capture does not receive packets that the host sends through port0. It receives packets that the host sends
         // through br0, each of them once.
         host.sh(&format!("etherwake -i port0 {}", mac(100 + round)));

@@ -48,6 +48,8 @@ fn shipped_rule_allows_what_a_wake_needs() {
         ("suspend on", "on", "paused (user)"),
     ] {
         libvirt.virsh(User::Actor, line).unwrap();
+        // After a wakeup, libvirt changes the state when QEMU's event arrives, which follows the reply.
+        libvirt.libvirtd.wait_for_state(QEMU, domain, state.split(' ').next().unwrap());
         assert_eq!(libvirt.virsh(User::Actor, &format!("domstate --reason {domain}")).unwrap(), state);
     }
     // A start can discard the saved state instead of restoring it.

@@ -299,6 +299,7 @@ fn user_unit_waits_for_other_daemons_of_the_user() {
     let mut of_root = Process::start("of root", host.command("/run/daemons/libvirtd").arg("infinity"));
     let mut elsewhere = as_user(&host, "/run/daemons/libvirtd");
     let mut elsewhere = Process::start("elsewhere", elsewhere.arg("infinity").env_remove("XDG_RUNTIME_DIR"));
+    wait::until_true("the daemon to run", || proc::program(elsewhere.pid()).as_deref() == Some("libvirtd"));
     let mut script = session_daemon(&host, &["virtqemud"]);
     let _ = script.log().wait_for("with a different runtime directory");
     let mut here = Process::start("here", as_user(&host, "/run/daemons/virtqemud").arg("infinity"));

@@ -219,6 +219,10 @@ fn wakes_a_suspended_guest(access: LibvirtAccess) {
         scene.wait_for_state(domain, "pmsuspended");
     }
     assert_wakes(&scene, "woken", "");
+    // libvirt changes the state when QEMU's event arrives, which follows the reply.
+    for domain in BOTH {
+        scene.wait_for_state(domain, "running");
+    }
     assert_states(&scene, "running (event wakeup)", 1);
 }
 

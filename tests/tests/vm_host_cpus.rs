@@ -86,9 +86,9 @@ fn cpus_belong_to_a_domain_while_it_runs() {
 }
 
 fn other_processes_keep_off(vm: &mut Vm) {
-    vm.virsh("start other");
+    vm.virsh_with_events("start other");
     assert_eq!(cpus_of_domain(vm, "other"), "0-3\n");
-    vm.virsh("start isolated");
+    vm.virsh_with_events("start isolated");
     assert_eq!(allowed(vm), ["0-1", "0-1", "0-1", "0-3"]);
     assert_eq!(vm.value("devices/virtual/workqueue/cpumask"), "3");
     assert_ne!(vm.drop_ins(), "");
@@ -99,43 +99,43 @@ fn other_processes_keep_off(vm: &mut Vm) {
     assert_eq!(cpus_of_domain(vm, "isolated"), "0-1\n2\n3\n");
     assert_eq!(cpus_of_domain(vm, "other"), "0-1\n");
     // A domain that starts later keeps off as well.
-    vm.virsh("destroy other");
-    vm.virsh("start other");
+    vm.virsh_with_events("destroy other");
+    vm.virsh_with_events("start other");
     assert_eq!(cpus_of_domain(vm, "other"), "0-1\n");
-    vm.virsh("destroy isolated");
+    vm.virsh_with_events("destroy isolated");
     assert_eq!(cpus_of_domain(vm, "other"), "0-3\n");
     // A domain still uses the cpuset controller when the drop-ins are removed.
     vm.sh("until [ \"$(systemctl is-active wakevirt-drop-ins)\" = inactive ]; do sleep 0.2; done");
     assert_eq!(vm.sh("find /run/systemd -name '50-AllowedCPUs.conf'"), "");
     assert_eq!(allowed(vm), ["0-3", "0-3", "0-3", "0-3"]);
     assert_eq!(cpus_of_domain(vm, "other"), "0-3\n");
-    vm.virsh("destroy other");
+    vm.virsh_with_events("destroy other");
 }
 
 fn two_domains_have_their_own(vm: &mut Vm) {
-    vm.virsh("start isolated-1");
-    vm.virsh("start isolated-2");
+    vm.virsh_with_events("start isolated-1");
+    vm.virsh_with_events("start isolated-2");
     assert_eq!(allowed(vm), ["0,3", "0,3", "0,3", "0-3"]);
-    vm.virsh("destroy isolated-1");
+    vm.virsh_with_events("destroy isolated-1");
     assert_eq!(allowed(vm), ["0-1,3", "0-1,3", "0-1,3", "0-3"]);
     assert_eq!(cpus_of_domain(vm, "isolated-2"), "0\n2\n");
-    vm.virsh("destroy isolated-2");
+    vm.virsh_with_events("destroy isolated-2");
 }
 
 fn a_cpu_goes_offline_and_returns(vm: &mut Vm) {
-    vm.virsh("start isolated");
+    vm.virsh_with_events("start isolated");
     vm.sh("echo 0 >/sys/devices/system/cpu/cpu1/online");
     assert_eq!(allowed(vm), ["0", "0", "0", "0,2-3"]);
     vm.sh("echo 1 >/sys/devices/system/cpu/cpu1/online");
     assert_eq!(allowed(vm), ["0-1", "0-1", "0-1", "0-3"]);
     vm.sh("echo 0 >/sys/devices/system/cpu/cpu3/online");
-    vm.virsh("destroy isolated");
+    vm.virsh_with_events("destroy isolated");
     vm.sh("echo 1 >/sys/devices/system/cpu/cpu3/online");
 }
 
 fn the_host_keeps_a_cpu(vm: &mut Vm) {
     let before = vm.values();
-    vm.virsh("start isolated-all");
+    vm.virsh_with_events("start isolated-all");
     let during = vm.values();
     assert_eq!(
         during
@@ -144,7 +144,7 @@ fn the_host_keeps_a_cpu(vm: &mut Vm) {
     );
     let status = vm.run("wakevirtctl host status").output;
     assert!(status.contains("cannot be isolated"), "{status}");
-    vm.virsh("destroy isolated-all");
+    vm.virsh_with_events("destroy isolated-all");
 }
 
 /// The CPU time of a domain for each unit of CPU time of a process of the host, on the same CPU.

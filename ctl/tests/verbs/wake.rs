@@ -128,9 +128,10 @@ fn waits_until_the_guest_answers() {
             let explained = explain(domain);
             !is_unknown(&explained) && !explained.out.contains("cool-down")
         });
-        let (status, out, err) = wake("--wait=3s", domain);
+        // Long enough for the start of QEMU on a busy machine.
+        let (status, out, err) = wake("--wait=10s", domain);
         assert_eq!(status, 5, "{out}{err}");
-        assert_eq!(out, format!("{domain}: started: timed out after 3s; the guest has not answered yet\n"));
+        assert_eq!(out, format!("{domain}: started: timed out after 10s; the guest has not answered yet\n"));
     }
     assert_eq!(wake("--wait", "plain"), (0, "plain: started\n".to_owned(), String::new()));
 }

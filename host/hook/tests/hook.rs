@@ -290,7 +290,7 @@ fn waits_as_long_as_the_service_asks() {
     let run = thread::scope(|scope| {
         scope.spawn(|| {
             let (connection, _) = accept(&socket).unwrap();
-            reply_to(&connection, &Reply::Wait(2 * WAIT).encode());
+            reply_to(&connection, &Reply::Wait(20 * WAIT).encode());
             // Longer than the hook waits on its own.
             thread::sleep(WAIT + WAIT / 2);
             reply_to(&connection, &Reply::Refused("no".to_owned()).encode());

@@ -27,6 +27,10 @@ find /run/systemd/system.control /run/systemd/transient /etc/systemd/system.cont
     ! -path '*/machine-qemu*' 2>/dev/null | sort
 ";
 
+/// Waits until the service has handled all events. It removes an event from the spool afterwards.
+const WAIT_FOR_EVENTS: &str =
+    "timeout 200 sh -c 'while ls /run/wakevirt-host/spool | grep --quiet .; do sleep 0.2; done'";
+
 impl Vm {
     /// Starts the preparation of this host, with this configuration.
     ///
@@ -47,6 +51,24 @@ impl Vm {
     pub fn configure_host(&mut self, configuration: &str) {
         self.write("/etc/wakevirt/host.toml", configuration);
         self.sh("systemctl reload wakevirt-host.service");
+    }
+
+    /// Waits until the service has handled all events of domains.
+    ///
+    /// # Panics
+    /// If this takes longer than 200 seconds.
+    pub fn wait_for_events(&mut self) {
+        self.sh(WAIT_FOR_EVENTS);
+    }
+
+    /// Runs a virsh(1) command as root, and waits until the service has handled the events that it causes. libvirt's hook
+    /// waits only for a limited time, unless the domain is about to start.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn virsh_with_events(&mut self, line: &str) {
+        self.virsh(line);
+        self.wait_for_events();
     }
 
     /// The values that the preparation changes: a line for each, with its name.

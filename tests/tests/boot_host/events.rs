@@ -169,8 +169,8 @@ s.connect('/run/wakevirt-host/socket'); s.send(b'00000000000000000001-1.prepare'
         "{answer}{error}"
     );
     debian.sh(&hook("vm1", "prepare"));
-    wait::until_true("the event to be handled", || overcommit(&debian) == "32");
-    assert_eq!(debian.sh("ls /run/wakevirt-host/spool | grep --count --invert-match file || true"), "0\n");
+    let events = || debian.sh("ls /run/wakevirt-host/spool | grep --count --invert-match file || true");
+    wait::until_true("the event to be handled", || overcommit(&debian) == "32" && events() == "0\n");
     assert_eq!(debian.main_process("wakevirt-host"), pid, "the service has not restarted");
     let memory = debian.sh("systemctl show --property=MemoryPeak --value wakevirt-host || true");
     assert!(!memory.contains("268435456"), "{memory}");
@@ -226,6 +226,7 @@ fn starts_units_and_reports_those_that_fail() {
     wait::until_true("the target to stop", || {
         debian.sh("systemctl is-active wakevirt-prepare@vmgood.target || true") == "inactive\n"
     });
+    wait_until_handled(&debian);
     let slow = debian.command("bash").args(["-c", &hook("vmslow", "prepare")]).spawn();
     // The preparation has not failed as long as it continues.
     wait::until_true("the preparation to begin", || state(&debian).contains("\"is_changing\": true"));

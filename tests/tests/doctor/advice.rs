@@ -113,13 +113,14 @@ fn fixes_a_port_that_another_program_uses() {
     let script = "import socket, time\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind((\"0.0.0.0\", 9))\n\
                   print(\"bound\", flush=True)\ntime.sleep(1000)";
     let mut python = host.command("python3");
-    let python = Process::start("python3", python.args(["-c", script]));
+    let mut python = Process::start("python3", python.args(["-c", script]));
     let _ = python.log().wait_for("bound");
     let fixture = Fixture::new(&host, Setup { capture: "listen = [\"[::1]:4009\"]\n", ..HEALTHY });
     let diagnosis = fixture.diagnose(&[]);
     assert_eq!(diagnosis.first()["check"], "port-taken", "{:#}", diagnosis.json);
     assert!(diagnosis.first()["problem"].as_str().is_some_and(|it| it.contains("python3, process")));
     host.sh(diagnosis.command_for("port-taken"));
+    let _ = python.wait_for_exit();
     assert_eq!(fixture.diagnose(&[]).json["healthy"], true);
 }
 

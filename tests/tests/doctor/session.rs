@@ -175,10 +175,10 @@ fn shows_a_vm_that_was_started_without_a_session() {
     let host = Host::new();
     let _fixture = Fixture::new(&host, HEALTHY);
     let session = Session::start(&host);
-    let _elsewhere = session.daemon(false);
+    let elsewhere = session.daemon(false);
     session.start_domain(false);
     let guest = session.guests();
-    let _daemon = session.daemon(true);
+    let here = session.daemon(true);
     assert_eq!(session.virsh(&["domstate", "own"]), "shut off");
     let _actor = session.actor();
     let json = session.diagnose();
@@ -186,6 +186,9 @@ fn shows_a_vm_that_was_started_without_a_session() {
     assert_eq!(first["check"], "two-runtime-directories", "{json:#}");
     assert!(first["evidence"].to_string().contains("VM own"), "{json:#}");
     run_fix(&host, first);
+    for mut daemon in [elsewhere, here] {
+        let _ = daemon.wait_for_exit();
+    }
 
     let _daemon = session.daemon(true);
     assert_eq!(session.virsh(&["domstate", "own"]), "running");

@@ -128,8 +128,10 @@ impl Session for Fake {
     }
 
     fn start(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        // Read first: a test makes the fake ready after it has seen the call.
+        let is_unready = self.unready.load(Ordering::SeqCst);
         self.starts.lock().unwrap().push(uuid);
-        if self.unready.load(Ordering::SeqCst) {
+        if is_unready {
             return Err(HypervisorError::Daemon {
                 action: "start the domain",
                 daemon: "virtnetworkd".to_owned(),

@@ -260,20 +260,23 @@ impl ApiServer {
     /// The number of requests so far with this verb for this resource, such as `update` and `virtualmachines/start`.
     #[must_use]
     pub fn count(&self, verb: &str, resource: &str) -> usize {
-        let state = self.shared.lock();
-        state
-            .records
-            .iter()
-            .filter(|record| record.access.verb == verb && record.access.resource == resource)
-            .count()
+        self.count_if(verb, resource, |_| true)
     }
 
-    /// Waits until the server has received this number of such requests.
+    fn count_if(&self, verb: &str, resource: &str, matches: impl Fn(&Record) -> bool) -> usize {
+        let state = self.shared.lock();
+        let of_kind = |record: &&Record| record.access.verb == verb && record.access.resource == resource;
+        state.records.iter().filter(of_kind).filter(|record| matches(record)).count()
+    }
+
+    /// Waits until the server has answered this number of such requests.
     ///
     /// # Panics
     /// If it does not within the timeout.
     pub fn wait_for(&self, verb: &str, resource: &str, count: usize) {
-        wait::until_true(&format!("{count} × {verb} {resource}"), || self.count(verb, resource) >= count);
+        wait::until_true(&format!("{count} × {verb} {resource}"), || {
+            self.count_if(verb, resource, |record| record.status != 0) >= count
+        });
     }
 
     /// Waits until this number of watches is open.
