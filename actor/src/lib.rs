@@ -45,6 +45,8 @@ pub fn run<D: Driver>(options: &Options) -> Result<(), Error> {
     lifecycle::stopping();
     // Do not wait for calls in progress: the hypervisor completes them. Their threads still run after this function.
     runtime.shutdown_background();
+    // Waits for the journal while the lock is held.
+    drop(logs);
     result
 }
 

@@ -37,7 +37,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
 
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    let result = runtime.block_on(run_until_stopped(options, settings, logs, sniffer, links));
+    let result = runtime.block_on(run_until_stopped(options, settings, &logs, sniffer, links));
     lifecycle::stopping();
     result
 }
@@ -45,14 +45,14 @@ pub fn run(options: &Options) -> Result<(), Error> {
 async fn run_until_stopped(
     options: &Options,
     settings: Settings,
-    logs: Logs,
+    logs: &Logs,
     sniffer: Sniffer,
     links: OwnedFd,
 ) -> Result<(), Error> {
     let (process, channel) = sniffer.into_parts()?;
     let mut signals = Signals::new().map_err(Error::Runtime)?;
     let result = tokio::select! {
-        result = announce(options, settings, &logs, channel, links) => result,
+        result = announce(options, settings, logs, channel, links) => result,
         () = until_stopped(&mut signals) => Ok(()),
     };
     // The channel is now closed, so the sniffer exits.

@@ -143,17 +143,20 @@ impl Control {
     /// [`Error::Channel`].
     pub fn send_change(&mut self, channel: &Channel, shared: &Shared) -> Result<(), Error> {
         if self.change.is_none() {
-            // Exclusions first: until then, the sniffer drops the packets of interfaces that are now selected.
-            let excluded = self.excluded.next_batch();
-            let excluded = excluded.map(|(added, interfaces)| Change::Excluded { added, interfaces });
-            let limit = || self.limit.take().map(Change::Limit);
             let interest = || shared.ledger().next_change(Instant::now());
-            self.change = excluded.or_else(limit).or_else(interest).map(|change| (change, false));
+            self.change = self.next_change(interest).map(|change| (change, false));
         }
         if let Some((change, sent @ false)) = &mut self.change {
             *sent = channel.change(change)?;
         }
         Ok(())
+    }
+
+    /// Exclusions first: until then, the sniffer drops the packets of interfaces that are now selected.
+    fn next_change(&mut self, interest: impl FnOnce() -> Option<Change>) -> Option<Change> {
+        let excluded = self.excluded.next_batch();
+        let excluded = excluded.map(|(added, interfaces)| Change::Excluded { added, interfaces });
+        excluded.or_else(|| self.limit.take().map(Change::Limit)).or_else(interest)
     }
 
     /// Records that the sniffer has made the last change.
@@ -216,14 +219,8 @@ mod tests {
         NonZeroU32::new(index).map(Source::Interface)
     }
 
-    #[tokio::test]
-    async fn binds_a_socket_again_only_if_its_interface_was_removed() {
-        let (channel, sniffer) = Channel::pair();
-        let sent = || {
-            let mut buffer = [0; MAX_MESSAGE];
-            let (length, _) = recv(&sniffer, &mut buffer, RecvFlags::DONTWAIT).ok()?;
-            Some(ToSniffer::decode(&buffer[..length]).unwrap())
-        };
+    /// The state with two sockets for incoming frames, and one for outgoing frames.
+    fn control() -> Control {
         let start = Start {
             request: Request::Raw,
             ports: Vec::new(),
@@ -232,7 +229,30 @@ mod tests {
             limit: 0,
             require_landlock: false,
         };
-        let mut control = Control::new(&start, Mode::Raw);
+        Control::new(&start, Mode::Raw)
+    }
+
+    #[test]
+    fn sends_exclusions_before_the_limit_and_the_interest() {
+        let mut control = control();
+        control.limit(5);
+        control.exclude(&list(&["eth0"]), &links(&[(1, &["lo"]), (2, &["eth0"])]));
+        let interest = || Some(Change::Limit(0));
+        let first = control.next_change(interest);
+        assert!(matches!(first, Some(Change::Excluded { added: true, interfaces: [1, ..] })), "{first:?}");
+        assert_eq!(control.next_change(interest), Some(Change::Limit(5)));
+        assert_eq!(control.next_change(interest), interest());
+    }
+
+    #[tokio::test]
+    async fn binds_a_socket_again_only_if_its_interface_was_removed() {
+        let (channel, sniffer) = Channel::pair();
+        let sent = || {
+            let mut buffer = [0; MAX_MESSAGE];
+            let (length, _) = recv(&sniffer, &mut buffer, RecvFlags::DONTWAIT).ok()?;
+            Some(ToSniffer::decode(&buffer[..length]).unwrap())
+        };
+        let mut control = control();
         let links = links(&[(1, &["lo"]), (2, &["eth0"]), (3, &["br0"])]);
         let mut update = |removed: &[u32]| {
             let mut all = Removed::default();

@@ -67,9 +67,12 @@ async fn owns_a_free_name() {
 async fn wait_until_free(connection: &zbus::Connection, name: &'static str) {
     let proxy = DBusProxy::new(connection).await.unwrap();
     let mut backoff = Backoff::new();
-    while proxy.name_has_owner(name.try_into().unwrap()).await.unwrap() {
-        backoff.wait().await;
-    }
+    let is_free = async {
+        while proxy.name_has_owner(name.try_into().unwrap()).await.unwrap() {
+            backoff.wait().await;
+        }
+    };
+    tokio::time::timeout(wakevirt_tests::wait::TIMEOUT, is_free).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Waits until the journal has read the messages of this process.
 //!
-//! journald looks up the unit of a process when it reads a message. If the process has exited by then, the message lacks
-//! its unit, and `journalctl --unit` does not show it: <https://github.com/systemd/systemd/issues/2913>.
+//! journald looks up the unit of a process when it reads a message. If the process has exited by then, the message has no
+//! unit, and `journalctl --unit` does not show it: <https://github.com/systemd/systemd/issues/2913>.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -21,12 +21,12 @@ const INTERVAL: Duration = Duration::from_millis(1);
 /// # Errors
 /// If the journal is not running.
 pub(super) fn wait_until_read() -> io::Result<()> {
+    let deadline = Instant::now() + LIMIT;
     let socket = UnixDatagram::unbound()?;
     socket.connect(SOCKET)?;
     socket.set_write_timeout(Some(LIMIT))?;
     // journald reads the messages in order, and ignores an empty one.
     socket.send(&[])?;
-    let deadline = Instant::now() + LIMIT;
     while unread(&socket)? > 0 && Instant::now() < deadline {
         sleep(INTERVAL);
     }

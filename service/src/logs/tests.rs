@@ -75,8 +75,9 @@ fn second_logs_to_a_slow_journal() {
     tracing::warn!("first");
     tracing::warn!("last");
     drop(logs);
-    println!();
-    handled.lock().unwrap().iter().for_each(|message| println!("HANDLED {message:?}"));
+    println!("\nAFTER THE LOG {:?}", handled.lock().unwrap());
+    let _ = crate::lifecycle::exit_code("test", &io::Error::other("reason"), true);
+    println!("AT EXIT {:?}", handled.lock().unwrap());
 }
 
 /// A command for a second process with only the sockets of this test in /run and /dev, which runs this test.
@@ -146,11 +147,10 @@ fn waits_until_the_journal_has_handled_the_messages() {
     let command = command_in_namespace("logs::tests::second_logs_to_a_slow_journal");
     let (stdout, stderr) = testing::run(command);
     assert_eq!(stderr, "");
-    let handled: Vec<_> = stdout.lines().filter(|line| line.starts_with("HANDLED")).collect();
-    assert!(
-        matches!(handled[..], [_, first, last, ..] if first.contains("first") && last.contains("last")),
-        "{stdout}"
-    );
+    let has =
+        |time: &str, text: &str| stdout.lines().any(|line| line.starts_with(time) && line.contains(text));
+    assert!(has("AFTER THE LOG ", "last") && !has("AFTER THE LOG ", "reason"), "{stdout}");
+    assert!(has("AT EXIT ", "reason"), "{stdout}");
 }
 
 #[test]
