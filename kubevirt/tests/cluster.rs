@@ -291,7 +291,7 @@ fn leaves_halted_and_paused_virtual_machines_if_the_rule_says_so() {
     assert_eq!(server.api.count("update", "virtualmachineinstances/unpause"), 1);
 }
 
-/// A reason without the time that the wake was queued. The limit of starts applies to all tests of this process together.
+/// A reason without the time that the wake was queued. The limit of starts applies to all tests of this process.
 fn without_queue(reason: &str) -> &str {
     reason.split("; the wake was queued for").next().unwrap_or_default()
 }

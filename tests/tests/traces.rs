@@ -9,7 +9,7 @@ use wakevirt_tests::host::{Host, User};
 use wakevirt_tests::libvirt::{Libvirtd, TEST, test_domain};
 use wakevirt_tests::network::Peer;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
-use wakevirt_tests::scene::{ALL_ALLOWED, saved_state};
+use wakevirt_tests::scene::{ALL_ALLOWED, is_saved};
 use wakevirt_tests::{privileged, wait};
 
 const MAC: &str = "52:54:00:01:02:03";
@@ -33,11 +33,6 @@ fn set_up(host: &Host) -> (Libvirtd<'_>, Bus<'_>, Peer<'_>, Daemon) {
     (libvirtd, bus, lan, capture)
 }
 
-/// Whether the actor's state file contains a wake of this domain.
-fn has_wake(host: &Host, domain: &str) -> bool {
-    saved_state(host).windows(domain.len()).any(|part| part == domain.as_bytes())
-}
-
 /// Path, owner, group, mode and type of the state directory and of each file in it.
 fn state_directory(host: &Host) -> String {
     host.sh("find /run/wakevirt-actor -printf '%p %u:%g %m %y\\n' | sort")
@@ -55,7 +50,7 @@ fn actor_started_by_root_creates_the_state_directory() {
     lan.etherwake(MAC, &[]);
     libvirtd.wait_for_state(TEST, "vm1", "running");
     let _ = first.log().wait_for("started: domain \"vm1\"");
-    wait::until_true("the end of the wake to be saved", || !has_wake(&host, "vm1"));
+    wait::until_true("the end of the wake to be saved", || !is_saved(&host, b"vm1"));
     libvirtd.virsh(TEST, &["destroy", "vm1"]);
 
     // After a crash, the actor does not repeat the completed wake, and handles the packet that it missed.

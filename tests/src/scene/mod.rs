@@ -236,7 +236,7 @@ impl<'host> Scene<'host> {
     /// If it does not do so within the timeout.
     pub fn wait_until_packet_held(&self, domain: &str) {
         let mac = bytes_of(self.mac(domain));
-        wait::until_true(&format!("a packet for {domain} to be held"), || self.state_file_has(&mac));
+        wait::until_true(&format!("a packet for {domain} to be held"), || is_saved(self.host, &mac));
     }
 
     /// Waits until a wake of the domain is active or held: the actor's state file then contains the domain's name.
@@ -256,12 +256,7 @@ impl<'host> Scene<'host> {
     }
 
     fn is_active(&self, domain: &str) -> bool {
-        self.state_file_has(domain.as_bytes())
-    }
-
-    /// Whether the newest record in the actor's state file contains these bytes.
-    fn state_file_has(&self, bytes: &[u8]) -> bool {
-        saved_state(self.host).windows(bytes.len()).any(|part| part == bytes)
+        is_saved(self.host, domain.as_bytes())
     }
 
     /// Kills a domain's QEMU process, and waits until libvirt has noticed.
@@ -322,6 +317,12 @@ impl<'host> Scene<'host> {
     pub fn decisions(&self, domain: &str) -> usize {
         self.finished.log().count(&before_outcome(domain))
     }
+}
+
+/// Whether the newest record in the actor's state file contains these bytes.
+#[must_use]
+pub fn is_saved(host: &Host, bytes: &[u8]) -> bool {
+    saved_state(host).windows(bytes.len()).any(|part| part == bytes)
 }
 
 /// The content of the newest complete record in the actor's state file. Empty without a file.

@@ -61,8 +61,8 @@ impl Vm {
         self.sh(WAIT_FOR_EVENTS);
     }
 
-    /// Runs a virsh(1) command as root, and waits until the service has handled the events that it causes. libvirt's hook
-    /// waits only for a limited time, unless the domain is about to start.
+    /// Runs a virsh(1) command as root, and waits until the service has handled the events that it causes. libvirt's
+    /// hook waits only for a limited time, unless the domain is about to start.
     ///
     /// # Panics
     /// If it fails.

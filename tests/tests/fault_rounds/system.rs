@@ -14,7 +14,7 @@ use wakevirt_tests::network::Peer;
 use wakevirt_tests::network::frames::{BROADCAST, WAKE_ON_LAN, ethernet, magic};
 use wakevirt_tests::network::inject::Injector;
 use wakevirt_tests::process::Process;
-use wakevirt_tests::scene::{ALL_ALLOWED, saved_state};
+use wakevirt_tests::scene::{ALL_ALLOWED, is_saved};
 use wakevirt_tests::wait;
 
 /// `RestartSec=` of both units.
@@ -247,7 +247,7 @@ impl<'host> System<'host> {
         assert!(is_received, "capture receives nothing:\n{}", self.logs());
     }
 
-    /// Waits until the actor has handled all packets so far: it handles them in order, and this sends one for an address
+    /// Waits until the actor has handled all packets so far. It handles them in order, so this sends one for an address
     /// that no domain has.
     pub fn wait_until_handled(&mut self) {
         let unknown = || self.host.counter(ACTOR_NAME, "UnknownPackets");
@@ -319,20 +319,18 @@ impl<'host> System<'host> {
     /// Waits until no wake of the domain is active or held.
     pub fn wait_until_idle(&self, domain: usize) {
         let name = name(domain);
-        let idle = || {
-            let state = saved_state(self.host);
-            (!state.windows(name.len()).any(|part| part == name.as_bytes())).then_some(())
-        };
+        let idle = || (!is_saved(self.host, name.as_bytes())).then_some(());
         assert!(wait::within(RECOVERY, idle).is_some(), "{name} is not idle:\n{}", self.logs());
     }
 
-    /// Waits until the actor knows this definition of the domain, and no earlier one.
+    /// Waits until the actor knows this definition of the domain and no earlier one, and would wake the domain.
     pub fn wait_until_known(&self, domain: usize) {
         let (mac, name) = (format!("'{}'", mac(domain)), name(domain));
-        let uuid = format!("'{}'", self.libvirtd.virsh(QEMU, &["domuuid", &name]).trim());
+        let uuid = format!("'uuid': <'{}'>", self.libvirtd.virsh(QEMU, &["domuuid", &name]).trim());
         let known = || {
-            let list = self.host.call(User::Root, ACTOR_NAME, "ListDomains", &[]);
-            list.is_ok_and(|list| list.contains(&uuid) && list.matches(&mac).count() == 1).then_some(())
+            let reply = self.host.call(User::Root, ACTOR_NAME, "ExplainRules", &[&mac, "@a{sv} {}"]).ok()?;
+            let is_only = reply.contains(&uuid) && reply.matches("'uuid': ").count() == 1;
+            (is_only && reply.contains("'would-wake': <true>")).then_some(())
         };
         assert!(wait::within(RECOVERY, known).is_some(), "{name} is not known:\n{}", self.logs());
     }
